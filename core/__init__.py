@@ -1,0 +1,1 @@
+"""The vocabulary that NumPy and torch networks share; never imports torch."""

@@ -1,0 +1,66 @@
+"""What a row of layers is in both worlds: names, and one key for each layer."""
+
+from collections.abc import Callable, Sequence
+
+from core import random, tree
+from core.base import Array, Params, UserError
+
+
+def draws_in_a_row(layers: dict) -> bool:
+    """Whether any of the layers draws from its key."""
+    return any(layer.draws for layer in layers.values())
+
+
+def init_in_a_row(layers: dict) -> Callable:
+    """`init(key) -> (params, buffers)` of layers by name, each with a key of its own."""
+
+    def init(key):
+        params, buffers = {}, {}
+        for i, (name, layer) in enumerate(layers.items()):
+            mine, state = layer.init(random.fold_in(key, i))
+            params |= tree.prefixed(mine, f"{name}.")
+            buffers |= tree.prefixed(state, f"{name}.")
+        return params, buffers
+
+    return init
+
+
+def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x: Array, key) -> tuple:
+    """x through layers by name: `call(layer, params, buffers, x, key) -> (x, buffers, *rest)` for each.
+
+    Returns (x, buffers, rests by name). A UserError names the leaf that is missing, unknown or misshapen.
+    """
+    new_buffers, rests, used = {}, {}, 0
+    for i, (name, layer) in enumerate(layers.items()):
+        mine, state = tree.select(params, f"{name}."), tree.select(buffers, f"{name}.")
+        layer_key = random.fold_in(key, i) if layer.draws and key is not None else None
+        try:
+            x, state, *rests[name] = call(layer, mine, state, x, layer_key)
+        except (KeyError, UserError) as error:
+            missing = ": missing in params" if isinstance(error, KeyError) else ""
+            raise UserError(f"{name}.{error.args[0]}{missing}") from error
+        new_buffers |= tree.prefixed(state, f"{name}.")
+        used += len(mine)
+    if used != len(params):
+        unknown = [leaf for leaf in params if leaf.split(".")[0] not in layers]
+        raise UserError(f"{', '.join(unknown)}: unknown in params; the layers are {', '.join(layers)}")
+    return x, new_buffers, rests
+
+
+def mlp_in_a_row(
+    world, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
+) -> dict:
+    """The layers of a multi-layer perceptron by name: "fc1", "relu1", ("dropout1",) ... and a last "fc".
+
+    world: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of layers.
+    """
+    if activation not in world.ACTIVATIONS:
+        raise UserError(f"activation: unknown {activation!r}, choose from {', '.join(world.ACTIVATIONS)}")
+    layers, width = {}, n_inputs
+    for i, units in enumerate(n_hidden, start=1):
+        layers[f"fc{i}"] = world.Linear(width, units)
+        layers[f"{activation}{i}"] = world.ACTIVATIONS[activation]()
+        if dropout:
+            layers[f"dropout{i}"] = world.Dropout(dropout)
+        width = units
+    return layers | {f"fc{len(n_hidden) + 1}": world.Linear(width, n_classes)}

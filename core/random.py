@@ -1,0 +1,162 @@
+"""Randomness as an argument: draws are pure functions of a key, the same bits on NumPy and on torch.
+
+A key is an int64 array (2,), two words of 32 bits; or (3,) or (4,), a key with one or two numbers folded in
+that are not hashed yet. `fold_in` only writes the number beside the key, and a draw hashes all of it at once:
+a net that draws nothing pays nothing for the key of its step.
+
+    key  = random.key(0)
+    a, b = random.split(key)              # never draw twice from one key: split it, or fold a number in
+    x    = random.normal(a, (3, 2))       # a NumPy key draws NumPy arrays, a torch key tensors beside it
+
+The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the
+counter of a draw is (index, first folded number, second folded number, tag). Its integers wrap as int64 does
+in both libraries, and everything after it uses only operations that IEEE 754 rounds exactly (no log, no
+cosine), hence the same bits on NumPy, torch CPU and CUDA.
+"""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+from core.arrays import namespace
+from core.base import Array, UserError
+
+MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
+DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a counter
+
+
+def key(seed: int) -> np.ndarray:
+    """The key (2,) of a seed, an integer from 0 to 2**64 - 1."""
+    if not 0 <= seed < 2**64:
+        raise UserError(f"seed: {seed} is not between 0 and 2**64 - 1")
+    return np.array([seed & MASK, seed >> 32], dtype=np.int64)
+
+
+def split(key: Array, n: int = 2) -> Array:
+    """`n` new keys (n, 2), independent of each other and of what `key` draws."""
+    first, second, *_ = _hash(key, n, SPLIT)
+    return namespace(key).stack([first, second], axis=1)
+
+
+def fold_in(key: Array, data: int | Array) -> Array:
+    """The key of `data`, an integer from 0 to 2**32 - 1: another key for every step, layer or epoch."""
+    xp = namespace(key)
+    if key.shape[0] == 4:  # no room for a third number: hash the first two into a new key
+        first, second, *_ = _hash(key, 1, FOLD)
+        key = xp.concat([first, second])
+    if isinstance(data, int):
+        data = xp.full((1,), data, dtype=key.dtype, device=key.device)
+    return xp.concat([key, xp.reshape(data, (1,)) & MASK])
+
+
+def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> Array:
+    """Uniform draws from [low, high); 24 random bits in float32, 53 in float64."""
+    xp, n = namespace(key), math.prod(shape)
+    if dtype == "float64":
+        words = bits(key, 2 * n)
+        unit = xp.astype(words[:n] >> 5, xp.float64) * 2.0**26 + xp.astype(words[n:] >> 6, xp.float64)
+        unit = unit * 2.0**-53
+    else:
+        unit = xp.astype(bits(key, n) >> 8, getattr(xp, dtype)) * 2.0**-24
+    return xp.reshape(unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit, shape)
+
+
+def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
+    """Standard normal draws. Any dtype gets the same numbers, rounded: 2**32 of them, up to |z| = 6.3."""
+    return _normal(bits(key, math.prod(shape)), shape, dtype)
+
+
+def truncated_normal(key: Array, shape=(), low=-2.0, high=2.0, dtype: str = "float32") -> Array:
+    """Standard normal draws, given that they lie in [low, high] (numbers, at most 6 away from zero)."""
+    begin, end = (round(NormalDist().cdf(bound) * 2**32) for bound in (low, high))
+    if not 0 < begin < end < 2**32:
+        raise UserError(f"truncated_normal: [{low}, {high}] is not an interval within [-6, 6]")
+    words = begin + ((bits(key, math.prod(shape)) >> 1) * (end - begin) >> 31)
+    return _normal(words, shape, dtype)
+
+
+def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
+    """True with probability `p`, a number or a scalar array; resolution 2**-32."""
+    xp = namespace(key)
+    words = xp.astype(bits(key, math.prod(shape)), xp.float64)  # exact: 32 of its 53 bits
+    return xp.reshape(words < p * 2.0**32, shape)
+
+
+def randint(key: Array, shape, low: int, high: int) -> Array:
+    """Integers from low to high - 1, uniform up to (high - low) / 2**32; high - low at most 2**31."""
+    if not 0 < high - low <= 2**31:
+        raise UserError(f"randint: no integer between {low} and {high} - 1, or over 2**31 of them")
+    words = bits(key, math.prod(shape)) * (high - low) >> 32
+    return namespace(key).reshape(low + words, shape)
+
+
+def permutation(key: Array, n: int) -> Array:
+    """A permutation of 0 ... n - 1: the order of n draws of 64 bits."""
+    words = bits(key, 2 * n)
+    return namespace(key).argsort((words[:n] << 32) | words[n:], stable=True)
+
+
+def bits(key: Array, n: int) -> Array:
+    """`n` random words (n,) of 32 bits, in int64."""
+    return namespace(key).concat(_hash(key, -(-n // 4), DRAW))[:n]
+
+
+def philox(counter, key):
+    """Philox-4x32-10: four words of the counter and two of the key to four random words.
+
+    Words are integers from 0 to 2**32 - 1 in int64 arrays of any shape but (), or Python integers.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # 64 bits; int64 wraps and keeps them all
+        c0, c1, c2, c3 = (p1 >> 32 & MASK) ^ c1 ^ k0, p1 & MASK, (p0 >> 32 & MASK) ^ c3 ^ k1, p0 & MASK
+        k0, k1 = k0 + 0x9E3779B9 & MASK, k1 + 0xBB67AE85 & MASK
+    return c0, c1, c2, c3
+
+
+def _hash(key: Array, n: int, purpose: int):
+    """Four arrays (n,) of random words, one counter for each index."""
+    folded = key.shape[0] - 2
+    data = [key[2 + i : 3 + i] for i in range(folded)] + [0] * (2 - folded)
+    index = namespace(key).arange(n, dtype=key.dtype, device=key.device)
+    return philox((index, *data, 4 * folded + purpose), (key[0:1], key[1:2]))
+
+
+def _normal(words: Array, shape, dtype: str) -> Array:
+    """The inverse of the normal distribution at p = (words + 1/2) / 2**32, by polynomials of a table.
+
+    With x = 2**32 * min(p, 1 - p): a row for each octave of x, a polynomial in x's place within the octave.
+    """
+    xp = namespace(words)
+    upper = words > MASK >> 1
+    x = xp.astype(xp.where(upper, MASK - words, words), xp.float64) + 0.5
+    # x is 1/2 or half-way between integers, so never close to a power of two: any log2 finds its octave
+    octave = xp.astype(xp.clip(xp.floor(xp.log2(x)), -1, 30), xp.int64) + 1
+    table, scale = (xp.asarray(t, device=words.device) for t in (QUANTILES, OCTAVE_SCALE))
+    place = x * scale[octave] - 1.5  # in [-1/2, 1/2)
+    z = table[-1][octave]
+    for coefficient in reversed(range(len(QUANTILES) - 1)):
+        z = z * place + table[coefficient][octave]
+    z = xp.where(upper, -z, z)
+    return xp.reshape(xp.astype(z, getattr(xp, dtype)), shape)
+
+
+def _quantile_table(degree: int) -> np.ndarray:
+    """Coefficients (degree + 1, octaves) of `_normal`'s polynomials: Chebyshev interpolation of the inverse
+    distribution. Rounded to 2**-44, so that the last bit of a machine's mathematics does not show."""
+    n = degree + 1
+    nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    chebyshev = np.polynomial.chebyshev.chebvander(nodes, degree)
+    rows = []
+    for octave in range(-1, 31):
+        z = [NormalDist().inv_cdf((node / 2 + 1.5) * 2.0 ** (octave - 32)) for node in nodes]
+        coefficients = (chebyshev * np.array(z)[:, None]).sum(axis=0) * (2 / n)
+        coefficients[0] /= 2
+        rows.append(np.polynomial.chebyshev.cheb2poly(coefficients) * 2.0 ** np.arange(n))
+    return np.round(np.array(rows).T * 2.0**44) / 2.0**44
+
+
+QUANTILES = _quantile_table(10)  # errs by 4e-10 at most, less than the distance of two draws near 0
+OCTAVE_SCALE = 2.0 ** -np.arange(-1, 31)

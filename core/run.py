@@ -1,0 +1,85 @@
+"""A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
+
+import importlib.metadata
+import inspect
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+from core import checkpoint, history
+from core.base import Metrics, TrainState, UserError
+from core.config import Options
+from core.files import write_atomically
+
+FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
+
+
+def open_run(config: Options) -> Path:
+    """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`.
+
+    A UserError if it holds a run and no resumption is asked for, or a run of other options.
+    """
+    folder = Path(config.out)
+    path = folder / "config.json"
+    about = {"script": Path(inspect.getfile(type(config))).stem, "config": config.to_dict()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = json.loads(path.read_text()) if path.exists() else None
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"--out {folder}: cannot be used ({error})") from error
+    if before is None:
+        if (folder / checkpoint.NAME).exists():
+            raise UserError(f"--out {folder}: holds a checkpoint without its config.json; name another folder")
+        text = json.dumps({**about, **environment()}, indent=1)
+        write_atomically(path, (text + "\n").encode())
+    elif not config.resume:
+        raise UserError(f"--out {folder}: holds a run; go on with it by --resume, or name another folder")
+    else:
+        _check_same(folder, before, about)
+    return folder
+
+
+def environment() -> dict:
+    """The versions and the git commit that a result comes from."""
+    packages = ("torch", "torchvision", "numpy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "git_commit": _git_commit(),
+    }
+
+
+def save(folder: Path, state: TrainState, rows: history.History, sums: Metrics) -> None:
+    """What `fit` hands to its `save`: a checkpoint of all three, and `history.csv`."""
+    meta = {"history": rows, "sums": {name: float(value) for name, value in sums.items()}}
+    checkpoint.save(folder, state._asdict(), meta)
+    history.write_csv(folder / "history.csv", rows)
+
+
+def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.History, Metrics]:
+    """What the last `save` was given, or `state` and nothing where there was none."""
+    if not (folder / checkpoint.NAME).exists():
+        return state, [], {}
+    arrays, meta = checkpoint.load(folder, state._asdict())
+    return TrainState(**arrays), meta["history"], meta["sums"]
+
+
+def _check_same(folder: Path, before: dict, about: dict) -> None:
+    old, new = (
+        {"script": a.get("script")} | {f"--{k}": v for k, v in a.get("config", {}).items() if k not in FREE}
+        for a in (before, about)
+    )
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            raise UserError(f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}")
+
+
+def _git_commit() -> str | None:
+    """The commit of the source, with "-dirty" where files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

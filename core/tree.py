@@ -1,0 +1,162 @@
+"""Functions over dicts of arrays: flat ones (params) and nested ones (optimiser states).
+
+A leaf is whatever is not a dict. Dicts that are combined must have the same names; what differs is named.
+"""
+
+from collections.abc import Callable, Sequence
+
+from core.arrays import namespace
+from core.base import Array, UserError
+
+SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
+
+
+def map(f: Callable, tree: dict, *rest: dict) -> dict:
+    """`f` on every leaf of `tree`, and on the leaves of the same name in `rest`.
+
+    >>> map(lambda a, b: a + b, {"w": 1, "b": {"c": 2}}, {"w": 10, "b": {"c": 20}})
+    {'w': 11, 'b': {'c': 22}}
+    """
+    if not isinstance(tree, dict):
+        return f(tree, *rest)
+    for other in rest:
+        check_names(other, tree)
+    return {name: map(f, leaf, *(other[name] for other in rest)) for name, leaf in tree.items()}
+
+
+def check_names(tree: dict, like: dict) -> None:
+    """Raise a UserError that names the leaves that `tree` lacks or has beyond those of `like`."""
+    if not isinstance(tree, dict):
+        raise UserError(f"expected a dict with the leaves {', '.join(like)}, got {type(tree).__name__}")
+    if tree.keys() != like.keys():
+        missing, unknown = sorted(like.keys() - tree.keys()), sorted(tree.keys() - like.keys())
+        parts = [f"missing {', '.join(missing)}"] * bool(missing)
+        parts += [f"unknown {', '.join(unknown)}"] * bool(unknown)
+        raise UserError(f"the names of the leaves differ: {'; '.join(parts)}")
+
+
+def check_like(tree: dict, like: dict) -> None:
+    """Raise a UserError that names the first leaf whose name, shape or dtype differs from that in `like`."""
+    flat, expected = flatten(tree), flatten(like)
+    check_names(flat, expected)
+    for name, leaf in expected.items():
+        for what in ("shape", "dtype"):
+            have, want = _text(getattr(flat[name], what)), _text(getattr(leaf, what))
+            if have != want:
+                raise UserError(f"{name}: {what} is {have}, expected {want}")
+
+
+def _text(shape_or_dtype) -> str:
+    if isinstance(shape_or_dtype, tuple):  # a torch.Size too
+        return str(tuple(shape_or_dtype))
+    return str(shape_or_dtype).removeprefix("torch.")
+
+
+def leaves(tree: dict) -> list:
+    """All leaves, in the order of the dict."""
+    return list(flatten(tree).values()) if isinstance(tree, dict) else [tree]
+
+
+def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
+    """A nested dict as a flat one; names are joined by "/".
+
+    >>> flatten({"adam": {"count": 3}, "fc1.bias": 0})
+    {'adam/count': 3, 'fc1.bias': 0}
+    """
+    flat = {}
+    for name, leaf in tree.items():
+        if not isinstance(name, str) or SEPARATOR in name:
+            raise UserError(f"{prefix}{name}: a leaf's name must be a string without {SEPARATOR!r}")
+        nested = isinstance(leaf, dict)
+        flat.update(flatten(leaf, f"{prefix}{name}{SEPARATOR}") if nested else {prefix + name: leaf})
+    return flat
+
+
+def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
+    """The inverse of `flatten`, with the nesting of `like`."""
+    return {
+        name: unflatten(flat, leaf, f"{prefix}{name}{SEPARATOR}")
+        if isinstance(leaf, dict)
+        else flat[prefix + name]
+        for name, leaf in like.items()
+    }
+
+
+def select(tree: dict, prefix: str) -> dict:
+    """The entries below `prefix`, without it: `select({"fc1.bias": b, "fc2.bias": c}, "fc1.")` is
+    `{"bias": b}`."""
+    n = len(prefix)
+    return {name[n:]: leaf for name, leaf in tree.items() if name.startswith(prefix)}
+
+
+def prefixed(tree: dict, prefix: str) -> dict:
+    """The inverse of `select`: every name with `prefix` before it."""
+    return {prefix + name: leaf for name, leaf in tree.items()}
+
+
+def zeros_like(tree: dict) -> dict:
+    """A dict of zeros of the same shapes, dtypes and devices."""
+    return map(lambda leaf: namespace(leaf).zeros_like(leaf), tree)
+
+
+def cast(tree: dict, dtype: str) -> dict:
+    """Floating-point leaves as `dtype` ("float32", "float64", "bfloat16", ...); others stay."""
+
+    def one(leaf):
+        xp = namespace(leaf)
+        floating = xp.isdtype(leaf.dtype, "real floating")
+        return xp.astype(leaf, getattr(xp, dtype), copy=False) if floating else leaf
+
+    return map(one, tree)
+
+
+def size(tree: dict) -> int:
+    """The number of elements in all leaves together.
+
+    >>> import numpy as np
+    >>> size({"weight": np.zeros((20, 2)), "bias": np.zeros(20)})
+    60
+    """
+    total = 0
+    for leaf in leaves(tree):
+        elements = 1
+        for length in leaf.shape:
+            elements *= length
+        total += elements
+    return total
+
+
+def norm(tree: dict) -> Array:
+    """The Euclidean norm of all leaves together, a scalar array."""
+    squares = [(leaf * leaf).sum() for leaf in leaves(tree)]
+    return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))
+
+
+def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
+    """All leaves as one vector (n,), and the function that makes the dict of a vector again: its leaves are
+    views, so no data is copied."""
+    flat = flatten(tree)
+    shapes = {name: leaf.shape for name, leaf in flat.items()}
+    lengths = {name: size({name: leaf}) for name, leaf in flat.items()}
+    parts = [leaf.reshape(-1) for leaf in flat.values()]
+
+    def unravel(vector: Array) -> dict:
+        views, begin = {}, 0
+        for name, length in lengths.items():
+            views[name] = vector[begin : begin + length].reshape(shapes[name])
+            begin += length
+        if begin != vector.shape[0]:
+            raise UserError(f"a vector of {vector.shape[0]} elements does not fill a dict of {begin}")
+        return unflatten(views, tree)
+
+    return namespace(parts[0]).concat(parts), unravel
+
+
+def stack(trees: Sequence[dict]) -> dict:
+    """Dicts of the same names and shapes as one dict with a new first axis."""
+    return map(lambda *each: namespace(each[0]).stack(each), trees[0], *trees[1:])
+
+
+def unstack(tree: dict) -> list[dict]:
+    """The inverse of `stack`: one dict of views for each index of the first axis."""
+    return [map(lambda leaf, i=i: leaf[i], tree) for i in range(leaves(tree)[0].shape[0])]

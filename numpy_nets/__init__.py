@@ -1,0 +1,5 @@
+"""Networks whose backward pass is written out by hand; never imports torch."""
+
+from numpy_nets.grad import grad_fn, metrics_fn
+
+__all__ = ["grad_fn", "metrics_fn"]

@@ -1,0 +1,56 @@
+"""From a module to a model, and from a model to its gradient by hand."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from core.base import Batch, Buffers, GradFn, Metrics, Params
+from core.metrics import accuracy
+from numpy_nets.modules import (
+    Module,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
+
+
+class HandModel(NamedTuple):
+    """A `core.base.Model` (init, apply) that can also be gone through backwards."""
+
+    init: Callable
+    apply: Callable
+    forward: Callable  # as Module.forward
+    backward: Callable  # as Module.backward
+    draws: bool = True
+
+
+def model_of(module: Module) -> HandModel:
+    """A module whose output is logits, as a model."""
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
+        return logits, buffers
+
+    return HandModel(module.init, apply, module.forward, module.backward, module.draws)
+
+
+def grad_fn(model: HandModel) -> GradFn:
+    """The gradient of the mean cross-entropy: forward, loss, and back by hand."""
+
+    def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        x, y = batch
+        logits, buffers, cache = model.forward(params, buffers, x, train=True, key=key)
+        loss, loss_cache = softmax_cross_entropy_forward(logits, y)
+        _, grads = model.backward(softmax_cross_entropy_backward(1.0, loss_cache), cache)
+        return grads, (buffers, {"loss": loss, "accuracy": accuracy(logits, y)})
+
+    return grad
+
+
+def metrics_fn(model: HandModel) -> Callable[[Params, Buffers, Batch], Metrics]:
+    """Loss and accuracy of a batch in evaluation mode."""
+
+    def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
+        x, y = batch
+        logits, _ = model.apply(params, buffers, x)
+        return {"loss": softmax_cross_entropy_forward(logits, y)[0], "accuracy": accuracy(logits, y)}
+
+    return metrics

@@ -1,0 +1,23 @@
+"""The multi-layer perceptron of the assignment, with the backward pass by hand."""
+
+from collections.abc import Sequence
+
+from core.layers import mlp_in_a_row
+from numpy_nets import modules
+from numpy_nets.grad import HandModel, model_of
+
+
+def MLP(
+    n_inputs: int,
+    n_hidden: Sequence[int],
+    n_classes: int,
+    *,
+    activation: str = "relu",
+    dropout: float = 0.0,
+) -> HandModel:
+    """x: (batch, n_inputs) -> logits: (batch, n_classes), through hidden layers of `n_hidden` units each.
+
+    No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
+    """
+    row = mlp_in_a_row(modules, n_inputs, n_hidden, n_classes, activation, dropout)
+    return model_of(modules.serial(**row))

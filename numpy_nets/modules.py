@@ -1,0 +1,233 @@
+"""Every layer's forward and backward pass, written out by hand, one under the other.
+
+The convention is that of CS231n: `f_forward(...) -> (out, cache)`, `f_backward(dout, cache) -> gradients`,
+where `dout` is the gradient of the loss by `out` and the cache holds what the backward pass needs. The
+derivations, with the dimensions of all matrices, are in docs/backprop.md.
+
+Below the pairs stand the modules `Linear`, `ReLU`, ...: constructors of a `Module`, which binds a pair to
+params, so that modules can be put in a row (`mlp_numpy.py`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from core import random, tree
+from core.base import UserError
+from core.layers import draws_in_a_row, init_in_a_row, run_in_a_row
+
+# --- linear -----------------------------------------------------------------------------------------------
+
+
+def linear_forward(x, weight, bias):
+    """y = x W^T + b. x: (batch, in), weight: (out, in), bias: (out,) -> y: (batch, out)."""
+    return x @ weight.T + bias, (x, weight)
+
+
+def linear_backward(dout, cache):
+    """dout: (batch, out) -> dx = dout W: (batch, in), dW = dout^T x: (out, in), db = sum of rows: (out,)."""
+    x, weight = cache
+    return dout @ weight, dout.T @ x, dout.sum(axis=0)
+
+
+# --- activations ------------------------------------------------------------------------------------------
+
+
+def relu_forward(x):
+    """y = max(0, x), any shape."""
+    y = np.maximum(x, 0)
+    return y, y
+
+
+def relu_backward(dout, cache):
+    """dx = dout where y > 0, else 0 (also at x = 0, as in PyTorch)."""
+    return dout * (cache > 0)
+
+
+def tanh_forward(x):
+    """y = tanh(x), any shape."""
+    y = np.tanh(x)
+    return y, y
+
+
+def tanh_backward(dout, cache):
+    """dx = dout (1 - y^2)."""
+    return dout * (1 - cache * cache)
+
+
+# --- dropout ----------------------------------------------------------------------------------------------
+
+
+def dropout_forward(x, key, rate):
+    """Each element is 0 with probability `rate`, else x / (1 - rate): the expectation stays x."""
+    mask = random.bernoulli(key, 1 - rate, x.shape) / x.dtype.type(1 - rate)
+    return x * mask, mask
+
+
+def dropout_backward(dout, cache):
+    """dx = dout times the same mask."""
+    return dout * cache
+
+
+# --- softmax and cross-entropy ----------------------------------------------------------------------------
+
+
+def softmax_forward(x):
+    """p_k = exp(x_k) / sum_j exp(x_j), along the last axis; the largest x is subtracted first, which changes
+    nothing but keeps exp from overflowing."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p, p
+
+
+def softmax_backward(dout, cache):
+    """dx = p (dout - sum_j dout_j p_j): the Jacobian diag(p) - p p^T applied, never built."""
+    p = cache
+    return p * (dout - (dout * p).sum(axis=-1, keepdims=True))
+
+
+def cross_entropy_forward(p, targets):
+    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,) int."""
+    rows = np.arange(len(targets))
+    return -np.log(p[rows, targets]).mean(), (p, targets)
+
+
+def cross_entropy_backward(dout, cache):
+    """dp = -dout / (batch p) at the target, 0 elsewhere."""
+    p, targets = cache
+    rows = np.arange(len(targets))
+    dp = np.zeros_like(p)
+    dp[rows, targets] = -dout / (len(targets) * p[rows, targets])
+    return dp
+
+
+def softmax_cross_entropy_forward(logits, targets):
+    """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits."""
+    rows = np.arange(len(targets))
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    e = np.exp(shifted)
+    total = e.sum(axis=-1, keepdims=True)
+    loss = (np.log(total[:, 0]) - shifted[rows, targets]).mean()
+    return loss, (e / total, targets)
+
+
+def softmax_cross_entropy_backward(dout, cache):
+    """dx = dout (p - onehot(target)) / batch."""
+    p, targets = cache
+    dx = p.copy()
+    dx[np.arange(len(targets)), targets] -= 1
+    return dx * (dout / len(targets))
+
+
+# --- modules ----------------------------------------------------------------------------------------------
+
+
+class Module(NamedTuple):
+    """A layer with params and a hand-written backward pass.
+
+    init(key) -> (params, buffers)
+    forward(params, buffers, x, *, train=False, key=None) -> (out, buffers, cache)
+    backward(dout, cache) -> (dx, grads), grads by the names of the params
+    draws: False if `forward` never draws from its key
+    """
+
+    init: Callable
+    forward: Callable
+    backward: Callable
+    draws: bool = True
+
+
+def Linear(n_in: int, n_out: int) -> Module:
+    """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
+
+    def init(key):
+        weight = random.normal(key, (n_out, n_in)) / np.float32(math.sqrt(n_in))
+        return {"weight": weight, "bias": np.zeros(n_out, np.float32)}, {}
+
+    def forward(params, buffers, x, *, train=False, key=None):
+        weight, bias = params["weight"], params["bias"]
+        if weight.shape != (n_out, n_in) or bias.shape != (n_out,) or x.shape[-1] != n_in:
+            raise UserError(
+                f"weight {weight.shape}, bias {bias.shape}, input {x.shape}; "
+                f"expected {(n_out, n_in)}, {(n_out,)}, (batch, {n_in})"
+            )
+        out, cache = linear_forward(x, weight, bias)
+        return out, buffers, cache
+
+    def backward(dout, cache):
+        dx, dweight, dbias = linear_backward(dout, cache)
+        return dx, {"weight": dweight, "bias": dbias}
+
+    return Module(init, forward, backward, draws=False)
+
+
+def _without_params(forward: Callable, backward: Callable) -> Module:
+    def module_forward(params, buffers, x, *, train=False, key=None):
+        out, cache = forward(x)
+        return out, buffers, cache
+
+    def module_backward(dout, cache):
+        return backward(dout, cache), {}
+
+    return Module(lambda key: ({}, {}), module_forward, module_backward, draws=False)
+
+
+def ReLU() -> Module:
+    """max(0, x)."""
+    return _without_params(relu_forward, relu_backward)
+
+
+def Tanh() -> Module:
+    """tanh(x)."""
+    return _without_params(tanh_forward, tanh_backward)
+
+
+ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
+
+
+def SoftMax() -> Module:
+    """softmax along the last axis."""
+    return _without_params(softmax_forward, softmax_backward)
+
+
+def Dropout(rate: float) -> Module:
+    """Zeros with probability `rate` when training; needs a key then."""
+    if not 0 <= rate < 1:
+        raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
+
+    def forward(params, buffers, x, *, train=False, key=None):
+        if not train or rate == 0:
+            return x, buffers, None
+        if key is None:
+            raise UserError("dropout: training needs a key")
+        out, cache = dropout_forward(x, key, rate)
+        return out, buffers, cache
+
+    def backward(dout, cache):
+        return (dout if cache is None else dropout_backward(dout, cache)), {}
+
+    return Module(lambda key: ({}, {}), forward, backward)
+
+
+def serial(**modules: Module) -> Module:
+    """Modules in a row; the params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias".
+
+    Backward goes through them in the opposite order: the chain rule.
+    """
+
+    def forward(params, buffers, x, *, train=False, key=None):
+        def call(module, mine, state, x, key):
+            return module.forward(mine, state, x, train=train, key=key)
+
+        return run_in_a_row(modules, call, params, buffers, x, key)
+
+    def backward(dout, caches):
+        grads = {}
+        for name in reversed(modules):
+            dout, mine = modules[name].backward(dout, *caches[name])
+            grads = tree.prefixed(mine, f"{name}.") | grads
+        return dout, grads
+
+    return Module(init_in_a_row(modules), forward, backward, draws_in_a_row(modules))

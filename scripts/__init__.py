@@ -1,0 +1,1 @@
+"""One command per task; each has main(config), which notebooks call too."""

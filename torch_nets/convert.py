@@ -1,0 +1,39 @@
+"""Dicts of arrays across the border between NumPy and torch."""
+
+import torch
+
+from core import tree
+from core.arrays import to_host
+from core.base import UserError
+
+
+def to_torch(params: dict, *, device=None, dtype=None) -> dict:
+    """Every leaf as a tensor of its own memory; floating-point leaves as `dtype` if one is given."""
+
+    def one(leaf):
+        tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else torch.tensor(leaf)
+        return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    return tree.map(one, params)
+
+
+def to_numpy(params: dict) -> dict:
+    """Every leaf as a NumPy array of its own memory (bfloat16, which NumPy lacks, as float32)."""
+
+    def one(leaf):
+        if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bfloat16:
+            leaf = leaf.float()
+        return to_host(leaf).copy()
+
+    return tree.map(one, params)
+
+
+def device_of(name: str) -> torch.device:
+    """The device called `name` ("auto" is CUDA where there is one); a UserError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: not available here, try cpu") from error
+    return torch.device(name)

@@ -1,0 +1,23 @@
+"""The multi-layer perceptron of the assignment, as two pure functions."""
+
+from collections.abc import Sequence
+
+from core.base import Model
+from core.layers import mlp_in_a_row
+from torch_nets import layers
+
+
+def MLP(
+    n_inputs: int,
+    n_hidden: Sequence[int],
+    n_classes: int,
+    *,
+    activation: str = "relu",
+    dropout: float = 0.0,
+) -> Model:
+    """x: (batch, n_inputs) -> logits: (batch, n_classes), through hidden layers of `n_hidden` units each.
+
+    No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
+    """
+    row = mlp_in_a_row(layers, n_inputs, n_hidden, n_classes, activation, dropout)
+    return layers.serial(**row)
