@@ -5,6 +5,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -40,12 +41,36 @@ def load(
         raise UserError(f"dataset: unknown {name!r}, choose from {', '.join(DATASETS)}")
     draw_key, split_key = random.split(key)
     seed = int(random.bits(draw_key, 1)[0])
-    x, y = DATASETS[name](n, noise, seed)
-    train, test = split((x, y), split_key, test_fraction)
-    (train_x, test_x) = standardise(train[0], test[0])
-    return Data(
-        (train_x.astype(dtype), train[1]), (test_x.astype(dtype), test[1]), x.shape[1], int(y.max()) + 1
-    )
+    return prepare(DATASETS[name](n, noise, seed), split_key, test_fraction, dtype)
+
+
+def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "float32") -> Data:
+    """A set from a file of numbers with commas between: features, then the class (0, 1, ...) as an integer.
+    A first line of names is skipped."""
+    try:
+        lines = [line.split(",") for line in Path(path).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if lines and not any(map(_is_number, lines[0])):
+        lines = lines[1:]
+    for number, cells in enumerate(lines, start=1):
+        if len(cells) != len(lines[0]) or len(cells) < 2 or not all(map(_is_number, cells)):
+            raise UserError(f"{path}: row {number} is not {max(len(lines[0]), 2)} numbers: {','.join(cells)}")
+    table = np.array(lines, dtype=float).reshape(len(lines), -1)
+    if len(table) < 2:
+        raise UserError(f"{path}: needs at least two rows of numbers")
+    y = table[:, -1]
+    if not (np.isfinite(y) & (y == np.floor(y)) & (y >= 0)).all():
+        raise UserError(f"{path}: the last column must be the class, an integer from 0 on")
+    return prepare((table[:, :-1], y.astype(np.int64)), random.split(key)[1], test_fraction, dtype)
+
+
+def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Data:
+    """Inputs and targets as a task: checked, split, standardised on train only, inputs as `dtype`."""
+    n_classes = int(np.max(batch[1])) + 1
+    train, test = split(check(batch, n_classes), key, test_fraction)
+    train_x, test_x = (x.astype(dtype) for x in standardise(train[0], test[0]))
+    return Data((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
 
 
 def check(batch: Batch, n_classes: int, name: str = "data") -> Batch:
@@ -116,6 +141,14 @@ def batches(data: Batch, batch_size: int = 0, key: Array | None = None) -> Calla
 def steps_per_epoch(data: Batch, batch_size: int) -> float:
     """Steps until each example has been seen once; not an integer where the last batch straddles epochs."""
     return data[0].shape[0] / batch_size if batch_size else 1
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _run(order, epoch: int, offset: int, length: int, n: int) -> Array:

@@ -159,7 +159,9 @@ def scale_by_learning_rate(lr: Hyper) -> Optimizer:
 
 def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
     """g + weight_decay p."""
-    return with_hyper(weight_decay, lambda wd, grads, params: tree.map(lambda g, p: g + wd * p, grads, params))
+    return with_hyper(
+        weight_decay, lambda wd, grads, params: tree.map(lambda g, p: g + wd * p, grads, params)
+    )
 
 
 def clip_by_value(limit: Hyper) -> Optimizer:

@@ -30,7 +30,9 @@ def open_run(config: Options) -> Path:
         raise UserError(f"--out {folder}: cannot be used ({error})") from error
     if before is None:
         if (folder / checkpoint.NAME).exists():
-            raise UserError(f"--out {folder}: holds a checkpoint without its config.json; name another folder")
+            raise UserError(
+                f"--out {folder}: holds a checkpoint but no config.json; name another folder"
+            )
         text = json.dumps({**about, **environment()}, indent=1)
         write_atomically(path, (text + "\n").encode())
     elif not config.resume:

@@ -60,7 +60,7 @@ def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
 
 
 def warmup(schedule: Schedule, steps: int, begin: float = 0.0) -> Schedule:
-    """From `begin` in a straight line to `schedule(0)` in `steps` updates, then `schedule`, counted from 0."""
+    """From `begin` in a straight line to `schedule(0)` in `steps` updates, then `schedule` from its 0 on."""
     return join([linear(begin, schedule(0), steps), schedule], [steps]) if steps else schedule
 
 

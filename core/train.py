@@ -1,8 +1,8 @@
 """The training loop: functions that know nothing of networks, autograd or devices.
 
-    step  = make_step(grad_fn(model), optimizer)
-    state = init_state(model, optimizer, key)
-    state, history = fit(step, state, batches(train, 32, key), steps=1500)
+step  = make_step(grad_fn(model), optimizer)
+state = init_state(model, optimizer, key)
+state, history = fit(step, state, batches(train, 32, key), steps=1500)
 """
 
 import math

@@ -1,5 +1,6 @@
 """A whole training step under one torch.compile."""
 
+import logging
 import os
 import shutil
 import warnings
@@ -17,6 +18,8 @@ def jit(step: Callable, **options) -> Callable:
     if reason:
         warnings.warn(f"jit: {reason}; the step runs eagerly, with the same results", stacklevel=2)
         return step
+    # says at each start, where there is no GPU, that there is none
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     return torch.compile(step, **{"fullgraph": True, "dynamic": False, **options})
 
 

@@ -41,7 +41,6 @@ def Linear(n_in: int, n_out: int) -> Model:
 def elementwise(f: Callable) -> Model:
     """A layer without params: y = f(x)."""
 
-
     def apply(params, buffers, x, *, train=False, key=None):
         return f(x), buffers
 

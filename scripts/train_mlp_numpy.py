@@ -1,0 +1,25 @@
+"""Part I: train the NumPy MLP, whose backward pass is written by hand.
+
+python scripts/train_mlp_numpy.py --optimizer adam --out runs/numpy
+"""
+
+from core.config import run
+from core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
+from numpy_nets import grad_fn, metrics_fn
+from numpy_nets.mlp_numpy import MLP
+from scripts import mlp_task
+from scripts.mlp_task import MLPConfig as Config
+
+WORLD = mlp_task.World("NumPy MLP", MLP, grad_fn, metrics_fn)
+
+
+def train(config: Config) -> mlp_task.Result:
+    return mlp_task.train(config, WORLD)
+
+
+def main(config: Config) -> None:
+    mlp_task.report(train(config), WORLD)
+
+
+if __name__ == "__main__":
+    run(Config, main)
