@@ -61,7 +61,7 @@ def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str 
         axis.set(xlabel="step", ylabel=kind)
         if log and kind == "loss":
             axis.set_yscale("log")
-        axis.legend(fontsize=9)
+        axis.legend(fontsize=9, frameon=False)
     figure.suptitle(title)
     return figure
 

@@ -1,9 +1,12 @@
 """A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
 
+import dataclasses
 import importlib.metadata
 import inspect
 import json
+import os
 import platform
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -22,7 +25,7 @@ def open_run(config: Options) -> Path:
     """
     folder = Path(config.out)
     path = folder / "config.json"
-    about = {"script": Path(inspect.getfile(type(config))).stem, "config": config.to_dict()}
+    about = {"script": _script(config), "config": config.to_dict()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = json.loads(path.read_text()) if path.exists() else None
@@ -30,9 +33,7 @@ def open_run(config: Options) -> Path:
         raise UserError(f"--out {folder}: cannot be used ({error})") from error
     if before is None:
         if (folder / checkpoint.NAME).exists():
-            raise UserError(
-                f"--out {folder}: holds a checkpoint but no config.json; name another folder"
-            )
+            raise UserError(f"--out {folder}: holds a checkpoint but no config.json; name another folder")
         text = json.dumps({**about, **environment()}, indent=1)
         write_atomically(path, (text + "\n").encode())
     elif not config.resume:
@@ -52,6 +53,29 @@ def environment() -> dict:
     }
 
 
+def machine() -> dict:
+    """What a figure's text says of the machine: processor, cores, system."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        name = names[0] if names else name
+    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}"}
+
+
+def command_line(config: Options) -> str:
+    """The command that makes the same results again: only what differs from the defaults."""
+    parts = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name != "resume":
+            flag = f"--{field.name}" if value is not False else f"--no-{field.name}"
+            parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(str(value))}")
+    return " ".join([f"python scripts/{_script(config)}.py", *parts])
+
+
 def save(folder: Path, state: TrainState, rows: history.History, sums: Metrics) -> None:
     """What `fit` hands to its `save`: a checkpoint of all three, and `history.csv`."""
     meta = {"history": rows, "sums": {name: float(value) for name, value in sums.items()}}
@@ -65,6 +89,10 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
         return state, [], {}
     arrays, meta = checkpoint.load(folder, state._asdict())
     return TrainState(**arrays), meta["history"], meta["sums"]
+
+
+def _script(config: Options) -> str:
+    return Path(inspect.getfile(type(config))).stem
 
 
 def _check_same(folder: Path, before: dict, about: dict) -> None:

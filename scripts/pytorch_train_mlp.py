@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from core.base import Params
 from core.config import option, positive, run
 from core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
 from scripts import mlp_task
@@ -33,9 +34,10 @@ def world_of(config: Config) -> mlp_task.World:
     )
 
 
-def train(config: Config) -> mlp_task.Result:
+def train(config: Config, params: Params | None = None) -> mlp_task.Result:
+    """Train; from `params`, if given, instead of the model's own draw."""
     torch.set_num_threads(config.threads)
-    return mlp_task.train(config, world_of(config))
+    return mlp_task.train(config, world_of(config), params)
 
 
 def main(config: Config) -> None:

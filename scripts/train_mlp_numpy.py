@@ -3,6 +3,7 @@
 python scripts/train_mlp_numpy.py --optimizer adam --out runs/numpy
 """
 
+from core.base import Params
 from core.config import run
 from core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
 from numpy_nets import grad_fn, metrics_fn
@@ -13,8 +14,9 @@ from scripts.mlp_task import MLPConfig as Config
 WORLD = mlp_task.World("NumPy MLP", MLP, grad_fn, metrics_fn)
 
 
-def train(config: Config) -> mlp_task.Result:
-    return mlp_task.train(config, WORLD)
+def train(config: Config, params: Params | None = None) -> mlp_task.Result:
+    """Train; from `params`, if given, instead of the model's own draw."""
+    return mlp_task.train(config, WORLD, params)
 
 
 def main(config: Config) -> None:

@@ -1,0 +1,193 @@
+"""Part I: the NumPy and the PyTorch MLP on the same data, from the same params, over the same batches.
+
+    python scripts/compare_mlps.py --datasets moons,circles,blobs --seeds 5 --out runs/compare
+
+Every combination of set, noise, optimiser and batch size is trained in both worlds for each seed.
+`table.json` in --out has a row for each run (and the history of the first seed), `table.md` the means and
+deviations, two figures the curves and the decision boundaries.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core import data, plots, random, run, tree
+from core.base import Params, UserError
+from core.config import Options, not_negative, one_of, option, positive, widths
+from core.config import run as run_script
+from core.data import DATASETS
+from core.files import write_atomically
+from core.optim import OPTIMIZERS
+from core.train import make_step, train_state
+from scripts import mlp_task, pytorch_train_mlp, train_mlp_numpy
+from torch_nets import to_numpy
+
+KEYS = ("dataset", "noise", "optimizer", "batch_size")
+
+
+def list_of(choices):
+    """The check of names with commas between them."""
+    check = one_of(choices)
+    return lambda text: next(filter(None, map(check, text.split(","))), None)
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Train both MLPs on the same data, params and batches; several sets and seeds."""
+
+    datasets: str = option("moons,circles,blobs,overlap,digits", "sets, with commas", list_of(DATASETS))
+    noises: str = option("", "deviations of the noise, with commas; empty for each set's own")
+    optimizers: str = option("sgd", "optimisers, with commas", list_of(OPTIMIZERS))
+    batch_sizes: str = option("32", "batch sizes, with commas; 0 is full-batch")
+    dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
+    learning_rate: float = option(1e-2, "the optimiser's rate", positive)
+    max_steps: int = option(1500, "epochs to train for", positive)
+    eval_freq: int = option(10, "epochs between evaluations", positive)
+    seeds: int = option(5, "seeds 0, 1, ... of each combination", positive)
+    first_seed: int = option(0, "the first of them", not_negative)
+    dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
+    compile: bool = option(True, "the torch step under torch.compile")
+    out: str = option("runs/compare_mlps", "folder for table and figures")
+    resume: bool = option(False, "keep the rows that --out has already")
+
+
+def main(config: Config) -> list[dict]:
+    """All runs; the rows of the table."""
+    folder = run.open_run(config)
+    path = folder / "table.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    about = {"command": run.command_line(config), "n": config.seeds, **run.environment(), **run.machine()}
+    for case in cases(config):
+        if not any(row["case"] == case.to_dict() for row in rows):
+            rows += compare(case, config.compile, keep_history=case.seed == config.first_seed)
+            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+    text = markdown(rows)
+    write_atomically(folder / "table.md", text.encode())
+    print(text)
+    draw(config, rows, folder)
+    return rows
+
+
+def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:
+    """The options of every run, seeds innermost."""
+    noises = numbers(config.noises, float, "noises") or [None]
+    sizes = numbers(config.batch_sizes, int, "batch_sizes")
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    names = ("dnn_hidden_units", "learning_rate", "max_steps", "eval_freq", "dtype")
+    shared = {name: getattr(config, name) for name in names}
+    grid = itertools.product(config.datasets.split(","), noises, config.optimizers.split(","), sizes, seeds)
+    for *case, seed in grid:
+        yield mlp_task.MLPConfig(**dict(zip(KEYS, case, strict=True)), seed=seed, **shared)
+
+
+def numbers(text: str, kind: type, flag: str) -> list:
+    try:
+        return [kind(part) for part in text.split(",") if part]
+    except ValueError:
+        raise UserError(f"--{flag} {text}: needs numbers with commas between them") from None
+
+
+def same_params(case: mlp_task.MLPConfig) -> Params:
+    """The params that both worlds start from: those that the PyTorch MLP draws, as NumPy arrays."""
+    key = random.key(case.seed)
+    task = mlp_task.load_data(case, random.split(key, 4)[0])
+    model = mlp_task.make_model(pytorch_train_mlp.world_of(pytorch_train_mlp.Config()), case, task)
+    return to_numpy(model.init(random.fold_in(key, 0))[0])
+
+
+def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False) -> list[dict]:
+    """One row for each world, with the largest difference between their params at the end."""
+    params = same_params(case)
+    torch_case = pytorch_train_mlp.Config(**case.to_dict(), compile=compile)
+    results = {
+        "numpy": train_mlp_numpy.train(case, params),
+        "torch": pytorch_train_mlp.train(torch_case, params),
+    }
+    finals = [to_numpy(result.state.params) for result in results.values()]
+    difference = largest_difference(*finals)
+    return [
+        {
+            "world": name,
+            "case": case.to_dict(),
+            **result.history[-1],
+            "largest_difference": difference,
+            **({"history": result.history} if keep_history else {}),
+        }
+        for name, result in results.items()
+    ]
+
+
+def largest_difference(a: Params, b: Params) -> float:
+    """The largest absolute difference between two dicts of NumPy arrays."""
+    return max(float(np.abs(x - y).max()) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+
+
+def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
+    """The largest difference between the params of both worlds after each of `steps` steps."""
+    params = same_params(case)
+    data_key, batch_key, step_key = random.split(random.key(case.seed), 3)
+    task = mlp_task.load_data(case, data_key)
+    worlds = []
+    for world in (train_mlp_numpy.WORLD, pytorch_train_mlp.world_of(pytorch_train_mlp.Config())):
+        optimizer = OPTIMIZERS[case.optimizer](lr=case.learning_rate)
+        start = tree.map(world.array, tree.cast(params, case.dtype))
+        batch_at = data.batches(tuple(map(world.array, task.train)), case.batch_size, batch_key)
+        step = make_step(world.grad_fn(mlp_task.make_model(world, case, task)), optimizer)
+        worlds.append((step, train_state(start, {}, optimizer, step_key), batch_at))
+    found = []
+    for i in range(steps):
+        worlds = [(step, step(state, batch_at(i))[0], batch_at) for step, state, batch_at in worlds]
+        found.append(largest_difference(*(to_numpy(state.params) for _, state, _ in worlds)))
+    return found
+
+
+def summary(rows: list[dict]) -> list[dict]:
+    """Mean and deviation over the seeds of each combination and world."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((*(row["case"][key] for key in KEYS), row["world"]), []).append(row)
+    table = []
+    for group, members in groups.items():
+        entry = dict(zip((*KEYS, "world"), group, strict=True)) | {"n": len(members)}
+        for name in ("train_accuracy", "test_accuracy", "largest_difference"):
+            values = np.array([member[name] for member in members])
+            entry[name] = float(values.mean())
+            entry[f"{name}_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        entry["largest_difference"] = max(member["largest_difference"] for member in members)
+        table.append(entry)
+    return table
+
+
+def markdown(rows: list[dict]) -> str:
+    """The summary as a Markdown table."""
+    lines = [
+        "| set | noise | optimiser | batch | net | train accuracy | test accuracy | n | largest difference |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for e in summary(rows):
+        accuracies = (
+            f"{e[name]:.2%} ± {e[f'{name}_deviation']:.2%}" for name in ("train_accuracy", "test_accuracy")
+        )
+        noise = "own" if e["noise"] is None else e["noise"]
+        cells = (e["dataset"], noise, e["optimizer"], e["batch_size"] or "full", e["world"], *accuracies)
+        lines.append(f"| {' | '.join(map(str, cells))} | {e['n']} | {e['largest_difference']:.1e} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(config: Config, rows: list[dict], folder: Path) -> None:
+    """The curves of the first seed of each combination."""
+    kept = [row for row in rows if "history" in row]
+    varying = [key for key in KEYS if len({row["case"][key] for row in kept}) > 1]
+    runs = {
+        " ".join([*(str(row["case"][key]) for key in varying), row["world"]]): row["history"] for row in kept
+    }
+    figure = plots.curves(runs, [("test_loss",), ("test_accuracy",)])
+    plots.save(figure, folder / "curves.png")
+
+
+if __name__ == "__main__":
+    run_script(Config, main)
