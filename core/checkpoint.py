@@ -54,7 +54,7 @@ def load(folder: Path, template: dict) -> tuple[dict, dict[str, Any]]:
     flat = safetensors.numpy.load(content)
     expected = tree.flatten(template)
     try:
-        tree.check_like(flat, {name: to_host(leaf) for name, leaf in expected.items()})
+        tree.check_flat(flat, {name: to_host(leaf) for name, leaf in expected.items()})
     except UserError as error:
         raise UserError(f"{path}: not of this model and optimiser: {error}") from error
     return tree.unflatten({name: like(flat[name], leaf) for name, leaf in expected.items()}, template), meta

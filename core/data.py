@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core import random
-from core.arrays import namespace
+from core.arrays import namespace, to_host
 from core.base import Array, Batch, UserError
 
 
@@ -53,12 +53,12 @@ def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "f
         raise UserError(f"{path}: cannot be read ({error})") from error
     if lines and not any(map(_is_number, lines[0])):
         lines = lines[1:]
+    if len(lines) < 2:
+        raise UserError(f"{path}: needs at least two rows of numbers")
     for number, cells in enumerate(lines, start=1):
         if len(cells) != len(lines[0]) or len(cells) < 2 or not all(map(_is_number, cells)):
             raise UserError(f"{path}: row {number} is not {max(len(lines[0]), 2)} numbers: {','.join(cells)}")
-    table = np.array(lines, dtype=float).reshape(len(lines), -1)
-    if len(table) < 2:
-        raise UserError(f"{path}: needs at least two rows of numbers")
+    table = np.array(lines, dtype=float)
     y = table[:, -1]
     if not (np.isfinite(y) & (y == np.floor(y)) & (y >= 0)).all():
         raise UserError(f"{path}: the last column must be the class, an integer from 0 on")
@@ -73,19 +73,20 @@ def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Data:
     return Data((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
 
 
-def check(batch: Batch, n_classes: int, name: str = "data") -> Batch:
-    """The batch itself; a UserError if an input is not finite or a target is no class."""
-    x, y = (np.asarray(part) for part in batch)
+def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:
+    """The batch itself; a UserError if an input is not finite or a target is no class (None: any from 0)."""
+    x, y = map(to_host, batch)
     if len(x) == 0 or len(x) != len(y):
         raise UserError(f"{name}: {len(x)} inputs and {len(y)} targets; needs as many of both, at least one")
-    if not np.isfinite(x).all():
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
         where = np.argwhere(~np.isfinite(x))[0]
         raise UserError(f"{name}: input {where[0]} has a value that is not finite: {x[tuple(where)]}")
     if y.dtype.kind not in "iu":
         raise UserError(f"{name}: targets must be integers, got {y.dtype}")
-    if y.min() < 0 or y.max() >= n_classes:
-        wrong = int(y[(y < 0) | (y >= n_classes)][0])
-        raise UserError(f"{name}: target {wrong} is none of the classes 0 to {n_classes - 1}")
+    last = y.max() if n_classes is None else n_classes - 1
+    if y.min() < 0 or y.max() > last:
+        wrong = int(y[(y < 0) | (y > last)][0])
+        raise UserError(f"{name}: target {wrong} is none of the classes 0 to {last}")
     return batch
 
 
@@ -115,8 +116,9 @@ def batches(data: Batch, batch_size: int = 0, key: Array | None = None) -> Calla
     """
     x, y = data
     n = x.shape[0]
-    if n == 0 or batch_size < 0:
-        raise UserError(f"batch_size: {batch_size} of {n} examples makes no batch")
+    check(data)
+    if batch_size < 0:
+        raise UserError(f"batch_size: {batch_size} is negative; 0 is full-batch")
     if batch_size == 0:
         return lambda step: data
     if key is None:

@@ -6,6 +6,23 @@ from core import random, tree
 from core.base import Array, Params, UserError
 
 
+def expect(params: Params, **shapes: tuple[int, ...]) -> None:
+    """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing raises the
+    KeyError that `run_in_a_row` names)."""
+    if len(params) > len(shapes):
+        known = f"the layer has {', '.join(shapes) or 'none'}"
+        raise UserError(f"{', '.join(params.keys() - shapes.keys())}: unknown in params; {known}")
+    for name, shape in shapes.items():
+        if params[name].shape != shape:
+            raise UserError(f"{name}: shape is {tuple(params[name].shape)}, expected {shape}")
+
+
+def expect_features(x: Array, n: int) -> None:
+    """Raise a UserError if the last axis of the input is not `n` long."""
+    if x.shape[-1] != n:
+        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n})")
+
+
 def draws_in_a_row(layers: dict) -> bool:
     """Whether any of the layers draws from its key."""
     return any(layer.draws for layer in layers.values())

@@ -3,6 +3,7 @@
 A leaf is whatever is not a dict. Dicts that are combined must have the same names; what differs is named.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 from core.arrays import namespace
@@ -37,7 +38,11 @@ def check_names(tree: dict, like: dict) -> None:
 
 def check_like(tree: dict, like: dict) -> None:
     """Raise a UserError that names the first leaf whose name, shape or dtype differs from that in `like`."""
-    flat, expected = flatten(tree), flatten(like)
+    check_flat(flatten(tree), flatten(like))
+
+
+def check_flat(flat: dict, expected: dict) -> None:
+    """`check_like` of dicts that `flatten` made."""
     check_names(flat, expected)
     for name, leaf in expected.items():
         for what in ("shape", "dtype"):
@@ -54,7 +59,9 @@ def _text(shape_or_dtype) -> str:
 
 def leaves(tree: dict) -> list:
     """All leaves, in the order of the dict."""
-    return list(flatten(tree).values()) if isinstance(tree, dict) else [tree]
+    if not isinstance(tree, dict):
+        return [tree]
+    return [leaf for inner in tree.values() for leaf in leaves(inner)]
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
@@ -117,13 +124,7 @@ def size(tree: dict) -> int:
     >>> size({"weight": np.zeros((20, 2)), "bias": np.zeros(20)})
     60
     """
-    total = 0
-    for leaf in leaves(tree):
-        elements = 1
-        for length in leaf.shape:
-            elements *= length
-        total += elements
-    return total
+    return sum(math.prod(leaf.shape) for leaf in leaves(tree))
 
 
 def norm(tree: dict) -> Array:
@@ -137,7 +138,7 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     views, so no data is copied."""
     flat = flatten(tree)
     shapes = {name: leaf.shape for name, leaf in flat.items()}
-    lengths = {name: size({name: leaf}) for name, leaf in flat.items()}
+    lengths = {name: math.prod(shape) for name, shape in shapes.items()}
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
     def unravel(vector: Array) -> dict:

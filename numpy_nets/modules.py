@@ -16,7 +16,7 @@ import numpy as np
 
 from core import random, tree
 from core.base import UserError
-from core.layers import draws_in_a_row, init_in_a_row, run_in_a_row
+from core.layers import draws_in_a_row, expect, expect_features, init_in_a_row, run_in_a_row
 
 # --- linear -----------------------------------------------------------------------------------------------
 
@@ -147,13 +147,9 @@ def Linear(n_in: int, n_out: int) -> Module:
         return {"weight": weight, "bias": np.zeros(n_out, np.float32)}, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
-        weight, bias = params["weight"], params["bias"]
-        if weight.shape != (n_out, n_in) or bias.shape != (n_out,) or x.shape[-1] != n_in:
-            raise UserError(
-                f"weight {weight.shape}, bias {bias.shape}, input {x.shape}; "
-                f"expected {(n_out, n_in)}, {(n_out,)}, (batch, {n_in})"
-            )
-        out, cache = linear_forward(x, weight, bias)
+        expect(params, weight=(n_out, n_in), bias=(n_out,))
+        expect_features(x, n_in)
+        out, cache = linear_forward(x, params["weight"], params["bias"])
         return out, buffers, cache
 
     def backward(dout, cache):
@@ -165,6 +161,7 @@ def Linear(n_in: int, n_out: int) -> Module:
 
 def _without_params(forward: Callable, backward: Callable) -> Module:
     def module_forward(params, buffers, x, *, train=False, key=None):
+        expect(params)
         out, cache = forward(x)
         return out, buffers, cache
 

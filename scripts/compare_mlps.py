@@ -104,7 +104,7 @@ def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False)
     params = same_params(case)
     torch_case = pytorch_train_mlp.Config(**case.to_dict(), compile=compile)
     results = {
-        "numpy": train_mlp_numpy.train(case, params),
+        "numpy": train_mlp_numpy.train(train_mlp_numpy.Config(**case.to_dict()), params),
         "torch": pytorch_train_mlp.train(torch_case, params),
     }
     finals = [to_numpy(result.state.params) for result in results.values()]

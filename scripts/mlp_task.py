@@ -14,7 +14,7 @@ import numpy as np
 
 from core import checkpoint, data, plots, random, run, tree
 from core.arrays import to_host
-from core.base import Array, Model, Params, Step, TrainState
+from core.base import Array, Model, Params, Step, TrainState, UserError
 from core.config import Options, fraction, not_negative, one_of, option, positive, widths
 from core.data import DATASETS, Data
 from core.history import History
@@ -104,8 +104,10 @@ def train(config: MLPConfig, world: World, params: Params | None = None) -> Resu
     params = tree.map(world.array, tree.cast(params or drawn, config.dtype))
     state, history, sums = train_state(params, buffers, optimizer, step_key), [], {}
 
+    if config.resume and not config.out:
+        raise UserError("--resume: needs --out, the folder of the run to go on with")
     folder = run.open_run(config) if config.out else None
-    if config.resume and folder:
+    if config.resume:
         state, history, sums = run.restore(folder, state)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
     metrics = world.metrics_fn(model)
@@ -162,7 +164,8 @@ def report(result: Result, world: World) -> None:
 def _last_good(folder: Path | None) -> str:
     if folder is None:
         return "no --out was given, so nothing is saved"
-    return f"the last good checkpoint is {folder / checkpoint.NAME}"
+    path = folder / checkpoint.NAME
+    return f"the last good checkpoint is {path}" if path.exists() else "there is no good checkpoint yet"
 
 
 def _how_to_resume(folder: Path | None) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from core import random
 from core.base import Model, UserError
-from core.layers import draws_in_a_row, init_in_a_row, run_in_a_row
+from core.layers import draws_in_a_row, expect, expect_features, init_in_a_row, run_in_a_row
 
 
 def Linear(n_in: int, n_out: int) -> Model:
@@ -27,13 +27,9 @@ def Linear(n_in: int, n_out: int) -> Model:
         return {"weight": weight, "bias": random.uniform(bias_key, (n_out,), low=-bound, high=bound)}, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        weight, bias = params["weight"], params["bias"]
-        if weight.shape != (n_out, n_in) or bias.shape != (n_out,) or x.shape[-1] != n_in:
-            raise UserError(
-                f"weight {tuple(weight.shape)}, bias {tuple(bias.shape)}, input {tuple(x.shape)}; "
-                f"expected {(n_out, n_in)}, {(n_out,)}, (batch, {n_in})"
-            )
-        return torch.nn.functional.linear(x, weight, bias), buffers
+        expect(params, weight=(n_out, n_in), bias=(n_out,))
+        expect_features(x, n_in)
+        return torch.nn.functional.linear(x, params["weight"], params["bias"]), buffers
 
     return Model(init, apply, draws=False)
 
@@ -42,6 +38,7 @@ def elementwise(f: Callable) -> Model:
     """A layer without params: y = f(x)."""
 
     def apply(params, buffers, x, *, train=False, key=None):
+        expect(params)
         return f(x), buffers
 
     return Model(lambda key: ({}, {}), apply, draws=False)

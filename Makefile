@@ -1,0 +1,46 @@
+# make run   the whole assignment in small: own venv, install, train, table, HTML report
+# make test  own venv, install with the test extras, lint, all tests
+# Nothing here needs an activated venv, and the path may hold spaces.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export MPLBACKEND := Agg
+
+.PHONY: run full test lint format notebooks bench clean
+
+run: .venv/installed
+	"$(BIN)/python" scripts/run_all.py
+
+test: lint
+	"$(BIN)/python" -m pytest
+
+lint: .venv/installed-test
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+
+format: .venv/installed-test
+	"$(BIN)/ruff" check --fix .
+	"$(BIN)/ruff" format .
+
+notebooks: .venv/installed-test
+	"$(BIN)/python" -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+bench: .venv/installed-bench
+	"$(BIN)/python" -m benchmarks
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+# A stamp for each set of extras; setup.cfg changed means install again
+.venv/installed: setup.cfg | .venv/bin/python
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/installed-%: setup.cfg | .venv/bin/python
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	touch $@

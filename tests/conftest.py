@@ -1,0 +1,26 @@
+"""What all tests share: quick properties, and small nets with their data."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
+settings.load_profile("quick")
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def params() -> dict:
+    """Matrices and vectors, float64."""
+    draw = np.random.default_rng(0).normal
+    return {
+        "fc1.weight": draw(size=(5, 3)),
+        "fc1.bias": draw(size=5),
+        "fc2.weight": draw(size=(2, 5)),
+        "fc2.bias": draw(size=2),
+    }

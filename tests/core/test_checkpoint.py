@@ -1,0 +1,99 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import checkpoint, tree
+from core.base import UserError
+
+ARRAYS = {
+    "params": {"fc1.weight": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    "opt_state": {"0": {}, "1": {"count": np.int64(3), "flag": np.array([True, False])}},
+}
+META = {"history": [{"step": 1, "loss": 0.1}], "text": "sha256:" + "0" * 64}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoint.save(tmp_path, ARRAYS, META)
+    return tmp_path
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_load_inverts_save(tmp_path, convert):
+    arrays = tree.map(convert, ARRAYS)
+    checkpoint.save(tmp_path, arrays, META)
+    loaded, meta = checkpoint.load(tmp_path, arrays)
+    assert meta == META
+    for a, b in zip(tree.leaves(arrays), tree.leaves(loaded), strict=True):
+        assert type(b) is type(a)
+        assert np.array_equal(a, b)
+        assert a.dtype == b.dtype
+    assert loaded["opt_state"]["0"] == {}
+
+
+def test_arrays_that_are_not_contiguous_keep_their_order(tmp_path):
+    arrays = {"a": np.arange(6.0).reshape(2, 3).T}
+    checkpoint.save(tmp_path, arrays, {})
+    assert np.array_equal(checkpoint.load(tmp_path, arrays)[0]["a"], arrays["a"])
+
+
+def test_the_json_beside_it_is_to_read(saved):
+    text = json.loads((saved / "checkpoint.json").read_text())
+    assert text["history"] == META["history"]
+    assert text["arrays"]["params/fc1.weight"] == ["float32", [2, 3]]
+
+
+def test_any_flipped_byte_is_refused(saved):
+    path = saved / checkpoint.NAME
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(UserError, match="damaged"):
+            checkpoint.load(saved, ARRAYS)
+
+
+def test_any_cut_is_refused(saved):
+    path = saved / checkpoint.NAME
+    content = path.read_bytes()
+    for length in [*range(0, len(content), 7), len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match="damaged"):
+            checkpoint.load(saved, ARRAYS)
+    path.write_bytes(content + b"x")
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(saved, ARRAYS)
+
+
+@given(st.binary(max_size=300))
+def test_foreign_files_are_refused(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / checkpoint.NAME).write_bytes(content)
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
+        checkpoint.load(folder, ARRAYS)
+
+
+def test_a_checkpoint_of_another_net_is_named(saved):
+    wider = {**ARRAYS, "params": {"fc1.weight": np.zeros((3, 3), np.float32)}}
+    with pytest.raises(UserError, match=r"params/fc1.weight: shape is \(2, 3\), expected \(3, 3\)"):
+        checkpoint.load(saved, wider)
+    other = {**ARRAYS, "params": {"fc2.weight": np.zeros((2, 3), np.float32)}}
+    with pytest.raises(UserError, match=r"missing params/fc2\.weight; unknown params/fc1\.weight"):
+        checkpoint.load(saved, other)
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoint.load(saved / "nowhere", ARRAYS)
+
+
+def test_the_last_one_stays_when_writing_fails(saved, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("core.files.os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        checkpoint.save(saved, {**ARRAYS, "more": np.zeros(1000)}, {})
+    monkeypatch.undo()
+    assert checkpoint.load(saved, ARRAYS)[1] == META
+    assert sorted(p.name for p in saved.iterdir()) == ["checkpoint.json", checkpoint.NAME]

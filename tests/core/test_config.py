@@ -1,0 +1,98 @@
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.base import UserError
+from core.config import Options, fraction, one_of, option, positive, run, widths
+from core.train import Diverged, Interrupted
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """A few options."""
+
+    rate: float = option(0.1, "the rate, 100%", positive)
+    steps: int = option(5, "steps", positive)
+    units: str = option("20", "units", widths)
+    name: str = option("a", "name", one_of(["a", "b"]))
+    drop: float = option(0.0, "drop", fraction)
+    resume: bool = option(False, "go on")
+    compile: bool = option(True, "compile")
+    noise: float = option(None, "noise")
+
+
+def test_defaults_and_flags():
+    assert Config.parse([]) == Config()
+    arguments = ["--rate", "1e-3", "--units", "20,30", "--resume", "--no-compile", "--noise", "2"]
+    assert Config.parse(arguments) == Config(rate=1e-3, units="20,30", resume=True, compile=False, noise=2.0)
+
+
+@given(st.builds(Config, rate=st.floats(1e-9, 1e9), steps=st.integers(1, 10**9), resume=st.booleans()))
+def test_from_dict_inverts_to_dict(config):
+    assert Config.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "-1"], "--rate -1.0: needs a positive number"),
+        (["--rate", "nan"], "--rate nan: needs a positive number"),
+        (["--rate", "inf"], "--rate inf: needs a positive number"),
+        (["--rate", "fast"], "--rate fast: needs a number"),
+        (["--steps", "1.5"], "--steps 1.5: needs an integer"),
+        (["--units", ""], "--units : needs positive integers"),
+        (["--units", "20,x"], "--units 20,x: needs positive integers"),
+        (["--units", "0"], "--units 0: needs positive integers"),
+        (["--name", "c"], "--name c: needs one of a, b"),
+        (["--drop", "1"], "--drop 1.0: needs a number from 0 to below 1"),
+        (["--unknown", "1"], "unrecognized arguments: --unknown 1"),
+        (["--rat", "1"], "unrecognized arguments: --rat 1"),
+        (["--rate"], "expected one argument"),
+        (["--resume", "yes"], "unrecognized arguments: yes"),
+    ],
+)
+def test_wrong_flags_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Config.parse(arguments)
+
+
+def test_wrong_values_are_named_in_a_notebook_too():
+    with pytest.raises(UserError, match="--rate fast: needs a number"):
+        Config(rate="fast")
+    with pytest.raises(UserError, match="--steps True: needs an integer"):
+        Config(steps=True)
+    with pytest.raises(UserError, match="speed missing or unknown"):
+        Config.from_dict({**Config().to_dict(), "speed": 1})
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        Config.parse(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "100%" in text
+    assert all(f"--{name}" in text for name in Config().to_dict())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UserError("--rate x: needs a number"), 2),
+        (Diverged("the loss is nan at step 3"), 1),
+        (Interrupted("stopped after step 3"), 130),
+        (None, 0),
+    ],
+)
+def test_run_ends_in_one_line_and_a_code(error, code, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["script"])
+
+    def main(config):
+        if error:
+            raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run(Config, main)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == (f"error: {error}\n" if error else "")

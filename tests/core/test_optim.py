@@ -1,0 +1,229 @@
+"""Every optimiser against torch.optim, on NumPy arrays and on tensors; and what torch.optim cannot do."""
+
+import numpy as np
+import pytest
+import torch
+
+from core import optim, schedule, tree
+from core.base import UserError
+
+# ours, torch's, hyper-parameters other than the defaults
+CASES = {
+    "sgd": (optim.sgd, torch.optim.SGD, {"lr": 0.03}),
+    "sgd decay": (optim.sgd, torch.optim.SGD, {"lr": 0.03, "weight_decay": 0.02}),
+    "sgd dampening": (
+        optim.sgd,
+        torch.optim.SGD,
+        {"lr": 0.03, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.02},
+    ),
+    "momentum": (optim.momentum, torch.optim.SGD, {"lr": 0.03, "momentum": 0.7}),
+    "nesterov": (
+        lambda nesterov, **kw: optim.nesterov(**kw),
+        torch.optim.SGD,
+        {"lr": 0.03, "momentum": 0.7, "nesterov": True, "weight_decay": 0.02},
+    ),
+    "rmsprop": (
+        optim.rmsprop,
+        torch.optim.RMSprop,
+        {"lr": 0.004, "alpha": 0.93, "eps": 1e-5, "weight_decay": 0.02, "momentum": 0.6},
+    ),
+    "rmsprop centered": (
+        optim.rmsprop,
+        torch.optim.RMSprop,
+        {"lr": 0.004, "alpha": 0.9, "eps": 1e-3, "centered": True},
+    ),
+    "adagrad": (
+        optim.adagrad,
+        torch.optim.Adagrad,
+        {
+            "lr": 0.05,
+            "lr_decay": 0.03,
+            "weight_decay": 0.02,
+            "initial_accumulator_value": 0.2,
+            "eps": 1e-6,
+        },
+    ),
+    "adam": (
+        optim.adam,
+        torch.optim.Adam,
+        {"lr": 0.02, "betas": (0.8, 0.97), "eps": 1e-6, "weight_decay": 0.05},
+    ),
+    "adam without momentum": (optim.adam, torch.optim.Adam, {"lr": 0.02, "betas": (0.0, 0.97)}),
+    "adamw": (
+        optim.adamw,
+        torch.optim.AdamW,
+        {"lr": 0.02, "betas": (0.8, 0.97), "eps": 1e-6, "weight_decay": 0.05},
+    ),
+}
+SCHEDULES = {
+    "constant": (None, None),
+    "cosine": (
+        lambda lr: schedule.cosine(lr, 200),
+        lambda opt: torch.optim.lr_scheduler.CosineAnnealingLR(opt, 200),
+    ),
+    "exponential": (
+        lambda lr: schedule.exponential(lr, 0.99),
+        lambda opt: torch.optim.lr_scheduler.ExponentialLR(opt, 0.99),
+    ),
+}
+
+
+def gradient(params: dict, i: int) -> dict:
+    """A gradient that depends on the params and on the step, so that any difference grows."""
+    noise = np.random.default_rng(i)
+    return {name: np.sin(3 * p) + noise.normal(size=p.shape) for name, p in params.items()}
+
+
+def run_ours(optimizer, params, steps, convert=np.asarray):
+    params = tree.map(convert, params)
+    state = optimizer.init(params)
+    for i in range(steps):
+        host = tree.map(lambda p: np.asarray(p), params)
+        updates, state = optimizer.update(tree.map(convert, gradient(host, i)), state, params)
+        params = optim.apply_updates(params, updates)
+    return tree.map(lambda p: np.asarray(p), params)
+
+
+def run_torch(make, hyper, scheduler, params, steps):
+    tensors = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in params.items()}
+    optimizer = make(tensors.values(), **hyper)
+    schedule_ = scheduler(optimizer) if scheduler else None
+    for i in range(steps):
+        grads = gradient({name: t.detach().numpy() for name, t in tensors.items()}, i)
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(grads[name])
+        optimizer.step()
+        if schedule_:
+            schedule_.step()
+    return {name: t.detach().numpy() for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("scheduled", SCHEDULES)
+@pytest.mark.parametrize("case", CASES)
+def test_200_steps_equal_torch_optim(case, scheduled, convert, params):
+    ours, theirs, hyper = CASES[case]
+    make_schedule, scheduler = SCHEDULES[scheduled]
+    rate = {"lr": make_schedule(hyper["lr"])} if make_schedule else {}
+    got = run_ours(ours(**{**hyper, **rate}), params, 200, convert)
+    expected = run_torch(theirs, hyper, scheduler, params, 200)
+    assert max(np.abs(got[name] - expected[name]).max() for name in params) < 1e-12
+    assert max(np.abs(got[name] - params[name]).max() for name in params) > 0.01
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_defaults_equal_those_of_torch(name, params):
+    twins = {"momentum": "SGD", "nesterov": "SGD", "adamw": "AdamW"}
+    theirs = {kind.lower(): kind for kind in ("SGD", "RMSprop", "Adagrad", "Adam")} | twins
+    extra = {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.9, "nesterov": True}}
+    got = run_ours(optim.OPTIMIZERS[name](), params, 50)
+    expected = run_torch(getattr(torch.optim, theirs[name]), extra.get(name, {}), None, params, 50)
+    assert max(np.abs(got[leaf] - expected[leaf]).max() for leaf in params) < 1e-12
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_float32_nets_stay_float32_whatever_the_hyper_parameters(name, params):
+    single = tree.cast(params, "float32")
+    for rate in (1e-2, np.float64(1e-2), np.array(1e-2), schedule.cosine(1e-2, 10)):
+        optimizer = optim.OPTIMIZERS[name](lr=rate)
+        updates, state = optimizer.update(single, optimizer.init(single), single)
+        updates, state = optimizer.update(single, state, single)
+        floats = [leaf for leaf in tree.leaves(state) if leaf.dtype.kind == "f"]
+        assert {leaf.dtype for leaf in [*floats, *updates.values()]} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_vmap_over_rates_equals_one_run_for_each(name, params):
+    tensors, rates = tree.map(torch.tensor, params), torch.tensor([0.1, 0.01, 0.003], dtype=torch.float64)
+
+    def two_steps(lr):
+        optimizer = optim.OPTIMIZERS[name](lr=lr)
+        p, state = tensors, optimizer.init(tensors)
+        for _ in range(2):
+            updates, state = optimizer.update(tree.map(torch.cos, p), state, p)
+            p = optim.apply_updates(p, updates)
+        return p
+
+    together = torch.func.vmap(two_steps)(rates)
+    for i, rate in enumerate(rates):
+        alone = two_steps(rate)
+        for leaf in params:
+            assert torch.allclose(together[leaf][i], alone[leaf], rtol=1e-13, atol=1e-15)
+
+
+def test_all_optimisers_compile_whole(params):
+    tensors = tree.map(torch.tensor, params)
+    optimizers = {
+        name: make(lr=schedule.warmup(schedule.cosine(0.1, 10), 2)) for name, make in optim.OPTIMIZERS.items()
+    }
+    states = {name: o.init(tensors) for name, o in optimizers.items()}
+
+    def update(grads, states, params):
+        return {name: o.update(grads, states[name], params) for name, o in optimizers.items()}
+
+    eager = update(tensors, states, tensors)
+    compiled = torch.compile(update, fullgraph=True)(tensors, states, tensors)
+    for name in optimizers:
+        for a, b in zip(tree.leaves(eager[name][1]), tree.leaves(compiled[name][1]), strict=True):
+            assert torch.allclose(a.double(), b.double(), rtol=1e-13)
+        assert all(torch.allclose(eager[name][0][k], compiled[name][0][k], rtol=1e-12) for k in tensors), name
+
+
+def test_clipping_by_global_norm_is_exact_and_close_to_torchs(params):
+    clip = optim.clip_by_global_norm(0.5)
+    clipped, _ = clip.update(params, clip.init(params), params)
+    assert np.isclose(tree.norm(clipped), 0.5, rtol=1e-14)
+    tensors = [torch.nn.Parameter(torch.zeros(p.shape, dtype=torch.float64)) for p in params.values()]
+    for tensor, grad in zip(tensors, params.values(), strict=True):
+        tensor.grad = torch.tensor(grad)
+    torch.nn.utils.clip_grad_norm_(tensors, 0.5)
+    for tensor, grad in zip(tensors, clipped.values(), strict=True):
+        assert np.allclose(tensor.grad.numpy(), grad, rtol=1e-6)
+    loose = optim.clip_by_global_norm(100.0)
+    kept, _ = loose.update(params, loose.init(params), params)
+    assert all(np.array_equal(kept[name], params[name]) for name in params)
+
+
+def test_clipping_zero_gradients_gives_zeros(params):
+    zeros = tree.zeros_like(params)
+    clip = optim.clip_by_global_norm(1.0)
+    with np.errstate(all="ignore"):
+        clipped, _ = clip.update(zeros, {}, params)
+    assert all((leaf == 0).all() for leaf in clipped.values())
+
+
+def test_clipping_by_value(params):
+    clip = optim.clip_by_value(0.3)
+    clipped, _ = clip.update(params, clip.init(params), params)
+    assert all(np.array_equal(clipped[name], params[name].clip(-0.3, 0.3)) for name in params)
+
+
+def test_every_hyper_parameter_takes_a_schedule(params):
+    number = {"momentum": 0.7, "weight_decay": 0.02, "dampening": 0.2, "lr": 0.1}
+    scheduled = {name: schedule.constant(value) for name, value in number.items()}
+    a, b = (run_ours(optim.sgd(**hyper), params, 20) for hyper in (number, scheduled))
+    assert max(np.abs(a[name] - b[name]).max() for name in params) < 1e-14
+    adam = [{"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1}]
+    adam.append(
+        {"betas": tuple(map(schedule.constant, (0.8, 0.9)))}
+        | {name: schedule.constant(adam[0][name]) for name in ("eps", "weight_decay")}
+    )
+    a, b = (run_ours(optim.adamw(**hyper), params, 20) for hyper in adam)
+    assert max(np.abs(a[name] - b[name]).max() for name in params) < 1e-13
+
+
+def test_states_are_nested_dicts_of_arrays(params):
+    for name, make in optim.OPTIMIZERS.items():
+        state = make(lr=schedule.constant(0.1)).init(params)
+        assert all(hasattr(leaf, "dtype") for leaf in tree.flatten(state).values()), name
+
+
+def test_wrong_arguments_are_named(params):
+    with pytest.raises(UserError, match="nesterov needs a momentum"):
+        optim.sgd(nesterov=True)
+    with pytest.raises(UserError, match="at least one leaf"):
+        optim.adam().init({})
+    optimizer = optim.adam()
+    wrong = {name: leaf for name, leaf in params.items() if name != "fc1.bias"}
+    with pytest.raises(UserError, match=r"missing fc1\.bias"):
+        optimizer.update(wrong, optimizer.init(params), params)

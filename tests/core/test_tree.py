@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import tree
+from core.base import UserError
+
+names = st.text("abcdef.", min_size=1, max_size=5)
+arrays = st.lists(st.integers(0, 3), max_size=3).map(
+    lambda shape: np.random.default_rng(0).normal(size=shape)
+)
+trees = st.recursive(arrays, lambda inner: st.dictionaries(names, inner, max_size=4), max_leaves=8).filter(
+    lambda t: isinstance(t, dict)
+)
+full_trees = trees.filter(lambda t: tree.leaves(t))
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(tree.leaves(tree.map(lambda x, y: np.array_equal(x, y) and x.dtype == y.dtype, a, b)))
+
+
+@given(trees)
+def test_unflatten_inverts_flatten(t):
+    assert same(tree.unflatten(tree.flatten(t), t), t)
+
+
+@given(full_trees)
+def test_unravel_inverts_ravel(t):
+    vector, unravel = tree.ravel(t)
+    assert vector.shape == (tree.size(t),)
+    assert same(unravel(vector), t)
+
+
+def test_unravel_gives_views(params):
+    vector, unravel = tree.ravel(params)
+    assert all(np.shares_memory(leaf, vector) for leaf in unravel(vector).values())
+    tensor = torch.tensor(vector)
+    leaf = tree.ravel(tree.map(torch.tensor, params))[1](tensor)["fc2.bias"]
+    tensor[-1] = 7.0
+    assert leaf[-1] == 7.0
+    with pytest.raises(UserError, match="does not fill"):
+        unravel(np.zeros(len(vector) + 1))
+
+
+@given(full_trees, st.integers(1, 4))
+def test_unstack_inverts_stack(t, n):
+    members = [tree.map(lambda leaf, i=i: leaf + i, t) for i in range(n)]
+    for member, again in zip(members, tree.unstack(tree.stack(members)), strict=True):
+        assert same(member, again)
+
+
+@given(full_trees, st.floats(-3, 3))
+def test_norm_is_homogeneous_and_that_of_the_vector(t, factor):
+    scaled = tree.map(lambda leaf: leaf * factor, t)
+    assert np.isclose(tree.norm(scaled), abs(factor) * tree.norm(t))
+    assert np.isclose(tree.norm(t), np.linalg.norm(tree.ravel(t)[0]))
+
+
+def test_functions_serve_tensors_too(params):
+    tensors = tree.map(torch.tensor, params)
+    assert np.isclose(float(tree.norm(tensors)), tree.norm(params))
+    assert tree.size(tensors) == tree.size(params) == 5 * 3 + 5 + 2 * 5 + 2
+    assert tree.cast(tensors, "bfloat16")["fc1.bias"].dtype == torch.bfloat16
+    assert tree.cast({"count": np.int64(3)}, "float32")["count"].dtype == np.int64
+    assert same(tree.zeros_like(params), tree.map(np.zeros_like, params))
+
+
+def test_select_inverts_prefixed(params):
+    both = tree.prefixed(params, "net.") | {"other": np.zeros(1)}
+    assert tree.select(both, "net.").keys() == params.keys()
+
+
+def test_differing_names_are_named(params):
+    wrong = {("fc1.wieght" if name == "fc1.weight" else name): leaf for name, leaf in params.items()}
+    with pytest.raises(UserError, match=r"missing fc1\.weight; unknown fc1\.wieght"):
+        tree.map(lambda a, b: a, params, wrong)
+    with pytest.raises(UserError, match="expected a dict"):
+        tree.map(lambda a, b: a, {"a": params}, {"a": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda leaf: leaf[:1], r"fc2\.weight: shape is \(1, 5\), expected \(2, 5\)"),
+        (lambda leaf: leaf.astype(np.float32), r"fc2\.weight: dtype is float32, expected float64"),
+    ],
+)
+def test_check_like_names_the_leaf(params, change, message):
+    with pytest.raises(UserError, match=message):
+        tree.check_like(params | {"fc2.weight": change(params["fc2.weight"])}, params)
+    tree.check_like(tree.map(torch.tensor, params), params)
+
+
+def test_names_of_leaves_are_strings_without_slashes():
+    for wrong in ({"a/b": 1}, {3: 1}):
+        with pytest.raises(UserError, match="must be a string"):
+            tree.flatten(wrong)

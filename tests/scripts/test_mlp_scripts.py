@@ -1,0 +1,218 @@
+"""The two MLP scripts as a user calls them: results, resumption after SIGKILL, and wrong input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import checkpoint, history, tree
+from core.base import UserError
+from core.config import run
+from core.train import Diverged
+from scripts import pytorch_train_mlp, train_mlp_numpy
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = {"train_mlp_numpy": train_mlp_numpy, "pytorch_train_mlp": pytorch_train_mlp}
+QUICK = {"train_mlp_numpy": [], "pytorch_train_mlp": ["--no-compile"]}
+
+
+def call(name: str, *arguments, module: bool = False, **options) -> subprocess.CompletedProcess:
+    command = ["-m", f"scripts.{name}"] if module else [str(ROOT / "scripts" / f"{name}.py")]
+    return subprocess.run(
+        [sys.executable, *command, *QUICK[name], *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=ROOT, **options,
+    )  # fmt: skip
+
+
+def config_of(name: str, **options):
+    quick = {"compile": False} if name == "pytorch_train_mlp" else {}
+    return SCRIPTS[name].Config(**{**quick, **options})
+
+
+def same_files(a: Path, b: Path) -> bool:
+    return all(
+        (a / name).read_bytes() == (b / name).read_bytes()
+        for name in (checkpoint.NAME, "history.csv", "curves.png")
+    )
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_flags_have_the_names_and_defaults_of_the_assignment(name):
+    config = SCRIPTS[name].Config.parse([])
+    assert (config.dnn_hidden_units, config.learning_rate) == ("20", 1e-2)
+    assert (config.max_steps, config.eval_freq) == (1500, 10)
+    assert (config.dataset, config.n_samples, config.test_fraction) == ("moons", 1000, 0.2)
+    assert callable(SCRIPTS[name].accuracy)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_module_and_notebook_give_the_same_bits(name, tmp_path):
+    options = {"max_steps": 6, "eval_freq": 2, "seed": 3, "dropout": 0.1, "optimizer": "adam"}
+    flags = [part for key, value in options.items() for part in (f"--{key}", value)]
+    assert call(name, *flags, "--out", tmp_path / "script").returncode == 0
+    done = call(name, *flags, "--out", tmp_path / "module", module=True)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "102 parameters, 150 steps" in done.stdout
+    SCRIPTS[name].main(config_of(name, **options, out=str(tmp_path / "notebook")))
+    assert same_files(tmp_path / "script", tmp_path / "module")
+    assert same_files(tmp_path / "script", tmp_path / "notebook")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_killed_at_random_and_resumed_gives_the_same_bits(name, tmp_path):
+    flags = ["--max_steps", 40, "--eval_freq", 1, "--optimizer", "adam"]
+    assert call(name, *flags, "--out", tmp_path / "whole").returncode == 0
+    random, folder, kills = np.random.default_rng(), tmp_path / "killed", 0
+    for _ in range(50):
+        command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *QUICK[name], *map(str, flags)]
+        process = subprocess.Popen([*command, "--out", str(folder), "--resume"])
+        deadline = time.monotonic() + 60
+        before = (folder / checkpoint.NAME).stat().st_mtime_ns if (folder / checkpoint.NAME).exists() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            path = folder / checkpoint.NAME
+            if kills < 4 and path.exists() and path.stat().st_mtime_ns != before:
+                time.sleep(random.uniform(0, 0.1))
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+            time.sleep(0.002)
+        if process.poll() == 0:
+            break
+    assert kills > 0
+    assert same_files(tmp_path / "whole", folder)
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py"), "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (folder / checkpoint.NAME).exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("error: stopped after step ")
+    assert f"--out {folder} --resume" in err
+    assert call("train_mlp_numpy", "--out", folder, "--resume").returncode == 0
+    assert call("train_mlp_numpy", "--out", tmp_path / "whole").returncode == 0
+    assert same_files(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_defaults_learn_moons_and_adam_learns_them_whole(name):
+    sgd = SCRIPTS[name].train(config_of(name, max_steps=200, eval_freq=200))
+    assert sgd.history[-1]["test_accuracy"] > 0.85
+    adam = SCRIPTS[name].train(config_of(name, max_steps=200, eval_freq=200, optimizer="adam"))
+    assert adam.history[-1]["train_accuracy"] == 1.0
+    assert adam.history[-1]["test_accuracy"] >= 0.99
+    assert (adam.predict(adam.data.test[0]) == adam.data.test[1]).mean() == pytest.approx(
+        adam.history[-1]["test_accuracy"]
+    )
+
+
+WRONG = [
+    (["--bogus", "1"], "unrecognized arguments: --bogus 1"),
+    (["--dataset", "moon"], "--dataset moon: needs one of moons, circles"),
+    (["--dataset", "missing.csv"], "missing.csv: cannot be read"),
+    (["--optimizer", "adamm"], "--optimizer adamm: needs one of sgd"),
+    (["--activation", "gelu"], "--activation gelu: needs one of relu, tanh"),
+    (["--learning_rate", "-0.1"], "--learning_rate -0.1: needs a positive number"),
+    (["--learning_rate", "nan"], "--learning_rate nan: needs a positive number"),
+    (["--dnn_hidden_units", ""], "--dnn_hidden_units : needs positive integers"),
+    (["--dnn_hidden_units", "a,b"], "--dnn_hidden_units a,b: needs positive integers"),
+    (["--noise", "0.1", "--dataset", "iris"], "noise: iris is a real set"),
+    (["--test_fraction", "0"], "test_fraction: 0.0 of 1000 examples leaves a part empty"),
+    (["--seed", "-1"], "--seed -1: needs a number that is not negative"),
+    (["--resume"], "--resume: needs --out"),
+]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(("flags", "message"), WRONG)
+def test_wrong_flags_end_in_one_line_and_code_2(name, flags, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name, *QUICK[name], *flags])
+    with pytest.raises(SystemExit) as stop:
+        run(SCRIPTS[name].Config, SCRIPTS[name].main)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_flag_of_a_real_process_leaves_no_traceback():
+    done = call("train_mlp_numpy", "--learning_rate", "fast")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --learning_rate fast: needs a number\n"
+
+
+def test_a_csv_with_wrong_values_is_named(tmp_path):
+    path = tmp_path / "data.csv"
+    for text, message in (("1,2,0\nnan,2,1\n", "not finite"), ("1,2,0\n3,4,-1\n", "must be the class")):
+        path.write_text(text * 5)
+        with pytest.raises(UserError, match=message):
+            train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=str(path)))
+
+
+def test_out_is_never_overwritten(tmp_path):
+    config = {"max_steps": 2, "out": str(tmp_path / "run")}
+    train_mlp_numpy.train(config_of("train_mlp_numpy", **config))
+    files = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for change, message in [
+        ({}, "holds a run; go on with it by --resume"),
+        ({"resume": True, "seed": 5}, "holds a run with --seed 0, not 5"),
+        ({"resume": True, "dnn_hidden_units": "30"}, "holds a run with --dnn_hidden_units 20, not 30"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train_mlp_numpy.train(config_of("train_mlp_numpy", **{**config, **change}))
+    with pytest.raises(UserError, match="holds a run with script train_mlp_numpy, not pytorch_train_mlp"):
+        pytorch_train_mlp.train(config_of("pytorch_train_mlp", **config, resume=True))
+    assert files == {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_damaged_checkpoint_and_an_unusable_out_are_named(tmp_path):
+    config = {"max_steps": 2, "out": str(tmp_path / "run")}
+    train_mlp_numpy.train(config_of("train_mlp_numpy", **config))
+    path = tmp_path / "run" / checkpoint.NAME
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
+        train_mlp_numpy.train(config_of("train_mlp_numpy", **config, resume=True))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--out .*file.*: cannot be used"):
+        train_mlp_numpy.train(config_of("train_mlp_numpy", out=str(tmp_path / "file" / "run")))
+    if os.geteuid() != 0:  # root may write anywhere
+        tmp_path.chmod(0o500)
+        with pytest.raises(UserError, match="cannot be used"):
+            train_mlp_numpy.train(config_of("train_mlp_numpy", out=str(tmp_path / "other")))
+
+
+def test_more_steps_may_be_asked_of_a_finished_run(tmp_path):
+    config = {"max_steps": 4, "eval_freq": 2, "out": str(tmp_path / "run")}
+    train_mlp_numpy.train(config_of("train_mlp_numpy", **config))
+    longer = train_mlp_numpy.train(config_of("train_mlp_numpy", **{**config, "max_steps": 8}, resume=True))
+    whole = train_mlp_numpy.train(config_of("train_mlp_numpy", **{**config, "max_steps": 8, "out": None}))
+    assert longer.history == whole.history
+    assert history.read_csv(tmp_path / "run" / "history.csv") == whole.history
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(tree.leaves(longer.state.params), tree.leaves(whole.state.params), strict=True)
+    )
+
+
+def test_divergence_says_the_step_the_checkpoint_and_a_hint(tmp_path):
+    config = config_of("train_mlp_numpy", learning_rate=1e30, out=str(tmp_path / "run"), eval_freq=1)
+    with pytest.raises(Diverged, match=r"step \d+; there is no good checkpoint yet; try a lower"):
+        train_mlp_numpy.train(config)
+
+
+def test_the_run_folder_says_what_was_run(tmp_path):
+    train_mlp_numpy.train(config_of("train_mlp_numpy", max_steps=1, out=str(tmp_path / "run")))
+    about = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert about["config"]["max_steps"] == 1
+    assert about["versions"]["numpy"] == np.__version__
+    assert {"curves.png", "boundary.png", "checkpoint.json"} <= {p.name for p in (tmp_path / "run").iterdir()}

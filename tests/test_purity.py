@@ -1,0 +1,193 @@
+"""Who imports whom, and that nothing changes its arguments."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import numpy_nets
+import torch_nets
+from core import checkpoint, gradcheck, optim, random, run, train, tree
+from core import layers as core_layers
+from numpy_nets import mlp_numpy, modules
+from torch_nets import convert, layers, pytorch_mlp
+
+
+@pytest.mark.parametrize(
+    ("imports", "absent"),
+    [
+        (
+            "core.arrays, core.base, core.checkpoint, core.config, core.data, core.gradcheck, core.history, "
+            "core.layers, core.metrics, core.optim, core.plots, core.random, core.run, core.schedule, "
+            "core.train, core.tree",
+            "torch",
+        ),
+        ("numpy_nets, numpy_nets.modules, numpy_nets.mlp_numpy", "torch"),
+        ("scripts.train_mlp_numpy", "torch"),
+        ("torch_nets", "numpy_nets"),
+        ("torch_nets, torch_nets.pytorch_mlp", "torchvision"),
+    ],
+)
+def test_arrows_point_one_way(imports, absent):
+    code = f"import sys, {imports}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_numpy_training_never_imports_torch():
+    code = (
+        "import sys; from scripts.train_mlp_numpy import Config, train;"
+        "train(Config(max_steps=2, optimizer='adam', dropout=0.1)); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Frozen(dict):
+    """A dict that cannot be changed."""
+
+    def _refuse(self, *args, **kwargs):
+        raise AssertionError("an argument was changed")
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = clear = setdefault = _refuse
+
+
+def freeze(value):
+    """The same value, such that a change of it raises (dicts, arrays) or is seen later (tensors)."""
+    if isinstance(value, dict):
+        return Frozen({name: freeze(leaf) for name, leaf in value.items()})
+    if isinstance(value, np.ndarray):
+        value = value.copy()
+        value.flags.writeable = False
+    return value
+
+
+PARAMS = {"fc1.weight": (4, 3), "fc1.bias": (4,), "fc2.weight": (2, 4), "fc2.bias": (2,)}
+KEY = random.key(0)
+
+
+def make_params(seed: int) -> dict:
+    draw = np.random.default_rng(seed).normal
+    return {name: draw(size=shape) for name, shape in PARAMS.items()}
+
+
+def update_with(make):
+    """The update of an optimiser, twice: on its initial state and on a later one."""
+
+    def call(params):
+        optimizer = make()
+        state = freeze(optimizer.init(params))
+        _, state = optimizer.update(params, state, params)
+        return optimizer.update(params, freeze(state), params)
+
+    return call
+
+
+def apply_with(module, model):
+    """A model's apply, in training and in evaluation, and its gradient and its metrics."""
+
+    def call(params):
+        x, y = np.ones((5, 3)), np.array([0, 1, 0, 1, 1])
+        if module is torch_nets:
+            x, y = torch.tensor(x), torch.tensor(y)
+        key = random.key(0) if module is numpy_nets else torch.as_tensor(random.key(0))
+        net = model(3, [4], 2, dropout=0.3)
+        net.apply(params, Frozen(), x, train=True, key=key)
+        net.apply(params, Frozen(), x)
+        module.metrics_fn(net)(params, Frozen(), (x, y))
+        return module.grad_fn(net)(params, Frozen(), (x, y), key)
+
+    return call
+
+
+# every public function that takes a dict, by its module: how to call it with frozen params
+CALLS = {
+    "tree.map": lambda p: tree.map(lambda a, b: a + b, p, p),
+    "tree.check_names": lambda p: tree.check_names(p, p),
+    "tree.check_like": lambda p: tree.check_like(p, p),
+    "tree.check_flat": lambda p: tree.check_flat(p, p),
+    "tree.leaves": tree.leaves,
+    "tree.flatten": tree.flatten,
+    "tree.unflatten": lambda p: tree.unflatten(p, p),
+    "tree.select": lambda p: tree.select(p, "fc1."),
+    "tree.prefixed": lambda p: tree.prefixed(p, "net."),
+    "tree.zeros_like": tree.zeros_like,
+    "tree.cast": lambda p: tree.cast(p, "float32"),
+    "tree.size": tree.size,
+    "tree.norm": tree.norm,
+    "tree.ravel": lambda p: tree.ravel(p)[1](tree.ravel(p)[0]),
+    "tree.stack": lambda p: tree.stack([p, p]),
+    "tree.unstack": lambda p: tree.unstack(tree.stack([p, p])),
+    "optim.apply_updates": lambda p: optim.apply_updates(p, p),
+    "optim.first_leaf": optim.first_leaf,
+    "optim.zero": optim.zero,
+    "optim.count_for": lambda p: optim.count_for(p, lambda count: count),
+    "optim.counted": lambda p: optim.counted(Frozen(count=optim.zero(p))),
+    "optim.hyper": lambda p: optim.hyper(lambda count: count, Frozen(count=optim.zero(p)), p),
+    "optim.real": lambda p: optim.real(optim.zero(p), p),
+    "optim.scaled": lambda p: optim.scaled(p, 2.0),
+    "optim.divided_by_root": lambda p: optim.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
+    "optim.running_mean": lambda p: optim.running_mean(0.9, p, p),
+    "train.train_state": lambda p: train.train_state(p, {}, optim.adam(), KEY),
+    "gradcheck.random_direction": lambda p: gradcheck.random_direction(p, KEY),
+    "gradcheck.check_gradient": lambda p: gradcheck.check_gradient(
+        lambda p: sum((leaf**2).sum() for leaf in p.values()), p, tree.map(lambda a: 2 * a, p), KEY
+    ),
+    "convert.to_torch": convert.to_torch,
+    "convert.to_numpy": convert.to_numpy,
+    **{f"optim.{name}": update_with(make) for name, make in optim.OPTIMIZERS.items()},
+    "optim chain": update_with(
+        lambda: optim.chain(
+            optim.clip_by_global_norm(1.0),
+            optim.clip_by_value(0.5),
+            optim.add_decayed_weights(lambda count: 0.1 * count),
+            optim.trace(0.9, 0.1, nesterov=False),
+            optim.scale_by_rms(centered=True),
+            optim.scale_by_sum_of_squares(),
+            optim.scale_by_learning_rate(lambda count: 0.1 + count),
+        )
+    ),
+}
+# these take functions, layers or a folder beside dicts; what they make or call is in CALLS or in the models
+ELSEWHERE = {
+    "train.fit", "layers.draws_in_a_row", "layers.init_in_a_row",
+    "layers.run_in_a_row", "layers.expect", "checkpoint.save", "checkpoint.load", "run.save",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("world", ["numpy", "torch"])
+@pytest.mark.parametrize("name", CALLS)
+@given(seed=st.integers(0, 10**6))
+def test_no_function_changes_its_arguments(name, world, seed):
+    params = make_params(seed)
+    arguments = freeze(params if world == "numpy" else tree.map(torch.tensor, params))
+    if name == "gradcheck.check_gradient" and world == "torch":
+        arguments = freeze(params)  # central differences are NumPy's
+    CALLS[name](arguments)
+    assert all(np.array_equal(arguments[leaf], params[leaf]) for leaf in params)
+
+
+@pytest.mark.parametrize(
+    ("module", "model"), [(numpy_nets, mlp_numpy.MLP), (torch_nets, pytorch_mlp.MLP)], ids=["numpy", "torch"]
+)
+def test_no_model_changes_its_arguments(module, model):
+    params = make_params(0)
+    # torch.func takes plain dicts only
+    arguments = freeze(params) if module is numpy_nets else tree.map(torch.tensor, params)
+    apply_with(module, model)(arguments)
+    assert arguments.keys() == params.keys()
+    assert all(np.array_equal(arguments[leaf], params[leaf]) for leaf in params)
+
+
+def test_every_public_function_that_takes_a_dict_is_called_above():
+    for module in (tree, optim, train, gradcheck, convert, checkpoint, run, core_layers, modules, layers):
+        short = module.__name__.split(".")[-1]
+        for name, f in vars(module).items():
+            if not inspect.isfunction(f) or name.startswith("_") or f.__module__ != module.__name__:
+                continue
+            kinds = [str(kind) for kind in inspect.signature(f).parameters.values()]
+            if any("dict" in kind and "Callable" not in kind for kind in kinds):
+                assert f"{short}.{name}" in CALLS.keys() | ELSEWHERE, f"{short}.{name} is not tested"
