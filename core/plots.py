@@ -56,7 +56,8 @@ def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str 
             for j, name in enumerate(group):
                 steps, values = column(rows, name)
                 text = " ".join(part for part in (label, name.split("_")[0]) if part)
-                axis.plot(steps, values, LINES[j % 4], color=COLOURS[i % 8], label=text)
+                width = max(1.4, 3.4 - i)  # so that a run shows below another that covers it
+                axis.plot(steps, values, LINES[j % 4], color=COLOURS[i % 8], label=text, linewidth=width)
         kind = group[0].split("_")[-1]
         axis.set(xlabel="step", ylabel=kind)
         if log and kind == "loss":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from core import data, plots, random, run, tree
 from core.base import Params, UserError
@@ -26,6 +27,7 @@ from core.train import make_step, train_state
 from scripts import mlp_task, pytorch_train_mlp, train_mlp_numpy
 from torch_nets import to_numpy
 
+WORLDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 KEYS = ("dataset", "noise", "optimizer", "batch_size")
 
 
@@ -99,14 +101,19 @@ def same_params(case: mlp_task.MLPConfig) -> Params:
     return to_numpy(model.init(random.fold_in(key, 0))[0])
 
 
-def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False) -> list[dict]:
-    """One row for each world, with the largest difference between their params at the end."""
+def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, mlp_task.Result]:
+    """The case in both worlds, from the same params."""
     params = same_params(case)
     torch_case = pytorch_train_mlp.Config(**case.to_dict(), compile=compile)
-    results = {
+    return {
         "numpy": train_mlp_numpy.train(train_mlp_numpy.Config(**case.to_dict()), params),
         "torch": pytorch_train_mlp.train(torch_case, params),
     }
+
+
+def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False) -> list[dict]:
+    """One row for each world, with the largest difference between their params at the end."""
+    results = train_both(case, compile)
     finals = [to_numpy(result.state.params) for result in results.values()]
     difference = largest_difference(*finals)
     return [
@@ -176,6 +183,17 @@ def markdown(rows: list[dict]) -> str:
         cells = (e["dataset"], noise, e["optimizer"], e["batch_size"] or "full", e["world"], *accuracies)
         lines.append(f"| {' | '.join(map(str, cells))} | {e['n']} | {e['largest_difference']:.1e} |")
     return "\n".join(lines) + "\n"
+
+
+def boundaries(pairs: dict[str, dict[str, mlp_task.Result]]) -> Figure:
+    """A column for each set of two features, a row for each world: regions, points and test accuracy."""
+    figure, axes = plots.panels(2, len(pairs), 4.4, 3.7)
+    for column, (name, results) in zip(axes.T, pairs.items(), strict=True):
+        for axis, (world, result) in zip(column, results.items(), strict=True):
+            accuracy = result.history[-1]["test_accuracy"]
+            title = f"{name}, {WORLDS[world]}: test {accuracy:.1%}"
+            plots.boundary(axis, result.predict, result.data, title)
+    return figure
 
 
 def draw(config: Config, rows: list[dict], folder: Path) -> None:

@@ -1,0 +1,42 @@
+"""Put the tables of results/*.md into README.md, between `<!-- results/NAME.md -->` and `<!-- end -->`.
+
+python scripts/update_readme.py
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.base import UserError
+from core.config import Options, option, run
+from core.files import write_atomically
+
+BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Put the tables of results/ into README.md."""
+
+    root: str = option(str(Path(__file__).parents[1]), "the folder of README.md")
+
+
+def filled(text: str, root: Path) -> str:
+    """The text with every block holding its file's content."""
+
+    def fill(block: re.Match) -> str:
+        path = root / block[2]
+        if not path.exists():
+            raise UserError(f"{path}: named in README.md, but it does not exist")
+        return f"{block[1]}\n{path.read_text()}\n{block[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def main(config: Config) -> None:
+    path = Path(config.root) / "README.md"
+    write_atomically(path, filled(path.read_text(), path.parent).encode())
+
+
+if __name__ == "__main__":
+    run(Config, main)
