@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core import checkpoint, data, plots, random, run, tree
+from core import checkpoint, data, random, run, tree
 from core.arrays import to_host
 from core.base import Array, Model, Params, Step, TrainState, UserError
 from core.config import Options, fraction, not_negative, one_of, option, positive, widths
@@ -146,6 +146,8 @@ def train(config: MLPConfig, world: World, params: Params | None = None) -> Resu
 
 def draw(result: Result, world: World, folder: Path) -> None:
     """The curves, and for two features the decision boundary, as PNG."""
+    from core import plots  # matplotlib: only when there is something to draw, so that --help is quick
+
     plots.save(plots.curves({"": result.history}, CURVES, world.name), folder / "curves.png")
     if result.data.n_features == 2:
         figure, axes = plots.panels(1, 1, 5, 4.2)

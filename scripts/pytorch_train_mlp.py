@@ -5,15 +5,10 @@ python scripts/pytorch_train_mlp.py --optimizer adam --out runs/torch
 
 from dataclasses import dataclass
 
-import torch
-
 from core.base import Params
 from core.config import option, positive, run
 from core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
 from scripts import mlp_task
-from torch_nets import grad_fn, jit, metrics_fn
-from torch_nets.convert import device_of
-from torch_nets.pytorch_mlp import MLP
 
 
 @dataclass(frozen=True)
@@ -27,6 +22,13 @@ class Config(mlp_task.MLPConfig):
 
 def world_of(config: Config) -> mlp_task.World:
     """The torch world on the device of the options."""
+    import torch  # when work starts, so that --help is quick
+
+    from torch_nets import grad_fn, jit, metrics_fn
+    from torch_nets.convert import device_of
+    from torch_nets.pytorch_mlp import MLP
+
+    torch.set_num_threads(config.threads)
     device = device_of(config.device)
     compiler = jit if config.compile else lambda step: step
     return mlp_task.World(
@@ -36,7 +38,6 @@ def world_of(config: Config) -> mlp_task.World:
 
 def train(config: Config, params: Params | None = None) -> mlp_task.Result:
     """Train; from `params`, if given, instead of the model's own draw."""
-    torch.set_num_threads(config.threads)
     return mlp_task.train(config, world_of(config), params)
 
 
