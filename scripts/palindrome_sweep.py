@@ -1,0 +1,218 @@
+"""Part III: accuracy over the length of the palindromes: settings x lengths x seeds.
+
+    python scripts/palindrome_sweep.py --lengths 5,6,8,10 --seeds 10 --results results/rnn.json
+
+The seeds of a length are trained together, as one vmapped ensemble: member i is what `scripts/train.py
+--seed i` trains. Each setting and length is a cell with a folder of its own in --out. A sweep that was
+stopped goes on with --resume, within a cell too, and ends with the same results. T is a palindrome's length.
+"""
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from core import random, run
+from core.config import Options, not_negative, option, positive
+from core.config import run as run_script
+from core.files import write_atomically
+from core.train import Interrupted, fit, init_state, make_step
+from scripts import train as rnn
+from torch_nets import grad_fn, jit, metrics_fn
+from torch_nets.dataset import is_exhaustive, palindromes
+from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states
+
+# Named changes of the options of scripts/train.py
+ONE_HOT, UNCLIPPED, FROZEN = {"input_dim": 10}, {"max_norm": 0.0}, {"freeze_recurrence": True}
+ORTHOGONAL = {"init": "orthogonal"}
+LATCHES = {**ONE_HOT, "init": "identity", "gain": 2.0, "schedule": "cosine", "max_norm": 1.0}
+SETTINGS = {
+    "default": {},  # scalar input, default initialisation, clipped
+    "scalar-unclipped": UNCLIPPED,
+    "scalar-orthogonal": ORTHOGONAL,
+    "scalar-orthogonal-unclipped": ORTHOGONAL | UNCLIPPED,
+    "onehot": ONE_HOT,
+    "onehot-unclipped": ONE_HOT | UNCLIPPED,
+    "onehot-orthogonal": ONE_HOT | ORTHOGONAL,
+    "onehot-orthogonal-unclipped": ONE_HOT | ORTHOGONAL | UNCLIPPED,
+    "scalar-frozen": FROZEN,
+    "onehot-frozen": ONE_HOT | FROZEN,
+    "scalar-orthogonal-frozen": ORTHOGONAL | FROZEN,
+    "onehot-orthogonal-frozen": ONE_HOT | ORTHOGONAL | FROZEN,
+    "latches": LATCHES,
+    "latches-gain1": LATCHES | {"gain": 1.0},
+    "latches-gain1.5": LATCHES | {"gain": 1.5},
+    "latches-gain3": LATCHES | {"gain": 3.0},
+    "latches-frozen": LATCHES | FROZEN,
+    "latches-scalar": LATCHES | {"input_dim": 1, "input_scale": 0.2},
+    "latches-orthogonal": LATCHES | ORTHOGONAL,
+    "small-input-orthogonal": ONE_HOT
+    | ORTHOGONAL
+    | {"input_scale": 0.01, "learning_rate": 3e-4, "schedule": "cosine", "max_norm": 1.0},
+}
+
+
+def known_settings(text: str) -> str | None:
+    good = all(name in SETTINGS for name in text.split(","))
+    return None if good else f"names with commas between them, of {', '.join(SETTINGS)}"
+
+
+def some_lengths(text: str) -> str | None:
+    return rnn.list_of_lengths(text or "none")
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Train RNNs on palindromes of several lengths T, several seeds of each."""
+
+    settings: str = option("default", "named settings, with commas (see the source)", known_settings)
+    lengths: str = option("5,6,8,10,12,15,18,20,25,30,40", "lengths T to train at, with commas", some_lengths)
+    also: str = option("", "more lengths T to evaluate at, unseen in training", rnn.list_of_lengths)
+    seeds: int = option(10, "seeds 0, 1, ... of each length", positive)
+    first_seed: int = option(0, "the first of them", not_negative)
+    steps: int = option(10000, "steps to train for", positive)
+    batch_size: int = option(128, "palindromes in a step", positive)
+    num_hidden: int = option(128, "units of the hidden layer", positive)
+    learning_rate: float = option(None, "in place of the settings' own", positive)
+    curriculum: str = option("", "lengths T to train at first", rnn.list_of_lengths)
+    eval_freq: int = option(1000, "steps between evaluations", positive)
+    eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
+    compile: bool = option(True, "the whole step under torch.compile")
+    threads: int = option(1, "CPU threads", positive)
+    out: str = option("runs/palindrome_sweep", "folder of the cells")
+    results: str = option(None, "JSON file for what all cells found")
+    resume: bool = option(False, "go on with the sweep in --out")
+
+
+def main(config: Config) -> dict:
+    """All cells; what they found."""
+    folder = run.open_run(config)
+    cells = [(name, int(T)) for name in config.settings.split(",") for T in config.lengths.split(",")]
+    rows = []
+    for i, (setting, T) in enumerate(cells, start=1):
+        try:
+            rows.append(cell(config, setting, T, folder / f"{setting}-T{T}", f"{i}/{len(cells)}"))
+        except Interrupted as error:
+            raise Interrupted(f"{error}; go on with --resume") from error
+        print(summary(rows[-1]), flush=True)
+    found = {"command": run.command_line(config), "n": config.seeds, **run.environment(), **run.machine()}
+    found |= {"settings": {name: SETTINGS[name] for name in config.settings.split(",")}, "cells": rows}
+    if config.results:
+        write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())
+    return found
+
+
+def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict:
+    """What the seeds of one setting and length reach; read from the folder where that is known already."""
+    path = folder / "cell.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    folder.mkdir(exist_ok=True)
+    found = train_cell(config, rnn_config(config, setting, T), setting, folder, place)
+    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    return found
+
+
+def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
+    """The options of one member, but for its seed."""
+    shared = ("batch_size", "num_hidden", "curriculum", "eval_freq", "eval_size", "compile", "threads")
+    own = SETTINGS[setting] | ({"learning_rate": config.learning_rate} if config.learning_rate else {})
+    options = {name: getattr(config, name) for name in shared} | own
+    return rnn.Config(input_length=T - 1, train_steps=config.steps, **options)
+
+
+def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, place: str) -> dict:
+    """Train all seeds of a cell as one ensemble, and evaluate each."""
+    rnn.set_up_torch(member)
+    T, one_hot = member.input_length + 1, member.input_dim != 1
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    model, optimizer = rnn.make_model(member), rnn.make_optimizer(member)
+    state_keys, train_keys, evaluation_keys = zip(*map(rnn.keys, seeds), strict=True)
+    state = stack_states([init_state(model, optimizer, key) for key in state_keys])
+    state, history, sums = run.restore(folder, state)
+    step = ensemble(make_step(grad_fn(model), optimizer))
+    metrics = ensemble_metrics(metrics_fn(model))
+
+    def evaluate(state, T=T) -> dict[str, torch.Tensor]:
+        return rnn.evaluate_at(metrics, state, evaluation_keys[0], T, config.eval_size, one_hot)
+
+    state, history = fit(
+        averaged(jit(step) if member.compile and not member.curriculum else step),
+        state,
+        ensemble_batches(member, train_keys),
+        steps=member.train_steps,
+        every=member.eval_freq,
+        evaluate=lambda state: by_seed(evaluate(state), seeds),
+        save=functools.partial(run.save, folder),
+        history=history,
+        sums=sums,
+        label=f"{place} {setting}, T = {T}",
+    )
+    lengths = [T, *(int(other) for other in config.also.split(",") if other)]
+    return {
+        "setting": setting,
+        "T": T,
+        "steps": member.train_steps,
+        "seeds": list(seeds),
+        "options": {name: value for name, value in member.to_dict().items() if name not in ("seed", "out")},
+        "accuracy": at_lengths(evaluate, state, lengths, config.eval_size),
+        "history": history,
+    }
+
+
+def at_lengths(evaluate, state, lengths, size: int) -> dict:
+    """By length: how many palindromes were evaluated, whether these were all, and each seed's accuracy."""
+    return {
+        str(T): {
+            "exhaustive": is_exhaustive(T, size),
+            "by_seed": evaluate(state, T)["test_accuracy"].tolist(),
+        }
+        for T in lengths
+    }
+
+
+def ensemble_batches(member: rnn.Config, keys):
+    """The function from the step to the palindromes of all members (members, batch, ...), as one draw."""
+    length, stacked = rnn.length_at(member), torch.stack([torch.as_tensor(key) for key in keys])
+
+    def draw(key, step, T):
+        return palindromes(random.fold_in(key, step), member.batch_size, T, member.input_dim != 1)
+
+    def draw_all(step, T):
+        return torch.func.vmap(lambda key: draw(key, step, T))(stacked)
+
+    compiled = jit(draw_all) if member.compile and not member.curriculum else draw_all
+    return lambda step: compiled(torch.tensor(step), length(step))
+
+
+def averaged(step):
+    """The step with the mean of each metric over the members, as `fit` reports it."""
+
+    def mean_step(state, batch):
+        state, metrics = step(state, batch)
+        return state, {name: values.mean() for name, values in metrics.items()}
+
+    return mean_step
+
+
+def by_seed(metrics: dict[str, torch.Tensor], seeds) -> dict[str, float]:
+    """A column for each metric and seed."""
+    return {
+        f"{name}_{seed}": float(value)
+        for name, values in metrics.items()
+        for seed, value in zip(seeds, values, strict=True)
+    }
+
+
+def summary(row: dict) -> str:
+    parts = []
+    for T, found in row["accuracy"].items():
+        values = torch.tensor(found["by_seed"])
+        parts.append(f"T = {T}: {values.mean():.4f} (min {values.min():.4f}, max {values.max():.4f})")
+    return f"{row['setting']}, trained at T = {row['T']}: " + ", ".join(parts)
+
+
+if __name__ == "__main__":
+    run_script(Config, main)

@@ -1,0 +1,217 @@
+"""Part III: train the vanilla RNN to tell the last digit of a palindrome from the digits before it.
+
+    python scripts/train.py --input_length 4 --out runs/rnn          # T = 5, the assignment's defaults
+    python scripts/train.py --input_length 499 --input_dim 10 --init identity --gain 2 --curriculum 20 \
+        --train_steps 1000                                           # T = 500, trained at T = 20 first
+
+T is the length of a palindrome; the network reads its first T-1 digits, and --input_length is T-1.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from core import optim, plots, random, run, schedule
+from core.base import Batch, Model, Optimizer, Params, TrainState, UserError
+from core.config import Options, fraction, not_negative, one_of, option, positive
+from core.config import run as run_script
+from core.history import History
+from core.optim import OPTIMIZERS
+from core.train import Diverged, Interrupted, fit, init_state, make_step
+from torch_nets import grad_fn, jit, metrics_fn
+from torch_nets.convert import device_of
+from torch_nets.dataset import evaluation_batches, is_exhaustive, palindromes, streams
+from torch_nets.vanilla_rnn import INITS, VanillaRNN
+
+SCHEDULES = {
+    "constant": lambda rate, steps: rate,
+    "linear": lambda rate, steps: schedule.linear(rate, 0.0, steps),
+    "cosine": lambda rate, steps: schedule.cosine(rate, steps),
+}
+
+
+def list_of_lengths(text: str) -> str | None:
+    parts = text.split(",") if text else []
+    good = all(part.strip().isdecimal() and int(part) >= 2 for part in parts)
+    return None if good else "lengths T from 2 on with commas between them, as 20,50,100"
+
+
+def all_ten_digits(value: int) -> str | None:
+    return None if value == 10 else "10, the digits"
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Train the vanilla RNN on palindromes of length T = input_length + 1."""
+
+    input_length: int = option(10, "digits that are read: T-1 for palindromes of length T", positive)
+    input_dim: int = option(1, "1: a digit is a number; 10: one-hot")
+    num_classes: int = option(10, "the digits", all_ten_digits)
+    num_hidden: int = option(128, "units of the hidden layer", positive)
+    batch_size: int = option(128, "palindromes in a step, always fresh ones", positive)
+    learning_rate: float = option(1e-3, "the optimiser's rate", positive)
+    train_steps: int = option(10000, "steps to train for", positive)
+    max_norm: float = option(10.0, "clip the gradient's global norm at this; 0 for no clipping", not_negative)
+    optimizer: str = option("rmsprop", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    init: str = option("default", f"of W_hh: one of {', '.join(INITS)}", one_of(list(INITS)))
+    gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
+    input_scale: float = option(1.0, "inputs are multiplied with this", positive)
+    schedule: str = option("constant", f"of the rate: one of {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
+    curriculum: str = option("", "lengths T to train at first, as 20,50,100", list_of_lengths)
+    curriculum_fraction: float = option(0.6, "the part of the steps that these share equally", fraction)
+    freeze_recurrence: bool = option(False, "leave W_hh as it began")
+    eval_freq: int = option(500, "steps between evaluations", positive)
+    eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
+    seed: int = option(0, "all randomness: params and palindromes", not_negative)
+    device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
+    compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
+    threads: int = option(1, "CPU threads; 128 units are fastest on one", positive)
+    out: str = option(None, "folder for config, history, checkpoint and figures")
+    resume: bool = option(False, "go on with the run in --out")
+
+
+class Result(NamedTuple):
+    """A trained network: all that a notebook or a figure needs of it."""
+
+    state: TrainState
+    history: History
+    model: Model
+    first_params: Params  # before the first step
+
+
+def make_model(config: Config) -> Model:
+    """The network that the options describe."""
+    return VanillaRNN(
+        config.input_length,
+        config.input_dim,
+        config.num_hidden,
+        config.num_classes,
+        init=config.init,
+        gain=config.gain,
+        input_scale=config.input_scale,
+    )
+
+
+def make_optimizer(config: Config) -> Optimizer:
+    """Clipping by global norm, the optimiser with its schedule, and nothing for what is frozen."""
+    rate = SCHEDULES[config.schedule](config.learning_rate, config.train_steps)
+    clipping = [optim.clip_by_global_norm(config.max_norm)] if config.max_norm else []
+    freezing = [optim.stateless(without_recurrence)] if config.freeze_recurrence else []
+    return optim.chain(*clipping, OPTIMIZERS[config.optimizer](lr=rate), *freezing)
+
+
+def without_recurrence(updates: Params, params: Params) -> Params:
+    return updates | {"W_hh": 0 * updates["W_hh"]}
+
+
+def length_at(config: Config) -> Callable[[int], int]:
+    """The function from the step (from 0) to the T of its palindromes: the curriculum's, then the last."""
+    stages = [int(T) for T in config.curriculum.split(",") if T]
+    share = config.train_steps * config.curriculum_fraction / max(1, len(stages))
+
+    def length(step: int) -> int:
+        stage = int(step / share) if stages and share else len(stages)
+        return stages[stage] if stage < len(stages) else config.input_length + 1
+
+    return length
+
+
+def keys(seed: int):
+    """The keys of a seed: of the params, of the training stream and of the evaluation stream."""
+    state_key, data_key = random.split(random.key(seed))
+    return state_key, *streams(data_key)
+
+
+def batches(config: Config, key, device: torch.device) -> Callable[[int], Batch]:
+    """The function from the step to its palindromes: fresh ones, of a key of their own."""
+    length, one_hot = length_at(config), config.input_dim != 1
+
+    def batch_at(step: int) -> Batch:
+        x, y = palindromes(random.fold_in(key, step), config.batch_size, length(step), one_hot)
+        return torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+
+    return batch_at
+
+
+def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, one_hot: bool) -> dict:
+    """The metrics of a state on palindromes of length T, all or `size` fresh ones: the means, on the host."""
+    device, totals, n = state.step.device, {}, 0
+    for x, y in evaluation_batches(random.fold_in(key, T), T, size, one_hot):
+        part = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+        for name, value in metrics(state.params, state.buffers, part).items():
+            totals[name] = totals.get(name, 0.0) + value.double().cpu() * len(y)
+        n += len(y)
+    return {f"test_{name}": total / n for name, total in totals.items()}
+
+
+def set_up_torch(config: Config) -> torch.device:
+    """Threads, the device, and no denormal numbers: vanishing gradients are full of them, and slow by them."""
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)
+    return device_of(config.device)
+
+
+def train(config: Config) -> Result:
+    """Train the network of `config`."""
+    device = set_up_torch(config)
+    state_key, train_key, evaluation_key = keys(config.seed)
+    model, optimizer = make_model(config), make_optimizer(config)
+    first = state = on_device(init_state(model, optimizer, state_key), device)
+    history, sums = [], {}
+    if config.resume and not config.out:
+        raise UserError("--resume: needs --out, the folder of the run to go on with")
+    folder = run.open_run(config) if config.out else None
+    if config.resume:
+        state, history, sums = run.restore(folder, state)
+    step, metrics = make_step(grad_fn(model), optimizer), metrics_fn(model)
+    T, one_hot = config.input_length + 1, config.input_dim != 1
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        means = evaluate_at(metrics, state, evaluation_key, T, config.eval_size, one_hot)
+        return {name: float(value) for name, value in means.items()}
+
+    try:
+        state, history = fit(
+            jit(step) if config.compile and not config.curriculum else step,  # one T: compile once
+            state,
+            batches(config, train_key, device),
+            steps=config.train_steps,
+            every=config.eval_freq,
+            evaluate=evaluate,
+            save=functools.partial(run.save, folder) if folder else None,
+            history=history,
+            sums=sums,
+            label=f"RNN, T = {T}",
+        )
+    except Diverged as error:
+        raise Diverged(f"{error}; try a lower --learning_rate or --max_norm") from error
+    except Interrupted as error:
+        raise Interrupted(
+            f"{error}; {'go on with --resume' if folder else 'nothing saved: no --out'}"
+        ) from error
+    return Result(state, history, model, first.params)
+
+
+def on_device(state: TrainState, device: torch.device) -> TrainState:
+    from torch_nets import to_torch
+
+    return TrainState(**to_torch(state._asdict(), device=device))
+
+
+def main(config: Config) -> Result:
+    result = train(config)
+    T, last = config.input_length + 1, result.history[-1]
+    what = "all" if is_exhaustive(T, config.eval_size) else f"{config.eval_size} fresh"
+    print(f"T = {T}: accuracy {last['test_accuracy']:.4f} on {what} palindromes after {last['step']} steps")
+    if config.out:
+        figure = plots.curves({"": result.history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
+        plots.save(figure, Path(config.out) / "curves.png")
+    return result
+
+
+if __name__ == "__main__":
+    run_script(Config, main)

@@ -1,0 +1,165 @@
+"""Equation (1) through time, h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h), in two ways with the same numbers.
+
+`loop` is the equation and nothing else; autograd goes through it, as often as one likes. `fused` is the
+same loop as a single differentiable operation, for training: its backward pass is backpropagation through
+time by hand (derived in docs/backprop_rnn.md), and between the passes only the h(t) are kept. It runs under
+torch.func.grad and vmap and inside torch.compile, for which it is one opaque call: compiling takes the same
+time for any T. It can be differentiated once, in reverse mode; use `loop` for more.
+"""
+
+import torch
+from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd.function import _SingleLevelFunction
+
+
+def loop(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
+    """x: (batch, steps, inputs) -> the last h: (batch, hidden), from h(0) = 0.
+
+    W_hx: (hidden, inputs), W_hh: (hidden, hidden), b_h: (hidden,).
+    """
+    driven = torch.nn.functional.linear(x, W_hx, b_h).unbind(1)  # all W_hx x(t) + b_h in one product
+    h = torch.tanh(driven[0])
+    for a in driven[1:]:
+        h = torch.tanh(torch.addmm(a, h, W_hh.T))
+    return h
+
+
+def fused(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
+    """The same as `loop`."""
+    return torch.ops.purenets.rnn(x.transpose(0, 1), W_hx, W_hh, b_h)[0]
+
+
+# --- the two passes, of one network -----------------------------------------------------------------------
+
+
+def _forward(x, W_hx, W_hh, b_h, states):
+    """x: (steps, batch, inputs); fills states: (steps, batch, hidden)."""
+    W_hx_T, W_hh_T = W_hx.T.contiguous(), W_hh.T.contiguous()
+    h = None
+    for x_t, out in zip(x.unbind(0), states.unbind(0), strict=True):
+        torch.addmm(b_h, x_t, W_hx_T, out=out)
+        if h is not None:
+            out.addmm_(h, W_hh_T)
+        h = out.tanh_()
+
+
+def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
+    """From dL/dh of the last step back to the first; adds to the zeros in dW_hx, dW_hh and db_h, fills dx if
+    it is not empty. `da` is dL/da(t) of a(t) = W_hx x(t) + W_hh h(t-1) + b_h."""
+    h, x = states.unbind(0), x.unbind(0)
+    dh, da = dh.clone(), torch.empty_like(h[0])
+    for t in reversed(range(len(h))):
+        torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=da)  # dh (1 - h^2)
+        dW_hx.addmm_(da.T, x[t])
+        db_h += da.sum(0)
+        if dx.numel():
+            torch.mm(da, W_hx, out=dx[t])
+        if t > 0:
+            dW_hh.addmm_(da.T, h[t - 1])
+            torch.mm(da, W_hh, out=dh)
+
+
+# --- as operations of torch, of one network or of members along a first axis (vmap) -------------------------
+
+torch.library.define("purenets::rnn", "(Tensor x, Tensor W_hx, Tensor W_hh, Tensor b_h) -> (Tensor, Tensor)")
+torch.library.define(
+    "purenets::rnn_backward",
+    "(Tensor dh, Tensor states, Tensor x, Tensor W_hx, Tensor W_hh, bool needs_dx)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@torch.library.impl("purenets::rnn", "CompositeExplicitAutograd")
+def _(x, W_hx, W_hh, b_h):
+    last, states = _empty_states(x, W_hx, W_hh, b_h)
+    _each_member(_forward, W_hh.ndim == 3, x, W_hx, W_hh, b_h, states)
+    return last.copy_(states.select(-3, -1)), states
+
+
+@torch.library.impl("purenets::rnn_backward", "CompositeExplicitAutograd")
+def _(dh, states, x, W_hx, W_hh, needs_dx):
+    grads = _empty_grads(dh, states, x, W_hx, W_hh, needs_dx)
+    for grad in grads:
+        grad.zero_()
+    _each_member(_backward, W_hh.ndim == 3, dh, states, x, W_hx, W_hh, *grads)
+    return grads
+
+
+@torch.library.register_fake("purenets::rnn")
+def _empty_states(x, W_hx, W_hh, b_h):
+    hidden = W_hh.shape[-1]
+    return x.new_empty(*x.shape[:-3], x.shape[-2], hidden), x.new_empty(*x.shape[:-1], hidden)
+
+
+@torch.library.register_fake("purenets::rnn_backward")
+def _empty_grads(dh, states, x, W_hx, W_hh, needs_dx):
+    lead = W_hh.shape[:-2]
+    dx_shape = x.shape if needs_dx else (*lead, 0)
+    shapes = (dx_shape, W_hx.shape, W_hh.shape, W_hh.shape[:-1])
+    return tuple(x.new_empty(shape) for shape in shapes)
+
+
+def _each_member(f, members: bool, *arrays):
+    """`f` on the arrays, or member by member: that keeps what a member reads and writes in the caches."""
+    for arguments in zip(*arrays, strict=True) if members else [arrays]:
+        f(*arguments)
+
+
+@torch.library.register_vmap("purenets::rnn")
+def _(info, dims, *arrays):
+    return torch.ops.purenets.rnn(*_members_first(info, dims, arrays)), (0, 0)
+
+
+@torch.library.register_vmap("purenets::rnn_backward")
+def _(info, dims, *arguments):
+    *arrays, needs_dx = arguments
+    return torch.ops.purenets.rnn_backward(*_members_first(info, dims, arrays), needs_dx), (0, 0, 0, 0)
+
+
+def _members_first(info, dims, arrays):
+    """The arrays with the axis of vmap in front; those without it are the same for every member."""
+    return [
+        array.expand(info.batch_size, *array.shape) if dim is None else array.movedim(dim, 0)
+        for array, dim in zip(arrays, dims, strict=False)
+    ]
+
+
+# --- the derivative: a kernel of the Autograd key, since torch.library.register_autograd knows no torch.func -
+
+
+class _Recurrence(_SingleLevelFunction):
+    @staticmethod
+    def forward(ctx, x, W_hx, W_hh, b_h):
+        with torch._C._AutoDispatchBelowAutograd():
+            last, states = torch.ops.purenets.rnn(x, W_hx, W_hh, b_h)
+        ctx.mark_non_differentiable(states)
+        ctx.save_for_backward(states, x, W_hx, W_hh)
+        return last, states
+
+    @staticmethod
+    def backward(ctx, dh, _):
+        return torch.ops.purenets.rnn_backward(dh, *ctx.saved_tensors, ctx.needs_input_grad[0])
+
+
+class _RecurrenceBackward(_SingleLevelFunction):
+    @staticmethod
+    def forward(ctx, *arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            return torch.ops.purenets.rnn_backward(*arguments)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise NotImplementedError("recurrence.fused has no second derivative; use recurrence.loop")
+
+
+@torch.library.impl("purenets::rnn", "Autograd")
+def _(*arguments):
+    with enable_single_level_autograd_function():
+        return _Recurrence.apply(*arguments)
+
+
+@torch.library.impl("purenets::rnn_backward", "Autograd")
+def _(*arguments):
+    with enable_single_level_autograd_function():
+        return _RecurrenceBackward.apply(*arguments)

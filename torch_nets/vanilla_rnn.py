@@ -1,0 +1,124 @@
+"""The vanilla RNN of the assignment, equations (1) to (3) by name, as two pure functions.
+
+    h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h)     (1)     h(0) = 0
+    o(t) = W_ph h(t) + b_o                         (2)
+    y(t) = softmax(o(t))                           (3)
+
+The loss (4) is the cross-entropy of the last step only, so `apply` returns the logits o of the last step and
+`torch_nets.grad_fn` takes the loss of them. In code a row is an example: h = tanh(x W_hx^T + h W_hh^T + b_h).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from core import random
+from core.base import Model, Params, UserError
+from torch_nets import recurrence
+
+
+def VanillaRNN(
+    input_length: int,
+    input_dim: int,
+    num_hidden: int,
+    num_classes: int,
+    *,
+    init: str = "default",
+    gain: float = 1.0,
+    input_scale: float = 1.0,
+) -> Model:
+    """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
+
+    input_length: T-1, the digits that are read; the params do not depend on it, and longer or shorter inputs
+    are read just as well. input_dim: 1 (a digit is a number) or num_classes (one-hot).
+    init: how W_hh begins, a name in INITS; gain: what it is multiplied with then. With identity and a gain over
+    1 every unit begins as a latch: h = 0 is unstable, the first inputs push it to one of two stable states.
+    input_scale: what inputs are multiplied with.
+    Params: W_hx (hidden, input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden), b_o (classes,).
+    """
+    check(input_length, input_dim, num_hidden, num_classes, init)
+    shapes = {
+        "W_hx": (num_hidden, input_dim),
+        "W_hh": (num_hidden, num_hidden),
+        "b_h": (num_hidden,),
+        "W_ph": (num_classes, num_hidden),
+        "b_o": (num_classes,),
+    }
+
+    def draw(key):
+        params = INITS[init](torch.as_tensor(key), shapes)
+        return params | {"W_hh": params["W_hh"] * gain}, {}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        _check_shapes(params, shapes, x)
+        x = x.to(params["W_hx"].dtype) * input_scale
+        h = last_state(params, x, train=train)
+        return torch.nn.functional.linear(h, params["W_ph"], params["b_o"]), buffers  # (2)
+
+    return Model(draw, apply, draws=False)
+
+
+def last_state(params: Params, x: Tensor, *, train: bool = False) -> Tensor:
+    """h(T-1), by equation (1): (batch, T-1, input) -> (batch, hidden). With `train` its gradient is fast."""
+    run = recurrence.fused if train else recurrence.loop
+    return run(x, params["W_hx"], params["W_hh"], params["b_h"])
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Equation (3)."""
+    return torch.softmax(logits, dim=-1)
+
+
+def check(input_length: int, input_dim: int, num_hidden: int, num_classes: int, init: str) -> None:
+    """Raise a UserError that names the flag that is wrong."""
+    sizes = {"input_length": input_length, "num_hidden": num_hidden, "num_classes": num_classes}
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise UserError(f"--{name} {value}: needs a positive integer")
+    if input_dim not in (1, num_classes):
+        raise UserError(
+            f"--input_dim {input_dim}: needs 1 (digits) or {num_classes} (one-hot, --num_classes)"
+        )
+    if init not in INITS:
+        raise UserError(f"--init {init}: needs one of {', '.join(INITS)}")
+
+
+def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
+    for name, shape in shapes.items():
+        if name not in params or tuple(params[name].shape) != shape:
+            have = tuple(params[name].shape) if name in params else "missing in params"
+            raise UserError(f"{name}: {have}, expected {shape}")
+    if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
+        raise UserError(f"x: {tuple(x.shape)}, expected (batch, T-1, {shapes['W_hx'][1]})")
+
+
+# --- initialisation ---------------------------------------------------------------------------------------
+
+
+def default(key: Tensor, shapes: dict) -> Params:
+    """All uniform within 1 / sqrt(hidden), as nn.RNN and nn.Linear."""
+    bound = 1 / math.sqrt(shapes["b_h"][0])
+    keys = random.split(key, len(shapes))
+    return {
+        name: random.uniform(keys[i], shape, low=-bound, high=bound)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+
+
+def orthogonal(key: Tensor, shapes: dict) -> Params:
+    """`default`, but W_hh a random rotation (Saxe et al. 2013) and b_h zero: the first states keep their
+    norm, and so does the gradient on its way back."""
+    W_key, rest_key = random.split(key)
+    q, r = torch.linalg.qr(random.normal(W_key, shapes["W_hh"], "float64"))
+    W_hh = (q * torch.sign(torch.diagonal(r))).float()  # the sign makes it uniform over all rotations
+    return default(rest_key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros(shapes["b_h"])}
+
+
+def identity(key: Tensor, shapes: dict) -> Params:
+    """`default`, but W_hh the identity and b_h zero (Le et al. 2015 did so for ReLU)."""
+    n = shapes["b_h"][0]
+    return default(key, shapes) | {"W_hh": torch.eye(n), "b_h": torch.zeros(n)}
+
+
+INITS = {f.__name__: f for f in (default, orthogonal, identity)}
