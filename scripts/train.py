@@ -149,7 +149,7 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
 
 
 def set_up_torch(config: Config) -> torch.device:
-    """Threads, the device, and no denormal numbers: vanishing gradients are full of them, and slow by them."""
+    """Threads, the device, and no denormal numbers: vanishing gradients are full of them, which is slow."""
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
     return device_of(config.device)

@@ -18,7 +18,7 @@ MOST_LISTED = 10**6  # `all_palindromes` lists no more than these: T up to 12
 
 
 def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
-    """`batch` palindromes of length T, uniform over all of them: x (batch, T-1, 1 or 10) float, y (batch,) int.
+    """`batch` palindromes of length T, uniform over all: x (batch, T-1, 1 or 10) float32, y (batch,) int64.
 
     A pure function of the key: the same digits from a NumPy key (arrays) and a torch key (tensors).
     """
@@ -67,7 +67,7 @@ def streams(key: Array) -> tuple[Array, Array]:
 
 
 def mirrored(half: Array, T: int) -> Array:
-    """The palindromes (batch, T) whose first ceil(T/2) digits are `half`; odd T has one digit in the middle."""
+    """The palindromes (batch, T) whose first ceil(T/2) digits are `half`; odd T has a digit in the middle."""
     xp = namespace(half)
     return xp.concat([half, xp.flip(half[:, : T // 2], axis=1)], axis=1)
 
@@ -96,15 +96,14 @@ def check_length(T: int) -> None:
 
 
 def generate_palindrome(length: int, key: Array) -> np.ndarray:
-    """One palindrome as its digits, int64 (length,); drawn from a key where the assignment's file draws from a
-    global generator."""
+    """One palindrome as its digits, int64 (length,); drawn from a key, not from a global generator."""
     check_length(length)
     return mirrored(random.randint(np.asarray(key), (1, free_digits(length)), 0, DIGITS), length)[0]
 
 
 class PalindromeDataset(torch.utils.data.Dataset):
     """Palindromes of length `seq_length` (= T) for a DataLoader: item i is (the first T-1 digits as a float32
-    tensor (T-1,), the last digit), drawn from the key of i, so that it is the same whenever it is asked for."""
+    tensor (T-1,), the last digit), drawn from the key of i: the same whenever it is asked for."""
 
     def __init__(self, seq_length: int, key: Array | None = None, size: int = 2**31):
         check_length(seq_length)

@@ -125,7 +125,7 @@ def _members_first(info, dims, arrays):
     ]
 
 
-# --- the derivative: a kernel of the Autograd key, since torch.library.register_autograd knows no torch.func -
+# --- the derivative: kernels of the Autograd key (torch.library.register_autograd knows no torch.func) ------
 
 
 class _Recurrence(_SingleLevelFunction):

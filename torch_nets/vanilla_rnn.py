@@ -32,10 +32,11 @@ def VanillaRNN(
 
     input_length: T-1, the digits that are read; the params do not depend on it, and longer or shorter inputs
     are read just as well. input_dim: 1 (a digit is a number) or num_classes (one-hot).
-    init: how W_hh begins, a name in INITS; gain: what it is multiplied with then. With identity and a gain over
-    1 every unit begins as a latch: h = 0 is unstable, the first inputs push it to one of two stable states.
+    init: how W_hh begins, a name in INITS; gain: what it is multiplied with then. With identity and a gain
+    over 1 a unit begins as a latch: h = 0 is unstable, the first inputs push it to one of two stable states.
     input_scale: what inputs are multiplied with.
-    Params: W_hx (hidden, input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden), b_o (classes,).
+    Params: W_hx (hidden, input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and
+    b_o (classes,).
     """
     check(input_length, input_dim, num_hidden, num_classes, init)
     shapes = {
