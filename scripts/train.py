@@ -23,8 +23,8 @@ from core.history import History
 from core.optim import OPTIMIZERS
 from core.train import Diverged, Interrupted, fit, init_state, make_step
 from torch_nets import grad_fn, jit, metrics_fn
-from torch_nets.convert import device_of
-from torch_nets.dataset import evaluation_batches, is_exhaustive, palindromes, streams
+from torch_nets.convert import device_of, to_torch
+from torch_nets.dataset import check_listable, count, evaluation_batches, is_exhaustive, palindromes, streams
 from torch_nets.vanilla_rnn import INITS, VanillaRNN
 
 SCHEDULES = {
@@ -66,6 +66,7 @@ class Config(Options):
     freeze_recurrence: bool = option(False, "leave W_hh as it began")
     eval_freq: int = option(500, "steps between evaluations", positive)
     eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
+    exhaustive: bool = option(False, "evaluate all palindromes, however many (T up to 12)")
     seed: int = option(0, "all randomness: params and palindromes", not_negative)
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
@@ -148,6 +149,15 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
     return {f"test_{name}": total / n for name, total in totals.items()}
 
 
+def evaluation_size(config: Config) -> int:
+    """How many palindromes to evaluate; a UserError if all of them are asked for and are too many."""
+    T = config.input_length + 1
+    if not config.exhaustive:
+        return config.eval_size
+    check_listable(T)
+    return count(T)
+
+
 def set_up_torch(config: Config) -> torch.device:
     """Threads, the device, and no denormal numbers: vanishing gradients are full of them, which is slow."""
     torch.set_num_threads(config.threads)
@@ -168,10 +178,10 @@ def train(config: Config) -> Result:
     if config.resume:
         state, history, sums = run.restore(folder, state)
     step, metrics = make_step(grad_fn(model), optimizer), metrics_fn(model)
-    T, one_hot = config.input_length + 1, config.input_dim != 1
+    T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        means = evaluate_at(metrics, state, evaluation_key, T, config.eval_size, one_hot)
+        means = evaluate_at(metrics, state, evaluation_key, T, size, one_hot)
         return {name: float(value) for name, value in means.items()}
 
     try:
@@ -190,22 +200,20 @@ def train(config: Config) -> Result:
     except Diverged as error:
         raise Diverged(f"{error}; try a lower --learning_rate or --max_norm") from error
     except Interrupted as error:
-        raise Interrupted(
-            f"{error}; {'go on with --resume' if folder else 'nothing saved: no --out'}"
-        ) from error
+        how = f"go on with --out {folder} --resume" if folder else "nothing is saved without --out"
+        raise Interrupted(f"{error}; {how}") from error
     return Result(state, history, model, first.params)
 
 
 def on_device(state: TrainState, device: torch.device) -> TrainState:
-    from torch_nets import to_torch
-
     return TrainState(**to_torch(state._asdict(), device=device))
 
 
 def main(config: Config) -> Result:
     result = train(config)
     T, last = config.input_length + 1, result.history[-1]
-    what = "all" if is_exhaustive(T, config.eval_size) else f"{config.eval_size} fresh"
+    size = evaluation_size(config)
+    what = f"all {count(T)}" if is_exhaustive(T, size) else f"{size} fresh"
     print(f"T = {T}: accuracy {last['test_accuracy']:.4f} on {what} palindromes after {last['step']} steps")
     if config.out:
         figure = plots.curves({"": result.history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])

@@ -30,12 +30,8 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
 
 def all_palindromes(T: int, one_hot: bool = False) -> Batch:
     """Each of the 10 ** ceil(T/2) palindromes of length T once, in rising order, as NumPy arrays."""
-    check_length(T)
+    check_listable(T)
     n = count(T)
-    if n > MOST_LISTED:
-        raise UserError(
-            f"T = {T}: has {n} palindromes, too many to list (T up to 12); draw fresh ones instead"
-        )
     places = DIGITS ** np.arange(free_digits(T))[::-1]
     return inputs_and_targets(mirrored(np.arange(n)[:, None] // places % DIGITS, T), one_hot)
 
@@ -88,6 +84,14 @@ def free_digits(T: int) -> int:
 def count(T: int) -> int:
     """How many palindromes of length T there are."""
     return DIGITS ** free_digits(T)
+
+
+def check_listable(T: int) -> None:
+    check_length(T)
+    if count(T) > MOST_LISTED:
+        raise UserError(
+            f"T = {T}: has {count(T)} palindromes, too many to list (T up to 12); draw fresh ones"
+        )
 
 
 def check_length(T: int) -> None:

@@ -1,0 +1,100 @@
+"""The vanilla RNN of the assignment with backpropagation through time by hand.
+
+    h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h)     (1)     h(0) = 0
+    o    = W_ph h(T-1) + b_o                       (2)     after the last digit that is read
+
+The same network, params and names as `torch_nets.vanilla_rnn`; T is the palindrome's length. The derivation,
+with the dimensions of every matrix, is in docs/backprop_rnn.md.
+"""
+
+import math
+
+import numpy as np
+
+from core import random
+from core.base import UserError
+from numpy_nets.grad import HandModel
+from numpy_nets.modules import linear_backward, linear_forward, tanh_backward
+
+
+def rnn_forward(x, W_hx, W_hh, b_h):
+    """x: (batch, steps, inputs) -> the last h: (batch, hidden). The cache holds h(0), ..., h(steps)."""
+    h = np.zeros((x.shape[0], W_hh.shape[0]), dtype=W_hh.dtype)
+    states = [h]
+    for t in range(x.shape[1]):
+        h = np.tanh(x[:, t] @ W_hx.T + h @ W_hh.T + b_h)  # (1)
+        states.append(h)
+    return h, (x, states, W_hx, W_hh)
+
+
+def rnn_backward(dh, cache):
+    """dh: (batch, hidden), dL/dh of the last step -> dx like x, dW_hx, dW_hh, db_h like the params.
+
+    Backpropagation through time: `da` is dL/da(t), where a(t) = W_hx x(t) + W_hh h(t-1) + b_h.
+    """
+    x, states, W_hx, W_hh = cache
+    dx, dW_hx, dW_hh = np.empty_like(x), np.zeros_like(W_hx), np.zeros_like(W_hh)
+    db_h = np.zeros(len(W_hh), dtype=W_hh.dtype)
+    for t in reversed(range(x.shape[1])):
+        da = tanh_backward(dh, states[t + 1])
+        dW_hx += da.T @ x[:, t]
+        dW_hh += da.T @ states[t]
+        db_h += da.sum(axis=0)
+        dx[:, t] = da @ W_hx
+        dh = da @ W_hh
+    return dx, dW_hx, dW_hh, db_h
+
+
+def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: int) -> HandModel:
+    """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
+
+    input_length: T-1, on which the params do not depend. Params: W_hx (hidden, input), W_hh (hidden, hidden),
+    b_h (hidden,), W_ph (classes, hidden) and b_o (classes,), uniform within 1 / sqrt(hidden) as nn.RNN's.
+    """
+    shapes = {
+        "W_hx": (num_hidden, input_dim),
+        "W_hh": (num_hidden, num_hidden),
+        "b_h": (num_hidden,),
+        "W_ph": (num_classes, num_hidden),
+        "b_o": (num_classes,),
+    }
+    if min(input_length, input_dim, num_hidden, num_classes) < 1:
+        raise UserError(
+            f"VanillaRNN: needs positive sizes, got {input_length}, {shapes['W_hx']}, {num_classes}"
+        )
+
+    def init(key):
+        bound, keys = 1 / math.sqrt(num_hidden), random.split(key, len(shapes))
+        draws = {
+            name: random.uniform(k, shapes[name], low=-bound, high=bound)
+            for name, k in zip(shapes, keys, strict=True)
+        }
+        return {name: draw.astype(np.float32) for name, draw in draws.items()}, {}
+
+    def forward(params, buffers, x, *, train=False, key=None):
+        _check(params, shapes, x)
+        x = x.astype(params["W_hx"].dtype, copy=False)
+        h, rnn_cache = rnn_forward(x, params["W_hx"], params["W_hh"], params["b_h"])
+        logits, linear_cache = linear_forward(h, params["W_ph"], params["b_o"])  # (2)
+        return logits, buffers, (rnn_cache, linear_cache)
+
+    def backward(dlogits, cache):
+        rnn_cache, linear_cache = cache
+        dh, dW_ph, db_o = linear_backward(dlogits, linear_cache)
+        dx, dW_hx, dW_hh, db_h = rnn_backward(dh, rnn_cache)
+        return dx, {"W_hx": dW_hx, "W_hh": dW_hh, "b_h": db_h, "W_ph": dW_ph, "b_o": db_o}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        logits, buffers, _ = forward(params, buffers, x)
+        return logits, buffers
+
+    return HandModel(init, apply, forward, backward, draws=False)
+
+
+def _check(params, shapes, x):
+    for name, shape in shapes.items():
+        if name not in params or params[name].shape != shape:
+            have = params[name].shape if name in params else "missing in params"
+            raise UserError(f"{name}: {have}, expected {shape}")
+    if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
+        raise UserError(f"x: {x.shape}, expected (batch, T-1, {shapes['W_hx'][1]})")
