@@ -131,7 +131,7 @@ def _members_first(info, dims, arrays):
 class _Recurrence(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, x, W_hx, W_hh, b_h):
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():  # levels below may differentiate too
             last, states = torch.ops.purenets.rnn(x, W_hx, W_hh, b_h)
         ctx.mark_non_differentiable(states)
         ctx.save_for_backward(states, x, W_hx, W_hh)
@@ -145,7 +145,7 @@ class _Recurrence(_SingleLevelFunction):
 class _RecurrenceBackward(_SingleLevelFunction):
     @staticmethod
     def forward(ctx, *arguments):
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():  # levels below may differentiate too
             return torch.ops.purenets.rnn_backward(*arguments)
 
     @staticmethod

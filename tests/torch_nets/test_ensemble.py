@@ -1,0 +1,84 @@
+"""A member of an ensemble is what it would be alone."""
+
+import pytest
+import torch
+
+from core import optim, random, schedule, tree
+from core.base import UserError
+from core.train import init_state, make_step
+from torch_nets import grad_fn, jit, metrics_fn
+from torch_nets.dataset import palindromes
+from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states, unstack_states
+from torch_nets.pytorch_mlp import MLP
+from torch_nets.vanilla_rnn import VanillaRNN
+
+SEEDS = range(3)
+
+
+def largest(a: dict, b: dict) -> float:
+    a, b = tree.flatten(a), tree.flatten(b)
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def setting(make_model=lambda: VanillaRNN(6, 1, 12, 10), flatten=False):
+    model = make_model()
+    rate = schedule.cosine(1e-2, 5)  # with a count in the optimiser's state
+    optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adam(rate))
+    states = [init_state(model, optimizer, random.key(seed)) for seed in SEEDS]
+
+    def batch(seed, i):
+        x, y = palindromes(torch.as_tensor(random.fold_in(random.key(100 + seed), i)), 8, 7)
+        return (x[..., 0] if flatten else x), y
+
+    return model, make_step(grad_fn(model), optimizer), states, batch
+
+
+def stacked(batches):
+    return tuple(torch.stack(part) for part in zip(*batches, strict=True))
+
+
+@pytest.mark.parametrize("wrap", [lambda step: step, jit], ids=["eager", "compiled"])
+def test_members_train_as_if_alone(wrap):
+    _, step, states, batch = setting()
+    together, alone = stack_states(states), list(states)
+    many = wrap(ensemble(step))
+    for i in range(3):
+        together, metrics = many(together, stacked([batch(seed, i) for seed in SEEDS]))
+        alone = [step(state, batch(seed, i))[0] for seed, state in zip(SEEDS, alone, strict=True)]
+    assert metrics["loss"].shape == (len(SEEDS),) and int(together.step) == 3
+    for one, other in zip(unstack_states(together), alone, strict=True):
+        assert largest(one.params, other.params) <= 1e-6
+        assert largest(one.opt_state, other.opt_state) <= 1e-6
+        assert torch.equal(one.key, other.key)
+
+
+def test_members_draw_differently():
+    """Dropout on one batch: each member has a mask of its own, the one it would have alone."""
+    _, step, states, batch = setting(lambda: MLP(6, [16], 10, dropout=0.5), flatten=True)
+    same = [s._replace(params=states[0].params) for s in states]
+    together, metrics = ensemble(step, same_batch=True)(stack_states(same), batch(0, 0))
+    assert len({float(loss) for loss in metrics["loss"]}) == len(SEEDS)
+    for one, state in zip(unstack_states(together), same, strict=True):
+        assert largest(one.params, step(state, batch(0, 0))[0].params) <= 1e-6
+
+
+def test_metrics_of_members():
+    model, _, states, batch = setting()
+    together = stack_states(states)
+    metrics = ensemble_metrics(metrics_fn(model))(together.params, together.buffers, batch(0, 0))
+    for i, state in enumerate(states):
+        alone = metrics_fn(model)(state.params, state.buffers, batch(0, 0))
+        assert abs(float(metrics["loss"][i] - alone["loss"])) <= 1e-6
+
+
+def test_round_trip():
+    _, _, states, _ = setting()
+    for one, state in zip(unstack_states(stack_states(states)), states, strict=True):
+        assert largest(one.params, state.params) == 0 and torch.equal(one.key, state.key)
+
+
+def test_states_of_different_steps():
+    _, step, states, batch = setting()
+    ahead, _ = step(states[1], batch(1, 0))
+    with pytest.raises(UserError, match=r"one step, got \[0, 1\]"):
+        stack_states([states[0], ahead])
