@@ -64,6 +64,36 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
     return x, new_buffers, rests
 
 
+def expect_channels(x: Array, n: int) -> None:
+    """Raise a UserError if the input is not a batch of images of `n` channels."""
+    if x.ndim != 4 or x.shape[1] != n:
+        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n}, height, width)")
+
+
+VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+
+
+def reduced_vgg(world, n_channels: int, n_classes: int, width: float = 1.0) -> dict:
+    """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "relu1", "pool1", ... "fc".
+
+    A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3, stride 2,
+    padding 1. world: as in `mlp_in_a_row`; width: a factor of all channels.
+    """
+    layers, convolutions, pools, channels = {}, 0, 0, n_channels
+    for what in VGG:
+        if what == "pool":
+            pools += 1
+            layers[f"pool{pools}"] = world.MaxPool(3, stride=2, padding=1)
+        else:
+            convolutions += 1
+            more = max(1, round(what * width))
+            layers[f"conv{convolutions}"] = world.Conv(channels, more, 3, padding=1)
+            layers[f"norm{convolutions}"] = world.BatchNorm(more)
+            layers[f"relu{convolutions}"] = world.ReLU()
+            channels = more
+    return layers | {"mean": world.GlobalAvgPool(), "fc": world.Linear(channels, n_classes)}
+
+
 def mlp_in_a_row(
     world, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
 ) -> dict:

@@ -14,7 +14,7 @@ import torch
 
 from core import random
 from core.base import Model, UserError
-from core.layers import draws_in_a_row, expect, expect_features, init_in_a_row, run_in_a_row
+from core.layers import draws_in_a_row, expect, expect_channels, expect_features, init_in_a_row, run_in_a_row
 
 
 def Linear(n_in: int, n_out: int) -> Model:
@@ -89,3 +89,80 @@ def serial(**layers: Model) -> Model:
         return x, buffers
 
     return Model(init_in_a_row(layers), apply, draws_in_a_row(layers))
+
+
+# --- images: (batch, channels, height, width) -------------------------------------------------------------
+
+
+def Conv(
+    n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int = 0, bias: bool = True
+) -> Model:
+    """Cross-correlation with (n_out, n_in, size, size) weights; drawn as nn.Conv2d: uniform within
+    1 / sqrt(n_in size^2)."""
+    shapes = {"weight": (n_out, n_in, size, size)} | ({"bias": (n_out,)} if bias else {})
+    bound = 1 / math.sqrt(n_in * size * size)
+
+    def init(key):
+        keys = random.split(torch.as_tensor(key), 2)
+        draws = zip(shapes.items(), keys, strict=False)
+        return {name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws}, {}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, **shapes)
+        expect_channels(x, n_in)
+        weight, offset = params["weight"], params.get("bias")
+        return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
+
+    return Model(init, apply, draws=False)
+
+
+def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Model:
+    """(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy 2015; nn.BatchNorm2d).
+
+    Training takes mean and variance of the batch and returns the running ones, moved by `momentum`, in
+    `buffers`; evaluation takes the running ones.
+    """
+
+    def init(key):
+        params = {"weight": torch.ones(n), "bias": torch.zeros(n)}
+        buffers = {"running_mean": torch.zeros(n), "running_var": torch.ones(n)}
+        return params, buffers | {"num_batches_tracked": torch.zeros((), dtype=torch.int64)}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, weight=(n,), bias=(n,))
+        expect_channels(x, n)
+        weight, bias = params["weight"], params["bias"]
+        running = buffers["running_mean"], buffers["running_var"]
+        if not train:
+            return torch.nn.functional.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
+        if x.numel() == x.shape[1]:
+            raise UserError(f"batch of {x.shape[0]} with one pixel: BatchNorm in training needs two values")
+        y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        return y, _moved(buffers, x, mean, inverse_deviation)
+
+    def _moved(buffers, x, mean, inverse_deviation):
+        count = x.numel() / x.shape[1]
+        var = (inverse_deviation.detach() ** -2 - eps) * (count / (count - 1))  # unbiased, as in PyTorch
+        new = {"running_mean": mean.detach(), "running_var": var}
+        moved = {
+            name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)
+            for name, value in new.items()
+        }
+        return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
+
+    return Model(init, apply, draws=False)
+
+
+def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
+    """The largest value of each window; the padding never wins."""
+    return elementwise(lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding))
+
+
+def AvgPool(size: int, *, stride: int, padding: int = 0) -> Model:
+    """The mean of each window."""
+    return elementwise(lambda x: torch.nn.functional.avg_pool2d(x, size, stride, padding))
+
+
+def GlobalAvgPool() -> Model:
+    """(batch, channels, height, width) -> (batch, channels): the mean over all pixels."""
+    return elementwise(lambda x: x.mean(dim=(2, 3)))

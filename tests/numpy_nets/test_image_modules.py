@@ -1,0 +1,102 @@
+"""Convolution, pooling and BatchNorm by hand, against central differences and against torch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import random
+from core.base import UserError
+from core.gradcheck import check_gradient
+from numpy_nets import image_modules as m
+
+F = torch.nn.functional
+DRAW = np.random.default_rng(0)
+
+
+def both_ways(out, grads, twin, inputs):
+    """Forward and backward equal those of the torch function `twin` of the same inputs."""
+    tensors = [torch.tensor(value, requires_grad=True) for value in inputs]
+    expected = twin(*tensors)
+    assert np.allclose(out, expected.detach().numpy(), rtol=1e-12, atol=1e-13)
+    dout = np.random.default_rng(1).normal(size=out.shape)
+    expected.backward(torch.tensor(dout))
+    for grad, tensor in zip(grads(dout), tensors, strict=True):
+        assert np.allclose(grad, tensor.grad.numpy(), rtol=1e-11, atol=1e-12)
+
+
+geometry = st.tuples(
+    st.integers(1, 3), st.integers(1, 2), st.integers(0, 1), st.integers(3, 7), st.integers(3, 7)
+)
+
+
+@given(geometry, st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
+def test_convolution_equals_torchs(shape, batch, channels, filters):
+    size, stride, padding, height, width = shape
+    inputs = [
+        DRAW.normal(size=(batch, channels, height, width)),
+        DRAW.normal(size=(filters, channels, size, size)),
+        DRAW.normal(size=filters),
+    ]
+    out, cache = m.conv_forward(*inputs, stride, padding)
+    twin = lambda x, w, b: F.conv2d(x, w, b, stride, padding)
+    both_ways(out, lambda dout: m.conv_backward(dout, cache), twin, inputs)
+
+
+@given(geometry, st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_max_pooling_equals_torchs_also_where_values_are_equal(shape, batch, channels, ties):
+    size, stride, padding, height, width = shape
+    if 2 * padding > size:
+        padding = size // 2
+    x = DRAW.normal(size=(batch, channels, height, width))
+    x = np.round(x) if ties else x
+    out, cache = m.max_pool_forward(x, size, stride, padding)
+    twin = lambda x: F.max_pool2d(x, size, stride, padding)
+    both_ways(out, lambda dout: (m.max_pool_backward(dout, cache),), twin, [x])
+
+
+def test_batch_norm_equals_torchs():
+    inputs = [DRAW.normal(size=(4, 3, 5, 2)), DRAW.normal(size=3), DRAW.normal(size=3)]
+    out, mean, var, cache = m.batch_norm_forward(*inputs)
+    assert np.allclose(mean, inputs[0].mean(axis=(0, 2, 3)))
+    assert np.allclose(var, inputs[0].var(axis=(0, 2, 3)))
+    both_ways(
+        out,
+        lambda dout: m.batch_norm_backward(dout, cache),
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        inputs,
+    )
+
+
+def test_mean_equals_torchs():
+    x = DRAW.normal(size=(4, 3, 5, 2))
+    out, cache = m.mean_forward(x)
+    both_ways(out, lambda dout: (m.mean_backward(dout, cache),), lambda x: x.mean(dim=(2, 3)), [x])
+
+
+def test_backward_equals_central_differences():
+    inputs = {
+        "x": DRAW.normal(size=(2, 3, 5, 5)),
+        "weight": DRAW.normal(size=(4, 3, 3, 3)),
+        "bias": DRAW.normal(size=4),
+    }
+    out, cache = m.conv_forward(**inputs, stride=2, padding=1)
+    dout = DRAW.normal(size=out.shape)
+    grads = dict(zip(inputs, m.conv_backward(dout, cache), strict=True))
+
+    def f(inputs):
+        return (m.conv_forward(**inputs, stride=2, padding=1)[0] * dout).sum()
+
+    assert check_gradient(f, inputs, grads, random.key(0)) < 1e-8
+
+
+def test_a_wrong_image_is_named():
+    params, _ = m.Conv(3, 4).init(random.key(0))
+    with pytest.raises(
+        UserError, match=r"input: shape is \(2, 1, 8, 8\), expected \(batch, 3, height, width\)"
+    ):
+        m.Conv(3, 4).forward(params, {}, np.zeros((2, 1, 8, 8)))
+    params, buffers = m.BatchNorm(3).init(random.key(0))
+    with pytest.raises(UserError, match="more than one value"):
+        m.BatchNorm(3).forward(params, buffers, np.zeros((1, 3, 1, 1), np.float32), train=True)
