@@ -1,0 +1,191 @@
+"""The vanilla RNN beside nn.RNN: one training step, its growth with T, and an ensemble beside single runs.
+
+    python benchmarks/rnn.py            # writes results/benchmarks_rnn.json and docs/figures/rnn_cost.png
+
+All contestants of a comparison take turns, round by round, in one process on one thread, so that a ratio is
+that of neighbours in time; it is given as the median over the rounds, with quartiles. A step is the same for
+all: gradient of the cross-entropy, clipping at 10, RMSProp 1e-3; batch 128, 128 units, scalar input. T is the
+length of the palindrome: T-1 digits are read.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from core import optim, plots, random, run
+from core.config import Options, option, positive
+from core.config import run as run_script
+from core.files import write_atomically
+from core.train import TrainState, init_state, make_step
+from torch_nets import grad_fn, jit
+from torch_nets.dataset import palindromes
+from torch_nets.ensemble import ensemble, stack_states
+from torch_nets.vanilla_rnn import VanillaRNN
+
+BATCH, HIDDEN, MEMBERS = 128, 128, 10
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Time the vanilla RNN beside nn.RNN."""
+
+    rounds: int = option(30, "rounds in which all contestants take turns", positive)
+    results: str = option("results/benchmarks_rnn.json", "JSON file for the numbers")
+    figure: str = option("docs/figures/rnn_cost.png", "PNG for the growth with T")
+
+
+class Twin(nn.Module):
+    """What one would write with torch.nn."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.RNN(1, HIDDEN, batch_first=True)
+        self.linear = nn.Linear(HIDDEN, 10)
+
+    def forward(self, x):
+        return self.linear(self.rnn(x)[0][:, -1])
+
+
+def data(T: int):
+    return palindromes(torch.as_tensor(random.key(T)), BATCH, T)
+
+
+def twin_step(T: int) -> Callable[[], None]:
+    """A step of nn.RNN with torch.optim."""
+    twin, (x, y) = Twin(), data(T)
+    optimizer = torch.optim.RMSprop(twin.parameters(), lr=1e-3)
+
+    def step():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(twin(x), y).backward()
+        nn.utils.clip_grad_norm_(twin.parameters(), 10.0)
+        optimizer.step()
+
+    return step
+
+
+def our_step(T: int, wrap: Callable = lambda step: step, members: int = 0) -> Callable[[], None]:
+    """A step of ours: of one network, or of an ensemble."""
+    model = VanillaRNN(T - 1, 1, HIDDEN, 10)
+    optimizer = optim.chain(optim.clip_by_global_norm(10.0), optim.rmsprop(lr=1e-3))
+    step, batch = make_step(grad_fn(model), optimizer), data(T)
+    states = [init_state(model, optimizer, random.key(seed)) for seed in range(max(1, members))]
+    state: TrainState = stack_states(states) if members else states[0]
+    if members:
+        step = ensemble(step)
+        batch = tuple(part.expand(members, *part.shape).contiguous() for part in batch)
+    step = wrap(step)
+
+    def once():
+        nonlocal state
+        state, _ = step(state, batch)
+
+    return once
+
+
+def in_turns(contestants: dict[str, Callable], rounds: int, seconds: float = 0.05) -> dict[str, np.ndarray]:
+    """Milliseconds a call, (rounds,) for each contestant; calls are repeated within a round to fill
+    `seconds`."""
+    repeats = {}
+    for name, call in contestants.items():
+        call(), call()  # compile, warm up
+        begin = time.perf_counter()
+        call()
+        repeats[name] = max(1, int(seconds / (time.perf_counter() - begin)))
+    times = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            begin = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            times[name].append(1e3 * (time.perf_counter() - begin) / repeats[name])
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    low, median, high = np.quantile(a / b, [0.25, 0.5, 0.75])
+    return {"median": float(median), "quartiles": [float(low), float(high)]}
+
+
+def medians(times: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def one_step(rounds: int, T: int) -> dict:
+    """A step beside that of nn.RNN."""
+    times = in_turns({"nn.RNN": twin_step(T), "eager": our_step(T), "compiled": our_step(T, jit)}, rounds)
+    ratios = {f"{name} / nn.RNN": ratio(times[name], times["nn.RNN"]) for name in ("eager", "compiled")}
+    return {"T": T, "ms": medians(times), "ratio": ratios}
+
+
+def growth(rounds: int, lengths=(25, 50, 100, 200, 400)) -> dict:
+    """Milliseconds of a step over T, and the exponent of their growth (1 is linear)."""
+    rows = {name: [] for name in ("nn.RNN", "eager", "compiled")}
+    for T in lengths:
+        found = one_step(rounds, T)["ms"]
+        for name in rows:
+            rows[name].append(found[name])
+    exponents = {
+        name: float(np.polyfit(np.log(lengths), np.log(values), 1)[0]) for name, values in rows.items()
+    }
+    return {"T": list(lengths), "ms": rows, "exponent": exponents}
+
+
+def members_together(rounds: int, T: int) -> dict:
+    """An ensemble beside its members one after the other."""
+    times = in_turns(
+        {
+            "one, eager": our_step(T),
+            "one, compiled": our_step(T, jit),
+            "ensemble, eager": our_step(T, members=MEMBERS),
+            "ensemble, compiled": our_step(T, jit, MEMBERS),
+        },
+        rounds,
+    )
+    pairs = [(a, b) for a in ("compiled", "eager") for b in ("eager", "compiled")]
+    ratios = {
+        f"ensemble, {a} / {MEMBERS} x one, {b}": ratio(times[f"ensemble, {a}"], MEMBERS * times[f"one, {b}"])
+        for a, b in pairs
+    }
+    return {"T": T, "ms": medians(times), "ratio": ratios}
+
+
+def draw(found: dict):
+    """Milliseconds of a step over T."""
+    figure, axes = plots.panels(1, 1, 6, 4)
+    axis = axes[0, 0]
+    for i, (name, values) in enumerate(found["ms"].items()):
+        label = name if name == "nn.RNN" else f"ours, {name}"
+        axis.plot(found["T"], values, plots.MARKERS[i] + plots.LINES[i], color=plots.COLOURS[i], label=label)
+    axis.set(xlabel="length of the palindrome T", ylabel="one training step (ms)", xlim=0, ylim=0)
+    axis.set_title("The cost of a step is linear in T")
+    axis.legend(frameon=False)
+    return figure
+
+
+def main(config: Config) -> dict:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # or vanishing gradients at T = 400 make nn.RNN ten times slower
+    about = {"command": "python benchmarks/rnn.py", "n": config.rounds, **run.environment(), **run.machine()}
+    found = {
+        **about,
+        "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, one thread, float32",
+        "one_step": one_step(config.rounds, 50),
+        "growth": growth(max(3, config.rounds // 3)),
+        "ensemble": [members_together(config.rounds, T) for T in (5, 11, 50)],
+    }
+    Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
+    plots.save(draw(found["growth"]), Path(config.figure))
+    write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())
+    print(json.dumps({name: found[name] for name in ("one_step", "growth", "ensemble")}, indent=1))
+    return found
+
+
+if __name__ == "__main__":
+    run_script(Config, main)
