@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from core import random, tree
 from core.base import Array, Params, UserError
-from core.optim import apply_updates
+from core.transforms import apply_updates
 
 
 def check_gradient(

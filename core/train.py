@@ -15,8 +15,9 @@ from core import random
 from core.arrays import namespace
 from core.base import Batch, Buffers, GradFn, Metrics, Model, Optimizer, Params, Step, TrainState
 from core.history import History
-from core.optim import apply_updates, first_leaf
+from core.hyper import first_leaf
 from core.signals import stop_requested
+from core.transforms import apply_updates
 
 
 class Diverged(ArithmeticError):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import numpy_nets
 import torch_nets
-from core import checkpoint, gradcheck, optim, random, run, train, tree
+from core import checkpoint, combinators, gradcheck, hyper, optim, random, run, sam, train, transforms, tree
 from core import layers as core_layers
 from numpy_nets import mlp_numpy, modules
 from torch_nets import convert, layers, pytorch_mlp
@@ -22,9 +22,9 @@ from torch_nets import convert, layers, pytorch_mlp
     ("imports", "absent"),
     [
         (
-            "core.arrays, core.base, core.checkpoint, core.config, core.data, core.gradcheck, core.history, "
-            "core.layers, core.metrics, core.optim, core.plots, core.random, core.run, core.schedule, "
-            "core.train, core.tree",
+            "core.arrays, core.base, core.checkpoint, core.combinators, core.config, core.data, "
+            "core.gradcheck, core.history, core.layers, core.metrics, core.optim, core.plots, core.random, "
+            "core.run, core.sam, core.schedule, core.train, core.tree",
             "torch",
         ),
         ("numpy_nets, numpy_nets.modules, numpy_nets.mlp_numpy", "torch"),
@@ -121,16 +121,27 @@ CALLS = {
     "tree.ravel": lambda p: tree.ravel(p)[1](tree.ravel(p)[0]),
     "tree.stack": lambda p: tree.stack([p, p]),
     "tree.unstack": lambda p: tree.unstack(tree.stack([p, p])),
-    "optim.apply_updates": lambda p: optim.apply_updates(p, p),
-    "optim.first_leaf": optim.first_leaf,
-    "optim.zero": optim.zero,
-    "optim.count_for": lambda p: optim.count_for(p, lambda count: count),
-    "optim.counted": lambda p: optim.counted(Frozen(count=optim.zero(p))),
-    "optim.hyper": lambda p: optim.hyper(lambda count: count, Frozen(count=optim.zero(p)), p),
-    "optim.real": lambda p: optim.real(optim.zero(p), p),
-    "optim.scaled": lambda p: optim.scaled(p, 2.0),
-    "optim.divided_by_root": lambda p: optim.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
-    "optim.running_mean": lambda p: optim.running_mean(0.9, p, p),
+    "transforms.apply_updates": lambda p: transforms.apply_updates(p, p),
+    "hyper.first_leaf": hyper.first_leaf,
+    "hyper.zero": hyper.zero,
+    "hyper.count_for": lambda p: hyper.count_for(p, lambda count: count),
+    "hyper.counted": lambda p: hyper.counted(Frozen(count=hyper.zero(p))),
+    "hyper.hyper": lambda p: hyper.hyper(lambda count: count, Frozen(count=hyper.zero(p)), p),
+    "hyper.real": lambda p: hyper.real(hyper.zero(p), p),
+    "transforms.scaled": lambda p: transforms.scaled(p, 2.0),
+    "transforms.divided_by_root": lambda p: transforms.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
+    "transforms.running_mean": lambda p: transforms.running_mean(0.9, p, p),
+    "hyper.with_hyper": lambda p: hyper.with_hyper(0.1, lambda h, g, _: g).update(p, Frozen(), p),
+    "transforms.moments": lambda p: transforms.moments(0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)),
+    "transforms.choose": lambda p: transforms.choose(p["fc1.bias"][0] > 0, p, p),
+    "transforms.rectification": lambda p: transforms.rectification(0.99, hyper.zero(p) + 1, p),
+    "combinators.partition": update_with(
+        lambda: combinators.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
+    ),
+    "combinators.all_finite": combinators.all_finite,
+    "combinators.find": lambda p: combinators.find(Frozen(inner=p), "fc1.bias"),
+    "combinators.replaced": lambda p: combinators.replaced(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
+    "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
     "train.train_state": lambda p: train.train_state(p, {}, optim.adam(), KEY),
     "gradcheck.random_direction": lambda p: gradcheck.random_direction(p, KEY),
     "gradcheck.check_gradient": lambda p: gradcheck.check_gradient(
@@ -148,6 +159,13 @@ CALLS = {
             optim.scale_by_rms(centered=True),
             optim.scale_by_sum_of_squares(),
             optim.scale_by_learning_rate(lambda count: 0.1 + count),
+        )
+    ),
+    "optim combinators": update_with(
+        lambda: optim.chain(
+            optim.apply_if_finite(optim.accumulate(optim.lookahead(optim.inject(optim.adam, lr=0.1), 2), 2)),
+            optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
+            optim.ema(0.9),
         )
     ),
 }
@@ -182,8 +200,14 @@ def test_no_model_changes_its_arguments(module, model):
     assert all(np.array_equal(arguments[leaf], params[leaf]) for leaf in params)
 
 
+MODULES = (
+    *(tree, hyper, transforms, optim, combinators, sam, train, gradcheck, convert, checkpoint, run),
+    *(core_layers, modules, layers),
+)
+
+
 def test_every_public_function_that_takes_a_dict_is_called_above():
-    for module in (tree, optim, train, gradcheck, convert, checkpoint, run, core_layers, modules, layers):
+    for module in MODULES:
         short = module.__name__.split(".")[-1]
         for name, f in vars(module).items():
             if not inspect.isfunction(f) or name.startswith("_") or f.__module__ != module.__name__:

@@ -1,0 +1,24 @@
+"""Sharpness-aware minimisation: the gradient at the worst point nearby (Foret et al. 2021)."""
+
+from core import tree
+from core.base import GradFn
+from core.transforms import apply_updates, scaled
+
+
+def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
+    """`grad_fn` at p + rho g / |g|, where g is the gradient at p. Two passes a step.
+
+    adaptive: the neighbourhood scales with the params, p + rho p^2 g / |p g| (Kwon et al. 2021; rho about 1).
+    Buffers and metrics are those of the first pass, at p itself. Both passes draw from the same key.
+    """
+
+    def grad(params, buffers, batch, key):
+        grads, aside = grad_fn(params, buffers, batch, key)
+        scale = tree.map(abs, params) if adaptive else tree.map(lambda p: 1 + 0 * p, params)
+        direction = tree.map(lambda g, s: g * s, grads, scale)
+        length = tree.norm(direction) + 1e-12
+        climb = scaled(tree.map(lambda d, s: d * s, direction, scale), rho / length)
+        there, _ = grad_fn(apply_updates(params, climb), buffers, batch, key)
+        return there, aside
+
+    return grad
