@@ -1,0 +1,188 @@
+"""What combines optimisers, against what it says by hand; on NumPy and, where it may differ, on torch."""
+
+import numpy as np
+import pytest
+import torch
+
+from core import combinators, optim, tree
+from core.base import UserError
+from core.optim import apply_updates
+
+
+def run(optimizer, params, gradients):
+    """The params after each gradient, and the last state."""
+    state, path = optimizer.init(params), []
+    for grads in gradients:
+        updates, state = optimizer.update(grads, state, params)
+        params = apply_updates(params, updates)
+        path.append(params)
+    return path, state
+
+
+@pytest.fixture
+def gradients(params):
+    draws = [np.random.default_rng(i).normal for i in range(12)]
+    return [{name: draw(size=p.shape) for name, p in params.items()} for draw in draws]
+
+
+def close(a, b, rtol=1e-13):
+    return all(
+        np.allclose(x, y, rtol=rtol, atol=1e-14) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
+    )
+
+
+def test_each_part_goes_to_its_optimiser(params, gradients):
+    both = {"w": optim.adam(0.1), "b": optim.sgd(0.2, 0.9)}
+    path, state = run(
+        optim.partition(both, lambda name, leaf: "w" if leaf.ndim == 2 else "b"), params, gradients
+    )
+    assert list(path[-1]) == list(params)
+    for label, ending in (("w", ".weight"), ("b", ".bias")):
+        pick = lambda leaves, end=ending: {n: leaf for n, leaf in leaves.items() if n.endswith(end)}
+        alone, own = run(both[label], pick(params), [pick(g) for g in gradients])
+        assert close(pick(path[-1]), alone[-1])
+        assert close(state[label], own)
+
+
+def test_parts_may_be_empty_but_not_unknown(params):
+    both = {"w": optim.adam(0.1), "b": optim.sgd(0.2)}
+    assert optim.partition(both, lambda name, leaf: "w").init(params).keys() == {"w"}
+    with pytest.raises(UserError, match=r"fc1\.weight: label 'x', needs one of w, b"):
+        optim.partition(both, lambda name, leaf: "x").init(params)
+
+
+def test_decay_spares_biases_and_norms():
+    params = {name: np.ones(3) for name in ("fc.weight", "fc.bias", "norm1.weight", "norm1.bias")}
+    zeros = tree.zeros_like(params)
+    transform = optim.masked(optim.add_decayed_weights(0.5), optim.not_named("*.bias", "norm*"))
+    updates, _ = transform.update(zeros, transform.init(params), params)
+    assert {name: leaf[0] for name, leaf in updates.items()} == {
+        "fc.weight": 0.5,
+        "fc.bias": 0,
+        "norm1.weight": 0,
+        "norm1.bias": 0,
+    }
+
+
+def test_masked_adamw_equals_torchs_groups(params, gradients):
+    ours = optim.chain(
+        optim.scale_by_adam(),
+        optim.masked(optim.add_decayed_weights(0.3), optim.is_matrix),
+        optim.scale_by_learning_rate(0.05),
+    )
+    tensors = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in params.items()}
+    groups = [
+        {"params": [p for p in tensors.values() if p.ndim == 2], "weight_decay": 0.3},
+        {"params": [p for p in tensors.values() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    theirs = torch.optim.AdamW(groups, lr=0.05)
+    for grads in gradients:
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(grads[name])
+        theirs.step()
+    path, _ = run(ours, params, gradients)
+    assert all(np.allclose(path[-1][n], t.detach(), rtol=0, atol=1e-13) for n, t in tensors.items())
+
+
+def test_what_is_frozen_stays(params, gradients):
+    optimizer = optim.partition(
+        {"on": optim.adam(), "off": optim.freeze()}, lambda name, _: "off" if "fc1" in name else "on"
+    )
+    last = run(optimizer, params, gradients)[0][-1]
+    assert all(np.array_equal(last[n], params[n]) == ("fc1" in n) for n in params)
+
+
+def test_accumulated_gradients_equal_their_mean(params, gradients):
+    path, state = run(optim.accumulate(optim.adam(0.1), 3), params, gradients)
+    means = [
+        tree.map(lambda *each: sum(each) / 3, *gradients[begin : begin + 3]) for begin in range(0, 12, 3)
+    ]
+    expected, inner = run(optim.adam(0.1), params, means)
+    assert all(map(close, path[2::3], expected))
+    assert close(path[0], params)
+    assert close(path[4], path[2])
+    assert close(state["inner"], inner)
+    with pytest.raises(UserError, match="k is 0, needs a positive integer"):
+        optim.accumulate(optim.adam(), 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_is_skipped(bad, params, gradients):
+    spoiled = {**gradients[0], "fc1.bias": np.full_like(params["fc1.bias"], bad)}
+    path, state = run(optim.apply_if_finite(optim.adam(0.1)), params, [*gradients[:2], spoiled, gradients[2]])
+    expected, inner = run(optim.adam(0.1), params, gradients[:3])
+    assert close(path[-1], expected[-1])
+    assert close(state["inner"], inner)
+    assert int(optim.find(state, "skipped")) == 1
+
+
+def test_ema_is_the_running_mean_of_the_params(params, gradients):
+    path, state = run(optim.chain(optim.sgd(0.1), optim.ema(0.8)), params, gradients)
+    mean = params
+    for point in path:
+        mean = tree.map(lambda m, p: 0.8 * m + 0.2 * p, mean, point)
+    assert close(optim.find(state, "ema"), mean)
+    assert close(path[-1], run(optim.sgd(0.1), params, gradients)[0][-1])
+
+
+def test_lookahead_goes_back_half_way(params, gradients):
+    path, _ = run(optim.lookahead(optim.sgd(0.1), k=3, alpha=0.5), params, gradients)
+    slow = params
+    for i in range(0, 12, 3):
+        fast = run(optim.sgd(0.1), slow, gradients[i : i + 3])[0]
+        assert close(path[i + 1], fast[1])
+        slow = tree.map(lambda s, f: s + 0.5 * (f - s), slow, fast[-1])
+        assert close(path[i + 2], slow)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_injected_hyper_parameters_are_read_and_replaced(convert, params, gradients):
+    params, gradients = tree.map(convert, params), [tree.map(convert, g) for g in gradients]
+    optimizer = optim.inject(optim.adamw, lr=0.1, betas=(0.8, 0.95), weight_decay=0.0, amsgrad=True)
+    path, state = run(optimizer, params, gradients[:6])
+    plain = optim.adamw(0.1, (0.8, 0.95), weight_decay=0, amsgrad=True)
+    expected, inner = run(plain, params, gradients[:6])
+    assert close(path[-1], expected[-1], 1e-12)
+    assert float(optim.find(state, "hyper")["lr"]) == 0.1
+    changed = optim.replaced(state, lr=0.01, weight_decay=0.1)
+    assert float(optim.find(state, "hyper")["lr"]) == 0.1
+    assert float(optim.find(changed, "hyper")["lr"]) == 0.01
+    updates, _ = optimizer.update(gradients[6], changed, path[-1])
+    other = optim.adamw(0.01, (0.8, 0.95), weight_decay=0.1, amsgrad=True)
+    state_of_other = {"0": inner["0"], "1": {}, "2": {}}
+    assert close(updates, other.update(gradients[6], state_of_other, path[-1])[0], 1e-12)
+    with pytest.raises(UserError, match="learning_rate: not an injected hyper-parameter, the state holds lr"):
+        optim.replaced(state, learning_rate=1.0)
+    with pytest.raises(UserError, match="hyper: no such entry"):
+        optim.replaced(optim.adam().init(params), lr=1.0)
+
+
+def test_members_of_a_vmapped_state_have_their_own_rate(params, gradients):
+    tensors, grads = tree.map(torch.tensor, params), tree.map(torch.tensor, gradients[0])
+    optimizer = optim.inject(optim.adam, lr=0.1)
+    rates = torch.tensor([0.1, 0.02, 0.005], dtype=torch.float64)
+    states = tree.stack([optim.replaced(optimizer.init(tensors), lr=rate) for rate in rates])
+    updates, _ = torch.func.vmap(optimizer.update, in_dims=(None, 0, None))(grads, states, tensors)
+    for i, rate in enumerate(rates):
+        alone, _ = optim.adam(float(rate)).update(grads, optim.adam().init(tensors), tensors)
+        assert close(tree.map(lambda leaf, i=i: leaf[i], updates), alone)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "rmsprop", "adam", "adamw", "nadam", "radam", "lion"])
+def test_one_vector_equals_many_leaves(name, params, gradients):
+    optimizer = optim.OPTIMIZERS[name](lr=0.05)
+    path, state = run(optim.flat(optimizer), params, gradients)
+    assert close(path[-1], run(optimizer, params, gradients)[0][-1])
+    assert {leaf.ndim for leaf in tree.leaves(state)} <= {0, 1}
+
+
+def test_find_reads_the_outermost_entry_first(params):
+    state = optim.chain(optim.adam(), optim.ema()).init(params)
+    assert optim.find(state, "ema").keys() == params.keys()
+    with pytest.raises(UserError, match="slow: no such entry in the state of the optimiser"):
+        optim.find(state, "slow")
+
+
+def test_finite_is_told_for_all_leaves(params):
+    assert bool(combinators.all_finite(params))
+    assert not bool(combinators.all_finite({**params, "fc2.bias": np.array([1.0, np.nan])}))
