@@ -1,0 +1,132 @@
+"""Runs taken over from torch.optim and handed back: the next 100 steps are the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from core import optim, schedule, tree
+from core.base import UserError
+from core.optim import apply_updates
+from torch_nets.interop import CLASSES, from_torch_state_dict, to_torch_state_dict
+
+HYPER = {
+    "sgd": {"lr": 0.03},
+    "sgd momentum": {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.1, "nesterov": True},
+    "rmsprop": {"lr": 0.01, "momentum": 0.6, "centered": True, "eps": 1e-3},
+    "adagrad": {"lr": 0.05, "lr_decay": 0.02, "initial_accumulator_value": 0.1},
+    "adadelta": {"lr": 0.5, "weight_decay": 0.1},
+    "adam": {"lr": 0.02, "betas": (0.8, 0.95)},
+    "adam amsgrad": {"lr": 0.02, "amsgrad": True},
+    "adamw": {"lr": 0.02, "weight_decay": 0.1},
+    "adamax": {"lr": 0.02},
+    "nadam": {"lr": 0.02, "weight_decay": 0.1, "decoupled_weight_decay": True},
+    "radam": {"lr": 0.02, "betas": (0.8, 0.9)},
+}
+
+
+@pytest.fixture(autouse=True)
+def double():
+    """NAdam keeps its product of momenta in torch's default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def gradient(params, i):
+    draw = np.random.default_rng(i)
+    return {n: torch.sin(3 * p) + torch.tensor(draw.normal(size=p.shape)) for n, p in params.items()}
+
+
+def ours(optimizer, state, params, steps):
+    for i in steps:
+        updates, state = optimizer.update(gradient(params, i), state, params)
+        params = apply_updates(params, updates)
+    return params, state
+
+
+class Theirs:
+    def __init__(self, name, params, hyper):
+        self.params = {n: torch.nn.Parameter(p.clone()) for n, p in params.items()}
+        self.optimizer = CLASSES[name](list(self.params.values()), **hyper)
+
+    def run(self, steps):
+        for i in steps:
+            for name, grad in gradient({n: p.detach() for n, p in self.params.items()}, i).items():
+                self.params[name].grad = grad
+            self.optimizer.step()
+        return {name: p.detach().clone() for name, p in self.params.items()}
+
+
+def difference(a, b):
+    return max(float((a[n] - b[n]).abs().max()) for n in a)
+
+
+@pytest.mark.parametrize("begun", [0, 30])
+@pytest.mark.parametrize("case", HYPER)
+def test_a_run_goes_on_in_the_other_world(case, begun, params):
+    name, hyper = case.split()[0], HYPER[case]
+    optimizer, tensors = getattr(optim, name)(**hyper), tree.map(torch.tensor, params)
+
+    theirs = Theirs(name, tensors, hyper)
+    there = theirs.run(range(begun))
+    state = from_torch_state_dict(theirs.optimizer.state_dict(), optimizer, tensors)
+    taken, _ = ours(optimizer, state, there, range(begun, begun + 100))
+    assert difference(taken, theirs.run(range(begun, begun + 100))) < 1e-12
+
+    here, state = ours(optimizer, optimizer.init(tensors), tensors, range(begun))
+    handed = to_torch_state_dict(state, name, here, hyper, step=begun)
+    back = Theirs(name, here, {})
+    back.optimizer.load_state_dict(handed)
+    expected, _ = ours(optimizer, state, here, range(begun, begun + 100))
+    assert difference(back.run(range(begun, begun + 100)), expected) < 1e-12
+    assert difference(expected, here) > 0.01
+
+
+@pytest.mark.parametrize("case", HYPER)
+def test_a_state_comes_back_bit_by_bit(case, params):
+    name, hyper = case.split()[0], HYPER[case]
+    optimizer, tensors = getattr(optim, name)(**hyper), tree.map(torch.tensor, params)
+    after, state = ours(optimizer, optimizer.init(tensors), tensors, range(7))
+    again = from_torch_state_dict(to_torch_state_dict(state, name, after, hyper, step=7), optimizer, after)
+    tree.check_like(again, state)
+    assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))
+
+
+def test_a_schedule_goes_on_at_the_given_step(params):
+    tensors, rate = tree.map(torch.tensor, params), schedule.cosine(0.1, 50)
+    optimizer = optim.sgd(rate, momentum=0.9)
+    after, state = ours(optimizer, optimizer.init(tensors), tensors, range(10))
+    handed = to_torch_state_dict(state, "sgd", after, {"lr": float(rate(10)), "momentum": 0.9})
+    assert handed["param_groups"][0]["lr"] == float(rate(10))
+    with pytest.raises(UserError, match="step: torch's state does not count the updates"):
+        from_torch_state_dict(handed, optimizer, after)
+    again = from_torch_state_dict(handed, optimizer, after, step=10)
+    assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))
+
+
+def test_what_does_not_fit_is_named(params):
+    tensors = tree.map(torch.tensor, params)
+    with pytest.raises(UserError, match=r"lion: not in torch\.optim, choose from sgd"):
+        to_torch_state_dict({}, "lion", tensors)
+    theirs = Theirs("adam", tensors, {})
+    theirs.run(range(2))
+    with pytest.raises(UserError, match=r"fc1\.weight: no square_avg in state_dict, it holds step, exp_avg"):
+        from_torch_state_dict(theirs.optimizer.state_dict(), optim.rmsprop(), tensors)
+    fewer = {name: leaf for name, leaf in tensors.items() if name != "fc1.bias"}
+    with pytest.raises(UserError, match="holds 4 parameters, expected 3"):
+        from_torch_state_dict(theirs.optimizer.state_dict(), optim.adam(), fewer)
+    wider = {**tensors, "fc1.weight": torch.zeros(9, 3)}
+    with pytest.raises(UserError, match=r"fc1\.weight: exp_avg has the shape \(5, 3\), expected \(9, 3\)"):
+        from_torch_state_dict(theirs.optimizer.state_dict(), optim.adam(), wider)
+
+
+def test_arguments_stay_as_they_are(params):
+    tensors, optimizer = tree.map(torch.tensor, params), optim.adam()
+    after, state = ours(optimizer, optimizer.init(tensors), tensors, range(3))
+    before = [leaf.clone() for leaf in tree.leaves({"state": state, "params": after})]
+    handed = to_torch_state_dict(state, "adam", after)
+    other = Theirs("adam", after, {})
+    other.optimizer.load_state_dict(handed)
+    other.run(range(3))
+    from_torch_state_dict(handed, optimizer, after)
+    assert all(map(torch.equal, before, tree.leaves({"state": state, "params": after})))
