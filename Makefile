@@ -13,6 +13,7 @@ run: .venv/installed
 
 test: lint
 	"$(BIN)/python" -m pytest
+	PURENETS_QUICK=1 "$(BIN)/python" -m pytest --nbmake --nbmake-timeout=300 notebooks
 
 lint: .venv/installed-test
 	"$(BIN)/ruff" check .

@@ -3,6 +3,7 @@
 python scripts/update_readme.py
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ class Config(Options):
     root: str = option(str(Path(__file__).parents[1]), "the folder of README.md")
 
 
+def origin(path: Path) -> str:
+    """Where the table comes from: the machine, n and the commit that its JSON names."""
+    about = json.loads(path.with_suffix(".json").read_text())
+    return f"*{about['machine']}; n = {about['n']}; commit {about['git_commit'][:10]}.*\n"
+
+
 def filled(text: str, root: Path) -> str:
     """The text with every block holding its file's content."""
 
@@ -28,7 +35,7 @@ def filled(text: str, root: Path) -> str:
         path = root / block[2]
         if not path.exists():
             raise UserError(f"{path}: named in README.md, but it does not exist")
-        return f"{block[1]}\n{path.read_text()}\n{block[3]}"
+        return f"{block[1]}\n{path.read_text()}\n{origin(path)}\n{block[3]}"
 
     return BLOCK.sub(fill, text)
 
