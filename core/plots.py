@@ -139,3 +139,16 @@ def confusion(axis, counts: np.ndarray, names: Sequence[str], title: str = "") -
     axis.set_xticklabels(names, rotation=45, ha="right")
     axis.set_yticklabels(names)
     axis.grid(False)
+
+
+def landscape(axis, losses: np.ndarray, steps: Sequence[float], title: str = "") -> None:
+    """Contours of a plane of losses around params, on a logarithmic scale; the params are the cross in the
+    middle. losses: (steps, steps), the first direction along the rows."""
+    shown = np.log10(np.maximum(losses, 1e-12))
+    levels = np.linspace(shown.min(), shown.max() if shown.max() > shown.min() else shown.min() + 1, 13)
+    filled = axis.contourf(steps, steps, shown, levels=levels, cmap="cividis")
+    axis.contour(steps, steps, shown, levels=levels, colors="white", linewidths=0.5)
+    axis.plot(0, 0, "+", color="white", markersize=12, markeredgewidth=2)
+    axis.set(title=title, xlabel="along the second direction", ylabel="along the first direction")
+    axis.grid(False)
+    axis.figure.colorbar(filled, ax=axis, label="log10 of the loss")

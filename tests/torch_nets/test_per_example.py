@@ -1,0 +1,246 @@
+"""Gradients of single examples against the loop; what is made of them against its definition; DP-SGD."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from core import optim, random, tree
+from core.base import UserError
+from core.train import make_step, train_state
+from torch_nets import from_module, grad_fn, per_example
+from torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, serial
+from torch_nets.per_example import (
+    check_per_example,
+    dp_grad_fn,
+    epsilon,
+    example_norms,
+    hardest,
+    influence,
+    layer_norms,
+    noise_scale,
+    per_example_grads,
+    poisson_batches,
+)
+from torch_nets.pytorch_mlp import MLP
+from torch_nets.vanilla_rnn import VanillaRNN
+
+KEY = torch.as_tensor(random.key(7))
+
+
+def cnn():
+    return serial(
+        conv1=Conv(2, 4, 3, padding=1),
+        norm1=BatchNorm(4),
+        relu1=ReLU(),
+        pool=GlobalAvgPool(),
+        fc=Linear(4, 3),
+    )
+
+
+def group_norm():
+    return from_module(
+        nn.Sequential(
+            nn.Conv2d(2, 4, 3),
+            nn.GroupNorm(2, 4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 3),
+        )
+    )
+
+
+NETS = {
+    "mlp": (lambda: MLP(5, [8], 3), (5,)),
+    "cnn": (cnn, (2, 6, 6)),
+    "group norm": (group_norm, (2, 6, 6)),
+    "rnn": (lambda: VanillaRNN(7, 1, 9, 3), (7, 1)),
+    "nn.Module": (lambda: from_module(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))), (5,)),
+}
+
+
+def setting(name, n=6, seed=0):
+    make, shape = NETS[name]
+    model, draw = make(), np.random.default_rng(seed)
+    params, buffers = (tree.cast(part, "float64") for part in model.init(KEY))
+    params = tree.map(lambda p: p + 0.1 * torch.tensor(draw.normal(size=p.shape)), params)
+    return model, params, buffers, (torch.tensor(draw.normal(size=(n, *shape))), torch.arange(n) % 3)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_equal_the_loop(name):
+    model, params, buffers, batch = setting(name)
+    assert check_per_example(model, params, buffers, batch, tolerance=1e-10) < 1e-10
+    grads, losses = per_example_grads(model, chunk_size=4)(params, buffers, batch)
+    assert all(grads[leaf].shape == (6, *p.shape) for leaf, p in params.items())
+    x, y = batch
+    logits = model.apply(params, buffers, x)[0]
+    assert torch.allclose(losses, nn.functional.cross_entropy(logits, y, reduction="none"), rtol=1e-12)
+
+
+def test_a_trained_rnn_may_use_its_fused_recurrence():
+    model, params, buffers, batch = setting("rnn")
+    a, b = (per_example_grads(model, train=train)(params, buffers, batch)[0] for train in (False, True))
+    assert all(torch.allclose(a[name], b[name], rtol=1e-10, atol=1e-14) for name in a)
+
+
+def test_examples_that_mix_are_found():
+    model, params, buffers, batch = setting("cnn")
+    with pytest.raises(UserError, match=r": per-example gradient mean differs .*: examples mix, by"):
+        check_per_example(model, params, buffers, batch, train=True)
+
+
+def test_each_example_has_a_dropout_of_its_own():
+    model = MLP(5, [64], 3, dropout=0.5)
+    params, _ = model.init(KEY)
+    x, y = torch.ones(4, 5), torch.zeros(4, dtype=torch.int64)
+    assert check_per_example(model, params, {}, (x, y), train=True, key=KEY) < 1e-5
+    grads, _ = per_example_grads(model, train=True)(params, {}, (x, y), KEY)
+    assert len({tuple((g != 0).tolist()) for g in grads["fc1.bias"]}) == 4
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 4])
+def test_reduced_gradients_equal_those_reduced_afterwards(chunk_size):
+    model, params, buffers, batch = setting("mlp")
+    grads, _ = per_example_grads(model)(params, buffers, batch)
+    norms, _ = per_example_grads(model, reduce=tree.norm, chunk_size=chunk_size)(params, buffers, batch)
+    assert torch.allclose(norms, example_norms(grads), rtol=1e-13)
+    by_leaf = layer_norms(grads)
+    assert torch.allclose(by_leaf["fc1.weight"][2], grads["fc1.weight"][2].norm(), rtol=1e-13)
+    assert torch.allclose(norms**2, sum(leaf**2 for leaf in by_leaf.values()), rtol=1e-13)
+
+
+def test_noise_scale_finds_what_the_gradients_were_drawn_with():
+    draw = np.random.default_rng(0)
+    mean, deviation = draw.normal(size=300), 0.7
+    grads = {"w": torch.tensor(mean + deviation * draw.normal(size=(4000, 300)))}
+    expected = 300 * deviation**2 / (mean**2).sum()
+    assert abs(float(noise_scale(grads)) / expected - 1) < 0.01
+    # without bias: over many small batches, numerator and denominator are right on the mean
+    few = [grads["w"][i : i + 2] for i in range(0, 4000, 2)]
+    single = np.mean([float((g**2).sum(1).mean()) for g in few])
+    whole = np.mean([float((g.mean(0) ** 2).sum()) for g in few])
+    assert abs((single - whole) * 2 / (2 * whole - single) / expected - 1) < 0.02
+    with pytest.raises(UserError, match="1 example, needs two or more"):
+        noise_scale({"w": torch.ones(1, 3)})
+
+
+def test_planted_labels_are_hardest_and_do_harm():
+    draw = np.random.default_rng(0)
+    y = torch.tensor(draw.integers(0, 2, 120))
+    x = torch.tensor(draw.normal(size=(120, 2)), dtype=torch.float32) + 2.5 * (2 * y[:, None] - 1)
+    planted = torch.tensor([3, 40, 77, 101])
+    wrong = y.clone()
+    wrong[planted] = 1 - wrong[planted]
+    model, optimizer = MLP(2, [8], 2), optim.adam(0.02)
+    state = train_state(*model.init(KEY), optimizer, KEY)
+    step = make_step(grad_fn(model), optimizer)
+    for _ in range(60):
+        state, _ = step(state, (x, wrong))
+    grads, losses = per_example_grads(model)(state.params, {}, (x, wrong))
+    assert set(hardest(losses, 4).tolist()) == set(planted.tolist())
+    clean, _ = grad_fn(model)(state.params, {}, (x, y), None)
+    helps = influence(grads, clean)
+    assert set((-helps).topk(4).indices.tolist()) == set(planted.tolist())
+    dot = sum(float((grads[n][5] * clean[n]).sum()) for n in clean)
+    assert np.isclose(float(helps[5]), dot, rtol=1e-4)
+
+
+# --- differential privacy ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp", "rnn"])
+def test_without_noise_and_clip_it_is_sgd(name):
+    model, params, buffers, batch = setting(name)
+    runs = []
+    for gradient in (dp_grad_fn(model, float("inf"), 0, chunk_size=4), grad_fn(model)):
+        state = train_state(params, buffers, optim.sgd(0.5), KEY)
+        for _ in range(20):
+            state, metrics = make_step(gradient, optim.sgd(0.5))(state, batch)
+        runs.append((state.params, metrics))
+    assert all(torch.allclose(runs[0][0][n], runs[1][0][n], rtol=1e-12, atol=1e-14) for n in params)
+    assert torch.allclose(runs[0][1]["loss"], runs[1][1]["loss"], rtol=1e-12)
+    assert runs[0][1]["accuracy"] == runs[1][1]["accuracy"]
+
+
+def test_each_gradient_is_clipped_by_itself():
+    model, params, buffers, batch = setting("mlp")
+    grads, _ = per_example_grads(model)(params, buffers, batch)
+    norms = example_norms(grads)
+    clip = float(norms.median()) * 1.01
+    factors = (clip / norms).clamp(max=1.0)
+    assert 0 < int((factors < 1).sum()) < 6
+    got, _ = dp_grad_fn(model, clip, 0.0, batch_size=10)(params, buffers, batch, KEY)
+    for name, leaf in grads.items():
+        expected = torch.einsum("b,b...->...", factors, leaf) / 10
+        assert torch.allclose(got[name], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_noise_has_the_deviation_it_should():
+    model = MLP(200, [200], 3)
+    params, _ = model.init(KEY)
+    x, y = torch.randn(4, 200, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    noisy, _ = dp_grad_fn(model, 0.5, 3.0)(params, {}, (x, y), KEY)
+    clean, _ = dp_grad_fn(model, 0.5, 0.0)(params, {}, (x, y), KEY)
+    noise = torch.cat([(noisy[n] - clean[n]).flatten() for n in params])
+    assert abs(float(noise.std()) / (3.0 * 0.5 / 4) - 1) < 0.01  # 40,803 draws: 3 deviations are 0.0105
+    assert abs(float(noise.mean())) < 3 * 3.0 * 0.5 / 4 / len(noise) ** 0.5
+    again, _ = dp_grad_fn(model, 0.5, 3.0)(params, {}, (x, y), KEY)
+    assert all(torch.equal(noisy[n], again[n]) for n in params)
+    other, _ = dp_grad_fn(model, 0.5, 3.0)(params, {}, (x, y), KEY + 1)
+    assert not torch.equal(noisy["fc1.bias"], other["fc1.bias"])
+
+
+def test_poisson_batches_draw_each_example_at_the_rate():
+    x = torch.arange(1000)
+    batches = poisson_batches((x, x), 0.1, KEY)
+    sizes = torch.tensor([float(batches(i)[1].shape[0]) for i in range(200)])
+    assert abs(float(sizes.mean()) - 100) < 3 * (90 / 200) ** 0.5
+    assert abs(float(sizes.var()) / 90 - 1) < 0.35
+    assert torch.equal(batches(5)[0], batches(5)[0])
+    model, params, buffers, (inputs, targets) = setting("mlp")
+    grads, (_, metrics) = dp_grad_fn(model, 1.0, 1.0, batch_size=3)(
+        params, buffers, (inputs[:0], targets[:0]), KEY
+    )
+    assert all(bool((g != 0).all()) for g in grads.values())
+    assert float(metrics["loss"]) == 0
+
+
+def test_epsilon_is_the_accountants():
+    accountants = pytest.importorskip("opacus.accountants")
+    rdp = accountants.RDPAccountant()
+    for _ in range(500):
+        rdp.step(noise_multiplier=1.1, sample_rate=0.01)
+    assert np.isclose(epsilon(500, 0.01, 1.1, 1e-5), rdp.get_epsilon(delta=1e-5), rtol=1e-12)
+
+
+def test_without_opacus_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus.accountants", None)
+    with pytest.raises(UserError, match=r"needs opacus; pip install 'purenets\[dp\]'"):
+        epsilon(1, 0.1, 1.0, 1e-5)
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(UserError, match="clip 0 must be positive"):
+        dp_grad_fn(MLP(2, [2], 2), 0, 1.0)
+    with pytest.raises(UserError, match="give a finite clip"):
+        dp_grad_fn(MLP(2, [2], 2), float("inf"), 1.0)
+
+
+def test_no_argument_is_changed():
+    model, params, buffers, batch = setting("cnn")
+    before = [leaf.clone() for part in (params, buffers) for leaf in part.values()]
+    grads, losses = per_example_grads(model)(params, buffers, batch)
+    kept = [leaf.clone() for leaf in grads.values()]
+    check_per_example(model, params, buffers, batch)
+    for f in (layer_norms, example_norms, noise_scale):
+        f(grads)
+    influence(grads, params)
+    hardest(losses, 2)
+    per_example.add_noise(params, KEY, 1.0)
+    dp_grad_fn(model, 1.0, 1.0)(params, buffers, batch, KEY)
+    assert all(map(torch.equal, before, [leaf for part in (params, buffers) for leaf in part.values()]))
+    assert all(map(torch.equal, kept, grads.values()))
