@@ -97,18 +97,18 @@ def _in_order(leaves: Params, like: Params) -> Params:
 
 def linearize(model: Model, params: Params) -> Model:
     """The model's first-order expansion around `params`, f(p0) + J (p - p0): a `Model` that is linear in its
-    params and trains as the others do. `init` returns p0 and the model's buffers."""
+    params and trains as the others do, the net itself in evaluation mode. `init` returns p0 and the model's
+    buffers."""
 
     def init(key):
         return dict(params), model.init(key)[1]
 
     def apply(now, buffers, x, *, train=False, key=None):
         moved = tree.map(lambda p, p0: p - p0, now, params)
-        f = lambda p: model.apply(p, buffers, x, train=train, key=key)
-        outputs, change, new_buffers = jvp(f, (params,), (moved,), has_aux=True)
-        return outputs + change, new_buffers
+        outputs, change = jvp(lambda p: model.apply(p, buffers, x)[0], (params,), (moved,))
+        return outputs + change, buffers
 
-    return Model(init, apply, model.draws)
+    return Model(init, apply, draws=False)
 
 
 def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) -> Tensor:
