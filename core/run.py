@@ -1,6 +1,7 @@
 """A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
 import json
@@ -10,19 +11,24 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from core import checkpoint, history
-from core.base import Metrics, TrainState, UserError
+from core import checkpoint, history, train
+from core.base import Metrics, Step, TrainState, UserError
 from core.config import Options
 from core.files import write_atomically
 
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
 
 
-def open_run(config: Options) -> Path:
-    """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`.
+def open_run(config: Options) -> Path | None:
+    """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`; None if no
+    folder is asked for.
 
     A UserError if it holds a run and no resumption is asked for, or a run of other options.
     """
+    if config.out is None:
+        if config.resume:
+            raise UserError("--resume: needs --out, the folder of the run to go on with")
+        return None
     folder = Path(config.out)
     path = folder / "config.json"
     about = {"script": _script(config), "config": config.to_dict()}
@@ -93,6 +99,31 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
 
 def _script(config: Options) -> str:
     return Path(inspect.getfile(type(config))).stem
+
+
+def fit(folder: Path | None, step: Step, state: TrainState, batches, *, hint: str, **options):
+    """`core.train.fit` from the folder's checkpoint on, saving there after each row; returns its results.
+
+    What ends it early says what is saved and how to go on; `hint` is what may help a loss that diverges.
+    """
+    history_, sums = [], {}
+    if folder:
+        state, history_, sums = restore(folder, state)
+        options["save"] = functools.partial(save, folder)
+    try:
+        return train.fit(step, state, batches, history=history_, sums=sums, **options)
+    except train.Diverged as error:
+        raise train.Diverged(f"{error}; {_last_good(folder)}; {hint}") from error
+    except train.Interrupted as error:
+        how = f"saved; go on with the same options and --out {folder} --resume"
+        raise train.Interrupted(f"{error}; {how if folder else 'nothing is saved without --out'}") from error
+
+
+def _last_good(folder: Path | None) -> str:
+    if folder is None:
+        return "nothing is saved without --out"
+    path = folder / checkpoint.NAME
+    return f"the last good checkpoint is {path}" if path.exists() else "there is no good checkpoint yet"
 
 
 def _check_same(folder: Path, before: dict, about: dict) -> None:

@@ -3,7 +3,6 @@
 The scripts differ in one value only, the `World`: who makes the network and differentiates it.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core import checkpoint, data, random, run, tree
+from core import data, random, run, tree
 from core.arrays import to_host
-from core.base import Array, Model, Params, Step, TrainState, UserError
+from core.base import Array, Model, Params, Step, TrainState
 from core.config import Options, fraction, not_negative, one_of, option, positive, widths
 from core.data import DATASETS, Data
 from core.history import History
 from core.optim import OPTIMIZERS
-from core.train import Diverged, Interrupted, evaluate, fit, make_step, train_state
+from core.train import evaluate, make_step, train_state
 
 CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
 
@@ -102,13 +101,9 @@ def train(config: MLPConfig, world: World, params: Params | None = None) -> Resu
     optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
     drawn, buffers = model.init(init_key)
     params = tree.map(world.array, tree.cast(params or drawn, config.dtype))
-    state, history, sums = train_state(params, buffers, optimizer, step_key), [], {}
+    state = train_state(params, buffers, optimizer, step_key)
 
-    if config.resume and not config.out:
-        raise UserError("--resume: needs --out, the folder of the run to go on with")
-    folder = run.open_run(config) if config.out else None
-    if config.resume:
-        state, history, sums = run.restore(folder, state)
+    folder = run.open_run(config)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
     metrics = world.metrics_fn(model)
 
@@ -116,23 +111,17 @@ def train(config: MLPConfig, world: World, params: Params | None = None) -> Resu
         sets = {"train": train_set, "test": test_set}
         return {f"{n}_{k}": v for n, part in sets.items() for k, v in evaluate(metrics, state, part).items()}
 
-    try:
-        state, history = fit(
-            world.compile(make_step(world.grad_fn(model), optimizer)),
-            state,
-            data.batches(train_set, config.batch_size, batch_key),
-            steps=math.ceil(config.max_steps * epoch),
-            every=math.ceil(config.eval_freq * epoch),
-            evaluate=evaluate_both,
-            save=functools.partial(run.save, folder) if folder else None,
-            history=history,
-            sums=sums,
-            label=world.name,
-        )
-    except Diverged as error:
-        raise Diverged(f"{error}; {_last_good(folder)}; try a lower --learning_rate") from error
-    except Interrupted as error:
-        raise Interrupted(f"{error}; {_how_to_resume(folder)}") from error
+    state, history = run.fit(
+        folder,
+        world.compile(make_step(world.grad_fn(model), optimizer)),
+        state,
+        data.batches(train_set, config.batch_size, batch_key),
+        steps=math.ceil(config.max_steps * epoch),
+        every=math.ceil(config.eval_freq * epoch),
+        evaluate=evaluate_both,
+        label=world.name,
+        hint="try a lower --learning_rate",
+    )
 
     def predict(x: np.ndarray) -> np.ndarray:
         logits, _ = model.apply(state.params, state.buffers, world.array(x))
@@ -161,16 +150,3 @@ def report(result: Result, world: World) -> None:
     print(f"{world.name}: {tree.size(result.state.params)} parameters, {row['step']} steps")
     for part in ("train", "test"):
         print(f"  {part:5}  loss {row[f'{part}_loss']:.4f}  accuracy {row[f'{part}_accuracy']:.2%}")
-
-
-def _last_good(folder: Path | None) -> str:
-    if folder is None:
-        return "no --out was given, so nothing is saved"
-    path = folder / checkpoint.NAME
-    return f"the last good checkpoint is {path}" if path.exists() else "there is no good checkpoint yet"
-
-
-def _how_to_resume(folder: Path | None) -> str:
-    if folder is None:
-        return "nothing is saved without --out"
-    return f"saved; go on with the same options and --out {folder} --resume"

@@ -1,0 +1,157 @@
+"""The CNN script: what it learns, that it resumes bit by bit, and what it says of wrong input."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core import checkpoint
+from core.base import UserError
+from core.config import run
+from scripts import cnn_train
+from scripts.cnn_train import Config
+
+ROOT = Path(__file__).parents[2]
+MIRROR = ROOT / "data" / "cifar10-jpeg75"
+SMALL = {
+    "data": "digits",
+    "width": 0.125,
+    "batch_size": 64,
+    "eval_freq": 5,
+    "precision": "float32",
+    "threads": 1,
+}
+
+
+def test_flags_have_the_names_and_defaults_of_the_assignment():
+    config = Config.parse([])
+    assert (config.learning_rate, config.max_steps, config.batch_size) == (1e-4, 5000, 32)
+    assert (config.eval_freq, config.optimizer, config.width) == (500, "adam", 1.0)
+
+
+def test_it_learns_digits():
+    config = Config(
+        **SMALL | {"width": 0.25, "eval_freq": 100}, max_steps=200, learning_rate=1e-2, schedule="one_cycle"
+    )
+    result = cnn_train.train(config)
+    assert result.test["accuracy"] > 0.95
+    assert np.trace(result.test["confusion"]) / np.sum(result.test["confusion"]) == pytest.approx(
+        result.test["accuracy"]
+    )
+    assert [row["step"] for row in result.history] == [0, 100, 200]
+
+
+@pytest.mark.skipif(not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75")
+def test_it_learns_from_cifar10():
+    config = Config(
+        data="folder", data_dir=str(MIRROR), width=0.125, batch_size=64, max_steps=60, eval_freq=60,
+        learning_rate=3e-3, precision="float32", train_images=2000, valid_fraction=0.02, augment="strong",
+    )  # fmt: skip
+    result = cnn_train.train(config)
+    assert result.task.classes[0] == "airplane"
+    assert len(result.task.test[1]) == 10_000
+    assert result.test["accuracy"] > 0.2  # chance is 0.1
+
+
+@pytest.mark.parametrize(
+    "options", [{"augment": "strong", "ema": 0.9, "weight_decay": 1e-2, "optimizer": "adamw"}]
+)
+def test_killed_and_resumed_gives_the_same_bits(tmp_path, options):
+    flags = {**SMALL, **options, "max_steps": 60, "schedule": "cosine", "label_smoothing": 0.1}
+    command = [sys.executable, str(ROOT / "scripts" / "cnn_train.py")]
+    command += [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
+    folder, kills, random = tmp_path / "killed", 0, np.random.default_rng()
+    for _ in range(20):
+        path = folder / checkpoint.NAME
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        process = subprocess.Popen([*command, "--out", folder, "--resume"], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if kills < 3 and path.exists() and path.stat().st_mtime_ns != before:
+                time.sleep(random.uniform(0, 0.3))
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+            time.sleep(0.002)
+        if process.returncode == 0:
+            break
+    assert kills > 0
+    for name in (checkpoint.NAME, "history.csv", "results.json", "curves.png", "confusion.png"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_the_run_folder_has_what_was_found(tmp_path):
+    result = cnn_train.main(Config(**SMALL, max_steps=5, out=str(tmp_path / "run")))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {
+        "config.json",
+        "history.csv",
+        "results.json",
+        "probe.json",
+        "curves.png",
+        "confusion.png",
+    } <= names
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.test
+
+
+def test_the_running_mean_is_what_is_evaluated():
+    slow = cnn_train.train(Config(**SMALL, max_steps=5, ema=0.999))
+    fast = cnn_train.train(Config(**SMALL, max_steps=5))
+    assert fast.history[-1]["loss"] == slow.history[-1]["loss"]  # the same training
+    assert fast.test["loss"] != slow.test["loss"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "imagenet"], "--data imagenet: needs one of cifar10, folder, digits"),
+        (["--data", "folder", "--data_dir", "missing"], "missing/train: cannot be read"),
+        (
+            ["--data", "digits", "--batch_size", "5000"],
+            "--batch_size 5000: more than the 1294 training images",
+        ),
+        (["--data", "digits", "--valid_fraction", "0"], "leaves a part empty"),
+        (["--data", "digits", "--optimizer", "muonn"], "--optimizer muonn: needs one of"),
+        (["--precision", "float16"], "--precision float16: needs one of auto"),
+        (["--epochs", "0"], "--epochs 0.0: needs a positive number"),
+        (["--device", "gpu", "--data", "digits"], "--device gpu: not available here"),
+        (["--augment", "hard"], "--augment hard: needs one of none, standard, strong"),
+        (["--resume", "--data", "digits"], "--resume: needs --out"),
+    ],
+)
+def test_wrong_flags_end_in_one_line_and_code_2(flags, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cnn_train", *flags])
+    with pytest.raises(SystemExit) as stop:
+        run(Config, cnn_train.main)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_cifar10_names_the_ways_out_where_there_is_no_network(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
+    with pytest.raises(UserError, match=r"no network.*with a network.*--data folder.*--data digits") as error:
+        cnn_train.train(Config(data_dir=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_four_images_of_a_class_are_enough(tmp_path):
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(4):
+                image = np.full((9, 9), 200 * (name == "a") + i, np.uint8)
+                Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
+    options = SMALL | {"data": "folder", "batch_size": 4, "eval_freq": 100, "learning_rate": 1e-3}
+    result = cnn_train.train(Config(**options, data_dir=str(tmp_path), valid_fraction=0.25, max_steps=100))
+    assert result.task.classes == ("a", "b")
+    assert result.test["accuracy"] == 1.0

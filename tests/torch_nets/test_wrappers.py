@@ -1,0 +1,48 @@
+import torch
+
+from core import random
+from torch_nets import grad_fn, wrappers
+from torch_nets.cnn_model import CNN
+from torch_nets.pace import WAYS, probe, ways_of
+
+MODEL = CNN(3, 10, width=1 / 16)
+PARAMS, BUFFERS = MODEL.init(random.key(0))
+BATCH = torch.randn(8, 3, 16, 16), torch.arange(8) % 10
+
+
+def test_channels_last_gives_the_same_numbers():
+    a, b = (
+        grad_fn(model)(PARAMS, BUFFERS, BATCH, None)[0] for model in (MODEL, wrappers.channels_last(MODEL))
+    )
+    assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
+
+
+def test_cast_computes_in_bfloat16_and_keeps_float32_params():
+    grads, (new, metrics) = grad_fn(wrappers.cast(MODEL, torch.bfloat16))(PARAMS, BUFFERS, BATCH, None)
+    exact, (_, exact_metrics) = grad_fn(MODEL)(PARAMS, BUFFERS, BATCH, None)
+    assert {g.dtype for g in grads.values()} == {torch.float32}
+    assert new["norm1.running_mean"].dtype == torch.float32
+    assert 0 < abs(float(metrics["loss"] - exact_metrics["loss"])) < 0.1
+    cosine = torch.nn.functional.cosine_similarity(
+        grads["fc.weight"].flatten(), exact["fc.weight"].flatten(), 0
+    )
+    assert cosine > 0.98
+    logits, _ = wrappers.cast(MODEL, torch.bfloat16).apply(PARAMS, BUFFERS, BATCH[0])
+    assert logits.dtype == torch.float32
+
+
+def test_mirror_averaging_is_blind_to_mirrors_in_evaluation_only():
+    model, x = wrappers.mirror_averaged(MODEL), BATCH[0]
+    assert torch.allclose(
+        model.apply(PARAMS, BUFFERS, x)[0], model.apply(PARAMS, BUFFERS, x.flip(3))[0], atol=1e-5
+    )
+    one, two = (m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (model, MODEL))
+    assert torch.equal(one, two)
+
+
+def test_the_probe_measures_every_way():
+    seconds = probe(MODEL, BATCH, list(WAYS), repeats=1)
+    assert seconds.keys() == WAYS.keys()
+    assert all(value > 0 for value in seconds.values())
+    assert ways_of("auto") == list(WAYS)
+    assert ways_of("float32") == ["float32", "float32 channels_last"]

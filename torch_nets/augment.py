@@ -1,0 +1,126 @@
+"""Augmentation of whole batches as pure functions of a key, the same on CPU and GPU.
+
+    f(key, x: (batch, C, H, W)) -> x of the same shape and dtype
+
+`augmented(grad_fn, f)` wraps a gradient function, so that a step draws anew for every batch; `chain` puts
+functions in a row, each with a key of its own. All of it runs under torch.compile.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from core import random
+from core.base import GradFn
+
+Augmentation = Callable[[Tensor, Tensor], Tensor]
+
+
+def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
+    """`grad_fn` on augmented inputs; it gets a key of its own."""
+
+    def wrapped(params, buffers, batch, key):
+        x, y = batch
+        return grad_fn(params, buffers, (f(random.fold_in(key, 0), x), y), random.fold_in(key, 1))
+
+    return wrapped
+
+
+def on_inputs(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
+    """`grad_fn` on inputs that `f` maps, such as a normalisation."""
+    return lambda params, buffers, batch, key: grad_fn(params, buffers, (f(batch[0]), batch[1]), key)
+
+
+def chain(*functions: Augmentation) -> Augmentation:
+    """One augmentation after the other."""
+
+    def f(key, x):
+        for i, function in enumerate(functions):
+            x = function(random.fold_in(key, i), x)
+        return x
+
+    return f
+
+
+def flip(key: Tensor, x: Tensor) -> Tensor:
+    """Each image mirrored with probability 1/2."""
+    return mirrored(x, random.bernoulli(key, 0.5, x.shape[:1]))
+
+
+def mirrored(x: Tensor, which: Tensor) -> Tensor:
+    """The images of `which` (batch,) bool mirrored."""
+    return torch.where(which[:, None, None, None], x.flip(3), x)
+
+
+def alternating_flips(key, n: int, epoch: int) -> Tensor:
+    """Which of n images to mirror in an epoch: each in every other epoch, half of them in any
+    (K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds"). (n,) bool."""
+    return random.bernoulli(torch.as_tensor(key), 0.5, (n,)) ^ bool(epoch % 2)
+
+
+def crop(padding: int) -> Augmentation:
+    """Each image moved by up to `padding` pixels in both directions; what comes in is its reflection."""
+
+    def f(key, x):
+        B, _, H, W = x.shape
+        moves = random.randint(key, (2, B), -padding, padding + 1)
+        rows, columns = (_reflected(moves[i], n) for i, n in enumerate((H, W)))  # (B, H), (B, W)
+        image = torch.arange(B, device=x.device)[:, None, None, None]
+        channel = torch.arange(x.shape[1], device=x.device)[:, None, None]
+        return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    return f
+
+
+def cutout(size: int) -> Augmentation:
+    """A square of `size` pixels of each image set to 0, its centre anywhere in the image (DeVries and Taylor
+    2017); put it after the normalisation, where 0 is the mean."""
+
+    def f(key, x):
+        B, _, H, W = x.shape
+        keys = random.split(key, 2)
+        inside = [
+            _within(random.randint(keys[i], (B, 1), 0, n), n, size) for i, n in enumerate((H, W))
+        ]  # (B, H), (B, W)
+        hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+        return torch.where(hole, torch.zeros((), dtype=x.dtype, device=x.device), x)
+
+    return f
+
+
+def colour_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation:
+    """Each image times one factor and plus one offset, for float images: x -> c x + b with c within
+    1 - contrast ... 1 + contrast and b within - brightness ... brightness (in deviations)."""
+
+    def f(key, x):
+        draws = random.uniform(key, (2, x.shape[0], 1, 1, 1), low=-1.0, high=1.0).to(x.dtype)
+        return x * (1 + contrast * draws[0]) + brightness * draws[1]
+
+    return f
+
+
+def mixup(grad_fn: GradFn, n_classes: int) -> GradFn:
+    """`grad_fn` on mixtures of two examples, targets (batch, classes) mixed alike; the share is uniform
+    within [0, 1], one for a batch (Zhang et al. 2018 with alpha = 1)."""
+
+    def wrapped(params, buffers, batch, key):
+        x, y = batch
+        share = random.uniform(random.fold_in(key, 0), ()).to(x.dtype)
+        other = random.permutation(random.fold_in(key, 1), x.shape[0])
+        soft = torch.nn.functional.one_hot(y, n_classes).to(x.dtype)
+        mixed = (torch.lerp(a[other], a, share) for a in (x, soft))
+        return grad_fn(params, buffers, tuple(mixed), random.fold_in(key, 2))
+
+    return wrapped
+
+
+def _reflected(move: Tensor, n: int) -> Tensor:
+    """The places (batch, n) that an image moved by `move` (batch,) is read from, reflected at its borders."""
+    place = (torch.arange(n, device=move.device) + move[:, None]).abs()
+    return torch.where(place >= n, 2 * (n - 1) - place, place).clamp(0, n - 1)
+
+
+def _within(centre: Tensor, n: int, size: int) -> Tensor:
+    place = torch.arange(n, device=centre.device) - centre + size // 2
+    return (place >= 0) & (place < size)

@@ -1,0 +1,77 @@
+"""Images on a device: opened, split, normalised, and drawn in batches."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core import data, images
+from core.base import Batch, UserError
+from core.images import Images, mean_and_deviation
+
+SOURCES = ("cifar10", "folder", "digits")
+WAYS_OUT = (
+    "either run it with a network, or give a folder of images by --data folder --data_dir DIR "
+    "(DIR/{train,test}/CLASS/*.png or *.jpg), or take --data digits, which is always there"
+)
+
+
+class Task(NamedTuple):
+    """Images as uint8 tensors on a device: a training, a validation and a test part."""
+
+    train: Batch
+    valid: Batch
+    test: Batch
+    classes: tuple[str, ...]
+    normalise: Callable[[Tensor], Tensor]  # uint8 (batch, C, H, W) -> float32, by train's mean and deviation
+
+
+def load(source: str, data_dir: str, size: int = 0) -> Images:
+    """The Images of one of SOURCES; `data_dir` is the folder of `folder`, and where `cifar10` is kept."""
+    if source == "folder":
+        return images.folder(Path(data_dir), size)
+    if source == "digits":
+        return images.digits()
+    return cifar10(Path(data_dir))
+
+
+def cifar10(root: Path) -> Images:
+    """torchvision's CIFAR-10 below `root`, downloaded and checked where it is missing."""
+    from torchvision.datasets import CIFAR10
+
+    try:
+        parts = [CIFAR10(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--data cifar10: neither in {root} nor to be downloaded ({reason}); {WAYS_OUT}"
+        ) from error
+    arrays = [
+        (np.ascontiguousarray(p.data.transpose(0, 3, 1, 2)), np.array(p.targets, np.int64)) for p in parts
+    ]
+    return Images(*arrays, tuple(parts[0].classes))
+
+
+def prepare(found: Images, key, valid_fraction: float, device="cpu", n_train: int = 0) -> Task:
+    """The Images on a device: a validation part split off by key, normalisation from what remains of train.
+
+    n_train: keep only so many training images (0: all).
+    """
+    rows = np.arange(len(found.train[1]))
+    (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
+    train_rows = train_rows[:n_train] if n_train else train_rows
+    x, y = found.train
+    parts = ((x[train_rows], y[train_rows]), (x[valid_rows], y[valid_rows]), tuple(map(np.array, found.test)))
+    mean, deviation = (
+        torch.tensor(a, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        for a in mean_and_deviation(parts[0][0])
+    )
+
+    def normalise(x: Tensor) -> Tensor:
+        return (x.float() - mean) / deviation
+
+    tensors = (tuple(torch.as_tensor(array, device=device) for array in part) for part in parts)
+    return Task(*tensors, found.classes, normalise)

@@ -1,0 +1,48 @@
+"""How a net runs fastest on this machine, measured: its precision and its memory format."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from core import random
+from core.base import Batch, Model
+from torch_nets.grad import grad_fn
+from torch_nets.wrappers import cast, channels_last
+
+WAYS: dict[str, Callable[[Model], Model]] = {
+    "float32": lambda model: model,
+    "float32 channels_last": channels_last,
+    "bfloat16": lambda model: cast(model, torch.bfloat16),
+    "bfloat16 channels_last": lambda model: channels_last(cast(model, torch.bfloat16)),
+}
+
+
+def probe(model: Model, batch: Batch, ways, repeats: int = 3) -> dict[str, float]:
+    """The median seconds of a gradient of `batch` in each of `ways`, taken in turn after a warm-up.
+
+    batch: inputs as the model takes them; 32 of its examples are enough to tell the ways apart.
+    """
+    x, y = (part[:32] for part in batch)
+    device = x.device
+    params, buffers = (
+        {name: leaf.to(device) for name, leaf in part.items()} for part in model.init(random.key(0))
+    )
+    key = torch.as_tensor(random.key(0), device=device)
+    grads = {way: grad_fn(WAYS[way](model)) for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats + 1):
+        for way, grad in grads.items():
+            begin = time.perf_counter()
+            _, (_, metrics) = grad(params, buffers, (x, y), key)
+            metrics["loss"].item()  # waits for the device
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[way].append(time.perf_counter() - begin)
+    return {way: statistics.median(times[1:]) for way, times in seconds.items()}
+
+
+def ways_of(precision: str) -> list[str]:
+    """The ways that a `--precision` leaves: float32, bfloat16, or auto for any."""
+    return [way for way in WAYS if precision in ("auto", way.split()[0])]
