@@ -126,6 +126,7 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
 def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, place: str) -> dict:
     """Train all seeds of a cell as one ensemble, and evaluate each."""
     rnn.set_up_torch(member)
+    torch.compiler.reset()  # or the functions that all cells share reach the limit of recompilations
     T, one_hot = member.input_length + 1, member.input_dim != 1
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     model, optimizer = rnn.make_model(member), rnn.make_optimizer(member)
