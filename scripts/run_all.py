@@ -8,15 +8,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from core import html, plots, run
 from core.base import UserError
 from core.config import Options, not_negative, option
 from core.config import run as run_script
 from core.files import write_atomically
 from core.html import Section
-from scripts import compare_mlps
+from scripts import cnn_train, compare_mlps
+from scripts import train as rnn_train
 from scripts.mlp_task import CURVES, MLPConfig
 
+RNN_LENGTHS, RNN_STEPS = (5, 8, 12, 20), 1500
 MLP_SETS = {"moons": 100, "circles": 60, "blobs": 30, "digits": 30}  # epochs
 
 
@@ -82,7 +86,75 @@ def part1(config: Config) -> Section:
     )
 
 
-PARTS = [part1]
+def part2(config: Config) -> Section:
+    """A narrow reduced VGG on digits."""
+    options = cnn_train.Config(
+        data="digits", width=0.25, max_steps=200, eval_freq=20, batch_size=64, learning_rate=1e-2,
+        schedule="one_cycle", precision="float32", seed=config.seed,
+    )  # fmt: skip
+    result = cnn_train.train(options)
+    last, test = result.history[-1], result.test
+    figure, axes = plots.panels(1, 1, 5.5, 4.8)
+    counts = np.array(test["confusion"])
+    valid = (str(len(result.task.valid[1])), f"{last['valid_loss']:.4f}", f"{last['valid_accuracy']:.2%}")
+    held_out = (str(len(result.task.test[1])), f"{test['loss']:.4f}", f"{test['accuracy']:.2%}")
+    plots.confusion(axes[0, 0], counts, test["classes"], f"test accuracy {test['accuracy']:.1%}")
+    return Section(
+        "Part II: the reduced VGG",
+        [
+            "The assignment's convolutional net with a quarter of its channels, on scikit-learn's digits, which "
+            "are always there. scripts/cnn_train.py trains the whole net on CIFAR-10."
+        ],
+        [
+            ["part", "images", "loss", "accuracy"],
+            [
+                "validation",
+                str(len(result.task.valid[1])),
+                f"{last['valid_loss']:.4f}",
+                f"{last['valid_accuracy']:.2%}",
+            ],
+            ["test", str(len(result.task.test[1])), f"{test['loss']:.4f}", f"{test['accuracy']:.2%}"],
+        ],
+        [
+            (
+                plots.curves({"": result.history}, cnn_train.CURVES),
+                "Loss and accuracy, train and validation.",
+            ),
+            (figure, "Confusion matrix of the test images: rows are the true classes."),
+        ],
+    )
+
+
+def part3(config: Config) -> Section:
+    """The vanilla RNN with the assignment's defaults, but fewer steps, at four lengths."""
+    histories, table = {}, [["T", "steps", "loss", "accuracy", "chance"]]
+    for T in RNN_LENGTHS:
+        options = rnn_train.Config(
+            input_length=T - 1, train_steps=RNN_STEPS, eval_freq=100, eval_size=2000, seed=config.seed,
+            compile=False,
+        )  # fmt: skip
+        histories[f"T = {T}"] = rnn_train.train(options).history
+        last = histories[f"T = {T}"][-1]
+        table.append([str(T), str(RNN_STEPS), f"{last['loss']:.4f}", f"{last['test_accuracy']:.2%}", "10%"])
+    figure = plots.curves(histories, [("test_loss",), ("test_accuracy",)])
+    return Section(
+        "Part III: a vanilla RNN on palindromes",
+        [
+            "Equations (1) to (4) with the assignment's defaults (128 units, RMSProp 1e-3, digits as numbers), "
+            f"but {RNN_STEPS} steps instead of 10,000. The last digit of a palindrome is its first one, so the "
+            "network must remember over T - 2 steps: the longer, the less it does."
+        ],
+        table,
+        [
+            (
+                plots.curves(histories, [("test_loss",), ("test_accuracy",)]),
+                "Loss and accuracy on fresh palindromes.",
+            )
+        ],
+    )
+
+
+PARTS = [part1, part2, part3]
 
 if __name__ == "__main__":
     run_script(Config, main)
