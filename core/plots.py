@@ -55,8 +55,9 @@ def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str 
         for i, (label, rows) in enumerate(runs.items()):
             for j, name in enumerate(group):
                 steps, values = column(rows, name)
-                text = " ".join(part for part in (label, name.split("_")[0]) if part)
-                width = max(1.4, 3.4 - i)  # so that a run shows below another that covers it
+                part = name.split("_")[0] if "_" in name else "train"
+                text = " ".join(filter(None, (label, part)))
+                width = 3.2 if len(runs) == 2 and i == 0 else 1.6  # so that it shows below another
                 axis.plot(steps, values, LINES[j % 4], color=COLOURS[i % 8], label=text, linewidth=width)
         kind = group[0].split("_")[-1]
         axis.set(xlabel="step", ylabel=kind)

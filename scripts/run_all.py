@@ -107,13 +107,8 @@ def part2(config: Config) -> Section:
         ],
         [
             ["part", "images", "loss", "accuracy"],
-            [
-                "validation",
-                str(len(result.task.valid[1])),
-                f"{last['valid_loss']:.4f}",
-                f"{last['valid_accuracy']:.2%}",
-            ],
-            ["test", str(len(result.task.test[1])), f"{test['loss']:.4f}", f"{test['accuracy']:.2%}"],
+            ["validation", *valid],
+            ["test", *held_out],
         ],
         [
             (
@@ -145,12 +140,7 @@ def part3(config: Config) -> Section:
             "network must remember over T - 2 steps: the longer, the less it does."
         ],
         table,
-        [
-            (
-                plots.curves(histories, [("test_loss",), ("test_accuracy",)]),
-                "Loss and accuracy on fresh palindromes.",
-            )
-        ],
+        [(figure, "Loss and accuracy on fresh palindromes.")],
     )
 
 
