@@ -1,0 +1,1 @@
+"""Ours beside its peers: every file writes its numbers to results/."""

@@ -1,0 +1,35 @@
+"""Contestants take turns: ratios of times that a noisy machine cannot bend."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def in_turns(contestants: dict[str, Callable], rounds: int, seconds: float = 0.05) -> dict[str, np.ndarray]:
+    """Milliseconds a call, (rounds,) for each contestant; calls are repeated within a round to fill
+    `seconds`."""
+    repeats = {}
+    for name, call in contestants.items():
+        call(), call()  # compile, warm up
+        begin = time.perf_counter()
+        call()
+        repeats[name] = max(1, int(seconds / (time.perf_counter() - begin)))
+    times = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            begin = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            times[name].append(1e3 * (time.perf_counter() - begin) / repeats[name])
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def ratio(a: np.ndarray, b: np.ndarray) -> dict:
+    """The median of a / b, round by round, and its quartiles."""
+    low, median, high = np.quantile(a / b, [0.25, 0.5, 0.75])
+    return {"median": float(median), "quartiles": [float(low), float(high)]}
+
+
+def medians(times: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(np.median(values)) for name, values in times.items()}
