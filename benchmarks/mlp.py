@@ -133,9 +133,26 @@ def main(config: Config) -> dict:
             for peer in ("torch.nn", "scikit-learn")
         },
     }
-    write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())
-    print(json.dumps({name: found[name] for name in ("ms", "ratio")}, indent=1))
+    path = Path(config.results)
+    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(path.with_suffix(".md"), markdown(found, ours).encode())
+    print(markdown(found, ours))
     return found
+
+
+def markdown(found: dict, ours: list[str]) -> str:
+    """A row for each of ours: its time, and the ratio to both peers with quartiles."""
+    peers = ("torch.nn", "scikit-learn")
+    lines = [
+        f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles).\n",
+        f"| ours | ms | {' | '.join(f'ratio to {peer}' for peer in peers)} |",
+        "|---|---|---|---|",
+    ]
+    for name in ours:
+        ratios = (found["ratio"][f"{name} / {peer}"] for peer in peers)
+        cells = (f"{r['median']:.2f} ({r['quartiles'][0]:.2f} to {r['quartiles'][1]:.2f})" for r in ratios)
+        lines.append(f"| {name} | {found['ms'][name]:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
