@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 from core import random, tree
 from core.base import Array, Params, UserError
 
+# Each is called as `see(name, layer, params, x) -> done`, and then `done(y)`; only `core.tabulate` adds one,
+# and takes it away again.
+OBSERVERS: list[Callable] = []
+
 
 def expect(params: Params, **shapes: tuple[int, ...]) -> None:
     """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing raises the
@@ -51,6 +55,7 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
     for i, (name, layer) in enumerate(layers.items()):
         mine, state = tree.select(params, f"{name}."), tree.select(buffers, f"{name}.")
         layer_key = random.fold_in(key, i) if layer.draws and key is not None else None
+        watching = [see(name, layer, mine, x) for see in OBSERVERS]
         try:
             x, state, *rests[name] = call(layer, mine, state, x, layer_key)
         except (KeyError, UserError) as error:
@@ -58,6 +63,8 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
             raise UserError(f"{name}.{error.args[0]}{missing}") from error
         new_buffers |= tree.prefixed(state, f"{name}.")
         used += len(mine)
+        for done in watching:
+            done(x)
     if used != len(params):
         unknown = [leaf for leaf in params if leaf.split(".")[0] not in layers]
         raise UserError(f"{', '.join(unknown)}: unknown in params; the layers are {', '.join(layers)}")
