@@ -18,11 +18,13 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
     >>> map(lambda a, b: a + b, {"w": 1, "b": {"c": 2}}, {"w": 10, "b": {"c": 20}})
     {'w': 11, 'b': {'c': 22}}
     """
-    if not isinstance(tree, dict):
-        return f(tree, *rest)
     for other in rest:
         check_names(other, tree)
-    return {name: map(f, leaf, *(other[name] for other in rest)) for name, leaf in tree.items()}
+    new = {}
+    for name, leaf in tree.items():
+        others = [other[name] for other in rest]
+        new[name] = map(f, leaf, *others) if isinstance(leaf, dict) else f(leaf, *others)
+    return new
 
 
 def check_names(tree: dict, like: dict) -> None:
