@@ -100,7 +100,6 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
         axis.plot(lengths, values.mean(axis=1), shape + line, color=colour, label=label, markersize=6)
         axis.plot(lengths, values, ".", color=colour, markersize=4, alpha=0.6)
     axis.axvline(cells[0]["T"], color="grey", linewidth=1, linestyle="--")
-    axis.text(cells[0]["T"] * 1.04, 0.02, f"trained at T = {cells[0]['T']}", color="grey", fontsize=9)
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(
         xscale="log", xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title
@@ -120,6 +119,7 @@ def over_time(groups: dict[str, dict[str, np.ndarray]], ylabel: str, log: bool =
                 range(1, len(values) + 1), values, LINES[i % 4], color=COLOURS[i], label=name, linewidth=2
             )
         axis.set(xlabel="time t", title=title, yscale="log" if log else "linear")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(fontsize=9, frameon=False)
     axes[0, 0].set_ylabel(ylabel)
     return figure
