@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from core import optim, schedule, tree
+import numpy_nets
+import torch_nets
+from core import optim, random, schedule, tree
 from core.base import UserError
 from core.muon import orthogonal
 from core.optim import apply_updates
 from core.sam import sam
+from numpy_nets import mlp_numpy
+from torch_nets import pytorch_mlp
 
 
 def run(optimizer, params, gradient, steps):
@@ -275,3 +279,43 @@ def test_every_optimiser_goes_downhill(name):
         end, state = run(optimizer, start, gradient, steps)
         end = optim.find(state, "x") if name.startswith("schedule_free") else end
         assert f(end) < bound * f(start), (f.__name__, f(end), f(start))
+
+
+WRAPPED = {
+    "lookahead": lambda rate: optim.lookahead(optim.adam(rate)),
+    "accumulate": lambda rate: optim.accumulate(optim.adam(rate), 2),
+    "schedule-free SGD": lambda rate: optim.schedule_free(optim.sgd(rate / 50), rate / 50),
+    "flat": lambda rate: optim.flat(optim.nadam(rate)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_wraps_an_optimiser_goes_downhill(name):
+    for f, gradient, start in (
+        (parabola, parabola_gradient, {"w": np.array([[3.0, -2.0], [0.5, 2.0]])}),
+        (rosenbrock, rosenbrock_gradient, {"x": np.array([[-1.2, 1.0]])}),
+    ):
+        end, _ = run(WRAPPED[name](0.05), start, gradient, 3000)
+        assert f(end) < 0.05 * f(start), (f.__name__, f(end))
+
+
+def test_sam_goes_downhill_to_its_neighbourhood():
+    for f, gradient, start in (
+        (parabola, parabola_gradient, {"w": np.array([[3.0, -2.0], [0.5, 2.0]])}),
+        (rosenbrock, rosenbrock_gradient, {"x": np.array([[-1.2, 1.0]])}),
+    ):
+        sharp = sam(lambda p, b, batch, key, g=gradient: (g(p, 0), (b, {})), rho=0.01)
+        end, _ = run(optim.adam(0.02), start, lambda p, i, g=sharp: g(p, {}, None, None)[0], 3000)
+        assert f(end) < 0.01 * f(start), (f.__name__, f(end))
+
+
+def test_sam_is_the_same_in_both_worlds():
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(16, 3)), draw.integers(0, 2, 16)
+    nets = mlp_numpy.MLP(3, [5], 2), pytorch_mlp.MLP(3, [5], 2)
+    params = tree.cast(nets[0].init(random.key(0))[0], "float64")
+    by_hand, _ = sam(numpy_nets.grad_fn(nets[0]), 0.1)(params, {}, (x, y), None)
+    batch = torch.tensor(x), torch.tensor(y)
+    tensors = tree.map(torch.tensor, params)
+    by_func, _ = sam(torch_nets.grad_fn(nets[1]), 0.1)(tensors, {}, batch, None)
+    assert difference(by_hand, by_func) < 1e-14

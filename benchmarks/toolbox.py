@@ -1,0 +1,147 @@
+"""Per-example gradients beside Opacus, and an ensemble of 64 MLPs beside 64 runs of torch.nn one after the other.
+
+    python benchmarks/toolbox.py            # writes results/benchmarks_toolbox.json
+
+Contestants take turns in one process on one thread (`timing.py`): a ratio is the median over the rounds, with
+quartiles. Opacus (`pip install 'purenets[dp]'`) is left out where it is not installed. Per-example gradients:
+batch 64, nn.Linear 784-128-10, and 1x28x28 images through two convolutions with GroupNorm; eager on both sides.
+Ensemble: MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with torch.optim, eager.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.timing import in_turns, medians, ratio
+from core import optim, random, run
+from core.config import Options, option, positive
+from core.config import run as run_script
+from core.files import write_atomically
+from core.train import init_state, make_step
+from torch_nets import from_module, grad_fn, jit
+from torch_nets.ensemble import ensemble, stack_states
+from torch_nets.per_example import per_example_grads
+from torch_nets.pytorch_mlp import MLP
+
+BATCH, MEMBERS = 64, 64
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Time per-example gradients beside Opacus and an ensemble beside single runs."""
+
+    rounds: int = option(20, "rounds in which all contestants take turns", positive)
+    results: str = option("results/benchmarks_toolbox.json", "JSON file for the numbers")
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2, padding=1),
+        nn.GroupNorm(4, 16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.GroupNorm(4, 32),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 49, 10),
+    )
+
+
+NETS = {"mlp": (mlp, (784,)), "cnn": (cnn, (1, 28, 28))}
+
+
+def data(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = np.random.default_rng(0)
+    x = torch.tensor(draw.normal(size=(BATCH, *shape)), dtype=torch.float32)
+    return x, torch.tensor(draw.integers(0, 10, BATCH))
+
+
+def ours(name: str) -> Callable[[], dict]:
+    make, shape = NETS[name]
+    model = from_module(make())
+    params, buffers = model.init(torch.as_tensor(random.key(0)))
+    grads, batch = per_example_grads(model), data(shape)
+    return lambda: grads(params, buffers, batch)[0]
+
+
+def opacus(name: str) -> Callable[[], list]:
+    from opacus.grad_sample import GradSampleModule
+
+    make, shape = NETS[name]
+    module, (x, y) = GradSampleModule(make(), loss_reduction="mean"), data(shape)
+
+    def call():
+        module.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(module(x), y).backward()
+        return [p.grad_sample for p in module.parameters()]
+
+    return call
+
+
+def members() -> Callable[[], None]:
+    """A step of all members at once."""
+    model, optimizer = MLP(2, [20], 2), optim.adam(1e-2)
+    step = jit(ensemble(make_step(grad_fn(model), optimizer)))
+    keys = [torch.as_tensor(random.key(seed)) for seed in range(MEMBERS)]
+    state = stack_states([init_state(model, optimizer, key) for key in keys])
+    x, y = torch.randn(MEMBERS, 32, 2), torch.randint(0, 2, (MEMBERS, 32))
+    held = [state]
+
+    def call():
+        held[0], _ = step(held[0], (x, y))
+
+    return call
+
+
+def one_by_one() -> Callable[[], None]:
+    """A step of as many modules, one after the other."""
+    modules = [nn.Sequential(nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 2)) for _ in range(MEMBERS)]
+    optimizers = [torch.optim.Adam(module.parameters(), lr=1e-2) for module in modules]
+    x, y = torch.randn(MEMBERS, 32, 2), torch.randint(0, 2, (MEMBERS, 32))
+
+    def call():
+        for i, (module, optimizer) in enumerate(zip(modules, optimizers, strict=True)):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x[i]), y[i]).backward()
+            optimizer.step()
+
+    return call
+
+
+def main(config: Config) -> dict:
+    torch.set_num_threads(1)
+    pairs = {"ensemble of 64": {"ours": members(), "torch.nn, one by one": one_by_one()}}
+    if importlib.util.find_spec("opacus"):
+        pairs |= {f"per-example {name}": {"ours": ours(name), "opacus": opacus(name)} for name in NETS}
+    else:
+        print("opacus is not installed: left out")
+    command = "python benchmarks/toolbox.py"
+    results = {"command": command, "n": config.rounds, **run.environment(), **run.machine()}
+    for title, contestants in pairs.items():
+        times = in_turns(contestants, config.rounds)
+        mine, peer = contestants
+        how = ratio(times[peer], times[mine])
+        results[title] = {"milliseconds": medians(times), "times as fast": how}
+        if peer != "torch.nn, one by one":
+            results[title]["peer"] = f"{peer} {importlib.metadata.version(peer)}"
+        low, high = how["quartiles"]
+        print(f"{title}: {how['median']:.2f} times as fast as {peer} (quartiles {low:.2f} to {high:.2f})")
+    path = Path(config.results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    return results
+
+
+if __name__ == "__main__":
+    run_script(Config, main)
