@@ -6,8 +6,8 @@
     opt_state = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), params)    # take over
 
 Arrays go over bit by bit; `params` are in the order of the module's parameters. The optimisers' states bear
-the same names in both, so both ways are the same for all: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax,
-nadam, radam.
+the same names in both, so both ways are the same for all: sgd, rmsprop, adagrad, adadelta, adam, adamw,
+adamax, nadam, radam.
 """
 
 import torch

@@ -244,3 +244,22 @@ def test_no_argument_is_changed():
     dp_grad_fn(model, 1.0, 1.0)(params, buffers, batch, KEY)
     assert all(map(torch.equal, before, [leaf for part in (params, buffers) for leaf in part.values()]))
     assert all(map(torch.equal, kept, grads.values()))
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("name", ["group norm", "nn.Module"])
+def test_opacus_gives_the_same(name):
+    pytest.importorskip("opacus")
+    from opacus.grad_sample import GradSampleModule
+
+    parts = {
+        "group norm": [nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)],
+        "nn.Module": [nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)],
+    }
+    module, (x, y) = nn.Sequential(*parts[name]).double(), setting(name)[3]
+    model = from_module(module)
+    grads, _ = per_example_grads(model)(*model.init(None), (x, y))
+    theirs = GradSampleModule(module, loss_reduction="mean")
+    nn.functional.cross_entropy(theirs(x), y).backward()
+    for leaf, p in theirs._module.named_parameters():
+        assert torch.allclose(grads[leaf], p.grad_sample, rtol=1e-10, atol=1e-14), leaf

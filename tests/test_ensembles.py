@@ -1,0 +1,76 @@
+"""Members of an ensemble, each with its own key, data and hyper-parameters, train as they would alone; the
+vmapped torch ensemble and the NumPy loop go through the same interface."""
+
+import numpy as np
+import pytest
+import torch
+
+import numpy_nets
+import torch_nets
+from core import optim, random, tree
+from core.base import UserError
+from core.train import init_state, make_step
+from numpy_nets import ensemble as numpy_ensemble
+from numpy_nets import mlp_numpy
+from torch_nets import ensemble as torch_ensemble
+from torch_nets import pytorch_mlp
+
+WORLDS = {
+    "numpy": (numpy_nets, mlp_numpy.MLP, numpy_ensemble, np.asarray),
+    "torch": (torch_nets, pytorch_mlp.MLP, torch_ensemble, torch.as_tensor),
+}
+RATES, DECAYS = (0.1, 0.01, 0.001), (0.0, 0.5, 0.1)
+
+
+def setting(world, **options):
+    nets, MLP, many, convert = WORLDS[world]
+    model = MLP(2, [6], 2, **options)
+    optimizer = optim.inject(optim.adamw, lr=0.1, weight_decay=0.0)
+    step = make_step(nets.grad_fn(model), optimizer)
+    states = []
+    for seed, (rate, decay) in enumerate(zip(RATES, DECAYS, strict=True)):
+        state = init_state(model, optimizer, convert(random.key(seed)))
+        chosen = optim.replaced(state.opt_state, lr=rate, weight_decay=decay)
+        states.append(state._replace(opt_state=chosen))
+    draw = np.random.default_rng(0)
+    x = convert(draw.normal(size=(3, 8, 2)).astype(np.float32))
+    return many, step, states, (x, convert(draw.integers(0, 2, (3, 8))))
+
+
+@pytest.mark.parametrize("same_batch", [False, True])
+@pytest.mark.parametrize("world", WORLDS)
+def test_each_member_trains_as_alone(world, same_batch):
+    many, step, states, (x, y) = setting(world, dropout=0.3)
+    batch = (x[0], y[0]) if same_batch else (x, y)
+    together, all_steps = many.stack_states(states), many.ensemble(step, same_batch=same_batch)
+    for _ in range(5):
+        together, metrics = all_steps(together, batch)
+    for i, (state, member) in enumerate(zip(states, many.unstack_states(together), strict=True)):
+        for _ in range(5):
+            state, alone = step(state, (x[0], y[0]) if same_batch else (x[i], y[i]))
+        for a, b in zip(tree.leaves(member._asdict()), tree.leaves(state._asdict()), strict=True):
+            assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert np.isclose(float(metrics["loss"][i]), float(alone["loss"]), rtol=1e-5)
+    rates = optim.find(together.opt_state, "hyper")["lr"]
+    assert np.allclose(np.asarray(rates), RATES)
+
+
+def test_metrics_of_all_members():
+    _, _, states, (x, y) = setting("numpy")
+    metrics = numpy_nets.metrics_fn(mlp_numpy.MLP(2, [6], 2))
+    params = numpy_ensemble.stack_states(states).params
+    got = numpy_ensemble.ensemble_metrics(metrics)(params, {}, (x[0], y[0]))
+    expected = [metrics(state.params, {}, (x[0], y[0]))["loss"] for state in states]
+    assert np.array_equal(got["loss"], expected)
+    got = numpy_ensemble.ensemble_metrics(metrics, same_batch=False)(params, {}, (x, y))
+    assert got["accuracy"].shape == (3,)
+
+
+def test_states_come_back_and_must_be_of_one_step():
+    many, step, states, (x, y) = setting("numpy")
+    back = many.unstack_states(many.stack_states(states))
+    for a, b in zip(back, states, strict=True):
+        assert all(map(np.array_equal, tree.leaves(a._asdict()), tree.leaves(b._asdict())))
+    ahead, _ = step(states[0], (x[0], y[0]))
+    with pytest.raises(UserError, match=r"needs states of one step, got \[1, 0\]"):
+        many.stack_states([ahead, states[1]])
