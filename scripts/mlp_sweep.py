@@ -1,0 +1,118 @@
+"""Train an MLP at many learning rates, each with many seeds, all in one vmapped run, and draw the map.
+
+python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from core import data, optim, random
+from core import run as runs
+from core.arrays import to_host
+from core.base import UserError
+from core.config import Options, one_of, option, positive, run, widths
+from core.data import DATASETS
+from core.files import write_atomically
+from core.optim import OPTIMIZERS
+from core.train import TrainState, init_state, make_step
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Sweep learning rates and seeds of an MLP in one run."""
+
+    dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
+    dataset: str = option("moons", f"one of {', '.join(DATASETS)}", one_of(list(DATASETS)))
+    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    lowest: float = option(1e-3, "the lowest rate", positive)
+    highest: float = option(10.0, "the highest rate", positive)
+    rates: int = option(9, "rates, equally far apart on a logarithmic scale", positive)
+    seeds: int = option(5, "seeds of each rate: params, key and order of batches", positive)
+    steps: int = option(500, "steps of every member", positive)
+    batch_size: int = option(32, "examples in a step", positive)
+    compile: bool = option(True, "the step of all members under torch.compile")
+    out: str = option(None, "folder for config.json, sweep.json and sweep.png")
+    resume: bool = option(False, "take the numbers that --out has, and draw the map again")
+
+
+def members(config: Config) -> list[tuple[float, int]]:
+    """(rate, seed) of each member; the seeds of a rate lie together."""
+    rates = np.geomspace(config.lowest, config.highest, config.rates)
+    return [(float(rate), seed) for rate in rates for seed in range(config.seeds)]
+
+
+def train(config: Config) -> np.ndarray:
+    """The accuracy of every member on a fifth of the training set, held out to choose by: (rates, seeds). The
+    test set is not looked at."""
+    import torch  # when work starts, so that --help is quick
+
+    from torch_nets import grad_fn, jit, metrics_fn
+    from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states
+    from torch_nets.pytorch_mlp import MLP
+
+    torch.set_num_threads(1)
+    task = data.load(config.dataset, random.key(0))
+    x, y = map(torch.as_tensor, task.train)
+    held_out = len(y) // 5
+    train_set, validation_set = (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out])
+    model = MLP(task.n_features, [int(n) for n in config.dnn_hidden_units.split(",")], task.n_classes)
+    optimizer = optim.inject(OPTIMIZERS[config.optimizer], lr=1.0)
+
+    def begin(rate: float, seed: int) -> TrainState:
+        state = init_state(model, optimizer, torch.as_tensor(random.key(seed)))
+        return state._replace(opt_state=optim.replaced(state.opt_state, lr=rate))
+
+    state = stack_states([begin(*member) for member in members(config)])
+    step = ensemble(make_step(grad_fn(model), optimizer))
+    step = jit(step) if config.compile else step
+    orders = [
+        data.batches(train_set, config.batch_size, random.key(1000 + seed)) for seed in range(config.seeds)
+    ]
+    for i in range(config.steps):
+        each = [batches(i) for batches in orders] * config.rates
+        state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
+    accuracy = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)["accuracy"]
+    return to_host(accuracy).reshape(config.rates, config.seeds)
+
+
+def draw(config: Config, accuracy: np.ndarray):
+    """The map: a row for each seed, a column for each rate; and the mean over the seeds above it."""
+    from core import plots
+
+    figure, axes = plots.panels(1, 1, 1 + 0.75 * config.rates, 1.6 + 0.4 * config.seeds)
+    axis, rates = axes[0, 0], [f"{rate:.2g}" for rate, seed in members(config) if seed == 0]
+    image = axis.imshow(accuracy.T, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for (i, j), value in np.ndenumerate(accuracy):
+        colour = "black" if value > 0.6 else "white"
+        axis.text(i, j, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set(xticks=range(config.rates), yticks=range(config.seeds), xlabel="learning rate", ylabel="seed")
+    axis.set_xticklabels(rates)
+    axis.set_title(f"{config.dataset}, {config.optimizer}, {config.steps} steps: validation accuracy, %")
+    axis.grid(False)
+    figure.colorbar(image, ax=axis, label="validation accuracy")
+    return figure
+
+
+def main(config: Config) -> np.ndarray:
+    if config.resume and not config.out:
+        raise UserError("--resume: needs --out, the folder of the sweep")
+    path = runs.open_run(config) / "sweep.json" if config.out else None
+    done = config.resume and path.exists()
+    accuracy = np.array(json.loads(path.read_text())["validation_accuracy"]) if done else train(config)
+    rates = [rate for rate, seed in members(config) if seed == 0]
+    print("rate      mean    std     (validation accuracy over the seeds)")
+    for rate, row in zip(rates, accuracy, strict=True):
+        print(f"{rate:<8.2g}  {row.mean():.2%}  {row.std():.2%}")
+    if path:
+        from core import plots
+
+        found = {"rates": rates, "validation_accuracy": accuracy.tolist()}
+        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        plots.save(draw(config, accuracy), path.with_suffix(".png"))
+    return accuracy
+
+
+if __name__ == "__main__":
+    run(Config, main)

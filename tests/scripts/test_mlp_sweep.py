@@ -1,0 +1,54 @@
+"""The sweep of rates and seeds in one run equals its members trained alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from core import data, optim, random
+from core.base import UserError
+from core.train import init_state, make_step
+from scripts.mlp_sweep import Config, main, members, train
+from torch_nets import grad_fn, metrics_fn
+from torch_nets.pytorch_mlp import MLP
+
+SMALL = {"rates": 3, "seeds": 2, "steps": 20, "compile": False, "highest": 1.0}
+
+
+def test_a_member_is_what_it_would_be_alone():
+    config = Config(**SMALL)
+    accuracy = train(config)
+    assert accuracy.shape == (3, 2)
+    task = data.load("moons", random.key(0))
+    x, y = map(torch.as_tensor, task.train)
+    rate, seed = members(config)[5]
+    assert (round(rate, 9), seed) == (1.0, 1)
+    model, optimizer = MLP(2, [20], 2), optim.sgd(rate)
+    state = init_state(model, optimizer, torch.as_tensor(random.key(seed)))
+    step, batches = (
+        make_step(grad_fn(model), optimizer),
+        data.batches((x[160:], y[160:]), 32, random.key(1001)),
+    )
+    for i in range(20):
+        state, _ = step(state, batches(i))
+    alone = metrics_fn(model)(state.params, {}, (x[:160], y[:160]))["accuracy"]
+    assert float(alone) == pytest.approx(accuracy[2, 1], abs=1e-6)
+    assert accuracy[2].mean() > accuracy[0].mean()
+
+
+def test_the_folder_holds_numbers_and_map_and_can_be_drawn_again(tmp_path, capsys):
+    config = Config(**SMALL, out=str(tmp_path / "sweep"))
+    accuracy = main(config)
+    found = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert np.allclose(found["validation_accuracy"], accuracy)
+    picture = tmp_path / "sweep" / "sweep.png"
+    picture.unlink()
+    again = main(Config(**SMALL, out=config.out, resume=True))
+    assert np.allclose(again, accuracy)
+    assert picture.exists()
+    assert capsys.readouterr().out.count("validation accuracy") == 2
+    with pytest.raises(UserError, match="holds a run"):
+        main(config)
+    with pytest.raises(UserError, match="--resume: needs --out"):
+        main(Config(**SMALL, resume=True))
