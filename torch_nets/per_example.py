@@ -174,11 +174,11 @@ def dp_grad_fn(
             grads, losses = per_example(params, buffers, batch)
             total = tree.map(lambda g: g.sum(0), grads)
         else:  # a Poisson sample may be empty
-            losses, total = torch.zeros(0), tree.zeros_like(params)
+            losses, total = y.new_zeros(0, dtype=torch.float32), tree.zeros_like(params)
         if not is_zero(noise_multiplier):
             total = add_noise(total, key, noise_multiplier * clip)
         with torch.no_grad():
-            hits = accuracy(model.apply(params, buffers, x)[0], y) if n else torch.zeros(())
+            hits = accuracy(model.apply(params, buffers, x)[0], y) if n else losses.sum()
         metrics = {"loss": losses.sum() / max(n, 1), "accuracy": hits}
         return tree.map(lambda g: g / (batch_size or n), total), (buffers, metrics)
 
