@@ -308,11 +308,13 @@ def running_mean(beta: float | Array, mean: Params, new: Params) -> Params:
 
 def bias_correction(beta: float | Array, count: Array) -> Array:
     """1 - beta ** count; by expm1, since the difference would lose half the digits of a float32."""
+    return -namespace(count).expm1(count * _log(beta))
+
+
+def _log(beta: float | Array) -> float | Array:
     if type(beta) in (int, float):
-        log = math.log(beta) if beta > 0 else -math.inf
-    else:
-        log = namespace(beta).log(beta)
-    return -namespace(count).expm1(count * log)
+        return math.log(beta) if beta > 0 else -math.inf
+    return namespace(beta).log(beta)
 
 
 def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) -> dict:
