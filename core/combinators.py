@@ -7,7 +7,7 @@
     inject                      hyper-parameters in the state, to be read, replaced and vmapped over
     flat                        the whole dict as one vector
 
-`find(opt_state, name)` reads an entry of a state wherever it lies. Nothing branches on a value: an update
+`find(opt_state, name)` reads an entry of a state wherever it lies; `averaged(state)` is the state to evaluate. Nothing branches on a value: an update
 that is not due is computed and not used.
 """
 
@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 
 from core import tree
 from core.arrays import like, namespace
-from core.base import Array, Optimizer, Params, UserError
+from core.base import Array, Optimizer, Params, TrainState, UserError
 from core.hyper import Hyper, count_for, counted, first_leaf, hyper, real, zero
 from core.transforms import chain, choose, running_mean, scaled, stateless
 
@@ -222,6 +222,15 @@ def find(opt_state: dict, name: str):
         if entry == name:
             return inner
     raise UserError(f"{name}: no such entry in the state of the optimiser")
+
+
+def averaged(state: TrainState) -> TrainState:
+    """The state to evaluate: its params replaced by the average that the optimiser keeps of them (`ema`, or
+    the "x" of `schedule_free`), where it keeps one."""
+    for entry, inner in _entries(state.opt_state):
+        if entry in ("ema", "x") and isinstance(inner, dict) and inner.keys() == state.params.keys():
+            return state._replace(params=inner)
+    return state
 
 
 def _entries(opt_state: dict):

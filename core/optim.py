@@ -30,6 +30,7 @@ from core.base import Optimizer, UserError
 from core.combinators import (  # noqa: F401 (all of an optimiser's words are found here)
     accumulate,
     apply_if_finite,
+    averaged,
     ema,
     find,
     flat,

@@ -51,7 +51,9 @@ class Config(Options):
     weight_decay: float = option(0.0, "as the optimiser takes it; not of biases and norms", not_negative)
     augment: str = option("none", "none, standard (flip, crop) or strong (and cutout)", one_of(AUGMENTATIONS))
     label_smoothing: float = option(0.0, "the part of a target spread over all classes", fraction)
-    ema: float = option(0.0, "decay of the running mean of params that is evaluated; 0 for none", fraction)
+    ema: float = option(
+        0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
+    )
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
     precision: str = option(
         "auto",
@@ -103,7 +105,7 @@ def train(config: Config) -> Result:
     metrics = metrics_fn(model)
 
     def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, averaged(config, state), task.valid, batch_size=1000)
+        found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=1000)
         return {f"valid_{name}": value for name, value in found.items()}
 
     state, history = run.fit(
@@ -117,7 +119,7 @@ def train(config: Config) -> Result:
         label="CNN",
         hint="try a lower --learning_rate",
     )
-    state = averaged(config, state)
+    state = optim.averaged(state)
     result = Result(state, history, test_of(model, state, task), model, task)
     if folder:
         save(result, folder)
@@ -170,11 +172,6 @@ def make_optimizer(config: Config, steps: int) -> Optimizer:
     else:
         optimizer = make(lr=rate)
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
-
-
-def averaged(config: Config, state: TrainState) -> TrainState:
-    """The state with the running mean of the params in their place, where there is one."""
-    return state._replace(params=optim.find(state.opt_state, "ema")) if config.ema else state
 
 
 def make_grad_fn(config: Config, model: Model, normalise: Callable) -> GradFn:

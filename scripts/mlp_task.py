@@ -17,7 +17,7 @@ from core.base import Array, Model, Params, Step, TrainState
 from core.config import Options, fraction, not_negative, one_of, option, positive, widths
 from core.data import DATASETS, Data
 from core.history import History
-from core.optim import OPTIMIZERS
+from core.optim import OPTIMIZERS, averaged
 from core.train import evaluate, make_step, train_state
 
 CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
@@ -108,7 +108,7 @@ def train(config: MLPConfig, world: World, params: Params | None = None) -> Resu
     metrics = world.metrics_fn(model)
 
     def evaluate_both(state: TrainState) -> dict[str, float]:
-        sets = {"train": train_set, "test": test_set}
+        sets, state = {"train": train_set, "test": test_set}, averaged(state)
         return {f"{n}_{k}": v for n, part in sets.items() for k, v in evaluate(metrics, state, part).items()}
 
     state, history = run.fit(
@@ -124,7 +124,7 @@ def train(config: MLPConfig, world: World, params: Params | None = None) -> Resu
     )
 
     def predict(x: np.ndarray) -> np.ndarray:
-        logits, _ = model.apply(state.params, state.buffers, world.array(x))
+        logits, _ = model.apply(averaged(state).params, state.buffers, world.array(x))
         return to_host(logits).argmax(axis=1)
 
     result = Result(state, history, task, predict)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from core import combinators, optim, tree
-from core.base import UserError
+from core.base import TrainState, UserError
 from core.optim import apply_updates
 
 
@@ -123,6 +123,22 @@ def test_ema_is_the_running_mean_of_the_params(params, gradients):
         mean = tree.map(lambda m, p: 0.8 * m + 0.2 * p, mean, point)
     assert close(optim.find(state, "ema"), mean)
     assert close(path[-1], run(optim.sgd(0.1), params, gradients)[0][-1])
+
+
+@pytest.mark.parametrize(
+    ("make", "entry"),
+    [
+        (lambda: optim.chain(optim.sgd(0.1), optim.ema(0.8)), "ema"),
+        (lambda: optim.schedule_free_adamw(0.1), "x"),
+        (lambda: optim.adam(0.1), None),
+    ],
+)
+def test_averaged_is_the_state_to_evaluate(params, gradients, make, entry):
+    path, opt_state = run(make(), params, gradients)
+    state = TrainState(path[-1], {}, opt_state, None, None)
+    expected = optim.find(opt_state, entry) if entry else path[-1]
+    assert all(np.array_equal(optim.averaged(state).params[k], expected[k]) for k in params)
+    assert (entry is None) == (optim.averaged(state) is state)
 
 
 def test_lookahead_goes_back_half_way(params, gradients):
