@@ -7,8 +7,8 @@
     inject                      hyper-parameters in the state, to be read, replaced and vmapped over
     flat                        the whole dict as one vector
 
-`find(opt_state, name)` reads an entry of a state wherever it lies; `averaged(state)` is the state to evaluate. Nothing branches on a value: an update
-that is not due is computed and not used.
+`find(opt_state, name)` reads an entry of a state wherever it lies; `averaged(state)` is the state to evaluate.
+Nothing branches on a value: an update that is not due is computed and not used.
 """
 
 from collections.abc import Callable

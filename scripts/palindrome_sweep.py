@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from core import random, run
@@ -100,8 +101,34 @@ def main(config: Config) -> dict:
     found = {"command": run.command_line(config), "n": config.seeds, **run.environment(), **run.machine()}
     found |= {"settings": {name: SETTINGS[name] for name in config.settings.split(",")}, "cells": rows}
     if config.results:
-        write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())
+        path = Path(config.results)
+        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_atomically(path.with_suffix(".md"), markdown(found).encode())
     return found
+
+
+def markdown(found: dict) -> str:
+    """A row for each cell and each length that it was evaluated at: mean ± deviation, and the worst seed."""
+    lines = [
+        "| setting | steps | trained at T | evaluated at T | accuracy | worst seed | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["cells"]:
+        for T, at in row["accuracy"].items():
+            values = np.array(at["by_seed"])
+            spread = f"{values.mean():.1%} ± {values.std(ddof=1) if len(values) > 1 else 0:.1%}"
+            which = f"{T} (all palindromes)" if at["exhaustive"] else T
+            cells = (
+                row["setting"],
+                row["steps"],
+                row["T"],
+                which,
+                spread,
+                f"{values.min():.1%}",
+                len(values),
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
 
 
 def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict:
