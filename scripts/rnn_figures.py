@@ -1,15 +1,22 @@
 """The figures of Part III, from what the sweeps found and from the analysis of single networks.
 
+    python scripts/rnn_figures.py       # accuracy over length, from results/rnn_lengths.json
+
 Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JSON; T is the length of a
 palindrome.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from core.plots import COLOURS, LINES, MARKERS, panels
+from core.base import UserError
+from core.config import Options, option, run
+from core.plots import COLOURS, LINES, MARKERS, panels, save
 
 CHANCE = 0.1  # ten digits
 
@@ -164,3 +171,26 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, title="first digit", loc="outside right center", frameon=False, fontsize=9)
     return figure
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Draw accuracy over length from what a sweep found."""
+
+    results: str = option("results/rnn_lengths.json", "the JSON file of scripts/palindrome_sweep.py")
+    figure: str = option("docs/figures/rnn_lengths.png", "PNG to write")
+
+
+def main(config: Config) -> Figure:
+    try:
+        found = json.loads(Path(config.results).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"--results {config.results}: cannot be read ({error})") from error
+    title = f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
+    figure = accuracy_over_length(found["cells"], title)
+    save(figure, Path(config.figure))
+    return figure
+
+
+if __name__ == "__main__":
+    run(Config, main)
