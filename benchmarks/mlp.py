@@ -1,6 +1,6 @@
 """The MLP 2-20-2 beside torch.nn and scikit-learn: one training step of Adam, batches of 32.
 
-    python benchmarks/mlp.py            # writes results/benchmarks_mlp.json
+    python -m benchmarks.mlp            # writes results/benchmarks_mlp.json
 
 All contestants take turns, round by round, in one process on one thread. Ours end within 1e-5 of torch.nn's
 params after 100 steps, which is asserted first: nobody does less work.
@@ -121,7 +121,7 @@ def main(config: Config) -> dict:
     times = in_turns({**nets, "scikit-learn": sklearn_step()}, config.rounds)
     ours = [name for name in nets if name != "torch.nn"]
     found = {
-        "command": "python benchmarks/mlp.py",
+        "command": "python -m benchmarks.mlp",
         "n": config.rounds,
         **run.environment(),
         **run.machine(),

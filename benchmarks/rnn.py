@@ -1,6 +1,6 @@
 """The vanilla RNN beside nn.RNN: one training step, its growth with T, and an ensemble beside single runs.
 
-    python benchmarks/rnn.py            # writes results/benchmarks_rnn.json and docs/figures/rnn_cost.png
+    python -m benchmarks.rnn            # writes results/benchmarks_rnn.json and docs/figures/rnn_cost.png
 
 All contestants of a comparison take turns, round by round, in one process on one thread, so that a ratio is
 that of neighbours in time; it is given as the median over the rounds, with quartiles. A step is the same for
@@ -9,7 +9,6 @@ length of the palindrome: T-1 digits are read.
 """
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.timing import in_turns, medians, ratio
 from core import optim, plots, random, run
 from core.config import Options, option, positive
 from core.config import run as run_script
@@ -89,34 +89,6 @@ def our_step(T: int, wrap: Callable = lambda step: step, members: int = 0) -> Ca
     return once
 
 
-def in_turns(contestants: dict[str, Callable], rounds: int, seconds: float = 0.05) -> dict[str, np.ndarray]:
-    """Milliseconds a call, (rounds,) for each contestant; calls are repeated within a round to fill
-    `seconds`."""
-    repeats = {}
-    for name, call in contestants.items():
-        call(), call()  # compile, warm up
-        begin = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(seconds / (time.perf_counter() - begin)))
-    times = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, call in contestants.items():
-            begin = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append(1e3 * (time.perf_counter() - begin) / repeats[name])
-    return {name: np.array(values) for name, values in times.items()}
-
-
-def ratio(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    low, median, high = np.quantile(a / b, [0.25, 0.5, 0.75])
-    return {"median": float(median), "quartiles": [float(low), float(high)]}
-
-
-def medians(times: dict[str, np.ndarray]) -> dict[str, float]:
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
 def one_step(rounds: int, T: int) -> dict:
     """A step beside that of nn.RNN."""
     times = in_turns({"nn.RNN": twin_step(T), "eager": our_step(T), "compiled": our_step(T, jit)}, rounds)
@@ -172,7 +144,7 @@ def draw(found: dict):
 def main(config: Config) -> dict:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # or vanishing gradients at T = 400 make nn.RNN ten times slower
-    about = {"command": "python benchmarks/rnn.py", "n": config.rounds, **run.environment(), **run.machine()}
+    about = {"command": "python -m benchmarks.rnn", "n": config.rounds, **run.environment(), **run.machine()}
     found = {
         **about,
         "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, one thread, float32",

@@ -1,6 +1,6 @@
 """Per-example gradients beside Opacus, and an ensemble of 64 MLPs beside 64 runs of torch.nn one after the other.
 
-    python benchmarks/toolbox.py            # writes results/benchmarks_toolbox.json
+    python -m benchmarks.toolbox            # writes results/benchmarks_toolbox.json
 
 Contestants take turns in one process on one thread (`timing.py`): a ratio is the median over the rounds, with
 quartiles. Opacus (`pip install 'purenets[dp]'`) is left out where it is not installed. Per-example gradients:
@@ -126,7 +126,7 @@ def main(config: Config) -> dict:
         pairs |= {f"per-example {name}": {"ours": ours(name), "opacus": opacus(name)} for name in NETS}
     else:
         print("opacus is not installed: left out")
-    command = "python benchmarks/toolbox.py"
+    command = "python -m benchmarks.toolbox"
     results = {"command": command, "n": config.rounds, **run.environment(), **run.machine()}
     for title, contestants in pairs.items():
         times = in_turns(contestants, config.rounds)

@@ -7,7 +7,6 @@
 T is the length of a palindrome; the network reads its first T-1 digits, and --input_length is T-1.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import NamedTuple
 import torch
 
 from core import optim, plots, random, run, schedule
-from core.base import Batch, Model, Optimizer, Params, TrainState, UserError
+from core.base import Batch, Model, Optimizer, Params, TrainState
 from core.config import Options, fraction, not_negative, one_of, option, positive
 from core.config import run as run_script
 from core.history import History
 from core.optim import OPTIMIZERS
-from core.train import Diverged, Interrupted, fit, init_state, make_step
+from core.train import init_state, make_step
 from torch_nets import grad_fn, jit, metrics_fn
 from torch_nets.convert import device_of, to_torch
 from torch_nets.dataset import check_listable, count, evaluation_batches, is_exhaustive, palindromes, streams
@@ -170,38 +169,26 @@ def train(config: Config) -> Result:
     device = set_up_torch(config)
     state_key, train_key, evaluation_key = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
-    first = state = on_device(init_state(model, optimizer, state_key), device)
-    history, sums = [], {}
-    if config.resume and not config.out:
-        raise UserError("--resume: needs --out, the folder of the run to go on with")
-    folder = run.open_run(config) if config.out else None
-    if config.resume:
-        state, history, sums = run.restore(folder, state)
+    first = on_device(init_state(model, optimizer, state_key), device)
+    folder = run.open_run(config)
     step, metrics = make_step(grad_fn(model), optimizer), metrics_fn(model)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        means = evaluate_at(metrics, state, evaluation_key, T, size, one_hot)
+        means = evaluate_at(metrics, optim.averaged(state), evaluation_key, T, size, one_hot)
         return {name: float(value) for name, value in means.items()}
 
-    try:
-        state, history = fit(
-            jit(step) if config.compile and not config.curriculum else step,  # one T: compile once
-            state,
-            batches(config, train_key, device),
-            steps=config.train_steps,
-            every=config.eval_freq,
-            evaluate=evaluate,
-            save=functools.partial(run.save, folder) if folder else None,
-            history=history,
-            sums=sums,
-            label=f"RNN, T = {T}",
-        )
-    except Diverged as error:
-        raise Diverged(f"{error}; try a lower --learning_rate or --max_norm") from error
-    except Interrupted as error:
-        how = f"go on with --out {folder} --resume" if folder else "nothing is saved without --out"
-        raise Interrupted(f"{error}; {how}") from error
+    state, history = run.fit(
+        folder,
+        jit(step) if config.compile and not config.curriculum else step,  # one T: compile once
+        first,
+        batches(config, train_key, device),
+        steps=config.train_steps,
+        every=config.eval_freq,
+        evaluate=evaluate,
+        label=f"RNN, T = {T}",
+        hint="try a lower --learning_rate or --max_norm",
+    )
     return Result(state, history, model, first.params)
 
 
