@@ -81,7 +81,7 @@ class Config(Options):
     eval_freq: int = option(1000, "steps between evaluations", positive)
     eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
     compile: bool = option(True, "the whole step under torch.compile")
-    threads: int = option(1, "CPU threads", positive)
+    threads: int = option(1, "CPU threads; members are shared out among them", positive)
     out: str = option("runs/palindrome_sweep", "folder of the cells")
     results: str = option(None, "JSON file for what all cells found")
     resume: bool = option(False, "go on with the sweep in --out")

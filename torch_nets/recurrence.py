@@ -30,34 +30,42 @@ def fused(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
     return torch.ops.purenets.rnn(x.transpose(0, 1), W_hx, W_hh, b_h)[0]
 
 
-# --- the two passes, of one network -----------------------------------------------------------------------
+# --- the two passes, of one network or of members along a first axis ---------------------------------------
+
+
+def _products(W: Tensor):
+    """C + A B and A B, of matrices or of stacks of them."""
+    return (torch.addmm, torch.mm) if W.ndim == 2 else (torch.baddbmm, torch.bmm)
 
 
 def _forward(x, W_hx, W_hh, b_h, states):
-    """x: (steps, batch, inputs); fills states: (steps, batch, hidden)."""
-    W_hx_T, W_hh_T = W_hx.T.contiguous(), W_hh.T.contiguous()
+    """x: (..., steps, batch, inputs); fills states: (..., steps, batch, hidden)."""
+    add, _ = _products(W_hh)
+    W_hx_T, W_hh_T, b_h = W_hx.mT.contiguous(), W_hh.mT.contiguous(), b_h.unsqueeze(-2)
     h = None
-    for x_t, out in zip(x.unbind(0), states.unbind(0), strict=True):
-        torch.addmm(b_h, x_t, W_hx_T, out=out)
+    for x_t, out in zip(x.unbind(-3), states.unbind(-3), strict=True):
+        add(b_h, x_t, W_hx_T, out=out)
         if h is not None:
-            out.addmm_(h, W_hh_T)
+            add(out, h, W_hh_T, out=out)
         h = out.tanh_()
 
 
 def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
     """From dL/dh of the last step back to the first; adds to the zeros in dW_hx, dW_hh and db_h, fills dx if
     it is not empty. `da` is dL/da(t) of a(t) = W_hx x(t) + W_hh h(t-1) + b_h."""
-    h, x = states.unbind(0), x.unbind(0)
-    dh, da = dh.clone(), torch.empty_like(h[0])
+    add, product = _products(W_hh)
+    h, x, needs_dx = states.unbind(-3), x.unbind(-3), dx.numel() > 0
+    dx = dx.unbind(-3) if needs_dx else ()
+    dh, da = dh.clone(), torch.empty_like(dh)
     for t in reversed(range(len(h))):
         torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=da)  # dh (1 - h^2)
-        dW_hx.addmm_(da.T, x[t])
-        db_h += da.sum(0)
-        if dx.numel():
-            torch.mm(da, W_hx, out=dx[t])
+        add(dW_hx, da.mT, x[t], out=dW_hx)
+        db_h += da.sum(-2)
+        if needs_dx:
+            product(da, W_hx, out=dx[t])
         if t > 0:
-            dW_hh.addmm_(da.T, h[t - 1])
-            torch.mm(da, W_hh, out=dh)
+            add(dW_hh, da.mT, h[t - 1], out=dW_hh)
+            product(da, W_hh, out=dh)
 
 
 # --- as operations of torch, of one network or of members along a first axis (vmap) -------------------------
@@ -73,7 +81,7 @@ torch.library.define(
 @torch.library.impl("purenets::rnn", "CompositeExplicitAutograd")
 def _(x, W_hx, W_hh, b_h):
     last, states = _empty_states(x, W_hx, W_hh, b_h)
-    _each_member(_forward, W_hh.ndim == 3, x, W_hx, W_hh, b_h, states)
+    _forward(x, W_hx, W_hh, b_h, states)
     return last.copy_(states.select(-3, -1)), states
 
 
@@ -82,7 +90,7 @@ def _(dh, states, x, W_hx, W_hh, needs_dx):
     grads = _empty_grads(dh, states, x, W_hx, W_hh, needs_dx)
     for grad in grads:
         grad.zero_()
-    _each_member(_backward, W_hh.ndim == 3, dh, states, x, W_hx, W_hh, *grads)
+    _backward(dh, states, x, W_hx, W_hh, *grads)
     return grads
 
 
@@ -98,12 +106,6 @@ def _empty_grads(dh, states, x, W_hx, W_hh, needs_dx):
     dx_shape = x.shape if needs_dx else (*lead, 0)
     shapes = (dx_shape, W_hx.shape, W_hh.shape, W_hh.shape[:-1])
     return tuple(x.new_empty(shape) for shape in shapes)
-
-
-def _each_member(f, members: bool, *arrays):
-    """`f` on the arrays, or member by member: that keeps what a member reads and writes in the caches."""
-    for arguments in zip(*arrays, strict=True) if members else [arrays]:
-        f(*arguments)
 
 
 @torch.library.register_vmap("purenets::rnn")
