@@ -101,6 +101,17 @@ def reduced_vgg(world, n_channels: int, n_classes: int, width: float = 1.0) -> d
     return layers | {"mean": world.GlobalAvgPool(), "fc": world.Linear(channels, n_classes)}
 
 
+def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the vanilla RNN's params, by the names of the assignment's equations (1) and (2)."""
+    return {
+        "W_hx": (num_hidden, input_dim),
+        "W_hh": (num_hidden, num_hidden),
+        "b_h": (num_hidden,),
+        "W_ph": (num_classes, num_hidden),
+        "b_o": (num_classes,),
+    }
+
+
 def mlp_in_a_row(
     world, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
 ) -> dict:

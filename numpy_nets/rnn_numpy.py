@@ -13,6 +13,7 @@ import numpy as np
 
 from core import random
 from core.base import UserError
+from core.layers import rnn_shapes
 from numpy_nets.grad import HandModel
 from numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 
@@ -51,13 +52,7 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
     input_length: T-1, on which the params do not depend. Params: W_hx (hidden, input), W_hh (hidden, hidden),
     b_h (hidden,), W_ph (classes, hidden) and b_o (classes,), uniform within 1 / sqrt(hidden) as nn.RNN's.
     """
-    shapes = {
-        "W_hx": (num_hidden, input_dim),
-        "W_hh": (num_hidden, num_hidden),
-        "b_h": (num_hidden,),
-        "W_ph": (num_classes, num_hidden),
-        "b_o": (num_classes,),
-    }
+    shapes = rnn_shapes(input_dim, num_hidden, num_classes)
     if min(input_length, input_dim, num_hidden, num_classes) < 1:
         raise UserError(
             f"VanillaRNN: needs positive sizes, got {input_length}, {shapes['W_hx']}, {num_classes}"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from core import random
 from core.base import Model, Params, UserError
+from core.layers import rnn_shapes
 from torch_nets import recurrence
 
 
@@ -39,13 +40,7 @@ def VanillaRNN(
     b_o (classes,).
     """
     check(input_length, input_dim, num_hidden, num_classes, init)
-    shapes = {
-        "W_hx": (num_hidden, input_dim),
-        "W_hh": (num_hidden, num_hidden),
-        "b_h": (num_hidden,),
-        "W_ph": (num_classes, num_hidden),
-        "b_o": (num_classes,),
-    }
+    shapes = rnn_shapes(input_dim, num_hidden, num_classes)
 
     def draw(key):
         params = INITS[init](torch.as_tensor(key), shapes)
