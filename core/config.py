@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
+from core import memory
 from core.base import UserError
 from core.train import Diverged, Interrupted
 
@@ -96,6 +97,7 @@ class Options:
 def run(config_class: type[Options], main: Callable[[Any], object]) -> NoReturn:
     """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2, divergence
     in 1, an interruption in 130."""
+    memory.reuse()
     code = 0
     try:
         main(config_class.parse())

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from core import random
 from core.base import Model, UserError
@@ -111,9 +112,24 @@ def Conv(
         expect(params, **shapes)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
+        if (size, stride, padding) == (3, 1, 1) and max(x.shape[2:]) <= 2 and x.device.type == "cpu":
+            return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
     return Model(init, apply, draws=False)
+
+
+def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution, stride and padding 1, of images of at most 2x2 pixels: each pixel sees all others, so
+    it is one matrix product, without the taps that would only meet the padding (on 2x2: 4 of 9 are left)."""
+    n_out, height, width = weight.shape[0], *x.shape[2:]
+    taps = weight.permute(0, 2, 3, 1)  # from here on channels come last, as they lie in memory
+    pixels = [(row, column) for row in range(height) for column in range(width)]
+    seen = torch.stack([taps[:, 1 - i : 1 - i + height, 1 - j : 1 - j + width] for i, j in pixels])
+    matrix = seen.flatten(2).flatten(0, 1)  # (pixels n_out, pixels n_in)
+    y = torch.nn.functional.linear(x.permute(0, 2, 3, 1).flatten(1), matrix)
+    y = y.unflatten(1, (height, width, n_out)).permute(0, 3, 1, 2)
+    return y if bias is None else y + bias.view(-1, 1, 1)
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Model:
