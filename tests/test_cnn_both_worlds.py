@@ -7,12 +7,11 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.datasets import load_digits
-from torch import nn
 
 import numpy_nets
 import torch_nets
+from benchmarks.twins import reduced_vgg
 from core import data, optim, random, schedule, tree
-from core.layers import VGG
 from core.train import evaluate, fit, init_state, make_step
 from numpy_nets import cnn_numpy
 from torch_nets import cnn_model
@@ -23,32 +22,12 @@ SHAPES = {
 }  # fmt: skip
 
 
-def twin(width: float = 1.0, n_channels: int = 3, n_classes: int = 10) -> nn.Sequential:
-    """The reduced VGG as PyTorch's modules, with our names."""
-    module, convolutions, pools, channels = nn.Sequential(), 0, 0, n_channels
-    for what in VGG:
-        if what == "pool":
-            pools += 1
-            module.add_module(f"pool{pools}", nn.MaxPool2d(3, 2, 1))
-            continue
-        convolutions += 1
-        more = round(what * width)
-        module.add_module(f"conv{convolutions}", nn.Conv2d(channels, more, 3, padding=1))
-        module.add_module(f"norm{convolutions}", nn.BatchNorm2d(more))
-        module.add_module(f"relu{convolutions}", nn.ReLU())
-        channels = more
-    module.add_module("mean", nn.AdaptiveAvgPool2d(1))
-    module.add_module("flatten", nn.Flatten())
-    module.add_module("fc", nn.Linear(channels, n_classes))
-    return module
-
-
 def small(seed=0, size=32, batch=6):
     """A narrow CNN in both worlds with the same float64 params, its twin, and a batch."""
     ours, by_hand = cnn_model.CNN(3, 10, width=1 / 16), cnn_numpy.CNN(3, 10, width=1 / 16)
     params, buffers = ours.init(random.key(seed))
     params, buffers = tree.cast(params, "float64"), tree.cast(buffers, "float64")
-    module = twin(1 / 16).double()
+    module = reduced_vgg(1 / 16).double()
     module.load_state_dict({**params, **buffers})
     draw = np.random.default_rng(seed)
     batch = draw.normal(size=(batch, 3, size, size)), draw.integers(0, 10, batch)
@@ -83,18 +62,18 @@ def test_state_dict_goes_both_ways():
     ours, _, module, params, buffers, _ = small()
     assert module.state_dict().keys() == params.keys() | buffers.keys()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    module = twin(1 / 16).double().eval()
+    module = reduced_vgg(1 / 16).double().eval()
     state = dict(module.state_dict())
     new_params = {k: state[k] for k in params}
     assert torch.allclose(ours.apply(new_params, {k: state[k] for k in buffers}, x)[0], module(x), rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [8, 32, 40])
-def test_logits_gradients_and_buffers_equal_the_twin(size):
+def test_logits_gradients_and_buffers_equal_the_reduced_vgg(size):
     ours, _, module, params, buffers, (x, y) = small(size=size)
     x, y = torch.tensor(x), torch.tensor(y)
     grads, (new, metrics) = torch_nets.grad_fn(ours)(params, buffers, (x, y), None)
-    loss = nn.functional.cross_entropy(module.train()(x), y)
+    loss = torch.nn.functional.cross_entropy(module.train()(x), y)
     loss.backward()
     assert abs(float(metrics["loss"] - loss.detach())) < 1e-12
     assert close(
@@ -118,7 +97,7 @@ def test_buffers_and_params_equal_the_twin_after_50_steps():
         x, y = torch.tensor(draw.normal(size=(8, 3, 32, 32))), torch.tensor(draw.integers(0, 10, 8))
         state, _ = step(state, (x, y))
         theirs.zero_grad()
-        nn.functional.cross_entropy(module(x), y).backward()
+        torch.nn.functional.cross_entropy(module(x), y).backward()
         theirs.step()
     assert close(state.buffers, dict(module.named_buffers()), 1e-10)
     assert close(state.params, {k: p.detach() for k, p in module.named_parameters()}, 1e-8)
