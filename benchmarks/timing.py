@@ -1,9 +1,14 @@
 """Contestants take turns: ratios of times that a noisy machine cannot bend."""
 
+import contextlib
+import multiprocessing
+import os
 import time
 from collections.abc import Callable
 
 import numpy as np
+
+from core import memory
 
 
 def in_turns(contestants: dict[str, Callable], rounds: int, seconds: float = 0.05) -> dict[str, np.ndarray]:
@@ -33,3 +38,39 @@ def ratio(a: np.ndarray, b: np.ndarray) -> dict:
 
 def medians(times: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Callable[[], object]:
+    """The function that `build(*arguments)` makes, in a process of its own, which ends with this one.
+
+    memory_reused: with malloc as `core.memory.reuse` sets it, as our scripts have it; else in its defaults.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    before = dict(os.environ)
+    os.environ.pop("THP_MEM_ALLOC_ENABLE", None)  # set by the process that measures
+    try:
+        context.Process(target=_serve, args=(theirs, build, arguments, memory_reused), daemon=True).start()
+    finally:
+        os.environ.update(before)
+
+    def call():
+        ours.send("go")
+        failed, answer = ours.recv()
+        if failed:
+            raise RuntimeError(answer)
+        return answer
+
+    return call
+
+
+def _serve(pipe, build, arguments, memory_reused: bool) -> None:
+    if memory_reused:
+        memory.reuse()
+    call = build(*arguments)
+    with contextlib.suppress(EOFError):  # the one that measures has ended
+        while pipe.recv() == "go":
+            try:
+                pipe.send((False, call()))
+            except Exception as error:
+                pipe.send((True, repr(error)))

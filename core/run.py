@@ -1,5 +1,6 @@
 """A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -9,6 +10,8 @@ import os
 import platform
 import shlex
 import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from core import checkpoint, history, train
@@ -16,6 +19,7 @@ from core.base import Metrics, Step, TrainState, UserError
 from core.config import Options
 from core.files import write_atomically
 
+TIME = "seconds.json"  # apart from the history, which is the same whenever and wherever it is made
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
 
 
@@ -111,12 +115,32 @@ def fit(folder: Path | None, step: Step, state: TrainState, batches, *, hint: st
         state, history_, sums = restore(folder, state)
         options["save"] = functools.partial(save, folder)
     try:
-        return train.fit(step, state, batches, history=history_, sums=sums, **options)
+        with clock(folder):
+            return train.fit(step, state, batches, history=history_, sums=sums, **options)
     except train.Diverged as error:
         raise train.Diverged(f"{error}; {_last_good(folder)}; {hint}") from error
     except train.Interrupted as error:
         how = f"saved; go on with the same options and --out {folder} --resume"
         raise train.Interrupted(f"{error}; {how if folder else 'nothing is saved without --out'}") from error
+
+
+@contextlib.contextmanager
+def clock(folder: Path | None) -> Iterator[None]:
+    """Adds the seconds that the block takes to `seconds.json`, evaluations and saving included; what a killed
+    process took is not known."""
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        if folder:
+            seconds = time_taken(folder) + time.perf_counter() - begin
+            write_atomically(folder / TIME, json.dumps({"training_seconds": seconds}).encode())
+
+
+def time_taken(folder: Path) -> float:
+    """Seconds that the run of a folder has trained for."""
+    path = folder / TIME
+    return json.loads(path.read_text())["training_seconds"] if path.exists() else 0.0
 
 
 def _last_good(folder: Path | None) -> str:

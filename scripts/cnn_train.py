@@ -54,6 +54,7 @@ class Config(Options):
     ema: float = option(
         0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
     )
+    mirror: bool = option(False, "test also on the mean of an image and its mirror image")
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
     precision: str = option(
         "auto",
@@ -120,7 +121,7 @@ def train(config: Config) -> Result:
         hint="try a lower --learning_rate",
     )
     state = optim.averaged(state)
-    result = Result(state, history, test_of(model, state, task), model, task)
+    result = Result(state, history, test_of(model, state, task, config.mirror), model, task)
     if folder:
         save(result, folder)
     return result
@@ -195,23 +196,33 @@ def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> Tra
     return train_state(params, buffers, optimizer, step_key)
 
 
-def test_of(model: Model, state: TrainState, task) -> dict:
-    """Loss, accuracy and confusion matrix on the test images."""
-    import torch
-
+def test_of(model: Model, state: TrainState, task, mirror: bool = False) -> dict:
+    """Loss, accuracy and confusion matrix on the test images; `mirrored_accuracy` is that of the mean of the
+    logits of an image and of its mirror image."""
     from core.metrics import confusion
     from torch_nets.losses import cross_entropy
+    from torch_nets.wrappers import mirror_averaged
 
     x, y = task.test
-    with torch.no_grad():
-        logits = torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(1000)])
-    predicted = logits.argmax(1)
-    return {
+    logits = logits_of(model, state, x)
+    found = {
         "loss": float(cross_entropy(logits, y)),
-        "accuracy": float((predicted == y).float().mean()),
-        "confusion": confusion(predicted.cpu().numpy(), y.cpu().numpy(), len(task.classes)).tolist(),
+        "accuracy": float((logits.argmax(1) == y).float().mean()),
+        "confusion": confusion(logits.argmax(1).cpu().numpy(), y.cpu().numpy(), len(task.classes)).tolist(),
         "classes": list(task.classes),
     }
+    if mirror:
+        both = logits_of(mirror_averaged(model), state, x)
+        found["mirrored_accuracy"] = float((both.argmax(1) == y).float().mean())
+    return found
+
+
+def logits_of(model: Model, state: TrainState, x):
+    """(n, classes), in evaluation mode."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(1000)])
 
 
 def save(result: Result, folder: Path) -> None:
@@ -232,6 +243,8 @@ def main(config: Config) -> Result:
     print(f"reduced VGG: {tree.size(result.state.params):,} parameters, {last['step']} steps")
     print(f"  valid  loss {last['valid_loss']:.4f}  accuracy {last['valid_accuracy']:.2%}")
     print(f"  test   loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%}")
+    if config.mirror:
+        print(f"  test with the mirror image  accuracy {test['mirrored_accuracy']:.2%}")
     return result
 
 

@@ -1,0 +1,154 @@
+"""The reduced VGG beside torch.nn: one training step of Adam, batches of 128.
+
+    python -m benchmarks.cnn            # writes results/benchmarks_cnn.json
+
+Each contestant trains in a process of its own with all cores, and they take turns, step by step: allocators
+and caches of one do not help another. Ours run as in our scripts, with memory reused (`core/memory.py`);
+torch.nn once in its defaults and once with the same setting. All begin with the same params, and the losses
+of the first ten steps are compared: nobody does less work.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.timing import apart, in_turns, medians, ratio
+from benchmarks.twins import reduced_vgg
+from core import optim, random, run
+from core.config import Options, option, positive
+from core.config import run as run_script
+from core.files import write_atomically
+from core.train import make_step, train_state
+from torch_nets import grad_fn, jit
+from torch_nets.cnn_model import CNN
+from torch_nets.pace import WAYS
+
+OURS, PEER = "ours: bfloat16, channels_last", "torch.nn"
+BFLOAT16 = "torch.nn: bfloat16, channels_last"
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Time a step of the reduced VGG beside torch.nn."""
+
+    rounds: int = option(20, "rounds in which all contestants take turns", positive)
+    batch_size: int = option(128, "images in a step", positive)
+    results: str = option("results/benchmarks_cnn.json", "JSON file for the numbers")
+
+
+def data(batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(batch_size, 3, 32, 32)).astype(np.float32)
+    return torch.from_numpy(x), torch.from_numpy(draw.integers(0, 10, batch_size))
+
+
+def ours(way: str, compiled: bool, batch_size: int) -> Callable[[], float]:
+    """A step of ours that keeps its state, and returns the loss."""
+    model, optimizer, batch = CNN(3, 10), optim.adam(), data(batch_size)
+    state = train_state(*model.init(random.key(0)), optimizer, random.key(1))
+    step = make_step(grad_fn(WAYS[way](model)), optimizer)
+    step = jit(step) if compiled else step
+
+    def call() -> float:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return float(metrics["loss"])
+
+    return call
+
+
+def theirs(bfloat16: bool, compiled: bool, batch_size: int) -> Callable[[], float]:
+    """The same with torch.nn and torch.optim."""
+    params, buffers = CNN(3, 10).init(random.key(0))
+    module = reduced_vgg()
+    module.load_state_dict({**params, **buffers})
+    x, y = data(batch_size)
+    if bfloat16:
+        module, x = (part.to(memory_format=torch.channels_last) for part in (module, x))
+    optimizer = torch.optim.Adam(module.parameters())
+    net = torch.compile(module) if compiled else module
+
+    def call() -> float:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = net(x)
+        loss = nn.functional.cross_entropy(logits.float(), y)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return call
+
+
+def contestants(size: int) -> dict[str, Callable[[], float]]:
+    way = "bfloat16 channels_last"
+    return {
+        OURS: apart(ours, way, False, size, memory_reused=True),
+        f"{OURS}, compiled": apart(ours, way, True, size, memory_reused=True),
+        PEER: apart(theirs, False, False, size, memory_reused=False),
+        f"{PEER}, memory reused": apart(theirs, False, False, size, memory_reused=True),
+        BFLOAT16: apart(theirs, True, False, size, memory_reused=False),
+        f"{BFLOAT16}, memory reused": apart(theirs, True, False, size, memory_reused=True),
+        f"{BFLOAT16}, compiled": apart(theirs, True, True, size, memory_reused=False),
+        f"{BFLOAT16}, compiled, memory reused": apart(theirs, True, True, size, memory_reused=True),
+    }
+
+
+def assert_same_work(calls: dict[str, Callable[[], float]]) -> None:
+    """The losses of ten steps from the same params: those of torch.nn within what bfloat16 rounds."""
+    losses = {name: np.array([call() for _ in range(10)]) for name, call in calls.items()}
+    for name, values in losses.items():
+        assert np.abs(values[0] - losses[PEER][0]) < 0.02, f"{name}: another first loss, {values[0]}"
+        assert values[-1] < 0.5 * values[0], f"{name}: does not learn its batch, {values}"
+
+
+def main(config: Config) -> dict:
+    calls = contestants(config.batch_size)
+    assert_same_work(calls)
+    times = in_turns(calls, config.rounds)
+    peers = [name for name in calls if name.startswith(PEER)]
+    found = {
+        "command": "python -m benchmarks.cnn",
+        "n": config.rounds,
+        **run.environment(),
+        **run.machine(),
+        "setting": f"reduced VGG, batch {config.batch_size}, Adam 1e-3, {torch.get_num_threads()} threads",
+        "ms": medians(times),
+        "ratio": {
+            f"{name} / {peer}": ratio(times[name], times[peer])
+            for name in calls
+            if name.startswith(OURS)
+            for peer in peers
+        },
+    }
+    path = Path(config.results)
+    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(path.with_suffix(".md"), markdown(found, peers).encode())
+    print(markdown(found, peers))
+    return found
+
+
+def markdown(found: dict, peers: list[str]) -> str:
+    """A row for each peer: its time, and the ratio of ours to it with quartiles."""
+    names = (OURS, f"{OURS}, compiled")
+    lines = [
+        f"One step of the {found['setting']}; median of {found['n']} rounds. Ours: "
+        + ", ".join(f"{found['ms'][name]:.0f} ms ({name.removeprefix('ours: ')})" for name in names)
+        + ".\n",
+        "| peer | ms | ratio of ours to it (quartiles) | of ours compiled |",
+        "|---|---|---|---|",
+    ]
+    for peer in peers:
+        ratios = (found["ratio"][f"{name} / {peer}"] for name in names)
+        cells = (f"{r['median']:.2f} ({r['quartiles'][0]:.2f} to {r['quartiles'][1]:.2f})" for r in ratios)
+        lines.append(f"| {peer} | {found['ms'][peer]:.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_script(Config, main)

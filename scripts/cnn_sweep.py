@@ -1,0 +1,156 @@
+"""Part II: the reduced VGG with several optimisers, rates and seeds, and what it reaches at its best.
+
+    python scripts/cnn_sweep.py --data_dir DIR --results results/part2_settings.json
+
+Each setting and seed is a run of scripts/cnn_train.py in a folder of its own in --out; a run that was stopped
+goes on, one that has ended is only read. Runs that --results has already are kept and not trained again, so
+that settings and seeds can be added to it, also on another machine: each row names its own.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core import history, run
+from core.config import Options, not_negative, option, positive
+from core.config import run as run_script
+from core.files import write_atomically
+from scripts import cnn_train
+
+# Named changes of the options of scripts/cnn_train.py
+SETTINGS = {
+    "adam 1e-3": {"learning_rate": 1e-3},  # the assignment's: Adam in its defaults
+    "adam 1e-4": {"learning_rate": 1e-4},
+    "adam 1e-2": {"learning_rate": 1e-2},
+    "nesterov 1e-2": {"optimizer": "nesterov", "learning_rate": 1e-2},
+    "rmsprop 1e-3": {"optimizer": "rmsprop", "learning_rate": 1e-3},
+    "best": {
+        "optimizer": "nesterov",
+        "learning_rate": 0.4,
+        "schedule": "one_cycle",
+        "weight_decay": 5e-4,
+        "augment": "strong",
+        "label_smoothing": 0.1,
+        "mirror": True,
+        "batch_size": 512,
+        "epochs": 40.0,
+        "eval_freq": 200,
+        "valid_fraction": 0.02,
+    },
+}
+
+
+def known_settings(text: str) -> str | None:
+    good = all(name in SETTINGS for name in text.split(","))
+    return None if good else f"names with commas between them, of {', '.join(SETTINGS)}"
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Train the reduced VGG with several optimisers, rates and seeds."""
+
+    settings: str = option(
+        ",".join(name for name in SETTINGS if name != "best"), "named settings, with commas", known_settings
+    )
+    seeds: int = option(3, "seeds of each setting", positive)
+    first_seed: int = option(0, "the first of them", not_negative)
+    data: str = option("folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
+    max_steps: int = option(5000, "steps of the settings that do not count epochs", positive)
+    width: float = option(1.0, "factor of the channels", positive)
+    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
+    out: str = option("runs/cnn_settings", "folder of the runs")
+    results: str = option(None, "JSON file for what all runs found; what it has is kept")
+
+
+def main(config: Config) -> list[dict]:
+    """Every setting and seed; their rows, and those that `--results` had."""
+    path = Path(config.results) if config.results else None
+    rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
+    for setting in config.settings.split(","):
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
+            if not any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
+                rows.append(row_of(config, setting, seed))
+                if path:
+                    write(path, rows)
+    print(markdown(rows))
+    return rows
+
+
+def row_of(config: Config, setting: str, seed: int) -> dict:
+    """What one run finds, trained as far as it is not yet."""
+    folder = Path(config.out) / f"{setting.replace(' ', '-')}-seed{seed}"
+    shared = {name: getattr(config, name) for name in ("data", "data_dir", "max_steps", "width", "threads")}
+    member = cnn_train.Config(
+        **shared | SETTINGS[setting], seed=seed, out=str(folder), resume=(folder / "config.json").exists()
+    )
+    print(f"{setting}, seed {seed}", flush=True)
+    if not (folder / "results.json").exists():
+        cnn_train.main(member)
+    begun = json.loads((folder / "config.json").read_text())
+    return {
+        "setting": setting,
+        "seed": seed,
+        "command": run.command_line(member),
+        "git_commit": begun["git_commit"],
+        "torch": begun["versions"]["torch"],
+        **run.machine(),
+        "training_seconds": run.time_taken(folder) or None,
+        "way": fastest(json.loads((folder / "probe.json").read_text())),
+        "test": json.loads((folder / "results.json").read_text()),
+        "history": history.read_csv(folder / "history.csv"),
+    }
+
+
+def fastest(seconds: dict[str, float]) -> str:
+    return min(seconds, key=seconds.get)
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """The rows by setting and seed, as JSON, and their means as Markdown."""
+    order = list(SETTINGS)
+    rows = sorted(rows, key=lambda row: (order.index(row["setting"]), row["seed"]))
+    about = {"n": min(map(len, grouped(rows).values())), **run.environment(), **run.machine()}
+    write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+    write_atomically(path.with_suffix(".md"), markdown(rows).encode())
+
+
+def grouped(rows: list[dict]) -> dict[str, list[dict]]:
+    """The rows of each setting."""
+    names = dict.fromkeys(row["setting"] for row in rows)
+    return {name: [row for row in rows if row["setting"] == name] for name in names}
+
+
+def markdown(rows: list[dict]) -> str:
+    """A row for each setting: accuracies in percent, mean and deviation over the seeds."""
+    lines = [
+        "| setting | steps | train | validation | test | test with mirror image | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for setting, of_setting in grouped(rows).items():
+        last = [row["history"][-1] for row in of_setting]
+        cells = (
+            setting,
+            f"{last[0]['step']:,}",
+            spread([row["accuracy"] for row in last]),
+            spread([row["valid_accuracy"] for row in last]),
+            spread([row["test"]["accuracy"] for row in of_setting]),
+            spread([row["test"].get("mirrored_accuracy") for row in of_setting]),
+            len(of_setting),
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean ± standard deviation in percent; without the latter for one value."""
+    if None in values:
+        return ""
+    deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.2f}{deviation}"
+
+
+if __name__ == "__main__":
+    run_script(Config, main)
