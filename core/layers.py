@@ -1,5 +1,6 @@
 """What a row of layers is in both worlds: names, and one key for each layer."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from core import random, tree
@@ -81,23 +82,26 @@ VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "p
 
 
 def reduced_vgg(world, n_channels: int, n_classes: int, width: float = 1.0) -> dict:
-    """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "relu1", "pool1", ... "fc".
+    """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ... "fc".
 
     A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3, stride 2,
-    padding 1. world: as in `mlp_in_a_row`; width: a factor of all channels.
+    padding 1. A pool comes before the ReLU that the assignment has before it: the maximum of what a ReLU
+    leaves is what the ReLU leaves of the maximum, in value and gradient, and of a quarter as many pixels.
+    world: as in `mlp_in_a_row`; width: a factor of all channels.
     """
     layers, convolutions, pools, channels = {}, 0, 0, n_channels
-    for what in VGG:
+    for what, then in itertools.pairwise((*VGG, None)):
         if what == "pool":
+            continue
+        convolutions += 1
+        more = max(1, round(what * width))
+        layers[f"conv{convolutions}"] = world.Conv(channels, more, 3, padding=1)
+        layers[f"norm{convolutions}"] = world.BatchNorm(more)
+        if then == "pool":
             pools += 1
             layers[f"pool{pools}"] = world.MaxPool(3, stride=2, padding=1)
-        else:
-            convolutions += 1
-            more = max(1, round(what * width))
-            layers[f"conv{convolutions}"] = world.Conv(channels, more, 3, padding=1)
-            layers[f"norm{convolutions}"] = world.BatchNorm(more)
-            layers[f"relu{convolutions}"] = world.ReLU()
-            channels = more
+        layers[f"relu{convolutions}"] = world.ReLU()
+        channels = more
     return layers | {"mean": world.GlobalAvgPool(), "fc": world.Linear(channels, n_classes)}
 
 

@@ -112,7 +112,7 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
 
     def update(grads, state, params):
         a, e = hyper(alpha, state, grads), hyper(eps, state, grads)
-        square = running_mean(a, state["square_avg"], tree.map(lambda g: g * g, grads))
+        square = running_mean_of_squares(a, state["square_avg"], grads)
         means, variance = {"square_avg": square}, square
         if centered:
             means["grad_avg"] = running_mean(a, state["grad_avg"], grads)
@@ -153,7 +153,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
             v = means["max_exp_avg_sq"] = tree.map(maximum, state["max_exp_avg_sq"], v)
         count = real(counts["count"], grads)
         c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
-        updates = divided_by_root(tree.map(lambda m: m / c1, m), tree.map(lambda v: v / c2, v), e)
+        updates = tree.map(lambda m, v: m / c1 / (namespace(v).sqrt(v / c2) + e), m, v)  # a leaf in cache
         return updates, {**counts, **means}
 
     return Optimizer(init, update)
@@ -245,7 +245,7 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
 
     def update(grads, state, params):
         r, e = hyper(rho, state, grads), hyper(eps, state, grads)
-        v = running_mean(r, state["square_avg"], tree.map(lambda g: g * g, grads))
+        v = running_mean_of_squares(r, state["square_avg"], grads)
 
         def step(g, v, before):
             xp = namespace(v)
@@ -306,6 +306,11 @@ def running_mean(beta: float | Array, mean: Params, new: Params) -> Params:
     return tree.map(lambda m, n: beta * m + (1 - beta) * n, mean, new)
 
 
+def running_mean_of_squares(beta: float | Array, mean: Params, new: Params) -> Params:
+    """beta mean + (1 - beta) new^2."""
+    return tree.map(lambda m, n: beta * m + (1 - beta) * (n * n), mean, new)
+
+
 def bias_correction(beta: float | Array, count: Array) -> Array:
     """1 - beta ** count; by expm1, since the difference would lose half the digits of a float32."""
     return -namespace(count).expm1(count * _log(beta))
@@ -319,10 +324,9 @@ def _log(beta: float | Array) -> float | Array:
 
 def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) -> dict:
     """The next running means of g and of g^2."""
-    squares = tree.map(lambda g: g * g, grads)
     return {
         "exp_avg": running_mean(b1, state["exp_avg"], grads),
-        "exp_avg_sq": running_mean(b2, state["exp_avg_sq"], squares),
+        "exp_avg_sq": running_mean_of_squares(b2, state["exp_avg_sq"], grads),
     }
 
 
