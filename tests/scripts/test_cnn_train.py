@@ -2,21 +2,20 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from core import checkpoint
+from core import checkpoint, history
 from core.base import UserError
 from core.config import run
 from scripts import cnn_train
 from scripts.cnn_train import Config
+from tests.faults.kills import KILLS, differing, kill_and_resume
 
 ROOT = Path(__file__).parents[2]
 MIRROR = ROOT / "data" / "cifar10-jpeg75"
@@ -28,6 +27,11 @@ SMALL = {
     "precision": "float32",
     "threads": 1,
 }
+
+
+def command_of(flags: dict) -> list[str]:
+    parts = (str(part) for name, value in flags.items() for part in (f"--{name}", value))
+    return [sys.executable, str(ROOT / "scripts" / "cnn_train.py"), *parts]
 
 
 def test_flags_have_the_names_and_defaults_of_the_assignment():
@@ -60,32 +64,41 @@ def test_it_learns_from_cifar10():
     assert result.test["accuracy"] > 0.2  # chance is 0.1
 
 
-@pytest.mark.parametrize(
-    "options", [{"augment": "strong", "ema": 0.9, "weight_decay": 1e-2, "optimizer": "adamw"}]
-)
-def test_killed_and_resumed_gives_the_same_bits(tmp_path, options):
-    flags = {**SMALL, **options, "max_steps": 60, "schedule": "cosine", "label_smoothing": 0.1}
-    command = [sys.executable, str(ROOT / "scripts" / "cnn_train.py")]
-    command += [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
-    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
-    folder, kills, random = tmp_path / "killed", 0, np.random.default_rng()
-    folder.mkdir()  # the fastest way is measured: one measurement for both runs
-    shutil.copy(tmp_path / "whole" / "probe.json", folder)
-    for _ in range(20):
-        path = folder / checkpoint.NAME
-        before = path.stat().st_mtime_ns if path.exists() else 0
-        process = subprocess.Popen([*command, "--out", folder, "--resume"], stdout=subprocess.DEVNULL)
-        while process.poll() is None:
-            if kills < 3 and path.exists() and path.stat().st_mtime_ns != before:
-                time.sleep(random.uniform(0, 0.3))
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-            time.sleep(0.002)
-        if process.returncode == 0:
-            break
-    assert kills > 0
-    for name in (checkpoint.NAME, "history.csv", "results.json", "curves.png", "confusion.png"):
-        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+def test_killed_and_resumed_gives_the_same_bits(tmp_path):
+    options = {"augment": "strong", "ema": 0.9, "weight_decay": 1e-2, "optimizer": "adamw"}
+    options |= {"schedule": "cosine", "label_smoothing": 0.1, "max_steps": max(60, 15 * KILLS)}
+    command = command_of(SMALL | options)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
+    killed.mkdir()  # the fastest way is measured: one measurement for both runs
+    shutil.copy(whole / "probe.json", killed)
+    assert kill_and_resume(command, killed, spread=0.3) > 0
+    files = (checkpoint.NAME, "history.csv", "results.json", "curves.png", "confusion.png")
+    assert differing(whole, killed, files) == []
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
+    """A checkpoint that outgrows what may be written, as on a full disk."""
+    folder = tmp_path / "run"
+    command = command_of(SMALL | {"max_steps": 10, "out": folder})
+    subprocess.run(command, check=True, capture_output=True)
+    before = (folder / checkpoint.NAME).read_bytes()
+    more = command_of(SMALL | {"max_steps": 20, "out": folder})
+    full = subprocess.run(
+        ["bash", "-c", f"ulimit -f {len(before) // 2048}; exec \"$@\"", "-", *more, "--resume"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert full.returncode == 2
+    line = full.stderr.strip().splitlines()[-1]
+    assert (
+        line
+        == f"error: {folder / checkpoint.NAME}: cannot be written (File too large); what stood there is kept"
+    )
+    assert "Traceback" not in full.stderr
+    assert (folder / checkpoint.NAME).read_bytes() == before
+    assert not list(folder.glob(".*"))  # nothing half-written
+    subprocess.run([*more, "--resume"], check=True, capture_output=True)
+    assert history.read_csv(folder / "history.csv")[-1]["step"] == 20
 
 
 def test_the_run_folder_has_what_was_found(tmp_path):

@@ -16,10 +16,12 @@ from core.base import UserError
 from core.config import run
 from core.train import Diverged
 from scripts import pytorch_train_mlp, train_mlp_numpy
+from tests.faults.kills import KILLS, differing, kill_and_resume
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {"train_mlp_numpy": train_mlp_numpy, "pytorch_train_mlp": pytorch_train_mlp}
 QUICK = {"train_mlp_numpy": [], "pytorch_train_mlp": ["--no-compile"]}
+FILES = (checkpoint.NAME, "history.csv", "curves.png")
 
 
 def call(name: str, *arguments, module: bool = False, **options) -> subprocess.CompletedProcess:
@@ -33,13 +35,6 @@ def call(name: str, *arguments, module: bool = False, **options) -> subprocess.C
 def config_of(name: str, **options):
     quick = {"compile": False} if name == "pytorch_train_mlp" else {}
     return SCRIPTS[name].Config(**{**quick, **options})
-
-
-def same_files(a: Path, b: Path) -> bool:
-    return all(
-        (a / name).read_bytes() == (b / name).read_bytes()
-        for name in (checkpoint.NAME, "history.csv", "curves.png")
-    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -61,31 +56,17 @@ def test_script_module_and_notebook_give_the_same_bits(name, tmp_path):
     assert done.stderr == ""
     assert "102 parameters, 150 steps" in done.stdout
     SCRIPTS[name].main(config_of(name, **options, out=str(tmp_path / "notebook")))
-    assert same_files(tmp_path / "script", tmp_path / "module")
-    assert same_files(tmp_path / "script", tmp_path / "notebook")
+    assert differing(tmp_path / "script", tmp_path / "module", FILES) == []
+    assert differing(tmp_path / "script", tmp_path / "notebook", FILES) == []
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_killed_at_random_and_resumed_gives_the_same_bits(name, tmp_path):
-    flags = ["--max_steps", 40, "--eval_freq", 1, "--optimizer", "adam"]
+    flags = [*QUICK[name], "--max_steps", max(40, 10 * KILLS), "--eval_freq", 1, "--optimizer", "adam"]
+    command = [sys.executable, ROOT / "scripts" / f"{name}.py", *flags]
     assert call(name, *flags, "--out", tmp_path / "whole").returncode == 0
-    random, folder, kills = np.random.default_rng(), tmp_path / "killed", 0
-    for _ in range(50):
-        command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *QUICK[name], *map(str, flags)]
-        process = subprocess.Popen([*command, "--out", str(folder), "--resume"])
-        deadline = time.monotonic() + 60
-        before = (folder / checkpoint.NAME).stat().st_mtime_ns if (folder / checkpoint.NAME).exists() else 0
-        while process.poll() is None and time.monotonic() < deadline:
-            path = folder / checkpoint.NAME
-            if kills < 4 and path.exists() and path.stat().st_mtime_ns != before:
-                time.sleep(random.uniform(0, 0.1))
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-            time.sleep(0.002)
-        if process.poll() == 0:
-            break
-    assert kills > 0
-    assert same_files(tmp_path / "whole", folder)
+    assert kill_and_resume(command, tmp_path / "killed", spread=0.1) > 0
+    assert differing(tmp_path / "whole", tmp_path / "killed", FILES) == []
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
@@ -101,7 +82,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     assert f"--out {folder} --resume" in err
     assert call("train_mlp_numpy", "--out", folder, "--resume").returncode == 0
     assert call("train_mlp_numpy", "--out", tmp_path / "whole").returncode == 0
-    assert same_files(folder, tmp_path / "whole")
+    assert differing(folder, tmp_path / "whole", FILES) == []
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
