@@ -60,7 +60,7 @@ def folder(root: Path, size: int = 0) -> Images:
         part: [(path, label) for label, name in enumerate(classes) for path in listed[part][name]]
         for part in PARTS
     }
-    signature = _signature(root, [path for part in PARTS for path, _ in files[part]], size)
+    signature = _signature(str(root), [path for part in PARTS for path, _ in files[part]], size)
     return cached(root, signature, classes, lambda into: _decode_parts(files, size, into))
 
 
@@ -112,8 +112,8 @@ def mean_and_deviation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # --- folders ----------------------------------------------------------------------------------------------
 
 
-def _listed(part: Path) -> dict[str, list[Path]]:
-    """The image files of every class folder, sorted."""
+def _listed(part: Path) -> dict[str, list[str]]:
+    """The paths of the image files of every class folder, sorted; as texts, since there may be many."""
     try:
         names = sorted(entry.name for entry in os.scandir(part) if entry.is_dir() and entry.name[0] != ".")
         found = {name: sorted(_images_in(part / name)) for name in names}
@@ -129,16 +129,16 @@ def _listed(part: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _images_in(where: Path) -> list[Path]:
-    return [Path(entry.path) for entry in os.scandir(where) if entry.name.lower().endswith(SUFFIXES)]
+def _images_in(where: Path) -> list[str]:
+    return [entry.path for entry in os.scandir(where) if entry.name.lower().endswith(SUFFIXES)]
 
 
-def _signature(root: Path, paths: Sequence[Path], size: int) -> str:
+def _signature(root: str, paths: Sequence[str], size: int) -> str:
     """Changes with any file's name, length or time, and with what is made of them."""
     digest = hashlib.sha256(f"{FORMAT} {size}".encode())
     for path in paths:
-        about = path.stat()
-        digest.update(f"{path.relative_to(root)}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+        about, name = Path(path).stat(), path[len(root) :].lstrip(os.sep)
+        digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -160,7 +160,7 @@ def _decode_parts(files: dict, size: int, into: Path) -> None:
         np.save(into / f"{part}_y.npy", np.array(labels, np.int64))
 
 
-def _decoded(path: Path, shape: tuple | None, size: int) -> np.ndarray:
+def _decoded(path: str, shape: tuple | None, size: int) -> np.ndarray:
     """One image as uint8 (channels, height, width), with the channels and the size of `shape`, if given."""
     from PIL import Image
 

@@ -106,7 +106,7 @@ def train(config: Config) -> Result:
     metrics = metrics_fn(model)
 
     def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=1000)
+        found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=500)
         return {f"valid_{name}": value for name, value in found.items()}
 
     state, history = run.fit(
@@ -222,7 +222,7 @@ def logits_of(model: Model, state: TrainState, x):
     import torch
 
     with torch.no_grad():
-        return torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(1000)])
+        return torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(500)])
 
 
 def save(result: Result, folder: Path) -> None:

@@ -19,7 +19,7 @@ WAYS: dict[str, Callable[[Model], Model]] = {
 }
 
 
-def probe(model: Model, batch: Batch, ways, repeats: int = 3) -> dict[str, float]:
+def probe(model: Model, batch: Batch, ways, repeats: int = 2) -> dict[str, float]:
     """The median seconds of a gradient of `batch` in each of `ways`, taken in turn after a warm-up.
 
     batch: inputs as the model takes them; 32 of its examples are enough to tell the ways apart.
