@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Self
 
 from core import memory
 from core.base import UserError
-from core.train import Diverged, Interrupted
+from core.train import Diverged, Interrupted, Lost
 
 Check = Callable[[Any], str | None]  # what would be right, if the value is not
 
@@ -96,14 +96,14 @@ class Options:
 
 def run(config_class: type[Options], main: Callable[[Any], object]) -> NoReturn:
     """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2, divergence
-    in 1, an interruption in 130."""
+    and lost processes in 1, an interruption in 130."""
     memory.reuse()
     code = 0
     try:
         main(config_class.parse())
     except UserError as error:
         code = _complain(error, 2)
-    except Diverged as error:
+    except (Diverged, Lost) as error:
         code = _complain(error, 1)
     except Interrupted as error:
         code = _complain(error, 130)

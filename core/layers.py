@@ -81,14 +81,17 @@ def expect_channels(x: Array, n: int) -> None:
 VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
 
-def reduced_vgg(world, n_channels: int, n_classes: int, width: float = 1.0) -> dict:
+def reduced_vgg(
+    world, n_channels: int, n_classes: int, width: float = 1.0, norm: Callable | None = None
+) -> dict:
     """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ... "fc".
 
     A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3, stride 2,
     padding 1. A pool comes before the ReLU that the assignment has before it: the maximum of what a ReLU
     leaves is what the ReLU leaves of the maximum, in value and gradient, and of a quarter as many pixels.
-    world: as in `mlp_in_a_row`; width: a factor of all channels.
+    world: as in `mlp_in_a_row`; width: a factor of all channels; norm: a constructor in place of BatchNorm.
     """
+    norm = norm or world.BatchNorm
     layers, convolutions, pools, channels = {}, 0, 0, n_channels
     for what, then in itertools.pairwise((*VGG, None)):
         if what == "pool":
@@ -96,7 +99,7 @@ def reduced_vgg(world, n_channels: int, n_classes: int, width: float = 1.0) -> d
         convolutions += 1
         more = max(1, round(what * width))
         layers[f"conv{convolutions}"] = world.Conv(channels, more, 3, padding=1)
-        layers[f"norm{convolutions}"] = world.BatchNorm(more)
+        layers[f"norm{convolutions}"] = norm(more)
         if then == "pool":
             pools += 1
             layers[f"pool{pools}"] = world.MaxPool(3, stride=2, padding=1)

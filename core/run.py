@@ -23,9 +23,9 @@ TIME = "seconds.json"  # apart from the history, which is the same whenever and 
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
 
 
-def open_run(config: Options) -> Path | None:
+def open_run(config: Options, writes: bool = True) -> Path | None:
     """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`; None if no
-    folder is asked for.
+    folder is asked for. With `writes=False` nothing is checked or written: another process does that.
 
     A UserError if it holds a run and no resumption is asked for, or a run of other options.
     """
@@ -34,6 +34,8 @@ def open_run(config: Options) -> Path | None:
             raise UserError("--resume: needs --out, the folder of the run to go on with")
         return None
     folder = Path(config.out)
+    if not writes:
+        return folder
     path = folder / "config.json"
     about = {"script": _script(config), "config": config.to_dict()}
     try:
@@ -105,20 +107,26 @@ def _script(config: Options) -> str:
     return Path(inspect.getfile(type(config))).stem
 
 
-def fit(folder: Path | None, step: Step, state: TrainState, batches, *, hint: str, **options):
+def fit(
+    folder: Path | None, step: Step, state: TrainState, batches, *, hint: str, writes: bool = True, **options
+):
     """`core.train.fit` from the folder's checkpoint on, saving there after each row; returns its results.
+    With `writes=False` the folder is only read: another process of the same run writes it.
 
     What ends it early says what is saved and how to go on; `hint` is what may help a loss that diverges.
     """
     history_, sums = [], {}
     if folder:
         state, history_, sums = restore(folder, state)
-        options["save"] = functools.partial(save, folder)
+        options |= {"save": functools.partial(save, folder)} if writes else {}
     try:
-        with clock(folder):
+        with clock(folder if writes else None):
             return train.fit(step, state, batches, history=history_, sums=sums, **options)
     except train.Diverged as error:
         raise train.Diverged(f"{error}; {_last_good(folder)}; {hint}") from error
+    except train.Lost as error:
+        how = f"; go on with the same options, --out {folder} and --resume" if folder else ""
+        raise train.Lost(f"{error}; {_last_good(folder)}{how}") from error
     except train.Interrupted as error:
         how = f"saved; go on with the same options and --out {folder} --resume"
         raise train.Interrupted(f"{error}; {how if folder else 'nothing is saved without --out'}") from error

@@ -24,6 +24,10 @@ class Diverged(ArithmeticError):
     """The loss is no longer a finite number; the message names the step."""
 
 
+class Lost(RuntimeError):
+    """Another process of the run is gone, and this one cannot go on without it."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, heard between two steps; `save` has been called."""
 

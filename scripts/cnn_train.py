@@ -3,8 +3,10 @@
 python scripts/cnn_train.py --learning_rate 1e-3 --out runs/cnn                 # Adam's default rate
 python scripts/cnn_train.py --data folder --data_dir DIR --out runs/cnn         # DIR/{train,test}/CLASS/*.jpg
 python scripts/cnn_train.py --data digits --max_steps 300 --eval_freq 50
+torchrun --nproc-per-node 2 scripts/cnn_train.py --data digits --out runs/two   # batches shared by two processes
 """
 
+import functools
 import inspect
 import json
 import math
@@ -83,27 +85,40 @@ def train(config: Config) -> Result:
     """Train the network of `config`; the test images are looked at once, at the end."""
     import torch  # when work starts, so that --help is quick
 
+    from torch_nets.convert import device_of
+    from torch_nets.distributed import processes
+
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    device = device_of(config.device)
+    with processes(device) as group:
+        return train_as(config, device, group)
+
+
+def train_as(config: Config, device, group) -> Result:
+    """What one of the processes of a training does; all have the same result, and the first writes it."""
     from core.data import batches
     from core.train import evaluate, make_step
     from torch_nets import images, jit, metrics_fn
-    from torch_nets.convert import device_of
+    from torch_nets.distributed import check_share, first_alone, parallel_metrics
 
-    device = device_of(config.device)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
     split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
-    found = images.load(config.data, config.data_dir, config.image_size)
+    load = functools.partial(images.load, config.data, config.data_dir, config.image_size)
+    found = first_alone(load, group)  # it may fill the cache
     task = images.prepare(found, split_key, config.valid_fraction, device, config.train_images)
     n = len(task.train[1])
     if config.batch_size > n:
         raise UserError(f"--batch_size {config.batch_size}: more than the {n} training images")
+    check_share(config.batch_size, group)
+    if config.compile and group.size > 1:
+        raise UserError("--compile: not with several processes; leave it out")
 
-    folder = run.open_run(config)
-    model, plain = make_model(config, task, folder)
+    folder = run.open_run(config, group.writes)
+    model, plain = make_model(config, task, folder, group)
     steps = math.ceil(config.epochs * n / config.batch_size) if config.epochs else config.max_steps
     optimizer = make_optimizer(config, steps)
     state = start(plain, optimizer, init_key, step_key, device)
-    step = make_step(make_grad_fn(config, model, task.normalise), optimizer)
-    metrics = metrics_fn(model)
+    step = make_step(make_grad_fn(config, model, task.normalise, group), optimizer)
+    metrics = parallel_metrics(metrics_fn(model), group)
 
     def validate(state: TrainState) -> dict[str, float]:
         found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=500)
@@ -119,28 +134,33 @@ def train(config: Config) -> Result:
         evaluate=validate,
         label="CNN",
         hint="try a lower --learning_rate",
+        writes=group.writes,
     )
     state = optim.averaged(state)
     result = Result(state, history, test_of(model, state, task, config.mirror), model, task)
-    if folder:
+    if folder and group.writes:
         save(result, folder)
     return result
 
 
-def make_model(config: Config, task, folder: Path | None) -> tuple[Model, Model]:
+def make_model(config: Config, task, folder: Path | None, group) -> tuple[Model, Model]:
     """The network that takes uint8 images in the way that is fastest here, and the same without either."""
+    from torch_nets import distributed, layers
     from torch_nets.cnn_model import CNN
     from torch_nets.pace import WAYS, probe, ways_of
 
     n_channels = task.train[0].shape[1]
-    plain = CNN(n_channels, len(task.classes), width=config.width)
+    total = distributed.total if group.size > 1 else None
+    norm = functools.partial(layers.BatchNorm, total=total)
+    plain = CNN(n_channels, len(task.classes), width=config.width, norm=norm)
     recorded = folder / "probe.json" if folder else None
     if recorded and recorded.exists():  # a resumed run goes on as it began
         seconds = json.loads(recorded.read_text())
     else:
         batch = task.normalise(task.train[0][: config.batch_size]), task.train[1][: config.batch_size]
         seconds = probe(plain, batch, ways_of(config.precision))
-        if recorded:
+        seconds = distributed.first_of_ranks(seconds, group)
+        if recorded and group.writes:
             write_atomically(recorded, json.dumps(seconds, indent=1).encode())
     way = min(seconds, key=seconds.get)
     times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
@@ -175,12 +195,14 @@ def make_optimizer(config: Config, steps: int) -> Optimizer:
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
 
 
-def make_grad_fn(config: Config, model: Model, normalise: Callable) -> GradFn:
+def make_grad_fn(config: Config, model: Model, normalise: Callable, group) -> GradFn:
     """The gradient of the (smoothed) loss on augmented images."""
     from torch_nets import augment, grad_fn
+    from torch_nets.distributed import data_parallel
     from torch_nets.losses import cross_entropy, smoothed
 
     grad = grad_fn(model, smoothed(config.label_smoothing) if config.label_smoothing else cross_entropy)
+    grad = data_parallel(grad, group)
     if config.augment == "strong":  # the hole is filled with the mean, so after the normalisation
         grad = augment.on_inputs(augment.augmented(grad, augment.cutout(8)), normalise)
     if config.augment != "none":

@@ -4,7 +4,8 @@
 
 The seeds of a length are trained together, as one vmapped ensemble: member i is what `scripts/train.py
 --seed i` trains. Each setting and length is a cell with a folder of its own in --out. A sweep that was
-stopped goes on with --resume, within a cell too, and ends with the same results. T is a palindrome's length.
+stopped goes on with --resume, within a cell too, and ends with the same results. Under torchrun the processes
+share out the cells. T is a palindrome's length.
 """
 
 import functools
@@ -23,6 +24,7 @@ from core.train import Interrupted, fit, init_state, make_step
 from scripts import train as rnn
 from torch_nets import grad_fn, jit, metrics_fn
 from torch_nets.dataset import is_exhaustive, palindromes
+from torch_nets.distributed import processes, wait_for_all
 from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states
 
 # Named changes of the options of scripts/train.py
@@ -88,19 +90,26 @@ class Config(Options):
 
 
 def main(config: Config) -> dict:
-    """All cells; what they found."""
-    folder = run.open_run(config)
-    cells = [(name, int(T)) for name in config.settings.split(",") for T in config.lengths.split(",")]
-    rows = []
-    for i, (setting, T) in enumerate(cells, start=1):
-        try:
-            rows.append(cell(config, setting, T, folder / f"{setting}-T{T}", f"{i}/{len(cells)}"))
-        except Interrupted as error:
-            raise Interrupted(f"{error}; go on with --resume") from error
-        print(summary(rows[-1]), flush=True)
+    """All cells, shared out among the processes of torchrun; what they found."""
+    with processes(torch.device("cpu")) as group:
+        folder = run.open_run(config, group.writes)
+        wait_for_all(group)  # until the folder is there
+        cells = [(name, int(T)) for name in config.settings.split(",") for T in config.lengths.split(",")]
+
+        def row(i: int) -> dict:
+            setting, T = cells[i]
+            return cell(config, setting, T, folder / f"{setting}-T{T}", f"{i + 1}/{len(cells)}")
+
+        for i in range(group.rank, len(cells), group.size):
+            try:
+                print(summary(row(i)), flush=True)
+            except Interrupted as error:
+                raise Interrupted(f"{error}; go on with --resume") from error
+        wait_for_all(group)
+        rows = [row(i) for i in range(len(cells))]  # all are there and are only read
     found = {"command": run.command_line(config), "n": config.seeds, **run.environment(), **run.machine()}
     found |= {"settings": {name: SETTINGS[name] for name in config.settings.split(",")}, "cells": rows}
-    if config.results:
+    if config.results and group.writes:
         path = Path(config.results)
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
         write_atomically(path.with_suffix(".md"), markdown(found).encode())

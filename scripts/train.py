@@ -3,13 +3,13 @@
     python scripts/train.py --input_length 4 --out runs/rnn          # T = 5, the assignment's defaults
     python scripts/train.py --input_length 499 --input_dim 10 --init identity --gain 2 --curriculum 20 \
         --train_steps 1000                                           # T = 500, trained at T = 20 first
+    torchrun --nproc-per-node 2 scripts/train.py --input_length 4    # batches shared by two processes
 
 T is the length of a palindrome; the network reads its first T-1 digits, and --input_length is T-1.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from core.train import init_state, make_step
 from torch_nets import grad_fn, jit, metrics_fn
 from torch_nets.convert import device_of, to_torch
 from torch_nets.dataset import check_listable, count, evaluation_batches, is_exhaustive, palindromes, streams
+from torch_nets.distributed import Group, check_share, data_parallel, parallel_metrics, processes
 from torch_nets.vanilla_rnn import INITS, VanillaRNN
 
 SCHEDULES = {
@@ -165,13 +166,25 @@ def set_up_torch(config: Config) -> torch.device:
 
 
 def train(config: Config) -> Result:
-    """Train the network of `config`."""
+    """Train the network of `config`; with torchrun, in several processes that share its batches."""
     device = set_up_torch(config)
+    with processes(device) as group:
+        return train_as(config, device, group)
+
+
+def train_as(config: Config, device: torch.device, group: Group) -> Result:
+    """What one of the processes of a training does; all have the same result, and the first writes it."""
+    check_share(config.batch_size, group)
     state_key, train_key, evaluation_key = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
     first = on_device(init_state(model, optimizer, state_key), device)
-    folder = run.open_run(config)
-    step, metrics = make_step(grad_fn(model), optimizer), metrics_fn(model)
+    folder = run.open_run(config, group.writes)
+    compiled = jit if config.compile and not config.curriculum else lambda f: f  # one T: compile once
+    if group.size == 1:
+        step = compiled(make_step(grad_fn(model), optimizer))
+    else:  # what is sent stays outside of the compiled part
+        step = make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)
+    metrics = parallel_metrics(metrics_fn(model), group)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
@@ -180,7 +193,7 @@ def train(config: Config) -> Result:
 
     state, history = run.fit(
         folder,
-        jit(step) if config.compile and not config.curriculum else step,  # one T: compile once
+        step,
         first,
         batches(config, train_key, device),
         steps=config.train_steps,
@@ -188,7 +201,11 @@ def train(config: Config) -> Result:
         evaluate=evaluate,
         label=f"RNN, T = {T}",
         hint="try a lower --learning_rate or --max_norm",
+        writes=group.writes,
     )
+    if folder and group.writes:
+        figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
+        plots.save(figure, folder / "curves.png")
     return Result(state, history, model, first.params)
 
 
@@ -202,9 +219,6 @@ def main(config: Config) -> Result:
     size = evaluation_size(config)
     what = f"all {count(T)}" if is_exhaustive(T, size) else f"{size} fresh"
     print(f"T = {T}: accuracy {last['test_accuracy']:.4f} on {what} palindromes after {last['step']} steps")
-    if config.out:
-        figure = plots.curves({"": result.history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
-        plots.save(figure, Path(config.out) / "curves.png")
     return result
 
 

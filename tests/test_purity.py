@@ -131,6 +131,7 @@ CALLS = {
     "transforms.scaled": lambda p: transforms.scaled(p, 2.0),
     "transforms.divided_by_root": lambda p: transforms.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
     "transforms.running_mean": lambda p: transforms.running_mean(0.9, p, p),
+    "transforms.running_mean_of_squares": lambda p: transforms.running_mean_of_squares(0.9, p, p),
     "hyper.with_hyper": lambda p: hyper.with_hyper(0.1, lambda h, g, _: g).update(p, Frozen(), p),
     "transforms.moments": lambda p: transforms.moments(0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)),
     "transforms.choose": lambda p: transforms.choose(p["fc1.bias"][0] > 0, p, p),

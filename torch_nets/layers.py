@@ -132,11 +132,14 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
-def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Model:
+def BatchNorm(
+    n: int, *, momentum: float = 0.1, eps: float = 1e-5, total: Callable[[Tensor], Tensor] | None = None
+) -> Model:
     """(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy 2015; nn.BatchNorm2d).
 
     Training takes mean and variance of the batch and returns the running ones, moved by `momentum`, in
-    `buffers`; evaluation takes the running ones.
+    `buffers`; evaluation takes the running ones. total: the sum over all processes that share a batch
+    (`torch_nets.distributed.total`); then mean and variance are those of the whole batch.
     """
 
     def init(key):
@@ -151,14 +154,28 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Model:
         running = buffers["running_mean"], buffers["running_var"]
         if not train:
             return torch.nn.functional.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
+        if total:
+            return _of_shared_batch(x, weight, bias, buffers)
         if x.numel() == x.shape[1]:
             raise UserError(f"batch of {x.shape[0]} with one pixel: BatchNorm in training needs two values")
         y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        return y, _moved(buffers, x, mean, inverse_deviation)
+        var = inverse_deviation.detach() ** -2 - eps
+        return y, _moved(buffers, x.numel() / x.shape[1], mean, var)
 
-    def _moved(buffers, x, mean, inverse_deviation):
-        count = x.numel() / x.shape[1]
-        var = (inverse_deviation.detach() ** -2 - eps) * (count / (count - 1))  # unbiased, as in PyTorch
+    def _of_shared_batch(x, weight, bias, buffers):
+        def channels(v):
+            return v.view(-1, 1, 1)
+
+        wide = x.to(weight.dtype)
+        count = total(wide.new_full((), x.numel() / x.shape[1]))
+        mean = total(wide.sum(dim=(0, 2, 3))) / count
+        var = total(((wide - channels(mean)) ** 2).sum(dim=(0, 2, 3))) / count
+        scale = weight / torch.sqrt(var + eps)
+        y = wide * channels(scale) + channels(bias - mean * scale)
+        return y.to(x.dtype), _moved(buffers, count, mean, var.detach())
+
+    def _moved(buffers, count, mean, var):
+        var = var * (count / (count - 1))  # unbiased, as in PyTorch
         new = {"running_mean": mean.detach(), "running_var": var}
         moved = {
             name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)

@@ -1,0 +1,130 @@
+"""Several processes train as one: the same params, and a lost one ends the run with a line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import checkpoint
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+STEPS, BATCH = 12, 8
+
+# what each rank does: train a net in float64, and write what rank 0 ends with
+RANK = f"""
+import functools, sys
+import numpy as np, torch
+from core import optim, random, tree
+from core.train import make_step, train_state
+from torch_nets import grad_fn, layers, metrics_fn, to_numpy
+from torch_nets.cnn_model import CNN
+from torch_nets.distributed import data_parallel, parallel_metrics, processes, total
+from torch_nets.pytorch_mlp import MLP
+from torch_nets.vanilla_rnn import VanillaRNN
+
+torch.set_num_threads(1)
+name, out = sys.argv[1:]
+with processes(torch.device("cpu")) as group:
+    norm = functools.partial(layers.BatchNorm, total=total if group.size > 1 else None)
+    models = {{
+        "mlp": (lambda: MLP(6, [5], 10), (6,)),
+        "cnn": (lambda: CNN(3, 10, width=1 / 16, norm=norm), (3, 32, 32)),
+        "rnn": (lambda: VanillaRNN(7, 1, 9, 10), (7, 1)),
+    }}
+    make, shape = models[name]
+    # not Adam: it makes steps of the rounding errors that are a bias's gradient ahead of BatchNorm
+    model, optimizer = make(), optim.nesterov(1e-2)
+    params, buffers = (tree.cast(part, "float64") for part in model.init(random.key(0)))
+    state = train_state(params, buffers, optimizer, random.key(1))
+    draw = np.random.default_rng(0)
+    x = torch.from_numpy(draw.normal(size=({STEPS}, {BATCH}, *shape)))
+    y = torch.from_numpy(draw.integers(0, 10, ({STEPS}, {BATCH})))
+    step = make_step(data_parallel(grad_fn(model), group), optimizer)
+    for i in range({STEPS}):
+        state, metrics = step(state, (x[i], y[i]))
+    found = parallel_metrics(metrics_fn(model), group)(state.params, state.buffers, (x[0, :5], y[0, :5]))
+    if group.writes:
+        tested = {{f"test_{{name}}": value for name, value in found.items()}}
+        np.savez(out, **to_numpy(state.params | state.buffers | metrics | tested))
+"""
+
+
+def environment() -> dict:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "rnn"])
+def test_two_processes_end_as_one_does(name, tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    starts = {"one": [sys.executable], "two": [*TORCHRUN, "2"]}
+    for how, start in starts.items():
+        command = [*start, script, name, tmp_path / f"{how}.npz"]
+        subprocess.run(command, check=True, env=environment(), capture_output=True)
+    one, two = (np.load(tmp_path / f"{how}.npz") for how in starts)
+    assert set(one) == set(two)
+    for leaf in one:
+        assert np.abs(one[leaf] - two[leaf]).max() < (1e-6 if leaf.endswith("accuracy") else 1e-10), leaf
+
+
+SMALL = (
+    "--data digits --width 0.125 --batch_size 64 --eval_freq 5 --precision float32 --threads 1 "
+    "--augment strong --optimizer nesterov"
+)
+
+
+def test_a_lost_rank_ends_the_run_with_a_line_and_one_process_goes_on(tmp_path):
+    script = [str(ROOT / "scripts" / "cnn_train.py"), *SMALL.split(), "--max_steps", "60"]
+    folder = tmp_path / "run"
+    both = subprocess.Popen(
+        [*TORCHRUN, "2", *script, "--out", folder],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    while not (folder / checkpoint.NAME).exists():
+        assert both.poll() is None
+        time.sleep(0.02)
+    os.kill(rank_of(folder, 1), signal.SIGKILL)
+    _, err = both.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert both.returncode != 0
+    assert len(lines) == 1
+    assert "lost another of the 2 processes" in lines[0]
+    assert f"--out {folder} and --resume" in lines[0]
+    for rest in (["--out", folder, "--resume"], ["--out", tmp_path / "whole"]):
+        subprocess.run([sys.executable, *script, *rest], check=True, capture_output=True)
+    params = [checkpoint_params(path) for path in (folder, tmp_path / "whole")]
+    assert all(np.abs(params[0][leaf] - params[1][leaf]).max() < 1e-4 for leaf in params[0])
+
+
+def test_a_batch_that_cannot_be_shared_is_named(tmp_path):
+    script = [ROOT / "scripts" / "cnn_train.py", *SMALL.split(), "--batch_size", "63"]
+    done = subprocess.run(
+        [*TORCHRUN, "2", *map(str, script)], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert "error: --batch_size 63: cannot be shared equally among 2 processes" in done.stderr
+    assert 'cnn_train.py", line' not in done.stderr  # no traceback of ours
+
+
+def rank_of(folder: Path, rank: int) -> int:
+    """The process of a rank of the run in a folder (Linux)."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in command and f"\0RANK={rank}\0".encode() in variables:
+            return int(process.name)
+    raise AssertionError(f"rank {rank} does not run")
+
+
+def checkpoint_params(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    leaves = load_file(folder / checkpoint.NAME)
+    return {name: leaf for name, leaf in leaves.items() if name.startswith("params/")}
