@@ -15,6 +15,13 @@ settings.load_profile("quick")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """As they are by default after every test: the RNN's script has them flushed to zero."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def params() -> dict:
     """Matrices and vectors, float64."""
