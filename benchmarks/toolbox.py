@@ -4,7 +4,8 @@
 
 Contestants take turns in one process on one thread (`timing.py`): a ratio is the median over the rounds, with
 quartiles. Opacus (`pip install 'purenets[dp]'`) is left out where it is not installed. Per-example gradients:
-batch 64, nn.Linear 784-128-10, and 1x28x28 images through two convolutions with GroupNorm; eager on both sides.
+batch 64, nn.Linear 784-128-10, 1x28x28 images through two convolutions with GroupNorm, and a tanh RNN of 128
+units over 10 one-hot digits (Opacus' own DPRNN, since nn.RNN cannot be hooked); eager on both sides.
 Ensemble: MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with torch.optim, eager.
 """
 
@@ -29,6 +30,7 @@ from torch_nets import from_module, grad_fn, jit
 from torch_nets.ensemble import ensemble, stack_states
 from torch_nets.per_example import per_example_grads
 from torch_nets.pytorch_mlp import MLP
+from torch_nets.vanilla_rnn import VanillaRNN
 
 BATCH, MEMBERS = 64, 64
 
@@ -58,7 +60,21 @@ def cnn() -> nn.Module:
     )
 
 
-NETS = {"mlp": (mlp, (784,)), "cnn": (cnn, (1, 28, 28))}
+def rnn() -> nn.Module:
+    from opacus.layers import DPRNN
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.out = DPRNN(10, 128, batch_first=True), nn.Linear(128, 10)
+
+        def forward(self, x):
+            return self.out(self.rnn(x)[0][:, -1])
+
+    return Net()
+
+
+NETS = {"mlp": (mlp, (784,)), "cnn": (cnn, (1, 28, 28)), "rnn": (rnn, (10, 10))}
 
 
 def data(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,9 +85,9 @@ def data(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(name: str) -> Callable[[], dict]:
     make, shape = NETS[name]
-    model = from_module(make())
+    model = VanillaRNN(*shape, 128, 10) if name == "rnn" else from_module(make())
     params, buffers = model.init(torch.as_tensor(random.key(0)))
-    grads, batch = per_example_grads(model), data(shape)
+    grads, batch = per_example_grads(model, train=True), data(shape)  # no layer here draws or mixes
     return lambda: grads(params, buffers, batch)[0]
 
 

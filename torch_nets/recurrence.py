@@ -109,14 +109,37 @@ def _empty_grads(dh, states, x, W_hx, W_hh, needs_dx):
 
 
 @torch.library.register_vmap("purenets::rnn")
-def _(info, dims, *arrays):
-    return torch.ops.purenets.rnn(*_members_first(info, dims, arrays)), (0, 0)
+def _(info, dims, x, *weights):
+    if dims[1:] != (None, None, None) or weights[1].ndim > 2:
+        return torch.ops.purenets.rnn(*_members_first(info, dims, (x, *weights))), (0, 0)
+    # one network for all, as for per-example gradients: members are nothing but more examples
+    x = x.movedim(dims[0], 1)  # (steps, members, batch, inputs)
+    parts = torch.ops.purenets.rnn(x.flatten(1, 2), *weights)
+    return tuple(part.unflatten(-2, x.shape[1:3]) for part in parts), (0, 1)
 
 
 @torch.library.register_vmap("purenets::rnn_backward")
 def _(info, dims, *arguments):
     *arrays, needs_dx = arguments
-    return torch.ops.purenets.rnn_backward(*_members_first(info, dims, arrays), needs_dx), (0, 0, 0, 0)
+    if dims[3:5] != (None, None) or arrays[4].ndim > 2:
+        return torch.ops.purenets.rnn_backward(*_members_first(info, dims, arrays), needs_dx), (0, 0, 0, 0)
+    dh, states, x = _members_first(info, dims[:3], arrays[:3])
+    return _backward_of_examples(dh, states, x, *arrays[3:], needs_dx), (0, 0, 0, 0)
+
+
+def _backward_of_examples(dh, states, x, W_hx, W_hh, needs_dx):
+    """`_backward` of one network, with gradients for each member of the batch by itself: (members, ...). First
+    all da(t), with members as more examples, then each gradient as one product over time."""
+    h = states.transpose(0, 1)  # (steps, members, batch, hidden)
+    das = torch.empty(h.shape, dtype=h.dtype, device=h.device)
+    for t in reversed(range(len(h))):
+        torch.mul(dh, 1 - h[t] ** 2, out=das[t])
+        dh = (das[t].flatten(0, 1) @ W_hh).view(dh.shape) if t > 0 else dh
+    das = das.transpose(0, 1)  # (members, steps, batch, hidden)
+    dx = das @ W_hx if needs_dx else x.new_empty(len(x), 0)
+    dW_hx = das.flatten(1, 2).mT @ x.flatten(1, 2)
+    dW_hh = das[:, 1:].flatten(1, 2).mT @ states[:, :-1].flatten(1, 2)
+    return dx, dW_hx, dW_hh, das.sum((1, 2))
 
 
 def _members_first(info, dims, arrays):
