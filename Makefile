@@ -1,12 +1,13 @@
 # make run   the whole assignment in small: own venv, install, train, table, HTML report
 # make test  own venv, install with the test extras, lint, all tests
+# make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: run full test lint format notebooks bench clean
+.PHONY: run test lint format notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_all.py
@@ -28,6 +29,12 @@ notebooks: .venv/installed-test
 
 bench: .venv/installed-bench
 	"$(BIN)/python" -m benchmarks
+
+report: .venv/installed-report
+	"$(BIN)/python" scripts/make_report.py
+
+submission: .venv/installed-report
+	"$(BIN)/python" scripts/make_submission.py --student-number "$(STUDENT)"
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs

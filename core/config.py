@@ -79,7 +79,8 @@ class Options:
             else:
                 shown = "" if default is None else f" (default: {default})"
                 parser.add_argument(name, default=default, help=text + shown, metavar=_METAVARS[field.type])
-        given = vars(parser.parse_args(arguments))
+        arguments = sys.argv[1:] if arguments is None else arguments
+        given = vars(parser.parse_args([_spelled(argument) for argument in arguments]))
         return cls(**{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,6 +116,15 @@ def run(config_class: type[Options], main: Callable[[Any], object]) -> NoReturn:
 def _complain(message, code: int) -> int:
     print(f"error: {message}", file=sys.stderr)
     return code
+
+
+def _spelled(argument: str) -> str:
+    """A flag as its field is spelled: --student-number is --student_number."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    negation = "no-" if name.startswith("no-") else ""
+    return f"--{negation}{name.removeprefix('no-').replace('-', '_')}{equals}{value}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -58,7 +58,7 @@ def as_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def as_text(rows: Sequence[Row]) -> str:
     """For a terminal, in columns."""
-    from core.html import text_table  # matplotlib comes with it
+    from core.document import text_table  # matplotlib comes with it
 
     return text_table(as_table(rows))
 
@@ -71,10 +71,10 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def as_html(rows: Sequence[Row], title: str = "Network") -> str:
-    """A self-contained page (`core.html`)."""
-    from core.html import Section, page
+    """A self-contained page (`core.document`)."""
+    from core.document import Document, Section, Table, to_html
 
-    return page(title, [Section("Layer by layer", table=as_table(rows))])
+    return to_html(Document(title, [Section("Layer by layer", [Table(as_table(rows))])]))
 
 
 # --- who sees the layers ----------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from core import html, plots, run
+from core import plots, run
 from core.base import UserError
 from core.config import Options, not_negative, option
 from core.config import run as run_script
+from core.document import Document, Picture, Section, Table, text_table, to_html
 from core.files import write_atomically
-from core.html import Section
 from scripts import cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.mlp_task import CURVES, MLPConfig
@@ -42,12 +42,13 @@ def main(config: Config) -> Path:
     begin = time.monotonic()
     sections = [part(config) for part in PARTS]
     for section in sections:
-        print(f"\n{section.title}\n\n{html.text_table(section.table)}")
+        (table,) = (block for block in section.blocks if isinstance(block, Table))
+        print(f"\n{section.title}\n\n{text_table(table.rows)}")
     about = run.environment() | run.machine()
     note = f"Made by `python scripts/run_all.py` on {about['machine']}, commit {about['git_commit']}."
     path = folder / "report.html"
-    page = html.page("The assignment in small", [Section("About this page", [note]), *sections])
-    write_atomically(path, page.encode())
+    page = Document("The assignment in small", [Section("About this page", [note]), *sections])
+    write_atomically(path, to_html(page).encode())
     print(f"\n{time.monotonic() - begin:.0f} s; the report is {path}")
     return path
 
@@ -73,15 +74,10 @@ def part1(config: Config) -> Section:
         [
             "The same network twice, 20 hidden units with ReLU: once with the backward pass written by hand, "
             "once differentiated by torch.func. Data, first params, batches and optimiser (Adam, 1e-2, "
-            "batches of 32) are the same, and so are the results: the curves lie on each other."
-        ],
-        table,
-        [
-            (
-                boundaries,
-                "Decision boundaries. Class by colour and shape; train filled, test hollow.",
-            ),
-            (plots.curves(digits, CURVES), "Digits (8 x 8 pixels, 10 classes): loss and accuracy."),
+            "batches of 32) are the same, and so are the results: the curves lie on each other.",
+            Table(table, "Both nets on all sets."),
+            Picture(boundaries, "Decision boundaries. Class by colour and shape; train filled, test hollow."),
+            Picture(plots.curves(digits, CURVES), "Digits (8 x 8 pixels, 10 classes): loss and accuracy."),
         ],
     )
 
@@ -103,19 +99,16 @@ def part2(config: Config) -> Section:
         "Part II: the reduced VGG",
         [
             "The assignment's convolutional net with a quarter of its channels, on scikit-learn's digits, which "
-            "are always there. scripts/cnn_train.py trains the whole net on CIFAR-10."
-        ],
-        [
-            ["part", "images", "loss", "accuracy"],
-            ["validation", *valid],
-            ["test", *held_out],
-        ],
-        [
-            (
+            "are always there. scripts/cnn_train.py trains the whole net on CIFAR-10.",
+            Table(
+                [["part", "images", "loss", "accuracy"], ["validation", *valid], ["test", *held_out]],
+                "Digits.",
+            ),
+            Picture(
                 plots.curves({"": result.history}, cnn_train.CURVES),
                 "Loss and accuracy, train and validation.",
             ),
-            (figure, "Confusion matrix of the test images: rows are the true classes."),
+            Picture(figure, "Confusion matrix of the test images: rows are the true classes."),
         ],
     )
 
@@ -137,10 +130,10 @@ def part3(config: Config) -> Section:
         [
             "Equations (1) to (4) with the assignment's defaults (128 units, RMSProp 1e-3, digits as numbers), "
             f"but {RNN_STEPS} steps instead of 10,000. The last digit of a palindrome is its first one, so the "
-            "network must remember over T - 2 steps: the longer, the less it does."
+            "network must remember over T - 2 steps: the longer, the less it does.",
+            Table(table, "Accuracy over the length."),
+            Picture(figure, "Loss and accuracy on fresh palindromes."),
         ],
-        table,
-        [(figure, "Loss and accuracy on fresh palindromes.")],
     )
 
 

@@ -96,3 +96,16 @@ def test_run_ends_in_one_line_and_a_code(error, code, capsys, monkeypatch):
         run(Config, main)
     assert stop.value.code == code
     assert capsys.readouterr().err == (f"error: {error}\n" if error else "")
+
+
+def test_flags_may_be_spelled_with_dashes():
+    assert Dashed.parse(["--learning-rate", "0.5"]) == Dashed.parse(["--learning_rate=0.5"])
+    assert Dashed.parse(["--no-use-bias"]) == Dashed.parse(["--no-use_bias"]) == Dashed(use_bias=False)
+
+
+@dataclass(frozen=True)
+class Dashed(Options):
+    """Options of two words."""
+
+    learning_rate: float = option(0.1, "rate")
+    use_bias: bool = option(True, "bias")

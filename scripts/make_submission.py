@@ -1,0 +1,129 @@
+"""The archive to hand in: NUMBER_assignment2.zip, with code, executed notebooks, results and the report.
+
+    python scripts/make_submission.py --student-number 12345678        # or: make submission STUDENT=12345678
+
+No data, caches or checkpoints go in. The same files give the same bytes. Before it is done, the archive is
+unpacked into an empty folder and its quick path runs there.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.base import UserError
+from core.config import Options, option, run
+from core.files import write_atomically
+from scripts import make_report
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = (
+    "core",
+    "numpy_nets",
+    "torch_nets",
+    "scripts",
+    "notebooks",
+    "docs",
+    "results",
+    "tests",
+    "benchmarks",
+)
+FILES = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
+    *("Makefile", "setup.cfg", "pyproject.toml", "ruff.toml"),
+)
+SUFFIXES = (".py", ".ipynb", ".md", ".json", ".png", ".csv", ".typed")
+LONGEST = 1800  # seconds for the quick path
+
+FIRST = """\
+# Assignment 2, student {number}
+
+- `report.pdf`: the report (`report.html` is the same page for a browser)
+- `notebooks/`: the experiments, executed: `part1_mlp`, `part2_cnn`, `part3_rnn`
+- `docs/assignment.md`: every sentence of the assignment with its command, code and result
+
+    make run     # own venv, install, then the whole assignment in small
+    make test    # all tests
+
+With the packages of `setup.cfg` installed already: `PYTHONPATH=. python scripts/run_all.py`.
+"""
+
+
+def student_number(text: str) -> str | None:
+    good = text.isascii() and text.isdecimal()
+    return None if good else "the digits of a student number, as 12345678"
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Make the archive to hand in."""
+
+    student_number: str = option("", "yours: it names the archive", student_number)
+    out: str = option(".", "folder for the archive")
+    check: bool = option(True, "unpack the archive and run its quick path before it is done")
+
+
+def main(config: Config) -> Path:
+    """Make, check and write the archive; returns its path."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_report.main(make_report.Config(out=folder))
+        report = {name: (Path(folder) / name).read_bytes() for name in ("report.pdf", "report.html")}
+    top = f"{config.student_number}_assignment2"
+    first = {"READ_ME_FIRST.md": FIRST.format(number=config.student_number).encode()}
+    content = packed(
+        {f"{top}/{name}": data for name, data in sorted({**first, **report, **dict(files())}.items())}
+    )
+    if config.check:
+        check(content, top)
+    path = Path(config.out) / f"{top}.zip"
+    write_atomically(path, content)
+    print(f"{path}: {len(content) / 1e6:.1f} MB" + (", its quick path ran" if config.check else ""))
+    return path
+
+
+def files(root: Path = ROOT) -> Iterator[tuple[str, bytes]]:
+    """What is handed in, by its path below the root."""
+    paths = [root / name for name in FILES]
+    for folder in FOLDERS:
+        paths += [path for path in (root / folder).rglob("*") if path.suffix in SUFFIXES]
+    for path in paths:
+        name = path.relative_to(root)
+        hidden = any(part.startswith((".", "__pycache__")) for part in name.parts)
+        if path.is_file() and not path.is_symlink() and not hidden:
+            yield name.as_posix(), path.read_bytes()
+
+
+def packed(contents: dict[str, bytes]) -> bytes:
+    """A ZIP of these files, in their order; no clock and no user goes in."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        for name, data in contents.items():
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            file.writestr(entry, data)
+    return archive.getvalue()
+
+
+def check(content: bytes, top: str) -> None:
+    """Unpack into an empty folder and run the quick path from what is there; a UserError if it fails."""
+    print("unpacking the archive and running its quick path ...", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
+        place = Path(folder) / top
+        command = [sys.executable, "scripts/run_all.py", "--out", "runs/quick"]
+        environment = {**os.environ, "PYTHONPATH": str(place)}  # its own code, whatever is installed
+        done = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST
+        )
+        if done.returncode or not (place / "runs" / "quick" / "report.html").exists():
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise UserError(f"the archive is not written: its quick path fails ({last})")
+
+
+if __name__ == "__main__":
+    run(Config, main)

@@ -1,0 +1,100 @@
+"""The report says what results/ says, and the archive holds what it must, byte for byte the same."""
+
+import io
+import json
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from core.config import run
+from core.document import Picture, Section, Table, to_html
+from scripts import make_report, make_submission
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def report():
+    return make_report.make(make_report.Config(pdf=False))
+
+
+def blocks(sections) -> list:
+    found = []
+    for section in sections:
+        found += [*section.blocks, *blocks(section.parts)]
+    return found
+
+
+def test_every_network_has_structure_dimensions_and_analysis(report):
+    for section in report.sections:
+        assert [part.title for part in section.parts] == ["Structure", "Training and dimensions", "Analysis"]
+        for part in section.parts:
+            assert any(isinstance(block, Table | Picture) for block in part.blocks), part.title
+
+
+def test_every_figure_and_table_with_a_key_is_spoken_of(report):
+    text = " ".join(block for block in blocks(report.sections) if isinstance(block, str))
+    keys = {block.key for block in blocks(report.sections) if not isinstance(block, str) and block.key}
+    assert keys == set(re.findall(r"@([\w-]+)", text)) | keys
+    unspoken = {key for key in keys if f"@{key}" not in text}
+    assert unspoken <= {"curves", "settings"}
+
+
+def test_numbers_are_those_of_the_results(report):
+    tables = {block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)}
+    cells = json.loads((ROOT / "results" / "rnn_lengths.json").read_text())["cells"]
+    for cell, row in zip(cells, tables["accuracies"][1:], strict=True):
+        values = cell["accuracy"][str(cell["T"])]["by_seed"]
+        assert row[:2] == [str(cell["T"]), f"{sum(values) / len(values):.1%}"]
+        assert row[3:] == [f"{min(values):.1%}", f"{max(values):.1%}", str(len(values))]
+    rows = json.loads((ROOT / "results" / "part2_settings.json").read_text())["rows"]
+    for row in tables["settings"][1:]:
+        accuracies = [100 * r["test"]["accuracy"] for r in rows if r["setting"] == row[0]]
+        assert row[4].split(" ± ")[0] == f"{sum(accuracies) / len(accuracies):.2f}"
+        assert row[6] == str(len(accuracies))
+
+
+def test_a_missing_result_is_trained_in_small_and_said(tmp_path):
+    document = make_report.make(make_report.Config(results=str(tmp_path), pdf=False))
+    assert to_html(document).count("trained in small for this report") == 3
+
+
+def test_the_archive_has_code_notebooks_and_results_and_nothing_else():
+    names = [name for name, _ in make_submission.files()]
+    for needed in (
+        *("core/base.py", "numpy_nets/mlp_numpy.py", "torch_nets/vanilla_rnn.py", "scripts/train.py"),
+        *("notebooks/part1_mlp.ipynb", "notebooks/part2_cnn.ipynb", "notebooks/part3_rnn.ipynb", "setup.cfg"),
+        *("results/rnn_lengths.json", "docs/assignment.md", "Makefile", "README.md"),
+    ):
+        assert needed in names
+    assert not [name for name in names if re.search(r"pycache|safetensors|\.jpg$|^data|^runs|/\.", name)]
+
+
+def test_the_same_files_give_the_same_bytes():
+    contents = dict(make_submission.files())
+    a, b = make_submission.packed(contents), make_submission.packed(contents)
+    assert a == b
+    file = zipfile.ZipFile(io.BytesIO(a))
+    assert file.testzip() is None
+    assert file.namelist() == list(contents)
+
+
+def test_an_archive_that_does_not_run_is_not_written(tmp_path, monkeypatch):
+    broken = [("scripts/run_all.py", b"raise SystemExit('broken')")]
+    monkeypatch.setattr(make_submission, "files", lambda: broken)
+    monkeypatch.setattr(make_report, "make", lambda config: make_report.Document("t", [Section("s")]))
+    with pytest.raises(make_submission.UserError, match=r"not written: its quick path fails \(broken\)"):
+        make_submission.main(make_submission.Config(student_number="1", out=str(tmp_path)))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["", "12a", "1/2", "1 2", "../1", "\u0661"])
+def test_a_wrong_number_gets_a_line(number, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["make_submission", "--student_number", number])
+    with pytest.raises(SystemExit) as stop:
+        run(make_submission.Config, make_submission.main)
+    assert stop.value.code == 2
+    assert "--student_number" in capsys.readouterr().err
