@@ -218,6 +218,9 @@ def analysis1(config: Config, found: dict) -> list:
     ]
     if curves:
         blocks += [
+            "@curves shows one of them on the way: the loss falls fast at first and slowly later, and that of "
+            "the test "
+            "set stays above that of the training set, which the network has seen.",
             Picture(
                 plots.curves(curves, CURVES, "circles, first seed"),
                 f"Loss and accuracy on train and test; both networks lie on each other. {source(sets)}",
@@ -300,7 +303,7 @@ def analysis2(found: dict) -> list:
     blocks = [
         f"All images are {MIRROR}: the 60,000 images compressed once more, which costs accuracy against the "
         "exact pixels. The test images are "
-        "looked at once, at the end of each run.",
+        "looked at once, at the end of each run. @settings has all settings.",
         Table(
             cells_of(cnn_sweep.markdown(found["rows"])),
             f"Accuracy in percent, mean and deviation over n seeds. {about}",
@@ -409,7 +412,7 @@ def part3(config: Config, found: dict) -> Section:
         "cross-entropy of the last step only (4). "
         "T is the length of the palindrome: the network reads its first T - 1 digits, one a step, from h(0) = "
         "0, and tells the last. No module "
-        "of PyTorch's recurrent ones is used; a `for` loop steps through time.",
+        "of PyTorch's recurrent ones is used; a `for` loop steps through time. @rnn-layers has the parameters.",
         Table(rows, "The parameters of the RNN with 128 units and digits as numbers.", "rnn-layers"),
         Table(
             as_table(tabulate(model, torch.zeros(128, 4, 1))),
@@ -506,6 +509,7 @@ SMALL = (
 
 def small(config: Config, part: Callable[[run_all.Config], Section]) -> Sequence:
     """A quick run in place of a missing result."""
+    Path(config.out).mkdir(parents=True, exist_ok=True)
     return part(run_all.Config(out=config.out, seed=config.seed)).blocks
 
 
