@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from core.plots import COLOURS, panels
 from core.tabulate import Row
@@ -36,15 +37,9 @@ def network(rows: Sequence[Row], title: str = "") -> Figure:
 def box(axis: Axes, x: float, y: float, width: float, height: float, text: str, size: float = 8.5) -> None:
     """A box around its centre."""
     corner = (x - width / 2, y - height / 2)
-    axis.add_patch(_rectangle(corner, width, height))
+    style = {"boxstyle": "round,pad=0.02,rounding_size=0.06", "facecolor": "#f3f6fa", "edgecolor": "black"}
+    axis.add_patch(FancyBboxPatch(corner, width, height, **style))
     axis.text(x, y, text, ha="center", va="center", fontsize=size)
-
-
-def _rectangle(corner, width: float, height: float):
-    from matplotlib.patches import FancyBboxPatch
-
-    style = "round,pad=0.02,rounding_size=0.06"
-    return FancyBboxPatch(corner, width, height, boxstyle=style, facecolor="#f3f6fa", edgecolor="black")
 
 
 def _arrow(axis: Axes, y: float, shape: tuple[int, ...]) -> None:
