@@ -24,7 +24,7 @@ from core.plots import STYLE
 CSS = """
 :root { color-scheme: light dark; }
 body { font: 17px/1.55 Georgia, 'Times New Roman', serif; }
-body { max-width: 54rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
+body { max-width: 58rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1, h2, h3, table, figcaption, nav { font-family: system-ui, sans-serif; }
 h1 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
@@ -34,13 +34,13 @@ nav ul { list-style: none; padding-left: 1.2rem; }
 a { color: inherit; }
 code { font-size: 0.85em; background: #8882; padding: 0.1em 0.3em; border-radius: 3px; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; }
-caption { text-align: left; font-size: 0.85rem; padding: 0.4rem 0; opacity: 0.85; }
-th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+table { border-collapse: collapse; font-size: 0.8rem; }
+th, td { padding: 0.3rem 0.5rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; background: white; border-radius: 4px; }
-figcaption { font-size: 0.85rem; opacity: 0.85; }
+figcaption { font-size: 0.85rem; opacity: 0.85; padding: 0.3rem 0; }
+@media (max-width: 40rem) { .wide > img { max-width: none; width: 45rem; } }
 """
 
 TYPST = """
@@ -59,6 +59,7 @@ TYPST = """
 """
 
 
+WIDE = 9  # inches of a figure whose text a phone would make too small: it scrolls there
 LONG = 40  # rows of a table that may be parted by the end of a page
 
 
@@ -243,15 +244,15 @@ class _Html(_Writer):
         cells = "".join(f"<th>{self.text(cell)}</th>" for cell in head)
         lines = ["".join(f"<td>{self.text(cell)}</td>" for cell in row) for row in rows]
         inner = "".join(f"<tr>{line}</tr>" for line in [cells, *lines])
-        caption = f"<caption>{self.caption(table)}</caption>" if table.caption else ""
-        return f'<div class="wide"><table>{caption}{inner}</table></div>'
+        caption = f"<figcaption>{self.caption(table)}</figcaption>" if table.caption else ""
+        return f'<figure>{caption}<div class="wide"><table>{inner}</table></div></figure>'
 
     def picture(self, picture: Picture) -> str:
         image = base64.b64encode(png(picture.figure)).decode()
-        return (
-            f'<figure><img alt="{html.escape(picture.caption)}" src="data:image/png;base64,{image}">'
-            f"<figcaption>{self.caption(picture)}</figcaption></figure>"
-        )
+        element = f'<img alt="{html.escape(picture.caption)}" src="data:image/png;base64,{image}">'
+        if picture.figure.get_figwidth() > WIDE:
+            element = f'<div class="wide">{element}</div>'
+        return f"<figure>{element}<figcaption>{self.caption(picture)}</figcaption></figure>"
 
 
 def _contents(sections: Sequence[Section]) -> str:
