@@ -10,6 +10,10 @@ length of the palindrome: T-1 digits are read.
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +42,7 @@ class Config(Options):
 
     rounds: int = option(30, "rounds in which all contestants take turns", positive)
     results: str = option("results/benchmarks_rnn.json", "JSON file for the numbers")
+    whole_runs: bool = option(False, "time the commands too: ten seeds in one sweep, and a single run")
     figure: str = option("docs/figures/rnn_cost.png", "PNG for the growth with T")
 
 
@@ -141,6 +146,27 @@ def members_together(rounds: int, T: int) -> dict:
     return {"T": T, "ms": medians(times), "ratio": ratios}
 
 
+def whole_runs(T: int, steps: int = 10_000) -> dict:
+    """Seconds of the commands, from start to end: the sweep of ten seeds, and a single run of its defaults."""
+    with tempfile.TemporaryDirectory() as folder:
+        sweep = {"--lengths": T, "--seeds": MEMBERS, "--steps": steps, "--out": f"{folder}/sweep"}
+        single = {"--input_length": T - 1, "--train_steps": steps, "--out": f"{folder}/single"}
+        seconds = {
+            "sweep of ten seeds": seconds_of("palindrome_sweep", {**sweep, "--eval_freq": 1000}),
+            "one run": seconds_of("train", {**single, "--eval_freq": 1000}),
+        }
+    ratio_ = seconds["sweep of ten seeds"] / (MEMBERS * seconds["one run"])
+    return {"T": T, "steps": steps, "seconds": seconds, f"sweep / {MEMBERS} x one run": ratio_}
+
+
+def seconds_of(script: str, options: dict) -> float:
+    flags = [str(part) for option_ in options.items() for part in option_]
+    command = [sys.executable, str(Path(__file__).parents[1] / "scripts" / f"{script}.py"), *flags]
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
 def draw(found: dict):
     """Milliseconds of a step over T."""
     figure, axes = plots.panels(1, 1, 6, 4)
@@ -165,6 +191,8 @@ def main(config: Config) -> dict:
         "growth": growth(max(3, config.rounds // 3)),
         "ensemble": [members_together(config.rounds, T) for T in (5, 11, 50)],
     }
+    if config.whole_runs:
+        found["whole_runs"] = [whole_runs(T) for T in (5, 11)]
     Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
     plots.save(draw(found["growth"]), Path(config.figure))
     write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())

@@ -83,7 +83,9 @@ class Config(Options):
     eval_freq: int = option(1000, "steps between evaluations", positive)
     eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
     compile: bool = option(True, "the whole step under torch.compile")
-    threads: int = option(1, "CPU threads; members are shared out among them", positive)
+    threads: int = option(
+        0, "CPU threads, among which members are shared out; 0 for one a core", not_negative
+    )
     out: str = option("runs/palindrome_sweep", "folder of the cells")
     results: str = option(None, "JSON file for what all cells found")
     resume: bool = option(False, "go on with the sweep in --out")
@@ -156,6 +158,7 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
     shared = ("batch_size", "num_hidden", "curriculum", "eval_freq", "eval_size", "compile", "threads")
     own = SETTINGS[setting] | ({"learning_rate": config.learning_rate} if config.learning_rate else {})
     options = {name: getattr(config, name) for name in shared} | own
+    options["threads"] = config.threads or torch.get_num_threads()
     return rnn.Config(input_length=T - 1, train_steps=config.steps, **options)
 
 
