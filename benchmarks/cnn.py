@@ -8,21 +8,18 @@ torch.nn once in its defaults and once with the same setting. All begin with the
 of the first ten steps are compared: nobody does less work.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.timing import apart, in_turns, medians, ratio
+from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from benchmarks.twins import reduced_vgg
 from core import optim, random, run
 from core.config import Options, option, positive
 from core.config import run as run_script
-from core.files import write_atomically
 from core.train import make_step, train_state
 from torch_nets import grad_fn, jit
 from torch_nets.cnn_model import CNN
@@ -126,10 +123,7 @@ def main(config: Config) -> dict:
             for peer in peers
         },
     }
-    path = Path(config.results)
-    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-    write_atomically(path.with_suffix(".md"), markdown(found, peers).encode())
-    print(markdown(found, peers))
+    write(config.results, found, markdown(found, peers))
     return found
 
 
@@ -145,7 +139,7 @@ def markdown(found: dict, peers: list[str]) -> str:
     ]
     for peer in peers:
         ratios = (found["ratio"][f"{name} / {peer}"] for name in names)
-        cells = (f"{r['median']:.2f} ({r['quartiles'][0]:.2f} to {r['quartiles'][1]:.2f})" for r in ratios)
+        cells = map(with_quartiles, ratios)
         lines.append(f"| {peer} | {found['ms'][peer]:.0f} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

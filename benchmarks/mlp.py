@@ -6,10 +6,8 @@ All contestants take turns, round by round, in one process on one thread. Ours e
 params after 100 steps, which is asserted first: nobody does less work.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,11 +16,10 @@ from torch import nn
 
 import numpy_nets
 import torch_nets
-from benchmarks.timing import in_turns, medians, ratio
+from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from core import optim, random, run, tree
 from core.config import Options, option, positive
 from core.config import run as run_script
-from core.files import write_atomically
 from core.train import make_step, train_state
 from numpy_nets import mlp_numpy
 from torch_nets import pytorch_mlp, to_numpy
@@ -133,10 +130,7 @@ def main(config: Config) -> dict:
             for peer in ("torch.nn", "scikit-learn")
         },
     }
-    path = Path(config.results)
-    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-    write_atomically(path.with_suffix(".md"), markdown(found, ours).encode())
-    print(markdown(found, ours))
+    write(config.results, found, markdown(found, ours))
     return found
 
 
@@ -150,7 +144,7 @@ def markdown(found: dict, ours: list[str]) -> str:
     ]
     for name in ours:
         ratios = (found["ratio"][f"{name} / {peer}"] for peer in peers)
-        cells = (f"{r['median']:.2f} ({r['quartiles'][0]:.2f} to {r['quartiles'][1]:.2f})" for r in ratios)
+        cells = map(with_quartiles, ratios)
         lines.append(f"| {name} | {found['ms'][name]:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,14 +1,17 @@
 """Contestants take turns: ratios of times that a noisy machine cannot bend."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from core import memory
+from core.files import write_atomically
 
 
 def in_turns(contestants: dict[str, Callable], rounds: int, seconds: float = 0.05) -> dict[str, np.ndarray]:
@@ -38,6 +41,18 @@ def ratio(a: np.ndarray, b: np.ndarray) -> dict:
 
 def medians(times: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def write(path: str, found: dict, table: str) -> None:
+    """What a benchmark found, as JSON, and its table as Markdown beside it and on the screen."""
+    write_atomically(Path(path), (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(Path(path).with_suffix(".md"), table.encode())
+    print(table)
+
+
+def with_quartiles(ratio: dict) -> str:
+    low, high = ratio["quartiles"]
+    return f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Callable[[], object]:

@@ -8,6 +8,15 @@ from pathlib import Path
 from core.base import UserError
 
 
+def folder_at(path: str) -> Path:
+    """The folder of `--out`, made where it is missing."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be made ({error.strerror})") from error
+    return Path(path)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a temporary file beside `path`, flush it to the disk and rename it. What stood at `path`
     stays until the new content is complete, whatever happens."""

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from core import plots
-from core.base import UserError
 from core.config import Options, not_negative, option
 from core.config import run as run_script
 from core.diagrams import network
 from core.document import Document, Picture, Section, Table, to_html, write_pdf
-from core.files import write_atomically
+from core.files import folder_at, write_atomically
 from core.tabulate import as_table, tabulate
 from scripts import cnn_figures, cnn_sweep, compare_mlps, rnn_figures, run_all
 from scripts.mlp_task import CURVES, MLPConfig
@@ -56,11 +55,7 @@ class Config(Options):
 
 def main(config: Config) -> Document:
     """Write the report; returns it."""
-    folder = Path(config.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be made ({error.strerror})") from error
+    folder = folder_at(config.out)
     document = make(config)
     write_atomically(folder / "report.html", to_html(document).encode())
     print(f"{folder / 'report.html'}")
@@ -129,6 +124,12 @@ def short(command: str) -> str:
 FILES = ("--out", "--results")
 
 
+def of_network(title: str, structure: list, training: list, analysis: list) -> Section:
+    """The three required parts of the report, of one network."""
+    parts = {"Structure": structure, "Training and dimensions": training, "Analysis": analysis}
+    return Section(title, parts=[Section(*part) for part in parts.items()])
+
+
 # --- Part I -----------------------------------------------------------------------------------------------
 
 
@@ -162,12 +163,7 @@ def part1(config: Config, found: dict) -> Section:
             "mlp-dimensions",
         ),
     ]
-    parts = [
-        Section("Structure", structure),
-        Section("Training and dimensions", training),
-        Section("Analysis", analysis1(config, found)),
-    ]
-    return Section("Part I: an MLP in NumPy and in PyTorch", parts=parts)
+    return of_network("Part I: an MLP in NumPy and in PyTorch", structure, training, analysis1(config, found))
 
 
 def analysis1(config: Config, found: dict) -> list:
@@ -286,12 +282,7 @@ def part2(config: Config, found: dict) -> Section:
         if "part2_settings" in found
         else [SMALL, *small(config, run_all.part2)]
     )
-    parts = [
-        Section("Structure", structure),
-        Section("Training and dimensions", training),
-        Section("Analysis", analysis),
-    ]
-    return Section("Part II: the reduced VGG on CIFAR-10", parts=parts)
+    return of_network("Part II: the reduced VGG on CIFAR-10", structure, training, analysis)
 
 
 def analysis2(found: dict) -> list:
@@ -434,12 +425,7 @@ def part3(config: Config, found: dict) -> Section:
         ),
     ]
     analysis = analysis3(found) if "rnn_lengths" in found else [SMALL, *small(config, run_all.part3)]
-    parts = [
-        Section("Structure", structure),
-        Section("Training and dimensions", training),
-        Section("Analysis", analysis),
-    ]
-    return Section("Part III: a vanilla RNN on palindromes", parts=parts)
+    return of_network("Part III: a vanilla RNN on palindromes", structure, training, analysis)
 
 
 def analysis3(found: dict) -> list:
@@ -509,7 +495,7 @@ SMALL = (
 
 def small(config: Config, part: Callable[[run_all.Config], Section]) -> Sequence:
     """A quick run in place of a missing result."""
-    Path(config.out).mkdir(parents=True, exist_ok=True)
+    folder_at(config.out)
     return part(run_all.Config(out=config.out, seed=config.seed)).blocks
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from core import plots, run
-from core.base import UserError
 from core.config import Options, not_negative, option
 from core.config import run as run_script
 from core.document import Document, Picture, Section, Table, text_table, to_html
-from core.files import write_atomically
+from core.files import folder_at, write_atomically
 from scripts import cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.mlp_task import CURVES, MLPConfig
@@ -34,11 +33,7 @@ class Config(Options):
 
 def main(config: Config) -> Path:
     """All parts; prints the tables and returns the path of the report."""
-    folder = Path(config.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: cannot be made ({error.strerror})") from error
+    folder = folder_at(config.out)
     begin = time.monotonic()
     sections = [part(config) for part in PARTS]
     for section in sections:
