@@ -143,13 +143,13 @@ def train_as(config: Config, device, group) -> Result:
     return result
 
 
-def make_model(config: Config, task, folder: Path | None, group) -> tuple[Model, Model]:
+def make_model(config: Config, task, folder: Path | None, group=None) -> tuple[Model, Model]:
     """The network that takes uint8 images in the way that is fastest here, and the same without either."""
     from torch_nets import distributed, layers
     from torch_nets.cnn_model import CNN
     from torch_nets.pace import WAYS, probe, ways_of
 
-    n_channels = task.train[0].shape[1]
+    group, n_channels = group or distributed.Group(), task.train[0].shape[1]
     total = distributed.total if group.size > 1 else None
     norm = functools.partial(layers.BatchNorm, total=total)
     plain = CNN(n_channels, len(task.classes), width=config.width, norm=norm)
