@@ -107,7 +107,12 @@ def augmentations(images, key, n: int = 8) -> Figure:
     }
     shown = [image for f in kinds.values() for image in f(key, x.float()).clamp(0, 255).byte()]
     captions = [kind if i == 0 else "" for kind in kinds for i in range(n)]
-    figure = grid(shown, [""] * len(shown), n, title="One key, one batch: whole-batch augmentations")
+    return labelled(shown, captions, n, "One key, one batch: whole-batch augmentations")
+
+
+def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figure:
+    """A grid whose rows are labelled at their left end, where labels are longer than an image."""
+    figure = grid(images, ["" if not caption else " " for caption in captions], columns, title=title)
     for axis, caption in zip(figure.axes, captions, strict=True):
         axis.set_title(caption, fontsize=9, loc="left")
     return figure
@@ -148,10 +153,7 @@ def feature_maps(layers: dict, params: dict, buffers: dict, x, names: Sequence[s
         largest = maps.max(axis=(1, 2)).argsort()[::-1][:n]
         shown += [m[None] for m in maps[largest]]
         captions += [f"{name} {maps.shape[1]} x {maps.shape[2]}", *[""] * (n - 1)]
-    figure = grid(shown, captions, n, title="Feature maps of one image")
-    for axis, caption in zip(figure.axes, captions, strict=True):
-        axis.set_title(caption, fontsize=8, loc="left")
-    return figure
+    return labelled(shown, captions, n, "Feature maps of one image")
 
 
 @dataclass(frozen=True)
