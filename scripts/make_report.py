@@ -370,7 +370,7 @@ def mistakes_between(row: dict) -> list:
         ),
         f"Of {wrong:,} mistakes in @confusion {pairs[0][0]} are between {pairs[0][1]} and {pairs[0][2]} and "
         f"{pairs[1][0]} between "
-        f"{pairs[1][1]} and {pairs[1][2]}: animals of similar shape, and vehicles. @classes shows the same by "
+        f"{pairs[1][1]} and {pairs[1][2]}; @classes shows the same by "
         "class.",
     ]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from core.base import UserError
 from core.config import Options, option, run
+from core.document import to_html, write_pdf
 from core.files import write_atomically
 from scripts import make_report
 
@@ -70,9 +71,7 @@ class Config(Options):
 
 def main(config: Config) -> Path:
     """Make, check and write the archive; returns its path."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_report.main(make_report.Config(out=folder))
-        report = {name: (Path(folder) / name).read_bytes() for name in ("report.pdf", "report.html")}
+    report = made_report()
     top = f"{config.student_number}_assignment2"
     first = {"READ_ME_FIRST.md": FIRST.format(number=config.student_number).encode()}
     content = packed(
@@ -84,6 +83,15 @@ def main(config: Config) -> Path:
     write_atomically(path, content)
     print(f"{path}: {len(content) / 1e6:.1f} MB" + (", its quick path ran" if config.check else ""))
     return path
+
+
+def made_report() -> dict[str, bytes]:
+    """The report in both forms, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        document = make_report.make(make_report.Config(out=folder))
+        path = Path(folder) / "report.pdf"
+        write_pdf(document, path)
+        return {path.name: path.read_bytes(), "report.html": to_html(document).encode()}
 
 
 def files(root: Path = ROOT) -> Iterator[tuple[str, bytes]]:
