@@ -6,19 +6,25 @@ import threading
 from collections.abc import Callable, Iterator
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+_ignored: set[int] = set()
+
+
+def ignore() -> None:
+    """From now on this process hears neither: another one of the same run does, and is followed."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    _ignored.update(STOPPING)
 
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
     """Within the block the first Ctrl-C or SIGTERM only makes the given function true; the second acts as
-    usual. A signal that the process ignores stays ignored. Outside the main thread, where Python delivers no
-    signals, the function stays false."""
+    usual. Outside the main thread, where Python delivers no signals, and after `ignore` it stays false."""
     asked = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    before = {number: signal.getsignal(number) for number in STOPPING if number not in _ignored}
 
     def ask(number, frame):
         asked.append(number)

@@ -10,7 +10,6 @@ which all must be able to read. gloo connects CPUs, nccl GPUs.
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -21,9 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core import random, tree
+from core import random, signals, tree
 from core.base import GradFn, UserError
-from core.signals import STOPPING
 from core.train import Lost
 
 LONGEST_WAIT = timedelta(days=1)  # of ranks that share out long work; one that is lost is noticed at once
@@ -61,8 +59,7 @@ def processes(device: torch.device) -> Iterator[Group]:
     if not group.writes:  # it is quiet for good
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (while the process lives)
         sys.stderr = _NoTerminal(sys.stderr)
-        for number in STOPPING:
-            signal.signal(number, signal.SIG_IGN)
+        signals.ignore()
     try:
         yield group
     finally:
