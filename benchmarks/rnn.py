@@ -183,7 +183,8 @@ def draw(found: dict):
 def main(config: Config) -> dict:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # or vanishing gradients at T = 400 make nn.RNN ten times slower
-    about = {"command": "python -m benchmarks.rnn", "n": config.rounds, **run.environment(), **run.machine()}
+    command = "python -m benchmarks.rnn" + " --whole_runs" * config.whole_runs
+    about = {"command": command, "n": config.rounds, **run.environment(), **run.machine()}
     found = {
         **about,
         "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, float32, one thread (the ensemble: one a core)",
