@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -22,6 +21,7 @@ from core.config import Options, not_negative, option, positive
 from core.config import run as run_script
 from core.data import batches
 from core.files import write_atomically
+from scripts.cnn_sweep import spread
 from torch_nets import images
 from torch_nets.cnn_model import CNN
 
@@ -75,8 +75,7 @@ def main(config: Config) -> dict:
         if seed not in {row["seed"] for row in rows}:
             rows.append(train(config, seed))
             write(path, config, sorted(rows, key=lambda row: row["seed"]))
-    accuracies = np.array([row["test"]["accuracy"] for row in rows])
-    print(f"twin: test accuracy {accuracies.mean():.2%} ± {accuracies.std(ddof=1):.2%}, n = {len(rows)}")
+    print(f"twin: test accuracy {spread([row['test']['accuracy'] for row in rows])} %, n = {len(rows)}")
     return {"rows": rows}
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.images --data_dir data/cifar10-jpeg75     # writes results/benchmarks_images.json
 
 Each start is a process of its own. Memory is the peak above that after the imports, while images are decoded,
-split and normalised; the last column the seconds from the imports to the end of the first training step of
+split and normalised. The last line has the seconds from the imports to the end of the first training step of
 scripts/cnn_train.py, the probe of the fastest way and the evaluation before the first step included.
 """
 
@@ -34,7 +34,7 @@ class Config(Options):
     """Time the opening of a folder of images."""
 
     data_dir: str = option("data/cifar10-jpeg75", "the folder with train/ and test/")
-    repeats: int = option(3, "second starts, of which the median is taken", positive)
+    repeats: int = option(3, "second starts, and starts to the first step", positive)
     results: str = option("results/benchmarks_images.json", "JSON file for the numbers")
 
 
@@ -50,7 +50,7 @@ def to_first_step(root: str) -> float:
     """Seconds of scripts/cnn_train.py, once everything is imported, up to the end of its first step."""
     import core.plots  # noqa: F401 (what it imports when work starts)
 
-    begin, make_step = time.perf_counter(), cnn_train.run.fit
+    begin, original = time.perf_counter(), cnn_train.run.fit
 
     def fit(folder, step, state, batches, *, evaluate, **options):
         evaluate(state)
@@ -63,7 +63,7 @@ def to_first_step(root: str) -> float:
     except FirstStepTaken:
         return time.perf_counter() - begin
     finally:
-        cnn_train.run.fit = make_step
+        cnn_train.run.fit = original
 
 
 def peak() -> int:

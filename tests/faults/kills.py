@@ -11,7 +11,7 @@ import numpy as np
 
 from core import checkpoint
 
-KILLS = int(os.environ.get("PURENETS_KILLS", "4"))  # of each script; `make faults` asks for more
+KILLS = int(os.environ.get("PURENETS_KILLS", "4"))  # of each script
 
 
 def kill_and_resume(command: Sequence, folder: Path, spread: float, limit: float = 60) -> int:
