@@ -21,7 +21,7 @@ from core.config import Options, not_negative, option, positive
 from core.config import run as run_script
 from core.data import batches
 from core.files import write_atomically
-from scripts.cnn_sweep import spread
+from scripts.sweeps import spread
 from torch_nets import images
 from torch_nets.cnn_model import CNN
 

@@ -94,6 +94,23 @@ def freeze() -> Optimizer:
     return stateless(lambda grads, params: tree.zeros_like(grads))
 
 
+def on_sphere(optimizer: Optimizer) -> Optimizer:
+    """Each update begins from the weights brought back to the length of the square root of their number of
+    rows, so that a rate means the same to every matrix and at all times (K. Jordan 2024)."""
+
+    def update(grads, state, params):
+        updates, state = optimizer.update(grads, state, params)
+
+        def back(p, u):
+            xp = namespace(p)
+            length = xp.sqrt((p * p).sum())
+            return u + p * (p.shape[0] ** 0.5 / length - 1)
+
+        return tree.map(back, params, updates), state
+
+    return Optimizer(optimizer.init, update)
+
+
 # --- when to update ---------------------------------------------------------------------------------------
 
 

@@ -68,19 +68,24 @@ class Options:
                 raise UserError(f"--{field.name} {value}: needs {wrong}")
 
     @classmethod
-    def parse(cls, arguments: Sequence[str] | None = None) -> Self:
-        """The Config of a command line; `--help` prints all options with their defaults."""
+    def parse(cls, arguments: Sequence[str] | None = None, presets: dict[str, Self] | None = None) -> Self:
+        """The Config of a command line; `--help` prints all options with their defaults.
+
+        presets: Configs by name; `--preset NAME` takes its values as the defaults of all other options.
+        """
+        arguments = sys.argv[1:] if arguments is None else arguments
+        arguments = [_spelled(argument) for argument in arguments]
+        defaults = _preset(arguments, presets).to_dict() if presets else {}
         parser = _Parser(description=cls.__doc__, allow_abbrev=False)
         for field in dataclasses.fields(cls):
             text = field.metadata["help"].replace("%", "%%")
-            name, default = f"--{field.name}", field.default
+            name, default = f"--{field.name}", defaults.get(field.name, field.default)
             if field.type is bool:
                 parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=text)
             else:
                 shown = "" if default is None else f" (default: {default})"
                 parser.add_argument(name, default=default, help=text + shown, metavar=_METAVARS[field.type])
-        arguments = sys.argv[1:] if arguments is None else arguments
-        given = vars(parser.parse_args([_spelled(argument) for argument in arguments]))
+        given = vars(parser.parse_args(arguments))
         return cls(**{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,13 +100,13 @@ class Options:
         return cls(**values)
 
 
-def run(config_class: type[Options], main: Callable[[Any], object]) -> NoReturn:
+def run(config_class: type[Options], main: Callable[[Any], object], presets: dict | None = None) -> NoReturn:
     """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2, divergence
     and lost processes in 1, an interruption in 130."""
     memory.reuse()
     code = 0
     try:
-        main(config_class.parse())
+        main(config_class.parse(presets=presets))
     except UserError as error:
         code = _complain(error, 2)
     except (Diverged, Lost) as error:
@@ -125,6 +130,16 @@ def _spelled(argument: str) -> str:
     name, equals, value = argument[2:].partition("=")
     negation = "no-" if name.startswith("no-") else ""
     return f"--{negation}{name.removeprefix('no-').replace('-', '_')}{equals}{value}"
+
+
+def _preset(arguments: Sequence[str], presets: dict[str, Options]) -> Options:
+    """The Config of the `--preset` among the arguments, or the first of all."""
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default=next(iter(presets)))
+    name = parser.parse_known_args(arguments)[0].preset
+    if name not in presets:
+        raise UserError(f"--preset {name}: needs one of {', '.join(presets)}")
+    return presets[name]
 
 
 class _Parser(argparse.ArgumentParser):

@@ -41,6 +41,7 @@ from core.combinators import (  # noqa: F401 (all of an optimiser's words are fo
     masked,
     named,
     not_named,
+    on_sphere,
     partition,
     replaced,
 )

@@ -1,8 +1,6 @@
 """A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
 
-import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import inspect
 import json
@@ -11,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from core import checkpoint, history, train
@@ -118,10 +116,16 @@ def fit(
     history_, sums = [], {}
     if folder:
         state, history_, sums = restore(folder, state)
-        options |= {"save": functools.partial(save, folder)} if writes else {}
+    lap = clock(folder)
+
+    def keep(state: TrainState, rows: history.History, sums: Metrics) -> None:
+        save(folder, state, rows, sums)
+        lap(int(state.step))
+
+    if folder and writes:
+        options |= {"save": keep}
     try:
-        with clock(folder if writes else None):
-            return train.fit(step, state, batches, history=history_, sums=sums, **options)
+        return train.fit(step, state, batches, history=history_, sums=sums, **options)
     except train.Diverged as error:
         raise train.Diverged(f"{error}; {_last_good(folder)}; {hint}") from error
     except train.Lost as error:
@@ -132,23 +136,29 @@ def fit(
         raise train.Interrupted(f"{error}; {how if folder else 'nothing is saved without --out'}") from error
 
 
-@contextlib.contextmanager
-def clock(folder: Path | None) -> Iterator[None]:
-    """Adds the seconds that the block takes to `seconds.json`, evaluations and saving included; what a killed
-    process took is not known."""
-    begin = time.perf_counter()
-    try:
-        yield
-    finally:
-        if folder:
-            seconds = time_taken(folder) + time.perf_counter() - begin
-            write_atomically(folder / TIME, json.dumps({"training_seconds": seconds}).encode())
+def clock(folder: Path | None) -> Callable[[int], None]:
+    """Starts; the function that it returns adds a lap, the step and the seconds since the run began, to
+    `seconds.json`. Evaluations and saving are included, what a killed process took after its last lap is not.
+    """
+    before, begin = laps(folder)[-1]["seconds"] if folder and laps(folder) else 0.0, time.perf_counter()
+
+    def lap(step: int) -> None:
+        new = {"step": step, "seconds": before + time.perf_counter() - begin}
+        rows = [row for row in laps(folder) if row["step"] < step] + [new]
+        write_atomically(folder / TIME, json.dumps(rows).encode())
+
+    return lap
+
+
+def laps(folder: Path) -> list[dict]:
+    """The step and the seconds of each time that the run of a folder was saved."""
+    path = folder / TIME
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def time_taken(folder: Path) -> float:
     """Seconds that the run of a folder has trained for."""
-    path = folder / TIME
-    return json.loads(path.read_text())["training_seconds"] if path.exists() else 0.0
+    return laps(folder)[-1]["seconds"] if laps(folder) else 0.0
 
 
 def _last_good(folder: Path | None) -> str:

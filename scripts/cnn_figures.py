@@ -18,7 +18,7 @@ from core.base import UserError
 from core.config import Options, option, run
 from core.history import column
 from core.plots import COLOURS, LINES, panels, save
-from scripts.cnn_sweep import grouped
+from scripts.sweeps import grouped
 
 
 def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:

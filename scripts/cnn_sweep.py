@@ -7,17 +7,14 @@ goes on, one that has ended is only read. Runs that --results has already are ke
 that settings and seeds can be added to it, also on another machine: each row names its own.
 """
 
-import json
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from core import history, run
 from core.config import Options, not_negative, option, positive
 from core.config import run as run_script
-from core.files import write_atomically
 from scripts import cnn_train
+from scripts.sweeps import folder_of, grouped, spread, sweep, trained
 
 # Named changes of the options of scripts/cnn_train.py
 SETTINGS = {
@@ -67,60 +64,17 @@ class Config(Options):
 
 def main(config: Config) -> list[dict]:
     """Every setting and seed; their rows, and those that `--results` had."""
-    path = Path(config.results) if config.results else None
-    rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
-    for setting in config.settings.split(","):
-        for seed in range(config.first_seed, config.first_seed + config.seeds):
-            if not any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
-                rows.append(row_of(config, setting, seed))
-                if path:
-                    write(path, rows)
+    shared = {name: getattr(config, name) for name in ("data", "data_dir", "max_steps", "width", "threads")}
+
+    def row_of(setting: str, seed: int) -> dict:
+        values = shared | SETTINGS[setting] | folder_of(config.out, setting, seed)
+        return trained(cnn_train, cnn_train.Config(**values))
+
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    wanted = itertools.product(config.settings.split(","), seeds)
+    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, list(SETTINGS), markdown)
     print(markdown(rows))
     return rows
-
-
-def row_of(config: Config, setting: str, seed: int) -> dict:
-    """What one run finds, trained as far as it is not yet."""
-    folder = Path(config.out) / f"{setting.replace(' ', '-')}-seed{seed}"
-    shared = {name: getattr(config, name) for name in ("data", "data_dir", "max_steps", "width", "threads")}
-    member = cnn_train.Config(
-        **shared | SETTINGS[setting], seed=seed, out=str(folder), resume=(folder / "config.json").exists()
-    )
-    print(f"{setting}, seed {seed}", flush=True)
-    if not (folder / "results.json").exists():
-        cnn_train.main(member)
-    begun = json.loads((folder / "config.json").read_text())
-    return {
-        "setting": setting,
-        "seed": seed,
-        "command": run.command_line(member),
-        "git_commit": begun["git_commit"],
-        "torch": begun["versions"]["torch"],
-        **run.machine(),
-        "training_seconds": run.time_taken(folder) or None,
-        "way": fastest(json.loads((folder / "probe.json").read_text())),
-        "test": json.loads((folder / "results.json").read_text()),
-        "history": history.read_csv(folder / "history.csv"),
-    }
-
-
-def fastest(seconds: dict[str, float]) -> str:
-    return min(seconds, key=seconds.get)
-
-
-def write(path: Path, rows: list[dict]) -> None:
-    """The rows by setting and seed, as JSON, and their means as Markdown."""
-    order = list(SETTINGS)
-    rows = sorted(rows, key=lambda row: (order.index(row["setting"]), row["seed"]))
-    about = {"n": min(map(len, grouped(rows).values())), **run.environment(), **run.machine()}
-    write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-    write_atomically(path.with_suffix(".md"), markdown(rows).encode())
-
-
-def grouped(rows: list[dict]) -> dict[str, list[dict]]:
-    """The rows of each setting."""
-    names = dict.fromkeys(row["setting"] for row in rows)
-    return {name: [row for row in rows if row["setting"] == name] for name in names}
 
 
 def markdown(rows: list[dict]) -> str:
@@ -142,14 +96,6 @@ def markdown(rows: list[dict]) -> str:
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
-
-
-def spread(values: list[float | None]) -> str:
-    """Mean ± standard deviation in percent; without the latter for one value."""
-    if None in values:
-        return ""
-    deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":

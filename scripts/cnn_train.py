@@ -7,31 +7,30 @@ torchrun --nproc-per-node 2 scripts/cnn_train.py --data digits --out runs/two   
 """
 
 import functools
-import inspect
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
-from core import optim, random, run, schedule, tree
+from core import optim, random, run
 from core.base import GradFn, Model, Optimizer, TrainState, UserError
 from core.config import Options, fraction, not_negative, one_of, option, positive
 from core.config import run as run_script
-from core.files import write_atomically
-from core.history import History
 from core.optim import OPTIMIZERS
+from scripts import image_task
+from scripts.image_task import (
+    SCHEDULES,
+    Result,
+    accuracy_of,
+    in_fastest_way,
+    logits_of,
+    report,
+    save,
+    scheduled,
+    start,
+)
 
-SCHEDULES = {
-    "constant": lambda rate, steps: rate,
-    "cosine": lambda rate, steps: schedule.cosine(rate, steps),
-    "one_cycle": lambda rate, steps: schedule.one_cycle(rate, steps),
-}
 AUGMENTATIONS = ("none", "standard", "strong")
-CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
+TITLE = "reduced VGG"
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,6 @@ class Config(Options):
     resume: bool = option(False, "go on with the run in --out")
 
 
-class Result(NamedTuple):
-    """A trained network: all that a notebook or a figure needs of it."""
-
-    state: TrainState  # params are the running mean where --ema asks for one
-    history: History
-    test: dict  # loss, accuracy, confusion (classes, classes)
-    model: Model  # takes uint8 images
-    task: object  # torch_nets.images.Task
-
-
 def train(config: Config) -> Result:
     """Train the network of `config`; the test images are looked at once, at the end."""
     import torch  # when work starts, so that --help is quick
@@ -113,7 +102,8 @@ def train_as(config: Config, device, group) -> Result:
         raise UserError("--compile: not with several processes; leave it out")
 
     folder = run.open_run(config, group.writes)
-    model, plain = make_model(config, task, folder, group)
+    plain = make_net(config, task, group)
+    model = in_fastest_way(plain, task, config.precision, folder, group)
     steps = math.ceil(config.epochs * n / config.batch_size) if config.epochs else config.max_steps
     optimizer = make_optimizer(config, steps)
     state = start(plain, optimizer, init_key, step_key, device)
@@ -139,59 +129,23 @@ def train_as(config: Config, device, group) -> Result:
     state = optim.averaged(state)
     result = Result(state, history, test_of(model, state, task, config.mirror), model, task)
     if folder and group.writes:
-        save(result, folder)
+        save(result, folder, TITLE)
     return result
 
 
-def make_model(config: Config, task, folder: Path | None, group=None) -> tuple[Model, Model]:
-    """The network that takes uint8 images in the way that is fastest here, and the same without either."""
+def make_net(config: Config, task, group=None) -> Model:
+    """The reduced VGG of float images; its BatchNorm takes the statistics of the whole group's batch."""
     from torch_nets import distributed, layers
     from torch_nets.cnn_model import CNN
-    from torch_nets.pace import WAYS, probe, ways_of
 
-    group, n_channels = group or distributed.Group(), task.train[0].shape[1]
-    total = distributed.total if group.size > 1 else None
+    total = distributed.total if group and group.size > 1 else None
     norm = functools.partial(layers.BatchNorm, total=total)
-    plain = CNN(n_channels, len(task.classes), width=config.width, norm=norm)
-    recorded = folder / "probe.json" if folder else None
-    if recorded and recorded.exists():  # a resumed run goes on as it began
-        seconds = json.loads(recorded.read_text())
-    else:
-        batch = task.normalise(task.train[0][: config.batch_size]), task.train[1][: config.batch_size]
-        seconds = probe(plain, batch, ways_of(config.precision))
-        seconds = distributed.first_of_ranks(seconds, group)
-        if recorded and group.writes:
-            write_atomically(recorded, json.dumps(seconds, indent=1).encode())
-    way = min(seconds, key=seconds.get)
-    times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-    print(f"computing in {way} (gradient of at most 32 images: {times}); params stay float32")
-    return normalised(WAYS[way](plain), task.normalise), plain
-
-
-def normalised(model: Model, normalise: Callable) -> Model:
-    """The model of uint8 images; float images are taken as normalised already."""
-
-    def apply(params, buffers, x, *, train=False, key=None):
-        x = x if x.is_floating_point() else normalise(x)
-        return model.apply(params, buffers, x, train=train, key=key)
-
-    return model._replace(apply=apply)
+    return CNN(task.train[0].shape[1], len(task.classes), width=config.width, norm=norm)
 
 
 def make_optimizer(config: Config, steps: int) -> Optimizer:
-    """The optimiser with its schedule; weight decay on matrices and filters only; the running mean last."""
-    make = OPTIMIZERS[config.optimizer]
-    rate = SCHEDULES[config.schedule](config.learning_rate, steps)
-    if config.weight_decay:
-        if "weight_decay" not in inspect.signature(make).parameters:
-            raise UserError(f"--weight_decay: {config.optimizer} takes none")
-        parts = {
-            "decayed": make(lr=rate, weight_decay=config.weight_decay),
-            "kept": make(lr=rate, weight_decay=0),
-        }
-        optimizer = optim.partition(parts, lambda name, leaf: "decayed" if leaf.ndim > 1 else "kept")
-    else:
-        optimizer = make(lr=rate)
+    """The optimiser with its schedule; the running mean last."""
+    optimizer = scheduled(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, steps)
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
 
 
@@ -210,63 +164,23 @@ def make_grad_fn(config: Config, model: Model, normalise: Callable, group) -> Gr
     return grad
 
 
-def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> TrainState:
-    """The state before the first step, on the device."""
-    from core.train import train_state
-
-    params, buffers = (tree.map(lambda leaf: leaf.to(device), part) for part in model.init(init_key))
-    return train_state(params, buffers, optimizer, step_key)
-
-
 def test_of(model: Model, state: TrainState, task, mirror: bool = False) -> dict:
-    """Loss, accuracy and confusion matrix on the test images; `mirrored_accuracy` is that of the mean of the
-    logits of an image and of its mirror image."""
-    from core.metrics import confusion
-    from torch_nets.losses import cross_entropy
+    """`image_task.test_of`; `mirrored_accuracy` is that of the mean of the logits of an image and of its mirror
+    image."""
     from torch_nets.wrappers import mirror_averaged
 
-    x, y = task.test
-    logits = logits_of(model, state, x)
-    found = {
-        "loss": float(cross_entropy(logits, y)),
-        "accuracy": float((logits.argmax(1) == y).float().mean()),
-        "confusion": confusion(logits.argmax(1).cpu().numpy(), y.cpu().numpy(), len(task.classes)).tolist(),
-        "classes": list(task.classes),
-    }
+    found = image_task.test_of(model, state, task)
     if mirror:
-        both = logits_of(mirror_averaged(model), state, x)
-        found["mirrored_accuracy"] = float((both.argmax(1) == y).float().mean())
+        both = logits_of(mirror_averaged(model), state, task.test[0])
+        found["mirrored_accuracy"] = accuracy_of(both, task.test[1])
     return found
-
-
-def logits_of(model: Model, state: TrainState, x):
-    """(n, classes), in evaluation mode."""
-    import torch
-
-    with torch.no_grad():
-        return torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(500)])
-
-
-def save(result: Result, folder: Path) -> None:
-    """`results.json`, and the curves and the confusion matrix as PNG."""
-    from core import plots
-
-    write_atomically(folder / "results.json", json.dumps(result.test, indent=1).encode())
-    plots.save(plots.curves({"": result.history}, CURVES, "reduced VGG"), folder / "curves.png")
-    figure, axes = plots.panels(1, 1, 6.5, 5.5)
-    title = f"test accuracy {result.test['accuracy']:.1%}"
-    plots.confusion(axes[0, 0], np.array(result.test["confusion"]), result.test["classes"], title)
-    plots.save(figure, folder / "confusion.png")
 
 
 def main(config: Config) -> Result:
     result = train(config)
-    last, test = result.history[-1], result.test
-    print(f"reduced VGG: {tree.size(result.state.params):,} parameters, {last['step']} steps")
-    print(f"  valid  loss {last['valid_loss']:.4f}  accuracy {last['valid_accuracy']:.2%}")
-    print(f"  test   loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%}")
+    report(TITLE, result)
     if config.mirror:
-        print(f"  test with the mirror image  accuracy {test['mirrored_accuracy']:.2%}")
+        print(f"  test with the mirror image  accuracy {result.test['mirrored_accuracy']:.2%}")
     return result
 
 

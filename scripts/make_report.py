@@ -23,6 +23,7 @@ from core.files import folder_at, write_atomically
 from core.tabulate import as_table, tabulate
 from scripts import cnn_figures, cnn_sweep, compare_mlps, rnn_figures, run_all
 from scripts.mlp_task import CURVES, MLPConfig
+from scripts.sweeps import grouped, spread
 
 ROOT = Path(__file__).parents[1]
 MIRROR = "CIFAR-10 (JPEG q75 mirror)"
@@ -92,10 +93,10 @@ def headlines(found: dict) -> list[str]:
         texts = (f"{100 * rows[w]['test_accuracy']:.2f}%" for w in ("numpy", "torch"))
         lines.append("On moons both perceptrons reach {} and {} test accuracy.".format(*texts))
     if "part2_settings" in found:
-        rows = cnn_sweep.grouped(found["part2_settings"]["rows"])
+        rows = grouped(found["part2_settings"]["rows"])
         for name, what in (("adam 1e-3", "in the assignment's setting"), ("best", "with all that was tried")):
             if name in rows:
-                accuracy = cnn_sweep.spread([row["test"]["accuracy"] for row in rows[name]])
+                accuracy = spread([row["test"]["accuracy"] for row in rows[name]])
                 lines.append(
                     f"The reduced VGG reaches {accuracy}% on {MIRROR} {what} (n = {len(rows[name])})."
                 )
@@ -286,10 +287,10 @@ def part2(config: Config, found: dict) -> Section:
 
 
 def analysis2(found: dict) -> list:
-    grouped = cnn_sweep.grouped(found["rows"])
-    adam, best = grouped.get("adam 1e-3", []), grouped.get("best", [])
-    compared = [row for name, rows in grouped.items() for row in rows if name != "best"]
-    mean = {name: np.mean([row["test"]["accuracy"] for row in rows]) for name, rows in grouped.items()}
+    by_setting = grouped(found["rows"])
+    adam, best = by_setting.get("adam 1e-3", []), by_setting.get("best", [])
+    compared = [row for name, rows in by_setting.items() for row in rows if name != "best"]
+    mean = {name: np.mean([row["test"]["accuracy"] for row in rows]) for name, rows in by_setting.items()}
     about = f"{MIRROR}; `python scripts/cnn_sweep.py`, {found['machine']}."
     blocks = [
         f"All images are {MIRROR}: the 60,000 images compressed once more, which costs accuracy against the "
@@ -316,7 +317,7 @@ def analysis2(found: dict) -> list:
             "than what it has not. Validation swings between evaluations, since a constant rate keeps the "
             "parameters moving.",
         ]
-    if len(grouped) > 2:
+    if len(by_setting) > 2:
         order = sorted((name for name in mean if name != "best"), key=mean.get, reverse=True)
         blocks += [
             Picture(

@@ -15,7 +15,7 @@ from core.config import Options, not_negative, option
 from core.config import run as run_script
 from core.document import Document, Picture, Section, Table, text_table, to_html
 from core.files import folder_at, write_atomically
-from scripts import cnn_train, compare_mlps
+from scripts import cnn_train, compare_mlps, image_task
 from scripts import train as rnn_train
 from scripts.mlp_task import CURVES, MLPConfig
 
@@ -100,7 +100,7 @@ def part2(config: Config) -> Section:
                 "Digits.",
             ),
             Picture(
-                plots.curves({"": result.history}, cnn_train.CURVES),
+                plots.curves({"": result.history}, image_task.CURVES),
                 "Loss and accuracy, train and validation.",
             ),
             Picture(figure, "Confusion matrix of the test images: rows are the true classes."),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from core import random
-from core.base import GradFn
+from core.base import Batch, GradFn
+from core.data import batches
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,6 +58,21 @@ def alternating_flips(key, n: int, epoch: int) -> Tensor:
     """Which of n images to mirror in an epoch: each in every other epoch, half of them in any
     (K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds"). (n,) bool."""
     return random.bernoulli(torch.as_tensor(key), 0.5, (n,)) ^ bool(epoch % 2)
+
+
+def alternately_flipped(data: Batch, batch_size: int, key) -> Callable[[int], Batch]:
+    """`core.data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of which are
+    mirrored again in every other epoch. A batch across two epochs is taken as of the first."""
+    x, y = data
+    flip_key, order_key = random.split(key)
+    which = alternating_flips(flip_key, len(y), 0).to(x.device)
+    drawn = batches((mirrored(x, which), y), batch_size, order_key)
+
+    def batch_at(step: int) -> Batch:
+        x_, y_ = drawn(step)
+        return (x_.flip(3) if step * batch_size // len(y) % 2 else x_), y_
+
+    return batch_at
 
 
 def crop(padding: int) -> Augmentation:

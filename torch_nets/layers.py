@@ -18,19 +18,20 @@ from core.base import Model, UserError
 from core.layers import draws_in_a_row, expect, expect_channels, expect_features, init_in_a_row, run_in_a_row
 
 
-def Linear(n_in: int, n_out: int) -> Model:
-    """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within 1 / sqrt(n_in), as nn.Linear."""
+def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
+    """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 / sqrt(n_in), as
+    nn.Linear."""
+    shapes = {"weight": (n_out, n_in)} | ({"bias": (n_out,)} if bias else {})
+    bound = bound or 1 / math.sqrt(n_in)
 
     def init(key):
-        weight_key, bias_key = random.split(torch.as_tensor(key))
-        bound = 1 / math.sqrt(n_in)
-        weight = random.uniform(weight_key, (n_out, n_in), low=-bound, high=bound)
-        return {"weight": weight, "bias": random.uniform(bias_key, (n_out,), low=-bound, high=bound)}, {}
+        draws = zip(shapes.items(), random.split(torch.as_tensor(key), 2), strict=False)
+        return {name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws}, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, weight=(n_out, n_in), bias=(n_out,))
+        expect(params, **shapes)
         expect_features(x, n_in)
-        return torch.nn.functional.linear(x, params["weight"], params["bias"]), buffers
+        return torch.nn.functional.linear(x, params["weight"], params.get("bias")), buffers
 
     return Model(init, apply, draws=False)
 
@@ -53,6 +54,16 @@ def ReLU() -> Model:
 def Tanh() -> Model:
     """tanh(x)."""
     return elementwise(torch.tanh)
+
+
+def GELU() -> Model:
+    """x Phi(x), Phi the normal distribution function, in its tanh form (Hendrycks and Gimpel 2016)."""
+    return elementwise(lambda x: torch.nn.functional.gelu(x, approximate="tanh"))
+
+
+def Scale(factor: float) -> Model:
+    """factor * x."""
+    return elementwise(lambda x: factor * x)
 
 
 ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
@@ -79,6 +90,28 @@ def Dropout(rate: float) -> Model:
     return Model(lambda key: ({}, {}), apply)
 
 
+def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al. 2016)."""
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, weight=(n,), bias=(n,))
+        expect_features(x, n)
+        return torch.nn.functional.layer_norm(x, (n,), params["weight"], params["bias"], eps), buffers
+
+    return Model(lambda key: ({"weight": torch.ones(n), "bias": torch.zeros(n)}, {}), apply, draws=False)
+
+
+def residual(**layers: Model) -> Model:
+    """x + f(x) of layers in a row f (He et al. 2016); f's params are named as in `serial`."""
+    inner = serial(**layers)
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        y, buffers = inner.apply(params, buffers, x, train=train, key=key)
+        return x + y, buffers
+
+    return inner._replace(apply=apply)
+
+
 def serial(**layers: Model) -> Model:
     """Layers in a row; the params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias"."""
 
@@ -96,17 +129,28 @@ def serial(**layers: Model) -> Model:
 
 
 def Conv(
-    n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int = 0, bias: bool = True
+    n_in: int,
+    n_out: int,
+    size: int = 3,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    bias: bool = True,
+    dirac: bool = False,
 ) -> Model:
     """Cross-correlation with (n_out, n_in, size, size) weights; drawn as nn.Conv2d: uniform within
-    1 / sqrt(n_in size^2)."""
+    1 / sqrt(n_in size^2). dirac: the first n_in filters let their channel pass as it is, at the start."""
     shapes = {"weight": (n_out, n_in, size, size)} | ({"bias": (n_out,)} if bias else {})
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):
         keys = random.split(torch.as_tensor(key), 2)
         draws = zip(shapes.items(), keys, strict=False)
-        return {name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws}, {}
+        params = {name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws}
+        if dirac:
+            identity = torch.nn.init.dirac_(torch.empty(min(n_in, n_out), n_in, size, size))
+            params["weight"] = torch.cat([identity, params["weight"][n_in:]])
+        return params, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, **shapes)
@@ -132,44 +176,70 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
+def FixedConv(filters: Tensor) -> Model:
+    """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not trained,
+    plus a bias that is, 0 at the start."""
+    shape = tuple(filters.shape)
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, bias=(shape[0],))
+        expect_channels(x, shape[1])
+        weight = buffers["weight"].to(x.dtype)
+        return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
+
+    return Model(lambda key: ({"bias": torch.zeros(shape[0])}, {"weight": filters}), apply, draws=False)
+
+
 def BatchNorm(
-    n: int, *, momentum: float = 0.1, eps: float = 1e-5, total: Callable[[Tensor], Tensor] | None = None
+    n: int,
+    *,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    scale: bool = True,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Model:
-    """(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy 2015; nn.BatchNorm2d).
+    """(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy 2015; nn.BatchNorm2d),
+    or for each feature of (batch, n). scale: whether there is a weight, or 1 for all.
 
     Training takes mean and variance of the batch and returns the running ones, moved by `momentum`, in
     `buffers`; evaluation takes the running ones. total: the sum over all processes that share a batch
     (`torch_nets.distributed.total`); then mean and variance are those of the whole batch.
     """
 
+    shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
+
     def init(key):
-        params = {"weight": torch.ones(n), "bias": torch.zeros(n)}
+        params = {name: torch.ones(n) if name == "weight" else torch.zeros(n) for name in shapes}
         buffers = {"running_mean": torch.zeros(n), "running_var": torch.ones(n)}
         return params, buffers | {"num_batches_tracked": torch.zeros((), dtype=torch.int64)}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, weight=(n,), bias=(n,))
-        expect_channels(x, n)
-        weight, bias = params["weight"], params["bias"]
+        expect(params, **shapes)
+        expect_features(x, n) if x.ndim == 2 else expect_channels(x, n)
+        bias = params["bias"]
+        weight = params["weight"] if scale else torch.ones_like(bias)
         running = buffers["running_mean"], buffers["running_var"]
         if not train:
             return torch.nn.functional.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
         if total:
             return _of_shared_batch(x, weight, bias, buffers)
         if x.numel() == x.shape[1]:
-            raise UserError(f"batch of {x.shape[0]} with one pixel: BatchNorm in training needs two values")
+            raise UserError(
+                f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more"
+            )
         y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
         var = inverse_deviation.detach() ** -2 - eps
         return y, _moved(buffers, x.numel() / x.shape[1], mean, var)
 
     def _of_shared_batch(x, weight, bias, buffers):
         def channels(v):
-            return v.view(-1, 1, 1)
+            return v.view(-1, *[1] * (x.ndim - 2))
 
         wide = x.to(weight.dtype)
         count = total(wide.new_full((), x.numel() / x.shape[1]))
-        mean = total(wide.sum(dim=(0, 2, 3))) / count
-        var = total(((wide - channels(mean)) ** 2).sum(dim=(0, 2, 3))) / count
+        others = [axis for axis in range(x.ndim) if axis != 1]
+        mean = total(wide.sum(dim=others)) / count
+        var = total(((wide - channels(mean)) ** 2).sum(dim=others)) / count
         scale = weight / torch.sqrt(var + eps)
         y = wide * channels(scale) + channels(bias - mean * scale)
         return y.to(x.dtype), _moved(buffers, count, mean, var.detach())

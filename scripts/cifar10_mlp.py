@@ -1,0 +1,76 @@
+"""Part I, task 3: CIFAR-10 as high as it goes without any convolution or patch.
+
+python scripts/cifar10_mlp.py --preset cpu-20min --out runs/mlp
+python scripts/cifar10_mlp.py --preset cpu-20min --data folder --data_dir DIR --out runs/mlp
+python scripts/cifar10_mlp.py --preset digits                      # in small, on data that is always there
+"""
+
+from dataclasses import dataclass
+
+from core.base import Model, Optimizer
+from core.config import fraction, not_negative, one_of, option, positive, widths
+from core.config import run as run_script
+from core.optim import OPTIMIZERS
+from core.sparse import beta_lasso
+from scripts import cifar10_recipe
+from scripts.cifar10_recipe import Recipe
+from scripts.image_task import SCHEDULES, Result, report, scheduled
+
+NETS = ("plain", "batch_norm", "residual", "s_fc")
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Train a net without convolutions on CIFAR-10."""
+
+    net: str = option("residual", f"one of {', '.join(NETS)}", one_of(NETS))
+    hidden: str = option("1024,1024", "units of the hidden layers of plain and batch_norm", widths)
+    width: int = option(512, "of the residual net; alpha of s_fc", positive)
+    depth: int = option(4, "blocks of the residual net", positive)
+    expansion: int = option(4, "how much wider a block of the residual net is inside", positive)
+    dropout: float = option(0.0, "the part of units set to 0", fraction)
+    optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    learning_rate: float = option(1e-3, "the optimiser's peak rate", positive)
+    schedule: str = option("one_cycle", f"of the rate: {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
+    weight_decay: float = option(0.0, "as the optimiser takes it; not of biases and norms", not_negative)
+    lasso: float = option(0.0, "lambda of beta-lasso; 0 for none", not_negative)
+    beta: float = option(50.0, "beta of beta-lasso", positive)
+
+
+PRESETS = {
+    "cpu-20min": Config(preset="cpu-20min"),
+}
+
+
+def make_net(config: Config, task) -> Model:
+    """The net of `config` for the images of `task`."""
+    from torch_nets import image_mlps
+
+    n_inputs, n_classes = task.train[0][0].numel(), len(task.classes)
+    hidden = [int(part) for part in config.hidden.split(",")]
+    if config.net == "plain":
+        return image_mlps.plain_mlp(n_inputs, hidden, n_classes, dropout=config.dropout)
+    if config.net == "batch_norm":
+        return image_mlps.batch_norm_mlp(n_inputs, hidden, n_classes, dropout=config.dropout)
+    if config.net == "s_fc":
+        return image_mlps.s_fc(n_inputs, config.width, n_classes)
+    return image_mlps.residual_mlp(
+        n_inputs, config.width, config.depth, n_classes, expansion=config.expansion, dropout=config.dropout
+    )
+
+
+def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
+    """The optimiser with its schedule, and beta-lasso around it where `--lasso` asks for it."""
+    optimizer = scheduled(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, steps)
+    return beta_lasso(optimizer, config.lasso, config.beta) if config.lasso else optimizer
+
+
+def main(config: Config) -> Result:
+    title = f"{config.net} net without convolution"
+    result = cifar10_recipe.train(config, make_net, make_optimizer, title)
+    report(title, result)
+    return result
+
+
+if __name__ == "__main__":
+    run_script(Config, main, PRESETS)

@@ -1,0 +1,133 @@
+"""What the scripts that train on images share: the way a net computes, the start, the test, the results."""
+
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from core import optim, schedule, tree
+from core.base import Model, Optimizer, TrainState, UserError
+from core.files import write_atomically
+from core.history import History
+
+SCHEDULES = {
+    "constant": lambda rate, steps: rate,
+    "linear": lambda rate, steps: schedule.linear(rate, 0.0, steps),
+    "cosine": lambda rate, steps: schedule.cosine(rate, steps),
+    "one_cycle": lambda rate, steps: schedule.one_cycle(rate, steps),
+}
+CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
+
+
+class Result(NamedTuple):
+    """A trained network: all that a notebook or a figure needs of it."""
+
+    state: TrainState  # params are the running mean where --ema asks for one
+    history: History
+    test: dict  # loss, accuracy, confusion (classes, classes)
+    model: Model  # takes uint8 images
+    task: object  # torch_nets.images.Task
+
+
+def in_fastest_way(plain: Model, task, precision: str, folder: Path | None, group=None) -> Model:
+    """The network in the precision and memory format that a probe finds fastest here, on images as `task` has
+    them; a resumed run goes on as its `probe.json` says."""
+    from torch_nets import distributed
+    from torch_nets.pace import WAYS, probe, ways_of
+
+    group = group or distributed.Group()
+    recorded = folder / "probe.json" if folder else None
+    if recorded and recorded.exists():
+        seconds = json.loads(recorded.read_text())
+    else:
+        batch = task.normalise(task.train[0][:32]), task.train[1][:32]
+        seconds = probe(plain, batch, ways_of(precision))
+        seconds = distributed.first_of_ranks(seconds, group)
+        if recorded and group.writes:
+            write_atomically(recorded, json.dumps(seconds, indent=1).encode())
+    way = min(seconds, key=seconds.get)
+    times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
+    print(f"computing in {way} (gradient of at most 32 images: {times}); params stay float32")
+    return normalised(WAYS[way](plain), task.normalise)
+
+
+def normalised(model: Model, normalise: Callable) -> Model:
+    """The model of uint8 images; float images are taken as normalised already."""
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        x = x if x.is_floating_point() else normalise(x)
+        return model.apply(params, buffers, x, train=train, key=key)
+
+    return model._replace(apply=apply)
+
+
+def scheduled(name: str, peak: float, schedule_name: str, weight_decay: float, steps: int) -> Optimizer:
+    """The named optimiser with its schedule; weight decay on matrices and filters only."""
+    make, rate = optim.OPTIMIZERS[name], SCHEDULES[schedule_name](peak, steps)
+    if not weight_decay:
+        return make(lr=rate)
+    if "weight_decay" not in inspect.signature(make).parameters:
+        raise UserError(f"--weight_decay: {name} takes none")
+    parts = {"decayed": make(lr=rate, weight_decay=weight_decay), "kept": make(lr=rate, weight_decay=0)}
+    return optim.partition(parts, lambda name, leaf: "decayed" if leaf.ndim > 1 else "kept")
+
+
+def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> TrainState:
+    """The state before the first step, on the device."""
+    from core.train import train_state
+
+    params, buffers = (tree.map(lambda leaf: leaf.to(device), part) for part in model.init(init_key))
+    return train_state(params, buffers, optimizer, step_key)
+
+
+def test_of(model: Model, state: TrainState, task) -> dict:
+    """Loss, accuracy and confusion matrix on the test images."""
+    from core.metrics import confusion
+    from torch_nets.losses import cross_entropy
+
+    x, y = task.test
+    logits = logits_of(model, state, x)
+    return {
+        "loss": float(cross_entropy(logits, y)),
+        "accuracy": accuracy_of(logits, y),
+        "confusion": confusion(logits.argmax(1).cpu().numpy(), y.cpu().numpy(), len(task.classes)).tolist(),
+        "classes": list(task.classes),
+    }
+
+
+def accuracy_of(logits, y) -> float:
+    return float((logits.argmax(1) == y).float().mean())
+
+
+def logits_of(model: Model, state: TrainState, x):
+    """(n, classes), in evaluation mode."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(500)])
+
+
+def save(result: Result, folder: Path, title: str) -> None:
+    """`results.json`, and the curves and the confusion matrix as PNG."""
+    from core import plots
+
+    write_atomically(folder / "results.json", json.dumps(result.test, indent=1).encode())
+    plots.save(plots.curves({"": result.history}, CURVES, title), folder / "curves.png")
+    figure, axes = plots.panels(1, 1, 6.5, 5.5)
+    text = f"test accuracy {result.test['accuracy']:.1%}"
+    plots.confusion(axes[0, 0], np.array(result.test["confusion"]), result.test["classes"], text)
+    plots.save(figure, folder / "confusion.png")
+
+
+def report(title: str, result: Result) -> None:
+    """The last lines of a script."""
+    last, test = result.history[-1], result.test
+    print(f"{title}: {tree.size(result.state.params):,} parameters, {last['step']} steps")
+    if "valid_loss" in last:
+        print(f"  valid  loss {last['valid_loss']:.4f}  accuracy {last['valid_accuracy']:.2%}")
+    print(f"  test   loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%}")
+    if "views" in test:
+        print(f"  test, mean over views ({test['views']})  accuracy {test['views_accuracy']:.2%}")

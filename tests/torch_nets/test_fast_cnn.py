@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from core import random, tree
+from torch_nets import grad_fn
+from torch_nets.fast_cnn import FastCNN, whitening_filters
+from torch_nets.losses import cross_entropy
+
+
+class Twin(nn.Module):
+    """The same net as PyTorch users write it."""
+
+    def __init__(self, n_in, widths, depth, n_classes):
+        super().__init__()
+        self.whiten, self.depth = nn.Conv2d(3, n_in, 2), depth
+        for i, n_out in enumerate(widths, start=1):
+            group = nn.Module()
+            group.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+            group.norm1 = nn.BatchNorm2d(n_out, eps=1e-12, momentum=0.4)
+            last = group
+            if depth == 3:
+                last = group.branch = nn.Module()
+            last.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+            last.norm2 = nn.BatchNorm2d(n_out, eps=1e-12, momentum=0.4)
+            if depth == 3:
+                last.conv3 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+                last.norm3 = nn.BatchNorm2d(n_out, eps=1e-12, momentum=0.4)
+            setattr(self, f"group{i}", group)
+            n_in = n_out
+        self.fc = nn.Linear(n_in, n_classes, bias=False)
+
+    def forward(self, x):
+        def gelu(x):
+            return nn.functional.gelu(x, approximate="tanh")
+
+        x = gelu(self.whiten(x))
+        for group in (self.group1, self.group2, self.group3):
+            x = gelu(group.norm1(nn.functional.max_pool2d(group.conv1(x), 2)))
+            if self.depth == 2:
+                x = gelu(group.norm2(group.conv2(x)))
+            else:
+                branch = group.branch
+                inner = gelu(branch.norm2(branch.conv2(x)))
+                x = gelu(x + branch.norm3(branch.conv3(inner)))
+        x = nn.functional.max_pool2d(x, 3).flatten(1)
+        return self.fc(x) / x.shape[1]
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_equals_its_module_twin(depth):
+    key = torch.as_tensor(random.key(0))
+    x, y = random.normal(key, (16, 3, 32, 32), dtype="float64"), torch.arange(16) % 10
+    filters = whitening_filters(x)
+    model = FastCNN(filters, 10, widths=(8, 12, 16), depth=depth)
+    params, buffers = (
+        {name: leaf.double() if leaf.is_floating_point() else leaf for name, leaf in part.items()}
+        for part in model.init(random.key(1))
+    )
+    twin = Twin(len(filters), (8, 12, 16), depth, 10).double()
+    missing, unknown = twin.load_state_dict({**params, **buffers}, strict=False)
+    assert not unknown
+    assert all(".norm" in name and name.endswith(".weight") for name in missing)  # ours are 1
+    grads, (new_buffers, metrics) = grad_fn(model)(params, buffers, (x, y), key)
+    loss = cross_entropy(twin(x), y)
+    loss.backward()
+    assert abs(loss.item() - metrics["loss"].item()) < 1e-12
+    for name, g in grads.items():
+        torch.testing.assert_close(g, twin.get_parameter(name).grad, rtol=1e-9, atol=1e-12)
+    for name, b in new_buffers.items():
+        torch.testing.assert_close(b, twin.state_dict()[name], rtol=1e-9, atol=1e-12)
+    twin.eval()
+    torch.testing.assert_close(model.apply(params, new_buffers, x)[0], twin(x), rtol=1e-9, atol=1e-12)
+
+
+def test_the_fast_net_of_the_speed_runs_has_their_size():
+    params, buffers = FastCNN(torch.zeros(24, 3, 2, 2), 10).init(random.key(0))
+    convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
+    assert tree.size(params) == convolutions + 24 + 2 * (64 + 256 + 256) + 2560
+    assert buffers["whiten.weight"].shape == (24, 3, 2, 2)
+
+
+def test_whitened_patches_are_uncorrelated_with_variance_one():
+    x = random.normal(torch.as_tensor(random.key(2)), (200, 3, 9, 9))
+    x = x + x.roll(1, 3) + 0.5 * x.roll(1, 1)  # neighbours and colours go together
+    filters = whitening_filters(x, size=2, eps=0.0)
+    assert filters.shape == (24, 3, 2, 2)
+    torch.testing.assert_close(filters[12:], -filters[:12])
+    y = nn.functional.conv2d(x, filters[:12]).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(y @ y.T / y.shape[1], torch.eye(12), atol=1e-3, rtol=0)
+
+
+def test_convolutions_begin_as_the_identity():
+    params, _ = FastCNN(torch.zeros(24, 3, 2, 2), 10, widths=(32, 16, 64)).init(random.key(0))
+    x = torch.randn(2, 24, 5, 5)
+    y = nn.functional.conv2d(x, params["group1.conv1.weight"], padding=1)
+    torch.testing.assert_close(y[:, :24], x)
+    narrower = nn.functional.conv2d(torch.randn(2, 32, 5, 5), params["group2.conv1.weight"], padding=1)
+    assert narrower.shape[1] == 16
+    drawn, _ = FastCNN(torch.zeros(24, 3, 2, 2), 10, dirac=False).init(random.key(0))
+    assert drawn["group1.conv1.weight"].abs().max() <= 1 / math.sqrt(24 * 9)
