@@ -8,19 +8,26 @@ python scripts/cifar10_best.py --preset digits                     # in small, o
 from dataclasses import dataclass
 
 from core import optim, schedule
-from core.base import Model, Optimizer
+from core.base import Model, Optimizer, UserError
 from core.config import fraction, not_negative, one_of, option, positive, widths
 from core.config import run as run_script
 from scripts import cifar10_recipe
 from scripts.cifar10_recipe import Recipe
 from scripts.image_task import Result, report
 
+SMALLEST = 25  # height and width of an image: three pools of 2, and one of 3 after them
+
+
+def three_widths(value: str) -> str | None:
+    good = widths(value) is None and value.count(",") == 2
+    return None if good else "three positive integers with commas between them"
+
 
 @dataclass(frozen=True)
 class Config(Recipe):
     """Train a fast convolutional net on CIFAR-10."""
 
-    channels: str = option("64,256,256", "of the three groups", widths)
+    channels: str = option("64,256,256", "of the three groups", three_widths)
     depth: int = option(
         2, "convolutions of a group: 2, or 3 of which two are a residual branch", one_of((2, 3))
     )
@@ -28,16 +35,43 @@ class Config(Recipe):
     dirac: bool = option(True, "convolutions begin as the identity, as far as they can")
     logit_scale: float = option(1.0, "factor of the logits, beside 1 / features", positive)
     optimizer: str = option("muon", "of the filters: muon or nesterov", choices=["muon", "nesterov"])
-    learning_rate: float = option(0.24, "of the filters, at the start; it falls in a straight line", positive)
-    momentum: float = option(0.6, "of the filters", fraction)
+    learning_rate: float = option(0.24, "of the filters (nesterov: for each image), falling to 0", positive)
+    momentum: float = option(0.6, "of the filters, of muon", fraction)
     bias_rate: float = option(0.053, "of the biases, for each image of a batch", positive)
     head_rate: float = option(0.67, "of the last layer, for each image of a batch", positive)
     decay: float = option(2e-6, "of biases and last layer, for each image of a batch", not_negative)
     whiten_epochs: float = option(3.0, "the first layer's bias is trained for so long", positive)
 
 
+# By where and how long they train. Those for a GPU are for all training images and compile the step.
 PRESETS = {
-    "cpu-8min": Config(preset="cpu-8min"),
+    "cpu-7min": Config(preset="cpu-7min"),
+    "cpu-20min": Config(preset="cpu-20min", epochs=20.0),
+    "gpu-1min": Config(
+        preset="gpu-1min", batch_size=1000, epochs=16.0, channels="128,384,384", compile=True, evaluations=4
+    ),
+    "gpu-9min": Config(
+        preset="gpu-9min",
+        batch_size=1000,
+        epochs=90.0,
+        channels="128,384,512",
+        depth=3,
+        crop=4,
+        cutout=12,
+        compile=True,
+        evaluations=9,
+    ),
+    "digits": Config(
+        preset="digits",
+        data="digits",
+        image_size=32,
+        valid_fraction=0.1,
+        epochs=4.0,
+        batch_size=100,
+        channels="16,32,32",
+        flip="none",
+        views="none",
+    ),
 }
 
 
@@ -45,12 +79,15 @@ def make_net(config: Config, task) -> Model:
     """The fast net; its first filters whiten the patches of the first training images."""
     from torch_nets.fast_cnn import FastCNN, whitening_filters
 
-    filters = whitening_filters(task.normalise(task.train[0][:5000]).cpu())
-    channels = [int(part) for part in config.channels.split(",")]
+    height, width = task.train[0].shape[2:]
+    if min(height, width) < SMALLEST:
+        raise UserError(f"--image_size: images are {height} x {width}, the net needs {SMALLEST} or more")
+    x = task.train[0]
     return FastCNN(
-        filters,
+        x.shape[1],
         len(task.classes),
-        widths=channels,
+        filters=whitening_filters(task.normalise(x[:5000]).cpu()) if config.whiten else None,
+        widths=[int(part) for part in config.channels.split(",")],
         depth=config.depth,
         dirac=config.dirac,
         logit_scale=config.logit_scale,
@@ -67,30 +104,38 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
     def sgd(rate: float, end: float = steps) -> Optimizer:
         return optim.nesterov(falling(rate * batch, end), momentum=0.85, weight_decay=config.decay / rate)
 
+    def muon(rate: float) -> Optimizer:
+        direction = optim.scale_by_muon(config.momentum, ns_steps=3, precision="bfloat16")
+        return optim.on_sphere(optim.chain(direction, optim.scale_by_learning_rate(falling(rate))))
+
     parts = {
-        "whiten": sgd(config.bias_rate, config.whiten_epochs * steps_per_epoch),
+        "first bias": sgd(config.bias_rate, config.whiten_epochs * steps_per_epoch),
         "biases": sgd(config.bias_rate),
         "head": sgd(config.head_rate),
-        "filters": optim.on_sphere(
-            optim.chain(
-                optim.scale_by_muon(config.momentum, ns_steps=3, precision="bfloat16"),
-                optim.scale_by_learning_rate(falling(config.learning_rate)),
-            )
-        ),
+        "filters": {"muon": muon, "nesterov": sgd}[config.optimizer](config.learning_rate),
     }
 
     def label(name: str, leaf) -> str:
-        if name.startswith("whiten."):
-            return "whiten"
+        if name == "first.bias":
+            return "first bias"
         return {1: "biases", 2: "head", 4: "filters"}[leaf.ndim]
 
     return optim.partition(parts, label)
 
 
+def train(config: Config) -> Result:
+    """Train the net of `config`; the test images are looked at once, at the end."""
+    return cifar10_recipe.train(config, make_net, make_optimizer, title(config))
+
+
 def main(config: Config) -> Result:
-    result = cifar10_recipe.train(config, make_net, make_optimizer, "fast CNN")
-    report("fast CNN", result)
+    result = train(config)
+    report(title(config), result)
     return result
+
+
+def title(config: Config) -> str:
+    return "fast CNN"
 
 
 if __name__ == "__main__":

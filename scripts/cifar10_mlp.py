@@ -5,17 +5,21 @@ python scripts/cifar10_mlp.py --preset cpu-20min --data folder --data_dir DIR --
 python scripts/cifar10_mlp.py --preset digits                      # in small, on data that is always there
 """
 
+import functools
 from dataclasses import dataclass
 
+from core import optim
 from core.base import Model, Optimizer
 from core.config import fraction, not_negative, one_of, option, positive, widths
 from core.config import run as run_script
-from core.optim import OPTIMIZERS
 from core.sparse import beta_lasso
 from scripts import cifar10_recipe
 from scripts.cifar10_recipe import Recipe
 from scripts.image_task import SCHEDULES, Result, report, scheduled
 
+# as quick as it can be, and with a rate that means what AdamW's does
+MUON = functools.partial(optim.muon, adjust_lr_fn="match_rms_adamw", ns_steps=3, precision="bfloat16")
+OPTIMIZERS = optim.OPTIMIZERS | {"muon": MUON}
 NETS = ("plain", "batch_norm", "residual", "s_fc")
 
 
@@ -37,8 +41,50 @@ class Config(Recipe):
     beta: float = option(50.0, "beta of beta-lasso", positive)
 
 
+# By where and how long they train. Those for a GPU are for all training images and compile the step.
 PRESETS = {
     "cpu-20min": Config(preset="cpu-20min"),
+    "gpu-9min": Config(
+        preset="gpu-9min",
+        width=1024,
+        depth=6,
+        optimizer="muon",
+        learning_rate=2e-3,
+        epochs=300.0,
+        batch_size=1000,
+        crop=4,
+        mixup=True,
+        compile=True,
+        evaluations=10,
+    ),
+    "gpu-s-fc": Config(
+        preset="gpu-s-fc",
+        net="s_fc",
+        width=32,
+        optimizer="sgd",
+        learning_rate=0.1,
+        schedule="cosine",
+        lasso=2e-5,
+        epochs=400.0,
+        batch_size=512,
+        crop=4,
+        compile=True,
+        evaluations=20,
+    ),
+    "digits": Config(
+        preset="digits",
+        data="digits",
+        valid_fraction=0.1,
+        epochs=10.0,
+        batch_size=100,
+        width=64,
+        depth=2,
+        crop=1,
+        flip="none",
+        views="none",
+        learning_rate=3e-3,
+        weight_decay=0.05,
+    ),
 }
 
 
@@ -61,15 +107,24 @@ def make_net(config: Config, task) -> Model:
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
     """The optimiser with its schedule, and beta-lasso around it where `--lasso` asks for it."""
-    optimizer = scheduled(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, steps)
+    make = OPTIMIZERS[config.optimizer]
+    optimizer = scheduled(make, config.learning_rate, config.schedule, config.weight_decay, steps)
     return beta_lasso(optimizer, config.lasso, config.beta) if config.lasso else optimizer
 
 
+def train(config: Config) -> Result:
+    """Train the net of `config`; the test images are looked at once, at the end."""
+    return cifar10_recipe.train(config, make_net, make_optimizer, title(config))
+
+
 def main(config: Config) -> Result:
-    title = f"{config.net} net without convolution"
-    result = cifar10_recipe.train(config, make_net, make_optimizer, title)
-    report(title, result)
+    result = train(config)
+    report(title(config), result)
     return result
+
+
+def title(config: Config) -> str:
+    return f"{config.net} net without convolution"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,105 @@
-"""Part I, task 3: several settings and seeds of scripts/cifar10_best.py and scripts/cifar10_mlp.py.
+"""Part I, task 3: settings and seeds of scripts/cifar10_best.py and scripts/cifar10_mlp.py.
 
-    python scripts/cifar10_sweep.py --settings cpu-8min --data_dir DIR --results results/part1_cifar10.json
+    python scripts/cifar10_sweep.py --settings "cnn cpu-7min" --seeds 3 --results results/part1_cifar10.json
     python scripts/cifar10_sweep.py --settings ablation --results results/part1_cifar10_ablation.json
 
-A setting is a preset of one of the two scripts, or a preset with one ingredient changed. Runs and rows are kept
-as in scripts/cnn_sweep.py.
+A setting is a preset of one of the two scripts, or one of VARIANTS: a preset with an ingredient changed. Runs
+and rows are kept as scripts/cnn_sweep.py keeps them.
 """
 
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.base import UserError
 from core.config import Options, not_negative, option, positive
 from core.config import run as run_script
 from scripts import cifar10_best, cifar10_mlp
 from scripts.sweeps import folder_of, grouped, spread, sweep, trained
 
-SCRIPTS = (cifar10_best, cifar10_mlp)
+SCRIPTS = {"cnn": cifar10_best, "mlp": cifar10_mlp}
+PRESETS = {f"{kind} {name}": (kind, name, {}) for kind, script in SCRIPTS.items() for name in script.PRESETS}
 
-# what is changed in a preset of the first or the second script, to see what an ingredient gives
-WITHOUT = {}
-SETTINGS = {}
+# presets with one ingredient changed, short enough for many: what each of them gives
+VARIANTS = {
+    "cnn": ("cnn", "cpu-7min", {"epochs": 4.0}),
+}
+GROUPS = {"ablation": list(VARIANTS)}
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Train presets and variants of them with several seeds."""
+
+    settings: str = option("ablation", "presets, variants and groups, with commas")
+    seeds: int = option(3, "seeds of each setting", positive)
+    first_seed: int = option(0, "the first of them", not_negative)
+    valid_fraction: float = option(
+        None, "the part of training images held out; by default the preset's", positive
+    )
+    data: str = option("folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
+    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
+    out: str = option("runs/cifar10", "folder of the runs")
+    results: str = option(None, "JSON file for what all runs found; what it has is kept")
+
+
+def expanded(settings: str) -> list[str]:
+    """The names of presets and variants that a list with commas stands for."""
+    names = itertools.chain(*(GROUPS.get(name, [name]) for name in settings.split(",")))
+    known = PRESETS | VARIANTS
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in known:
+            raise UserError(f"--settings {name}: needs one of {', '.join([*GROUPS, *known])}")
+    return names
+
+
+def member(config: Config, setting: str, seed: int) -> tuple:
+    """The script and its Config of a setting and a seed."""
+    kind, preset, changes = (PRESETS | VARIANTS)[setting]
+    script = SCRIPTS[kind]
+    values = script.PRESETS[preset].to_dict() | changes | folder_of(config.out, setting, seed)
+    values |= {"data": config.data, "data_dir": config.data_dir, "threads": config.threads}
+    if config.valid_fraction is not None:
+        values["valid_fraction"] = config.valid_fraction
+    return script, script.Config.from_dict(values)
+
+
+def main(config: Config) -> list[dict]:
+    """Every setting and seed; their rows, and those that `--results` had."""
+    names = expanded(config.settings)
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    rows = sweep(
+        Path(config.results) if config.results else None,
+        itertools.product(names, seeds),
+        lambda setting, seed: trained(*member(config, setting, seed)),
+        markdown,
+    )
+    print(markdown(rows))
+    return rows
+
+
+def markdown(rows: list[dict]) -> str:
+    """A row for each setting: accuracies in percent, mean and deviation over the seeds, and minutes."""
+    lines = [
+        "| setting | steps | validation | test | test, mean over views | minutes | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for setting, mine in grouped(rows).items():
+        last = [row["history"][-1] for row in mine]
+        cells = (
+            setting,
+            f"{last[0]['step']:,}",
+            spread([row.get("valid_accuracy") for row in last]),
+            spread([row["test"]["accuracy"] for row in mine]),
+            spread([row["test"].get("views_accuracy") for row in mine]),
+            f"{sum(row['training_seconds'] for row in mine) / len(mine) / 60:.1f}",
+            len(mine),
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_script(Config, main)

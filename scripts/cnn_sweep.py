@@ -72,7 +72,7 @@ def main(config: Config) -> list[dict]:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = itertools.product(config.settings.split(","), seeds)
-    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, list(SETTINGS), markdown)
+    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, markdown)
     print(markdown(rows))
     return rows
 

@@ -145,7 +145,8 @@ def make_net(config: Config, task, group=None) -> Model:
 
 def make_optimizer(config: Config, steps: int) -> Optimizer:
     """The optimiser with its schedule; the running mean last."""
-    optimizer = scheduled(config.optimizer, config.learning_rate, config.schedule, config.weight_decay, steps)
+    make = OPTIMIZERS[config.optimizer]
+    optimizer = scheduled(make, config.learning_rate, config.schedule, config.weight_decay, steps)
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
 
 

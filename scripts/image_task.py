@@ -64,13 +64,15 @@ def normalised(model: Model, normalise: Callable) -> Model:
     return model._replace(apply=apply)
 
 
-def scheduled(name: str, peak: float, schedule_name: str, weight_decay: float, steps: int) -> Optimizer:
-    """The named optimiser with its schedule; weight decay on matrices and filters only."""
-    make, rate = optim.OPTIMIZERS[name], SCHEDULES[schedule_name](peak, steps)
+def scheduled(
+    make: Callable[..., Optimizer], peak: float, schedule_name: str, weight_decay: float, steps: int
+) -> Optimizer:
+    """The optimiser of a constructor with its schedule; weight decay on matrices and filters only."""
+    rate = SCHEDULES[schedule_name](peak, steps)
     if not weight_decay:
         return make(lr=rate)
     if "weight_decay" not in inspect.signature(make).parameters:
-        raise UserError(f"--weight_decay: {name} takes none")
+        raise UserError(f"--weight_decay: {make.__name__} takes none")
     parts = {"decayed": make(lr=rate, weight_decay=weight_decay), "kept": make(lr=rate, weight_decay=0)}
     return optim.partition(parts, lambda name, leaf: "decayed" if leaf.ndim > 1 else "kept")
 

@@ -17,17 +17,17 @@ def sweep(
     path: Path | None,
     wanted: Iterable[tuple[str, int]],
     row_of: Callable[[str, int], dict],
-    order: list[str],
     markdown: Callable[[list[dict]], str],
 ) -> list[dict]:
-    """A row for each setting and seed of `wanted` that the file has not yet; all rows, by `order` and seed.
-    The file has, beside them, their table as Markdown."""
+    """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order of settings
+    in which they came, and by seed. Beside the file lies their table as Markdown."""
     rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
         print(f"{setting}, seed {seed}", flush=True)
         rows.append({"setting": setting, "seed": seed, **row_of(setting, seed)})
+        order = list(grouped(rows))
         rows.sort(key=lambda row: (order.index(row["setting"]), row["seed"]))
         if path:
             about = {"n": min(map(len, grouped(rows).values())), **run.environment(), **run.machine()}

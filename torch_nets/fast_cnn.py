@@ -16,23 +16,26 @@ from torch_nets import layers
 
 
 def FastCNN(
-    filters: Tensor,
+    n_channels: int,
     n_classes: int,
     *,
+    filters: Tensor | None = None,
     widths: Sequence[int] = (64, 256, 256),
     depth: int = 2,
     dirac: bool = True,
     momentum: float = 0.4,
     logit_scale: float = 1.0,
 ) -> Model:
-    """x: (batch, channels, 32, 32), normalised -> logits: (batch, n_classes); other sizes from 28 on work too.
+    """x: (batch, n_channels, height, width) of 25 pixels or more, normalised -> logits: (batch, n_classes).
 
-    filters: of the first layer, from `whitening_filters`. depth: convolutions of a group, 2 or 3; with 3 the
-    second and the third are a residual branch. momentum: of the running statistics of BatchNorm. Logits are the
-    mean over the last features times weights of variance 1, times `logit_scale`.
+    filters: of the first layer, from `whitening_filters`; by default 2x2 filters that are trained. depth:
+    convolutions of a group, 2 or 3; with 3 the second and the third are a residual branch. dirac: see
+    `layers.Conv`. momentum: of the running statistics of BatchNorm. Logits are the mean over the last features
+    times weights of variance 1, times `logit_scale`.
     """
-    n_in = filters.shape[0]
-    row = {"whiten": layers.FixedConv(filters), "gelu": layers.GELU()}
+    n_in = 8 * n_channels if filters is None else len(filters)
+    first = layers.Conv(n_channels, n_in, 2) if filters is None else layers.FixedConv(filters)
+    row = {"first": first, "gelu": layers.GELU()}
     for i, n_out in enumerate(widths, start=1):
         row[f"group{i}"] = _group(n_in, n_out, depth, dirac, momentum)
         n_in = n_out

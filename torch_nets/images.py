@@ -34,7 +34,7 @@ def load(source: str, data_dir: str, size: int = 0) -> Images:
     if source == "folder":
         return images.folder(Path(data_dir), size)
     if source == "digits":
-        return images.digits()
+        return images.digits(size)
     return cifar10(Path(data_dir))
 
 

@@ -15,7 +15,7 @@ class Twin(nn.Module):
 
     def __init__(self, n_in, widths, depth, n_classes):
         super().__init__()
-        self.whiten, self.depth = nn.Conv2d(3, n_in, 2), depth
+        self.first, self.depth = nn.Conv2d(3, n_in, 2), depth
         for i, n_out in enumerate(widths, start=1):
             group = nn.Module()
             group.conv1 = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
@@ -36,7 +36,7 @@ class Twin(nn.Module):
         def gelu(x):
             return nn.functional.gelu(x, approximate="tanh")
 
-        x = gelu(self.whiten(x))
+        x = gelu(self.first(x))
         for group in (self.group1, self.group2, self.group3):
             x = gelu(group.norm1(nn.functional.max_pool2d(group.conv1(x), 2)))
             if self.depth == 2:
@@ -54,7 +54,7 @@ def test_equals_its_module_twin(depth):
     key = torch.as_tensor(random.key(0))
     x, y = random.normal(key, (16, 3, 32, 32), dtype="float64"), torch.arange(16) % 10
     filters = whitening_filters(x)
-    model = FastCNN(filters, 10, widths=(8, 12, 16), depth=depth)
+    model = FastCNN(3, 10, filters=filters, widths=(8, 12, 16), depth=depth)
     params, buffers = (
         {name: leaf.double() if leaf.is_floating_point() else leaf for name, leaf in part.items()}
         for part in model.init(random.key(1))
@@ -76,10 +76,10 @@ def test_equals_its_module_twin(depth):
 
 
 def test_the_fast_net_of_the_speed_runs_has_their_size():
-    params, buffers = FastCNN(torch.zeros(24, 3, 2, 2), 10).init(random.key(0))
+    params, buffers = FastCNN(3, 10, filters=torch.zeros(24, 3, 2, 2)).init(random.key(0))
     convolutions = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
     assert tree.size(params) == convolutions + 24 + 2 * (64 + 256 + 256) + 2560
-    assert buffers["whiten.weight"].shape == (24, 3, 2, 2)
+    assert buffers["first.weight"].shape == (24, 3, 2, 2)
 
 
 def test_whitened_patches_are_uncorrelated_with_variance_one():
@@ -93,11 +93,11 @@ def test_whitened_patches_are_uncorrelated_with_variance_one():
 
 
 def test_convolutions_begin_as_the_identity():
-    params, _ = FastCNN(torch.zeros(24, 3, 2, 2), 10, widths=(32, 16, 64)).init(random.key(0))
+    params, _ = FastCNN(3, 10, widths=(32, 16, 64)).init(random.key(0))
     x = torch.randn(2, 24, 5, 5)
     y = nn.functional.conv2d(x, params["group1.conv1.weight"], padding=1)
     torch.testing.assert_close(y[:, :24], x)
     narrower = nn.functional.conv2d(torch.randn(2, 32, 5, 5), params["group2.conv1.weight"], padding=1)
     assert narrower.shape[1] == 16
-    drawn, _ = FastCNN(torch.zeros(24, 3, 2, 2), 10, dirac=False).init(random.key(0))
+    drawn, _ = FastCNN(3, 10, dirac=False).init(random.key(0))
     assert drawn["group1.conv1.weight"].abs().max() <= 1 / math.sqrt(24 * 9)

@@ -1,0 +1,131 @@
+"""The scripts for CIFAR-10 as high as it goes: what they learn, their presets, their sweep, kills, wrong input."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core import checkpoint
+from core.base import UserError
+from core.config import run
+from scripts import cifar10_best, cifar10_mlp, cifar10_sweep
+from tests.faults.kills import KILLS, differing, kill_and_resume
+
+ROOT = Path(__file__).parents[2]
+MIRROR = ROOT / "data" / "cifar10-jpeg75"
+SCRIPTS = {"cifar10_best": cifar10_best, "cifar10_mlp": cifar10_mlp}
+ALL = [(script, preset) for script in SCRIPTS.values() for preset in script.PRESETS]
+
+
+def tiny(script, preset: str, **changes):
+    """A preset on digits, with few units and steps: all its ingredients are there."""
+    small = {"data": "digits", "image_size": 32, "batch_size": 100, "epochs": 0.6, "train_images": 600}
+    small |= {"valid_fraction": 0.1, "threads": 1, "compile": False, "precision": "float32"}
+    small |= {"channels": "8,16,16"} if script is cifar10_best else {"width": 8, "depth": 2, "hidden": "20"}
+    return dataclasses.replace(script.PRESETS[preset], **small | changes)
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_it_learns_digits(script):
+    result = script.train(dataclasses.replace(script.PRESETS["digits"], threads=1, precision="float32"))
+    assert result.test["accuracy"] > (0.97 if script is cifar10_best else 0.88)
+
+
+@pytest.mark.parametrize(("script", "preset"), ALL, ids=lambda value: getattr(value, "__name__", value))
+def test_each_preset_runs_in_small(script, preset, tmp_path):
+    config = tiny(script, preset, out=str(tmp_path / "run"))
+    result = script.train(config)
+    assert config.preset == preset
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["accuracy"] == result.test["accuracy"]
+    assert ("views_accuracy" in found) == (config.views != "none")
+    laps = json.loads((tmp_path / "run" / "seconds.json").read_text())
+    assert laps[-1]["step"] == result.history[-1]["step"] == 4
+    assert laps[-1]["seconds"] > 0
+
+
+def test_preset_gives_the_defaults_of_all_other_options():
+    parse = cifar10_best.Config.parse
+    presets = cifar10_best.PRESETS
+    config = parse(["--preset", "gpu-9min", "--epochs", "3"], presets)
+    assert (config.epochs, config.depth, config.compile) == (3.0, 3, True)
+    assert parse(["--preset=gpu-9min", "--no-compile"], presets).compile is False
+    assert parse([], presets) == next(iter(presets.values()))
+
+
+@pytest.mark.skipif(not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75")
+def test_the_fast_net_learns_from_cifar10():
+    few = {"data": "folder", "image_size": 0, "train_images": 2000, "epochs": 8.0, "views": "none"}
+    config = tiny(cifar10_best, "cpu-7min", **few, data_dir=str(MIRROR), channels="16,32,32")
+    assert cifar10_best.train(config).test["accuracy"] > 0.4  # chance is 0.1
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_killed_and_resumed_gives_the_same_bits(name, tmp_path):
+    options = ["--preset", "digits", "--precision", "float32", "--threads", "1", "--evaluations", "20"]
+    options += ["--flip", "alternating", "--mixup", "--cutout", "2", "--ema", "0.9"]
+    options += ["--epochs", str(max(2, KILLS / 2))]
+    options += ["--channels", "8,8,8"] if name == "cifar10_best" else ["--optimizer", "muon"]
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *options]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
+    killed.mkdir()  # the fastest way is measured: one measurement for both runs
+    shutil.copy(whole / "probe.json", killed)
+    assert kill_and_resume(command, killed, spread=0.3) > 0
+    files = (checkpoint.NAME, "history.csv", "results.json", "curves.png", "confusion.png")
+    assert differing(whole, killed, files) == []
+
+
+def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
+    for script in SCRIPTS.values():
+        monkeypatch.setitem(script.PRESETS, "digits", tiny(script, "digits", flip="none"))
+    results = tmp_path / "results.json"
+    options = {"data": "digits", "threads": 1, "out": str(tmp_path / "runs"), "results": str(results)}
+    cifar10_sweep.main(cifar10_sweep.Config(settings="cnn digits", seeds=1, **options))
+    first = json.loads(results.read_text())["rows"]
+    both = cifar10_sweep.main(cifar10_sweep.Config(settings="cnn digits,mlp digits", seeds=2, **options))
+    assert [(row["setting"], row["seed"]) for row in both] == [
+        ("cnn digits", 0), ("cnn digits", 1), ("mlp digits", 0), ("mlp digits", 1)
+    ]  # fmt: skip
+    assert both[0] == first[0]
+    assert "--preset digits" in both[0]["command"]
+    assert (tmp_path / "results.md").read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        (cifar10_best, ["--preset", "cpu"], "--preset cpu: needs one of cpu-7min, cpu-20min"),
+        (cifar10_best, ["--preset", "digits", "--depth", "4"], "--depth 4: needs one of 2, 3"),
+        (
+            cifar10_best,
+            ["--preset", "digits", "--channels", "8,8"],
+            "--channels 8,8: needs three positive integers",
+        ),
+        (
+            cifar10_best,
+            ["--preset", "digits", "--image_size", "8"],
+            "--image_size: images are 8 x 8, the net needs 25",
+        ),
+        (cifar10_mlp, ["--preset", "digits", "--net", "cnn"], "--net cnn: needs one of plain"),
+        (cifar10_mlp, ["--preset", "digits", "--batch_size", "9999"], "--batch_size 9999: more than the"),
+        (cifar10_mlp, ["--preset", "digits", "--optimizer", "adagrid"], "--optimizer adagrid: needs one of"),
+    ],
+)
+def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script", *flags])
+    with pytest.raises(SystemExit) as end:
+        run(script.Config, script.main, script.PRESETS)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_wrong_settings_of_the_sweep_are_named():
+    with pytest.raises(UserError, match="--settings cnn best: needs one of ablation, cnn cpu-7min"):
+        cifar10_sweep.expanded("cnn best")
