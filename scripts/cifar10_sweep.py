@@ -20,9 +20,34 @@ from scripts.sweeps import folder_of, grouped, spread, sweep, trained
 SCRIPTS = {"cnn": cifar10_best, "mlp": cifar10_mlp}
 PRESETS = {f"{kind} {name}": (kind, name, {}) for kind, script in SCRIPTS.items() for name in script.PRESETS}
 
-# presets with one ingredient changed, short enough for many: what each of them gives
+# presets in short, and with one ingredient changed: what each of them gives
+CNN, MLP = {"epochs": 2.0}, {"epochs": 8.0}
 VARIANTS = {
-    "cnn": ("cnn", "cpu-7min", {"epochs": 4.0}),
+    "cnn": ("cnn", "cpu-7min", CNN),
+    "cnn: trained first layer": ("cnn", "cpu-7min", CNN | {"whiten": False}),
+    "cnn: no identity at the start": ("cnn", "cpu-7min", CNN | {"dirac": False}),
+    "cnn: Nesterov": ("cnn", "cpu-7min", CNN | {"optimizer": "nesterov", "learning_rate": 1.5e-3}),
+    "cnn: no label smoothing": ("cnn", "cpu-7min", CNN | {"label_smoothing": 0.0}),
+    "cnn: random flip": ("cnn", "cpu-7min", CNN | {"flip": "random"}),
+    "cnn: no flip": ("cnn", "cpu-7min", CNN | {"flip": "none"}),
+    "cnn: no crop": ("cnn", "cpu-7min", CNN | {"crop": 0}),
+    "cnn: logits 10 times": ("cnn", "cpu-7min", CNN | {"logit_scale": 10.0}),
+    "cnn: batches of 2000": ("cnn", "cpu-7min", CNN | {"batch_size": 2000, "learning_rate": 0.24}),
+    "mlp": ("mlp", "cpu-9min", MLP),
+    "mlp: AdamW": ("mlp", "cpu-9min", MLP | {"optimizer": "adamw", "learning_rate": 1e-3}),
+    "mlp: Nesterov": (
+        "mlp",
+        "cpu-9min",
+        MLP | {"optimizer": "nesterov", "learning_rate": 0.1, "weight_decay": 5e-4},
+    ),
+    "mlp: plain": ("mlp", "cpu-9min", MLP | {"net": "plain", "hidden": "2048,1024,1024"}),
+    "mlp: BatchNorm": ("mlp", "cpu-9min", MLP | {"net": "batch_norm", "hidden": "2048,1024,1024"}),
+    "mlp: no label smoothing": ("mlp", "cpu-9min", MLP | {"label_smoothing": 0.0}),
+    "mlp: no flip": ("mlp", "cpu-9min", MLP | {"flip": "none"}),
+    "mlp: no crop": ("mlp", "cpu-9min", MLP | {"crop": 0}),
+    "mlp: no weight decay": ("mlp", "cpu-9min", MLP | {"weight_decay": 0.0}),
+    "mlp: mixup": ("mlp", "cpu-9min", MLP | {"mixup": True}),
+    "mlp: no dropout": ("mlp", "cpu-9min", MLP | {"dropout": 0.0}),
 }
 GROUPS = {"ablation": list(VARIANTS)}
 
