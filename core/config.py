@@ -43,6 +43,10 @@ def fraction(value) -> str | None:
     return None if 0 <= value < 1 else "a number from 0 to below 1"
 
 
+def share(value) -> str | None:
+    return None if 0 < value < 1 else "a number between 0 and 1"
+
+
 def one_of(choices: Sequence) -> Check:
     return lambda value: None if value in choices else f"one of {', '.join(map(str, choices))}"
 

@@ -21,7 +21,9 @@ class Recipe(Options):
     data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
-    valid_fraction: float = option(0.02, "the part of the training images held out for validation", fraction)
+    valid_fraction: float = option(
+        0.02, "the part of the training images held out for validation; 0 for none", fraction
+    )
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     epochs: float = option(8.0, "passes over the training images", positive)
     batch_size: int = option(500, "images in a step", positive)

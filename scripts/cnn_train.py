@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from core import optim, random, run
 from core.base import GradFn, Model, Optimizer, TrainState, UserError
-from core.config import Options, fraction, not_negative, one_of, option, positive
+from core.config import Options, fraction, not_negative, one_of, option, positive, share
 from core.config import run as run_script
 from core.optim import OPTIMIZERS
 from scripts import image_task
@@ -40,7 +40,7 @@ class Config(Options):
     data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(0, "resize the images of a folder to this; 0 to leave them", not_negative)
-    valid_fraction: float = option(0.1, "the part of the training images held out for validation", fraction)
+    valid_fraction: float = option(0.1, "the part of the training images held out for validation", share)
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     learning_rate: float = option(1e-4, "the optimiser's (peak) rate", positive)
     max_steps: int = option(5000, "steps to train for", positive)

@@ -58,10 +58,13 @@ def cifar10(root: Path) -> Images:
 def prepare(found: Images, key, valid_fraction: float, device="cpu", n_train: int = 0) -> Task:
     """The Images on a device: a validation part split off by key, normalisation from what remains of train.
 
-    n_train: keep only so many training images (0: all).
+    valid_fraction: 0 for no validation part. n_train: keep only so many training images (0: all).
     """
     rows = np.arange(len(found.train[1]))
-    (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
+    if valid_fraction:
+        (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
+    else:
+        train_rows, valid_rows = rows, rows[:0]
     train_rows = train_rows[:n_train] if n_train else train_rows
     x, y = found.train
     parts = ((x[train_rows], y[train_rows]), (x[valid_rows], y[valid_rows]), tuple(map(np.array, found.test)))

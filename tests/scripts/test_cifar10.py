@@ -48,6 +48,15 @@ def test_each_preset_runs_in_small(script, preset, tmp_path):
     assert laps[-1]["seconds"] > 0
 
 
+def test_without_a_validation_part_all_training_images_are_trained_on(tmp_path):
+    config = tiny(cifar10_best, "digits", valid_fraction=0.0, train_images=0, out=str(tmp_path / "run"))
+    result = cifar10_best.train(config)
+    assert len(result.task.valid[1]) == 0
+    assert len(result.task.train[1]) == 1438
+    assert result.history[-1].keys() == {"step", "loss", "accuracy"}
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
 def test_preset_gives_the_defaults_of_all_other_options():
     parse = cifar10_best.Config.parse
     presets = cifar10_best.PRESETS

@@ -131,7 +131,7 @@ def test_the_running_mean_is_what_is_evaluated():
             ["--data", "digits", "--batch_size", "5000"],
             "--batch_size 5000: more than the 1294 training images",
         ),
-        (["--data", "digits", "--valid_fraction", "0"], "leaves a part empty"),
+        (["--data", "digits", "--valid_fraction", "0"], "--valid_fraction 0.0: needs a number between"),
         (["--data", "digits", "--optimizer", "muonn"], "--optimizer muonn: needs one of"),
         (["--precision", "float16"], "--precision float16: needs one of auto"),
         (["--epochs", "0"], "--epochs 0.0: needs a positive number"),
