@@ -1,5 +1,6 @@
 # make run   the whole assignment in small: own venv, install, train, table, HTML report
 # make test  own venv, install with the test extras, lint, all tests
+# make full  every experiment of the report from the start, hours long; FULL="--data folder --data_dir DIR"
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
 
@@ -7,10 +8,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: run test lint format notebooks bench report submission clean
+.PHONY: run full test lint format notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_all.py
+
+full: .venv/installed-report
+	"$(BIN)/python" scripts/run_full.py $(FULL)
 
 test: lint
 	"$(BIN)/python" -m pytest

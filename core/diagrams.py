@@ -10,7 +10,15 @@ from core.plots import COLOURS, panels
 from core.tabulate import Row
 
 FORWARD, BACKWARD = COLOURS[0], COLOURS[3]
-JOINED = ("BatchNorm", "ReLU", "Tanh", "Dropout")  # drawn in the box of the layer before
+JOINED = (
+    "BatchNorm",
+    "LayerNorm",
+    "ReLU",
+    "GELU",
+    "Tanh",
+    "Dropout",
+    "Scale",
+)  # drawn in the box of the layer before
 
 
 def network(rows: Sequence[Row], title: str = "") -> Figure:
@@ -24,8 +32,8 @@ def network(rows: Sequence[Row], title: str = "") -> Figure:
     axis.axis("off")
     for i, group in enumerate(groups):
         _arrow(axis, -i + 0.5, group[0].input)
-        names = "  ".join(row.name for row in group)
-        box(axis, 0, -i, 2.9, 0.42, names)
+        names = [group[0].name, *(row.name.split(".")[-1] for row in group[1:])]
+        box(axis, 0, -i, 2.9, 0.42, "  ".join(names))
         first = group[0]
         if "(" in first.forward:
             axis.text(-1.6, -i, first.forward, ha="right", va="center", fontsize=7, color=FORWARD)

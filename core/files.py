@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.base import UserError
@@ -15,6 +16,28 @@ def folder_at(path: str) -> Path:
     except OSError as error:
         raise UserError(f"--out {path}: cannot be made ({error.strerror})") from error
     return Path(path)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within the block no other process is in such a block of the same folder: it gets a UserError. The lock is
+    the system's, so it is gone with its process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"--out {folder}: another process is training there; wait for it, or name another folder"
+            ) from None
+        yield
+    finally:
+        os.close(place)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

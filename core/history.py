@@ -4,6 +4,7 @@ import csv
 import io
 from pathlib import Path
 
+from core.base import UserError
 from core.files import write_atomically
 
 History = list[dict[str, float]]
@@ -24,11 +25,15 @@ def write_csv(path: Path, rows: History) -> None:
 
 
 def read_csv(path: Path) -> History:
-    """The rows of `write_csv`; cells without a value are left out."""
-    with Path(path).open(newline="") as file:
-        return [
-            {name: _number(cell) for name, cell in row.items() if cell != ""} for row in csv.DictReader(file)
-        ]
+    """The rows of `write_csv`; cells without a value are left out. A UserError if it is no such file."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            return [
+                {name: _number(cell) for name, cell in row.items() if cell != ""}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a history ({_line(error)})") from error
 
 
 def column(rows: History, name: str) -> tuple[list[float], list[float]]:
@@ -42,3 +47,7 @@ def _number(cell: str) -> float:
         return int(cell)
     except ValueError:
         return float(cell)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,5 +1,6 @@
 """A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import inspect
@@ -15,7 +16,7 @@ from pathlib import Path
 from core import checkpoint, history, train
 from core.base import Metrics, Step, TrainState, UserError
 from core.config import Options
-from core.files import write_atomically
+from core.files import alone_in, write_atomically
 
 TIME = "seconds.json"  # apart from the history, which is the same whenever and wherever it is made
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
@@ -39,8 +40,12 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = json.loads(path.read_text()) if path.exists() else None
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"--out {folder}: cannot be used ({error})") from error
+    if not isinstance(before, dict | None) or not isinstance((before or {}).get("config", {}), dict):
+        raise UserError(
+            f"--out {folder}: its config.json is not that of a run; restore it or name another folder"
+        )
     if before is None:
         if (folder / checkpoint.NAME).exists():
             raise UserError(f"--out {folder}: holds a checkpoint but no config.json; name another folder")
@@ -113,6 +118,11 @@ def fit(
 
     What ends it early says what is saved and how to go on; `hint` is what may help a loss that diverges.
     """
+    with alone_in(folder) if folder and writes else contextlib.nullcontext():
+        return _fit(folder, step, state, batches, hint, writes, options)
+
+
+def _fit(folder: Path | None, step: Step, state: TrainState, batches, hint: str, writes: bool, options: dict):
     history_, sums = [], {}
     if folder:
         state, history_, sums = restore(folder, state)

@@ -1,6 +1,6 @@
 """Part I, task 3: settings and seeds of scripts/cifar10_best.py and scripts/cifar10_mlp.py.
 
-    python scripts/cifar10_sweep.py --settings "cnn cpu-7min" --seeds 3 --results results/part1_cifar10.json
+    python scripts/cifar10_sweep.py --settings final --results results/part1_cifar10.json
     python scripts/cifar10_sweep.py --settings ablation --results results/part1_cifar10_ablation.json
 
 A setting is a preset of one of the two scripts, or one of VARIANTS: a preset with an ingredient changed. Runs
@@ -49,7 +49,7 @@ VARIANTS = {
     "mlp: mixup": ("mlp", "cpu-9min", MLP | {"mixup": True}),
     "mlp: no dropout": ("mlp", "cpu-9min", MLP | {"dropout": 0.0}),
 }
-GROUPS = {"ablation": list(VARIANTS)}
+GROUPS = {"final": ["cnn cpu-7min", "cnn cpu-20min", "mlp cpu-9min"], "ablation": list(VARIANTS)}
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Config(Options):
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
     compile: bool = option(True, "the torch step under torch.compile")
     out: str = option("runs/compare_mlps", "folder for table and figures")
+    results: str = option(None, "JSON file for a copy of the table; as Markdown beside it")
     resume: bool = option(False, "keep the rows that --out has already")
 
 
@@ -71,6 +72,9 @@ def main(config: Config) -> list[dict]:
     write_atomically(folder / "table.md", text.encode())
     print(text)
     draw(config, rows, folder)
+    if config.results:
+        write_atomically(Path(config.results), path.read_bytes())
+        write_atomically(Path(config.results).with_suffix(".md"), text.encode())
     return rows
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from core import data, random, run, tree
 from core.arrays import to_host
-from core.base import Array, Model, Params, Step, TrainState
+from core.base import Array, Model, Params, Step, TrainState, UserError
 from core.config import Options, fraction, not_negative, one_of, option, positive, widths
 from core.data import DATASETS, Data
 from core.history import History
@@ -97,6 +97,9 @@ def train(config: MLPConfig, world: World, params: Params | None = None) -> Resu
     data_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = load_data(config, data_key)
     train_set, test_set = (tuple(map(world.array, part)) for part in (task.train, task.test))
+    n = len(train_set[1])
+    if config.batch_size > n:
+        raise UserError(f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all")
     model = make_model(world, config, task)
     optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
     drawn, buffers = model.init(init_key)

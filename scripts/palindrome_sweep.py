@@ -8,6 +8,7 @@ stopped goes on with --resume, within a cell too, and ends with the same results
 share out the cells. T is a palindrome's length.
 """
 
+import contextlib
 import functools
 import json
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from core import random, run
 from core.config import Options, not_negative, option, positive
 from core.config import run as run_script
-from core.files import write_atomically
+from core.files import alone_in, write_atomically
 from core.train import Interrupted, fit, init_state, make_step
 from scripts import train as rnn
 from torch_nets import grad_fn, jit, metrics_fn
@@ -102,11 +103,12 @@ def main(config: Config) -> dict:
             setting, T = cells[i]
             return cell(config, setting, T, folder / f"{setting}-T{T}", f"{i + 1}/{len(cells)}")
 
-        for i in range(group.rank, len(cells), group.size):
-            try:
-                print(summary(row(i)), flush=True)
-            except Interrupted as error:
-                raise Interrupted(f"{error}; go on with --resume") from error
+        with alone_in(folder) if group.writes else contextlib.nullcontext():
+            for i in range(group.rank, len(cells), group.size):
+                try:
+                    print(summary(row(i)), flush=True)
+                except Interrupted as error:
+                    raise Interrupted(f"{error}; go on with --resume") from error
         wait_for_all(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
     found = {"command": run.command_line(config), "n": config.seeds, **run.environment(), **run.machine()}

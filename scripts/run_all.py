@@ -5,7 +5,7 @@ python scripts/run_all.py --out runs/quick
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from core.config import Options, not_negative, option
 from core.config import run as run_script
 from core.document import Document, Picture, Section, Table, text_table, to_html
 from core.files import folder_at, write_atomically
-from scripts import cnn_train, compare_mlps, image_task
+from scripts import cifar10_best, cifar10_mlp, cnn_train, compare_mlps, image_task
 from scripts import train as rnn_train
 from scripts.mlp_task import CURVES, MLPConfig
 
@@ -77,6 +77,43 @@ def part1(config: Config) -> Section:
     )
 
 
+def part1_mlp(config: Config) -> Section:
+    """The net without convolutions, small, on digits."""
+    return of_images("Part I: a net without convolutions", cifar10_mlp, config)
+
+
+def part1_cnn(config: Config) -> Section:
+    """The fast convolutional net, small, on digits."""
+    return of_images("Part I: a fast convolutional net", cifar10_best, config)
+
+
+def of_images(title: str, script, config: Config) -> Section:
+    preset = replace(script.PRESETS["digits"], precision="float32", seed=config.seed)
+    result = script.train(preset)
+    return Section(
+        title,
+        [
+            f"The net that scripts/{script.__name__.split('.')[-1]}.py trains on CIFAR-10, with few units, on "
+            "scikit-learn's digits.",
+            image_table(result),
+            Picture(
+                plots.curves({"": result.history}, image_task.CURVES),
+                "Loss and accuracy, train and validation.",
+            ),
+        ],
+    )
+
+
+def image_table(result: image_task.Result) -> Table:
+    """Loss and accuracy on validation and test images."""
+    last, test = result.history[-1], result.test
+    valid = (str(len(result.task.valid[1])), f"{last['valid_loss']:.4f}", f"{last['valid_accuracy']:.2%}")
+    held_out = (str(len(result.task.test[1])), f"{test['loss']:.4f}", f"{test['accuracy']:.2%}")
+    return Table(
+        [["part", "images", "loss", "accuracy"], ["validation", *valid], ["test", *held_out]], "Digits."
+    )
+
+
 def part2(config: Config) -> Section:
     """A narrow reduced VGG on digits."""
     options = cnn_train.Config(
@@ -84,21 +121,16 @@ def part2(config: Config) -> Section:
         schedule="one_cycle", precision="float32", seed=config.seed,
     )  # fmt: skip
     result = cnn_train.train(options)
-    last, test = result.history[-1], result.test
     figure, axes = plots.panels(1, 1, 5.5, 4.8)
+    test = result.test
     counts = np.array(test["confusion"])
-    valid = (str(len(result.task.valid[1])), f"{last['valid_loss']:.4f}", f"{last['valid_accuracy']:.2%}")
-    held_out = (str(len(result.task.test[1])), f"{test['loss']:.4f}", f"{test['accuracy']:.2%}")
     plots.confusion(axes[0, 0], counts, test["classes"], f"test accuracy {test['accuracy']:.1%}")
     return Section(
         "Part II: the reduced VGG",
         [
             "The assignment's convolutional net with a quarter of its channels, on scikit-learn's digits, which "
             "are always there. scripts/cnn_train.py trains the whole net on CIFAR-10.",
-            Table(
-                [["part", "images", "loss", "accuracy"], ["validation", *valid], ["test", *held_out]],
-                "Digits.",
-            ),
+            image_table(result),
             Picture(
                 plots.curves({"": result.history}, image_task.CURVES),
                 "Loss and accuracy, train and validation.",
@@ -132,7 +164,7 @@ def part3(config: Config) -> Section:
     )
 
 
-PARTS = [part1, part2, part3]
+PARTS = [part1, part1_mlp, part1_cnn, part2, part3]
 
 if __name__ == "__main__":
     run_script(Config, main)

@@ -1,47 +1,41 @@
-"""Kill a script at random moments, go on with it, and see that it leaves what an uninterrupted run leaves."""
+"""Stop a script at random moments, go on with it, and see that it leaves what an uninterrupted run leaves."""
 
-import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from core import checkpoint
-
-KILLS = int(os.environ.get("PURENETS_KILLS", "4"))  # of each script
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # one of them, each time
 
 
-def kill_and_resume(command: Sequence, folder: Path, spread: float, limit: float = 60) -> int:
-    """Run `command --out folder --resume` again and again until it ends by itself; the number of kills.
+def stop_and_resume(
+    command: Sequence, folder: Path, seconds: float, resume: Sequence = ("--resume",), most: int = 3
+) -> Counter:
+    """Run `command --out folder` with `resume`, stopped up to `most` times, until it ends by itself; how often
+    each signal stopped it.
 
-    KILLS times it gets a SIGKILL: one in four within its first seconds, the others up to `spread` seconds
-    after it has written a checkpoint, which is within a step, between two, or in the next checkpoint. A run
-    that takes over `limit` seconds fails.
+    seconds: what an uninterrupted run takes; each process is stopped within half of that, if it is still there.
+    So some stops fall into its start, some into a step, some into a checkpoint.
     """
-    random, kills = np.random.default_rng(), 0
-    path = folder / checkpoint.NAME
-    for _ in range(4 * KILLS + 4):
-        written = _time_of(path)
-        process = subprocess.Popen(
-            [*map(str, command), "--out", str(folder), "--resume"], stdout=subprocess.DEVNULL
-        )
-        begin, early = time.monotonic(), random.uniform(0, 3) if random.integers(4) == 0 else np.inf
-        while process.poll() is None:
-            new = _time_of(path) != written
-            if kills < KILLS and (new or time.monotonic() - begin > early):
-                time.sleep(random.uniform(0, spread) if new else 0)
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-            if time.monotonic() - begin > limit:
-                process.kill()
-            time.sleep(0.002)
-        if process.returncode != -signal.SIGKILL:
-            break
-    assert process.returncode == 0, f"{command}: ended with {process.returncode}"
-    return kills
+    random, counts = np.random.default_rng(), Counter()
+    command = [*map(str, command), "--out", str(folder), *resume]
+    for left in reversed(range(most + 1)):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, error = process.communicate(timeout=random.uniform(0, seconds / 2) if left else None)
+        except subprocess.TimeoutExpired:
+            number = signal.Signals(random.choice(SIGNALS))
+            process.send_signal(number)
+            _, error = process.communicate()
+            counts[number.name] += process.returncode != 0
+        assert b"Traceback" not in error, f"{command}: {error.decode()}"
+        if process.returncode == 0:
+            return counts
+    raise AssertionError(f"{command}: does not end by itself; its last words are {error.decode()}")
 
 
 def differing(a: Path, b: Path, names: Sequence[str]) -> list[str]:
@@ -49,5 +43,8 @@ def differing(a: Path, b: Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if (a / name).read_bytes() != (b / name).read_bytes()]
 
 
-def _time_of(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
+def timed(command: Sequence) -> float:
+    """Seconds of a command that has to succeed."""
+    begin = time.monotonic()
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    return time.monotonic() - begin

@@ -1,7 +1,6 @@
 """The CNN script: what it learns, that it resumes bit by bit, and what it says of wrong input."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from core.base import UserError
 from core.config import run
 from scripts import cnn_train
 from scripts.cnn_train import Config
-from tests.faults.kills import KILLS, differing, kill_and_resume
 
 ROOT = Path(__file__).parents[2]
 MIRROR = ROOT / "data" / "cifar10-jpeg75"
@@ -62,19 +60,6 @@ def test_it_learns_from_cifar10():
     assert result.task.classes[0] == "airplane"
     assert len(result.task.test[1]) == 10_000
     assert result.test["accuracy"] > 0.2  # chance is 0.1
-
-
-def test_killed_and_resumed_gives_the_same_bits(tmp_path):
-    options = {"augment": "strong", "ema": 0.9, "weight_decay": 1e-2, "optimizer": "adamw"}
-    options |= {"schedule": "cosine", "label_smoothing": 0.1, "max_steps": max(60, 15 * KILLS)}
-    command = command_of(SMALL | options)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--out", whole], check=True, capture_output=True)
-    killed.mkdir()  # the fastest way is measured: one measurement for both runs
-    shutil.copy(whole / "probe.json", killed)
-    assert kill_and_resume(command, killed, spread=0.3) > 0
-    files = (checkpoint.NAME, "history.csv", "results.json", "curves.png", "confusion.png")
-    assert differing(whole, killed, files) == []
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):

@@ -1,0 +1,177 @@
+"""The report on CIFAR-10 as high as it goes: a net without convolutions, and a fast one with them."""
+
+"them."
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from core.diagrams import network
+from core.document import Picture, Table
+from core.tabulate import as_table, tabulate
+from scripts import cifar10_figures as figures
+from scripts import cifar10_mlp, cifar10_sweep
+from scripts.sweeps import grouped, spread
+
+BATCH = 16  # of the dimensions that are shown
+
+
+def mlp_structure() -> tuple[list, list]:
+    """The structure and the training of the net without convolutions."""
+    import torch
+
+    from torch_nets.image_mlps import residual_mlp
+
+    preset = cifar10_mlp.PRESETS["cpu-9min"]
+    rows = tabulate(residual_mlp(3072, preset.width, preset.depth, 10), torch.zeros(BATCH, 3, 32, 32))
+    structure = [
+        "A linear embedding of all 3,072 numbers of an image, then inverted bottlenecks x + W2 gelu(W1 norm(x)) "
+        "with "
+        f"LayerNorm, {preset.expansion} times as wide inside [10]: {total(rows)} parameters (@best-mlp-layers). "
+        "No unit is "
+        "told which pixels are neighbours: after any fixed shuffling of the pixels it would be the same net.",
+        Table(
+            as_table(rows),
+            f"The net without convolutions layer by layer, for a batch of {BATCH}.",
+            "best-mlp-layers",
+        ),
+    ]
+    training = [
+        "Every product is that of a linear layer, as in Part I: y = x W^T forward, dx = dy W and dW = dy^T x "
+        "backward "
+        "(@best-mlp-dimensions). The sum in x + f(x) hands its gradient to both terms unchanged, so the first "
+        "layer "
+        "gets a gradient that no block has made smaller. Muon [11] makes the step of each matrix equally long "
+        "in all "
+        f"directions; its rate rises to {preset.learning_rate} and falls to 0 by half cosines. Batches of "
+        f"{preset.batch_size}, {preset.epochs:.0f} passes, weight decay {preset.weight_decay}, dropout "
+        f"{preset.dropout}, label smoothing {preset.label_smoothing}; images are mirrored in every other pass and "
+        f"moved by up to {preset.crop} pixels. In evaluation logits are averaged over an image, its mirror "
+        "image, and "
+        "both moved by a pixel.",
+        Picture(
+            network(rows, f"The net without convolutions, batch of {BATCH}"),
+            "What goes forward (blue) and comes back (orange) between its layers.",
+            "best-mlp-dimensions",
+        ),
+    ]
+    return structure, training
+
+
+def cnn_structure() -> tuple[list, list]:
+    """The structure and the training of the fast convolutional net."""
+    import torch
+
+    from scripts import cifar10_best
+    from torch_nets.fast_cnn import FastCNN
+
+    preset = cifar10_best.PRESETS["cpu-7min"]
+    rows = tabulate(FastCNN(3, 10, filters=torch.zeros(24, 3, 2, 2)), torch.zeros(BATCH, 3, 32, 32))
+    structure = [
+        "In the manner of the public speed runs [12]: 2 x 2 filters that whiten their patch and are not "
+        "trained, three "
+        "groups of two 3 x 3 convolutions with pooling, BatchNorm that only shifts, and GELU; the logits are "
+        "means over "
+        f"256 features: {total(rows)} parameters (@best-cnn-layers). Convolutions begin as the identity on "
+        "their first "
+        "channels.",
+        Table(as_table(rows), f"The fast CNN layer by layer, for a batch of {BATCH}.", "best-cnn-layers"),
+    ]
+    training = [
+        "A convolution is a product of patches, as in Part II (@best-cnn-dimensions). Muon [11] moves the "
+        "filters, which are brought "
+        "back to a fixed length before each step, so that its rate means the same to all and at all times; "
+        "Nesterov's momentum "
+        "moves biases and the last layer. All rates fall in a straight line to 0. Batches of "
+        f"{preset.batch_size}, label "
+        f"smoothing {preset.label_smoothing}; each image is mirrored in every other pass, and moved by up to "
+        f"{preset.crop} "
+        "pixels. Products are computed in bfloat16, parameters stay float32.",
+        Picture(
+            network(rows, f"The fast CNN, batch of {BATCH}"),
+            "What goes forward (blue) and comes back (orange) between its layers.",
+            "best-cnn-dimensions",
+        ),
+    ]
+    return structure, training
+
+
+def total(rows: Sequence) -> str:
+    return f"{sum(row.params for row in rows):,}"
+
+
+def analysis(found: dict, kind: str, mirror: str) -> list:
+    """What the settings of one kind ("mlp" or "cnn") reached, over time, by class, and by ingredient."""
+    rows = [row for row in found["part1_cifar10"]["rows"] if row["setting"].split()[0] == kind]
+    by_setting = grouped(rows)
+    best = max(by_setting, key=lambda name: np.mean([figures.final(row) for row in by_setting[name]]))
+    about = (
+        f"{mirror}; `python scripts/cifar10_sweep.py --settings final`, {found['part1_cifar10']['machine']}."
+    )
+    reached, n = spread([figures.final(row) for row in by_setting[best]]), len(by_setting[best])
+    minutes = np.mean([row["training_seconds"] for row in by_setting[best]]) / 60
+    gap = 100 * np.mean(
+        [row["history"][-1]["accuracy"] - row["history"][-1]["valid_accuracy"] for row in by_setting[best]]
+    )
+    from_views = 100 * np.mean([figures.final(row) - row["test"]["accuracy"] for row in by_setting[best]])
+    blocks = [
+        f"{reached}% of the test images (n = {n}) after {minutes:.0f} minutes on two cores "
+        f"(@best-{kind}-settings), of "
+        f"which {from_views:.1f} points come from the mean over views. Settings were chosen by validation images.",
+        Table(
+            [
+                line.strip("|").split("|")
+                for line in cifar10_sweep.markdown(rows).splitlines()
+                if "---" not in line
+            ],
+            f"Accuracy in percent, mean and deviation over n seeds. {about}",
+            f"best-{kind}-settings",
+        ),
+        Picture(
+            figures.over_minutes(rows),
+            f"Validation accuracy over the minutes of training; markers are the test accuracy at the end. {about}",
+            f"best-{kind}-minutes",
+        ),
+        f"In @best-{kind}-minutes accuracy rises to the end, most of all while the rate falls to 0. At the end "
+        "the "
+        f"accuracy on training batches, augmented and while training, is {gap:+.1f} points from that on "
+        "validation images.",
+    ]
+    if "part1_cifar10_ablation" in found:
+        short = found["part1_cifar10_ablation"]
+        n = min(len(mine) for name, mine in grouped(short["rows"]).items() if name.split(":")[0] == kind)
+        blocks += [
+            Picture(
+                figures.ablation(short["rows"], kind),
+                f"What changing one ingredient does in a short training; dots are seeds (n = {n}). {mirror}; "
+                f"`python scripts/cifar10_sweep.py --settings ablation`, {short['machine']}.",
+                f"best-{kind}-ablation",
+            ),
+            ablation_text(short["rows"], kind),
+        ]
+    names = np.array(by_setting[best][0]["test"]["classes"])
+    by_class = figures.class_accuracy(by_setting[best])
+    order = by_class.argsort()
+    blocks += [
+        Picture(
+            figures.two_confusions({best: by_setting[best]}),
+            f"Confusion matrix on the test images, mean of {len(by_setting[best])} seeds: rows are the true "
+            f"classes. {about}",
+            f"best-{kind}-confusion",
+        ),
+        f"Worst is {names[order[0]]} ({by_class[order[0]]:.1%}), best {names[order[-1]]} "
+        f"({by_class[order[-1]]:.1%}); "
+        f"@best-{kind}-confusion has all mistakes.",
+    ]
+    return blocks
+
+
+def ablation_text(rows: Sequence[dict], kind: str) -> str:
+    """The ingredients that matter most, in words."""
+    changes = {name: float(np.mean(points)) for name, points in figures.changes(rows, kind).items()}
+    worst = sorted(changes, key=changes.get)[:3]
+    text = ", ".join(f"{name} {changes[name]:+.1f}" for name in worst)
+    return (
+        f"@best-{kind}-ablation changes one ingredient at a time. What costs most: {text} points. In so short a "
+        "training what counts is how fast a net learns; regularisation, which pays late, may cost here."
+    )

@@ -1,0 +1,167 @@
+"""The whole assignment in full: every experiment of the report from the start, then the report. Hours long.
+
+    make full                                                                      # or:
+    python scripts/run_full.py --data folder --data_dir data/cifar10-jpeg75 --out runs/full
+
+Each stage is a command that writes one file of results; the files of this repository's results/ were written by
+the same commands. What is done is kept: after Ctrl-C, a kill or a failure the same command goes on, within a
+stage too.
+"""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from core.base import UserError
+from core.config import Options, option
+from core.config import run as run_script
+from core.document import text_table
+from core.files import folder_at, write_atomically
+from core.signals import stop_requested
+from core.train import Interrupted
+
+ROOT = Path(__file__).parents[1]
+
+
+class Stage(NamedTuple):
+    """A command without its files and data, and the minutes to expect of it on two cores."""
+
+    command: str
+    minutes: float
+    images: bool = False  # whether it is told where the images are
+    into: str = ""  # the file of results, where it is not of the stage's name
+
+
+LATCHES = "palindrome_sweep.py --settings latches"
+STAGES = {
+    "part1_sets": Stage("compare_mlps.py", 2),
+    "part1_strategies": Stage("compare_mlps.py --datasets moons --batch_sizes 0,32,1 --max_steps 200", 2),
+    "part1_noise": Stage("compare_mlps.py --datasets moons --noises 0.1,0.2,0.3 --optimizers sgd,adam", 2),
+    "part1_cifar10": Stage("cifar10_sweep.py --settings final", 120, images=True),
+    "part1_cifar10_ablation": Stage("cifar10_sweep.py --settings ablation", 100, images=True),
+    "part2_settings": Stage("cnn_sweep.py", 150, images=True),
+    "part2_best": Stage("cnn_sweep.py --settings best --seeds 1", 50, images=True, into="part2_settings"),
+    "rnn_lengths": Stage("palindrome_sweep.py", 60),
+    "rnn_settings": Stage(
+        "palindrome_sweep.py --settings default,scalar-unclipped,scalar-orthogonal,scalar-orthogonal-unclipped,"
+        "onehot,onehot-unclipped,onehot-orthogonal,onehot-orthogonal-unclipped,scalar-frozen,onehot-frozen,"
+        "scalar-orthogonal-frozen,onehot-orthogonal-frozen --lengths 10,20 --seeds 5 --steps 1500 --eval_freq 500 "
+        "--eval_size 2000 --no-compile",
+        20,
+    ),
+    "rnn_memory": Stage(
+        f"{LATCHES} --lengths 20 --also 10,50,100,200,500,1000,2000,5000 --seeds 5 --steps 2000 --eval_freq 200",
+        15,
+    ),
+    "rnn_memory_T500": Stage(
+        f"{LATCHES} --lengths 500 --also 100,750,1000,2000 --seeds 5 --steps 500 --eval_freq 100 --eval_size 2000",
+        15,
+    ),
+    "rnn_memory_T1000": Stage(
+        f"{LATCHES} --lengths 1000 --also 500,1500,2000 --seeds 5 --steps 400 --batch_size 64 --eval_freq 100 "
+        "--eval_size 2000",
+        15,
+    ),
+    "rnn_memory_why": Stage(
+        f"{LATCHES},latches-gain1,latches-gain1.5,latches-gain3,latches-frozen,latches-scalar,latches-orthogonal,"
+        "small-input-orthogonal,onehot --lengths 20 --also 10,50,100,200,500,1000 --seeds 5 --steps 2000 "
+        "--eval_freq 200 --eval_size 2000",
+        40,
+    ),
+}
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, {remaining} left]"
+KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # what goes on by itself; the others are told to
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Run every experiment of the report, then make the report."""
+
+    data: str = option("cifar10", "cifar10 or folder", choices=["cifar10", "folder"])
+    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
+    stages: str = option(",".join(STAGES), "names of stages, with commas")
+    pdf: bool = option(True, "the report as a PDF too (needs the package typst)")
+    out: str = option("runs/full", "folder of runs, results, logs and report")
+
+
+def main(config: Config) -> Path:
+    """All stages that are not done yet; prints a table and returns the path of the report."""
+    names = config.stages.split(",")
+    for name in names:
+        if name not in STAGES:
+            raise UserError(f"--stages {name}: needs one of {', '.join(STAGES)}")
+    if any(STAGES[name].images for name in names):
+        open_images(config)
+    folder = folder_at(config.out)
+    for part in ("results", "logs", "report"):
+        folder_at(str(folder / part))
+    done = read(folder)
+    minutes = {name: STAGES[name].minutes for name in names}
+    before = sum(minutes[name] for name in names if name in done)
+    with tqdm(total=sum(minutes.values()), initial=before, bar_format=BAR, disable=None) as bar:
+        for i, name in enumerate(names, start=1):
+            if name not in done:
+                bar.set_description(f"{name} ({i} of {len(names)})")
+                done[name] = run_stage(config, folder, name)
+                write_atomically(folder / "stages.json", json.dumps(done, indent=1).encode())
+                bar.update(minutes[name])
+    print(text_table([["stage", "minutes"], *([name, f"{done[name] / 60:.1f}"] for name in names)]))
+    report = [sys.executable, str(ROOT / "scripts" / "make_report.py"), "--results", str(folder / "results")]
+    subprocess.run(
+        [*report, "--out", str(folder / "report"), "--pdf" if config.pdf else "--no-pdf"], check=True
+    )
+    return folder / "report" / "report.html"
+
+
+def open_images(config: Config) -> None:
+    """Find out now, not after an hour, that the images cannot be opened; their cache is filled."""
+    from torch_nets import images
+
+    images.load(config.data, config.data_dir)
+
+
+def read(folder: Path) -> dict[str, float]:
+    """The seconds of each stage that is done."""
+    path = folder / "stages.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def command_of(config: Config, folder: Path, name: str) -> list[str]:
+    """The command of a stage, with its folder, its results, and the images."""
+    script, *flags = shlex.split(STAGES[name].command)
+    into = STAGES[name].into or name
+    files = ["--out", str(folder / into), "--results", str(folder / "results" / f"{into}.json")]
+    files += [] if script in KEEPERS else ["--resume"]
+    images = ["--data", config.data, "--data_dir", config.data_dir] if STAGES[name].images else []
+    return [sys.executable, str(ROOT / "scripts" / script), *flags, *images, *files]
+
+
+def run_stage(config: Config, folder: Path, name: str) -> float:
+    """The seconds that a stage took. Ctrl-C and SIGTERM are handed on once: the stage saves and ends."""
+    log, begin, told = folder / "logs" / f"{name}.log", time.monotonic(), False
+    command = command_of(config, folder, name)
+    with log.open("a") as file, stop_requested() as stop:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        while process.poll() is None:
+            time.sleep(0.1)
+            if stop() and not told:
+                process.send_signal(signal.SIGINT)
+                told = True
+        if told:
+            raise Interrupted(f"stopped in stage {name}; the same command goes on, and keeps what is done")
+    if process.returncode != 0:
+        last = log.read_text().strip().splitlines()[-1:]
+        raise UserError(f"stage {name}: {''.join(last)} (see {log}); the same command goes on from here")
+    return time.monotonic() - begin
+
+
+if __name__ == "__main__":
+    run_script(Config, main)

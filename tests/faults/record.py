@@ -1,0 +1,30 @@
+"""How much of the campaign is run, and where its figures go.
+
+`make test` runs a quick part. `make faults` runs all of it: PURENETS_FAULTS names the JSON file that every test
+adds its figures to.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from core import run
+from core.files import write_atomically
+
+FILE = os.environ.get("PURENETS_FAULTS")
+
+
+def scaled(quick: int, full: int) -> int:
+    """How many cases to try: `full` in the campaign."""
+    return full if FILE else quick
+
+
+def record(name: str, **figures) -> None:
+    """Add the figures of a test to the campaign's file."""
+    if not FILE:
+        return
+    path = Path(FILE)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    found |= {"command": "make faults", **run.environment(), **run.machine()}
+    found["figures"] = found.get("figures", {}) | {name: figures}
+    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
