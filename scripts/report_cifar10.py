@@ -1,7 +1,5 @@
 """The report on CIFAR-10 as high as it goes: a net without convolutions, and a fast one with them."""
 
-"them."
-
 from collections.abc import Sequence
 
 import numpy as np
