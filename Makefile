@@ -1,6 +1,7 @@
 # make run   the whole assignment in small: own venv, install, train, table, HTML report
 # make test  own venv, install with the test extras, lint, all tests
 # make full  every experiment of the report from the start, hours long; FULL="--data folder --data_dir DIR"
+# make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export MPLBACKEND := Agg
 
-.PHONY: run full test lint format notebooks bench report submission clean
+.PHONY: run full test faults lint format notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_all.py
@@ -19,6 +20,9 @@ full: .venv/installed-report
 test: lint
 	"$(BIN)/python" -m pytest
 	PURENETS_QUICK=1 "$(BIN)/python" -m pytest --nbmake --nbmake-timeout=300 notebooks
+
+faults: .venv/installed-test
+	PURENETS_FAULTS=results/faults.json "$(BIN)/python" -m pytest tests/faults
 
 lint: .venv/installed-test
 	"$(BIN)/ruff" check .

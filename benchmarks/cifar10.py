@@ -134,7 +134,9 @@ def main(config: Config) -> list[dict]:
             if not any((row["contestant"], row["seed"]) == (name, seed) for row in rows):
                 found = timing.apart(one, contestant, config, seed, memory_reused=contestant is ours)()
                 rows.append({"contestant": name, "seed": seed, **run.environment(), **run.machine(), **found})
-                timing.write(config.results, {"command": COMMAND, "rows": rows}, markdown(rows))
+                n = min(map(len, grouped(rows, "contestant").values()))
+                about = {"command": COMMAND, "n": n, **run.environment(), **run.machine()}
+                timing.write(config.results, about | {"rows": rows}, markdown(rows))
     return rows
 
 

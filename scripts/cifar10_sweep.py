@@ -33,23 +33,23 @@ VARIANTS = {
     "cnn: no crop": ("cnn", "cpu-7min", CNN | {"crop": 0}),
     "cnn: logits 10 times": ("cnn", "cpu-7min", CNN | {"logit_scale": 10.0}),
     "cnn: batches of 2000": ("cnn", "cpu-7min", CNN | {"batch_size": 2000, "learning_rate": 0.24}),
-    "mlp": ("mlp", "cpu-9min", MLP),
-    "mlp: AdamW": ("mlp", "cpu-9min", MLP | {"optimizer": "adamw", "learning_rate": 1e-3}),
+    "mlp": ("mlp", "cpu-6min", MLP),
+    "mlp: AdamW": ("mlp", "cpu-6min", MLP | {"optimizer": "adamw", "learning_rate": 1e-3}),
     "mlp: Nesterov": (
         "mlp",
-        "cpu-9min",
+        "cpu-6min",
         MLP | {"optimizer": "nesterov", "learning_rate": 0.1, "weight_decay": 5e-4},
     ),
-    "mlp: plain": ("mlp", "cpu-9min", MLP | {"net": "plain", "hidden": "2048,1024,1024"}),
-    "mlp: BatchNorm": ("mlp", "cpu-9min", MLP | {"net": "batch_norm", "hidden": "2048,1024,1024"}),
-    "mlp: no label smoothing": ("mlp", "cpu-9min", MLP | {"label_smoothing": 0.0}),
-    "mlp: no flip": ("mlp", "cpu-9min", MLP | {"flip": "none"}),
-    "mlp: no crop": ("mlp", "cpu-9min", MLP | {"crop": 0}),
-    "mlp: no weight decay": ("mlp", "cpu-9min", MLP | {"weight_decay": 0.0}),
-    "mlp: mixup": ("mlp", "cpu-9min", MLP | {"mixup": True}),
-    "mlp: no dropout": ("mlp", "cpu-9min", MLP | {"dropout": 0.0}),
+    "mlp: plain": ("mlp", "cpu-6min", MLP | {"net": "plain", "hidden": "2048,1024,1024"}),
+    "mlp: BatchNorm": ("mlp", "cpu-6min", MLP | {"net": "batch_norm", "hidden": "2048,1024,1024"}),
+    "mlp: no label smoothing": ("mlp", "cpu-6min", MLP | {"label_smoothing": 0.0}),
+    "mlp: no flip": ("mlp", "cpu-6min", MLP | {"flip": "none"}),
+    "mlp: no crop": ("mlp", "cpu-6min", MLP | {"crop": 0}),
+    "mlp: no weight decay": ("mlp", "cpu-6min", MLP | {"weight_decay": 0.0}),
+    "mlp: mixup": ("mlp", "cpu-6min", MLP | {"mixup": True}),
+    "mlp: no dropout": ("mlp", "cpu-6min", MLP | {"dropout": 0.0}),
 }
-GROUPS = {"final": ["cnn cpu-7min", "cnn cpu-20min", "mlp cpu-9min"], "ablation": list(VARIANTS)}
+GROUPS = {"final": ["cnn cpu-7min", "cnn cpu-20min", "mlp cpu-6min"], "ablation": list(VARIANTS)}
 
 
 @dataclass(frozen=True)

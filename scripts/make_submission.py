@@ -45,7 +45,7 @@ FIRST = """\
 # Assignment 2, student {number}
 
 - `report.pdf`: the report (`report.html` is the same page for a browser)
-- `notebooks/`: the experiments, executed: `part1_mlp`, `part2_cnn`, `part3_rnn`
+- `notebooks/`: the experiments, executed: `part1_mlp`, `part1_cifar10`, `part2_cnn`, `part3_rnn`
 - `docs/assignment.md`: every sentence of the assignment with its command, code and result
 
     make run     # own venv, install, then the whole assignment in small

@@ -20,7 +20,7 @@ def mlp_structure() -> tuple[list, list]:
 
     from torch_nets.image_mlps import residual_mlp
 
-    preset = cifar10_mlp.PRESETS["cpu-9min"]
+    preset = cifar10_mlp.PRESETS["cpu-6min"]
     rows = tabulate(residual_mlp(3072, preset.width, preset.depth, 10), torch.zeros(BATCH, 3, 32, 32))
     structure = [
         "A linear embedding of all 3,072 numbers of an image, then inverted bottlenecks x + W2 gelu(W1 norm(x)) "

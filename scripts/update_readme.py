@@ -1,4 +1,4 @@
-"""Put the tables of results/*.md into README.md, between `<!-- results/NAME.md -->` and `<!-- end -->`.
+"""Put the tables of results/*.md into README.md and docs, between `<!-- results/NAME.md -->` and `<!-- end -->`.
 
 python scripts/update_readme.py
 """
@@ -12,12 +12,13 @@ from core.base import UserError
 from core.config import Options, option, run
 from core.files import write_atomically
 
+PAGES = ("README.md", "docs/reliability.md")
 BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Put the tables of results/ into README.md."""
+    """Put the tables of results/ into README.md and docs."""
 
     root: str = option(str(Path(__file__).parents[1]), "the folder of README.md")
 
@@ -25,7 +26,8 @@ class Config(Options):
 def origin(path: Path) -> str:
     """Where the table comes from: the machine, n and the commit that its JSON names."""
     about = json.loads(path.with_suffix(".json").read_text())
-    return f"*{about['machine']}; n = {about['n']}; commit {about['git_commit'][:10]}.*\n"
+    n = f"n = {about['n']}; " if "n" in about else ""
+    return f"*{about['machine']}; {n}commit {about['git_commit'][:10]}.*\n"
 
 
 def filled(text: str, root: Path) -> str:
@@ -34,15 +36,16 @@ def filled(text: str, root: Path) -> str:
     def fill(block: re.Match) -> str:
         path = root / block[2]
         if not path.exists():
-            raise UserError(f"{path}: named in README.md, but it does not exist")
+            raise UserError(f"{path}: named in a page, but it does not exist")
         return f"{block[1]}\n{path.read_text()}\n{origin(path)}\n{block[3]}"
 
     return BLOCK.sub(fill, text)
 
 
 def main(config: Config) -> None:
-    path = Path(config.root) / "README.md"
-    write_atomically(path, filled(path.read_text(), path.parent).encode())
+    root = Path(config.root)
+    for page in PAGES:
+        write_atomically(root / page, filled((root / page).read_text(), root).encode())
 
 
 if __name__ == "__main__":

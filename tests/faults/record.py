@@ -28,3 +28,20 @@ def record(name: str, **figures) -> None:
     found |= {"command": "make faults", **run.environment(), **run.machine()}
     found["figures"] = found.get("figures", {}) | {name: figures}
     write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(path.with_suffix(".md"), markdown(found["figures"]).encode())
+
+
+def markdown(figures: dict[str, dict]) -> str:
+    """A row for each test of the campaign."""
+    lines = ["| what | figures |", "|---|---|"]
+    for name, values in sorted(figures.items()):
+        lines.append(f"| {name} | {'; '.join(f'{words(k)} {words(v)}' for k, v in values.items())} |")
+    return "\n".join(lines) + "\n"
+
+
+def words(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v:,}" for k, v in sorted(value.items()))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else value.replace("_", " ")
