@@ -65,7 +65,7 @@ def test_preset_gives_the_defaults_of_all_other_options():
 @pytest.mark.skipif(not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75")
 def test_the_fast_net_learns_from_cifar10():
     few = {"data": "folder", "image_size": 0, "train_images": 2000, "epochs": 8.0, "views": "none"}
-    config = tiny(cifar10_best, "cpu-7min", **few, data_dir=str(MIRROR), channels="16,32,32")
+    config = tiny(cifar10_best, "cpu-9min", **few, data_dir=str(MIRROR), channels="16,32,32")
     assert cifar10_best.train(config).test["accuracy"] > 0.4  # chance is 0.1
 
 
@@ -88,7 +88,7 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        (cifar10_best, ["--preset", "cpu"], "--preset cpu: needs one of cpu-7min, cpu-20min"),
+        (cifar10_best, ["--preset", "cpu"], "--preset cpu: needs one of cpu-9min, cpu-16min"),
         (cifar10_best, ["--preset", "digits", "--depth", "4"], "--depth 4: needs one of 2, 3"),
         (
             cifar10_best,
@@ -116,5 +116,5 @@ def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypat
 
 
 def test_wrong_settings_of_the_sweep_are_named():
-    with pytest.raises(UserError, match="--settings cnn best: needs one of final, ablation, cnn cpu-7min"):
+    with pytest.raises(UserError, match="--settings cnn best: needs one of final, ablation, cnn cpu-9min"):
         cifar10_sweep.expanded("cnn best")
