@@ -53,4 +53,7 @@ Schedule = Callable[[Array], Array]
 
 class UserError(ValueError):
     """Wrong input. The message is one line that names the flag, file or leaf, and what would be right;
-    scripts print it and exit with code 2."""
+    scripts print it and exit with code 2. What cannot be printed, as it may come from a file, is escaped."""
+
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))

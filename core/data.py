@@ -67,8 +67,8 @@ def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "f
 
 def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Data:
     """Inputs and targets as a task: checked, split, standardised on train only, inputs as `dtype`."""
+    train, test = split(check(batch), key, test_fraction)
     n_classes = int(np.max(batch[1])) + 1
-    train, test = split(check(batch, n_classes), key, test_fraction)
     train_x, test_x = (x.astype(dtype) for x in standardise(train[0], test[0]))
     return Data((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
 
@@ -93,7 +93,7 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
 def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
     """A random (1 - fraction, fraction) of the examples; both parts hold at least one."""
     n = len(batch[1])
-    second = round(n * fraction)
+    second = round(n * fraction) if 0 <= fraction <= 1 else 0  # also where it is no number
     if not 0 < second < n:
         raise UserError(f"test_fraction: {fraction} of {n} examples leaves a part empty")
     order = random.permutation(key, n)

@@ -24,8 +24,14 @@ def expect(params: Params, **shapes: tuple[int, ...]) -> None:
 
 def expect_features(x: Array, n: int) -> None:
     """Raise a UserError if the last axis of the input is not `n` long."""
-    if x.shape[-1] != n:
+    if x.ndim == 0 or x.shape[-1] != n:
         raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n})")
+
+
+def expect_batch(x: Array) -> None:
+    """Raise a UserError if the input has no axis beside that of the batch."""
+    if x.ndim < 2:
+        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, ...)")
 
 
 def draws_in_a_row(layers: dict) -> bool:
@@ -106,6 +112,9 @@ def reduced_vgg(
         layers[f"relu{convolutions}"] = world.ReLU()
         channels = more
     return layers | {"mean": world.GlobalAvgPool(), "fc": world.Linear(channels, n_classes)}
+
+
+RNN_INITS = ("default", "orthogonal", "identity")  # how W_hh begins, functions of torch_nets.vanilla_rnn
 
 
 def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, tuple[int, ...]]:

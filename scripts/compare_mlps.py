@@ -25,7 +25,6 @@ from core.files import write_atomically
 from core.optim import OPTIMIZERS
 from core.train import make_step, train_state
 from scripts import mlp_task, pytorch_train_mlp, train_mlp_numpy
-from torch_nets import to_numpy
 
 WORLDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 KEYS = ("dataset", "noise", "optimizer", "batch_size")
@@ -99,6 +98,8 @@ def numbers(text: str, kind: type, flag: str) -> list:
 
 def same_params(case: mlp_task.MLPConfig) -> Params:
     """The params that both worlds start from: those that the PyTorch MLP draws, as NumPy arrays."""
+    from torch_nets import to_numpy  # when work starts, so that --help is quick
+
     key = random.key(case.seed)
     task = mlp_task.load_data(case, random.split(key, 4)[0])
     model = mlp_task.make_model(pytorch_train_mlp.world_of(pytorch_train_mlp.Config()), case, task)
@@ -117,6 +118,8 @@ def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, mlp
 
 def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False) -> list[dict]:
     """One row for each world, with the largest difference between their params at the end."""
+    from torch_nets import to_numpy
+
     results = train_both(case, compile)
     finals = [to_numpy(result.state.params) for result in results.values()]
     difference = largest_difference(*finals)
@@ -139,6 +142,8 @@ def largest_difference(a: Params, b: Params) -> float:
 
 def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
     """The largest difference between the params of both worlds after each of `steps` steps."""
+    from torch_nets import to_numpy
+
     params = same_params(case)
     data_key, batch_key, step_key = random.split(random.key(case.seed), 3)
     task = mlp_task.load_data(case, data_key)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from core import random, run
 from core.config import Options, not_negative, option, positive
@@ -23,10 +22,6 @@ from core.config import run as run_script
 from core.files import alone_in, write_atomically
 from core.train import Interrupted, fit, init_state, make_step
 from scripts import train as rnn
-from torch_nets import grad_fn, jit, metrics_fn
-from torch_nets.dataset import is_exhaustive, palindromes
-from torch_nets.distributed import processes, wait_for_all
-from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states
 
 # Named changes of the options of scripts/train.py
 ONE_HOT, UNCLIPPED, FROZEN = {"input_dim": 10}, {"max_norm": 0.0}, {"freeze_recurrence": True}
@@ -94,6 +89,10 @@ class Config(Options):
 
 def main(config: Config) -> dict:
     """All cells, shared out among the processes of torchrun; what they found."""
+    import torch  # when work starts, here and below, so that --help is quick
+
+    from torch_nets.distributed import processes, wait_for_all
+
     with processes(torch.device("cpu")) as group:
         folder = run.open_run(config, group.writes)
         wait_for_all(group)  # until the folder is there
@@ -160,12 +159,20 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
     shared = ("batch_size", "num_hidden", "curriculum", "eval_freq", "eval_size", "compile", "threads")
     own = SETTINGS[setting] | ({"learning_rate": config.learning_rate} if config.learning_rate else {})
     options = {name: getattr(config, name) for name in shared} | own
-    options["threads"] = config.threads or torch.get_num_threads()
+    if not config.threads:
+        import torch
+
+        options["threads"] = torch.get_num_threads()
     return rnn.Config(input_length=T - 1, train_steps=config.steps, **options)
 
 
 def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, place: str) -> dict:
     """Train all seeds of a cell as one ensemble, and evaluate each."""
+    import torch
+
+    from torch_nets import grad_fn, jit, metrics_fn
+    from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states
+
     rnn.set_up_torch(member)
     torch.compiler.reset()  # or the functions that all cells share reach the limit of recompilations
     T, one_hot = member.input_length + 1, member.input_dim != 1
@@ -177,7 +184,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     step = ensemble(make_step(grad_fn(model), optimizer))
     metrics = ensemble_metrics(metrics_fn(model))
 
-    def evaluate(state, T=T) -> dict[str, torch.Tensor]:
+    def evaluate(state, T=T) -> dict:
         return rnn.evaluate_at(metrics, state, evaluation_keys[0], T, config.eval_size, one_hot)
 
     state, history = fit(
@@ -206,6 +213,8 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
 
 def at_lengths(evaluate, state, lengths, size: int) -> dict:
     """By length: how many palindromes were evaluated, whether these were all, and each seed's accuracy."""
+    from torch_nets.dataset import is_exhaustive
+
     return {
         str(T): {
             "exhaustive": is_exhaustive(T, size),
@@ -217,6 +226,11 @@ def at_lengths(evaluate, state, lengths, size: int) -> dict:
 
 def ensemble_batches(member: rnn.Config, keys):
     """The function from the step to the palindromes of all members (members, batch, ...), as one draw."""
+    import torch
+
+    from torch_nets import jit
+    from torch_nets.dataset import palindromes
+
     length, stacked = rnn.length_at(member), torch.stack([torch.as_tensor(key) for key in keys])
 
     def draw(key, step, T):
@@ -239,7 +253,7 @@ def averaged(step):
     return mean_step
 
 
-def by_seed(metrics: dict[str, torch.Tensor], seeds) -> dict[str, float]:
+def by_seed(metrics: dict, seeds) -> dict[str, float]:
     """A column for each metric and seed."""
     return {
         f"{name}_{seed}": float(value)
@@ -251,7 +265,7 @@ def by_seed(metrics: dict[str, torch.Tensor], seeds) -> dict[str, float]:
 def summary(row: dict) -> str:
     parts = []
     for T, found in row["accuracy"].items():
-        values = torch.tensor(found["by_seed"])
+        values = np.array(found["by_seed"])
         parts.append(f"T = {T}: {values.mean():.4f} (min {values.min():.4f}, max {values.max():.4f})")
     return f"{row['setting']}, trained at T = {row['T']}: " + ", ".join(parts)
 

@@ -12,20 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-
-from core import optim, plots, random, run, schedule
+from core import optim, random, run, schedule
 from core.base import Batch, Model, Optimizer, Params, TrainState
 from core.config import Options, fraction, not_negative, one_of, option, positive
 from core.config import run as run_script
 from core.history import History
+from core.layers import RNN_INITS
 from core.optim import OPTIMIZERS
 from core.train import init_state, make_step
-from torch_nets import grad_fn, jit, metrics_fn
-from torch_nets.convert import device_of, to_torch
-from torch_nets.dataset import check_listable, count, evaluation_batches, is_exhaustive, palindromes, streams
-from torch_nets.distributed import Group, check_share, data_parallel, parallel_metrics, processes
-from torch_nets.vanilla_rnn import INITS, VanillaRNN
 
 SCHEDULES = {
     "constant": lambda rate, steps: rate,
@@ -57,7 +51,7 @@ class Config(Options):
     train_steps: int = option(10000, "steps to train for", positive)
     max_norm: float = option(10.0, "clip the gradient's global norm at this; 0 for no clipping", not_negative)
     optimizer: str = option("rmsprop", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
-    init: str = option("default", f"of W_hh: one of {', '.join(INITS)}", one_of(list(INITS)))
+    init: str = option("default", f"of W_hh: one of {', '.join(RNN_INITS)}", one_of(RNN_INITS))
     gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
     input_scale: float = option(1.0, "inputs are multiplied with this", positive)
     schedule: str = option("constant", f"of the rate: one of {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
@@ -86,6 +80,8 @@ class Result(NamedTuple):
 
 def make_model(config: Config) -> Model:
     """The network that the options describe."""
+    from torch_nets.vanilla_rnn import VanillaRNN  # when work starts, here and below, so that --help is quick
+
     return VanillaRNN(
         config.input_length,
         config.input_dim,
@@ -123,12 +119,18 @@ def length_at(config: Config) -> Callable[[int], int]:
 
 def keys(seed: int):
     """The keys of a seed: of the params, of the training stream and of the evaluation stream."""
+    from torch_nets.dataset import streams
+
     state_key, data_key = random.split(random.key(seed))
     return state_key, *streams(data_key)
 
 
-def batches(config: Config, key, device: torch.device) -> Callable[[int], Batch]:
+def batches(config: Config, key, device) -> Callable[[int], Batch]:
     """The function from the step to its palindromes: fresh ones, of a key of their own."""
+    import torch
+
+    from torch_nets.dataset import palindromes
+
     length, one_hot = length_at(config), config.input_dim != 1
 
     def batch_at(step: int) -> Batch:
@@ -140,6 +142,10 @@ def batches(config: Config, key, device: torch.device) -> Callable[[int], Batch]
 
 def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, one_hot: bool) -> dict:
     """The metrics of a state on palindromes of length T, all or `size` fresh ones: the means, on the host."""
+    import torch
+
+    from torch_nets.dataset import evaluation_batches
+
     device, totals, n = state.step.device, {}, 0
     for x, y in evaluation_batches(random.fold_in(key, T), T, size, one_hot):
         part = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
@@ -151,6 +157,8 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
 
 def evaluation_size(config: Config) -> int:
     """How many palindromes to evaluate; a UserError if all of them are asked for and are too many."""
+    from torch_nets.dataset import check_listable, count
+
     T = config.input_length + 1
     if not config.exhaustive:
         return config.eval_size
@@ -158,8 +166,12 @@ def evaluation_size(config: Config) -> int:
     return count(T)
 
 
-def set_up_torch(config: Config) -> torch.device:
-    """Threads, the device, and no denormal numbers: vanishing gradients are full of them, which is slow."""
+def set_up_torch(config: Config):
+    """Threads, and no denormal numbers: vanishing gradients are full of them, which is slow. The device."""
+    import torch
+
+    from torch_nets.convert import device_of
+
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
     return device_of(config.device)
@@ -167,13 +179,18 @@ def set_up_torch(config: Config) -> torch.device:
 
 def train(config: Config) -> Result:
     """Train the network of `config`; with torchrun, in several processes that share its batches."""
+    from torch_nets.distributed import processes
+
     device = set_up_torch(config)
     with processes(device) as group:
         return train_as(config, device, group)
 
 
-def train_as(config: Config, device: torch.device, group: Group) -> Result:
+def train_as(config: Config, device, group) -> Result:
     """What one of the processes of a training does; all have the same result, and the first writes it."""
+    from torch_nets import grad_fn, jit, metrics_fn
+    from torch_nets.distributed import check_share, data_parallel, parallel_metrics
+
     check_share(config.batch_size, group)
     state_key, train_key, evaluation_key = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
@@ -204,16 +221,22 @@ def train_as(config: Config, device: torch.device, group: Group) -> Result:
         writes=group.writes,
     )
     if folder and group.writes:
+        from core import plots
+
         figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
         plots.save(figure, folder / "curves.png")
     return Result(state, history, model, first.params)
 
 
-def on_device(state: TrainState, device: torch.device) -> TrainState:
+def on_device(state: TrainState, device) -> TrainState:
+    from torch_nets.convert import to_torch
+
     return TrainState(**to_torch(state._asdict(), device=device))
 
 
 def main(config: Config) -> Result:
+    from torch_nets.dataset import count, is_exhaustive
+
     result = train(config)
     T, last = config.input_length + 1, result.history[-1]
     size = evaluation_size(config)

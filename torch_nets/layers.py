@@ -15,7 +15,15 @@ from torch import Tensor
 
 from core import random
 from core.base import Model, UserError
-from core.layers import draws_in_a_row, expect, expect_channels, expect_features, init_in_a_row, run_in_a_row
+from core.layers import (
+    draws_in_a_row,
+    expect,
+    expect_batch,
+    expect_channels,
+    expect_features,
+    init_in_a_row,
+    run_in_a_row,
+)
 
 
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
@@ -71,7 +79,12 @@ ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
 
 def Flatten() -> Model:
     """(batch, ...) -> (batch, features)."""
-    return elementwise(lambda x: x.flatten(start_dim=1))
+
+    def flat(x):
+        expect_batch(x)
+        return x.flatten(start_dim=1)
+
+    return elementwise(flat)
 
 
 def Dropout(rate: float) -> Model:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core import random
 from core.base import Model, Params, UserError
-from core.layers import rnn_shapes
+from core.layers import RNN_INITS, rnn_shapes
 from torch_nets import recurrence
 
 
@@ -117,4 +117,4 @@ def identity(key: Tensor, shapes: dict) -> Params:
     return default(key, shapes) | {"W_hh": torch.eye(n), "b_h": torch.zeros(n)}
 
 
-INITS = {f.__name__: f for f in (default, orthogonal, identity)}
+INITS = dict(zip(RNN_INITS, (default, orthogonal, identity), strict=True))

@@ -11,7 +11,7 @@ import pytest
 
 from core import checkpoint
 from tests.faults.kills import differing, stop_and_resume, timed
-from tests.faults.record import record, scaled
+from tests.faults.record import FILE, record, scaled
 
 ROOT = Path(__file__).parents[2]
 RUN = (checkpoint.NAME, "history.csv", "curves.png")
@@ -50,16 +50,16 @@ CASES = {
         "--no-compile --threads 1",
         tuple(f"default-T{T}/{name}" for T in (5, 6) for name in (checkpoint.NAME, "cell.json")),
     ),
-    "compare_mlps": Case(
-        "--datasets moons,blobs --seeds 2 --max_steps 20 --no-compile", ("table.json", "table.md")
-    ),
+    "compare_mlps": Case("--datasets moons,blobs --seeds 2 --max_steps 20 --no-compile", ("table.md",)),
     "make_report": Case("--no-pdf", ("report.html",), resume=()),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_stopped_at_random_and_resumed_gives_the_same_bytes(name, tmp_path):
-    case, wanted = CASES[name], scaled(2, 24)
+    case, wanted = CASES[name], scaled(1, 24)
+    if name == "make_report" and not FILE:
+        pytest.skip("a report takes long: only in the campaign, make faults")
     command = [sys.executable, ROOT / "scripts" / f"{name}.py", *case.flags.split()]
     whole = tmp_path / "whole"
     seconds = timed([*command, "--out", whole])

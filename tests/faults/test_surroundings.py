@@ -39,7 +39,7 @@ def in_one_line(done: subprocess.CompletedProcess) -> str:
 
 def test_two_runs_in_one_folder(tmp_path):
     """The second is refused while the first trains, and the first ends as if alone."""
-    long = [*MLP, "--max_steps", "3000", "--eval_freq", "1", "--out"]
+    long = [*MLP, "--max_steps", "400", "--eval_freq", "1", "--out"]
     folder = tmp_path / "run"
     first = subprocess.Popen([*long, folder], stdout=subprocess.DEVNULL)
     while not (folder / checkpoint.NAME).exists():
