@@ -1,11 +1,11 @@
-"""All benchmarks, one after the other, each in a process of its own: `make bench`."""
+"""All benchmarks, one after the other, each in a process of its own, and their summary: `make bench`."""
 
 import subprocess
 import sys
-from pathlib import Path
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "timing")
+NAMES = ("mlp", "rnn", "cnn", "images", "toolbox", "growth", "cifar10", "cnn_twin", "summary")
 
-for name in NAMES:
-    print(f"\n{name}\n", flush=True)
-    subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+if __name__ == "__main__":
+    for name in NAMES:
+        print(f"\n{name}\n", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

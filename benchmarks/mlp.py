@@ -1,12 +1,14 @@
-"""The MLP 2-20-2 beside torch.nn and scikit-learn: one training step of Adam, batches of 32.
+"""Training steps of MLPs beside torch.nn, JAX and scikit-learn: 2-20-2 (batch 32), 3072-1024-1024-10 (batch 128).
 
     python -m benchmarks.mlp            # writes results/benchmarks_mlp.json
 
-All contestants take turns, round by round, in one process on one thread. Ours end within 1e-5 of torch.nn's
-params after 100 steps, which is asserted first: nobody does less work.
+All contestants of a net take turns, round by round, in one process: on one thread for the tiny net, on all cores
+for the wide one. Before that all take 100 steps and end with the params of torch.nn, which is asserted: nobody
+does less work. A peer that is not installed is left out by name.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,46 +18,56 @@ from torch import nn
 
 import numpy_nets
 import torch_nets
+from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from core import optim, random, run, tree
-from core.config import Options, option, positive
+from core.config import Options, not_negative, option, positive
 from core.config import run as run_script
-from core.train import make_step, train_state
+from core.train import make_step, scan, train_state
 from numpy_nets import mlp_numpy
 from torch_nets import pytorch_mlp, to_numpy
 
-BATCH, RATE = 32, 1e-2
+RATE = 1e-2
+TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
+BATCHES = {TINY: 32, WIDE: 128}
+SCANNED = 20  # steps in one compiled call of ours, unrolled
+JAX_SCANNED = 100  # in one call of JAX, by lax.scan
 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the MLP 2-20-2 beside its peers."""
+    """Time MLPs beside their peers."""
 
     rounds: int = option(30, "rounds in which all contestants take turns", positive)
+    wide_rounds: int = option(20, "rounds of the wide net; 0 to leave it out", not_negative)
     results: str = option("results/benchmarks_mlp.json", "JSON file for the numbers")
 
 
-def data() -> tuple[np.ndarray, np.ndarray]:
+def data(sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     draw = np.random.default_rng(0)
-    x = draw.normal(size=(BATCH, 2)).astype(np.float32)
-    return x, (x.sum(axis=1) > 0).astype(np.int64)
+    x = draw.normal(size=(BATCHES[sizes], sizes[0])).astype(np.float32)
+    return x, draw.integers(0, sizes[-1], len(x))
 
 
-def first_params() -> dict:
-    return to_numpy(pytorch_mlp.MLP(2, [20], 2).init(random.key(0))[0])
+def first_params(sizes: Sequence[int]) -> dict:
+    model = pytorch_mlp.MLP(sizes[0], list(sizes[1:-1]), sizes[-1])
+    return to_numpy(model.init(random.key(0))[0])
 
 
 class Ours:
-    """A step of ours, that keeps its state."""
+    """Steps of ours, k in a call, that keep their state. make(model, optimizer) gives the function of a call."""
 
-    def __init__(self, world, MLP, convert, optimizer, wrap: Callable = lambda step: step):
-        model = MLP(2, [20], 2)
-        self.batch = tuple(map(convert, data()))
-        self.state = train_state(tree.map(convert, first_params()), {}, optimizer, random.key(1))
-        self.step = wrap(make_step(world.grad_fn(model), optimizer))
+    def __init__(self, sizes, MLP, convert: Callable, optimizer, make: Callable, k: int = 1):
+        model = MLP(sizes[0], list(sizes[1:-1]), sizes[-1])
+        batch = data(sizes)
+        if k > 1:
+            batch = tuple(np.stack([part] * k) for part in batch)
+        self.k, self.batch = k, tuple(map(convert, batch))
+        self.state = train_state(tree.map(convert, first_params(sizes)), {}, optimizer, random.key(1))
+        self.call = make(model, optimizer)
 
-    def __call__(self):
-        self.state, _ = self.step(self.state, self.batch)
+    def __call__(self) -> None:
+        self.state, _ = self.call(self.state, self.batch)
 
     def params(self) -> dict:
         return to_numpy(self.state.params)
@@ -64,87 +76,150 @@ class Ours:
 class Torch:
     """What one would write with torch.nn and torch.optim."""
 
-    def __init__(self):
-        self.net = nn.Sequential()
-        for name, layer in (("fc1", nn.Linear(2, 20)), ("relu1", nn.ReLU()), ("fc2", nn.Linear(20, 2))):
-            self.net.add_module(name, layer)
-        self.net.load_state_dict(tree.map(torch.tensor, first_params()))
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=RATE, fused=True)
-        self.x, self.y = map(torch.tensor, data())
+    k = 1
 
-    def __call__(self):
+    def __init__(self, sizes, compiled: bool = False):
+        self.net = nn.Sequential()
+        for i in range(1, len(sizes)):
+            self.net.add_module(f"fc{i}", nn.Linear(*sizes[i - 1 : i + 1]))
+            if i < len(sizes) - 1:
+                self.net.add_module(f"relu{i}", nn.ReLU())
+        self.net.load_state_dict(tree.map(torch.tensor, first_params(sizes)))
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=RATE, fused=True)
+        self.x, self.y = map(torch.tensor, data(sizes))
+        self.forward = torch.compile(self.loss) if compiled else self.loss
+
+    def loss(self):
+        return nn.functional.cross_entropy(self.net(self.x), self.y)
+
+    def __call__(self) -> None:
         self.optimizer.zero_grad()
-        nn.functional.cross_entropy(self.net(self.x), self.y).backward()
+        self.forward().backward()
         self.optimizer.step()
 
     def params(self) -> dict:
         return to_numpy(dict(self.net.named_parameters()))
 
 
-def sklearn_step() -> Callable[[], None]:
-    net = MLPClassifier([20], learning_rate_init=RATE, batch_size=BATCH, alpha=0.0)
-    x, y = data()
-    return lambda: net.partial_fit(x, y, classes=[0, 1])
+def sklearn_step(sizes) -> Callable[[], None]:
+    x, y = data(sizes)
+    net = MLPClassifier(list(sizes[1:-1]), learning_rate_init=RATE, batch_size=len(x), alpha=0.0)
+    return lambda: net.partial_fit(x, y, classes=list(range(sizes[-1])))
 
 
-def contestants() -> dict:
-    adam, flat = optim.adam(RATE), optim.flat(optim.adam(RATE))
-    numpy, torch_ = (numpy_nets, mlp_numpy.MLP, np.asarray), (torch_nets, pytorch_mlp.MLP, torch.as_tensor)
-    return {
-        "numpy": Ours(*numpy, adam),
-        "numpy, flat": Ours(*numpy, flat),
-        "torch.func, eager": Ours(*torch_, adam),
-        "torch.func, eager, flat": Ours(*torch_, flat),
-        "torch.func, compiled": Ours(*torch_, adam, torch_nets.jit),
-        "torch.nn": Torch(),
+def in_torch(sizes, optimizer, wrap: Callable = lambda step: step, k: int = 1) -> Ours:
+    def make(model, optimizer):
+        step = make_step(torch_nets.grad_fn(model), optimizer)
+        return wrap(scan(step, k) if k > 1 else step)
+
+    return Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, optimizer, make, k)
+
+
+def in_jax(sizes, k: int = 1):
+    import optax
+
+    loss = jax_peers.mlp_loss(len(sizes) - 1)
+    return jax_peers.Step(loss, optax.adam(RATE), first_params(sizes), data(sizes), k)
+
+
+def tiny() -> tuple[dict, dict]:
+    """Ours and the peers of the tiny net, each by name."""
+    adam, flat, sizes = optim.adam(RATE), optim.flat(optim.adam(RATE)), TINY
+
+    def plain(model, optimizer):
+        return make_step(numpy_nets.grad_fn(model), optimizer)
+
+    def fast(model, optimizer):
+        return numpy_nets.fast_step(model, adam)
+
+    ours = {
+        "numpy": Ours(sizes, mlp_numpy.MLP, np.asarray, adam, plain),
+        "numpy, fast_step": Ours(sizes, mlp_numpy.MLP, np.asarray, flat, fast),
+        "torch, eager": in_torch(sizes, adam),
+        "torch, eager, flat": in_torch(sizes, flat),
+        "torch, compiled": in_torch(sizes, adam, torch_nets.jit),
+        f"torch, scan of {SCANNED}, compiled": in_torch(sizes, flat, torch_nets.jit, SCANNED),
     }
+    peers = {"torch.nn": Torch(sizes)}
+    if jax_peers.installed():
+        peers |= {"JAX jit": in_jax(sizes), "JAX lax.scan": in_jax(sizes, JAX_SCANNED)}
+    return ours, peers
 
 
-def assert_same_work(nets: dict) -> None:
-    """After 100 steps all params are those of torch.nn."""
+def wide() -> tuple[dict, dict]:
+    """Ours and the peers of the wide net."""
+    ours = {
+        "torch, eager": in_torch(WIDE, optim.adam(RATE)),
+        "torch, compiled": in_torch(WIDE, optim.adam(RATE), torch_nets.jit),
+    }
+    peers = {"torch.nn": Torch(WIDE), "torch.nn, compiled": Torch(WIDE, compiled=True)}
+    return ours, peers | ({"JAX jit": in_jax(WIDE)} if jax_peers.installed() else {})
+
+
+def assert_same_work(nets: dict, tolerance: float) -> None:
+    """After 100 steps all params are those of torch.nn, but for `tolerance` of the largest of a leaf."""
     for net in nets.values():
-        for _ in range(100):
+        for _ in range(100 // net.k):
             net()
     expected = nets["torch.nn"].params()
     for name, net in nets.items():
-        error = max(float(np.abs(leaf - expected[k]).max()) for k, leaf in net.params().items())
-        assert error < 1e-5, f"{name}: params differ from torch.nn's by {error}"
+        for leaf, value in net.params().items():
+            error = float(np.abs(value - expected[leaf]).max() / np.abs(expected[leaf]).max())
+            assert error < tolerance, f"{name}: {leaf} differs from torch.nn's by {error}"
+
+
+def measure(ours: dict, peers: dict, rounds: int, tolerance: float, more: dict | None = None) -> dict:
+    """Milliseconds of a step of each, and the ratios of ours to the peers."""
+    assert_same_work(ours | peers, tolerance)
+    nets = ours | peers | (more or {})
+    times = in_turns(nets, rounds)
+    times = {name: values / getattr(nets[name], "k", 1) for name, values in times.items()}
+    others = [*peers, *(more or {})]
+    ratios = {f"{a} / {b}": ratio(times[a], times[b]) for a in ours for b in others}
+    return {"ms": medians(times), "ratio": ratios}
 
 
 def main(config: Config) -> dict:
+    if not jax_peers.installed():
+        print("jax or optax is not installed: left out")
     torch.set_num_threads(1)
-    nets = contestants()
-    assert_same_work(nets)
-    times = in_turns({**nets, "scikit-learn": sklearn_step()}, config.rounds)
-    ours = [name for name in nets if name != "torch.nn"]
+    ours, peers = tiny()
     found = {
         "command": "python -m benchmarks.mlp",
         "n": config.rounds,
         **run.environment(),
         **run.machine(),
-        "setting": f"MLP 2-20-2, batch {BATCH}, Adam {RATE}, one thread, float32; torch.nn with fused Adam",
-        "ms": medians(times),
-        "ratio": {
-            f"{name} / {peer}": ratio(times[name], times[peer])
-            for name in ours
-            for peer in ("torch.nn", "scikit-learn")
-        },
+        "setting": f"MLP 2-20-2, batch {BATCHES[TINY]}, Adam {RATE}, one thread, float32; torch.nn: fused Adam",
+        **measure(ours, peers, config.rounds, 1e-3, {"scikit-learn": sklearn_step(TINY)}),
     }
-    write(config.results, found, markdown(found, ours))
+    if config.wide_rounds:
+        torch.set_num_threads(os.cpu_count())
+        found["wide"] = {
+            "n": config.wide_rounds,
+            "setting": f"MLP 3072-1024-1024-10, batch {BATCHES[WIDE]}, Adam {RATE}, all cores, float32",
+            **measure(*wide(), config.wide_rounds, 0.05),
+        }
+    write(config.results, found, markdown(found))
     return found
 
 
-def markdown(found: dict, ours: list[str]) -> str:
-    """A row for each of ours: its time, and the ratio to both peers with quartiles."""
-    peers = ("torch.nn", "scikit-learn")
+def markdown(found: dict) -> str:
+    """A row for each of ours: its time, and the ratio to the peers with quartiles; both nets."""
+    parts = [found, found["wide"]] if "wide" in found else [found]
+    return "\n".join(map(table, parts))
+
+
+def table(found: dict) -> str:
+    ours = list(dict.fromkeys(pair.split(" / ")[0] for pair in found["ratio"]))
+    peers = list(dict.fromkeys(pair.split(" / ")[1] for pair in found["ratio"]))
+    heads = [f"ratio to {peer} ({found['ms'][peer]:.3f} ms)" for peer in peers]
     lines = [
         f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles).\n",
-        f"| ours | ms | {' | '.join(f'ratio to {peer}' for peer in peers)} |",
-        "|---|---|---|---|",
+        f"| ours | ms | {' | '.join(heads)} |",
+        "|" + "---|" * (2 + len(peers)),
     ]
     for name in ours:
-        ratios = (found["ratio"][f"{name} / {peer}"] for peer in peers)
-        cells = map(with_quartiles, ratios)
+        cells = (with_quartiles(found["ratio"][f"{name} / {peer}"]) for peer in peers)
         lines.append(f"| {name} | {found['ms'][name]:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""The vanilla RNN beside nn.RNN: one training step, its growth with T, and an ensemble beside single runs.
+"""The vanilla RNN beside nn.RNN and JAX: one training step, its growth with T, and an ensemble beside single runs.
 
     python -m benchmarks.rnn            # writes results/benchmarks_rnn.json and docs/figures/rnn_cost.png
 
@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio
 from core import optim, plots, random, run
 from core.config import Options, option, positive
 from core.config import run as run_script
 from core.files import write_atomically
-from core.train import TrainState, init_state, make_step
-from torch_nets import grad_fn, jit
+from core.train import TrainState, make_step, train_state
+from torch_nets import grad_fn, jit, to_numpy
 from torch_nets.dataset import palindromes
 from torch_nets.ensemble import ensemble, stack_states
 from torch_nets.vanilla_rnn import VanillaRNN
@@ -46,69 +47,111 @@ class Config(Options):
     figure: str = option("docs/figures/rnn_cost.png", "PNG for the growth with T")
 
 
-class Twin(nn.Module):
-    """What one would write with torch.nn."""
-
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.RNN(1, HIDDEN, batch_first=True)
-        self.linear = nn.Linear(HIDDEN, 10)
-
-    def forward(self, x):
-        return self.linear(self.rnn(x)[0][:, -1])
-
-
 def data(T: int):
     return palindromes(torch.as_tensor(random.key(T)), BATCH, T)
 
 
-def twin_step(T: int) -> Callable[[], None]:
-    """A step of nn.RNN with torch.optim."""
-    twin, (x, y) = Twin(), data(T)
-    optimizer = torch.optim.RMSprop(twin.parameters(), lr=1e-3)
-
-    def step():
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(twin(x), y).backward()
-        nn.utils.clip_grad_norm_(twin.parameters(), 10.0)
-        optimizer.step()
-
-    return step
+def first_params(T: int) -> dict:
+    return VanillaRNN(T - 1, 1, HIDDEN, 10).init(random.key(0))[0]
 
 
-def our_step(T: int, wrap: Callable = lambda step: step, members: int = 0) -> Callable[[], None]:
+# the params of nn.RNN and nn.Linear by the names of ours; nn.RNN's second bias adds nothing and stays 0
+NAMES = {
+    "W_hx": "rnn.weight_ih_l0",
+    "W_hh": "rnn.weight_hh_l0",
+    "b_h": "rnn.bias_ih_l0",
+    "W_ph": "linear.weight",
+    "b_o": "linear.bias",
+}
+
+
+class Twin(nn.Module):
+    """What one would write with torch.nn and torch.optim; a call is a step."""
+
+    def __init__(self, T: int):
+        super().__init__()
+        self.rnn = nn.RNN(1, HIDDEN, batch_first=True)
+        self.linear = nn.Linear(HIDDEN, 10)
+        first = {NAMES[name]: leaf for name, leaf in first_params(T).items()}
+        self.load_state_dict(first | {"rnn.bias_hh_l0": torch.zeros(HIDDEN)})
+        self.rnn.bias_hh_l0.requires_grad_(False)
+        self.optimizer = torch.optim.RMSprop([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+        self.batch = data(T)
+
+    def forward(self):
+        x, y = self.batch
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.linear(self.rnn(x)[0][:, -1]), y).backward()
+        nn.utils.clip_grad_norm_(self.parameters(), 10.0)
+        self.optimizer.step()
+
+    def params(self) -> dict:
+        found = dict(self.named_parameters())
+        return to_numpy({name: found[other] for name, other in NAMES.items()})
+
+
+class Ours:
     """A step of ours: of one network, or of an ensemble."""
-    model = VanillaRNN(T - 1, 1, HIDDEN, 10)
-    optimizer = optim.chain(optim.clip_by_global_norm(10.0), optim.rmsprop(lr=1e-3))
-    step, batch = make_step(grad_fn(model), optimizer), data(T)
-    states = [init_state(model, optimizer, random.key(seed)) for seed in range(max(1, members))]
-    state: TrainState = stack_states(states) if members else states[0]
-    if members:
-        step = ensemble(step)
-        batch = tuple(part.expand(members, *part.shape).contiguous() for part in batch)
-    step = wrap(step)
 
-    def once():
-        nonlocal state
-        state, _ = step(state, batch)
+    def __init__(self, T: int, wrap: Callable = lambda step: step, members: int = 0):
+        model = VanillaRNN(T - 1, 1, HIDDEN, 10)
+        optimizer = optim.chain(optim.clip_by_global_norm(10.0), optim.rmsprop(lr=1e-3))
+        step, self.batch = make_step(grad_fn(model), optimizer), data(T)
+        states = [
+            train_state(first_params(T), {}, optimizer, random.key(seed)) for seed in range(max(1, members))
+        ]
+        self.state: TrainState = stack_states(states) if members else states[0]
+        if members:
+            step = ensemble(step)
+            self.batch = tuple(part.expand(members, *part.shape).contiguous() for part in self.batch)
+        self.step = wrap(step)
 
-    return once
+    def __call__(self) -> None:
+        self.state, _ = self.step(self.state, self.batch)
+
+    def params(self) -> dict:
+        return to_numpy(self.state.params)
 
 
-def one_step(rounds: int, T: int) -> dict:
-    """A step beside that of nn.RNN."""
-    times = in_turns({"nn.RNN": twin_step(T), "eager": our_step(T), "compiled": our_step(T, jit)}, rounds)
-    ratios = {f"{name} / nn.RNN": ratio(times[name], times["nn.RNN"]) for name in ("eager", "compiled")}
+def in_jax(T: int) -> jax_peers.Step:
+    """The step in JAX, its loop by lax.scan; optax's RMSProp as torch's: eps outside of the root."""
+    import optax
+
+    rmsprop = optax.rmsprop(1e-3, decay=0.99, eps=1e-8, eps_in_sqrt=False)
+    optimizer = optax.chain(optax.clip_by_global_norm(10.0), rmsprop)
+    batch = (part.numpy() for part in data(T))
+    return jax_peers.Step(jax_peers.rnn_loss(), optimizer, to_numpy(first_params(T)), tuple(batch))
+
+
+def one_step(rounds: int, T: int, check: bool = False) -> dict:
+    """A step beside those of nn.RNN and of JAX. check: first 100 steps, after which all params agree."""
+    peers = {"nn.RNN": Twin(T)} | ({"JAX jit": in_jax(T)} if jax_peers.installed() else {})
+    ours = {"eager": Ours(T), "compiled": Ours(T, jit)}
+    if check:
+        assert_same_work(ours | peers)
+    times = in_turns(ours | peers, rounds)
+    ratios = {f"{name} / {peer}": ratio(times[name], times[peer]) for peer in peers for name in ours}
     return {"T": T, "ms": medians(times), "ratio": ratios}
+
+
+def assert_same_work(nets: dict) -> None:
+    """After 100 steps the params are those of nn.RNN, but for a hundredth of the largest of a leaf."""
+    for net in nets.values():
+        for _ in range(100):
+            net()
+    expected = nets["nn.RNN"].params()
+    for name, net in nets.items():
+        for leaf, value in net.params().items():
+            error = float(np.abs(value - expected[leaf]).max() / np.abs(expected[leaf]).max())
+            assert error < 0.01, f"{name}: {leaf} differs from nn.RNN's by {error}"
 
 
 def growth(rounds: int, lengths=(25, 50, 100, 200, 400)) -> dict:
     """Milliseconds of a step over T, and the exponent of their growth (1 is linear)."""
-    rows = {name: [] for name in ("nn.RNN", "eager", "compiled")}
+    rows: dict[str, list[float]] = {}
     for T in lengths:
-        found = one_step(rounds, T)["ms"]
-        for name in rows:
-            rows[name].append(found[name])
+        for name, value in one_step(rounds, T)["ms"].items():
+            rows.setdefault(name, []).append(value)
     exponents = {
         name: float(np.polyfit(np.log(lengths), np.log(values), 1)[0]) for name, values in rows.items()
     }
@@ -131,10 +174,10 @@ def members_together(rounds: int, T: int) -> dict:
     """An ensemble, on all cores, beside its members one after the other, each as fast as it can."""
     times = in_turns(
         {
-            "one, eager": our_step(T),
-            "one, compiled": our_step(T, jit),
-            "ensemble, eager": on_all_cores(our_step(T, members=MEMBERS)),
-            "ensemble, compiled": on_all_cores(our_step(T, jit, MEMBERS)),
+            "one, eager": Ours(T),
+            "one, compiled": Ours(T, jit),
+            "ensemble, eager": on_all_cores(Ours(T, members=MEMBERS)),
+            "ensemble, compiled": on_all_cores(Ours(T, jit, MEMBERS)),
         },
         rounds,
     )
@@ -172,7 +215,7 @@ def draw(found: dict):
     figure, axes = plots.panels(1, 1, 6, 4)
     axis = axes[0, 0]
     for i, (name, values) in enumerate(found["ms"].items()):
-        label = name if name == "nn.RNN" else f"ours, {name}"
+        label = f"ours, {name}" if name in ("eager", "compiled") else name
         axis.plot(found["T"], values, plots.MARKERS[i] + plots.LINES[i], color=plots.COLOURS[i], label=label)
     axis.set(xlabel="length of the palindrome T", ylabel="one training step (ms)", xlim=0, ylim=0)
     axis.set_title("The cost of a step is linear in T")
@@ -188,7 +231,7 @@ def main(config: Config) -> dict:
     found = {
         **about,
         "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, float32, one thread (the ensemble: one a core)",
-        "one_step": one_step(config.rounds, 50),
+        "one_step": one_step(config.rounds, 50, check=True),
         "growth": growth(max(3, config.rounds // 3)),
         "ensemble": [members_together(config.rounds, T) for T in (5, 11, 50)],
     }

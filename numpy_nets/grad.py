@@ -20,16 +20,17 @@ class HandModel(NamedTuple):
     forward: Callable  # as Module.forward
     backward: Callable  # as Module.backward
     draws: bool = True
+    row: dict[str, Module] | None = None  # the modules, where the net is a row of them
 
 
-def model_of(module: Module) -> HandModel:
-    """A module whose output is logits, as a model."""
+def model_of(module: Module, row: dict[str, Module] | None = None) -> HandModel:
+    """A module whose output is logits, as a model; `row`: the modules that it is made of, by name."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
         return logits, buffers
 
-    return HandModel(module.init, apply, module.forward, module.backward, module.draws)
+    return HandModel(module.init, apply, module.forward, module.backward, module.draws, row)
 
 
 def grad_fn(model: HandModel) -> GradFn:

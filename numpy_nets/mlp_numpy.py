@@ -20,4 +20,4 @@ def MLP(
     No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
     """
     row = mlp_in_a_row(modules, n_inputs, n_hidden, n_classes, activation, dropout)
-    return model_of(modules.serial(**row))
+    return model_of(modules.serial(**row), row)

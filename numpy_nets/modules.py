@@ -131,12 +131,14 @@ class Module(NamedTuple):
     forward(params, buffers, x, *, train=False, key=None) -> (out, buffers, cache)
     backward(dout, cache) -> (dx, grads), grads by the names of the params
     draws: False if `forward` never draws from its key
+    kind: its name, for what is written for some kinds only (numpy_nets/fast.py)
     """
 
     init: Callable
     forward: Callable
     backward: Callable
     draws: bool = True
+    kind: str = ""
 
 
 def Linear(n_in: int, n_out: int) -> Module:
@@ -156,10 +158,10 @@ def Linear(n_in: int, n_out: int) -> Module:
         dx, dweight, dbias = linear_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, draws=False)
+    return Module(init, forward, backward, draws=False, kind="linear")
 
 
-def _without_params(forward: Callable, backward: Callable) -> Module:
+def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
     def module_forward(params, buffers, x, *, train=False, key=None):
         expect(params)
         out, cache = forward(x)
@@ -168,17 +170,17 @@ def _without_params(forward: Callable, backward: Callable) -> Module:
     def module_backward(dout, cache):
         return backward(dout, cache), {}
 
-    return Module(lambda key: ({}, {}), module_forward, module_backward, draws=False)
+    return Module(lambda key: ({}, {}), module_forward, module_backward, False, kind)
 
 
 def ReLU() -> Module:
     """max(0, x)."""
-    return _without_params(relu_forward, relu_backward)
+    return _without_params(relu_forward, relu_backward, "relu")
 
 
 def Tanh() -> Module:
     """tanh(x)."""
-    return _without_params(tanh_forward, tanh_backward)
+    return _without_params(tanh_forward, tanh_backward, "tanh")
 
 
 ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}

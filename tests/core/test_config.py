@@ -109,3 +109,49 @@ class Dashed(Options):
 
     learning_rate: float = option(0.1, "rate")
     use_bias: bool = option(True, "bias")
+
+
+def test_a_preset_gives_the_defaults_of_the_other_options():
+    presets = {"small": Small(preset="small", rate=0.5), "large": Small(preset="large", rate=2.0, on=True)}
+    assert Small.parse([], presets) == presets["small"]
+    assert Small.parse(["--preset", "large"], presets) == presets["large"]
+    assert Small.parse(["--rate", "3", "--preset=large", "--no-on"], presets) == Small("large", 3.0, False)
+    with pytest.raises(UserError, match="--preset huge: needs one of small, large"):
+        Small.parse(["--preset", "huge"], presets)
+    with pytest.raises(UserError, match="expected one argument"):
+        Small.parse(["--preset"], presets)
+
+
+@dataclass(frozen=True)
+class Small(Options):
+    """For the presets."""
+
+    preset: str = option("", "a name")
+    rate: float = option(1.0, "a rate", positive)
+    on: bool = option(False, "a switch")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 9 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_too_little_memory_is_one_line(error, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["script"])
+
+    def main(config):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run(Small, main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: not enough memory for this net or batch (")
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["script"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(Small, lambda config: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
+def test_messages_hold_nothing_that_cannot_be_printed():
+    assert str(UserError("a\x1b[31m\nb")) == "a\\x1b[31m\\nb"

@@ -155,3 +155,11 @@ def test_mean_and_deviation_are_exact():
     assert np.allclose(mean, x.mean(axis=(0, 2, 3)), rtol=1e-12)
     assert np.allclose(deviation[:2], x.std(axis=(0, 2, 3))[:2], rtol=1e-10)
     assert deviation[2] == 1  # constant
+
+
+def test_digits_of_another_size():
+    small, large = images.digits(), images.digits(32)
+    assert large.train[0].shape == (len(small.train[1]), 1, 32, 32)
+    assert np.array_equal(large.train[1], small.train[1])
+    shrunk = large.train[0].reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
+    assert np.abs(shrunk - small.train[0][:, 0]).mean() < 15  # of 255

@@ -114,3 +114,16 @@ def test_augmented_and_mixup_hand_on_what_they_say():
     share = soft.amax(1).min()
     other = random.permutation(random.fold_in(KEY, 1), 64)
     assert any(torch.allclose(x, X * s + X[other] * (1 - s), atol=1e-5) for s in (share, 1 - share))
+
+
+def test_alternately_flipped_batches_show_each_image_both_ways_in_two_epochs():
+    x = torch.arange(10 * 3 * 2 * 4).view(10, 3, 2, 4)
+    draw = augment.alternately_flipped((x, torch.arange(10)), 5, random.key(0))
+    shown = [dict(zip(y.tolist(), image, strict=True)) for image, y in map(draw, range(4))]
+    first, second = shown[0] | shown[1], shown[2] | shown[3]
+    for i in range(10):
+        assert torch.equal(first[i], second[i].flip(2))
+        assert torch.equal(first[i], x[i]) or torch.equal(first[i], x[i].flip(2))
+    mirrored = sum(torch.equal(first[i], x[i].flip(2)) for i in range(10))
+    assert 0 < mirrored < 10
+    assert torch.equal(draw(3)[0], draw(3)[0])

@@ -56,3 +56,46 @@ def test_wrong_arguments_are_named():
         layers.Dropout(0.5).apply({}, {}, torch.ones(2), train=True)
     with pytest.raises(UserError, match="scale: unknown in params; the layer has none"):
         layers.ReLU().apply({"scale": torch.ones(1)}, {}, torch.ones(2))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 2)])
+@pytest.mark.parametrize("scale", [True, False])
+def test_batch_norm_of_features_and_of_images_is_torchs(shape, scale):
+    kind = torch.nn.BatchNorm1d if len(shape) == 2 else torch.nn.BatchNorm2d
+    twin, layer = kind(4).double(), layers.BatchNorm(4, scale=scale)
+    params, buffers = layer.init(random.key(0))
+    assert ("weight" in params) == scale
+    params = {name: torch.rand(4, dtype=torch.float64) for name in params}
+    buffers = {name: b.double() if b.is_floating_point() else b for name, b in buffers.items()}
+    twin.load_state_dict({"weight": torch.ones(4), **params, **buffers})
+    for _ in range(3):
+        x = torch.randn(*shape, dtype=torch.float64)
+        y, buffers = layer.apply(params, buffers, x, train=True)
+        torch.testing.assert_close(y, twin(x))
+    twin.eval()
+    torch.testing.assert_close(layer.apply(params, buffers, x)[0], twin(x))
+    for name, b in buffers.items():
+        torch.testing.assert_close(b, twin.state_dict()[name])
+
+
+def test_layer_norm_gelu_scale_and_residual():
+    x, params = torch.randn(5, 4), {"weight": torch.rand(4), "bias": torch.rand(4)}
+    expected = torch.nn.functional.layer_norm(x, (4,), params["weight"], params["bias"])
+    torch.testing.assert_close(layers.LayerNorm(4).apply(params, {}, x)[0], expected)
+    gelu = torch.nn.functional.gelu(x, approximate="tanh")
+    assert torch.equal(layers.GELU().apply({}, {}, x)[0], gelu)
+    branch = layers.residual(gelu=layers.GELU(), half=layers.Scale(0.5))
+    torch.testing.assert_close(branch.apply({}, {}, x)[0], x + 0.5 * gelu)
+    with pytest.raises(UserError, match=r"norm\.input: shape is \(5, 4\), expected \(batch, 3\)"):
+        layers.serial(norm=layers.LayerNorm(3)).apply(
+            {"norm.weight": torch.ones(3), "norm.bias": torch.ones(3)}, {}, x
+        )
+
+
+def test_fixed_filters_are_a_buffer_and_their_bias_is_trained():
+    filters = torch.randn(6, 3, 2, 2)
+    params, buffers = layers.FixedConv(filters).init(random.key(0))
+    assert params.keys() == {"bias"} and torch.equal(buffers["weight"], filters)
+    x = torch.randn(2, 3, 5, 5)
+    y, _ = layers.FixedConv(filters).apply({"bias": torch.ones(6)}, buffers, x)
+    torch.testing.assert_close(y, torch.nn.functional.conv2d(x, filters) + 1)

@@ -46,3 +46,23 @@ def test_the_probe_measures_every_way():
     assert all(value > 0 for value in seconds.values())
     assert ways_of("auto") == list(WAYS)
     assert ways_of("float32") == ["float32", "float32 channels_last"]
+
+
+def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
+    x = BATCH[0]
+    wide = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    up_left, down_right = wide[:, :, :16, :16], wide[:, :, 2:, 2:]
+    logits = [MODEL.apply(PARAMS, BUFFERS, view)[0] for view in (x, up_left, down_right)]
+    expected = logits[0] / 2 + (logits[1] + logits[2]) / 4
+    found, _ = wrappers.shift_averaged(MODEL).apply(PARAMS, BUFFERS, x)
+    assert torch.allclose(found, expected, atol=1e-5)
+    as_uint8 = (x * 50 + 100).clamp(0, 255).byte()
+    seen = []
+    model = MODEL._replace(apply=lambda p, b, x, **_: (seen.append(x) or torch.zeros(len(x), 10), b))
+    wrappers.shift_averaged(model).apply(PARAMS, BUFFERS, as_uint8)
+    assert [view.dtype for view in seen] == [torch.uint8] * 3
+    assert torch.equal(seen[2][:, :, :-1, :-1], as_uint8[:, :, 1:, 1:])
+    trained, plain = (
+        m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (wrappers.shift_averaged(MODEL), MODEL)
+    )
+    assert torch.equal(trained, plain)
