@@ -2,29 +2,28 @@
 
     python -m benchmarks.toolbox            # writes results/benchmarks_toolbox.json
 
-Contestants take turns in one process on one thread (`timing.py`): a ratio is the median over the rounds, with
-quartiles. Opacus (`pip install 'purenets[dp]'`) is left out where it is not installed. Per-example gradients:
-batch 64, nn.Linear 784-128-10, 1x28x28 images through two convolutions with GroupNorm, and a tanh RNN of 128
-units over 10 one-hot digits (Opacus' own DPRNN, since nn.RNN cannot be hooked); eager on both sides.
-Ensemble: MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with torch.optim, eager.
+Contestants take turns on one thread (`timing.py`): a ratio is the median over the rounds, with quartiles. What is
+large, the gradients of every example, is made in a process of its own for each contestant: with malloc as our
+scripts set it (`core/memory.py`), and as it is. Opacus (`pip install 'purenets[dp]'`) is left out where it is not
+installed. Per-example gradients: batch 64, nn.Linear 784-128-10, 1x28x28 images through two convolutions with
+GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (Opacus' own DPRNN, since nn.RNN cannot be hooked);
+eager on both sides. Ensemble: MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with
+torch.optim, eager.
 """
 
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.timing import in_turns, medians, ratio
+from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from core import optim, random, run
 from core.config import Options, option, positive
 from core.config import run as run_script
-from core.files import write_atomically
 from core.train import init_state, make_step
 from torch_nets import from_module, grad_fn, jit
 from torch_nets.ensemble import ensemble, stack_states
@@ -84,7 +83,9 @@ def data(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ours(name: str) -> Callable[[], dict]:
+    """The function that gives the gradient of each example by ours, from the module's own params."""
     make, shape = NETS[name]
+    torch.manual_seed(0)
     model = VanillaRNN(*shape, 128, 10) if name == "rnn" else from_module(make())
     params, buffers = model.init(torch.as_tensor(random.key(0)))
     grads, batch = per_example_grads(model, train=True), data(shape)  # no layer here draws or mixes
@@ -92,9 +93,11 @@ def ours(name: str) -> Callable[[], dict]:
 
 
 def opacus(name: str) -> Callable[[], list]:
+    """The same by Opacus."""
     from opacus.grad_sample import GradSampleModule
 
     make, shape = NETS[name]
+    torch.manual_seed(0)
     module, (x, y) = GradSampleModule(make(), loss_reduction="mean"), data(shape)
 
     def call():
@@ -103,6 +106,28 @@ def opacus(name: str) -> Callable[[], list]:
         return [p.grad_sample for p in module.parameters()]
 
     return call
+
+
+def timed(build: Callable, name: str) -> Callable[[], None]:
+    """What `build(name)` gives, on one thread and without its result, which need not leave its process."""
+    torch.set_num_threads(1)
+    call = build(name)
+
+    def without_result():
+        call()
+
+    return without_result
+
+
+def assert_same_work(name: str) -> None:
+    """Both give the same gradients (of the RNN, whose params have other names and places, the same numbers of
+    them)."""
+    mine, theirs = ours(name)(), opacus(name)()
+    if name == "rnn":
+        assert sum(g.numel() for g in mine.values()) <= sum(g.numel() for g in theirs)
+        return
+    for (leaf, a), b in zip(mine.items(), theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-5), f"{name}: {leaf} differs from Opacus'"
 
 
 def members() -> Callable[[], None]:
@@ -135,28 +160,61 @@ def one_by_one() -> Callable[[], None]:
     return call
 
 
+def against_opacus(name: str, rounds: int) -> dict:
+    """Ours as our scripts run it, with memory reused (`core/memory.py`), beside Opacus as it is; and both in the
+    other way. Each in a process of its own."""
+    assert_same_work(name)
+    times = in_turns(
+        {
+            f"{who}{', memory reused' if reused else ''}": apart(timed, build, name, memory_reused=reused)
+            for who, build in (("ours", ours), ("opacus", opacus))
+            for reused in (True, False)
+        },
+        rounds,
+    )
+    pairs = {
+        "times as fast": ("opacus", "ours, memory reused"),
+        "times as fast, both with memory reused": ("opacus, memory reused", "ours, memory reused"),
+        "times as fast, both without": ("opacus", "ours"),
+    }
+    ratios = {what: ratio(times[peer], times[mine]) for what, (peer, mine) in pairs.items()}
+    return {
+        "milliseconds": medians(times),
+        "peer": f"opacus {importlib.metadata.version('opacus')}",
+        **ratios,
+    }
+
+
 def main(config: Config) -> dict:
     torch.set_num_threads(1)
-    pairs = {"ensemble of 64": {"ours": members(), "torch.nn, one by one": one_by_one()}}
+    times = in_turns({"ours": members(), "torch.nn, one by one": one_by_one()}, config.rounds)
+    together = ratio(times["torch.nn, one by one"], times["ours"])
+    results = {
+        "command": "python -m benchmarks.toolbox",
+        "n": config.rounds,
+        **run.environment(),
+        **run.machine(),
+        "ensemble of 64": {"milliseconds": medians(times), "times as fast": together},
+    }
     if importlib.util.find_spec("opacus"):
-        pairs |= {f"per-example {name}": {"ours": ours(name), "opacus": opacus(name)} for name in NETS}
+        results |= {f"per-example {name}": against_opacus(name, config.rounds) for name in NETS}
     else:
         print("opacus is not installed: left out")
-    command = "python -m benchmarks.toolbox"
-    results = {"command": command, "n": config.rounds, **run.environment(), **run.machine()}
-    for title, contestants in pairs.items():
-        times = in_turns(contestants, config.rounds)
-        mine, peer = contestants
-        how = ratio(times[peer], times[mine])
-        results[title] = {"milliseconds": medians(times), "times as fast": how}
-        if peer != "torch.nn, one by one":
-            results[title]["peer"] = f"{peer} {importlib.metadata.version(peer)}"
-        low, high = how["quartiles"]
-        print(f"{title}: {how['median']:.2f} times as fast as {peer} (quartiles {low:.2f} to {high:.2f})")
-    path = Path(config.results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    write(config.results, results, markdown(results))
     return results
+
+
+def markdown(results: dict) -> str:
+    """A row for each comparison: how many times as fast ours is."""
+    lines = ["| what | peer | times as fast (quartiles) |", "|---|---|---|"]
+    for title, found in results.items():
+        if not isinstance(found, dict) or "milliseconds" not in found:
+            continue
+        for what in [name for name in found if name.startswith("times as fast")]:
+            how = what.removeprefix("times as fast").strip(", ")
+            peer = found.get("peer", "torch.nn, one by one")
+            lines.append(f"| {title} | {peer}{f' ({how})' if how else ''} | {with_quartiles(found[what])} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
