@@ -83,6 +83,7 @@ class Options:
         parser = _Parser(description=cls.__doc__, allow_abbrev=False)
         for field in dataclasses.fields(cls):
             text = field.metadata["help"].replace("%", "%%")
+            text += f": {', '.join(presets)}" if presets and field.name == "preset" else ""
             name, default = f"--{field.name}", defaults.get(field.name, field.default)
             if field.type is bool:
                 parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=text)

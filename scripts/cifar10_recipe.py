@@ -6,50 +6,41 @@ from dataclasses import dataclass
 
 from core import optim, random, run
 from core.base import GradFn, Model, Optimizer, TrainState, UserError
-from core.config import Options, fraction, not_negative, one_of, option, positive
-from scripts.image_task import Result, accuracy_of, in_fastest_way, logits_of, save, start, test_of
+from core.config import fraction, not_negative, one_of, option, positive
+from scripts.image_task import (
+    ImageOptions,
+    Result,
+    accuracy_of,
+    in_fastest_way,
+    logits_of,
+    save,
+    start,
+    test_of,
+)
 
 FLIPS = ("alternating", "random", "none")
 VIEWS = ("none", "mirror", "shift")
 
 
 @dataclass(frozen=True)
-class Recipe(Options):
+class Recipe(ImageOptions):
     """The options of both scripts."""
 
     preset: str = option("", "the named set of values that all other options begin with")
-    data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
     valid_fraction: float = option(
         0.02, "the part of the training images held out for validation; 0 for none", fraction
     )
-    train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
-    epochs: float = option(8.0, "passes over the training images", positive)
     batch_size: int = option(500, "images in a step", positive)
-    evaluations: int = option(0, "evaluations on validation images in all; 0 for one an epoch", not_negative)
     label_smoothing: float = option(0.2, "the part of a target spread over all classes", fraction)
+    epochs: float = option(8.0, "passes over the training images", positive)
+    evaluations: int = option(0, "evaluations on validation images in all; 0 for one an epoch", not_negative)
     flip: str = option("alternating", "mirror images: each every other epoch, at random, none", one_of(FLIPS))
     crop: int = option(2, "move images by up to so many pixels", not_negative)
     cutout: int = option(0, "set a square of so many pixels to the mean; 0 for none", not_negative)
     mixup: bool = option(False, "train on mixtures of two images")
-    ema: float = option(
-        0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
-    )
     views: str = option(
         "shift", "test also on the mean of an image and its mirror, or shifts too", one_of(VIEWS)
     )
-    precision: str = option(
-        "auto",
-        "float32, bfloat16, or auto: what a probe finds fastest",
-        choices=["auto", "float32", "bfloat16"],
-    )
-    compile: bool = option(False, "the whole step under torch.compile (faster on a GPU, after a minute)")
-    device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    seed: int = option(0, "all randomness: split, params, order of batches, augmentation", not_negative)
-    out: str = option(None, "folder for config, history, checkpoint, results and figures")
-    resume: bool = option(False, "go on with the run in --out")
 
 
 def train(

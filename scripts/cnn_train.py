@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from core import optim, random, run
 from core.base import GradFn, Model, Optimizer, TrainState, UserError
-from core.config import Options, fraction, not_negative, one_of, option, positive, share
+from core.config import not_negative, one_of, option, positive
 from core.config import run as run_script
 from core.optim import OPTIMIZERS
 from scripts import image_task
 from scripts.image_task import (
     SCHEDULES,
+    ImageOptions,
     Result,
     accuracy_of,
     in_fastest_way,
@@ -34,40 +35,19 @@ TITLE = "reduced VGG"
 
 
 @dataclass(frozen=True)
-class Config(Options):
+class Config(ImageOptions):
     """Train the reduced VGG of the assignment on images."""
 
-    data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    image_size: int = option(0, "resize the images of a folder to this; 0 to leave them", not_negative)
-    valid_fraction: float = option(0.1, "the part of the training images held out for validation", share)
-    train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     learning_rate: float = option(1e-4, "the optimiser's (peak) rate", positive)
     max_steps: int = option(5000, "steps to train for", positive)
     epochs: float = option(None, "train for so many passes over the training images instead", positive)
-    batch_size: int = option(32, "images in a step", positive)
     eval_freq: int = option(500, "steps between evaluations", positive)
     optimizer: str = option("adam", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
     weight_decay: float = option(0.0, "as the optimiser takes it; not of biases and norms", not_negative)
     augment: str = option("none", "none, standard (flip, crop) or strong (and cutout)", one_of(AUGMENTATIONS))
-    label_smoothing: float = option(0.0, "the part of a target spread over all classes", fraction)
-    ema: float = option(
-        0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
-    )
     mirror: bool = option(False, "test also on the mean of an image and its mirror image")
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
-    precision: str = option(
-        "auto",
-        "float32, bfloat16, or auto: what a probe finds fastest",
-        choices=["auto", "float32", "bfloat16"],
-    )
-    compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
-    device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    seed: int = option(0, "all randomness: split, params, order of batches, augmentation", not_negative)
-    out: str = option(None, "folder for config, history, checkpoint, results and figures")
-    resume: bool = option(False, "go on with the run in --out")
 
 
 def train(config: Config) -> Result:

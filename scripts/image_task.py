@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from core import optim, schedule, tree
 from core.base import Model, Optimizer, TrainState, UserError
+from core.config import Options, fraction, not_negative, option, positive, share
 from core.files import write_atomically
 from core.history import History
 
@@ -20,6 +22,33 @@ SCHEDULES = {
     "one_cycle": lambda rate, steps: schedule.one_cycle(rate, steps),
 }
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
+
+
+@dataclass(frozen=True)
+class ImageOptions(Options):
+    """The options of every script that trains on images."""
+
+    data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
+    image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
+    valid_fraction: float = option(0.1, "the part of the training images held out for validation", share)
+    train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
+    batch_size: int = option(32, "images in a step", positive)
+    label_smoothing: float = option(0.0, "the part of a target spread over all classes", fraction)
+    ema: float = option(
+        0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
+    )
+    precision: str = option(
+        "auto",
+        "float32, bfloat16, or auto: what a probe finds fastest",
+        choices=["auto", "float32", "bfloat16"],
+    )
+    compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
+    device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
+    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
+    seed: int = option(0, "all randomness: split, params, order of batches, augmentation", not_negative)
+    out: str = option(None, "folder for config, history, checkpoint, results and figures")
+    resume: bool = option(False, "go on with the run in --out")
 
 
 class Result(NamedTuple):
