@@ -4,8 +4,10 @@
 adds its figures to.
 """
 
+import fcntl
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from core import run
@@ -24,11 +26,13 @@ def record(name: str, **figures) -> None:
     if not FILE:
         return
     path = Path(FILE)
-    found = json.loads(path.read_text()) if path.exists() else {}
-    found |= {"command": "make faults", **run.environment(), **run.machine()}
-    found["figures"] = found.get("figures", {}) | {name: figures}
-    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-    write_atomically(path.with_suffix(".md"), markdown(found["figures"]).encode())
+    with (Path(tempfile.gettempdir()) / "purenets-faults.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
+        found = json.loads(path.read_text()) if path.exists() else {}
+        found |= {"command": "make faults", **run.environment(), **run.machine()}
+        found["figures"] = found.get("figures", {}) | {name: figures}
+        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_atomically(path.with_suffix(".md"), markdown(found["figures"]).encode())
 
 
 def markdown(figures: dict[str, dict]) -> str:
