@@ -60,8 +60,8 @@ def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "f
             raise UserError(f"{path}: row {number} is not {max(len(lines[0]), 2)} numbers: {','.join(cells)}")
     table = np.array(lines, dtype=float)
     y = table[:, -1]
-    if not (np.isfinite(y) & (y == np.floor(y)) & (y >= 0)).all():
-        raise UserError(f"{path}: the last column must be the class, an integer from 0 on")
+    if not ((y == np.floor(y)) & (y >= 0) & (y < 2**31)).all():
+        raise UserError(f"{path}: the last column must be the class, an integer from 0 on, below 2**31")
     return prepare((table[:, :-1], y.astype(np.int64)), random.split(key)[1], test_fraction, dtype)
 
 

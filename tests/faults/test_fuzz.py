@@ -72,14 +72,20 @@ def taken_or_refused(call, counts: Counter) -> None:
         assert len(str(error).splitlines()) == 1, str(error)
 
 
+def values_of(field) -> st.SearchStrategy:
+    """Words after a flag: what its type takes, its default, or anything."""
+    plausible = {int: st.integers(0, 1000), float: st.floats(1e-6, 1.0), str: st.just(field.default or "1")}
+    return st.one_of(plausible.get(field.type, st.nothing()).map(str), TEXTS)
+
+
 @st.composite
 def command_lines(draw):
     config = draw(st.sampled_from(CONFIGS))
-    names = [field.name for field in dataclasses.fields(config)]
     words = []
-    for _ in range(draw(st.integers(0, 4))):
-        words.append("--" + draw(st.one_of(st.sampled_from(names), st.text(max_size=5))))
-        words += draw(st.lists(TEXTS, max_size=2))
+    for _ in range(draw(st.integers(0, 3))):
+        field = draw(st.sampled_from(dataclasses.fields(config)))
+        words += [f"--{field.name}"] + ([] if field.type is bool else [draw(values_of(field))])
+    words += draw(st.one_of(st.just([]), st.just([]), st.lists(TEXTS, max_size=2)))
     return config, [word for word in words if word not in ("--help", "-h")]
 
 
@@ -98,15 +104,20 @@ def test_command_lines():
 
 def test_values_of_a_config_file():
     counts = Counter()
-    values = st.one_of(TEXTS, NUMBERS, st.none(), st.booleans(), st.lists(st.integers(), max_size=2))
+    anything = st.one_of(TEXTS, NUMBERS, st.none(), st.booleans(), st.lists(st.integers(), max_size=2))
+    plausible = {int: st.integers(0, 1000), float: st.floats(1e-6, 1.0), bool: st.booleans()}
 
     @fuzzed(300, 20_000)
     @given(st.sampled_from(CONFIGS), st.data())
     def check(config: type[Options], data):
-        known = {field.name: field.default for field in dataclasses.fields(config)}
-        names = st.one_of(st.sampled_from(sorted(known)), st.text(max_size=4))
-        changes = data.draw(st.dictionaries(names, values, max_size=3))
-        taken_or_refused(lambda: config.from_dict(known | changes), counts)
+        values = {field.name: field.default for field in dataclasses.fields(config)}
+        for _ in range(data.draw(st.integers(0, 3))):
+            field = data.draw(st.sampled_from(dataclasses.fields(config)))
+            good = plausible.get(field.type, st.just(field.default))
+            values[field.name] = data.draw(st.one_of(good, good, good, anything))
+        if data.draw(st.integers(0, 9)) == 0:
+            values[data.draw(st.text(max_size=4))] = data.draw(anything)
+        taken_or_refused(lambda: config.from_dict(values), counts)
 
     check()
     record("fuzzed: values of config.json", **counts, tracebacks=0)
