@@ -30,7 +30,7 @@ from torch_nets import pytorch_mlp, to_numpy
 RATE = 1e-2
 TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
 BATCHES = {TINY: 32, WIDE: 128}
-SCANNED = 20  # steps in one compiled call of ours, unrolled
+SCANNED = 100  # steps in one compiled call of ours, unrolled
 JAX_SCANNED = 100  # in one call of JAX, by lax.scan
 
 
@@ -115,6 +115,11 @@ def in_torch(sizes, optimizer, wrap: Callable = lambda step: step, k: int = 1) -
     return Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, optimizer, make, k)
 
 
+def to_cpp(step: Callable) -> Callable:
+    """Compiled, with the calls between the compiled loops in C++ too: it takes longer to compile."""
+    return torch_nets.jit(step, options={"cpp_wrapper": True, "memory_planning": True})
+
+
 def in_jax(sizes, k: int = 1):
     import optax
 
@@ -138,7 +143,8 @@ def tiny() -> tuple[dict, dict]:
         "torch, eager": in_torch(sizes, adam),
         "torch, eager, flat": in_torch(sizes, flat),
         "torch, compiled": in_torch(sizes, adam, torch_nets.jit),
-        f"torch, scan of {SCANNED}, compiled": in_torch(sizes, flat, torch_nets.jit, SCANNED),
+        "torch, flat, compiled to C++": in_torch(sizes, flat, to_cpp),
+        f"torch, scan of {SCANNED}, compiled to C++": in_torch(sizes, flat, to_cpp, SCANNED),
     }
     peers = {"torch.nn": Torch(sizes)}
     if jax_peers.installed():

@@ -25,6 +25,8 @@ from core.layers import (
     run_in_a_row,
 )
 
+FEW = 4096  # multiplications of a tiny product
+
 
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
     """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 / sqrt(n_in), as
@@ -39,9 +41,19 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, **shapes)
         expect_features(x, n_in)
-        return torch.nn.functional.linear(x, params["weight"], params.get("bias")), buffers
+        return _product(x, params["weight"], params.get("bias")), buffers
 
     return Model(init, apply, draws=False)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which become one loop with
+    what stands around them: to call a library for it would take longer."""
+    few = x.numel() // x.shape[-1] * weight.numel() <= FEW if x.shape[-1] else False
+    if few and torch.compiler.is_compiling() and x.device.type == "cpu":
+        y = (x.unsqueeze(-2) * weight).sum(-1)
+        return y if bias is None else y + bias
+    return torch.nn.functional.linear(x, weight, bias)
 
 
 def elementwise(f: Callable) -> Model:
