@@ -40,7 +40,7 @@ class ImageOptions(Options):
     )
     precision: str = option(
         "auto",
-        "float32, bfloat16, or auto: what a probe finds fastest",
+        "float32, bfloat16 (channels last), or auto: what a probe finds fastest",
         choices=["auto", "float32", "bfloat16"],
     )
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
@@ -78,8 +78,9 @@ def in_fastest_way(plain: Model, task, precision: str, folder: Path | None, grou
         if recorded and group.writes:
             write_atomically(recorded, json.dumps(seconds, indent=1).encode())
     way = min(seconds, key=seconds.get)
-    times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-    print(f"computing in {way} (gradient of at most 32 images: {times}); params stay float32")
+    if len(seconds) > 1:
+        times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
+        print(f"computing in {way} (gradient of at most 32 images: {times}); params stay float32")
     return normalised(WAYS[way](plain), task.normalise)
 
 

@@ -45,7 +45,8 @@ def test_the_probe_measures_every_way():
     assert seconds.keys() == WAYS.keys()
     assert all(value > 0 for value in seconds.values())
     assert ways_of("auto") == list(WAYS)
-    assert ways_of("float32") == ["float32", "float32 channels_last"]
+    assert ways_of("float32") == ["float32"]
+    assert probe(MODEL, BATCH, ways_of("bfloat16")) == {"bfloat16 channels_last": 0.0}  # nothing to measure
 
 
 def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
