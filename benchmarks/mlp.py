@@ -30,7 +30,7 @@ from torch_nets import pytorch_mlp, to_numpy
 RATE = 1e-2
 TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
 BATCHES = {TINY: 32, WIDE: 128}
-SCANNED = 100  # steps in one compiled call of ours, unrolled
+SCANNED = 20  # steps in one compiled call of ours, unrolled
 JAX_SCANNED = 100  # in one call of JAX, by lax.scan
 
 

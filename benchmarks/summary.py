@@ -47,7 +47,7 @@ BARS = [
         "JAX lax.scan",
         1.3,
         "mlp",
-        ("ratio", "torch, scan of 100, compiled to C++ / JAX lax.scan"),
+        ("ratio", "torch, scan of 20, compiled to C++ / JAX lax.scan"),
     ),
     Bar(
         "MLP 3072-1024-1024-10, batch 128: compiled",

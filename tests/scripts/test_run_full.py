@@ -30,6 +30,8 @@ def options_of(command: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_are_the_commands_that_wrote_the_results(name):
     path = ROOT / "results" / f"{STAGES[name].into or name}.json"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not in results/ yet")
     found = json.loads(path.read_text())
     if "command" in found:  # of sweeps that grow, each row has one of its own
         assert options_of(found["command"]) == options_of(STAGES[name].command)
