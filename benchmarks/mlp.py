@@ -27,9 +27,9 @@ from core.train import make_step, scan, train_state
 from numpy_nets import mlp_numpy
 from torch_nets import pytorch_mlp, to_numpy
 
-RATE = 1e-2
 TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
 BATCHES = {TINY: 32, WIDE: 128}
+RATES = {TINY: 1e-2, WIDE: 1e-5}  # of Adam; the wide net's is so low that rounding does not lead nets apart
 SCANNED = 20  # steps in one compiled call of ours, unrolled
 JAX_SCANNED = 100  # in one call of JAX, by lax.scan
 
@@ -85,7 +85,7 @@ class Torch:
             if i < len(sizes) - 1:
                 self.net.add_module(f"relu{i}", nn.ReLU())
         self.net.load_state_dict(tree.map(torch.tensor, first_params(sizes)))
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=RATE, fused=True)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=RATES[sizes], fused=True)
         self.x, self.y = map(torch.tensor, data(sizes))
         self.forward = torch.compile(self.loss) if compiled else self.loss
 
@@ -103,7 +103,7 @@ class Torch:
 
 def sklearn_step(sizes) -> Callable[[], None]:
     x, y = data(sizes)
-    net = MLPClassifier(list(sizes[1:-1]), learning_rate_init=RATE, batch_size=len(x), alpha=0.0)
+    net = MLPClassifier(list(sizes[1:-1]), learning_rate_init=RATES[sizes], batch_size=len(x), alpha=0.0)
     return lambda: net.partial_fit(x, y, classes=list(range(sizes[-1])))
 
 
@@ -124,12 +124,12 @@ def in_jax(sizes, k: int = 1):
     import optax
 
     loss = jax_peers.mlp_loss(len(sizes) - 1)
-    return jax_peers.Step(loss, optax.adam(RATE), first_params(sizes), data(sizes), k)
+    return jax_peers.Step(loss, optax.adam(RATES[sizes]), first_params(sizes), data(sizes), k)
 
 
 def tiny() -> tuple[dict, dict]:
     """Ours and the peers of the tiny net, each by name."""
-    adam, flat, sizes = optim.adam(RATE), optim.flat(optim.adam(RATE)), TINY
+    adam, flat, sizes = optim.adam(RATES[TINY]), optim.flat(optim.adam(RATES[TINY])), TINY
 
     def plain(model, optimizer):
         return make_step(numpy_nets.grad_fn(model), optimizer)
@@ -155,8 +155,8 @@ def tiny() -> tuple[dict, dict]:
 def wide() -> tuple[dict, dict]:
     """Ours and the peers of the wide net."""
     ours = {
-        "torch, eager": in_torch(WIDE, optim.adam(RATE)),
-        "torch, compiled": in_torch(WIDE, optim.adam(RATE), torch_nets.jit),
+        "torch, eager": in_torch(WIDE, optim.adam(RATES[WIDE])),
+        "torch, compiled": in_torch(WIDE, optim.adam(RATES[WIDE]), torch_nets.jit),
     }
     peers = {"torch.nn": Torch(WIDE), "torch.nn, compiled": Torch(WIDE, compiled=True)}
     return ours, peers | ({"JAX jit": in_jax(WIDE)} if jax_peers.installed() else {})
@@ -195,14 +195,14 @@ def main(config: Config) -> dict:
         "n": config.rounds,
         **run.environment(),
         **run.machine(),
-        "setting": f"MLP 2-20-2, batch {BATCHES[TINY]}, Adam {RATE}, one thread, float32; torch.nn: fused Adam",
+        "setting": f"MLP 2-20-2, batch {BATCHES[TINY]}, Adam, one thread, float32; torch.nn: fused Adam",
         **measure(ours, peers, config.rounds, 1e-3, {"scikit-learn": sklearn_step(TINY)}),
     }
     if config.wide_rounds:
         torch.set_num_threads(os.cpu_count())
         found["wide"] = {
             "n": config.wide_rounds,
-            "setting": f"MLP 3072-1024-1024-10, batch {BATCHES[WIDE]}, Adam {RATE}, all cores, float32",
+            "setting": f"MLP 3072-1024-1024-10, batch {BATCHES[WIDE]}, Adam, all cores, float32",
             **measure(*wide(), config.wide_rounds, 0.05),
         }
     write(config.results, found, markdown(found))

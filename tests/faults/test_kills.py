@@ -52,14 +52,15 @@ CASES = {
     ),
     "compare_mlps": Case("--datasets moons,blobs --seeds 2 --max_steps 20 --no-compile", ("table.md",)),
     "make_report": Case("--no-pdf", ("report.html",), resume=()),
+    "make_submission": Case("--student_number 123 --no-check", ("123_assignment2.zip",), resume=()),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_stopped_at_random_and_resumed_gives_the_same_bytes(name, tmp_path):
     case, wanted = CASES[name], scaled(1, 24)
-    if name == "make_report" and not FILE:
-        pytest.skip("a report takes long: only in the campaign, make faults")
+    if name in ("make_report", "make_submission") and not FILE:
+        pytest.skip("takes long: only in the campaign, make faults")
     command = [sys.executable, ROOT / "scripts" / f"{name}.py", *case.flags.split()]
     whole = tmp_path / "whole"
     seconds = timed([*command, "--out", whole])
