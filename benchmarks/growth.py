@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.ticker import NullFormatter
 from torch import nn
 
 from benchmarks import rnn
@@ -149,6 +150,9 @@ def draw(found: dict):
                 values = np.maximum(curve[name][what], 0.05)
                 axis.plot(curve["values"], values, style, color=plots.COLOURS[i], label=name)
             axis.set(xscale="log", yscale="log", xlabel=axis_name, ylabel=unit if column == 0 else "")
+            for scale in (axis.xaxis, axis.yaxis):
+                scale.set_major_formatter("{x:g}")
+                scale.set_minor_formatter(NullFormatter())
     axes[0, 0].legend(frameon=False)
     return figure
 

@@ -97,6 +97,7 @@ def found(folder: Path) -> list[dict]:
         about = {name: inner.get(name) for name in ("command", "n", "machine", "git_commit")}
         for name in bar.path:
             inner = inner.get(name, {})
+            about["n"] = inner.get("n", about["n"])
         if not inner:
             print(f"{bar.work} / {bar.peer}: not in {path}")
             continue
