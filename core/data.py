@@ -69,7 +69,10 @@ def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Data:
     """Inputs and targets as a task: checked, split, standardised on train only, inputs as `dtype`."""
     train, test = split(check(batch), key, test_fraction)
     n_classes = int(np.max(batch[1])) + 1
-    train_x, test_x = (x.astype(dtype) for x in standardise(train[0], test[0]))
+    with np.errstate(over="ignore"):
+        train_x, test_x = (x.astype(dtype) for x in standardise(train[0], test[0]))
+    for x in (train_x, test_x):
+        _check_spans(np.isfinite(x).all(axis=0), dtype)
     return Data((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
 
 
@@ -101,10 +104,20 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
 
 
 def standardise(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Mean 0 and deviation 1 on `train`, the same map on the others; constant features stay constant 0."""
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1)
-    return tuple((x - mean) / deviation for x in (train, *others))
+    """Mean 0 and deviation 1 on `train`, the same map on the others; constant features stay constant 0.
+    A UserError names a feature whose values are too far apart for that."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = train.mean(axis=0), train.std(axis=0)
+        _check_spans(np.isfinite(mean + deviation), "float64")
+        deviation = np.where(deviation > 0, deviation, 1)
+        return tuple((x - mean) / deviation for x in (train, *others))
+
+
+def _check_spans(good: np.ndarray, dtype: str) -> None:
+    if not good.all():
+        raise UserError(
+            f"data: the values of feature {np.argmin(good)} are too far apart to be standardised in {dtype}"
+        )
 
 
 def batches(data: Batch, batch_size: int = 0, key: Array | None = None) -> Callable[[int], Batch]:
