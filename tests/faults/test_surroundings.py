@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from core import checkpoint, history, images, plots
@@ -18,6 +19,7 @@ from core.document import Document, Picture, Section, Table, to_html
 from scripts import train_mlp_numpy
 from tests.faults.kills import differing
 from tests.faults.record import record
+from torch_nets.dataset import PalindromeDataset
 
 ROOT = Path(__file__).parents[2]
 MLP = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py")]
@@ -140,3 +142,15 @@ def test_names_of_classes_are_text_and_nothing_else(tmp_path):
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;" in page
     assert not re.search(r"<[^>]*\son\w+=", page)
+
+
+def test_a_worker_of_a_dataloader_that_dies_is_said_and_nothing_hangs():
+    """Our scripts draw their batches in the process itself; a user's DataLoader over our dataset does not hang."""
+    dataset = PalindromeDataset(6, size=10**6)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=1, timeout=30)
+    drawn = iter(loader)
+    next(drawn)
+    os.kill(drawn._workers[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* (killed|exited)"):
+        for _ in range(1000):
+            next(drawn)
