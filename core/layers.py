@@ -79,8 +79,8 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
 
 
 def expect_channels(x: Array, n: int) -> None:
-    """Raise a UserError if the input is not a batch of images of `n` channels."""
-    if x.ndim != 4 or x.shape[1] != n:
+    """Raise a UserError if the input is not a batch of images of `n` channels, of one pixel or more."""
+    if x.ndim != 4 or x.shape[1] != n or 0 in x.shape[2:]:
         raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n}, height, width)")
 
 

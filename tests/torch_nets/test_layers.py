@@ -99,3 +99,10 @@ def test_fixed_filters_are_a_buffer_and_their_bias_is_trained():
     x = torch.randn(2, 3, 5, 5)
     y, _ = layers.FixedConv(filters).apply({"bias": torch.ones(6)}, buffers, x)
     torch.testing.assert_close(y, torch.nn.functional.conv2d(x, filters) + 1)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3, 0), (2, 3, 0, 0), (2, 3, 4), (2, 4, 4, 4)])
+def test_images_without_pixels_or_of_other_channels_are_named(shape):
+    conv = layers.Conv(3, 2, padding=1)
+    with pytest.raises(UserError, match=r"input: shape is .*, expected \(batch, 3, height, width\)"):
+        conv.apply(conv.init(random.key(0))[0], {}, torch.zeros(shape))
