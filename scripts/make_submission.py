@@ -19,7 +19,7 @@ from pathlib import Path
 from core.base import UserError
 from core.config import Options, option, run
 from core.document import to_html, write_pdf
-from core.files import write_atomically
+from core.files import folder_at, write_atomically
 from scripts import make_report
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def main(config: Config) -> Path:
     )
     if config.check:
         check(content, top)
-    path = Path(config.out) / f"{top}.zip"
+    path = folder_at(config.out) / f"{top}.zip"  # now, not after all the work
     write_atomically(path, content)
     print(f"{path}: {len(content) / 1e6:.1f} MB" + (", its quick path ran" if config.check else ""))
     return path
