@@ -73,13 +73,13 @@ def main(config: Config) -> Path:
     """Make, check and write the archive; returns its path."""
     report = made_report()
     top = f"{config.student_number}_assignment2"
+    path = folder_at(config.out) / f"{top}.zip"
     first = {"READ_ME_FIRST.md": FIRST.format(number=config.student_number).encode()}
     content = packed(
         {f"{top}/{name}": data for name, data in sorted({**first, **report, **dict(files())}.items())}
     )
     if config.check:
         check(content, top)
-    path = folder_at(config.out) / f"{top}.zip"  # now, not after all the work
     write_atomically(path, content)
     print(f"{path}: {len(content) / 1e6:.1f} MB" + (", its quick path ran" if config.check else ""))
     return path
