@@ -71,9 +71,9 @@ class Config(Options):
 
 def main(config: Config) -> Path:
     """Make, check and write the archive; returns its path."""
-    report = made_report()
     top = f"{config.student_number}_assignment2"
     path = folder_at(config.out) / f"{top}.zip"
+    report = made_report()
     first = {"READ_ME_FIRST.md": FIRST.format(number=config.student_number).encode()}
     content = packed(
         {f"{top}/{name}": data for name, data in sorted({**first, **report, **dict(files())}.items())}
