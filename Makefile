@@ -21,7 +21,7 @@ test: lint
 	"$(BIN)/python" -m pytest
 	PURENETS_QUICK=1 "$(BIN)/python" -m pytest --nbmake --nbmake-timeout=300 notebooks
 
-faults: .venv/installed-test
+faults: .venv/installed-test .venv/installed-fuzz
 	PURENETS_FAULTS=results/faults.json "$(BIN)/python" -m pytest tests/faults
 
 lint: .venv/installed-test

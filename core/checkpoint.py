@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from core import tree
@@ -50,8 +51,15 @@ def load(folder: Path, template: dict) -> tuple[dict, dict[str, Any]]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    meta = _verified(path, content)
-    flat = safetensors.numpy.load(content)
+    damaged = UserError(f"{path}: damaged or not a checkpoint of purenets; restore it or start a new --out")
+    if not _is_whole(content):
+        raise damaged
+    try:
+        flat = safetensors.numpy.load(content)
+        meta = json.loads(_header(content))["__metadata__"]["purenets"]
+        meta = json.loads(meta)["meta"]
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise damaged from error  # signed, but by nobody who writes checkpoints
     expected = tree.flatten(template)
     try:
         tree.check_flat(flat, {name: to_host(leaf) for name, leaf in expected.items()})
@@ -60,17 +68,17 @@ def load(folder: Path, template: dict) -> tuple[dict, dict[str, Any]]:
     return tree.unflatten({name: like(flat[name], leaf) for name, leaf in expected.items()}, template), meta
 
 
-def _verified(path: Path, content: bytes) -> dict[str, Any]:
-    """`meta`, once the content proves to be whole and ours."""
-    damaged = UserError(f"{path}: damaged or not a checkpoint of purenets; restore it or start a new --out")
-    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
-    found = SIGNATURE.search(header)
+def _header(content: bytes) -> bytes:
+    return content[8 : 8 + int.from_bytes(content[:8], "little")]
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether the digest in the header is that of all other bytes."""
+    found = SIGNATURE.search(_header(content))
     if not found:
-        raise damaged
+        return False
     begin, end = (8 + place for place in found.span(1))
     digest = hashlib.sha256(content[:begin])
     digest.update(UNSIGNED.encode())
     digest.update(content[end:])
-    if digest.hexdigest().encode() != found[1]:
-        raise damaged
-    return json.loads(json.loads(header)["__metadata__"]["purenets"])["meta"]
+    return digest.hexdigest().encode() == found[1]

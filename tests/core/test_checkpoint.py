@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -97,3 +98,16 @@ def test_the_last_one_stays_when_writing_fails(saved, monkeypatch):
     monkeypatch.undo()
     assert checkpoint.load(saved, ARRAYS)[1] == META
     assert sorted(p.name for p in saved.iterdir()) == ["checkpoint.json", checkpoint.NAME]
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"[]", b'{"__metadata__": {}}', b'{"__metadata__": {"purenets": "1"}}']
+)
+def test_a_file_that_is_signed_but_no_checkpoint_is_refused(tmp_path, header):
+    """As a fuzzer makes it that watches the comparison of digests."""
+    body = header + b"sha256:" + checkpoint.UNSIGNED.encode()
+    content = len(body).to_bytes(8, "little") + body
+    digest = hashlib.sha256(content).hexdigest().encode()
+    (tmp_path / checkpoint.NAME).write_bytes(content.replace(checkpoint.UNSIGNED.encode(), digest))
+    with pytest.raises(UserError, match="damaged or not a checkpoint"):
+        checkpoint.load(tmp_path, ARRAYS)
