@@ -33,7 +33,7 @@ def read_csv(path: Path) -> History:
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as a history ({_line(error)})") from error
+        raise UserError(f"{path}: cannot be read as a history ({error})") from error
 
 
 def column(rows: History, name: str) -> tuple[list[float], list[float]]:
@@ -47,7 +47,3 @@ def _number(cell: str) -> float:
         return int(cell)
     except ValueError:
         return float(cell)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -25,9 +25,6 @@ FORMAT = 1  # of the cache
 PARTS = ("train", "test")
 
 
-BICUBIC = 3  # of PIL.Image.Resampling
-
-
 class Images(NamedTuple):
     """A classification task: inputs (n, channels, height, width) uint8, targets (n,) int64."""
 
@@ -44,7 +41,9 @@ def digits(size: int = 0) -> Images:
     x, y = load_digits(return_X_y=True)
     x = np.round(x.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     if size:
-        x = np.stack([np.asarray(Image.fromarray(image).resize((size, size), BICUBIC)) for image in x])
+        x = np.stack(
+            [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in x]
+        )
     x = x[:, None]
     held_out = np.arange(len(y)) % 5 == 4
     train, test = ((x[rows], y[rows].astype(np.int64)) for rows in (~held_out, held_out))
@@ -175,7 +174,7 @@ def _decoded(path: str, shape: tuple | None, size: int) -> np.ndarray:
         with Image.open(path) as image:
             grey = image.mode in ("L", "1") if shape is None else shape[0] == 1
             image = image.convert("L" if grey else "RGB")
-            image = image.resize((size, size), BICUBIC) if size else image
+            image = image.resize((size, size), Image.Resampling.BICUBIC) if size else image
             pixels = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from error

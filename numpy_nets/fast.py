@@ -84,7 +84,7 @@ def _pass(layers: tuple, places: Places, params: Params, x, y) -> tuple[np.ndarr
         if kind == "linear":
             np.matmul(dout.T, before, out=place_of[f"{name}.weight"])
             np.matmul(ones, dout, out=place_of[f"{name}.bias"])
-            if before is not kept[0]:
+            if name != layers[0][0]:  # nobody needs the gradient by the batch
                 dout = dout @ params[f"{name}.weight"]
         else:
             dout *= before > 0 if kind == "relu" else 1 - before * before

@@ -15,6 +15,7 @@ from scripts import cifar10_recipe
 from scripts.cifar10_recipe import Recipe
 from scripts.image_task import Result, report
 
+TITLE = "fast CNN"
 SMALLEST = 25  # height and width of an image: three pools of 2, and one of 3 after them
 
 
@@ -132,17 +133,13 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
 
 def train(config: Config) -> Result:
     """Train the net of `config`; the test images are looked at once, at the end."""
-    return cifar10_recipe.train(config, make_net, make_optimizer, title(config))
+    return cifar10_recipe.train(config, make_net, make_optimizer, TITLE)
 
 
 def main(config: Config) -> Result:
     result = train(config)
-    report(title(config), result)
+    report(TITLE, result)
     return result
-
-
-def title(config: Config) -> str:
-    return "fast CNN"
 
 
 if __name__ == "__main__":

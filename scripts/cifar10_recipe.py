@@ -16,6 +16,7 @@ from scripts.image_task import (
     save,
     start,
     test_of,
+    validation,
 )
 
 FLIPS = ("alternating", "random", "none")
@@ -54,7 +55,7 @@ def train(
     import torch  # when work starts, so that --help is quick
 
     from core.data import batches
-    from core.train import evaluate, make_step
+    from core.train import make_step
     from torch_nets import augment, images, jit, metrics_fn
     from torch_nets.convert import device_of
 
@@ -76,11 +77,6 @@ def train(
         optimizer = optim.chain(optimizer, optim.ema(config.ema))
     state = start(plain, optimizer, init_key, step_key, device)
     step = make_step(make_grad_fn(config, model, task), optimizer)
-    metrics = metrics_fn(model)
-
-    def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=500)
-        return {f"valid_{name}": value for name, value in found.items()}
 
     draw = augment.alternately_flipped if config.flip == "alternating" else batches
     state, history = run.fit(
@@ -90,7 +86,7 @@ def train(
         draw(task.train, config.batch_size, batch_key),
         steps=steps,
         every=math.ceil(steps / (config.evaluations or math.ceil(config.epochs))),
-        evaluate=validate if len(task.valid[1]) else None,
+        evaluate=validation(metrics_fn(model), task),
         label=title,
         hint="try a lower --learning_rate",
     )

@@ -28,6 +28,7 @@ from scripts.image_task import (
     save,
     scheduled,
     start,
+    validation,
 )
 
 AUGMENTATIONS = ("none", "standard", "strong")
@@ -66,7 +67,7 @@ def train(config: Config) -> Result:
 def train_as(config: Config, device, group) -> Result:
     """What one of the processes of a training does; all have the same result, and the first writes it."""
     from core.data import batches
-    from core.train import evaluate, make_step
+    from core.train import make_step
     from torch_nets import images, jit, metrics_fn
     from torch_nets.distributed import check_share, first_alone, parallel_metrics
 
@@ -88,11 +89,6 @@ def train_as(config: Config, device, group) -> Result:
     optimizer = make_optimizer(config, steps)
     state = start(plain, optimizer, init_key, step_key, device)
     step = make_step(make_grad_fn(config, model, task.normalise, group), optimizer)
-    metrics = parallel_metrics(metrics_fn(model), group)
-
-    def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=500)
-        return {f"valid_{name}": value for name, value in found.items()}
 
     state, history = run.fit(
         folder,
@@ -101,7 +97,7 @@ def train_as(config: Config, device, group) -> Result:
         batches(task.train, config.batch_size, batch_key),
         steps=steps,
         every=config.eval_freq,
-        evaluate=validate,
+        evaluate=validation(parallel_metrics(metrics_fn(model), group), task),
         label="CNN",
         hint="try a lower --learning_rate",
         writes=group.writes,

@@ -115,6 +115,18 @@ def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> Tra
     return train_state(params, buffers, optimizer, step_key)
 
 
+def validation(metrics: Callable, task) -> Callable[[TrainState], dict[str, float]] | None:
+    """What `fit` evaluates: the metrics on the validation images, with averaged params where there are some; None
+    where no images are held out."""
+    from core.train import evaluate
+
+    def validate(state: TrainState) -> dict[str, float]:
+        found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=500)
+        return {f"valid_{name}": value for name, value in found.items()}
+
+    return validate if len(task.valid[1]) else None
+
+
 def test_of(model: Model, state: TrainState, task) -> dict:
     """Loss, accuracy and confusion matrix on the test images."""
     from core.metrics import confusion

@@ -114,9 +114,10 @@ def main(config: Config) -> Path:
                 write_atomically(folder / "stages.json", json.dumps(done, indent=1).encode())
                 bar.update(minutes[name])
     print(text_table([["stage", "minutes"], *([name, f"{done[name] / 60:.1f}"] for name in names)]))
-    report = [sys.executable, str(ROOT / "scripts" / "make_report.py"), "--results", str(folder / "results")]
-    subprocess.run(
-        [*report, "--out", str(folder / "report"), "--pdf" if config.pdf else "--no-pdf"], check=True
+    from scripts import make_report  # draws and trains, so only now
+
+    make_report.main(
+        make_report.Config(out=str(folder / "report"), results=str(folder / "results"), pdf=config.pdf)
     )
     return folder / "report" / "report.html"
 

@@ -48,5 +48,5 @@ def residual_mlp(
 def s_fc(n_inputs: int, alpha: int, n_classes: int) -> Model:
     """The fully connected net of B. Neyshabur 2020, "Towards learning convolutions from scratch" (arXiv
     2007.13657): hidden layers of 256 alpha and 24 alpha units with BatchNorm and ReLU. It is meant to be
-    trained with `core.optim.beta_lasso`, which leaves few weights of the first layer, and those local."""
+    trained with `core.sparse.beta_lasso`, which leaves few weights of the first layer, and those local."""
     return batch_norm_mlp(n_inputs, (256 * alpha, 24 * alpha), n_classes)

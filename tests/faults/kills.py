@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # one
 
 
 def stop_and_resume(
-    command: Sequence, folder: Path, seconds: float, resume: Sequence = ("--resume",), most: int = 3
+    command: Sequence, folder: Path, seconds: float, resume: Sequence = ("--resume",), most: int = 2
 ) -> Counter:
     """Run `command --out folder` with `resume`, stopped up to `most` times, until it ends by itself; how often
     each signal stopped it.

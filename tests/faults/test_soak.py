@@ -64,10 +64,12 @@ def digest_of(script: str, flags: list[str], threads: int, folder: Path) -> str:
 
 def test_the_same_bits_with_one_and_with_two_threads(tmp_path):
     """Promised for the NumPy MLP and the torch MLP, whose products are too small to be shared out."""
-    for script in ("train_mlp_numpy", "pytorch_train_mlp"):
+    scripts, differing = ("train_mlp_numpy", "pytorch_train_mlp"), 0
+    for script in scripts:
         flags = ["--max_steps", "20", "--optimizer", "adam"] + ["--no-compile"] * (
             script != "train_mlp_numpy"
         )
         digests = {digest_of(script, flags, n, tmp_path / f"{script}-{n}") for n in (1, 2)}
-        assert len(digests) == 1, script
-    record("same bits with 1 and 2 threads", scripts=2, differing=0)
+        differing += len(digests) - 1
+    record("same bits with 1 and 2 threads", scripts=len(scripts), differing=differing)
+    assert differing == 0

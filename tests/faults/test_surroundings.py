@@ -18,7 +18,6 @@ from core.base import UserError
 from core.document import Document, Picture, Section, Table, to_html
 from scripts import train_mlp_numpy
 from tests.faults.kills import differing
-from tests.faults.record import record
 from torch_nets.dataset import PalindromeDataset
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +56,6 @@ def test_two_runs_in_one_folder(tmp_path):
     subprocess.run([*long, folder, "--resume"], check=True, capture_output=True)
     assert done > 0
     assert differing(folder, tmp_path / "alone", (checkpoint.NAME, "history.csv")) == []
-    record("two runs in one folder", tried=1, refused=1, differing=0)
 
 
 def test_a_full_disk(tmp_path):
