@@ -7,7 +7,7 @@ from core.train import init_state, make_step, scan, train_state
 from numpy_nets import fast_step, grad_fn
 from numpy_nets.grad import model_of
 from numpy_nets.mlp_numpy import MLP
-from numpy_nets.modules import Linear, serial
+from numpy_nets.modules import Linear, ReLU, Tanh, serial
 
 
 def data(n: int, dtype="float64"):
@@ -87,3 +87,13 @@ def test_scan_is_k_steps():
         scan(step, 3)(first, (xs[:2], ys[:2]))
     with pytest.raises(UserError, match="scan: k is 0"):
         scan(step, 0)
+
+
+def test_the_first_layer_need_not_be_linear():
+    row = {"relu1": ReLU(), "fc1": Linear(3, 4), "tanh1": Tanh(), "fc2": Linear(4, 2)}
+    model, optimizer, batch = model_of(serial(**row), row), optim.adam(1e-2), data(8, "float32")
+    state = init_state(model, optim.flat(optimizer), random.key(0))
+    expected, _ = make_step(grad_fn(model), optim.flat(optimizer))(state, batch)
+    found, _ = fast_step(model, optimizer)(state, batch)
+    for name, leaf in expected.params.items():
+        np.testing.assert_allclose(found.params[name], leaf, atol=1e-6)
