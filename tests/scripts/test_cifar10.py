@@ -9,7 +9,10 @@ import pytest
 
 from core.base import UserError
 from core.config import run
-from scripts import cifar10_best, cifar10_mlp, cifar10_sweep
+from core.document import Picture
+from scripts import cifar10_best, cifar10_mlp, cifar10_sweep, report_cifar10
+from scripts import cifar10_figures as figures
+from scripts.sweeps import spread
 
 ROOT = Path(__file__).parents[2]
 MIRROR = ROOT / "data" / "cifar10-jpeg75"
@@ -83,6 +86,12 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
     assert both[0] == first[0]
     assert "--preset digits" in both[0]["command"]
     assert (tmp_path / "results.md").read_text().count("\n") == 4
+    found = {"part1_cifar10": json.loads(results.read_text())}
+    for kind in ("cnn", "mlp"):  # what the report says of such rows
+        blocks = report_cifar10.analysis(found, kind, "digits")
+        mine = [figures.final(row) for row in both if row["setting"].startswith(kind)]
+        assert blocks[0].startswith(f"{spread(mine)}% of the test images (n = 2)")
+        assert len([block for block in blocks if isinstance(block, Picture)]) == 2
 
 
 @pytest.mark.parametrize(
