@@ -48,6 +48,7 @@ class Config(Recipe):
 PRESETS = {
     "cpu-9min": Config(preset="cpu-9min", epochs=9.0),
     "cpu-16min": Config(preset="cpu-16min", epochs=16.0),
+    "cpu-17min": Config(preset="cpu-17min", epochs=20.0, crop=4, cutout=8),
     "cpu-21min": Config(preset="cpu-21min", epochs=16.0, channels="96,320,320"),
     "gpu-1min": Config(
         preset="gpu-1min",
