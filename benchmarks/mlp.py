@@ -137,11 +137,14 @@ def tiny() -> tuple[dict, dict]:
     def fast(model, optimizer):
         return numpy_nets.fast_step(model, adam)
 
+    def fast_torch(model, optimizer):
+        return torch_nets.fast_step(model, adam)
+
     ours = {
         "numpy": Ours(sizes, mlp_numpy.MLP, np.asarray, adam, plain),
         "numpy, fast_step": Ours(sizes, mlp_numpy.MLP, np.asarray, flat, fast),
         "torch, eager": in_torch(sizes, adam),
-        "torch, eager, flat": in_torch(sizes, flat),
+        "torch, fast_step": Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, flat, fast_torch),
         "torch, compiled": in_torch(sizes, adam, torch_nets.jit),
         "torch, flat, compiled to C++": in_torch(sizes, flat, to_cpp),
         f"torch, scan of {SCANNED}, compiled to C++": in_torch(sizes, flat, to_cpp, SCANNED),

@@ -4,7 +4,7 @@ torch.compile."""
 
 from collections.abc import Callable
 
-from core.arrays import like, namespace
+from core.arrays import like, namespace, number
 from core.base import Array, Optimizer, Params, UserError
 
 Hyper = float | Array | Callable[[Array], Array]
@@ -65,6 +65,12 @@ def real(count: Array, grads: Params) -> Array:
     has the dtype of the net."""
     leaf, xp = first_leaf(grads), namespace(count)
     return xp.astype(count, leaf.dtype if leaf.dtype == xp.float64 else xp.float32)
+
+
+def number_or_real(count: Array, grads: Params) -> float | Array:
+    """The count as a number where that costs nothing, else as `real` has it."""
+    value = number(count)
+    return real(count, grads) if value is None else value
 
 
 def first_leaf(params: Params) -> Array:

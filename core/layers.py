@@ -41,6 +41,9 @@ def draws_in_a_row(layers: dict) -> bool:
 
 def init_in_a_row(layers: dict) -> Callable:
     """`init(key) -> (params, buffers)` of layers by name, each with a key of its own."""
+    for name in layers:
+        if not name or "." in name:
+            raise UserError(f"layer {name!r}: a name must not be empty or hold a dot")
 
     def init(key):
         params, buffers = {}, {}
@@ -58,9 +61,10 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
 
     Returns (x, buffers, rests by name). A UserError names the leaf that is missing, unknown or misshapen.
     """
-    new_buffers, rests, used = {}, {}, 0
+    new_buffers, rests = {}, {}
+    mine_of, state_of = _by_layer(layers, params), _by_layer(layers, buffers)
     for i, (name, layer) in enumerate(layers.items()):
-        mine, state = tree.select(params, f"{name}."), tree.select(buffers, f"{name}.")
+        mine, state = mine_of[name], state_of[name]
         layer_key = random.fold_in(key, i) if layer.draws and key is not None else None
         watching = [see(name, layer, mine, x) for see in OBSERVERS]
         try:
@@ -68,14 +72,23 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
         except (KeyError, UserError) as error:
             missing = ": missing in params" if isinstance(error, KeyError) else ""
             raise UserError(f"{name}.{error.args[0]}{missing}") from error
-        new_buffers |= tree.prefixed(state, f"{name}.")
-        used += len(mine)
+        if state:
+            new_buffers |= tree.prefixed(state, f"{name}.")
         for done in watching:
             done(x)
-    if used != len(params):
-        unknown = [leaf for leaf in params if leaf.split(".")[0] not in layers]
-        raise UserError(f"{', '.join(unknown)}: unknown in params; the layers are {', '.join(layers)}")
     return x, new_buffers, rests
+
+
+def _by_layer(layers: dict, leaves: dict) -> dict[str, dict]:
+    """The leaves "fc1.weight", ... as a dict for each layer; a UserError names those of no layer."""
+    parts = {name: {} for name in layers}
+    for full, leaf in leaves.items():
+        layer, _, name = full.partition(".")
+        if layer not in parts:
+            unknown = [other for other in leaves if other.partition(".")[0] not in parts]
+            raise UserError(f"{', '.join(unknown)}: unknown in params; the layers are {', '.join(layers)}")
+        parts[layer][name] = leaf
+    return parts
 
 
 def expect_channels(x: Array, n: int) -> None:

@@ -9,9 +9,20 @@ import math
 from collections.abc import Callable
 
 from core import tree
-from core.arrays import namespace
+from core.arrays import add_square, lerp, namespace
 from core.base import Array, Optimizer, Params
-from core.hyper import Hyper, count_for, counted, first_leaf, hyper, is_zero, real, with_hyper, zero
+from core.hyper import (
+    Hyper,
+    count_for,
+    counted,
+    first_leaf,
+    hyper,
+    is_zero,
+    number_or_real,
+    real,
+    with_hyper,
+    zero,
+)
 
 # --- composition ------------------------------------------------------------------------------------------
 
@@ -151,9 +162,10 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         m, v = means["exp_avg"], means["exp_avg_sq"]
         if amsgrad:
             v = means["max_exp_avg_sq"] = tree.map(maximum, state["max_exp_avg_sq"], v)
-        count = real(counts["count"], grads)
+        count = number_or_real(counts["count"], grads)
         c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
-        updates = tree.map(lambda m, v: m / c1 / (namespace(v).sqrt(v / c2) + e), m, v)  # a leaf in cache
+        factor, e = c1 / c2**0.5, c1 * e  # m / c1 / (sqrt(v / c2) + e), in fewer operations
+        updates = tree.map(lambda m, v: m / (namespace(v).sqrt(v) * factor + e), m, v)  # a leaf in cache
         return updates, {**counts, **means}
 
     return Optimizer(init, update)
@@ -193,7 +205,7 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     def update(grads, state, params):
         b1, b2, e = (hyper(value, state, grads) for value in (*betas, eps))
         means, counts = moments(b1, b2, grads, state), counted(state)
-        c1 = bias_correction(b1, real(counts["count"], grads))
+        c1 = bias_correction(b1, number_or_real(counts["count"], grads))
         rectified, factor = rectification(b2, counts["count"], grads)
 
         def scale(m, v):
@@ -230,7 +242,7 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         m = running_mean(b1, state["exp_avg"], grads)
         u = tree.map(lambda u, g: maximum(b2 * u, abs(g) + e), state["exp_inf"], grads)
         counts = counted(state)
-        c1 = bias_correction(b1, real(counts["count"], grads))
+        c1 = bias_correction(b1, number_or_real(counts["count"], grads))
         return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
 
     return Optimizer(init, update)
@@ -303,17 +315,18 @@ def divided_by_root(grads: Params, squares: Params, eps: float | Array) -> Param
 
 def running_mean(beta: float | Array, mean: Params, new: Params) -> Params:
     """beta mean + (1 - beta) new."""
-    return tree.map(lambda m, n: beta * m + (1 - beta) * n, mean, new)
+    return tree.map(lambda m, n: lerp(m, n, 1 - beta), mean, new)
 
 
 def running_mean_of_squares(beta: float | Array, mean: Params, new: Params) -> Params:
     """beta mean + (1 - beta) new^2."""
-    return tree.map(lambda m, n: beta * m + (1 - beta) * (n * n), mean, new)
+    return tree.map(lambda m, n: add_square(beta * m, n, 1 - beta), mean, new)
 
 
-def bias_correction(beta: float | Array, count: Array) -> Array:
+def bias_correction(beta: float | Array, count: float | Array) -> float | Array:
     """1 - beta ** count; by expm1, since the difference would lose half the digits of a float32."""
-    return -namespace(count).expm1(count * _log(beta))
+    exponent = count * _log(beta)
+    return -math.expm1(exponent) if type(exponent) is float else -namespace(exponent).expm1(exponent)
 
 
 def _log(beta: float | Array) -> float | Array:

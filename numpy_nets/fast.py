@@ -11,18 +11,16 @@ import functools
 import numpy as np
 
 from core import tree
-from core.base import Batch, Metrics, Optimizer, Params, Step, TrainState, UserError
+from core.base import Batch, Buffers, Metrics, Optimizer, Params, Step, UserError
 from core.layers import expect_features
+from core.vector import Places, vector_step
 from numpy_nets.grad import HandModel
 
 KNOWN = ("linear", "relu", "tanh")
-Places = tuple[tuple[str, slice, tuple[int, ...]], ...]  # of the leaves in the vector of all
 
 
 def fast_step(model: HandModel, optimizer: Optimizer) -> Step:
-    """`step(state, batch) -> (state, metrics)` as `core.train.make_step` makes it, for `optimizer` on the vector
-    of all params (`core.optim.flat` says for which optimisers that is the same); the state is that of
-    `optim.flat(optimizer)`.
+    """The `core.vector.vector_step` of a row of layers.
 
     A UserError names the layer that is not of KNOWN.
     """
@@ -30,38 +28,19 @@ def fast_step(model: HandModel, optimizer: Optimizer) -> Step:
     for name, kind in layers or (("the model", ""),):
         if kind not in KNOWN:
             raise UserError(f"fast_step: {name} is no row of layers or none of {', '.join(KNOWN)}")
-    last: list = [{}, None]  # the params that the last call returned, and the vector that they are views of
-
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        params, (views, vector) = state.params, last
-        places = _places(layers, tuple((name, leaf.shape) for name, leaf in params.items()))
-        grad, metrics = _pass(layers, places, params, *batch)
-        if any(leaf is not views.get(name) for name, leaf in params.items()):
-            vector = np.concatenate([leaf.reshape(-1) for leaf in params.values()])
-        updates, opt_state = optimizer.update({"all": grad}, state.opt_state, {"all": vector})
-        vector = vector + updates["all"]
-        params = {name: vector[place].reshape(shape) for name, place, shape in places}
-        last[:] = dict(params), vector
-        return TrainState(params, state.buffers, opt_state, state.key, state.step + 1), metrics
-
-    return step
-
-
-@functools.lru_cache(maxsize=64)
-def _places(layers: tuple, shapes: tuple) -> Places:
-    """A UserError names the leaves that are missing or unknown, or the one that is misshapen."""
     expected = {
         f"{name}.{leaf}": 0 for name, kind in layers if kind == "linear" for leaf in ("weight", "bias")
     }
-    tree.check_names(dict(shapes), expected)
-    for name, shape in shapes:
-        if len(shape) != (2 if name.endswith(".weight") else 1):
-            raise UserError(f"{name}: shape is {shape}, expected that of a matrix or its bias")
-    ends = np.cumsum([int(np.prod(shape)) for _, shape in shapes]).tolist()
-    return tuple(
-        (name, slice(begin, end), shape)
-        for (name, shape), begin, end in zip(shapes, [0, *ends], ends, strict=False)
-    )
+
+    def gradient(params: Params, buffers: Buffers, batch: Batch, key, places: Places):
+        tree.check_names(params, expected)
+        for name, leaf in params.items():
+            if leaf.ndim != (2 if name.endswith(".weight") else 1):
+                raise UserError(f"{name}: shape is {leaf.shape}, expected that of a matrix or its bias")
+        grad, metrics = _pass(layers, places, params, *batch)
+        return grad, (buffers, metrics)
+
+    return vector_step(gradient, optimizer)
 
 
 def _pass(layers: tuple, places: Places, params: Params, x, y) -> tuple[np.ndarray, Metrics]:

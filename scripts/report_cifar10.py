@@ -64,16 +64,17 @@ def cnn_structure() -> tuple[list, list]:
     from scripts import cifar10_best
     from torch_nets.fast_cnn import FastCNN
 
-    preset = cifar10_best.PRESETS["cpu-9min"]
-    rows = tabulate(FastCNN(3, 10, filters=torch.zeros(24, 3, 2, 2)), torch.zeros(BATCH, 3, 32, 32))
+    preset = cifar10_best.PRESETS["cpu-21min"]
+    widths = [int(part) for part in preset.channels.split(",")]
+    net = FastCNN(3, 10, filters=torch.zeros(24, 3, 2, 2), widths=widths)
+    rows = tabulate(net, torch.zeros(BATCH, 3, 32, 32))
     structure = [
         "In the manner of the public speed runs [12]: 2 x 2 filters that whiten their patch and are not "
         "trained, three "
         "groups of two 3 x 3 convolutions with pooling, BatchNorm that only shifts, and GELU; the logits are "
         "means over "
-        f"256 features: {total(rows)} parameters (@best-cnn-layers). Convolutions begin as the identity on "
-        "their first "
-        "channels.",
+        f"{widths[-1]} features: {total(rows)} parameters (@best-cnn-layers). Convolutions begin as the identity "
+        "on their first channels.",
         Table(as_table(rows), f"The fast CNN layer by layer, for a batch of {BATCH}.", "best-cnn-layers"),
     ]
     training = [

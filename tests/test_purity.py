@@ -128,6 +128,7 @@ CALLS = {
     "hyper.counted": lambda p: hyper.counted(Frozen(count=hyper.zero(p))),
     "hyper.hyper": lambda p: hyper.hyper(lambda count: count, Frozen(count=hyper.zero(p)), p),
     "hyper.real": lambda p: hyper.real(hyper.zero(p), p),
+    "hyper.number_or_real": lambda p: hyper.number_or_real(hyper.zero(p), p),
     "transforms.scaled": lambda p: transforms.scaled(p, 2.0),
     "transforms.divided_by_root": lambda p: transforms.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
     "transforms.running_mean": lambda p: transforms.running_mean(0.9, p, p),

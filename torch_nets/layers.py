@@ -24,6 +24,7 @@ from core.layers import (
     init_in_a_row,
     run_in_a_row,
 )
+from torch_nets import products
 
 FEW = 4096  # multiplications of a tiny product
 
@@ -48,12 +49,18 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which become one loop with
-    what stands around them: to call a library for it would take longer."""
-    few = x.numel() // x.shape[-1] * weight.numel() <= FEW if x.shape[-1] else False
-    if few and torch.compiler.is_compiling() and x.device.type == "cpu":
-        y = (x.unsqueeze(-2) * weight).sum(-1)
-        return y if bias is None else y + bias
-    return torch.nn.functional.linear(x, weight, bias)
+    what stands around them: to call a library for it would take longer. A large one may be for oneDNN."""
+    multiplications = x.numel() * weight.shape[0]
+    if FEW < multiplications < products.MANY or (
+        multiplications <= FEW and not torch.compiler.is_compiling()
+    ):
+        return torch.nn.functional.linear(x, weight, bias)
+    if multiplications <= FEW:
+        by_loops = x.shape[-1] > 0 and x.device.type == "cpu"
+        y = (x.unsqueeze(-2) * weight).sum(-1) if by_loops else x @ weight.mT
+    else:
+        y = products.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
 
 
 def elementwise(f: Callable) -> Model:

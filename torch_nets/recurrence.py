@@ -9,8 +9,8 @@ time for any T. It can be differentiated once, in reverse mode; use `loop` for m
 
 import torch
 from torch import Tensor
-from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch.autograd.function import _SingleLevelFunction
+
+from torch_nets import operations, products
 
 
 def loop(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
@@ -46,35 +46,70 @@ def _forward(x, W_hx, W_hh, b_h, states):
     """
     add, _ = _products(W_hh)
     by_sigmoid = x.dtype == torch.float32 and x.device.type == "cpu"
-    factor = 2 if by_sigmoid else 1
+    factor, minus_one = (2 if by_sigmoid else 1), x.new_tensor(-1)
     W_hx_T, W_hh_T, b_h = (factor * w for w in (W_hx.mT, W_hh.mT, b_h.unsqueeze(-2)))
+    by_onednn = W_hh.ndim == 2 and products.worth(states[0], W_hh_T, products.SOME)
     scalar, h = x.shape[-1] == 1, None
     if scalar:
         torch.addcmul(b_h.unsqueeze(-3), x, W_hx_T.unsqueeze(-3), out=states)
     for x_t, out in zip(x.unbind(-3), states.unbind(-3), strict=True):
         if not scalar:
             add(b_h, x_t, W_hx_T, out=out)
+        a = out
         if h is not None:
-            add(out, h, W_hh_T, out=out)
-        h = out.sigmoid_().mul_(2).sub_(1) if by_sigmoid else out.tanh_()
+            a = products.add_by_onednn(out, h, W_hh_T) if by_onednn else add(out, h, W_hh_T, out=out)
+        if by_sigmoid:
+            torch.add(minus_one, torch.sigmoid(a, out=out), alpha=2, out=out)
+        else:
+            torch.tanh(a, out=out)
+        h = out
 
 
 def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
-    """From dL/dh of the last step back to the first; adds to the zeros in dW_hx, dW_hh and db_h, fills dx if
-    it is not empty. `da` is dL/da(t) of a(t) = W_hx x(t) + W_hh h(t-1) + b_h."""
-    add, product = _products(W_hh)
+    """From dL/dh of the last step back to the first; fills dx if it is not empty, dW_hx, dW_hh and db_h, which
+    are zeros. `da` is dL/da(t) of a(t) = W_hx x(t) + W_hh h(t-1) + b_h."""
+    if W_hh.ndim == 2:
+        _fill_by_products(_all_da(dh, states, W_hh), states, x, W_hx, dx, dW_hx, dW_hh, db_h)
+    else:
+        _fill_by_steps(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h)
+
+
+def _all_da(dh, h, W_hh):
+    """da(t) of all steps, of one network. dh: (rows, hidden), h and result: (steps, rows, hidden)."""
+    das = torch.empty_like(h)
+    multiply = products.by_onednn if products.worth(dh, W_hh, products.SOME) else torch.mm
+    for t in reversed(range(len(h))):
+        torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=das[t])  # dh (1 - h^2)
+        dh = multiply(das[t], W_hh) if t > 0 else None
+    return das
+
+
+def _fill_by_products(das, h, x, W_hx, dx, dW_hx, dW_hh, db_h):
+    """The gradients of one network: each is one product over all steps."""
+    flat, before = das.flatten(0, 1), h[:-1].flatten(0, 1)
+    if dx.numel():
+        torch.mm(flat, W_hx, out=dx.view(len(flat), -1))
+    torch.mm(flat.mT, x.flatten(0, 1), out=dW_hx)
+    later = das[1:].flatten(0, 1).mT
+    by_onednn = products.worth(later, before, products.SOME)
+    dW_hh.copy_(products.by_onednn(later, before) if by_onednn else later @ before)
+    torch.sum(flat, 0, out=db_h)
+
+
+def _fill_by_steps(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
+    """The gradients of members: the da(t) of a step are used while they are in the cache."""
     h, x, needs_dx = states.unbind(-3), x.unbind(-3), dx.numel() > 0
     dx = dx.unbind(-3) if needs_dx else ()
     dh, da = dh.clone(), torch.empty_like(dh)
     for t in reversed(range(len(h))):
-        torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=da)  # dh (1 - h^2)
-        add(dW_hx, da.mT, x[t], out=dW_hx)
+        torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=da)
+        torch.baddbmm(dW_hx, da.mT, x[t], out=dW_hx)
         db_h += da.sum(-2)
         if needs_dx:
-            product(da, W_hx, out=dx[t])
+            torch.bmm(da, W_hx, out=dx[t])
         if t > 0:
-            add(dW_hh, da.mT, h[t - 1], out=dW_hh)
-            product(da, W_hh, out=dh)
+            torch.baddbmm(dW_hh, da.mT, h[t - 1], out=dW_hh)
+            torch.bmm(da, W_hh, out=dh)
 
 
 # --- as operations of torch, of one network or of members along a first axis (vmap) -------------------------
@@ -149,11 +184,8 @@ def _backward_of_examples(dh, states, x, W_hx, W_hh, needs_dx):
     """`_backward` of one network, with gradients for each member of the batch by itself: (members, ...). First
     all da(t), with members as more examples, then each gradient as one product over time."""
     h = states.transpose(0, 1)  # (steps, members, batch, hidden)
-    das = torch.empty(h.shape, dtype=h.dtype, device=h.device)
-    for t in reversed(range(len(h))):
-        torch.mul(dh, 1 - h[t] ** 2, out=das[t])
-        dh = (das[t].flatten(0, 1) @ W_hh).view(dh.shape) if t > 0 else dh
-    das = das.transpose(0, 1)  # (members, steps, batch, hidden)
+    das = _all_da(dh.flatten(0, 1), h.flatten(1, 2), W_hh)
+    das = das.unflatten(1, h.shape[1:3]).transpose(0, 1)  # (members, steps, batch, hidden)
     dx = das @ W_hx if needs_dx else x.new_empty(len(x), 0)
     dW_hx = das.flatten(1, 2).mT @ x.flatten(1, 2)
     dW_hh = das[:, 1:].flatten(1, 2).mT @ states[:, :-1].flatten(1, 2)
@@ -168,14 +200,13 @@ def _members_first(info, dims, arrays):
     ]
 
 
-# --- the derivative: kernels of the Autograd key (torch.library.register_autograd knows no torch.func) ------
+# --- the derivative ---------------------------------------------------------------------------------------
 
 
-class _Recurrence(_SingleLevelFunction):
+class _Recurrence(operations.Function):
     @staticmethod
     def forward(ctx, x, W_hx, W_hh, b_h):
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():  # levels below may differentiate too
-            last, states = torch.ops.purenets.recurrence(x, W_hx, W_hh, b_h)
+        last, states = operations.below(torch.ops.purenets.recurrence, x, W_hx, W_hh, b_h)
         ctx.mark_non_differentiable(states)
         ctx.save_for_backward(states, x, W_hx, W_hh)
         return last, states
@@ -184,25 +215,22 @@ class _Recurrence(_SingleLevelFunction):
     def backward(ctx, dh, _):
         return torch.ops.purenets.recurrence_backward(dh, *ctx.saved_tensors, ctx.needs_input_grad[0])
 
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise NotImplementedError("recurrence.fused has no forward derivative; use recurrence.loop")
 
-class _RecurrenceBackward(_SingleLevelFunction):
+
+class _RecurrenceBackward(operations.Function):
     @staticmethod
     def forward(ctx, *arguments):
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():  # levels below may differentiate too
-            return torch.ops.purenets.recurrence_backward(*arguments)
+        return operations.below(torch.ops.purenets.recurrence_backward, *arguments)
 
     @staticmethod
     def backward(ctx, *grads):
         raise NotImplementedError("recurrence.fused has no second derivative; use recurrence.loop")
 
-
-@torch.library.impl("purenets::recurrence", "Autograd")
-def _(*arguments):
-    with enable_single_level_autograd_function():
-        return _Recurrence.apply(*arguments)
+    jvp = backward
 
 
-@torch.library.impl("purenets::recurrence_backward", "Autograd")
-def _(*arguments):
-    with enable_single_level_autograd_function():
-        return _RecurrenceBackward.apply(*arguments)
+operations.differentiable("purenets::recurrence", _Recurrence)
+operations.differentiable("purenets::recurrence_backward", _RecurrenceBackward)

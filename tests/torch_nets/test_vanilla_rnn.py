@@ -100,6 +100,26 @@ def test_fused_equals_the_loop(batch, steps, inputs, hidden):
         assert float((grad - loop_grad).abs().max()) <= 1e-11
 
 
+@pytest.mark.parametrize("inputs", [1, 10])
+def test_fused_in_float32_is_that_of_float64(inputs):
+    """With as many rows and units as the assignment has, products go by another way (`torch_nets/products.py`)."""
+    keys = random.split(torch.as_tensor(random.key(3)), 4)
+    shapes = [(128, 9, inputs), (128, inputs), (128, 128), (128,)]
+    arguments = [
+        random.normal(key, shape) / shape[-1] ** 0.5 for key, shape in zip(keys, shapes, strict=True)
+    ]
+
+    def total(run, *arguments):
+        return torch.sin(run(*arguments)).sum()
+
+    ours = torch.func.grad(lambda *a: total(recurrence.fused, *a), (0, 1, 2, 3))(*arguments)
+    exact = torch.func.grad(lambda *a: total(recurrence.loop, *a), (0, 1, 2, 3))(
+        *(a.double() for a in arguments)
+    )
+    for mine, true in zip(ours, exact, strict=True):
+        assert float((mine - true).abs().max() / true.abs().max()) <= 1e-5
+
+
 def test_plain_autograd_goes_through_fused():
     model, params, (x, y) = net(9, 10, hidden=12)
     leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
@@ -136,6 +156,10 @@ def test_second_derivatives_by_the_loop_only():
     leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
     with pytest.raises(NotImplementedError, match=r"use recurrence\.loop"):
         along(leaves, True).backward()
+    by_params = torch.func.grad(lambda p: loss_of(model, p, x, y))
+    for f in (by_params, lambda p: loss_of(model, p, x, y)):
+        with pytest.raises(NotImplementedError, match=r"use recurrence\.loop"):
+            torch.func.jvp(f, (params,), (params,))
 
 
 def test_compiled_step_equals_eager():
