@@ -91,8 +91,15 @@ def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
     }
 
 
+def select(tree: dict, prefix: str) -> dict:
+    """The entries below `prefix`, without it: `select({"fc1.bias": b, "fc2.bias": c}, "fc1.")` is
+    `{"bias": b}`."""
+    n = len(prefix)
+    return {name[n:]: leaf for name, leaf in tree.items() if name.startswith(prefix)}
+
+
 def prefixed(tree: dict, prefix: str) -> dict:
-    """Every name with `prefix` before it."""
+    """The inverse of `select`: every name with `prefix` before it."""
     return {prefix + name: leaf for name, leaf in tree.items()}
 
 

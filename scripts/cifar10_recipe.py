@@ -39,6 +39,7 @@ class Recipe(ImageOptions):
     crop: int = option(2, "move images by up to so many pixels", not_negative)
     cutout: int = option(0, "set a square of so many pixels to the mean; 0 for none", not_negative)
     mixup: bool = option(False, "train on mixtures of two images")
+    members: int = option(1, "nets that are trained side by side; their logits are averaged", positive)
     views: str = option(
         "shift", "test also on the mean of an image and its mirror, or shifts too", one_of(VIEWS)
     )
@@ -58,6 +59,7 @@ def train(
     from core.train import make_step
     from torch_nets import augment, images, jit, metrics_fn
     from torch_nets.convert import device_of
+    from torch_nets.ensemble import deep_ensemble, each_member
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = device_of(config.device)
@@ -75,8 +77,11 @@ def train(
     optimizer = make_optimizer(config, steps, n / config.batch_size)
     if config.ema:
         optimizer = optim.chain(optimizer, optim.ema(config.ema))
-    state = start(plain, optimizer, init_key, step_key, device)
-    step = make_step(make_grad_fn(config, model, task), optimizer)
+    grad = make_grad_fn(config, model, task)
+    if config.members > 1:
+        model, grad = deep_ensemble(model, config.members), each_member(grad, config.members)
+    state = start(model, optimizer, init_key, step_key, device)
+    step = make_step(grad, optimizer)
 
     draw = augment.alternately_flipped if config.flip == "alternating" else batches
     state, history = run.fit(

@@ -112,6 +112,7 @@ CALLS = {
     "tree.leaves": tree.leaves,
     "tree.flatten": tree.flatten,
     "tree.unflatten": lambda p: tree.unflatten(p, p),
+    "tree.select": lambda p: tree.select(p, "fc1."),
     "tree.prefixed": lambda p: tree.prefixed(p, "net."),
     "tree.zeros_like": tree.zeros_like,
     "tree.cast": lambda p: tree.cast(p, "float32"),

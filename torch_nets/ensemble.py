@@ -1,16 +1,19 @@
-"""Many networks at once: one step that trains all members of a stacked state, by torch.func.vmap.
+"""Many networks at once: stacked, in one step by torch.func.vmap, or side by side, as one model.
 
 state = stack_states([init_state(model, optimizer, random.key(seed)) for seed in range(10)])
 state, metrics = ensemble(step)(state, batch)     # batch: x (members, batch, ...), y (members, batch)
 unstack_states(state)[3]                          # the state of seed 3, as if it had been trained alone
+
+model = deep_ensemble(net, 2)                         # its logits are the mean of those of two nets
+step  = make_step(each_member(grad_fn(net), 2), optimizer)
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 
-from core import tree
-from core.base import Step, TrainState, UserError
+from core import random, tree
+from core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 
 AXES = TrainState(params=0, buffers=0, opt_state=0, key=0, step=None)  # all have taken as many steps
 
@@ -44,3 +47,48 @@ def unstack_states(state: TrainState) -> list[TrainState]:
     n = state.key.shape[0]
     parts = [tree.unstack(part) if tree.leaves(part) else [part] * n for part in state[:3]]
     return [TrainState(*(part[i] for part in parts), state.key[i], state.step) for i in range(n)]
+
+
+# --- side by side: large nets, for which vmap would be no faster ---------------------------------------------
+
+
+def deep_ensemble(model: Model, k: int) -> Model:
+    """`k` nets as one model, whose logits are the mean of theirs (Lakshminarayanan et al. 2017, "Simple and
+    scalable predictive uncertainty estimation using deep ensembles"). Params: "0.fc1.weight", "1.fc1.weight"..."""
+
+    def init(key):
+        params, buffers = {}, {}
+        for i in range(k):
+            mine, state = model.init(random.fold_in(torch.as_tensor(key), i))
+            params |= tree.prefixed(mine, f"{i}.")
+            buffers |= tree.prefixed(state, f"{i}.")
+        return params, buffers
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        logits, new = [], {}
+        for i in range(k):
+            mine, state = (tree.select(part, f"{i}.") for part in (params, buffers))
+            member_key = None if key is None else random.fold_in(key, i)
+            y, state = model.apply(mine, state, x, train=train, key=member_key)
+            logits.append(y)
+            new |= tree.prefixed(state, f"{i}.")
+        return sum(logits[1:], logits[0]) / k, new
+
+    return model._replace(init=init, apply=apply)
+
+
+def each_member(grad_fn: GradFn, k: int) -> GradFn:
+    """The gradients of the members of `deep_ensemble`, each of its own loss and with a key of its own: what trains
+    them as if each were alone. Metrics are the mean of theirs."""
+
+    def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        grads, new, rows = {}, {}, []
+        for i in range(k):
+            mine, state = (tree.select(part, f"{i}.") for part in (params, buffers))
+            mine, (state, metrics) = grad_fn(mine, state, batch, random.fold_in(key, i))
+            grads |= tree.prefixed(mine, f"{i}.")
+            new |= tree.prefixed(state, f"{i}.")
+            rows.append(metrics)
+        return grads, (new, tree.map(lambda values: values.mean(0), tree.stack(rows)))
+
+    return grad

@@ -67,6 +67,11 @@ def test_functions_serve_tensors_too(params):
     assert same(tree.zeros_like(params), tree.map(np.zeros_like, params))
 
 
+def test_select_inverts_prefixed(params):
+    both = tree.prefixed(params, "net.") | {"other": np.zeros(1)}
+    assert tree.select(both, "net.").keys() == params.keys()
+
+
 def test_differing_names_are_named(params):
     wrong = {("fc1.wieght" if name == "fc1.weight" else name): leaf for name, leaf in params.items()}
     with pytest.raises(UserError, match=r"missing fc1\.weight; unknown fc1\.wieght"):

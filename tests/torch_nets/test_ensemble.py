@@ -8,7 +8,15 @@ from core.base import UserError
 from core.train import init_state, make_step
 from torch_nets import grad_fn, jit, metrics_fn
 from torch_nets.dataset import palindromes
-from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states, unstack_states
+from torch_nets.ensemble import (
+    deep_ensemble,
+    each_member,
+    ensemble,
+    ensemble_metrics,
+    stack_states,
+    unstack_states,
+)
+from torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, serial
 from torch_nets.pytorch_mlp import MLP
 from torch_nets.vanilla_rnn import VanillaRNN
 
@@ -82,3 +90,40 @@ def test_states_of_different_steps():
     ahead, _ = step(states[1], batch(1, 0))
     with pytest.raises(UserError, match=r"one step, got \[0, 1\]"):
         stack_states([states[0], ahead])
+
+
+def test_side_by_side_each_member_trains_as_if_alone():
+    model, optimizer = MLP(6, [16], 10, dropout=0.5), optim.adam(1e-2)
+    both, (x, y) = deep_ensemble(model, 2), (torch.randn(8, 6), torch.arange(8))
+    grad = grad_fn(model)
+    params, buffers = both.init(random.key(0))
+    assert params["0.fc1.weight"].shape == (16, 6)
+    assert not torch.equal(params["0.fc1.weight"], params["1.fc1.weight"])
+    key = torch.as_tensor(random.key(1))
+    grads, (_, metrics) = each_member(grad, 2)(params, buffers, (x, y), key)
+    assert list(grads) == list(params)
+    losses = []
+    for i in range(2):
+        alone = {name: params[f"{i}.{name}"] for name in model.init(key)[0]}
+        expected, (_, found) = grad(alone, {}, (x, y), random.fold_in(key, i))
+        assert all(torch.equal(grads[f"{i}.{name}"], leaf) for name, leaf in expected.items())
+        losses.append(found["loss"])
+    assert metrics["loss"] == sum(losses) / 2 and losses[0] != losses[1]
+    step = make_step(each_member(grad, 2), optimizer)
+    state = init_state(both, optimizer, random.key(0))
+    for _ in range(60):
+        state, metrics = step(state, (x, y))
+    assert metrics["loss"] < 0.5
+
+
+def test_the_logits_of_both_are_the_mean_of_theirs_and_buffers_are_kept_apart():
+    model = serial(conv=Conv(1, 2, 3), norm=BatchNorm(2), mean=GlobalAvgPool())
+    both, x = deep_ensemble(model, 2), torch.randn(4, 1, 5, 5)
+    params, buffers = both.init(random.key(0))
+    logits, new = both.apply(params, buffers, x, train=True)
+    for i in range(2):
+        mine, state = tree.select(params, f"{i}."), tree.select(buffers, f"{i}.")
+        one, changed = model.apply(mine, state, x, train=True)
+        assert all(torch.equal(new[f"{i}.{name}"], leaf) for name, leaf in changed.items())
+        logits = logits - one / 2
+    assert logits.abs().max() < 1e-6 and new.keys() == buffers.keys()
