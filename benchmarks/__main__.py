@@ -3,7 +3,19 @@
 import subprocess
 import sys
 
-NAMES = ("mlp", "products", "rnn", "cnn", "images", "toolbox", "growth", "cifar10", "cnn_twin", "summary")
+NAMES = (
+    "mlp",
+    "profile",
+    "products",
+    "rnn",
+    "cnn",
+    "images",
+    "toolbox",
+    "growth",
+    "cifar10",
+    "cnn_twin",
+    "summary",
+)
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -1,0 +1,144 @@
+"""Where the time of the tiny MLP's step goes, ours and the peers': what stands behind the bars that are missed.
+
+    python -m benchmarks.profile            # writes results/benchmarks_profile.json
+
+MLP 2-20-2, batch 32, Adam, one thread. Parts take turns (`timing.py`), each by itself on the same values again
+and again, so that their sum is a little less than a whole step. "A call" is a compiled function of the whole state
+that counts the step and nothing else: what is paid before anything is computed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+import torch_nets
+from benchmarks import jax_peers, mlp
+from benchmarks.timing import in_turns, medians, write
+from core import optim, run
+from core.base import TrainState
+from core.config import Options, option, positive
+from core.config import run as run_script
+from core.metrics import accuracy
+from core.vector import places_of
+from torch_nets import fast, pytorch_mlp
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Time the parts of a step."""
+
+    rounds: int = option(20, "rounds in which all parts take turns", positive)
+    results: str = option("results/benchmarks_profile.json", "JSON file for the numbers")
+
+
+def parts_of_ours() -> dict[str, Callable]:
+    """The parts of `torch_nets.fast_step`, in their order."""
+    sizes, adam = mlp.TINY, optim.adam(mlp.RATES[mlp.TINY])
+    model = pytorch_mlp.MLP(sizes[0], list(sizes[1:-1]), sizes[-1])
+    net = mlp.Ours(
+        sizes,
+        pytorch_mlp.MLP,
+        torch.as_tensor,
+        optim.flat(adam),
+        lambda model, _: torch_nets.fast_step(model, adam),
+    )
+    state, (x, y) = net.state, net.batch
+    leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
+
+    def forward():
+        return functional.cross_entropy(model.apply(leaves, {}, x, train=True)[0], y)
+
+    def backward():
+        return torch.autograd.grad(forward(), list(leaves.values()))
+
+    grads = backward()
+    vector, places = torch.cat([g.reshape(-1) for g in grads]), places_of(state.params)
+    logits = model.apply(state.params, {}, x)[0]
+    return {
+        "forward and loss": forward,
+        "forward, loss and backward": backward,
+        "accuracy": lambda: accuracy(logits, y),
+        "gradient as one vector": lambda: torch.cat([g.reshape(-1) for g in grads]),
+        "Adam": lambda: adam.update({"all": vector}, state.opt_state, {"all": vector}),
+        "params: the sum, and the dict of views": lambda: fast.views(vector + vector, places),
+        "the whole step": net,
+    }
+
+
+def parts_of_torch() -> dict[str, Callable]:
+    """The parts of a step of torch.nn and torch.optim."""
+    net = mlp.Torch(mlp.TINY)
+    net()
+
+    def backward():
+        net.optimizer.zero_grad()
+        net.loss().backward()
+
+    return {
+        "forward and loss": net.loss,
+        "forward, loss and backward": backward,
+        "Adam, fused": net.optimizer.step,
+        "the whole step": net,
+    }
+
+
+def compiled() -> dict[str, Callable]:
+    """A call, a step, and a step within a scan, of ours and of JAX."""
+    flat = optim.flat(optim.adam(mlp.RATES[mlp.TINY]))
+    step = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp)
+    scanned = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp, mlp.SCANNED)
+    count = mlp.to_cpp(lambda state, batch: TrainState(*state[:4], state.step + 1))
+    found = {
+        "ours: a call": lambda: count(step.state, step.batch),
+        "ours: a step": step,
+        "ours: a step of a scan": scanned,
+    }
+    if jax_peers.installed():
+        import jax
+
+        one, many = mlp.in_jax(mlp.TINY), mlp.in_jax(mlp.TINY, mlp.JAX_SCANNED)
+        count_jax = jax.jit(lambda carry, step: (carry, step + 1))
+        carry = one.carry
+        one.carry = jax.tree.map(lambda leaf: leaf.copy(), carry)  # its own are donated
+
+        def call():
+            count_jax(carry, 0)[1].block_until_ready()
+
+        found |= {"JAX: a call": call, "JAX: a step": one, "JAX: a step of a scan": many}
+    return found
+
+
+def microseconds(parts: dict[str, Callable], rounds: int) -> dict[str, float]:
+    times = in_turns(parts, rounds)
+    return {name: 1e3 * ms / getattr(parts[name], "k", 1) for name, ms in medians(times).items()}
+
+
+def main(config: Config) -> dict:
+    torch.set_num_threads(1)
+    found = {
+        "command": "python -m benchmarks.profile",
+        "n": config.rounds,
+        **run.environment(),
+        **run.machine(),
+        "microseconds": {
+            "eager, ours": microseconds(parts_of_ours(), config.rounds),
+            "eager, torch.nn": microseconds(parts_of_torch(), config.rounds),
+            "compiled": microseconds(compiled(), config.rounds),
+        },
+    }
+    write(config.results, found, markdown(found))
+    return found
+
+
+def markdown(found: dict) -> str:
+    """A row for each part."""
+    lines = ["| | part | microseconds | n |", "|---|---|---|---|"]
+    for title, parts in found["microseconds"].items():
+        lines += [f"| {title} | {name} | {value:.1f} | {found['n']} |" for name, value in parts.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_script(Config, main)
