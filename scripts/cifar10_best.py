@@ -47,8 +47,9 @@ class Config(Recipe):
 # By where and how long they train. Those for a GPU are for all training images and compile the step.
 PRESETS = {
     "cpu-9min": Config(preset="cpu-9min", epochs=9.0),
+    "cpu-19min": Config(preset="cpu-19min", epochs=16.0, depth=3),
+    # what else so much time could be spent on: two nets, more epochs, more augmentation, more channels
     "cpu-18min": Config(preset="cpu-18min", epochs=10.0, members=2),
-    # what else so much time could be spent on: more epochs, more augmentation, more channels
     "cpu-16min": Config(preset="cpu-16min", epochs=16.0),
     "cpu-17min": Config(preset="cpu-17min", epochs=20.0, crop=4, cutout=8),
     "cpu-21min": Config(preset="cpu-21min", epochs=16.0, channels="96,320,320"),

@@ -97,7 +97,7 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        (cifar10_best, ["--preset", "cpu"], "--preset cpu: needs one of cpu-9min, cpu-18min, "),
+        (cifar10_best, ["--preset", "cpu"], "--preset cpu: needs one of cpu-9min, cpu-19min, "),
         (cifar10_best, ["--preset", "digits", "--depth", "4"], "--depth 4: needs one of 2, 3"),
         (
             cifar10_best,
