@@ -56,12 +56,17 @@ def parts_of_ours() -> dict[str, Callable]:
     grads = backward()
     vector, places = torch.cat([g.reshape(-1) for g in grads]), places_of(state.params)
     logits = model.apply(state.params, {}, x)[0]
+
+    def update():
+        return adam.update({"all": vector}, state.opt_state, {"all": vector})
+
     return {
         "forward and loss": forward,
         "forward, loss and backward": backward,
         "accuracy": lambda: accuracy(logits, y),
         "gradient as one vector": lambda: torch.cat([g.reshape(-1) for g in grads]),
-        "Adam": lambda: adam.update({"all": vector}, state.opt_state, {"all": vector}),
+        "Adam": update,
+        "forward, loss, backward and Adam": lambda: (backward(), update()),
         "params: the sum, and the dict of views": lambda: fast.views(vector + vector, places),
         "the whole step": net,
     }
