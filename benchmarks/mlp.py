@@ -1,12 +1,14 @@
-"""Training steps of MLPs beside torch.nn, JAX and scikit-learn: 2-20-2 (batch 32), 3072-1024-1024-10 (batch 128).
+"""Training steps of MLPs beside torch.nn, TorchOpt, JAX and scikit-learn.
 
     python -m benchmarks.mlp            # writes results/benchmarks_mlp.json
 
-All contestants of a net take turns, round by round, in one process: on one thread for the tiny net, on all cores
-for the wide one. Before that all take 100 steps and end with the params of torch.nn, which is asserted: nobody
-does less work. A peer that is not installed is left out by name.
+The nets are 2-20-2, batch 32, and 3072-1024-1024-10, batch 128. All contestants of a net take turns, round by
+round, in one process: on one thread for the tiny net, on all cores for the wide one. Before that all take 100
+steps and end with the params of torch.nn, which is asserted: nobody does less work. A peer that is not installed is
+left out by name.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,6 +103,39 @@ class Torch:
         return to_numpy(dict(self.net.named_parameters()))
 
 
+class TorchOpt:
+    """What one would write with torch.func and TorchOpt, eager."""
+
+    k = 1
+
+    def __init__(self, sizes):
+        import torchopt
+
+        self.leaves, self.batch = (
+            tree.map(torch.tensor, first_params(sizes)),
+            tuple(map(torch.tensor, data(sizes))),
+        )
+        self.optimizer, self.apply = torchopt.adam(RATES[sizes]), torchopt.apply_updates
+        self.state = self.optimizer.init(self.leaves)
+        self.grad = torch.func.grad(self.loss)
+
+    @staticmethod
+    def loss(leaves: dict, x, y):
+        n = len(leaves) // 2
+        for i in range(1, n + 1):
+            x = nn.functional.linear(x, leaves[f"fc{i}.weight"], leaves[f"fc{i}.bias"])
+            x = torch.relu(x) if i < n else x
+        return nn.functional.cross_entropy(x, y)
+
+    def __call__(self) -> None:
+        grads = self.grad(self.leaves, *self.batch)
+        updates, self.state = self.optimizer.update(grads, self.state, inplace=False)
+        self.leaves = self.apply(self.leaves, updates, inplace=False)
+
+    def params(self) -> dict:
+        return to_numpy(self.leaves)
+
+
 def sklearn_step(sizes) -> Callable[[], None]:
     x, y = data(sizes)
     net = MLPClassifier(list(sizes[1:-1]), learning_rate_init=RATES[sizes], batch_size=len(x), alpha=0.0)
@@ -149,7 +184,9 @@ def tiny() -> tuple[dict, dict]:
         "torch, flat, compiled to C++": in_torch(sizes, flat, to_cpp),
         f"torch, scan of {SCANNED}, compiled to C++": in_torch(sizes, flat, to_cpp, SCANNED),
     }
-    peers = {"torch.nn": Torch(sizes)}
+    peers = {"torch.nn": Torch(sizes)} | (
+        {"TorchOpt": TorchOpt(sizes)} if importlib.util.find_spec("torchopt") else {}
+    )
     if jax_peers.installed():
         peers |= {"JAX jit": in_jax(sizes), "JAX lax.scan": in_jax(sizes, JAX_SCANNED)}
     return ours, peers
@@ -191,6 +228,8 @@ def measure(ours: dict, peers: dict, rounds: int, tolerance: float, more: dict |
 def main(config: Config) -> dict:
     if not jax_peers.installed():
         print("jax or optax is not installed: left out")
+    if not importlib.util.find_spec("torchopt"):
+        print("torchopt is not installed: left out")
     torch.set_num_threads(1)
     ours, peers = tiny()
     found = {

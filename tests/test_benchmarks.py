@@ -1,5 +1,6 @@
 """The benchmarks' own parts: the table of all, the peers, and the public recipe moved to a CPU."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -113,3 +114,10 @@ def test_the_step_in_jax_is_torchs():
         torch_()
     for name, value in torch_.params().items():
         np.testing.assert_allclose(peer.params()[name], value, atol=1e-5)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("torchopt"), reason="torchopt is not installed")
+def test_the_step_with_torchopt_is_torchs():
+    from benchmarks import mlp
+
+    mlp.assert_same_work({"TorchOpt": mlp.TorchOpt(mlp.TINY), "torch.nn": mlp.Torch(mlp.TINY)}, 1e-3)

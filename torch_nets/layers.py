@@ -51,15 +51,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which become one loop with
     what stands around them: to call a library for it would take longer. A large one may be for oneDNN."""
     multiplications = x.numel() * weight.shape[0]
-    if FEW < multiplications < products.MANY or (
-        multiplications <= FEW and not torch.compiler.is_compiling()
-    ):
-        return torch.nn.functional.linear(x, weight, bias)
-    if multiplications <= FEW:
-        by_loops = x.shape[-1] > 0 and x.device.type == "cpu"
-        y = (x.unsqueeze(-2) * weight).sum(-1) if by_loops else x @ weight.mT
-    else:
+    tiny = 0 < multiplications <= FEW and x.device.type == "cpu" and torch.compiler.is_compiling()
+    if tiny:
+        y = (x.unsqueeze(-2) * weight).sum(-1)
+    elif multiplications >= products.MANY and products.suits(x, weight):
         y = products.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
+    else:
+        return torch.nn.functional.linear(x, weight, bias)
     return y if bias is None else y + bias
 
 

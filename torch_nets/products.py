@@ -21,13 +21,13 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def worth(a: Tensor, b: Tensor, multiplications: int) -> bool:
-    """Whether a b, of matrices, is for oneDNN: float32 on a CPU, and of so many multiplications or more."""
-    return (
-        ONEDNN
-        and a.dtype == b.dtype == torch.float32
-        and a.device.type == "cpu"
-        and a.shape[0] * a.shape[1] * b.shape[1] >= multiplications
-    )
+    """Whether a b, of matrices, is for oneDNN: it suits, and has so many multiplications or more."""
+    return suits(a, b) and a.shape[0] * a.shape[1] * b.shape[1] >= multiplications
+
+
+def suits(a: Tensor, b: Tensor) -> bool:
+    """Whether oneDNN is there, and both are float32 and on a CPU."""
+    return ONEDNN and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu"
 
 
 def by_onednn(a: Tensor, b: Tensor) -> Tensor:

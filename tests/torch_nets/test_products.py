@@ -96,6 +96,17 @@ def test_a_net_of_such_products(monkeypatch, compiled):
         assert close(found[name], leaf), name
 
 
+def test_large_layers_of_other_types_stay_one_operation(always):
+    layer = layers.Linear(6, 4)
+    params, x = layer.init(random.key(0))[0], torch.randn(3, 5, 6)
+    y, _ = layer.apply(params, {}, x)
+    assert close(y, torch.nn.functional.linear(x, params["weight"], params["bias"]))
+    wide = {name: leaf.double() for name, leaf in params.items()}
+    exact, _ = layer.apply(wide, {}, x.double())
+    assert torch.equal(exact, torch.nn.functional.linear(x.double(), wide["weight"], wide["bias"]))
+    assert layer.apply(params, {}, x[:0])[0].shape == (0, 5, 4)
+
+
 def test_small_products_and_other_types_are_left_to_torch():
     a, b = matrices()
     assert not products.worth(a, b, products.SOME)
