@@ -4,8 +4,8 @@
 
 The nets are 2-20-2, batch 32, and 3072-1024-1024-10, batch 128. All contestants of a net take turns, round by
 round, in one process: on one thread for the tiny net, on all cores for the wide one. Before that all take 100
-steps and end with the params of torch.nn, which is asserted: nobody does less work. A peer that is not installed is
-left out by name.
+steps and end with the params of torch.nn, which is asserted: nobody does less work. A peer that is not installed
+is left out by name.
 """
 
 import importlib.util
