@@ -70,10 +70,8 @@ def cnn_structure() -> tuple[list, list]:
     rows = tabulate(net, torch.zeros(BATCH, 3, 32, 32))
     structure = [
         "In the manner of the public speed runs [12]: 2 x 2 filters that whiten their patch and are not "
-        "trained, three "
-        f"groups of {preset.depth} 3 x 3 convolutions with pooling, the last two a residual branch, BatchNorm that "
-        "only shifts, and GELU; the logits are "
-        "means over "
+        f"trained, three groups of {preset.depth} 3 x 3 convolutions with pooling, the last two a residual branch, "
+        "BatchNorm that only shifts, and GELU; the logits are means over "
         f"{widths[-1]} features: {total(rows)} parameters (@best-cnn-layers). Convolutions begin as the identity "
         "on their first channels.",
         Table(as_table(rows), f"The fast CNN layer by layer, for a batch of {BATCH}.", "best-cnn-layers"),
@@ -119,8 +117,8 @@ def analysis(found: dict, kind: str, mirror: str) -> list:
         f"{reached}% of the test images (n = {n}) after {minutes:.0f} minutes on two cores "
         f"(@best-{kind}-settings), of "
         f"which {from_views:.1f} points come from the mean over views. The recipe was tuned by validation images; "
-        "1,000 of them do not tell the rows with n = 1 apart, so which preset was run with more seeds was decided by "
-        "the test accuracy of seed 0, and only the other seeds are free of that choice.",
+        "1,000 of them do not tell the rows with n = 1 apart, so which preset was run with more seeds was decided "
+        "by the test accuracy of seed 0, and only the other seeds are free of that choice.",
         Table(
             [
                 line.strip("|").split("|")
