@@ -70,8 +70,8 @@ def cnn_structure() -> tuple[list, list]:
     rows = tabulate(net, torch.zeros(BATCH, 3, 32, 32))
     structure = [
         "In the manner of the public speed runs [12]: 2 x 2 filters that whiten their patch and are not "
-        f"trained, three groups of {preset.depth} 3 x 3 convolutions with pooling, the last two a residual branch, "
-        "BatchNorm that only shifts, and GELU; the logits are means over "
+        f"trained, three groups of {preset.depth} 3 x 3 convolutions with pooling, the last two a residual "
+        "branch, BatchNorm that only shifts, and GELU; the logits are means over "
         f"{widths[-1]} features: {total(rows)} parameters (@best-cnn-layers). Convolutions begin as the identity "
         "on their first channels.",
         Table(as_table(rows), f"The fast CNN layer by layer, for a batch of {BATCH}.", "best-cnn-layers"),
