@@ -3,7 +3,7 @@
     python -m benchmarks.profile            # writes results/benchmarks_profile.json
 
 MLP 2-20-2, batch 32, Adam, one thread. Parts take turns (`timing.py`), each by itself on the same values again
-and again, so that their sum is a little less than a whole step. "A call" is a compiled function of the whole state
+and again, so that their sum is less than a whole step. "A call" is a compiled function of the whole state
 that counts the step and nothing else: what is paid before anything is computed.
 """
 

@@ -49,7 +49,7 @@ def traced() -> bool:
 def lerp(a: Array, b: Array, weight: float | Array) -> Array:
     """a + weight (b - a)."""
     xp = namespace(a)
-    if xp is numpy_namespace or not isinstance(weight, float):
+    if xp is numpy_namespace or not isinstance(weight, float) or a.dtype != b.dtype:
         return (1 - weight) * a + weight * b
     return xp.lerp(a, b, weight)  # one pass
 
@@ -57,6 +57,6 @@ def lerp(a: Array, b: Array, weight: float | Array) -> Array:
 def add_square(a: Array, b: Array, weight: float | Array) -> Array:
     """a + weight b^2."""
     xp = namespace(a)
-    if xp is numpy_namespace or not isinstance(weight, float):
+    if xp is numpy_namespace or not isinstance(weight, float) or a.dtype != b.dtype:
         return a + weight * (b * b)
     return xp.addcmul(a, b, b, value=weight)  # one pass

@@ -62,7 +62,7 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
     Returns (x, buffers, rests by name). A UserError names the leaf that is missing, unknown or misshapen.
     """
     new_buffers, rests = {}, {}
-    mine_of, state_of = _by_layer(layers, params), _by_layer(layers, buffers)
+    mine_of, state_of = _by_layer(layers, params, "params"), _by_layer(layers, buffers, "buffers")
     for i, (name, layer) in enumerate(layers.items()):
         mine, state = mine_of[name], state_of[name]
         layer_key = random.fold_in(key, i) if layer.draws and key is not None else None
@@ -79,14 +79,14 @@ def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x:
     return x, new_buffers, rests
 
 
-def _by_layer(layers: dict, leaves: dict) -> dict[str, dict]:
+def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     """The leaves "fc1.weight", ... as a dict for each layer; a UserError names those of no layer."""
     parts = {name: {} for name in layers}
     for full, leaf in leaves.items():
         layer, _, name = full.partition(".")
         if layer not in parts:
             unknown = [other for other in leaves if other.partition(".")[0] not in parts]
-            raise UserError(f"{', '.join(unknown)}: unknown in params; the layers are {', '.join(layers)}")
+            raise UserError(f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}")
         parts[layer][name] = leaf
     return parts
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from core import random
 from core.arrays import namespace
-from core.base import Array, Batch, Metrics, Optimizer, Params, Step, TrainState
+from core.base import Array, Batch, Metrics, Optimizer, Params, Step, TrainState, UserError
+from core.transforms import apply_updates
 
 Places = tuple[tuple[str, slice, tuple[int, ...]], ...]  # of the leaves in the vector of all
 
@@ -37,12 +38,16 @@ def vector_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         params, (known, vector, places) = state.params, last
         if params.keys() != known.keys() or any(leaf is not known[name] for name, leaf in params.items()):
-            leaves = [leaf.reshape(-1) for leaf in params.values()]
-            vector, places = namespace(leaves[0]).concat(leaves), places_of(params)
+            vector, places = None, places_of(params)
         key = random.fold_in(state.key, state.step) if draws else None
         grad, (buffers, metrics) = gradient(params, state.buffers, batch, key, places)
+        if vector is None:
+            leaves = [leaf.reshape(-1) for leaf in params.values()]
+            if len({leaf.dtype for leaf in leaves}) != 1:
+                raise UserError("params: one vector needs leaves, all of one dtype")
+            vector = namespace(leaves[0]).concat(leaves)
         updates, opt_state = optimizer.update({"all": grad}, state.opt_state, {"all": vector})
-        vector = vector + updates["all"]
+        vector = apply_updates({"all": vector}, updates)["all"]
         params = views(vector, places)
         last[:] = dict(params), vector, places
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics

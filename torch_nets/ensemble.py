@@ -52,9 +52,15 @@ def unstack_states(state: TrainState) -> list[TrainState]:
 # --- side by side: large nets, for which vmap would be no faster ---------------------------------------------
 
 
+def check_members(k: int) -> None:
+    if type(k) is not int or k < 1:
+        raise UserError(f"members: {k}, needs a positive integer")
+
+
 def deep_ensemble(model: Model, k: int) -> Model:
     """`k` nets as one model, whose logits are the mean of theirs (Lakshminarayanan et al. 2017, "Simple and
     scalable predictive uncertainty estimation using deep ensembles"). Params: "0.fc1.weight", "1.fc1.weight"..."""
+    check_members(k)
 
     def init(key):
         params, buffers = {}, {}
@@ -80,12 +86,14 @@ def deep_ensemble(model: Model, k: int) -> Model:
 def each_member(grad_fn: GradFn, k: int) -> GradFn:
     """The gradients of the members of `deep_ensemble`, each of its own loss and with a key of its own: what trains
     them as if each were alone. Metrics are the mean of theirs."""
+    check_members(k)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         grads, new, rows = {}, {}, []
         for i in range(k):
             mine, state = (tree.select(part, f"{i}.") for part in (params, buffers))
-            mine, (state, metrics) = grad_fn(mine, state, batch, random.fold_in(key, i))
+            member_key = None if key is None else random.fold_in(key, i)
+            mine, (state, metrics) = grad_fn(mine, state, batch, member_key)
             grads |= tree.prefixed(mine, f"{i}.")
             new |= tree.prefixed(state, f"{i}.")
             rows.append(metrics)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from core import tree
 from core.arrays import traced
-from core.base import Batch, Buffers, GradFn, Metrics, Model, Params
+from core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from core.metrics import accuracy
 from torch_nets.losses import cross_entropy
 
@@ -48,7 +48,9 @@ def is_plain(params: Params) -> bool:
 
 
 def measured(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
-    """The loss, and each metric by its name."""
+    """The loss, and each metric by its name, which must not be "loss"."""
+    if "loss" in metrics:
+        raise UserError("metrics: the loss is always there; choose another name than 'loss'")
     return {"loss": loss, **{name: f(logits, targets) for name, f in metrics.items()}}
 
 

@@ -2,7 +2,8 @@
 
 torch takes oneDNN for convolutions and for bfloat16, but MKL for products of float32 matrices; on AMD's
 processors MKL takes about twice as long for them (`python -m benchmarks.products`). `product(a, b)` is `a @ b` by
-the one that is faster, under autograd, torch.func and torch.compile, as often differentiable as one likes.
+oneDNN from a size on that was measured there, under autograd, torch.func and torch.compile, as often
+differentiable as one likes, backward and forward.
 """
 
 import torch
@@ -26,8 +27,9 @@ def worth(a: Tensor, b: Tensor, multiplications: int) -> bool:
 
 
 def suits(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN is there, and both are float32 and on a CPU."""
-    return ONEDNN and a.dtype == b.dtype == torch.float32 and a.device.type == "cpu"
+    """Whether oneDNN is there, and both are float32 on a CPU, which no autocast makes bfloat16."""
+    on_cpu = a.device.type == b.device.type == "cpu"
+    return ONEDNN and on_cpu and a.dtype == b.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def by_onednn(a: Tensor, b: Tensor) -> Tensor:
@@ -59,6 +61,22 @@ def _(info, dims, a, b):
     return a @ b.movedim(b_dim, 0), 0
 
 
+# torch turns forward derivatives off around jvp, for levels below too; an operation of ours turns them on again,
+# so the sum in jvp is one
+torch.library.define("purenets::sum", "(Tensor a, Tensor b) -> Tensor")
+torch.library.impl("purenets::sum", "CompositeExplicitAutograd", torch.add)
+torch.library.register_fake("purenets::sum", torch.add)
+
+
+@torch.library.register_vmap("purenets::sum")
+def _(info, dims, a, b):
+    a, b = (
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip((a, b), dims, strict=True)
+    )
+    return torch.ops.purenets.sum(a, b), 0
+
+
 class _Product(operations.Function):
     @staticmethod
     def forward(ctx, a, b):
@@ -75,8 +93,26 @@ class _Product(operations.Function):
     @staticmethod
     def jvp(ctx, da, db):
         a, b = ctx.saved_tensors
-        parts = ([] if da is None else [product(da, b)]) + ([] if db is None else [product(a, db)])
-        return sum(parts[1:], parts[0])
+        if da is None or db is None:
+            return product(a, db) if da is None else product(da, b)
+        return torch.ops.purenets.sum(product(da, b), product(a, db))
+
+
+class _Sum(operations.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        return operations.below(torch.ops.purenets.sum, a, b)
+
+    @staticmethod
+    def backward(ctx, d):
+        return d, d
+
+    @staticmethod
+    def jvp(ctx, da, db):
+        if da is None or db is None:
+            return db if da is None else da
+        return torch.ops.purenets.sum(da, db)
 
 
 operations.differentiable("purenets::product", _Product)
+operations.differentiable("purenets::sum", _Sum)

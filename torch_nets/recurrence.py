@@ -46,7 +46,8 @@ def _forward(x, W_hx, W_hh, b_h, states):
     """
     add, _ = _products(W_hh)
     by_sigmoid = x.dtype == torch.float32 and x.device.type == "cpu"
-    factor, minus_one = (2 if by_sigmoid else 1), x.new_tensor(-1)
+    factor = 2 if by_sigmoid else 1
+    minus_one = x.new_tensor(-1) if by_sigmoid else None
     W_hx_T, W_hh_T, b_h = (factor * w for w in (W_hx.mT, W_hh.mT, b_h.unsqueeze(-2)))
     by_onednn = W_hh.ndim == 2 and products.worth(states[0], W_hh_T, products.SOME)
     scalar, h = x.shape[-1] == 1, None

@@ -127,3 +127,12 @@ def test_the_logits_of_both_are_the_mean_of_theirs_and_buffers_are_kept_apart():
         assert all(torch.equal(new[f"{i}.{name}"], leaf) for name, leaf in changed.items())
         logits = logits - one / 2
     assert logits.abs().max() < 1e-6 and new.keys() == buffers.keys()
+
+
+def test_wrong_numbers_of_members_are_named():
+    for make in (
+        lambda: deep_ensemble(MLP(6, [16], 10), 0),
+        lambda: each_member(grad_fn(MLP(6, [16], 10)), 1.5),
+    ):
+        with pytest.raises(UserError, match=r"members: .*, needs a positive integer"):
+            make()

@@ -3,7 +3,9 @@ import torch
 
 import torch_nets
 from core import checkpoint, optim, random, tree
+from core.base import UserError
 from core.train import init_state, make_step, train_state
+from core.vector import vector_step
 from torch_nets import fast_step, grad_fn, jit
 from torch_nets.ensemble import ensemble, stack_states
 from torch_nets.pytorch_mlp import MLP
@@ -80,3 +82,34 @@ def test_metrics_are_those_that_are_asked_for():
     assert metrics.keys() == {"loss", "largest"}
     logits, _ = model.apply(params, buffers, batch[0])
     assert metrics["largest"] == logits.abs().max()
+
+
+def test_gradients_go_through_two_steps():
+    """Params that the step returned and that autograd looks at are not those that the step remembers."""
+    model, optimizer, batch = MLP(3, [4], 2), optim.sgd(1e-1, momentum=0.9), data(8)
+    first = init_state(model, optim.flat(optimizer), random.key(0))
+    found = []
+    for step in (fast_step(model, optimizer), make_step(grad_fn(model), optim.flat(optimizer))):
+        state, _ = step(first, batch)
+        leaves = {name: leaf.requires_grad_() for name, leaf in state.params.items()}
+        after, _ = step(state._replace(params=leaves), batch)
+        total = sum((leaf**2).sum() for leaf in after.params.values())
+        found.append(torch.autograd.grad(total, list(leaves.values())))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_leaves_of_several_types_are_refused():
+    optimizer = optim.sgd(1e-1)
+    params = {"a": torch.zeros(2), "b": torch.zeros(3, dtype=torch.float64)}
+    state = train_state(params, {}, optim.flat(optimizer), random.key(0))
+    step = vector_step(lambda *_: (torch.zeros(5), ({}, {})), optimizer)
+    with pytest.raises(UserError, match="all of one dtype"):
+        step(state, None)
+
+
+def test_the_loss_cannot_be_replaced():
+    model = MLP(3, [4], 2)
+    params, _ = model.init(random.key(0))
+    with pytest.raises(UserError, match="choose another name than 'loss'"):
+        grad_fn(model, metrics={"loss": lambda logits, targets: 0})(params, {}, data(8), None)

@@ -60,6 +60,26 @@ def test_gradients_and_their_gradients(always):
     )
 
 
+@pytest.mark.parametrize("twice", ["forward over forward", "backward over backward", "backward over forward"])
+def test_second_derivatives_in_any_order(always, twice):
+    outer, inner = (
+        torch.func.jacfwd if way == "forward" else torch.func.jacrev for way in twice.split(" over ")
+    )
+    a, b = matrices(2, 3, 2)
+    for argnums in (0, 1):
+        ours, theirs = (
+            outer(inner(lambda a, b, m=m: torch.sin(m(torch.sin(m(a, b)), m(a, b))).sum(), argnums), 0)(a, b)
+            for m in (products.product, torch.mm)
+        )
+        assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_autocast_is_left_to_torch(always):
+    a, b = matrices()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.product(a, b).dtype == torch.bfloat16
+
+
 def test_forward_derivative(always):
     a, b = matrices()
     ours = torch.func.jvp(products.product, (a, b), (torch.cos(a), torch.sin(b)))
