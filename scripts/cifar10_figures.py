@@ -130,7 +130,11 @@ def main(config: Config) -> None:
     path = Path(config.results)
     if not path.exists():
         raise UserError(f"--results {path}: does not exist; scripts/cifar10_sweep.py writes it")
-    rows = json.loads(path.read_text())["rows"]
+    by_setting = grouped(json.loads(path.read_text())["rows"])
+    seeds = max(map(len, by_setting.values()))
+    rows = [
+        row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1
+    ]  # not single trials
     save(over_minutes(rows, "CIFAR-10 (JPEG q75 mirror), with and without convolutions"), Path(config.out))
 
 

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 import numpy_nets
 import torch_nets
-from core import checkpoint, combinators, gradcheck, hyper, optim, random, run, sam, train, transforms, tree
+from core import (
+    checkpoint,
+    combinators,
+    gradcheck,
+    hyper,
+    optim,
+    random,
+    run,
+    sam,
+    train,
+    transforms,
+    tree,
+    vector,
+)
 from core import layers as core_layers
 from numpy_nets import mlp_numpy, modules
 from torch_nets import convert, layers, pytorch_mlp
@@ -149,6 +162,7 @@ CALLS = {
     "gradcheck.check_gradient": lambda p: gradcheck.check_gradient(
         lambda p: sum((leaf**2).sum() for leaf in p.values()), p, tree.map(lambda a: 2 * a, p), KEY
     ),
+    "vector.places_of": vector.places_of,
     "convert.to_torch": convert.to_torch,
     "convert.to_numpy": convert.to_numpy,
     **{f"optim.{name}": update_with(make) for name, make in optim.OPTIMIZERS.items()},
@@ -203,7 +217,7 @@ def test_no_model_changes_its_arguments(module, model):
 
 
 MODULES = (
-    *(tree, hyper, transforms, optim, combinators, sam, train, gradcheck, convert, checkpoint, run),
+    *(tree, hyper, transforms, optim, combinators, sam, train, gradcheck, convert, checkpoint, run, vector),
     *(core_layers, modules, layers),
 )
 

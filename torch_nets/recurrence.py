@@ -33,18 +33,13 @@ def fused(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
 # --- the two passes, of one network or of members along a first axis ---------------------------------------
 
 
-def _products(W: Tensor):
-    """C + A B and A B, of matrices or of stacks of them."""
-    return (torch.addmm, torch.mm) if W.ndim == 2 else (torch.baddbmm, torch.bmm)
-
-
 def _forward(x, W_hx, W_hh, b_h, states):
     """x: (..., steps, batch, inputs); fills states: (..., steps, batch, hidden).
 
     On a CPU float32 has tanh(a) = 2 sigmoid(2a) - 1, much faster than torch's tanh there and as good to the
     last bit of 1; the factor inside is taken into the weights.
     """
-    add, _ = _products(W_hh)
+    add = torch.addmm if W_hh.ndim == 2 else torch.baddbmm
     by_sigmoid = x.dtype == torch.float32 and x.device.type == "cpu"
     factor = 2 if by_sigmoid else 1
     minus_one = x.new_tensor(-1) if by_sigmoid else None
