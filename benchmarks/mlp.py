@@ -4,8 +4,9 @@
 
 The nets are 2-20-2, batch 32, and 3072-1024-1024-10, batch 128. All contestants of a net take turns, round by
 round, in one process: on one thread for the tiny net, on all cores for the wide one. Before that all take 100
-steps and end with the params of torch.nn, which is asserted: nobody does less work. A peer that is not installed
-is left out by name.
+steps and end with the params of torch.nn, which is asserted: nobody does less work. The peers know no accuracy, so
+ours in torch measure the loss alone too, but where it is said; those in NumPy measure both. A peer that is not
+installed is left out by name.
 """
 
 import importlib.util
@@ -144,15 +145,27 @@ def sklearn_step(sizes) -> Callable[[], None]:
 
 def in_torch(sizes, optimizer, wrap: Callable = lambda step: step, k: int = 1) -> Ours:
     def make(model, optimizer):
-        step = make_step(torch_nets.grad_fn(model), optimizer)
+        step = make_step(torch_nets.grad_fn(model, metrics={}), optimizer)
         return wrap(scan(step, k) if k > 1 else step)
 
     return Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, optimizer, make, k)
 
 
+CPP = {
+    "cpp_wrapper": True,
+    "memory_planning": True,
+}  # the calls between the compiled loops in C++ too: slow to compile
+
+
 def to_cpp(step: Callable) -> Callable:
-    """Compiled, with the calls between the compiled loops in C++ too: it takes longer to compile."""
-    return torch_nets.jit(step, options={"cpp_wrapper": True, "memory_planning": True})
+    return torch_nets.jit(step, options=CPP)
+
+
+def compiled_for(sizes, optimizer, k: int = 1, options: dict | None = None) -> Ours:
+    """Compiled by `compile_for` the shapes that there are."""
+    net = in_torch(sizes, optimizer, k=k)
+    net.call = torch_nets.compile_for(net.call, net.state, net.batch, options=options)
+    return net
 
 
 def in_jax(sizes, k: int = 1):
@@ -173,6 +186,9 @@ def tiny() -> tuple[dict, dict]:
         return numpy_nets.fast_step(model, adam)
 
     def fast_torch(model, optimizer):
+        return torch_nets.fast_step(model, adam, metrics={})
+
+    def with_accuracy(model, optimizer):
         return torch_nets.fast_step(model, adam)
 
     ours = {
@@ -180,9 +196,12 @@ def tiny() -> tuple[dict, dict]:
         "numpy, fast_step": Ours(sizes, mlp_numpy.MLP, np.asarray, flat, fast),
         "torch, eager": in_torch(sizes, adam),
         "torch, fast_step": Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, flat, fast_torch),
+        "torch, fast_step, accuracy too": Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, flat, with_accuracy),
         "torch, compiled": in_torch(sizes, adam, torch_nets.jit),
         "torch, flat, compiled to C++": in_torch(sizes, flat, to_cpp),
+        "torch, flat, compile_for": compiled_for(sizes, flat),
         f"torch, scan of {SCANNED}, compiled to C++": in_torch(sizes, flat, to_cpp, SCANNED),
+        f"torch, scan of {SCANNED}, compile_for, C++": compiled_for(sizes, flat, SCANNED, CPP),
     }
     peers = {"torch.nn": Torch(sizes)} | (
         {"TorchOpt": TorchOpt(sizes)} if importlib.util.find_spec("torchopt") else {}

@@ -16,12 +16,10 @@ from torch.nn import functional
 import torch_nets
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
-from core import optim, run
+from core import optim, run, tree
 from core.base import TrainState
 from core.config import Options, option, positive
 from core.config import run as run_script
-from core.metrics import accuracy
-from core.vector import places_of
 from torch_nets import fast, pytorch_mlp
 
 
@@ -42,7 +40,7 @@ def parts_of_ours() -> dict[str, Callable]:
         pytorch_mlp.MLP,
         torch.as_tensor,
         optim.flat(adam),
-        lambda model, _: torch_nets.fast_step(model, adam),
+        lambda model, _: torch_nets.fast_step(model, adam, metrics={}),
     )
     state, (x, y) = net.state, net.batch
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
@@ -54,8 +52,8 @@ def parts_of_ours() -> dict[str, Callable]:
         return torch.autograd.grad(forward(), list(leaves.values()))
 
     grads = backward()
-    vector, places = torch.cat([g.reshape(-1) for g in grads]), places_of(state.params)
-    logits = model.apply(state.params, {}, x)[0]
+    vector = torch.cat([*map(torch.ravel, grads)])
+    views = fast.views_at(tree.places_of(state.params))
 
     def update():
         return adam.update({"all": vector}, state.opt_state, {"all": vector})
@@ -63,11 +61,10 @@ def parts_of_ours() -> dict[str, Callable]:
     return {
         "forward and loss": forward,
         "forward, loss and backward": backward,
-        "accuracy": lambda: accuracy(logits, y),
-        "gradient as one vector": lambda: torch.cat([g.reshape(-1) for g in grads]),
+        "gradient as one vector": lambda: torch.cat([*map(torch.ravel, grads)]),
         "Adam": update,
         "forward, loss, backward and Adam": lambda: (backward(), update()),
-        "params: the sum, and the dict of views": lambda: fast.views(vector + vector, places),
+        "params: the sum, and the dict of views": lambda: views(vector + vector),
         "the whole step": net,
     }
 
@@ -92,13 +89,19 @@ def parts_of_torch() -> dict[str, Callable]:
 def compiled() -> dict[str, Callable]:
     """A call, a step, and a step within a scan, of ours and of JAX."""
     flat = optim.flat(optim.adam(mlp.RATES[mlp.TINY]))
-    step = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp)
-    scanned = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp, mlp.SCANNED)
-    count = mlp.to_cpp(lambda state, batch: TrainState(*state[:4], state.step + 1))
+    jitted, step = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp), mlp.compiled_for(mlp.TINY, flat)
+    scanned = mlp.compiled_for(mlp.TINY, flat, mlp.SCANNED, mlp.CPP)
+
+    def count(state, batch):
+        return TrainState(*state[:4], state.step + 1)
+
+    by_jit, by_compile_for = mlp.to_cpp(count), torch_nets.compile_for(count, step.state, step.batch)
     found = {
-        "ours: a call": lambda: count(step.state, step.batch),
-        "ours: a step": step,
-        "ours: a step of a scan": scanned,
+        "jit: a call": lambda: by_jit(step.state, step.batch),
+        "jit: a step": jitted,
+        "compile_for: a call": lambda: by_compile_for(step.state, step.batch),
+        "compile_for: a step": step,
+        "compile_for: a step of a scan": scanned,
     }
     if jax_peers.installed():
         import jax

@@ -38,14 +38,14 @@ BARS = [
         "JAX jit, optax",
         1.0,
         "mlp",
-        ("ratio", "torch, flat, compiled to C++ / JAX jit"),
+        ("ratio", "torch, flat, compile_for / JAX jit"),
     ),
     Bar(
         f"{MLP}: torch, scan",
         "JAX lax.scan",
         1.3,
         "mlp",
-        ("ratio", "torch, scan of 20, compiled to C++ / JAX lax.scan"),
+        ("ratio", "torch, scan of 20, compile_for, C++ / JAX lax.scan"),
     ),
     Bar(
         "MLP 3072-1024-1024-10, batch 128: compiled",

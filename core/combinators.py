@@ -277,7 +277,8 @@ def replaced(opt_state: dict, **values: float | Array) -> dict:
 
 def flat(optimizer: Optimizer) -> Optimizer:
     """`optimizer` on all leaves as one vector: few operations, which is faster for tiny nets. For optimisers
-    that know elements only, or the norm of all; not for those that look at a leaf (lamb, lars, muon)."""
+    that know elements only, or the norm of all; not for those that look at a leaf (lamb, lars, muon). The vector
+    has the order of the dict, which must stay as it was at `init`."""
 
     def init(params):
         return optimizer.init({"all": tree.ravel(params)[0]})

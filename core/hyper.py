@@ -4,7 +4,7 @@ torch.compile."""
 
 from collections.abc import Callable
 
-from core.arrays import like, namespace, number
+from core.arrays import NUMPY, like, namespace, traced
 from core.base import Array, Optimizer, Params, UserError
 
 Hyper = float | Array | Callable[[Array], Array]
@@ -22,6 +22,8 @@ def optional(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[Opt
 
 def with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Optimizer:
     """The transform `f(value, grads, params) -> updates` of one hyper-parameter."""
+    if type(value) in (int, float):
+        return Optimizer(lambda params: {}, lambda grads, state, params: (f(value, grads, params), state))
 
     def update(grads, state, params):
         return f(hyper(value, state, grads), grads, params), counted(state)
@@ -32,15 +34,22 @@ def with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Op
 def hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     """The value of a hyper-parameter: a number as it is, a schedule at the state's count, an array in the
     dtype of the gradients (a NumPy float64 would promote float32 leaves)."""
-    if callable(value):
-        value = value(real(state["count"], grads))
     if type(value) in (int, float):
         return value
+    if callable(value):
+        return hyper(value(real(state["count"], grads)), state, grads)
     leaf = first_leaf(grads)
     xp = namespace(value)
     if xp is not namespace(leaf):
         return like(value, leaf)
     return value if value.dtype == leaf.dtype else xp.astype(xp.asarray(value), leaf.dtype)
+
+
+def expect_decays(*values: Hyper) -> None:
+    """Raise a UserError that names the number that no running mean can decay by."""
+    for value in values:
+        if type(value) in (int, float) and not 0 <= value < 1:
+            raise UserError(f"betas: {value} is not from 0 to below 1")
 
 
 def count_for(params: Params, *values: Hyper) -> dict:
@@ -68,9 +77,10 @@ def real(count: Array, grads: Params) -> Array:
 
 
 def number_or_real(count: Array, grads: Params) -> float | Array:
-    """The count as a number where that costs nothing, else as `real` has it."""
-    value = number(count)
-    return real(count, grads) if value is None else value
+    """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy, or a tensor on
+    the CPU outside of torch.compile and of torch.func's transforms. Else as `real` has it."""
+    readable = isinstance(count, NUMPY) or (count.is_cpu and not traced())
+    return float(count) if readable else real(count, grads)
 
 
 def first_leaf(params: Params) -> Array:

@@ -11,7 +11,7 @@ from core.base import Array, Params, UserError
 OBSERVERS: list[Callable] = []
 
 
-def expect(params: Params, **shapes: tuple[int, ...]) -> None:
+def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing raises the
     KeyError that `run_in_a_row` names)."""
     if len(params) > len(shapes):
@@ -56,38 +56,44 @@ def init_in_a_row(layers: dict) -> Callable:
     return init
 
 
-def run_in_a_row(layers: dict, call: Callable, params: Params, buffers: dict, x: Array, key) -> tuple:
-    """x through layers by name: `call(layer, params, buffers, x, key) -> (x, buffers, *rest)` for each.
+def run_in_a_row(layers: dict, way: str) -> Callable:
+    """`run(params, buffers, x, *, train, key) -> (x, buffers, rests)` of layers by name, one after the other, each
+    by its function of the name `way`; rests: what each returns beyond x and buffers, by name.
 
-    Returns (x, buffers, rests by name). A UserError names the leaf that is missing, unknown or misshapen.
+    A UserError names the leaf that is missing, unknown or misshapen.
     """
-    new_buffers, rests = {}, {}
-    mine_of, state_of = _by_layer(layers, params, "params"), _by_layer(layers, buffers, "buffers")
-    for i, (name, layer) in enumerate(layers.items()):
-        mine, state = mine_of[name], state_of[name]
-        layer_key = random.fold_in(key, i) if layer.draws and key is not None else None
-        watching = [see(name, layer, mine, x) for see in OBSERVERS]
-        try:
-            x, state, *rests[name] = call(layer, mine, state, x, layer_key)
-        except (KeyError, UserError) as error:
-            missing = ": missing in params" if isinstance(error, KeyError) else ""
-            raise UserError(f"{name}.{error.args[0]}{missing}") from error
-        if state:
-            new_buffers |= tree.prefixed(state, f"{name}.")
-        for done in watching:
-            done(x)
-    return x, new_buffers, rests
+    steps = [(i, name, layer, getattr(layer, way)) for i, (name, layer) in enumerate(layers.items())]
+
+    def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
+        mine_of, state_of = _by_layer(layers, params, "params"), _by_layer(layers, buffers, "buffers")
+        new_buffers, rests = {}, {}
+        for i, name, layer, call in steps:
+            mine, state = mine_of.get(name, {}), state_of.get(name, {})
+            layer_key = random.fold_in(key, i) if layer.draws and key is not None else None
+            watching = [see(name, layer, mine, x) for see in OBSERVERS] if OBSERVERS else ()
+            try:
+                x, state, *rests[name] = call(mine, state, x, train=train, key=layer_key)
+            except (KeyError, UserError) as error:
+                missing = ": missing in params" if isinstance(error, KeyError) else ""
+                raise UserError(f"{name}.{error.args[0]}{missing}") from error
+            if state:
+                new_buffers |= tree.prefixed(state, f"{name}.")
+            for done in watching:
+                done(x)
+        return x, new_buffers, rests
+
+    return run
 
 
 def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
-    """The leaves "fc1.weight", ... as a dict for each layer; a UserError names those of no layer."""
-    parts = {name: {} for name in layers}
+    """The leaves "fc1.weight", ... as a dict for each layer that has any; a UserError names those of no layer."""
+    parts = {}
     for full, leaf in leaves.items():
         layer, _, name = full.partition(".")
-        if layer not in parts:
-            unknown = [other for other in leaves if other.partition(".")[0] not in parts]
+        if layer not in layers:
+            unknown = [other for other in leaves if other.partition(".")[0] not in layers]
             raise UserError(f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}")
-        parts[layer][name] = leaf
+        parts.setdefault(layer, {})[name] = leaf
     return parts
 
 

@@ -8,13 +8,16 @@ states bear the names that torch.optim gives them.
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from core import tree
-from core.arrays import add_square, lerp, namespace
+from core.arrays import NUMPY, namespace
 from core.base import Array, Optimizer, Params
 from core.hyper import (
     Hyper,
     count_for,
     counted,
+    expect_decays,
     first_leaf,
     hyper,
     is_zero,
@@ -29,24 +32,26 @@ from core.hyper import (
 
 def apply_updates(params: Params, updates: Params) -> Params:
     """`params + updates`, each leaf in its own dtype."""
+    return tree.map(apply_update, params, updates)
 
-    def add(p, u):
-        new = p + u
-        return new if new.dtype == p.dtype else namespace(p).astype(new, p.dtype)
 
-    return tree.map(add, params, updates)
+def apply_update(param: Array, update: Array) -> Array:
+    """One leaf of `apply_updates`."""
+    new = param + update
+    return new if new.dtype == param.dtype else namespace(param).astype(new, param.dtype)
 
 
 def chain(*transforms: Optimizer) -> Optimizer:
     """One transform after the other; their states are the entries "0", "1", ... of the state."""
+    named = {str(i): transform for i, transform in enumerate(transforms)}
 
     def init(params):
-        return {str(i): transform.init(params) for i, transform in enumerate(transforms)}
+        return {name: transform.init(params) for name, transform in named.items()}
 
     def update(grads, state, params):
         new_state = {}
-        for i, transform in enumerate(transforms):
-            grads, new_state[str(i)] = transform.update(grads, state[str(i)], params)
+        for name, transform in named.items():
+            grads, new_state[name] = transform.update(grads, state[name], params)
         return grads, new_state
 
     return Optimizer(init, update)
@@ -150,6 +155,7 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
     """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero. `amsgrad`
     takes the largest v so far, before the correction, as torch does (Reddi et al. 2018)."""
+    expect_decays(*betas)
 
     def init(params):
         largest = ("max_exp_avg_sq",) if amsgrad else ()
@@ -157,7 +163,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         return {"count": zero(params), **means}
 
     def update(grads, state, params):
-        b1, b2, e = (hyper(value, state, grads) for value in (*betas, eps))
+        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
         means, counts = moments(b1, b2, grads, state), counted(state)
         m, v = means["exp_avg"], means["exp_avg_sq"]
         if amsgrad:
@@ -165,7 +171,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         count = number_or_real(counts["count"], grads)
         c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
         factor, e = c1 / c2**0.5, c1 * e  # m / c1 / (sqrt(v / c2) + e), in fewer operations
-        updates = tree.map(lambda m, v: m / (namespace(v).sqrt(v) * factor + e), m, v)  # a leaf in cache
+        updates = tree.map(lambda m, v: m / (sqrt(v) * factor + e), m, v)  # a leaf in cache
         return updates, {**counts, **means}
 
     return Optimizer(init, update)
@@ -174,13 +180,14 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
 def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper = 4e-3) -> Optimizer:
     """Adam with Nesterov's momentum (Dozat 2016), whose mu_t = b1 (1 - 0.96^(t momentum_decay) / 2):
     ((1 - mu_t) g / (1 - prod mu) + mu_t+1 m / (1 - mu_t+1 prod mu)) / (sqrt(v) + eps)."""
+    expect_decays(*betas)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
         return {"count": zero(params), "mu_product": real(zero(params), params) + 1, **means}
 
     def update(grads, state, params):
-        b1, b2, e, decay = (hyper(value, state, grads) for value in (*betas, eps, momentum_decay))
+        b1, b2, e, decay = [hyper(value, state, grads) for value in (*betas, eps, momentum_decay)]
         means, counts = moments(b1, b2, grads, state), counted(state)
         count = real(counts["count"], grads)
         mu, ahead = (b1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in (count, count + 1))
@@ -197,21 +204,21 @@ def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     """Rectified Adam (Liu et al. 2020): r sqrt(1 - b2^t) m / (sqrt(v) + eps) where the length of the second
     average, rho, is over 5, and m alone before; m without its bias, eps beside the root of the biased v."""
+    expect_decays(*betas)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
         return {"count": zero(params), **means}
 
     def update(grads, state, params):
-        b1, b2, e = (hyper(value, state, grads) for value in (*betas, eps))
+        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
         means, counts = moments(b1, b2, grads, state), counted(state)
         c1 = bias_correction(b1, number_or_real(counts["count"], grads))
         rectified, factor = rectification(b2, counts["count"], grads)
 
         def scale(m, v):
-            xp = namespace(v)
             m = m / c1
-            return xp.where(rectified, m * (factor / (xp.sqrt(v) + e)), m)
+            return namespace(m).where(rectified, m * (factor / (sqrt(v) + e)), m)
 
         return tree.map(scale, means["exp_avg"], means["exp_avg_sq"]), {**counts, **means}
 
@@ -232,13 +239,14 @@ def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Arr
 def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     """m / u: m the running mean of g without its bias to zero, u = max(b2 u, |g| + eps) (Kingma and Ba 2015,
     section 7)."""
+    expect_decays(*betas)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_inf")}
         return {"count": zero(params), **means}
 
     def update(grads, state, params):
-        b1, b2, e = (hyper(value, state, grads) for value in (*betas, eps))
+        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
         m = running_mean(b1, state["exp_avg"], grads)
         u = tree.map(lambda u, g: maximum(b2 * u, abs(g) + e), state["exp_inf"], grads)
         counts = counted(state)
@@ -260,8 +268,7 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
         v = running_mean_of_squares(r, state["square_avg"], grads)
 
         def step(g, v, before):
-            xp = namespace(v)
-            return g * (xp.sqrt(before + e) / xp.sqrt(v + e))
+            return g * (sqrt(before + e) / sqrt(v + e))
 
         delta = tree.map(step, grads, v, state["acc_delta"])
         squares = running_mean(r, state["acc_delta"], tree.map(lambda d: d * d, delta))
@@ -277,7 +284,7 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
         return {**count_for(params, *betas), "exp_avg": tree.zeros_like(params)}
 
     def update(grads, state, params):
-        b1, b2 = (hyper(value, state, grads) for value in betas)
+        b1, b2 = [hyper(value, state, grads) for value in betas]
         ahead = running_mean(b1, state["exp_avg"], grads)
         return tree.map(sign, ahead), {**counted(state), "exp_avg": running_mean(b2, state["exp_avg"], grads)}
 
@@ -310,29 +317,47 @@ def scaled(grads: Params, factor: float | Array) -> Params:
 
 def divided_by_root(grads: Params, squares: Params, eps: float | Array) -> Params:
     """g / (sqrt(s) + eps)."""
-    return tree.map(lambda g, s: g / (namespace(s).sqrt(s) + eps), grads, squares)
+    return tree.map(lambda g, s: g / (sqrt(s) + eps), grads, squares)
 
 
 def running_mean(beta: float | Array, mean: Params, new: Params) -> Params:
     """beta mean + (1 - beta) new."""
-    return tree.map(lambda m, n: lerp(m, n, 1 - beta), mean, new)
+    weight = 1 - beta
+    return tree.map(lambda m, n: lerp(m, n, weight), mean, new)
 
 
 def running_mean_of_squares(beta: float | Array, mean: Params, new: Params) -> Params:
     """beta mean + (1 - beta) new^2."""
-    return tree.map(lambda m, n: add_square(beta * m, n, 1 - beta), mean, new)
+    weight = 1 - beta
+    return tree.map(lambda m, n: add_square(beta * m, n, weight), mean, new)
+
+
+def lerp(a: Array, b: Array, weight: float | Array) -> Array:
+    """a + weight (b - a), in one pass over tensors."""
+    if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
+        return (1 - weight) * a + weight * b
+    return a.lerp(b, weight)
+
+
+def add_square(a: Array, b: Array, weight: float | Array) -> Array:
+    """a + weight b^2, in one pass over tensors."""
+    if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
+        return a + weight * (b * b)
+    return a.addcmul(b, b, value=weight)
+
+
+def sqrt(a: Array) -> Array:
+    """The root of each element."""
+    return np.sqrt(a) if isinstance(a, NUMPY) else a.sqrt()
 
 
 def bias_correction(beta: float | Array, count: float | Array) -> float | Array:
     """1 - beta ** count; by expm1, since the difference would lose half the digits of a float32."""
-    exponent = count * _log(beta)
-    return -math.expm1(exponent) if type(exponent) is float else -namespace(exponent).expm1(exponent)
-
-
-def _log(beta: float | Array) -> float | Array:
     if type(beta) in (int, float):
-        return math.log(beta) if beta > 0 else -math.inf
-    return namespace(beta).log(beta)
+        exponent = count * (math.log(beta) if beta > 0 else -math.inf)
+    else:
+        exponent = count * namespace(beta).log(beta)
+    return -math.expm1(exponent) if type(exponent) is float else -namespace(exponent).expm1(exponent)
 
 
 def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) -> dict:

@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from core.arrays import namespace
-from core.base import Array, UserError
+from core.base import Array, Params, UserError
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
+Places = tuple[tuple[str, slice, tuple[int, ...]], ...]  # name, place in a vector and shape of each leaf
 
 
 def map(f: Callable, tree: dict, *rest: dict) -> dict:
@@ -22,8 +23,12 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
         check_names(other, tree)
     new = {}
     for name, leaf in tree.items():
-        others = [other[name] for other in rest]
-        new[name] = map(f, leaf, *others) if isinstance(leaf, dict) else f(leaf, *others)
+        if isinstance(leaf, dict):
+            new[name] = map(f, leaf, *(other[name] for other in rest))
+        elif len(rest) == 1:
+            new[name] = f(leaf, rest[0][name])
+        else:
+            new[name] = f(leaf, *(other[name] for other in rest))
     return new
 
 
@@ -135,22 +140,32 @@ def norm(tree: dict) -> Array:
     return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))
 
 
+def places_of(flat: Params) -> Places:
+    """Where each leaf of a flat dict lies in the vector of all."""
+    places, begin = [], 0
+    for name, leaf in flat.items():
+        end = begin + math.prod(leaf.shape)
+        places.append((name, slice(begin, end), tuple(leaf.shape)))
+        begin = end
+    return tuple(places)
+
+
+def views_at(places: Places) -> Callable[[Array], Params]:
+    """The leaves of a vector, as views: no data is copied."""
+    return lambda vector: {name: vector[place].reshape(shape) for name, place, shape in places}
+
+
 def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     """All leaves as one vector (n,), and the function that makes the dict of a vector again: its leaves are
     views, so no data is copied."""
     flat = flatten(tree)
-    shapes = {name: leaf.shape for name, leaf in flat.items()}
-    lengths = {name: math.prod(shape) for name, shape in shapes.items()}
+    views, length = views_at(places_of(flat)), size(flat)
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
     def unravel(vector: Array) -> dict:
-        views, begin = {}, 0
-        for name, length in lengths.items():
-            views[name] = vector[begin : begin + length].reshape(shapes[name])
-            begin += length
-        if begin != vector.shape[0]:
-            raise UserError(f"a vector of {vector.shape[0]} elements does not fill a dict of {begin}")
-        return unflatten(views, tree)
+        if vector.shape[0] != length:
+            raise UserError(f"a vector of {vector.shape[0]} elements does not fill a dict of {length}")
+        return unflatten(views(vector), tree)
 
     return namespace(parts[0]).concat(parts), unravel
 

@@ -13,7 +13,8 @@ import numpy as np
 from core import tree
 from core.base import Batch, Buffers, Metrics, Optimizer, Params, Step, UserError
 from core.layers import expect_features
-from core.vector import Places, vector_step
+from core.tree import Places
+from core.vector import vector_step
 from numpy_nets.grad import HandModel
 
 KNOWN = ("linear", "relu", "tanh")

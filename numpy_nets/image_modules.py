@@ -155,7 +155,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
         return {"weight": weight, "bias": random.uniform(bias_key, (n_out,), low=-bound, high=bound)}, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
-        expect(params, weight=(n_out, n_in, size, size), bias=(n_out,))
+        expect(params, {"weight": (n_out, n_in, size, size), "bias": (n_out,)})
         expect_channels(x, n_in)
         out, cache = conv_forward(x, params["weight"], params["bias"], stride, padding)
         return out, buffers, cache
@@ -171,7 +171,7 @@ def _fixed(forward, backward, *arguments) -> Module:
     """A module without params."""
 
     def module_forward(params, buffers, x, *, train=False, key=None):
-        expect(params)
+        expect(params, {})
         out, cache = forward(x, *arguments)
         return out, buffers, cache
 
@@ -200,7 +200,7 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         return params, buffers | {"num_batches_tracked": np.zeros((), np.int64)}
 
     def forward(params, buffers, x, *, train=False, key=None):
-        expect(params, weight=(n,), bias=(n,))
+        expect(params, {"weight": (n,), "bias": (n,)})
         expect_channels(x, n)
         weight, bias = params["weight"], params["bias"]
         if not train:

@@ -149,7 +149,7 @@ def Linear(n_in: int, n_out: int) -> Module:
         return {"weight": weight, "bias": np.zeros(n_out, np.float32)}, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
-        expect(params, weight=(n_out, n_in), bias=(n_out,))
+        expect(params, {"weight": (n_out, n_in), "bias": (n_out,)})
         expect_features(x, n_in)
         out, cache = linear_forward(x, params["weight"], params["bias"])
         return out, buffers, cache
@@ -163,7 +163,7 @@ def Linear(n_in: int, n_out: int) -> Module:
 
 def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
     def module_forward(params, buffers, x, *, train=False, key=None):
-        expect(params)
+        expect(params, {})
         out, cache = forward(x)
         return out, buffers, cache
 
@@ -216,12 +216,6 @@ def serial(**modules: Module) -> Module:
     Backward goes through them in the opposite order: the chain rule.
     """
 
-    def forward(params, buffers, x, *, train=False, key=None):
-        def call(module, mine, state, x, key):
-            return module.forward(mine, state, x, train=train, key=key)
-
-        return run_in_a_row(modules, call, params, buffers, x, key)
-
     def backward(dout, caches):
         grads = {}
         for name in reversed(modules):
@@ -229,4 +223,5 @@ def serial(**modules: Module) -> Module:
             grads = tree.prefixed(mine, f"{name}.") | grads
         return dout, grads
 
+    forward = run_in_a_row(modules, "forward")
     return Module(init_in_a_row(modules), forward, backward, draws_in_a_row(modules))

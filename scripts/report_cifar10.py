@@ -144,7 +144,8 @@ def analysis(found: dict, kind: str, mirror: str) -> list:
         blocks += [
             Picture(
                 figures.ablation(short["rows"], kind),
-                f"What changing one ingredient does in a short training; dots are seeds (n = {n}). {mirror}; "
+                "What changing one ingredient does in a short training, on a fifth of the training images, held "
+                f"out; dots are seeds (n = {n}). {mirror}; "
                 f"`python scripts/cifar10_sweep.py --settings ablation`, {short['machine']}.",
                 f"best-{kind}-ablation",
             ),

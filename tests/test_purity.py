@@ -28,7 +28,7 @@ from core import (
 )
 from core import layers as core_layers
 from numpy_nets import mlp_numpy, modules
-from torch_nets import convert, layers, pytorch_mlp
+from torch_nets import convert, grad, layers, pytorch_mlp
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,15 @@ CALLS = {
     "gradcheck.check_gradient": lambda p: gradcheck.check_gradient(
         lambda p: sum((leaf**2).sum() for leaf in p.values()), p, tree.map(lambda a: 2 * a, p), KEY
     ),
-    "vector.places_of": vector.places_of,
+    "tree.places_of": tree.places_of,
+    "grad.is_plain": lambda p: grad.is_plain(convert.to_torch(p)),
+    "grad.on_leaves": lambda p: grad.on_leaves(
+        lambda p, buffers, batch, key: (sum((leaf**2).sum() for leaf in p.values()), (buffers, {})),
+        Frozen(convert.to_torch(p)),
+        Frozen(),
+        None,
+        None,
+    ),
     "convert.to_torch": convert.to_torch,
     "convert.to_numpy": convert.to_numpy,
     **{f"optim.{name}": update_with(make) for name, make in optim.OPTIMIZERS.items()},
@@ -218,7 +226,7 @@ def test_no_model_changes_its_arguments(module, model):
 
 MODULES = (
     *(tree, hyper, transforms, optim, combinators, sam, train, gradcheck, convert, checkpoint, run, vector),
-    *(core_layers, modules, layers),
+    *(core_layers, modules, layers, grad),
 )
 
 

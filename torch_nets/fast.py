@@ -8,15 +8,19 @@ from torch import Tensor
 from core import optim
 from core.base import Batch, Buffers, Model, Optimizer, Params, Step
 from core.train import make_step
-from core.vector import Places, vector_step
-from torch_nets.grad import METRICS, grad_fn, is_plain
+from core.tree import Places
+from core.vector import vector_step
+from torch_nets.grad import METRICS, grad_fn, is_plain, loss_fn, on_leaves
 from torch_nets.losses import cross_entropy
 
 
-def views(vector: Tensor, places: Places) -> Params:
-    """The leaves as views of the vector, sooner than by slices."""
-    parts = vector.split([place.stop - place.start for _, place, _ in places])
-    return {name: part.view(shape) for part, (name, _, shape) in zip(parts, places, strict=True)}
+def views_at(places: Places) -> Callable[[Tensor], Params]:
+    """As `core.tree.views_at`, in one operation for each leaf."""
+    geometries = {
+        name: (shape, torch.empty(shape, device="meta").stride(), place.start)
+        for name, place, shape in places
+    }
+    return lambda vector: {name: vector.as_strided(*geometry) for name, geometry in geometries.items()}
 
 
 def fast_step(
@@ -27,12 +31,12 @@ def fast_step(
 ) -> Step:
     """`core.vector.vector_step` of `grad_fn(model, loss, metrics)`; where torch.compile, a transform of torch.func
     or autograd looks on, `make_step` of it and of `optim.flat(optimizer)`, which is the same function."""
-    grad = grad_fn(model, loss, metrics)
+    forward = loss_fn(model, loss, metrics)
 
     def gradient(params: Params, buffers: Buffers, batch: Batch, key, places: Places):
-        grads, rest = grad(params, buffers, batch, key)
-        return torch.cat([grads[name].reshape(-1) for name, _, _ in places]), rest
+        grads, found = on_leaves(forward, params, buffers, batch, key)
+        return torch.cat([*map(torch.ravel, grads)]), found
 
-    eager = vector_step(gradient, optimizer, model.draws, views)
-    any_way = make_step(grad, optim.flat(optimizer))
+    eager = vector_step(gradient, optimizer, model.draws, views_at)
+    any_way = make_step(grad_fn(model, loss, metrics), optim.flat(optimizer))
     return lambda state, batch: (eager if is_plain(state.params) else any_way)(state, batch)

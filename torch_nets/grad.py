@@ -18,27 +18,42 @@ METRICS = {
 
 def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] = METRICS) -> GradFn:
     """The gradient of `loss(logits, targets)` by the params, in training mode, with `metrics` of the batch."""
+    forward = loss_fn(model, loss, metrics)
+    by_func = torch.func.grad(forward, has_aux=True)
+
+    def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        if not is_plain(params):
+            return by_func(params, buffers, batch, key)
+        grads, found = on_leaves(forward, params, buffers, batch, key)
+        return dict(zip(params, grads, strict=True)), found
+
+    return grad
+
+
+def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable]) -> Callable:
+    """`forward(params, buffers, batch, key) -> (loss, (buffers, metrics))` in training mode."""
+    expect_no_loss(metrics)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
         logits, buffers = model.apply(params, buffers, x, train=True, key=key)
         value = loss(logits, y)
-        return value, (buffers, measured(value.detach(), logits.detach(), y, metrics))
+        return value, (buffers, measured(value.detach(), logits, y, metrics))
 
-    by_func = torch.func.grad(forward, has_aux=True)
+    return forward
 
-    def grad(params: Params, buffers: Buffers, batch: Batch, key):
-        by = on_leaves if is_plain(params) else by_func
-        return by(params, buffers, batch, key)
 
-    def on_leaves(params: Params, buffers: Buffers, batch: Batch, key):
+def on_leaves(forward: Callable, params: Params, buffers: Buffers, batch: Batch, key) -> tuple:
+    """The gradients of a `loss_fn` by autograd, in the order of the params, and its (buffers, metrics)."""
+    if not torch.is_grad_enabled():
         with torch.enable_grad():
-            leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-            value, (buffers, found) = forward(leaves, buffers, batch, key)
-            grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        return dict(zip(leaves, grads, strict=True)), (tree.map(torch.Tensor.detach, buffers), found)
-
-    return grad
+            return on_leaves(forward, params, buffers, batch, key)
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    value, (buffers, found) = forward(leaves, buffers, batch, key)
+    grads = torch.autograd.grad(value, tuple(leaves.values()), allow_unused=True)
+    pairs = zip(params.values(), grads, strict=True)
+    grads = [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]  # a leaf that is not used
+    return grads, (tree.map(torch.Tensor.detach, buffers), found)
 
 
 def is_plain(params: Params) -> bool:
@@ -47,17 +62,25 @@ def is_plain(params: Params) -> bool:
     return not traced() and not any(p.requires_grad for p in params.values())
 
 
-def measured(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
-    """The loss, and each metric by its name, which must not be "loss"."""
+def expect_no_loss(metrics: dict[str, Callable]) -> None:
+    """Raise a UserError if one of the metrics has the name of the loss."""
     if "loss" in metrics:
         raise UserError("metrics: the loss is always there; choose another name than 'loss'")
-    return {"loss": loss, **{name: f(logits, targets) for name, f in metrics.items()}}
+
+
+def measured(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
+    """The loss, and each metric by its name."""
+    found = {"loss": loss}
+    for name, f in metrics.items():
+        found[name] = f(logits.detach(), targets)
+    return found
 
 
 def metrics_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] = METRICS
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
     """The loss and `metrics` of a batch in evaluation mode."""
+    expect_no_loss(metrics)
 
     @torch.no_grad()
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:

@@ -14,18 +14,21 @@ def jit(step: Callable, **options) -> Callable:
 
     options: those of torch.compile.
     """
-    reason = why_not()
-    if reason:
-        warnings.warn(f"jit: {reason}; the step runs eagerly, with the same results", stacklevel=2)
+    if not can_compile("jit"):
         return step
-    # says at each start, where there is no GPU, that there is none
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     return torch.compile(step, **{"fullgraph": True, "dynamic": False, **options})
 
 
-def why_not() -> str | None:
-    """Why torch.compile cannot work here, or None if it can."""
+def can_compile(caller: str) -> bool:
+    """Whether torch.compile can work here; a warning says why not."""
     compiler = os.environ.get("CXX", "g++")
-    if not (shutil.which(compiler) or shutil.which("clang++")):
-        return f"no C++ compiler found ({compiler}); install g++ or set CXX"
-    return None
+    if shutil.which(compiler) or shutil.which("clang++"):
+        # says at each start, where there is no GPU, that there is none
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        return True
+    warnings.warn(
+        f"{caller}: no C++ compiler found ({compiler}), install g++ or set CXX; it runs eagerly, with the same "
+        "results",
+        stacklevel=3,
+    )
+    return False

@@ -40,7 +40,7 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
         return {name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws}, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, **shapes)
+        expect(params, shapes)
         expect_features(x, n_in)
         return _product(x, params["weight"], params.get("bias")), buffers
 
@@ -51,8 +51,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which become one loop with
     what stands around them: to call a library for it would take longer. A large one may be for oneDNN."""
     multiplications = x.numel() * weight.shape[0]
-    tiny = 0 < multiplications <= FEW and x.device.type == "cpu" and torch.compiler.is_compiling()
-    if tiny:
+    if 0 < multiplications <= FEW and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
     elif multiplications >= products.MANY and products.suits(x, weight):
         y = products.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
@@ -65,7 +64,8 @@ def elementwise(f: Callable) -> Model:
     """A layer without params: y = f(x)."""
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params)
+        if params:
+            expect(params, {})
         return f(x), buffers
 
     return Model(lambda key: ({}, {}), apply, draws=False)
@@ -124,7 +124,7 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al. 2016)."""
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, weight=(n,), bias=(n,))
+        expect(params, {"weight": (n,), "bias": (n,)})
         expect_features(x, n)
         return torch.nn.functional.layer_norm(x, (n,), params["weight"], params["bias"], eps), buffers
 
@@ -145,12 +145,10 @@ def residual(**layers: Model) -> Model:
 def serial(**layers: Model) -> Model:
     """Layers in a row; the params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias"."""
 
-    def apply(params, buffers, x, *, train=False, key=None):
-        def call(layer, mine, state, x, key):
-            return layer.apply(mine, state, x, train=train, key=key)
+    run = run_in_a_row(layers, "apply")
 
-        x, buffers, _ = run_in_a_row(layers, call, params, buffers, x, key)
-        return x, buffers
+    def apply(params, buffers, x, *, train=False, key=None):
+        return run(params, buffers, x, train=train, key=key)[:2]
 
     return Model(init_in_a_row(layers), apply, draws_in_a_row(layers))
 
@@ -183,7 +181,7 @@ def Conv(
         return params, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, **shapes)
+        expect(params, shapes)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
         if (size, stride, padding) == (3, 1, 1) and max(x.shape[2:]) <= 2 and x.device.type == "cpu":
@@ -212,7 +210,7 @@ def FixedConv(filters: Tensor) -> Model:
     shape = tuple(filters.shape)
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, bias=(shape[0],))
+        expect(params, {"bias": (shape[0],)})
         expect_channels(x, shape[1])
         weight = buffers["weight"].to(x.dtype)
         return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
@@ -244,7 +242,7 @@ def BatchNorm(
         return params, buffers | {"num_batches_tracked": torch.zeros((), dtype=torch.int64)}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, **shapes)
+        expect(params, shapes)
         expect_features(x, n) if x.ndim == 2 else expect_channels(x, n)
         bias = params["bias"]
         weight = params["weight"] if scale else torch.ones_like(bias)

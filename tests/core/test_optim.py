@@ -274,3 +274,10 @@ def test_wrong_arguments_are_named(params):
     wrong = {name: leaf for name, leaf in params.items() if name != "fc1.bias"}
     with pytest.raises(UserError, match=r"missing fc1\.bias"):
         optimizer.update(wrong, optimizer.init(params), params)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "radam", "adamax", "lamb"])
+@pytest.mark.parametrize("betas", [(1.0, 0.999), (0.9, 1), (-0.1, 0.999)])
+def test_a_mean_that_never_moves_is_refused(name, betas):
+    with pytest.raises(UserError, match=r"betas: .* is not from 0 to below 1"):
+        optim.OPTIMIZERS[name](betas=betas)

@@ -1,5 +1,6 @@
 """The scripts for CIFAR-10 as high as it goes: what they learn, their presets, their sweep, kills, wrong input."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -10,6 +11,7 @@ import pytest
 from core.base import UserError
 from core.config import run
 from core.document import Picture
+from core.train import Interrupted
 from scripts import cifar10_best, cifar10_mlp, cifar10_sweep, report_cifar10
 from scripts import cifar10_figures as figures
 from scripts.sweeps import spread
@@ -45,6 +47,24 @@ def test_each_preset_runs_in_small(script, preset, tmp_path):
     laps = json.loads((tmp_path / "run" / "seconds.json").read_text())
     assert laps[-1]["step"] == result.history[-1]["step"] == 4
     assert laps[-1]["seconds"] > 0
+
+
+def test_two_nets_side_by_side_go_on_where_they_were_stopped(tmp_path, monkeypatch):
+    config = tiny(cifar10_best, "cpu-18min", evaluations=4)
+    assert config.members == 2
+    whole = cifar10_best.train(dataclasses.replace(config, out=str(tmp_path / "whole")))
+    asked = iter([False, False])
+    monkeypatch.setattr(
+        "core.train.stop_requested", lambda: contextlib.nullcontext(lambda: next(asked, True))
+    )
+    stopped = dataclasses.replace(config, out=str(tmp_path / "stopped"))
+    with pytest.raises(Interrupted):
+        cifar10_best.train(stopped)
+    monkeypatch.undo()
+    resumed = cifar10_best.train(dataclasses.replace(stopped, resume=True))
+    assert resumed.test == whole.test
+    histories = [(tmp_path / name / "history.csv").read_bytes() for name in ("whole", "stopped")]
+    assert histories[0] == histories[1]
 
 
 def test_without_a_validation_part_all_training_images_are_trained_on(tmp_path):

@@ -106,3 +106,16 @@ def test_images_without_pixels_or_of_other_channels_are_named(shape):
     conv = layers.Conv(3, 2, padding=1)
     with pytest.raises(UserError, match=r"input: shape is .*, expected \(batch, 3, height, width\)"):
         conv.apply(conv.init(random.key(0))[0], {}, torch.zeros(shape))
+
+
+def test_buffers_of_no_layer_are_named():
+    model = layers.serial(norm1=layers.BatchNorm(3), fc1=layers.Linear(3, 2))
+    params, buffers = model.init(random.key(0))
+    with pytest.raises(UserError, match=r"norm2\.mean: unknown in buffers; the layers are norm1, fc1"):
+        model.apply(params, {**buffers, "norm2.mean": torch.zeros(3)}, torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("name", ["", "fc.1"])
+def test_a_name_that_params_could_not_have_is_refused(name):
+    with pytest.raises(UserError, match="a name must not be empty or hold a dot"):
+        layers.serial(**{name: layers.ReLU()})

@@ -1,0 +1,195 @@
+"""A pure function compiled once, for arguments of the shapes it will always have.
+
+step = compile_for(step, state, batch)      # JAX: jit(step).lower(state, batch).compile()
+state, metrics = step(state, batch)
+
+torch.compile asks at each call whether anything that it has seen has changed since. A pure function sees nothing
+but its arguments: here only their shapes are compared, and a call costs less.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.arrays import traced
+from core.base import UserError
+from torch_nets.jit import can_compile
+
+
+class Leaf(NamedTuple):
+    """What a tensor must be like."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: int  # its number, -1 for the CPU
+
+
+def compile_for(f: Callable, *arguments, options: dict | None = None) -> Callable:
+    """`f` compiled for arguments like these: tensors in dicts, tuples and lists, whose shapes, dtypes and devices
+    stay the same; all else is a constant. What `f` reads besides is read now, once.
+
+    Under a transform of torch.func, or where a gradient is to go through it, the result calls `f` itself; where no
+    compiler is found it is `f`. A UserError names the leaf that differs. options: those of torch.compile.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    if not can_compile("compile_for"):
+        return f
+    expected, returned = like(arguments), []
+
+    def flat(*leaves: Tensor) -> list[Tensor]:
+        result = f(*filled(expected, iter(leaves)))
+        returned[:] = [like(result)]
+        return collected(returned[0], result)
+
+    leaves = collected(expected, arguments)
+    with compiling():
+        graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+    compiled = torch._inductor.standalone_compile(
+        graph, leaves, dynamic_shapes="from_example_inputs", options={"config_patches": options or {}}
+    )
+    (result,), quickly = returned, written_out(expected)
+
+    def call(*arguments):
+        leaves = quickly(arguments) or collected(expected, arguments)
+        if traced() or (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)):
+            return f(*arguments)
+        return filled(result, iter(compiled(*leaves)))
+
+    return call
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Within it `torch.compiler.is_compiling()` is true, as it is where torch.compile traces."""
+    before, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
+
+
+def like(value: Any) -> Any:
+    """The same dicts, tuples and lists, with a `Leaf` for each tensor."""
+    if isinstance(value, Tensor):
+        return Leaf(tuple(value.shape), value.stride(), value.dtype, value.get_device())
+    if isinstance(value, dict):
+        return {name: like(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return _same_kind(value, [like(part) for part in value])
+    return value
+
+
+def filled(expected: Any, tensors: Iterator[Tensor]) -> Any:
+    """What `like` made, with tensors in place of its leaves."""
+    kind = type(expected)
+    if kind is Leaf:
+        return next(tensors)
+    if kind is dict:
+        return {name: filled(part, tensors) for name, part in expected.items()}
+    if isinstance(expected, (tuple, list)):
+        return _same_kind(expected, [filled(part, tensors) for part in expected])
+    return expected
+
+
+def written_out(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
+    """`collected` as one expression, for what is exactly as expected, else None: a walk would take longer than
+    many a step."""
+    parts = list(sources(expected, "given"))
+    leaves = [(source, part) for source, part in parts if type(part) is Leaf]
+    others = [(f"len({s})" if is_container(part) else s, part) for s, part in parts if type(part) is not Leaf]
+    take = eval(f"lambda given: ([{', '.join(s for s, _ in leaves)}], [{', '.join(s for s, _ in others)}])")
+    wanted = [part for _, part in leaves]
+    known = [len(part) if is_container(part) else part for _, part in others]
+
+    def quickly(arguments: tuple) -> list[Tensor] | None:
+        try:
+            found, rest = take(arguments)
+            same = rest == known and wanted == [
+                (leaf.shape, leaf.stride(), leaf.dtype, leaf.get_device()) for leaf in found
+            ]
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            return None
+        return found if same else None
+
+    return quickly
+
+
+def sources(expected: Any, source: str) -> Iterator[tuple[str, Any]]:
+    """Each part of what `like` made, containers too, with the expression that finds it."""
+    yield source, expected
+    if is_container(expected):
+        for name, part in expected.items() if isinstance(expected, dict) else enumerate(expected):
+            yield from sources(part, f"{source}[{name!r}]")
+
+
+def is_container(part: Any) -> bool:
+    return isinstance(part, (dict, list, tuple)) and type(part) is not Leaf
+
+
+class Differs(Exception):
+    """Something is not as expected; `path` leads to it."""
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.path: list[str] = []
+
+
+def collected(expected: Any, value: Any) -> list[Tensor]:
+    """The tensors of `value` in the order of `filled`; a UserError names what is not as expected."""
+    leaves: list[Tensor] = []
+    try:
+        _collect(expected, value, leaves)
+    except Differs as error:
+        raise UserError(f"{'/'.join(['argument', *error.path])}: {error}") from None
+    return leaves
+
+
+def _collect(expected: Any, value: Any, leaves: list[Tensor]) -> None:
+    kind = type(expected)
+    if kind is Leaf:
+        if not isinstance(value, Tensor):
+            raise Differs(f"is {value!r:.40}, expected a tensor")
+        same = expected == (value.shape, value.stride(), value.dtype, value.get_device())
+        leaves.append(value if same else _fitting(expected, value))
+        return
+    if kind is dict:
+        if not isinstance(value, dict) or value.keys() != expected.keys():
+            raise Differs(f"is {_names(value)}, compiled for {_names(expected)}")
+        parts = [(name, part, value[name]) for name, part in expected.items()]
+    elif isinstance(expected, (tuple, list)):
+        if not isinstance(value, (tuple, list)) or len(value) != len(expected):
+            raise Differs(f"is {value!r:.40}, compiled for {len(expected)} parts")
+        parts = zip(getattr(expected, "_fields", range(len(expected))), expected, value, strict=True)
+    elif type(value) is not kind or value != expected:
+        raise Differs(f"is {value!r:.40}, compiled for {expected!r:.40}")
+    else:
+        return
+    for name, part, given in parts:
+        try:
+            _collect(part, given, leaves)
+        except Differs as error:
+            error.path.insert(0, str(name))
+            raise
+
+
+def _fitting(expected: Leaf, value: Tensor) -> Tensor:
+    """`value` laid out in memory as expected; nothing else may differ."""
+    for what, have, want in zip(Leaf._fields, like(value), expected, strict=True):
+        if have != want and what != "strides":
+            raise Differs(f"{what} is {have}, compiled for {want}")
+    return torch.empty_strided(
+        expected.shape, expected.strides, dtype=value.dtype, device=value.device
+    ).copy_(value)
+
+
+def _names(value: Any) -> str:
+    return f"a dict of {', '.join(value)}" if isinstance(value, dict) else f"{value!r:.40}"
+
+
+def _same_kind(value: tuple | list, parts: list) -> tuple | list:
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
