@@ -19,6 +19,8 @@ from core.config import Options, option, run
 from core.plots import COLOURS, LINES, MARKERS, panels, save
 from scripts.sweeps import grouped
 
+FAR = -20  # points of accuracy
+
 
 def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
     """Validation accuracy over the minutes of training: thin lines are seeds, a marker the test accuracy at the
@@ -66,15 +68,23 @@ def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
 
 
 def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
-    """`changes` as bars, means with each seed as a dot, best first."""
+    """`changes` as bars, means with each seed as a dot, best first; what is lost beyond FAR is written."""
     points = changes(rows, base)
     whole = np.mean([row["history"][-1]["valid_accuracy"] for row in rows if row["setting"] == base])
     order = sorted(points, key=lambda name: np.mean(points[name]))
     figure, axes = panels(1, 1, 7.2, 0.9 + 0.34 * len(order))
     axis, places = axes[0, 0], np.arange(len(order))
-    axis.barh(places, [np.mean(points[name]) for name in order], color=COLOURS[5], height=0.65)
-    for place, name in zip(places, order, strict=True):
+    means = [np.mean(points[name]) for name in order]
+    axis.barh(places, means, color=COLOURS[5], height=0.65)
+    for place, name, mean in zip(places, order, means, strict=True):
         axis.plot(points[name], [place] * len(points[name]), "o", color=COLOURS[0], markersize=4)
+        if mean < FAR:
+            axis.text(
+                0.02, place, f"{mean:.0f}", transform=axis.get_yaxis_transform(), va="center", color="white"
+            )
+    if min(means) < FAR:
+        near = min(value for name in order for value in points[name] if value > FAR)
+        axis.set_xlim(left=min(near * 1.3, -1), right=max(max(means) * 1.3, 1))
     axis.axvline(0, color="black", linewidth=1)
     axis.set(yticks=places, yticklabels=order, title=title)
     axis.set_xlabel(f"points of validation accuracy, against {whole:.1%} with all")
