@@ -200,6 +200,7 @@ def tiny() -> tuple[dict, dict]:
         "torch, compiled": in_torch(sizes, adam, torch_nets.jit),
         "torch, flat, compiled to C++": in_torch(sizes, flat, to_cpp),
         "torch, flat, compile_for": compiled_for(sizes, flat),
+        "torch, flat, compile_for, C++": compiled_for(sizes, flat, options=CPP),
         f"torch, scan of {SCANNED}, compiled to C++": in_torch(sizes, flat, to_cpp, SCANNED),
         f"torch, scan of {SCANNED}, compile_for, C++": compiled_for(sizes, flat, SCANNED, CPP),
     }

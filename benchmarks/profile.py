@@ -89,13 +89,14 @@ def parts_of_torch() -> dict[str, Callable]:
 def compiled() -> dict[str, Callable]:
     """A call, a step, and a step within a scan, of ours and of JAX."""
     flat = optim.flat(optim.adam(mlp.RATES[mlp.TINY]))
-    jitted, step = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp), mlp.compiled_for(mlp.TINY, flat)
+    jitted, step = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp), mlp.compiled_for(mlp.TINY, flat, options=mlp.CPP)
     scanned = mlp.compiled_for(mlp.TINY, flat, mlp.SCANNED, mlp.CPP)
 
     def count(state, batch):
         return TrainState(*state[:4], state.step + 1)
 
-    by_jit, by_compile_for = mlp.to_cpp(count), torch_nets.compile_for(count, step.state, step.batch)
+    by_jit = mlp.to_cpp(count)
+    by_compile_for = torch_nets.compile_for(count, step.state, step.batch, options=mlp.CPP)
     found = {
         "jit: a call": lambda: by_jit(step.state, step.batch),
         "jit: a step": jitted,

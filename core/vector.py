@@ -28,8 +28,11 @@ def vector_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         params, (known, vector, places, views) = state.params, last
         if list(params) != list(known) or not all(map(operator.is_, params.values(), known.values())):
-            vector, places = None, tree.places_of(params)
-            views = views_at(places)
+            if params.keys() == known.keys() and all(leaf is known[name] for name, leaf in params.items()):
+                params = known  # what was returned, in another order
+            else:
+                vector, places = None, tree.places_of(params)
+                views = views_at(places)
         key = random.fold_in(state.key, state.step) if draws else None
         grad, (buffers, metrics) = gradient(params, state.buffers, batch, key, places)
         if vector is None:

@@ -82,9 +82,9 @@ def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
             axis.text(
                 0.02, place, f"{mean:.0f}", transform=axis.get_yaxis_transform(), va="center", color="white"
             )
-    if min(means) < FAR:
-        near = min(value for name in order for value in points[name] if value > FAR)
-        axis.set_xlim(left=min(near * 1.3, -1), right=max(max(means) * 1.3, 1))
+    if min(means, default=0) < FAR:
+        near = [value for name in order for value in points[name] if value > FAR]
+        axis.set_xlim(max(1.3 * min(near, default=FAR), FAR), max(1.3 * max(means), 1))
     axis.axvline(0, color="black", linewidth=1)
     axis.set(yticks=places, yticklabels=order, title=title)
     axis.set_xlabel(f"points of validation accuracy, against {whole:.1%} with all")

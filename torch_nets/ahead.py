@@ -11,9 +11,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
+from core import tree
 from core.arrays import traced
 from core.base import UserError
 from torch_nets.jit import can_compile
@@ -30,33 +33,40 @@ class Leaf(NamedTuple):
 
 def compile_for(f: Callable, *arguments, options: dict | None = None) -> Callable:
     """`f` compiled for arguments like these: tensors in dicts, tuples and lists, whose shapes, dtypes and devices
-    stay the same; all else is a constant. What `f` reads besides is read now, once.
+    stay the same; all else is a constant. What `f` reads besides (what it closes over, autocast, the number of
+    threads) is read now, once.
 
-    Under a transform of torch.func, or where a gradient is to go through it, the result calls `f` itself; where no
-    compiler is found it is `f`. A UserError names the leaf that differs. options: those of torch.compile.
+    Under a transform of torch.func, or where a gradient is to go to an argument, the result calls `f` itself;
+    where no compiler is found it is `f`. A UserError names the leaf that differs. options: torch.compile's.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     if not can_compile("compile_for"):
         return f
-    expected, returned = like(arguments), []
+    for source, part in sources(like(arguments), "argument"):
+        if isinstance(part, np.ndarray):
+            raise UserError(f"{source}: is an array of NumPy, needs a tensor")
+    # copies: a tensor that stands at two places now may not later, and one that is expanded may be whole later
+    copies = [leaf.detach().clone() for leaf in collected(like(arguments), arguments)]
+    expected, returned = like(filled(like(arguments), iter(copies))), []
 
     def flat(*leaves: Tensor) -> list[Tensor]:
         result = f(*filled(expected, iter(leaves)))
         returned[:] = [like(result)]
         return collected(returned[0], result)
 
-    leaves = collected(expected, arguments)
     with compiling():
-        graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+        graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*copies)
     compiled = torch._inductor.standalone_compile(
-        graph, leaves, dynamic_shapes="from_example_inputs", options={"config_patches": options or {}}
+        graph, copies, dynamic_shapes="from_example_inputs", options={"config_patches": options or {}}
     )
     (result,), quickly = returned, written_out(expected)
 
     def call(*arguments):
+        if traced() or forward_ad._current_level >= 0:
+            return f(*arguments)
         leaves = quickly(arguments) or collected(expected, arguments)
-        if traced() or (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)):
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             return f(*arguments)
         return filled(result, iter(compiled(*leaves)))
 
@@ -105,13 +115,16 @@ def written_out(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
     take = eval(f"lambda given: ([{', '.join(s for s, _ in leaves)}], [{', '.join(s for s, _ in others)}])")
     wanted = [part for _, part in leaves]
     known = [len(part) if is_container(part) else part for _, part in others]
+    kinds = list(map(type, known))  # True is 1, and 2.0 is 2
 
     def quickly(arguments: tuple) -> list[Tensor] | None:
         try:
             found, rest = take(arguments)
-            same = rest == known and wanted == [
-                (leaf.shape, leaf.stride(), leaf.dtype, leaf.get_device()) for leaf in found
-            ]
+            same = (
+                list(map(type, rest)) == kinds
+                and rest == known
+                and wanted == [(leaf.shape, leaf.stride(), leaf.dtype, leaf.get_device()) for leaf in found]
+            )
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return None
         return found if same else None
@@ -158,8 +171,10 @@ def _collect(expected: Any, value: Any, leaves: list[Tensor]) -> None:
         leaves.append(value if same else _fitting(expected, value))
         return
     if kind is dict:
-        if not isinstance(value, dict) or value.keys() != expected.keys():
-            raise Differs(f"is {_names(value)}, compiled for {_names(expected)}")
+        try:
+            tree.check_names(value, expected)
+        except UserError as error:
+            raise Differs(str(error)) from None
         parts = [(name, part, value[name]) for name, part in expected.items()]
     elif isinstance(expected, (tuple, list)):
         if not isinstance(value, (tuple, list)) or len(value) != len(expected):
@@ -185,10 +200,6 @@ def _fitting(expected: Leaf, value: Tensor) -> Tensor:
     return torch.empty_strided(
         expected.shape, expected.strides, dtype=value.dtype, device=value.device
     ).copy_(value)
-
-
-def _names(value: Any) -> str:
-    return f"a dict of {', '.join(value)}" if isinstance(value, dict) else f"{value!r:.40}"
 
 
 def _same_kind(value: tuple | list, parts: list) -> tuple | list:

@@ -15,7 +15,7 @@ from torch_nets.losses import cross_entropy
 
 
 def views_at(places: Places) -> Callable[[Tensor], Params]:
-    """As `core.tree.views_at`, in one operation for each leaf."""
+    """As `core.tree.views_at`, in one operation for each leaf, of a vector that begins its storage."""
     geometries = {
         name: (shape, torch.empty(shape, device="meta").stride(), place.start)
         for name, place, shape in places

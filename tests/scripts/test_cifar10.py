@@ -147,3 +147,18 @@ def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypat
 def test_wrong_settings_of_the_sweep_are_named():
     with pytest.raises(UserError, match="--settings cnn best: needs one of final, ablation, cnn cpu-9min"):
         cifar10_sweep.expanded("cnn best")
+
+
+@pytest.mark.parametrize(
+    "lost", [{}, {"no crop": 1.0}, {"no crop": 1.0, "Nesterov": -3.0, "logits": -66.0}, {"logits": -30.0}]
+)
+def test_the_ablation_shows_what_is_far_and_what_is_near(lost):
+    def row(setting, points):
+        return {"setting": setting, "seed": 0, "history": [{"valid_accuracy": 0.8 + points / 100}]}
+
+    rows = [row("cnn", 0.0), *(row(f"cnn: {name}", points) for name, points in lost.items())]
+    axis = figures.ablation(rows, "cnn").axes[0]
+    assert [text.get_text() for text in axis.texts] == [f"{p:.0f}" for p in lost.values() if p < figures.FAR]
+    left, right = axis.get_xlim()
+    assert left >= figures.FAR - 1
+    assert all(left < points < right for points in lost.values() if points > figures.FAR)

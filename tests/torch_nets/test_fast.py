@@ -50,6 +50,17 @@ def test_changes_no_argument_and_takes_what_it_is_given():
     assert abs(moved.params["fc1.bias"] - 1).max() < 0.2  # what was put in, not what the step remembers
 
 
+def test_another_order_of_the_same_leaves_is_the_same():
+    model, optimizer, batch = MLP(3, [4], 2), optim.adam(1e-1), data(8)
+    step = fast_step(model, optimizer)
+    state, _ = step(init_state(model, optim.flat(optimizer), random.key(0)), batch)
+    expected, _ = step(state, batch)
+    state, _ = step(init_state(model, optim.flat(optimizer), random.key(0)), batch)
+    found, _ = step(state._replace(params=dict(sorted(state.params.items()))), batch)
+    for name, leaf in expected.params.items():
+        assert torch.equal(found.params[name], leaf)
+
+
 def test_is_compiled_and_vmapped_as_any_step():
     model, optimizer, batch = MLP(3, [4], 2), optim.adam(1e-1), data(8)
     step = fast_step(model, optimizer)
