@@ -8,7 +8,8 @@ but its arguments: here only their shapes are compared, and a call costs less.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,10 +49,10 @@ def compile_for(f: Callable, *arguments, options: dict | None = None) -> Callabl
             raise UserError(f"{source}: is an array of NumPy, needs a tensor")
     # copies: a tensor that stands at two places now may not later, and one that is expanded may be whole later
     copies = [leaf.detach().clone() for leaf in collected(like(arguments), arguments)]
-    expected, returned = like(filled(like(arguments), iter(copies))), []
+    expected, returned = like(put_together(like(arguments))(copies)), []
 
     def flat(*leaves: Tensor) -> list[Tensor]:
-        result = f(*filled(expected, iter(leaves)))
+        result = f(*put_together(expected)(leaves))
         returned[:] = [like(result)]
         return collected(returned[0], result)
 
@@ -60,15 +61,15 @@ def compile_for(f: Callable, *arguments, options: dict | None = None) -> Callabl
     compiled = torch._inductor.standalone_compile(
         graph, copies, dynamic_shapes="from_example_inputs", options={"config_patches": options or {}}
     )
-    (result,), quickly = returned, written_out(expected)
+    take, put = taken_apart(expected), put_together(returned[0])
 
     def call(*arguments):
         if traced() or forward_ad._current_level >= 0:
             return f(*arguments)
-        leaves = quickly(arguments) or collected(expected, arguments)
+        leaves = take(arguments) or collected(expected, arguments)
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             return f(*arguments)
-        return filled(result, iter(compiled(*leaves)))
+        return put(compiled(*leaves))
 
     return call
 
@@ -94,32 +95,40 @@ def like(value: Any) -> Any:
     return value
 
 
-def filled(expected: Any, tensors: Iterator[Tensor]) -> Any:
-    """What `like` made, with tensors in place of its leaves."""
-    kind = type(expected)
-    if kind is Leaf:
-        return next(tensors)
-    if kind is dict:
-        return {name: filled(part, tensors) for name, part in expected.items()}
-    if isinstance(expected, (tuple, list)):
-        return _same_kind(expected, [filled(part, tensors) for part in expected])
-    return expected
+def put_together(expected: Any) -> Callable[[Sequence[Tensor]], Any]:
+    """The function that makes what `like` was given from its tensors; written out as one expression, since a walk
+    would take longer than many a step."""
+    names, leaves = {}, itertools.count()
+
+    def written(part: Any) -> str:
+        if type(part) is Leaf:
+            return f"given[{next(leaves)}]"
+        if isinstance(part, dict):
+            return f"{{{', '.join(f'{name!r}: {written(inner)}' for name, inner in part.items())}}}"
+        name = f"name{len(names)}"
+        names[name] = part
+        if not is_container(part):
+            return name
+        names[name] = type(part)
+        inner = ", ".join(map(written, part))
+        return f"{name}({inner})" if hasattr(part, "_fields") else f"{name}([{inner}])"
+
+    return eval(f"lambda given: {written(expected)}", names)
 
 
-def written_out(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
-    """`collected` as one expression, for what is exactly as expected, else None: a walk would take longer than
-    many a step."""
+def taken_apart(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
+    """`collected` as one expression too, for what is exactly as expected; None for what is not."""
     parts = list(sources(expected, "given"))
     leaves = [(source, part) for source, part in parts if type(part) is Leaf]
     others = [(f"len({s})" if is_container(part) else s, part) for s, part in parts if type(part) is not Leaf]
-    take = eval(f"lambda given: ([{', '.join(s for s, _ in leaves)}], [{', '.join(s for s, _ in others)}])")
+    both = eval(f"lambda given: ([{', '.join(s for s, _ in leaves)}], [{', '.join(s for s, _ in others)}])")
     wanted = [part for _, part in leaves]
     known = [len(part) if is_container(part) else part for _, part in others]
     kinds = list(map(type, known))  # True is 1, and 2.0 is 2
 
     def quickly(arguments: tuple) -> list[Tensor] | None:
         try:
-            found, rest = take(arguments)
+            found, rest = both(arguments)
             same = (
                 list(map(type, rest)) == kinds
                 and rest == known
@@ -153,7 +162,7 @@ class Differs(Exception):
 
 
 def collected(expected: Any, value: Any) -> list[Tensor]:
-    """The tensors of `value` in the order of `filled`; a UserError names what is not as expected."""
+    """The tensors of `value`, in order; a UserError names what is not as expected."""
     leaves: list[Tensor] = []
     try:
         _collect(expected, value, leaves)
