@@ -79,9 +79,7 @@ def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
     for place, name, mean in zip(places, order, means, strict=True):
         axis.plot(points[name], [place] * len(points[name]), "o", color=COLOURS[0], markersize=4)
         if mean < FAR:
-            axis.text(
-                0.02, place, f"{mean:.0f}", transform=axis.get_yaxis_transform(), va="center", color="white"
-            )
+            axis.text(0.02, place, f"{mean:.0f}", transform=axis.get_yaxis_transform(), va="center")
     if min(means, default=0) < FAR:
         near = [value for name in order for value in points[name] if value > FAR]
         axis.set_xlim(max(1.3 * min(near, default=FAR), FAR), max(1.3 * max(means), 1))
@@ -115,9 +113,11 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
         hatch = ("", "//", "..")[i % 3]
         bars = class_accuracy(mine)[order]
         axis.bar(places + offset, bars, width, color=COLOURS[i], hatch=hatch, edgecolor="white", label=name)
-    axis.set(xticks=places, ylabel="test accuracy", ylim=(0, 1), title=title)
+    axis.set(
+        xticks=places, yticks=np.arange(0, 1.01, 0.2), ylabel="test accuracy", ylim=(0, 1.15), title=title
+    )
     axis.set_xticklabels([classes[i] for i in order], rotation=30, ha="right")
-    axis.legend(fontsize=9, frameon=False, loc="lower right")
+    axis.legend(fontsize=9, frameon=False, loc="upper center", ncols=len(rows))
     axis.grid(axis="x", visible=False)
     return figure
 
