@@ -107,9 +107,14 @@ def headlines(found: dict) -> list[str]:
         texts = (f"{100 * rows[w]['test_accuracy']:.2f}%" for w in ("numpy", "torch"))
         lines.append("On moons both perceptrons reach {} and {} test accuracy.".format(*texts))
     if "part1_cifar10" in found:
-        for name, rows in grouped(found["part1_cifar10"]["rows"]).items():
+        for kind, what in (("mlp", "without convolutions"), ("cnn", "with convolutions")):
+            by_setting = grouped(
+                [r for r in found["part1_cifar10"]["rows"] if r["setting"].split()[0] == kind]
+            )
+            if not by_setting:
+                continue
+            rows = by_setting[report_cifar10.headline(by_setting)]
             accuracy = spread([cifar10_figures.final(row) for row in rows])
-            what = "without convolutions" if name.startswith("mlp") else "with them"
             minutes = np.mean([row["training_seconds"] for row in rows]) / 60
             lines.append(
                 f"On {MIRROR} a net {what} reaches {accuracy}% in {minutes:.0f} minutes (n = {len(rows)})."
