@@ -151,10 +151,8 @@ def in_torch(sizes, optimizer, wrap: Callable = lambda step: step, k: int = 1) -
     return Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, optimizer, make, k)
 
 
-CPP = {
-    "cpp_wrapper": True,
-    "memory_planning": True,
-}  # the calls between the compiled loops in C++ too: slow to compile
+# the calls between the compiled loops in C++ too: it takes longer to compile
+CPP = {"cpp_wrapper": True, "memory_planning": True}
 
 
 def to_cpp(step: Callable) -> Callable:

@@ -25,7 +25,7 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
     for name, leaf in tree.items():
         if isinstance(leaf, dict):
             new[name] = map(f, leaf, *(other[name] for other in rest))
-        elif len(rest) == 1:
+        elif len(rest) == 1:  # most calls, and the quickest way
             new[name] = f(leaf, rest[0][name])
         else:
             new[name] = f(leaf, *(other[name] for other in rest))
