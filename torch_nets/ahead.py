@@ -8,6 +8,7 @@ but its arguments: here only their shapes are compared, and a call costs less.
 """
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -44,9 +45,9 @@ def compile_for(f: Callable, *arguments, options: dict | None = None) -> Callabl
 
     if not can_compile("compile_for"):
         return f
-    for source, part in sources(like(arguments), "argument"):
+    for path, part in parts_of(like(arguments)):
         if isinstance(part, np.ndarray):
-            raise UserError(f"{source}: is an array of NumPy, needs a tensor")
+            raise UserError(f"{named(path)}: is an array of NumPy, needs a tensor")
     # copies: a tensor that stands at two places now may not later, and one that is expanded may be whole later
     copies = [leaf.detach().clone() for leaf in collected(like(arguments), arguments)]
     expected, returned = like(put_together(like(arguments))(copies)), []
@@ -118,7 +119,7 @@ def put_together(expected: Any) -> Callable[[Sequence[Tensor]], Any]:
 
 def taken_apart(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
     """`collected` as one expression too, for what is exactly as expected; None for what is not."""
-    parts = list(sources(expected, "given"))
+    parts = [("given" + "".join(f"[{key!r}]" for key, _ in path), part) for path, part in parts_of(expected)]
     leaves = [(source, part) for source, part in parts if type(part) is Leaf]
     others = [(f"len({s})" if is_container(part) else s, part) for s, part in parts if type(part) is not Leaf]
     both = eval(f"lambda given: ([{', '.join(s for s, _ in leaves)}], [{', '.join(s for s, _ in others)}])")
@@ -141,74 +142,65 @@ def taken_apart(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
     return quickly
 
 
-def sources(expected: Any, source: str) -> Iterator[tuple[str, Any]]:
-    """Each part of what `like` made, containers too, with the expression that finds it."""
-    yield source, expected
-    if is_container(expected):
-        for name, part in expected.items() if isinstance(expected, dict) else enumerate(expected):
-            yield from sources(part, f"{source}[{name!r}]")
+def parts_of(expected: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Each part of what `like` made, a container before what is in it, with the keys that lead to it and their
+    names."""
+    yield path, expected
+    if isinstance(expected, dict):
+        keys = zip(expected, expected, expected.values(), strict=True)
+    elif is_container(expected):
+        keys = zip(itertools.count(), getattr(expected, "_fields", itertools.count()), expected, strict=False)
+    else:
+        return
+    for key, name, part in keys:
+        yield from parts_of(part, (*path, (key, name)))
+
+
+def named(path: tuple) -> str:
+    return "/".join(["argument", *(str(name) for _, name in path)])
 
 
 def is_container(part: Any) -> bool:
     return isinstance(part, (dict, list, tuple)) and type(part) is not Leaf
 
 
-class Differs(Exception):
-    """Something is not as expected; `path` leads to it."""
-
-    def __init__(self, message: str):
-        super().__init__(message)
-        self.path: list[str] = []
-
-
 def collected(expected: Any, value: Any) -> list[Tensor]:
-    """The tensors of `value`, in order; a UserError names what is not as expected."""
+    """The tensors of `value`, in order, laid out in memory as expected; a UserError names what else differs."""
     leaves: list[Tensor] = []
-    try:
-        _collect(expected, value, leaves)
-    except Differs as error:
-        raise UserError(f"{'/'.join(['argument', *error.path])}: {error}") from None
+    for path, part in parts_of(expected):
+        given = functools.reduce(lambda inner, step: inner[step[0]], path, value)
+        different = difference(part, given)
+        if different:
+            raise UserError(f"{named(path)}: {different}")
+        if type(part) is Leaf:
+            leaves.append(given if given.stride() == part.strides else laid_out(given, part.strides))
     return leaves
 
 
-def _collect(expected: Any, value: Any, leaves: list[Tensor]) -> None:
-    kind = type(expected)
-    if kind is Leaf:
+def laid_out(x: Tensor, strides: tuple[int, ...]) -> Tensor:
+    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
+
+
+def difference(expected: Any, value: Any) -> str | None:
+    """What differs from a part of what `like` made, but for strides and for what is in a container."""
+    if type(expected) is Leaf:
         if not isinstance(value, Tensor):
-            raise Differs(f"is {value!r:.40}, expected a tensor")
-        same = expected == (value.shape, value.stride(), value.dtype, value.get_device())
-        leaves.append(value if same else _fitting(expected, value))
-        return
-    if kind is dict:
+            return f"is {value!r:.40}, expected a tensor"
+        pairs = zip(Leaf._fields, like(value), expected, strict=True)
+        different = [
+            f"{what} is {a}, compiled for {b}" for what, a, b in pairs if a != b and what != "strides"
+        ]
+        return different[0] if different else None
+    if isinstance(expected, dict):
         try:
-            tree.check_names(value, expected)
+            return tree.check_names(value, expected)
         except UserError as error:
-            raise Differs(str(error)) from None
-        parts = [(name, part, value[name]) for name, part in expected.items()]
-    elif isinstance(expected, (tuple, list)):
-        if not isinstance(value, (tuple, list)) or len(value) != len(expected):
-            raise Differs(f"is {value!r:.40}, compiled for {len(expected)} parts")
-        parts = zip(getattr(expected, "_fields", range(len(expected))), expected, value, strict=True)
-    elif type(value) is not kind or value != expected:
-        raise Differs(f"is {value!r:.40}, compiled for {expected!r:.40}")
-    else:
-        return
-    for name, part, given in parts:
-        try:
-            _collect(part, given, leaves)
-        except Differs as error:
-            error.path.insert(0, str(name))
-            raise
-
-
-def _fitting(expected: Leaf, value: Tensor) -> Tensor:
-    """`value` laid out in memory as expected; nothing else may differ."""
-    for what, have, want in zip(Leaf._fields, like(value), expected, strict=True):
-        if have != want and what != "strides":
-            raise Differs(f"{what} is {have}, compiled for {want}")
-    return torch.empty_strided(
-        expected.shape, expected.strides, dtype=value.dtype, device=value.device
-    ).copy_(value)
+            return str(error)
+    if is_container(expected):
+        same = isinstance(value, (tuple, list)) and len(value) == len(expected)
+        return None if same else f"is {value!r:.40}, compiled for {len(expected)} parts"
+    same = value is expected or (type(value) is type(expected) and value == expected)
+    return None if same else f"is {value!r:.40}, compiled for {expected!r:.40}"
 
 
 def _same_kind(value: tuple | list, parts: list) -> tuple | list:

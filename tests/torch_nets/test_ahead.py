@@ -69,6 +69,15 @@ def test_a_leaf_at_two_places_is_two_leaves_later(average):
     assert_same(fast, slow, 1e-5)
 
 
+def test_a_leaf_of_a_state_is_named():
+    model, optimizer, batch = MLP(3, [4], 2), optim.adam(1e-1), data(8, 3)
+    state = init_state(model, optimizer, random.key(0))
+    quick = compile_for(make_step(grad_fn(model), optimizer), state, batch)
+    wrong = state._replace(params=state.params | {"fc1.bias": torch.zeros(5)})
+    with pytest.raises(UserError, match=r"argument/0/params/fc1\.bias: shape is \(5,\), compiled for \(4,\)"):
+        quick(wrong, batch)
+
+
 def test_an_expanded_example_stands_for_whole_batches():
     x = torch.ones(1, 3).expand(4, 3)
     double = compile_for(lambda x: 2 * x, x)
@@ -82,7 +91,7 @@ def test_options_are_those_of_torch_compile():
 
 
 def test_arrays_of_numpy_are_refused():
-    with pytest.raises(UserError, match=r"argument\[0\]\['x'\]: is an array of NumPy, needs a tensor"):
+    with pytest.raises(UserError, match="argument/0/x: is an array of NumPy, needs a tensor"):
         compile_for(lambda values: values, {"x": np.ones(3)})
 
 
