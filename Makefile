@@ -12,7 +12,7 @@ export MPLBACKEND := Agg
 .PHONY: run full test faults lint format notebooks bench report submission clean
 
 run: .venv/installed
-	"$(BIN)/python" scripts/run_all.py
+	"$(BIN)/python" scripts/run_quick.py
 
 full: .venv/installed-report
 	"$(BIN)/python" scripts/run_full.py $(FULL)

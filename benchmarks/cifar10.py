@@ -1,4 +1,4 @@
-"""CIFAR-10 in little time: scripts/cifar10_best.py beside the public speed run, on the same images and machine.
+"""CIFAR-10 in little time: scripts/cifar10_cnn.py beside the public speed run, on the same images and machine.
 
     python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir DIR --seeds 3
 
@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import timing
-from core import run
-from core.config import Options, not_negative, option, positive
-from core.config import run as run_script
-from scripts.sweeps import grouped, spread
+from purenets import runs
+from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import run as run_script
+from scripts.shared.sweeps import grouped, spread
 
 # what the file says of the GPU, and what is said of the CPU instead
 ON_CPU = (
@@ -42,7 +42,7 @@ class Config(Options):
     """Train our fast net and the public recipe in turns."""
 
     recipe: str = option("airbench94_muon.py", "the public file; where it is missing only ours is run")
-    preset: str = option("cpu-9min", "of scripts/cifar10_best.py")
+    preset: str = option("cpu-9min", "of scripts/cifar10_cnn.py")
     data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
@@ -97,7 +97,7 @@ def write_images(config: Config, folder: Path) -> None:
     """The images of `--data` as the files that the recipe keeps."""
     import torch
 
-    from torch_nets import images
+    from purenets.torch_nets import images
 
     found = images.load(config.data, config.data_dir, config.image_size)
     for name, (x, y) in {"train": found.train, "test": found.test}.items():
@@ -107,16 +107,16 @@ def write_images(config: Config, folder: Path) -> None:
 
 
 def ours(config: Config, seed: int) -> dict:
-    """What one run of scripts/cifar10_best.py reaches, and its seconds."""
-    from scripts import cifar10_best
+    """What one run of scripts/cifar10_cnn.py reaches, and its seconds."""
+    from scripts import cifar10_cnn
 
-    settings = cifar10_best.PRESETS[config.preset].to_dict() | {"seed": seed, "valid_fraction": 0.0}
+    settings = cifar10_cnn.PRESETS[config.preset].to_dict() | {"seed": seed, "valid_fraction": 0.0}
     for name in ("data", "data_dir", "image_size", "threads"):
         settings[name] = getattr(config, name)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        result = cifar10_best.main(cifar10_best.Config.from_dict(settings | {"out": str(out)}))
-        laps = run.laps(out)
+        result = cifar10_cnn.main(cifar10_cnn.Config.from_dict(settings | {"out": str(out)}))
+        laps = runs.laps(out)
     found = {name: result.test[name] for name in ("accuracy", "views_accuracy")}
     return found | {"seconds": laps[-1]["seconds"], "laps": laps}
 
@@ -133,9 +133,11 @@ def main(config: Config) -> list[dict]:
         for name, contestant in contestants.items():
             if not any((row["contestant"], row["seed"]) == (name, seed) for row in rows):
                 found = timing.apart(one, contestant, config, seed, memory_reused=contestant is ours)()
-                rows.append({"contestant": name, "seed": seed, **run.environment(), **run.machine(), **found})
+                rows.append(
+                    {"contestant": name, "seed": seed, **runs.environment(), **runs.machine(), **found}
+                )
                 n = min(map(len, grouped(rows, "contestant").values()))
-                about = {"command": COMMAND, "n": n, **run.environment(), **run.machine()}
+                about = {"command": COMMAND, "n": n, **runs.environment(), **runs.machine()}
                 timing.write(config.results, about | {"rows": rows}, markdown(rows))
     return rows
 

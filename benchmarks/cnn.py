@@ -3,7 +3,7 @@
     python -m benchmarks.cnn            # writes results/benchmarks_cnn.json
 
 Each contestant trains in a process of its own with all cores, and they take turns, step by step: allocators
-and caches of one do not help another. Ours run as in our scripts, with memory reused (`core/memory.py`);
+and caches of one do not help another. Ours run as in our scripts, with memory reused (`core/runs/malloc.py`);
 torch.nn once in its defaults and once with the same setting. All begin with the same params, and the losses
 of the first ten steps are compared: nobody does less work.
 """
@@ -17,13 +17,11 @@ from torch import nn
 
 from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from benchmarks.twins import reduced_vgg
-from core import optim, random, run
-from core.config import Options, option, positive
-from core.config import run as run_script
-from core.train import make_step, train_state
-from torch_nets import grad_fn, jit
-from torch_nets.cnn_model import CNN
-from torch_nets.pace import WAYS
+from purenets import make_step, optim, random, runs, train_state
+from purenets.core.runs.options import Options, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.torch_nets import CNN, grad_fn, jit
+from purenets.torch_nets.pace import WAYS
 
 OURS, PEER = "ours: bfloat16, channels_last", "torch.nn"
 BFLOAT16 = "torch.nn: bfloat16, channels_last"
@@ -112,8 +110,8 @@ def main(config: Config) -> dict:
     found = {
         "command": "python -m benchmarks.cnn",
         "n": config.rounds,
-        **run.environment(),
-        **run.machine(),
+        **runs.environment(),
+        **runs.machine(),
         "setting": f"reduced VGG, batch {config.batch_size}, Adam 1e-3, {torch.get_num_threads()} threads",
         "ms": medians(times),
         "ratio": {

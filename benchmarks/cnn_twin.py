@@ -16,14 +16,13 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.twins import reduced_vgg
-from core import random, run
-from core.config import Options, not_negative, option, positive
-from core.config import run as run_script
-from core.data import batches
-from core.files import write_atomically
-from scripts.sweeps import spread
-from torch_nets import images
-from torch_nets.cnn_model import CNN
+from purenets import random, runs
+from purenets.core.runs.files import write_atomically
+from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.data import batches
+from purenets.torch_nets import CNN, images
+from scripts.shared.sweeps import spread
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def main(config: Config) -> dict:
 
 def write(path: Path, config: Config, rows: list[dict]) -> None:
     about = {"command": "python -m benchmarks.cnn_twin", "options": config.to_dict(), "n": len(rows)}
-    found = {**about, **run.environment(), **run.machine(), "rows": rows}
+    found = {**about, **runs.environment(), **runs.machine(), "rows": rows}
     write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 
 

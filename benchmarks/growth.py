@@ -19,13 +19,11 @@ from torch import nn
 
 from benchmarks import rnn
 from benchmarks.timing import apart, write
-from core import optim, plots, random, run
-from core.config import Options, option, positive
-from core.config import run as run_script
-from core.train import make_step, train_state
-from torch_nets import grad_fn
-from torch_nets.ensemble import ensemble, stack_states
-from torch_nets.pytorch_mlp import MLP
+from purenets import make_step, optim, random, runs, train_state
+from purenets.core.report import plots
+from purenets.core.runs.options import Options, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.torch_nets import MLP, ensemble, grad_fn, stack_states
 
 AXES = {
     "width": (8, 25, 80, 250, 800),
@@ -162,8 +160,8 @@ def main(config: Config) -> dict:
     about = {
         "command": "python -m benchmarks.growth",
         "n": config.steps,
-        **run.environment(),
-        **run.machine(),
+        **runs.environment(),
+        **runs.machine(),
     }
     Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
     plots.save(draw(curves), Path(config.figure))

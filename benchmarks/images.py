@@ -16,13 +16,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import memory, random, run
-from core.config import Options, option, positive
-from core.config import run as run_script
-from core.files import write_atomically
-from core.images import folder
+from purenets import random, runs
+from purenets.core.data.images import folder
+from purenets.core.runs import malloc
+from purenets.core.runs.files import write_atomically
+from purenets.core.runs.options import Options, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.torch_nets import images
 from scripts import cnn_train
-from torch_nets import images
 
 
 class FirstStepTaken(Exception):
@@ -48,7 +49,7 @@ def data_handling(root: str) -> dict:
 
 def to_first_step(root: str) -> float:
     """Seconds of scripts/cnn_train.py, once everything is imported, up to the end of its first step."""
-    import core.plots  # noqa: F401 (what it imports when work starts)
+    import purenets.core.report.plots  # noqa: F401 (what it imports when work starts)
 
     begin, original = time.perf_counter(), cnn_train.run.fit
 
@@ -74,7 +75,7 @@ def peak() -> int:
 def apart(f, *arguments):
     """f(*arguments) in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(memory.reuse).result()  # as scripts do
+        pool.submit(malloc.reuse).result()  # as scripts do
         return pool.submit(f, *arguments).result()
 
 
@@ -87,10 +88,10 @@ def main(config: Config) -> dict:
     second = [apart(data_handling, str(root)) for _ in range(config.repeats)]
     starts = [apart(to_first_step, str(root)) for _ in range(config.repeats)]
     found = {
-        "command": run.command_line(config).replace("scripts/images.py", "-m benchmarks.images"),
+        "command": runs.command_line(config).replace("scripts/images.py", "-m benchmarks.images"),
         "n": config.repeats,
-        **run.environment(),
-        **run.machine(),
+        **runs.environment(),
+        **runs.machine(),
         "first_start": first,
         "second_starts": second,
         "seconds_to_first_step": starts,

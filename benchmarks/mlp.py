@@ -19,16 +19,13 @@ import torch
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
-import numpy_nets
-import torch_nets
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
-from core import optim, random, run, tree
-from core.config import Options, not_negative, option, positive
-from core.config import run as run_script
-from core.train import make_step, scan, train_state
-from numpy_nets import mlp_numpy
-from torch_nets import pytorch_mlp, to_numpy
+from purenets import make_step, numpy_nets, optim, random, runs, scan, torch_nets, train_state, tree
+from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.numpy_nets import mlp_numpy
+from purenets.torch_nets import pytorch_mlp, to_numpy
 
 TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
 BATCHES = {TINY: 32, WIDE: 128}
@@ -253,8 +250,8 @@ def main(config: Config) -> dict:
     found = {
         "command": "python -m benchmarks.mlp",
         "n": config.rounds,
-        **run.environment(),
-        **run.machine(),
+        **runs.environment(),
+        **runs.machine(),
         "setting": f"MLP 2-20-2, batch {BATCHES[TINY]}, Adam, one thread, float32; torch.nn: fused Adam",
         **measure(ours, peers, config.rounds, 1e-3, {"scikit-learn": sklearn_step(TINY)}),
     }

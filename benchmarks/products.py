@@ -1,4 +1,4 @@
-"""Matrix products in float32: oneDNN, which ours take (`torch_nets/products.py`), beside torch's own, by MKL.
+"""Matrix products in float32: oneDNN, which ours take (`torch_nets/matmul.py`), beside torch's own, by MKL.
 
     python -m benchmarks.products            # writes results/benchmarks_products.json
 
@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
-from core import run
-from core.base import UserError
-from core.config import Options, option, positive
-from core.config import run as run_script
-from torch_nets import products
+from purenets import UserError, runs
+from purenets.core.runs.options import Options, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.torch_nets.fast import matmul
 
 SIZES = ((128, 128, 128), (128, 784, 100), (200, 3072, 100), (128, 1024, 1024), (128, 3072, 1024))  # m, k, n
 
@@ -37,7 +36,7 @@ def one(size: tuple[int, int, int], threads: int, rounds: int) -> dict:
     def layer(multiply):
         return lambda: (multiply(x, weight.mT), multiply(dy, weight), multiply(dy.mT, x))
 
-    contestants = {"oneDNN": layer(products.by_onednn), "torch": layer(torch.mm)}
+    contestants = {"oneDNN": layer(matmul.by_onednn), "torch": layer(torch.mm)}
     for mine, theirs in zip(contestants["oneDNN"](), contestants["torch"](), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-2), f"{size}: the products differ"
     times = in_turns(contestants, rounds)
@@ -53,14 +52,14 @@ def one(size: tuple[int, int, int], threads: int, rounds: int) -> dict:
 
 
 def main(config: Config) -> dict:
-    if not products.ONEDNN:
+    if not matmul.ONEDNN:
         raise UserError("benchmarks.products: this torch has no oneDNN for float32 products")
     threads = sorted({1, os.cpu_count() or 1})
     found = {
         "command": "python -m benchmarks.products",
         "n": config.rounds,
-        **run.environment(),
-        **run.machine(),
+        **runs.environment(),
+        **runs.machine(),
         "products": [one(size, n, config.rounds) for n in threads for size in SIZES],
     }
     write(config.results, found, markdown(found))

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-import torch_nets
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
-from core import optim, run, tree
-from core.base import TrainState
-from core.config import Options, option, positive
-from core.config import run as run_script
-from torch_nets import fast, pytorch_mlp
+from purenets import TrainState, optim, runs, torch_nets, tree
+from purenets.core.runs.options import Options, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.torch_nets import pytorch_mlp
+from purenets.torch_nets.fast import step as fast
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,8 @@ def main(config: Config) -> dict:
     found = {
         "command": "python -m benchmarks.profile",
         "n": config.rounds,
-        **run.environment(),
-        **run.machine(),
+        **runs.environment(),
+        **runs.machine(),
         "microseconds": {
             "eager, ours": microseconds(parts_of_ours(), config.rounds),
             "eager, torch.nn": microseconds(parts_of_torch(), config.rounds),

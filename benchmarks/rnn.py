@@ -24,15 +24,14 @@ from torch import nn
 
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio
-from core import optim, plots, random, run
-from core.config import Options, option, positive
-from core.config import run as run_script
-from core.files import write_atomically
-from core.train import TrainState, make_step, train_state
-from torch_nets import grad_fn, jit, to_numpy
-from torch_nets.dataset import palindromes
-from torch_nets.ensemble import ensemble, stack_states
-from torch_nets.vanilla_rnn import VanillaRNN
+from purenets import make_step, optim, random, runs, train_state
+from purenets.core.report import plots
+from purenets.core.runs.files import write_atomically
+from purenets.core.runs.options import Options, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.core.train import TrainState
+from purenets.torch_nets import VanillaRNN, ensemble, grad_fn, jit, stack_states, to_numpy
+from purenets.torch_nets.dataset import palindromes
 
 BATCH, HIDDEN, MEMBERS = 128, 128, 10
 
@@ -228,7 +227,7 @@ def main(config: Config) -> dict:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)  # or vanishing gradients at T = 400 make nn.RNN ten times slower
     command = "python -m benchmarks.rnn" + " --whole_runs" * config.whole_runs
-    about = {"command": command, "n": config.rounds, **run.environment(), **run.machine()}
+    about = {"command": command, "n": config.rounds, **runs.environment(), **runs.machine()}
     found = {
         **about,
         "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, float32, one thread (the ensemble: one a core)",

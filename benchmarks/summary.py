@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.timing import with_quartiles, write
-from core import plots, run
-from core.config import Options, option
-from core.config import run as run_script
+from purenets import runs
+from purenets.core.report import plots
+from purenets.core.runs.options import Options, option
+from purenets.core.runs.options import run as run_script
 
 
 class Bar(NamedTuple):
@@ -139,7 +140,7 @@ def main(config: Config) -> list[dict]:
     Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
     plots.save(draw(rows), Path(config.figure))
     n = min(row["n"] for row in rows)
-    about = {"command": "python -m benchmarks.summary", "n": n, **run.environment(), **run.machine()}
+    about = {"command": "python -m benchmarks.summary", "n": n, **runs.environment(), **runs.machine()}
     write(str(folder / "benchmarks.json"), about | {"rows": rows}, markdown(rows))
     return rows
 

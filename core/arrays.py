@@ -3,7 +3,7 @@
 import array_api_compat.numpy as numpy_namespace
 import numpy as np
 
-from core.base import Array
+from purenets.core.base import Array
 
 NUMPY = (np.ndarray, np.generic, int, float)  # the types of NumPy's arrays, and of numbers
 

@@ -12,6 +12,7 @@ Params = dict[str, Array]  # flat; names as in a PyTorch state_dict: "fc1.weight
 Buffers = dict[str, Array]  # what is not trained, e.g. BatchNorm's running statistics; {} if none
 Batch = tuple[Array, Array]  # inputs, integer targets
 Metrics = dict[str, Array]  # "loss", "accuracy", ...: scalars
+History = list[dict[str, float]]  # a row for each evaluation: "step", metrics
 
 
 class Model(NamedTuple):

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from core import random, tree
-from core.base import Array, Params, UserError
-from core.transforms import apply_updates
+from purenets.core import random, tree
+from purenets.core.base import Array, Params, UserError
+from purenets.core.optim.transforms import apply_updates
 
 
 def check_gradient(

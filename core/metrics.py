@@ -1,7 +1,7 @@
 """What is measured of a classifier's predictions."""
 
-from core.arrays import namespace
-from core.base import Array, UserError
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, UserError
 
 
 def accuracy(predictions: Array, targets: Array) -> Array:

@@ -19,8 +19,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from core.arrays import namespace
-from core.base import Array, UserError
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, UserError
 
 MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
 DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a counter

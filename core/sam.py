@@ -1,8 +1,8 @@
 """Sharpness-aware minimisation: the gradient at the worst point nearby (Foret et al. 2021)."""
 
-from core import tree
-from core.base import GradFn
-from core.transforms import apply_updates, scaled
+from purenets.core import tree
+from purenets.core.base import GradFn
+from purenets.core.optim.transforms import apply_updates, scaled
 
 
 def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from core import random, tree
-from core.arrays import namespace
-from core.base import (
+from purenets.core import random, tree
+from purenets.core.arrays import namespace
+from purenets.core.base import (
     Batch,
     Buffers,
     GradFn,
+    History,
     Metrics,
     Model,
     Optimizer,
@@ -25,10 +26,9 @@ from core.base import (
     TrainState,
     UserError,
 )
-from core.history import History
-from core.hyper import first_leaf
-from core.signals import stop_requested
-from core.transforms import apply_updates
+from purenets.core.optim.hyper import first_leaf
+from purenets.core.optim.transforms import apply_updates
+from purenets.core.signals import stop_requested
 
 
 class Diverged(ArithmeticError):

@@ -6,8 +6,8 @@ A leaf is whatever is not a dict. Dicts that are combined must have the same nam
 import math
 from collections.abc import Callable, Sequence
 
-from core.arrays import namespace
-from core.base import Array, Params, UserError
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, Params, UserError
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
 Places = tuple[tuple[str, slice, tuple[int, ...]], ...]  # name, place in a vector and shape of each leaf

@@ -4,11 +4,11 @@ costs more than its arithmetic, and an optimiser has several for each leaf."""
 import operator
 from collections.abc import Callable
 
-from core import random, tree
-from core.arrays import namespace
-from core.base import Array, Batch, Metrics, Optimizer, Params, Step, TrainState, UserError
-from core.transforms import apply_update
-from core.tree import Places
+from purenets.core import random, tree
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, Batch, Metrics, Optimizer, Params, Step, TrainState, UserError
+from purenets.core.optim.transforms import apply_update
+from purenets.core.tree import Places
 
 
 def vector_step(
@@ -17,8 +17,8 @@ def vector_step(
     draws: bool = False,
     views_at: Callable[[Places], Callable[[Array], Params]] = tree.views_at,
 ) -> Step:
-    """`step(state, batch) -> (state, metrics)` as `core.train.make_step` makes it, for `optimizer` on the vector
-    of all params (`core.optim.flat` says for which optimisers that is the same); the state is that of
+    """`step(state, batch) -> (state, metrics)` as `make_step` makes it, for `optimizer` on the vector
+    of all params (`optim.flat` says for which optimisers that is the same); the state is that of
     `optim.flat(optimizer)`.
 
     gradient: `f(params, buffers, batch, key, places) -> (vector, (buffers, metrics))`; key: None unless `draws`.

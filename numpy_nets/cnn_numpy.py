@@ -1,9 +1,9 @@
 """The reduced VGG of the assignment in NumPy, with the backward pass by hand."""
 
-from core.layers import reduced_vgg
-from numpy_nets import image_modules
-from numpy_nets.grad import HandModel, model_of
-from numpy_nets.modules import serial
+from purenets.core.serial import reduced_vgg
+from purenets.numpy_nets import image_modules
+from purenets.numpy_nets.grad import HandModel, model_of
+from purenets.numpy_nets.modules import serial
 
 
 def CNN(n_channels: int, n_classes: int, *, width: float = 1.0) -> HandModel:

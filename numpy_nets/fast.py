@@ -10,18 +10,18 @@ import functools
 
 import numpy as np
 
-from core import tree
-from core.base import Batch, Buffers, Metrics, Optimizer, Params, Step, UserError
-from core.layers import expect_features
-from core.tree import Places
-from core.vector import vector_step
-from numpy_nets.grad import HandModel
+from purenets.core import tree
+from purenets.core.base import Batch, Buffers, Metrics, Optimizer, Params, Step, UserError
+from purenets.core.serial import expect_features
+from purenets.core.tree import Places
+from purenets.core.vector import vector_step
+from purenets.numpy_nets.grad import HandModel
 
 KNOWN = ("linear", "relu", "tanh")
 
 
 def fast_step(model: HandModel, optimizer: Optimizer) -> Step:
-    """The `core.vector.vector_step` of a row of layers.
+    """The `vector_step` of a row of layers.
 
     A UserError names the layer that is not of KNOWN.
     """

@@ -3,17 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from core.base import Batch, Buffers, GradFn, Metrics, Params
-from core.metrics import accuracy
-from numpy_nets.modules import (
-    Module,
-    softmax_cross_entropy_backward,
-    softmax_cross_entropy_forward,
-)
+from purenets.core.base import Batch, Buffers, GradFn, Metrics, Params
+from purenets.core.metrics import accuracy
+from purenets.numpy_nets.modules import Module, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 
 class HandModel(NamedTuple):
-    """A `core.base.Model` (init, apply) that can also be gone through backwards."""
+    """A `purenets.core.base.Model` (init, apply) that can also be gone through backwards."""
 
     init: Callable
     apply: Callable

@@ -9,10 +9,10 @@ import math
 
 import numpy as np
 
-from core import random
-from core.base import UserError
-from core.layers import expect, expect_channels
-from numpy_nets.modules import Linear, Module, ReLU
+from purenets.core import random
+from purenets.core.base import UserError
+from purenets.core.serial import expect, expect_channels
+from purenets.numpy_nets.modules import Linear, Module, ReLU
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
 
@@ -146,7 +146,7 @@ def batch_norm_backward(dout, cache):
 
 def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int = 0) -> Module:
     """(B, n_in, H, W) -> (B, n_out, H', W'). Weights and bias uniform within 1 / sqrt(n_in size^2), as in
-    PyTorch, and drawn as `torch_nets.layers.Conv` draws them."""
+    PyTorch, and drawn as `purenets.torch_nets.layers.Conv` draws them."""
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):
@@ -192,7 +192,7 @@ def GlobalAvgPool() -> Module:
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
-    """BatchNorm with running statistics in the buffers, as `torch_nets.layers.BatchNorm`."""
+    """BatchNorm with running statistics in the buffers, as `purenets.torch_nets.layers.BatchNorm`."""
 
     def init(key):
         params = {"weight": np.ones(n, np.float32), "bias": np.zeros(n, np.float32)}

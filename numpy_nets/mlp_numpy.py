@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from core.layers import mlp_in_a_row
-from numpy_nets import modules
-from numpy_nets.grad import HandModel, model_of
+from purenets.core.serial import mlp_in_a_row
+from purenets.numpy_nets import modules
+from purenets.numpy_nets.grad import HandModel, model_of
 
 
 def MLP(

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core import random, tree
-from core.base import UserError
-from core.layers import draws_in_a_row, expect, expect_features, init_in_a_row, run_in_a_row
+from purenets.core import random, tree
+from purenets.core.base import UserError
+from purenets.core.serial import draws_in_a_row, expect, expect_features, init_in_a_row, run_in_a_row
 
 # --- linear -----------------------------------------------------------------------------------------------
 

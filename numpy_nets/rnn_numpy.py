@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 
-from core import random
-from core.base import UserError
-from core.layers import rnn_shapes
-from numpy_nets.grad import HandModel
-from numpy_nets.modules import linear_backward, linear_forward, tanh_backward
+from purenets.core import random
+from purenets.core.base import UserError
+from purenets.core.serial import rnn_shapes
+from purenets.numpy_nets.grad import HandModel
+from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 
 
 def rnn_forward(x, W_hx, W_hh, b_h):

@@ -6,16 +6,19 @@ python scripts/cifar10_mlp.py --preset digits                      # in small, o
 """
 
 import functools
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from core import optim
-from core.base import Model, Optimizer
-from core.config import fraction, not_negative, one_of, option, positive, widths
-from core.config import run as run_script
-from core.sparse import beta_lasso
-from scripts import cifar10_recipe
-from scripts.cifar10_recipe import Recipe
-from scripts.image_task import SCHEDULES, Result, report, scheduled
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import Model, Optimizer, optim
+from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import run as run_script
+from purenets.optim import beta_lasso
+from scripts.shared import cifar10 as cifar10_recipe
+from scripts.shared.cifar10 import Recipe
+from scripts.shared.images import SCHEDULES, Result, report, scheduled
 
 # as quick as it can be, and with a rate that means what AdamW's does
 MUON = functools.partial(optim.muon, adjust_lr_fn="match_rms_adamw", ns_steps=3, precision="bfloat16")
@@ -100,7 +103,7 @@ PRESETS = {
 
 def make_net(config: Config, task) -> Model:
     """The net of `config` for the images of `task`."""
-    from torch_nets import image_mlps
+    from purenets.torch_nets import image_mlps
 
     n_inputs, n_classes = task.train[0][0].numel(), len(task.classes)
     hidden = [int(part) for part in config.hidden.split(",")]

@@ -1,4 +1,4 @@
-"""Part I, task 3: settings and seeds of scripts/cifar10_best.py and scripts/cifar10_mlp.py.
+"""Part I, task 3: settings and seeds of scripts/cifar10_cnn.py and scripts/cifar10_mlp.py.
 
     python scripts/cifar10_sweep.py --settings final --results results/part1_cifar10.json
     python scripts/cifar10_sweep.py --settings ablation --results results/part1_cifar10_ablation.json
@@ -8,16 +8,19 @@ and rows are kept as scripts/cnn_sweep.py keeps them.
 """
 
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.base import UserError
-from core.config import Options, not_negative, option, positive
-from core.config import run as run_script
-from scripts import cifar10_best, cifar10_mlp
-from scripts.sweeps import folder_of, grouped, spread, sweep, trained
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
-SCRIPTS = {"cnn": cifar10_best, "mlp": cifar10_mlp}
+from purenets import UserError
+from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import run as run_script
+from scripts import cifar10_cnn, cifar10_mlp
+from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
+
+SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp}
 PRESETS = {f"{kind} {name}": (kind, name, {}) for kind, script in SCRIPTS.items() for name in script.PRESETS}
 
 # presets in short, and with one ingredient changed: what each of them gives, on a fifth of the training images
@@ -50,7 +53,7 @@ VARIANTS = {
     "mlp: mixup": ("mlp", "cpu-6min", MLP | {"mixup": True}),
     "mlp: no dropout": ("mlp", "cpu-6min", MLP | {"dropout": 0.0}),
 }
-GROUPS = {"final": [f"cnn {cifar10_best.BEST}", "mlp cpu-6min"], "ablation": list(VARIANTS)}
+GROUPS = {"final": [f"cnn {cifar10_cnn.BEST}", "mlp cpu-6min"], "ablation": list(VARIANTS)}
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ that settings and seeds can be added to it, also on another machine: each row na
 """
 
 import itertools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.config import Options, not_negative, option, positive
-from core.config import run as run_script
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import run as run_script
 from scripts import cnn_train
-from scripts.sweeps import folder_of, grouped, spread, sweep, trained
+from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
 
 # Named changes of the options of scripts/cnn_train.py
 SETTINGS = {

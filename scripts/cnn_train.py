@@ -8,16 +8,19 @@ torchrun --nproc-per-node 2 scripts/cnn_train.py --data digits --out runs/two   
 
 import functools
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from core import optim, random, run
-from core.base import GradFn, Model, Optimizer, TrainState, UserError
-from core.config import not_negative, one_of, option, positive
-from core.config import run as run_script
-from core.optim import OPTIMIZERS
-from scripts import image_task
-from scripts.image_task import (
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import GradFn, Model, Optimizer, TrainState, UserError, optim, random, runs
+from purenets.core.runs.options import not_negative, one_of, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.optim import OPTIMIZERS
+from scripts.shared import images as image_task
+from scripts.shared.images import (
     SCHEDULES,
     ImageOptions,
     Result,
@@ -55,8 +58,8 @@ def train(config: Config) -> Result:
     """Train the network of `config`; the test images are looked at once, at the end."""
     import torch  # when work starts, so that --help is quick
 
-    from torch_nets.convert import device_of
-    from torch_nets.distributed import processes
+    from purenets.torch_nets.convert import device_of
+    from purenets.torch_nets.distributed import processes
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = device_of(config.device)
@@ -66,10 +69,10 @@ def train(config: Config) -> Result:
 
 def train_as(config: Config, device, group) -> Result:
     """What one of the processes of a training does; all have the same result, and the first writes it."""
-    from core.data import batches
-    from core.train import make_step
-    from torch_nets import images, jit, metrics_fn
-    from torch_nets.distributed import check_share, first_alone, parallel_metrics
+    from purenets import make_step
+    from purenets.data import batches
+    from purenets.torch_nets import images, jit, metrics_fn
+    from purenets.torch_nets.distributed import check_share, first_alone, parallel_metrics
 
     split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     load = functools.partial(images.load, config.data, config.data_dir, config.image_size)
@@ -82,7 +85,7 @@ def train_as(config: Config, device, group) -> Result:
     if config.compile and group.size > 1:
         raise UserError("--compile: not with several processes; leave it out")
 
-    folder = run.open_run(config, group.writes)
+    folder = runs.open_run(config, group.writes)
     plain = make_net(config, task, group)
     model = in_fastest_way(plain, task, config.precision, folder, group)
     steps = math.ceil(config.epochs * n / config.batch_size) if config.epochs else config.max_steps
@@ -90,7 +93,7 @@ def train_as(config: Config, device, group) -> Result:
     state = start(plain, optimizer, init_key, step_key, device)
     step = make_step(make_grad_fn(config, model, task.normalise, group), optimizer)
 
-    state, history = run.fit(
+    state, history = runs.fit(
         folder,
         jit(step) if config.compile else step,
         state,
@@ -111,8 +114,7 @@ def train_as(config: Config, device, group) -> Result:
 
 def make_net(config: Config, task, group=None) -> Model:
     """The reduced VGG of float images; its BatchNorm takes the statistics of the whole group's batch."""
-    from torch_nets import distributed, layers
-    from torch_nets.cnn_model import CNN
+    from purenets.torch_nets import CNN, distributed, layers
 
     total = distributed.total if group and group.size > 1 else None
     norm = functools.partial(layers.BatchNorm, total=total)
@@ -128,9 +130,9 @@ def make_optimizer(config: Config, steps: int) -> Optimizer:
 
 def make_grad_fn(config: Config, model: Model, normalise: Callable, group) -> GradFn:
     """The gradient of the (smoothed) loss on augmented images."""
-    from torch_nets import augment, grad_fn
-    from torch_nets.distributed import data_parallel
-    from torch_nets.losses import cross_entropy, smoothed
+    from purenets.torch_nets import augment, grad_fn
+    from purenets.torch_nets.distributed import data_parallel
+    from purenets.torch_nets.losses import cross_entropy, smoothed
 
     grad = grad_fn(model, smoothed(config.label_smoothing) if config.label_smoothing else cross_entropy)
     grad = data_parallel(grad, group)
@@ -144,7 +146,7 @@ def make_grad_fn(config: Config, model: Model, normalise: Callable, group) -> Gr
 def test_of(model: Model, state: TrainState, task, mirror: bool = False) -> dict:
     """`image_task.test_of`; `mirrored_accuracy` is that of the mean of the logits of an image and of its mirror
     image."""
-    from torch_nets.wrappers import mirror_averaged
+    from purenets.torch_nets.precision import mirror_averaged
 
     found = image_task.test_of(model, state, task)
     if mirror:

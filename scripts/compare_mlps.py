@@ -9,22 +9,25 @@ deviations, two figures the curves and the decision boundaries.
 
 import itertools
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
 import numpy as np
 from matplotlib.figure import Figure
 
-from core import data, plots, random, run, tree
-from core.base import Params, UserError
-from core.config import Options, not_negative, one_of, option, positive, widths
-from core.config import run as run_script
-from core.data import DATASETS
-from core.files import write_atomically
-from core.optim import OPTIMIZERS
-from core.train import make_step, train_state
-from scripts import mlp_task, pytorch_train_mlp, train_mlp_numpy
+from purenets import Params, UserError, data, make_step, random, runs, train_state, tree
+from purenets.core.report import plots
+from purenets.core.runs.files import write_atomically
+from purenets.core.runs.options import Options, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import run as run_script
+from purenets.data import DATASETS
+from purenets.optim import OPTIMIZERS
+from scripts import pytorch_train_mlp, train_mlp_numpy
+from scripts.shared import mlp as mlp_task
 
 WORLDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 KEYS = ("dataset", "noise", "optimizer", "batch_size")
@@ -59,10 +62,10 @@ class Config(Options):
 
 def main(config: Config) -> list[dict]:
     """All runs; the rows of the table."""
-    folder = run.open_run(config)
+    folder = runs.open_run(config)
     path = folder / "table.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    about = {"command": run.command_line(config), "n": config.seeds, **run.environment(), **run.machine()}
+    about = {"command": runs.command_line(config), "n": config.seeds, **runs.environment(), **runs.machine()}
     for case in cases(config):
         if not any(row["case"] == case.to_dict() for row in rows):
             rows += compare(case, config.compile, keep_history=case.seed == config.first_seed)
@@ -98,7 +101,7 @@ def numbers(text: str, kind: type, flag: str) -> list:
 
 def same_params(case: mlp_task.MLPConfig) -> Params:
     """The params that both worlds start from: those that the PyTorch MLP draws, as NumPy arrays."""
-    from torch_nets import to_numpy  # when work starts, so that --help is quick
+    from purenets.torch_nets import to_numpy  # when work starts, so that --help is quick
 
     key = random.key(case.seed)
     task = mlp_task.load_data(case, random.split(key, 4)[0])
@@ -118,7 +121,7 @@ def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, mlp
 
 def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False) -> list[dict]:
     """One row for each world, with the largest difference between their params at the end."""
-    from torch_nets import to_numpy
+    from purenets.torch_nets import to_numpy
 
     results = train_both(case, compile)
     finals = [to_numpy(result.state.params) for result in results.values()]
@@ -142,7 +145,7 @@ def largest_difference(a: Params, b: Params) -> float:
 
 def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
     """The largest difference between the params of both worlds after each of `steps` steps."""
-    from torch_nets import to_numpy
+    from purenets.torch_nets import to_numpy
 
     params = same_params(case)
     data_key, batch_key, step_key = random.split(random.key(case.seed), 3)

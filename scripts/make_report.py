@@ -8,30 +8,29 @@ of this command.
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
 import numpy as np
 
-from core import plots
-from core.config import Options, not_negative, option
-from core.config import run as run_script
-from core.diagrams import network
-from core.document import Document, Picture, Section, Table, to_html, write_pdf
-from core.files import folder_at, write_atomically
-from core.tabulate import as_table, tabulate
-from scripts import (
-    cifar10_figures,
-    cnn_figures,
-    cnn_sweep,
-    compare_mlps,
-    report_cifar10,
-    rnn_figures,
-    run_all,
-)
-from scripts.mlp_task import CURVES, MLPConfig
-from scripts.sweeps import grouped, spread
+from purenets.core.report import plots
+from purenets.core.report.diagrams import network
+from purenets.core.report.document import Document, Picture, Section, Table, to_html, write_pdf
+from purenets.core.report.tabulate import as_table, tabulate
+from purenets.core.runs.files import folder_at, write_atomically
+from purenets.core.runs.options import Options, not_negative, option
+from purenets.core.runs.options import run as run_script
+from scripts import cnn_sweep, compare_mlps, run_quick
+from scripts.figures import cifar10 as cifar10_figures
+from scripts.figures import cnn as cnn_figures
+from scripts.figures import rnn as rnn_figures
+from scripts.report import cifar10 as report_cifar10
+from scripts.shared.mlp import CURVES, MLPConfig
+from scripts.shared.sweeps import grouped, spread
 
 ROOT = Path(__file__).parents[1]
 MIRROR = "CIFAR-10 (JPEG q75 mirror)"
@@ -162,7 +161,7 @@ def of_network(title: str, structure: list, training: list, analysis: list) -> S
 
 
 def part1(config: Config, found: dict) -> Section:
-    from numpy_nets.mlp_numpy import MLP
+    from purenets.numpy_nets import MLP
 
     rows = tabulate(MLP(2, [20], 2), np.zeros((32, 2), np.float32))
     structure = [
@@ -207,7 +206,7 @@ def analysis1(config: Config, found: dict) -> list:
         "boundaries",
     )
     if "part1_sets" not in found:
-        return [SMALL, *small(config, run_all.part1), boundaries]
+        return [SMALL, *small(config, run_quick.part1), boundaries]
     sets = found["part1_sets"]
     rows = compare_mlps.summary(sets["rows"])
     by_set = {
@@ -284,7 +283,7 @@ def best_cnn(config: Config, found: dict) -> Section:
 def of_best(title: str, kind: str, parts: tuple[list, list], config: Config, found: dict) -> Section:
     rows = found.get("part1_cifar10", {}).get("rows", [])
     there = any(row["setting"].split()[0] == kind for row in rows)
-    quick = {"mlp": run_all.part1_mlp, "cnn": run_all.part1_cnn}[kind]
+    quick = {"mlp": run_quick.part1_mlp, "cnn": run_quick.part1_cnn}[kind]
     analysis = report_cifar10.analysis(found, kind, MIRROR) if there else [SMALL, *small(config, quick)]
     return of_network(title, *parts, analysis)
 
@@ -295,7 +294,7 @@ def of_best(title: str, kind: str, parts: tuple[list, list], config: Config, fou
 def part2(config: Config, found: dict) -> Section:
     import torch
 
-    from torch_nets.cnn_model import CNN
+    from purenets.torch_nets import CNN
 
     rows = tabulate(CNN(3, 10), torch.zeros(32, 3, 32, 32))
     parameters = f"{sum(row.params for row in rows):,}"
@@ -328,7 +327,7 @@ def part2(config: Config, found: dict) -> Section:
     analysis = (
         analysis2(found["part2_settings"])
         if "part2_settings" in found
-        else [SMALL, *small(config, run_all.part2)]
+        else [SMALL, *small(config, run_quick.part2)]
     )
     return of_network("Part II: the reduced VGG on CIFAR-10", structure, training, analysis)
 
@@ -429,8 +428,8 @@ def mistakes_between(row: dict) -> list:
 def part3(config: Config, found: dict) -> Section:
     import torch
 
-    from core import random
-    from torch_nets.vanilla_rnn import VanillaRNN
+    from purenets import random
+    from purenets.torch_nets import VanillaRNN
 
     model = VanillaRNN(4, 1, 128, 10)
     params, _ = model.init(random.key(0))
@@ -472,7 +471,7 @@ def part3(config: Config, found: dict) -> Section:
             "rnn-dimensions",
         ),
     ]
-    analysis = analysis3(found) if "rnn_lengths" in found else [SMALL, *small(config, run_all.part3)]
+    analysis = analysis3(found) if "rnn_lengths" in found else [SMALL, *small(config, run_quick.part3)]
     return of_network("Part III: a vanilla RNN on palindromes", structure, training, analysis)
 
 
@@ -541,10 +540,10 @@ SMALL = (
 )
 
 
-def small(config: Config, part: Callable[[run_all.Config], Section]) -> Sequence:
+def small(config: Config, part: Callable[[run_quick.Config], Section]) -> Sequence:
     """A quick run in place of a missing result."""
     folder_at(config.out)
-    return part(run_all.Config(out=config.out, seed=config.seed)).blocks
+    return part(run_quick.Config(out=config.out, seed=config.seed)).blocks
 
 
 def cells_of(markdown: str) -> list[list[str]]:

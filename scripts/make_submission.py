@@ -16,14 +16,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.base import UserError
-from core.config import Options, option, run
-from core.document import to_html, write_pdf
-from core.files import folder_at, write_atomically
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import UserError
+from purenets.core.report.document import to_html, write_pdf
+from purenets.core.runs.files import folder_at, write_atomically
+from purenets.core.runs.options import Options, option, run
 from scripts import make_report
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (
+    "purenets",
     "core",
     "numpy_nets",
     "torch_nets",
@@ -51,7 +54,7 @@ FIRST = """\
     make run     # own venv, install, then the whole assignment in small
     make test    # all tests
 
-With the packages of `setup.cfg` installed already: `PYTHONPATH=. python scripts/run_all.py`.
+With the packages of `setup.cfg` installed already: `PYTHONPATH=. python scripts/run_quick.py`.
 """
 
 
@@ -123,7 +126,7 @@ def check(content: bytes, top: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
         place = Path(folder) / top
-        command = [sys.executable, "scripts/run_all.py", "--out", "runs/quick"]
+        command = [sys.executable, "scripts/run_quick.py", "--out", "runs/quick"]
         environment = {**os.environ, "PYTHONPATH": str(place)}  # its own code, whatever is installed
         done = subprocess.run(
             command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST

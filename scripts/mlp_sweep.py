@@ -4,19 +4,21 @@ python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
 """
 
 import json
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 import numpy as np
 
-from core import data, optim, random
-from core import run as runs
-from core.arrays import to_host
-from core.base import UserError
-from core.config import Options, one_of, option, positive, run, widths
-from core.data import DATASETS
-from core.files import write_atomically
-from core.optim import OPTIMIZERS
-from core.train import TrainState, init_state, make_step
+from purenets import UserError, data, init_state, make_step, optim, random, runs
+from purenets.core.arrays import to_host
+from purenets.core.runs.files import write_atomically
+from purenets.core.runs.options import Options, one_of, option, positive, run, widths
+from purenets.core.train import TrainState
+from purenets.data import DATASETS
+from purenets.optim import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,7 @@ def train(config: Config) -> np.ndarray:
     test set is not looked at."""
     import torch  # when work starts, so that --help is quick
 
-    from torch_nets import grad_fn, jit, metrics_fn
-    from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states
-    from torch_nets.pytorch_mlp import MLP
+    from purenets.torch_nets import MLP, ensemble, ensemble_metrics, grad_fn, jit, metrics_fn, stack_states
 
     torch.set_num_threads(1)
     task = data.load(config.dataset, random.key(0))
@@ -79,7 +79,7 @@ def train(config: Config) -> np.ndarray:
 
 def draw(config: Config, accuracy: np.ndarray):
     """The map: a row for each seed, a column for each rate; and the mean over the seeds above it."""
-    from core import plots
+    from purenets.core.report import plots
 
     figure, axes = plots.panels(1, 1, 1 + 0.75 * config.rates, 1.6 + 0.4 * config.seeds)
     axis, rates = axes[0, 0], [f"{rate:.2g}" for rate, seed in members(config) if seed == 0]
@@ -106,7 +106,7 @@ def main(config: Config) -> np.ndarray:
     for rate, row in zip(rates, accuracy, strict=True):
         print(f"{rate:<8.2g}  {row.mean():.2%}  {row.std():.2%}")
     if path:
-        from core import plots
+        from purenets.core.report import plots
 
         found = {"rates": rates, "validation_accuracy": accuracy.tolist()}
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())

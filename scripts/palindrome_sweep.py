@@ -11,16 +11,18 @@ share out the cells. T is a palindrome's length.
 import contextlib
 import functools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
 import numpy as np
 
-from core import random, run
-from core.config import Options, not_negative, option, positive
-from core.config import run as run_script
-from core.files import alone_in, write_atomically
-from core.train import Interrupted, fit, init_state, make_step
+from purenets import Interrupted, fit, init_state, make_step, random, runs
+from purenets.core.runs.files import alone_in, write_atomically
+from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import run as run_script
 from scripts import train as rnn
 
 # Named changes of the options of scripts/train.py
@@ -91,10 +93,10 @@ def main(config: Config) -> dict:
     """All cells, shared out among the processes of torchrun; what they found."""
     import torch  # when work starts, here and below, so that --help is quick
 
-    from torch_nets.distributed import processes, wait_for_all
+    from purenets.torch_nets.distributed import processes, wait_for_all
 
     with processes(torch.device("cpu")) as group:
-        folder = run.open_run(config, group.writes)
+        folder = runs.open_run(config, group.writes)
         wait_for_all(group)  # until the folder is there
         cells = [(name, int(T)) for name in config.settings.split(",") for T in config.lengths.split(",")]
 
@@ -110,7 +112,7 @@ def main(config: Config) -> dict:
                     raise Interrupted(f"{error}; go on with --resume") from error
         wait_for_all(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
-    found = {"command": run.command_line(config), "n": config.seeds, **run.environment(), **run.machine()}
+    found = {"command": runs.command_line(config), "n": config.seeds, **runs.environment(), **runs.machine()}
     found |= {"settings": {name: SETTINGS[name] for name in config.settings.split(",")}, "cells": rows}
     if config.results and group.writes:
         path = Path(config.results)
@@ -170,8 +172,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     """Train all seeds of a cell as one ensemble, and evaluate each."""
     import torch
 
-    from torch_nets import grad_fn, jit, metrics_fn
-    from torch_nets.ensemble import ensemble, ensemble_metrics, stack_states
+    from purenets.torch_nets import ensemble, ensemble_metrics, grad_fn, jit, metrics_fn, stack_states
 
     rnn.set_up_torch(member)
     torch.compiler.reset()  # or the functions that all cells share reach the limit of recompilations
@@ -180,7 +181,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     model, optimizer = rnn.make_model(member), rnn.make_optimizer(member)
     state_keys, train_keys, evaluation_keys = zip(*map(rnn.keys, seeds), strict=True)
     state = stack_states([init_state(model, optimizer, key) for key in state_keys])
-    state, history, sums = run.restore(folder, state)
+    state, history, sums = runs.restore(folder, state)
     step = ensemble(make_step(grad_fn(model), optimizer))
     metrics = ensemble_metrics(metrics_fn(model))
 
@@ -194,7 +195,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
         steps=member.train_steps,
         every=member.eval_freq,
         evaluate=lambda state: by_seed(evaluate(state), seeds),
-        save=functools.partial(run.save, folder),
+        save=functools.partial(runs.save, folder),
         history=history,
         sums=sums,
         label=f"{place} {setting}, T = {T}",
@@ -213,7 +214,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
 
 def at_lengths(evaluate, state, lengths, size: int) -> dict:
     """By length: how many palindromes were evaluated, whether these were all, and each seed's accuracy."""
-    from torch_nets.dataset import is_exhaustive
+    from purenets.torch_nets.dataset import is_exhaustive
 
     return {
         str(T): {
@@ -228,8 +229,8 @@ def ensemble_batches(member: rnn.Config, keys):
     """The function from the step to the palindromes of all members (members, batch, ...), as one draw."""
     import torch
 
-    from torch_nets import jit
-    from torch_nets.dataset import palindromes
+    from purenets.torch_nets import jit
+    from purenets.torch_nets.dataset import palindromes
 
     length, stacked = rnn.length_at(member), torch.stack([torch.as_tensor(key) for key in keys])
 

@@ -3,12 +3,16 @@
 python scripts/pytorch_train_mlp.py --optimizer adam --out runs/torch
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from core.base import Params
-from core.config import option, positive, run
-from core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
-from scripts import mlp_task
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import Params
+from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
+from purenets.core.runs.options import option, positive, run
+from scripts.shared import mlp as mlp_task
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,8 @@ def world_of(config: Config) -> mlp_task.World:
     """The torch world on the device of the options."""
     import torch  # when work starts, so that --help is quick
 
-    from torch_nets import grad_fn, jit, metrics_fn
-    from torch_nets.convert import device_of
-    from torch_nets.pytorch_mlp import MLP
+    from purenets.torch_nets import MLP, grad_fn, jit, metrics_fn
+    from purenets.torch_nets.convert import device_of
 
     torch.set_num_threads(config.threads)
     device = device_of(config.device)

@@ -20,13 +20,14 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from core.base import UserError
-from core.config import Options, option
-from core.config import run as run_script
-from core.document import text_table
-from core.files import folder_at, write_atomically
-from core.signals import stop_requested
-from core.train import Interrupted
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import Interrupted, UserError
+from purenets.core.report.document import text_table
+from purenets.core.runs.files import folder_at, write_atomically
+from purenets.core.runs.options import Options, option
+from purenets.core.runs.options import run as run_script
+from purenets.core.signals import stop_requested
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,7 +125,7 @@ def main(config: Config) -> Path:
 
 def open_images(config: Config) -> None:
     """Find out now, not after an hour, that the images cannot be opened; their cache is filled."""
-    from torch_nets import images
+    from purenets.torch_nets import images
 
     images.load(config.data, config.data_dir)
 

@@ -8,23 +8,37 @@
 T is the length of a palindrome; the network reads its first T-1 digits, and --input_length is T-1.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from core import optim, random, run, schedule
-from core.base import Batch, Model, Optimizer, Params, TrainState
-from core.config import Options, fraction, not_negative, one_of, option, positive
-from core.config import run as run_script
-from core.history import History
-from core.layers import RNN_INITS
-from core.optim import OPTIMIZERS
-from core.train import init_state, make_step
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import (
+    Batch,
+    History,
+    Model,
+    Optimizer,
+    Params,
+    TrainState,
+    init_state,
+    make_step,
+    optim,
+    random,
+    runs,
+    schedules,
+)
+from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive
+from purenets.core.runs.options import run as run_script
+from purenets.core.serial import RNN_INITS
+from purenets.optim import OPTIMIZERS
 
 SCHEDULES = {
     "constant": lambda rate, steps: rate,
-    "linear": lambda rate, steps: schedule.linear(rate, 0.0, steps),
-    "cosine": lambda rate, steps: schedule.cosine(rate, steps),
+    "linear": lambda rate, steps: schedules.linear(rate, 0.0, steps),
+    "cosine": lambda rate, steps: schedules.cosine(rate, steps),
 }
 
 
@@ -80,7 +94,7 @@ class Result(NamedTuple):
 
 def make_model(config: Config) -> Model:
     """The network that the options describe."""
-    from torch_nets.vanilla_rnn import VanillaRNN  # when work starts, here and below, so that --help is quick
+    from purenets.torch_nets import VanillaRNN  # when work starts, here and below, so that --help is quick
 
     return VanillaRNN(
         config.input_length,
@@ -119,7 +133,7 @@ def length_at(config: Config) -> Callable[[int], int]:
 
 def keys(seed: int):
     """The keys of a seed: of the params, of the training stream and of the evaluation stream."""
-    from torch_nets.dataset import streams
+    from purenets.torch_nets.dataset import streams
 
     state_key, data_key = random.split(random.key(seed))
     return state_key, *streams(data_key)
@@ -129,7 +143,7 @@ def batches(config: Config, key, device) -> Callable[[int], Batch]:
     """The function from the step to its palindromes: fresh ones, of a key of their own."""
     import torch
 
-    from torch_nets.dataset import palindromes
+    from purenets.torch_nets.dataset import palindromes
 
     length, one_hot = length_at(config), config.input_dim != 1
 
@@ -144,7 +158,7 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
     """The metrics of a state on palindromes of length T, all or `size` fresh ones: the means, on the host."""
     import torch
 
-    from torch_nets.dataset import evaluation_batches
+    from purenets.torch_nets.dataset import evaluation_batches
 
     device, totals, n = state.step.device, {}, 0
     for x, y in evaluation_batches(random.fold_in(key, T), T, size, one_hot):
@@ -157,7 +171,7 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
 
 def evaluation_size(config: Config) -> int:
     """How many palindromes to evaluate; a UserError if all of them are asked for and are too many."""
-    from torch_nets.dataset import check_listable, count
+    from purenets.torch_nets.dataset import check_listable, count
 
     T = config.input_length + 1
     if not config.exhaustive:
@@ -170,7 +184,7 @@ def set_up_torch(config: Config):
     """Threads, and no denormal numbers: vanishing gradients are full of them, which is slow. The device."""
     import torch
 
-    from torch_nets.convert import device_of
+    from purenets.torch_nets.convert import device_of
 
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
@@ -179,7 +193,7 @@ def set_up_torch(config: Config):
 
 def train(config: Config) -> Result:
     """Train the network of `config`; with torchrun, in several processes that share its batches."""
-    from torch_nets.distributed import processes
+    from purenets.torch_nets.distributed import processes
 
     device = set_up_torch(config)
     with processes(device) as group:
@@ -188,14 +202,14 @@ def train(config: Config) -> Result:
 
 def train_as(config: Config, device, group) -> Result:
     """What one of the processes of a training does; all have the same result, and the first writes it."""
-    from torch_nets import grad_fn, jit, metrics_fn
-    from torch_nets.distributed import check_share, data_parallel, parallel_metrics
+    from purenets.torch_nets import grad_fn, jit, metrics_fn
+    from purenets.torch_nets.distributed import check_share, data_parallel, parallel_metrics
 
     check_share(config.batch_size, group)
     state_key, train_key, evaluation_key = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
     first = on_device(init_state(model, optimizer, state_key), device)
-    folder = run.open_run(config, group.writes)
+    folder = runs.open_run(config, group.writes)
     compiled = jit if config.compile and not config.curriculum else lambda f: f  # one T: compile once
     if group.size == 1:
         step = compiled(make_step(grad_fn(model), optimizer))
@@ -208,7 +222,7 @@ def train_as(config: Config, device, group) -> Result:
         means = evaluate_at(metrics, optim.averaged(state), evaluation_key, T, size, one_hot)
         return {name: float(value) for name, value in means.items()}
 
-    state, history = run.fit(
+    state, history = runs.fit(
         folder,
         step,
         first,
@@ -221,7 +235,7 @@ def train_as(config: Config, device, group) -> Result:
         writes=group.writes,
     )
     if folder and group.writes:
-        from core import plots
+        from purenets.core.report import plots
 
         figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
         plots.save(figure, folder / "curves.png")
@@ -229,13 +243,13 @@ def train_as(config: Config, device, group) -> Result:
 
 
 def on_device(state: TrainState, device) -> TrainState:
-    from torch_nets.convert import to_torch
+    from purenets.torch_nets import to_torch
 
     return TrainState(**to_torch(state._asdict(), device=device))
 
 
 def main(config: Config) -> Result:
-    from torch_nets.dataset import count, is_exhaustive
+    from purenets.torch_nets.dataset import count, is_exhaustive
 
     result = train(config)
     T, last = config.input_length + 1, result.history[-1]

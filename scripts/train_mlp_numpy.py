@@ -3,14 +3,17 @@
 python scripts/train_mlp_numpy.py --optimizer adam --out runs/numpy
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from core.base import Params
-from core.config import run
-from core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
-from numpy_nets import grad_fn, metrics_fn
-from numpy_nets.mlp_numpy import MLP
-from scripts import mlp_task
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import Params
+from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
+from purenets.core.runs.options import run
+from purenets.numpy_nets import MLP, grad_fn, metrics_fn
+from scripts.shared import mlp as mlp_task
 
 WORLD = mlp_task.World("NumPy MLP", MLP, grad_fn, metrics_fn)
 

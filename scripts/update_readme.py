@@ -5,12 +5,15 @@ python scripts/update_readme.py
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.base import UserError
-from core.config import Options, option, run
-from core.files import write_atomically
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import UserError
+from purenets.core.runs.files import write_atomically
+from purenets.core.runs.options import Options, option, run
 
 PAGES = ("README.md", "docs/reliability.md")
 BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)

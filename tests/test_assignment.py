@@ -22,7 +22,7 @@ def test_every_command_names_a_script_and_its_flags():
         for flag in re.findall(r"--(\w+)", rest):
             own = re.search(rf"^    {flag}: ", source, re.MULTILINE)
             shared = re.search(
-                rf"^    {flag}: ", (ROOT / "scripts" / "mlp_task.py").read_text(), re.MULTILINE
+                rf"^    {flag}: ", (ROOT / "scripts" / "shared" / "mlp.py").read_text(), re.MULTILINE
             )
             assert own or shared, f"{script} {flag}"
 

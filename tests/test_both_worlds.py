@@ -6,14 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy_nets
-import torch_nets
-from core import data, optim, random, tree
-from core.base import UserError
-from core.gradcheck import check_gradient
-from core.train import make_step, train_state
-from numpy_nets import mlp_numpy
-from torch_nets import pytorch_mlp
+from purenets import UserError, data, make_step, numpy_nets, optim, random, torch_nets, train_state, tree
+from purenets.core.gradcheck import check_gradient
+from purenets.numpy_nets import mlp_numpy
+from purenets.torch_nets import pytorch_mlp
 
 sizes = st.integers(1, 9)
 

@@ -8,13 +8,22 @@ import torch
 from scipy import stats
 from sklearn.datasets import load_digits
 
-import numpy_nets
-import torch_nets
 from benchmarks.twins import reduced_vgg
-from core import data, optim, random, schedule, tree
-from core.train import evaluate, fit, init_state, make_step
-from numpy_nets import cnn_numpy
-from torch_nets import cnn_model
+from purenets import (
+    data,
+    evaluate,
+    fit,
+    init_state,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    schedules,
+    torch_nets,
+    tree,
+)
+from purenets.numpy_nets import cnn_numpy
+from purenets.torch_nets import cnn_model
 
 SHAPES = {
     "conv1": (64, 3), "conv2": (128, 64), "conv3": (256, 128), "conv4": (256, 256),
@@ -127,7 +136,7 @@ def test_numpy_cnn_learns_digits():
     images, targets = load_digits(return_X_y=True)
     images = ((images - images.mean()) / images.std()).astype(np.float32).reshape(-1, 1, 8, 8)
     train, test = data.split((images, targets), random.key(5), 0.2)
-    model, optimizer = cnn_numpy.CNN(1, 10, width=1 / 4), optim.adam(schedule.one_cycle(1e-2, 300))
+    model, optimizer = cnn_numpy.CNN(1, 10, width=1 / 4), optim.adam(schedules.one_cycle(1e-2, 300))
     state = init_state(model, optimizer, random.key(1))
     step = make_step(numpy_nets.grad_fn(model), optimizer)
     state, _ = fit(step, state, data.batches(train, 64, random.key(2)), steps=300)

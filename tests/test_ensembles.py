@@ -5,28 +5,22 @@ import numpy as np
 import pytest
 import torch
 
-import numpy_nets
-import torch_nets
-from core import optim, random, tree
-from core.base import UserError
-from core.train import init_state, make_step
-from numpy_nets import ensemble as numpy_ensemble
-from numpy_nets import mlp_numpy
-from torch_nets import ensemble as torch_ensemble
-from torch_nets import pytorch_mlp
+from purenets import UserError, init_state, make_step, numpy_nets, optim, random, torch_nets, tree
+from purenets.numpy_nets import mlp_numpy
+from purenets.torch_nets import pytorch_mlp
 
 WORLDS = {
-    "numpy": (numpy_nets, mlp_numpy.MLP, numpy_ensemble, np.asarray),
-    "torch": (torch_nets, pytorch_mlp.MLP, torch_ensemble, torch.as_tensor),
+    "numpy": (numpy_nets, mlp_numpy.MLP, np.asarray),
+    "torch": (torch_nets, pytorch_mlp.MLP, torch.as_tensor),
 }
 RATES, DECAYS = (0.1, 0.01, 0.001), (0.0, 0.5, 0.1)
 
 
 def setting(world, **options):
-    nets, MLP, many, convert = WORLDS[world]
+    many, MLP, convert = WORLDS[world]
     model = MLP(2, [6], 2, **options)
     optimizer = optim.inject(optim.adamw, lr=0.1, weight_decay=0.0)
-    step = make_step(nets.grad_fn(model), optimizer)
+    step = make_step(many.grad_fn(model), optimizer)
     states = []
     for seed, (rate, decay) in enumerate(zip(RATES, DECAYS, strict=True)):
         state = init_state(model, optimizer, convert(random.key(seed)))
@@ -58,11 +52,11 @@ def test_each_member_trains_as_alone(world, same_batch):
 def test_metrics_of_all_members():
     _, _, states, (x, y) = setting("numpy")
     metrics = numpy_nets.metrics_fn(mlp_numpy.MLP(2, [6], 2))
-    params = numpy_ensemble.stack_states(states).params
-    got = numpy_ensemble.ensemble_metrics(metrics)(params, {}, (x[0], y[0]))
+    params = numpy_nets.stack_states(states).params
+    got = numpy_nets.ensemble_metrics(metrics)(params, {}, (x[0], y[0]))
     expected = [metrics(state.params, {}, (x[0], y[0]))["loss"] for state in states]
     assert np.array_equal(got["loss"], expected)
-    got = numpy_ensemble.ensemble_metrics(metrics, same_batch=False)(params, {}, (x, y))
+    got = numpy_nets.ensemble_metrics(metrics, same_batch=False)(params, {}, (x, y))
     assert got["accuracy"].shape == (3,)
 
 

@@ -10,40 +10,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy_nets
-import torch_nets
-from core import (
-    checkpoint,
-    combinators,
-    gradcheck,
-    hyper,
-    optim,
-    random,
-    run,
-    sam,
-    train,
-    transforms,
-    tree,
-    vector,
-)
-from core import layers as core_layers
-from numpy_nets import mlp_numpy, modules
-from torch_nets import convert, grad, layers, pytorch_mlp
+from purenets import numpy_nets, optim, random, torch_nets, tree
+from purenets.core import gradcheck, sam, serial, train, vector
+from purenets.core.optim import hyper, transforms, wrappers
+from purenets.core.runs import checkpoint, folder
+from purenets.numpy_nets import mlp_numpy, modules
+from purenets.torch_nets import convert, grad, layers, pytorch_mlp
 
 
 @pytest.mark.parametrize(
     ("imports", "absent"),
     [
         (
-            "core.arrays, core.base, core.checkpoint, core.combinators, core.config, core.data, "
-            "core.gradcheck, core.history, core.layers, core.metrics, core.optim, core.plots, core.random, "
-            "core.run, core.sam, core.schedule, core.train, core.tree",
+            "purenets, purenets.optim, purenets.core.gradcheck, purenets.core.sam, purenets.core.vector, "
+            "purenets.core.report.plots, purenets.core.runs.checkpoint",
             "torch",
         ),
-        ("numpy_nets, numpy_nets.modules, numpy_nets.mlp_numpy", "torch"),
+        ("purenets.numpy_nets, purenets.numpy_nets.modules, purenets.numpy_nets.mlp_numpy", "torch"),
         ("scripts.train_mlp_numpy", "torch"),
-        ("torch_nets", "numpy_nets"),
-        ("torch_nets, torch_nets.pytorch_mlp", "torchvision"),
+        ("purenets.torch_nets", "purenets.numpy_nets"),
+        ("purenets.torch_nets, purenets.torch_nets.pytorch_mlp", "torchvision"),
     ],
 )
 def test_arrows_point_one_way(imports, absent):
@@ -150,12 +136,12 @@ CALLS = {
     "transforms.moments": lambda p: transforms.moments(0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)),
     "transforms.choose": lambda p: transforms.choose(p["fc1.bias"][0] > 0, p, p),
     "transforms.rectification": lambda p: transforms.rectification(0.99, hyper.zero(p) + 1, p),
-    "combinators.partition": update_with(
-        lambda: combinators.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
+    "wrappers.partition": update_with(
+        lambda: wrappers.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
     ),
-    "combinators.all_finite": combinators.all_finite,
-    "combinators.find": lambda p: combinators.find(Frozen(inner=p), "fc1.bias"),
-    "combinators.replaced": lambda p: combinators.replaced(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
+    "wrappers.all_finite": wrappers.all_finite,
+    "wrappers.find": lambda p: wrappers.find(Frozen(inner=p), "fc1.bias"),
+    "wrappers.replaced": lambda p: wrappers.replaced(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
     "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
     "train.train_state": lambda p: train.train_state(p, {}, optim.adam(), KEY),
     "gradcheck.random_direction": lambda p: gradcheck.random_direction(p, KEY),
@@ -185,7 +171,7 @@ CALLS = {
             optim.scale_by_learning_rate(lambda count: 0.1 + count),
         )
     ),
-    "optim combinators": update_with(
+    "optim wrappers": update_with(
         lambda: optim.chain(
             optim.apply_if_finite(optim.accumulate(optim.lookahead(optim.inject(optim.adam, lr=0.1), 2), 2)),
             optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
@@ -195,8 +181,8 @@ CALLS = {
 }
 # these take functions, layers or a folder beside dicts; what they make or call is in CALLS or in the models
 ELSEWHERE = {
-    "train.fit", "layers.draws_in_a_row", "layers.init_in_a_row",
-    "layers.run_in_a_row", "layers.expect", "checkpoint.save", "checkpoint.load", "run.save",
+    "train.fit", "serial.draws_in_a_row", "serial.init_in_a_row",
+    "serial.run_in_a_row", "serial.expect", "checkpoint.save", "checkpoint.load", "folder.save",
 }  # fmt: skip
 
 
@@ -225,8 +211,21 @@ def test_no_model_changes_its_arguments(module, model):
 
 
 MODULES = (
-    *(tree, hyper, transforms, optim, combinators, sam, train, gradcheck, convert, checkpoint, run, vector),
-    *(core_layers, modules, layers, grad),
+    *(
+        tree,
+        hyper,
+        transforms,
+        optim,
+        wrappers,
+        sam,
+        train,
+        gradcheck,
+        convert,
+        checkpoint,
+        folder,
+        vector,
+    ),
+    *(serial, modules, layers, grad),
 )
 
 

@@ -31,11 +31,11 @@ def test_the_code_prints_what_its_comments_say():
 
 def test_the_code_runs_in_torch_by_the_changes_it_names():
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    code = re.sub(r"from numpy_nets.* import (\w+) +# or: (.*)", r"\2", code)
+    code = re.sub(r"from purenets.numpy_nets import [\w, ]+# or: (.*)", r"\1", code)
     code = "import torch\n" + code.replace(
         "batches(task.train,", "batches(tuple(map(torch.tensor, task.train)),"
     )
-    assert "torch_nets.pytorch_mlp" in code
+    assert "from purenets.torch_nets import" in code
     assert printed(code) == ["torch.Size([20, 2])", "True"]
 
 

@@ -1,10 +1,33 @@
-"""The same contracts on torch: pure functions over dicts, torch.func, torch.compile."""
+"""Networks on torch: pure functions over dicts of tensors, torch.func, torch.compile."""
 
-from torch_nets.ahead import compile_for
-from torch_nets.convert import to_numpy, to_torch
-from torch_nets.fast import fast_step
-from torch_nets.from_module import from_module
-from torch_nets.grad import grad_fn, metrics_fn
-from torch_nets.jit import jit
+from purenets.core.ensemble import stack_states, unstack_states
+from purenets.torch_nets import layers
+from purenets.torch_nets.cnn_model import CNN
+from purenets.torch_nets.convert import to_numpy, to_torch
+from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
+from purenets.torch_nets.fast.aot import compile_for
+from purenets.torch_nets.fast.jit import jit
+from purenets.torch_nets.fast.step import fast_step
+from purenets.torch_nets.from_module import from_module
+from purenets.torch_nets.grad import grad_fn, metrics_fn
+from purenets.torch_nets.pytorch_mlp import MLP
+from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
-__all__ = ["compile_for", "fast_step", "from_module", "grad_fn", "jit", "metrics_fn", "to_numpy", "to_torch"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "VanillaRNN",
+    "compile_for",
+    "ensemble",
+    "ensemble_metrics",
+    "fast_step",
+    "from_module",
+    "grad_fn",
+    "jit",
+    "layers",
+    "metrics_fn",
+    "stack_states",
+    "to_numpy",
+    "to_torch",
+    "unstack_states",
+]

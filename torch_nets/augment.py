@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core import random
-from core.base import Batch, GradFn
-from core.data import batches
+from purenets.core import random
+from purenets.core.base import Batch, GradFn
+from purenets.core.data.tasks import batches
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,7 +61,7 @@ def alternating_flips(key, n: int, epoch: int) -> Tensor:
 
 
 def alternately_flipped(data: Batch, batch_size: int, key) -> Callable[[int], Batch]:
-    """`core.data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of which are
+    """`data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of which are
     mirrored again in every other epoch. A batch across two epochs is taken as of the first."""
     x, y = data
     flip_key, order_key = random.split(key)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from core.base import Model
-from core.layers import reduced_vgg
-from torch_nets import layers
+from purenets.core.base import Model
+from purenets.core.serial import reduced_vgg
+from purenets.torch_nets import layers
 
 
 def CNN(

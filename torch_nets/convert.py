@@ -2,9 +2,9 @@
 
 import torch
 
-from core import tree
-from core.arrays import to_host
-from core.base import UserError
+from purenets.core import tree
+from purenets.core.arrays import to_host
+from purenets.core.base import UserError
 
 
 def to_torch(params: dict, *, device=None, dtype=None) -> dict:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from core import random
-from core.arrays import namespace
-from core.base import Array, Batch, UserError
+from purenets.core import random
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, Batch, UserError
 
 DIGITS = 10
 MOST_LISTED = 10**6  # `all_palindromes` lists no more than these: T up to 12

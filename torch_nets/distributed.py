@@ -20,9 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from core import random, signals, tree
-from core.base import GradFn, UserError
-from core.train import Lost
+from purenets.core import random, signals, tree
+from purenets.core.base import GradFn, UserError
+from purenets.core.train import Lost
 
 LONGEST_WAIT = timedelta(days=1)  # of ranks that share out long work; one that is lost is noticed at once
 

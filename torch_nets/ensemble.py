@@ -8,12 +8,12 @@ model = deep_ensemble(net, 2)                         # its logits are the mean 
 step  = make_step(each_member(grad_fn(net), 2), optimizer)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
-from core import random, tree
-from core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
+from purenets.core import random, tree
+from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 
 AXES = TrainState(params=0, buffers=0, opt_state=0, key=0, step=None)  # all have taken as many steps
 
@@ -32,21 +32,6 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
 def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
     """`metrics(params, buffers, batch)` of all members: each metric as (members,)."""
     return torch.func.vmap(metrics, in_dims=(0, 0, None if same_batch else 0))
-
-
-def stack_states(states: Sequence[TrainState]) -> TrainState:
-    """States of the same shapes and the same step as one, with a first axis of members."""
-    if len({int(state.step) for state in states}) != 1:
-        raise UserError(f"stack_states: needs states of one step, got {[int(s.step) for s in states]}")
-    params, buffers, opt_state = (tree.stack([state[i] for state in states]) for i in range(3))
-    return TrainState(params, buffers, opt_state, torch.stack([s.key for s in states]), states[0].step)
-
-
-def unstack_states(state: TrainState) -> list[TrainState]:
-    """The inverse of `stack_states`."""
-    n = state.key.shape[0]
-    parts = [tree.unstack(part) if tree.leaves(part) else [part] * n for part in state[:3]]
-    return [TrainState(*(part[i] for part in parts), state.key[i], state.step) for i in range(n)]
 
 
 # --- side by side: large nets, for which vmap would be no faster ---------------------------------------------

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.base import Model
-from torch_nets import layers
+from purenets.core.base import Model
+from purenets.torch_nets import layers
 
 
 def FastCNN(

@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import nn
 
-from core import random
-from core.base import Model
+from purenets.core import random
+from purenets.core.base import Model
 
 
 def from_module(module: nn.Module) -> Model:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core import tree
-from core.arrays import traced
-from core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
-from core.metrics import accuracy
-from torch_nets.losses import cross_entropy
+from purenets.core import tree
+from purenets.core.arrays import traced
+from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
+from purenets.core.metrics import accuracy
+from purenets.torch_nets.losses import cross_entropy
 
 METRICS = {
     "accuracy": accuracy

@@ -3,9 +3,9 @@ tells the net which pixels are neighbours. x: (batch, ...) -> logits: (batch, n_
 
 from collections.abc import Sequence
 
-from core.base import Model
-from torch_nets import layers
-from torch_nets.pytorch_mlp import MLP
+from purenets.core.base import Model
+from purenets.torch_nets import layers
+from purenets.torch_nets.pytorch_mlp import MLP
 
 
 def plain_mlp(n_inputs: int, n_hidden: Sequence[int], n_classes: int, *, dropout: float = 0.0) -> Model:
@@ -48,5 +48,5 @@ def residual_mlp(
 def s_fc(n_inputs: int, alpha: int, n_classes: int) -> Model:
     """The fully connected net of B. Neyshabur 2020, "Towards learning convolutions from scratch" (arXiv
     2007.13657): hidden layers of 256 alpha and 24 alpha units with BatchNorm and ReLU. It is meant to be
-    trained with `core.sparse.beta_lasso`, which leaves few weights of the first layer, and those local."""
+    trained with `optim.beta_lasso`, which leaves few weights of the first layer, and those local."""
     return batch_norm_mlp(n_inputs, (256 * alpha, 24 * alpha), n_classes)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core import data, images
-from core.base import Batch, UserError
-from core.images import Images, mean_and_deviation
+from purenets.core import data
+from purenets.core.base import Batch, UserError
+from purenets.core.data import images
+from purenets.core.data.images import Images, mean_and_deviation
 
 SOURCES = ("cifar10", "folder", "digits")
 WAYS_OUT = (

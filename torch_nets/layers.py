@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from core import random
-from core.base import Model, UserError
-from core.layers import (
+from purenets.core import random
+from purenets.core.base import Model, UserError
+from purenets.core.serial import (
     draws_in_a_row,
     expect,
     expect_batch,
@@ -24,7 +24,7 @@ from core.layers import (
     init_in_a_row,
     run_in_a_row,
 )
-from torch_nets import products
+from purenets.torch_nets.fast import matmul
 
 FEW = 4096  # multiplications of a tiny product
 
@@ -53,8 +53,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     multiplications = x.numel() * weight.shape[0]
     if 0 < multiplications <= FEW and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
-    elif multiplications >= products.MANY and products.suits(x, weight):
-        y = products.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
+    elif multiplications >= matmul.MANY and matmul.suits(x, weight):
+        y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
     else:
         return torch.nn.functional.linear(x, weight, bias)
     return y if bias is None else y + bias
@@ -231,7 +231,7 @@ def BatchNorm(
 
     Training takes mean and variance of the batch and returns the running ones, moved by `momentum`, in
     `buffers`; evaluation takes the running ones. total: the sum over all processes that share a batch
-    (`torch_nets.distributed.total`); then mean and variance are those of the whole batch.
+    (`purenets.torch_nets.distributed.total`); then mean and variance are those of the whole batch.
     """
 
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from core import random
-from core.base import Batch, Model
-from torch_nets.grad import grad_fn
-from torch_nets.wrappers import cast, channels_last
+from purenets.core import random
+from purenets.core.base import Batch, Model
+from purenets.torch_nets.grad import grad_fn
+from purenets.torch_nets.precision import cast, channels_last
 
 WAYS: dict[str, Callable[[Model], Model]] = {
     "float32": lambda model: model,

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from core.base import Model
-from core.layers import mlp_in_a_row
-from torch_nets import layers
+from purenets.core.base import Model
+from purenets.core.serial import mlp_in_a_row
+from purenets.torch_nets import layers
 
 
 def MLP(

@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor
 
-from core import random
-from core.base import Model, Params, UserError
-from core.layers import RNN_INITS, rnn_shapes
-from torch_nets import recurrence
+from purenets.core import random
+from purenets.core.base import Model, Params, UserError
+from purenets.core.serial import RNN_INITS, rnn_shapes
+from purenets.torch_nets.fast import recurrence
 
 
 def VanillaRNN(

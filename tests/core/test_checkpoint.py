@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import checkpoint, tree
-from core.base import UserError
+from purenets import UserError, tree
+from purenets.core.runs import checkpoint
 
 ARRAYS = {
     "params": {"fc1.weight": np.arange(6, dtype=np.float32).reshape(2, 3)},
@@ -92,7 +92,7 @@ def test_the_last_one_stays_when_writing_fails(saved, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("core.files.os.fsync", full)
+    monkeypatch.setattr("purenets.core.runs.files.os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         checkpoint.save(saved, {**ARRAYS, "more": np.zeros(1000)}, {})
     monkeypatch.undo()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from core import combinators, optim, tree
-from core.base import TrainState, UserError
-from core.optim import apply_updates
+from purenets import TrainState, UserError, optim, tree
+from purenets.core.optim import wrappers
+from purenets.optim import apply_updates
 
 
 def run(optimizer, params, gradients):
@@ -200,5 +200,5 @@ def test_find_reads_the_outermost_entry_first(params):
 
 
 def test_finite_is_told_for_all_leaves(params):
-    assert bool(combinators.all_finite(params))
-    assert not bool(combinators.all_finite({**params, "fc2.bias": np.array([1.0, np.nan])}))
+    assert bool(wrappers.all_finite(params))
+    assert not bool(wrappers.all_finite({**params, "fc2.bias": np.array([1.0, np.nan])}))

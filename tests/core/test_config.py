@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.base import UserError
-from core.config import Options, fraction, one_of, option, positive, run, widths
-from core.train import Diverged, Interrupted
+from purenets import Diverged, Interrupted, UserError
+from purenets.core.runs.options import Options, fraction, one_of, option, positive, run, widths
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import data, random
-from core.base import UserError
+from purenets import UserError, data, random
 
 KEY = random.key(0)
 

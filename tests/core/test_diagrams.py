@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from core import diagrams
-from core.tabulate import tabulate
-from numpy_nets.cnn_numpy import CNN
+from purenets.core.report import diagrams
+from purenets.core.report.tabulate import tabulate
+from purenets.numpy_nets import CNN
 
 
 def test_every_layer_and_every_product_is_drawn():

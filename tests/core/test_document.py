@@ -2,8 +2,8 @@
 
 import pytest
 
-from core import document, plots
-from core.document import Document, Picture, Section, Table
+from purenets.core.report import document, plots
+from purenets.core.report.document import Document, Picture, Section, Table
 
 BAD = "<script>alert('x')</script> & \"more\" #emph[x] \\ $y$ [z] // ~ <a> @b"
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from core import random, tree
-from core.base import UserError
-from core.gradcheck import check_gradient, random_direction
+from purenets import UserError, random, tree
+from purenets.core.gradcheck import check_gradient, random_direction
 
 
 def f(params):

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import history
+from purenets.core.runs import history
 
 cells = st.one_of(st.integers(-(2**40), 2**40), st.floats(allow_nan=False))
 rows = st.lists(

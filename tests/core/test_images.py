@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import images
-from core.base import UserError
+from purenets import UserError
+from purenets.core.data import images
 
 DRAW = np.random.default_rng(0)
 

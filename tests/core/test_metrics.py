@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from core.base import UserError
-from core.metrics import accuracy, confusion
+from purenets import UserError
+from purenets.core.metrics import accuracy, confusion
 
 SCORES = np.array([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 5.0], [1.0, 0.0, 0.0]])
 TARGETS = np.array([1, 0, 2, 2])

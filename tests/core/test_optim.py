@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core import optim, schedule, tree
-from core.base import UserError
+from purenets import UserError, optim, schedules, tree
 
 # ours, torch's, hyper-parameters other than the defaults
 CASES = {
@@ -90,11 +89,11 @@ CASES = {
 SCHEDULES = {
     "constant": (None, None),
     "cosine": (
-        lambda lr: schedule.cosine(lr, 200),
+        lambda lr: schedules.cosine(lr, 200),
         lambda opt: torch.optim.lr_scheduler.CosineAnnealingLR(opt, 200),
     ),
     "exponential": (
-        lambda lr: schedule.exponential(lr, 0.99),
+        lambda lr: schedules.exponential(lr, 0.99),
         lambda opt: torch.optim.lr_scheduler.ExponentialLR(opt, 0.99),
     ),
 }
@@ -166,7 +165,7 @@ def test_defaults_equal_those_of_torch(name, params):
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_float32_nets_stay_float32_whatever_the_hyper_parameters(name, params):
     single = tree.cast(params, "float32")
-    for rate in (1e-2, np.float64(1e-2), np.array(1e-2), schedule.cosine(1e-2, 10)):
+    for rate in (1e-2, np.float64(1e-2), np.array(1e-2), schedules.cosine(1e-2, 10)):
         optimizer = optim.OPTIMIZERS[name](lr=rate)
         updates, state = optimizer.update(single, optimizer.init(single), single)
         updates, state = optimizer.update(single, state, single)
@@ -196,7 +195,8 @@ def test_vmap_over_rates_equals_one_run_for_each(name, params):
 def test_all_optimisers_compile_whole(params):
     tensors = {name: torch.tensor(params[name]) for name in ("fc1.weight", "fc1.bias")}
     optimizers = {
-        name: make(lr=schedule.warmup(schedule.cosine(0.1, 10), 2)) for name, make in optim.OPTIMIZERS.items()
+        name: make(lr=schedules.warmup(schedules.cosine(0.1, 10), 2))
+        for name, make in optim.OPTIMIZERS.items()
     }
     optimizers["combined"] = optim.chain(
         optim.apply_if_finite(optim.accumulate(optim.lookahead(optim.inject(optim.adam, lr=0.1), 2), 2)),
@@ -247,13 +247,13 @@ def test_clipping_by_value(params):
 
 def test_every_hyper_parameter_takes_a_schedule(params):
     number = {"momentum": 0.7, "weight_decay": 0.02, "dampening": 0.2, "lr": 0.1}
-    scheduled = {name: schedule.constant(value) for name, value in number.items()}
+    scheduled = {name: schedules.constant(value) for name, value in number.items()}
     a, b = (run_ours(optim.sgd(**hyper), params, 20) for hyper in (number, scheduled))
     assert max(np.abs(a[name] - b[name]).max() for name in params) < 1e-14
     adam = [{"betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1}]
     adam.append(
-        {"betas": tuple(map(schedule.constant, (0.8, 0.9)))}
-        | {name: schedule.constant(adam[0][name]) for name in ("eps", "weight_decay")}
+        {"betas": tuple(map(schedules.constant, (0.8, 0.9)))}
+        | {name: schedules.constant(adam[0][name]) for name in ("eps", "weight_decay")}
     )
     a, b = (run_ours(optim.adamw(**hyper), params, 20) for hyper in adam)
     assert max(np.abs(a[name] - b[name]).max() for name in params) < 1e-13
@@ -261,7 +261,7 @@ def test_every_hyper_parameter_takes_a_schedule(params):
 
 def test_states_are_nested_dicts_of_arrays(params):
     for name, make in optim.OPTIMIZERS.items():
-        state = make(lr=schedule.constant(0.1)).init(params)
+        state = make(lr=schedules.constant(0.1)).init(params)
         assert all(hasattr(leaf, "dtype") for leaf in tree.flatten(state).values()), name
 
 

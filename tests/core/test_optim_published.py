@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import numpy_nets
-import torch_nets
-from core import optim, random, schedule, tree
-from core.base import UserError
-from core.muon import orthogonal
-from core.optim import apply_updates
-from core.sam import sam
-from numpy_nets import mlp_numpy
-from torch_nets import pytorch_mlp
+from purenets import UserError, numpy_nets, optim, random, schedules, torch_nets, tree
+from purenets.core.optim.muon import orthogonal
+from purenets.core.sam import sam
+from purenets.numpy_nets import mlp_numpy
+from purenets.optim import apply_updates
+from purenets.torch_nets import pytorch_mlp
 
 
 def run(optimizer, params, gradient, steps):
@@ -273,7 +270,7 @@ def test_every_optimiser_goes_downhill(name):
     )
     for (f, gradient, start, steps, bound), rate in zip(hills, RATES[name], strict=True):
         free = name in ("schedule_free_adamw", "adadelta", "sgd", "adagrad")
-        optimizer = make(lr=rate if free else schedule.cosine(rate, steps), **extra)
+        optimizer = make(lr=rate if free else schedules.cosine(rate, steps), **extra)
         if name == "radam":  # its first steps are those of a momentum, too long where the hill is steep
             optimizer = optim.chain(optim.clip_by_global_norm(1.0), optimizer)
         end, state = run(optimizer, start, gradient, steps)

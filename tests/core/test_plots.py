@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from core import data, plots, random
+from purenets import data, random
+from purenets.core.report import plots
 
 HISTORY = [{"step": i, "train_loss": 1 / (i + 1), "test_loss": 1.1 / (i + 1)} for i in range(5)]
 

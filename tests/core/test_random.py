@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from core import random
-from core.base import UserError
+from purenets import UserError, random
 
 # Random123's published vectors of philox4x32_10 (kat_vectors): counter, key, result
 VECTORS = [

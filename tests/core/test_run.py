@@ -2,28 +2,28 @@ import json
 
 import pytest
 
-from core import run
-from core.base import UserError
-from core.files import alone_in
+from purenets import UserError, runs
+from purenets.core.runs import folder
+from purenets.core.runs.files import alone_in
 
 
 def test_laps_add_up_over_resumed_processes(tmp_path):
-    lap = run.clock(tmp_path)
+    lap = runs.clock(tmp_path)
     lap(10)
     lap(20)
-    first = run.laps(tmp_path)
+    first = runs.laps(tmp_path)
     assert [row["step"] for row in first] == [10, 20]
-    assert 0 < first[0]["seconds"] <= first[1]["seconds"] == run.time_taken(tmp_path)
-    (tmp_path / run.TIME).write_text(
+    assert 0 < first[0]["seconds"] <= first[1]["seconds"] == runs.time_taken(tmp_path)
+    (tmp_path / folder.TIME).write_text(
         json.dumps([{"step": 10, "seconds": 100.0}, {"step": 20, "seconds": 200.0}])
     )
-    run.clock(tmp_path)(
+    runs.clock(tmp_path)(
         15
     )  # a process that was killed after step 20 and goes on from the checkpoint of step 10
-    rows = run.laps(tmp_path)
+    rows = runs.laps(tmp_path)
     assert [row["step"] for row in rows] == [10, 15]
     assert 200 < rows[1]["seconds"] < 201
-    assert run.laps(tmp_path / "nowhere") == [] and run.time_taken(tmp_path / "nowhere") == 0
+    assert runs.laps(tmp_path / "nowhere") == [] and runs.time_taken(tmp_path / "nowhere") == 0
 
 
 def test_a_folder_is_one_run_at_a_time(tmp_path):

@@ -5,25 +5,24 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from core import schedule
-from core.base import UserError
+from purenets import UserError, schedules
 
 N = 60
 TWINS = {
-    "step": (schedule.step(0.4, 7, 0.5), lambda o: lr_scheduler.StepLR(o, 7, 0.5)),
+    "step": (schedules.step(0.4, 7, 0.5), lambda o: lr_scheduler.StepLR(o, 7, 0.5)),
     "piecewise": (
-        schedule.piecewise([10, 25], [0.4, 0.04, 0.004]),
+        schedules.piecewise([10, 25], [0.4, 0.04, 0.004]),
         lambda o: lr_scheduler.MultiStepLR(o, [10, 25], 0.1),
     ),
-    "cosine": (schedule.cosine(0.4, N, 0.01), lambda o: lr_scheduler.CosineAnnealingLR(o, N, 0.01)),
-    "exponential": (schedule.exponential(0.4, 0.9), lambda o: lr_scheduler.ExponentialLR(o, 0.9)),
+    "cosine": (schedules.cosine(0.4, N, 0.01), lambda o: lr_scheduler.CosineAnnealingLR(o, N, 0.01)),
+    "exponential": (schedules.exponential(0.4, 0.9), lambda o: lr_scheduler.ExponentialLR(o, 0.9)),
     "polynomial": (
-        schedule.polynomial(0.4, 0.0, 40, 2.0),
+        schedules.polynomial(0.4, 0.0, 40, 2.0),
         lambda o: lr_scheduler.PolynomialLR(o, 40, 2.0),
     ),
-    "one_cycle": (schedule.one_cycle(0.4, N), lambda o: lr_scheduler.OneCycleLR(o, 0.4, N)),
-    "linear": (schedule.linear(0.1, 0.4, 9), lambda o: lr_scheduler.LinearLR(o, 0.25, 1.0, 9)),
-    "constant": (schedule.constant(0.4), lambda o: lr_scheduler.ConstantLR(o, 1.0)),
+    "one_cycle": (schedules.one_cycle(0.4, N), lambda o: lr_scheduler.OneCycleLR(o, 0.4, N)),
+    "linear": (schedules.linear(0.1, 0.4, 9), lambda o: lr_scheduler.LinearLR(o, 0.25, 1.0, 9)),
+    "constant": (schedules.constant(0.4), lambda o: lr_scheduler.ConstantLR(o, 1.0)),
 }
 
 
@@ -47,7 +46,7 @@ def test_equals_its_twin_in_torch(name):
 
 
 def test_warmup_rises_to_the_beginning_of_its_schedule():
-    warm, cosine = schedule.warmup(schedule.cosine(0.4, 20), 5), schedule.cosine(0.4, 20)
+    warm, cosine = schedules.warmup(schedules.cosine(0.4, 20), 5), schedules.cosine(0.4, 20)
     assert np.allclose([warm(i) for i in range(5)], 0.4 * np.arange(5) / 5)
     assert np.allclose([warm(i + 5) for i in range(20)], [cosine(i) for i in range(20)])
 
@@ -62,12 +61,12 @@ def test_keeps_its_last_value(name):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: schedule.cosine(0.1, 0),
-        lambda: schedule.step(0.1, 0),
-        lambda: schedule.one_cycle(0.1, 2),
-        lambda: schedule.join([schedule.constant(1)], [3]),
-        lambda: schedule.join([schedule.constant(1)] * 3, [5, 3]),
-        lambda: schedule.piecewise([1], [1.0]),
+        lambda: schedules.cosine(0.1, 0),
+        lambda: schedules.step(0.1, 0),
+        lambda: schedules.one_cycle(0.1, 2),
+        lambda: schedules.join([schedules.constant(1)], [3]),
+        lambda: schedules.join([schedules.constant(1)] * 3, [5, 3]),
+        lambda: schedules.piecewise([1], [1.0]),
     ],
 )
 def test_wrong_arguments_are_refused(call):

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from core import optim, random
-from core.sparse import beta_lasso
-from core.transforms import apply_updates
+from purenets import apply_updates, optim, random
+from purenets.optim import beta_lasso
 
 
 def test_beta_lasso_is_the_algorithm_of_the_paper():

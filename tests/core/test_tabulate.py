@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from core import layers as core_layers
-from core import random
-from core.tabulate import as_html, as_markdown, as_table, as_text, tabulate
-from numpy_nets import cnn_numpy, mlp_numpy, rnn_numpy
-from torch_nets import cnn_model, from_module, pytorch_mlp, vanilla_rnn
-from torch_nets.layers import Linear, ReLU, serial
+from purenets import random
+from purenets.core import serial as core_layers
+from purenets.core.report.tabulate import as_html, as_markdown, as_table, as_text, tabulate
+from purenets.numpy_nets import cnn_numpy, mlp_numpy, rnn_numpy
+from purenets.torch_nets import cnn_model, from_module, pytorch_mlp, vanilla_rnn
+from purenets.torch_nets.layers import Linear, ReLU, serial
 
 
 @pytest.mark.parametrize(

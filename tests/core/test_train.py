@@ -6,10 +6,20 @@ import signal
 import numpy as np
 import pytest
 
-import numpy_nets
-from core import data, optim, random, tree
-from core.train import Diverged, Interrupted, evaluate, fit, init_state, make_step
-from numpy_nets.mlp_numpy import MLP
+from purenets import (
+    Diverged,
+    Interrupted,
+    data,
+    evaluate,
+    fit,
+    init_state,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    tree,
+)
+from purenets.numpy_nets import MLP
 
 TASK = data.load("moons", random.key(0), n=200)
 MODEL = MLP(2, [8], 2)

@@ -4,8 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import tree
-from core.base import UserError
+from purenets import UserError, tree
 
 names = st.text("abcdef.", min_size=1, max_size=5)
 arrays = st.lists(st.integers(0, 3), max_size=3).map(

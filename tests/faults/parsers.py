@@ -18,8 +18,8 @@ except ImportError:  # the test that calls this is skipped then
     atheris = None
 
 with atheris.instrument_imports(include=["core"]) if atheris else contextlib.nullcontext():
-    from core import checkpoint, data, history, random, run
-    from core.base import UserError
+    from purenets import UserError, data, random, runs
+    from purenets.core.runs import checkpoint, history
     from scripts import train_mlp_numpy
 
 import numpy as np
@@ -32,7 +32,7 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> None:
-    run.open_run(train_mlp_numpy.Config(out=str(folder), resume=True))
+    runs.open_run(train_mlp_numpy.Config(out=str(folder), resume=True))
 
 
 def read_history(folder: Path) -> None:
@@ -56,7 +56,7 @@ def examples(name: str, folder: Path) -> None:
     if name == "checkpoint":
         checkpoint.save(folder, TEMPLATE, {"history": []})
     elif name == "config":
-        run.open_run(train_mlp_numpy.Config(out=str(folder)))
+        runs.open_run(train_mlp_numpy.Config(out=str(folder)))
     elif name == "history":
         history.write_csv(folder / "history.csv", [{"step": 0, "loss": 0.5}, {"step": 10, "accuracy": 1.0}])
     else:

@@ -10,8 +10,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from core import run
-from core.files import write_atomically
+from purenets import runs
+from purenets.core.runs.files import write_atomically
 
 FILE = os.environ.get("PURENETS_FAULTS")
 
@@ -29,7 +29,7 @@ def record(name: str, **figures) -> None:
     with (Path(tempfile.gettempdir()) / "purenets-faults.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
         found = json.loads(path.read_text()) if path.exists() else {}
-        found |= {"command": "make faults", **run.environment(), **run.machine()}
+        found |= {"command": "make faults", **runs.environment(), **runs.machine()}
         found["figures"] = found.get("figures", {}) | {name: figures}
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
         write_atomically(path.with_suffix(".md"), markdown(found["figures"]).encode())

@@ -6,10 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from core import checkpoint, optim, random, run
-from core.base import UserError
-from core.train import init_state
-from numpy_nets.mlp_numpy import MLP
+from purenets import UserError, init_state, optim, random, runs
+from purenets.core.runs import checkpoint
+from purenets.numpy_nets import MLP
 from tests.faults.record import record, scaled
 
 KINDS = ("flipped", "cut", "grown", "zeroed", "swapped", "shuffled", "header")
@@ -19,10 +18,10 @@ KINDS = ("flipped", "cut", "grown", "zeroed", "swapped", "shuffled", "header")
 def saved(tmp_path):
     """A run's checkpoint, its state, and the checkpoint of a run of another net."""
     state = init_state(MLP(2, [20], 2), optim.adam(), random.key(0))
-    run.save(tmp_path, state, [{"step": 1, "loss": 0.5}], {})
+    runs.save(tmp_path, state, [{"step": 1, "loss": 0.5}], {})
     other = tmp_path / "other"
     other.mkdir()
-    run.save(other, init_state(MLP(2, [21], 2), optim.adam(), random.key(0)), [], {})
+    runs.save(other, init_state(MLP(2, [21], 2), optim.adam(), random.key(0)), [], {})
     return tmp_path, state, (other / checkpoint.NAME).read_bytes()
 
 
@@ -60,7 +59,7 @@ def test_every_damage_is_refused(saved):
         path.write_bytes(damaged(content, other, KINDS[i % len(KINDS)], draw))
         tracemalloc.start()
         with pytest.raises(UserError, match=r"damaged or not a checkpoint of purenets") as error:
-            run.restore(folder, state)
+            runs.restore(folder, state)
         largest = max(largest, tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert str(path) in str(error.value)
@@ -69,9 +68,9 @@ def test_every_damage_is_refused(saved):
     assert largest < 20 * len(content)  # nothing is made of what a header claims
     path.write_bytes(other)
     with pytest.raises(UserError, match=r"fc1\.\w+: shape is \(21.*, expected \(20"):
-        run.restore(folder, state)
+        runs.restore(folder, state)
     path.write_bytes(content)
-    restored, _, _ = run.restore(folder, state)
+    restored, _, _ = runs.restore(folder, state)
     assert all(np.array_equal(restored.params[name], state.params[name]) for name in state.params)
     record("damaged checkpoints", tried=n, refused=refused, other=n - refused)
 

@@ -12,13 +12,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core import checkpoint, data, history, random
-from core.base import UserError
-from core.config import Options
-from core.layers import rnn_shapes
-from numpy_nets import mlp_numpy
+from purenets import UserError, data, random
+from purenets.core.runs import checkpoint, history
+from purenets.core.runs.options import Options
+from purenets.core.serial import rnn_shapes
+from purenets.numpy_nets import mlp_numpy
+from purenets.torch_nets import cnn_model, image_mlps, pytorch_mlp, vanilla_rnn
 from tests.faults.record import record, scaled
-from torch_nets import cnn_model, image_mlps, pytorch_mlp, vanilla_rnn
 
 SCRIPTS = (
     "train_mlp_numpy",

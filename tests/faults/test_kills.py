@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from core import checkpoint
+from purenets.core.runs import checkpoint
 from tests.faults.kills import differing, stop_and_resume, timed
 from tests.faults.record import FILE, record, scaled
 

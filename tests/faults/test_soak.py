@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core import data, optim, random
-from core.data import batches
-from core.train import init_state, make_step
-from numpy_nets import grad_fn
-from numpy_nets.mlp_numpy import MLP
+from purenets import data, init_state, make_step, optim, random
+from purenets.data import batches
+from purenets.numpy_nets import MLP, grad_fn
 from tests.faults.record import record, scaled
 
 ROOT = Path(__file__).parents[2]

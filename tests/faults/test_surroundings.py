@@ -13,12 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from core import checkpoint, history, images, plots
-from core.base import UserError
-from core.document import Document, Picture, Section, Table, to_html
+from purenets import UserError
+from purenets.core.data import images
+from purenets.core.report import plots
+from purenets.core.report.document import Document, Picture, Section, Table, to_html
+from purenets.core.runs import checkpoint, history
+from purenets.torch_nets.dataset import PalindromeDataset
 from scripts import train_mlp_numpy
 from tests.faults.kills import differing
-from torch_nets.dataset import PalindromeDataset
 
 ROOT = Path(__file__).parents[2]
 MLP = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py")]

@@ -31,7 +31,7 @@ RUNS = {
         "--learning_rate 0.1 --schedule one_cycle --weight_decay 5e-4 --augment strong --label_smoothing 0.1 "
         "--mirror --batch_size 128 --ema 0.9 --image_size 16"
     ),
-    "cifar10 cnn": "cifar10_best --preset digits --epochs 1 --precision float32 --flip alternating --views shift",
+    "cifar10 cnn": "cifar10_cnn --preset digits --epochs 1 --precision float32 --flip alternating --views shift",
     "cifar10 mlp": "cifar10_mlp --preset digits --epochs 2 --precision bfloat16 --mixup --cutout 2 --flip random",
     "rnn eager": "train --input_length 6 --train_steps 40 --eval_freq 20 --eval_size 500 --no-compile",
     "rnn compiled": "train --input_length 4 --train_steps 40 --eval_freq 20 --eval_size 500",

@@ -1,13 +1,10 @@
 import numpy as np
 import pytest
 
-from core import optim, random, tree
-from core.base import UserError
-from core.train import init_state, make_step, scan, train_state
-from numpy_nets import fast_step, grad_fn
-from numpy_nets.grad import model_of
-from numpy_nets.mlp_numpy import MLP
-from numpy_nets.modules import Linear, ReLU, Tanh, serial
+from purenets import UserError, init_state, make_step, optim, random, scan, train_state, tree
+from purenets.numpy_nets import MLP, fast_step, grad_fn
+from purenets.numpy_nets.grad import model_of
+from purenets.numpy_nets.modules import Linear, ReLU, Tanh, serial
 
 
 def data(n: int, dtype="float64"):

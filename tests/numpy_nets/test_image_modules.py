@@ -6,10 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import random
-from core.base import UserError
-from core.gradcheck import check_gradient
-from numpy_nets import image_modules as m
+from purenets import UserError, random
+from purenets.core.gradcheck import check_gradient
+from purenets.numpy_nets import image_modules as m
 
 F = torch.nn.functional
 DRAW = np.random.default_rng(0)

@@ -9,15 +9,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import numpy_nets
-import torch_nets
-from core import optim, random, tree
-from core.base import UserError
-from core.gradcheck import check_gradient
-from core.train import evaluate, fit, init_state, make_step
-from numpy_nets import rnn_numpy
-from torch_nets import vanilla_rnn
-from torch_nets.dataset import all_palindromes, palindromes, streams
+from purenets import (
+    UserError,
+    evaluate,
+    fit,
+    init_state,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    torch_nets,
+    tree,
+)
+from purenets.core.gradcheck import check_gradient
+from purenets.numpy_nets import rnn_numpy
+from purenets.torch_nets import vanilla_rnn
+from purenets.torch_nets.dataset import all_palindromes, palindromes, streams
 
 few = st.integers(1, 8)
 
@@ -102,5 +109,5 @@ def test_wrong_shapes_name_the_leaf():
 
 
 def test_it_imports_no_torch():
-    code = "import sys, numpy_nets.rnn_numpy; sys.exit('torch' in sys.modules)"
+    code = "import sys, purenets.numpy_nets.rnn_numpy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from core.base import UserError
-from core.config import run
-from core.document import Picture
-from core.train import Interrupted
-from scripts import cifar10_best, cifar10_mlp, cifar10_sweep, report_cifar10
-from scripts import cifar10_figures as figures
-from scripts.sweeps import spread
+from purenets import Interrupted, UserError
+from purenets.core.report.document import Picture
+from purenets.core.runs.options import run
+from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep
+from scripts.figures import cifar10 as figures
+from scripts.report import cifar10 as report_cifar10
+from scripts.shared.sweeps import spread
 
 ROOT = Path(__file__).parents[2]
 MIRROR = ROOT / "data" / "cifar10-jpeg75"
-SCRIPTS = {"cifar10_best": cifar10_best, "cifar10_mlp": cifar10_mlp}
+SCRIPTS = {"cifar10_cnn": cifar10_cnn, "cifar10_mlp": cifar10_mlp}
 ALL = [(script, preset) for script in SCRIPTS.values() for preset in script.PRESETS]
 
 
@@ -26,14 +26,14 @@ def tiny(script, preset: str, **changes):
     """A preset on digits, with few units and steps: all its ingredients are there."""
     small = {"data": "digits", "image_size": 32, "batch_size": 100, "epochs": 0.6, "train_images": 600}
     small |= {"valid_fraction": 0.1, "threads": 1, "compile": False, "precision": "float32"}
-    small |= {"channels": "8,16,16"} if script is cifar10_best else {"width": 8, "depth": 2, "hidden": "20"}
+    small |= {"channels": "8,16,16"} if script is cifar10_cnn else {"width": 8, "depth": 2, "hidden": "20"}
     return dataclasses.replace(script.PRESETS[preset], **small | changes)
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_it_learns_digits(script):
     result = script.train(dataclasses.replace(script.PRESETS["digits"], threads=1, precision="float32"))
-    assert result.test["accuracy"] > (0.97 if script is cifar10_best else 0.88)
+    assert result.test["accuracy"] > (0.97 if script is cifar10_cnn else 0.88)
 
 
 @pytest.mark.parametrize(("script", "preset"), ALL, ids=lambda value: getattr(value, "__name__", value))
@@ -50,26 +50,26 @@ def test_each_preset_runs_in_small(script, preset, tmp_path):
 
 
 def test_two_nets_side_by_side_go_on_where_they_were_stopped(tmp_path, monkeypatch):
-    config = tiny(cifar10_best, "cpu-18min", evaluations=4)
+    config = tiny(cifar10_cnn, "cpu-18min", evaluations=4)
     assert config.members == 2
-    whole = cifar10_best.train(dataclasses.replace(config, out=str(tmp_path / "whole")))
+    whole = cifar10_cnn.train(dataclasses.replace(config, out=str(tmp_path / "whole")))
     asked = iter([False, False])
     monkeypatch.setattr(
-        "core.train.stop_requested", lambda: contextlib.nullcontext(lambda: next(asked, True))
+        "purenets.core.train.stop_requested", lambda: contextlib.nullcontext(lambda: next(asked, True))
     )
     stopped = dataclasses.replace(config, out=str(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
-        cifar10_best.train(stopped)
+        cifar10_cnn.train(stopped)
     monkeypatch.undo()
-    resumed = cifar10_best.train(dataclasses.replace(stopped, resume=True))
+    resumed = cifar10_cnn.train(dataclasses.replace(stopped, resume=True))
     assert resumed.test == whole.test
     histories = [(tmp_path / name / "history.csv").read_bytes() for name in ("whole", "stopped")]
     assert histories[0] == histories[1]
 
 
 def test_without_a_validation_part_all_training_images_are_trained_on(tmp_path):
-    config = tiny(cifar10_best, "digits", valid_fraction=0.0, train_images=0, out=str(tmp_path / "run"))
-    result = cifar10_best.train(config)
+    config = tiny(cifar10_cnn, "digits", valid_fraction=0.0, train_images=0, out=str(tmp_path / "run"))
+    result = cifar10_cnn.train(config)
     assert len(result.task.valid[1]) == 0
     assert len(result.task.train[1]) == 1438
     assert result.history[-1].keys() == {"step", "loss", "accuracy"}
@@ -77,8 +77,8 @@ def test_without_a_validation_part_all_training_images_are_trained_on(tmp_path):
 
 
 def test_preset_gives_the_defaults_of_all_other_options():
-    parse = cifar10_best.Config.parse
-    presets = cifar10_best.PRESETS
+    parse = cifar10_cnn.Config.parse
+    presets = cifar10_cnn.PRESETS
     config = parse(["--preset", "gpu-9min", "--epochs", "3"], presets)
     assert (config.epochs, config.depth, config.compile) == (3.0, 3, True)
     assert parse(["--preset=gpu-9min", "--no-compile"], presets).compile is False
@@ -88,8 +88,8 @@ def test_preset_gives_the_defaults_of_all_other_options():
 @pytest.mark.skipif(not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75")
 def test_the_fast_net_learns_from_cifar10():
     few = {"data": "folder", "image_size": 0, "train_images": 2000, "epochs": 8.0, "views": "none"}
-    config = tiny(cifar10_best, "cpu-9min", **few, data_dir=str(MIRROR), channels="16,32,32")
-    assert cifar10_best.train(config).test["accuracy"] > 0.4  # chance is 0.1
+    config = tiny(cifar10_cnn, "cpu-9min", **few, data_dir=str(MIRROR), channels="16,32,32")
+    assert cifar10_cnn.train(config).test["accuracy"] > 0.4  # chance is 0.1
 
 
 def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
@@ -117,15 +117,15 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        (cifar10_best, ["--preset", "cpu"], "--preset cpu: needs one of cpu-9min, cpu-19min, "),
-        (cifar10_best, ["--preset", "digits", "--depth", "4"], "--depth 4: needs one of 2, 3"),
+        (cifar10_cnn, ["--preset", "cpu"], "--preset cpu: needs one of cpu-9min, cpu-19min, "),
+        (cifar10_cnn, ["--preset", "digits", "--depth", "4"], "--depth 4: needs one of 2, 3"),
         (
-            cifar10_best,
+            cifar10_cnn,
             ["--preset", "digits", "--channels", "8,8"],
             "--channels 8,8: needs three positive integers",
         ),
         (
-            cifar10_best,
+            cifar10_cnn,
             ["--preset", "digits", "--image_size", "8"],
             "--image_size: images are 8 x 8, the net needs 25",
         ),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import checkpoint, history
-from core.base import UserError
-from core.config import run
+from purenets import UserError
+from purenets.core.runs import checkpoint, history
+from purenets.core.runs.options import run
 from scripts import cnn_train
 from scripts.cnn_train import Config
 

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import checkpoint, history, tree
-from core.base import UserError
-from core.config import run
-from core.train import Diverged
+from purenets import Diverged, UserError, tree
+from purenets.core.runs import checkpoint, history
+from purenets.core.runs.options import run
 from scripts import pytorch_train_mlp, train_mlp_numpy
 from tests.faults.kills import differing
 

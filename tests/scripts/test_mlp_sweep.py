@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from core import data, optim, random
-from core.base import UserError
-from core.train import init_state, make_step
+from purenets import UserError, data, init_state, make_step, optim, random
+from purenets.torch_nets import MLP, grad_fn, metrics_fn
 from scripts.mlp_sweep import Config, main, members, train
-from torch_nets import grad_fn, metrics_fn
-from torch_nets.pytorch_mlp import MLP
 
 SMALL = {"rates": 3, "seeds": 2, "steps": 20, "compile": False, "highest": 1.0}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from core.config import run
-from core.document import Picture, Section, Table, to_html
+from purenets.core.report.document import Picture, Section, Table, to_html
+from purenets.core.runs.options import run
 from scripts import make_report, make_submission
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_a_missing_result_is_trained_in_small_and_said(tmp_path, monkeypatch):
     parts = []
     monkeypatch.setattr(make_report, "small", lambda config, part: parts.append(part) or ["in small"])
     document = make_report.make(make_report.Config(results=str(tmp_path), pdf=False))
-    assert parts == make_report.run_all.PARTS
+    assert parts == make_report.run_quick.PARTS
     assert to_html(document).count("trained in small for this report") == len(parts)
 
 
@@ -84,7 +84,7 @@ def test_the_same_files_give_the_same_bytes():
 
 
 def test_an_archive_that_does_not_run_is_not_written(tmp_path, monkeypatch):
-    broken = [("scripts/run_all.py", b"raise SystemExit('broken')")]
+    broken = [("scripts/run_quick.py", b"raise SystemExit('broken')")]
     monkeypatch.setattr(make_submission, "files", lambda: broken)
     monkeypatch.setattr(make_report, "make", lambda config: make_report.Document("t", [Section("s")]))
     with pytest.raises(make_submission.UserError, match=r"not written: its quick path fails \(broken\)"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scripts import rnn_figures
+from scripts.figures import rnn as rnn_figures
 
 
 def cell(T: int, setting: str = "default") -> dict:

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import checkpoint, history, tree
-from core.base import UserError
-from core.train import Interrupted
+from purenets import Interrupted, UserError, tree
+from purenets.core.runs import checkpoint, history
 from scripts import palindrome_sweep, train
 
 ROOT = Path(__file__).parents[2]

@@ -3,13 +3,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from core import optim, random, tree
-from core.base import UserError
-from core.train import init_state, make_step, scan
-from torch_nets import compile_for, grad_fn, layers
-from torch_nets.ensemble import ensemble, stack_states
-from torch_nets.pytorch_mlp import MLP
-from torch_nets.vanilla_rnn import VanillaRNN
+from purenets import UserError, init_state, make_step, optim, random, scan, tree
+from purenets.torch_nets import MLP, VanillaRNN, compile_for, ensemble, grad_fn, layers, stack_states
 
 
 def data(*shape: int):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from core import random
-from torch_nets import augment
+from purenets import random
+from purenets.torch_nets import augment
 
 KEY = torch.as_tensor(random.key(0))
 X = torch.randn(64, 3, 10, 12)

@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch.func import hessian, jacrev
 
-from core import optim, plots, random, tree
-from core.base import UserError
-from core.train import make_step, train_state
-from torch_nets import grad_fn
-from torch_nets.curvature import (
+from purenets import UserError, make_step, optim, random, train_state, tree
+from purenets.core.report import plots
+from purenets.torch_nets import MLP, VanillaRNN, grad_fn
+from purenets.torch_nets.analysis.curvature import (
     filter_normalised,
     fisher_diagonal,
     gnvp,
@@ -20,9 +19,7 @@ from torch_nets.curvature import (
     loss_at,
     ntk,
 )
-from torch_nets.losses import cross_entropy
-from torch_nets.pytorch_mlp import MLP
-from torch_nets.vanilla_rnn import VanillaRNN
+from purenets.torch_nets.losses import cross_entropy
 
 KEY = torch.as_tensor(random.key(3))
 NETS = {

@@ -6,9 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import random
-from core.base import UserError
-from torch_nets.dataset import (
+from purenets import UserError, random
+from purenets.torch_nets.dataset import (
     PalindromeDataset,
     all_palindromes,
     check_listable,

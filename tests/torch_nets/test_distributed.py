@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core import checkpoint
+from purenets.core.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -21,12 +21,12 @@ RANK = f"""
 import functools, sys
 import numpy as np, torch
 from core import optim, random, tree
-from core.train import make_step, train_state
+from purenets.core.train import make_step, train_state
 from torch_nets import grad_fn, layers, metrics_fn, to_numpy
-from torch_nets.cnn_model import CNN
-from torch_nets.distributed import data_parallel, parallel_metrics, processes, total
-from torch_nets.pytorch_mlp import MLP
-from torch_nets.vanilla_rnn import VanillaRNN
+from purenets.torch_nets.cnn_model import CNN
+from purenets.torch_nets.distributed import data_parallel, parallel_metrics, processes, total
+from purenets.torch_nets.pytorch_mlp import MLP
+from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 torch.set_num_threads(1)
 name, out = sys.argv[1:]

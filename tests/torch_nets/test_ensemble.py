@@ -3,22 +3,21 @@
 import pytest
 import torch
 
-from core import optim, random, schedule, tree
-from core.base import UserError
-from core.train import init_state, make_step
-from torch_nets import grad_fn, jit, metrics_fn
-from torch_nets.dataset import palindromes
-from torch_nets.ensemble import (
-    deep_ensemble,
-    each_member,
+from purenets import UserError, init_state, make_step, optim, random, schedules, tree
+from purenets.torch_nets import (
+    MLP,
+    VanillaRNN,
     ensemble,
     ensemble_metrics,
+    grad_fn,
+    jit,
+    metrics_fn,
     stack_states,
     unstack_states,
 )
-from torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, serial
-from torch_nets.pytorch_mlp import MLP
-from torch_nets.vanilla_rnn import VanillaRNN
+from purenets.torch_nets.dataset import palindromes
+from purenets.torch_nets.ensemble import deep_ensemble, each_member
+from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, serial
 
 SEEDS = range(3)
 
@@ -30,7 +29,7 @@ def largest(a: dict, b: dict) -> float:
 
 def setting(make_model=lambda: VanillaRNN(6, 1, 12, 10), flatten=False):
     model = make_model()
-    rate = schedule.cosine(1e-2, 5)  # with a count in the optimiser's state
+    rate = schedules.cosine(1e-2, 5)  # with a count in the optimiser's state
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adam(rate))
     states = [init_state(model, optimizer, random.key(seed)) for seed in SEEDS]
 

@@ -1,14 +1,10 @@
 import pytest
 import torch
 
-import torch_nets
-from core import checkpoint, optim, random, tree
-from core.base import UserError
-from core.train import init_state, make_step, train_state
-from core.vector import vector_step
-from torch_nets import fast_step, grad_fn, jit
-from torch_nets.ensemble import ensemble, stack_states
-from torch_nets.pytorch_mlp import MLP
+from purenets import UserError, init_state, make_step, optim, random, torch_nets, train_state, tree
+from purenets.core.runs import checkpoint
+from purenets.core.vector import vector_step
+from purenets.torch_nets import MLP, ensemble, fast_step, grad_fn, jit, stack_states
 
 
 def data(n: int):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from core import random, tree
-from torch_nets import grad_fn
-from torch_nets.fast_cnn import FastCNN, whitening_filters
-from torch_nets.losses import cross_entropy
+from purenets import random, tree
+from purenets.torch_nets import grad_fn
+from purenets.torch_nets.fast_cnn import FastCNN, whitening_filters
+from purenets.torch_nets.losses import cross_entropy
 
 
 class Twin(nn.Module):

@@ -2,9 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from core import random, tree
-from core.base import UserError
-from torch_nets.image_mlps import batch_norm_mlp, plain_mlp, residual_mlp, s_fc
+from purenets import UserError, random, tree
+from purenets.torch_nets.image_mlps import batch_norm_mlp, plain_mlp, residual_mlp, s_fc
 
 NETS = {
     "plain": lambda: plain_mlp(27, (8, 6), 4),

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from core import optim, schedule, tree
-from core.base import UserError
-from core.optim import apply_updates
-from torch_nets.interop import CLASSES, from_torch_state_dict, to_torch_state_dict
+from purenets import UserError, optim, schedules, tree
+from purenets.optim import apply_updates
+from purenets.torch_nets.torch_optim import CLASSES, from_torch_state_dict, to_torch_state_dict
 
 HYPER = {
     "sgd": {"lr": 0.03},
@@ -93,7 +92,7 @@ def test_a_state_comes_back_bit_by_bit(case, params):
 
 
 def test_a_schedule_goes_on_at_the_given_step(params):
-    tensors, rate = tree.map(torch.tensor, params), schedule.cosine(0.1, 50)
+    tensors, rate = tree.map(torch.tensor, params), schedules.cosine(0.1, 50)
     optimizer = optim.sgd(rate, momentum=0.9)
     after, state = ours(optimizer, optimizer.init(tensors), tensors, range(10))
     handed = to_torch_state_dict(state, "sgd", after, {"lr": float(rate(10)), "momentum": 0.9})

@@ -4,9 +4,9 @@ import sys
 import pytest
 import torch
 
-from core.base import UserError
-from torch_nets import jit, to_numpy
-from torch_nets.convert import device_of
+from purenets import UserError
+from purenets.torch_nets import jit, to_numpy
+from purenets.torch_nets.convert import device_of
 
 
 def test_without_a_compiler_the_step_runs_eagerly_and_says_so(monkeypatch):

@@ -5,9 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from core import random
-from core.base import UserError
-from torch_nets import layers
+from purenets import UserError, random
+from purenets.torch_nets import layers
 
 
 def test_linear_draws_as_nn_linear_does():

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from core import optim, random, tree
-from core.base import UserError
-from core.train import make_step, train_state
-from torch_nets import from_module, grad_fn, per_example
-from torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, serial
-from torch_nets.per_example import (
+from purenets import UserError, make_step, optim, random, train_state, tree
+from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
+from purenets.torch_nets.analysis import per_example
+from purenets.torch_nets.analysis.per_example import (
     check_per_example,
     dp_grad_fn,
     epsilon,
@@ -24,8 +22,7 @@ from torch_nets.per_example import (
     per_example_grads,
     poisson_batches,
 )
-from torch_nets.pytorch_mlp import MLP
-from torch_nets.vanilla_rnn import VanillaRNN
+from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, serial
 
 KEY = torch.as_tensor(random.key(7))
 

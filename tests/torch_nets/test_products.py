@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from core import random
-from torch_nets import grad_fn, layers, products
-from torch_nets.pytorch_mlp import MLP
+from purenets import random
+from purenets.torch_nets import MLP, grad_fn, layers
+from purenets.torch_nets.fast import matmul
 
-pytestmark = pytest.mark.skipif(not products.ONEDNN, reason="this torch has no oneDNN for float32 products")
+pytestmark = pytest.mark.skipif(not matmul.ONEDNN, reason="this torch has no oneDNN for float32 products")
 
 
 def matrices(m=5, k=7, n=3):
@@ -20,17 +20,17 @@ def close(a, b):
 @pytest.fixture
 def always(monkeypatch):
     """oneDNN for the smallest product too."""
-    monkeypatch.setattr(products, "MANY", 1)
+    monkeypatch.setattr(matmul, "MANY", 1)
 
 
 def test_is_the_product_whatever_the_strides(always):
     a, b = matrices()
-    assert close(products.product(a, b), a @ b)
-    assert close(products.product(a.mT.contiguous().mT, b.mT.contiguous().mT), a @ b)
-    assert close(products.product(a[:, ::2], b[::2]), a[:, ::2] @ b[::2])
-    assert close(products.add_by_onednn(torch.ones(5, 3), a, b), 1 + a @ b)
-    assert products.product(a[:0], b).shape == (0, 3)
-    assert products.product(a.double(), b.double()).dtype == torch.float64
+    assert close(matmul.product(a, b), a @ b)
+    assert close(matmul.product(a.mT.contiguous().mT, b.mT.contiguous().mT), a @ b)
+    assert close(matmul.product(a[:, ::2], b[::2]), a[:, ::2] @ b[::2])
+    assert close(matmul.add_by_onednn(torch.ones(5, 3), a, b), 1 + a @ b)
+    assert matmul.product(a[:0], b).shape == (0, 3)
+    assert matmul.product(a.double(), b.double()).dtype == torch.float64
 
 
 def test_gradients_and_their_gradients(always):
@@ -40,20 +40,20 @@ def test_gradients_and_their_gradients(always):
         return lambda a, b: multiply(torch.sin(multiply(a, b)), b.mT).pow(2).sum()
 
     for ours, theirs in zip(
-        torch.func.grad(f(products.product), (0, 1))(a, b),
+        torch.func.grad(f(matmul.product), (0, 1))(a, b),
         torch.func.grad(f(torch.mm), (0, 1))(a, b),
         strict=True,
     ):
         assert close(ours, theirs)
     leaves = a.clone().requires_grad_(), b.clone().requires_grad_()
     for ours, theirs in zip(
-        torch.autograd.grad(f(products.product)(*leaves), leaves),
+        torch.autograd.grad(f(matmul.product)(*leaves), leaves),
         torch.autograd.grad(f(torch.mm)(*leaves), leaves),
         strict=True,
     ):
         assert close(ours, theirs)
     assert torch.allclose(
-        torch.func.hessian(f(products.product))(a, b),
+        torch.func.hessian(f(matmul.product))(a, b),
         torch.func.hessian(f(torch.mm))(a, b),
         rtol=1e-4,
         atol=1e-3,
@@ -69,7 +69,7 @@ def test_second_derivatives_in_any_order(always, twice):
     for argnums in (0, 1):
         ours, theirs = (
             outer(inner(lambda a, b, m=m: torch.sin(m(torch.sin(m(a, b)), m(a, b))).sum(), argnums), 0)(a, b)
-            for m in (products.product, torch.mm)
+            for m in (matmul.product, torch.mm)
         )
         assert torch.allclose(ours, theirs, atol=1e-4)
 
@@ -77,15 +77,15 @@ def test_second_derivatives_in_any_order(always, twice):
 def test_autocast_is_left_to_torch(always):
     a, b = matrices()
     with torch.autocast("cpu", torch.bfloat16):
-        assert products.product(a, b).dtype == torch.bfloat16
+        assert matmul.product(a, b).dtype == torch.bfloat16
 
 
 def test_forward_derivative(always):
     a, b = matrices()
-    ours = torch.func.jvp(products.product, (a, b), (torch.cos(a), torch.sin(b)))
+    ours = torch.func.jvp(matmul.product, (a, b), (torch.cos(a), torch.sin(b)))
     theirs = torch.func.jvp(torch.mm, (a, b), (torch.cos(a), torch.sin(b)))
     assert close(ours[0], theirs[0]) and close(ours[1], theirs[1])
-    only_b = torch.func.jvp(lambda b: products.product(a, b), (b,), (torch.sin(b),))
+    only_b = torch.func.jvp(lambda b: matmul.product(a, b), (b,), (torch.sin(b),))
     assert close(only_b[1], a @ torch.sin(b))
 
 
@@ -96,7 +96,7 @@ def test_members(always, dims):
         matrix if dim is None else torch.stack([matrix, 2 * matrix, matrix - 1], dim)
         for matrix, dim in zip((a, b), dims, strict=True)
     ]
-    ours = torch.func.vmap(products.product, dims)(*stacked)
+    ours = torch.func.vmap(matmul.product, dims)(*stacked)
     assert close(ours, torch.func.vmap(torch.mm, dims)(*stacked))
 
 
@@ -107,7 +107,7 @@ def test_a_net_of_such_products(monkeypatch, compiled):
     x, y = random.normal(torch.as_tensor(random.key(1)), (10, 6)), torch.arange(10) % 3
     expected, _ = grad_fn(model)(params, buffers, (x, y), None)
     monkeypatch.setattr(layers, "FEW", 0)
-    monkeypatch.setattr(products, "MANY", 1)
+    monkeypatch.setattr(matmul, "MANY", 1)
     gradient = grad_fn(model)
     if compiled:
         gradient = torch.compile(gradient, fullgraph=True)
@@ -129,7 +129,7 @@ def test_large_layers_of_other_types_stay_one_operation(always):
 
 def test_small_products_and_other_types_are_left_to_torch():
     a, b = matrices()
-    assert not products.worth(a, b, products.SOME)
-    assert not products.worth(a.double(), b.double(), 1)
-    assert not products.worth(a.bfloat16(), b.bfloat16(), 1)
-    assert products.worth(torch.empty(128, 128), torch.empty(128, 128), products.SOME)
+    assert not matmul.worth(a, b, matmul.SOME)
+    assert not matmul.worth(a.double(), b.double(), 1)
+    assert not matmul.worth(a.bfloat16(), b.bfloat16(), 1)
+    assert matmul.worth(torch.empty(128, 128), torch.empty(128, 128), matmul.SOME)

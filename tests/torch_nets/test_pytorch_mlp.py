@@ -7,10 +7,8 @@ from beartype import beartype
 from jaxtyping import Float, Int64, jaxtyped
 from torch import Tensor
 
-from core import data, optim, random, tree
-from core.train import fit, init_state, make_step
-from torch_nets import from_module, grad_fn, jit, metrics_fn, to_torch
-from torch_nets.pytorch_mlp import MLP
+from purenets import data, fit, init_state, make_step, optim, random, tree
+from purenets.torch_nets import MLP, from_module, grad_fn, jit, metrics_fn, to_torch
 
 
 def twin() -> torch.nn.Sequential:

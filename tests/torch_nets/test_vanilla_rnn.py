@@ -6,12 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from core import optim, random, tree
-from core.base import UserError
-from core.train import init_state, make_step
-from torch_nets import grad_fn, jit, recurrence
-from torch_nets.dataset import palindromes
-from torch_nets.vanilla_rnn import INITS, VanillaRNN, probabilities
+from purenets import UserError, init_state, make_step, optim, random, tree
+from purenets.torch_nets import VanillaRNN, grad_fn, jit
+from purenets.torch_nets.dataset import palindromes
+from purenets.torch_nets.fast import recurrence
+from purenets.torch_nets.vanilla_rnn import INITS, probabilities
 
 few = st.integers(1, 6)
 
@@ -102,7 +101,7 @@ def test_fused_equals_the_loop(batch, steps, inputs, hidden):
 
 @pytest.mark.parametrize("inputs", [1, 10])
 def test_fused_in_float32_is_that_of_float64(inputs):
-    """With as many rows and units as the assignment has, products go by another way (`torch_nets/products.py`)."""
+    """With as many rows and units as the assignment has, products go by another way (`fast/matmul.py`)."""
     keys = random.split(torch.as_tensor(random.key(3)), 4)
     shapes = [(128, 9, inputs), (128, inputs), (128, 128), (128,)]
     arguments = [

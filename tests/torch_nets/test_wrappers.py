@@ -1,9 +1,8 @@
 import torch
 
-from core import random
-from torch_nets import grad_fn, wrappers
-from torch_nets.cnn_model import CNN
-from torch_nets.pace import WAYS, probe, ways_of
+from purenets import random
+from purenets.torch_nets import CNN, grad_fn, precision
+from purenets.torch_nets.pace import WAYS, probe, ways_of
 
 MODEL = CNN(3, 10, width=1 / 16)
 PARAMS, BUFFERS = MODEL.init(random.key(0))
@@ -12,13 +11,13 @@ BATCH = torch.randn(8, 3, 16, 16), torch.arange(8) % 10
 
 def test_channels_last_gives_the_same_numbers():
     a, b = (
-        grad_fn(model)(PARAMS, BUFFERS, BATCH, None)[0] for model in (MODEL, wrappers.channels_last(MODEL))
+        grad_fn(model)(PARAMS, BUFFERS, BATCH, None)[0] for model in (MODEL, precision.channels_last(MODEL))
     )
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
 
 def test_cast_computes_in_bfloat16_and_keeps_float32_params():
-    grads, (new, metrics) = grad_fn(wrappers.cast(MODEL, torch.bfloat16))(PARAMS, BUFFERS, BATCH, None)
+    grads, (new, metrics) = grad_fn(precision.cast(MODEL, torch.bfloat16))(PARAMS, BUFFERS, BATCH, None)
     exact, (_, exact_metrics) = grad_fn(MODEL)(PARAMS, BUFFERS, BATCH, None)
     assert {g.dtype for g in grads.values()} == {torch.float32}
     assert new["norm1.running_mean"].dtype == torch.float32
@@ -27,12 +26,12 @@ def test_cast_computes_in_bfloat16_and_keeps_float32_params():
         grads["fc.weight"].flatten(), exact["fc.weight"].flatten(), 0
     )
     assert cosine > 0.98
-    logits, _ = wrappers.cast(MODEL, torch.bfloat16).apply(PARAMS, BUFFERS, BATCH[0])
+    logits, _ = precision.cast(MODEL, torch.bfloat16).apply(PARAMS, BUFFERS, BATCH[0])
     assert logits.dtype == torch.float32
 
 
 def test_mirror_averaging_is_blind_to_mirrors_in_evaluation_only():
-    model, x = wrappers.mirror_averaged(MODEL), BATCH[0]
+    model, x = precision.mirror_averaged(MODEL), BATCH[0]
     assert torch.allclose(
         model.apply(PARAMS, BUFFERS, x)[0], model.apply(PARAMS, BUFFERS, x.flip(3))[0], atol=1e-5
     )
@@ -55,15 +54,15 @@ def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
     up_left, down_right = wide[:, :, :16, :16], wide[:, :, 2:, 2:]
     logits = [MODEL.apply(PARAMS, BUFFERS, view)[0] for view in (x, up_left, down_right)]
     expected = logits[0] / 2 + (logits[1] + logits[2]) / 4
-    found, _ = wrappers.shift_averaged(MODEL).apply(PARAMS, BUFFERS, x)
+    found, _ = precision.shift_averaged(MODEL).apply(PARAMS, BUFFERS, x)
     assert torch.allclose(found, expected, atol=1e-5)
     as_uint8 = (x * 50 + 100).clamp(0, 255).byte()
     seen = []
     model = MODEL._replace(apply=lambda p, b, x, **_: (seen.append(x) or torch.zeros(len(x), 10), b))
-    wrappers.shift_averaged(model).apply(PARAMS, BUFFERS, as_uint8)
+    precision.shift_averaged(model).apply(PARAMS, BUFFERS, as_uint8)
     assert [view.dtype for view in seen] == [torch.uint8] * 3
     assert torch.equal(seen[2][:, :, :-1, :-1], as_uint8[:, :, 1:, 1:])
     trained, plain = (
-        m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (wrappers.shift_averaged(MODEL), MODEL)
+        m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (precision.shift_averaged(MODEL), MODEL)
     )
     assert torch.equal(trained, plain)

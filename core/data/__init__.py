@@ -1,0 +1,27 @@
+"""Data sets and batches: toy sets, folders of images, palindromes; all split and drawn by a key."""
+
+from purenets.core.data.tasks import (
+    DATASETS,
+    Data,
+    batches,
+    check,
+    from_csv,
+    load,
+    prepare,
+    split,
+    standardise,
+    steps_per_epoch,
+)
+
+__all__ = [
+    "DATASETS",
+    "Data",
+    "batches",
+    "check",
+    "from_csv",
+    "load",
+    "prepare",
+    "split",
+    "standardise",
+    "steps_per_epoch",
+]

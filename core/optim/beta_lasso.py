@@ -1,0 +1,28 @@
+"""Sparse weights: an optimiser that leaves few of them."""
+
+from purenets.core import tree
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, Optimizer
+from purenets.core.optim.transforms import sign
+from purenets.core.optim.wrappers import Predicate, is_matrix
+
+
+def beta_lasso(
+    optimizer: Optimizer, lam: float, beta: float = 50.0, where: Predicate = is_matrix
+) -> Optimizer:
+    """`optimizer` for the loss plus lam |p|_1, after whose updates all weights below beta lam are set to 0;
+    both for the leaves that `where(name, leaf)` picks (B. Neyshabur 2020, arXiv 2007.13657, algorithm 1).
+
+    A weight at 0 comes back where a single update lifts it over the threshold.
+    """
+
+    def update(grads, state, params):
+        picked = {name: p for name, p in params.items() if where(name, p)}
+        pulled = {name: grads[name] + lam * sign(p) for name, p in picked.items()}
+        updates, state = optimizer.update(grads | pulled, state, params)
+        return updates | tree.map(cut, picked, {name: updates[name] for name in picked}), state
+
+    def cut(p: Array, u: Array) -> Array:
+        return namespace(p).where(abs(p + u) < beta * lam, -p, u)
+
+    return Optimizer(optimizer.init, update)

@@ -1,0 +1,90 @@
+"""Hyper-parameters of optimisers: a number, a schedule (a function of the count of updates, from 0) or a
+scalar array, so that it can be vmapped over. There is no branch on a value: all of it runs under vmap and
+torch.compile."""
+
+from collections.abc import Callable
+
+from purenets.core.arrays import NUMPY, like, namespace, traced
+from purenets.core.base import Array, Optimizer, Params, UserError
+
+Hyper = float | Array | Callable[[Array], Array]
+
+
+def is_zero(value: Hyper) -> bool:
+    """Whether a hyper-parameter is the number 0, which leaves its transform out (an array never is)."""
+    return type(value) in (int, float) and value == 0
+
+
+def optional(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[Optimizer, ...]:
+    """The transform of a hyper-parameter, or none where that is the number 0."""
+    return () if is_zero(value) else (transform(value),)
+
+
+def with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Optimizer:
+    """The transform `f(value, grads, params) -> updates` of one hyper-parameter."""
+    if type(value) in (int, float):
+        return Optimizer(lambda params: {}, lambda grads, state, params: (f(value, grads, params), state))
+
+    def update(grads, state, params):
+        return f(hyper(value, state, grads), grads, params), counted(state)
+
+    return Optimizer(lambda params: count_for(params, value), update)
+
+
+def hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
+    """The value of a hyper-parameter: a number as it is, a schedule at the state's count, an array in the
+    dtype of the gradients (a NumPy float64 would promote float32 leaves)."""
+    if type(value) in (int, float):
+        return value
+    if callable(value):
+        return hyper(value(real(state["count"], grads)), state, grads)
+    leaf = first_leaf(grads)
+    xp = namespace(value)
+    if xp is not namespace(leaf):
+        return like(value, leaf)
+    return value if value.dtype == leaf.dtype else xp.astype(xp.asarray(value), leaf.dtype)
+
+
+def expect_decays(*values: Hyper) -> None:
+    """Raise a UserError that names the number that no running mean can decay by."""
+    for value in values:
+        if type(value) in (int, float) and not 0 <= value < 1:
+            raise UserError(f"betas: {value} is not from 0 to below 1")
+
+
+def count_for(params: Params, *values: Hyper) -> dict:
+    """The entry "count" of a state, where one of the values is a schedule."""
+    return {"count": zero(params)} if any(callable(value) for value in values) else {}
+
+
+def counted(state: dict) -> dict:
+    """The entry "count" of the next state, where this one has it."""
+    return {"count": state["count"] + 1} if "count" in state else {}
+
+
+def zero(params: Params) -> Array:
+    """A count of 0: int64, on the device of the params."""
+    leaf = first_leaf(params)
+    xp = namespace(leaf)
+    return xp.zeros((), dtype=xp.int64, device=leaf.device)
+
+
+def real(count: Array, grads: Params) -> Array:
+    """The count as a number of the gradients' dtype (float32 at least), so that what is computed from it
+    has the dtype of the net."""
+    leaf, xp = first_leaf(grads), namespace(count)
+    return xp.astype(count, leaf.dtype if leaf.dtype == xp.float64 else xp.float32)
+
+
+def number_or_real(count: Array, grads: Params) -> float | Array:
+    """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy, or a tensor on
+    the CPU outside of torch.compile and of torch.func's transforms. Else as `real` has it."""
+    readable = isinstance(count, NUMPY) or (count.is_cpu and not traced())
+    return float(count) if readable else real(count, grads)
+
+
+def first_leaf(params: Params) -> Array:
+    """Any leaf, for its library, device and dtype."""
+    for leaf in params.values():
+        return leaf
+    raise UserError("params: an optimiser needs at least one leaf")

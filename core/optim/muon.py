@@ -1,0 +1,122 @@
+"""Muon: momentum whose matrices are orthogonalised (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+
+A step is as long in every direction of a matrix: its singular values become about 1, by five Newton-Schulz
+iterations, which are products of matrices only. Numbers, names and defaults are those of torch.optim.Muon,
+which computes in bfloat16 (`precision="bfloat16"`) and takes matrices only; here a convolution's weights are
+the matrix (out, in * height * width), and all other leaves go to a second optimiser.
+"""
+
+import math
+from collections.abc import Callable
+
+from purenets.core import tree
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, Optimizer, Params, UserError
+from purenets.core.optim.hyper import Hyper, count_for, counted, hyper, optional
+from purenets.core.optim.transforms import (
+    add_decayed_weights,
+    chain,
+    running_mean,
+    scale_by_adam,
+    scale_by_learning_rate,
+    stateless,
+)
+from purenets.core.optim.wrappers import is_matrix, partition
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, steepest at 0; singular values end in [0.7, 1.2]
+
+# how long the step of a matrix of (rows, columns) is, against that of a square one
+ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
+    "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
+    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    "spectral_unclamped": lambda rows, columns: math.sqrt(rows / columns),
+}
+
+
+def muon(
+    lr: Hyper = 1e-3,
+    weight_decay: Hyper = 0.1,
+    momentum: Hyper = 0.95,
+    nesterov: bool = True,
+    *,
+    other: Optimizer | None = None,
+    matrices: Callable[[str, Array], bool] = is_matrix,
+    adjust_lr_fn: str = "original",
+    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    ns_steps: int = 5,
+    eps: float = 1e-7,
+    precision: str | None = None,
+) -> Optimizer:
+    """Muon on the leaves that `matrices(name, leaf)` picks, `other` on the rest (AdamW of the same rate).
+
+    adjust_lr_fn: a name in ADJUSTMENTS. precision: of the Newton-Schulz iteration, None for that of the leaf.
+    First and last layers often do better with `other`: `matrices=not_named("fc1.*", "fc3.*")`.
+    """
+    if adjust_lr_fn not in ADJUSTMENTS:
+        raise UserError(f"muon: unknown adjust_lr_fn {adjust_lr_fn!r}, choose from {', '.join(ADJUSTMENTS)}")
+    decay = optional(weight_decay, add_decayed_weights)
+    of_matrices = chain(
+        scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision),
+        scale_by_shape(adjust_lr_fn),
+        *decay,
+        scale_by_learning_rate(lr),
+    )
+    other = other or chain(scale_by_adam(), *decay, scale_by_learning_rate(lr))
+
+    def label(name: str, leaf: Array) -> str:
+        return "muon" if leaf.ndim > 1 and matrices(name, leaf) else "other"
+
+    return partition({"muon": of_matrices, "other": other}, label)
+
+
+def scale_by_muon(
+    momentum: Hyper = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    ns_steps: int = 5,
+    eps: float = 1e-7,
+    precision: str | None = None,
+) -> Optimizer:
+    """The running mean of g (Nesterov: one step ahead), orthogonalised."""
+
+    def init(params):
+        return {**count_for(params, momentum), "momentum_buffer": tree.zeros_like(params)}
+
+    def update(grads, state, params):
+        mu = hyper(momentum, state, grads)
+        mean = running_mean(mu, state["momentum_buffer"], grads)
+        direction = running_mean(mu, mean, grads) if nesterov else mean
+        updates = tree.map(lambda d: orthogonal(d, ns_coefficients, ns_steps, eps, precision), direction)
+        return updates, {**counted(state), "momentum_buffer": mean}
+
+    return Optimizer(init, update)
+
+
+def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
+    """Each matrix times what ADJUSTMENTS says of its shape."""
+
+    def scale(grads: Params, params: Params) -> Params:
+        factor = ADJUSTMENTS[adjust_lr_fn]
+        return tree.map(lambda g: g * factor(g.shape[0], math.prod(g.shape[1:])), grads)
+
+    return stateless(scale)
+
+
+def orthogonal(
+    g: Array,
+    coefficients: tuple[float, float, float] = COEFFICIENTS,
+    steps: int = 5,
+    eps: float = 1e-7,
+    precision: str | None = None,
+) -> Array:
+    """About U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x. g: (rows, ...), as a matrix."""
+    xp, (a, b, c) = namespace(g), coefficients
+    x = g.reshape(g.shape[0], -1)
+    x = x if precision is None else xp.astype(x, getattr(xp, precision))
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x / xp.clip(xp.sqrt((x * x).sum()), eps, None)  # so that no singular value is over 1
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return xp.astype((x if wide else x.T).reshape(g.shape), g.dtype)

@@ -1,0 +1,221 @@
+"""Optimisers as pairs of functions, for NumPy arrays and torch tensors alike.
+
+An `Optimizer` is `init(params) -> opt_state` and `update(grads, opt_state, params) -> (updates, opt_state)`;
+`apply_updates` adds. Each is a chain of small transforms (`optim.transforms`), composed below as in
+torch.optim, whose names, defaults and numbers they keep where it has them:
+
+    sgd       decayed weights | trace of momentum             | times -lr
+    rmsprop   decayed weights | / root of mean square | trace | times -lr
+    adagrad   decayed weights | / root of sum of squares      | times -lr
+    adadelta  decayed weights | root of mean square of steps / that of g | times -lr
+    adam      decayed weights | moments                       | times -lr
+    adamax    decayed weights | moments, the second a maximum | times -lr
+    nadam     decayed weights | moments, a step ahead         | times -lr
+    radam     decayed weights | moments, rectified            | times -lr
+    adamw     moments | decayed weights                       | times -lr
+    lion      sign of a moment | decayed weights              | times -lr
+    lamb      moments | decayed weights | trust ratio         | times -lr
+    lars      decayed weights | trust ratio | times -lr       | trace of momentum
+    muon      orthogonalised momentum of matrices | by shape | decayed weights | times -lr   (core/optim/muon.py)
+
+A hyper-parameter is a number, a schedule (a function of the count of updates, from 0) or a scalar array, so
+that it can be vmapped over. There is no branch on a value: all of it runs under vmap and torch.compile.
+What combines optimisers (parts of the params, averages, accumulation) is in `optim.wrappers`, and can be
+named here too: `optim.partition`, `optim.ema`.
+"""
+
+from collections.abc import Callable
+
+from purenets.core.base import Optimizer, UserError
+from purenets.core.optim.hyper import Hyper, is_zero, optional
+from purenets.core.optim.muon import muon
+from purenets.core.optim.schedule_free import schedule_free_adamw
+from purenets.core.optim.transforms import (
+    add_decayed_weights,
+    chain,
+    scale_by_adadelta,
+    scale_by_adam,
+    scale_by_adamax,
+    scale_by_learning_rate,
+    scale_by_lion,
+    scale_by_nadam,
+    scale_by_radam,
+    scale_by_rms,
+    scale_by_sum_of_squares,
+    scale_by_trust_ratio,
+    trace,
+)
+
+# --- optimisers -------------------------------------------------------------------------------------------
+
+
+def sgd(
+    lr: Hyper = 1e-3, momentum: Hyper = 0, dampening: Hyper = 0, weight_decay: Hyper = 0, nesterov=False
+) -> Optimizer:
+    """Stochastic gradient descent (torch.optim.SGD): buf = momentum buf + g; p = p - lr buf.
+
+    Nesterov's variant steps along g + momentum buf (Sutskever et al. 2013).
+    """
+    if nesterov and (is_zero(momentum) or not is_zero(dampening)):
+        raise UserError("sgd: nesterov needs a momentum and no dampening")
+    return chain(
+        *optional(weight_decay, add_decayed_weights),
+        *optional(momentum, lambda momentum: trace(momentum, dampening, nesterov)),
+        scale_by_learning_rate(lr),
+    )
+
+
+def momentum(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -> Optimizer:
+    """`sgd` with heavy-ball momentum (Polyak 1964)."""
+    return sgd(lr, momentum, weight_decay=weight_decay)
+
+
+def nesterov(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -> Optimizer:
+    """`sgd` with Nesterov's momentum."""
+    return sgd(lr, momentum, weight_decay=weight_decay, nesterov=True)
+
+
+def rmsprop(
+    lr: Hyper = 1e-2,
+    alpha: Hyper = 0.99,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    momentum: Hyper = 0,
+    centered: bool = False,
+) -> Optimizer:
+    """RMSProp (torch.optim.RMSprop; Tieleman and Hinton 2012): v = alpha v + (1 - alpha) g^2;
+    p = p - lr g / (sqrt(v) + eps). `centered` subtracts the squared mean gradient (Graves 2013)."""
+    return chain(
+        *optional(weight_decay, add_decayed_weights),
+        scale_by_rms(alpha, eps, centered),
+        *optional(momentum, trace),
+        scale_by_learning_rate(lr),
+    )
+
+
+def adagrad(
+    lr: Hyper = 1e-2,
+    lr_decay: Hyper = 0,
+    weight_decay: Hyper = 0,
+    initial_accumulator_value: float = 0,
+    eps: Hyper = 1e-10,
+) -> Optimizer:
+    """Adagrad (torch.optim.Adagrad; Duchi et al. 2011): s = s + g^2; p = p - lr g / (sqrt(s) + eps), where
+    lr falls as 1 / (1 + count lr_decay)."""
+
+    def decayed(count):
+        rate, decay = (value(count) if callable(value) else value for value in (lr, lr_decay))
+        return rate / (1 + count * decay)
+
+    return chain(
+        *optional(weight_decay, add_decayed_weights),
+        scale_by_sum_of_squares(initial_accumulator_value, eps),
+        scale_by_learning_rate(lr if is_zero(lr_decay) else decayed),
+    )
+
+
+def adadelta(lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0) -> Optimizer:
+    """Adadelta (torch.optim.Adadelta; Zeiler 2012): steps in the units of the params."""
+    return chain(
+        *optional(weight_decay, add_decayed_weights),
+        scale_by_adadelta(rho, eps),
+        scale_by_learning_rate(lr),
+    )
+
+
+def adam(
+    lr: Hyper = 1e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0, amsgrad: bool = False
+) -> Optimizer:
+    """Adam (torch.optim.Adam; Kingma and Ba 2015). `weight_decay` is added to the gradient: see `adamw`."""
+    return _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=False)
+
+
+def adamw(
+    lr: Hyper = 1e-3,
+    betas=(0.9, 0.999),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 1e-2,
+    amsgrad: bool = False,
+) -> Optimizer:
+    """Adam with decoupled weight decay: p = p - lr weight_decay p (torch.optim.AdamW; Loshchilov and Hutter
+    2019)."""
+    return _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=True)
+
+
+def adamax(lr: Hyper = 2e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0) -> Optimizer:
+    """Adam by the largest gradient of late (torch.optim.Adamax; Kingma and Ba 2015, section 7)."""
+    return _decayed(scale_by_adamax(betas, eps), lr, weight_decay, decoupled=False)
+
+
+def nadam(
+    lr: Hyper = 2e-3,
+    betas=(0.9, 0.999),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    momentum_decay: Hyper = 4e-3,
+    decoupled_weight_decay: bool = False,
+) -> Optimizer:
+    """Adam with Nesterov's momentum (torch.optim.NAdam; Dozat 2016)."""
+    return _decayed(scale_by_nadam(betas, eps, momentum_decay), lr, weight_decay, decoupled_weight_decay)
+
+
+def radam(
+    lr: Hyper = 1e-3,
+    betas=(0.9, 0.999),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    decoupled_weight_decay: bool = False,
+) -> Optimizer:
+    """Rectified Adam, which needs no warm-up (torch.optim.RAdam; Liu et al. 2020)."""
+    return _decayed(scale_by_radam(betas, eps), lr, weight_decay, decoupled_weight_decay)
+
+
+def lion(lr: Hyper = 1e-4, betas=(0.9, 0.99), weight_decay: Hyper = 0) -> Optimizer:
+    """Lion (Chen et al. 2023, "Symbolic discovery of optimization algorithms"): p = p - lr (sign(b1 m +
+    (1 - b1) g) + weight_decay p). Rates are 3 to 10 times smaller than Adam's, decay as much larger."""
+    return _decayed(scale_by_lion(betas), lr, weight_decay, decoupled=True)
+
+
+def lamb(lr: Hyper = 1e-3, betas=(0.9, 0.999), eps: Hyper = 1e-6, weight_decay: Hyper = 0) -> Optimizer:
+    """LAMB (You et al. 2020, "Large batch optimization for deep learning"): AdamW whose step is, in each
+    leaf, as long as lr times the leaf."""
+    return chain(
+        scale_by_adam(betas, eps),
+        *optional(weight_decay, add_decayed_weights),
+        scale_by_trust_ratio(),
+        scale_by_learning_rate(lr),
+    )
+
+
+def lars(
+    lr: Hyper = 1.0,
+    momentum: Hyper = 0.9,
+    weight_decay: Hyper = 0,
+    trust_coefficient: Hyper = 1e-3,
+    eps: float = 0.0,
+    nesterov: bool = False,
+) -> Optimizer:
+    """LARS (You et al. 2017, "Large batch training of convolutional networks"): SGD with momentum, the
+    gradient of each leaf as long as trust_coefficient times the leaf. The rate is inside of the momentum."""
+    return chain(
+        *optional(weight_decay, add_decayed_weights),
+        scale_by_trust_ratio(trust_coefficient, eps),
+        scale_by_learning_rate(lr),
+        *optional(momentum, lambda momentum: trace(momentum, nesterov=nesterov)),
+    )
+
+
+def _decayed(transform: Optimizer, lr: Hyper, weight_decay: Hyper, decoupled: bool) -> Optimizer:
+    """The transform with the decay added to the gradient before it, or to the step after it (decoupled)."""
+    decay = optional(weight_decay, add_decayed_weights)
+    parts = (transform, *decay) if decoupled else (*decay, transform)
+    return chain(*parts, scale_by_learning_rate(lr))
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    f.__name__: f
+    for f in (
+        *(sgd, momentum, nesterov, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam),
+        *(lion, lamb, lars, muon, schedule_free_adamw),
+    )
+}

@@ -1,0 +1,384 @@
+"""Transforms: the small parts, pairs of functions, that optimisers are chains of.
+
+A transform is an `Optimizer`: `init(params) -> state` and `update(grads, state, params) -> (updates, state)`.
+It serves NumPy arrays and torch tensors alike; hyper-parameters are those of `optim.hyper`. The entries of the
+states bear the names that torch.optim gives them.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from purenets.core import tree
+from purenets.core.arrays import NUMPY, namespace
+from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.hyper import (
+    Hyper,
+    count_for,
+    counted,
+    expect_decays,
+    first_leaf,
+    hyper,
+    is_zero,
+    number_or_real,
+    real,
+    with_hyper,
+    zero,
+)
+
+# --- composition ------------------------------------------------------------------------------------------
+
+
+def apply_updates(params: Params, updates: Params) -> Params:
+    """`params + updates`, each leaf in its own dtype."""
+    return tree.map(apply_update, params, updates)
+
+
+def apply_update(param: Array, update: Array) -> Array:
+    """One leaf of `apply_updates`."""
+    new = param + update
+    return new if new.dtype == param.dtype else namespace(param).astype(new, param.dtype)
+
+
+def chain(*transforms: Optimizer) -> Optimizer:
+    """One transform after the other; their states are the entries "0", "1", ... of the state."""
+    named = {str(i): transform for i, transform in enumerate(transforms)}
+
+    def init(params):
+        return {name: transform.init(params) for name, transform in named.items()}
+
+    def update(grads, state, params):
+        new_state = {}
+        for name, transform in named.items():
+            grads, new_state[name] = transform.update(grads, state[name], params)
+        return grads, new_state
+
+    return Optimizer(init, update)
+
+
+def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
+    """A transform without a state: `f(grads, params) -> updates`."""
+    return Optimizer(lambda params: {}, lambda grads, state, params: (f(grads, params), state))
+
+
+# --- transforms -------------------------------------------------------------------------------------------
+
+
+def scale_by_learning_rate(lr: Hyper) -> Optimizer:
+    """Updates -lr g: the end of every chain."""
+    return with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr))
+
+
+def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
+    """g + weight_decay p."""
+    return with_hyper(
+        weight_decay, lambda wd, grads, params: tree.map(lambda g, p: g + wd * p, grads, params)
+    )
+
+
+def clip_by_value(limit: Hyper) -> Optimizer:
+    """Each element of g within [-limit, limit] (torch.nn.utils.clip_grad_value_)."""
+    return with_hyper(
+        limit, lambda limit, grads, _: tree.map(lambda g: namespace(g).clip(g, -limit, limit), grads)
+    )
+
+
+def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
+    """All of g scaled so that its norm is at most `max_norm` (Pascanu et al. 2013). Exact: torch's
+    clip_grad_norm_ divides by the norm + 1e-6."""
+
+    def clip(max_norm, grads, params):
+        norm = tree.norm(grads)
+        xp = namespace(norm)
+        return scaled(grads, xp.where(norm > max_norm, max_norm / norm, xp.ones_like(norm)))
+
+    return with_hyper(max_norm, clip)
+
+
+def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Optimizer:
+    """buf = momentum buf + (1 - dampening) g, but the first buf is g, undamped, as in torch.optim."""
+    damped = not is_zero(dampening)
+
+    def init(params):
+        counter = {"count": zero(params)} if damped else count_for(params, momentum)
+        return {**counter, "momentum_buffer": tree.zeros_like(params)}
+
+    def update(grads, state, params):
+        decay, fresh = hyper(momentum, state, grads), grads
+        if damped:
+            xp, count = namespace(state["count"]), real(state["count"], grads)
+            fresh = scaled(
+                grads, xp.where(count == 0, xp.ones_like(count), 1 - hyper(dampening, state, grads))
+            )
+        buffer = tree.map(lambda buf, g: decay * buf + g, state["momentum_buffer"], fresh)
+        updates = tree.map(lambda g, buf: g + decay * buf, grads, buffer) if nesterov else buffer
+        return updates, {**counted(state), "momentum_buffer": buffer}
+
+    return Optimizer(init, update)
+
+
+def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False) -> Optimizer:
+    """g / (sqrt(v) + eps), v the running mean of g^2 (if centered, less the square of that of g)."""
+
+    def init(params):
+        means = {"square_avg": tree.zeros_like(params)}
+        means |= {"grad_avg": tree.zeros_like(params)} if centered else {}
+        return {**count_for(params, alpha, eps), **means}
+
+    def update(grads, state, params):
+        a, e = hyper(alpha, state, grads), hyper(eps, state, grads)
+        square = running_mean_of_squares(a, state["square_avg"], grads)
+        means, variance = {"square_avg": square}, square
+        if centered:
+            means["grad_avg"] = running_mean(a, state["grad_avg"], grads)
+            variance = tree.map(lambda v, m: v - m * m, square, means["grad_avg"])
+        return divided_by_root(grads, variance, e), {**counted(state), **means}
+
+    return Optimizer(init, update)
+
+
+def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer:
+    """g / (sqrt(s) + eps), s the sum of all g^2 so far, from `initial` on."""
+
+    def init(params):
+        sums = tree.map(lambda p: namespace(p).full_like(p, initial), params)
+        return {**count_for(params, eps), "sum": sums}
+
+    def update(grads, state, params):
+        sums = tree.map(lambda s, g: s + g * g, state["sum"], grads)
+        return divided_by_root(grads, sums, hyper(eps, state, grads)), {**counted(state), "sum": sums}
+
+    return Optimizer(init, update)
+
+
+def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
+    """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero. `amsgrad`
+    takes the largest v so far, before the correction, as torch does (Reddi et al. 2018)."""
+    expect_decays(*betas)
+
+    def init(params):
+        largest = ("max_exp_avg_sq",) if amsgrad else ()
+        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq", *largest)}
+        return {"count": zero(params), **means}
+
+    def update(grads, state, params):
+        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
+        means, counts = moments(b1, b2, grads, state), counted(state)
+        m, v = means["exp_avg"], means["exp_avg_sq"]
+        if amsgrad:
+            v = means["max_exp_avg_sq"] = tree.map(maximum, state["max_exp_avg_sq"], v)
+        count = number_or_real(counts["count"], grads)
+        c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
+        factor, e = c1 / c2**0.5, c1 * e  # m / c1 / (sqrt(v / c2) + e), in fewer operations
+        updates = tree.map(lambda m, v: m / (sqrt(v) * factor + e), m, v)  # a leaf in cache
+        return updates, {**counts, **means}
+
+    return Optimizer(init, update)
+
+
+def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper = 4e-3) -> Optimizer:
+    """Adam with Nesterov's momentum (Dozat 2016), whose mu_t = b1 (1 - 0.96^(t momentum_decay) / 2):
+    ((1 - mu_t) g / (1 - prod mu) + mu_t+1 m / (1 - mu_t+1 prod mu)) / (sqrt(v) + eps)."""
+    expect_decays(*betas)
+
+    def init(params):
+        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
+        return {"count": zero(params), "mu_product": real(zero(params), params) + 1, **means}
+
+    def update(grads, state, params):
+        b1, b2, e, decay = [hyper(value, state, grads) for value in (*betas, eps, momentum_decay)]
+        means, counts = moments(b1, b2, grads, state), counted(state)
+        count = real(counts["count"], grads)
+        mu, ahead = (b1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in (count, count + 1))
+        product = state["mu_product"] * mu
+        now, later = (1 - mu) / (1 - product), ahead / (1 - product * ahead)
+        mixed = tree.map(lambda g, m: now * g + later * m, grads, means["exp_avg"])
+        c2 = bias_correction(b2, count)
+        updates = divided_by_root(mixed, tree.map(lambda v: v / c2, means["exp_avg_sq"]), e)
+        return updates, {**counts, "mu_product": product, **means}
+
+    return Optimizer(init, update)
+
+
+def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
+    """Rectified Adam (Liu et al. 2020): r sqrt(1 - b2^t) m / (sqrt(v) + eps) where the length of the second
+    average, rho, is over 5, and m alone before; m without its bias, eps beside the root of the biased v."""
+    expect_decays(*betas)
+
+    def init(params):
+        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
+        return {"count": zero(params), **means}
+
+    def update(grads, state, params):
+        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
+        means, counts = moments(b1, b2, grads, state), counted(state)
+        c1 = bias_correction(b1, number_or_real(counts["count"], grads))
+        rectified, factor = rectification(b2, counts["count"], grads)
+
+        def scale(m, v):
+            m = m / c1
+            return namespace(m).where(rectified, m * (factor / (sqrt(v) + e)), m)
+
+        return tree.map(scale, means["exp_avg"], means["exp_avg_sq"]), {**counts, **means}
+
+    return Optimizer(init, update)
+
+
+def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Array, Array]:
+    """Whether rho > 5, and RAdam's r sqrt(1 - beta^t) then. In float64, since rho is a small difference."""
+    leaf, xp = first_leaf(grads), namespace(count)
+    count = xp.astype(count, xp.float64)
+    correction, longest = bias_correction(beta, count), 2 / (1 - beta) - 1
+    rho = longest - 2 * count * (1 - correction) / correction
+    r = xp.clip(rho, 5.0, None)  # where it is less, the result is not used
+    r = (r - 4) * (r - 2) * longest / ((longest - 4) * (longest - 2) * r)
+    return rho > 5, xp.astype(xp.sqrt(r * correction), leaf.dtype)
+
+
+def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
+    """m / u: m the running mean of g without its bias to zero, u = max(b2 u, |g| + eps) (Kingma and Ba 2015,
+    section 7)."""
+    expect_decays(*betas)
+
+    def init(params):
+        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_inf")}
+        return {"count": zero(params), **means}
+
+    def update(grads, state, params):
+        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
+        m = running_mean(b1, state["exp_avg"], grads)
+        u = tree.map(lambda u, g: maximum(b2 * u, abs(g) + e), state["exp_inf"], grads)
+        counts = counted(state)
+        c1 = bias_correction(b1, number_or_real(counts["count"], grads))
+        return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
+
+    return Optimizer(init, update)
+
+
+def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
+    """d = g sqrt(D + eps) / sqrt(v + eps), v the running mean of g^2 and D that of d^2 (Zeiler 2012)."""
+
+    def init(params):
+        means = {name: tree.zeros_like(params) for name in ("square_avg", "acc_delta")}
+        return {**count_for(params, rho, eps), **means}
+
+    def update(grads, state, params):
+        r, e = hyper(rho, state, grads), hyper(eps, state, grads)
+        v = running_mean_of_squares(r, state["square_avg"], grads)
+
+        def step(g, v, before):
+            return g * (sqrt(before + e) / sqrt(v + e))
+
+        delta = tree.map(step, grads, v, state["acc_delta"])
+        squares = running_mean(r, state["acc_delta"], tree.map(lambda d: d * d, delta))
+        return delta, {**counted(state), "square_avg": v, "acc_delta": squares}
+
+    return Optimizer(init, update)
+
+
+def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
+    """sign(b1 m + (1 - b1) g), then m = b2 m + (1 - b2) g (Chen et al. 2023)."""
+
+    def init(params):
+        return {**count_for(params, *betas), "exp_avg": tree.zeros_like(params)}
+
+    def update(grads, state, params):
+        b1, b2 = [hyper(value, state, grads) for value in betas]
+        ahead = running_mean(b1, state["exp_avg"], grads)
+        return tree.map(sign, ahead), {**counted(state), "exp_avg": running_mean(b2, state["exp_avg"], grads)}
+
+    return Optimizer(init, update)
+
+
+def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimizer:
+    """Each leaf of g times coefficient |p| / (|g| + eps), or as it is where either norm is 0 (You et al.
+    2017)."""
+
+    def scale(coefficient, grads, params):
+        def one(g, p):
+            xp, (g_norm, p_norm) = namespace(g), (tree.norm({"": leaf}) for leaf in (g, p))
+            nonzero = (g_norm > 0) & (p_norm > 0)
+            ratio = coefficient * p_norm / xp.where(nonzero, g_norm + eps, xp.ones_like(g_norm))
+            return g * xp.where(nonzero, ratio, xp.ones_like(ratio))
+
+        return tree.map(one, grads, params)
+
+    return with_hyper(coefficient, scale)
+
+
+# --- arithmetic on dicts ---------------------------------------------------------------------------------
+
+
+def scaled(grads: Params, factor: float | Array) -> Params:
+    """Every leaf times `factor`."""
+    return tree.map(lambda g: g * factor, grads)
+
+
+def divided_by_root(grads: Params, squares: Params, eps: float | Array) -> Params:
+    """g / (sqrt(s) + eps)."""
+    return tree.map(lambda g, s: g / (sqrt(s) + eps), grads, squares)
+
+
+def running_mean(beta: float | Array, mean: Params, new: Params) -> Params:
+    """beta mean + (1 - beta) new."""
+    weight = 1 - beta
+    return tree.map(lambda m, n: lerp(m, n, weight), mean, new)
+
+
+def running_mean_of_squares(beta: float | Array, mean: Params, new: Params) -> Params:
+    """beta mean + (1 - beta) new^2."""
+    weight = 1 - beta
+    return tree.map(lambda m, n: add_square(beta * m, n, weight), mean, new)
+
+
+def lerp(a: Array, b: Array, weight: float | Array) -> Array:
+    """a + weight (b - a), in one pass over tensors."""
+    if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
+        return (1 - weight) * a + weight * b
+    return a.lerp(b, weight)
+
+
+def add_square(a: Array, b: Array, weight: float | Array) -> Array:
+    """a + weight b^2, in one pass over tensors."""
+    if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
+        return a + weight * (b * b)
+    return a.addcmul(b, b, value=weight)
+
+
+def sqrt(a: Array) -> Array:
+    """The root of each element."""
+    return np.sqrt(a) if isinstance(a, NUMPY) else a.sqrt()
+
+
+def bias_correction(beta: float | Array, count: float | Array) -> float | Array:
+    """1 - beta ** count; by expm1, since the difference would lose half the digits of a float32."""
+    if type(beta) in (int, float):
+        exponent = count * (math.log(beta) if beta > 0 else -math.inf)
+    else:
+        exponent = count * namespace(beta).log(beta)
+    return -math.expm1(exponent) if type(exponent) is float else -namespace(exponent).expm1(exponent)
+
+
+def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) -> dict:
+    """The next running means of g and of g^2."""
+    return {
+        "exp_avg": running_mean(b1, state["exp_avg"], grads),
+        "exp_avg_sq": running_mean_of_squares(b2, state["exp_avg_sq"], grads),
+    }
+
+
+def sign(a: Array) -> Array:
+    """1, -1, or the element itself where that is 0 or NaN (array-api-compat's does not run under vmap)."""
+    xp = namespace(a)
+    return xp.where(a > 0, xp.ones_like(a), xp.where(a < 0, -xp.ones_like(a), a))
+
+
+def maximum(a: Array, b: Array) -> Array:
+    """The larger of each pair of elements."""
+    return namespace(a).maximum(a, b)
+
+
+def choose(condition: Array, new: dict, old: dict) -> dict:
+    """`new` where the scalar condition holds, else `old`; both are nested dicts of the same names."""
+    return tree.map(lambda a, b: namespace(a).where(condition, a, b), new, old)

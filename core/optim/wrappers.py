@@ -1,0 +1,292 @@
+"""What combines optimisers, or changes one: each function takes optimisers and returns an optimiser.
+
+    partition, masked, freeze   a part of the params each, by name or shape
+    accumulate                  one update for every k gradients
+    apply_if_finite             no update by a gradient that is not finite
+    ema, lookahead              averages of the params
+    inject                      hyper-parameters in the state, to be read, replaced and vmapped over
+    flat                        the whole dict as one vector
+
+`find(opt_state, name)` reads an entry of a state wherever it lies; `averaged(state)` is the state to evaluate.
+Nothing branches on a value: an update that is not due is computed and not used.
+"""
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+from purenets.core import tree
+from purenets.core.arrays import like, namespace
+from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
+from purenets.core.optim.hyper import Hyper, count_for, counted, first_leaf, hyper, real, zero
+from purenets.core.optim.transforms import chain, choose, running_mean, scaled, stateless
+
+Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
+
+
+# --- parts of the params ----------------------------------------------------------------------------------
+
+
+def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array], str]) -> Optimizer:
+    """Each leaf goes to `optimizers[label_fn(name, leaf)]`; their states lie under their labels.
+
+    partition({"2": adamw(1e-3), "1": adam(1e-3)}, lambda name, leaf: str(leaf.ndim))
+    """
+
+    def labels(params):
+        found = {name: label_fn(name, leaf) for name, leaf in params.items()}
+        for name, label in found.items():
+            if label not in optimizers:
+                raise UserError(f"{name}: label {label!r}, needs one of {', '.join(optimizers)}")
+        return found
+
+    def split(found, leaves):
+        used = [label for label in optimizers if label in found.values()]
+        return {label: {n: leaves[n] for n in found if found[n] == label} for label in used}
+
+    def init(params):
+        parts = split(labels(params), params)
+        return {label: optimizers[label].init(part) for label, part in parts.items()}
+
+    def update(grads, state, params):
+        tree.check_names(grads, params)
+        found, updates, new_state = labels(params), {}, {}
+        grads, params = split(found, grads), split(found, params)
+        for label, part in grads.items():
+            moves, new_state[label] = optimizers[label].update(part, state[label], params[label])
+            updates |= moves
+        return {name: updates[name] for name in found}, new_state
+
+    return Optimizer(init, update)
+
+
+def masked(transform: Optimizer, where: Predicate) -> Optimizer:
+    """`transform` on the leaves that `where(name, leaf)` picks; the others pass as they are.
+
+    masked(add_decayed_weights(1e-2), not_named("*.bias", "norm*"))
+    """
+    return partition(
+        {"masked": transform, "other": chain()}, lambda *leaf: "masked" if where(*leaf) else "other"
+    )
+
+
+def named(*patterns: str) -> Predicate:
+    """Leaves whose name matches one of the patterns, in which * stands for anything.
+
+    >>> named("fc1.*", "*.bias")("fc2.bias", None)
+    True
+    """
+    return lambda name, leaf: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def not_named(*patterns: str) -> Predicate:
+    """Leaves whose name matches none of the patterns."""
+    picks = named(*patterns)
+    return lambda name, leaf: not picks(name, leaf)
+
+
+def is_matrix(name: str, leaf: Array) -> bool:
+    """Leaves of two or more axes: weights, neither biases nor the scales of norms."""
+    return leaf.ndim > 1
+
+
+def freeze() -> Optimizer:
+    """No update at all."""
+    return stateless(lambda grads, params: tree.zeros_like(grads))
+
+
+def on_sphere(optimizer: Optimizer) -> Optimizer:
+    """Each update begins from the weights brought back to the length of the square root of their number of
+    rows, so that a rate means the same to every matrix and at all times (K. Jordan 2024)."""
+
+    def update(grads, state, params):
+        updates, state = optimizer.update(grads, state, params)
+
+        def back(p, u):
+            xp = namespace(p)
+            length = xp.sqrt((p * p).sum())
+            return u + p * (p.shape[0] ** 0.5 / length - 1)
+
+        return tree.map(back, params, updates), state
+
+    return Optimizer(optimizer.init, update)
+
+
+# --- when to update ---------------------------------------------------------------------------------------
+
+
+def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
+    """Every k-th update is that of `optimizer` for the mean of the last k gradients; the others are zero."""
+    if type(k) is not int or k < 1:
+        raise UserError(f"accumulate: k is {k}, needs a positive integer")
+
+    def init(params):
+        return {"count": zero(params), "sum": tree.zeros_like(params), "inner": optimizer.init(params)}
+
+    def update(grads, state, params):
+        count, total = state["count"] + 1, tree.map(lambda s, g: s + g, state["sum"], grads)
+        due = count == k
+        updates, inner = optimizer.update(scaled(total, 1 / k), state["inner"], params)
+        nothing = tree.zeros_like(total)
+        new, old = {"sum": nothing, "inner": inner}, {"sum": total, "inner": state["inner"]}
+        return choose(due, updates, nothing), {"count": count % k, **choose(due, new, old)}
+
+    return Optimizer(init, update)
+
+
+def apply_if_finite(optimizer: Optimizer) -> Optimizer:
+    """No update and no change of the inner state where the gradient has an infinity or a NaN; the entry
+    "skipped" counts these."""
+
+    def init(params):
+        return {"skipped": zero(params), "inner": optimizer.init(params)}
+
+    def update(grads, state, params):
+        finite = all_finite(grads)
+        nothing = tree.zeros_like(grads)
+        updates, inner = optimizer.update(choose(finite, grads, nothing), state["inner"], params)
+        skipped = namespace(finite).where(finite, state["skipped"], state["skipped"] + 1)
+        return choose(finite, updates, nothing), {
+            "skipped": skipped,
+            "inner": choose(finite, inner, state["inner"]),
+        }
+
+    return Optimizer(init, update)
+
+
+def all_finite(grads: Params) -> Array:
+    """Whether every element of every leaf is finite: a scalar array of a truth value."""
+    each = [namespace(g).all(namespace(g).isfinite(g)) for g in tree.leaves(grads)]
+    return namespace(first_leaf(grads)).all(namespace(first_leaf(grads)).stack(each))
+
+
+# --- averages of the params -------------------------------------------------------------------------------
+
+
+def ema(decay: Hyper = 0.999) -> Optimizer:
+    """The end of a chain: passes the updates and keeps, as the entry "ema", the running mean of the params
+    after them, from the first params on. Read it by `find(opt_state, "ema")`."""
+
+    def init(params):
+        return {**count_for(params, decay), "ema": dict(params)}
+
+    def update(updates, state, params):
+        moved = tree.map(lambda p, u: p + u, params, updates)
+        mean = running_mean(hyper(decay, state, updates), state["ema"], moved)
+        return updates, {**counted(state), "ema": mean}
+
+    return Optimizer(init, update)
+
+
+def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer:
+    """After every k updates of `optimizer` the slow params go `alpha` of the way to the fast ones, and the
+    fast ones back to them (Zhang et al. 2019)."""
+
+    def init(params):
+        return {"count": zero(params), "slow": dict(params), "inner": optimizer.init(params)}
+
+    def update(grads, state, params):
+        a, count = hyper(alpha, state, grads), state["count"] + 1
+        updates, inner = optimizer.update(grads, state["inner"], params)
+        fast = tree.map(lambda p, u: p + u, params, updates)
+        slow = tree.map(lambda s, f: s + a * (f - s), state["slow"], fast)
+        due = count % k == 0
+        back = tree.map(lambda s, p: s - p, slow, params)
+        return choose(due, back, updates), {
+            "count": count,
+            "slow": choose(due, slow, state["slow"]),
+            "inner": inner,
+        }
+
+    return Optimizer(init, update)
+
+
+# --- hyper-parameters in the state ------------------------------------------------------------------------
+
+
+def inject(make: Callable[..., Optimizer], **hypers) -> Optimizer:
+    """`make(**hypers)`, with those of its hyper-parameters that are floats, arrays or tuples of floats as
+    arrays in the state, under "hyper"; others (integers, flags, schedules, names) stay as they are.
+
+    optimizer = inject(adam, lr=1e-3, betas=(0.9, 0.99))
+    find(opt_state, "hyper")["lr"]                       # read
+    opt_state = replaced(opt_state, lr=1e-4)             # a new state with another value
+    """
+    held = {name: value for name, value in hypers.items() if _is_held(value)}
+    fixed = {name: value for name, value in hypers.items() if name not in held}
+
+    def init(params):
+        number = real(zero(params), params)
+        values = {name: like(value, number) for name, value in held.items()}
+        return {"hyper": values, "inner": make(**values, **fixed).init(params)}
+
+    def update(grads, state, params):
+        optimizer = make(**state["hyper"], **fixed)
+        updates, inner = optimizer.update(grads, state["inner"], params)
+        return updates, {"hyper": state["hyper"], "inner": inner}
+
+    return Optimizer(init, update)
+
+
+def _is_held(value) -> bool:
+    if isinstance(value, tuple):
+        return all(isinstance(v, float) for v in value)
+    return isinstance(value, float) or hasattr(value, "dtype")
+
+
+def find(opt_state: dict, name: str):
+    """The first entry called `name` in a nested state; a UserError if there is none."""
+    for entry, inner in _entries(opt_state):
+        if entry == name:
+            return inner
+    raise UserError(f"{name}: no such entry in the state of the optimiser")
+
+
+def averaged(state: TrainState) -> TrainState:
+    """The state to evaluate: its params replaced by the average that the optimiser keeps of them (`ema`, or
+    the "x" of `schedule_free`), where it keeps one."""
+    for entry, inner in _entries(state.opt_state):
+        if entry in ("ema", "x") and isinstance(inner, dict) and inner.keys() == state.params.keys():
+            return state._replace(params=inner)
+    return state
+
+
+def _entries(opt_state: dict):
+    for entry, inner in opt_state.items():
+        yield entry, inner
+        if isinstance(inner, dict):
+            yield from _entries(inner)
+
+
+def replaced(opt_state: dict, **values: float | Array) -> dict:
+    """The state with other values of injected hyper-parameters; a UserError if it holds none of that name."""
+    known = find(opt_state, "hyper")
+    for name in values.keys() - known.keys():
+        raise UserError(f"{name}: not an injected hyper-parameter, the state holds {', '.join(known)}")
+
+    def walk(state):
+        new = {k: walk(inner) if isinstance(inner, dict) else inner for k, inner in state.items()}
+        if "hyper" in new:
+            new["hyper"] = {k: like(values[k], v) if k in values else v for k, v in new["hyper"].items()}
+        return new
+
+    return walk(opt_state)
+
+
+# --- the dict as one vector -------------------------------------------------------------------------------
+
+
+def flat(optimizer: Optimizer) -> Optimizer:
+    """`optimizer` on all leaves as one vector: few operations, which is faster for tiny nets. For optimisers
+    that know elements only, or the norm of all; not for those that look at a leaf (lamb, lars, muon). The vector
+    has the order of the dict, which must stay as it was at `init`."""
+
+    def init(params):
+        return optimizer.init({"all": tree.ravel(params)[0]})
+
+    def update(grads, state, params):
+        tree.check_names(grads, params)
+        vector, unravel = tree.ravel({name: grads[name] for name in params})
+        updates, state = optimizer.update({"all": vector}, state, {"all": tree.ravel(params)[0]})
+        return unravel(updates["all"]), state
+
+    return Optimizer(init, update)

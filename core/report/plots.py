@@ -1,0 +1,156 @@
+"""Figures with one look: legible in black and white, safe for colour-blind eyes.
+
+A class has a colour and a shape, the split shows by fill (train filled, test hollow), a run by colour and
+line style. Functions return a `matplotlib.figure.Figure`; nothing is global and nothing is shown.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from purenets.core.base import History
+from purenets.core.data.tasks import Data
+from purenets.core.runs.history import column
+
+# Okabe and Ito (2008): distinct under all common kinds of colour blindness
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+LINES = ("-", "--", "-.", ":")
+STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "figure.dpi": 110,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
+
+
+def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.4, **options):
+    """A Figure in our style and its axes (rows, columns), each of `width` by `height` inches."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height * rows))
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, in our resolution."""
+    with rc_context(STYLE):
+        figure.savefig(path)
+
+
+def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str = "", log: bool = False):
+    """One panel for each group of columns: `names = [("train_loss", "test_loss"), ...]`; a colour for each
+    run, a line style for each column."""
+    figure, axes = panels(1, len(names))
+    for axis, group in zip(axes[0], names, strict=True):
+        for i, (label, rows) in enumerate(runs.items()):
+            for j, name in enumerate(group):
+                steps, values = column(rows, name)
+                part = name.split("_")[0] if "_" in name else "train"
+                text = " ".join(filter(None, (label, part)))
+                width = 3.2 if len(runs) == 2 and i == 0 else 1.6  # so that it shows below another
+                axis.plot(steps, values, LINES[j % 4], color=COLOURS[i % 8], label=text, linewidth=width)
+        kind = group[0].split("_")[-1]
+        axis.set(xlabel="step", ylabel=kind)
+        if log and kind == "loss":
+            axis.set_yscale("log")
+        axis.legend(fontsize=9, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def scatter(axis, data: Data, title: str = "") -> None:
+    """The points of a set: class by colour and shape, train filled, test hollow; more than two features as
+    their first two principal components."""
+    project = plane_of(data.train[0])
+    for name, (x, y) in (("train", data.train), ("test", data.test)):
+        points = project(np.asarray(x))
+        for label in range(data.n_classes):
+            of_class, colour = np.asarray(y) == label, COLOURS[label % 8]
+            axis.scatter(
+                *points[of_class].T,
+                s=16,
+                marker=MARKERS[label % 10],
+                facecolors=colour if name == "train" else "white",
+                edgecolors=colour,
+                linewidths=0.9,
+                alpha=0.75 if name == "train" else 1.0,
+                label=f"class {label}" if name == "train" else None,
+            )
+    axis.set(title=title, xlabel="first feature", ylabel="second feature")
+    if data.n_features != 2:
+        axis.set(xlabel="first principal component", ylabel="second principal component")
+
+
+def plane_of(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The map to two dimensions: none for two features, else the first two principal components."""
+    if train.shape[1] == 2:
+        return lambda x: x
+    mean = train.mean(axis=0)
+    axes = np.linalg.svd(train - mean, full_matrices=False)[2][:2]
+    return lambda x: (x - mean) @ axes.T
+
+
+def boundary(axis, predict: Callable[[np.ndarray], np.ndarray], data: Data, title: str = "") -> None:
+    """The regions of the predicted classes (two features only) behind the points.
+
+    predict: (n, 2) -> (n,) class numbers.
+    """
+    points = np.concatenate([data.train[0], data.test[0]])
+    low, high = points.min(axis=0) - 0.4, points.max(axis=0) + 0.4
+    grid = np.stack(np.meshgrid(*np.linspace(low, high, 240).T), axis=-1)
+    classes = np.asarray(predict(grid.reshape(-1, 2).astype(points.dtype))).reshape(grid.shape[:2])
+    colours = ListedColormap([COLOURS[i % 8] for i in range(data.n_classes)])
+    where = (grid[..., 0], grid[..., 1])
+    axis.pcolormesh(
+        *where, classes, cmap=colours, vmin=-0.5, vmax=data.n_classes - 0.5, alpha=0.22, rasterized=True
+    )
+    for label in range(data.n_classes - 1):
+        axis.contour(*where, classes > label, levels=[0.5], colors="black", linewidths=1.0)
+    scatter(axis, data, title)
+    axis.grid(False)
+
+
+def confusion(axis, counts: np.ndarray, names: Sequence[str], title: str = "") -> None:
+    """A confusion matrix (true, predicted) of counts, each with its number."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), n in np.ndenumerate(counts):
+        if n:
+            axis.text(
+                j,
+                i,
+                str(n),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if share[i, j] > 0.5 else "black",
+            )
+    ticks = range(len(names))
+    axis.set(xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="true", title=title)
+    axis.set_xticklabels(names, rotation=45, ha="right")
+    axis.set_yticklabels(names)
+    axis.grid(False)
+
+
+def landscape(axis, losses: np.ndarray, steps: Sequence[float], title: str = "") -> None:
+    """Contours of a plane of losses around params, on a logarithmic scale; the params are the cross in the
+    middle. losses: (steps, steps), the first direction along the rows."""
+    shown = np.log10(np.maximum(losses, 1e-12))
+    levels = np.linspace(shown.min(), shown.max() if shown.max() > shown.min() else shown.min() + 1, 13)
+    filled = axis.contourf(steps, steps, shown, levels=levels, cmap="cividis")
+    axis.contour(steps, steps, shown, levels=levels, colors="white", linewidths=0.5, linestyles="solid")
+    axis.plot(0, 0, "+", color="white", markersize=12, markeredgewidth=2)
+    axis.set(title=title, xlabel="along the second direction", ylabel="along the first direction")
+    axis.grid(False)
+    axis.figure.colorbar(filled, ax=axis, label="log10 of the loss", format="%.1f")

@@ -1,0 +1,199 @@
+"""A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from purenets.core.runs import checkpoint, history
+from purenets.core import train
+from purenets.core.base import Metrics, Step, TrainState, UserError
+from purenets.core.runs.options import Options
+from purenets.core.runs.files import alone_in, write_atomically
+
+TIME = "seconds.json"  # apart from the history, which is the same whenever and wherever it is made
+FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
+
+
+def open_run(config: Options, writes: bool = True) -> Path | None:
+    """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`; None if no
+    folder is asked for. With `writes=False` nothing is checked or written: another process does that.
+
+    A UserError if it holds a run and no resumption is asked for, or a run of other options.
+    """
+    if config.out is None:
+        if config.resume:
+            raise UserError("--resume: needs --out, the folder of the run to go on with")
+        return None
+    folder = Path(config.out)
+    if not writes:
+        return folder
+    path = folder / "config.json"
+    about = {"script": _script(config), "config": config.to_dict()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = json.loads(path.read_text()) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {folder}: cannot be used ({error})") from error
+    if not isinstance(before, dict | None) or not isinstance((before or {}).get("config", {}), dict):
+        raise UserError(
+            f"--out {folder}: its config.json is not that of a run; restore it or name another folder"
+        )
+    if before is None:
+        if (folder / checkpoint.NAME).exists():
+            raise UserError(f"--out {folder}: holds a checkpoint but no config.json; name another folder")
+        text = json.dumps({**about, **environment()}, indent=1)
+        write_atomically(path, (text + "\n").encode())
+    elif not config.resume:
+        raise UserError(f"--out {folder}: holds a run; go on with it by --resume, or name another folder")
+    else:
+        _check_same(folder, before, about)
+    return folder
+
+
+def environment() -> dict:
+    """The versions and the git commit that a result comes from."""
+    packages = ("torch", "torchvision", "numpy", "scikit-learn")
+    return {
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "git_commit": _git_commit(),
+    }
+
+
+def machine() -> dict:
+    """What a figure's text says of the machine: processor, cores, system."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        name = names[0] if names else name
+    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}"}
+
+
+def command_line(config: Options) -> str:
+    """The command that makes the same results again: only what differs from the defaults."""
+    parts = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name != "resume":
+            flag = f"--{field.name}" if value is not False else f"--no-{field.name}"
+            parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(str(value))}")
+    return " ".join([f"python scripts/{_script(config)}.py", *parts])
+
+
+def save(folder: Path, state: TrainState, rows: history.History, sums: Metrics) -> None:
+    """What `fit` hands to its `save`: a checkpoint of all three, and `history.csv`."""
+    meta = {"history": rows, "sums": {name: float(value) for name, value in sums.items()}}
+    checkpoint.save(folder, state._asdict(), meta)
+    history.write_csv(folder / "history.csv", rows)
+
+
+def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.History, Metrics]:
+    """What the last `save` was given, or `state` and nothing where there was none."""
+    if not (folder / checkpoint.NAME).exists():
+        return state, [], {}
+    arrays, meta = checkpoint.load(folder, state._asdict())
+    return TrainState(**arrays), meta["history"], meta["sums"]
+
+
+def _script(config: Options) -> str:
+    return Path(inspect.getfile(type(config))).stem
+
+
+def fit(
+    folder: Path | None, step: Step, state: TrainState, batches, *, hint: str, writes: bool = True, **options
+):
+    """`purenets.core.train.fit` from the folder's checkpoint on, saving there after each row; returns its results.
+    With `writes=False` the folder is only read: another process of the same run writes it.
+
+    What ends it early says what is saved and how to go on; `hint` is what may help a loss that diverges.
+    """
+    with alone_in(folder) if folder and writes else contextlib.nullcontext():
+        return _fit(folder, step, state, batches, hint, writes, options)
+
+
+def _fit(folder: Path | None, step: Step, state: TrainState, batches, hint: str, writes: bool, options: dict):
+    history_, sums = [], {}
+    if folder:
+        state, history_, sums = restore(folder, state)
+    lap = clock(folder)
+
+    def keep(state: TrainState, rows: history.History, sums: Metrics) -> None:
+        save(folder, state, rows, sums)
+        lap(int(state.step))
+
+    if folder and writes:
+        options |= {"save": keep}
+    try:
+        return train.fit(step, state, batches, history=history_, sums=sums, **options)
+    except train.Diverged as error:
+        raise train.Diverged(f"{error}; {_last_good(folder)}; {hint}") from error
+    except train.Lost as error:
+        how = f"; go on with the same options, --out {folder} and --resume" if folder else ""
+        raise train.Lost(f"{error}; {_last_good(folder)}{how}") from error
+    except train.Interrupted as error:
+        how = f"saved; go on with the same options and --out {folder} --resume"
+        raise train.Interrupted(f"{error}; {how if folder else 'nothing is saved without --out'}") from error
+
+
+def clock(folder: Path | None) -> Callable[[int], None]:
+    """Starts; the function that it returns adds a lap, the step and the seconds since the run began, to
+    `seconds.json`. Evaluations and saving are included, what a killed process took after its last lap is not.
+    """
+    before, begin = laps(folder)[-1]["seconds"] if folder and laps(folder) else 0.0, time.perf_counter()
+
+    def lap(step: int) -> None:
+        new = {"step": step, "seconds": before + time.perf_counter() - begin}
+        rows = [row for row in laps(folder) if row["step"] < step] + [new]
+        write_atomically(folder / TIME, json.dumps(rows).encode())
+
+    return lap
+
+
+def laps(folder: Path) -> list[dict]:
+    """The step and the seconds of each time that the run of a folder was saved."""
+    path = folder / TIME
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def time_taken(folder: Path) -> float:
+    """Seconds that the run of a folder has trained for."""
+    return laps(folder)[-1]["seconds"] if laps(folder) else 0.0
+
+
+def _last_good(folder: Path | None) -> str:
+    if folder is None:
+        return "nothing is saved without --out"
+    path = folder / checkpoint.NAME
+    return f"the last good checkpoint is {path}" if path.exists() else "there is no good checkpoint yet"
+
+
+def _check_same(folder: Path, before: dict, about: dict) -> None:
+    old, new = (
+        {"script": a.get("script")} | {f"--{k}": v for k, v in a.get("config", {}).items() if k not in FREE}
+        for a in (before, about)
+    )
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            raise UserError(f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}")
+
+
+def _git_commit() -> str | None:
+    """The commit of the source, with "-dirty" where files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,155 @@
+"""Part I, task 3: CIFAR-10 as high as it goes: a fast convolutional net, and a deeper one for accuracy.
+
+python scripts/cifar10_cnn.py --preset cpu-9min --out runs/fast
+python scripts/cifar10_cnn.py --preset cpu-9min --data folder --data_dir DIR --out runs/fast
+python scripts/cifar10_cnn.py --preset digits                     # in small, on data that is always there
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+from purenets import Model, Optimizer, UserError, optim, schedules
+from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import run as run_script
+from scripts.shared import cifar10 as cifar10_recipe
+from scripts.shared.cifar10 import Recipe
+from scripts.shared.images import Result, report
+
+TITLE = "fast CNN"
+SMALLEST = 25  # height and width of an image: three pools of 2, and one of 3 after them
+
+
+def three_widths(value: str) -> str | None:
+    good = widths(value) is None and value.count(",") == 2
+    return None if good else "three positive integers with commas between them"
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Train a fast convolutional net on CIFAR-10."""
+
+    channels: str = option("64,256,256", "of the three groups", three_widths)
+    depth: int = option(
+        2, "convolutions of a group: 2, or 3 of which two are a residual branch", one_of((2, 3))
+    )
+    whiten: bool = option(True, "the first layer's filters are fixed and whiten its patches")
+    dirac: bool = option(True, "convolutions begin as the identity, as far as they can")
+    logit_scale: float = option(1.0, "factor of the logits, beside 1 / features", positive)
+    optimizer: str = option("muon", "of the filters: muon or nesterov", choices=["muon", "nesterov"])
+    learning_rate: float = option(0.12, "of the filters (nesterov: for each image), falling to 0", positive)
+    momentum: float = option(0.6, "of the filters, of muon", fraction)
+    bias_rate: float = option(0.053, "of the biases, for each image of a batch", positive)
+    head_rate: float = option(0.67, "of the last layer, for each image of a batch", positive)
+    decay: float = option(2e-6, "of biases and last layer, for each image of a batch", not_negative)
+    whiten_epochs: float = option(3.0, "the first layer's bias is trained for so long", positive)
+
+
+# By where and how long they train. Those for a GPU are for all training images and compile the step.
+PRESETS = {
+    "cpu-9min": Config(preset="cpu-9min", epochs=9.0),
+    "cpu-19min": Config(preset="cpu-19min", epochs=16.0, depth=3),
+    # what else so much time could be spent on: two nets, more epochs, more augmentation, more channels
+    "cpu-18min": Config(preset="cpu-18min", epochs=10.0, members=2),
+    "cpu-16min": Config(preset="cpu-16min", epochs=16.0),
+    "cpu-17min": Config(preset="cpu-17min", epochs=20.0, crop=4, cutout=8),
+    "cpu-21min": Config(preset="cpu-21min", epochs=16.0, channels="96,320,320"),
+    "gpu-1min": Config(
+        preset="gpu-1min",
+        batch_size=1000,
+        learning_rate=0.17,
+        epochs=16.0,
+        channels="128,384,384",
+        compile=True,
+        evaluations=4,
+    ),
+    "gpu-9min": Config(
+        preset="gpu-9min",
+        batch_size=1000,
+        learning_rate=0.17,
+        epochs=90.0,
+        channels="128,384,512",
+        depth=3,
+        crop=4,
+        cutout=12,
+        compile=True,
+        evaluations=9,
+    ),
+    "digits": Config(
+        preset="digits",
+        data="digits",
+        image_size=32,
+        valid_fraction=0.1,
+        epochs=4.0,
+        batch_size=100,
+        channels="16,32,32",
+        flip="none",
+        views="none",
+    ),
+}
+BEST = "cpu-19min"  # the preset of the final runs
+
+
+def make_net(config: Config, task) -> Model:
+    """The fast net; its first filters whiten the patches of the first training images."""
+    from purenets.torch_nets.fast_cnn import FastCNN, whitening_filters
+
+    height, width = task.train[0].shape[2:]
+    if min(height, width) < SMALLEST:
+        raise UserError(f"--image_size: images are {height} x {width}, the net needs {SMALLEST} or more")
+    x = task.train[0]
+    return FastCNN(
+        x.shape[1],
+        len(task.classes),
+        filters=whitening_filters(task.normalise(x[:5000]).cpu()) if config.whiten else None,
+        widths=[int(part) for part in config.channels.split(",")],
+        depth=config.depth,
+        dirac=config.dirac,
+        logit_scale=config.logit_scale,
+    )
+
+
+def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
+    """Muon on filters of a fixed length; Nesterov's momentum on the last layer and the biases."""
+    batch = config.batch_size
+
+    def falling(rate: float, end: float = steps):
+        return schedules.linear(rate, 0.0, end)
+
+    def sgd(rate: float, end: float = steps) -> Optimizer:
+        return optim.nesterov(falling(rate * batch, end), momentum=0.85, weight_decay=config.decay / rate)
+
+    def muon(rate: float) -> Optimizer:
+        direction = optim.scale_by_muon(config.momentum, ns_steps=3, precision="bfloat16")
+        return optim.on_sphere(optim.chain(direction, optim.scale_by_learning_rate(falling(rate))))
+
+    parts = {
+        "first bias": sgd(config.bias_rate, config.whiten_epochs * steps_per_epoch),
+        "biases": sgd(config.bias_rate),
+        "head": sgd(config.head_rate),
+        "filters": {"muon": muon, "nesterov": sgd}[config.optimizer](config.learning_rate),
+    }
+
+    def label(name: str, leaf) -> str:
+        if name.endswith("first.bias"):  # of each member
+            return "first bias"
+        return {1: "biases", 2: "head", 4: "filters"}[leaf.ndim]
+
+    return optim.partition(parts, label)
+
+
+def train(config: Config) -> Result:
+    """Train the net of `config`; the test images are looked at once, at the end."""
+    return cifar10_recipe.train(config, make_net, make_optimizer, TITLE)
+
+
+def main(config: Config) -> Result:
+    result = train(config)
+    report(TITLE, result)
+    return result
+
+
+if __name__ == "__main__":
+    run_script(Config, main, PRESETS)

@@ -1,0 +1,155 @@
+"""The figures of Part I, task 3, from what scripts/cifar10_sweep.py found.
+
+    python scripts/figures/cifar10.py   # accuracy over minutes, from results/part1_cifar10.json
+
+Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON, one for each setting and seed.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy without install
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from purenets import UserError
+from purenets.core.report import plots
+from purenets.core.report.plots import COLOURS, LINES, MARKERS, panels, save
+from purenets.core.runs.options import Options, option, run
+from scripts.shared.sweeps import grouped
+
+FAR = -20  # points of accuracy
+
+
+def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
+    """Validation accuracy over the minutes of training: thin lines are seeds, a marker the test accuracy at the
+    end, over views where they were taken."""
+    figure, axes = panels(1, 1, 7.2, 4.0)
+    axis = axes[0, 0]
+    for i, (setting, mine) in enumerate(grouped(list(rows)).items()):
+        colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
+        for j, row in enumerate(mine):
+            minutes, accuracy = validation_over_minutes(row)
+            label = None if j else f"{setting} (n = {len(mine)})"
+            axis.plot(minutes, accuracy, line, color=colour, linewidth=1.3, label=label)
+            axis.plot(minutes[-1], final(row), MARKERS[i % len(MARKERS)], color=colour, markersize=7)
+    axis.set(xlabel="minutes of training", ylabel="validation accuracy", title=title, ylim=(0.3, 1.0))
+    axis.legend(fontsize=9, frameon=False, loc="lower right")
+    return figure
+
+
+def validation_over_minutes(row: dict) -> tuple[list[float], list[float]]:
+    """The minutes since the start, and the validation accuracy then."""
+    seconds = {lap["step"]: lap["seconds"] for lap in row["laps"]}
+    known = [point for point in row["history"] if "valid_accuracy" in point and point["step"] in seconds]
+    return [seconds[p["step"]] / 60 for p in known], [p["valid_accuracy"] for p in known]
+
+
+def final(row: dict) -> float:
+    """The test accuracy, of the mean over views where they were taken."""
+    return row["test"].get("views_accuracy", row["test"]["accuracy"])
+
+
+def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
+    """What validation accuracy loses or gains when one ingredient of `base` is changed, in points, each seed
+    against the same seed of `base`."""
+    by_setting = grouped(list(rows))
+    whole = {row["seed"]: row["history"][-1]["valid_accuracy"] for row in by_setting[base]}
+    return {
+        setting.removeprefix(f"{base}: "): [
+            100 * (row["history"][-1]["valid_accuracy"] - whole[row["seed"]])
+            for row in mine
+            if row["seed"] in whole
+        ]
+        for setting, mine in by_setting.items()
+        if setting.startswith(f"{base}: ")
+    }
+
+
+def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
+    """`changes` as bars, means with each seed as a dot, best first; what is lost beyond FAR is written."""
+    points = changes(rows, base)
+    whole = np.mean([row["history"][-1]["valid_accuracy"] for row in rows if row["setting"] == base])
+    order = sorted(points, key=lambda name: np.mean(points[name]))
+    figure, axes = panels(1, 1, 7.2, 0.9 + 0.34 * len(order))
+    axis, places = axes[0, 0], np.arange(len(order))
+    means = [np.mean(points[name]) for name in order]
+    axis.barh(places, means, color=COLOURS[5], height=0.65)
+    for place, name, mean in zip(places, order, means, strict=True):
+        axis.plot(points[name], [place] * len(points[name]), "o", color=COLOURS[0], markersize=4)
+        if mean < FAR:
+            axis.text(0.02, place, f"{mean:.0f}", transform=axis.get_yaxis_transform(), va="center")
+    if min(means, default=0) < FAR:
+        near = [value for name in order for value in points[name] if value > FAR]
+        axis.set_xlim(max(1.3 * min(near, default=FAR), FAR), max(1.3 * max(means), 1))
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set(yticks=places, yticklabels=order, title=title)
+    axis.set_xlabel(f"points of validation accuracy, against {whole:.1%} with all")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+def two_confusions(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
+    """Confusion matrices on the test images, summed over seeds, side by side; {name: rows}."""
+    figure, axes = panels(1, len(rows), 5.6, 5.2)
+    for axis, (name, mine) in zip(axes[0], rows.items(), strict=True):
+        counts = np.mean([row["test"]["confusion"] for row in mine], axis=0).round().astype(int)
+        plots.confusion(axis, counts, mine[0]["test"]["classes"], name)
+    figure.suptitle(title)
+    return figure
+
+
+def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
+    """The test accuracy of every class, of several nets: bars are means over seeds; {name: rows}."""
+    figure, axes = panels(1, 1, 7.6, 3.8)
+    axis = axes[0, 0]
+    first = next(iter(rows.values()))
+    classes = first[0]["test"]["classes"]
+    order = class_accuracy(first).argsort()
+    places, width = np.arange(len(classes)), 0.8 / len(rows)
+    for i, (name, mine) in enumerate(rows.items()):
+        offset = (i - (len(rows) - 1) / 2) * width
+        hatch = ("", "//", "..")[i % 3]
+        bars = class_accuracy(mine)[order]
+        axis.bar(places + offset, bars, width, color=COLOURS[i], hatch=hatch, edgecolor="white", label=name)
+    axis.set(
+        xticks=places, yticks=np.arange(0, 1.01, 0.2), ylabel="test accuracy", ylim=(0, 1.15), title=title
+    )
+    axis.set_xticklabels([classes[i] for i in order], rotation=30, ha="right")
+    axis.legend(fontsize=9, frameon=False, loc="upper center", ncols=len(rows))
+    axis.grid(axis="x", visible=False)
+    return figure
+
+
+def class_accuracy(rows: Sequence[dict]) -> np.ndarray:
+    """(classes,): the mean over seeds."""
+    counts = np.array([row["test"]["confusion"] for row in rows], dtype=float)
+    return (np.diagonal(counts, axis1=1, axis2=2) / counts.sum(axis=2)).mean(axis=0)
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Draw the accuracy over the minutes of training."""
+
+    results: str = option("results/part1_cifar10.json", "what scripts/cifar10_sweep.py wrote")
+    out: str = option("docs/figures/cifar10_minutes.png", "PNG to write")
+
+
+def main(config: Config) -> None:
+    path = Path(config.results)
+    if not path.exists():
+        raise UserError(f"--results {path}: does not exist; scripts/cifar10_sweep.py writes it")
+    by_setting = grouped(json.loads(path.read_text())["rows"])
+    seeds = max(map(len, by_setting.values()))
+    rows = [
+        row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1
+    ]  # not single trials
+    save(over_minutes(rows, "CIFAR-10 (JPEG q75 mirror), with and without convolutions"), Path(config.out))
+
+
+if __name__ == "__main__":
+    run(Config, main)

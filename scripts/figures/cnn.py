@@ -1,0 +1,179 @@
+"""The figures of Part II, from what the sweep found and from a trained network.
+
+    python scripts/figures/cnn.py       # validation accuracy of all settings, from results/part2_settings.json
+
+Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON (one for each setting and
+seed), images uint8 arrays or tensors (n, channels, height, width).
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy without install
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from purenets import UserError
+from purenets.core.report.plots import COLOURS, LINES, panels, save
+from purenets.core.runs.history import column
+from purenets.core.runs.options import Options, option, run
+from scripts.shared.sweeps import grouped
+
+
+def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
+    """Loss and accuracy of all settings on the validation images: the mean of the seeds, and their range."""
+    figure, axes = panels(1, 2, 5.4, 4.0)
+    for axis, name in zip(axes[0], ("valid_loss", "valid_accuracy"), strict=True):
+        for i, (setting, of_setting) in enumerate(grouped(list(rows)).items()):
+            steps = column(of_setting[0]["history"], name)[0]
+            values = np.array([column(row["history"], name)[1] for row in of_setting])
+            colour = COLOURS[i % len(COLOURS)]
+            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+            label = f"{setting} (n = {len(of_setting)})"
+            axis.plot(steps, values.mean(0), LINES[i % len(LINES)], color=colour, label=label)
+        axis.set(xlabel="step", ylabel=name.replace("valid_", "validation "))
+    axes[0, 0].set_ylim(0.5, 2.6)
+    axes[0, 1].legend(fontsize=9, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
+    """One setting's loss and accuracy: training (mean since the row before), validation, and test at the end;
+    thin lines are seeds."""
+    figure, axes = panels(1, 2, 4.8, 3.6)
+    for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
+        for i, row in enumerate(rows):
+            parts = ((name, "train", COLOURS[0], "-"), (f"valid_{name}", "validation", COLOURS[1], "--"))
+            for which, label, colour, line in parts:
+                label = None if i else label
+                axis.plot(*column(row["history"], which), line, color=colour, linewidth=1.3, label=label)
+            end, label = row["history"][-1]["step"], None if i else "test, at the end"
+            axis.plot(end, row["test"][name], "*", color=COLOURS[3], markersize=11, label=label)
+        axis.set(xlabel="step", ylabel=name)
+    axes[0, 0].legend(fontsize=9, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def per_class(rows: Sequence[dict], title: str = "") -> Figure:
+    """The test accuracy of every class, worst first: the mean of the seeds as a bar, each seed as a dot."""
+    names = rows[0]["test"]["classes"]
+    counts = np.array([row["test"]["confusion"] for row in rows])
+    accuracy = np.diagonal(counts, axis1=1, axis2=2) / counts.sum(axis=2)
+    order = accuracy.mean(axis=0).argsort()[::-1]
+    figure, axes = panels(1, 1, 6.5, 3.8)
+    axis, places = axes[0, 0], np.arange(len(names))
+    axis.barh(places, accuracy.mean(axis=0)[order], color=COLOURS[5], height=0.7)
+    for values in accuracy:
+        axis.plot(values[order], places, "o", color=COLOURS[0], markersize=4)
+    for place, value in zip(places, accuracy.mean(axis=0)[order], strict=True):
+        axis.text(0.02, place, f"{value:.1%}", va="center", fontsize=9)
+    axis.set(yticks=places, yticklabels=[names[i] for i in order], xlim=(0, 1), title=title)
+    axis.set_xlabel("test accuracy")
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+def grid(images, captions: Sequence[str], columns: int, size: float = 1.15, title: str = "") -> Figure:
+    """Images in rows of `columns`, each below its caption."""
+    rows = -(-len(images) // columns)
+    figure, axes = panels(rows, columns, size, size * (1.2 if any(captions) else 1.0))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, caption in zip(axes.flat, images, captions, strict=False):
+        pixels = np.asarray(image)
+        axis.imshow(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0], cmap="gray")
+        axis.set_title(caption, fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def augmentations(images, key, n: int = 8) -> Figure:
+    """The first n images as they are and under each augmentation; the same key draws the same again."""
+    import torch
+
+    from purenets.torch_nets import augment
+
+    x, key = torch.as_tensor(images[:n]), torch.as_tensor(key)
+    kinds = {
+        "as it is": lambda key, x: x,
+        "flip": augment.flip,
+        "crop by up to 4": augment.crop(4),
+        "colour jitter": augment.colour_jitter(0.3, 0.3),
+        "cutout 8": augment.cutout(8),
+        "flip, crop, cutout": augment.chain(augment.flip, augment.crop(4), augment.cutout(8)),
+    }
+    shown = [image for f in kinds.values() for image in f(key, x.float()).clamp(0, 255).byte()]
+    captions = [kind if i == 0 else "" for kind in kinds for i in range(n)]
+    return labelled(shown, captions, n, "One key, one batch: whole-batch augmentations")
+
+
+def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figure:
+    """A grid whose rows are labelled at their left end, where labels are longer than an image."""
+    figure = grid(images, ["" if not caption else " " for caption in captions], columns, title=title)
+    for axis, caption in zip(figure.axes, captions, strict=True):
+        axis.set_title(caption, fontsize=9, loc="left")
+    return figure
+
+
+def mistakes(logits, images, targets, classes: Sequence[str], n: int = 18) -> Figure:
+    """The wrong predictions with the highest probability: what was said, with which probability; what is."""
+    scores = np.asarray(logits, dtype=np.float64)
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probability = scores / scores.sum(axis=1, keepdims=True)
+    said, sure = probability.argmax(axis=1), probability.max(axis=1)
+    targets = np.asarray(targets)
+    worst = np.argsort(np.where(said != targets, -sure, 0.0))[: min(n, int((said != targets).sum()))]
+    captions = [f"{classes[said[i]]} {sure[i]:.0%}\nis {classes[targets[i]]}" for i in worst]
+    return grid(np.asarray(images)[worst], captions, 6, 1.4, "Most confident mistakes")
+
+
+def filters(weight, title: str = "First-layer filters") -> Figure:
+    """Convolution weights (n_out, n_in, height, width) as images, each scaled to its own range."""
+    weight = np.asarray(weight)
+    low, high = weight.min(axis=(1, 2, 3), keepdims=True), weight.max(axis=(1, 2, 3), keepdims=True)
+    pixels = (255 * (weight - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)
+    pixels = pixels if pixels.shape[1] == 3 else pixels[:, :1]
+    return grid(pixels, [""] * len(pixels), 16, 0.5, title)
+
+
+def feature_maps(layers: dict, params: dict, buffers: dict, x, names: Sequence[str], n: int = 8) -> Figure:
+    """What the layers of `names` make of one image x (1, channels, height, width): of each the n maps with the
+    largest activation. A row of the first layers of a net is a net, with the params of those layers."""
+    from purenets.torch_nets.layers import serial
+
+    order = list(layers)
+    shown, captions = [], []
+    for name in names:
+        part = {k: layers[k] for k in order[: order.index(name) + 1]}
+        own, state = ({k: v for k, v in d.items() if k.split(".")[0] in part} for d in (params, buffers))
+        maps = np.asarray(serial(**part).apply(own, state, x)[0])[0]
+        largest = maps.max(axis=(1, 2)).argsort()[::-1][:n]
+        shown += [m[None] for m in maps[largest]]
+        captions += [f"{name} {maps.shape[1]} x {maps.shape[2]}", *[""] * (n - 1)]
+    return labelled(shown, captions, n, "Feature maps of one image")
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Draw the curves of all settings."""
+
+    results: str = option("results/part2_settings.json", "what scripts/cnn_sweep.py wrote")
+    out: str = option("docs/figures/cnn_settings.png", "PNG to write")
+
+
+def main(config: Config) -> None:
+    path = Path(config.results)
+    if not path.exists():
+        raise UserError(f"--results {path}: does not exist; scripts/cnn_sweep.py writes it")
+    rows = [row for row in json.loads(path.read_text())["rows"] if row["setting"] != "best"]
+    save(settings_curves(rows, "The reduced VGG on CIFAR-10 (JPEG q75 mirror)"), Path(config.out))
+
+
+if __name__ == "__main__":
+    run(Config, main)

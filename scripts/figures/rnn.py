@@ -1,0 +1,241 @@
+"""The figures of Part III, from what the sweeps found and from the analysis of single networks.
+
+    python scripts/figures/rnn.py       # accuracy over length, from results/rnn_lengths.json
+
+Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JSON; T is the length of a
+palindrome.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy without install
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from purenets import UserError
+from purenets.core.report.diagrams import box
+from purenets.core.report.plots import COLOURS, LINES, MARKERS, panels, save
+from purenets.core.runs.options import Options, option, run
+
+CHANCE = 0.1  # ten digits
+
+
+def at_own_length(cell: dict) -> np.ndarray:
+    """The accuracy of each seed at the length that it was trained at."""
+    return np.array(cell["accuracy"][str(cell["T"])]["by_seed"])
+
+
+def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
+    """Each seed a dot, their mean a line, the mean ± a deviation a band, and chance."""
+    figure, axes = panels(1, 1, 7.5, 4.2)
+    axis, lengths = axes[0, 0], np.array([cell["T"] for cell in cells])
+    values = [at_own_length(cell) for cell in cells]
+    mean, deviation = (np.array([f(v) for v in values]) for f in (np.mean, np.std))
+    axis.fill_between(
+        lengths,
+        np.clip(mean - deviation, 0, 1),
+        np.clip(mean + deviation, 0, 1),
+        color=COLOURS[0],
+        alpha=0.15,
+        linewidth=0,
+        label="mean ± deviation",
+    )
+    axis.plot(lengths, mean, color=COLOURS[0], label="mean")
+    for T, of_seeds in zip(lengths, values, strict=True):
+        aside = np.linspace(-0.25, 0.25, len(of_seeds))  # so that equal seeds stay visible
+        axis.scatter(T + aside, of_seeds, s=14, color=COLOURS[3], alpha=0.7, linewidths=0, zorder=3)
+    axis.scatter([], [], s=14, color=COLOURS[3], label="one seed")
+    axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
+    axis.set(xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title)
+    axis.set_xticks(lengths[(np.diff(lengths, prepend=lengths[0] - 9) > 1)])
+    axis.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_accuracy") -> Figure:
+    """A panel for each cell: every seed thin, the mean thick."""
+    rows = -(-len(cells) // columns)
+    figure, axes = panels(rows, columns, 3.6, 2.6, sharex=True, sharey=True)
+    for axis, cell in zip(axes.flat, cells, strict=False):
+        steps = [row["step"] for row in cell["history"]]
+        curves = np.array([[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]])
+        axis.plot(steps, curves, color=COLOURS[5], linewidth=0.9, alpha=0.8)
+        axis.plot(steps, curves.mean(axis=1), color=COLOURS[0], linewidth=2.2)
+        axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.2)
+        axis.set_title(f"T = {cell['T']}", fontsize=11)
+        axis.tick_params(labelsize=9)
+    for axis in axes.flat[len(cells) :]:
+        axis.axis("off")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    return figure
+
+
+def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
+    """Settings by lengths: the mean accuracy as colour; mean and deviation as text."""
+    settings = list(dict.fromkeys(cell["setting"] for cell in cells))
+    lengths = sorted({cell["T"] for cell in cells})
+    found = {(cell["setting"], cell["T"]): at_own_length(cell) for cell in cells}
+    figure, axes = panels(1, 1, 2.6 + 1.3 * len(lengths), 1.2 + 0.36 * len(settings))
+    axis = axes[0, 0]
+    means = np.array([[found[name, T].mean() for T in lengths] for name in settings])
+    picture = axis.imshow(means, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for i, name in enumerate(settings):
+        for j, T in enumerate(lengths):
+            text = f"{means[i, j]:.2f} ± {found[name, T].std():.2f}"
+            colour = "white" if means[i, j] > 0.55 else "black"
+            axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
+    axis.set_xticks(range(len(lengths)), [f"T = {T}" for T in lengths])
+    axis.set_yticks(range(len(settings)), settings)
+    axis.set_title(title)
+    axis.grid(False)
+    figure.colorbar(picture, ax=axis, label="mean accuracy")
+    return figure
+
+
+def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -> Figure:
+    """Accuracy over the length of evaluation, trained at one length: each seed a dot, the mean a line."""
+    figure, axes = panels(1, 1, 7.8, 4.4)
+    axis = axes[0, 0]
+    for i, (cell, label) in enumerate(zip(cells, labels or [c["setting"] for c in cells], strict=True)):
+        lengths = sorted(map(int, cell["accuracy"]))
+        values = np.array([cell["accuracy"][str(T)]["by_seed"] for T in lengths])
+        colour, shape, line = COLOURS[i % 8], MARKERS[i % 10], LINES[i // 2 % 4]
+        axis.plot(lengths, values.mean(axis=1), shape + line, color=colour, label=label, markersize=6)
+        axis.plot(lengths, values, ".", color=colour, markersize=4, alpha=0.6)
+    axis.axvline(cells[0]["T"], color="grey", linewidth=1, linestyle="--")
+    axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
+    axis.set(
+        xscale="log", xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title
+    )
+    axis.set_xticks(lengths, [str(T) for T in lengths])
+    axis.minorticks_off()
+    axis.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def over_time(groups: dict[str, dict[str, np.ndarray]], ylabel: str, log: bool = True) -> Figure:
+    """One panel for each group: curves over t = 1, 2, ..., by name."""
+    figure, axes = panels(1, len(groups), 4.4, 3.3, sharey=True)
+    for axis, (title, curves) in zip(axes[0], groups.items(), strict=True):
+        for i, (name, values) in enumerate(curves.items()):
+            axis.plot(
+                range(1, len(values) + 1), values, LINES[i % 4], color=COLOURS[i], label=name, linewidth=2
+            )
+        axis.set(xlabel="time t", title=title, yscale="log" if log else "linear")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(fontsize=9, frameon=False)
+    axes[0, 0].set_ylabel(ylabel)
+    return figure
+
+
+def singular_values(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """One panel for each group: singular values in falling order, by name."""
+    figure, axes = panels(1, len(groups), 4.4, 3.3)
+    for axis, (title, curves) in zip(axes[0], groups.items(), strict=True):
+        for i, (name, values) in enumerate(curves.items()):
+            shown = np.maximum(values, 1e-12)
+            axis.plot(
+                range(1, len(values) + 1), shown, LINES[i % 4], color=COLOURS[i], label=name, linewidth=2
+            )
+        axis.axhline(1, color="black", linewidth=0.8)
+        axis.set(xlabel="number", title=title, yscale="log")
+        axis.legend(fontsize=9, frameon=False)
+    axes[0, 0].set_ylabel("singular value")
+    return figure
+
+
+def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[int]) -> Figure:
+    """Hidden states in the plane of their first two principal axes, coloured by the first digit: a row for
+    each network, a column for each time. A value of `panels_of` is (points (examples, N, 2), digits)."""
+    figure, axes = panels(len(panels_of), len(times), 2.9, 2.7)
+    for row, (name, (points, digits)) in zip(axes, panels_of.items(), strict=True):
+        for axis, t in zip(row, times, strict=True):
+            for digit in range(10):
+                of_digit = points[digits == digit, t - 1]
+                axis.scatter(
+                    *of_digit.T,
+                    s=12,
+                    color=COLOURS[digit % 8],
+                    marker=MARKERS[digit],
+                    alpha=0.7,
+                    linewidths=0,
+                    label=str(digit),
+                )
+            axis.set_title(f"t = {t}", fontsize=10)
+            axis.tick_params(labelsize=8)
+        row[0].set_ylabel(name)
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, title="first digit", loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) -> Figure:
+    """The network through time, with the dimensions that go forward (blue) and backward (orange)."""
+    figure, axes = panels(1, 1, 10, 3.9)
+    axis, times = axes[0, 0], ["1", "2", "...", str(steps)]
+    axis.set(xlim=(-1.6, 9.6), ylim=(-1.7, 3.2), title="The recurrence, unrolled through time")
+    axis.axis("off")
+    h_shape, forward, backward = f"{batch} x {hidden}", COLOURS[0], COLOURS[3]
+
+    def arrow(begin, end, colour):
+        axis.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.4})
+
+    def both_ways(x, y, end_x, end_y, up: bool):
+        shift = (0, 0.13) if not up else (0.13, 0)
+        arrow((x + shift[0], y + shift[1]), (end_x + shift[0], end_y + shift[1]), forward)
+        arrow((end_x - shift[0], end_y - shift[1]), (x - shift[0], y - shift[1]), backward)
+
+    axis.text(-1.55, 0.25, f"h(0) = 0\n{h_shape}", fontsize=8, va="center", color=forward)
+    for i, t in enumerate(times):
+        x = 2.5 * i
+        if t == "...":
+            axis.text(x, 0, "...", fontsize=16, ha="center", va="center")
+        else:
+            box(axis, x, 0, 1.3, 0.75, f"tanh, h({t})\n{h_shape}")
+            arrow((x, -1.15), (x, -0.42), forward)
+            axis.text(x, -1.4, f"x({t}): {batch} x {input_dim}", ha="center", fontsize=8, color=forward)
+        if i:
+            both_ways(x - 1.85, 0, x - 0.66, 0, up=False)
+            axis.text(x - 1.25, 0.3, "W_hh", ha="center", fontsize=8, color=forward)
+            axis.text(x - 1.25, -0.45, f"dh: {h_shape}", ha="center", fontsize=7, color=backward)
+    arrow((-1.0, 0.0), (-0.66, 0.0), forward)
+    x = 2.5 * (len(times) - 1)
+    box(axis, x, 1.6, 1.7, 0.75, f"o = h W_ph^T + b_o\n{batch} x {classes}")
+    both_ways(x, 0.42, x, 1.2, up=True)
+    axis.text(x + 0.35, 0.8, f"do W_ph: {h_shape}", fontsize=7.5, color=backward, va="center")
+    axis.text(x, 2.4, "softmax, cross-entropy (4)", ha="center", fontsize=8)
+    shapes = f"W_hx: {hidden} x {input_dim}   W_hh: {hidden} x {hidden}   W_ph: {classes} x {hidden}"
+    sums = "dW_hx = sum over t of da(t)^T x(t)   dW_hh = sum over t of da(t)^T h(t-1)"
+    axis.text(-1.5, 2.6, f"{shapes}\n{sums}", fontsize=8, va="top")
+    return figure
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Draw accuracy over length from what a sweep found."""
+
+    results: str = option("results/rnn_lengths.json", "the JSON file of scripts/palindrome_sweep.py")
+    figure: str = option("docs/figures/rnn_lengths.png", "PNG to write")
+
+
+def main(config: Config) -> Figure:
+    try:
+        found = json.loads(Path(config.results).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"--results {config.results}: cannot be read ({error})") from error
+    title = f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
+    figure = accuracy_over_length(found["cells"], title)
+    save(figure, Path(config.figure))
+    return figure
+
+
+if __name__ == "__main__":
+    run(Config, main)

@@ -1,0 +1,1 @@
+"""The report, one file a part."""

@@ -1,0 +1,169 @@
+"""What the two MLP scripts share: the options, the training of one network, and its report.
+
+The scripts differ in one value only, the `World`: who makes the network and differentiates it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from purenets import (
+    Array,
+    History,
+    Model,
+    Params,
+    Step,
+    TrainState,
+    UserError,
+    data,
+    evaluate,
+    make_step,
+    random,
+    runs,
+    train_state,
+    tree,
+)
+from purenets.core.arrays import to_host
+from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive, widths
+from purenets.data import DATASETS, Data
+from purenets.optim import OPTIMIZERS, averaged
+
+CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
+
+
+def known_dataset(value: str) -> str | None:
+    good = value in DATASETS or value.endswith(".csv")
+    return None if good else f"one of {', '.join(DATASETS)}, or a file.csv with the class in its last column"
+
+
+@dataclass(frozen=True)
+class MLPConfig(Options):
+    """Train an MLP on a toy set or on a CSV file."""
+
+    dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
+    learning_rate: float = option(1e-2, "the optimiser's rate", positive)
+    max_steps: int = option(1500, "epochs to train for (passes over the training set)", positive)
+    eval_freq: int = option(10, "epochs between evaluations", positive)
+    dataset: str = option("moons", f"{', '.join(DATASETS)}, or a CSV file", known_dataset)
+    n_samples: int = option(1000, "points to draw of a generated set", positive)
+    noise: float = option(None, "deviation of a generated set's noise; each set has its own", not_negative)
+    test_fraction: float = option(0.2, "the part of the points held out for the test", fraction)
+    batch_size: int = option(32, "examples in a step: 1 single-sample, 0 full-batch", not_negative)
+    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    activation: str = option("relu", "relu or tanh", one_of(["relu", "tanh"]))
+    dropout: float = option(0.0, "probability to drop a hidden unit", fraction)
+    seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
+    dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
+    out: str = option(None, "folder for config, history, checkpoint and figures")
+    resume: bool = option(False, "go on with the run in --out")
+
+
+class World(NamedTuple):
+    """A way to make a network and its gradients: by hand in NumPy, or by torch.func."""
+
+    name: str
+    MLP: Callable[..., Model]
+    grad_fn: Callable
+    metrics_fn: Callable
+    array: Callable[[Array], Array] = np.asarray  # an array into this world, on its device
+    compile: Callable[[Step], Step] = lambda step: step
+
+
+class Result(NamedTuple):
+    """A trained network: all that a notebook or a figure needs of it."""
+
+    state: TrainState
+    history: History
+    data: Data  # NumPy arrays
+    predict: Callable[[np.ndarray], np.ndarray]  # (n, features) -> (n,) classes
+
+
+def load_data(config: MLPConfig, key) -> Data:
+    """The set that the options name, checked."""
+    if config.dataset.endswith(".csv"):
+        return data.from_csv(Path(config.dataset), key, config.test_fraction, config.dtype)
+    return data.load(
+        config.dataset,
+        key,
+        n=config.n_samples,
+        noise=config.noise,
+        test_fraction=config.test_fraction,
+        dtype=config.dtype,
+    )
+
+
+def make_model(world: World, config: MLPConfig, task: Data) -> Model:
+    """The network that the options describe."""
+    units = [int(n) for n in config.dnn_hidden_units.split(",")]
+    return world.MLP(
+        task.n_features, units, task.n_classes, activation=config.activation, dropout=config.dropout
+    )
+
+
+def train(config: MLPConfig, world: World, params: Params | None = None) -> Result:
+    """Train the network of `config` in `world`; from `params`, if given, instead of its own draw."""
+    data_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
+    task = load_data(config, data_key)
+    train_set, test_set = (tuple(map(world.array, part)) for part in (task.train, task.test))
+    n = len(train_set[1])
+    if config.batch_size > n:
+        raise UserError(f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all")
+    model = make_model(world, config, task)
+    optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
+    drawn, buffers = model.init(init_key)
+    params = tree.map(world.array, tree.cast(params or drawn, config.dtype))
+    state = train_state(params, buffers, optimizer, step_key)
+
+    folder = runs.open_run(config)
+    epoch = data.steps_per_epoch(train_set, config.batch_size)
+    metrics = world.metrics_fn(model)
+
+    def evaluate_both(state: TrainState) -> dict[str, float]:
+        sets, state = {"train": train_set, "test": test_set}, averaged(state)
+        return {f"{n}_{k}": v for n, part in sets.items() for k, v in evaluate(metrics, state, part).items()}
+
+    state, history = runs.fit(
+        folder,
+        world.compile(make_step(world.grad_fn(model), optimizer)),
+        state,
+        data.batches(train_set, config.batch_size, batch_key),
+        steps=math.ceil(config.max_steps * epoch),
+        every=math.ceil(config.eval_freq * epoch),
+        evaluate=evaluate_both,
+        label=world.name,
+        hint="try a lower --learning_rate",
+    )
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        logits, _ = model.apply(averaged(state).params, state.buffers, world.array(x))
+        return to_host(logits).argmax(axis=1)
+
+    result = Result(state, history, task, predict)
+    if folder:
+        draw(result, world, folder)
+    return result
+
+
+def draw(result: Result, world: World, folder: Path) -> None:
+    """The curves, and for two features the decision boundary, as PNG."""
+    from purenets.core.report import (
+        plots,  # matplotlib: only when there is something to draw, so that --help is quick
+    )
+
+    plots.save(plots.curves({"": result.history}, CURVES, world.name), folder / "curves.png")
+    if result.data.n_features == 2:
+        figure, axes = plots.panels(1, 1, 5, 4.2)
+        plots.boundary(axes[0, 0], result.predict, result.data, world.name)
+        plots.save(figure, folder / "boundary.png")
+
+
+def report(result: Result, world: World) -> None:
+    """Print the last row, as a table."""
+    row = result.history[-1]
+    print(f"{world.name}: {tree.size(result.state.params)} parameters, {row['step']} steps")
+    for part in ("train", "test"):
+        print(f"  {part:5}  loss {row[f'{part}_loss']:.4f}  accuracy {row[f'{part}_accuracy']:.2%}")

@@ -1,0 +1,80 @@
+"""What sweeps of trainings on images share: each setting and seed is a run of a script in a folder of its own; a
+run that was stopped goes on, one that has ended is only read, and rows that `--results` has are kept."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from purenets import runs
+from purenets.core.runs import history
+from purenets.core.runs.files import write_atomically
+from purenets.core.runs.options import Options
+
+
+def sweep(
+    path: Path | None,
+    wanted: Iterable[tuple[str, int]],
+    row_of: Callable[[str, int], dict],
+    markdown: Callable[[list[dict]], str],
+) -> list[dict]:
+    """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order of settings
+    in which they came, and by seed. Beside the file lies their table as Markdown."""
+    rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
+    for setting, seed in wanted:
+        if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
+            continue
+        print(f"{setting}, seed {seed}", flush=True)
+        rows.append({"setting": setting, "seed": seed, **row_of(setting, seed)})
+        order = list(grouped(rows))
+        rows.sort(key=lambda row: (order.index(row["setting"]), row["seed"]))
+        if path:
+            about = {"n": min(map(len, grouped(rows).values())), **runs.environment(), **runs.machine()}
+            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            write_atomically(path.with_suffix(".md"), markdown(rows).encode())
+    return rows
+
+
+def trained(script: ModuleType, config: Options) -> dict:
+    """What the run of a script found, trained as far as it is not yet. `config` says where it is kept."""
+    folder = Path(config.out)
+    if not (folder / "results.json").exists():
+        script.main(config)
+    begun = json.loads((folder / "config.json").read_text())
+    return {
+        "command": runs.command_line(config),
+        "git_commit": begun["git_commit"],
+        "torch": begun["versions"]["torch"],
+        **runs.machine(),
+        "training_seconds": runs.time_taken(folder) or None,
+        "laps": runs.laps(folder),
+        "way": fastest(json.loads((folder / "probe.json").read_text())),
+        "test": json.loads((folder / "results.json").read_text()),
+        "history": history.read_csv(folder / "history.csv"),
+    }
+
+
+def folder_of(out: str, setting: str, seed: int) -> dict:
+    """The options of a run that is kept below `out`, to be gone on with where it was begun."""
+    folder = Path(out) / f"{setting.replace(' ', '-')}-seed{seed}"
+    return {"seed": seed, "out": str(folder), "resume": (folder / "config.json").exists()}
+
+
+def fastest(seconds: dict[str, float]) -> str:
+    return min(seconds, key=seconds.get)
+
+
+def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
+    """The rows of each setting."""
+    names = dict.fromkeys(row[by] for row in rows)
+    return {name: [row for row in rows if row[by] == name] for name in names}
+
+
+def spread(values: list[float | None]) -> str:
+    """Mean ± standard deviation in percent; without the latter for one value."""
+    if None in values:
+        return ""
+    deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.2f}{deviation}"

@@ -1,0 +1,1 @@
+"""Per-example gradients, privacy, curvature and hidden states."""

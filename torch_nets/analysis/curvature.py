@@ -1,0 +1,150 @@
+"""Curvature of the loss, as functions over dicts: nothing larger than a few dicts of params is ever built.
+
+f = loss_at(model, buffers, (x, y))            # params -> the loss, in evaluation mode
+hvp(f, params, v)                              # H v
+lanczos(lambda v: hvp(f, params, v), params, key, 20)    # the largest and smallest eigenvalues of H
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import grad, jacrev, jvp, vjp, vmap
+
+from purenets.core import random, tree
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.optim.transforms import apply_updates
+from purenets.torch_nets.analysis.per_example import per_example_grads
+from purenets.torch_nets.losses import cross_entropy
+
+Scalar = Callable[[Params], Tensor]  # a loss as a function of the params alone
+
+
+def loss_at(model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy) -> Scalar:
+    """The loss of a batch as a function of the params, in evaluation mode."""
+    x, y = batch
+    return lambda params: loss(model.apply(params, buffers, x)[0], y)
+
+
+def hvp(f: Scalar, params: Params, v: Params) -> Params:
+    """H v, the Hessian of f times v: the derivative of the gradient along v (Pearlmutter 1994)."""
+    return jvp(grad(f), (params,), (v,))[1]
+
+
+def gnvp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v: Params) -> Params:
+    """The Gauss-Newton matrix J^T H_out J times v, where outputs(params) are logits and loss(logits) a number
+    (Schraudolph 2002). Positive semi-definite where the loss is convex in the logits."""
+    logits, along = jvp(outputs, (params,), (v,))
+    bent = jvp(grad(loss), (logits,), (along,))[1]
+    return vjp(outputs, params)[1](bent)[0]
+
+
+def fisher_diagonal(
+    model: Model,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    loss: Callable = cross_entropy,
+    chunk_size=None,
+) -> Params:
+    """The diagonal of the empirical Fisher matrix: the mean of the squared gradients of single examples."""
+    squares = per_example_grads(
+        model, loss, chunk_size=chunk_size, reduce=lambda grads: tree.map(torch.square, grads)
+    )
+    return tree.map(lambda g: g.mean(0), squares(params, buffers, batch)[0])
+
+
+def lanczos(
+    product: Callable[[Params], Params], params: Params, key: Tensor, iterations: int = 20
+) -> tuple[Tensor, list[Params]]:
+    """Ritz values (k,), rising, and the directions that belong to them, of the symmetric matrix whose
+    `product(v)` is given (Lanczos 1950, with full orthogonalisation). The extreme ones converge first.
+
+    k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
+    """
+    _, unravel = tree.ravel(params)
+    n, dtype = tree.size(params), next(iter(params.values())).dtype
+    q = random.normal(key, (n,), str(dtype).split(".")[-1])
+    basis, diagonal, side = [q / q.norm()], [], []
+    for _ in range(min(iterations, n)):
+        w = tree.ravel(_in_order(product(unravel(basis[-1])), params))[0]
+        diagonal.append(w @ basis[-1])
+        for _ in range(2):  # twice is enough (Kahan)
+            span = torch.stack(basis)
+            w = w - span.T @ (span @ w)
+        side.append(w.norm())
+        if float(side[-1]) <= 1e3 * torch.finfo(dtype).eps * max(float(abs(d)) for d in diagonal):
+            break
+        basis.append(w / side[-1])
+    return _ritz(diagonal, side, basis, unravel)
+
+
+def _ritz(diagonal, side, basis, unravel):
+    k = len(diagonal)
+    tridiagonal = torch.diag(torch.stack(diagonal))
+    if k > 1:
+        beside = torch.diag(torch.stack(side[: k - 1]), 1)
+        tridiagonal = tridiagonal + beside + beside.T
+    values, vectors = torch.linalg.eigh(tridiagonal)
+    directions = vectors.T @ torch.stack(basis[:k])
+    return values, [unravel(direction) for direction in directions]
+
+
+def _in_order(leaves: Params, like: Params) -> Params:
+    return {name: leaves[name] for name in like}
+
+
+def linearize(model: Model, params: Params) -> Model:
+    """The model's first-order expansion around `params`, f(p0) + J (p - p0): a `Model` that is linear in its
+    params and trains as the others do, the net itself in evaluation mode. `init` returns p0 and the model's
+    buffers."""
+
+    def init(key):
+        return dict(params), model.init(key)[1]
+
+    def apply(now, buffers, x, *, train=False, key=None):
+        moved = tree.map(lambda p, p0: p - p0, now, params)
+        outputs, change = jvp(lambda p: model.apply(p, buffers, x)[0], (params,), (moved,))
+        return outputs + change, buffers
+
+    return Model(init, apply, draws=False)
+
+
+def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) -> Tensor:
+    """The empirical neural tangent kernel J(x1) J(x2)^T: (n1, n2, classes, classes) (Jacot et al. 2018)."""
+
+    def jacobian(x):
+        one = lambda params, x: model.apply(params, buffers, x[None])[0][0]
+        return vmap(jacrev(one), (None, 0))(params, x)
+
+    j1, j2 = jacobian(x1), jacobian(x2)
+    parts = [torch.einsum("iap,jbp->ijab", j1[name].flatten(2), j2[name].flatten(2)) for name in params]
+    return torch.stack(parts).sum(0)
+
+
+def filter_normalised(params: Params, key: Tensor) -> Params:
+    """A random direction, each row (an output's weights) as long as that of the params, vectors left at zero:
+    the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
+
+    def one(i, p):
+        if p.ndim < 2:
+            return torch.zeros_like(p)
+        d = random.normal(random.fold_in(key, i), p.shape, str(p.dtype).split(".")[-1])
+        rows = d.flatten(1).norm(dim=1).clamp_min(1e-12)
+        return d * (p.flatten(1).norm(dim=1) / rows).reshape(-1, *[1] * (p.ndim - 1))
+
+    return {name: one(i, p) for i, (name, p) in enumerate(params.items())}
+
+
+def landscape(f: Scalar, params: Params, directions: Sequence[Params], steps: Sequence[float]) -> np.ndarray:
+    """f(params + a d1 + b d2) for all a and b of `steps`: (steps, steps), a along the rows."""
+    if len(directions) != 2:
+        raise UserError(f"landscape: {len(directions)} directions, a plane needs two")
+
+    def at(a, b):
+        move = tree.map(lambda d, e: a * d + b * e, *directions)
+        with torch.no_grad():
+            return float(f(apply_updates(params, move)))
+
+    return np.array([[at(a, b) for b in steps] for a in steps])

@@ -1,0 +1,219 @@
+"""One gradient for each example of a batch, by torch.func.vmap, and what is made of them.
+
+    grads, losses = per_example_grads(model)(params, buffers, (x, y))   # grads["fc1.weight"]: (batch, out, in)
+    norms, _ = per_example_grads(model, reduce=tree.norm, chunk_size=64)(params, buffers, (x, y))  # (batch,)
+
+Any model will do whose examples do not mix: BatchNorm only in evaluation mode, which is the default here.
+`check_per_example` tells. `reduce` is applied to each example's dict inside of the vmap, so that no more than
+`chunk_size` gradients are held at a time.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from purenets.core import random, tree
+from purenets.core.base import Batch, Buffers, GradFn, Model, Params, UserError
+from purenets.core.metrics import accuracy
+from purenets.core.optim.hyper import is_zero
+from purenets.torch_nets.losses import cross_entropy
+
+
+def per_example_grads(
+    model: Model,
+    loss: Callable = cross_entropy,
+    *,
+    train: bool = False,
+    chunk_size: int | None = None,
+    reduce: Callable[[Params], object] = lambda grads: grads,
+) -> Callable:
+    """`f(params, buffers, batch, key=None) -> (grads, losses)` for batch = (x: (batch, ...), y: (batch,)).
+
+    grads: a dict of (batch, ...) leaves, or what `reduce` makes of each example's dict; losses: (batch,).
+    key: with `train`, for models that draw; each example gets a key of its own.
+    """
+
+    def one(params, buffers, x, y, key):
+        logits, _ = model.apply(params, buffers, x[None], train=train, key=key)
+        value = loss(logits, y[None])
+        return value, value.detach()
+
+    def one_grad(params, buffers, x, y, key):
+        grads, value = torch.func.grad(one, has_aux=True)(params, buffers, x, y, key)
+        return reduce(grads), value
+
+    def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
+        x, y = batch
+        keys = None if key is None else example_keys(key, y.shape[0])
+        in_dims = (None, None, 0, 0, None if key is None else 0)
+        return torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)(params, buffers, x, y, keys)
+
+    return per_example
+
+
+def example_keys(key: Tensor, n: int) -> Tensor:
+    """A key for each of n examples: (n, 2)."""
+    return random.split(key, n)
+
+
+def check_per_example(
+    model: Model,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    loss: Callable = cross_entropy,
+    *,
+    train: bool = False,
+    key: Tensor | None = None,
+    tolerance: float = 1e-6,
+) -> float:
+    """The largest relative error of vmapped gradients against those of a loop over batches of one, and of
+    their mean against the gradient of the whole batch. A UserError names the leaf if it is over `tolerance`,
+    as where a model mixes its examples (BatchNorm in training mode).
+    """
+    x, y = batch
+    together, _ = per_example_grads(model, loss, train=train)(params, buffers, batch, key)
+    keys = [None] * len(y) if key is None else example_keys(key, len(y))
+
+    def mean_loss(params, x, y, key):
+        return loss(model.apply(params, buffers, x, train=train, key=key)[0], y)
+
+    grad = torch.func.grad(mean_loss)
+    looped = tree.stack([grad(params, x[i : i + 1], y[i : i + 1], keys[i]) for i in range(len(y))])
+    worst = _worst(together, looped, "differs from the loop", tolerance)
+    if key is not None:  # with draws, a batch as a whole draws something else
+        return worst
+    mean, whole = tree.map(lambda g: g.mean(0), together), grad(params, x, y, None)
+    return max(worst, _worst(mean, whole, "mean differs from the batch's gradient: examples mix", tolerance))
+
+
+def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
+    scale = max(float(leaf.abs().max()) for leaf in b.values()) or 1.0
+    errors = {name: float((a[name] - b[name]).abs().max()) / scale for name in b}
+    name = max(errors, key=errors.get)
+    if not errors[name] <= tolerance:
+        raise UserError(f"{name}: per-example gradient {text}, by {errors[name]:.1e} of the largest element")
+    return errors[name]
+
+
+# --- what per-example gradients tell ----------------------------------------------------------------------
+
+
+def layer_norms(grads: Params) -> Params:
+    """The norm of each example's gradient in each leaf: (batch,) for (batch, ...)."""
+    return tree.map(lambda g: g.flatten(1).norm(dim=1), grads)
+
+
+def example_norms(grads: Params) -> Tensor:
+    """The norm of each example's gradient over all leaves: (batch,)."""
+    return torch.stack(list(layer_norms(grads).values())).norm(dim=0)
+
+
+def noise_scale(grads: Params) -> Tensor:
+    """The batch size at which the noise of the gradient is as large as the gradient: tr(S) / |G|^2, both
+    without bias (McCandlish et al. 2018, "An empirical model of large-batch training", appendix A). grads:
+    (batch, ...), of at least two examples. Not positive where the batch is too small to see the gradient.
+    """
+    n = next(iter(grads.values())).shape[0]
+    if n < 2:
+        raise UserError(f"noise_scale: {n} example, needs two or more")
+    single = (example_norms(grads) ** 2).mean()
+    whole = tree.norm(tree.map(lambda g: g.mean(0), grads)) ** 2
+    signal, noise = (n * whole - single) / (n - 1), (single - whole) / (1 - 1 / n)
+    return noise / signal
+
+
+def hardest(losses: Tensor, k: int) -> Tensor:
+    """The indices (k,) of the largest losses, the hardest first: mislabelled examples are often among them."""
+    return torch.topk(losses, k).indices
+
+
+def influence(grads: Params, reference: Params) -> Tensor:
+    """How much a step along each example's gradient lowers the loss whose gradient is `reference`, to first
+    order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one checkpoint; Pruthi et
+    al. 2020)."""
+    dots = tree.map(lambda g, r: g.flatten(1) @ r.flatten(), grads, reference)
+    return torch.stack(list(dots.values())).sum(0)
+
+
+# --- differential privacy ---------------------------------------------------------------------------------
+
+
+def dp_grad_fn(
+    model: Model,
+    clip: float,
+    noise_multiplier: float,
+    loss: Callable = cross_entropy,
+    *,
+    batch_size: float | None = None,
+    chunk_size: int | None = None,
+) -> GradFn:
+    """DP-SGD's gradient (Abadi et al. 2016): each example's clipped to the norm `clip`, summed, noise of
+    deviation noise_multiplier * clip added to every element, divided by `batch_size` (the expected one; the
+    batch's own if None). For `make_step`, with any optimiser.
+
+    Buffers stay as they are and the model runs in evaluation mode, since both would leak. The loss in the
+    metrics is not private.
+    """
+    if not clip > 0 or noise_multiplier < 0:
+        raise UserError(f"dp: clip {clip} must be positive, noise_multiplier {noise_multiplier} not negative")
+    if clip == float("inf") and noise_multiplier:
+        raise UserError("dp: noise of an infinite clip has no deviation; give a finite clip")
+
+    def clipped(grads):
+        factor = torch.clamp(clip / tree.norm(grads), max=1.0)
+        return tree.map(lambda g: torch.where(factor < 1, g * factor, g), grads)
+
+    per_example = per_example_grads(model, loss, chunk_size=chunk_size, reduce=clipped)
+
+    def grad(params: Params, buffers: Buffers, batch: Batch, key: Tensor):
+        x, y = batch
+        n = y.shape[0]
+        if n:
+            grads, losses = per_example(params, buffers, batch)
+            total = tree.map(lambda g: g.sum(0), grads)
+        else:  # a Poisson sample may be empty
+            losses, total = y.new_zeros(0, dtype=torch.float32), tree.zeros_like(params)
+        if not is_zero(noise_multiplier):
+            total = add_noise(total, key, noise_multiplier * clip)
+        with torch.no_grad():
+            hits = accuracy(model.apply(params, buffers, x)[0], y) if n else losses.sum()
+        metrics = {"loss": losses.sum() / max(n, 1), "accuracy": hits}
+        return tree.map(lambda g: g / (batch_size or n), total), (buffers, metrics)
+
+    return grad
+
+
+def add_noise(grads: Params, key: Tensor, deviation: float) -> Params:
+    """Normal noise on every element, another draw for each leaf; a pure function of the key."""
+    return {
+        name: g + deviation * random.normal(random.fold_in(key, i), g.shape, str(g.dtype).split(".")[-1])
+        for i, (name, g) in enumerate(grads.items())
+    }
+
+
+def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Batch]:
+    """`batches(step)`: each example is in a batch with probability `rate`, as the accountants suppose.
+    Batches differ in size and may be empty; tell `dp_grad_fn` the expected size, rate * n."""
+    x, y = data
+
+    def batch(step: int) -> Batch:
+        chosen = random.bernoulli(random.fold_in(key, step), rate, (y.shape[0],))
+        return x[chosen], y[chosen]
+
+    return batch
+
+
+def epsilon(
+    steps: int, sample_rate: float, noise_multiplier: float, delta: float, accountant: str = "rdp"
+) -> float:
+    """The epsilon of (epsilon, delta)-differential privacy after `steps` Poisson-sampled steps, by Opacus's
+    accountant "rdp", "gdp" or "prv"; a UserError where Opacus (the extra `dp`) is not installed."""
+    try:
+        from opacus.accountants import create_accountant
+    except ImportError as error:
+        raise UserError("epsilon: needs opacus; pip install 'purenets[dp]'") from error
+    ledger = create_accountant(accountant)
+    ledger.history.append((noise_multiplier, sample_rate, steps))
+    return float(ledger.get_epsilon(delta=delta))

@@ -1,0 +1,1 @@
+"""Compiled and hand-written operations: the only place that may use private names of torch."""
