@@ -1,0 +1,13 @@
+"""What several tests accept: the right value, or a refusal of one line."""
+
+from collections.abc import Callable
+
+from core.base import UserError
+
+
+def or_refused(f: Callable, *args):
+    """f(*args), or None where that is refused."""
+    try:
+        return f(*args)
+    except UserError:
+        return None
