@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from core.base import UserError
+from purenets import UserError
 
 
 def or_refused(f: Callable, *args):

@@ -4,18 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-import numpy_nets
-from core import optim, random
-from core.base import UserError
-from core.train import init_state, make_step
-from numpy_nets import ensemble as numpy_ensemble
-from numpy_nets import mlp_numpy as numpy_mlp
+from purenets import UserError, init_state, make_step, numpy_nets, optim, random
+from purenets.numpy_nets import mlp_numpy as numpy_mlp
+from purenets.torch_nets import MLP, ensemble, grad_fn, layers, stack_states
+from purenets.torch_nets.analysis.curvature import lanczos
+from purenets.torch_nets.analysis.per_example import per_example_grads
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import grad_fn, layers
-from torch_nets.curvature import lanczos
-from torch_nets.ensemble import ensemble, stack_states
-from torch_nets.per_example import per_example_grads
-from torch_nets.pytorch_mlp import MLP
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (6, 4))
@@ -86,7 +80,7 @@ def test_batch_for_a_fourth_member_of_three_is_refused():
 @pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="the fourth is ignored")
 def test_batch_for_a_fourth_numpy_member_of_three_is_refused():
     net, keys = numpy_mlp.MLP(4, [8], 3), random.split(random.key(0), 3)
-    states = numpy_ensemble.stack_states([init_state(net, SGD, key) for key in keys])
-    step = numpy_ensemble.ensemble(make_step(numpy_nets.grad_fn(net), SGD))
+    states = numpy_nets.stack_states([init_state(net, SGD, key) for key in keys])
+    step = numpy_nets.ensemble(make_step(numpy_nets.grad_fn(net), SGD))
     with pytest.raises(UserError):
         step(states, (np.stack([X.numpy()] * 4), np.stack([Y.numpy()] * 4)))

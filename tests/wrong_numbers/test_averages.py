@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from core import data, optim, random, tree
-from core.train import evaluate, fit, init_state, make_step
+from purenets import data, evaluate, fit, init_state, make_step, optim, random, tree
+from purenets.torch_nets import MLP, fast_step, grad_fn, layers, metrics_fn
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import fast_step, grad_fn, layers, metrics_fn
-from torch_nets.pytorch_mlp import MLP
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (64, 2))
@@ -73,7 +71,7 @@ def test_average_of_a_part_of_the_params_is_found(optimizer):
 
 @pytest.mark.xfail(strict=True, raises=ImportError, reason="no such function yet")
 def test_averaged_params_with_fresh_statistics_are_good():
-    from torch_nets import update_batchnorm
+    from purenets.torch_nets import update_batchnorm
 
     task = data.load("digits", KEY.numpy())
     train, test = (tuple(map(torch.tensor, part)) for part in (task.train, task.test))
@@ -96,7 +94,7 @@ def test_averaged_params_with_fresh_statistics_are_good():
 
 @pytest.mark.xfail(strict=True, raises=ImportError, reason="no such function yet")
 def test_fresh_statistics_are_those_of_torch():
-    from torch_nets import update_batchnorm
+    from purenets.torch_nets import update_batchnorm
 
     net, module = layers.serial(norm=layers.BatchNorm(2)), torch.nn.BatchNorm1d(2)
     batches = [(X[:20], Y[:20]), (3 * X[20:], Y[20:])]

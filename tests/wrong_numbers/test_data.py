@@ -3,11 +3,8 @@
 import numpy as np
 import pytest
 
-from core import data, optim, random
-from core.base import UserError
-from core.train import evaluate, fit, init_state, make_step
-from numpy_nets import grad_fn, metrics_fn
-from numpy_nets.mlp_numpy import MLP
+from purenets import UserError, data, evaluate, fit, init_state, make_step, optim, random
+from purenets.numpy_nets import MLP, grad_fn, metrics_fn
 
 ROWS = "".join(f"{i},{i % 2}\n" for i in range(100))
 

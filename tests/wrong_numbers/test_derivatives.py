@@ -7,13 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core import optim, random
-from core.train import make_step, train_state
-from core.transforms import apply_updates
+from purenets import apply_updates, make_step, optim, random, train_state
+from purenets.torch_nets import MLP, from_module, grad_fn
+from purenets.torch_nets.analysis.curvature import hvp, loss_at
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import from_module, grad_fn
-from torch_nets.curvature import hvp, loss_at
-from torch_nets.pytorch_mlp import MLP
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (6, 4))

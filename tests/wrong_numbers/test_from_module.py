@@ -6,12 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from core import data, optim, random
-from core.base import UserError
-from core.train import make_step, train_state
+from purenets import UserError, data, make_step, optim, random, train_state
+from purenets.torch_nets import ensemble, from_module, grad_fn, stack_states
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import from_module, grad_fn
-from torch_nets.ensemble import ensemble, stack_states
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (6, 4))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from core import images
-from core.base import UserError
+from purenets import UserError
+from purenets.core.data import images
 from tests.wrong_numbers.choice import or_refused
 
 GRAY = np.array([[0, 1000, 20000, 65535]] * 4, np.uint16)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from core import optim
+from purenets import optim
+from purenets.torch_nets.torch_optim import from_torch_state_dict
 from tests.wrong_numbers.choice import or_refused
-from torch_nets.interop import from_torch_state_dict
 
 MODULE = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
 NAMED = dict(MODULE.named_parameters())

@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-import numpy_nets
-import torch_nets
-from core import data, optim, random
-from core.base import UserError
-from core.train import init_state
-from numpy_nets.mlp_numpy import MLP
+from purenets import UserError, data, init_state, numpy_nets, optim, random, torch_nets
+from purenets.numpy_nets import MLP
+from purenets.torch_nets import MLP as TorchMLP
 from tests.wrong_numbers.choice import or_refused
-from torch_nets.pytorch_mlp import MLP as TorchMLP
 
 X = random.normal(random.key(1), (6, 4))
 Y = np.array([0, 1, 2, 0, 1, 2])

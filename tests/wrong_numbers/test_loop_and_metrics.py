@@ -4,15 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core import data, optim, random
-from core.base import UserError
-from core.metrics import accuracy
-from core.train import evaluate, fit, init_state, make_step, train_state
+from purenets import UserError, data, evaluate, fit, init_state, make_step, optim, random, train_state
+from purenets.core.metrics import accuracy
+from purenets.torch_nets import MLP, from_module, grad_fn, metrics_fn
+from purenets.torch_nets.analysis.per_example import dp_grad_fn
+from purenets.torch_nets.ensemble import deep_ensemble
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import from_module, grad_fn, metrics_fn
-from torch_nets.ensemble import deep_ensemble
-from torch_nets.per_example import dp_grad_fn
-from torch_nets.pytorch_mlp import MLP
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (64, 2))

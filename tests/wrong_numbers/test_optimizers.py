@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from core import optim, random
-from core.base import UserError
-from core.train import init_state, make_step
+from purenets import UserError, init_state, make_step, optim, random
+from purenets.torch_nets import MLP, grad_fn
+from purenets.torch_nets.analysis.per_example import dp_grad_fn
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import grad_fn
-from torch_nets.per_example import dp_grad_fn
-from torch_nets.pytorch_mlp import MLP
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (6, 4))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from core import checkpoint, data, optim, random, schedule, tree
+from purenets import data, optim, random, schedules, tree
+from purenets.core.runs import checkpoint
+from purenets.torch_nets import MLP, from_module, layers
+from purenets.torch_nets.precision import cast
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import from_module, layers
-from torch_nets.pytorch_mlp import MLP
-from torch_nets.wrappers import cast
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (6, 4))
@@ -47,7 +47,7 @@ rounded = pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.999 is
 ADAMS = {
     "number": lambda: optim.adam(0.1),
     "injected": lambda: optim.inject(optim.adam, lr=0.1, betas=(0.9, 0.999)),
-    "schedule": lambda: optim.adam(0.1, betas=(0.9, schedule.constant(0.999))),
+    "schedule": lambda: optim.adam(0.1, betas=(0.9, schedules.constant(0.999))),
     "array": lambda: optim.adam(0.1, betas=(0.9, torch.tensor(0.999))),
 }
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from core import random
-from core.tabulate import tabulate
+from purenets import random
+from purenets.core.report.tabulate import tabulate
+from purenets.torch_nets import from_module
 from tests.wrong_numbers.choice import or_refused
-from torch_nets import from_module
 
 KEY = torch.as_tensor(random.key(0))
 IDS = random.randint(KEY, (6, 3), 0, 10)
