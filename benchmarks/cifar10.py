@@ -116,7 +116,7 @@ def ours(config: Config, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         result = cifar10_cnn.main(cifar10_cnn.Config.from_dict(settings | {"out": str(out)}))
-        laps = runs.laps(out)
+        laps = runs.timings(out)
     found = {name: result.test[name] for name in ("accuracy", "views_accuracy")}
     return found | {"seconds": laps[-1]["seconds"], "laps": laps}
 

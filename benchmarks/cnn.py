@@ -21,7 +21,7 @@ from purenets import make_step, optim, random, runs, train_state
 from purenets.core.runs.options import Options, option, positive
 from purenets.core.runs.options import run as run_script
 from purenets.torch_nets import CNN, grad_fn, jit
-from purenets.torch_nets.pace import WAYS
+from purenets.torch_nets.pace import VARIANTS
 
 OURS, PEER = "ours: bfloat16, channels_last", "torch.nn"
 BFLOAT16 = "torch.nn: bfloat16, channels_last"
@@ -46,7 +46,7 @@ def ours(way: str, compiled: bool, batch_size: int) -> Callable[[], float]:
     """A step of ours that keeps its state, and returns the loss."""
     model, optimizer, batch = CNN(3, 10), optim.adam(), data(batch_size)
     state = train_state(*model.init(random.key(0)), optimizer, random.key(1))
-    step = make_step(grad_fn(WAYS[way](model)), optimizer)
+    step = make_step(grad_fn(VARIANTS[way](model)), optimizer)
     step = jit(step) if compiled else step
 
     def call() -> float:

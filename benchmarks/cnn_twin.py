@@ -53,10 +53,10 @@ def train(config: Config, seed: int) -> dict:
     for i in tqdm(range(config.max_steps), f"twin, seed {seed}", disable=None):
         x, y = batch_at(i)
         optimizer.zero_grad()
-        nn.functional.cross_entropy(module(task.normalise(x)), y).backward()
+        nn.functional.cross_entropy(module(task.normalize(x)), y).backward()
         optimizer.step()
     module.eval()
-    return {"seed": seed, "test": test_of(lambda x: module(task.normalise(x)), *task.test)}
+    return {"seed": seed, "test": test_of(lambda x: module(task.normalize(x)), *task.test)}
 
 
 @torch.no_grad()

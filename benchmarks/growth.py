@@ -107,11 +107,11 @@ def batch_of(sizes: list[int], n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(x), torch.tensor(draw.integers(0, sizes[-1], n))
 
 
-def point(world: Callable, axis: str, value: int, steps: int) -> Callable[[], tuple[float, float]]:
+def point(backend: Callable, axis: str, value: int, steps: int) -> Callable[[], tuple[float, float]]:
     """The function that measures a point: (median milliseconds of a step, MiB)."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    call = world(axis, value)
+    call = backend(axis, value)
 
     def measured() -> tuple[float, float]:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -129,8 +129,8 @@ def point(world: Callable, axis: str, value: int, steps: int) -> Callable[[], tu
 def curves_of(axis: str, steps: int) -> dict:
     """The points of one axis, and the exponent of the last half of each curve of times (1 is linear)."""
     found = {"values": list(AXES[axis])}
-    for name, world in (("ours", ours), ("torch.nn", peer)):
-        points = [apart(point, world, axis, value, steps, memory_reused=False)() for value in AXES[axis]]
+    for name, backend in (("ours", ours), ("torch.nn", peer)):
+        points = [apart(point, backend, axis, value, steps, memory_reused=False)() for value in AXES[axis]]
         ms, mib = (list(values) for values in zip(*points, strict=True))
         tail = np.log(AXES[axis][-3:]), np.log(ms[-3:])
         found[name] = {"ms": ms, "mib": mib, "exponent": float(np.polyfit(*tail, 1)[0])}
@@ -146,7 +146,7 @@ def draw(found: dict):
             for i, name in enumerate(("ours", "torch.nn")):
                 style = plots.MARKERS[i] + plots.LINES[i]
                 values = np.maximum(curve[name][what], 0.05)
-                axis.plot(curve["values"], values, style, color=plots.COLOURS[i], label=name)
+                axis.plot(curve["values"], values, style, color=plots.COLORS[i], label=name)
             axis.set(xscale="log", yscale="log", xlabel=axis_name, ylabel=unit if column == 0 else "")
             for scale in (axis.xaxis, axis.yaxis):
                 scale.set_major_formatter("{x:g}")

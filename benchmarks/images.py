@@ -3,7 +3,7 @@
     python -m benchmarks.images --data_dir data/cifar10-jpeg75     # writes results/benchmarks_images.json
 
 Each start is a process of its own. Memory is the peak above that after the imports, while images are decoded,
-split and normalised. The last line has the seconds from the imports to the end of the first training step of
+split and normalized. The last line has the seconds from the imports to the end of the first training step of
 scripts/cnn_train.py, the probe of the fastest way and the evaluation before the first step included.
 """
 
@@ -43,7 +43,7 @@ def data_handling(root: str) -> dict:
     """Seconds and peak memory of load and prepare."""
     before, begin = peak(), time.perf_counter()
     task = images.prepare(folder(Path(root)), random.key(0), valid_fraction=0.1)
-    task.normalise(task.train[0][:128])
+    task.normalize(task.train[0][:128])
     return {"seconds": time.perf_counter() - begin, "peak_mib": (peak() - before) / 1024}
 
 
@@ -75,7 +75,7 @@ def peak() -> int:
 def apart(f, *arguments):
     """f(*arguments) in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(malloc.reuse).result()  # as scripts do
+        pool.submit(malloc.keep_freed_memory).result()  # as scripts do
         return pool.submit(f, *arguments).result()
 
 

@@ -11,7 +11,7 @@ def installed() -> bool:
 
 
 class Step:
-    """Steps of `loss(params, x, y)` by an optax optimiser, one a call or `k` by lax.scan; it keeps its state."""
+    """Steps of `loss(params, x, y)` by an optax optimizer, one a call or `k` by lax.scan; it keeps its state."""
 
     def __init__(self, loss: Callable, optimizer, params: dict, batch: tuple, k: int = 1):
         import jax

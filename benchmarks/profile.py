@@ -52,7 +52,7 @@ def parts_of_ours() -> dict[str, Callable]:
 
     grads = backward()
     vector = torch.cat([*map(torch.ravel, grads)])
-    views = fast.views_at(tree.places_of(state.params))
+    views = fast.views_at(tree.flat_layout(state.params))
 
     def update():
         return adam.update({"all": vector}, state.opt_state, {"all": vector})

@@ -3,7 +3,7 @@
     python -m benchmarks.rnn            # writes results/benchmarks_rnn.json and docs/figures/rnn_cost.png
 
 All contestants of a comparison take turns, round by round, in one process on one thread, so that a ratio is
-that of neighbours in time; it is given as the median over the rounds, with quartiles. A step is the same for
+that of neighbors in time; it is given as the median over the rounds, with quartiles. A step is the same for
 all: gradient of the cross-entropy, clipping at 10, RMSProp 1e-3; batch 128, 128 units, scalar input. T is the
 length of the palindrome: T-1 digits are read.
 """
@@ -216,7 +216,7 @@ def draw(found: dict):
     axis = axes[0, 0]
     for i, (name, values) in enumerate(found["ms"].items()):
         label = f"ours, {name}" if name in ("eager", "compiled") else name
-        axis.plot(found["T"], values, plots.MARKERS[i] + plots.LINES[i], color=plots.COLOURS[i], label=label)
+        axis.plot(found["T"], values, plots.MARKERS[i] + plots.LINES[i], color=plots.COLORS[i], label=label)
     axis.set(xlabel="length of the palindrome T", ylabel="one training step (ms)", xlim=0, ylim=0)
     axis.set_title("The cost of a step is linear in T")
     axis.legend(frameon=False)

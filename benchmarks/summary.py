@@ -123,9 +123,9 @@ def draw(rows: list[dict]):
     axis = axes[0, 0]
     for i, row in enumerate(reversed(rows)):
         met = row["median"] <= row["at_most"]
-        colour = plots.COLOURS[0 if met else 3]
-        axis.plot(row["quartiles"], [i, i], "-", color=colour, linewidth=2)
-        axis.plot(row["median"], i, "o" if met else "D", color=colour, markersize=7)
+        color = plots.COLORS[0 if met else 3]
+        axis.plot(row["quartiles"], [i, i], "-", color=color, linewidth=2)
+        axis.plot(row["median"], i, "o" if met else "D", color=color, markersize=7)
         axis.plot(row["at_most"], i, "|", color="black", markersize=14, markeredgewidth=2)
     axis.axvline(1, color="black", linewidth=1)
     labels = [f"{row['work']}\n/ {row['peer']}" for row in reversed(rows)]

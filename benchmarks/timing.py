@@ -58,7 +58,7 @@ def with_quartiles(ratio: dict) -> str:
 def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Callable[[], object]:
     """The function that `build(*arguments)` makes, in a process of its own, which ends with this one.
 
-    memory_reused: with malloc as `malloc.reuse` sets it, as our scripts have it; else in its defaults.
+    memory_reused: with malloc as `malloc.keep_freed_memory` sets it, as our scripts have it; else in its defaults.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -81,7 +81,7 @@ def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Ca
 
 def _serve(pipe, build, arguments, memory_reused: bool) -> None:
     if memory_reused:
-        malloc.reuse()
+        malloc.keep_freed_memory()
     call = build(*arguments)
     with contextlib.suppress(EOFError):  # the one that measures has ended
         while pipe.recv() == "go":

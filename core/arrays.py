@@ -33,7 +33,7 @@ def like(value, reference: Array) -> Array:
     return xp.asarray(value, dtype=reference.dtype, device=reference.device)
 
 
-def traced() -> bool:
+def is_tracing() -> bool:
     """Whether torch.compile or a transform of torch.func looks on."""
     import torch
 

@@ -1,4 +1,4 @@
-"""The contracts that everything is built of; both worlds, NumPy and torch, keep them.
+"""The contracts that everything is built of; both backends, NumPy and torch, keep them.
 
 An `Array` is a `numpy.ndarray` or a `torch.Tensor`. Nothing that satisfies a contract changes its
 arguments: new values come back.
@@ -23,7 +23,7 @@ class Model(NamedTuple):
 
     init: Callable
     apply: Callable
-    draws: bool = True
+    uses_key: bool = True
 
 
 class Optimizer(NamedTuple):

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the gradient at the worst point nearby (Foret et al. 2021)."""
+"""Sharpness-aware minimization: the gradient at the worst point nearby (Foret et al. 2021)."""
 
 from purenets.core import tree
 from purenets.core.base import GradFn
@@ -8,7 +8,7 @@ from purenets.core.optim.transforms import apply_updates, scaled
 def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
     """`grad_fn` at p + rho g / |g|, where g is the gradient at p. Two passes a step.
 
-    adaptive: the neighbourhood scales with the params, p + rho p^2 g / |p g| (Kwon et al. 2021; rho about 1).
+    adaptive: the neighborhood scales with the params, p + rho p^2 g / |p g| (Kwon et al. 2021; rho about 1).
     Buffers and metrics are those of the first pass, at p itself. Both passes draw from the same key.
     """
 

@@ -1,4 +1,4 @@
-"""What a row of layers is in both worlds: names, and one key for each layer."""
+"""What a row of layers is in both backends: names, and one key for each layer."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ OBSERVERS: list[Callable] = []
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing raises the
-    KeyError that `run_in_a_row` names)."""
+    KeyError that `serial_apply` names)."""
     if len(params) > len(shapes):
         known = f"the layer has {', '.join(shapes) or 'none'}"
         raise UserError(f"{', '.join(params.keys() - shapes.keys())}: unknown in params; {known}")
@@ -34,12 +34,12 @@ def expect_batch(x: Array) -> None:
         raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, ...)")
 
 
-def draws_in_a_row(layers: dict) -> bool:
+def serial_uses_key(layers: dict) -> bool:
     """Whether any of the layers draws from its key."""
-    return any(layer.draws for layer in layers.values())
+    return any(layer.uses_key for layer in layers.values())
 
 
-def init_in_a_row(layers: dict) -> Callable:
+def serial_init(layers: dict) -> Callable:
     """`init(key) -> (params, buffers)` of layers by name, each with a key of its own."""
     for name in layers:
         if not name or "." in name:
@@ -56,23 +56,23 @@ def init_in_a_row(layers: dict) -> Callable:
     return init
 
 
-def run_in_a_row(layers: dict, way: str) -> Callable:
-    """`run(params, buffers, x, *, train, key) -> (x, buffers, rests)` of layers by name, one after the other, each
-    by its function of the name `way`; rests: what each returns beyond x and buffers, by name.
+def serial_apply(layers: dict, method: str) -> Callable:
+    """`run(params, buffers, x, *, train, key) -> (x, buffers, extras)` of layers by name, one after the other, each
+    by its function of the name `method`; rests: what each returns beyond x and buffers, by name.
 
     A UserError names the leaf that is missing, unknown or misshapen.
     """
-    steps = [(i, name, layer, getattr(layer, way)) for i, (name, layer) in enumerate(layers.items())]
+    steps = [(i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())]
 
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
         mine_of, state_of = _by_layer(layers, params, "params"), _by_layer(layers, buffers, "buffers")
-        new_buffers, rests = {}, {}
+        new_buffers, extras = {}, {}
         for i, name, layer, call in steps:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
-            layer_key = random.fold_in(key, i) if layer.draws and key is not None else None
+            layer_key = random.fold_in(key, i) if layer.uses_key and key is not None else None
             watching = [see(name, layer, mine, x) for see in OBSERVERS] if OBSERVERS else ()
             try:
-                x, state, *rests[name] = call(mine, state, x, train=train, key=layer_key)
+                x, state, *extras[name] = call(mine, state, x, train=train, key=layer_key)
             except (KeyError, UserError) as error:
                 missing = ": missing in params" if isinstance(error, KeyError) else ""
                 raise UserError(f"{name}.{error.args[0]}{missing}") from error
@@ -80,7 +80,7 @@ def run_in_a_row(layers: dict, way: str) -> Callable:
                 new_buffers |= tree.prefixed(state, f"{name}.")
             for done in watching:
                 done(x)
-        return x, new_buffers, rests
+        return x, new_buffers, extras
 
     return run
 
@@ -107,30 +107,30 @@ VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "p
 
 
 def reduced_vgg(
-    world, n_channels: int, n_classes: int, width: float = 1.0, norm: Callable | None = None
+    backend, n_channels: int, n_classes: int, width: float = 1.0, norm: Callable | None = None
 ) -> dict:
     """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ... "fc".
 
     A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3, stride 2,
     padding 1. A pool comes before the ReLU that the assignment has before it: the maximum of what a ReLU
     leaves is what the ReLU leaves of the maximum, in value and gradient, and of a quarter as many pixels.
-    world: as in `mlp_in_a_row`; width: a factor of all channels; norm: a constructor in place of BatchNorm.
+    backend: as in `mlp_layers`; width: a factor of all channels; norm: a constructor in place of BatchNorm.
     """
-    norm = norm or world.BatchNorm
+    norm = norm or backend.BatchNorm
     layers, convolutions, pools, channels = {}, 0, 0, n_channels
     for what, then in itertools.pairwise((*VGG, None)):
         if what == "pool":
             continue
         convolutions += 1
         more = max(1, round(what * width))
-        layers[f"conv{convolutions}"] = world.Conv(channels, more, 3, padding=1)
+        layers[f"conv{convolutions}"] = backend.Conv(channels, more, 3, padding=1)
         layers[f"norm{convolutions}"] = norm(more)
         if then == "pool":
             pools += 1
-            layers[f"pool{pools}"] = world.MaxPool(3, stride=2, padding=1)
-        layers[f"relu{convolutions}"] = world.ReLU()
+            layers[f"pool{pools}"] = backend.MaxPool(3, stride=2, padding=1)
+        layers[f"relu{convolutions}"] = backend.ReLU()
         channels = more
-    return layers | {"mean": world.GlobalAvgPool(), "fc": world.Linear(channels, n_classes)}
+    return layers | {"mean": backend.GlobalAvgPool(), "fc": backend.Linear(channels, n_classes)}
 
 
 RNN_INITS = (
@@ -151,20 +151,20 @@ def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, t
     }
 
 
-def mlp_in_a_row(
-    world, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
+def mlp_layers(
+    backend, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
 ) -> dict:
     """The layers of a multi-layer perceptron by name: "fc1", "relu1", ("dropout1",) ... and a last "fc".
 
-    world: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of layers.
+    backend: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of layers.
     """
-    if activation not in world.ACTIVATIONS:
-        raise UserError(f"activation: unknown {activation!r}, choose from {', '.join(world.ACTIVATIONS)}")
+    if activation not in backend.ACTIVATIONS:
+        raise UserError(f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}")
     layers, width = {}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
-        layers[f"fc{i}"] = world.Linear(width, units)
-        layers[f"{activation}{i}"] = world.ACTIVATIONS[activation]()
+        layers[f"fc{i}"] = backend.Linear(width, units)
+        layers[f"{activation}{i}"] = backend.ACTIVATIONS[activation]()
         if dropout:
-            layers[f"dropout{i}"] = world.Dropout(dropout)
+            layers[f"dropout{i}"] = backend.Dropout(dropout)
         width = units
-    return layers | {f"fc{len(n_hidden) + 1}": world.Linear(width, n_classes)}
+    return layers | {f"fc{len(n_hidden) + 1}": backend.Linear(width, n_classes)}

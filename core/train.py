@@ -35,7 +35,7 @@ class Diverged(ArithmeticError):
     """The loss is no longer a finite number; the message names the step."""
 
 
-class Lost(RuntimeError):
+class PeerLost(RuntimeError):
     """Another process of the run is gone, and this one cannot go on without it."""
 
 
@@ -101,7 +101,7 @@ def fit(
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     save: Callable[[TrainState, History, Metrics], None] | None = None,
     history: Sequence[dict] = (),
-    sums: Metrics | None = None,
+    metric_sums: Metrics | None = None,
     label: str = "train",
 ) -> tuple[TrainState, History]:
     """Train from `state.step` to `steps`; returns the last state and a row for every `every` steps.
@@ -113,7 +113,7 @@ def fit(
     raised. Pass its three values back in to go on as if nothing had happened.
     Raises Diverged once a metric is not finite; the step is found by going through the last steps again.
     """
-    history, sums, begin = list(history), dict(sums or {}), int(state.step)
+    history, metric_sums, begin = list(history), dict(metric_sums or {}), int(state.step)
     good = state  # the state of the last row
     with (
         stop_requested() as stop,
@@ -124,23 +124,30 @@ def fit(
             history.append({"step": 0, **evaluate(state)})
         for i in range(begin, steps):
             state, metrics = step(state, batches(i))
-            sums = {name: sums[name] + value for name, value in metrics.items()} if sums else metrics
+            metric_sums = (
+                {name: metric_sums[name] + value for name, value in metrics.items()}
+                if metric_sums
+                else metrics
+            )
             bar.update()
             done = i + 1
             if done == steps or (every and done % every == 0):
                 since = history[-1]["step"] if history else 0
-                row = {"step": done, **{name: float(total) / (done - since) for name, total in sums.items()}}
+                row = {
+                    "step": done,
+                    **{name: float(total) / (done - since) for name, total in metric_sums.items()},
+                }
                 row |= evaluate(state) if evaluate else {}
                 if not all(math.isfinite(value) for value in row.values()):
                     raise Diverged(_where_it_diverged(step, good, batches, done))
                 history.append(row)
-                good, sums = state, {}
+                good, metric_sums = state, {}
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in metrics}, refresh=False)
                 if save:
-                    save(state, history, sums)
+                    save(state, history, metric_sums)
             if stop():
-                if save and sums:
-                    save(state, history, sums)
+                if save and metric_sums:
+                    save(state, history, metric_sums)
                 raise Interrupted(f"stopped after step {done} of {steps}")
     return state, history
 

@@ -1,4 +1,4 @@
-"""Functions over dicts of arrays: flat ones (params) and nested ones (optimiser states).
+"""Functions over dicts of arrays: flat ones (params) and nested ones (optimizer states).
 
 A leaf is whatever is not a dict. Dicts that are combined must have the same names; what differs is named.
 """
@@ -10,7 +10,7 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Params, UserError
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
-Places = tuple[tuple[str, slice, tuple[int, ...]], ...]  # name, place in a vector and shape of each leaf
+Layout = tuple[tuple[str, slice, tuple[int, ...]], ...]  # name, place in a vector and shape of each leaf
 
 
 def map(f: Callable, tree: dict, *rest: dict) -> dict:
@@ -140,7 +140,7 @@ def norm(tree: dict) -> Array:
     return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))
 
 
-def places_of(flat: Params) -> Places:
+def flat_layout(flat: Params) -> Layout:
     """Where each leaf of a flat dict lies in the vector of all."""
     places, begin = [], 0
     for name, leaf in flat.items():
@@ -150,7 +150,7 @@ def places_of(flat: Params) -> Places:
     return tuple(places)
 
 
-def views_at(places: Places) -> Callable[[Array], Params]:
+def views_at(places: Layout) -> Callable[[Array], Params]:
     """The leaves of a vector, as views: no data is copied."""
     return lambda vector: {name: vector[place].reshape(shape) for name, place, shape in places}
 
@@ -159,7 +159,7 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     """All leaves as one vector (n,), and the function that makes the dict of a vector again: its leaves are
     views, so no data is copied."""
     flat = flatten(tree)
-    views, length = views_at(places_of(flat)), size(flat)
+    views, length = views_at(flat_layout(flat)), size(flat)
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
     def unravel(vector: Array) -> dict:

@@ -1,5 +1,5 @@
 """Training steps that move all params as one vector behind the dict: in nets of some dozen units an operation
-costs more than its arithmetic, and an optimiser has several for each leaf."""
+costs more than its arithmetic, and an optimizer has several for each leaf."""
 
 import operator
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from purenets.core import random, tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, Metrics, Optimizer, Params, Step, TrainState, UserError
 from purenets.core.optim.transforms import apply_update
-from purenets.core.tree import Places
+from purenets.core.tree import Layout
 
 
 def vector_step(
     gradient: Callable,
     optimizer: Optimizer,
-    draws: bool = False,
-    views_at: Callable[[Places], Callable[[Array], Params]] = tree.views_at,
+    uses_key: bool = False,
+    views_at: Callable[[Layout], Callable[[Array], Params]] = tree.views_at,
 ) -> Step:
     """`step(state, batch) -> (state, metrics)` as `make_step` makes it, for `optimizer` on the vector
-    of all params (`optim.flat` says for which optimisers that is the same); the state is that of
+    of all params (`optim.flat` says for which optimizers that is the same); the state is that of
     `optim.flat(optimizer)`.
 
     gradient: `f(params, buffers, batch, key, places) -> (vector, (buffers, metrics))`; key: None unless `draws`.
@@ -31,9 +31,9 @@ def vector_step(
             if params.keys() == known.keys() and all(leaf is known[name] for name, leaf in params.items()):
                 params = known  # what was returned, in another order
             else:
-                vector, places = None, tree.places_of(params)
+                vector, places = None, tree.flat_layout(params)
                 views = views_at(places)
-        key = random.fold_in(state.key, state.step) if draws else None
+        key = random.fold_in(state.key, state.step) if uses_key else None
         grad, (buffers, metrics) = gradient(params, state.buffers, batch, key, places)
         if vector is None:
             leaves = [leaf.reshape(-1) for leaf in params.values()]

@@ -2,13 +2,13 @@
 
 from purenets.core.serial import reduced_vgg
 from purenets.numpy_nets import image_modules
-from purenets.numpy_nets.grad import HandModel, model_of
+from purenets.numpy_nets.grad import NumpyModel, model_from_module
 from purenets.numpy_nets.modules import serial
 
 
-def CNN(n_channels: int, n_classes: int, *, width: float = 1.0) -> HandModel:
+def CNN(n_channels: int, n_classes: int, *, width: float = 1.0) -> NumpyModel:
     """x: (batch, n_channels, 32, 32) -> logits: (batch, n_classes); 9,231,114 params for 3 and 10.
 
     Other sizes of images work too: what the last pooling leaves is averaged. width: a factor of all channels.
     """
-    return model_of(serial(**reduced_vgg(image_modules, n_channels, n_classes, width)))
+    return model_from_module(serial(**reduced_vgg(image_modules, n_channels, n_classes, width)))

@@ -2,7 +2,7 @@
 
 `fast_step(model, optimizer)` is `make_step(grad_fn(model), optim.flat(optimizer))` of a row of Linear, ReLU and
 Tanh, written out as one function. On nets of some dozen units a NumPy call costs more than its arithmetic: so the
-gradient is written into one vector, sums over the batch are products with ones, and the optimiser moves all params
+gradient is written into one vector, sums over the batch are products with ones, and the optimizer moves all params
 at once. The face is as pure as any step's.
 """
 
@@ -13,14 +13,14 @@ import numpy as np
 from purenets.core import tree
 from purenets.core.base import Batch, Buffers, Metrics, Optimizer, Params, Step, UserError
 from purenets.core.serial import expect_features
-from purenets.core.tree import Places
+from purenets.core.tree import Layout
 from purenets.core.vector import vector_step
-from purenets.numpy_nets.grad import HandModel
+from purenets.numpy_nets.grad import NumpyModel
 
 KNOWN = ("linear", "relu", "tanh")
 
 
-def fast_step(model: HandModel, optimizer: Optimizer) -> Step:
+def fast_step(model: NumpyModel, optimizer: Optimizer) -> Step:
     """The `vector_step` of a row of layers.
 
     A UserError names the layer that is not of KNOWN.
@@ -33,7 +33,7 @@ def fast_step(model: HandModel, optimizer: Optimizer) -> Step:
         f"{name}.{leaf}": 0 for name, kind in layers if kind == "linear" for leaf in ("weight", "bias")
     }
 
-    def gradient(params: Params, buffers: Buffers, batch: Batch, key, places: Places):
+    def gradient(params: Params, buffers: Buffers, batch: Batch, key, places: Layout):
         tree.check_names(params, expected)
         for name, leaf in params.items():
             if leaf.ndim != (2 if name.endswith(".weight") else 1):
@@ -44,7 +44,7 @@ def fast_step(model: HandModel, optimizer: Optimizer) -> Step:
     return vector_step(gradient, optimizer)
 
 
-def _pass(layers: tuple, places: Places, params: Params, x, y) -> tuple[np.ndarray, Metrics]:
+def _pass(layers: tuple, places: Layout, params: Params, x, y) -> tuple[np.ndarray, Metrics]:
     """Forward, loss and backward: the gradient of all params as one vector, and the metrics."""
     ones, rows = _counted(len(x), x.dtype)
     kept = []  # what each layer needs to go back: its input, or its output

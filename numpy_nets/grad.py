@@ -8,28 +8,28 @@ from purenets.core.metrics import accuracy
 from purenets.numpy_nets.modules import Module, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 
-class HandModel(NamedTuple):
+class NumpyModel(NamedTuple):
     """A `purenets.core.base.Model` (init, apply) that can also be gone through backwards."""
 
     init: Callable
     apply: Callable
     forward: Callable  # as Module.forward
     backward: Callable  # as Module.backward
-    draws: bool = True
+    uses_key: bool = True
     row: dict[str, Module] | None = None  # the modules, where the net is a row of them
 
 
-def model_of(module: Module, row: dict[str, Module] | None = None) -> HandModel:
+def model_from_module(module: Module, row: dict[str, Module] | None = None) -> NumpyModel:
     """A module whose output is logits, as a model; `row`: the modules that it is made of, by name."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
         return logits, buffers
 
-    return HandModel(module.init, apply, module.forward, module.backward, module.draws, row)
+    return NumpyModel(module.init, apply, module.forward, module.backward, module.uses_key, row)
 
 
-def grad_fn(model: HandModel) -> GradFn:
+def grad_fn(model: NumpyModel) -> GradFn:
     """The gradient of the mean cross-entropy: forward, loss, and back by hand."""
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
@@ -42,7 +42,7 @@ def grad_fn(model: HandModel) -> GradFn:
     return grad
 
 
-def metrics_fn(model: HandModel) -> Callable[[Params, Buffers, Batch], Metrics]:
+def metrics_fn(model: NumpyModel) -> Callable[[Params, Buffers, Batch], Metrics]:
     """Loss and accuracy of a batch in evaluation mode."""
 
     def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:

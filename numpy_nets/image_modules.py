@@ -123,10 +123,10 @@ def batch_norm_forward(x, weight, bias, eps=1e-5):
     """
     axes, shape = (0, 2, 3), (1, -1, 1, 1)
     mean = x.mean(axis=axes)
-    centred = x - mean.reshape(shape)
-    var = (centred * centred).mean(axis=axes)
+    centered = x - mean.reshape(shape)
+    var = (centered * centered).mean(axis=axes)
     inverse_deviation = 1 / np.sqrt(var + x.dtype.type(eps))
-    n = centred * inverse_deviation.reshape(shape)
+    n = centered * inverse_deviation.reshape(shape)
     return n * weight.reshape(shape) + bias.reshape(shape), mean, var, (n, weight, inverse_deviation)
 
 
@@ -164,7 +164,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
         dx, dweight, dbias = conv_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, draws=False)
+    return Module(init, forward, backward, uses_key=False)
 
 
 def _fixed(forward, backward, *arguments) -> Module:
@@ -178,7 +178,7 @@ def _fixed(forward, backward, *arguments) -> Module:
     def module_backward(dout, cache):
         return backward(dout, cache), {}
 
-    return Module(lambda key: ({}, {}), module_forward, module_backward, draws=False)
+    return Module(lambda key: ({}, {}), module_forward, module_backward, uses_key=False)
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
@@ -225,4 +225,4 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         dx, dweight, dbias = batch_norm_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, draws=False)
+    return Module(init, forward, backward, uses_key=False)

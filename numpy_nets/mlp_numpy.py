@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from purenets.core.serial import mlp_in_a_row
+from purenets.core.serial import mlp_layers
 from purenets.numpy_nets import modules
-from purenets.numpy_nets.grad import HandModel, model_of
+from purenets.numpy_nets.grad import NumpyModel, model_from_module
 
 
 def MLP(
@@ -14,10 +14,10 @@ def MLP(
     *,
     activation: str = "relu",
     dropout: float = 0.0,
-) -> HandModel:
+) -> NumpyModel:
     """x: (batch, n_inputs) -> logits: (batch, n_classes), through hidden layers of `n_hidden` units each.
 
     No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
     """
-    row = mlp_in_a_row(modules, n_inputs, n_hidden, n_classes, activation, dropout)
-    return model_of(modules.serial(**row), row)
+    row = mlp_layers(modules, n_inputs, n_hidden, n_classes, activation, dropout)
+    return model_from_module(modules.serial(**row), row)

@@ -16,7 +16,7 @@ import numpy as np
 
 from purenets.core import random, tree
 from purenets.core.base import UserError
-from purenets.core.serial import draws_in_a_row, expect, expect_features, init_in_a_row, run_in_a_row
+from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
 
 # --- linear -----------------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class Module(NamedTuple):
     init: Callable
     forward: Callable
     backward: Callable
-    draws: bool = True
+    uses_key: bool = True
     kind: str = ""
 
 
@@ -158,7 +158,7 @@ def Linear(n_in: int, n_out: int) -> Module:
         dx, dweight, dbias = linear_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, draws=False, kind="linear")
+    return Module(init, forward, backward, uses_key=False, kind="linear")
 
 
 def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
@@ -223,5 +223,5 @@ def serial(**modules: Module) -> Module:
             grads = tree.prefixed(mine, f"{name}.") | grads
         return dout, grads
 
-    forward = run_in_a_row(modules, "forward")
-    return Module(init_in_a_row(modules), forward, backward, draws_in_a_row(modules))
+    forward = serial_apply(modules, "forward")
+    return Module(serial_init(modules), forward, backward, serial_uses_key(modules))

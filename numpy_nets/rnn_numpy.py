@@ -14,7 +14,7 @@ import numpy as np
 from purenets.core import random
 from purenets.core.base import UserError
 from purenets.core.serial import rnn_shapes
-from purenets.numpy_nets.grad import HandModel
+from purenets.numpy_nets.grad import NumpyModel
 from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 
 
@@ -46,7 +46,7 @@ def rnn_backward(dh, cache):
     return dx, dW_hx, dW_hh, db_h
 
 
-def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: int) -> HandModel:
+def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: int) -> NumpyModel:
     """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
 
     input_length: T-1, on which the params do not depend. Params: W_hx (hidden, input), W_hh (hidden, hidden),
@@ -83,7 +83,7 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
         logits, buffers, _ = forward(params, buffers, x)
         return logits, buffers
 
-    return HandModel(init, apply, forward, backward, draws=False)
+    return NumpyModel(init, apply, forward, backward, uses_key=False)
 
 
 def _check(params, shapes, x):

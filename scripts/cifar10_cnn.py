@@ -103,7 +103,7 @@ def make_net(config: Config, task) -> Model:
     return FastCNN(
         x.shape[1],
         len(task.classes),
-        filters=whitening_filters(task.normalise(x[:5000]).cpu()) if config.whiten else None,
+        filters=whitening_filters(task.normalize(x[:5000]).cpu()) if config.whiten else None,
         widths=[int(part) for part in config.channels.split(",")],
         depth=config.depth,
         dirac=config.dirac,
@@ -123,7 +123,7 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
 
     def muon(rate: float) -> Optimizer:
         direction = optim.scale_by_muon(config.momentum, ns_steps=3, precision="bfloat16")
-        return optim.on_sphere(optim.chain(direction, optim.scale_by_learning_rate(falling(rate))))
+        return optim.normalize_weights(optim.chain(direction, optim.scale_by_learning_rate(falling(rate))))
 
     parts = {
         "first bias": sgd(config.bias_rate, config.whiten_epochs * steps_per_epoch),

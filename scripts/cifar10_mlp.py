@@ -37,9 +37,9 @@ class Config(Recipe):
     expansion: int = option(4, "how much wider a block of the residual net is inside", positive)
     dropout: float = option(0.0, "the part of units set to 0", fraction)
     optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
-    learning_rate: float = option(1e-3, "the optimiser's peak rate", positive)
+    learning_rate: float = option(1e-3, "the optimizer's peak rate", positive)
     schedule: str = option("one_cycle", f"of the rate: {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
-    weight_decay: float = option(0.0, "as the optimiser takes it; not of biases and norms", not_negative)
+    weight_decay: float = option(0.0, "as the optimizer takes it; not of biases and norms", not_negative)
     lasso: float = option(0.0, "lambda of beta-lasso; 0 for none", not_negative)
     beta: float = option(50.0, "beta of beta-lasso", positive)
 
@@ -119,7 +119,7 @@ def make_net(config: Config, task) -> Model:
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
-    """The optimiser with its schedule, and beta-lasso around it where `--lasso` asks for it."""
+    """The optimizer with its schedule, and beta-lasso around it where `--lasso` asks for it."""
     make = OPTIMIZERS[config.optimizer]
     optimizer = scheduled(make, config.learning_rate, config.schedule, config.weight_decay, steps)
     return beta_lasso(optimizer, config.lasso, config.beta) if config.lasso else optimizer

@@ -1,4 +1,4 @@
-"""Part II: the reduced VGG with several optimisers, rates and seeds, and what it reaches at its best.
+"""Part II: the reduced VGG with several optimizers, rates and seeds, and what it reaches at its best.
 
     python scripts/cnn_sweep.py --data_dir DIR --results results/part2_settings.json
 
@@ -49,7 +49,7 @@ def known_settings(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Train the reduced VGG with several optimisers, rates and seeds."""
+    """Train the reduced VGG with several optimizers, rates and seeds."""
 
     settings: str = option(
         ",".join(name for name in SETTINGS if name != "best"), "named settings, with commas", known_settings

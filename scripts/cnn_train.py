@@ -25,7 +25,7 @@ from scripts.shared.images import (
     ImageOptions,
     Result,
     accuracy_of,
-    in_fastest_way,
+    autotuned,
     logits_of,
     report,
     save,
@@ -42,13 +42,13 @@ TITLE = "reduced VGG"
 class Config(ImageOptions):
     """Train the reduced VGG of the assignment on images."""
 
-    learning_rate: float = option(1e-4, "the optimiser's (peak) rate", positive)
+    learning_rate: float = option(1e-4, "the optimizer's (peak) rate", positive)
     max_steps: int = option(5000, "steps to train for", positive)
     epochs: float = option(None, "train for so many passes over the training images instead", positive)
     eval_freq: int = option(500, "steps between evaluations", positive)
     optimizer: str = option("adam", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
-    weight_decay: float = option(0.0, "as the optimiser takes it; not of biases and norms", not_negative)
+    weight_decay: float = option(0.0, "as the optimizer takes it; not of biases and norms", not_negative)
     augment: str = option("none", "none, standard (flip, crop) or strong (and cutout)", one_of(AUGMENTATIONS))
     mirror: bool = option(False, "test also on the mean of an image and its mirror image")
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
@@ -72,11 +72,11 @@ def train_as(config: Config, device, group) -> Result:
     from purenets import make_step
     from purenets.data import batches
     from purenets.torch_nets import images, jit, metrics_fn
-    from purenets.torch_nets.distributed import check_share, first_alone, parallel_metrics
+    from purenets.torch_nets.distributed import check_share, parallel_metrics, rank0_first
 
     split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     load = functools.partial(images.load, config.data, config.data_dir, config.image_size)
-    found = first_alone(load, group)  # it may fill the cache
+    found = rank0_first(load, group)  # it may fill the cache
     task = images.prepare(found, split_key, config.valid_fraction, device, config.train_images)
     n = len(task.train[1])
     if config.batch_size > n:
@@ -87,11 +87,11 @@ def train_as(config: Config, device, group) -> Result:
 
     folder = runs.open_run(config, group.writes)
     plain = make_net(config, task, group)
-    model = in_fastest_way(plain, task, config.precision, folder, group)
+    model = autotuned(plain, task, config.precision, folder, group)
     steps = math.ceil(config.epochs * n / config.batch_size) if config.epochs else config.max_steps
     optimizer = make_optimizer(config, steps)
     state = start(plain, optimizer, init_key, step_key, device)
-    step = make_step(make_grad_fn(config, model, task.normalise, group), optimizer)
+    step = make_step(make_grad_fn(config, model, task.normalize, group), optimizer)
 
     state, history = runs.fit(
         folder,
@@ -105,7 +105,7 @@ def train_as(config: Config, device, group) -> Result:
         hint="try a lower --learning_rate",
         writes=group.writes,
     )
-    state = optim.averaged(state)
+    state = optim.with_averaged_params(state)
     result = Result(state, history, test_of(model, state, task, config.mirror), model, task)
     if folder and group.writes:
         save(result, folder, TITLE)
@@ -122,22 +122,22 @@ def make_net(config: Config, task, group=None) -> Model:
 
 
 def make_optimizer(config: Config, steps: int) -> Optimizer:
-    """The optimiser with its schedule; the running mean last."""
+    """The optimizer with its schedule; the running mean last."""
     make = OPTIMIZERS[config.optimizer]
     optimizer = scheduled(make, config.learning_rate, config.schedule, config.weight_decay, steps)
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
 
 
-def make_grad_fn(config: Config, model: Model, normalise: Callable, group) -> GradFn:
+def make_grad_fn(config: Config, model: Model, normalize: Callable, group) -> GradFn:
     """The gradient of the (smoothed) loss on augmented images."""
     from purenets.torch_nets import augment, grad_fn
     from purenets.torch_nets.distributed import data_parallel
-    from purenets.torch_nets.losses import cross_entropy, smoothed
+    from purenets.torch_nets.losses import cross_entropy, label_smoothed
 
-    grad = grad_fn(model, smoothed(config.label_smoothing) if config.label_smoothing else cross_entropy)
+    grad = grad_fn(model, label_smoothed(config.label_smoothing) if config.label_smoothing else cross_entropy)
     grad = data_parallel(grad, group)
-    if config.augment == "strong":  # the hole is filled with the mean, so after the normalisation
-        grad = augment.on_inputs(augment.augmented(grad, augment.cutout(8)), normalise)
+    if config.augment == "strong":  # the hole is filled with the mean, so after the normalization
+        grad = augment.on_inputs(augment.augmented(grad, augment.cutout(8)), normalize)
     if config.augment != "none":
         grad = augment.augmented(grad, augment.chain(augment.flip, augment.crop(4)))
     return grad

@@ -2,7 +2,7 @@
 
     python scripts/compare_mlps.py --datasets moons,circles,blobs --seeds 5 --out runs/compare
 
-Every combination of set, noise, optimiser and batch size is trained in both worlds for each seed.
+Every combination of set, noise, optimizer and batch size is trained in both backends for each seed.
 `table.json` in --out has a row for each run (and the history of the first seed), `table.md` the means and
 deviations, two figures the curves and the decision boundaries.
 """
@@ -29,7 +29,7 @@ from purenets.optim import OPTIMIZERS
 from scripts import pytorch_train_mlp, train_mlp_numpy
 from scripts.shared import mlp as mlp_task
 
-WORLDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
+BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 KEYS = ("dataset", "noise", "optimizer", "batch_size")
 
 
@@ -45,10 +45,10 @@ class Config(Options):
 
     datasets: str = option("moons,circles,blobs,overlap,digits", "sets, with commas", list_of(DATASETS))
     noises: str = option("", "deviations of the noise, with commas; empty for each set's own")
-    optimizers: str = option("sgd", "optimisers, with commas", list_of(OPTIMIZERS))
+    optimizers: str = option("sgd", "optimizers, with commas", list_of(OPTIMIZERS))
     batch_sizes: str = option("32", "batch sizes, with commas; 0 is full-batch")
     dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
-    learning_rate: float = option(1e-2, "the optimiser's rate", positive)
+    learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
     seeds: int = option(5, "seeds 0, 1, ... of each combination", positive)
@@ -100,17 +100,17 @@ def numbers(text: str, kind: type, flag: str) -> list:
 
 
 def same_params(case: mlp_task.MLPConfig) -> Params:
-    """The params that both worlds start from: those that the PyTorch MLP draws, as NumPy arrays."""
+    """The params that both backends start from: those that the PyTorch MLP draws, as NumPy arrays."""
     from purenets.torch_nets import to_numpy  # when work starts, so that --help is quick
 
     key = random.key(case.seed)
     task = mlp_task.load_data(case, random.split(key, 4)[0])
-    model = mlp_task.make_model(pytorch_train_mlp.world_of(pytorch_train_mlp.Config()), case, task)
+    model = mlp_task.make_model(pytorch_train_mlp.backend_of(pytorch_train_mlp.Config()), case, task)
     return to_numpy(model.init(random.fold_in(key, 0))[0])
 
 
 def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, mlp_task.Result]:
-    """The case in both worlds, from the same params."""
+    """The case in both backends, from the same params."""
     params = same_params(case)
     torch_case = pytorch_train_mlp.Config(**case.to_dict(), compile=compile)
     return {
@@ -120,7 +120,7 @@ def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, mlp
 
 
 def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False) -> list[dict]:
-    """One row for each world, with the largest difference between their params at the end."""
+    """One row for each backend, with the largest difference between their params at the end."""
     from purenets.torch_nets import to_numpy
 
     results = train_both(case, compile)
@@ -128,7 +128,7 @@ def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False)
     difference = largest_difference(*finals)
     return [
         {
-            "world": name,
+            "backend": name,
             "case": case.to_dict(),
             **result.history[-1],
             "largest_difference": difference,
@@ -144,34 +144,34 @@ def largest_difference(a: Params, b: Params) -> float:
 
 
 def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
-    """The largest difference between the params of both worlds after each of `steps` steps."""
+    """The largest difference between the params of both backends after each of `steps` steps."""
     from purenets.torch_nets import to_numpy
 
     params = same_params(case)
     data_key, batch_key, step_key = random.split(random.key(case.seed), 3)
     task = mlp_task.load_data(case, data_key)
-    worlds = []
-    for world in (train_mlp_numpy.WORLD, pytorch_train_mlp.world_of(pytorch_train_mlp.Config())):
+    backends = []
+    for backend in (train_mlp_numpy.BACKEND, pytorch_train_mlp.backend_of(pytorch_train_mlp.Config())):
         optimizer = OPTIMIZERS[case.optimizer](lr=case.learning_rate)
-        start = tree.map(world.array, tree.cast(params, case.dtype))
-        batch_at = data.batches(tuple(map(world.array, task.train)), case.batch_size, batch_key)
-        step = make_step(world.grad_fn(mlp_task.make_model(world, case, task)), optimizer)
-        worlds.append((step, train_state(start, {}, optimizer, step_key), batch_at))
+        start = tree.map(backend.array, tree.cast(params, case.dtype))
+        batch_at = data.batches(tuple(map(backend.array, task.train)), case.batch_size, batch_key)
+        step = make_step(backend.grad_fn(mlp_task.make_model(backend, case, task)), optimizer)
+        backends.append((step, train_state(start, {}, optimizer, step_key), batch_at))
     found = []
     for i in range(steps):
-        worlds = [(step, step(state, batch_at(i))[0], batch_at) for step, state, batch_at in worlds]
-        found.append(largest_difference(*(to_numpy(state.params) for _, state, _ in worlds)))
+        backends = [(step, step(state, batch_at(i))[0], batch_at) for step, state, batch_at in backends]
+        found.append(largest_difference(*(to_numpy(state.params) for _, state, _ in backends)))
     return found
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """Mean and deviation over the seeds of each combination and world."""
+    """Mean and deviation over the seeds of each combination and backend."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault((*(row["case"][key] for key in KEYS), row["world"]), []).append(row)
+        groups.setdefault((*(row["case"][key] for key in KEYS), row["backend"]), []).append(row)
     table = []
     for group, members in groups.items():
-        entry = dict(zip((*KEYS, "world"), group, strict=True)) | {"n": len(members)}
+        entry = dict(zip((*KEYS, "backend"), group, strict=True)) | {"n": len(members)}
         for name in ("train_accuracy", "test_accuracy", "largest_difference"):
             values = np.array([member[name] for member in members])
             entry[name] = float(values.mean())
@@ -184,7 +184,7 @@ def summary(rows: list[dict]) -> list[dict]:
 def markdown(rows: list[dict]) -> str:
     """The summary as a Markdown table."""
     lines = [
-        "| set | noise | optimiser | batch | net | train accuracy | test accuracy | n | largest difference |",
+        "| set | noise | optimizer | batch | net | train accuracy | test accuracy | n | largest difference |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for e in summary(rows):
@@ -192,18 +192,18 @@ def markdown(rows: list[dict]) -> str:
             f"{e[name]:.2%} ± {e[f'{name}_deviation']:.2%}" for name in ("train_accuracy", "test_accuracy")
         )
         noise = "own" if e["noise"] is None else e["noise"]
-        cells = (e["dataset"], noise, e["optimizer"], e["batch_size"] or "full", e["world"], *accuracies)
+        cells = (e["dataset"], noise, e["optimizer"], e["batch_size"] or "full", e["backend"], *accuracies)
         lines.append(f"| {' | '.join(map(str, cells))} | {e['n']} | {e['largest_difference']:.1e} |")
     return "\n".join(lines) + "\n"
 
 
 def boundaries(pairs: dict[str, dict[str, mlp_task.Result]]) -> Figure:
-    """A column for each set of two features, a row for each world: regions, points and test accuracy."""
+    """A column for each set of two features, a row for each backend: regions, points and test accuracy."""
     figure, axes = plots.panels(2, len(pairs), 4.4, 3.7)
     for column, (name, results) in zip(axes.T, pairs.items(), strict=True):
-        for axis, (world, result) in zip(column, results.items(), strict=True):
+        for axis, (backend, result) in zip(column, results.items(), strict=True):
             accuracy = result.history[-1]["test_accuracy"]
-            title = f"{name}, {WORLDS[world]}: test {accuracy:.1%}"
+            title = f"{name}, {BACKENDS[backend]}: test {accuracy:.1%}"
             plots.boundary(axis, result.predict, result.data, title)
     return figure
 
@@ -213,7 +213,8 @@ def draw(config: Config, rows: list[dict], folder: Path) -> None:
     kept = [row for row in rows if "history" in row]
     varying = [key for key in KEYS if len({row["case"][key] for row in kept}) > 1]
     runs = {
-        " ".join([*(str(row["case"][key]) for key in varying), row["world"]]): row["history"] for row in kept
+        " ".join([*(str(row["case"][key]) for key in varying), row["backend"]]): row["history"]
+        for row in kept
     }
     figure = plots.curves(runs, [("test_loss",), ("test_accuracy",)])
     plots.save(figure, folder / "curves.png")

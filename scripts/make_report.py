@@ -99,7 +99,7 @@ def headlines(found: dict) -> list[str]:
     lines = []
     if "part1_sets" in found:
         rows = {
-            r["world"]: r
+            r["backend"]: r
             for r in compare_mlps.summary(found["part1_sets"]["rows"])
             if r["dataset"] == "moons"
         }
@@ -182,7 +182,7 @@ def part1(config: Config, found: dict) -> Section:
         "products of the backward pass sum over the outputs and over the batch. @mlp-dimensions has every "
         "shape. Stochastic "
         "gradient descent with batches of 32 and rate 0.01 moves the parameters; the data are split 80 to 20 "
-        "and standardised "
+        "and standardized "
         "by the training part.",
         Picture(
             network(rows, "MLP 2-20-2, batch of 32"),
@@ -202,7 +202,7 @@ def analysis1(config: Config, found: dict) -> list:
         compare_mlps.boundaries(pairs),
         "Decision boundaries of both networks after 100 epochs of Adam, from the same parameters over the same "
         "batches; trained "
-        f"by this command, seed {config.seed}. Class by colour and shape; train filled, test hollow.",
+        f"by this command, seed {config.seed}. Class by color and shape; train filled, test hollow.",
         "boundaries",
     )
     if "part1_sets" not in found:
@@ -216,14 +216,14 @@ def analysis1(config: Config, found: dict) -> list:
     gaps = {name: abs(a["test_accuracy"] - b["test_accuracy"]) for name, (a, b) in by_set.items()}
     hardest = min(rows, key=lambda row: row["test_accuracy"])
     first = {
-        row["world"]: row
+        row["backend"]: row
         for row in sets["rows"]
         if row["case"]["dataset"] == "circles" and row.get("history")
     }
-    curves = {compare_mlps.WORLDS[world]: row["history"] for world, row in first.items()}
+    curves = {compare_mlps.BACKENDS[backend]: row["history"] for backend, row in first.items()}
     blocks = [
         f"@sets has both networks on {len(by_set)} sets, with identical parameters at the start, batches and "
-        "optimiser. The largest "
+        "optimizer. The largest "
         f"difference between their mean test accuracies is {100 * max(gaps.values()):.2f} points: the same "
         "network, so the same "
         "result, up to the rounding of float32, which the last column shows in the parameters themselves. "
@@ -311,13 +311,13 @@ def part2(config: Config, found: dict) -> Section:
     training = [
         "A convolution is a matrix product of patches: each of the N = batch x height x width output pixels is "
         "a row of 9 C numbers, its "
-        "neighbourhood in C channels, times the weights as a (9 C, out) matrix. @vgg-dimensions has these "
+        "neighborhood in C channels, times the weights as a (9 C, out) matrix. @vgg-dimensions has these "
         "products forward and "
         "backward. A pool hands each gradient to the pixel that won its window; BatchNorm takes from it what a "
         "shift or a "
         "scaling of its input would do. The setting of the assignment: Adam [4] with its default rate 0.001, "
         "PyTorch's default "
-        "initialisation, batches of 32, 5,000 steps, a tenth of the training images held out for validation.",
+        "initialization, batches of 32, 5,000 steps, a tenth of the training images held out for validation.",
         Picture(
             network(rows, "Reduced VGG, batch of 32"),
             "What goes forward (blue) and comes back (orange) between the layers of the reduced VGG.",
@@ -368,10 +368,10 @@ def analysis2(found: dict) -> list:
         blocks += [
             Picture(
                 cnn_figures.settings_curves(compared, "Validation"),
-                f"Optimisers and rates, everything else the same: mean of the seeds and their range. {about}",
-                "optimisers",
+                f"Optimizers and rates, everything else the same: mean of the seeds and their range. {about}",
+                "optimizers",
             ),
-            f"@optimisers compares: test accuracy is highest with {order[0]} ({mean[order[0]]:.1%}) and lowest "
+            f"@optimizers compares: test accuracy is highest with {order[0]} ({mean[order[0]]:.1%}) and lowest "
             f"with {order[-1]} "
             f"({mean[order[-1]]:.1%}). In so few passes what counts is how fast a setting learns.",
         ]

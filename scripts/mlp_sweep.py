@@ -58,11 +58,11 @@ def train(config: Config) -> np.ndarray:
     held_out = len(y) // 5
     train_set, validation_set = (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out])
     model = MLP(task.n_features, [int(n) for n in config.dnn_hidden_units.split(",")], task.n_classes)
-    optimizer = optim.inject(OPTIMIZERS[config.optimizer], lr=1.0)
+    optimizer = optim.inject_hyperparams(OPTIMIZERS[config.optimizer], lr=1.0)
 
     def begin(rate: float, seed: int) -> TrainState:
         state = init_state(model, optimizer, torch.as_tensor(random.key(seed)))
-        return state._replace(opt_state=optim.replaced(state.opt_state, lr=rate))
+        return state._replace(opt_state=optim.set_hyperparams(state.opt_state, lr=rate))
 
     state = stack_states([begin(*member) for member in members(config)])
     step = ensemble(make_step(grad_fn(model), optimizer))
@@ -85,8 +85,8 @@ def draw(config: Config, accuracy: np.ndarray):
     axis, rates = axes[0, 0], [f"{rate:.2g}" for rate, seed in members(config) if seed == 0]
     image = axis.imshow(accuracy.T, vmin=0, vmax=1, cmap="cividis", aspect="auto")
     for (i, j), value in np.ndenumerate(accuracy):
-        colour = "black" if value > 0.6 else "white"
-        axis.text(i, j, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+        color = "black" if value > 0.6 else "white"
+        axis.text(i, j, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
     axis.set(xticks=range(config.rates), yticks=range(config.seeds), xlabel="learning rate", ylabel="seed")
     axis.set_xticklabels(rates)
     axis.set_title(f"{config.dataset}, {config.optimizer}, {config.steps} steps: validation accuracy, %")

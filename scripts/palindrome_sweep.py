@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import Interrupted, fit, init_state, make_step, random, runs
-from purenets.core.runs.files import alone_in, write_atomically
+from purenets.core.runs.files import exclusive_lock, write_atomically
 from purenets.core.runs.options import Options, not_negative, option, positive
 from purenets.core.runs.options import run as run_script
 from scripts import train as rnn
@@ -30,7 +30,7 @@ ONE_HOT, UNCLIPPED, FROZEN = {"input_dim": 10}, {"max_norm": 0.0}, {"freeze_recu
 ORTHOGONAL = {"init": "orthogonal"}
 LATCHES = {**ONE_HOT, "init": "identity", "gain": 2.0, "schedule": "cosine", "max_norm": 1.0}
 SETTINGS = {
-    "default": {},  # scalar input, default initialisation, clipped
+    "default": {},  # scalar input, default initialization, clipped
     "scalar-unclipped": UNCLIPPED,
     "scalar-orthogonal": ORTHOGONAL,
     "scalar-orthogonal-unclipped": ORTHOGONAL | UNCLIPPED,
@@ -104,7 +104,7 @@ def main(config: Config) -> dict:
             setting, T = cells[i]
             return cell(config, setting, T, folder / f"{setting}-T{T}", f"{i + 1}/{len(cells)}")
 
-        with alone_in(folder) if group.writes else contextlib.nullcontext():
+        with exclusive_lock(folder) if group.writes else contextlib.nullcontext():
             for i in range(group.rank, len(cells), group.size):
                 try:
                     print(summary(row(i)), flush=True)
@@ -197,7 +197,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
         evaluate=lambda state: by_seed(evaluate(state), seeds),
         save=functools.partial(runs.save, folder),
         history=history,
-        sums=sums,
+        metric_sums=sums,
         label=f"{place} {setting}, T = {T}",
     )
     lengths = [T, *(int(other) for other in config.also.split(",") if other)]

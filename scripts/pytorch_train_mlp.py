@@ -24,8 +24,8 @@ class Config(mlp_task.MLPConfig):
     threads: int = option(1, "CPU threads; tiny nets are fastest on one", positive)
 
 
-def world_of(config: Config) -> mlp_task.World:
-    """The torch world on the device of the options."""
+def backend_of(config: Config) -> mlp_task.Backend:
+    """The torch backend on the device of the options."""
     import torch  # when work starts, so that --help is quick
 
     from purenets.torch_nets import MLP, grad_fn, jit, metrics_fn
@@ -34,18 +34,18 @@ def world_of(config: Config) -> mlp_task.World:
     torch.set_num_threads(config.threads)
     device = device_of(config.device)
     compiler = jit if config.compile else lambda step: step
-    return mlp_task.World(
+    return mlp_task.Backend(
         "PyTorch MLP", MLP, grad_fn, metrics_fn, lambda x: torch.as_tensor(x, device=device), compiler
     )
 
 
 def train(config: Config, params: Params | None = None) -> mlp_task.Result:
     """Train; from `params`, if given, instead of the model's own draw."""
-    return mlp_task.train(config, world_of(config), params)
+    return mlp_task.train(config, backend_of(config), params)
 
 
 def main(config: Config) -> None:
-    mlp_task.report(train(config), world_of(config))
+    mlp_task.report(train(config), backend_of(config))
 
 
 if __name__ == "__main__":

@@ -61,22 +61,22 @@ def part1(config: Config) -> Section:
         pairs[name] = compare_mlps.train_both(case)
     table = [["set", "net", "train accuracy", "test accuracy", "test loss"]]
     for name, results in pairs.items():
-        for world, result in results.items():
+        for backend, result in results.items():
             row = result.history[-1]
             accuracies = (f"{row[f'{part}_accuracy']:.2%}" for part in ("train", "test"))
-            table.append([name, compare_mlps.WORLDS[world], *accuracies, f"{row['test_loss']:.4f}"])
+            table.append([name, compare_mlps.BACKENDS[backend], *accuracies, f"{row['test_loss']:.4f}"])
     plane = {name: results for name, results in pairs.items() if name != "digits"}
     boundaries = compare_mlps.boundaries(plane)
     plots.save(boundaries, Path(config.out) / "boundaries.png")
-    digits = {compare_mlps.WORLDS[world]: result.history for world, result in pairs["digits"].items()}
+    digits = {compare_mlps.BACKENDS[backend]: result.history for backend, result in pairs["digits"].items()}
     return Section(
         "Part I: the NumPy and the PyTorch MLP",
         [
             "The same network twice, 20 hidden units with ReLU: once with the backward pass written by hand, "
-            "once differentiated by torch.func. Data, first params, batches and optimiser (Adam, 1e-2, "
+            "once differentiated by torch.func. Data, first params, batches and optimizer (Adam, 1e-2, "
             "batches of 32) are the same, and so are the results: the curves lie on each other.",
             Table(table, "Both nets on all sets."),
-            Picture(boundaries, "Decision boundaries. Class by colour and shape; train filled, test hollow."),
+            Picture(boundaries, "Decision boundaries. Class by color and shape; train filled, test hollow."),
             Picture(plots.curves(digits, CURVES), "Digits (8 x 8 pixels, 10 classes): loss and accuracy."),
         ],
     )

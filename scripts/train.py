@@ -61,7 +61,7 @@ class Config(Options):
     num_classes: int = option(10, "the digits", all_ten_digits)
     num_hidden: int = option(128, "units of the hidden layer", positive)
     batch_size: int = option(128, "palindromes in a step, always fresh ones", positive)
-    learning_rate: float = option(1e-3, "the optimiser's rate", positive)
+    learning_rate: float = option(1e-3, "the optimizer's rate", positive)
     train_steps: int = option(10000, "steps to train for", positive)
     max_norm: float = option(10.0, "clip the gradient's global norm at this; 0 for no clipping", not_negative)
     optimizer: str = option("rmsprop", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
@@ -108,7 +108,7 @@ def make_model(config: Config) -> Model:
 
 
 def make_optimizer(config: Config) -> Optimizer:
-    """Clipping by global norm, the optimiser with its schedule, and nothing for what is frozen."""
+    """Clipping by global norm, the optimizer with its schedule, and nothing for what is frozen."""
     rate = SCHEDULES[config.schedule](config.learning_rate, config.train_steps)
     clipping = [optim.clip_by_global_norm(config.max_norm)] if config.max_norm else []
     freezing = [optim.stateless(without_recurrence)] if config.freeze_recurrence else []
@@ -219,7 +219,7 @@ def train_as(config: Config, device, group) -> Result:
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        means = evaluate_at(metrics, optim.averaged(state), evaluation_key, T, size, one_hot)
+        means = evaluate_at(metrics, optim.with_averaged_params(state), evaluation_key, T, size, one_hot)
         return {name: float(value) for name, value in means.items()}
 
     state, history = runs.fit(

@@ -15,7 +15,7 @@ from purenets.core.runs.options import run
 from purenets.numpy_nets import MLP, grad_fn, metrics_fn
 from scripts.shared import mlp as mlp_task
 
-WORLD = mlp_task.World("NumPy MLP", MLP, grad_fn, metrics_fn)
+BACKEND = mlp_task.Backend("NumPy MLP", MLP, grad_fn, metrics_fn)
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Config(mlp_task.MLPConfig):
 
 def train(config: Config, params: Params | None = None) -> mlp_task.Result:
     """Train; from `params`, if given, instead of the model's own draw."""
-    return mlp_task.train(config, WORLD, params)
+    return mlp_task.train(config, BACKEND, params)
 
 
 def main(config: Config) -> None:
-    mlp_task.report(train(config), WORLD)
+    mlp_task.report(train(config), BACKEND)
 
 
 if __name__ == "__main__":

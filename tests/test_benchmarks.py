@@ -100,8 +100,8 @@ def test_the_summary_turns_a_speed_up_around_and_says_what_is_missed(tmp_path):
 def test_every_axis_of_growth_spans_a_factor_of_100():
     for axis, values in growth.AXES.items():
         assert values[-1] / values[0] == 100, axis
-        for world in (growth.ours, growth.peer):
-            world(axis, values[0])()  # a step at its smallest
+        for backend in (growth.ours, growth.peer):
+            backend(axis, values[0])()  # a step at its smallest
 
 
 @pytest.mark.skipif(not jax_peers.installed(), reason="jax and optax are not installed")

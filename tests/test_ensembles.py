@@ -9,22 +9,22 @@ from purenets import UserError, init_state, make_step, numpy_nets, optim, random
 from purenets.numpy_nets import mlp_numpy
 from purenets.torch_nets import pytorch_mlp
 
-WORLDS = {
+BACKENDS = {
     "numpy": (numpy_nets, mlp_numpy.MLP, np.asarray),
     "torch": (torch_nets, pytorch_mlp.MLP, torch.as_tensor),
 }
 RATES, DECAYS = (0.1, 0.01, 0.001), (0.0, 0.5, 0.1)
 
 
-def setting(world, **options):
-    many, MLP, convert = WORLDS[world]
+def setting(backend, **options):
+    many, MLP, convert = BACKENDS[backend]
     model = MLP(2, [6], 2, **options)
-    optimizer = optim.inject(optim.adamw, lr=0.1, weight_decay=0.0)
+    optimizer = optim.inject_hyperparams(optim.adamw, lr=0.1, weight_decay=0.0)
     step = make_step(many.grad_fn(model), optimizer)
     states = []
     for seed, (rate, decay) in enumerate(zip(RATES, DECAYS, strict=True)):
         state = init_state(model, optimizer, convert(random.key(seed)))
-        chosen = optim.replaced(state.opt_state, lr=rate, weight_decay=decay)
+        chosen = optim.set_hyperparams(state.opt_state, lr=rate, weight_decay=decay)
         states.append(state._replace(opt_state=chosen))
     draw = np.random.default_rng(0)
     x = convert(draw.normal(size=(3, 8, 2)).astype(np.float32))
@@ -32,9 +32,9 @@ def setting(world, **options):
 
 
 @pytest.mark.parametrize("same_batch", [False, True])
-@pytest.mark.parametrize("world", WORLDS)
-def test_each_member_trains_as_alone(world, same_batch):
-    many, step, states, (x, y) = setting(world, dropout=0.3)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_member_trains_as_alone(backend, same_batch):
+    many, step, states, (x, y) = setting(backend, dropout=0.3)
     batch = (x[0], y[0]) if same_batch else (x, y)
     together, all_steps = many.stack_states(states), many.ensemble(step, same_batch=same_batch)
     for _ in range(5):
@@ -45,7 +45,7 @@ def test_each_member_trains_as_alone(world, same_batch):
         for a, b in zip(tree.leaves(member._asdict()), tree.leaves(state._asdict()), strict=True):
             assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
         assert np.isclose(float(metrics["loss"][i]), float(alone["loss"]), rtol=1e-5)
-    rates = optim.find(together.opt_state, "hyper")["lr"]
+    rates = optim.get_state(together.opt_state, "hyper")["lr"]
     assert np.allclose(np.asarray(rates), RATES)
 
 

@@ -74,7 +74,7 @@ def make_params(seed: int) -> dict:
 
 
 def update_with(make):
-    """The update of an optimiser, twice: on its initial state and on a later one."""
+    """The update of an optimizer, twice: on its initial state and on a later one."""
 
     def call(params):
         optimizer = make()
@@ -126,8 +126,8 @@ CALLS = {
     "hyper.count_for": lambda p: hyper.count_for(p, lambda count: count),
     "hyper.counted": lambda p: hyper.counted(Frozen(count=hyper.zero(p))),
     "hyper.hyper": lambda p: hyper.hyper(lambda count: count, Frozen(count=hyper.zero(p)), p),
-    "hyper.real": lambda p: hyper.real(hyper.zero(p), p),
-    "hyper.number_or_real": lambda p: hyper.number_or_real(hyper.zero(p), p),
+    "hyper.as_float": lambda p: hyper.as_float(hyper.zero(p), p),
+    "hyper.number_or_real": lambda p: hyper.count_as_float(hyper.zero(p), p),
     "transforms.scaled": lambda p: transforms.scaled(p, 2.0),
     "transforms.divided_by_root": lambda p: transforms.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
     "transforms.running_mean": lambda p: transforms.running_mean(0.9, p, p),
@@ -140,17 +140,19 @@ CALLS = {
         lambda: wrappers.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
     ),
     "wrappers.all_finite": wrappers.all_finite,
-    "wrappers.find": lambda p: wrappers.find(Frozen(inner=p), "fc1.bias"),
-    "wrappers.replaced": lambda p: wrappers.replaced(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
+    "wrappers.get_state": lambda p: wrappers.get_state(Frozen(inner=p), "fc1.bias"),
+    "wrappers.set_hyperparams": lambda p: wrappers.set_hyperparams(
+        Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}
+    ),
     "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
     "train.train_state": lambda p: train.train_state(p, {}, optim.adam(), KEY),
     "gradcheck.random_direction": lambda p: gradcheck.random_direction(p, KEY),
     "gradcheck.check_gradient": lambda p: gradcheck.check_gradient(
         lambda p: sum((leaf**2).sum() for leaf in p.values()), p, tree.map(lambda a: 2 * a, p), KEY
     ),
-    "tree.places_of": tree.places_of,
-    "grad.is_plain": lambda p: grad.is_plain(convert.to_torch(p)),
-    "grad.on_leaves": lambda p: grad.on_leaves(
+    "tree.places_of": tree.flat_layout,
+    "grad.is_plain": lambda p: grad.can_use_autograd(convert.to_torch(p)),
+    "grad.on_leaves": lambda p: grad.autograd_grads(
         lambda p, buffers, batch, key: (sum((leaf**2).sum() for leaf in p.values()), (buffers, {})),
         Frozen(convert.to_torch(p)),
         Frozen(),
@@ -173,7 +175,9 @@ CALLS = {
     ),
     "optim wrappers": update_with(
         lambda: optim.chain(
-            optim.apply_if_finite(optim.accumulate(optim.lookahead(optim.inject(optim.adam, lr=0.1), 2), 2)),
+            optim.apply_if_finite(
+                optim.accumulate(optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2)
+            ),
             optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
             optim.ema(0.9),
         )
@@ -186,13 +190,13 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("world", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("name", CALLS)
 @given(seed=st.integers(0, 10**6))
-def test_no_function_changes_its_arguments(name, world, seed):
+def test_no_function_changes_its_arguments(name, backend, seed):
     params = make_params(seed)
-    arguments = freeze(params if world == "numpy" else tree.map(torch.tensor, params))
-    if name == "gradcheck.check_gradient" and world == "torch":
+    arguments = freeze(params if backend == "numpy" else tree.map(torch.tensor, params))
+    if name == "gradcheck.check_gradient" and backend == "torch":
         arguments = freeze(params)  # central differences are NumPy's
     CALLS[name](arguments)
     assert all(np.array_equal(arguments[leaf], params[leaf]) for leaf in params)

@@ -29,7 +29,7 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
 
 
 def on_inputs(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
-    """`grad_fn` on inputs that `f` maps, such as a normalisation."""
+    """`grad_fn` on inputs that `f` maps, such as a normalization."""
     return lambda params, buffers, batch, key: grad_fn(params, buffers, (f(batch[0]), batch[1]), key)
 
 
@@ -91,7 +91,7 @@ def crop(padding: int) -> Augmentation:
 
 def cutout(size: int) -> Augmentation:
     """A square of `size` pixels of each image set to 0, its centre anywhere in the image (DeVries and Taylor
-    2017); put it after the normalisation, where 0 is the mean."""
+    2017); put it after the normalization, where 0 is the mean."""
 
     def f(key, x):
         B, _, H, W = x.shape
@@ -105,7 +105,7 @@ def cutout(size: int) -> Augmentation:
     return f
 
 
-def colour_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation:
+def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation:
     """Each image times one factor and plus one offset, for float images: x -> c x + b with c within
     1 - contrast ... 1 + contrast and b within - brightness ... brightness (in deviations)."""
 

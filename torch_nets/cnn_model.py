@@ -13,6 +13,6 @@ def CNN(
     """x: (batch, n_channels, 32, 32) -> logits: (batch, n_classes); 9,231,114 params for 3 and 10.
 
     Other sizes of images work too: what the last pooling leaves is averaged. width: a factor of all channels.
-    norm: the constructor of the normalisation, from the number of channels.
+    norm: the constructor of the normalization, from the number of channels.
     """
     return layers.serial(**reduced_vgg(layers, n_channels, n_classes, width, norm))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from purenets.core import random, signals, tree
 from purenets.core.base import GradFn, UserError
-from purenets.core.train import Lost
+from purenets.core.train import PeerLost
 
 LONGEST_WAIT = timedelta(days=1)  # of ranks that share out long work; one that is lost is noticed at once
 
@@ -131,7 +131,7 @@ def total(x: Tensor) -> Tensor:
     return _Total.apply(x)
 
 
-def first_of_ranks(value, group: Group):
+def broadcast_from_rank0(value, group: Group):
     """The value of rank 0, on all ranks: what is measured must not differ between them."""
     if group.size == 1:
         return value
@@ -141,7 +141,7 @@ def first_of_ranks(value, group: Group):
     return box[0]
 
 
-def first_alone(f: Callable, group: Group):
+def rank0_first(f: Callable, group: Group):
     """`f()` on all ranks, on the first one before the others: it may make files that the others only read."""
     value = f() if group.writes else None
     wait_for_all(group)
@@ -173,7 +173,7 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Lost(
+        raise PeerLost(
             f"rank {dist.get_rank()}: lost another of the {dist.get_world_size()} processes"
         ) from error
 

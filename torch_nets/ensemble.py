@@ -68,7 +68,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
     return model._replace(init=init, apply=apply)
 
 
-def each_member(grad_fn: GradFn, k: int) -> GradFn:
+def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
     """The gradients of the members of `deep_ensemble`, each of its own loss and with a key of its own: what trains
     them as if each were alone. Metrics are the mean of theirs."""
     check_members(k)

@@ -26,7 +26,7 @@ def FastCNN(
     momentum: float = 0.4,
     logit_scale: float = 1.0,
 ) -> Model:
-    """x: (batch, n_channels, height, width) of 25 pixels or more, normalised -> logits: (batch, n_classes).
+    """x: (batch, n_channels, height, width) of 25 pixels or more, normalized -> logits: (batch, n_classes).
 
     filters: of the first layer, from `whitening_filters`; by default 2x2 filters that are trained. depth:
     convolutions of a group, 2 or 3; with 3 the second and the third are a residual branch. dirac: see
@@ -65,7 +65,7 @@ def _group(n_in: int, n_out: int, depth: int, dirac: bool, momentum: float) -> M
 
 
 def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
-    """Filters whose outputs on the patches of normalised images x: (n, C, H, W) are uncorrelated and of
+    """Filters whose outputs on the patches of normalized images x: (n, C, H, W) are uncorrelated and of
     variance 1, each also with the other sign: (2 C size^2, C, size, size). eps is added to the variances."""
     patches = torch.nn.functional.unfold(x, size).transpose(1, 2).flatten(0, 1)  # (patches, C size^2)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from purenets.core import tree
-from purenets.core.arrays import traced
+from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.metrics import accuracy
 from purenets.torch_nets.losses import cross_entropy
@@ -22,9 +22,9 @@ def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Cal
     by_func = torch.func.grad(forward, has_aux=True)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
-        if not is_plain(params):
+        if not can_use_autograd(params):
             return by_func(params, buffers, batch, key)
-        grads, found = on_leaves(forward, params, buffers, batch, key)
+        grads, found = autograd_grads(forward, params, buffers, batch, key)
         return dict(zip(params, grads, strict=True)), found
 
     return grad
@@ -38,16 +38,16 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable]) -> Calla
         x, y = batch
         logits, buffers = model.apply(params, buffers, x, train=True, key=key)
         value = loss(logits, y)
-        return value, (buffers, measured(value.detach(), logits, y, metrics))
+        return value, (buffers, compute_metrics(value.detach(), logits, y, metrics))
 
     return forward
 
 
-def on_leaves(forward: Callable, params: Params, buffers: Buffers, batch: Batch, key) -> tuple:
+def autograd_grads(forward: Callable, params: Params, buffers: Buffers, batch: Batch, key) -> tuple:
     """The gradients of a `loss_fn` by autograd, in the order of the params, and its (buffers, metrics)."""
     if not torch.is_grad_enabled():
         with torch.enable_grad():
-            return on_leaves(forward, params, buffers, batch, key)
+            return autograd_grads(forward, params, buffers, batch, key)
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     value, (buffers, found) = forward(leaves, buffers, batch, key)
     grads = torch.autograd.grad(value, tuple(leaves.values()), allow_unused=True)
@@ -56,10 +56,10 @@ def on_leaves(forward: Callable, params: Params, buffers: Buffers, batch: Batch,
     return grads, (tree.map(torch.Tensor.detach, buffers), found)
 
 
-def is_plain(params: Params) -> bool:
+def can_use_autograd(params: Params) -> bool:
     """Whether nothing looks into the gradient: no transform of torch.func, no torch.compile, no graph that
     the params belong to. Then autograd on leaves gives the same in half the time on tiny nets."""
-    return not traced() and not any(p.requires_grad for p in params.values())
+    return not is_tracing() and not any(p.requires_grad for p in params.values())
 
 
 def expect_no_loss(metrics: dict[str, Callable]) -> None:
@@ -68,7 +68,7 @@ def expect_no_loss(metrics: dict[str, Callable]) -> None:
         raise UserError("metrics: the loss is always there; choose another name than 'loss'")
 
 
-def measured(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
+def compute_metrics(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
     """The loss, and each metric by its name."""
     found = {"loss": loss}
     for name, f in metrics.items():
@@ -86,6 +86,6 @@ def metrics_fn(
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
-        return measured(loss(logits, y), logits, y, metrics)
+        return compute_metrics(loss(logits, y), logits, y, metrics)
 
     return measure

@@ -1,5 +1,5 @@
 """Nets without convolution or patches for images: every unit of the first layer sees every pixel, and nothing
-tells the net which pixels are neighbours. x: (batch, ...) -> logits: (batch, n_classes)."""
+tells the net which pixels are neighbors. x: (batch, ...) -> logits: (batch, n_classes)."""
 
 from collections.abc import Sequence
 

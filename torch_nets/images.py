@@ -1,4 +1,4 @@
-"""Images on a device: opened, split, normalised, and drawn in batches."""
+"""Images on a device: opened, split, normalized, and drawn in batches."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from purenets.core import data
 from purenets.core.base import Batch, UserError
 from purenets.core.data import images
-from purenets.core.data.images import Images, mean_and_deviation
+from purenets.core.data.images import ImageDataset, mean_and_deviation
 
 SOURCES = ("cifar10", "folder", "digits")
 WAYS_OUT = (
@@ -20,17 +20,17 @@ WAYS_OUT = (
 )
 
 
-class Task(NamedTuple):
+class ImageTask(NamedTuple):
     """Images as uint8 tensors on a device: a training, a validation and a test part."""
 
     train: Batch
     valid: Batch
     test: Batch
     classes: tuple[str, ...]
-    normalise: Callable[[Tensor], Tensor]  # uint8 (batch, C, H, W) -> float32, by train's mean and deviation
+    normalize: Callable[[Tensor], Tensor]  # uint8 (batch, C, H, W) -> float32, by train's mean and deviation
 
 
-def load(source: str, data_dir: str, size: int = 0) -> Images:
+def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
     """The Images of one of SOURCES; `data_dir` is the folder of `folder`, and where `cifar10` is kept."""
     if source == "folder":
         return images.folder(Path(data_dir), size)
@@ -39,7 +39,7 @@ def load(source: str, data_dir: str, size: int = 0) -> Images:
     return cifar10(Path(data_dir))
 
 
-def cifar10(root: Path) -> Images:
+def cifar10(root: Path) -> ImageDataset:
     """torchvision's CIFAR-10 below `root`, downloaded and checked where it is missing."""
     from torchvision.datasets import CIFAR10
 
@@ -53,11 +53,11 @@ def cifar10(root: Path) -> Images:
     arrays = [
         (np.ascontiguousarray(p.data.transpose(0, 3, 1, 2)), np.array(p.targets, np.int64)) for p in parts
     ]
-    return Images(*arrays, tuple(parts[0].classes))
+    return ImageDataset(*arrays, tuple(parts[0].classes))
 
 
-def prepare(found: Images, key, valid_fraction: float, device="cpu", n_train: int = 0) -> Task:
-    """The Images on a device: a validation part split off by key, normalisation from what remains of train.
+def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_train: int = 0) -> ImageTask:
+    """The Images on a device: a validation part split off by key, normalization from what remains of train.
 
     valid_fraction: 0 for no validation part. n_train: keep only so many training images (0: all).
     """
@@ -74,8 +74,8 @@ def prepare(found: Images, key, valid_fraction: float, device="cpu", n_train: in
         for a in mean_and_deviation(parts[0][0])
     )
 
-    def normalise(x: Tensor) -> Tensor:
+    def normalize(x: Tensor) -> Tensor:
         return (x.float() - mean) / deviation
 
     tensors = (tuple(torch.as_tensor(array, device=device) for array in part) for part in parts)
-    return Task(*tensors, found.classes, normalise)
+    return ImageTask(*tensors, found.classes, normalize)

@@ -16,13 +16,13 @@ from torch import Tensor
 from purenets.core import random
 from purenets.core.base import Model, UserError
 from purenets.core.serial import (
-    draws_in_a_row,
     expect,
     expect_batch,
     expect_channels,
     expect_features,
-    init_in_a_row,
-    run_in_a_row,
+    serial_apply,
+    serial_init,
+    serial_uses_key,
 )
 from purenets.torch_nets.fast import matmul
 
@@ -44,7 +44,7 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
         expect_features(x, n_in)
         return _product(x, params["weight"], params.get("bias")), buffers
 
-    return Model(init, apply, draws=False)
+    return Model(init, apply, uses_key=False)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -53,7 +53,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     multiplications = x.numel() * weight.shape[0]
     if 0 < multiplications <= FEW and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
-    elif multiplications >= matmul.MANY and matmul.suits(x, weight):
+    elif multiplications >= matmul.MANY and matmul.onednn_supports(x, weight):
         y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
     else:
         return torch.nn.functional.linear(x, weight, bias)
@@ -68,7 +68,7 @@ def elementwise(f: Callable) -> Model:
             expect(params, {})
         return f(x), buffers
 
-    return Model(lambda key: ({}, {}), apply, draws=False)
+    return Model(lambda key: ({}, {}), apply, uses_key=False)
 
 
 def ReLU() -> Model:
@@ -128,7 +128,7 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
         expect_features(x, n)
         return torch.nn.functional.layer_norm(x, (n,), params["weight"], params["bias"], eps), buffers
 
-    return Model(lambda key: ({"weight": torch.ones(n), "bias": torch.zeros(n)}, {}), apply, draws=False)
+    return Model(lambda key: ({"weight": torch.ones(n), "bias": torch.zeros(n)}, {}), apply, uses_key=False)
 
 
 def residual(**layers: Model) -> Model:
@@ -145,12 +145,12 @@ def residual(**layers: Model) -> Model:
 def serial(**layers: Model) -> Model:
     """Layers in a row; the params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias"."""
 
-    run = run_in_a_row(layers, "apply")
+    run = serial_apply(layers, "apply")
 
     def apply(params, buffers, x, *, train=False, key=None):
         return run(params, buffers, x, train=train, key=key)[:2]
 
-    return Model(init_in_a_row(layers), apply, draws_in_a_row(layers))
+    return Model(serial_init(layers), apply, serial_uses_key(layers))
 
 
 # --- images: (batch, channels, height, width) -------------------------------------------------------------
@@ -188,7 +188,7 @@ def Conv(
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
-    return Model(init, apply, draws=False)
+    return Model(init, apply, uses_key=False)
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -215,7 +215,7 @@ def FixedConv(filters: Tensor) -> Model:
         weight = buffers["weight"].to(x.dtype)
         return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
 
-    return Model(lambda key: ({"bias": torch.zeros(shape[0])}, {"weight": filters}), apply, draws=False)
+    return Model(lambda key: ({"bias": torch.zeros(shape[0])}, {"weight": filters}), apply, uses_key=False)
 
 
 def BatchNorm(
@@ -281,7 +281,7 @@ def BatchNorm(
         }
         return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
 
-    return Model(init, apply, draws=False)
+    return Model(init, apply, uses_key=False)
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:

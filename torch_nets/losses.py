@@ -12,6 +12,6 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits, targets)
 
 
-def smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
+def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
     """`cross_entropy` with `amount` of each target spread evenly over all classes (Szegedy et al. 2016)."""
     return lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, label_smoothing=amount)

@@ -11,7 +11,7 @@ from purenets.core.base import Batch, Model
 from purenets.torch_nets.grad import grad_fn
 from purenets.torch_nets.precision import cast, channels_last
 
-WAYS: dict[str, Callable[[Model], Model]] = {
+VARIANTS: dict[str, Callable[[Model], Model]] = {
     "float32": lambda model: model,
     "float32 channels_last": channels_last,
     "bfloat16": lambda model: cast(model, torch.bfloat16),
@@ -19,34 +19,34 @@ WAYS: dict[str, Callable[[Model], Model]] = {
 }
 
 
-def probe(model: Model, batch: Batch, ways, repeats: int = 2) -> dict[str, float]:
-    """The median seconds of a gradient of `batch` in each of `ways`, taken in turn after a warm-up.
+def autotune(model: Model, batch: Batch, variants, repeats: int = 2) -> dict[str, float]:
+    """The median seconds of a gradient of `batch` in each of `variants`, taken in turn after a warm-up.
 
     batch: inputs as the model takes them; 32 of its examples are enough to tell the ways apart. One way alone is
     not measured.
     """
-    if len(ways) == 1:
-        return {ways[0]: 0.0}
+    if len(variants) == 1:
+        return {variants[0]: 0.0}
     x, y = (part[:32] for part in batch)
     device = x.device
     params, buffers = (
         {name: leaf.to(device) for name, leaf in part.items()} for part in model.init(random.key(0))
     )
     key = torch.as_tensor(random.key(0), device=device)
-    grads = {way: grad_fn(WAYS[way](model)) for way in ways}
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    grads = {variant: grad_fn(VARIANTS[variant](model)) for variant in variants}
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for _ in range(repeats + 1):
-        for way, grad in grads.items():
+        for variant, grad in grads.items():
             begin = time.perf_counter()
             _, (_, metrics) = grad(params, buffers, (x, y), key)
             metrics["loss"].item()  # waits for the device
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            seconds[way].append(time.perf_counter() - begin)
-    return {way: statistics.median(times[1:]) for way, times in seconds.items()}
+            seconds[variant].append(time.perf_counter() - begin)
+    return {variant: statistics.median(times[1:]) for variant, times in seconds.items()}
 
 
-def ways_of(precision: str) -> list[str]:
+def variants_for(precision: str) -> list[str]:
     """The ways that a `--precision` leaves: auto any; float32 and bfloat16 one each, so that nothing is measured
     and two runs compute the same bits."""
-    return {"float32": ["float32"], "bfloat16": ["bfloat16 channels_last"]}.get(precision, list(WAYS))
+    return {"float32": ["float32"], "bfloat16": ["bfloat16 channels_last"]}.get(precision, list(VARIANTS))

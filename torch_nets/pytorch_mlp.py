@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from purenets.core.base import Model
-from purenets.core.serial import mlp_in_a_row
+from purenets.core.serial import mlp_layers
 from purenets.torch_nets import layers
 
 
@@ -19,5 +19,5 @@ def MLP(
 
     No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
     """
-    row = mlp_in_a_row(layers, n_inputs, n_hidden, n_classes, activation, dropout)
+    row = mlp_layers(layers, n_inputs, n_hidden, n_classes, activation, dropout)
     return layers.serial(**row)

@@ -1,11 +1,11 @@
-"""The state of an optimiser to and from torch.optim, in the middle of a run.
+"""The state of an optimizer to and from torch.optim, in the middle of a run.
 
     state_dict = to_torch_state_dict(state.opt_state, "adamw", state.params, {"lr": 1e-3}, step=state.step)
     torch.optim.AdamW(module.parameters(), lr=1e-3).load_state_dict(state_dict)      # hand over
 
     opt_state = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), params)    # take over
 
-Arrays go over bit by bit; `params` are in the order of the module's parameters. The optimisers' states bear
+Arrays go over bit by bit; `params` are in the order of the module's parameters. The optimizers' states bear
 the same names in both, so both ways are the same for all: sgd, rmsprop, adagrad, adadelta, adam, adamw,
 adamax, nadam, radam.
 """
@@ -25,10 +25,10 @@ SHARED = {"mu_product"}  # one number here, one for each parameter there
 def to_torch_state_dict(
     opt_state: dict, optimizer_name: str, params: Params, hyper: dict | None = None, step: int = 0
 ) -> dict:
-    """What `load_state_dict` of the torch optimiser of that name takes.
+    """What `load_state_dict` of the torch optimizer of that name takes.
 
     hyper: its keyword arguments (a schedule's present value, not the schedule). step: how many updates have
-    been made, for optimisers whose state here does not count them (sgd, rmsprop, adagrad, adadelta).
+    been made, for optimizers whose state here does not count them (sgd, rmsprop, adagrad, adadelta).
     """
     if optimizer_name not in CLASSES:
         raise UserError(f"{optimizer_name}: not in torch.optim, choose from {', '.join(CLASSES)}")
@@ -47,9 +47,9 @@ def to_torch_state_dict(
 def from_torch_state_dict(
     state_dict: dict, optimizer: Optimizer, params: Params, step: int | None = None
 ) -> dict:
-    """The state of `optimizer` that goes on where the torch optimiser of `state_dict` stopped.
+    """The state of `optimizer` that goes on where the torch optimizer of `state_dict` stopped.
 
-    step: how many updates have been made, if the optimiser counts them (a schedule, dampening) and torch's
+    step: how many updates have been made, if the optimizer counts them (a schedule, dampening) and torch's
     (sgd) does not.
     """
     per_param = [state_dict["state"].get(i, {}) for i in range(len(params))]
@@ -73,7 +73,7 @@ def from_torch_state_dict(
             return {leaf: _known(theirs[leaf], name, leaf, old) for leaf, old in value.items()}
         if isinstance(value, dict):
             return {inner: fill(inner, part) for inner, part in value.items()}
-        raise UserError(f"{name}: not in the state of a torch optimiser")
+        raise UserError(f"{name}: not in the state of a torch optimizer")
 
     return {name: fill(name, value) for name, value in fresh.items()}
 
@@ -94,7 +94,7 @@ def _entries(opt_state: dict) -> dict:
     for name, part in opt_state.items():
         for key, value in (part if name.isdigit() else {name: part}).items():
             if key in entries and key != "count":
-                raise UserError(f"{key}: twice in the state; not the chain of one torch optimiser")
+                raise UserError(f"{key}: twice in the state; not the chain of one torch optimizer")
             entries[key] = value
     return entries
 

@@ -52,7 +52,7 @@ def VanillaRNN(
         h = last_state(params, x, train=train)
         return torch.nn.functional.linear(h, params["W_ph"], params["b_o"]), buffers  # (2)
 
-    return Model(draw, apply, draws=False)
+    return Model(draw, apply, uses_key=False)
 
 
 def last_state(params: Params, x: Tensor, *, train: bool = False) -> Tensor:
@@ -89,7 +89,7 @@ def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
         raise UserError(f"x: {tuple(x.shape)}, expected (batch, T-1, {shapes['W_hx'][1]})")
 
 
-# --- initialisation ---------------------------------------------------------------------------------------
+# --- initialization ---------------------------------------------------------------------------------------
 
 
 def default(key: Tensor, shapes: dict) -> Params:

@@ -2,26 +2,26 @@
 
 from purenets.core.data.tasks import (
     DATASETS,
-    Data,
+    Dataset,
     batches,
     check,
     from_csv,
     load,
     prepare,
     split,
-    standardise,
+    standardize,
     steps_per_epoch,
 )
 
 __all__ = [
     "DATASETS",
-    "Data",
+    "Dataset",
     "batches",
     "check",
     "from_csv",
     "load",
     "prepare",
     "split",
-    "standardise",
+    "standardize",
     "steps_per_epoch",
 ]

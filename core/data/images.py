@@ -1,6 +1,6 @@
 """Images as arrays: from folders or from scikit-learn's digits, decoded once into a memory-mapped cache.
 
-An `Images` holds uint8 arrays (n, channels, height, width); what is read from the cache is a memory map, so
+An `ImageDataset` holds uint8 arrays (n, channels, height, width); what is read from the cache is a memory map, so
 opening takes milliseconds and no memory. The cache lies beside the data, in `.purenets`; its name holds a
 signature of the source, so that a changed source is decoded again.
 """
@@ -25,7 +25,7 @@ FORMAT = 1  # of the cache
 PARTS = ("train", "test")
 
 
-class Images(NamedTuple):
+class ImageDataset(NamedTuple):
     """A classification task: inputs (n, channels, height, width) uint8, targets (n,) int64."""
 
     train: Batch
@@ -33,7 +33,7 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
 
-def digits(size: int = 0) -> Images:
+def digits(size: int = 0) -> ImageDataset:
     """scikit-learn's 1,797 handwritten digits, (n, 1, 8, 8) or of another size; every fifth is a test image."""
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -47,14 +47,14 @@ def digits(size: int = 0) -> Images:
     x = x[:, None]
     held_out = np.arange(len(y)) % 5 == 4
     train, test = ((x[rows], y[rows].astype(np.int64)) for rows in (~held_out, held_out))
-    return Images(train, test, tuple("0123456789"))
+    return ImageDataset(train, test, tuple("0123456789"))
 
 
-def folder(root: Path, size: int = 0) -> Images:
+def folder(root: Path, size: int = 0) -> ImageDataset:
     """The images of `root/{train,test}/CLASS/*.{png,jpg}`; classes in the order of their names.
 
-    size: height and width to resize to, or 0 if all images are of one size. Grey where the first image is
-    grey, else RGB. A UserError names the file or folder that is wrong.
+    size: height and width to resize to, or 0 if all images are of one size. Gray where the first image is
+    gray, else RGB. A UserError names the file or folder that is wrong.
     """
     root = Path(root)
     listed = {part: _listed(root / part) for part in PARTS}
@@ -70,7 +70,9 @@ def folder(root: Path, size: int = 0) -> Images:
     return cached(root, signature, classes, lambda into: _decode_parts(files, size, into))
 
 
-def cached(root: Path, signature: str, classes: Sequence[str], decode: Callable[[Path], None]) -> Images:
+def cached(
+    root: Path, signature: str, classes: Sequence[str], decode: Callable[[Path], None]
+) -> ImageDataset:
     """The Images of the cache `root/.purenets/SIGNATURE`, which `decode(folder)` fills where it is missing.
 
     It is decoded into a folder of another name and renamed when complete; older ones are removed.
@@ -99,7 +101,7 @@ def cached(root: Path, signature: str, classes: Sequence[str], decode: Callable[
         ]
     except (OSError, ValueError) as error:
         raise UserError(f"{whole}: the cache is damaged ({error}); remove that folder") from error
-    return Images(*parts, tuple(json.loads((whole / "classes.json").read_text())))
+    return ImageDataset(*parts, tuple(json.loads((whole / "classes.json").read_text())))
 
 
 def mean_and_deviation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,13 +174,13 @@ def _decoded(path: str, shape: tuple | None, size: int) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            grey = image.mode in ("L", "1") if shape is None else shape[0] == 1
-            image = image.convert("L" if grey else "RGB")
+            gray = image.mode in ("L", "1") if shape is None else shape[0] == 1
+            image = image.convert("L" if gray else "RGB")
             image = image.resize((size, size), Image.Resampling.BICUBIC) if size else image
             pixels = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from error
-    pixels = pixels[None] if grey else pixels.transpose(2, 0, 1)
+    pixels = pixels[None] if gray else pixels.transpose(2, 0, 1)
     if shape is not None and pixels.shape != shape:
         height, width = pixels.shape[1:]
         raise UserError(

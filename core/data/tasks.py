@@ -1,4 +1,4 @@
-"""Toy data from scikit-learn: drawn from a key, split, standardised on train only; and batches of it.
+"""Toy data from scikit-learn: drawn from a key, split, standardized on train only; and batches of it.
 
 `batches` is a pure function of a key and the step, so any step of any run can be created again.
 """
@@ -15,7 +15,7 @@ from purenets.core.arrays import namespace, to_host
 from purenets.core.base import Array, Batch, UserError
 
 
-class Data(NamedTuple):
+class Dataset(NamedTuple):
     """A classification task: inputs (n, features) float, targets (n,) int64."""
 
     train: Batch
@@ -32,8 +32,8 @@ def load(
     noise: float | None = None,
     test_fraction: float = 0.2,
     dtype: str = "float32",
-) -> Data:
-    """The toy set `name`, one of DATASETS, split and standardised.
+) -> Dataset:
+    """The toy set `name`, one of DATASETS, split and standardized.
 
     noise: the deviation of the noise, or None for the set's own (real sets have none to set).
     """
@@ -44,7 +44,7 @@ def load(
     return prepare(DATASETS[name](n, noise, seed), split_key, test_fraction, dtype)
 
 
-def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "float32") -> Data:
+def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "float32") -> Dataset:
     """A set from a file of numbers with commas between: features, then the class (0, 1, ...) as an integer.
     A first line of names is skipped."""
     try:
@@ -65,15 +65,15 @@ def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "f
     return prepare((table[:, :-1], y.astype(np.int64)), random.split(key)[1], test_fraction, dtype)
 
 
-def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Data:
-    """Inputs and targets as a task: checked, split, standardised on train only, inputs as `dtype`."""
+def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Dataset:
+    """Inputs and targets as a task: checked, split, standardized on train only, inputs as `dtype`."""
     train, test = split(check(batch), key, test_fraction)
     n_classes = int(np.max(batch[1])) + 1
     with np.errstate(over="ignore"):
-        train_x, test_x = (x.astype(dtype) for x in standardise(train[0], test[0]))
+        train_x, test_x = (x.astype(dtype) for x in standardize(train[0], test[0]))
     for x in (train_x, test_x):
         _check_spans(np.isfinite(x).all(axis=0), dtype)
-    return Data((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
+    return Dataset((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
 
 
 def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:
@@ -103,7 +103,7 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
     return tuple(tuple(part[rows] for part in batch) for rows in (order[second:], order[:second]))
 
 
-def standardise(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+def standardize(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
     """Mean 0 and deviation 1 on `train`, the same map on the others; constant features stay constant 0.
     A UserError names a feature whose values are too far apart for that."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -116,7 +116,7 @@ def standardise(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...
 def _check_spans(good: np.ndarray, dtype: str) -> None:
     if not good.all():
         raise UserError(
-            f"data: the values of feature {np.argmin(good)} are too far apart to be standardised in {dtype}"
+            f"data: the values of feature {np.argmin(good)} are too far apart to be standardized in {dtype}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Sparse weights: an optimiser that leaves few of them."""
+"""Sparse weights: an optimizer that leaves few of them."""
 
 from purenets.core import tree
 from purenets.core.arrays import namespace

@@ -1,10 +1,10 @@
-"""Hyper-parameters of optimisers: a number, a schedule (a function of the count of updates, from 0) or a
+"""Hyper-parameters of optimizers: a number, a schedule (a function of the count of updates, from 0) or a
 scalar array, so that it can be vmapped over. There is no branch on a value: all of it runs under vmap and
 torch.compile."""
 
 from collections.abc import Callable
 
-from purenets.core.arrays import NUMPY, like, namespace, traced
+from purenets.core.arrays import NUMPY, is_tracing, like, namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
 
 Hyper = float | Array | Callable[[Array], Array]
@@ -15,7 +15,7 @@ def is_zero(value: Hyper) -> bool:
     return type(value) in (int, float) and value == 0
 
 
-def optional(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[Optimizer, ...]:
+def unless_zero(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[Optimizer, ...]:
     """The transform of a hyper-parameter, or none where that is the number 0."""
     return () if is_zero(value) else (transform(value),)
 
@@ -37,7 +37,7 @@ def hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     if type(value) in (int, float):
         return value
     if callable(value):
-        return hyper(value(real(state["count"], grads)), state, grads)
+        return hyper(value(as_float(state["count"], grads)), state, grads)
     leaf = first_leaf(grads)
     xp = namespace(value)
     if xp is not namespace(leaf):
@@ -69,22 +69,22 @@ def zero(params: Params) -> Array:
     return xp.zeros((), dtype=xp.int64, device=leaf.device)
 
 
-def real(count: Array, grads: Params) -> Array:
+def as_float(count: Array, grads: Params) -> Array:
     """The count as a number of the gradients' dtype (float32 at least), so that what is computed from it
     has the dtype of the net."""
     leaf, xp = first_leaf(grads), namespace(count)
     return xp.astype(count, leaf.dtype if leaf.dtype == xp.float64 else xp.float32)
 
 
-def number_or_real(count: Array, grads: Params) -> float | Array:
+def count_as_float(count: Array, grads: Params) -> float | Array:
     """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy, or a tensor on
-    the CPU outside of torch.compile and of torch.func's transforms. Else as `real` has it."""
-    readable = isinstance(count, NUMPY) or (count.is_cpu and not traced())
-    return float(count) if readable else real(count, grads)
+    the CPU outside of torch.compile and of torch.func's transforms. Else as `as_float` has it."""
+    readable = isinstance(count, NUMPY) or (count.is_cpu and not is_tracing())
+    return float(count) if readable else as_float(count, grads)
 
 
 def first_leaf(params: Params) -> Array:
     """Any leaf, for its library, device and dtype."""
     for leaf in params.values():
         return leaf
-    raise UserError("params: an optimiser needs at least one leaf")
+    raise UserError("params: an optimizer needs at least one leaf")

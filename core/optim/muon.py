@@ -1,9 +1,9 @@
-"""Muon: momentum whose matrices are orthogonalised (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+"""Muon: momentum whose matrices are orthogonalized (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
 A step is as long in every direction of a matrix: its singular values become about 1, by five Newton-Schulz
 iterations, which are products of matrices only. Numbers, names and defaults are those of torch.optim.Muon,
 which computes in bfloat16 (`precision="bfloat16"`) and takes matrices only; here a convolution's weights are
-the matrix (out, in * height * width), and all other leaves go to a second optimiser.
+the matrix (out, in * height * width), and all other leaves go to a second optimizer.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
-from purenets.core.optim.hyper import Hyper, count_for, counted, hyper, optional
+from purenets.core.optim.hyper import Hyper, count_for, counted, hyper, unless_zero
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -54,7 +54,7 @@ def muon(
     """
     if adjust_lr_fn not in ADJUSTMENTS:
         raise UserError(f"muon: unknown adjust_lr_fn {adjust_lr_fn!r}, choose from {', '.join(ADJUSTMENTS)}")
-    decay = optional(weight_decay, add_decayed_weights)
+    decay = unless_zero(weight_decay, add_decayed_weights)
     of_matrices = chain(
         scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision),
         scale_by_shape(adjust_lr_fn),
@@ -77,7 +77,7 @@ def scale_by_muon(
     eps: float = 1e-7,
     precision: str | None = None,
 ) -> Optimizer:
-    """The running mean of g (Nesterov: one step ahead), orthogonalised."""
+    """The running mean of g (Nesterov: one step ahead), orthogonalized."""
 
     def init(params):
         return {**count_for(params, momentum), "momentum_buffer": tree.zeros_like(params)}

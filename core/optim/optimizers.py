@@ -1,4 +1,4 @@
-"""Optimisers as pairs of functions, for NumPy arrays and torch tensors alike.
+"""Optimizers as pairs of functions, for NumPy arrays and torch tensors alike.
 
 An `Optimizer` is `init(params) -> opt_state` and `update(grads, opt_state, params) -> (updates, opt_state)`;
 `apply_updates` adds. Each is a chain of small transforms (`optim.transforms`), composed below as in
@@ -16,18 +16,18 @@ torch.optim, whose names, defaults and numbers they keep where it has them:
     lion      sign of a moment | decayed weights              | times -lr
     lamb      moments | decayed weights | trust ratio         | times -lr
     lars      decayed weights | trust ratio | times -lr       | trace of momentum
-    muon      orthogonalised momentum of matrices | by shape | decayed weights | times -lr   (core/optim/muon.py)
+    muon      orthogonalized momentum of matrices | by shape | decayed weights | times -lr   (core/optim/muon.py)
 
 A hyper-parameter is a number, a schedule (a function of the count of updates, from 0) or a scalar array, so
 that it can be vmapped over. There is no branch on a value: all of it runs under vmap and torch.compile.
-What combines optimisers (parts of the params, averages, accumulation) is in `optim.wrappers`, and can be
+What combines optimizers (parts of the params, averages, accumulation) is in `optim.wrappers`, and can be
 named here too: `optim.partition`, `optim.ema`.
 """
 
 from collections.abc import Callable
 
 from purenets.core.base import Optimizer, UserError
-from purenets.core.optim.hyper import Hyper, is_zero, optional
+from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
 from purenets.core.optim.muon import muon
 from purenets.core.optim.schedule_free import schedule_free_adamw
 from purenets.core.optim.transforms import (
@@ -46,7 +46,7 @@ from purenets.core.optim.transforms import (
     trace,
 )
 
-# --- optimisers -------------------------------------------------------------------------------------------
+# --- optimizers -------------------------------------------------------------------------------------------
 
 
 def sgd(
@@ -59,8 +59,8 @@ def sgd(
     if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise UserError("sgd: nesterov needs a momentum and no dampening")
     return chain(
-        *optional(weight_decay, add_decayed_weights),
-        *optional(momentum, lambda momentum: trace(momentum, dampening, nesterov)),
+        *unless_zero(weight_decay, add_decayed_weights),
+        *unless_zero(momentum, lambda momentum: trace(momentum, dampening, nesterov)),
         scale_by_learning_rate(lr),
     )
 
@@ -86,9 +86,9 @@ def rmsprop(
     """RMSProp (torch.optim.RMSprop; Tieleman and Hinton 2012): v = alpha v + (1 - alpha) g^2;
     p = p - lr g / (sqrt(v) + eps). `centered` subtracts the squared mean gradient (Graves 2013)."""
     return chain(
-        *optional(weight_decay, add_decayed_weights),
+        *unless_zero(weight_decay, add_decayed_weights),
         scale_by_rms(alpha, eps, centered),
-        *optional(momentum, trace),
+        *unless_zero(momentum, trace),
         scale_by_learning_rate(lr),
     )
 
@@ -108,7 +108,7 @@ def adagrad(
         return rate / (1 + count * decay)
 
     return chain(
-        *optional(weight_decay, add_decayed_weights),
+        *unless_zero(weight_decay, add_decayed_weights),
         scale_by_sum_of_squares(initial_accumulator_value, eps),
         scale_by_learning_rate(lr if is_zero(lr_decay) else decayed),
     )
@@ -117,7 +117,7 @@ def adagrad(
 def adadelta(lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0) -> Optimizer:
     """Adadelta (torch.optim.Adadelta; Zeiler 2012): steps in the units of the params."""
     return chain(
-        *optional(weight_decay, add_decayed_weights),
+        *unless_zero(weight_decay, add_decayed_weights),
         scale_by_adadelta(rho, eps),
         scale_by_learning_rate(lr),
     )
@@ -181,7 +181,7 @@ def lamb(lr: Hyper = 1e-3, betas=(0.9, 0.999), eps: Hyper = 1e-6, weight_decay: 
     leaf, as long as lr times the leaf."""
     return chain(
         scale_by_adam(betas, eps),
-        *optional(weight_decay, add_decayed_weights),
+        *unless_zero(weight_decay, add_decayed_weights),
         scale_by_trust_ratio(),
         scale_by_learning_rate(lr),
     )
@@ -198,16 +198,16 @@ def lars(
     """LARS (You et al. 2017, "Large batch training of convolutional networks"): SGD with momentum, the
     gradient of each leaf as long as trust_coefficient times the leaf. The rate is inside of the momentum."""
     return chain(
-        *optional(weight_decay, add_decayed_weights),
+        *unless_zero(weight_decay, add_decayed_weights),
         scale_by_trust_ratio(trust_coefficient, eps),
         scale_by_learning_rate(lr),
-        *optional(momentum, lambda momentum: trace(momentum, nesterov=nesterov)),
+        *unless_zero(momentum, lambda momentum: trace(momentum, nesterov=nesterov)),
     )
 
 
 def _decayed(transform: Optimizer, lr: Hyper, weight_decay: Hyper, decoupled: bool) -> Optimizer:
     """The transform with the decay added to the gradient before it, or to the step after it (decoupled)."""
-    decay = optional(weight_decay, add_decayed_weights)
+    decay = unless_zero(weight_decay, add_decayed_weights)
     parts = (transform, *decay) if decoupled else (*decay, transform)
     return chain(*parts, scale_by_learning_rate(lr))
 

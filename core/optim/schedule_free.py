@@ -1,18 +1,18 @@
-"""Schedule-free optimisation: an average of the iterates in the place of a decaying rate (Defazio et al.
+"""Schedule-free optimization: an average of the iterates in the place of a decaying rate (Defazio et al.
 2024, "The road less scheduled").
 
-The base optimiser moves z; x is the weighted mean of all z; gradients are taken at y, between the two:
+The base optimizer moves z; x is the weighted mean of all z; gradients are taken at y, between the two:
 
     z = z + base(g at y)        x = (1 - c) x + c z        y = beta x + (1 - beta) z
 
 with c the share of this step's weight, lr^2, in all weights so far. `state.params` are y: train with them,
-evaluate with x, which is `find(opt_state, "x")`.
+evaluate with x, which is `get_state(opt_state, "x")`.
 """
 
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
-from purenets.core.optim.hyper import Hyper, count_for, counted, hyper, optional, real, zero
+from purenets.core.optim.hyper import Hyper, as_float, count_for, counted, hyper, unless_zero, zero
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -28,7 +28,7 @@ def schedule_free(
     """`optimizer` (without a momentum of its own; its rate is `lr`), with averages in place of momentum."""
 
     def init(params):
-        nothing = real(zero(params), params)
+        nothing = as_float(zero(params), params)
         return {
             **count_for(params, lr, beta),
             "lr_max": nothing,
@@ -66,7 +66,7 @@ def schedule_free_adamw(
     rate = _warmed_up(lr, warmup_steps) if warmup_steps else lr
     base = chain(
         scale_by_adam((0.0, betas[1]), eps),
-        *optional(weight_decay, add_decayed_weights),
+        *unless_zero(weight_decay, add_decayed_weights),
         scale_by_learning_rate(rate),
     )
     return schedule_free(base, rate, betas[0])

@@ -1,4 +1,4 @@
-"""Transforms: the small parts, pairs of functions, that optimisers are chains of.
+"""Transforms: the small parts, pairs of functions, that optimizers are chains of.
 
 A transform is an `Optimizer`: `init(params) -> state` and `update(grads, state, params) -> (updates, state)`.
 It serves NumPy arrays and torch tensors alike; hyper-parameters are those of `optim.hyper`. The entries of the
@@ -15,14 +15,14 @@ from purenets.core.arrays import NUMPY, namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.hyper import (
     Hyper,
+    as_float,
+    count_as_float,
     count_for,
     counted,
     expect_decays,
     first_leaf,
     hyper,
     is_zero,
-    number_or_real,
-    real,
     with_hyper,
     zero,
 )
@@ -107,7 +107,7 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
     def update(grads, state, params):
         decay, fresh = hyper(momentum, state, grads), grads
         if damped:
-            xp, count = namespace(state["count"]), real(state["count"], grads)
+            xp, count = namespace(state["count"]), as_float(state["count"], grads)
             fresh = scaled(
                 grads, xp.where(count == 0, xp.ones_like(count), 1 - hyper(dampening, state, grads))
             )
@@ -168,7 +168,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         m, v = means["exp_avg"], means["exp_avg_sq"]
         if amsgrad:
             v = means["max_exp_avg_sq"] = tree.map(maximum, state["max_exp_avg_sq"], v)
-        count = number_or_real(counts["count"], grads)
+        count = count_as_float(counts["count"], grads)
         c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
         factor, e = c1 / c2**0.5, c1 * e  # m / c1 / (sqrt(v / c2) + e), in fewer operations
         updates = tree.map(lambda m, v: m / (sqrt(v) * factor + e), m, v)  # a leaf in cache
@@ -184,12 +184,12 @@ def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper 
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        return {"count": zero(params), "mu_product": real(zero(params), params) + 1, **means}
+        return {"count": zero(params), "mu_product": as_float(zero(params), params) + 1, **means}
 
     def update(grads, state, params):
         b1, b2, e, decay = [hyper(value, state, grads) for value in (*betas, eps, momentum_decay)]
         means, counts = moments(b1, b2, grads, state), counted(state)
-        count = real(counts["count"], grads)
+        count = as_float(counts["count"], grads)
         mu, ahead = (b1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in (count, count + 1))
         product = state["mu_product"] * mu
         now, later = (1 - mu) / (1 - product), ahead / (1 - product * ahead)
@@ -213,7 +213,7 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     def update(grads, state, params):
         b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
         means, counts = moments(b1, b2, grads, state), counted(state)
-        c1 = bias_correction(b1, number_or_real(counts["count"], grads))
+        c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         rectified, factor = rectification(b2, counts["count"], grads)
 
         def scale(m, v):
@@ -250,7 +250,7 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         m = running_mean(b1, state["exp_avg"], grads)
         u = tree.map(lambda u, g: maximum(b2 * u, abs(g) + e), state["exp_inf"], grads)
         counts = counted(state)
-        c1 = bias_correction(b1, number_or_real(counts["count"], grads))
+        c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
 
     return Optimizer(init, update)

@@ -1,4 +1,4 @@
-"""What combines optimisers, or changes one: each function takes optimisers and returns an optimiser.
+"""What combines optimizers, or changes one: each function takes optimizers and returns an optimizer.
 
     partition, masked, freeze   a part of the params each, by name or shape
     accumulate                  one update for every k gradients
@@ -7,7 +7,8 @@
     inject                      hyper-parameters in the state, to be read, replaced and vmapped over
     flat                        the whole dict as one vector
 
-`find(opt_state, name)` reads an entry of a state wherever it lies; `averaged(state)` is the state to evaluate.
+`get_state(opt_state, name)` reads an entry of a state at any depth; `with_averaged_params(state)` is the state to
+evaluate.
 Nothing branches on a value: an update that is not due is computed and not used.
 """
 
@@ -17,7 +18,7 @@ from fnmatch import fnmatchcase
 from purenets.core import tree
 from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
-from purenets.core.optim.hyper import Hyper, count_for, counted, first_leaf, hyper, real, zero
+from purenets.core.optim.hyper import Hyper, as_float, count_for, counted, first_leaf, hyper, zero
 from purenets.core.optim.transforms import chain, choose, running_mean, scaled, stateless
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
@@ -94,7 +95,7 @@ def freeze() -> Optimizer:
     return stateless(lambda grads, params: tree.zeros_like(grads))
 
 
-def on_sphere(optimizer: Optimizer) -> Optimizer:
+def normalize_weights(optimizer: Optimizer) -> Optimizer:
     """Each update begins from the weights brought back to the length of the square root of their number of
     rows, so that a rate means the same to every matrix and at all times (K. Jordan 2024)."""
 
@@ -164,7 +165,7 @@ def all_finite(grads: Params) -> Array:
 
 def ema(decay: Hyper = 0.999) -> Optimizer:
     """The end of a chain: passes the updates and keeps, as the entry "ema", the running mean of the params
-    after them, from the first params on. Read it by `find(opt_state, "ema")`."""
+    after them, from the first params on. Read it by `get_state(opt_state, "ema")`."""
 
     def init(params):
         return {**count_for(params, decay), "ema": dict(params)}
@@ -203,7 +204,7 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
 # --- hyper-parameters in the state ------------------------------------------------------------------------
 
 
-def inject(make: Callable[..., Optimizer], **hypers) -> Optimizer:
+def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     """`make(**hypers)`, with those of its hyper-parameters that are floats, arrays or tuples of floats as
     arrays in the state, under "hyper"; others (integers, flags, schedules, names) stay as they are.
 
@@ -215,7 +216,7 @@ def inject(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
     def init(params):
-        number = real(zero(params), params)
+        number = as_float(zero(params), params)
         values = {name: like(value, number) for name, value in held.items()}
         return {"hyper": values, "inner": make(**values, **fixed).init(params)}
 
@@ -233,16 +234,16 @@ def _is_held(value) -> bool:
     return isinstance(value, float) or hasattr(value, "dtype")
 
 
-def find(opt_state: dict, name: str):
+def get_state(opt_state: dict, name: str):
     """The first entry called `name` in a nested state; a UserError if there is none."""
     for entry, inner in _entries(opt_state):
         if entry == name:
             return inner
-    raise UserError(f"{name}: no such entry in the state of the optimiser")
+    raise UserError(f"{name}: no such entry in the state of the optimizer")
 
 
-def averaged(state: TrainState) -> TrainState:
-    """The state to evaluate: its params replaced by the average that the optimiser keeps of them (`ema`, or
+def with_averaged_params(state: TrainState) -> TrainState:
+    """The state to evaluate: its params replaced by the average that the optimizer keeps of them (`ema`, or
     the "x" of `schedule_free`), where it keeps one."""
     for entry, inner in _entries(state.opt_state):
         if entry in ("ema", "x") and isinstance(inner, dict) and inner.keys() == state.params.keys():
@@ -257,9 +258,9 @@ def _entries(opt_state: dict):
             yield from _entries(inner)
 
 
-def replaced(opt_state: dict, **values: float | Array) -> dict:
+def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
     """The state with other values of injected hyper-parameters; a UserError if it holds none of that name."""
-    known = find(opt_state, "hyper")
+    known = get_state(opt_state, "hyper")
     for name in values.keys() - known.keys():
         raise UserError(f"{name}: not an injected hyper-parameter, the state holds {', '.join(known)}")
 
@@ -276,7 +277,7 @@ def replaced(opt_state: dict, **values: float | Array) -> dict:
 
 
 def flat(optimizer: Optimizer) -> Optimizer:
-    """`optimizer` on all leaves as one vector: few operations, which is faster for tiny nets. For optimisers
+    """`optimizer` on all leaves as one vector: few operations, which is faster for tiny nets. For optimizers
     that know elements only, or the norm of all; not for those that look at a leaf (lamb, lars, muon). The vector
     has the order of the dict, which must stay as it was at `init`."""
 

@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from purenets.core.report.plots import COLOURS, panels
+from purenets.core.report.plots import COLORS, panels
 from purenets.core.report.tabulate import Row
 
-FORWARD, BACKWARD = COLOURS[0], COLOURS[3]
+FORWARD, BACKWARD = COLORS[0], COLORS[3]
 JOINED = (
     "BatchNorm",
     "LayerNorm",
@@ -53,8 +53,8 @@ def box(axis: Axes, x: float, y: float, width: float, height: float, text: str, 
 def _arrow(axis: Axes, y: float, shape: tuple[int, ...]) -> None:
     """What goes forward and its gradient that comes back: the same shape."""
     text = " x ".join(map(str, shape))
-    for x, tip, tail, colour in ((-0.12, -0.24, 0.24, FORWARD), (0.12, 0.24, -0.24, BACKWARD)):
-        arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
+    for x, tip, tail, color in ((-0.12, -0.24, 0.24, FORWARD), (0.12, 0.24, -0.24, BACKWARD)):
+        arrow = {"arrowstyle": "->", "color": color, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
         axis.annotate("", (x, y + tip), (x, y + tail), arrowprops=arrow)
     axis.text(-0.25, y, text, ha="right", va="center", fontsize=7.5, color=FORWARD)
     axis.text(0.25, y, text, ha="left", va="center", fontsize=7.5, color=BACKWARD)

@@ -1,6 +1,6 @@
-"""Figures with one look: legible in black and white, safe for colour-blind eyes.
+"""Figures with one look: legible in black and white, safe for color-blind eyes.
 
-A class has a colour and a shape, the split shows by fill (train filled, test hollow), a run by colour and
+A class has a color and a shape, the split shows by fill (train filled, test hollow), a run by color and
 line style. Functions return a `matplotlib.figure.Figure`; nothing is global and nothing is shown.
 """
 
@@ -13,11 +13,11 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from purenets.core.base import History
-from purenets.core.data.tasks import Data
+from purenets.core.data.tasks import Dataset
 from purenets.core.runs.history import column
 
-# Okabe and Ito (2008): distinct under all common kinds of colour blindness
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#000000")
+# Okabe and Ito (2008): distinct under all common kinds of color blindness
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", "-.", ":")
 STYLE = {
@@ -49,7 +49,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str = "", log: bool = False):
-    """One panel for each group of columns: `names = [("train_loss", "test_loss"), ...]`; a colour for each
+    """One panel for each group of columns: `names = [("train_loss", "test_loss"), ...]`; a color for each
     run, a line style for each column."""
     figure, axes = panels(1, len(names))
     for axis, group in zip(axes[0], names, strict=True):
@@ -59,7 +59,7 @@ def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str 
                 part = name.split("_")[0] if "_" in name else "train"
                 text = " ".join(filter(None, (label, part)))
                 width = 3.2 if len(runs) == 2 and i == 0 else 1.6  # so that it shows below another
-                axis.plot(steps, values, LINES[j % 4], color=COLOURS[i % 8], label=text, linewidth=width)
+                axis.plot(steps, values, LINES[j % 4], color=COLORS[i % 8], label=text, linewidth=width)
         kind = group[0].split("_")[-1]
         axis.set(xlabel="step", ylabel=kind)
         if log and kind == "loss":
@@ -69,20 +69,20 @@ def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str 
     return figure
 
 
-def scatter(axis, data: Data, title: str = "") -> None:
-    """The points of a set: class by colour and shape, train filled, test hollow; more than two features as
+def scatter(axis, data: Dataset, title: str = "") -> None:
+    """The points of a set: class by color and shape, train filled, test hollow; more than two features as
     their first two principal components."""
     project = plane_of(data.train[0])
     for name, (x, y) in (("train", data.train), ("test", data.test)):
         points = project(np.asarray(x))
         for label in range(data.n_classes):
-            of_class, colour = np.asarray(y) == label, COLOURS[label % 8]
+            of_class, color = np.asarray(y) == label, COLORS[label % 8]
             axis.scatter(
                 *points[of_class].T,
                 s=16,
                 marker=MARKERS[label % 10],
-                facecolors=colour if name == "train" else "white",
-                edgecolors=colour,
+                facecolors=color if name == "train" else "white",
+                edgecolors=color,
                 linewidths=0.9,
                 alpha=0.75 if name == "train" else 1.0,
                 label=f"class {label}" if name == "train" else None,
@@ -101,7 +101,7 @@ def plane_of(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: (x - mean) @ axes.T
 
 
-def boundary(axis, predict: Callable[[np.ndarray], np.ndarray], data: Data, title: str = "") -> None:
+def boundary(axis, predict: Callable[[np.ndarray], np.ndarray], data: Dataset, title: str = "") -> None:
     """The regions of the predicted classes (two features only) behind the points.
 
     predict: (n, 2) -> (n,) class numbers.
@@ -110,10 +110,10 @@ def boundary(axis, predict: Callable[[np.ndarray], np.ndarray], data: Data, titl
     low, high = points.min(axis=0) - 0.4, points.max(axis=0) + 0.4
     grid = np.stack(np.meshgrid(*np.linspace(low, high, 240).T), axis=-1)
     classes = np.asarray(predict(grid.reshape(-1, 2).astype(points.dtype))).reshape(grid.shape[:2])
-    colours = ListedColormap([COLOURS[i % 8] for i in range(data.n_classes)])
+    colors = ListedColormap([COLORS[i % 8] for i in range(data.n_classes)])
     where = (grid[..., 0], grid[..., 1])
     axis.pcolormesh(
-        *where, classes, cmap=colours, vmin=-0.5, vmax=data.n_classes - 0.5, alpha=0.22, rasterized=True
+        *where, classes, cmap=colors, vmin=-0.5, vmax=data.n_classes - 0.5, alpha=0.22, rasterized=True
     )
     for label in range(data.n_classes - 1):
         axis.contour(*where, classes > label, levels=[0.5], colors="black", linewidths=1.0)

@@ -1,30 +1,30 @@
 """A script's options, its run's folder and what is kept there."""
 
 from purenets.core.runs.folder import (
-    clock,
+    timer,
     command_line,
     environment,
     fit,
-    laps,
+    timings,
     machine,
     open_run,
     restore,
     save,
-    time_taken,
+    training_seconds,
 )
 from purenets.core.runs.options import Options, option
 
 __all__ = [
     "Options",
-    "clock",
     "command_line",
     "environment",
     "fit",
-    "laps",
     "machine",
     "open_run",
     "option",
     "restore",
     "save",
-    "time_taken",
+    "timer",
+    "timings",
+    "training_seconds",
 ]

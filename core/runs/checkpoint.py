@@ -64,7 +64,7 @@ def load(folder: Path, template: dict) -> tuple[dict, dict[str, Any]]:
     try:
         tree.check_flat(flat, {name: to_host(leaf) for name, leaf in expected.items()})
     except UserError as error:
-        raise UserError(f"{path}: not of this model and optimiser: {error}") from error
+        raise UserError(f"{path}: not of this model and optimizer: {error}") from error
     return tree.unflatten({name: like(flat[name], leaf) for name, leaf in expected.items()}, template), meta
 
 

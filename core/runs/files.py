@@ -19,7 +19,7 @@ def folder_at(path: str) -> Path:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Within the block no other process is in such a block of the same folder: it gets a UserError. The lock is
     the system's, so it is gone with its process, however that ends."""
     try:

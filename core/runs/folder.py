@@ -17,7 +17,7 @@ from purenets.core.runs import checkpoint, history
 from purenets.core import train
 from purenets.core.base import Metrics, Step, TrainState, UserError
 from purenets.core.runs.options import Options
-from purenets.core.runs.files import alone_in, write_atomically
+from purenets.core.runs.files import exclusive_lock, write_atomically
 
 TIME = "seconds.json"  # apart from the history, which is the same whenever and wherever it is made
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
@@ -92,9 +92,9 @@ def command_line(config: Options) -> str:
     return " ".join([f"python scripts/{_script(config)}.py", *parts])
 
 
-def save(folder: Path, state: TrainState, rows: history.History, sums: Metrics) -> None:
+def save(folder: Path, state: TrainState, rows: history.History, metric_sums: Metrics) -> None:
     """What `fit` hands to its `save`: a checkpoint of all three, and `history.csv`."""
-    meta = {"history": rows, "sums": {name: float(value) for name, value in sums.items()}}
+    meta = {"history": rows, "sums": {name: float(value) for name, value in metric_sums.items()}}
     checkpoint.save(folder, state._asdict(), meta)
     history.write_csv(folder / "history.csv", rows)
 
@@ -119,57 +119,57 @@ def fit(
 
     What ends it early says what is saved and how to go on; `hint` is what may help a loss that diverges.
     """
-    with alone_in(folder) if folder and writes else contextlib.nullcontext():
+    with exclusive_lock(folder) if folder and writes else contextlib.nullcontext():
         return _fit(folder, step, state, batches, hint, writes, options)
 
 
 def _fit(folder: Path | None, step: Step, state: TrainState, batches, hint: str, writes: bool, options: dict):
-    history_, sums = [], {}
+    history_, metric_sums = [], {}
     if folder:
-        state, history_, sums = restore(folder, state)
-    lap = clock(folder)
+        state, history_, metric_sums = restore(folder, state)
+    lap = timer(folder)
 
-    def keep(state: TrainState, rows: history.History, sums: Metrics) -> None:
-        save(folder, state, rows, sums)
+    def keep(state: TrainState, rows: history.History, metric_sums: Metrics) -> None:
+        save(folder, state, rows, metric_sums)
         lap(int(state.step))
 
     if folder and writes:
         options |= {"save": keep}
     try:
-        return train.fit(step, state, batches, history=history_, sums=sums, **options)
+        return train.fit(step, state, batches, history=history_, metric_sums=metric_sums, **options)
     except train.Diverged as error:
         raise train.Diverged(f"{error}; {_last_good(folder)}; {hint}") from error
-    except train.Lost as error:
+    except train.PeerLost as error:
         how = f"; go on with the same options, --out {folder} and --resume" if folder else ""
-        raise train.Lost(f"{error}; {_last_good(folder)}{how}") from error
+        raise train.PeerLost(f"{error}; {_last_good(folder)}{how}") from error
     except train.Interrupted as error:
         how = f"saved; go on with the same options and --out {folder} --resume"
         raise train.Interrupted(f"{error}; {how if folder else 'nothing is saved without --out'}") from error
 
 
-def clock(folder: Path | None) -> Callable[[int], None]:
+def timer(folder: Path | None) -> Callable[[int], None]:
     """Starts; the function that it returns adds a lap, the step and the seconds since the run began, to
     `seconds.json`. Evaluations and saving are included, what a killed process took after its last lap is not.
     """
-    before, begin = laps(folder)[-1]["seconds"] if folder and laps(folder) else 0.0, time.perf_counter()
+    before, begin = timings(folder)[-1]["seconds"] if folder and timings(folder) else 0.0, time.perf_counter()
 
     def lap(step: int) -> None:
         new = {"step": step, "seconds": before + time.perf_counter() - begin}
-        rows = [row for row in laps(folder) if row["step"] < step] + [new]
+        rows = [row for row in timings(folder) if row["step"] < step] + [new]
         write_atomically(folder / TIME, json.dumps(rows).encode())
 
     return lap
 
 
-def laps(folder: Path) -> list[dict]:
+def timings(folder: Path) -> list[dict]:
     """The step and the seconds of each time that the run of a folder was saved."""
     path = folder / TIME
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def time_taken(folder: Path) -> float:
+def training_seconds(folder: Path) -> float:
     """Seconds that the run of a folder has trained for."""
-    return laps(folder)[-1]["seconds"] if laps(folder) else 0.0
+    return timings(folder)[-1]["seconds"] if timings(folder) else 0.0
 
 
 def _last_good(folder: Path | None) -> str:

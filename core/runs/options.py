@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class Config(Options):
-        learning_rate: float = option(1e-2, "the optimiser's rate", positive)
+        learning_rate: float = option(1e-2, "the optimizer's rate", positive)
 
     Config.parse(["--learning_rate", "0.1"])
 
@@ -19,7 +19,7 @@ from typing import Any, NoReturn, Self
 
 from purenets.core.runs import malloc
 from purenets.core.base import UserError
-from purenets.core.train import Diverged, Interrupted, Lost
+from purenets.core.train import Diverged, Interrupted, PeerLost
 
 Check = Callable[[Any], str | None]  # what would be right, if the value is not
 
@@ -43,7 +43,7 @@ def fraction(value) -> str | None:
     return None if 0 <= value < 1 else "a number from 0 to below 1"
 
 
-def share(value) -> str | None:
+def open_fraction(value) -> str | None:
     return None if 0 < value < 1 else "a number between 0 and 1"
 
 
@@ -108,13 +108,13 @@ class Options:
 def run(config_class: type[Options], main: Callable[[Any], object], presets: dict | None = None) -> NoReturn:
     """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2, divergence
     and lost processes in 1, an interruption in 130, too little memory in 2."""
-    malloc.reuse()
+    malloc.keep_freed_memory()
     code = 0
     try:
         main(config_class.parse(presets=presets))
     except UserError as error:
         code = _complain(error, 2)
-    except (Diverged, Lost) as error:
+    except (Diverged, PeerLost) as error:
         code = _complain(error, 1)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from purenets import UserError
 from purenets.core.report import plots
-from purenets.core.report.plots import COLOURS, LINES, MARKERS, panels, save
+from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.options import Options, option, run
 from scripts.shared.sweeps import grouped
 
@@ -31,12 +31,12 @@ def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
     figure, axes = panels(1, 1, 7.2, 4.0)
     axis = axes[0, 0]
     for i, (setting, mine) in enumerate(grouped(list(rows)).items()):
-        colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
+        color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
         for j, row in enumerate(mine):
             minutes, accuracy = validation_over_minutes(row)
             label = None if j else f"{setting} (n = {len(mine)})"
-            axis.plot(minutes, accuracy, line, color=colour, linewidth=1.3, label=label)
-            axis.plot(minutes[-1], final(row), MARKERS[i % len(MARKERS)], color=colour, markersize=7)
+            axis.plot(minutes, accuracy, line, color=color, linewidth=1.3, label=label)
+            axis.plot(minutes[-1], final(row), MARKERS[i % len(MARKERS)], color=color, markersize=7)
     axis.set(xlabel="minutes of training", ylabel="validation accuracy", title=title, ylim=(0.3, 1.0))
     axis.legend(fontsize=9, frameon=False, loc="lower right")
     return figure
@@ -78,9 +78,9 @@ def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
     figure, axes = panels(1, 1, 7.2, 0.9 + 0.34 * len(order))
     axis, places = axes[0, 0], np.arange(len(order))
     means = [np.mean(points[name]) for name in order]
-    axis.barh(places, means, color=COLOURS[5], height=0.65)
+    axis.barh(places, means, color=COLORS[5], height=0.65)
     for place, name, mean in zip(places, order, means, strict=True):
-        axis.plot(points[name], [place] * len(points[name]), "o", color=COLOURS[0], markersize=4)
+        axis.plot(points[name], [place] * len(points[name]), "o", color=COLORS[0], markersize=4)
         if mean < FAR:
             axis.text(0.02, place, f"{mean:.0f}", transform=axis.get_yaxis_transform(), va="center")
     if min(means, default=0) < FAR:
@@ -115,7 +115,7 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
         offset = (i - (len(rows) - 1) / 2) * width
         hatch = ("", "//", "..")[i % 3]
         bars = class_accuracy(mine)[order]
-        axis.bar(places + offset, bars, width, color=COLOURS[i], hatch=hatch, edgecolor="white", label=name)
+        axis.bar(places + offset, bars, width, color=COLORS[i], hatch=hatch, edgecolor="white", label=name)
     axis.set(
         xticks=places, yticks=np.arange(0, 1.01, 0.2), ylabel="test accuracy", ylim=(0, 1.15), title=title
     )

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from purenets import UserError
-from purenets.core.report.plots import COLOURS, LINES, panels, save
+from purenets.core.report.plots import COLORS, LINES, panels, save
 from purenets.core.runs.history import column
 from purenets.core.runs.options import Options, option, run
 from scripts.shared.sweeps import grouped
@@ -31,10 +31,10 @@ def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
         for i, (setting, of_setting) in enumerate(grouped(list(rows)).items()):
             steps = column(of_setting[0]["history"], name)[0]
             values = np.array([column(row["history"], name)[1] for row in of_setting])
-            colour = COLOURS[i % len(COLOURS)]
-            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+            color = COLORS[i % len(COLORS)]
+            axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
             label = f"{setting} (n = {len(of_setting)})"
-            axis.plot(steps, values.mean(0), LINES[i % len(LINES)], color=colour, label=label)
+            axis.plot(steps, values.mean(0), LINES[i % len(LINES)], color=color, label=label)
         axis.set(xlabel="step", ylabel=name.replace("valid_", "validation "))
     axes[0, 0].set_ylim(0.5, 2.6)
     axes[0, 1].legend(fontsize=9, frameon=False)
@@ -48,12 +48,12 @@ def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
     figure, axes = panels(1, 2, 4.8, 3.6)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         for i, row in enumerate(rows):
-            parts = ((name, "train", COLOURS[0], "-"), (f"valid_{name}", "validation", COLOURS[1], "--"))
-            for which, label, colour, line in parts:
+            parts = ((name, "train", COLORS[0], "-"), (f"valid_{name}", "validation", COLORS[1], "--"))
+            for which, label, color, line in parts:
                 label = None if i else label
-                axis.plot(*column(row["history"], which), line, color=colour, linewidth=1.3, label=label)
+                axis.plot(*column(row["history"], which), line, color=color, linewidth=1.3, label=label)
             end, label = row["history"][-1]["step"], None if i else "test, at the end"
-            axis.plot(end, row["test"][name], "*", color=COLOURS[3], markersize=11, label=label)
+            axis.plot(end, row["test"][name], "*", color=COLORS[3], markersize=11, label=label)
         axis.set(xlabel="step", ylabel=name)
     axes[0, 0].legend(fontsize=9, frameon=False)
     figure.suptitle(title)
@@ -68,9 +68,9 @@ def per_class(rows: Sequence[dict], title: str = "") -> Figure:
     order = accuracy.mean(axis=0).argsort()[::-1]
     figure, axes = panels(1, 1, 6.5, 3.8)
     axis, places = axes[0, 0], np.arange(len(names))
-    axis.barh(places, accuracy.mean(axis=0)[order], color=COLOURS[5], height=0.7)
+    axis.barh(places, accuracy.mean(axis=0)[order], color=COLORS[5], height=0.7)
     for values in accuracy:
-        axis.plot(values[order], places, "o", color=COLOURS[0], markersize=4)
+        axis.plot(values[order], places, "o", color=COLORS[0], markersize=4)
     for place, value in zip(places, accuracy.mean(axis=0)[order], strict=True):
         axis.text(0.02, place, f"{value:.1%}", va="center", fontsize=9)
     axis.set(yticks=places, yticklabels=[names[i] for i in order], xlim=(0, 1), title=title)
@@ -104,7 +104,7 @@ def augmentations(images, key, n: int = 8) -> Figure:
         "as it is": lambda key, x: x,
         "flip": augment.flip,
         "crop by up to 4": augment.crop(4),
-        "colour jitter": augment.colour_jitter(0.3, 0.3),
+        "color jitter": augment.color_jitter(0.3, 0.3),
         "cutout 8": augment.cutout(8),
         "flip, crop, cutout": augment.chain(augment.flip, augment.crop(4), augment.cutout(8)),
     }

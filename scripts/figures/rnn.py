@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from purenets import UserError
 from purenets.core.report.diagrams import box
-from purenets.core.report.plots import COLOURS, LINES, MARKERS, panels, save
+from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.options import Options, option, run
 
 CHANCE = 0.1  # ten digits
@@ -40,16 +40,16 @@ def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
         lengths,
         np.clip(mean - deviation, 0, 1),
         np.clip(mean + deviation, 0, 1),
-        color=COLOURS[0],
+        color=COLORS[0],
         alpha=0.15,
         linewidth=0,
         label="mean ± deviation",
     )
-    axis.plot(lengths, mean, color=COLOURS[0], label="mean")
+    axis.plot(lengths, mean, color=COLORS[0], label="mean")
     for T, of_seeds in zip(lengths, values, strict=True):
         aside = np.linspace(-0.25, 0.25, len(of_seeds))  # so that equal seeds stay visible
-        axis.scatter(T + aside, of_seeds, s=14, color=COLOURS[3], alpha=0.7, linewidths=0, zorder=3)
-    axis.scatter([], [], s=14, color=COLOURS[3], label="one seed")
+        axis.scatter(T + aside, of_seeds, s=14, color=COLORS[3], alpha=0.7, linewidths=0, zorder=3)
+    axis.scatter([], [], s=14, color=COLORS[3], label="one seed")
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title)
     axis.set_xticks(lengths[(np.diff(lengths, prepend=lengths[0] - 9) > 1)])
@@ -64,8 +64,8 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
     for axis, cell in zip(axes.flat, cells, strict=False):
         steps = [row["step"] for row in cell["history"]]
         curves = np.array([[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]])
-        axis.plot(steps, curves, color=COLOURS[5], linewidth=0.9, alpha=0.8)
-        axis.plot(steps, curves.mean(axis=1), color=COLOURS[0], linewidth=2.2)
+        axis.plot(steps, curves, color=COLORS[5], linewidth=0.9, alpha=0.8)
+        axis.plot(steps, curves.mean(axis=1), color=COLORS[0], linewidth=2.2)
         axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.2)
         axis.set_title(f"T = {cell['T']}", fontsize=11)
         axis.tick_params(labelsize=9)
@@ -79,7 +79,7 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
 
 
 def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
-    """Settings by lengths: the mean accuracy as colour; mean and deviation as text."""
+    """Settings by lengths: the mean accuracy as color; mean and deviation as text."""
     settings = list(dict.fromkeys(cell["setting"] for cell in cells))
     lengths = sorted({cell["T"] for cell in cells})
     found = {(cell["setting"], cell["T"]): at_own_length(cell) for cell in cells}
@@ -90,8 +90,8 @@ def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
     for i, name in enumerate(settings):
         for j, T in enumerate(lengths):
             text = f"{means[i, j]:.2f} ± {found[name, T].std():.2f}"
-            colour = "white" if means[i, j] > 0.55 else "black"
-            axis.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
+            color = "white" if means[i, j] > 0.55 else "black"
+            axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
     axis.set_xticks(range(len(lengths)), [f"T = {T}" for T in lengths])
     axis.set_yticks(range(len(settings)), settings)
     axis.set_title(title)
@@ -107,10 +107,10 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
     for i, (cell, label) in enumerate(zip(cells, labels or [c["setting"] for c in cells], strict=True)):
         lengths = sorted(map(int, cell["accuracy"]))
         values = np.array([cell["accuracy"][str(T)]["by_seed"] for T in lengths])
-        colour, shape, line = COLOURS[i % 8], MARKERS[i % 10], LINES[i // 2 % 4]
-        axis.plot(lengths, values.mean(axis=1), shape + line, color=colour, label=label, markersize=6)
-        axis.plot(lengths, values, ".", color=colour, markersize=4, alpha=0.6)
-    axis.axvline(cells[0]["T"], color="grey", linewidth=1, linestyle="--")
+        color, shape, line = COLORS[i % 8], MARKERS[i % 10], LINES[i // 2 % 4]
+        axis.plot(lengths, values.mean(axis=1), shape + line, color=color, label=label, markersize=6)
+        axis.plot(lengths, values, ".", color=color, markersize=4, alpha=0.6)
+    axis.axvline(cells[0]["T"], color="gray", linewidth=1, linestyle="--")
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(
         xscale="log", xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title
@@ -127,7 +127,7 @@ def over_time(groups: dict[str, dict[str, np.ndarray]], ylabel: str, log: bool =
     for axis, (title, curves) in zip(axes[0], groups.items(), strict=True):
         for i, (name, values) in enumerate(curves.items()):
             axis.plot(
-                range(1, len(values) + 1), values, LINES[i % 4], color=COLOURS[i], label=name, linewidth=2
+                range(1, len(values) + 1), values, LINES[i % 4], color=COLORS[i], label=name, linewidth=2
             )
         axis.set(xlabel="time t", title=title, yscale="log" if log else "linear")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -143,7 +143,7 @@ def singular_values(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
         for i, (name, values) in enumerate(curves.items()):
             shown = np.maximum(values, 1e-12)
             axis.plot(
-                range(1, len(values) + 1), shown, LINES[i % 4], color=COLOURS[i], label=name, linewidth=2
+                range(1, len(values) + 1), shown, LINES[i % 4], color=COLORS[i], label=name, linewidth=2
             )
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set(xlabel="number", title=title, yscale="log")
@@ -153,7 +153,7 @@ def singular_values(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[int]) -> Figure:
-    """Hidden states in the plane of their first two principal axes, coloured by the first digit: a row for
+    """Hidden states in the plane of their first two principal axes, colored by the first digit: a row for
     each network, a column for each time. A value of `panels_of` is (points (examples, N, 2), digits)."""
     figure, axes = panels(len(panels_of), len(times), 2.9, 2.7)
     for row, (name, (points, digits)) in zip(axes, panels_of.items(), strict=True):
@@ -163,7 +163,7 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
                 axis.scatter(
                     *of_digit.T,
                     s=12,
-                    color=COLOURS[digit % 8],
+                    color=COLORS[digit % 8],
                     marker=MARKERS[digit],
                     alpha=0.7,
                     linewidths=0,
@@ -183,10 +183,10 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
     axis, times = axes[0, 0], ["1", "2", "...", str(steps)]
     axis.set(xlim=(-1.6, 9.6), ylim=(-1.7, 3.2), title="The recurrence, unrolled through time")
     axis.axis("off")
-    h_shape, forward, backward = f"{batch} x {hidden}", COLOURS[0], COLOURS[3]
+    h_shape, forward, backward = f"{batch} x {hidden}", COLORS[0], COLORS[3]
 
-    def arrow(begin, end, colour):
-        axis.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.4})
+    def arrow(begin, end, color):
+        axis.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.4})
 
     def both_ways(x, y, end_x, end_y, up: bool):
         shift = (0, 0.13) if not up else (0.13, 0)

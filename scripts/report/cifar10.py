@@ -28,7 +28,7 @@ def mlp_structure() -> tuple[list, list]:
         "with "
         f"LayerNorm, {preset.expansion} times as wide inside [10]: {total(rows)} parameters (@best-mlp-layers). "
         "No unit is "
-        "told which pixels are neighbours: after any fixed shuffling of the pixels it would be the same net.",
+        "told which pixels are neighbors: after any fixed shuffling of the pixels it would be the same net.",
         Table(
             as_table(rows),
             f"The net without convolutions layer by layer, for a batch of {BATCH}.",
@@ -207,5 +207,5 @@ def ablation_text(rows: Sequence[dict], kind: str) -> str:
     text = ", ".join(f"{name} {changes[name]:+.1f}" for name in worst)
     return (
         f"@best-{kind}-ablation changes one ingredient at a time. What costs most: {text} points. In so short a "
-        "training what counts is how fast a net learns; regularisation, which pays late, may cost here."
+        "training what counts is how fast a net learns; regularization, which pays late, may cost here."
     )

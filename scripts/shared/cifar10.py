@@ -10,7 +10,7 @@ from scripts.shared.images import (
     ImageOptions,
     Result,
     accuracy_of,
-    in_fastest_way,
+    autotuned,
     logits_of,
     save,
     start,
@@ -50,7 +50,7 @@ def train(
     make_optimizer: Callable[[Recipe, int, float], Optimizer],
     title: str,
 ) -> Result:
-    """Train `make_net(config, task)`, a model of normalised images, with `make_optimizer(config, steps,
+    """Train `make_net(config, task)`, a model of normalized images, with `make_optimizer(config, steps,
     steps_per_epoch)`; the test images are looked at once, at the end."""
     import torch  # when work starts, so that --help is quick
 
@@ -58,7 +58,7 @@ def train(
     from purenets.data import batches
     from purenets.torch_nets import augment, images, jit, metrics_fn
     from purenets.torch_nets.convert import device_of
-    from purenets.torch_nets.ensemble import deep_ensemble, each_member
+    from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = device_of(config.device)
@@ -71,14 +71,14 @@ def train(
 
     folder = runs.open_run(config)
     plain = make_net(config, task)
-    model = in_fastest_way(plain, task, config.precision, folder)
+    model = autotuned(plain, task, config.precision, folder)
     steps = math.ceil(config.epochs * n / config.batch_size)
     optimizer = make_optimizer(config, steps, n / config.batch_size)
     if config.ema:
         optimizer = optim.chain(optimizer, optim.ema(config.ema))
     grad = make_grad_fn(config, model, task)
     if config.members > 1:
-        model, grad = deep_ensemble(model, config.members), each_member(grad, config.members)
+        model, grad = deep_ensemble(model, config.members), per_member_grad_fn(grad, config.members)
     state = start(model, optimizer, init_key, step_key, device)
     step = make_step(grad, optimizer)
 
@@ -94,8 +94,8 @@ def train(
         label=title,
         hint="try a lower --learning_rate",
     )
-    state = optim.averaged(state)
-    lap = runs.clock(folder)
+    state = optim.with_averaged_params(state)
+    lap = runs.timer(folder)
     views = tested_on_views(config, model, state, task)
     if folder:
         lap(steps)
@@ -108,14 +108,14 @@ def train(
 def make_grad_fn(config: Recipe, model: Model, task) -> GradFn:
     """The gradient of the smoothed loss on augmented images."""
     from purenets.torch_nets import augment, grad_fn
-    from purenets.torch_nets.losses import smoothed
+    from purenets.torch_nets.losses import label_smoothed
 
-    grad = grad_fn(model, smoothed(config.label_smoothing))
+    grad = grad_fn(model, label_smoothed(config.label_smoothing))
     if config.mixup:
         grad = augment.mixup(grad, len(task.classes))
-    if config.cutout:  # filled with the mean, so after the normalisation
+    if config.cutout:  # filled with the mean, so after the normalization
         grad = augment.augmented(grad, augment.cutout(config.cutout))
-    grad = augment.on_inputs(grad, task.normalise)
+    grad = augment.on_inputs(grad, task.normalize)
     if config.crop:
         grad = augment.augmented(grad, augment.crop(config.crop))
     if config.flip == "random":

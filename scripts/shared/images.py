@@ -11,7 +11,7 @@ import numpy as np
 
 from purenets import History, Model, Optimizer, TrainState, UserError, optim, schedules, tree
 from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, fraction, not_negative, option, positive, share
+from purenets.core.runs.options import Options, fraction, not_negative, open_fraction, option, positive
 
 SCHEDULES = {
     "constant": lambda rate, steps: rate,
@@ -29,7 +29,9 @@ class ImageOptions(Options):
     data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
-    valid_fraction: float = option(0.1, "the part of the training images held out for validation", share)
+    valid_fraction: float = option(
+        0.1, "the part of the training images held out for validation", open_fraction
+    )
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     batch_size: int = option(32, "images in a step", positive)
     label_smoothing: float = option(0.0, "the part of a target spread over all classes", fraction)
@@ -59,34 +61,34 @@ class Result(NamedTuple):
     task: object  # purenets.torch_nets.images.Task
 
 
-def in_fastest_way(plain: Model, task, precision: str, folder: Path | None, group=None) -> Model:
+def autotuned(plain: Model, task, precision: str, folder: Path | None, group=None) -> Model:
     """The network in the precision and memory format that a probe finds fastest here, on images as `task` has
-    them; a resumed run goes on as its `probe.json` says."""
+    them; a resumed run goes on as its `autotune.json` says."""
     from purenets.torch_nets import distributed
-    from purenets.torch_nets.pace import WAYS, probe, ways_of
+    from purenets.torch_nets.pace import VARIANTS, autotune, variants_for
 
     group = group or distributed.Group()
     recorded = folder / "probe.json" if folder else None
     if recorded and recorded.exists():
         seconds = json.loads(recorded.read_text())
     else:
-        batch = task.normalise(task.train[0][:32]), task.train[1][:32]
-        seconds = probe(plain, batch, ways_of(precision))
-        seconds = distributed.first_of_ranks(seconds, group)
+        batch = task.normalize(task.train[0][:32]), task.train[1][:32]
+        seconds = autotune(plain, batch, variants_for(precision))
+        seconds = distributed.broadcast_from_rank0(seconds, group)
         if recorded and group.writes:
             write_atomically(recorded, json.dumps(seconds, indent=1).encode())
-    way = min(seconds, key=seconds.get)
+    variant = min(seconds, key=seconds.get)
     if len(seconds) > 1:
         times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-        print(f"computing in {way} (gradient of at most 32 images: {times}); params stay float32")
-    return normalised(WAYS[way](plain), task.normalise)
+        print(f"computing in {variant} (gradient of at most 32 images: {times}); params stay float32")
+    return normalized(VARIANTS[variant](plain), task.normalize)
 
 
-def normalised(model: Model, normalise: Callable) -> Model:
-    """The model of uint8 images; float images are taken as normalised already."""
+def normalized(model: Model, normalize: Callable) -> Model:
+    """The model of uint8 images; float images are taken as normalized already."""
 
     def apply(params, buffers, x, *, train=False, key=None):
-        x = x if x.is_floating_point() else normalise(x)
+        x = x if x.is_floating_point() else normalize(x)
         return model.apply(params, buffers, x, train=train, key=key)
 
     return model._replace(apply=apply)
@@ -95,7 +97,7 @@ def normalised(model: Model, normalise: Callable) -> Model:
 def scheduled(
     make: Callable[..., Optimizer], peak: float, schedule_name: str, weight_decay: float, steps: int
 ) -> Optimizer:
-    """The optimiser of a constructor with its schedule; weight decay on matrices and filters only."""
+    """The optimizer of a constructor with its schedule; weight decay on matrices and filters only."""
     rate = SCHEDULES[schedule_name](peak, steps)
     if not weight_decay:
         return make(lr=rate)
@@ -119,7 +121,7 @@ def validation(metrics: Callable, task) -> Callable[[TrainState], dict[str, floa
     from purenets import evaluate
 
     def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, optim.averaged(state), task.valid, batch_size=500)
+        found = evaluate(metrics, optim.with_averaged_params(state), task.valid, batch_size=500)
         return {f"valid_{name}": value for name, value in found.items()}
 
     return validate if len(task.valid[1]) else None

@@ -1,6 +1,6 @@
 """What the two MLP scripts share: the options, the training of one network, and its report.
 
-The scripts differ in one value only, the `World`: who makes the network and differentiates it.
+The scripts differ in one value only, the `Backend`: who makes the network and differentiates it.
 """
 
 import math
@@ -29,8 +29,8 @@ from purenets import (
 )
 from purenets.core.arrays import to_host
 from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive, widths
-from purenets.data import DATASETS, Data
-from purenets.optim import OPTIMIZERS, averaged
+from purenets.data import DATASETS, Dataset
+from purenets.optim import OPTIMIZERS
 
 CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
 
@@ -45,7 +45,7 @@ class MLPConfig(Options):
     """Train an MLP on a toy set or on a CSV file."""
 
     dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
-    learning_rate: float = option(1e-2, "the optimiser's rate", positive)
+    learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for (passes over the training set)", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
     dataset: str = option("moons", f"{', '.join(DATASETS)}, or a CSV file", known_dataset)
@@ -62,14 +62,14 @@ class MLPConfig(Options):
     resume: bool = option(False, "go on with the run in --out")
 
 
-class World(NamedTuple):
+class Backend(NamedTuple):
     """A way to make a network and its gradients: by hand in NumPy, or by torch.func."""
 
     name: str
     MLP: Callable[..., Model]
     grad_fn: Callable
     metrics_fn: Callable
-    array: Callable[[Array], Array] = np.asarray  # an array into this world, on its device
+    array: Callable[[Array], Array] = np.asarray  # an array into this backend, on its device
     compile: Callable[[Step], Step] = lambda step: step
 
 
@@ -78,11 +78,11 @@ class Result(NamedTuple):
 
     state: TrainState
     history: History
-    data: Data  # NumPy arrays
+    data: Dataset  # NumPy arrays
     predict: Callable[[np.ndarray], np.ndarray]  # (n, features) -> (n,) classes
 
 
-def load_data(config: MLPConfig, key) -> Data:
+def load_data(config: MLPConfig, key) -> Dataset:
     """The set that the options name, checked."""
     if config.dataset.endswith(".csv"):
         return data.from_csv(Path(config.dataset), key, config.test_fraction, config.dtype)
@@ -96,74 +96,74 @@ def load_data(config: MLPConfig, key) -> Data:
     )
 
 
-def make_model(world: World, config: MLPConfig, task: Data) -> Model:
+def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
     """The network that the options describe."""
     units = [int(n) for n in config.dnn_hidden_units.split(",")]
-    return world.MLP(
+    return backend.MLP(
         task.n_features, units, task.n_classes, activation=config.activation, dropout=config.dropout
     )
 
 
-def train(config: MLPConfig, world: World, params: Params | None = None) -> Result:
-    """Train the network of `config` in `world`; from `params`, if given, instead of its own draw."""
+def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> Result:
+    """Train the network of `config` in `backend`; from `params`, if given, instead of its own draw."""
     data_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = load_data(config, data_key)
-    train_set, test_set = (tuple(map(world.array, part)) for part in (task.train, task.test))
+    train_set, test_set = (tuple(map(backend.array, part)) for part in (task.train, task.test))
     n = len(train_set[1])
     if config.batch_size > n:
         raise UserError(f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all")
-    model = make_model(world, config, task)
+    model = make_model(backend, config, task)
     optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
     drawn, buffers = model.init(init_key)
-    params = tree.map(world.array, tree.cast(params or drawn, config.dtype))
+    params = tree.map(backend.array, tree.cast(params or drawn, config.dtype))
     state = train_state(params, buffers, optimizer, step_key)
 
     folder = runs.open_run(config)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    metrics = world.metrics_fn(model)
+    metrics = backend.metrics_fn(model)
 
     def evaluate_both(state: TrainState) -> dict[str, float]:
-        sets, state = {"train": train_set, "test": test_set}, averaged(state)
+        sets, state = {"train": train_set, "test": test_set}, with_averaged_params(state)
         return {f"{n}_{k}": v for n, part in sets.items() for k, v in evaluate(metrics, state, part).items()}
 
     state, history = runs.fit(
         folder,
-        world.compile(make_step(world.grad_fn(model), optimizer)),
+        backend.compile(make_step(backend.grad_fn(model), optimizer)),
         state,
         data.batches(train_set, config.batch_size, batch_key),
         steps=math.ceil(config.max_steps * epoch),
         every=math.ceil(config.eval_freq * epoch),
         evaluate=evaluate_both,
-        label=world.name,
+        label=backend.name,
         hint="try a lower --learning_rate",
     )
 
     def predict(x: np.ndarray) -> np.ndarray:
-        logits, _ = model.apply(averaged(state).params, state.buffers, world.array(x))
+        logits, _ = model.apply(with_averaged_params(state).params, state.buffers, backend.array(x))
         return to_host(logits).argmax(axis=1)
 
     result = Result(state, history, task, predict)
     if folder:
-        draw(result, world, folder)
+        draw(result, backend, folder)
     return result
 
 
-def draw(result: Result, world: World, folder: Path) -> None:
+def draw(result: Result, backend: Backend, folder: Path) -> None:
     """The curves, and for two features the decision boundary, as PNG."""
     from purenets.core.report import (
         plots,  # matplotlib: only when there is something to draw, so that --help is quick
     )
 
-    plots.save(plots.curves({"": result.history}, CURVES, world.name), folder / "curves.png")
+    plots.save(plots.curves({"": result.history}, CURVES, backend.name), folder / "curves.png")
     if result.data.n_features == 2:
         figure, axes = plots.panels(1, 1, 5, 4.2)
-        plots.boundary(axes[0, 0], result.predict, result.data, world.name)
+        plots.boundary(axes[0, 0], result.predict, result.data, backend.name)
         plots.save(figure, folder / "boundary.png")
 
 
-def report(result: Result, world: World) -> None:
+def report(result: Result, backend: Backend) -> None:
     """Print the last row, as a table."""
     row = result.history[-1]
-    print(f"{world.name}: {tree.size(result.state.params)} parameters, {row['step']} steps")
+    print(f"{backend.name}: {tree.size(result.state.params)} parameters, {row['step']} steps")
     for part in ("train", "test"):
         print(f"  {part:5}  loss {row[f'{part}_loss']:.4f}  accuracy {row[f'{part}_accuracy']:.2%}")

@@ -1,4 +1,4 @@
-"""What combines optimisers, against what it says by hand; on NumPy and, where it may differ, on torch."""
+"""What combines optimizers, against what it says by hand; on NumPy and, where it may differ, on torch."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def close(a, b, rtol=1e-13):
     )
 
 
-def test_each_part_goes_to_its_optimiser(params, gradients):
+def test_each_part_goes_to_its_optimizer(params, gradients):
     both = {"w": optim.adam(0.1), "b": optim.sgd(0.2, 0.9)}
     path, state = run(
         optim.partition(both, lambda name, leaf: "w" if leaf.ndim == 2 else "b"), params, gradients
@@ -113,7 +113,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(bad, params, gradients):
     expected, inner = run(optim.adam(0.1), params, gradients[:3])
     assert close(path[-1], expected[-1])
     assert close(state["inner"], inner)
-    assert int(optim.find(state, "skipped")) == 1
+    assert int(optim.get_state(state, "skipped")) == 1
 
 
 def test_ema_is_the_running_mean_of_the_params(params, gradients):
@@ -121,7 +121,7 @@ def test_ema_is_the_running_mean_of_the_params(params, gradients):
     mean = params
     for point in path:
         mean = tree.map(lambda m, p: 0.8 * m + 0.2 * p, mean, point)
-    assert close(optim.find(state, "ema"), mean)
+    assert close(optim.get_state(state, "ema"), mean)
     assert close(path[-1], run(optim.sgd(0.1), params, gradients)[0][-1])
 
 
@@ -136,9 +136,9 @@ def test_ema_is_the_running_mean_of_the_params(params, gradients):
 def test_averaged_is_the_state_to_evaluate(params, gradients, make, entry):
     path, opt_state = run(make(), params, gradients)
     state = TrainState(path[-1], {}, opt_state, None, None)
-    expected = optim.find(opt_state, entry) if entry else path[-1]
-    assert all(np.array_equal(optim.averaged(state).params[k], expected[k]) for k in params)
-    assert (entry is None) == (optim.averaged(state) is state)
+    expected = optim.get_state(opt_state, entry) if entry else path[-1]
+    assert all(np.array_equal(optim.with_averaged_params(state).params[k], expected[k]) for k in params)
+    assert (entry is None) == (optim.with_averaged_params(state) is state)
 
 
 def test_lookahead_goes_back_half_way(params, gradients):
@@ -154,30 +154,32 @@ def test_lookahead_goes_back_half_way(params, gradients):
 @pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
 def test_injected_hyper_parameters_are_read_and_replaced(convert, params, gradients):
     params, gradients = tree.map(convert, params), [tree.map(convert, g) for g in gradients]
-    optimizer = optim.inject(optim.adamw, lr=0.1, betas=(0.8, 0.95), weight_decay=0.0, amsgrad=True)
+    optimizer = optim.inject_hyperparams(
+        optim.adamw, lr=0.1, betas=(0.8, 0.95), weight_decay=0.0, amsgrad=True
+    )
     path, state = run(optimizer, params, gradients[:6])
     plain = optim.adamw(0.1, (0.8, 0.95), weight_decay=0, amsgrad=True)
     expected, inner = run(plain, params, gradients[:6])
     assert close(path[-1], expected[-1], 1e-12)
-    assert float(optim.find(state, "hyper")["lr"]) == 0.1
-    changed = optim.replaced(state, lr=0.01, weight_decay=0.1)
-    assert float(optim.find(state, "hyper")["lr"]) == 0.1
-    assert float(optim.find(changed, "hyper")["lr"]) == 0.01
+    assert float(optim.get_state(state, "hyper")["lr"]) == 0.1
+    changed = optim.set_hyperparams(state, lr=0.01, weight_decay=0.1)
+    assert float(optim.get_state(state, "hyper")["lr"]) == 0.1
+    assert float(optim.get_state(changed, "hyper")["lr"]) == 0.01
     updates, _ = optimizer.update(gradients[6], changed, path[-1])
     other = optim.adamw(0.01, (0.8, 0.95), weight_decay=0.1, amsgrad=True)
     state_of_other = {"0": inner["0"], "1": {}, "2": {}}
     assert close(updates, other.update(gradients[6], state_of_other, path[-1])[0], 1e-12)
     with pytest.raises(UserError, match="learning_rate: not an injected hyper-parameter, the state holds lr"):
-        optim.replaced(state, learning_rate=1.0)
+        optim.set_hyperparams(state, learning_rate=1.0)
     with pytest.raises(UserError, match="hyper: no such entry"):
-        optim.replaced(optim.adam().init(params), lr=1.0)
+        optim.set_hyperparams(optim.adam().init(params), lr=1.0)
 
 
 def test_members_of_a_vmapped_state_have_their_own_rate(params, gradients):
     tensors, grads = tree.map(torch.tensor, params), tree.map(torch.tensor, gradients[0])
-    optimizer = optim.inject(optim.adam, lr=0.1)
+    optimizer = optim.inject_hyperparams(optim.adam, lr=0.1)
     rates = torch.tensor([0.1, 0.02, 0.005], dtype=torch.float64)
-    states = tree.stack([optim.replaced(optimizer.init(tensors), lr=rate) for rate in rates])
+    states = tree.stack([optim.set_hyperparams(optimizer.init(tensors), lr=rate) for rate in rates])
     updates, _ = torch.func.vmap(optimizer.update, in_dims=(None, 0, None))(grads, states, tensors)
     for i, rate in enumerate(rates):
         alone, _ = optim.adam(float(rate)).update(grads, optim.adam().init(tensors), tensors)
@@ -194,9 +196,9 @@ def test_one_vector_equals_many_leaves(name, params, gradients):
 
 def test_find_reads_the_outermost_entry_first(params):
     state = optim.chain(optim.adam(), optim.ema()).init(params)
-    assert optim.find(state, "ema").keys() == params.keys()
-    with pytest.raises(UserError, match="slow: no such entry in the state of the optimiser"):
-        optim.find(state, "slow")
+    assert optim.get_state(state, "ema").keys() == params.keys()
+    with pytest.raises(UserError, match="slow: no such entry in the state of the optimizer"):
+        optim.get_state(state, "slow")
 
 
 def test_finite_is_told_for_all_leaves(params):

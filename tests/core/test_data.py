@@ -10,7 +10,7 @@ KEY = random.key(0)
 
 
 @pytest.mark.parametrize("name", data.DATASETS)
-def test_sets_are_split_and_standardised_on_train(name):
+def test_sets_are_split_and_standardized_on_train(name):
     task = data.load(name, KEY, n=300)
     (x, y), (test_x, test_y) = task.train, task.test
     assert x.dtype == np.float32
@@ -20,7 +20,7 @@ def test_sets_are_split_and_standardised_on_train(name):
     assert np.abs(x.mean(axis=0)).max() < 1e-5
     varies = x.std(axis=0) > 0
     assert np.allclose(x.std(axis=0)[varies], 1, atol=1e-4)
-    assert np.abs(test_x.mean(axis=0)).max() > 1e-4  # the test set is not standardised on itself
+    assert np.abs(test_x.mean(axis=0)).max() > 1e-4  # the test set is not standardized on itself
 
 
 def test_same_key_same_data_other_key_other_data():
@@ -37,7 +37,7 @@ def test_split_is_a_partition():
 
 
 def test_constant_features_stay_finite():
-    (x,) = data.standardise(np.ones((5, 2)))
+    (x,) = data.standardize(np.ones((5, 2)))
     assert np.array_equal(x, np.zeros((5, 2)))
 
 

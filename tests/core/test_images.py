@@ -71,8 +71,8 @@ def test_a_changed_source_is_decoded_again(tmp_path, change):
 
 
 def test_grey_and_large_images_and_jpegs_are_read(tmp_path):
-    make(tmp_path / "grey", mode="L", classes=("a", "b", "c"))
-    assert images.folder(tmp_path / "grey").train[0].shape == (9, 1, 5, 6)
+    make(tmp_path / "gray", mode="L", classes=("a", "b", "c"))
+    assert images.folder(tmp_path / "gray").train[0].shape == (9, 1, 5, 6)
     make(tmp_path / "large", size=(70, 50), suffix="jpg", classes=("a",))
     assert images.folder(tmp_path / "large", size=32).train[0].shape == (3, 3, 32, 32)
 

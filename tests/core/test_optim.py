@@ -1,4 +1,4 @@
-"""Every optimiser against torch.optim, on NumPy arrays and on tensors; and what torch.optim cannot do."""
+"""Every optimizer against torch.optim, on NumPy arrays and on tensors; and what torch.optim cannot do."""
 
 import numpy as np
 import pytest
@@ -192,14 +192,16 @@ def test_vmap_over_rates_equals_one_run_for_each(name, params):
             assert torch.allclose(together[leaf][i], alone[leaf], rtol=1e-13, atol=1e-15)
 
 
-def test_all_optimisers_compile_whole(params):
+def test_all_optimizers_compile_whole(params):
     tensors = {name: torch.tensor(params[name]) for name in ("fc1.weight", "fc1.bias")}
     optimizers = {
         name: make(lr=schedules.warmup(schedules.cosine(0.1, 10), 2))
         for name, make in optim.OPTIMIZERS.items()
     }
     optimizers["combined"] = optim.chain(
-        optim.apply_if_finite(optim.accumulate(optim.lookahead(optim.inject(optim.adam, lr=0.1), 2), 2)),
+        optim.apply_if_finite(
+            optim.accumulate(optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2)
+        ),
         optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
         optim.ema(0.9),
     )

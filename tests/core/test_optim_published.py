@@ -1,4 +1,4 @@
-"""Optimisers that torch.optim does not have: by hand, against the packages of peers, and as functions that
+"""Optimizers that torch.optim does not have: by hand, against the packages of peers, and as functions that
 go downhill."""
 
 import math
@@ -78,7 +78,7 @@ def test_schedule_free_by_hand():
     z1 = ONE["w"] - 0.5 * g1
     z2 = z1 - 0.5 * g2
     x2 = (z1 + z2) / 2
-    assert np.allclose(optim.find(state, "x")["w"], x2, rtol=1e-15)
+    assert np.allclose(optim.get_state(state, "x")["w"], x2, rtol=1e-15)
     assert np.allclose(params["w"], 0.9 * x2 + 0.1 * z2, rtol=1e-15)
 
 
@@ -147,7 +147,7 @@ def test_muon_makes_singular_values_about_one():
     assert values.max() < 1.3
 
 
-def test_muon_leaves_vectors_to_the_other_optimiser(params):
+def test_muon_leaves_vectors_to_the_other_optimizer(params):
     got, state = run(optim.muon(0.02, other=optim.sgd(0.5)), params, noisy, 1)
     grads = noisy(params, 0)
     assert np.allclose(got["fc1.bias"], params["fc1.bias"] - 0.5 * grads["fc1.bias"], rtol=1e-14)
@@ -213,7 +213,9 @@ def test_the_authors_schedule_free_gives_the_same(hyper, params):
     got, state = run(optim.schedule_free_adamw(**hyper), params, noisy, 60)
     assert difference(got, {n: t.detach().numpy() for n, t in tensors.items()}) < 1e-11
     theirs.eval()
-    assert difference(optim.find(state, "x"), {n: t.detach().numpy() for n, t in tensors.items()}) < 1e-11
+    assert (
+        difference(optim.get_state(state, "x"), {n: t.detach().numpy() for n, t in tensors.items()}) < 1e-11
+    )
 
 
 # --- downhill ---------------------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ RATES = {
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
-def test_every_optimiser_goes_downhill(name):
+def test_every_optimizer_goes_downhill(name):
     make, extra = optim.OPTIMIZERS[name], {}
     if name in ("adamw", "muon"):
         extra = {"weight_decay": 0}
@@ -274,7 +276,7 @@ def test_every_optimiser_goes_downhill(name):
         if name == "radam":  # its first steps are those of a momentum, too long where the hill is steep
             optimizer = optim.chain(optim.clip_by_global_norm(1.0), optimizer)
         end, state = run(optimizer, start, gradient, steps)
-        end = optim.find(state, "x") if name.startswith("schedule_free") else end
+        end = optim.get_state(state, "x") if name.startswith("schedule_free") else end
         assert f(end) < bound * f(start), (f.__name__, f(end), f(start))
 
 
@@ -287,7 +289,7 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("name", WRAPPED)
-def test_what_wraps_an_optimiser_goes_downhill(name):
+def test_what_wraps_an_optimizer_goes_downhill(name):
     for f, gradient, start in (
         (parabola, parabola_gradient, {"w": np.array([[3.0, -2.0], [0.5, 2.0]])}),
         (rosenbrock, rosenbrock_gradient, {"x": np.array([[-1.2, 1.0]])}),
@@ -296,7 +298,7 @@ def test_what_wraps_an_optimiser_goes_downhill(name):
         assert f(end) < 0.05 * f(start), (f.__name__, f(end))
 
 
-def test_sam_goes_downhill_to_its_neighbourhood():
+def test_sam_goes_downhill_to_its_neighborhood():
     for f, gradient, start in (
         (parabola, parabola_gradient, {"w": np.array([[3.0, -2.0], [0.5, 2.0]])}),
         (rosenbrock, rosenbrock_gradient, {"x": np.array([[-1.2, 1.0]])}),

@@ -16,14 +16,14 @@ def test_curves_draw_every_column_of_every_run():
 
 
 @pytest.mark.parametrize("name", ["moons", "digits"])
-def test_scatter_shows_class_by_colour_and_split_by_fill(name):
+def test_scatter_shows_class_by_color_and_split_by_fill(name):
     task = data.load(name, random.key(0), n=60)
     _, axes = plots.panels(1, 1)
     plots.scatter(axes[0, 0], task)
     drawn = axes[0, 0].collections
     assert len(drawn) == 2 * task.n_classes
     faces = [tuple(part.get_facecolor()[0][:3]) for part in drawn]
-    assert len(set(faces[: task.n_classes])) == min(task.n_classes, len(plots.COLOURS))
+    assert len(set(faces[: task.n_classes])) == min(task.n_classes, len(plots.COLORS))
     assert set(faces[task.n_classes :]) == {(1.0, 1.0, 1.0)}
     assert sum(len(part.get_offsets()) for part in drawn) == len(task.train[1]) + len(task.test[1])
 

@@ -4,36 +4,36 @@ import pytest
 
 from purenets import UserError, runs
 from purenets.core.runs import folder
-from purenets.core.runs.files import alone_in
+from purenets.core.runs.files import exclusive_lock
 
 
 def test_laps_add_up_over_resumed_processes(tmp_path):
-    lap = runs.clock(tmp_path)
+    lap = runs.timer(tmp_path)
     lap(10)
     lap(20)
-    first = runs.laps(tmp_path)
+    first = runs.timings(tmp_path)
     assert [row["step"] for row in first] == [10, 20]
-    assert 0 < first[0]["seconds"] <= first[1]["seconds"] == runs.time_taken(tmp_path)
+    assert 0 < first[0]["seconds"] <= first[1]["seconds"] == runs.training_seconds(tmp_path)
     (tmp_path / folder.TIME).write_text(
         json.dumps([{"step": 10, "seconds": 100.0}, {"step": 20, "seconds": 200.0}])
     )
-    runs.clock(tmp_path)(
+    runs.timer(tmp_path)(
         15
     )  # a process that was killed after step 20 and goes on from the checkpoint of step 10
-    rows = runs.laps(tmp_path)
+    rows = runs.timings(tmp_path)
     assert [row["step"] for row in rows] == [10, 15]
     assert 200 < rows[1]["seconds"] < 201
-    assert runs.laps(tmp_path / "nowhere") == [] and runs.time_taken(tmp_path / "nowhere") == 0
+    assert runs.timings(tmp_path / "nowhere") == [] and runs.training_seconds(tmp_path / "nowhere") == 0
 
 
 def test_a_folder_is_one_run_at_a_time(tmp_path):
     with (
-        alone_in(tmp_path),
+        exclusive_lock(tmp_path),
         pytest.raises(UserError, match="another process is training there"),
-        alone_in(tmp_path),
+        exclusive_lock(tmp_path),
     ):
         pass
-    with pytest.raises(KeyError), alone_in(tmp_path):
+    with pytest.raises(KeyError), exclusive_lock(tmp_path):
         raise KeyError
-    with alone_in(tmp_path):  # given back, also by an error
+    with exclusive_lock(tmp_path):  # given back, also by an error
         pass

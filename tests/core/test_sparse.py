@@ -24,10 +24,12 @@ def test_beta_lasso_is_the_algorithm_of_the_paper():
 
 def test_on_sphere_begins_each_update_from_rows_of_length_one():
     w = random.normal(random.key(0), (5, 3, 2), dtype="float64")
-    optimizer = optim.on_sphere(optim.sgd(0.0))
+    optimizer = optim.normalize_weights(optim.sgd(0.0))
     updates, _ = optimizer.update({"w": w}, optimizer.init({"w": w}), {"w": w})
     moved = w + updates["w"]
     assert np.linalg.norm(moved) == pytest.approx(np.sqrt(5))
     np.testing.assert_allclose(moved / np.linalg.norm(moved), w / np.linalg.norm(w))
-    updates, _ = optim.on_sphere(optim.sgd(0.5)).update({"w": w}, optimizer.init({"w": w}), {"w": moved})
+    updates, _ = optim.normalize_weights(optim.sgd(0.5)).update(
+        {"w": w}, optimizer.init({"w": w}), {"w": moved}
+    )
     np.testing.assert_allclose(moved + updates["w"], moved - 0.5 * w)

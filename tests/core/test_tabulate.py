@@ -1,4 +1,4 @@
-"""Rows of networks in both worlds and of modules, against their known shapes, and each other."""
+"""Rows of networks in both backends and of modules, against their known shapes, and each other."""
 
 import re
 
@@ -16,10 +16,10 @@ from purenets.torch_nets.layers import Linear, ReLU, serial
 
 
 @pytest.mark.parametrize(
-    ("world", "x"), [(mlp_numpy, np.zeros((32, 2), np.float32)), (pytorch_mlp, torch.zeros(32, 2))]
+    ("backend", "x"), [(mlp_numpy, np.zeros((32, 2), np.float32)), (pytorch_mlp, torch.zeros(32, 2))]
 )
-def test_an_mlp_by_hand(world, x):
-    rows = tabulate(world.MLP(2, [20], 3), x)
+def test_an_mlp_by_hand(backend, x):
+    rows = tabulate(backend.MLP(2, [20], 3), x)
     first = ("fc1", "Linear", (32, 2), (32, 20), 60, "(32 x 2)(2 x 20) = (32 x 20)")
     assert rows[0] == (*first, "dx = (32 x 20)(20 x 2), dW = (20 x 32)(32 x 2)")
     assert rows[1][:5] == ("relu1", "ReLU", (32, 20), (32, 20), 0)
@@ -27,7 +27,7 @@ def test_an_mlp_by_hand(world, x):
     assert core_layers.OBSERVERS == []
 
 
-def test_both_worlds_have_the_same_cnn():
+def test_both_backends_have_the_same_cnn():
     images = np.zeros((2, 3, 32, 32), np.float32)
     mine = tabulate(cnn_model.CNN(3, 10), torch.tensor(images))
     by_hand = tabulate(cnn_numpy.CNN(3, 10), images)
@@ -43,10 +43,10 @@ def test_both_worlds_have_the_same_cnn():
 
 
 @pytest.mark.parametrize(
-    ("world", "x"), [(rnn_numpy, np.zeros((4, 9, 1), np.float32)), (vanilla_rnn, torch.zeros(4, 9, 1))]
+    ("backend", "x"), [(rnn_numpy, np.zeros((4, 9, 1), np.float32)), (vanilla_rnn, torch.zeros(4, 9, 1))]
 )
-def test_a_recurrent_net_has_a_row_for_each_matrix(world, x):
-    rows = {row.name: row for row in tabulate(world.VanillaRNN(9, 1, 128, 10), x)}
+def test_a_recurrent_net_has_a_row_for_each_matrix(backend, x):
+    rows = {row.name: row for row in tabulate(backend.VanillaRNN(9, 1, 128, 10), x)}
     assert sum(row.params for row in rows.values()) == 17_930
     assert rows["W_hh"].operation == "VanillaRNN"
     assert rows["W_hh"].forward == "(4 x 128)(128 x 128) = (4 x 128)"

@@ -72,7 +72,7 @@ def test_stopped_and_resumed_equals_not_stopped(cut):
         fit(STEP, start(), batches, steps=30, every=10, save=lambda *what: saved.append(what))
     state, history, sums = saved[-1]
     assert int(state.step) == cut
-    resumed, rows = fit(STEP, state, BATCHES, steps=30, every=10, history=history, sums=sums)
+    resumed, rows = fit(STEP, state, BATCHES, steps=30, every=10, history=history, metric_sums=sums)
     whole, expected = fit(STEP, start(), BATCHES, steps=30, every=10)
     assert same(resumed, whole)
     assert rows == expected

@@ -76,7 +76,7 @@ def test_gradient_by_the_input():
     assert np.abs(dx - other.numpy()).max() <= 1e-12
 
 
-def test_both_worlds_begin_with_the_same_params():
+def test_both_backends_begin_with_the_same_params():
     numpy_params, _ = rnn_numpy.VanillaRNN(4, 10, 16, 10).init(random.key(3))
     torch_params, _ = vanilla_rnn.VanillaRNN(4, 10, 16, 10).init(random.key(3))
     assert all((numpy_params[name] == torch_params[name].numpy()).all() for name in numpy_params)

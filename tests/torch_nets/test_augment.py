@@ -13,7 +13,7 @@ FUNCTIONS = {
     "flip": augment.flip,
     "crop": augment.crop(4),
     "cutout": augment.cutout(5),
-    "colour_jitter": augment.colour_jitter(),
+    "color_jitter": augment.color_jitter(),
     "chain": augment.chain(augment.flip, augment.crop(2), augment.cutout(4)),
 }
 

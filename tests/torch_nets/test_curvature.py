@@ -9,9 +9,9 @@ from purenets import UserError, make_step, optim, random, train_state, tree
 from purenets.core.report import plots
 from purenets.torch_nets import MLP, VanillaRNN, grad_fn
 from purenets.torch_nets.analysis.curvature import (
-    filter_normalised,
+    filter_normalized,
     fisher_diagonal,
-    gnvp,
+    ggn_vp,
     hvp,
     lanczos,
     landscape,
@@ -61,7 +61,7 @@ def test_gauss_newton_is_built_of_its_jacobians(net):
     f, vector = of_vector(outputs, params)
     J = jacrev(f)(vector).flatten(0, 1)
     H = hessian(loss)(outputs(params)).flatten(2).flatten(0, 1)
-    G = matrix_of(lambda v: gnvp(outputs, loss, params, v), params)
+    G = matrix_of(lambda v: ggn_vp(outputs, loss, params, v), params)
     assert torch.allclose(G, J.T @ H @ J, rtol=1e-10, atol=1e-13)
     assert torch.linalg.eigvalsh(G).min() > -1e-12
 
@@ -125,7 +125,7 @@ def test_kernel_is_the_product_of_jacobians(net):
 
 def test_random_directions_have_the_rows_of_the_params(net):
     _, params, _ = net
-    direction = filter_normalised(params, KEY)
+    direction = filter_normalized(params, KEY)
     for name, p in params.items():
         if p.ndim > 1:
             assert torch.allclose(
@@ -138,7 +138,7 @@ def test_random_directions_have_the_rows_of_the_params(net):
 def test_a_landscape_is_the_loss_on_a_plane(net):
     model, params, batch = net
     f = loss_at(model, {}, batch)
-    directions = [filter_normalised(params, KEY + i) for i in range(2)]
+    directions = [filter_normalized(params, KEY + i) for i in range(2)]
     steps = np.linspace(-1, 1, 5)
     losses = landscape(f, params, directions, steps)
     assert losses[2, 2] == pytest.approx(float(f(params)), rel=1e-12)

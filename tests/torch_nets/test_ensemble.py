@@ -16,7 +16,7 @@ from purenets.torch_nets import (
     unstack_states,
 )
 from purenets.torch_nets.dataset import palindromes
-from purenets.torch_nets.ensemble import deep_ensemble, each_member
+from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
 from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, serial
 
 SEEDS = range(3)
@@ -29,7 +29,7 @@ def largest(a: dict, b: dict) -> float:
 
 def setting(make_model=lambda: VanillaRNN(6, 1, 12, 10), flatten=False):
     model = make_model()
-    rate = schedules.cosine(1e-2, 5)  # with a count in the optimiser's state
+    rate = schedules.cosine(1e-2, 5)  # with a count in the optimizer's state
     optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adam(rate))
     states = [init_state(model, optimizer, random.key(seed)) for seed in SEEDS]
 
@@ -99,7 +99,7 @@ def test_side_by_side_each_member_trains_as_if_alone():
     assert params["0.fc1.weight"].shape == (16, 6)
     assert not torch.equal(params["0.fc1.weight"], params["1.fc1.weight"])
     key = torch.as_tensor(random.key(1))
-    grads, (_, metrics) = each_member(grad, 2)(params, buffers, (x, y), key)
+    grads, (_, metrics) = per_member_grad_fn(grad, 2)(params, buffers, (x, y), key)
     assert list(grads) == list(params)
     losses = []
     for i in range(2):
@@ -108,7 +108,7 @@ def test_side_by_side_each_member_trains_as_if_alone():
         assert all(torch.equal(grads[f"{i}.{name}"], leaf) for name, leaf in expected.items())
         losses.append(found["loss"])
     assert metrics["loss"] == sum(losses) / 2 and losses[0] != losses[1]
-    step = make_step(each_member(grad, 2), optimizer)
+    step = make_step(per_member_grad_fn(grad, 2), optimizer)
     state = init_state(both, optimizer, random.key(0))
     for _ in range(60):
         state, metrics = step(state, (x, y))
@@ -131,7 +131,7 @@ def test_the_logits_of_both_are_the_mean_of_theirs_and_buffers_are_kept_apart():
 def test_wrong_numbers_of_members_are_named():
     for make in (
         lambda: deep_ensemble(MLP(6, [16], 10), 0),
-        lambda: each_member(grad_fn(MLP(6, [16], 10)), 1.5),
+        lambda: per_member_grad_fn(grad_fn(MLP(6, [16], 10)), 1.5),
     ):
         with pytest.raises(UserError, match=r"members: .*, needs a positive integer"):
             make()

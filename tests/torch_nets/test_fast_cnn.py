@@ -84,7 +84,7 @@ def test_the_fast_net_of_the_speed_runs_has_their_size():
 
 def test_whitened_patches_are_uncorrelated_with_variance_one():
     x = random.normal(torch.as_tensor(random.key(2)), (200, 3, 9, 9))
-    x = x + x.roll(1, 3) + 0.5 * x.roll(1, 1)  # neighbours and colours go together
+    x = x + x.roll(1, 3) + 0.5 * x.roll(1, 1)  # neighbors and colors go together
     filters = whitening_filters(x, size=2, eps=0.0)
     assert filters.shape == (24, 3, 2, 2)
     torch.testing.assert_close(filters[12:], -filters[:12])

@@ -14,7 +14,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_takes_images_and_knows_nothing_of_their_neighbours(name):
+def test_takes_images_and_knows_nothing_of_their_neighbors(name):
     """A net without convolution and patches is the same net after any fixed permutation of the pixels."""
     model, order = NETS[name](), random.permutation(torch.as_tensor(random.key(3)), 27)
     params, buffers = model.init(random.key(0))

@@ -129,7 +129,7 @@ def test_large_layers_of_other_types_stay_one_operation(always):
 
 def test_small_products_and_other_types_are_left_to_torch():
     a, b = matrices()
-    assert not matmul.worth(a, b, matmul.SOME)
-    assert not matmul.worth(a.double(), b.double(), 1)
-    assert not matmul.worth(a.bfloat16(), b.bfloat16(), 1)
-    assert matmul.worth(torch.empty(128, 128), torch.empty(128, 128), matmul.SOME)
+    assert not matmul.use_onednn(a, b, matmul.SOME)
+    assert not matmul.use_onednn(a.double(), b.double(), 1)
+    assert not matmul.use_onednn(a.bfloat16(), b.bfloat16(), 1)
+    assert matmul.use_onednn(torch.empty(128, 128), torch.empty(128, 128), matmul.SOME)

@@ -185,7 +185,7 @@ def test_memory_and_values_stay():
     assert largest(params, before) == 0
 
 
-def test_initialisations():
+def test_initializations():
     eye = torch.eye(32, dtype=torch.float64)
     drawn = {name: net(5, 1, hidden=32, init=name)[1] for name in INITS}
     assert float(drawn["default"]["W_hh"].abs().max()) <= 1 / 32**0.5

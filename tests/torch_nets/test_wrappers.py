@@ -2,7 +2,7 @@ import torch
 
 from purenets import random
 from purenets.torch_nets import CNN, grad_fn, precision
-from purenets.torch_nets.pace import WAYS, probe, ways_of
+from purenets.torch_nets.pace import VARIANTS, autotune, variants_for
 
 MODEL = CNN(3, 10, width=1 / 16)
 PARAMS, BUFFERS = MODEL.init(random.key(0))
@@ -40,12 +40,14 @@ def test_mirror_averaging_is_blind_to_mirrors_in_evaluation_only():
 
 
 def test_the_probe_measures_every_way():
-    seconds = probe(MODEL, BATCH, list(WAYS), repeats=1)
-    assert seconds.keys() == WAYS.keys()
+    seconds = autotune(MODEL, BATCH, list(VARIANTS), repeats=1)
+    assert seconds.keys() == VARIANTS.keys()
     assert all(value > 0 for value in seconds.values())
-    assert ways_of("auto") == list(WAYS)
-    assert ways_of("float32") == ["float32"]
-    assert probe(MODEL, BATCH, ways_of("bfloat16")) == {"bfloat16 channels_last": 0.0}  # nothing to measure
+    assert variants_for("auto") == list(VARIANTS)
+    assert variants_for("float32") == ["float32"]
+    assert autotune(MODEL, BATCH, variants_for("bfloat16")) == {
+        "bfloat16 channels_last": 0.0
+    }  # nothing to measure
 
 
 def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():

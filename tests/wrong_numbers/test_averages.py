@@ -38,13 +38,13 @@ def near(a: dict, b: dict) -> bool:
 
 def test_averaged_params_of_a_chain():
     state = after_20_steps(make_step(grad_fn(NET), AVERAGED), AVERAGED)
-    assert near(optim.averaged(state).params, running_mean())
+    assert near(optim.with_averaged_params(state).params, running_mean())
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="returns the raw params in silence")
 def test_averaged_params_of_a_fast_step():
     state = after_20_steps(fast_step(NET, AVERAGED), optim.flat(AVERAGED))
-    found = or_refused(optim.averaged, state)
+    found = or_refused(optim.with_averaged_params, state)
     assert found is None or near(found.params, running_mean())
 
 
@@ -65,7 +65,7 @@ def by_shape(name, leaf) -> str:
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="returns the raw params in silence")
 def test_average_of_a_part_of_the_params_is_found(optimizer):
     state = after_20_steps(make_step(grad_fn(NET), optimizer), optimizer)
-    found, mean = or_refused(optim.averaged, state), optim.find(state.opt_state, "ema")
+    found, mean = or_refused(optim.with_averaged_params, state), optim.get_state(state.opt_state, "ema")
     assert found is None or all(torch.equal(found.params[name], mean[name]) for name in mean)
 
 
@@ -85,7 +85,7 @@ def test_averaged_params_with_fresh_statistics_are_good():
     batches = data.batches(train, 64, KEY)
     step, state = make_step(grad_fn(net), optimizer), init_state(net, optimizer, KEY)
     state, _ = fit(step, state, batches, steps=200)
-    state = optim.averaged(state)
+    state = optim.with_averaged_params(state)
     seen = [batches(i) for i in range(20)]
     buffers = update_batchnorm(net, state.params, state.buffers, seen)
     fresh = state._replace(buffers=buffers)

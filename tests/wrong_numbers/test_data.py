@@ -19,13 +19,13 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES)
 def test_constant_feature_becomes_0(value):
-    (train,) = data.standardise(np.full((1000, 1), value))
+    (train,) = data.standardize(np.full((1000, 1), value))
     assert np.allclose(train, 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("value", VALUES)
 def test_value_that_training_never_saw_stays_small(value):
-    _, test = data.standardise(np.full((1000, 1), value), np.array([[value], [value + 1]]))
+    _, test = data.standardize(np.full((1000, 1), value), np.array([[value], [value + 1]]))
     assert np.allclose(test.ravel(), [0, 1], atol=1e-9)
 
 

@@ -81,7 +81,7 @@ def test_steps_of_two_keys_draw_differently_and_the_model_says_so():
     step = make_step(grad_fn(model), SGD)
     states = start(model), start(model)._replace(key=torch.as_tensor(random.key(1)))
     found = or_refused(lambda: [step(state, (SEQUENCES, Y))[0].params for state in states])
-    assert found is None or (model.draws and not same(*found))
+    assert found is None or (model.uses_key and not same(*found))
 
 
 @pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's generator under vmap")

@@ -25,7 +25,7 @@ def taken_over(params) -> tuple:
 
 
 def equal_moments(ours: dict, right: dict) -> bool:
-    found = optim.find(ours, "exp_avg")
+    found = optim.get_state(ours, "exp_avg")
     return all(torch.equal(found[name], right[name]) for name in right)
 
 

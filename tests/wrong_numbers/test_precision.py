@@ -38,7 +38,7 @@ def test_average_of_bfloat16_params_comes_to_where_they_are():
     state = optimizer.init(ZERO)
     for _ in range(3000):
         _, state = optimizer.update(ZERO, state, ONE)
-    assert float(optim.find(state, "ema")["w"]) == pytest.approx(1 - 0.999**3000, rel=1e-2)
+    assert float(optim.get_state(state, "ema")["w"]) == pytest.approx(1 - 0.999**3000, rel=1e-2)
 
 
 rounded = pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.999 is rounded to 1: NaN")
@@ -46,7 +46,7 @@ rounded = pytest.mark.xfail(strict=True, raises=AssertionError, reason="0.999 is
 
 ADAMS = {
     "number": lambda: optim.adam(0.1),
-    "injected": lambda: optim.inject(optim.adam, lr=0.1, betas=(0.9, 0.999)),
+    "injected": lambda: optim.inject_hyperparams(optim.adam, lr=0.1, betas=(0.9, 0.999)),
     "schedule": lambda: optim.adam(0.1, betas=(0.9, schedules.constant(0.999))),
     "array": lambda: optim.adam(0.1, betas=(0.9, torch.tensor(0.999))),
 }

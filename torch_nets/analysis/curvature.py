@@ -32,7 +32,7 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
     return jvp(grad(f), (params,), (v,))[1]
 
 
-def gnvp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v: Params) -> Params:
+def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v: Params) -> Params:
     """The Gauss-Newton matrix J^T H_out J times v, where outputs(params) are logits and loss(logits) a number
     (Schraudolph 2002). Positive semi-definite where the loss is convex in the logits."""
     logits, along = jvp(outputs, (params,), (v,))
@@ -59,7 +59,7 @@ def lanczos(
     product: Callable[[Params], Params], params: Params, key: Tensor, iterations: int = 20
 ) -> tuple[Tensor, list[Params]]:
     """Ritz values (k,), rising, and the directions that belong to them, of the symmetric matrix whose
-    `product(v)` is given (Lanczos 1950, with full orthogonalisation). The extreme ones converge first.
+    `product(v)` is given (Lanczos 1950, with full orthogonalization). The extreme ones converge first.
 
     k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
     """
@@ -108,7 +108,7 @@ def linearize(model: Model, params: Params) -> Model:
         outputs, change = jvp(lambda p: model.apply(p, buffers, x)[0], (params,), (moved,))
         return outputs + change, buffers
 
-    return Model(init, apply, draws=False)
+    return Model(init, apply, uses_key=False)
 
 
 def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
     return torch.stack(parts).sum(0)
 
 
-def filter_normalised(params: Params, key: Tensor) -> Params:
+def filter_normalized(params: Params, key: Tensor) -> Params:
     """A random direction, each row (an output's weights) as long as that of the params, vectors left at zero:
     the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
 

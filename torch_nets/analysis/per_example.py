@@ -151,7 +151,7 @@ def dp_grad_fn(
 ) -> GradFn:
     """DP-SGD's gradient (Abadi et al. 2016): each example's clipped to the norm `clip`, summed, noise of
     deviation noise_multiplier * clip added to every element, divided by `batch_size` (the expected one; the
-    batch's own if None). For `make_step`, with any optimiser.
+    batch's own if None). For `make_step`, with any optimizer.
 
     Buffers stay as they are and the model runs in evaluation mode, since both would leak. The loss in the
     metrics is not private.

@@ -10,7 +10,7 @@ from purenets.core.base import Params
 from purenets.torch_nets.losses import cross_entropy
 
 
-def states(params: Params, x: Tensor, h: Tensor | None = None, nudges: Tensor | None = None) -> Tensor:
+def states(params: Params, x: Tensor, h: Tensor | None = None, perturbations: Tensor | None = None) -> Tensor:
     """All h(t) of equation (1): x (batch, N, input) -> (batch, N, hidden).
 
     h: h(0), (batch, hidden), zeros by default. nudges: (batch, N, hidden), added to the h(t) as they arise.
@@ -19,7 +19,7 @@ def states(params: Params, x: Tensor, h: Tensor | None = None, nudges: Tensor | 
     found = []
     for t, x_t in enumerate(x.unbind(1)):
         h = torch.tanh(x_t @ params["W_hx"].T + h @ params["W_hh"].T + params["b_h"])
-        h = h if nudges is None else h + nudges[:, t]
+        h = h if perturbations is None else h + perturbations[:, t]
         found.append(h)
     return torch.stack(found, dim=1)
 
@@ -27,8 +27,8 @@ def states(params: Params, x: Tensor, h: Tensor | None = None, nudges: Tensor | 
 def gradients_by_states(params: Params, x: Tensor, y: Tensor) -> Tensor:
     """dL_i/dh_i(t) of each example's own loss: (batch, N, hidden). It is the gradient by a nudge of h(t)."""
 
-    def loss(nudges):
-        last = states(params, x, nudges=nudges)[:, -1]
+    def loss(perturbations):
+        last = states(params, x, perturbations=perturbations)[:, -1]
         return cross_entropy(last @ params["W_ph"].T + params["b_o"], y) * len(y)
 
     return torch.func.grad(loss)(x.new_zeros(*x.shape[:2], len(params["b_h"])))

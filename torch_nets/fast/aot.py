@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from purenets.core import tree
-from purenets.core.arrays import traced
+from purenets.core.arrays import is_tracing
 from purenets.core.base import UserError
 from purenets.torch_nets.fast.jit import can_compile
 
@@ -45,29 +45,29 @@ def compile_for(f: Callable, *arguments, options: dict | None = None) -> Callabl
 
     if not can_compile("compile_for"):
         return f
-    for path, part in parts_of(like(arguments)):
+    for path, part in iter_nodes(like(arguments)):
         if isinstance(part, np.ndarray):
             raise UserError(f"{named(path)}: is an array of NumPy, needs a tensor")
     # copies: a tensor that stands at two places now may not later, and one that is expanded may be whole later
-    copies = [leaf.detach().clone() for leaf in collected(like(arguments), arguments)]
-    expected, returned = like(put_together(like(arguments))(copies)), []
+    copies = [leaf.detach().clone() for leaf in flatten_checked(like(arguments), arguments)]
+    expected, returned = like(unflatten_fn(like(arguments))(copies)), []
 
     def flat(*leaves: Tensor) -> list[Tensor]:
-        result = f(*put_together(expected)(leaves))
+        result = f(*unflatten_fn(expected)(leaves))
         returned[:] = [like(result)]
-        return collected(returned[0], result)
+        return flatten_checked(returned[0], result)
 
     with compiling():
         graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*copies)
     compiled = torch._inductor.standalone_compile(
         graph, copies, dynamic_shapes="from_example_inputs", options={"config_patches": options or {}}
     )
-    take, put = taken_apart(expected), put_together(returned[0])
+    take, put = flatten_fn(expected), unflatten_fn(returned[0])
 
     def call(*arguments):
-        if traced() or forward_ad._current_level >= 0:
+        if is_tracing() or forward_ad._current_level >= 0:
             return f(*arguments)
-        leaves = take(arguments) or collected(expected, arguments)
+        leaves = take(arguments) or flatten_checked(expected, arguments)
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             return f(*arguments)
         return put(compiled(*leaves))
@@ -96,7 +96,7 @@ def like(value: Any) -> Any:
     return value
 
 
-def put_together(expected: Any) -> Callable[[Sequence[Tensor]], Any]:
+def unflatten_fn(expected: Any) -> Callable[[Sequence[Tensor]], Any]:
     """The function that makes what `like` was given from its tensors; written out as one expression, since a walk
     would take longer than many a step."""
     names, leaves = {}, itertools.count()
@@ -117,9 +117,11 @@ def put_together(expected: Any) -> Callable[[Sequence[Tensor]], Any]:
     return eval(f"lambda given: {written(expected)}", names)
 
 
-def taken_apart(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
-    """`collected` as one expression too, for what is exactly as expected; None for what is not."""
-    parts = [("given" + "".join(f"[{key!r}]" for key, _ in path), part) for path, part in parts_of(expected)]
+def flatten_fn(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
+    """`flatten_checked` as one expression too, for what is exactly as expected; None for what is not."""
+    parts = [
+        ("given" + "".join(f"[{key!r}]" for key, _ in path), part) for path, part in iter_nodes(expected)
+    ]
     leaves = [(source, part) for source, part in parts if type(part) is Leaf]
     others = [(f"len({s})" if is_container(part) else s, part) for s, part in parts if type(part) is not Leaf]
     both = eval(f"lambda given: ([{', '.join(s for s, _ in leaves)}], [{', '.join(s for s, _ in others)}])")
@@ -142,7 +144,7 @@ def taken_apart(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
     return quickly
 
 
-def parts_of(expected: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+def iter_nodes(expected: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
     """Each part of what `like` made, a container before what is in it, with the keys that lead to it and their
     names."""
     yield path, expected
@@ -153,7 +155,7 @@ def parts_of(expected: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
     else:
         return
     for key, name, part in keys:
-        yield from parts_of(part, (*path, (key, name)))
+        yield from iter_nodes(part, (*path, (key, name)))
 
 
 def named(path: tuple) -> str:
@@ -164,20 +166,20 @@ def is_container(part: Any) -> bool:
     return isinstance(part, (dict, list, tuple)) and type(part) is not Leaf
 
 
-def collected(expected: Any, value: Any) -> list[Tensor]:
+def flatten_checked(expected: Any, value: Any) -> list[Tensor]:
     """The tensors of `value`, in order, laid out in memory as expected; a UserError names what else differs."""
     leaves: list[Tensor] = []
-    for path, part in parts_of(expected):
+    for path, part in iter_nodes(expected):
         given = functools.reduce(lambda inner, step: inner[step[0]], path, value)
         different = difference(part, given)
         if different:
             raise UserError(f"{named(path)}: {different}")
         if type(part) is Leaf:
-            leaves.append(given if given.stride() == part.strides else laid_out(given, part.strides))
+            leaves.append(given if given.stride() == part.strides else with_strides(given, part.strides))
     return leaves
 
 
-def laid_out(x: Tensor, strides: tuple[int, ...]) -> Tensor:
+def with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:
     return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
 
 

@@ -18,15 +18,15 @@ SOME = 1 << 20  # multiplications that are worth a call of oneDNN
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a b: (m, k), (k, n) -> (m, n)."""
-    return torch.ops.purenets.product(a, b) if worth(a, b, MANY) else a @ b
+    return torch.ops.purenets.product(a, b) if use_onednn(a, b, MANY) else a @ b
 
 
-def worth(a: Tensor, b: Tensor, multiplications: int) -> bool:
+def use_onednn(a: Tensor, b: Tensor, multiplications: int) -> bool:
     """Whether a b, of matrices, is for oneDNN: it suits, and has so many multiplications or more."""
-    return suits(a, b) and a.shape[0] * a.shape[1] * b.shape[1] >= multiplications
+    return onednn_supports(a, b) and a.shape[0] * a.shape[1] * b.shape[1] >= multiplications
 
 
-def suits(a: Tensor, b: Tensor) -> bool:
+def onednn_supports(a: Tensor, b: Tensor) -> bool:
     """Whether oneDNN is there, and both are float32 on a CPU, which no autocast makes bfloat16."""
     on_cpu = a.device.type == b.device.type == "cpu"
     return ONEDNN and on_cpu and a.dtype == b.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

@@ -44,7 +44,7 @@ def _forward(x, W_hx, W_hh, b_h, states):
     factor = 2 if by_sigmoid else 1
     minus_one = x.new_tensor(-1) if by_sigmoid else None
     W_hx_T, W_hh_T, b_h = (factor * w for w in (W_hx.mT, W_hh.mT, b_h.unsqueeze(-2)))
-    by_onednn = W_hh.ndim == 2 and matmul.worth(states[0], W_hh_T, matmul.SOME)
+    by_onednn = W_hh.ndim == 2 and matmul.use_onednn(states[0], W_hh_T, matmul.SOME)
     scalar, h = x.shape[-1] == 1, None
     if scalar:
         torch.addcmul(b_h.unsqueeze(-3), x, W_hx_T.unsqueeze(-3), out=states)
@@ -73,7 +73,7 @@ def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
 def _all_da(dh, h, W_hh):
     """da(t) of all steps, of one network. dh: (rows, hidden), h and result: (steps, rows, hidden)."""
     das = torch.empty_like(h)
-    multiply = matmul.by_onednn if matmul.worth(dh, W_hh, matmul.SOME) else torch.mm
+    multiply = matmul.by_onednn if matmul.use_onednn(dh, W_hh, matmul.SOME) else torch.mm
     for t in reversed(range(len(h))):
         torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=das[t])  # dh (1 - h^2)
         dh = multiply(das[t], W_hh) if t > 0 else None
@@ -87,7 +87,7 @@ def _fill_by_products(das, h, x, W_hx, dx, dW_hx, dW_hh, db_h):
         torch.mm(flat, W_hx, out=dx.view(len(flat), -1))
     torch.mm(flat.mT, x.flatten(0, 1), out=dW_hx)
     later = das[1:].flatten(0, 1).mT
-    by_onednn = matmul.worth(later, before, matmul.SOME)
+    by_onednn = matmul.use_onednn(later, before, matmul.SOME)
     dW_hh.copy_(matmul.by_onednn(later, before) if by_onednn else later @ before)
     torch.sum(flat, 0, out=db_h)
 

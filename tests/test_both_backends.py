@@ -17,7 +17,7 @@ sizes = st.integers(1, 9)
 def setting(n_inputs, n_hidden, n_classes, batch, activation="relu", dropout=0.0):
     """Both models, the same float64 params for both, and a batch for both."""
     make = {"activation": activation, "dropout": dropout}
-    models = [world.MLP(n_inputs, n_hidden, n_classes, **make) for world in (mlp_numpy, pytorch_mlp)]
+    models = [backend.MLP(n_inputs, n_hidden, n_classes, **make) for backend in (mlp_numpy, pytorch_mlp)]
     params = tree.cast(models[0].init(random.key(1))[0], "float64")
     draw = np.random.default_rng(2)
     params = tree.map(lambda p: p + 0.1 * draw.normal(size=p.shape), params)
@@ -60,10 +60,10 @@ def test_1000_adam_steps_stay_together():
     models, params, _ = setting(2, [20], 2, 1)
     optimizer, key = optim.adam(1e-2), random.key(3)
     runs = []
-    for world, model, start, convert in zip(
+    for backend, model, start, convert in zip(
         (numpy_nets, torch_nets), models, params, (np.asarray, torch.as_tensor), strict=True
     ):
-        step = make_step(world.grad_fn(model), optimizer)
+        step = make_step(backend.grad_fn(model), optimizer)
         batch_at = data.batches(tuple(map(convert, task.train)), 32, key)
         state = train_state(start, {}, optimizer, key)
         for i in range(1000):
@@ -74,9 +74,9 @@ def test_1000_adam_steps_stay_together():
         assert np.abs(runs[0].params[name] - runs[1].params[name].numpy()).max() < 1e-9
 
 
-@pytest.mark.parametrize("world", [mlp_numpy, pytorch_mlp], ids=["numpy", "torch"])
-def test_params_have_the_names_and_shapes_of_a_state_dict(world):
-    params, buffers = world.MLP(2, [20], 2).init(random.key(0))
+@pytest.mark.parametrize("backend", [mlp_numpy, pytorch_mlp], ids=["numpy", "torch"])
+def test_params_have_the_names_and_shapes_of_a_state_dict(backend):
+    params, buffers = backend.MLP(2, [20], 2).init(random.key(0))
     assert {name: tuple(p.shape) for name, p in params.items()} == {
         "fc1.weight": (20, 2),
         "fc1.bias": (20,),
@@ -115,7 +115,7 @@ def test_a_wrong_input_is_named_by_its_layer(index):
         models[index].apply(params[index], {}, batches[index][0][:, :1])
 
 
-@pytest.mark.parametrize("world", [mlp_numpy, pytorch_mlp], ids=["numpy", "torch"])
-def test_an_unknown_activation_is_named(world):
+@pytest.mark.parametrize("backend", [mlp_numpy, pytorch_mlp], ids=["numpy", "torch"])
+def test_an_unknown_activation_is_named(backend):
     with pytest.raises(UserError, match="activation: unknown 'gelu', choose from relu, tanh"):
-        world.MLP(2, [3], 2, activation="gelu")
+        backend.MLP(2, [3], 2, activation="gelu")

@@ -32,7 +32,7 @@ SHAPES = {
 
 
 def small(seed=0, size=32, batch=6):
-    """A narrow CNN in both worlds with the same float64 params, its twin, and a batch."""
+    """A narrow CNN in both backends with the same float64 params, its twin, and a batch."""
     ours, by_hand = cnn_model.CNN(3, 10, width=1 / 16), cnn_numpy.CNN(3, 10, width=1 / 16)
     params, buffers = ours.init(random.key(seed))
     params, buffers = tree.cast(params, "float64"), tree.cast(buffers, "float64")
@@ -48,9 +48,9 @@ def close(a: dict, b: dict, tolerance: float) -> bool:
     return all(float(abs(np.asarray(a[k]) - np.asarray(b[k])).max()) <= tolerance * scale for k in b)
 
 
-@pytest.mark.parametrize("world", [cnn_model, cnn_numpy], ids=["torch", "numpy"])
-def test_the_full_net_has_the_shapes_and_the_count_of_the_assignment(world):
-    params, buffers = world.CNN(3, 10).init(random.key(0))
+@pytest.mark.parametrize("backend", [cnn_model, cnn_numpy], ids=["torch", "numpy"])
+def test_the_full_net_has_the_shapes_and_the_count_of_the_assignment(backend):
+    params, buffers = backend.CNN(3, 10).init(random.key(0))
     assert tree.size(params) == 9_231_114
     assert {k.split(".")[0]: tuple(p.shape[:2]) for k, p in params.items() if p.ndim == 4} == SHAPES
     assert params["fc.weight"].shape == (10, 512)
