@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks import timing
 from purenets import runs
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
-from purenets.core.runs.options import run as run_script
 from scripts.shared.sweeps import grouped, spread
 
 # what the file says of the GPU, and what is said of the CPU instead
@@ -156,4 +156,4 @@ def markdown(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

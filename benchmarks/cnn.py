@@ -18,10 +18,10 @@ from torch import nn
 from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from benchmarks.twins import reduced_vgg
 from purenets import make_step, optim, random, runs, train_state
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.torch_nets import CNN, grad_fn, jit
-from purenets.torch_nets.pace import VARIANTS
+from purenets.torch_nets.precision import VARIANTS
 
 OURS, PEER = "ours: bfloat16, channels_last", "torch.nn"
 BFLOAT16 = "torch.nn: bfloat16, channels_last"
@@ -143,4 +143,4 @@ def markdown(found: dict, peers: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from benchmarks.twins import reduced_vgg
 from purenets import random, runs
+from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, not_negative, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.data import batches
 from purenets.torch_nets import CNN, images
 from scripts.shared.sweeps import spread
@@ -85,4 +85,4 @@ def write(path: Path, config: Config, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -21,8 +21,8 @@ from benchmarks import rnn
 from benchmarks.timing import apart, write
 from purenets import make_step, optim, random, runs, train_state
 from purenets.core.report import plots
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.torch_nets import MLP, ensemble, grad_fn, stack_states
 
 AXES = {
@@ -189,4 +189,4 @@ def markdown(curves: dict, steps: int) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

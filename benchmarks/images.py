@@ -19,9 +19,9 @@ from pathlib import Path
 from purenets import random, runs
 from purenets.core.data.images import folder
 from purenets.core.runs import malloc
+from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.torch_nets import images
 from scripts import cnn_train
 
@@ -105,4 +105,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

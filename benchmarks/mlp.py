@@ -22,8 +22,8 @@ from torch import nn
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import make_step, numpy_nets, optim, random, runs, scan, torch_nets, train_state, tree
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.numpy_nets import mlp_numpy
 from purenets.torch_nets import pytorch_mlp, to_numpy
 
@@ -288,4 +288,4 @@ def table(found: dict) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import UserError, runs
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.torch_nets.fast import matmul
 
 SIZES = ((128, 128, 128), (128, 784, 100), (200, 3072, 100), (128, 1024, 1024), (128, 3072, 1024))  # m, k, n
@@ -81,4 +81,4 @@ def markdown(found: dict) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -16,8 +16,8 @@ from torch.nn import functional
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
 from purenets import TrainState, optim, runs, torch_nets, tree
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.torch_nets import pytorch_mlp
 from purenets.torch_nets.fast import step as fast
 
@@ -149,4 +149,4 @@ def markdown(found: dict) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

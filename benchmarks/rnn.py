@@ -25,13 +25,13 @@ from torch import nn
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio
 from purenets import make_step, optim, random, runs, train_state
+from purenets.core.base import TrainState
+from purenets.core.data.palindromes import palindromes
 from purenets.core.report import plots
+from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, option, positive
-from purenets.core.runs.options import run as run_script
-from purenets.core.train import TrainState
 from purenets.torch_nets import VanillaRNN, ensemble, grad_fn, jit, stack_states, to_numpy
-from purenets.torch_nets.dataset import palindromes
 
 BATCH, HIDDEN, MEMBERS = 128, 128, 10
 
@@ -245,4 +245,4 @@ def main(config: Config) -> dict:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from benchmarks.timing import with_quartiles, write
 from purenets import runs
 from purenets.core.report import plots
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
-from purenets.core.runs.options import run as run_script
 
 
 class Bar(NamedTuple):
@@ -146,4 +146,4 @@ def main(config: Config) -> list[dict]:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -4,7 +4,7 @@
 
 Contestants take turns on one thread (`timing.py`): a ratio is the median over the rounds, with quartiles. What is
 large, the gradients of every example, is made in a process of its own for each contestant: with malloc as our
-scripts set it (core/runs/malloc.py), and as it is. Opacus (`pip install 'purenets[dp]'`) is left out where it is not
+scripts set it (malloc.py), and as it is. Opacus (`pip install 'purenets[dp]'`) is left out where it is not
 installed. Per-example gradients: batch 64, nn.Linear 784-128-10, 1x28x28 images through two convolutions with
 GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (Opacus' own DPRNN, since nn.RNN cannot be hooked);
 eager on both sides. Ensemble: MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with
@@ -22,8 +22,8 @@ from torch import nn
 
 from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from purenets import init_state, make_step, optim, random, runs
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.torch_nets import MLP, VanillaRNN, ensemble, from_module, grad_fn, jit, stack_states
 from purenets.torch_nets.analysis.per_example import per_example_grads
 
@@ -157,7 +157,7 @@ def one_by_one() -> Callable[[], None]:
 
 
 def against_opacus(name: str, rounds: int) -> dict:
-    """Ours as our scripts run it, with memory reused (core/runs/malloc.py), beside Opacus as it is; and both in the
+    """Ours as our scripts run it, with memory reused (malloc.py), beside Opacus as it is; and both in the
     other way. Each in a process of its own."""
     assert_same_work(name)
     times = in_turns(
@@ -214,4 +214,4 @@ def markdown(results: dict) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from purenets.core.serial import VGG
+from purenets.core.architectures import VGG
 
 
 def reduced_vgg(width: float = 1.0, n_channels: int = 3, n_classes: int = 10) -> nn.Sequential:

@@ -1,6 +1,6 @@
 """The reduced VGG of the assignment in NumPy, with the backward pass by hand."""
 
-from purenets.core.serial import reduced_vgg
+from purenets.core.architectures import reduced_vgg
 from purenets.numpy_nets import image_modules
 from purenets.numpy_nets.grad import NumpyModel, model_from_module
 from purenets.numpy_nets.modules import serial

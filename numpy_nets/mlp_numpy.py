@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from purenets.core.serial import mlp_layers
+from purenets.core.architectures import mlp_layers
 from purenets.numpy_nets import modules
 from purenets.numpy_nets.grad import NumpyModel, model_from_module
 

@@ -12,8 +12,8 @@ import math
 import numpy as np
 
 from purenets.core import random
+from purenets.core.architectures import rnn_shapes
 from purenets.core.base import UserError
-from purenets.core.serial import rnn_shapes
 from purenets.numpy_nets.grad import NumpyModel
 from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 

@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import Model, Optimizer, UserError, optim, schedules
+from purenets.core.runs.command import command
 from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
-from purenets.core.runs.options import run as run_script
 from scripts.shared import cifar10 as cifar10_recipe
 from scripts.shared.cifar10 import Recipe
 from scripts.shared.images import Result, report
@@ -152,4 +152,4 @@ def main(config: Config) -> Result:
 
 
 if __name__ == "__main__":
-    run_script(Config, main, PRESETS)
+    command(Config, main, PRESETS)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
-from purenets.core.runs.options import run as run_script
 from scripts import cnn_train
 from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
 
@@ -102,4 +102,4 @@ def markdown(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import GradFn, Model, Optimizer, TrainState, UserError, optim, random, runs
+from purenets.core.runs.command import command
 from purenets.core.runs.options import not_negative, one_of, option, positive
-from purenets.core.runs.options import run as run_script
 from purenets.optim import OPTIMIZERS
 from scripts.shared import images as image_task
 from scripts.shared.images import (
@@ -93,7 +93,7 @@ def train_as(config: Config, device, group) -> Result:
     state = start(plain, optimizer, init_key, step_key, device)
     step = make_step(make_grad_fn(config, model, task.normalize, group), optimizer)
 
-    state, history = runs.fit(
+    state, history = runs.fit_and_save(
         folder,
         jit(step) if config.compile else step,
         state,
@@ -146,7 +146,7 @@ def make_grad_fn(config: Config, model: Model, normalize: Callable, group) -> Gr
 def test_of(model: Model, state: TrainState, task, mirror: bool = False) -> dict:
     """`image_task.test_of`; `mirrored_accuracy` is that of the mean of the logits of an image and of its mirror
     image."""
-    from purenets.torch_nets.precision import mirror_averaged
+    from purenets.torch_nets.tta import mirror_averaged
 
     found = image_task.test_of(model, state, task)
     if mirror:
@@ -164,4 +164,4 @@ def main(config: Config) -> Result:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 
 from purenets import Params, UserError, data, make_step, random, runs, train_state, tree
 from purenets.core.report import plots
+from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, not_negative, one_of, option, positive, widths
-from purenets.core.runs.options import run as run_script
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts import pytorch_train_mlp, train_mlp_numpy
@@ -221,4 +221,4 @@ def draw(config: Config, rows: list[dict], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

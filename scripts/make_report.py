@@ -19,11 +19,14 @@ import numpy as np
 
 from purenets.core.report import plots
 from purenets.core.report.diagrams import network
-from purenets.core.report.document import Document, Picture, Section, Table, to_html, write_pdf
+from purenets.core.report.document import Document, Picture, Section
+from purenets.core.report.html import to_html
+from purenets.core.report.tables import Table
 from purenets.core.report.tabulate import as_table, tabulate
+from purenets.core.report.typst import write_pdf
+from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import Options, not_negative, option
-from purenets.core.runs.options import run as run_script
 from scripts import cnn_sweep, compare_mlps, run_quick
 from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import cnn as cnn_figures
@@ -555,4 +558,4 @@ def cells_of(markdown: str) -> list[list[str]]:
 PARTS = [part1, best_mlp, best_cnn, part2, part3]
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -19,9 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import UserError
-from purenets.core.report.document import to_html, write_pdf
+from purenets.core.report.html import to_html
+from purenets.core.report.typst import write_pdf
+from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
-from purenets.core.runs.options import Options, option, run
+from purenets.core.runs.options import Options, option
 from scripts import make_report
 
 ROOT = Path(__file__).parents[1]
@@ -137,4 +139,4 @@ def check(content: bytes, top: str) -> None:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

@@ -14,9 +14,10 @@ import numpy as np
 
 from purenets import UserError, data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
+from purenets.core.base import TrainState
+from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, one_of, option, positive, run, widths
-from purenets.core.train import TrainState
+from purenets.core.runs.options import Options, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 
@@ -115,4 +116,4 @@ def main(config: Config) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import Interrupted, fit, init_state, make_step, random, runs
+from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_lock, write_atomically
 from purenets.core.runs.options import Options, not_negative, option, positive
-from purenets.core.runs.options import run as run_script
 from scripts import train as rnn
 
 # Named changes of the options of scripts/train.py
@@ -214,7 +214,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
 
 def at_lengths(evaluate, state, lengths, size: int) -> dict:
     """By length: how many palindromes were evaluated, whether these were all, and each seed's accuracy."""
-    from purenets.torch_nets.dataset import is_exhaustive
+    from purenets.core.data.palindromes import is_exhaustive
 
     return {
         str(T): {
@@ -229,8 +229,8 @@ def ensemble_batches(member: rnn.Config, keys):
     """The function from the step to the palindromes of all members (members, batch, ...), as one draw."""
     import torch
 
+    from purenets.core.data.palindromes import palindromes
     from purenets.torch_nets import jit
-    from purenets.torch_nets.dataset import palindromes
 
     length, stacked = rnn.length_at(member), torch.stack([torch.as_tensor(key) for key in keys])
 
@@ -272,4 +272,4 @@ def summary(row: dict) -> str:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

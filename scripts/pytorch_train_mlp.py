@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Params
 from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
-from purenets.core.runs.options import option, positive, run
+from purenets.core.runs.command import command
+from purenets.core.runs.options import option, positive
 from scripts.shared import mlp as mlp_task
 
 
@@ -49,4 +50,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

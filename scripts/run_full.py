@@ -23,10 +23,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import Interrupted, UserError
-from purenets.core.report.document import text_table
+from purenets.core.report.tables import text_table
+from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import Options, option
-from purenets.core.runs.options import run as run_script
 from purenets.core.signals import stop_requested
 
 ROOT = Path(__file__).parents[1]
@@ -166,4 +166,4 @@ def run_stage(config: Config, folder: Path, name: str) -> float:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

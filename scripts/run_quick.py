@@ -15,10 +15,12 @@ import numpy as np
 
 from purenets import runs
 from purenets.core.report import plots
-from purenets.core.report.document import Document, Picture, Section, Table, text_table, to_html
+from purenets.core.report.document import Document, Picture, Section
+from purenets.core.report.html import to_html
+from purenets.core.report.tables import Table, text_table
+from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import Options, not_negative, option
-from purenets.core.runs.options import run as run_script
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.shared import images as image_task
@@ -172,4 +174,4 @@ def part3(config: Config) -> Section:
 PARTS = [part1, part1_mlp, part1_cnn, part2, part3]
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -30,9 +30,9 @@ from purenets import (
     runs,
     schedules,
 )
+from purenets.core.architectures import RNN_INITS
+from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive
-from purenets.core.runs.options import run as run_script
-from purenets.core.serial import RNN_INITS
 from purenets.optim import OPTIMIZERS
 
 SCHEDULES = {
@@ -133,7 +133,7 @@ def length_at(config: Config) -> Callable[[int], int]:
 
 def keys(seed: int):
     """The keys of a seed: of the params, of the training stream and of the evaluation stream."""
-    from purenets.torch_nets.dataset import streams
+    from purenets.core.data.palindromes import streams
 
     state_key, data_key = random.split(random.key(seed))
     return state_key, *streams(data_key)
@@ -143,7 +143,7 @@ def batches(config: Config, key, device) -> Callable[[int], Batch]:
     """The function from the step to its palindromes: fresh ones, of a key of their own."""
     import torch
 
-    from purenets.torch_nets.dataset import palindromes
+    from purenets.core.data.palindromes import palindromes
 
     length, one_hot = length_at(config), config.input_dim != 1
 
@@ -158,7 +158,7 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
     """The metrics of a state on palindromes of length T, all or `size` fresh ones: the means, on the host."""
     import torch
 
-    from purenets.torch_nets.dataset import evaluation_batches
+    from purenets.core.data.palindromes import evaluation_batches
 
     device, totals, n = state.step.device, {}, 0
     for x, y in evaluation_batches(random.fold_in(key, T), T, size, one_hot):
@@ -171,7 +171,7 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
 
 def evaluation_size(config: Config) -> int:
     """How many palindromes to evaluate; a UserError if all of them are asked for and are too many."""
-    from purenets.torch_nets.dataset import check_listable, count
+    from purenets.core.data.palindromes import check_listable, count
 
     T = config.input_length + 1
     if not config.exhaustive:
@@ -222,7 +222,7 @@ def train_as(config: Config, device, group) -> Result:
         means = evaluate_at(metrics, optim.with_averaged_params(state), evaluation_key, T, size, one_hot)
         return {name: float(value) for name, value in means.items()}
 
-    state, history = runs.fit(
+    state, history = runs.fit_and_save(
         folder,
         step,
         first,
@@ -249,7 +249,7 @@ def on_device(state: TrainState, device) -> TrainState:
 
 
 def main(config: Config) -> Result:
-    from purenets.torch_nets.dataset import count, is_exhaustive
+    from purenets.core.data.palindromes import count, is_exhaustive
 
     result = train(config)
     T, last = config.input_length + 1, result.history[-1]
@@ -260,4 +260,4 @@ def main(config: Config) -> Result:
 
 
 if __name__ == "__main__":
-    run_script(Config, main)
+    command(Config, main)

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Params
 from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
-from purenets.core.runs.options import run
+from purenets.core.runs.command import command
 from purenets.numpy_nets import MLP, grad_fn, metrics_fn
 from scripts.shared import mlp as mlp_task
 
@@ -33,4 +33,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

@@ -12,8 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import UserError
+from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, option, run
+from purenets.core.runs.options import Options, option
 
 PAGES = ("README.md", "docs/reliability.md")
 BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -52,4 +53,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

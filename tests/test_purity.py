@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purenets import numpy_nets, optim, random, torch_nets, tree
-from purenets.core import gradcheck, sam, serial, train, vector
-from purenets.core.optim import hyper, transforms, wrappers
+from purenets.core import ensemble, gradcheck, sam, serial, train, vector
+from purenets.core.optim import arithmetic, hyper, state, transforms, wrappers
 from purenets.core.runs import checkpoint, folder
 from purenets.numpy_nets import mlp_numpy, modules
 from purenets.torch_nets import convert, grad, layers, pytorch_mlp
@@ -127,32 +127,30 @@ CALLS = {
     "hyper.counted": lambda p: hyper.counted(Frozen(count=hyper.zero(p))),
     "hyper.hyper": lambda p: hyper.hyper(lambda count: count, Frozen(count=hyper.zero(p)), p),
     "hyper.as_float": lambda p: hyper.as_float(hyper.zero(p), p),
-    "hyper.number_or_real": lambda p: hyper.count_as_float(hyper.zero(p), p),
-    "transforms.scaled": lambda p: transforms.scaled(p, 2.0),
-    "transforms.divided_by_root": lambda p: transforms.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
-    "transforms.running_mean": lambda p: transforms.running_mean(0.9, p, p),
-    "transforms.running_mean_of_squares": lambda p: transforms.running_mean_of_squares(0.9, p, p),
+    "hyper.count_as_float": lambda p: hyper.count_as_float(hyper.zero(p), p),
+    "arithmetic.scaled": lambda p: arithmetic.scaled(p, 2.0),
+    "arithmetic.divided_by_root": lambda p: arithmetic.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
+    "arithmetic.running_mean": lambda p: arithmetic.running_mean(0.9, p, p),
+    "arithmetic.running_mean_of_squares": lambda p: arithmetic.running_mean_of_squares(0.9, p, p),
     "hyper.with_hyper": lambda p: hyper.with_hyper(0.1, lambda h, g, _: g).update(p, Frozen(), p),
-    "transforms.moments": lambda p: transforms.moments(0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)),
-    "transforms.choose": lambda p: transforms.choose(p["fc1.bias"][0] > 0, p, p),
+    "arithmetic.moments": lambda p: arithmetic.moments(0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)),
+    "arithmetic.choose": lambda p: arithmetic.choose(p["fc1.bias"][0] > 0, p, p),
     "transforms.rectification": lambda p: transforms.rectification(0.99, hyper.zero(p) + 1, p),
     "wrappers.partition": update_with(
         lambda: wrappers.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
     ),
     "wrappers.all_finite": wrappers.all_finite,
-    "wrappers.get_state": lambda p: wrappers.get_state(Frozen(inner=p), "fc1.bias"),
-    "wrappers.set_hyperparams": lambda p: wrappers.set_hyperparams(
-        Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}
-    ),
+    "state.get_state": lambda p: state.get_state(Frozen(inner=p), "fc1.bias"),
+    "state.set_hyperparams": lambda p: state.set_hyperparams(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
     "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
     "train.train_state": lambda p: train.train_state(p, {}, optim.adam(), KEY),
     "gradcheck.random_direction": lambda p: gradcheck.random_direction(p, KEY),
     "gradcheck.check_gradient": lambda p: gradcheck.check_gradient(
         lambda p: sum((leaf**2).sum() for leaf in p.values()), p, tree.map(lambda a: 2 * a, p), KEY
     ),
-    "tree.places_of": tree.flat_layout,
-    "grad.is_plain": lambda p: grad.can_use_autograd(convert.to_torch(p)),
-    "grad.on_leaves": lambda p: grad.autograd_grads(
+    "tree.flat_layout": tree.flat_layout,
+    "grad.can_use_autograd": lambda p: grad.can_use_autograd(convert.to_torch(p)),
+    "grad.autograd_grads": lambda p: grad.autograd_grads(
         lambda p, buffers, batch, key: (sum((leaf**2).sum() for leaf in p.values()), (buffers, {})),
         Frozen(convert.to_torch(p)),
         Frozen(),
@@ -185,8 +183,9 @@ CALLS = {
 }
 # these take functions, layers or a folder beside dicts; what they make or call is in CALLS or in the models
 ELSEWHERE = {
-    "train.fit", "serial.draws_in_a_row", "serial.init_in_a_row",
-    "serial.run_in_a_row", "serial.expect", "checkpoint.save", "checkpoint.load", "folder.save",
+    "train.fit", "serial.serial_uses_key", "serial.serial_init",
+    "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load", "folder.save",
+    "ensemble.ensemble_metrics",
 }  # fmt: skip
 
 
@@ -218,8 +217,10 @@ MODULES = (
     *(
         tree,
         hyper,
+        arithmetic,
         transforms,
-        optim,
+        state,
+        ensemble,
         wrappers,
         sam,
         train,

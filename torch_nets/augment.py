@@ -13,7 +13,7 @@ from torch import Tensor
 
 from purenets.core import random
 from purenets.core.base import Batch, GradFn
-from purenets.core.data.tasks import batches
+from purenets.core.data.sampling import batches
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 

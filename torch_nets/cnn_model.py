@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from purenets.core.architectures import reduced_vgg
 from purenets.core.base import Model
-from purenets.core.serial import reduced_vgg
 from purenets.torch_nets import layers
 
 

@@ -127,7 +127,7 @@ class _Total(torch.autograd.Function):
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over the ranks, differentiable; Lost if a rank is gone."""
+    """The sum of x over the ranks, differentiable; PeerLost if a rank is gone."""
     return _Total.apply(x)
 
 

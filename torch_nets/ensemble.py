@@ -5,7 +5,7 @@ state, metrics = ensemble(step)(state, batch)     # batch: x (members, batch, ..
 unstack_states(state)[3]                          # the state of seed 3, as if it had been trained alone
 
 model = deep_ensemble(net, 2)                         # its logits are the mean of those of two nets
-step  = make_step(each_member(grad_fn(net), 2), optimizer)
+step  = make_step(per_member_grad_fn(grad_fn(net), 2), optimizer)
 """
 
 from collections.abc import Callable

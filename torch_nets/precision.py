@@ -1,10 +1,15 @@
-"""What changes a net wraps the model: its precision, its memory format, its evaluation."""
+"""Wrappers for the precision and the memory format of a model, and the choice of the fastest by measurement."""
 
 import fnmatch
+import statistics
+import time
+from collections.abc import Callable
 
 import torch
 
-from purenets.core.base import Model
+from purenets.core import random
+from purenets.core.base import Batch, Model
+from purenets.torch_nets.grad import grad_fn
 
 
 def cast(model: Model, dtype: torch.dtype, keep: str = "*norm*") -> Model:
@@ -34,30 +39,42 @@ def channels_last(model: Model) -> Model:
     return model._replace(apply=apply)
 
 
-def mirror_averaged(model: Model) -> Model:
-    """Test-time augmentation: in evaluation the mean of the logits of an image and of its mirror image."""
-
-    def apply(params, buffers, x, *, train=False, key=None):
-        logits, new = model.apply(params, buffers, x, train=train, key=key)
-        if train:
-            return logits, new
-        return (logits + model.apply(params, buffers, x.flip(3))[0]) / 2, new
-
-    return model._replace(apply=apply)
+VARIANTS: dict[str, Callable[[Model], Model]] = {
+    "float32": lambda model: model,
+    "float32 channels_last": channels_last,
+    "bfloat16": lambda model: cast(model, torch.bfloat16),
+    "bfloat16 channels_last": lambda model: channels_last(cast(model, torch.bfloat16)),
+}
 
 
-def shift_averaged(model: Model) -> Model:
-    """Test-time augmentation: in evaluation half the logits of an image and a quarter each of the image moved
-    by one pixel up and left, and down and right."""
+def autotune(model: Model, batch: Batch, variants, repeats: int = 2) -> dict[str, float]:
+    """The median seconds of a gradient of `batch` in each of `variants`, taken in turn after a warm-up.
 
-    def apply(params, buffers, x, *, train=False, key=None):
-        logits, new = model.apply(params, buffers, x, train=train, key=key)
-        if train:
-            return logits, new
-        rows, columns = x.shape[2:]
-        wide = torch.nn.functional.pad(x.float(), (1, 1, 1, 1), mode="reflect").to(x.dtype)
-        moved = (wide[:, :, i : i + rows, i : i + columns] for i in (0, 2))
-        both = sum(model.apply(params, buffers, view)[0] for view in moved)
-        return logits / 2 + both / 4, new
+    batch: inputs as the model takes them; 32 of its examples are enough to tell the ways apart. One way alone is
+    not measured.
+    """
+    if len(variants) == 1:
+        return {variants[0]: 0.0}
+    x, y = (part[:32] for part in batch)
+    device = x.device
+    params, buffers = (
+        {name: leaf.to(device) for name, leaf in part.items()} for part in model.init(random.key(0))
+    )
+    key = torch.as_tensor(random.key(0), device=device)
+    grads = {variant: grad_fn(VARIANTS[variant](model)) for variant in variants}
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    for _ in range(repeats + 1):
+        for variant, grad in grads.items():
+            begin = time.perf_counter()
+            _, (_, metrics) = grad(params, buffers, (x, y), key)
+            metrics["loss"].item()  # waits for the device
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[variant].append(time.perf_counter() - begin)
+    return {variant: statistics.median(times[1:]) for variant, times in seconds.items()}
 
-    return model._replace(apply=apply)
+
+def variants_for(precision: str) -> list[str]:
+    """The ways that a `--precision` leaves: auto any; float32 and bfloat16 one each, so that nothing is measured
+    and two runs compute the same bits."""
+    return {"float32": ["float32"], "bfloat16": ["bfloat16 channels_last"]}.get(precision, list(VARIANTS))

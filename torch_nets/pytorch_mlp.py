@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from purenets.core.architectures import mlp_layers
 from purenets.core.base import Model
-from purenets.core.serial import mlp_layers
 from purenets.torch_nets import layers
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.architectures import RNN_INITS, rnn_shapes
 from purenets.core.base import Model, Params, UserError
-from purenets.core.serial import RNN_INITS, rnn_shapes
 from purenets.torch_nets.fast import recurrence
 
 

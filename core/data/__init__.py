@@ -1,17 +1,8 @@
 """Data sets and batches: toy sets, folders of images, palindromes; all split and drawn by a key."""
 
-from purenets.core.data.tasks import (
-    DATASETS,
-    Dataset,
-    batches,
-    check,
-    from_csv,
-    load,
-    prepare,
-    split,
-    standardize,
-    steps_per_epoch,
-)
+from purenets.core.data.sampling import batches, steps_per_epoch
+from purenets.core.data.tasks import Dataset, check, prepare, split, standardize
+from purenets.core.data.toy import DATASETS, from_csv, load
 
 __all__ = [
     "DATASETS",

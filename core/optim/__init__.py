@@ -21,6 +21,7 @@ from purenets.core.optim.optimizers import (
     sgd,
 )
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
+from purenets.core.optim.state import get_state, inject_hyperparams, set_hyperparams, with_averaged_params
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     apply_updates,
@@ -46,8 +47,6 @@ from purenets.core.optim.wrappers import (
     ema,
     flat,
     freeze,
-    get_state,
-    inject_hyperparams,
     is_matrix,
     lookahead,
     masked,
@@ -55,8 +54,6 @@ from purenets.core.optim.wrappers import (
     normalize_weights,
     not_named,
     partition,
-    set_hyperparams,
-    with_averaged_params,
 )
 
 __all__ = [

@@ -3,7 +3,7 @@
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer
-from purenets.core.optim.transforms import sign
+from purenets.core.optim.arithmetic import sign
 from purenets.core.optim.wrappers import Predicate, is_matrix
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
+from purenets.core.optim.arithmetic import running_mean
 from purenets.core.optim.hyper import Hyper, count_for, counted, hyper, unless_zero
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
-    running_mean,
     scale_by_adam,
     scale_by_learning_rate,
     stateless,

@@ -12,14 +12,9 @@ evaluate with x, which is `get_state(opt_state, "x")`.
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
+from purenets.core.optim.arithmetic import maximum
 from purenets.core.optim.hyper import Hyper, as_float, count_for, counted, hyper, unless_zero, zero
-from purenets.core.optim.transforms import (
-    add_decayed_weights,
-    chain,
-    maximum,
-    scale_by_adam,
-    scale_by_learning_rate,
-)
+from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_adam, scale_by_learning_rate
 
 
 def schedule_free(

@@ -58,7 +58,7 @@ def as_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def as_text(rows: Sequence[Row]) -> str:
     """For a terminal, in columns."""
-    from purenets.core.report.document import text_table  # matplotlib comes with it
+    from purenets.core.report.tables import text_table
 
     return text_table(as_table(rows))
 
@@ -72,7 +72,9 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def as_html(rows: Sequence[Row], title: str = "Network") -> str:
     """A self-contained page (`purenets.core.report.document`)."""
-    from purenets.core.report.document import Document, Section, Table, to_html
+    from purenets.core.report.document import Document, Section
+    from purenets.core.report.html import to_html
+    from purenets.core.report.tables import Table
 
     return to_html(Document(title, [Section("Layer by layer", [Table(as_table(rows))])]))
 

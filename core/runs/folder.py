@@ -1,23 +1,17 @@
 """A run's folder: `config.json`, `history.csv`, the checkpoint and the figures."""
 
 import contextlib
-import dataclasses
-import importlib.metadata
-import inspect
 import json
-import os
-import platform
-import shlex
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from purenets.core.runs import checkpoint, history
 from purenets.core import train
 from purenets.core.base import Metrics, Step, TrainState, UserError
-from purenets.core.runs.options import Options
+from purenets.core.runs import checkpoint, history
 from purenets.core.runs.files import exclusive_lock, write_atomically
+from purenets.core.runs.options import Options
+from purenets.core.runs.provenance import _script, environment
 
 TIME = "seconds.json"  # apart from the history, which is the same whenever and wherever it is made
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
@@ -59,39 +53,6 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
     return folder
 
 
-def environment() -> dict:
-    """The versions and the git commit that a result comes from."""
-    packages = ("torch", "torchvision", "numpy", "scikit-learn")
-    return {
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "git_commit": _git_commit(),
-    }
-
-
-def machine() -> dict:
-    """What a figure's text says of the machine: processor, cores, system."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        name = names[0] if names else name
-    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}"}
-
-
-def command_line(config: Options) -> str:
-    """The command that makes the same results again: only what differs from the defaults."""
-    parts = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name != "resume":
-            flag = f"--{field.name}" if value is not False else f"--no-{field.name}"
-            parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(str(value))}")
-    return " ".join([f"python scripts/{_script(config)}.py", *parts])
-
-
 def save(folder: Path, state: TrainState, rows: history.History, metric_sums: Metrics) -> None:
     """What `fit` hands to its `save`: a checkpoint of all three, and `history.csv`."""
     meta = {"history": rows, "sums": {name: float(value) for name, value in metric_sums.items()}}
@@ -107,11 +68,7 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
     return TrainState(**arrays), meta["history"], meta["sums"]
 
 
-def _script(config: Options) -> str:
-    return Path(inspect.getfile(type(config))).stem
-
-
-def fit(
+def fit_and_save(
     folder: Path | None, step: Step, state: TrainState, batches, *, hint: str, writes: bool = True, **options
 ):
     """`purenets.core.train.fit` from the folder's checkpoint on, saving there after each row; returns its results.
@@ -187,13 +144,3 @@ def _check_same(folder: Path, before: dict, about: dict) -> None:
     for name in {**old, **new}:
         if old.get(name) != new.get(name):
             raise UserError(f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}")
-
-
-def _git_commit() -> str | None:
-    """The commit of the source, with "-dirty" where files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -7,6 +7,7 @@ from pathlib import Path
 from purenets.core.base import History, UserError
 from purenets.core.runs.files import write_atomically
 
+
 def to_csv(rows: History) -> str:
     """The rows as CSV with a header; floats keep all their digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))

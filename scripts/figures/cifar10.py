@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from purenets import UserError
 from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
-from purenets.core.runs.options import Options, option, run
+from purenets.core.runs.command import command
+from purenets.core.runs.options import Options, option
 from scripts.shared.sweeps import grouped
 
 FAR = -20  # points of accuracy
@@ -152,4 +153,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

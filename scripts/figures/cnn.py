@@ -19,8 +19,9 @@ from matplotlib.figure import Figure
 
 from purenets import UserError
 from purenets.core.report.plots import COLORS, LINES, panels, save
+from purenets.core.runs.command import command
 from purenets.core.runs.history import column
-from purenets.core.runs.options import Options, option, run
+from purenets.core.runs.options import Options, option
 from scripts.shared.sweeps import grouped
 
 
@@ -176,4 +177,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

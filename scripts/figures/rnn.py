@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from purenets import UserError
 from purenets.core.report.diagrams import box
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
-from purenets.core.runs.options import Options, option, run
+from purenets.core.runs.command import command
+from purenets.core.runs.options import Options, option
 
 CHANCE = 0.1  # ten digits
 
@@ -238,4 +239,4 @@ def main(config: Config) -> Figure:
 
 
 if __name__ == "__main__":
-    run(Config, main)
+    command(Config, main)

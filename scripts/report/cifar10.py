@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from purenets.core.report.diagrams import network
-from purenets.core.report.document import Picture, Table
+from purenets.core.report.document import Picture
+from purenets.core.report.tables import Table
 from purenets.core.report.tabulate import as_table, tabulate
 from purenets.core.runs.history import column
 from scripts import cifar10_mlp, cifar10_sweep

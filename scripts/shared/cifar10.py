@@ -83,7 +83,7 @@ def train(
     step = make_step(grad, optimizer)
 
     draw = augment.alternately_flipped if config.flip == "alternating" else batches
-    state, history = runs.fit(
+    state, history = runs.fit_and_save(
         folder,
         jit(step) if config.compile else step,
         state,
@@ -125,7 +125,7 @@ def make_grad_fn(config: Recipe, model: Model, task) -> GradFn:
 
 def tested_on_views(config: Recipe, model: Model, state: TrainState, task) -> dict:
     """The test accuracy of the mean of the logits of several views of an image, by `--views`."""
-    from purenets.torch_nets.precision import mirror_averaged, shift_averaged
+    from purenets.torch_nets.tta import mirror_averaged, shift_averaged
 
     if config.views == "none":
         return {}

@@ -65,7 +65,7 @@ def autotuned(plain: Model, task, precision: str, folder: Path | None, group=Non
     """The network in the precision and memory format that a probe finds fastest here, on images as `task` has
     them; a resumed run goes on as its `autotune.json` says."""
     from purenets.torch_nets import distributed
-    from purenets.torch_nets.pace import VARIANTS, autotune, variants_for
+    from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
 
     group = group or distributed.Group()
     recorded = folder / "probe.json" if folder else None

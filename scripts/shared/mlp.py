@@ -28,6 +28,7 @@ from purenets import (
     tree,
 )
 from purenets.core.arrays import to_host
+from purenets.core.optim.state import with_averaged_params
 from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive, widths
 from purenets.data import DATASETS, Dataset
 from purenets.optim import OPTIMIZERS
@@ -126,7 +127,7 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
         sets, state = {"train": train_set, "test": test_set}, with_averaged_params(state)
         return {f"{n}_{k}": v for n, part in sets.items() for k, v in evaluate(metrics, state, part).items()}
 
-    state, history = runs.fit(
+    state, history = runs.fit_and_save(
         folder,
         backend.compile(make_step(backend.grad_fn(model), optimizer)),
         state,

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purenets import Diverged, Interrupted, UserError
-from purenets.core.runs.options import Options, fraction, one_of, option, positive, run, widths
+from purenets.core.runs.command import command
+from purenets.core.runs.options import Options, fraction, one_of, option, positive, widths
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def test_run_ends_in_one_line_and_a_code(error, code, capsys, monkeypatch):
             raise error
 
     with pytest.raises(SystemExit) as stop:
-        run(Config, main)
+        command(Config, main)
     assert stop.value.code == code
     assert capsys.readouterr().err == (f"error: {error}\n" if error else "")
 
@@ -141,7 +142,7 @@ def test_too_little_memory_is_one_line(error, capsys, monkeypatch):
         raise error
 
     with pytest.raises(SystemExit) as end:
-        run(Small, main)
+        command(Small, main)
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith("error: not enough memory for this net or batch (")
 
@@ -149,7 +150,7 @@ def test_too_little_memory_is_one_line(error, capsys, monkeypatch):
 def test_other_errors_are_not_hidden(monkeypatch):
     monkeypatch.setattr("sys.argv", ["script"])
     with pytest.raises(RuntimeError, match="a bug"):
-        run(Small, lambda config: (_ for _ in ()).throw(RuntimeError("a bug")))
+        command(Small, lambda config: (_ for _ in ()).throw(RuntimeError("a bug")))
 
 
 def test_messages_hold_nothing_that_cannot_be_printed():

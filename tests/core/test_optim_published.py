@@ -308,7 +308,7 @@ def test_sam_goes_downhill_to_its_neighborhood():
         assert f(end) < 0.01 * f(start), (f.__name__, f(end))
 
 
-def test_sam_is_the_same_in_both_worlds():
+def test_sam_is_the_same_on_both_backends():
     draw = np.random.default_rng(0)
     x, y = draw.normal(size=(16, 3)), draw.integers(0, 2, 16)
     nets = mlp_numpy.MLP(3, [5], 2), pytorch_mlp.MLP(3, [5], 2)

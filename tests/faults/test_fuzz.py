@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from purenets import UserError, data, random
+from purenets.core.architectures import rnn_shapes
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.options import Options
-from purenets.core.serial import rnn_shapes
 from purenets.numpy_nets import mlp_numpy
 from purenets.torch_nets import cnn_model, image_mlps, pytorch_mlp, vanilla_rnn
 from tests.faults.record import record, scaled
@@ -24,7 +24,7 @@ SCRIPTS = (
     "train_mlp_numpy",
     "pytorch_train_mlp",
     "cnn_train",
-    "cifar10_best",
+    "cifar10_cnn",
     "cifar10_mlp",
     "cifar10_sweep",
 )

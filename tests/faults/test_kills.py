@@ -39,7 +39,7 @@ CASES = {
         "--optimizer adamw --weight_decay 1e-2 --schedule cosine --label_smoothing 0.1",
         IMAGES,
     ),
-    "cifar10_best": Case(f"{CIFAR10} --channels 8,8,8", IMAGES),
+    "cifar10_cnn": Case(f"{CIFAR10} --channels 8,8,8", IMAGES),
     "cifar10_mlp": Case(f"{CIFAR10} --optimizer muon", IMAGES),
     "train": Case(
         "--input_length 6 --num_hidden 16 --batch_size 16 --eval_freq 10 --eval_size 200 --train_steps 600 "

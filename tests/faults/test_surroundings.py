@@ -16,7 +16,9 @@ from PIL import Image
 from purenets import UserError
 from purenets.core.data import images
 from purenets.core.report import plots
-from purenets.core.report.document import Document, Picture, Section, Table, to_html
+from purenets.core.report.document import Document, Picture, Section
+from purenets.core.report.html import to_html
+from purenets.core.report.tables import Table
 from purenets.core.runs import checkpoint, history
 from purenets.torch_nets.dataset import PalindromeDataset
 from scripts import train_mlp_numpy

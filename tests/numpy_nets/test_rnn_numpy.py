@@ -21,10 +21,10 @@ from purenets import (
     torch_nets,
     tree,
 )
+from purenets.core.data.palindromes import all_palindromes, palindromes, streams
 from purenets.core.gradcheck import check_gradient
 from purenets.numpy_nets import rnn_numpy
 from purenets.torch_nets import vanilla_rnn
-from purenets.torch_nets.dataset import all_palindromes, palindromes, streams
 
 few = st.integers(1, 8)
 

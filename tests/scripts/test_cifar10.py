@@ -10,7 +10,7 @@ import pytest
 
 from purenets import Interrupted, UserError
 from purenets.core.report.document import Picture
-from purenets.core.runs.options import run
+from purenets.core.runs.command import command
 from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep
 from scripts.figures import cifar10 as figures
 from scripts.report import cifar10 as report_cifar10
@@ -137,7 +137,7 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
 def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script", *flags])
     with pytest.raises(SystemExit) as end:
-        run(script.Config, script.main, script.PRESETS)
+        command(script.Config, script.main, script.PRESETS)
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert message in error

@@ -11,7 +11,7 @@ from PIL import Image
 
 from purenets import UserError
 from purenets.core.runs import checkpoint, history
-from purenets.core.runs.options import run
+from purenets.core.runs.command import command
 from scripts import cnn_train
 from scripts.cnn_train import Config
 
@@ -128,7 +128,7 @@ def test_the_running_mean_is_what_is_evaluated():
 def test_wrong_flags_end_in_one_line_and_code_2(flags, message, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cnn_train", *flags])
     with pytest.raises(SystemExit) as stop:
-        run(Config, cnn_train.main)
+        command(Config, cnn_train.main)
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert message in err

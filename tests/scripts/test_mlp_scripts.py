@@ -13,7 +13,7 @@ import pytest
 
 from purenets import Diverged, UserError, tree
 from purenets.core.runs import checkpoint, history
-from purenets.core.runs.options import run
+from purenets.core.runs.command import command
 from scripts import pytorch_train_mlp, train_mlp_numpy
 from tests.faults.kills import differing
 
@@ -109,7 +109,7 @@ WRONG = [
 def test_wrong_flags_end_in_one_line_and_code_2(name, flags, message, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [name, *QUICK[name], *flags])
     with pytest.raises(SystemExit) as stop:
-        run(SCRIPTS[name].Config, SCRIPTS[name].main)
+        command(SCRIPTS[name].Config, SCRIPTS[name].main)
     assert stop.value.code == 2
     err = capsys.readouterr().err
     assert message in err

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from purenets.core.report.document import Picture, Section, Table, to_html
-from purenets.core.runs.options import run
+from purenets.core.report.document import Picture, Section
+from purenets.core.report.html import to_html
+from purenets.core.report.tables import Table
+from purenets.core.runs.command import command
 from scripts import make_report, make_submission
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +98,6 @@ def test_an_archive_that_does_not_run_is_not_written(tmp_path, monkeypatch):
 def test_a_wrong_number_gets_a_line(number, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["make_submission", "--student_number", number])
     with pytest.raises(SystemExit) as stop:
-        run(make_submission.Config, make_submission.main)
+        command(make_submission.Config, make_submission.main)
     assert stop.value.code == 2
     assert "--student_number" in capsys.readouterr().err

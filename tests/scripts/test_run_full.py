@@ -59,9 +59,9 @@ def test_goes_on_where_it_failed_and_ends_in_a_report(tmp_path, monkeypatch, cap
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     code = (
-        "import sys; from scripts import run_full; from purenets.core.runs.options import run\n"
+        "import sys; from scripts import run_full; from purenets.core.runs.command import command\n"
         "run_full.STAGES['part1_sets'] = run_full.Stage('compare_mlps.py --datasets moons --max_steps 9999', 1)\n"
-        "run(run_full.Config, run_full.main)"
+        "command(run_full.Config, run_full.main)"
     )
     command = [sys.executable, "-c", code, "--stages", "part1_sets", "--out", tmp_path / "full", "--no-pdf"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)

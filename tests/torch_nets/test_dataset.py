@@ -7,17 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purenets import UserError, random
-from purenets.torch_nets.dataset import (
-    PalindromeDataset,
+from purenets.core.data.palindromes import (
     all_palindromes,
     check_listable,
     count,
     evaluation_batches,
-    generate_palindrome,
     is_exhaustive,
     palindromes,
     streams,
 )
+from purenets.torch_nets.dataset import PalindromeDataset, generate_palindrome
 
 lengths = st.integers(2, 40)
 

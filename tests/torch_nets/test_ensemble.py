@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from purenets import UserError, init_state, make_step, optim, random, schedules, tree
+from purenets.core.data.palindromes import palindromes
 from purenets.torch_nets import (
     MLP,
     VanillaRNN,
@@ -15,7 +16,6 @@ from purenets.torch_nets import (
     stack_states,
     unstack_states,
 )
-from purenets.torch_nets.dataset import palindromes
 from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
 from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, serial
 

@@ -9,19 +9,17 @@ from torch import nn
 
 from purenets import UserError, make_step, optim, random, train_state, tree
 from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
-from purenets.torch_nets.analysis import per_example
+from purenets.torch_nets.analysis import privacy
 from purenets.torch_nets.analysis.per_example import (
     check_per_example,
-    dp_grad_fn,
-    epsilon,
     example_norms,
     hardest,
     influence,
     layer_norms,
     noise_scale,
     per_example_grads,
-    poisson_batches,
 )
+from purenets.torch_nets.analysis.privacy import dp_grad_fn, epsilon, poisson_batches
 from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, serial
 
 KEY = torch.as_tensor(random.key(7))
@@ -237,7 +235,7 @@ def test_no_argument_is_changed():
         f(grads)
     influence(grads, params)
     hardest(losses, 2)
-    per_example.add_noise(params, KEY, 1.0)
+    privacy.add_noise(params, KEY, 1.0)
     dp_grad_fn(model, 1.0, 1.0)(params, buffers, batch, KEY)
     assert all(map(torch.equal, before, [leaf for part in (params, buffers) for leaf in part.values()]))
     assert all(map(torch.equal, kept, grads.values()))

@@ -3,9 +3,9 @@
 import torch
 
 from purenets import random, tree
+from purenets.core.data.palindromes import palindromes
 from purenets.torch_nets import VanillaRNN
 from purenets.torch_nets.analysis import rnn_states
-from purenets.torch_nets.dataset import palindromes
 from purenets.torch_nets.fast import recurrence
 from purenets.torch_nets.losses import cross_entropy
 

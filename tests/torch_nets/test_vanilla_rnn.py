@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from purenets import UserError, init_state, make_step, optim, random, tree
+from purenets.core.data.palindromes import palindromes
 from purenets.torch_nets import VanillaRNN, grad_fn, jit
-from purenets.torch_nets.dataset import palindromes
 from purenets.torch_nets.fast import recurrence
 from purenets.torch_nets.vanilla_rnn import INITS, probabilities
 

@@ -1,8 +1,8 @@
 import torch
 
 from purenets import random
-from purenets.torch_nets import CNN, grad_fn, precision
-from purenets.torch_nets.pace import VARIANTS, autotune, variants_for
+from purenets.torch_nets import CNN, grad_fn, precision, tta
+from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
 
 MODEL = CNN(3, 10, width=1 / 16)
 PARAMS, BUFFERS = MODEL.init(random.key(0))
@@ -31,7 +31,7 @@ def test_cast_computes_in_bfloat16_and_keeps_float32_params():
 
 
 def test_mirror_averaging_is_blind_to_mirrors_in_evaluation_only():
-    model, x = precision.mirror_averaged(MODEL), BATCH[0]
+    model, x = tta.mirror_averaged(MODEL), BATCH[0]
     assert torch.allclose(
         model.apply(PARAMS, BUFFERS, x)[0], model.apply(PARAMS, BUFFERS, x.flip(3))[0], atol=1e-5
     )
@@ -56,15 +56,13 @@ def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
     up_left, down_right = wide[:, :, :16, :16], wide[:, :, 2:, 2:]
     logits = [MODEL.apply(PARAMS, BUFFERS, view)[0] for view in (x, up_left, down_right)]
     expected = logits[0] / 2 + (logits[1] + logits[2]) / 4
-    found, _ = precision.shift_averaged(MODEL).apply(PARAMS, BUFFERS, x)
+    found, _ = tta.shift_averaged(MODEL).apply(PARAMS, BUFFERS, x)
     assert torch.allclose(found, expected, atol=1e-5)
     as_uint8 = (x * 50 + 100).clamp(0, 255).byte()
     seen = []
     model = MODEL._replace(apply=lambda p, b, x, **_: (seen.append(x) or torch.zeros(len(x), 10), b))
-    precision.shift_averaged(model).apply(PARAMS, BUFFERS, as_uint8)
+    tta.shift_averaged(model).apply(PARAMS, BUFFERS, as_uint8)
     assert [view.dtype for view in seen] == [torch.uint8] * 3
     assert torch.equal(seen[2][:, :, :-1, :-1], as_uint8[:, :, 1:, 1:])
-    trained, plain = (
-        m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (precision.shift_averaged(MODEL), MODEL)
-    )
+    trained, plain = (m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (tta.shift_averaged(MODEL), MODEL))
     assert torch.equal(trained, plain)

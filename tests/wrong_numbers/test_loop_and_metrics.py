@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from purenets import UserError, data, evaluate, fit, init_state, make_step, optim, random, train_state
 from purenets.core.metrics import accuracy
 from purenets.torch_nets import MLP, from_module, grad_fn, metrics_fn
-from purenets.torch_nets.analysis.per_example import dp_grad_fn
+from purenets.torch_nets.analysis.privacy import dp_grad_fn
 from purenets.torch_nets.ensemble import deep_ensemble
 from tests.wrong_numbers.choice import or_refused
 

@@ -6,7 +6,7 @@ import torch
 
 from purenets import UserError, init_state, make_step, optim, random
 from purenets.torch_nets import MLP, grad_fn
-from purenets.torch_nets.analysis.per_example import dp_grad_fn
+from purenets.torch_nets.analysis.privacy import dp_grad_fn
 from tests.wrong_numbers.choice import or_refused
 
 KEY = torch.as_tensor(random.key(0))

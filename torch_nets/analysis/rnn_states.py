@@ -13,7 +13,7 @@ from purenets.torch_nets.losses import cross_entropy
 def states(params: Params, x: Tensor, h: Tensor | None = None, perturbations: Tensor | None = None) -> Tensor:
     """All h(t) of equation (1): x (batch, N, input) -> (batch, N, hidden).
 
-    h: h(0), (batch, hidden), zeros by default. nudges: (batch, N, hidden), added to the h(t) as they arise.
+    h: h(0), (batch, hidden), zeros by default. perturbations: (batch, N, hidden), added to the h(t) as they arise.
     """
     h = x.new_zeros(len(x), len(params["b_h"])) if h is None else h
     found = []

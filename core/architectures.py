@@ -1,0 +1,72 @@
+"""The layer lists of the reduced VGG, the RNN and the MLP, for the NumPy and the torch backend."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from purenets.core.base import UserError
+
+VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+
+
+def reduced_vgg(
+    backend, n_channels: int, n_classes: int, width: float = 1.0, norm: Callable | None = None
+) -> dict:
+    """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ... "fc".
+
+    A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3, stride 2,
+    padding 1. A pool comes before the ReLU that the assignment has before it: the maximum of what a ReLU
+    leaves is what the ReLU leaves of the maximum, in value and gradient, and of a quarter as many pixels.
+    backend: as in `mlp_layers`; width: a factor of all channels; norm: a constructor in place of BatchNorm.
+    """
+    norm = norm or backend.BatchNorm
+    layers, convolutions, pools, channels = {}, 0, 0, n_channels
+    for what, then in itertools.pairwise((*VGG, None)):
+        if what == "pool":
+            continue
+        convolutions += 1
+        more = max(1, round(what * width))
+        layers[f"conv{convolutions}"] = backend.Conv(channels, more, 3, padding=1)
+        layers[f"norm{convolutions}"] = norm(more)
+        if then == "pool":
+            pools += 1
+            layers[f"pool{pools}"] = backend.MaxPool(3, stride=2, padding=1)
+        layers[f"relu{convolutions}"] = backend.ReLU()
+        channels = more
+    return layers | {"mean": backend.GlobalAvgPool(), "fc": backend.Linear(channels, n_classes)}
+
+
+RNN_INITS = (
+    "default",
+    "orthogonal",
+    "identity",
+)  # how W_hh begins, functions of purenets.torch_nets.vanilla_rnn
+
+
+def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the vanilla RNN's params, by the names of the assignment's equations (1) and (2)."""
+    return {
+        "W_hx": (num_hidden, input_dim),
+        "W_hh": (num_hidden, num_hidden),
+        "b_h": (num_hidden,),
+        "W_ph": (num_classes, num_hidden),
+        "b_o": (num_classes,),
+    }
+
+
+def mlp_layers(
+    backend, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
+) -> dict:
+    """The layers of a multi-layer perceptron by name: "fc1", "relu1", ("dropout1",) ... and a last "fc".
+
+    backend: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of layers.
+    """
+    if activation not in backend.ACTIVATIONS:
+        raise UserError(f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}")
+    layers, width = {}, n_inputs
+    for i, units in enumerate(n_hidden, start=1):
+        layers[f"fc{i}"] = backend.Linear(width, units)
+        layers[f"{activation}{i}"] = backend.ACTIVATIONS[activation]()
+        if dropout:
+            layers[f"dropout{i}"] = backend.Dropout(dropout)
+        width = units
+    return layers | {f"fc{len(n_hidden) + 1}": backend.Linear(width, n_classes)}
