@@ -61,7 +61,17 @@ def test_an_unpacked_copy_runs_without_install(tmp_path):
     copy = tmp_path / "a folder with spaces"
     for folder in ("purenets", "core", "numpy_nets", "torch_nets", "scripts"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    flags = "--input_length 4 --train_steps 20 --no-compile --num_hidden 8 --eval_size 100".split()
+    flags = [
+        "--input_length",
+        "4",
+        "--train_steps",
+        "20",
+        "--no-compile",
+        "--num_hidden",
+        "8",
+        "--eval_size",
+        "100",
+    ]
     for command in (["scripts/train.py", *flags], ["-m", "scripts.train", "--help"]):
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=copy)
         assert done.returncode == 0, done.stderr
