@@ -16,7 +16,14 @@ import numpy as np
 
 from purenets.core import random, tree
 from purenets.core.base import UserError
-from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
+from purenets.core.serial import (
+    expect,
+    expect_features,
+    expect_sizes,
+    serial_apply,
+    serial_init,
+    serial_uses_key,
+)
 
 # --- linear -----------------------------------------------------------------------------------------------
 
@@ -146,6 +153,7 @@ class Module(NamedTuple):
 
 def Linear(n_in: int, n_out: int) -> Module:
     """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
+    expect_sizes("Linear", n_in=n_in, n_out=n_out)
 
     def init(key):
         weight = random.normal(key, (n_out, n_in)) / np.float32(math.sqrt(n_in))

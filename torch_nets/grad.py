@@ -8,16 +8,21 @@ from torch import Tensor
 from purenets.core import tree
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
-from purenets.core.metrics import accuracy
+from purenets.core.batch import arrays_of
+from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.losses import cross_entropy
 
-METRICS = {
-    "accuracy": accuracy
-}  # f(logits, targets) -> a scalar, by name; "loss" is there without being asked
+METRICS: dict[str, Callable] | None = None  # the default: accuracy, where the loss and the shapes mean one
 
 
-def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] = METRICS) -> GradFn:
-    """The gradient of `loss(logits, targets)` by the params, in training mode, with `metrics` of the batch."""
+def grad_fn(
+    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = METRICS
+) -> GradFn:
+    """The gradient of `loss(logits, targets)` by the params, in training mode, with `metrics` of the batch.
+
+    metrics: `f(logits, targets) -> a scalar` by name; "loss" is there without being asked. By default the accuracy,
+    where there is one (`default_metrics.py`).
+    """
     forward = loss_fn(model, loss, metrics)
     by_func = torch.func.grad(forward, has_aux=True)
 
@@ -30,11 +35,12 @@ def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Cal
     return grad
 
 
-def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable]) -> Callable:
+def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -> Callable:
     """`forward(params, buffers, batch, key) -> (loss, (buffers, metrics))` in training mode."""
-    expect_no_loss(metrics)
+    metrics = metrics_or_default(metrics, loss)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
+        expect_tensors(params, batch)
         x, y = batch
         logits, buffers = model.apply(params, buffers, x, train=True, key=key)
         value = loss(logits, y)
@@ -62,30 +68,56 @@ def can_use_autograd(params: Params) -> bool:
     return not is_tracing() and not any(p.requires_grad for p in params.values())
 
 
-def expect_no_loss(metrics: dict[str, Callable]) -> None:
-    """Raise a UserError if one of the metrics has the name of the loss."""
+def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> dict[str, Callable]:
+    """Return `metrics`, or what is measured beside `loss` by default.
+
+    Raises:
+        UserError: if one of them has the name of the loss.
+    """
+    if metrics is None:
+        return {"accuracy": accuracy_for(loss)}
     if "loss" in metrics:
         raise UserError("metrics: the loss is always there; choose another name than 'loss'")
+    return metrics
 
 
 def compute_metrics(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
-    """The loss, and each metric by its name."""
+    """The loss, and each metric by its name; one that is None has no meaning here and is left out."""
     found = {"loss": loss}
     for name, f in metrics.items():
-        found[name] = f(logits.detach(), targets)
+        value = f(logits.detach(), targets)
+        if value is not None:
+            found[name] = value
     return found
 
 
+def expect_tensors(params: Params, batch: Batch) -> None:
+    """Raise a UserError for params that are no dict, or a batch of NumPy arrays, which a torch net cannot take."""
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of tensors by name")
+    for name, part in zip(("inputs", "targets"), batch, strict=True):
+        if isinstance(part, Tensor):
+            continue
+        for array in arrays_of(part):
+            if not isinstance(array, Tensor):
+                kind = type(array).__name__
+                raise UserError(f"batch: the {name} are a {kind}, a torch net takes tensors; see to_torch")
+
+
 def metrics_fn(
-    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] = METRICS
+    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = METRICS
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """The loss and `metrics` of a batch in evaluation mode."""
-    expect_no_loss(metrics)
+    """The loss and `metrics` of a batch in evaluation mode; by default the accuracy, where there is one."""
+    metrics = metrics_or_default(metrics, loss)
 
     @torch.no_grad()
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
+        expect_tensors(params, batch)
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
         return compute_metrics(loss(logits, y), logits, y, metrics)
 
+    measure.whole_only = tuple(
+        name for name, f in metrics.items() if not getattr(f, "mean_over_examples", True)
+    )
     return measure

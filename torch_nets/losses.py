@@ -1,5 +1,6 @@
 """Losses of logits and integer targets: scalars, the mean over the batch."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -14,4 +15,4 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
     """`cross_entropy` with `amount` of each target spread evenly over all classes (Szegedy et al. 2016)."""
-    return lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, label_smoothing=amount)
+    return functools.partial(torch.nn.functional.cross_entropy, label_smoothing=amount)

@@ -43,6 +43,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """All palindromes of length T where there are at most `size` of them, else `size` fresh ones; NumPy
     batches of at most `chunk`, so that long palindromes need little memory."""
+    for name, value in (("size", size), ("chunk", chunk)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise UserError(f"evaluation_batches: {name} is {value!r}, needs a positive integer")
     if is_exhaustive(T, size):
         x, y = all_palindromes(T, one_hot)
         for begin in range(0, len(y), chunk):
