@@ -88,7 +88,10 @@ def conv_backward(dout, cache):
 
 
 def max_pool_forward(x, size, stride, padding=0):
-    """The largest value of each window; of equal ones the first. (B, C, H, W) -> (B, C, H', W')."""
+    """Return the largest value of each window, of equal ones the first, and a cache.
+
+    (B, C, H, W) -> (B, C, H', W').
+    """
     view = windows(padded(x, padding, -np.inf), size, stride)
     flat = rearrange(view, "b c h w kh kw -> b c h w (kh kw)")
     place = flat.argmax(axis=-1)
@@ -106,12 +109,12 @@ def max_pool_backward(dout, cache):
 
 
 def mean_forward(x):
-    """The mean over all pixels: (B, C, H, W) -> (B, C)."""
+    """Return the mean over all pixels: (B, C, H, W) -> (B, C)."""
     return reduce(x, "b c h w -> b c", "mean"), x.shape
 
 
 def mean_backward(dout, cache):
-    """Each pixel gets an equal part."""
+    """Return dx: (B, C, H, W) for dout: (B, C); each pixel gets an equal part."""
     _, _, H, W = cache
     return repeat(dout / (H * W), "b c -> b c h w", h=H, w=W)
 
@@ -121,11 +124,11 @@ def mean_backward(dout, cache):
 
 def over_pixels(per_channel):
     """Return (C,) as (1, C, 1, 1), which broadcasts over batch and pixels."""
-    return per_channel.reshape(1, -1, 1, 1)  # rearrange would take longer than the sums beside it
+    return per_channel.reshape(1, -1, 1, 1)  # called often: rearrange would show in small nets
 
 
 def batch_norm_forward(x, weight, bias, eps=1e-5):
-    """Return y = n weight + bias with n = (x - mean) / sqrt(var + eps), the mean, the var and a cache.
+    """Return y = n weight + bias with n = (x - mean) / sqrt(var + eps), mean, var and a cache.
 
     x, y: (B, C, H, W); weight, bias: (C,). mean and (biased) var: (C,), over batch and pixels.
     """
@@ -141,8 +144,8 @@ def batch_norm_forward(x, weight, bias, eps=1e-5):
 def batch_norm_backward(dout, cache):
     """Return dx: (B, C, H, W), dweight = sum(dout n): (C,) and dbias = sum(dout): (C,).
 
-    With dn = dout weight: dx = (dn - mean(dn) - n mean(dn n)) / sqrt(var + eps), with sums and means
-    over batch and pixels.
+    With dn = dout weight: dx = (dn - mean(dn) - n mean(dn n)) / sqrt(var + eps). Sums and means
+    are over batch and pixels.
     """
     n, weight, inverse_deviation = cache
     dbias = reduce(dout, "b c h w -> c", "sum")

@@ -51,7 +51,7 @@ def flip(key: Tensor, x: Tensor) -> Tensor:
 
 
 def mirrored(x: Tensor, which: Tensor) -> Tensor:
-    """The images of `which` (batch,) bool mirrored."""
+    """Return x with the images of `which` (batch,) bool mirrored."""
     return torch.where(rearrange(which, "b -> b 1 1 1"), x.flip(3), x)
 
 
@@ -77,7 +77,7 @@ def alternately_flipped(data: Batch, batch_size: int, key) -> Callable[[int], Ba
 
 
 def crop(padding: int) -> Augmentation:
-    """Each image moved by up to `padding` pixels in both directions; what comes in is its reflection."""
+    """Move each image by up to `padding` pixels in both directions; its reflection comes in."""
 
     def f(key, x):
         B, C, H, W = x.shape
@@ -92,8 +92,10 @@ def crop(padding: int) -> Augmentation:
 
 
 def cutout(size: int) -> Augmentation:
-    """A square of `size` pixels of each image set to 0, its centre anywhere in the image (DeVries and Taylor
-    2017); put it after the normalization, where 0 is the mean."""
+    """Set a square of `size` by `size` pixels of each image to 0, its center anywhere in the image.
+
+    Put it after the normalization, where 0 is the mean. Source: DeVries and Taylor 2017.
+    """
 
     def f(key, x):
         B, _, H, W = x.shape

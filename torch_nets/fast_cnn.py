@@ -80,5 +80,5 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     patches = rearrange(unfolded, "n features places -> (n places) features")  # features: (C kh kw)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     columns = directions / torch.sqrt(variances + eps)
-    filters = rearrange(columns, "(c kh kw) filter -> filter c kh kw", kh=size, kw=size).contiguous()
+    filters = rearrange(columns, "(c kh kw) o -> o c kh kw", kh=size, kw=size).contiguous()
     return torch.cat([filters, -filters])

@@ -35,15 +35,18 @@ class ImageDataset(NamedTuple):
 
 
 def digits(size: int = 0) -> ImageDataset:
-    """scikit-learn's 1,797 handwritten digits, (n, 1, 8, 8) or of another size; every fifth is a test image."""
+    """Return scikit-learn's 1,797 handwritten digits, (n, 1, 8, 8) or of another size.
+
+    Every fifth is a test image.
+    """
     from PIL import Image
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     x = np.round(rearrange(x, "n (h w) -> n h w", h=8) * (255 / 16)).astype(np.uint8)
     if size:
-        resized = (Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in x)
-        x = np.stack([np.asarray(image) for image in resized])
+        shape, method = (size, size), Image.Resampling.BICUBIC
+        x = np.stack([np.asarray(Image.fromarray(image).resize(shape, method)) for image in x])
     x = rearrange(x, "n h w -> n 1 h w")
     held_out = np.arange(len(y)) % 5 == 4
     train, test = ((x[rows], y[rows].astype(np.int64)) for rows in (~held_out, held_out))
