@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 
 from benchmarks import timing
 from purenets import runs
@@ -101,7 +102,7 @@ def write_images(config: Config, folder: Path) -> None:
 
     found = images.load(config.data, config.data_dir, config.image_size)
     for name, (x, y) in {"train": found.train, "test": found.test}.items():
-        pixels = torch.from_numpy(np.array(x).transpose(0, 2, 3, 1).copy())
+        pixels = torch.from_numpy(rearrange(np.array(x), "n c h w -> n h w c").copy())
         content = {"images": pixels, "labels": torch.from_numpy(np.array(y)), "classes": list(found.classes)}
         torch.save(content, folder / f"{name}.pt")
 
