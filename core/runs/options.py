@@ -108,7 +108,7 @@ class Options:
                 parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=text)
             else:
                 shown = "" if default is None else f" (default: {_as_text(default)})"
-                metavar = _METAVARS[field.type] if field.type in _METAVARS else "LIST"
+                metavar = _METAVARS.get(field.type, "LIST")
                 parser.add_argument(name, default=default, help=text + shown, metavar=metavar)
         given = vars(parser.parse_args(arguments))
         return cls(**{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)})

@@ -22,7 +22,7 @@ def mlp_structure() -> tuple[list, list]:
 
     from purenets.torch_nets.image_mlps import residual_mlp
 
-    preset = cifar10_mlp.PRESETS["cpu-6min"]
+    preset = cifar10_mlp.PRESETS["mlp"]
     rows = tabulate(residual_mlp(3072, preset.width, preset.depth, 10), torch.zeros(BATCH, 3, 32, 32))
     structure = [
         "A linear embedding of all 3,072 numbers of an image, then inverted bottlenecks x + W2 gelu(W1 norm(x)) "
@@ -66,7 +66,7 @@ def cnn_structure() -> tuple[list, list]:
     from scripts import cifar10_cnn
 
     preset = cifar10_cnn.PRESETS[cifar10_cnn.BEST]
-    widths = [int(part) for part in preset.channels.split(",")]
+    widths = preset.channels
     net = FastCNN(3, 10, filters=torch.zeros(24, 3, 2, 2), widths=widths, depth=preset.depth)
     rows = tabulate(net, torch.zeros(BATCH, 3, 32, 32))
     structure = [

@@ -13,7 +13,6 @@ import numpy as np
 
 from purenets import (
     Array,
-    History,
     Model,
     Params,
     Step,
@@ -32,6 +31,7 @@ from purenets.core.optim.state import with_averaged_params
 from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive, widths
 from purenets.data import DATASETS, Dataset
 from purenets.optim import OPTIMIZERS
+from scripts.shared.result import Result
 
 CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
 
@@ -45,7 +45,9 @@ def known_dataset(value: str) -> str | None:
 class MLPConfig(Options):
     """Train an MLP on a toy set or on a CSV file."""
 
-    dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
+    dnn_hidden_units: tuple[int, ...] = option(
+        (20,), "units of each hidden layer, with commas between", widths
+    )
     learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for (passes over the training set)", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
@@ -54,7 +56,7 @@ class MLPConfig(Options):
     noise: float = option(None, "deviation of a generated set's noise; each set has its own", not_negative)
     test_fraction: float = option(0.2, "the part of the points held out for the test", fraction)
     batch_size: int = option(32, "examples in a step: 1 single-sample, 0 full-batch", not_negative)
-    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     activation: str = option("relu", "relu or tanh", one_of(["relu", "tanh"]))
     dropout: float = option(0.0, "probability to drop a hidden unit", fraction)
     seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
@@ -74,15 +76,6 @@ class Backend(NamedTuple):
     compile: Callable[[Step], Step] = lambda step: step
 
 
-class Result(NamedTuple):
-    """A trained network: all that a notebook or a figure needs of it."""
-
-    state: TrainState
-    history: History
-    data: Dataset  # NumPy arrays
-    predict: Callable[[np.ndarray], np.ndarray]  # (n, features) -> (n,) classes
-
-
 def load_data(config: MLPConfig, key) -> Dataset:
     """The set that the options name, checked."""
     if config.dataset.endswith(".csv"):
@@ -98,10 +91,13 @@ def load_data(config: MLPConfig, key) -> Dataset:
 
 
 def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
-    """The network that the options describe."""
-    units = [int(n) for n in config.dnn_hidden_units.split(",")]
+    """Return the network that the options describe."""
     return backend.MLP(
-        task.n_features, units, task.n_classes, activation=config.activation, dropout=config.dropout
+        task.n_features,
+        config.dnn_hidden_units,
+        task.n_classes,
+        activation=config.activation,
+        dropout=config.dropout,
     )
 
 
@@ -143,7 +139,7 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
         logits, _ = model.apply(with_averaged_params(state).params, state.buffers, backend.array(x))
         return to_host(logits).argmax(axis=1)
 
-    result = Result(state, history, task, predict)
+    result = Result(state, history, model, task, predict=predict)
     if folder:
         draw(result, backend, folder)
     return result
@@ -156,9 +152,9 @@ def draw(result: Result, backend: Backend, folder: Path) -> None:
     )
 
     plots.save(plots.curves({"": result.history}, CURVES, backend.name), folder / "curves.png")
-    if result.data.n_features == 2:
+    if result.task.n_features == 2:
         figure, axes = plots.panels(1, 1, 5, 4.2)
-        plots.boundary(axes[0, 0], result.predict, result.data, backend.name)
+        plots.boundary(axes[0, 0], result.predict, result.task, backend.name)
         plots.save(figure, folder / "boundary.png")
 
 
