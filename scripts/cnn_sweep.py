@@ -66,10 +66,12 @@ class Config(Options):
 
 def main(config: Config) -> list[dict]:
     """Every setting and seed; their rows, and those that `--results` had."""
-    shared = {name: getattr(config, name) for name in ("data", "data_dir", "max_steps", "width", "threads")}
+    shared = {name: getattr(config, name) for name in ("data", "data_dir", "width", "threads")}
 
     def row_of(setting: str, seed: int) -> dict:
-        values = shared | SETTINGS[setting] | folder_of(config.out, setting, seed)
+        own = SETTINGS[setting]
+        length = {} if "epochs" in own else {"max_steps": config.max_steps}
+        values = shared | length | own | folder_of(config.out, setting, seed)
         return trained(cnn_train, cnn_train.Config(**values))
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)

@@ -1,5 +1,6 @@
 """Images in the scripts: the options, the data, what is found on the test images, and the report of a run."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,9 @@ class ImageOptions(Options):
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     # length and evaluations
     max_steps: int = option(5000, "steps to train for", positive)
-    epochs: float = option(None, "train for so many passes over the training images instead", positive)
+    epochs: float = option(
+        0.0, "train for so many passes over the training images instead; 0 for --max_steps", not_negative
+    )
     batch_size: int = option(32, "images in a step", positive)
     eval_freq: int = option(500, "steps between evaluations; 0 for one an epoch", not_negative)
     evaluations: int = option(0, "so many evaluations in all instead; 0 for --eval_freq", not_negative)
@@ -59,6 +62,15 @@ class ImageOptions(Options):
     seed: int = option(0, "all randomness: split, params, order of batches, augmentation", not_negative)
     out: str = option(None, "folder for config, history, checkpoint, results and figures")
     resume: bool = option(False, "go on with the run in --out")
+
+    def __post_init__(self):
+        super().__post_init__()
+        # of two flags that exclude each other, none is ignored in silence
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for wins, loses in (("epochs", "max_steps"), ("evaluations", "eval_freq")):
+            first, second = getattr(self, wins), getattr(self, loses)
+            if first and second not in (0, fields[loses].default):
+                raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0 beside it")
 
 
 # What the presets of both CIFAR-10 scripts begin with.

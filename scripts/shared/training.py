@@ -70,12 +70,11 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     from purenets.torch_nets import jit, metrics_fn
     from purenets.torch_nets.distributed import check_share, parallel_metrics
 
-    split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
-    task = open_task(config, split_key, device, group)
     check_share(config.batch_size, group)
     if config.compile and group.size > 1:
         raise UserError("--compile: not with several processes; leave it out")
-
+    split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
+    task = open_task(config, split_key, device, group)
     folder = runs.open_run(config, group.writes)
     plain = recipe.make_net(config, task, batch_norm_of(group))
     model = autotuned(plain, task, config.precision, folder, group)
