@@ -127,7 +127,7 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
-    """Return the optimizer with its schedule, and beta-lasso around it where `--lasso` asks for it."""
+    """Return the optimizer with its schedule, inside of beta-lasso where `--lasso` is given."""
     optimizer = training.scheduled(OPTIMIZERS[config.optimizer], config, steps)
     return beta_lasso(optimizer, config.lasso, config.beta) if config.lasso else optimizer
 

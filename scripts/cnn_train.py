@@ -1,9 +1,10 @@
 """Part II: train the reduced VGG on CIFAR-10, on any folder of images, or on scikit-learn's digits.
 
-python scripts/cnn_train.py --learning_rate 1e-3 --out runs/cnn                 # Adam's default rate
-python scripts/cnn_train.py --data folder --data_dir DIR --out runs/cnn         # DIR/{train,test}/CLASS/*.jpg
+python scripts/cnn_train.py --learning_rate 1e-3 --out runs/cnn         # Adam's default rate
+python scripts/cnn_train.py --data folder --data_dir DIR --out runs/cnn # DIR/{train,test}/CLASS/*
 python scripts/cnn_train.py --data digits --max_steps 300 --eval_freq 50
-torchrun --nproc-per-node 2 scripts/cnn_train.py --data digits --out runs/two   # batches shared by two processes
+python scripts/cnn_train.py --flip random --crop 4 --cutout 8 --views mirror
+torchrun --nproc-per-node 2 scripts/cnn_train.py --data digits --out runs/two
 """
 
 import sys

@@ -31,6 +31,7 @@ from scripts.shared import mlp as mlp_task
 from scripts.shared.result import Result
 
 BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
+SETS = ("moons", "circles", "blobs", "overlap", "digits")
 KEYS = ("dataset", "noise", "optimizer", "batch_size")
 
 
@@ -38,11 +39,9 @@ KEYS = ("dataset", "noise", "optimizer", "batch_size")
 class Config(Options):
     """Train both MLPs on the same data, params and batches; several sets and seeds."""
 
-    datasets: tuple[str, ...] = option(
-        ("moons", "circles", "blobs", "overlap", "digits"), "sets, with commas", each(one_of(DATASETS))
-    )
-    noises: tuple[float, ...] = option((), "deviations of the noise, with commas; empty for each set's own")
-    optimizers: tuple[str, ...] = option(("sgd",), "optimizers, with commas", each(one_of(OPTIMIZERS)))
+    datasets: tuple[str, ...] = option(SETS, "sets, with commas", each(one_of(DATASETS)))
+    noises: tuple[float, ...] = option((), "of the sets, with commas; empty for each set's own")
+    optimizers: tuple[str, ...] = option(("sgd",), "with commas", each(one_of(OPTIMIZERS)))
     batch_sizes: tuple[int, ...] = option((32,), "batch sizes, with commas; 0 is full-batch")
     dnn_hidden_units: tuple[int, ...] = option(
         (20,), "units of each hidden layer, with commas between", widths

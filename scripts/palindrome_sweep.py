@@ -55,6 +55,9 @@ SETTINGS = {
 }
 
 
+LENGTHS = (5, 6, 8, 10, 12, 15, 18, 20, 25, 30, 40)
+
+
 def some_lengths(values: tuple) -> str | None:
     """Check lengths T, of which there has to be one."""
     return rnn.lengths(values or ("none",))
@@ -67,10 +70,8 @@ class Config(Options):
     settings: tuple[str, ...] = option(
         ("default",), "named settings, with commas (see the source)", each(one_of(SETTINGS))
     )
-    lengths: tuple[int, ...] = option(
-        (5, 6, 8, 10, 12, 15, 18, 20, 25, 30, 40), "lengths T to train at, with commas", some_lengths
-    )
-    also: tuple[int, ...] = option((), "more lengths T to evaluate at, unseen in training", rnn.lengths)
+    lengths: tuple[int, ...] = option(LENGTHS, "lengths T to train at, with commas", some_lengths)
+    also: tuple[int, ...] = option((), "more lengths T, only to evaluate at", rnn.lengths)
     seeds: int = option(10, "seeds 0, 1, ... of each length", positive)
     first_seed: int = option(0, "the first of them", not_negative)
     steps: int = option(10000, "steps to train for", positive)
@@ -172,7 +173,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     """Train all seeds of a cell as one ensemble, and evaluate each."""
     import torch
 
-    from purenets.torch_nets import ensemble, ensemble_metrics, grad_fn, jit, metrics_fn, stack_states
+    from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states
 
     rnn.set_up_torch(member)
     torch.compiler.reset()  # or the functions that all cells share reach the limit of recompilations
@@ -182,14 +183,13 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     state_keys, train_keys, evaluation_keys = zip(*map(rnn.keys, seeds), strict=True)
     state = stack_states([init_state(model, optimizer, key) for key in state_keys])
     state, history, sums = runs.restore(folder, state)
-    step = ensemble(make_step(grad_fn(model), optimizer))
     metrics = ensemble_metrics(metrics_fn(model))
 
     def evaluate(state, T=T) -> dict:
         return rnn.evaluate_at(metrics, state, evaluation_keys[0], T, config.eval_size, one_hot)
 
     state, history = fit(
-        averaged(jit(step) if member.compile and not member.curriculum else step),
+        step_of(member, model, optimizer),
         state,
         ensemble_batches(member, train_keys),
         steps=member.train_steps,
@@ -210,6 +210,14 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
         "accuracy": at_lengths(evaluate, state, lengths, config.eval_size),
         "history": history,
     }
+
+
+def step_of(member: rnn.Config, model, optimizer):
+    """Return the step of all members, with the means of their metrics."""
+    from purenets.torch_nets import ensemble, grad_fn, jit
+
+    step = ensemble(make_step(grad_fn(model), optimizer))
+    return averaged(jit(step) if member.compile and not member.curriculum else step)
 
 
 def at_lengths(evaluate, state, lengths, size: int) -> dict:

@@ -88,7 +88,7 @@ class Config(Options):
 
     data: str = option("cifar10", "cifar10 or folder", choices=["cifar10", "folder"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    stages: tuple[str, ...] = option(tuple(STAGES), "names of stages, with commas", each(one_of(STAGES)))
+    stages: tuple[str, ...] = option(tuple(STAGES), "with commas", each(one_of(STAGES)))
     pdf: bool = option(True, "the report as a PDF too (needs the package typst)")
     out: str = option("runs/full", "folder of runs, results, logs and report")
 

@@ -20,6 +20,7 @@ from purenets import (
     Model,
     Optimizer,
     Params,
+    Step,
     TrainState,
     init_state,
     make_step,
@@ -65,7 +66,7 @@ class Config(Options):
     init: str = option("default", f"of W_hh: one of {', '.join(RNN_INITS)}", one_of(RNN_INITS))
     gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
     input_scale: float = option(1.0, "inputs are multiplied with this", positive)
-    schedule: str = option("constant", f"of the rate: one of {', '.join(SCHEDULES)}", one_of(SCHEDULES))
+    schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
     curriculum: tuple[int, ...] = option((), "lengths T to train at first, as 20,50,100", lengths)
     curriculum_fraction: float = option(0.6, "the part of the steps that these share equally", fraction)
     freeze_recurrence: bool = option(False, "leave W_hh as it began")
@@ -189,20 +190,15 @@ def train(config: Config) -> Result:
 
 
 def train_as(config: Config, device, group) -> Result:
-    """What one of the processes of a training does; all have the same result, and the first writes it."""
-    from purenets.torch_nets import grad_fn, jit, metrics_fn
-    from purenets.torch_nets.distributed import check_share, data_parallel, parallel_metrics
+    """Train as one of the processes; all return the same result, and rank 0 writes it."""
+    from purenets.torch_nets import metrics_fn
+    from purenets.torch_nets.distributed import check_share, parallel_metrics
 
     check_share(config.batch_size, group)
     state_key, train_key, evaluation_key = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
     first = on_device(init_state(model, optimizer, state_key), device)
     folder = runs.open_run(config, group.writes)
-    compiled = jit if config.compile and not config.curriculum else lambda f: f  # one T: compile once
-    if group.size == 1:
-        step = compiled(make_step(grad_fn(model), optimizer))
-    else:  # what is sent stays outside of the compiled part
-        step = make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)
     metrics = parallel_metrics(metrics_fn(model), group)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
@@ -212,7 +208,7 @@ def train_as(config: Config, device, group) -> Result:
 
     state, history = runs.fit_and_save(
         folder,
-        step,
+        step_of(config, model, optimizer, group),
         first,
         batches(config, train_key, device),
         steps=config.train_steps,
@@ -228,6 +224,18 @@ def train_as(config: Config, device, group) -> Result:
         figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
         plots.save(figure, folder / "curves.png")
     return Result(state, history, model, first_params=first.params)
+
+
+def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:
+    """Return the training step, compiled where all its palindromes have one length."""
+    from purenets.torch_nets import grad_fn, jit
+    from purenets.torch_nets.distributed import data_parallel
+
+    compiled = jit if config.compile and not config.curriculum else lambda f: f
+    if group.size == 1:
+        return compiled(make_step(grad_fn(model), optimizer))
+    # what is sent stays outside of the compiled part
+    return make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)
 
 
 def on_device(state: TrainState, device) -> TrainState:

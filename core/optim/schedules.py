@@ -93,7 +93,7 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule
     return schedule
 
 
-# What a `--schedule` flag names: f(rate, steps) -> the learning rate of `steps` updates, from or up to `rate`.
+# What a `--schedule` flag names: f(rate, steps) -> the learning rate; `rate` is its largest value.
 SCHEDULES: dict[str, Callable[[float, int], float | Schedule]] = {
     "constant": lambda rate, steps: rate,
     "linear": lambda rate, steps: linear(rate, 0.0, steps),

@@ -115,7 +115,8 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them; a list is the text that the command line takes."""
-        return {field.name: _as_text(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: _as_text(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -181,13 +181,14 @@ def headline(by_setting: dict[str, Sequence[dict]]) -> str:
 
 def choice_text(by_setting: dict[str, Sequence[dict]], best: str) -> str:
     """Which seeds of the headline are free of the choice among settings that ran once, and what they reach."""
-    among = max(row.get("chosen_among", 1) for row in by_setting[best])  # on the row that decided it
+    among = max(row.get("chosen_among", 1) for row in by_setting[best])
     fresh = [figures.final(row) for row in by_setting[best] if "chosen_among" not in row]
     if among == 1 or not fresh:
         return ""
     return (
-        f" Validation images do not tell {among} settings apart that were tried; which of them was run with more "
-        "seeds was decided by the test accuracy of seed 0. The other seeds, free of that choice, reach "
+        f" Validation images do not tell {among} settings apart that were tried; which of them was "
+        "run with more seeds was decided by the test accuracy of seed 0. The other seeds, free of that "
+        "choice, reach "
         f"{spread(fresh)}% (n = {len(fresh)})."
     )
 

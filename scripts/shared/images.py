@@ -1,4 +1,4 @@
-"""Images in the scripts: the options, the data, what is found on the test images, and the report of a run."""
+"""Training on images: the options, the data, the test, and the report of a run."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive
 from scripts.shared.result import Result
 
+SOURCES = ("cifar10", "folder", "digits")
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
 FLIPS = ("none", "random", "alternating")
 VIEWS = ("none", "mirror", "shift")
@@ -22,23 +23,21 @@ class ImageOptions(Options):
     """The options of every script that trains on images; the defaults are the assignment's."""
 
     # data
-    data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
+    image_size: int = option(0, "resize a folder's images or digits; 0 for not", not_negative)
     valid_fraction: float = option(
         0.1, "the part of the training images held out for validation; 0 for none", fraction
     )
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     # length and evaluations
     max_steps: int = option(5000, "steps to train for", positive)
-    epochs: float = option(
-        0.0, "train for so many passes over the training images instead; 0 for --max_steps", not_negative
-    )
+    epochs: float = option(0.0, "passes to train for instead; 0 for --max_steps", not_negative)
     batch_size: int = option(32, "images in a step", positive)
     eval_freq: int = option(500, "steps between evaluations; 0 for one an epoch", not_negative)
-    evaluations: int = option(0, "so many evaluations in all instead; 0 for --eval_freq", not_negative)
+    evaluations: int = option(0, "evaluations in all instead; 0 for --eval_freq", not_negative)
     # augmentation and regularization
-    flip: str = option("none", "mirror images: at random, or each in every other epoch", one_of(FLIPS))
+    flip: str = option("none", "mirror images at random, or in every other epoch", one_of(FLIPS))
     crop: int = option(0, "move images by up to so many pixels", not_negative)
     cutout: int = option(0, "set a square of so many pixels to the mean; 0 for none", not_negative)
     mixup: bool = option(False, "train on mixtures of two images")
@@ -46,10 +45,8 @@ class ImageOptions(Options):
     ema: float = option(
         0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
     )
-    members: int = option(1, "nets that are trained side by side; their logits are averaged", positive)
-    views: str = option(
-        "none", "test also on the mean of an image and its mirror image, or shifts too", one_of(VIEWS)
-    )
+    members: int = option(1, "nets trained side by side; logits are averaged", positive)
+    views: str = option("none", "test also averaged over mirrored or shifted images", one_of(VIEWS))
     # the machine
     precision: str = option(
         "auto",
@@ -59,7 +56,7 @@ class ImageOptions(Options):
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    seed: int = option(0, "all randomness: split, params, order of batches, augmentation", not_negative)
+    seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
     out: str = option(None, "folder for config, history, checkpoint, results and figures")
     resume: bool = option(False, "go on with the run in --out")
 
@@ -70,7 +67,7 @@ class ImageOptions(Options):
         for wins, loses in (("epochs", "max_steps"), ("evaluations", "eval_freq")):
             first, second = getattr(self, wins), getattr(self, loses)
             if first and second not in (0, fields[loses].default):
-                raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0 beside it")
+                raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0")
 
 
 # What the presets of both CIFAR-10 scripts begin with.
@@ -103,7 +100,7 @@ def open_task(config: ImageOptions, key, device, group):
 
 
 def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
-    """Return loss, accuracy and confusion matrix on the test images, and the accuracy over views."""
+    """Return loss, accuracy, confusion matrix and accuracy over views on the test images."""
     from purenets.core.metrics import confusion
     from purenets.torch_nets.losses import cross_entropy
 
@@ -123,7 +120,7 @@ def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
 
 
 def averaged_over(views: str, model: Model) -> Model:
-    """Return the model whose logits are the mean over the views of an image that `--views` names."""
+    """Return the model that averages its logits over the views that `--views` names."""
     from purenets.torch_nets.tta import mirror_averaged, shift_averaged
 
     model = mirror_averaged(model)
@@ -138,8 +135,9 @@ def logits_of(model: Model, state: TrainState, x):
     """Return the logits (n, classes) of images x in evaluation mode."""
     import torch
 
+    params, buffers, parts = state.params, state.buffers, x.split(500)
     with torch.no_grad():
-        return torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(500)])
+        return torch.cat([model.apply(params, buffers, part)[0] for part in parts])
 
 
 def save(result: Result, folder: Path, title: str) -> None:

@@ -102,7 +102,7 @@ def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
 
 
 def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> Result:
-    """Train the network of `config` in `backend`; from `params`, if given, instead of its own draw."""
+    """Train the network of `config` in `backend`; from `params`, if given, or its own draw."""
     data_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = load_data(config, data_key)
     train_set, test_set = (tuple(map(backend.array, part)) for part in (task.train, task.test))
@@ -117,12 +117,6 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
 
     folder = runs.open_run(config)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    metrics = backend.metrics_fn(model)
-
-    def evaluate_both(state: TrainState) -> dict[str, float]:
-        sets, state = {"train": train_set, "test": test_set}, with_averaged_params(state)
-        return {f"{n}_{k}": v for n, part in sets.items() for k, v in evaluate(metrics, state, part).items()}
-
     state, history = runs.fit_and_save(
         folder,
         backend.compile(make_step(backend.grad_fn(model), optimizer)),
@@ -130,19 +124,36 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
         data.batches(train_set, config.batch_size, batch_key),
         steps=math.ceil(config.max_steps * epoch),
         every=math.ceil(config.eval_freq * epoch),
-        evaluate=evaluate_both,
+        evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
         label=backend.name,
         hint="try a lower --learning_rate",
     )
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        logits, _ = model.apply(with_averaged_params(state).params, state.buffers, backend.array(x))
-        return to_host(logits).argmax(axis=1)
-
-    result = Result(state, history, model, task, predict=predict)
+    result = Result(state, history, model, task, predict=predictor(backend, model, state))
     if folder:
         draw(result, backend, folder)
     return result
+
+
+def evaluation(metrics: Callable, sets: dict) -> Callable[[TrainState], dict[str, float]]:
+    """Return what `fit` evaluates: the metrics of the (averaged) params on each of the sets."""
+
+    def evaluate_all(state: TrainState) -> dict[str, float]:
+        state = with_averaged_params(state)
+        found = {name: evaluate(metrics, state, part) for name, part in sets.items()}
+        return {f"{name}_{key}": value for name, row in found.items() for key, value in row.items()}
+
+    return evaluate_all
+
+
+def predictor(backend: Backend, model: Model, state: TrainState) -> Callable:
+    """Return the function from inputs (n, features) to classes (n,), both on the host."""
+    params = with_averaged_params(state).params
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        logits, _ = model.apply(params, state.buffers, backend.array(x))
+        return to_host(logits).argmax(axis=1)
+
+    return predict
 
 
 def draw(result: Result, backend: Backend, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The one training of image nets, behind cnn_train, cifar10_cnn and cifar10_mlp.
 
-A script hands over a `Recipe`, its net and its optimizer; `ImageOptions` chooses everything around them.
+A script hands over a `Recipe`: its net and its optimizer. `ImageOptions` choose all the rest.
 """
 
 import functools
@@ -39,8 +39,8 @@ class Recipe(NamedTuple):
         make_net: `make_net(config, task, norm)` -> the model of normalized images. `norm` is the
             constructor of BatchNorm, whose statistics are those of the batch of all processes.
         make_optimizer: `make_optimizer(config, steps, steps_per_epoch)` -> the optimizer.
-        chain_moves: draw flip and crop from the keys of `augment.chain`, instead of one key after
-            the other; either way the numbers of published seeds stay what they are.
+        chain_moves: flip and crop take their keys from `augment.chain` instead of one after the
+            other. Both are as random; each script keeps the numbers that its seeds have had.
     """
 
     title: str
@@ -103,7 +103,7 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     return result
 
 
-# --- the length of the training ----------------------------------------------------------------------
+# --- the length of the training -------------------------------------------------------------------
 
 
 def steps_of(config: ImageOptions, task) -> tuple[int, float]:
@@ -119,7 +119,7 @@ def steps_between_evaluations(config: ImageOptions, steps: int, per_epoch: float
     return config.eval_freq or math.ceil(per_epoch)
 
 
-# --- model -------------------------------------------------------------------------------------------
+# --- model ----------------------------------------------------------------------------------------
 
 
 def batch_norm_of(group) -> Callable[..., Model]:
@@ -150,7 +150,7 @@ def autotuned(plain: Model, task, precision: str, folder: Path | None, group) ->
     variant = min(seconds, key=seconds.get)
     if len(seconds) > 1:
         times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-        print(f"computing in {variant} (gradient of at most 32 images: {times}); params stay float32")
+        print(f"computing in {variant} (gradient of 32 images: {times}); params stay float32")
     return normalized(VARIANTS[variant](plain), task.normalize)
 
 
@@ -175,11 +175,12 @@ def with_members(config: ImageOptions, model: Model, grad: GradFn) -> tuple[Mode
 
 def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> TrainState:
     """Return the state before the first step, on the device."""
-    params, buffers = (tree.map(lambda leaf: leaf.to(device), part) for part in model.init(init_key))
+    drawn = model.init(init_key)
+    params, buffers = (tree.map(lambda leaf: leaf.to(device), part) for part in drawn)
     return train_state(params, buffers, optimizer, step_key)
 
 
-# --- gradient and batches ----------------------------------------------------------------------------
+# --- gradient and batches -------------------------------------------------------------------------
 
 
 def make_grad_fn(config: ImageOptions, recipe: Recipe, model: Model, task, group) -> GradFn:
@@ -212,7 +213,7 @@ def batches_of(config: ImageOptions, task, key) -> Callable:
     return draw(task.train, config.batch_size, key)
 
 
-# --- optimizer ---------------------------------------------------------------------------------------
+# --- optimizer ------------------------------------------------------------------------------------
 
 
 def make_optimizer(config: ImageOptions, recipe: Recipe, steps: int, per_epoch: float) -> Optimizer:
@@ -238,7 +239,7 @@ def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
     return optim.partition(parts, lambda name, leaf: "decayed" if leaf.ndim > 1 else "kept")
 
 
-# --- evaluation --------------------------------------------------------------------------------------
+# --- evaluation -----------------------------------------------------------------------------------
 
 
 def validation(metrics: Callable, task) -> Callable[[TrainState], dict[str, float]] | None:

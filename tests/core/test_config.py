@@ -29,7 +29,8 @@ class Config(Options):
 def test_defaults_and_flags():
     assert Config.parse([]) == Config()
     arguments = ["--rate", "1e-3", "--units", "20,30", "--resume", "--no-compile", "--noise", "2"]
-    assert Config.parse(arguments) == Config(rate=1e-3, units=(20, 30), resume=True, compile=False, noise=2.0)
+    expected = Config(rate=1e-3, units=(20, 30), resume=True, compile=False, noise=2.0)
+    assert Config.parse(arguments) == expected
 
 
 @given(
@@ -53,7 +54,7 @@ def test_a_list_may_come_as_text_list_or_tuple_and_goes_out_as_text():
     expected = Config(units=(20, 30), names=("b c", "a"), rates=(1.0, 0.5))
     assert Config(**texts) == expected
     assert Config(units=[20, 30], names=["b c", "a"], rates=[1, 0.5]) == expected
-    assert Config.parse([part for name, text in texts.items() for part in (f"--{name}", text)]) == expected
+    assert Config.parse([f"--{name}={text}" for name, text in texts.items()]) == expected
     assert {name: expected.to_dict()[name] for name in texts} == {
         "units": "20,30", "names": "b c,a", "rates": "1.0,0.5"
     }  # fmt: skip

@@ -26,7 +26,8 @@ def tiny(script, preset: str, **changes):
     """A preset on digits, with few units and steps: all its ingredients are there."""
     small = {"data": "digits", "image_size": 32, "batch_size": 100, "epochs": 0.6, "train_images": 600}
     small |= {"valid_fraction": 0.1, "threads": 1, "compile": False, "precision": "float32"}
-    small |= {"channels": (8, 16, 16)} if script is cifar10_cnn else {"width": 8, "depth": 2, "hidden": (20,)}
+    mlp = {"width": 8, "depth": 2, "hidden": (20,)}
+    small |= {"channels": (8, 16, 16)} if script is cifar10_cnn else mlp
     return dataclasses.replace(script.PRESETS[preset], **small | changes)
 
 
@@ -131,8 +132,8 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
         (cifar10_mlp, ["--preset", "digits", "--net", "cnn"], "--net cnn: needs one of plain"),
         (cifar10_mlp, ["--preset", "digits", "--batch_size", "9999"], "--batch_size 9999: more than the"),
         (cifar10_mlp, ["--preset", "digits", "--optimizer", "adagrid"], "--optimizer adagrid: needs one of"),
-        (cifar10_mlp, ["--preset", "mlp", "--max_steps", "9"], "--max_steps 9: --epochs 30.0 decides"),
-        (cifar10_mlp, ["--preset", "mlp", "--eval_freq", "9"], "--eval_freq 9: --evaluations 10 decides"),
+        (cifar10_mlp, ["--max_steps", "9"], "--max_steps 9: --epochs 30.0 decides"),
+        (cifar10_mlp, ["--eval_freq", "9"], "--eval_freq 9: --evaluations 10 decides"),
     ],
 )
 def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypatch):
@@ -146,7 +147,7 @@ def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypat
 
 
 def test_wrong_settings_of_the_sweep_are_named():
-    with pytest.raises(UserError, match="--settings cnn best: needs one of final, ablation, cnn 94"):
+    with pytest.raises(UserError, match="--settings cnn best: needs one of final, ablation, cnn 9"):
         cifar10_sweep.Config(settings="cnn best")
 
 

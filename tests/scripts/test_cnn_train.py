@@ -54,8 +54,8 @@ def test_it_learns_digits():
 def test_it_learns_from_cifar10():
     config = Config(
         data="folder", data_dir=str(MIRROR), width=0.125, batch_size=64, max_steps=60, eval_freq=60,
-        learning_rate=3e-3, precision="float32", train_images=2000, valid_fraction=0.02, flip="random", crop=4,
-        cutout=8,
+        learning_rate=3e-3, precision="float32", train_images=2000, valid_fraction=0.02,
+        flip="random", crop=4, cutout=8,
     )  # fmt: skip
     result = cnn_train.train(config)
     assert result.task.classes[0] == "airplane"
