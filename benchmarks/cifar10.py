@@ -43,7 +43,7 @@ class Config(Options):
     """Train our fast net and the public recipe in turns."""
 
     recipe: str = option("airbench94_muon.py", "the public file; where it is missing only ours is run")
-    preset: str = option("cpu-9min", "of scripts/cifar10_cnn.py")
+    preset: str = option("94", "of scripts/cifar10_cnn.py")
     data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)

@@ -25,6 +25,7 @@ from scripts import cifar10_cnn, cifar10_mlp, cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.shared import images as image_task
 from scripts.shared.mlp import CURVES, MLPConfig
+from scripts.shared.result import Result
 
 RNN_LENGTHS, RNN_STEPS = (5, 8, 12, 20), 1500
 MLP_SETS = {"moons": 100, "circles": 60, "blobs": 30, "digits": 30}  # epochs
@@ -111,7 +112,7 @@ def of_images(title: str, script, config: Config) -> Section:
     )
 
 
-def image_table(result: image_task.Result) -> Table:
+def image_table(result: Result) -> Table:
     """Loss and accuracy on validation and test images."""
     last, test = result.history[-1], result.test
     valid = (str(len(result.task.valid[1])), f"{last['valid_loss']:.4f}", f"{last['valid_accuracy']:.2%}")
