@@ -5,7 +5,7 @@ import pytest
 from purenets.core.report import plots
 from purenets.core.report.document import Document, Picture, Section
 from purenets.core.report.html import to_html
-from purenets.core.report.tables import Table, text_table
+from purenets.core.report.tables import Table
 from purenets.core.report.typst import write_pdf
 
 BAD = "<script>alert('x')</script> & \"more\" #emph[x] \\ $y$ [z] // ~ <a> @b"
@@ -48,8 +48,3 @@ def test_the_pdf_has_all_texts_and_the_same_bytes_twice(tmp_path):
     squeezed = "".join(text.split())
     assert squeezed.count("#emph[x]") >= 7
     assert "seeFigure1andTable1,a*b*andthis" in squeezed
-
-
-def test_text_tables_align():
-    lines = text_table([["set", "accuracy"], ["moons", "1.0"]]).splitlines()
-    assert lines == ["set    accuracy", "---------------", "moons       1.0"]
