@@ -44,7 +44,7 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
         expect_features(x, n_in)
         return _product(x, params["weight"], params.get("bias")), buffers
 
-    return Model(init, apply, uses_key=False)
+    return Model(init, apply, uses_key=False, kind="Linear")
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -60,35 +60,35 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def elementwise(f: Callable) -> Model:
-    """A layer without params: y = f(x)."""
+def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
+    """Return a layer without params, y = f(x); `kind` is its name in a table."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         if params:
             expect(params, {})
         return f(x), buffers
 
-    return Model(lambda key: ({}, {}), apply, uses_key=False)
+    return Model(lambda key: ({}, {}), apply, uses_key=False, kind=kind)
 
 
 def ReLU() -> Model:
     """max(0, x)."""
-    return elementwise(torch.relu)
+    return elementwise(torch.relu, "ReLU")
 
 
 def Tanh() -> Model:
     """tanh(x)."""
-    return elementwise(torch.tanh)
+    return elementwise(torch.tanh, "Tanh")
 
 
 def GELU() -> Model:
     """x Phi(x), Phi the normal distribution function, in its tanh form (Hendrycks and Gimpel 2016)."""
-    return elementwise(lambda x: torch.nn.functional.gelu(x, approximate="tanh"))
+    return elementwise(lambda x: torch.nn.functional.gelu(x, approximate="tanh"), "GELU")
 
 
 def Scale(factor: float) -> Model:
     """factor * x."""
-    return elementwise(lambda x: factor * x)
+    return elementwise(lambda x: factor * x, "Scale")
 
 
 ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
@@ -101,7 +101,7 @@ def Flatten() -> Model:
         expect_batch(x)
         return x.flatten(start_dim=1)
 
-    return elementwise(flat)
+    return elementwise(flat, "Flatten")
 
 
 def Dropout(rate: float) -> Model:
@@ -117,7 +117,7 @@ def Dropout(rate: float) -> Model:
         kept = random.bernoulli(key, 1 - rate, x.shape)
         return x * (kept.to(x.dtype) / (1 - rate)), buffers
 
-    return Model(lambda key: ({}, {}), apply)
+    return Model(lambda key: ({}, {}), apply, kind="Dropout")
 
 
 def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
@@ -128,7 +128,10 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
         expect_features(x, n)
         return torch.nn.functional.layer_norm(x, (n,), params["weight"], params["bias"], eps), buffers
 
-    return Model(lambda key: ({"weight": torch.ones(n), "bias": torch.zeros(n)}, {}), apply, uses_key=False)
+    def init(key):
+        return {"weight": torch.ones(n), "bias": torch.zeros(n)}, {}
+
+    return Model(init, apply, uses_key=False, kind="LayerNorm")
 
 
 def residual(**layers: Model) -> Model:
@@ -139,7 +142,7 @@ def residual(**layers: Model) -> Model:
         y, buffers = inner.apply(params, buffers, x, train=train, key=key)
         return x + y, buffers
 
-    return inner._replace(apply=apply)
+    return inner._replace(apply=apply, kind="Residual")
 
 
 def serial(**layers: Model) -> Model:
@@ -150,7 +153,7 @@ def serial(**layers: Model) -> Model:
     def apply(params, buffers, x, *, train=False, key=None):
         return run(params, buffers, x, train=train, key=key)[:2]
 
-    return Model(serial_init(layers), apply, serial_uses_key(layers))
+    return Model(serial_init(layers), apply, serial_uses_key(layers), "Serial", layers)
 
 
 # --- images: (batch, channels, height, width) -------------------------------------------------------------
@@ -188,7 +191,7 @@ def Conv(
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
-    return Model(init, apply, uses_key=False)
+    return Model(init, apply, uses_key=False, kind="Conv")
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -215,7 +218,10 @@ def FixedConv(filters: Tensor) -> Model:
         weight = buffers["weight"].to(x.dtype)
         return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
 
-    return Model(lambda key: ({"bias": torch.zeros(shape[0])}, {"weight": filters}), apply, uses_key=False)
+    def init(key):
+        return {"bias": torch.zeros(shape[0])}, {"weight": filters}
+
+    return Model(init, apply, uses_key=False, kind="FixedConv")
 
 
 def BatchNorm(
@@ -281,19 +287,14 @@ def BatchNorm(
         }
         return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
 
-    return Model(init, apply, uses_key=False)
+    return Model(init, apply, uses_key=False, kind="BatchNorm")
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
-    return elementwise(lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding))
-
-
-def AvgPool(size: int, *, stride: int, padding: int = 0) -> Model:
-    """The mean of each window."""
-    return elementwise(lambda x: torch.nn.functional.avg_pool2d(x, size, stride, padding))
+    return elementwise(lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding), "MaxPool")
 
 
 def GlobalAvgPool() -> Model:
     """(batch, channels, height, width) -> (batch, channels): the mean over all pixels."""
-    return elementwise(lambda x: x.mean(dim=(2, 3)))
+    return elementwise(lambda x: x.mean(dim=(2, 3)), "GlobalAvgPool")
