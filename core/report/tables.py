@@ -1,4 +1,4 @@
-"""Tables of texts, as text for a terminal and as Markdown; `html` and `typst` show them in documents.
+"""Tables of texts, printed for a terminal and as Markdown; `html` and `typst` show them, too.
 
 A function returns its results as a `Table`; one function for each format prints it:
 
@@ -49,7 +49,7 @@ def table_of(header: Iterable, rows: Iterable[Iterable], caption: str = "", key:
 def numeric_columns(table: Table) -> list[bool]:
     """Return for each column whether it holds numbers and is therefore aligned to the right.
 
-    A column holds numbers if all its cells below the header begin with one; empty cells are ignored.
+    A column holds numbers if all its cells below the header begin with one, apart from empty cells.
     The first column names the rows and is always aligned to the left.
     """
     _, *body = table.rows

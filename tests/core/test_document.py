@@ -33,6 +33,12 @@ def test_numbers_and_marks():
     assert '<a href="#s1.1">1.1 plain</a>' in text
 
 
+def test_a_key_names_one_block_only():
+    blocks = [Table([["n"]], "one", "same"), Table([["n"]], "another", "same")]
+    with pytest.raises(ValueError, match="two tables or figures have the key same"):
+        to_html(Document("a", [Section("b", blocks)]))
+
+
 def test_unknown_keys_stay_as_they_are():
     text = to_html(Document("a", [Section("b", ["mail@example and 2 * 3 * 4"])]))
     assert "<p>mail@example and 2 * 3 * 4</p>" in text
