@@ -14,7 +14,6 @@ from tqdm import tqdm
 from purenets.core import random, tree
 from purenets.core.arrays import namespace
 from purenets.core.base import (
-    Array,
     Batch,
     Buffers,
     GradFn,
@@ -72,7 +71,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         key = random.fold_in(state.key, state.step)
         grads, (buffers, metrics) = grad_fn(state.params, state.buffers, batch, key)
 
-        def value_and_grad_fn(params: Params) -> tuple[Array, Params]:
+        def value_and_grad_fn(params):  # torch.compile cannot trace annotations here
             grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
             return metrics["loss"], grads
 

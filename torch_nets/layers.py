@@ -26,7 +26,7 @@ from purenets.core.serial import (
 )
 from purenets.torch_nets.fast import matmul
 
-FEW = 4096  # multiplications of a tiny product
+MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a library
 
 
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
@@ -51,9 +51,9 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which become one loop with
     what stands around them: to call a library for it would take longer. A large one may be for oneDNN."""
     multiplications = x.numel() * weight.shape[0]
-    if 0 < multiplications <= FEW and torch.compiler.is_compiling() and x.is_cpu:
+    if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
-    elif multiplications >= matmul.MANY and matmul.onednn_supports(x, weight):
+    elif multiplications >= matmul.MIN_MULTIPLIES_OPERATION and matmul.onednn_supports(x, weight):
         y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
     else:
         return torch.nn.functional.linear(x, weight, bias)
