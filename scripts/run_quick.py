@@ -75,7 +75,7 @@ def part1(config: Config) -> Section:
     plots.save(boundaries, Path(config.out) / "boundaries.png")
     curves = {compare_mlps.BACKENDS[name]: run.history for name, run in pairs["digits"].items()}
     values = {
-        "hidden": defaults.dnn_hidden_units,
+        "hidden": len(pairs["digits"]["numpy"].state.params["fc1.bias"]),
         "batch_size": defaults.batch_size,
         "learning_rate": defaults.learning_rate,
         "quick-sets": mlp_table(pairs),
