@@ -19,6 +19,7 @@ from einops import rearrange, reduce
 from matplotlib.figure import Figure
 
 from purenets import UserError
+from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
@@ -79,6 +80,13 @@ def per_class(rows: Sequence[dict], title: str = "") -> Figure:
     axis.set(yticks=places, yticklabels=[names[i] for i in order], xlim=(0, 1), title=title)
     axis.set_xlabel("test accuracy")
     axis.grid(axis="y", visible=False)
+    return figure
+
+
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
+    """Return a confusion matrix (true, predicted) of counts."""
+    figure, axes = panels(1, 1, 6.2, 5.4)
+    plots.confusion(axes[0, 0], counts, names, title)
     return figure
 
 
