@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 
 from benchmarks import timing
 from purenets import runs
@@ -43,7 +44,7 @@ class Config(Options):
     """Train our fast net and the public recipe in turns."""
 
     recipe: str = option("airbench94_muon.py", "the public file; where it is missing only ours is run")
-    preset: str = option("cpu-9min", "of scripts/cifar10_cnn.py")
+    preset: str = option("94", "of scripts/cifar10_cnn.py")
     data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
@@ -102,7 +103,7 @@ def write_images(config: Config, folder: Path) -> None:
 
     found = images.load(config.data, config.data_dir, config.image_size)
     for name, (x, y) in {"train": found.train, "test": found.test}.items():
-        pixels = torch.from_numpy(np.array(x).transpose(0, 2, 3, 1).copy())
+        pixels = torch.from_numpy(rearrange(np.array(x), "n c h w -> n h w c").copy())
         content = {"images": pixels, "labels": torch.from_numpy(np.array(y)), "classes": list(found.classes)}
         torch.save(content, folder / f"{name}.pt")
 

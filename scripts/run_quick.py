@@ -28,6 +28,7 @@ from scripts.figures.cnn import confusion_matrix
 from scripts.report.prose import sections
 from scripts.shared import images as image_task
 from scripts.shared.mlp import CURVES, MLPConfig
+from scripts.shared.result import Result
 
 RNN_LENGTHS, RNN_STEPS = (5, 8, 12, 20), 1500
 CNN_STEPS = 200
@@ -122,7 +123,7 @@ def of_images(title: str, kind: str, script: ModuleType, config: Config) -> Sect
     return section
 
 
-def image_table(result: image_task.Result) -> Table:
+def image_table(result: Result) -> Table:
     """Return loss and accuracy on validation and test images."""
     last, test = result.history[-1], result.test
     n_valid, n_test = len(result.task.valid[1]), len(result.task.test[1])
