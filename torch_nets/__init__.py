@@ -1,5 +1,6 @@
 """Networks on torch: pure functions over dicts of tensors, torch.func, torch.compile."""
 
+from purenets.core.arrays import register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
 from purenets.torch_nets import layers
 from purenets.torch_nets.cnn_model import CNN
@@ -8,10 +9,13 @@ from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
 from purenets.torch_nets.fast.aot import compile_for
 from purenets.torch_nets.fast.jit import jit
 from purenets.torch_nets.fast.step import fast_step
+from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.grad import grad_fn, metrics_fn
 from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
+
+register_tracing(is_tracing)
 
 __all__ = [
     "CNN",
