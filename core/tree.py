@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Params, UserError
+from purenets.core.vector_dict import from_vector, vector_of
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
 Layout = tuple[tuple[str, slice, tuple[int, ...]], ...]  # name, place in a vector and shape of each leaf
@@ -109,7 +110,10 @@ def prefixed(tree: dict, prefix: str) -> dict:
 
 
 def zeros_like(tree: dict) -> dict:
-    """A dict of zeros of the same shapes, dtypes and devices."""
+    """A dict of zeros of the same shapes, dtypes and devices; on one vector if `tree` is."""
+    vector = vector_of(tree)
+    if vector is not None:
+        return from_vector(tree.layout, namespace(vector).zeros_like(vector))
     return map(lambda leaf: namespace(leaf).zeros_like(leaf), tree)
 
 

@@ -41,6 +41,7 @@ def grad_fn(model: NumpyModel) -> GradFn:
         _, grads = model.backward(softmax_cross_entropy_backward(1.0, loss_cache), cache)
         return grads, (buffers, {"loss": loss, "accuracy": accuracy(logits, y)})
 
+    grad.uses_key = model.uses_key
     return grad
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purenets.core import random, tree
+from purenets.core import random
 from purenets.core.base import UserError
 from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
 
@@ -23,13 +23,15 @@ from purenets.core.serial import expect, expect_features, serial_apply, serial_i
 
 def linear_forward(x, weight, bias):
     """y = x W^T + b. x: (batch, in), weight: (out, in), bias: (out,) -> y: (batch, out)."""
-    return x @ weight.T + bias, (x, weight)
+    y = x @ weight.T
+    y += bias
+    return y, (x, weight)
 
 
 def linear_backward(dout, cache):
     """dout: (batch, out) -> dx = dout W: (batch, in), dW = dout^T x: (out, in), db = sum of rows: (out,)."""
     x, weight = cache
-    return dout @ weight, dout.T @ x, dout.sum(axis=0)
+    return dout @ weight, dout.T @ x, np.add.reduce(dout, axis=0)
 
 
 # --- activations ------------------------------------------------------------------------------------------
@@ -106,11 +108,11 @@ def cross_entropy_backward(dout, cache):
 def softmax_cross_entropy_forward(logits, targets):
     """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits."""
     rows = np.arange(len(targets))
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
     e = np.exp(shifted)
-    total = e.sum(axis=-1, keepdims=True)
-    loss = (np.log(total[:, 0]) - shifted[rows, targets]).mean()
-    return loss, (e / total, targets)
+    total = np.add.reduce(e, axis=-1, keepdims=True)
+    losses = np.log(total[:, 0]) - shifted[rows, targets]
+    return np.add.reduce(losses) / losses.dtype.type(len(losses)), (e / total, targets)
 
 
 def softmax_cross_entropy_backward(dout, cache):
@@ -118,7 +120,8 @@ def softmax_cross_entropy_backward(dout, cache):
     p, targets = cache
     dx = p.copy()
     dx[np.arange(len(targets)), targets] -= 1
-    return dx * (dout / len(targets))
+    dx *= dout / len(targets)
+    return dx
 
 
 # --- modules ----------------------------------------------------------------------------------------------
@@ -147,12 +150,14 @@ class Module(NamedTuple):
 def Linear(n_in: int, n_out: int) -> Module:
     """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
 
+    shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
+
     def init(key):
         weight = random.normal(key, (n_out, n_in)) / np.float32(math.sqrt(n_in))
         return {"weight": weight, "bias": np.zeros(n_out, np.float32)}, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
-        expect(params, {"weight": (n_out, n_in), "bias": (n_out,)})
+        expect(params, shapes)
         expect_features(x, n_in)
         out, cache = linear_forward(x, params["weight"], params["bias"])
         return out, buffers, cache
@@ -220,11 +225,11 @@ def serial(**modules: Module) -> Module:
     """
 
     def backward(dout, caches):
-        grads = {}
-        for name in reversed(modules):
-            dout, mine = modules[name].backward(dout, *caches[name])
-            grads = tree.prefixed(mine, f"{name}.") | grads
-        return dout, grads
+        parts = []
+        for name, module in reversed(modules.items()):
+            dout, mine = module.backward(dout, *caches[name])
+            parts.append((name, mine))
+        return dout, {f"{name}.{leaf}": g for name, mine in reversed(parts) for leaf, g in mine.items()}
 
     forward = serial_apply(modules, "forward")
     return Module(serial_init(modules), forward, backward, serial_uses_key(modules), "Serial", modules)

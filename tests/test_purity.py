@@ -176,7 +176,7 @@ CALLS = {
             optim.apply_if_finite(
                 optim.accumulate(optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2)
             ),
-            optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
+            optim.masked(optim.trace(0.9), optim.is_matrix),
             optim.ema(0.9),
         )
     ),

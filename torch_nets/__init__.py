@@ -6,9 +6,9 @@ from purenets.torch_nets import layers
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
+from purenets.torch_nets.fast import pytree
 from purenets.torch_nets.fast.aot import compile_for
 from purenets.torch_nets.fast.jit import jit
-from purenets.torch_nets.fast.step import fast_step
 from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.grad import grad_fn, metrics_fn
@@ -16,6 +16,7 @@ from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_tracing(is_tracing)
+pytree.register()
 
 __all__ = [
     "CNN",
@@ -24,7 +25,6 @@ __all__ = [
     "compile_for",
     "ensemble",
     "ensemble_metrics",
-    "fast_step",
     "from_module",
     "grad_fn",
     "jit",
