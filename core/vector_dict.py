@@ -33,12 +33,14 @@ class Layout(NamedTuple):
         places: the slice of the vector of each leaf.
         sizes: the number of elements of each leaf.
         keys: the names, with None for each: the dict before anybody has looked at its leaves.
+        shape_list: the shapes, in order.
     """
 
     shapes: dict[str, tuple[int, ...]]
     places: tuple[slice, ...]
     sizes: tuple[int, ...]
     keys: dict[str, None]
+    shape_list: list[tuple[int, ...]]
 
     def split(self, vector: Array) -> Params:
         """Return the leaves of a tensor, by one operation, whose backward is one too."""
@@ -171,8 +173,17 @@ def from_vector(layout: Layout, vector: Array) -> Params:
 
 def leaves_of(layout: Layout, vector: Array) -> tuple[Array, ...]:
     """Return the leaves in order, as views: no data is copied."""
-    pairs = zip(layout.places, layout.shapes.values(), strict=True)
+    pairs = zip(layout.places, layout.shape_list, strict=True)
     return tuple([vector[place].reshape(shape) for place, shape in pairs])
+
+
+def as_plain(params: Params) -> Params:
+    """Return a plain dict of the leaves, for who reads each of them once; `params` itself if it is one."""
+    if type(params) is not VectorDict:
+        return params
+    if params._vector is None or params._views is not None:
+        return dict(params)
+    return dict(zip(params.layout.keys, leaves_of(params.layout, params._vector), strict=True))
 
 
 def vector_of(params: Params) -> Array | None:
@@ -192,7 +203,7 @@ def _is_intact(params: VectorDict) -> bool:
     leaves, layout, vector = dict.values(params), params.layout, params._vector
     if not all(map(is_, leaves, params._views)):
         return False
-    if [leaf.shape for leaf in leaves] != [*layout.shapes.values()]:  # an array may be reshaped in place
+    if [leaf.shape for leaf in leaves] != layout.shape_list:  # an array may be reshaped in place
         return False
     if isinstance(vector, np.ndarray):
         return True
@@ -207,7 +218,7 @@ def layout_of(params: Params) -> Layout:
     sizes = tuple(map(math.prod, shapes.values()))
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     places = tuple(slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
-    return Layout(shapes, places, sizes, dict.fromkeys(params))
+    return Layout(shapes, places, sizes, dict.fromkeys(params), list(shapes.values()))
 
 
 def with_vector(params: Params) -> Params:
@@ -247,7 +258,7 @@ def _fit_together(leaves: list) -> bool:
 def concatenated(leaves: list) -> Array:
     """Return the elements of all leaves, one after the other, as a new vector."""
     if isinstance(leaves[0], np.ndarray):
-        return np.concatenate([leaf.reshape(-1) for leaf in leaves])
+        return np.concatenate(leaves, axis=None)
     return namespace(leaves[0]).concat([leaf.reshape(-1) for leaf in leaves])
 
 
@@ -261,7 +272,8 @@ def packed(layout: Layout, leaves: Params) -> Array | None:
         return None
     ordered = [leaves[name] for name in layout.keys]
     dtype = ordered[0].dtype
-    for leaf, shape in zip(ordered, layout.shapes.values(), strict=True):
-        if leaf.shape != shape or leaf.dtype != dtype or getattr(leaf, "requires_grad", False):
-            return None
+    if [leaf.shape for leaf in ordered] != layout.shape_list or any(leaf.dtype != dtype for leaf in ordered):
+        return None
+    if not isinstance(ordered[0], np.ndarray) and any(leaf.requires_grad for leaf in ordered):
+        return None
     return concatenated(ordered)

@@ -71,14 +71,20 @@ def conv_forward(x, weight, bias, stride=1, padding=0):
 def conv_backward(dout, cache):
     """dout: (B, O, H', W') -> dx: (B, C, H, W), dweight: (O, C, k, k), dbias: (O,): the linear layer's
     formulas on the columns, and then every column added back to the pixels that it was read from."""
-    flat, weight, shape, stride, padding = cache
+    _, weight, shape, stride, padding = cache
     O, C, size, _ = weight.shape
     B, _, rows, columns = dout.shape
     dy = dout.transpose(0, 2, 3, 1).reshape(-1, O)
-    dweight = (dy.T @ flat).reshape(weight.shape)
     dflat = (dy @ weight.reshape(O, -1)).reshape(B, rows, columns, C, size, size)
     dx = add_windows(dflat.transpose(0, 3, 1, 2, 4, 5), shape, size, stride, padding)
-    return dx, dweight, dy.sum(axis=0)
+    return dx, *conv_backward_params(dout, cache)
+
+
+def conv_backward_params(dout, cache):
+    """dweight and dbias of `conv_backward`."""
+    flat, weight, *_ = cache
+    dy = dout.transpose(0, 2, 3, 1).reshape(-1, len(weight))
+    return (dy.T @ flat).reshape(weight.shape), dy.sum(axis=0)
 
 
 # --- max pooling ------------------------------------------------------------------------------------------
@@ -164,7 +170,10 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
         dx, dweight, dbias = conv_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False, kind="Conv")
+    def backward_params(dout, cache):
+        return dict(zip(("weight", "bias"), conv_backward_params(dout, cache), strict=True))
+
+    return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
 def _fixed(kind, forward, backward, *arguments) -> Module:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.kernels import advance_by_kernel
 from purenets.core.vector_dict import ALL, VectorDict, from_vector, packed, vector_of
 
 
@@ -106,6 +107,8 @@ def apply_update(param: Array, update: Array) -> Array:
 
 def advance_fn(optimizer: Optimizer) -> Callable:
     """Return `advance(grads, opt_state, params, **extra) -> (params, opt_state)`: an update, applied."""
+    if hasattr(optimizer.update, "advance"):
+        return optimizer.update.advance
     if not is_elementwise(optimizer):
 
         def advance(grads, state, params, **extra):
@@ -119,4 +122,11 @@ def advance_fn(optimizer: Optimizer) -> Callable:
         updates, state = update(grads, state, params)
         return tree.map(apply_update, params, updates), state
 
-    return lambda grads, state, params: on_vectors(advance_leaves, grads, state, params)
+    def advance_all(grads, state, params):
+        if vector_of(params) is None:
+            done = advance_by_kernel(optimizer.update, grads, state, params)
+            if done is not None:
+                return done
+        return on_vectors(advance_leaves, grads, state, params)
+
+    return advance_all

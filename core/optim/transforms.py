@@ -11,8 +11,10 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.arithmetic import (
+    add_square,
     bias_correction,
     divided_by_root,
+    lerp,
     maximum,
     moments,
     running_mean,
@@ -22,6 +24,7 @@ from purenets.core.optim.arithmetic import (
     sqrt,
 )
 from purenets.core.optim.elementwise import (
+    advance_fn,
     elementwise,
     is_elementwise,
     on_leaves,
@@ -30,6 +33,7 @@ from purenets.core.optim.extra_args import takes_extra_args, with_extra_args
 from purenets.core.optim.hyper import (
     Hyper,
     as_float,
+    as_numbers,
     count_as_float,
     count_for,
     counted,
@@ -73,7 +77,25 @@ def chain(*transforms: Optimizer) -> Optimizer:
 
     takes_more = any(takes_extra_args(transform.update) for transform in transforms)
     optimizer = Optimizer(init, update_with_loss if takes_more else update)
-    return elementwise(optimizer) if together else optimizer
+    if together:
+        return elementwise(optimizer)
+    if not takes_more:
+        update.advance = _advance_last(named, advance_fn(transforms[-1]))
+    return optimizer
+
+
+def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
+    """Return the update of a chain together with its application, which is that of the last transform."""
+    *others, last = named
+
+    def advance_chain(grads, state, params):
+        new_state = {}
+        for name in others:
+            grads, new_state[name] = named[name].update(grads, state[name], params)
+        params, new_state[last] = advance(grads, state[last], params)
+        return params, new_state
+
+    return advance_chain
 
 
 def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
@@ -179,23 +201,31 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
     """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero. `amsgrad`
     takes the largest v so far, before the correction, as torch does (Reddi et al. 2018)."""
     expect_decays(*betas)
+    known = as_numbers(*betas, eps)
+    names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
 
     def init(params):
-        largest = ("max_exp_avg_sq",) if amsgrad else ()
-        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq", *largest)}
-        return {"count": zero(params), **means}
+        return {"count": zero(params), **{name: tree.zeros_like(params) for name in names}}
 
     def update(grads, state, params):
-        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
-        means, counts = moments(b1, b2, grads, state), counted(state)
-        m, v = means["exp_avg"], means["exp_avg_sq"]
-        if amsgrad:
-            v = means["max_exp_avg_sq"] = tree.map(maximum, state["max_exp_avg_sq"], v)
-        count = count_as_float(counts["count"], grads)
+        b1, b2, e = known or [hyper(value, state, grads) for value in (*betas, eps)]
+        new = {"count": state["count"] + 1}
+        count = count_as_float(new["count"], grads)
         c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
         factor, e = c1 / c2**0.5, c1 * e  # m / c1 / (sqrt(v / c2) + e), in fewer operations
-        updates = tree.map(lambda m, v: m / (sqrt(v) * factor + e), m, v)  # a leaf in cache
-        return updates, {**counts, **means}
+        w1, w2 = 1 - b1, 1 - b2
+
+        def leaf(g, m, v, largest=None):  # all of a leaf while it is in cache
+            m, v = lerp(m, g, w1), add_square(b2 * v, g, w2)
+            if largest is None:
+                return m / (sqrt(v) * factor + e), m, v
+            largest = maximum(largest, v)
+            return m / (sqrt(largest) * factor + e), m, v, largest
+
+        means = [state[name] for name in names]
+        updates, *means = tree.map_to_several(leaf, len(means) + 1, grads, *means)
+        new.update(zip(names, means, strict=True))
+        return updates, new
 
     return elementwise(Optimizer(init, update))
 
