@@ -5,7 +5,6 @@ from purenets.torch_nets import layers
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
-from purenets.torch_nets.fast.aot import compile_for
 from purenets.torch_nets.fast.jit import jit
 from purenets.torch_nets.fast.step import fast_step
 from purenets.torch_nets.from_module import from_module
@@ -17,7 +16,6 @@ __all__ = [
     "CNN",
     "MLP",
     "VanillaRNN",
-    "compile_for",
     "ensemble",
     "ensemble_metrics",
     "fast_step",
