@@ -216,7 +216,22 @@ def test_differentiable_and_vmapped():
     assert_close(hessian, torch.func.hessian(recurrent_by_hand)(weights, x), 1e-5)
 
 
-def test_under_torch_compile():
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_loop_under_torch_compile_too(reverse):
+    graphs = []
+
+    def backend(graph, examples):
+        graphs.append(graph)
+        return graph
+
+    def f(init, xs):
+        return scan(step, init, xs, reverse=reverse)
+
+    assert_close(torch.compile(f, fullgraph=True, backend=backend)(INIT, XS), f(INIT, XS))
+    assert sum(map(aot._is_loop, graphs[0].graph.nodes)) == 1
+
+
+def test_training_steps_under_torch_compile():
     one, (state, *_) = train_step()
     found, metrics = torch.compile(lambda s, b: scan(one, s, b), fullgraph=True)(state, batches(4))
     expected, same = scan(one, state, batches(4))

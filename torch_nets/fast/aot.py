@@ -5,6 +5,7 @@ only, so the caller of `compile_for` has to check no more than those.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -212,7 +213,7 @@ def compile_graph(
     if any(_is_loop(node) for node in graph.graph.nodes):
         patches["cpp_wrapper"] = True  # the loop itself in C++ too
     try:
-        with no_autocast():  # its casts are in the graph already
+        with no_autocast(), quiet("torch._inductor.standalone_compile"):  # casts are in the graph
             artifact = torch._inductor.standalone_compile(
                 graph,
                 list(examples),
@@ -246,6 +247,18 @@ def no_autocast() -> Iterator[None]:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Silence the warnings of a logger: it warns that code, which is not to be saved, cannot be saved."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager

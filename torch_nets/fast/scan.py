@@ -77,6 +77,28 @@ def _concatenated(a: Any, b: Any) -> Any:
     return core.map_leaves(lambda leaf: torch.cat([leaf, next(others)]), a)
 
 
+def _dynamo_loop(f, init, xs, n: int, reverse: bool) -> tuple[Any, Any] | None:
+    """Return the loop under torch.compile, by torch's own tracing of the scan operator.
+
+    The first iteration is written out: it shows the structure of y, and numbers in the carry become tensors.
+    """
+    from torch._higher_order_ops.scan import scan as operator
+
+    if n < 3:
+        return None
+    first, rest = (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    carry, y = core.plain_loop(f, init, core.map_leaves(lambda leaf: leaf[first], xs), 1)
+
+    def body(leaves: list[Tensor], slices: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        new, y = f(core.with_leaves(carry, leaves), core.with_leaves(xs, slices))
+        return [x.clone() for x in core.iter_leaves(new)], [x.clone() for x in core.iter_leaves(y)]
+
+    slices = [leaf[rest] for leaf in core.iter_leaves(xs)] or [torch.zeros(n - 1, dtype=torch.int8)]
+    leaves, ys = operator(body, list(core.iter_leaves(carry)), slices, reverse=reverse)
+    ys = core.with_leaves(y, ys)
+    return core.with_leaves(carry, leaves), _concatenated(*((ys, y) if reverse else (y, ys)))
+
+
 def _with_remainder(f, init, xs, n: int, unroll: int) -> tuple[Any, Any]:
     """Return the loop of `unroll` iterations at a time, and what is left of them written out."""
     whole = n - n % unroll
@@ -98,29 +120,29 @@ def _loop(f, init, xs, n: int) -> tuple[Any, Any]:
     """Return (carry, ys) of `n` iterations of `f` by torch's scan operator."""
     from torch._higher_order_ops.scan import scan_op
 
-    if not any(True for _ in core.iter_leaves(init)):  # the operator wants a carry
-        (_, carry), ys = _loop(lambda c, x: _beside(c, f(c[1], x)), (torch.zeros(()), init), xs, n)
-        return carry, ys
     carry = [*map(_on_graph, core.iter_leaves(init))]
     slices = [*map(_on_graph, core.iter_leaves(xs))] or [torch.zeros(n, dtype=torch.int8)]
     step = _traced_step(f, init, xs, carry, slices)
     moving = [i for i, node in enumerate(step.outputs[: len(carry)]) if node is not step.inputs[i]]
     fixed = [i for i in range(len(carry)) if i not in moving]
     pack, pack_y = (Packing.of(leaves) for leaves in ([carry[i] for i in moving], step.y_leaves))
+    # the operator wants a carry, and inductor more than one result
+    idle = [] if moving and pack_y.groups else [torch.zeros(())]
 
     def body(*given: Tensor) -> list[Tensor]:
-        vectors, x, captured = _split(given, len(pack.groups), len(slices))
+        vectors, same, x, captured = _split(given, len(pack.groups), len(idle), len(slices))
         leaves = dict(zip(moving, pack.unpack(vectors), strict=True))
         leaves |= dict(zip(fixed, captured, strict=False))
         new = step.graph(*[leaves[i] for i in range(len(carry))], *x, *captured[len(fixed) :])
-        return [*pack.pack([new[i] for i in moving]), *pack_y.pack(new[len(carry) :])]
+        after = pack.pack([new[i] for i in moving])
+        return [*after, *(x + 1 for x in same), *pack_y.pack(new[len(carry) :])]
 
     first = pack.pack([carry[i] for i in moving])
     captured = [*(carry[i] for i in fixed), *map(_on_graph, step.captured)]
-    graph = _trace(body, [*first, *map(_slice, slices), *captured])
-    found = scan_op(graph, first, slices, tuple(captured))
-    new = dict(enumerate(carry)) | dict(zip(moving, pack.unpack(found[: len(first)]), strict=True))
-    ys = iter(pack_y.unpack(found[len(first) :]))
+    graph = _trace(body, [*first, *idle, *map(_slice, slices), *captured])
+    vectors, _, ys = _split(scan_op(graph, first + idle, slices, tuple(captured)), len(first), len(idle))
+    new = dict(enumerate(carry)) | dict(zip(moving, pack.unpack(vectors), strict=True))
+    ys = iter(pack_y.unpack(ys))
     return (
         core.with_leaves(init, [new[i] for i in range(len(carry))]),
         core.map_leaves(lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y),
