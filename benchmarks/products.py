@@ -1,4 +1,4 @@
-"""Matrix products in float32: oneDNN, which ours take (`torch_nets/matmul.py`), beside torch's own, by MKL.
+"""Matrix products in float32: oneDNN, which ours take (torch_nets/fast/onednn.py), beside torch's own, by MKL.
 
     python -m benchmarks.products            # writes results/benchmarks_products.json
 
@@ -14,7 +14,7 @@ from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import UserError, runs
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
-from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.fast import matmul, onednn
 
 SIZES = ((128, 128, 128), (128, 784, 100), (200, 3072, 100), (128, 1024, 1024), (128, 3072, 1024))  # m, k, n
 
@@ -36,7 +36,7 @@ def one(size: tuple[int, int, int], threads: int, rounds: int) -> dict:
     def layer(multiply):
         return lambda: (multiply(x, weight.mT), multiply(dy, weight), multiply(dy.mT, x))
 
-    contestants = {"oneDNN": layer(matmul.by_onednn), "torch": layer(torch.mm)}
+    contestants = {"oneDNN": layer(onednn.by_onednn), "torch": layer(torch.mm)}
     for mine, theirs in zip(contestants["oneDNN"](), contestants["torch"](), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-2), f"{size}: the products differ"
     times = in_turns(contestants, rounds)

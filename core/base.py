@@ -1,37 +1,88 @@
-"""The contracts that everything is built of; both backends, NumPy and torch, keep them.
+"""The contracts that everything is built of; the NumPy and the torch backend both keep them.
 
 An `Array` is a `numpy.ndarray` or a `torch.Tensor`. Nothing that satisfies a contract changes its
 arguments: new values come back.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 Array = Any
 Params = dict[str, Array]  # flat; names as in a PyTorch state_dict: "fc1.weight" (out, in)
 Buffers = dict[str, Array]  # what is not trained, e.g. BatchNorm's running statistics; {} if none
-Batch = tuple[Array, Array]  # inputs, integer targets
+Batch = tuple[Any, Any]  # inputs (an array, or a tuple or dict of them); targets
 Metrics = dict[str, Array]  # "loss", "accuracy", ...: scalars
 History = list[dict[str, float]]  # a row for each evaluation: "step", metrics
 
 
+class Init(Protocol):
+    """Draw the params and buffers of a network from a key."""
+
+    def __call__(self, key: Array, /) -> tuple[Params, Buffers]: ...
+
+
+class Apply(Protocol):
+    """Return the output of a network (for a classifier: logits) and its next buffers."""
+
+    def __call__(
+        self, params: Params, buffers: Buffers, x: Any, /, *, train: bool = False, key: Any = None
+    ) -> tuple[Array, Buffers]: ...
+
+
 class Model(NamedTuple):
-    """A network: `init(key) -> (params, buffers)` and
-    `apply(params, buffers, x, *, train=False, key=None) -> (logits, buffers)`.
+    """A network or a layer: two pure functions, and what a table says about it.
 
-    draws: False if `apply` never draws from its key, so that no key need be derived for it."""
+    Args:
+        init: `init(key) -> (params, buffers)`.
+        apply: `apply(params, buffers, x, *, train=False, key=None) -> (logits, buffers)`.
+        uses_key: False if `apply` never draws from its key; then no key is derived for it.
+        kind: its name in a table, such as "Linear".
+        layers: the layers it applies in sequence, by name. Their params are named "layer.param".
+            Only describes; no computation depends on it. A wrapper that replaces `apply` clears it.
+    """
 
-    init: Callable
-    apply: Callable
+    init: Init
+    apply: Apply
     uses_key: bool = True
+    kind: str = ""
+    layers: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
+
+
+class InitState(Protocol):
+    """Return the state of an optimizer before its first update."""
+
+    def __call__(self, params: Params, /) -> dict: ...
+
+
+class Update(Protocol):
+    """Return the updates to add to the params, sign included, and the next state.
+
+    value: the loss at `params`. value_and_grad_fn: `f(params) -> (loss, grads)` on the same batch.
+    An optimizer that needs neither may leave them out of its signature.
+    """
+
+    def __call__(
+        self,
+        grads: Params,
+        opt_state: dict,
+        params: Params,
+        /,
+        *,
+        value: Any = None,
+        value_and_grad_fn: Any = None,
+    ) -> tuple[Params, dict]: ...
 
 
 class Optimizer(NamedTuple):
-    """`init(params) -> opt_state` (a nested dict of arrays with string keys) and
-    `update(grads, opt_state, params) -> (updates, opt_state)`; the sign is already in the updates."""
+    """An optimizer, or one transform of a chain: two pure functions.
 
-    init: Callable
-    update: Callable
+    Args:
+        init: `init(params) -> opt_state`, a nested dict of arrays with string keys.
+        update: `update(grads, opt_state, params, *, value=None, value_and_grad_fn=None)
+            -> (updates, opt_state)`; the sign is already in the updates.
+    """
+
+    init: InitState
+    update: Update
 
 
 class TrainState(NamedTuple):
@@ -44,17 +95,41 @@ class TrainState(NamedTuple):
     step: Array
 
 
-# grad_fn(params, buffers, batch, key) -> (grads, (buffers, metrics)): all that the loop knows of a network
-GradFn = Callable[[Params, Buffers, Batch, Array], tuple[Params, tuple[Buffers, Metrics]]]
-# step(state, batch) -> (state, metrics)
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-# schedule(count) -> value of a hyper-parameter at the count-th update (from 0)
-Schedule = Callable[[Array], Array]
+class GradFn(Protocol):
+    """Return the gradient of the loss, with the next buffers and the metrics ("loss" is one).
+
+    All that the training loop knows of a network or of autograd.
+    """
+
+    def __call__(
+        self, params: Params, buffers: Buffers, batch: Batch, key: Any, /
+    ) -> tuple[Params, tuple[Buffers, Metrics]]: ...
+
+
+class MetricsFn(Protocol):
+    """Return the metrics of a batch in evaluation mode."""
+
+    def __call__(self, params: Params, buffers: Buffers, batch: Batch, /) -> Metrics: ...
+
+
+class Step(Protocol):
+    """Take one training step."""
+
+    def __call__(self, state: TrainState, batch: Batch, /) -> tuple[TrainState, Metrics]: ...
+
+
+class Schedule(Protocol):
+    """Return the value of a hyperparameter at the count-th update (from 0)."""
+
+    def __call__(self, count: Any, /) -> Array: ...
 
 
 class UserError(ValueError):
-    """Wrong input. The message is one line that names the flag, file or leaf, and what would be right;
-    scripts print it and exit with code 2. What cannot be printed, as it may come from a file, is escaped."""
+    """Wrong input, told in one line that names the flag, file, argument or leaf.
+
+    Scripts print the message and exit with code 2. Characters that cannot be printed, as they may come from a
+    file, are escaped.
+    """
 
     def __init__(self, message: str):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))

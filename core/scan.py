@@ -12,10 +12,6 @@ from typing import Any
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, UserError
 
-# Loops to try before the plain one: loop(f, init, xs, length, reverse, unroll) -> (carry, ys), or None where
-# it does not apply. Filled by `torch_nets` when it is imported.
-COMPILED_LOOPS: list[Callable] = []
-
 
 def scan(
     f: Callable[[Any, Any], tuple[Any, Any]],
@@ -64,11 +60,19 @@ def scan(
         raise UserError(f"scan: unroll is {unroll}, needs a positive integer")
     if n == 0:
         return init, _empty_ys(f, init, xs)
-    for loop in COMPILED_LOOPS:
-        result = loop(f, init, xs, n, reverse, unroll)
-        if result is not None:
-            return result
-    return plain_loop(f, init, xs, n, reverse)
+    compiled = _compiled_loops[-1](f, init, xs, n, reverse, unroll)
+    return plain_loop(f, init, xs, n, reverse) if compiled is None else compiled
+
+
+def register_loop(loop: Callable) -> None:
+    """Let `scan` try `loop(f, init, xs, n, reverse, unroll)` first, which returns None where it does not apply.
+
+    Called where `purenets.torch_nets` is imported.
+    """
+    _compiled_loops[:] = [loop]
+
+
+_compiled_loops: list[Callable] = [lambda *arguments: None]
 
 
 def plain_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool = False) -> tuple[Any, Any]:

@@ -5,10 +5,6 @@ from collections.abc import Callable
 from purenets.core import random, tree
 from purenets.core.base import Array, Params, UserError
 
-# Each is called as `see(name, layer, params, x) -> done`, and then `done(y)`; only `report.tabulate` adds one,
-# and takes it away again.
-OBSERVERS: list[Callable] = []
-
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing raises the
@@ -70,7 +66,6 @@ def serial_apply(layers: dict, method: str) -> Callable:
         for i, name, layer, call in steps:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
             layer_key = random.fold_in(key, i) if layer.uses_key and key is not None else None
-            watching = [see(name, layer, mine, x) for see in OBSERVERS] if OBSERVERS else ()
             try:
                 x, state, *extras[name] = call(mine, state, x, train=train, key=layer_key)
             except (KeyError, UserError) as error:
@@ -78,8 +73,6 @@ def serial_apply(layers: dict, method: str) -> Callable:
                 raise UserError(f"{name}.{error.args[0]}{missing}") from error
             if state:
                 new_buffers |= tree.prefixed(state, f"{name}.")
-            for done in watching:
-                done(x)
         return x, new_buffers, extras
 
     return run

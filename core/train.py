@@ -25,6 +25,7 @@ from purenets.core.base import (
     Step,
     TrainState,
 )
+from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
 from purenets.core.optim.transforms import apply_updates
 from purenets.core.signals import stop_requested
@@ -58,12 +59,23 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key) -> 
 
 
 def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
-    """The pure function `step(state, batch) -> (state, metrics)` of one update."""
+    """Return the pure function `step(state, batch) -> (state, metrics)` of one update.
+
+    An optimizer that takes `value` and `value_and_grad_fn` gets the loss of the step, and the function that
+    evaluates the loss and its gradient at other params on the same batch with the same key.
+    """
+    takes_loss = takes_extra_args(optimizer.update)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = random.fold_in(state.key, state.step)
         grads, (buffers, metrics) = grad_fn(state.params, state.buffers, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+
+        def value_and_grad_fn(params):  # torch.compile cannot trace annotations here
+            grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
+            return metrics["loss"], grads
+
+        extra = {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
         params = apply_updates(state.params, updates)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 

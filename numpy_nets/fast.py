@@ -17,7 +17,7 @@ from purenets.core.tree import Layout
 from purenets.core.vector import vector_step
 from purenets.numpy_nets.grad import NumpyModel
 
-KNOWN = ("linear", "relu", "tanh")
+KNOWN = ("Linear", "ReLU", "Tanh")
 
 
 def fast_step(model: NumpyModel, optimizer: Optimizer) -> Step:
@@ -25,12 +25,12 @@ def fast_step(model: NumpyModel, optimizer: Optimizer) -> Step:
 
     A UserError names the layer that is not of KNOWN.
     """
-    layers = tuple((name, module.kind) for name, module in (model.row or {}).items())
+    layers = tuple((name, module.kind) for name, module in model.layers.items())
     for name, kind in layers or (("the model", ""),):
         if kind not in KNOWN:
             raise UserError(f"fast_step: {name} is no row of layers or none of {', '.join(KNOWN)}")
     expected = {
-        f"{name}.{leaf}": 0 for name, kind in layers if kind == "linear" for leaf in ("weight", "bias")
+        f"{name}.{leaf}": 0 for name, kind in layers if kind == "Linear" for leaf in ("weight", "bias")
     }
 
     def gradient(params: Params, buffers: Buffers, batch: Batch, key, places: Layout):
@@ -49,25 +49,25 @@ def _pass(layers: tuple, places: Layout, params: Params, x, y) -> tuple[np.ndarr
     ones, rows = _counted(len(x), x.dtype)
     kept = []  # what each layer needs to go back: its input, or its output
     for name, kind in layers:
-        if kind == "linear":
+        if kind == "Linear":
             expect_features(x, params[f"{name}.weight"].shape[1])
             kept.append(x)
             x = x @ params[f"{name}.weight"].T
             x += params[f"{name}.bias"]
         else:
-            x = np.maximum(x, 0) if kind == "relu" else np.tanh(x)
+            x = np.maximum(x, 0) if kind == "ReLU" else np.tanh(x)
             kept.append(x)
     dout, metrics = _loss(x, y, ones, rows)
     grad = np.empty(places[-1][1].stop, x.dtype)
     place_of = {name: grad[place].reshape(shape) for name, place, shape in places}
     for (name, kind), before in zip(reversed(layers), reversed(kept), strict=True):
-        if kind == "linear":
+        if kind == "Linear":
             np.matmul(dout.T, before, out=place_of[f"{name}.weight"])
             np.matmul(ones, dout, out=place_of[f"{name}.bias"])
             if name != layers[0][0]:  # nobody needs the gradient by the batch
                 dout = dout @ params[f"{name}.weight"]
         else:
-            dout *= before > 0 if kind == "relu" else 1 - before * before
+            dout *= before > 0 if kind == "ReLU" else 1 - before * before
     return grad, metrics
 
 

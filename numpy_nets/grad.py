@@ -3,30 +3,32 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from purenets.core.base import Batch, Buffers, GradFn, Metrics, Params
+from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params
 from purenets.core.metrics import accuracy
 from purenets.numpy_nets.modules import Module, softmax_cross_entropy_backward, softmax_cross_entropy_forward
 
 
 class NumpyModel(NamedTuple):
-    """A `purenets.core.base.Model` (init, apply) that can also be gone through backwards."""
+    """A `Model` with its forward and backward passes: the fields of `Model` and of `Module` together."""
 
-    init: Callable
-    apply: Callable
-    forward: Callable  # as Module.forward
-    backward: Callable  # as Module.backward
+    init: Init
+    apply: Apply
+    forward: Callable
+    backward: Callable
     uses_key: bool = True
-    row: dict[str, Module] | None = None  # the modules, where the net is a row of them
+    kind: str = ""
+    layers: dict[str, Module] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
 
 
-def model_from_module(module: Module, row: dict[str, Module] | None = None) -> NumpyModel:
-    """A module whose output is logits, as a model; `row`: the modules that it is made of, by name."""
+def model_from_module(module: Module) -> NumpyModel:
+    """Return a module whose output is logits as a model."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
         return logits, buffers
 
-    return NumpyModel(module.init, apply, module.forward, module.backward, module.uses_key, row)
+    init, forward, backward, *about = module
+    return NumpyModel(init, apply, forward, backward, *about)
 
 
 def grad_fn(model: NumpyModel) -> GradFn:

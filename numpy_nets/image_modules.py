@@ -164,10 +164,10 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
         dx, dweight, dbias = conv_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False)
+    return Module(init, forward, backward, uses_key=False, kind="Conv")
 
 
-def _fixed(forward, backward, *arguments) -> Module:
+def _fixed(kind, forward, backward, *arguments) -> Module:
     """A module without params."""
 
     def module_forward(params, buffers, x, *, train=False, key=None):
@@ -178,17 +178,17 @@ def _fixed(forward, backward, *arguments) -> Module:
     def module_backward(dout, cache):
         return backward(dout, cache), {}
 
-    return Module(lambda key: ({}, {}), module_forward, module_backward, uses_key=False)
+    return Module(lambda key: ({}, {}), module_forward, module_backward, uses_key=False, kind=kind)
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
     """The largest value of each window; the padding never wins."""
-    return _fixed(max_pool_forward, max_pool_backward, size, stride, padding)
+    return _fixed("MaxPool", max_pool_forward, max_pool_backward, size, stride, padding)
 
 
 def GlobalAvgPool() -> Module:
     """(B, C, H, W) -> (B, C): the mean over all pixels."""
-    return _fixed(mean_forward, mean_backward)
+    return _fixed("GlobalAvgPool", mean_forward, mean_backward)
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
@@ -225,4 +225,4 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         dx, dweight, dbias = batch_norm_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False)
+    return Module(init, forward, backward, uses_key=False, kind="BatchNorm")

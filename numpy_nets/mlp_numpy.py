@@ -19,5 +19,5 @@ def MLP(
 
     No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
     """
-    row = mlp_layers(modules, n_inputs, n_hidden, n_classes, activation, dropout)
-    return model_from_module(modules.serial(**row), row)
+    layers = mlp_layers(modules, n_inputs, n_hidden, n_classes, activation, dropout)
+    return model_from_module(modules.serial(**layers))

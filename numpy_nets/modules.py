@@ -10,7 +10,7 @@ params, so that modules can be put in a row (`mlp_numpy.py`).
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -127,11 +127,13 @@ def softmax_cross_entropy_backward(dout, cache):
 class Module(NamedTuple):
     """A layer with params and a hand-written backward pass.
 
-    init(key) -> (params, buffers)
-    forward(params, buffers, x, *, train=False, key=None) -> (out, buffers, cache)
-    backward(dout, cache) -> (dx, grads), grads by the names of the params
-    draws: False if `forward` never draws from its key
-    kind: its name, for what is written for some kinds only (numpy_nets/fast.py)
+    Args:
+        init: `init(key) -> (params, buffers)`.
+        forward: `forward(params, buffers, x, *, train=False, key=None) -> (out, buffers, cache)`.
+        backward: `backward(dout, cache) -> (dx, grads)`, grads by the names of the params.
+        uses_key: False if `forward` never draws from its key.
+        kind: its name in a table, such as "Linear".
+        layers: the modules it applies in sequence, by name.
     """
 
     init: Callable
@@ -139,6 +141,7 @@ class Module(NamedTuple):
     backward: Callable
     uses_key: bool = True
     kind: str = ""
+    layers: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
 
 
 def Linear(n_in: int, n_out: int) -> Module:
@@ -158,7 +161,7 @@ def Linear(n_in: int, n_out: int) -> Module:
         dx, dweight, dbias = linear_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False, kind="linear")
+    return Module(init, forward, backward, uses_key=False, kind="Linear")
 
 
 def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
@@ -175,12 +178,12 @@ def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Mo
 
 def ReLU() -> Module:
     """max(0, x)."""
-    return _without_params(relu_forward, relu_backward, "relu")
+    return _without_params(relu_forward, relu_backward, "ReLU")
 
 
 def Tanh() -> Module:
     """tanh(x)."""
-    return _without_params(tanh_forward, tanh_backward, "tanh")
+    return _without_params(tanh_forward, tanh_backward, "Tanh")
 
 
 ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
@@ -188,7 +191,7 @@ ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
 
 def SoftMax() -> Module:
     """softmax along the last axis."""
-    return _without_params(softmax_forward, softmax_backward)
+    return _without_params(softmax_forward, softmax_backward, "SoftMax")
 
 
 def Dropout(rate: float) -> Module:
@@ -207,7 +210,7 @@ def Dropout(rate: float) -> Module:
     def backward(dout, cache):
         return (dout if cache is None else dropout_backward(dout, cache)), {}
 
-    return Module(lambda key: ({}, {}), forward, backward)
+    return Module(lambda key: ({}, {}), forward, backward, kind="Dropout")
 
 
 def serial(**modules: Module) -> Module:
@@ -224,4 +227,4 @@ def serial(**modules: Module) -> Module:
         return dout, grads
 
     forward = serial_apply(modules, "forward")
-    return Module(serial_init(modules), forward, backward, serial_uses_key(modules))
+    return Module(serial_init(modules), forward, backward, serial_uses_key(modules), "Serial", modules)

@@ -83,7 +83,7 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
         logits, buffers, _ = forward(params, buffers, x)
         return logits, buffers
 
-    return NumpyModel(init, apply, forward, backward, uses_key=False)
+    return NumpyModel(init, apply, forward, backward, uses_key=False, kind="VanillaRNN")
 
 
 def _check(params, shapes, x):

@@ -1,7 +1,8 @@
 """Networks on torch: pure functions over dicts of tensors, torch.func, torch.compile."""
 
+from purenets.core.arrays import register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
-from purenets.core.scan import COMPILED_LOOPS
+from purenets.core.scan import register_loop
 from purenets.torch_nets import layers
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
@@ -9,10 +10,14 @@ from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
 from purenets.torch_nets.fast.jit import jit
 from purenets.torch_nets.fast.scan import traced_loop
 from purenets.torch_nets.fast.step import fast_step
+from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.grad import grad_fn, metrics_fn
 from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
+
+register_tracing(is_tracing)
+register_loop(traced_loop)
 
 __all__ = [
     "CNN",
@@ -31,5 +36,3 @@ __all__ = [
     "to_torch",
     "unstack_states",
 ]
-
-COMPILED_LOOPS.append(traced_loop)

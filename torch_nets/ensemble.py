@@ -65,7 +65,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
             new |= tree.prefixed(state, f"{i}.")
         return sum(logits[1:], logits[0]) / k, new
 
-    return model._replace(init=init, apply=apply)
+    return model._replace(init=init, apply=apply, kind="Ensemble", layers={})
 
 
 def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:

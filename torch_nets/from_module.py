@@ -40,7 +40,7 @@ def from_module(module: nn.Module) -> Model:
                 return torch.func.functional_call(*call, strict=True), buffers
         return torch.func.functional_call(*call, strict=True), buffers
 
-    return Model(init, apply, draws)
+    return Model(init, apply, draws, type(module).__name__)
 
 
 class _seeded:

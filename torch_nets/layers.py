@@ -26,7 +26,7 @@ from purenets.core.serial import (
 )
 from purenets.torch_nets.fast import matmul
 
-FEW = 4096  # multiplications of a tiny product
+MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a library
 
 
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
@@ -44,51 +44,51 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
         expect_features(x, n_in)
         return _product(x, params["weight"], params.get("bias")), buffers
 
-    return Model(init, apply, uses_key=False)
+    return Model(init, apply, uses_key=False, kind="Linear")
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which become one loop with
     what stands around them: to call a library for it would take longer. A large one may be for oneDNN."""
     multiplications = x.numel() * weight.shape[0]
-    if 0 < multiplications <= FEW and torch.compiler.is_compiling() and x.is_cpu:
+    if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
-    elif multiplications >= matmul.MANY and matmul.onednn_supports(x, weight):
+    elif multiplications >= matmul.MIN_MULTIPLIES_OPERATION and matmul.onednn_supports(x, weight):
         y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
     else:
         return torch.nn.functional.linear(x, weight, bias)
     return y if bias is None else y + bias
 
 
-def elementwise(f: Callable) -> Model:
-    """A layer without params: y = f(x)."""
+def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
+    """Return a layer without params, y = f(x); `kind` is its name in a table."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         if params:
             expect(params, {})
         return f(x), buffers
 
-    return Model(lambda key: ({}, {}), apply, uses_key=False)
+    return Model(lambda key: ({}, {}), apply, uses_key=False, kind=kind)
 
 
 def ReLU() -> Model:
     """max(0, x)."""
-    return elementwise(torch.relu)
+    return elementwise(torch.relu, "ReLU")
 
 
 def Tanh() -> Model:
     """tanh(x)."""
-    return elementwise(torch.tanh)
+    return elementwise(torch.tanh, "Tanh")
 
 
 def GELU() -> Model:
     """x Phi(x), Phi the normal distribution function, in its tanh form (Hendrycks and Gimpel 2016)."""
-    return elementwise(lambda x: torch.nn.functional.gelu(x, approximate="tanh"))
+    return elementwise(lambda x: torch.nn.functional.gelu(x, approximate="tanh"), "GELU")
 
 
 def Scale(factor: float) -> Model:
     """factor * x."""
-    return elementwise(lambda x: factor * x)
+    return elementwise(lambda x: factor * x, "Scale")
 
 
 ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
@@ -101,7 +101,7 @@ def Flatten() -> Model:
         expect_batch(x)
         return x.flatten(start_dim=1)
 
-    return elementwise(flat)
+    return elementwise(flat, "Flatten")
 
 
 def Dropout(rate: float) -> Model:
@@ -117,7 +117,7 @@ def Dropout(rate: float) -> Model:
         kept = random.bernoulli(key, 1 - rate, x.shape)
         return x * (kept.to(x.dtype) / (1 - rate)), buffers
 
-    return Model(lambda key: ({}, {}), apply)
+    return Model(lambda key: ({}, {}), apply, kind="Dropout")
 
 
 def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
@@ -128,7 +128,10 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
         expect_features(x, n)
         return torch.nn.functional.layer_norm(x, (n,), params["weight"], params["bias"], eps), buffers
 
-    return Model(lambda key: ({"weight": torch.ones(n), "bias": torch.zeros(n)}, {}), apply, uses_key=False)
+    def init(key):
+        return {"weight": torch.ones(n), "bias": torch.zeros(n)}, {}
+
+    return Model(init, apply, uses_key=False, kind="LayerNorm")
 
 
 def residual(**layers: Model) -> Model:
@@ -139,7 +142,7 @@ def residual(**layers: Model) -> Model:
         y, buffers = inner.apply(params, buffers, x, train=train, key=key)
         return x + y, buffers
 
-    return inner._replace(apply=apply)
+    return inner._replace(apply=apply, kind="Residual")
 
 
 def serial(**layers: Model) -> Model:
@@ -150,7 +153,7 @@ def serial(**layers: Model) -> Model:
     def apply(params, buffers, x, *, train=False, key=None):
         return run(params, buffers, x, train=train, key=key)[:2]
 
-    return Model(serial_init(layers), apply, serial_uses_key(layers))
+    return Model(serial_init(layers), apply, serial_uses_key(layers), "Serial", layers)
 
 
 # --- images: (batch, channels, height, width) -------------------------------------------------------------
@@ -188,7 +191,7 @@ def Conv(
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
-    return Model(init, apply, uses_key=False)
+    return Model(init, apply, uses_key=False, kind="Conv")
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -215,7 +218,10 @@ def FixedConv(filters: Tensor) -> Model:
         weight = buffers["weight"].to(x.dtype)
         return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
 
-    return Model(lambda key: ({"bias": torch.zeros(shape[0])}, {"weight": filters}), apply, uses_key=False)
+    def init(key):
+        return {"bias": torch.zeros(shape[0])}, {"weight": filters}
+
+    return Model(init, apply, uses_key=False, kind="FixedConv")
 
 
 def BatchNorm(
@@ -226,14 +232,18 @@ def BatchNorm(
     scale: bool = True,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> Model:
-    """(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy 2015; nn.BatchNorm2d),
-    or for each feature of (batch, n). scale: whether there is a weight, or 1 for all.
+    """Normalize each channel of images, or each feature of (batch, n), over the batch (nn.BatchNorm2d).
 
-    Training takes mean and variance of the batch and returns the running ones, moved by `momentum`, in
-    `buffers`; evaluation takes the running ones. total: the sum over all processes that share a batch
-    (`purenets.torch_nets.distributed.total`); then mean and variance are those of the whole batch.
+    y = (x - mean) / sqrt(var + eps) * weight + bias (Ioffe and Szegedy 2015). Training takes mean and variance
+    of the batch and returns the running ones, moved by `momentum`, in `buffers`; evaluation takes the running
+    ones.
+
+    Args:
+        n: the number of channels or features.
+        scale: whether there is a weight; without it, it is 1.
+        total: the sum over all processes that share a batch (`torch_nets.distributed.total`); then mean and
+            variance are those of the whole batch.
     """
-
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
 
     def init(key):
@@ -246,54 +256,58 @@ def BatchNorm(
         expect_features(x, n) if x.ndim == 2 else expect_channels(x, n)
         bias = params["bias"]
         weight = params["weight"] if scale else torch.ones_like(bias)
-        running = buffers["running_mean"], buffers["running_var"]
         if not train:
+            running = buffers["running_mean"], buffers["running_var"]
             return torch.nn.functional.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
-        if total:
-            return _of_shared_batch(x, weight, bias, buffers)
-        if x.numel() == x.shape[1]:
-            raise UserError(
-                f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more"
-            )
-        y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        var = inverse_deviation.detach() ** -2 - eps
-        return y, _moved(buffers, x.numel() / x.shape[1], mean, var)
+        y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
+        return y, _running_statistics(buffers, count, mean, var, momentum)
 
-    def _of_shared_batch(x, weight, bias, buffers):
-        def channels(v):
-            return v.view(-1, *[1] * (x.ndim - 2))
+    return Model(init, apply, uses_key=False, kind="BatchNorm")
 
-        wide = x.to(weight.dtype)
-        count = total(wide.new_full((), x.numel() / x.shape[1]))
-        others = [axis for axis in range(x.ndim) if axis != 1]
-        mean = total(wide.sum(dim=others)) / count
-        var = total(((wide - channels(mean)) ** 2).sum(dim=others)) / count
-        scale = weight / torch.sqrt(var + eps)
-        y = wide * channels(scale) + channels(bias - mean * scale)
-        return y.to(x.dtype), _moved(buffers, count, mean, var.detach())
 
-    def _moved(buffers, count, mean, var):
-        var = var * (count / (count - 1))  # unbiased, as in PyTorch
-        new = {"running_mean": mean.detach(), "running_var": var}
-        moved = {
-            name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)
-            for name, value in new.items()
-        }
-        return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
+def _batch_normalized(x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable | None) -> tuple:
+    """Return the normalized batch, the number of values a channel, and their mean and (biased) variance."""
+    if total:
+        return _batch_normalized_by_total(x, weight, bias, eps, total)
+    if x.numel() == x.shape[1]:
+        raise UserError(f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more")
+    y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    return y, x.numel() / x.shape[1], mean, inverse_deviation.detach() ** -2 - eps
 
-    return Model(init, apply, uses_key=False)
+
+def _batch_normalized_by_total(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable[[Tensor], Tensor]
+) -> tuple:
+    """Return what `_batch_normalized` returns, of a batch that several processes share."""
+
+    def channels(v):
+        return v.view(-1, *[1] * (x.ndim - 2))
+
+    wide = x.to(weight.dtype)
+    count = total(wide.new_full((), x.numel() / x.shape[1]))
+    others = [axis for axis in range(x.ndim) if axis != 1]
+    mean = total(wide.sum(dim=others)) / count
+    var = total(((wide - channels(mean)) ** 2).sum(dim=others)) / count
+    scale = weight / torch.sqrt(var + eps)
+    y = wide * channels(scale) + channels(bias - mean * scale)
+    return y.to(x.dtype), count, mean, var.detach()
+
+
+def _running_statistics(buffers, count, mean: Tensor, var: Tensor, momentum: float) -> dict:
+    """Return the buffers with the running statistics moved towards those of a batch."""
+    var = var * (count / (count - 1))  # unbiased, as in PyTorch
+    moved = {
+        name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)
+        for name, value in (("running_mean", mean.detach()), ("running_var", var))
+    }
+    return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
-    return elementwise(lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding))
-
-
-def AvgPool(size: int, *, stride: int, padding: int = 0) -> Model:
-    """The mean of each window."""
-    return elementwise(lambda x: torch.nn.functional.avg_pool2d(x, size, stride, padding))
+    return elementwise(lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding), "MaxPool")
 
 
 def GlobalAvgPool() -> Model:
     """(batch, channels, height, width) -> (batch, channels): the mean over all pixels."""
-    return elementwise(lambda x: x.mean(dim=(2, 3)))
+    return elementwise(lambda x: x.mean(dim=(2, 3)), "GlobalAvgPool")

@@ -21,7 +21,7 @@ def cast(model: Model, dtype: torch.dtype, keep: str = "*norm*") -> Model:
         logits, buffers = model.apply(params, buffers, x.to(dtype), train=train, key=key)
         return logits.float(), buffers
 
-    return model._replace(apply=apply)
+    return model._replace(apply=apply, layers={})
 
 
 def channels_last(model: Model) -> Model:
@@ -36,7 +36,7 @@ def channels_last(model: Model) -> Model:
         x = x.contiguous(memory_format=torch.channels_last)
         return model.apply(params, buffers, x, train=train, key=key)
 
-    return model._replace(apply=apply)
+    return model._replace(apply=apply, layers={})
 
 
 VARIANTS: dict[str, Callable[[Model], Model]] = {

@@ -19,5 +19,4 @@ def MLP(
 
     No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
     """
-    row = mlp_layers(layers, n_inputs, n_hidden, n_classes, activation, dropout)
-    return layers.serial(**row)
+    return layers.serial(**mlp_layers(layers, n_inputs, n_hidden, n_classes, activation, dropout))

@@ -14,7 +14,7 @@ def mirror_averaged(model: Model) -> Model:
             return logits, new
         return (logits + model.apply(params, buffers, x.flip(3))[0]) / 2, new
 
-    return model._replace(apply=apply)
+    return model._replace(apply=apply, layers={})
 
 
 def shift_averaged(model: Model) -> Model:
@@ -31,4 +31,4 @@ def shift_averaged(model: Model) -> Model:
         both = sum(model.apply(params, buffers, view)[0] for view in moved)
         return logits / 2 + both / 4, new
 
-    return model._replace(apply=apply)
+    return model._replace(apply=apply, layers={})

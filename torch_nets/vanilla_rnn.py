@@ -52,7 +52,7 @@ def VanillaRNN(
         h = last_state(params, x, train=train)
         return torch.nn.functional.linear(h, params["W_ph"], params["b_o"]), buffers  # (2)
 
-    return Model(draw, apply, uses_key=False)
+    return Model(draw, apply, uses_key=False, kind="VanillaRNN")
 
 
 def last_state(params: Params, x: Tensor, *, train: bool = False) -> Tensor:

@@ -4,6 +4,7 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer
 from purenets.core.optim.arithmetic import sign
+from purenets.core.optim.extra_args import like_inner
 from purenets.core.optim.wrappers import Predicate, is_matrix
 
 
@@ -16,13 +17,13 @@ def beta_lasso(
     A weight at 0 comes back where a single update lifts it over the threshold.
     """
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         picked = {name: p for name, p in params.items() if where(name, p)}
         pulled = {name: grads[name] + lam * sign(p) for name, p in picked.items()}
-        updates, state = optimizer.update(grads | pulled, state, params)
+        updates, state = optimizer.update(grads | pulled, state, params, **extra)
         return updates | tree.map(cut, picked, {name: updates[name] for name in picked}), state
 
     def cut(p: Array, u: Array) -> Array:
         return namespace(p).where(abs(p + u) < beta * lam, -p, u)
 
-    return Optimizer(optimizer.init, update)
+    return Optimizer(optimizer.init, like_inner(update, [optimizer]))

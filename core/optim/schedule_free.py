@@ -13,6 +13,7 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
 from purenets.core.optim.arithmetic import maximum
+from purenets.core.optim.extra_args import like_inner
 from purenets.core.optim.hyper import Hyper, as_float, count_for, counted, hyper, unless_zero, zero
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_adam, scale_by_learning_rate
 
@@ -33,20 +34,20 @@ def schedule_free(
             "inner": optimizer.init(params),
         }
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         b = hyper(beta, state, grads)
         lr_max = maximum(state["lr_max"], hyper(lr, state, grads) + 0 * state["lr_max"])
         weight = lr_max**weight_lr_power
         weight_sum = state["weight_sum"] + weight
         c = weight / namespace(weight_sum).where(weight_sum > 0, weight_sum, 1 + 0 * weight_sum)
-        moves, inner = optimizer.update(grads, state["inner"], params)
+        moves, inner = optimizer.update(grads, state["inner"], params, **extra)
         z = tree.map(lambda z, u: z + u, state["z"], moves)
         x = tree.map(lambda x, z: x + c * (z - x), state["x"], z)
         updates = tree.map(lambda x, z, y: b * x + (1 - b) * z - y, x, z, params)
         averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
         return updates, {**counted(state), **averages, "inner": inner}
 
-    return Optimizer(init, update)
+    return Optimizer(init, like_inner(update, [optimizer]))
 
 
 def schedule_free_adamw(

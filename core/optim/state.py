@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from purenets.core.arrays import like
 from purenets.core.base import Array, Optimizer, TrainState, UserError
+from purenets.core.optim.extra_args import like_inner
 from purenets.core.optim.hyper import as_float, zero
 
 
@@ -11,9 +12,9 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     """`make(**hypers)`, with those of its hyper-parameters that are floats, arrays or tuples of floats as
     arrays in the state, under "hyper"; others (integers, flags, schedules, names) stay as they are.
 
-    optimizer = inject(adam, lr=1e-3, betas=(0.9, 0.99))
-    find(opt_state, "hyper")["lr"]                       # read
-    opt_state = replaced(opt_state, lr=1e-4)             # a new state with another value
+    optimizer = inject_hyperparams(adam, lr=1e-3, betas=(0.9, 0.99))
+    get_state(opt_state, "hyper")["lr"]                  # read
+    opt_state = set_hyperparams(opt_state, lr=1e-4)      # a new state with another value
     """
     held = {name: value for name, value in hypers.items() if _is_held(value)}
     fixed = {name: value for name, value in hypers.items() if name not in held}
@@ -23,12 +24,12 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
         values = {name: like(value, number) for name, value in held.items()}
         return {"hyper": values, "inner": make(**values, **fixed).init(params)}
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         optimizer = make(**state["hyper"], **fixed)
-        updates, inner = optimizer.update(grads, state["inner"], params)
+        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
         return updates, {"hyper": state["hyper"], "inner": inner}
 
-    return Optimizer(init, update)
+    return Optimizer(init, like_inner(update, [make(**hypers)]))
 
 
 def _is_held(value) -> bool:

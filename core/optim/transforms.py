@@ -21,6 +21,7 @@ from purenets.core.optim.arithmetic import (
     sign,
     sqrt,
 )
+from purenets.core.optim.extra_args import takes_extra_args, with_extra_args
 from purenets.core.optim.hyper import (
     Hyper,
     as_float,
@@ -50,8 +51,9 @@ def apply_update(param: Array, update: Array) -> Array:
 
 
 def chain(*transforms: Optimizer) -> Optimizer:
-    """One transform after the other; their states are the entries "0", "1", ... of the state."""
+    """Apply one transform after the other; their states are the entries "0", "1", ... of the state."""
     named = {str(i): transform for i, transform in enumerate(transforms)}
+    updates = {name: with_extra_args(transform.update) for name, transform in named.items()}
 
     def init(params):
         return {name: transform.init(params) for name, transform in named.items()}
@@ -62,7 +64,14 @@ def chain(*transforms: Optimizer) -> Optimizer:
             grads, new_state[name] = transform.update(grads, state[name], params)
         return grads, new_state
 
-    return Optimizer(init, update)
+    def update_with_loss(grads, state, params, **extra):
+        new_state = {}
+        for name, inner_update in updates.items():
+            grads, new_state[name] = inner_update(grads, state[name], params, **extra)
+        return grads, new_state
+
+    takes_more = any(takes_extra_args(transform.update) for transform in transforms)
+    return Optimizer(init, update_with_loss if takes_more else update)
 
 
 def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:

@@ -1,15 +1,13 @@
-"""What combines optimizers, or changes one: each function takes optimizers and returns an optimizer.
+"""Wrappers: each function takes optimizers and returns an optimizer.
 
     partition, masked, freeze   a part of the params each, by name or shape
     accumulate                  one update for every k gradients
     apply_if_finite             no update by a gradient that is not finite
     ema, lookahead              averages of the params
-    inject                      hyper-parameters in the state, to be read, replaced and vmapped over
     flat                        the whole dict as one vector
 
-`get_state(opt_state, name)` reads an entry of a state at any depth; `with_averaged_params(state)` is the state to
-evaluate.
-Nothing branches on a value: an update that is not due is computed and not used.
+`optim.state` reads and changes what they keep. Nothing branches on a value: an update that is not due is computed
+and not used.
 """
 
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import choose, running_mean, scaled
+from purenets.core.optim.extra_args import like_inner, with_extra_args
 from purenets.core.optim.hyper import Hyper, count_for, counted, first_leaf, hyper, zero
 from purenets.core.optim.transforms import chain, stateless
 
@@ -49,16 +48,29 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
         parts = split(labels(params), params)
         return {label: optimizers[label].init(part) for label, part in parts.items()}
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         tree.check_names(grads, params)
         found, updates, new_state = labels(params), {}, {}
-        grads, params = split(found, grads), split(found, params)
+        grads, parts = split(found, grads), split(found, params)
         for label, part in grads.items():
-            moves, new_state[label] = optimizers[label].update(part, state[label], params[label])
+            known = _of_part(params, parts[label], **extra) if extra else {}
+            inner = inner_updates[label]
+            moves, new_state[label] = inner(part, state[label], parts[label], **known)
             updates |= moves
         return {name: updates[name] for name in found}, new_state
 
-    return Optimizer(init, update)
+    inner_updates = {label: with_extra_args(inner.update) for label, inner in optimizers.items()}
+    return Optimizer(init, like_inner(update, optimizers.values()))
+
+
+def _of_part(params: Params, part: Params, value=None, value_and_grad_fn=None) -> dict:
+    """Return the extra arguments for an optimizer of `part`: the other params stay as they are."""
+
+    def of_part(changed: Params):
+        loss, grads = value_and_grad_fn({**params, **changed})
+        return loss, {name: grads[name] for name in part}
+
+    return {"value": value, "value_and_grad_fn": value_and_grad_fn and of_part}
 
 
 def masked(transform: Optimizer, where: Predicate) -> Optimizer:
@@ -100,17 +112,18 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
     """Each update begins from the weights brought back to the length of the square root of their number of
     rows, so that a rate means the same to every matrix and at all times (K. Jordan 2024)."""
 
-    def update(grads, state, params):
-        updates, state = optimizer.update(grads, state, params)
+    def update(grads, state, params, **extra):
+        updates, state = optimizer.update(grads, state, params, **extra)
 
         def back(p, u):
             xp = namespace(p)
             length = xp.sqrt((p * p).sum())
+            length = xp.where(length > 0, length, xp.ones_like(length))  # a leaf of zeros stays
             return u + p * (p.shape[0] ** 0.5 / length - 1)
 
         return tree.map(back, params, updates), state
 
-    return Optimizer(optimizer.init, update)
+    return Optimizer(optimizer.init, like_inner(update, [optimizer]))
 
 
 # --- when to update ---------------------------------------------------------------------------------------
@@ -124,15 +137,15 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
     def init(params):
         return {"count": zero(params), "sum": tree.zeros_like(params), "inner": optimizer.init(params)}
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         count, total = state["count"] + 1, tree.map(lambda s, g: s + g, state["sum"], grads)
         due = count == k
-        updates, inner = optimizer.update(scaled(total, 1 / k), state["inner"], params)
+        updates, inner = optimizer.update(scaled(total, 1 / k), state["inner"], params, **extra)
         nothing = tree.zeros_like(total)
         new, old = {"sum": nothing, "inner": inner}, {"sum": total, "inner": state["inner"]}
         return choose(due, updates, nothing), {"count": count % k, **choose(due, new, old)}
 
-    return Optimizer(init, update)
+    return Optimizer(init, like_inner(update, [optimizer]))
 
 
 def apply_if_finite(optimizer: Optimizer) -> Optimizer:
@@ -142,17 +155,17 @@ def apply_if_finite(optimizer: Optimizer) -> Optimizer:
     def init(params):
         return {"skipped": zero(params), "inner": optimizer.init(params)}
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         finite = all_finite(grads)
         nothing = tree.zeros_like(grads)
-        updates, inner = optimizer.update(choose(finite, grads, nothing), state["inner"], params)
+        updates, inner = optimizer.update(choose(finite, grads, nothing), state["inner"], params, **extra)
         skipped = namespace(finite).where(finite, state["skipped"], state["skipped"] + 1)
         return choose(finite, updates, nothing), {
             "skipped": skipped,
             "inner": choose(finite, inner, state["inner"]),
         }
 
-    return Optimizer(init, update)
+    return Optimizer(init, like_inner(update, [optimizer]))
 
 
 def all_finite(grads: Params) -> Array:
@@ -186,9 +199,9 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
     def init(params):
         return {"count": zero(params), "slow": dict(params), "inner": optimizer.init(params)}
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         a, count = hyper(alpha, state, grads), state["count"] + 1
-        updates, inner = optimizer.update(grads, state["inner"], params)
+        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
         fast = tree.map(lambda p, u: p + u, params, updates)
         slow = tree.map(lambda s, f: s + a * (f - s), state["slow"], fast)
         due = count % k == 0
@@ -199,10 +212,7 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
             "inner": inner,
         }
 
-    return Optimizer(init, update)
-
-
-# --- hyper-parameters in the state ------------------------------------------------------------------------
+    return Optimizer(init, like_inner(update, [optimizer]))
 
 
 # --- the dict as one vector -------------------------------------------------------------------------------

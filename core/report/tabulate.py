@@ -1,22 +1,23 @@
-"""A table of a network, one row a layer: name, operation, shapes, parameters, and the dimensions of the matrix
+"""A table of a network, one row a layer: name, kind, shapes, parameters, and the dimensions of the matrix
 products of the forward and of the backward pass.
 
     print(as_text(tabulate(MLP(2, [20], 2), np.zeros((32, 2), np.float32))))
 
-For NumPy nets, torch nets and `from_module` nets alike. The net runs once, in evaluation mode, on `x`. For rows
-of a batch y = x W^T: forward (N x in)(in x out), backward dx = dy W: (N x out)(out x in) and dW = dy^T x:
-(out x N)(N x in). A convolution is the same product of patches: N = batch * height * width of the output,
-in = channels * kernel height * kernel width.
+For NumPy nets, torch nets and `from_module` nets alike. The layers are those that a model names in
+`Model.layers`, applied in evaluation mode to `x`. For rows of a batch y = x W^T: forward (N x in)(in x out),
+backward dx = dy W: (N x out)(out x in) and dW = dy^T x: (out x N)(N x in). A convolution is the same product of
+patches: N = batch * height * width of the output, in = channels * kernel height * kernel width.
 """
 
 import contextlib
-import inspect
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from purenets.core import random, serial, tree
+from purenets.core import random, tree
 from purenets.core.base import Array, Buffers, Model, Params
+
+UNNAMED = "custom"  # the kind of a layer that gives none
 
 
 class Row(NamedTuple):
@@ -37,17 +38,18 @@ HEADER = ("layer", "operation", "input", "output", "parameters", "forward", "bac
 def tabulate(
     model: Model, x: Array, params: Params | None = None, buffers: Buffers | None = None
 ) -> list[Row]:
-    """The rows of `model` on the input `x`: (batch, ...); with params of its own drawing if none are given."""
+    """Return the rows of `model` on the input `x`: (batch, ...); with drawn params if none are given."""
     if params is None:
         params, buffers = model.init(random.key(0))
     rows: list[Row] = []
-    with _layers(rows), _modules(rows) if hasattr(x, "detach") else contextlib.nullcontext():
-        y, _ = model.apply(params, buffers or {}, x)
-    return rows or _matrices(model, params, x, y)
+    y = _visit(rows, "", model, params, buffers or {}, x)
+    if len(rows) == 1 and not model.layers and len(params) > 2:  # such as a recurrent net
+        return _matrices(model, params, x, y)
+    return rows
 
 
 def as_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Texts: a header, the rows, and a last one with the sum of the parameters."""
+    """Return texts: a header, the rows, and a last one with the sum of the parameters."""
     body = [
         (row.name, row.operation, _shape(row.input), _shape(row.output), f"{row.params:,}", *row[5:])
         for row in rows
@@ -57,21 +59,21 @@ def as_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """For a terminal, in columns."""
+    """Return the table for a terminal, in columns."""
     from purenets.core.report.tables import text_table
 
     return text_table(as_table(rows))
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """A table in Markdown."""
+    """Return the table in Markdown."""
     head, *body = as_table(rows)
     lines = [head, ["---", "---", "---", "---", "---:", "---", "---"], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def as_html(rows: Sequence[Row], title: str = "Network") -> str:
-    """A self-contained page (`purenets.core.report.document`)."""
+    """Return a self-contained page."""
     from purenets.core.report.document import Document, Section
     from purenets.core.report.html import to_html
     from purenets.core.report.tables import Table
@@ -79,80 +81,94 @@ def as_html(rows: Sequence[Row], title: str = "Network") -> str:
     return to_html(Document(title, [Section("Layer by layer", [Table(as_table(rows))])]))
 
 
-# --- who sees the layers ----------------------------------------------------------------------------------
+# --- layers -----------------------------------------------------------------------------------------------
+
+
+def _visit(rows: list[Row], name: str, model: Any, params: Params, buffers: Buffers, x: Array) -> Array:
+    """Add the rows of a model or layer called `name`, and return its output on `x`."""
+    with _leaf_modules(x) as modules:
+        y = (getattr(model, "apply", None) or model.forward)(params, buffers, x)[0]
+    if model.layers:
+        inner = x
+        for part, layer in model.layers.items():
+            own = [tree.select(leaves, f"{part}.") for leaves in (params, buffers)]
+            inner = _visit(rows, f"{name}.{part}" if name else part, layer, *own, inner)
+    elif modules:
+        rows += _module_rows(name, modules, params)
+    else:
+        rows.append(_row(name or "model", model.kind or UNNAMED, params, x, y))
+    return y
+
+
+class _Call(NamedTuple):
+    """A call of a torch.nn.Module: its name in the outermost module, itself, its first input and its output."""
+
+    name: str
+    module: Any
+    x: Any
+    y: Any
 
 
 @contextlib.contextmanager
-def _layers(rows: list[Row]) -> Iterator[None]:
-    """Within it each layer of a `serial` adds its row; a layer that is a row of layers leaves it to them."""
-    path: list[str] = []
-
-    def see(name, layer, params, x):
-        path.append(name)
-        before = len(rows)
-
-        def done(y):
-            if len(rows) == before:
-                rows.append(_row(".".join(path), operation(layer), params, x, y))
-            path.pop()
-
-        return done
-
-    serial.OBSERVERS.append(see)
-    try:
-        yield
-    finally:
-        serial.OBSERVERS.remove(see)
-
-
-@contextlib.contextmanager
-def _modules(rows: list[Row]) -> Iterator[None]:
-    """Within it each torch.nn.Module that has no module inside adds its row."""
+def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
+    """Collect the calls of torch.nn.Modules that hold no other, or params of their own, within the block."""
+    calls: list[_Call] = []
+    if not hasattr(x, "detach"):
+        yield calls
+        return
     from torch.nn.modules import module as hooks  # only where there are tensors
 
     names: dict[int, str] = {}
 
     def before(module, inputs):
-        if not names:  # the outermost is called first
-            names.update({id(part): name or "module" for name, part in module.named_modules()})
+        if not names:  # the outermost module is called first
+            names.update({id(part): name for name, part in module.named_modules()})
 
     def after(module, inputs, output):
-        if not list(module.children()) and inputs and hasattr(output, "shape"):
-            own = dict(module.named_parameters())
-            name = names.get(id(module), "")
-            rows.append(_row(name, type(module).__name__, own, inputs[0], output))
+        if inputs and (not list(module.children()) or list(module.parameters(recurse=False))):
+            calls.append(_Call(names.get(id(module), ""), module, inputs[0], output))
 
     handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
     try:
-        yield
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-def operation(layer) -> str:
-    """The name of the constructor that made a layer, or of the function that a layer without params is."""
-    run = getattr(layer, "apply", None) or layer.forward
-    inside = inspect.getclosurevars(run).nonlocals
-    function = inside.get("f") or inside.get("forward") or run
-    maker, *local = function.__qualname__.split(".<locals>")
-    if local:
-        return maker
-    words = function.__name__.removesuffix("_forward").split("_")
-    name = "".join(word.capitalize() for word in words)
-    return {"Relu": "ReLU", "Softmax": "SoftMax", "Mean": "GlobalAvgPool"}.get(name, name)
+def _module_rows(prefix: str, calls: Sequence[_Call], params: Params) -> list[Row]:
+    """Return a row for each call, and one for each parameter that no called module holds.
+
+    A parameter is counted once, where it is used first, so the total is the number of parameters.
+    """
+    left, rows = dict(params), []
+    for call in calls:
+        start = f"{call.name}." if call.name else ""
+        held = [f"{start}{name}" for name, _ in call.module.named_parameters(recurse=False)]
+        own = {name: left.pop(name) for name in held if name in left}
+        name = ".".join(part for part in (prefix, call.name) if part) or "module"
+        rows.append(_row(name, type(call.module).__name__, own, call.x, _first(call.y)))
+    for name, leaf in left.items():
+        kind, shape = "parameter", tuple(leaf.shape)
+        rows.append(Row(f"{prefix}.{name}" if prefix else name, kind, (), shape, math.prod(shape), "", ""))
+    return rows
+
+
+def _first(y: Any) -> Any:
+    """Return the first tensor of an output, which may be nested in tuples."""
+    return _first(y[0]) if isinstance(y, tuple) and y else y
 
 
 # --- rows -------------------------------------------------------------------------------------------------
 
 
-def _row(name: str, operation: str, params: Params, x: Array, y: Array) -> Row:
-    x_shape, y_shape = tuple(x.shape), tuple(y.shape)
+def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
+    x_shape, y_shape = (tuple(getattr(a, "shape", ())) for a in (x, y))
     weights = [tuple(leaf.shape) for leaf in params.values() if leaf.ndim > 1]
-    if len(weights) == 1 and y_shape:
+    if len(weights) == 1 and y_shape and _is_product(weights[0], x_shape, y_shape):
         (weight,) = weights
         n = math.prod(y_shape) // weight[0]
-        groups = 1 if len(weight) == 2 else x_shape[1] // weight[1]
+        groups = 1 if len(weight) == 2 else x_shape[_channels(weight)] // weight[1]
         kernel = "" if len(weight) == 2 else " " + "x".join(map(str, weight[2:]))
         forward, backward = _products(n, weight[0] // groups, math.prod(weight[1:]), groups)
         return Row(name, operation + kernel, x_shape, y_shape, tree.size(params), forward, backward)
@@ -160,17 +176,29 @@ def _row(name: str, operation: str, params: Params, x: Array, y: Array) -> Row:
     return Row(name, operation, x_shape, y_shape, tree.size(params), "by element or window", back)
 
 
+def _is_product(weight: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]) -> bool:
+    """Return True if a weight (out, in) or (out, in / groups, kernel...) maps the shape x to the shape y."""
+    if len(weight) == 2:
+        return bool(x) and x[-1] == weight[1] and y[-1] == weight[0]
+    axis = _channels(weight)
+    return len(x) >= -axis and x[axis] % weight[1] == 0 and y[axis] == weight[0]
+
+
+def _channels(weight: tuple[int, ...]) -> int:
+    """Return the axis of the channels in images, with or without a batch."""
+    return 1 - len(weight)
+
+
 def _matrices(model: Model, params: Params, x: Array, y: Array) -> list[Row]:
-    """A row for each matrix of a net that is not made of layers, such as the recurrent one: each multiplies
-    rows of a batch (there, at each step of time)."""
-    n, rows = x.shape[0], []
+    """Return a row for each matrix of a net that is not made of layers, such as the recurrent one: each
+    multiplies rows of a batch (there, at each step of time)."""
+    n, rows, kind = x.shape[0], [], model.kind or UNNAMED
     for name, leaf in params.items():
         shape, size = tuple(leaf.shape), math.prod(leaf.shape)
         if len(shape) == 2:
-            row = Row(name, operation(model), (n, shape[1]), (n, shape[0]), size, *_products(n, *shape))
-            rows.append(row)
+            rows.append(Row(name, kind, (n, shape[1]), (n, shape[0]), size, *_products(n, *shape)))
         else:
-            rows.append(Row(name, operation(model), (n, *shape), (n, *shape), size, "added", "sum over rows"))
+            rows.append(Row(name, kind, (n, *shape), (n, *shape), size, "added", "sum over rows"))
     return rows
 
 

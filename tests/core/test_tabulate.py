@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from purenets import random
-from purenets.core import serial as core_layers
+from purenets import Model, random
 from purenets.core.report.tabulate import as_html, as_markdown, as_table, as_text, tabulate
 from purenets.numpy_nets import cnn_numpy, mlp_numpy, rnn_numpy
 from purenets.torch_nets import cnn_model, from_module, pytorch_mlp, vanilla_rnn
-from purenets.torch_nets.layers import Linear, ReLU, serial
+from purenets.torch_nets.layers import Linear, ReLU, residual, serial
+from purenets.torch_nets.precision import cast
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,6 @@ def test_an_mlp_by_hand(backend, x):
     assert rows[0] == (*first, "dx = (32 x 20)(20 x 2), dW = (20 x 32)(32 x 2)")
     assert rows[1][:5] == ("relu1", "ReLU", (32, 20), (32, 20), 0)
     assert rows[2][:5] == ("fc2", "Linear", (32, 20), (32, 3), 63)
-    assert core_layers.OBSERVERS == []
 
 
 def test_both_backends_have_the_same_cnn():
@@ -106,7 +105,43 @@ def test_three_forms_show_the_same_cells():
     assert "<title>An MLP</title>" in html
 
 
-def test_a_failing_net_leaves_no_observer():
+def test_a_failing_net_leaves_no_hook():
     with pytest.raises(ValueError, match="fc1"):
         tabulate(pytorch_mlp.MLP(2, [20], 3), torch.zeros(32, 5))
-    assert core_layers.OBSERVERS == []
+    handles = torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks
+    assert not any(handles)
+
+
+def gated(f, kind: str = "") -> Model:
+    """A layer of a user's own: x f(w x), which holds another function."""
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        return x * f(params["w"] * x), buffers
+
+    return Model(lambda key: ({"w": torch.ones(3)}, {}), apply, uses_key=False, kind=kind)
+
+
+def test_a_layer_of_ones_own_has_the_kind_that_it_gives():
+    model = serial(fc=Linear(2, 3), gate=gated(torch.sigmoid, "Gated"), other=gated(torch.tanh))
+    rows = tabulate(model, torch.zeros(4, 2))
+    assert [row.operation for row in rows] == ["Linear", "Gated", "custom"]
+    assert [row.params for row in rows] == [9, 3, 3]
+
+
+def test_a_wrapper_that_replaces_apply_describes_no_other_net():
+    model = cast(pytorch_mlp.MLP(2, [20], 3), torch.bfloat16)
+    assert model.layers == {}
+    assert sum(row.params for row in tabulate(model, torch.zeros(4, 2))) == 123
+
+
+def test_inside_a_residual_branch_each_layer_sees_its_own_input():
+    model = serial(block=residual(fc1=Linear(3, 5), fc2=Linear(5, 3)), head=Linear(3, 2))
+    rows = tabulate(model, torch.zeros(4, 3))
+    assert [row.name for row in rows] == ["block.fc1", "block.fc2", "head"]
+    assert [row.output for row in rows] == [(4, 5), (4, 3), (4, 2)]
+
+
+def test_a_module_inside_of_a_net_of_ours_has_its_rows():
+    model = serial(body=from_module(nn.Sequential(nn.Linear(2, 3), nn.Tanh())), head=Linear(3, 2))
+    names = [(row.name, row.operation, row.params) for row in tabulate(model, torch.zeros(4, 2))]
+    assert names == [("body.0", "Linear", 9), ("body.1", "Tanh", 0), ("head", "Linear", 8)]

@@ -3,7 +3,7 @@ import torch
 
 from purenets import random
 from purenets.torch_nets import MLP, grad_fn, layers
-from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.fast import matmul, onednn
 
 pytestmark = pytest.mark.skipif(not matmul.ONEDNN, reason="this torch has no oneDNN for float32 products")
 
@@ -20,7 +20,7 @@ def close(a, b):
 @pytest.fixture
 def always(monkeypatch):
     """oneDNN for the smallest product too."""
-    monkeypatch.setattr(matmul, "MANY", 1)
+    monkeypatch.setattr(matmul, "MIN_MULTIPLIES_OPERATION", 1)
 
 
 def test_is_the_product_whatever_the_strides(always):
@@ -28,7 +28,7 @@ def test_is_the_product_whatever_the_strides(always):
     assert close(matmul.product(a, b), a @ b)
     assert close(matmul.product(a.mT.contiguous().mT, b.mT.contiguous().mT), a @ b)
     assert close(matmul.product(a[:, ::2], b[::2]), a[:, ::2] @ b[::2])
-    assert close(matmul.add_by_onednn(torch.ones(5, 3), a, b), 1 + a @ b)
+    assert close(onednn.add_by_onednn(torch.ones(5, 3), a, b), 1 + a @ b)
     assert matmul.product(a[:0], b).shape == (0, 3)
     assert matmul.product(a.double(), b.double()).dtype == torch.float64
 
@@ -106,8 +106,8 @@ def test_a_net_of_such_products(monkeypatch, compiled):
     params, buffers = model.init(random.key(0))
     x, y = random.normal(torch.as_tensor(random.key(1)), (10, 6)), torch.arange(10) % 3
     expected, _ = grad_fn(model)(params, buffers, (x, y), None)
-    monkeypatch.setattr(layers, "FEW", 0)
-    monkeypatch.setattr(matmul, "MANY", 1)
+    monkeypatch.setattr(layers, "MAX_MULTIPLIES_INLINE", 0)
+    monkeypatch.setattr(matmul, "MIN_MULTIPLIES_OPERATION", 1)
     gradient = grad_fn(model)
     if compiled:
         gradient = torch.compile(gradient, fullgraph=True)
@@ -129,7 +129,7 @@ def test_large_layers_of_other_types_stay_one_operation(always):
 
 def test_small_products_and_other_types_are_left_to_torch():
     a, b = matrices()
-    assert not matmul.use_onednn(a, b, matmul.SOME)
+    assert not matmul.use_onednn(a, b, matmul.MIN_MULTIPLIES_ONEDNN)
     assert not matmul.use_onednn(a.double(), b.double(), 1)
     assert not matmul.use_onednn(a.bfloat16(), b.bfloat16(), 1)
-    assert matmul.use_onednn(torch.empty(128, 128), torch.empty(128, 128), matmul.SOME)
+    assert matmul.use_onednn(torch.empty(128, 128), torch.empty(128, 128), matmul.MIN_MULTIPLIES_ONEDNN)

@@ -108,7 +108,7 @@ def linearize(model: Model, params: Params) -> Model:
         outputs, change = jvp(lambda p: model.apply(p, buffers, x)[0], (params,), (moved,))
         return outputs + change, buffers
 
-    return Model(init, apply, uses_key=False)
+    return Model(init, apply, uses_key=False, kind="Linearized")
 
 
 def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) -> Tensor:
