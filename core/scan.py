@@ -6,11 +6,12 @@ The plain Python loop serves NumPy arrays and torch tensors. Importing `purenets
 whose body is compiled once, for use under `jit`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, UserError
+from purenets.core.nested import iter_leaves, iter_named, kinds, map_leaves, with_leaves
 
 
 def scan(
@@ -154,60 +155,3 @@ def _empty_ys(f: Callable, init: Any, xs: Any) -> Any:
 
 def _zeros_of_a_slice(x: Array) -> Array:
     return namespace(x).zeros(tuple(x.shape[1:]), dtype=x.dtype, device=x.device)
-
-
-# --- nested dicts, tuples and lists ---------------------------------------------------------------------------
-
-
-def parts_of(value: Any) -> list[tuple[Any, Any]] | None:
-    """Return (name, part) for each part of a dict, tuple or list, [] for None; None for a leaf."""
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, (tuple, list)):
-        return list(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
-    return None
-
-
-def iter_named(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield (name, leaf) for all leaves, such as ("carry/params/fc1.bias", array)."""
-    parts = parts_of(value)
-    if parts is None:
-        yield name, value
-    for key, part in parts or ():
-        yield from iter_named(part, f"{name}/{key}")
-
-
-def iter_leaves(value: Any) -> Iterator[Any]:
-    """Yield all leaves, in order."""
-    return (leaf for _, leaf in iter_named(value, ""))
-
-
-def map_leaves(f: Callable, value: Any) -> Any:
-    """Return the same nested containers with `f` of each leaf, called in the order of `iter_leaves`."""
-    parts = parts_of(value)
-    if parts is None:
-        return f(value)
-    if isinstance(value, dict):
-        return {key: map_leaves(f, part) for key, part in parts}
-    new = [map_leaves(f, part) for _, part in parts]
-    if value is None:
-        return None
-    return type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
-
-
-def with_leaves(value: Any, leaves: Iterable[Any]) -> Any:
-    """Return the same nested containers with other leaves, in the order of `iter_leaves`."""
-    leaves = iter(leaves)
-    return map_leaves(lambda _: next(leaves), value)
-
-
-def kinds(value: Any) -> Any:
-    """Return the containers alone, for a comparison; the order of a dict's names does not count."""
-    parts = parts_of(value)
-    if parts is None:
-        return "leaf"
-    if isinstance(value, dict):
-        return {key: kinds(part) for key, part in parts}
-    return type(value), [kinds(part) for _, part in parts]

@@ -14,6 +14,7 @@ from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.grad import grad_fn, metrics_fn
 from purenets.torch_nets.pytorch_mlp import MLP
+from purenets.torch_nets.remat import checkpoint
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_tracing(is_tracing)
@@ -23,6 +24,7 @@ __all__ = [
     "CNN",
     "MLP",
     "VanillaRNN",
+    "checkpoint",
     "ensemble",
     "ensemble_metrics",
     "fast_step",

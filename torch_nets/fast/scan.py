@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from purenets.core import scan as core
 from purenets.core.base import UserError
+from purenets.core.nested import iter_leaves, iter_named, map_leaves, with_leaves
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.aot import trace_flat
 
@@ -36,19 +37,19 @@ def traced_loop(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, A
         return _dynamo_loop(f, init, xs, n, reverse)
     if not is_traced(init, xs):
         return None
-    if not all(isinstance(leaf, Tensor) for leaf in core.iter_leaves(init)):
+    if not all(isinstance(leaf, Tensor) for leaf in iter_leaves(init)):
         return _after_first(f, init, xs, n, reverse, unroll)
     if reverse:
-        xs = core.map_leaves(lambda leaf: leaf.flip(0), xs)
+        xs = map_leaves(lambda leaf: leaf.flip(0), xs)
     carry, ys = _with_remainder(f, init, xs, n, min(unroll, n // 2))
-    return carry, core.map_leaves(lambda leaf: leaf.flip(0), ys) if reverse else ys
+    return carry, map_leaves(lambda leaf: leaf.flip(0), ys) if reverse else ys
 
 
 def is_traced(*values: Any) -> bool:
     """Return True under the trace of `jit`, where nothing differentiates or maps."""
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-    leaves = [leaf for leaf in core.iter_leaves(values) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in iter_leaves(values) if isinstance(leaf, Tensor)]
     return (
         torch.compiler.is_compiling()
         and get_proxy_mode() is not None
@@ -61,20 +62,20 @@ def is_traced(*values: Any) -> bool:
 def _after_first(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, Any]:
     """Return the loop from a carry with numbers in it: they become tensors in the first iteration."""
     first, rest = (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
-    carry, y = core.plain_loop(f, init, core.map_leaves(lambda leaf: leaf[first], xs), 1)
-    for name, leaf in core.iter_named(carry, "carry"):
+    carry, y = core.plain_loop(f, init, map_leaves(lambda leaf: leaf[first], xs), 1)
+    for name, leaf in iter_named(carry, "carry"):
         if not isinstance(leaf, Tensor):
             raise UserError(f"scan: {name} is {leaf!r:.40}, needs a tensor under jit")
     carry, ys = core.scan(
-        f, carry, core.map_leaves(lambda leaf: leaf[rest], xs), n - 1, reverse=reverse, unroll=unroll
+        f, carry, map_leaves(lambda leaf: leaf[rest], xs), n - 1, reverse=reverse, unroll=unroll
     )
     parts = (ys, y) if reverse else (y, ys)
     return carry, _concatenated(*parts)
 
 
 def _concatenated(a: Any, b: Any) -> Any:
-    others = core.iter_leaves(b)
-    return core.map_leaves(lambda leaf: torch.cat([leaf, next(others)]), a)
+    others = iter_leaves(b)
+    return map_leaves(lambda leaf: torch.cat([leaf, next(others)]), a)
 
 
 def _dynamo_loop(f, init, xs, n: int, reverse: bool) -> tuple[Any, Any] | None:
@@ -87,16 +88,16 @@ def _dynamo_loop(f, init, xs, n: int, reverse: bool) -> tuple[Any, Any] | None:
     if n < 3:
         return None
     first, rest = (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
-    carry, y = core.plain_loop(f, init, core.map_leaves(lambda leaf: leaf[first], xs), 1)
+    carry, y = core.plain_loop(f, init, map_leaves(lambda leaf: leaf[first], xs), 1)
 
     def body(leaves: list[Tensor], slices: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        new, y = f(core.with_leaves(carry, leaves), core.with_leaves(xs, slices))
-        return [x.clone() for x in core.iter_leaves(new)], [x.clone() for x in core.iter_leaves(y)]
+        new, y = f(with_leaves(carry, leaves), with_leaves(xs, slices))
+        return [x.clone() for x in iter_leaves(new)], [x.clone() for x in iter_leaves(y)]
 
-    slices = [leaf[rest] for leaf in core.iter_leaves(xs)] or [torch.zeros(n - 1, dtype=torch.int8)]
-    leaves, ys = operator(body, list(core.iter_leaves(carry)), slices, reverse=reverse)
-    ys = core.with_leaves(y, ys)
-    return core.with_leaves(carry, leaves), _concatenated(*((ys, y) if reverse else (y, ys)))
+    slices = [leaf[rest] for leaf in iter_leaves(xs)] or [torch.zeros(n - 1, dtype=torch.int8)]
+    leaves, ys = operator(body, list(iter_leaves(carry)), slices, reverse=reverse)
+    ys = with_leaves(y, ys)
+    return with_leaves(carry, leaves), _concatenated(*((ys, y) if reverse else (y, ys)))
 
 
 def _with_remainder(f, init, xs, n: int, unroll: int) -> tuple[Any, Any]:
@@ -104,12 +105,12 @@ def _with_remainder(f, init, xs, n: int, unroll: int) -> tuple[Any, Any]:
     whole = n - n % unroll
     if unroll == 1:
         return _loop(f, init, xs, n)
-    rows = core.map_leaves(lambda leaf: leaf[:whole].unflatten(0, (-1, unroll)), xs)
+    rows = map_leaves(lambda leaf: leaf[:whole].unflatten(0, (-1, unroll)), xs)
     carry, ys = _loop(lambda c, x: core.plain_loop(f, c, x, unroll), init, rows, whole // unroll)
-    ys = core.map_leaves(lambda leaf: leaf.flatten(0, 1), ys)
+    ys = map_leaves(lambda leaf: leaf.flatten(0, 1), ys)
     if whole == n:
         return carry, ys
-    carry, rest = core.plain_loop(f, carry, core.map_leaves(lambda leaf: leaf[whole:], xs), n - whole)
+    carry, rest = core.plain_loop(f, carry, map_leaves(lambda leaf: leaf[whole:], xs), n - whole)
     return carry, _concatenated(ys, rest)
 
 
@@ -120,8 +121,8 @@ def _loop(f, init, xs, n: int) -> tuple[Any, Any]:
     """Return (carry, ys) of `n` iterations of `f` by torch's scan operator."""
     from torch._higher_order_ops.scan import scan_op
 
-    carry = [*map(_on_graph, core.iter_leaves(init))]
-    slices = [*map(_on_graph, core.iter_leaves(xs))] or [torch.zeros(n, dtype=torch.int8)]
+    carry = [*map(_on_graph, iter_leaves(init))]
+    slices = [*map(_on_graph, iter_leaves(xs))] or [torch.zeros(n, dtype=torch.int8)]
     step = _traced_step(f, init, xs, carry, slices)
     moving = [i for i, node in enumerate(step.outputs[: len(carry)]) if node is not step.inputs[i]]
     fixed = [i for i in range(len(carry)) if i not in moving]
@@ -144,8 +145,8 @@ def _loop(f, init, xs, n: int) -> tuple[Any, Any]:
     new = dict(enumerate(carry)) | dict(zip(moving, pack.unpack(vectors), strict=True))
     ys = iter(pack_y.unpack(ys))
     return (
-        core.with_leaves(init, [new[i] for i in range(len(carry))]),
-        core.map_leaves(lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y),
+        with_leaves(init, [new[i] for i in range(len(carry))]),
+        map_leaves(lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y),
     )
 
 
@@ -160,7 +161,7 @@ class Step(NamedTuple):
 
     @property
     def y_leaves(self) -> list[Tensor]:
-        return [leaf for leaf in core.iter_leaves(self.y) if isinstance(leaf, Tensor)]
+        return [leaf for leaf in iter_leaves(self.y) if isinstance(leaf, Tensor)]
 
 
 def _traced_step(f, init, xs, carry: Sequence[Tensor], slices: Sequence[Tensor]) -> Step:
@@ -168,13 +169,13 @@ def _traced_step(f, init, xs, carry: Sequence[Tensor], slices: Sequence[Tensor])
 
     def flat(*given: Tensor) -> list[Tensor]:
         leaves = iter(given)
-        before, x = (core.with_leaves(value, leaves) for value in (init, xs))
+        before, x = (with_leaves(value, leaves) for value in (init, xs))
         after, y = core.result_pair(f(before, x))
         core.check_carry(after, before)
         ys.append(y)
-        named = dict(core.iter_named(after, ""))  # in the order of `init`
-        new = [named[name] for name, _ in core.iter_named(before, "")]
-        return [*new, *(leaf for leaf in core.iter_leaves(y) if isinstance(leaf, Tensor))]
+        named = dict(iter_named(after, ""))  # in the order of `init`
+        new = [named[name] for name, _ in iter_named(before, "")]
+        return [*new, *(leaf for leaf in iter_leaves(y) if isinstance(leaf, Tensor))]
 
     graph = _trace(flat, [*carry, *map(_slice, slices)])
     captured = _lift_captured(graph)
