@@ -33,7 +33,7 @@ def iter_leaves(value: Any) -> Iterator[Any]:
 
 
 def map_leaves(f: Callable, value: Any) -> Any:
-    """Return the same nested containers with `f` of each leaf, called in the order of `iter_leaves`."""
+    """Return the same nested containers with `f` of each leaf, called in order."""
     parts = parts_of(value)
     if parts is None:
         return f(value)

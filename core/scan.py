@@ -2,8 +2,8 @@
 
     state, metrics = scan(step, state, (xs, ys))      # a training step is such a function
 
-The plain Python loop serves NumPy arrays and torch tensors. Importing `purenets.torch_nets` registers a loop
-whose body is compiled once, for use under `jit`.
+The plain Python loop serves NumPy arrays and torch tensors. Importing `purenets.torch_nets`
+registers a loop whose body is compiled once, for use under `jit`.
 """
 
 from collections.abc import Callable
@@ -33,16 +33,19 @@ def scan(
             ys.append(y)
         return carry, stack(ys)
 
-    Under `torch_nets.jit` the loop is compiled as a loop, in time that does not grow with its length. It is
-    differentiable and can be vmapped; there it is the plain loop, written out under `jit`.
+    Under `torch_nets.jit` the loop is compiled as a loop, in time that does not grow with its
+    length. It is differentiable and can be vmapped; there it is the plain loop, written out under
+    `jit`.
 
     Args:
-        f: a pure function `(carry, x) -> (carry, y)`. The carry keeps its structure, shapes and dtypes.
+        f: a pure function `(carry, x) -> (carry, y)`. The carry keeps its structure, shapes and
+            dtypes.
         init: the first carry, an array or nested dicts, tuples and lists of them.
         xs: arrays with a leading axis of `length`, nested in the same way; None if `f` takes no x.
         length: the number of iterations; needed where `xs` has no arrays.
         reverse: go from the last x to the first. `ys` are in the order of `xs` all the same.
-        unroll: iterations in a row in the body of a compiled loop; no other result, slower to compile.
+        unroll: iterations in a row in the body of a compiled loop; no other result, slower to
+            compile.
 
     Returns:
         The last carry, and the y of each iteration stacked along a new leading axis.
@@ -52,8 +55,8 @@ def scan(
 
     Example:
         >>> import numpy as np
-        >>> total, sums = scan(lambda sum, x: (sum + x, sum + x), np.array(0.0), np.array([1.0, 2.0, 3.0]))
-        >>> total, sums
+        >>> add = lambda sum, x: (sum + x, sum + x)
+        >>> scan(add, np.array(0.0), np.array([1.0, 2.0, 3.0]))
         (np.float64(6.0), array([1., 3., 6.]))
     """
     n = scan_length(xs, length)
@@ -66,7 +69,8 @@ def scan(
 
 
 def register_loop(loop: Callable) -> None:
-    """Let `scan` try `loop(f, init, xs, n, reverse, unroll)` first, which returns None where it does not apply.
+    """Let `scan` try `loop(f, init, xs, n, reverse, unroll)` first, which returns None where it
+    does not apply.
 
     Called where `purenets.torch_nets` is imported.
     """
@@ -98,12 +102,13 @@ def stack(arrays: tuple[Array, ...]) -> Array:
 def unstack(x: Array):
     """Return what has the i-th slice along the leading axis at [i].
 
-    Indexing a tensor once for each step would make the backward pass quadratic in the number of steps.
+    Indexing a tensor once for each step would make the backward pass quadratic in the number of
+    steps.
     """
     return x.unbind(0) if hasattr(x, "unbind") else x
 
 
-# --- what the arguments and results must be like --------------------------------------------------------------
+# --- what the arguments and results must be like --------------------------------------------------
 
 
 def scan_length(xs: Any, length: int | None) -> int:
@@ -131,16 +136,20 @@ def result_pair(result: Any) -> tuple[Any, Any]:
 
 
 def check_carry(new: Any, old: Any) -> None:
-    """Raise a UserError that names what differs between two carries: structure, shapes or dtypes."""
+    """Raise a UserError that names the structure, shape or dtype that differs."""
     before, after = dict(iter_named(old, "carry")), dict(iter_named(new, "carry"))
     if kinds(new) != kinds(old):
         lacks = ", ".join(sorted({*before} ^ {*after})) or "a container"
-        raise UserError(f"scan: f returned a carry of another structure than it was given: {lacks} differs")
+        raise UserError(
+            f"scan: f returned a carry of another structure than it was given: {lacks} differs"
+        )
     for name, leaf in before.items():
         for what in ("shape", "dtype"):
             was, now = getattr(leaf, what, None), getattr(after[name], what, None)
             if was is not None and now is not None and was != now:
-                raise UserError(f"scan: {name}: f returned the {what} {_text(now)}, was given {_text(was)}")
+                raise UserError(
+                    f"scan: {name}: f returned the {what} {_text(now)}, was given {_text(was)}"
+                )
 
 
 def _text(shape_or_dtype) -> str:

@@ -19,15 +19,16 @@ DEVICES = ("cpu", "cuda")  # kinds of devices that have an autocast of their own
 
 
 def checkpoint(f: Callable) -> Callable:
-    """Return `f` so that its backward pass computes it a second time, and only its arguments are stored.
+    """Return `f` so that its backward pass computes it a second time, and only its arguments are
+    stored.
 
-    The same as `jax.checkpoint` (Chen et al. 2016, "Training deep nets with sublinear memory cost"): values and
-    gradients are those of `f`, for about a third more time. Composes with torch.func, autograd and `jit` (where
-    the compiler decides what is stored in the end).
+    The same as `jax.checkpoint` (Chen et al. 2016, "Training deep nets with sublinear memory
+    cost"): values and gradients are those of `f`, for about a third more time. Composes with
+    torch.func, autograd and `jit` (where the compiler decides what is stored in the end).
 
     Args:
-        f: a pure function of nested dicts, tuples and lists of tensors, and other values. Gradients go to its
-            arguments; a tensor that it closes over must not need one.
+        f: a pure function of nested dicts, tuples and lists of tensors, and other values. Gradients
+            go to its arguments; a tensor that it closes over must not need one.
 
     Returns:
         The function of the same arguments, differentiable to any order, backward and forward.
@@ -54,14 +55,19 @@ def checkpoint(f: Callable) -> Callable:
     return call
 
 
-CAPTURED = "checkpoint: the function closes over a tensor that needs a gradient; make it an argument"
+CAPTURED = (
+    "checkpoint: the function closes over a tensor that needs a gradient; make it an argument"
+)
 TENSOR = object()  # stands for a tensor among the leaves of a nested value
 
 
-def _on_tensors(f: Callable, given: tuple) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+def _on_tensors(
+    f: Callable, given: tuple
+) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
     """Return `f` as a function from tensors to tensors, and the tensors among its arguments.
 
-    Its attribute `result` gets the structure of what `f` returned; `transformed` says that torch.func is at work.
+    Its attribute `result` gets the structure of what `f` returned; `transformed` says that
+    torch.func is at work.
     """
     tensors = [leaf for leaf in iter_leaves(given) if isinstance(leaf, Tensor)]
     skeleton, autocast = map_leaves(_without_tensor, given), _autocast_state()
@@ -83,7 +89,9 @@ def _without_tensor(leaf: Any) -> Any:
 
 
 def _autocast_state() -> list[tuple]:
-    return [(name, torch.get_autocast_dtype(name), torch.is_autocast_enabled(name)) for name in DEVICES]
+    return [
+        (name, torch.get_autocast_dtype(name), torch.is_autocast_enabled(name)) for name in DEVICES
+    ]
 
 
 @contextlib.contextmanager
@@ -106,7 +114,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(flat, *tensors):
         # Look for captured tensors that a gradient is to go to: it would be lost in silence.
-        watched = RaiseOnWrapped(UserError(CAPTURED)) if flat.transformed else contextlib.nullcontext()
+        watched = (
+            RaiseOnWrapped(UserError(CAPTURED)) if flat.transformed else contextlib.nullcontext()
+        )
         with torch.enable_grad(), watched:
             outputs = flat(*(x.detach() for x in tensors))
         if any(x.requires_grad for x in outputs):
@@ -137,7 +147,7 @@ def is_differentiable(x: Tensor) -> bool:
 
 
 def _of_some(flat: Callable, tensors: tuple, moving: list[int]) -> Callable:
-    """Return the differentiable outputs of `flat` as a function of the tensors at `moving` alone."""
+    """Return the differentiable outputs of `flat` as a function of the tensors at `moving`."""
 
     def partial(*some: Tensor) -> tuple[Tensor, ...]:
         filled = list(tensors)

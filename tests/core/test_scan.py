@@ -25,7 +25,7 @@ XS = {"a": np.arange(12.0).reshape(4, 3), "b": np.arange(4)}
 def by_hand(reverse: bool):
     carry, before, doubles = INIT, [], []
     for i in range(3, -1, -1) if reverse else range(4):
-        carry, (sum, (double, none)) = step(carry, {"a": XS["a"][i], "b": XS["b"][i]})
+        carry, (sum, (double, _)) = step(carry, {"a": XS["a"][i], "b": XS["b"][i]})
         before.append(sum), doubles.append(double)
     order = slice(None, None, -1) if reverse else slice(None)
     return carry, np.stack(before)[order], np.stack(doubles)[order]
@@ -68,8 +68,14 @@ def test_no_iterations_return_the_first_carry_and_empty_ys():
         ((step, INIT, XS, -1), "scan: length is -1, needs an integer"),
         ((step, INIT, XS, 4.0), "scan: length is 4.0, needs an integer"),
         ((step, INIT, XS | {"b": np.array(1)}), "scan: xs/b has no leading axis"),
-        ((lambda c, x: c, np.zeros(2), np.zeros(3)), r"scan: f returned a ndarray, needs \(carry, y\)"),
-        ((lambda c, x: ({"b": c["a"]}, x), {"a": np.zeros(2)}, np.zeros(3)), "carry/a, carry/b differs"),
+        (
+            (lambda c, x: c, np.zeros(2), np.zeros(3)),
+            r"scan: f returned a ndarray, needs \(carry, y\)",
+        ),
+        (
+            (lambda c, x: ({"b": c["a"]}, x), {"a": np.zeros(2)}, np.zeros(3)),
+            "carry/a, carry/b differs",
+        ),
         ((lambda c, x: ([c], x), np.zeros(2), np.zeros(3)), "carry, carry/0 differs"),
         ((lambda c, x: (list(c), x), (np.zeros(2),), np.zeros(3)), "a container differs"),
         (

@@ -1,4 +1,4 @@
-"""`jit`: the numbers of the eager function for every signature, and the eager function where it cannot compile."""
+"""`jit`: the numbers of the eager function, and that function where it cannot compile."""
 
 import gc
 import subprocess
@@ -40,8 +40,8 @@ def assert_same(found, expected, tolerance: float = 1e-6):
 
 def cnn():
     return layers.serial(
-        conv1=layers.Conv(3, 4, 3, padding=1, bias=False), norm1=layers.BatchNorm(4), relu1=layers.ReLU(),
-        mean=layers.GlobalAvgPool(), fc=layers.Linear(4, 2),
+        conv1=layers.Conv(3, 4, 3, padding=1, bias=False), norm1=layers.BatchNorm(4),
+        relu1=layers.ReLU(), mean=layers.GlobalAvgPool(), fc=layers.Linear(4, 2),
     )  # fmt: skip
 
 
@@ -208,6 +208,31 @@ def test_inference_mode_and_parameters_are_taken():
     with torch.no_grad():
         assert not quick(weight).requires_grad
     assert quick(weight).requires_grad
+
+
+def test_views_and_captured_tensors_come_back():
+    constant = torch.tensor([5.0, 6.0])
+
+    def f(x):
+        y = 2 * x
+        return {
+            "turned": x.T,
+            "row": x[0],
+            "y": y,
+            "part": y[0],
+            "again": y,
+            "x": x,
+            "constant": constant,
+        }
+
+    quick = jit(f)
+    for x in (torch.arange(6.0).reshape(2, 3), torch.ones(2, 3)):
+        found, expected = quick(x), f(x)
+        assert list(found) == list(expected)
+        for name, leaf in expected.items():
+            assert torch.equal(found[name], leaf), name
+        assert found["x"] is x
+        assert found["again"] is found["y"]
 
 
 def test_a_tensor_given_twice_and_then_two_tensors():
@@ -407,7 +432,10 @@ def test_without_a_compiler_the_step_runs_eagerly_and_says_so(monkeypatch, trace
 
 
 def test_a_compiled_script_is_quiet_about_what_is_not_there():
-    code = "import torch; from purenets.torch_nets import jit; print(jit(lambda x: x + 1)(torch.ones(1)).item())"
+    code = (
+        "import torch; from purenets.torch_nets import jit\n"
+        "print(jit(lambda x: x + 1)(torch.ones(1)).item())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("2.0\n", "")
 

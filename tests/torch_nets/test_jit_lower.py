@@ -1,4 +1,4 @@
-"""`jit(f).lower(...).compile()`: compiled ahead of time for exactly the arguments that were given."""
+"""`jit(f).lower(...).compile()`: compiled ahead of time for exactly these arguments."""
 
 import pytest
 import torch

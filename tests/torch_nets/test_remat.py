@@ -9,7 +9,7 @@ from purenets.torch_nets import MLP, checkpoint, grad_fn, jit
 
 
 def block(params: dict, x, power: int = 2):
-    """Two layers, a static value, a result of several parts with an integer and a constant among them."""
+    """Two layers, a static value, and a result with an integer and a constant in it."""
     h = torch.tanh(x @ params["a"]).sin() ** power
     return {"h": torch.tanh(h @ params["b"]), "index": h.argmax(-1), "power": power, "none": None}
 
@@ -45,7 +45,9 @@ def test_the_result_is_that_of_the_function():
 
 TRANSFORMS = {
     "grad": lambda f: torch.func.grad(f, argnums=(0, 1)),
-    "vjp": lambda f: lambda p, x: torch.func.vjp(f, p, x)[1](torch.tensor(2.0, dtype=torch.float64)),
+    "vjp": lambda f: (
+        lambda p, x: torch.func.vjp(f, p, x)[1](torch.tensor(2.0, dtype=torch.float64))
+    ),
     "jvp": lambda f: lambda p, x: torch.func.jvp(f, (p, x), (p, x)),
     "vmap": lambda f: torch.func.vmap(f, in_dims=(None, 0)),
     "per-example gradients": lambda f: torch.func.vmap(torch.func.grad(f), in_dims=(None, 0)),
@@ -81,7 +83,9 @@ def test_autograd_to_any_order():
 def test_forward_mode():
     def tangent(f):
         with forward_ad.dual_level():
-            return forward_ad.unpack_dual(f(PARAMS, forward_ad.make_dual(X, torch.ones_like(X)))).tangent
+            return forward_ad.unpack_dual(
+                f(PARAMS, forward_ad.make_dual(X, torch.ones_like(X)))
+            ).tangent
 
     assert_close(tangent(STORED), tangent(PLAIN))
 

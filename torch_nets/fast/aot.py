@@ -1,7 +1,7 @@
-"""Trace a pure function to one graph and compile it for arguments of fixed shapes: the engine of `jit`.
+"""Trace a pure function and compile it for arguments of fixed shapes: the engine of `jit`.
 
-torch.compile re-checks guards on everything that a function has read. A pure function reads its arguments
-only, so the caller of `compile_for` has to check no more than those.
+torch.compile re-checks guards on everything that a function has read. A pure function reads its
+arguments only, so the caller of `compile_for` has to check no more than those.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -33,7 +34,8 @@ class Compiled(NamedTuple):
         expected: what `like((args, kwargs))` returned for the arguments that were traced.
         strides: those of each tensor among them.
         take: (args, kwargs) -> tensors, or None for another structure or other values.
-        run: tensors, laid out in memory by `strides` -> what the function returns; None if it is not compiled.
+        run: tensors, laid out in memory by `strides` -> what the function returns; None if it is
+            not compiled.
     """
 
     expected: tuple
@@ -45,8 +47,8 @@ class Compiled(NamedTuple):
 def compile_for(f: Callable, args: tuple, kwargs: dict) -> Compiled:
     """Return `f` compiled for arguments like these.
 
-    Whatever `f` reads besides its arguments (what it closes over, autocast, the number of threads) is read
-    now, once.
+    Whatever `f` reads besides its arguments (what it closes over, autocast, the number of threads)
+    is read now, once.
 
     Raises:
         Unsupported: `f` cannot be traced or compiled, or is not pure.
@@ -116,7 +118,7 @@ def trace_flat(f: Callable[..., list[Tensor]], examples: Sequence[Tensor]) -> to
 
 
 class _Purity(TorchDispatchMode):
-    """Raise Unsupported where a random number is drawn, or a tensor is written that was not made within."""
+    """Raise Unsupported where a random number is drawn, or a tensor written that is not new."""
 
     supports_higher_order_operators = True
 
@@ -132,8 +134,8 @@ class _Purity(TorchDispatchMode):
             return operation(*args, **kwargs)
         if torch.Tag.nondeterministic_seeded in operation.tags:
             raise Unsupported(
-                f"it draws random numbers from a generator of torch ({operation}); draw from a key by "
-                "purenets.random"
+                f"it draws random numbers from a generator of torch ({operation}); "
+                "draw from a key by purenets.random"
             )
         for x in _written(operation, args, kwargs):
             if _storage(x) not in self.made:
@@ -179,7 +181,8 @@ def _described(value: Any) -> Any:
 
 
 def _share_outputs(graph: torch.fx.GraphModule, result: Any) -> Any:
-    """Remove from a graph the outputs that are inputs or other outputs; return the result with indices.
+    """Remove from a graph the outputs that are inputs or other outputs; return the result with
+    indices.
 
     The indices are those of the list of the remaining outputs, followed by the inputs.
     """
@@ -212,18 +215,54 @@ def compile_graph(
     patches = {"size_asserts": False}  # the caller has compared sizes and strides
     if any(_is_loop(node) for node in graph.graph.nodes):
         patches["cpp_wrapper"] = True  # the loop itself in C++ too
+    inner: list[Callable] = []
     try:
-        with no_autocast(), quiet("torch._inductor.standalone_compile"):  # casts are in the graph
-            artifact = torch._inductor.standalone_compile(
-                graph,
-                list(examples),
-                dynamic_shapes="from_example_inputs",
-                options={"config_patches": patches},
-            )
+        # Casts are in the graph already; that the code cannot be saved matters to nobody.
+        with no_autocast(), quiet("torch._inductor.standalone_compile"):
+            artifact = _compile(graph, list(examples), patches, inner)
     except Exception as error:
         raise Unsupported(reason(error)) from error
     compiled = getattr(artifact, "_compiled_fn", artifact)  # without the artifact's bytes
+    if inner and not _returns_views(graph):
+        compiled = inner[0]
     return without_autocast(compiled) if autocast else compiled
+
+
+def _compile(
+    graph: torch.fx.GraphModule, examples: list[Tensor], patches: dict, inner: list
+) -> Callable:
+    """Return inductor's compiled function; add to `inner` the code in it, where that can be called
+    alone.
+
+    Around that code AOTAutograd handles inputs that are mutated and outputs that are views of
+    inputs. Here nothing is mutated, and where there are no such views either the code alone is
+    enough.
+    """
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    def compile_inner(module, inputs, **options):
+        code = compile_fx_inner(module, inputs, **options)
+        (output,) = module.graph.find_nodes(op="output")
+        (expected,) = graph.graph.find_nodes(op="output")
+        if len(inputs) == len(examples) and len(output.args[0]) == len(expected.args[0]):
+            inner.append(lambda *leaves: code(list(leaves)))
+        return code
+
+    with torch._functorch.config.patch(enable_autograd_cache=False):  # or it is compiled elsewhere
+        return torch._inductor.standalone_compile(
+            graph,
+            examples,
+            dynamic_shapes="from_example_inputs",
+            options={"config_patches": patches, "inner_compile": compile_inner},
+        )
+
+
+def _returns_views(graph: torch.fx.GraphModule) -> bool:
+    """Return True if an output may share memory with an input or a captured tensor."""
+    (output,) = graph.graph.find_nodes(op="output")
+    inputs = {_storage(node.meta["val"]) for node in graph.graph.find_nodes(op="placeholder")}
+    values = [node.meta.get("val") for node in output.args[0]]
+    return any(value is None or _storage(value) in inputs for value in values)
 
 
 def _is_loop(node: torch.fx.Node) -> bool:
@@ -251,7 +290,7 @@ def no_autocast() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet(name: str) -> Iterator[None]:
-    """Silence the warnings of a logger: it warns that code, which is not to be saved, cannot be saved."""
+    """Silence the warnings of a logger."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -280,6 +319,9 @@ def reason(error: Exception) -> str:
         or ".numpy()" in text
         or "tolist" in text
     ):
-        return "it needs the value of a tensor while it is traced, as in `if`, float(), .item() or .numpy()"
+        return (
+            "it needs the value of a tensor while it is traced, as in `if`, float(), .item() or "
+            ".numpy()"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

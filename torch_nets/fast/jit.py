@@ -1,4 +1,4 @@
-"""`jit` as in JAX: a pure function compiled once for each signature of its arguments, cheap to call.
+"""`jit` as in JAX: a pure function compiled once for each signature of its arguments.
 
 step = jit(step)                                     # compiles at the first call
 state, metrics = step(state, batch)
@@ -41,23 +41,24 @@ TOO_MANY = f"it is compiled for {MAX_SIGNATURES} signatures already; pass as ten
 def jit(f: Callable) -> Callable:
     """Return the pure function `f`, compiled once for each signature of its arguments.
 
-    A signature is all that the compiled code relies on: the structure of the arguments (dicts, tuples,
-    lists), the shapes, dtypes and devices of the tensors, the values of everything else (numbers, None,
-    strings are static: pass as a tensor what changes from call to call), grad mode, autocast, default dtype
-    and the number of threads. What `f` closes over is read once, when it is traced.
+    A signature is all that the compiled code relies on: the structure of the arguments (dicts,
+    tuples, lists), the shapes, dtypes and devices of the tensors, the values of everything else
+    (numbers, None, strings are static: pass as a tensor what changes from call to call), grad mode,
+    autocast, default dtype and the number of threads. What `f` closes over is read once, when it is
+    traced.
 
-    `f` itself is called, with the same results, under torch.compile, a transform of torch.func or forward
-    AD, and where an argument requires grad. It is also called, after one warning that says why, where it
-    cannot be compiled: its control flow depends on values of tensors, its arguments are arrays of NumPy, it
-    draws from torch's generator, it changes its arguments.
+    `f` itself is called, with the same results, under torch.compile, a transform of torch.func or
+    forward AD, and where an argument requires grad. It is also called, after one warning that says
+    why, where it cannot be compiled: its control flow depends on values of tensors, its arguments
+    are arrays of NumPy, it draws from torch's generator, it changes its arguments.
 
     Args:
         f: a pure function of nested dicts, tuples and lists of tensors, and static values.
 
     Returns:
-        The compiled function. Its attribute `lower(*args, **kwargs)` returns an object whose `compile()`
-        compiles at once and returns a function for exactly such arguments. Compiled code is kept as long as
-        the returned function.
+        The compiled function. Its attribute `lower(*args, **kwargs)` returns an object whose
+        `compile()` compiles at once and returns a function for exactly such arguments. Compiled
+        code is kept as long as the returned function.
     """
     compiles = enabled() and can_compile("jit", stacklevel=3)
     call = _call_fn(f, _Signatures(f)) if compiles else _forward_fn(f)
@@ -74,9 +75,9 @@ class Lowered:
     def compile(self) -> Callable:
         """Return the function compiled for exactly these shapes, dtypes, devices and static values.
 
-        Calls with others raise a UserError that names what differs. Under a transform of torch.func, or
-        where an argument requires grad, the function itself is called. Where it cannot be compiled, it is
-        returned as it is, with a warning that says why.
+        Calls with others raise a UserError that names what differs. Under a transform of
+        torch.func, or where an argument requires grad, the function itself is called. Where it
+        cannot be compiled, it is returned as it is, with a warning that says why.
         """
         f = self._f
         if not (enabled() and can_compile("jit", stacklevel=3)):
@@ -97,7 +98,7 @@ def _forward_fn(f: Callable) -> Callable:
     return call
 
 
-# --- a call: cheap as long as the arguments are like those of the call before ---------------------------
+# --- a call: cheap as long as the arguments are like those of the call before ---------------------
 
 
 class Ready(NamedTuple):
@@ -242,8 +243,11 @@ def with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:
 
 
 def guard_fn(leaves: Sequence[Tensor]) -> Callable[..., bool]:
-    """Return the function that is True of tensors of the same type, shape, strides, dtype, device and
-    requires_grad as `leaves`: by the guards of torch.compile in C++, which want all tensors different."""
+    """Return the function that is True of tensors like `leaves`.
+
+    It compares type, shape, strides, dtype, device and requires_grad: by the guards of torch.compile
+    in C++, where all tensors are different, as these want.
+    """
     if not leaves:
         return lambda *given: True
     if TensorGuards is None or len(set(map(id, leaves))) < len(leaves):
@@ -274,8 +278,8 @@ def can_compile(caller: str, stacklevel: int) -> bool:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         return True
     warnings.warn(
-        f"{caller}: no C++ compiler found ({compiler}), install g++ or set CXX; it runs eagerly, with the same "
-        "results",
+        f"{caller}: no C++ compiler found ({compiler}), install g++ or set CXX; it runs "
+        "eagerly, with the same results",
         stacklevel=stacklevel,
     )
     return False

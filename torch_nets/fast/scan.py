@@ -1,8 +1,9 @@
-"""The loop of `purenets.scan` under a trace: its body is traced once, and the loop is compiled as a loop.
+"""The loop of `purenets.scan` under a trace: its body is traced once, and the loop is compiled as a
+loop.
 
-The body becomes a graph of plain operations under torch's scan operator, which inductor compiles to a loop
-in C++. Small leaves of the carry are packed into one vector for each dtype, since each tensor that is carried
-costs an allocation and several handles in every iteration.
+The body becomes a graph of plain operations under torch's scan operator, which inductor compiles to
+a loop in C++. Small leaves of the carry are packed into one vector for each dtype, since each
+tensor that is carried costs an allocation and several handles in every iteration.
 """
 
 import math
@@ -26,10 +27,11 @@ PACKED = 1 << 14  # elements of a leaf; a larger one costs more to copy than to 
 
 
 def traced_loop(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, Any] | None:
-    """Return `purenets.scan` as one operation of the graph that is being traced; None where none is.
+    """Return `purenets.scan` as one operation of the graph that is being traced; None where none
+    is.
 
-    None too under a transform of torch.func, or where autograd looks on: the plain loop is written out in
-    the graph then.
+    None too under a transform of torch.func, or where autograd looks on: the plain loop is written
+    out in the graph then.
     """
     if n < 2 or not enabled():
         return None
@@ -60,8 +62,10 @@ def is_traced(*values: Any) -> bool:
 
 
 def _after_first(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, Any]:
-    """Return the loop from a carry with numbers in it: they become tensors in the first iteration."""
-    first, rest = (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    """Return the loop from a carry with numbers, which the first iteration makes tensors."""
+    first, rest = (
+        (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    )
     carry, y = core.plain_loop(f, init, map_leaves(lambda leaf: leaf[first], xs), 1)
     for name, leaf in iter_named(carry, "carry"):
         if not isinstance(leaf, Tensor):
@@ -81,13 +85,16 @@ def _concatenated(a: Any, b: Any) -> Any:
 def _dynamo_loop(f, init, xs, n: int, reverse: bool) -> tuple[Any, Any] | None:
     """Return the loop under torch.compile, by torch's own tracing of the scan operator.
 
-    The first iteration is written out: it shows the structure of y, and numbers in the carry become tensors.
+    The first iteration is written out: it shows the structure of y, and numbers in the carry become
+    tensors.
     """
     from torch._higher_order_ops.scan import scan as operator
 
     if n < 3:
         return None
-    first, rest = (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    first, rest = (
+        (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    )
     carry, y = core.plain_loop(f, init, map_leaves(lambda leaf: leaf[first], xs), 1)
 
     def body(leaves: list[Tensor], slices: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -141,12 +148,16 @@ def _loop(f, init, xs, n: int) -> tuple[Any, Any]:
     first = pack.pack([carry[i] for i in moving])
     captured = [*(carry[i] for i in fixed), *map(_on_graph, step.captured)]
     graph = _trace(body, [*first, *idle, *map(_slice, slices), *captured])
-    vectors, _, ys = _split(scan_op(graph, first + idle, slices, tuple(captured)), len(first), len(idle))
+    vectors, _, ys = _split(
+        scan_op(graph, first + idle, slices, tuple(captured)), len(first), len(idle)
+    )
     new = dict(enumerate(carry)) | dict(zip(moving, pack.unpack(vectors), strict=True))
     ys = iter(pack_y.unpack(ys))
     return (
         with_leaves(init, [new[i] for i in range(len(carry))]),
-        map_leaves(lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y),
+        map_leaves(
+            lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y
+        ),
     )
 
 
@@ -185,9 +196,12 @@ def _traced_step(f, init, xs, carry: Sequence[Tensor], slices: Sequence[Tensor])
 
 
 def _trace(f: Callable, examples: Sequence[Tensor]) -> torch.fx.GraphModule:
-    """Return the graph of a function of tensors like `examples`, apart from the graph that is being traced."""
+    """Return the graph of a function of tensors like `examples`, as a graph of its own."""
     with _disable_current_modes(), torch._guards.detect_fake_mode(examples):
-        empty = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in examples]
+        empty = [
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+            for x in examples
+        ]
     with _disable_current_modes():
         return trace_flat(f, empty)
 
@@ -199,7 +213,7 @@ def _slice(x: Tensor) -> Tensor:
 
 
 def _on_graph(x: Tensor) -> Tensor:
-    """Return a tensor that the trace knows; one that the traced function captured becomes one by a copy."""
+    """Return a tensor that the trace knows: a captured one becomes one by a copy."""
     return x if isinstance(x, FakeTensor) else x.clone()
 
 
@@ -231,7 +245,7 @@ def _split(values: Sequence, *sizes: int) -> list[Sequence]:
 
 
 class Packing(NamedTuple):
-    """How leaves are packed: small ones of one dtype and device into one vector, others by themselves."""
+    """How leaves are packed: small ones of one dtype and device in one vector, others alone."""
 
     groups: list[list[int]]
     shapes: list[torch.Size]

@@ -1,7 +1,7 @@
-"""Nested arguments and their tensors: descriptions, signatures, and generated code that takes them apart.
+"""Nested arguments and their tensors: descriptions, signatures and generated code.
 
-A walk over a training state takes longer than many a compiled step. For a structure that is known, one
-generated function reads all tensors and compares everything else in a single comparison.
+A walk over a training state takes longer than many a compiled step. For a structure that is known,
+one generated function reads all tensors and compares everything else in a single comparison.
 """
 
 import functools
@@ -81,14 +81,16 @@ def argument_name(path: tuple) -> str:
     return "/".join(["argument", *(str(name) for _, name in path[1:])])
 
 
-# --- signatures: what one compilation is valid for ------------------------------------------------------------
+# --- signatures: what one compilation is valid for ------------------------------------------------
 
 
 def signature(value: Any) -> Any:
-    """Return a hashable description: kinds and names of containers, tensors without their strides, values.
+    """Return a hashable description: kinds and names of containers, tensors without their strides,
+    values.
 
     Raises:
-        Unsupported: an array of NumPy, a tensor that is not strided, or a value that cannot be hashed.
+        Unsupported: an array of NumPy, a tensor that is not strided, or a value that cannot be
+            hashed.
     """
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
@@ -119,7 +121,7 @@ def tensors(value: Any) -> list[Tensor]:
     return [leaf for part in parts for leaf in tensors(part)]
 
 
-# --- generated code -------------------------------------------------------------------------------------------
+# --- generated code -------------------------------------------------------------------------------
 
 
 class _Source:
@@ -138,7 +140,8 @@ class _Source:
 
 
 def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
-    """Return the function that reads the tensors of arguments whose structure and values are `expected`.
+    """Return the function that reads the tensors of arguments whose structure and values are
+    `expected`.
 
     It returns None for any other structure. The tensors themselves are not looked at.
 
@@ -190,8 +193,8 @@ def unflatten_fn(expected: Any) -> Callable[[Sequence], Any]:
     """Return the function that puts a sequence of tensors where `expected` has descriptions.
 
     Args:
-        expected: nested dicts, tuples and lists. Each `Leaf` takes the next tensor, each `Returned` the one
-            of its index; anything else is returned as it is.
+        expected: nested dicts, tuples and lists. Each `Leaf` takes the next tensor, each `Returned`
+            the one of its index; anything else is returned as it is.
     """
     source, leaves = _Source(), itertools.count()
 
@@ -199,7 +202,8 @@ def unflatten_fn(expected: Any) -> Callable[[Sequence], Any]:
         if type(part) in (Leaf, Returned):
             return f"given[{next(leaves) if type(part) is Leaf else part.index}]"
         if isinstance(part, dict):
-            return f"{{{', '.join(f'{source.name(key)}: {written(inner)}' for key, inner in part.items())}}}"
+            items = (f"{source.name(key)}: {written(inner)}" for key, inner in part.items())
+            return f"{{{', '.join(items)}}}"
         if not is_container(part):
             return source.name(part)
         inner = "".join(f"{written(inner)}, " for inner in part)
@@ -210,7 +214,7 @@ def unflatten_fn(expected: Any) -> Callable[[Sequence], Any]:
     return eval(f"lambda given: {written(expected)}", source.names)
 
 
-# --- checks that name what differs ----------------------------------------------------------------------------
+# --- checks that name what differs ----------------------------------------------------------------
 
 
 def check_arguments(expected: tuple, given: tuple) -> None:
@@ -228,7 +232,7 @@ def check_arguments(expected: tuple, given: tuple) -> None:
 
 
 def difference(expected: Any, value: Any) -> str | None:
-    """Return what differs from a part of what `like` made, but for strides and for what is in a container."""
+    """Return what differs from one part of what `like` made; strides may."""
     if type(expected) is Leaf:
         if not isinstance(value, Tensor):
             return f"is {value!r:.40}, expected a tensor"

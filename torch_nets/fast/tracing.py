@@ -28,8 +28,8 @@ def is_transformed() -> bool:
 class RaiseOnWrapped(TorchFunctionMode):
     """Raise an error where an operation takes a tensor that a transform of torch.func has wrapped.
 
-    Within the forward pass of an autograd.Function all its arguments are plain tensors: what is wrapped was
-    captured by a closure, and its derivative would be lost in silence.
+    Within the forward pass of an autograd.Function all its arguments are plain tensors: what is
+    wrapped was captured by a closure, and its derivative would be lost in silence.
     """
 
     def __init__(self, error: Exception):
