@@ -332,9 +332,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(f, why):
     CLOSED.zero_()
     quick = jit(f)
     torch.manual_seed(0)
-    with pytest.warns(
-        UserWarning, match=f"jit: {f.__name__} runs eagerly, uncompiled: ({why})"
-    ) as caught:
+    with pytest.warns(UserWarning, match=f"jit: {f.__name__} runs eagerly, uncompiled: ({why})") as caught:
         first = quick(torch.ones(3))
     assert caught[0].filename == __file__
     assert len(str(caught[0].message).splitlines()) == 1
@@ -408,9 +406,7 @@ def test_transforms_and_gradients_go_through_the_function_itself():
     assert torch.allclose(torch.func.grad(total)(x), 3 * x**2)
     leaf = x.clone().requires_grad_()
     assert torch.allclose(torch.autograd.grad(total(leaf), leaf)[0], 3 * x**2)
-    members = torch.func.vmap(lambda x: compiled({"x": x}, PAIR, 3, None)["sum"])(
-        torch.stack([x, x])
-    )
+    members = torch.func.vmap(lambda x: compiled({"x": x}, PAIR, 3, None)["sum"])(torch.stack([x, x]))
     assert torch.equal(members[1], x**3 + 1)
     last = torch.func.vmap(lambda x: compiled({"x": x}, PAIR, 3, None)["sum"], in_dims=2)(
         torch.stack([x, x], 2)
@@ -433,8 +429,7 @@ def test_without_a_compiler_the_step_runs_eagerly_and_says_so(monkeypatch, trace
 
 def test_a_compiled_script_is_quiet_about_what_is_not_there():
     code = (
-        "import torch; from purenets.torch_nets import jit\n"
-        "print(jit(lambda x: x + 1)(torch.ones(1)).item())"
+        "import torch; from purenets.torch_nets import jit\nprint(jit(lambda x: x + 1)(torch.ones(1)).item())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("2.0\n", "")

@@ -158,9 +158,7 @@ def call_context() -> tuple:
 
 def _autocast() -> tuple:
     devices = ("cpu", "cuda")
-    return tuple(
-        (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices
-    )
+    return tuple((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices)
 
 
 class _Signatures:
@@ -257,8 +255,7 @@ def guard_fn(leaves: Sequence[Tensor]) -> Callable[..., bool]:
         )
         return lambda *given: (
             wanted == [_described(leaf) for leaf in given]
-            and repeats
-            == (len(set(map(id, given))) < len(given))  # or the fast guards are never tried
+            and repeats == (len(set(map(id, given))) < len(given))  # or the fast guards are never tried
         )
     shapes, strides = ([list(sizes) for sizes in parts] for parts in (
         (leaf.shape for leaf in leaves), (leaf.stride() for leaf in leaves)

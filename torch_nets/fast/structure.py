@@ -94,9 +94,7 @@ def signature(value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
-            raise Unsupported(
-                f"a {str(value.layout).removeprefix('torch.')} tensor is among the arguments"
-            )
+            raise Unsupported(f"a {str(value.layout).removeprefix('torch.')} tensor is among the arguments")
         return tuple(value.shape), value.dtype, value.device
     if isinstance(value, dict):
         return dict, tuple(value), tuple(map(signature, value.values()))
@@ -238,9 +236,7 @@ def difference(expected: Any, value: Any) -> str | None:
             return f"is {value!r:.40}, expected a tensor"
         pairs = zip(Leaf._fields, like(value), expected, strict=True)
         different = [
-            f"{what} is {a}, compiled for {b}"
-            for what, a, b in pairs
-            if a != b and what != "strides"
+            f"{what} is {a}, compiled for {b}" for what, a, b in pairs if a != b and what != "strides"
         ]
         return different[0] if different else None
     if isinstance(expected, dict):
@@ -249,11 +245,7 @@ def difference(expected: Any, value: Any) -> str | None:
         except UserError as error:
             return str(error)
         in_order = list(value) == list(expected)
-        return (
-            None
-            if in_order
-            else f"has the names {list(value)}, compiled for the order {list(expected)}"
-        )
+        return None if in_order else f"has the names {list(value)}, compiled for the order {list(expected)}"
     if is_container(expected):
         same = type(value) is type(expected) and len(value) == len(expected)
         kind = type(expected).__name__
