@@ -371,13 +371,21 @@ def test_a_net_on_numpy_runs_eagerly_with_one_warning():
         assert np.array_equal(found.params[name], leaf)
 
 
-def test_values_that_never_repeat_end_in_eager_calls(monkeypatch):
-    monkeypatch.setattr(engine, "MAX_SIGNATURES", 2)
+def test_values_that_never_repeat_end_in_eager_calls():
     quick, x = jit(lambda x, i: x + i), torch.zeros(2)
-    assert [quick(x, i)[0].item() for i in range(2)] == [0, 1]
-    with pytest.warns(UserWarning, match="signatures already; pass as tensors what changes"):
-        assert quick(x, 2)[0] == 2
-    assert [quick(x, i)[0].item() for i in range(4)] == [0, 1, 2, 3]
+    assert [quick(x, i)[0].item() for i in range(8)] == list(range(8))
+    with pytest.warns(UserWarning, match="8 values of its static arguments already; pass as a tensor"):
+        assert quick(x, 8)[0] == 8
+    assert [quick(x, i)[0].item() for i in range(12)] == list(range(12))
+
+
+def test_the_number_of_structures_is_bounded(monkeypatch):
+    monkeypatch.setattr(engine, "MAX_STRUCTURES", 2)
+    quick = jit(lambda x: 2 * x)
+    assert [len(quick(torch.zeros(n))) for n in (2, 3)] == [2, 3]
+    with pytest.warns(UserWarning, match="2 structures and shapes already"):
+        assert len(quick(torch.zeros(4))) == 4
+    assert [len(quick(torch.zeros(n))) for n in (2, 3, 4, 5)] == [2, 3, 4, 5]
 
 
 def test_a_function_within_another_is_compiled_once():

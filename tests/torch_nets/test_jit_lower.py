@@ -66,6 +66,14 @@ def test_keywords_are_named(compiled):
         by_name(VALUES, pair=PAIR, power=2)
 
 
+def test_autocast_of_another_kind_runs_the_function():
+    a = torch.randn(4, 4)
+    quick = jit(lambda a: a @ a).lower(a).compile()
+    assert quick(a).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert quick(a).dtype == torch.bfloat16
+
+
 def test_what_cannot_be_compiled_is_the_function_with_a_reason():
     def f(x):
         return x if x.sum() > 0 else -x

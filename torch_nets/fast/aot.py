@@ -201,7 +201,8 @@ def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Ca
     """
     autocast = torch._C._is_any_autocast_enabled()
     patches = {"size_asserts": False}  # the caller has compared sizes and strides
-    if any(_is_loop(node) for node in graph.graph.nodes):
+    on_cpu = all(x.device.type == "cpu" for x in examples)
+    if on_cpu and any(_is_loop(node) for node in graph.graph.nodes):
         patches["cpp_wrapper"] = True  # the loop itself in C++ too
     inner: list[Callable] = []
     try:

@@ -34,8 +34,8 @@ try:  # compares many tensors in one call
 except ImportError:
     TensorGuards = None
 
-MAX_SIGNATURES = 64  # of one function; further ones run eagerly
-TOO_MANY = f"it is compiled for {MAX_SIGNATURES} signatures already; pass as tensors what changes"
+MAX_STRUCTURES = 64  # of the arguments of one function; further ones run eagerly
+MAX_VALUES = 8  # of the static arguments, for each structure
 
 
 def jit(f: Callable) -> Callable:
@@ -166,29 +166,43 @@ class _Signatures:
 
     def __init__(self, f: Callable):
         self.f, self.latest, self.warned = f, NOTHING, False
-        self.known: dict[Any, Compiled] = {}
+        self.known: dict[Any, dict[tuple, Compiled]] = {}  # by structure and context, by values
 
     def call(self, args: tuple, kwargs: dict) -> Any:
         """Return f(*args, **kwargs) of arguments that are not like those of the last call."""
         given = args, kwargs
         try:
-            key = signature(given), call_context()
+            structure, values = signature(given)
         except Unsupported as error:
             return self.call_eagerly(given, str(error))
         if needs_grad(given):
             return self.f(*args, **kwargs)
-        if key not in self.known:
-            if len(self.known) == MAX_SIGNATURES:
-                return self.call_eagerly(given, TOO_MANY)
-            try:
-                self.known[key] = compile_for(self.f, args, kwargs)
-            except Unsupported as error:
-                result = self.call_eagerly(given, str(error))  # raises what `f` itself raises
-                self.known[key] = Compiled(like(given), (), flatten_fn(like(given)), None)
+        key = structure, call_context()
+        compiled = self.known.get(key, {}).get(values)
+        if compiled is None:
+            compiled, why = self.compiled_for(given, key)
+            result = self.call_eagerly(given, why) if why else None  # raises what `f` itself raises
+            if compiled is not None:
+                self.known.setdefault(key, {})[values] = compiled
+            if why:
                 return result
-        self.latest = ready_for(self.known[key], given)
+        self.latest = ready_for(compiled, given)
         run = self.latest.run
         return self.f(*args, **kwargs) if run is None else run(self.latest.take(given))
+
+    def compiled_for(self, given: tuple, key: Any) -> tuple[Compiled | None, str]:
+        """Return the code for a new signature, and why it runs eagerly; None is not to be kept."""
+        if len(self.known.get(key, ())) == MAX_VALUES:
+            return None, (
+                f"it is compiled for {MAX_VALUES} values of its static arguments already; pass as a "
+                "tensor what changes from call to call"
+            )
+        if key not in self.known and len(self.known) == MAX_STRUCTURES:
+            return None, f"it is compiled for {MAX_STRUCTURES} structures and shapes already"
+        try:
+            return compile_for(self.f, *given), ""
+        except Unsupported as error:
+            return Compiled(like(given), (), flatten_fn(like(given)), None), str(error)
 
     def call_eagerly(self, given: tuple, why: str) -> Any:
         """Return f(*args, **kwargs), and warn at the first time that it is not compiled."""
@@ -204,12 +218,13 @@ class _OneSignature:
 
     def __init__(self, f: Callable, compiled: Compiled):
         self.f, self.compiled, self.latest = f, compiled, NOTHING
+        self.autocast = call_context()[-1]
 
     def call(self, args: tuple, kwargs: dict) -> Any:
         """Return f(*args, **kwargs); a UserError names what it was not compiled for."""
         given = args, kwargs
         check_arguments(self.compiled.expected, given)
-        if needs_grad(given):
+        if needs_grad(given) or call_context()[-1] != self.autocast:
             return self.f(*args, **kwargs)
         self.latest = ready_for(self.compiled, given)
         return self.latest.run(self.latest.take(given))

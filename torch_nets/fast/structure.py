@@ -84,29 +84,36 @@ def argument_name(path: tuple) -> str:
 # --- signatures: what one compilation is valid for ------------------------------------------------
 
 
-def signature(value: Any) -> Any:
-    """Return a hashable description: kinds and names of containers, tensors without their strides,
-    values.
+def signature(value: Any) -> tuple[Any, tuple]:
+    """Return a hashable description: the structure with its tensors, and the values of all else.
 
     Raises:
         Unsupported: an array of NumPy, a tensor that is not strided, or a value that cannot be
             hashed.
     """
+    values: list = []
+    return _structure(value, values), tuple(values)
+
+
+def _structure(value: Any, values: list) -> Any:
+    """Return the kinds and names of containers, and tensors without strides; append the values."""
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
-            raise Unsupported(f"a {str(value.layout).removeprefix('torch.')} tensor is among the arguments")
+            kind = str(value.layout).removeprefix("torch.")
+            raise Unsupported(f"a {kind} tensor is among the arguments")
         return tuple(value.shape), value.dtype, value.device
     if isinstance(value, dict):
-        return dict, tuple(value), tuple(map(signature, value.values()))
+        return dict, tuple(value), tuple(_structure(part, values) for part in value.values())
     if isinstance(value, (list, tuple)):
-        return type(value), tuple(map(signature, value))
+        return type(value), tuple(_structure(part, values) for part in value)
     if isinstance(value, (np.ndarray, np.generic)):
         raise Unsupported("an array of NumPy is among the arguments, needs tensors")
     try:
         hash(value)
     except TypeError:
         raise Unsupported(f"an argument of type {type(value).__name__} cannot be hashed") from None
-    return type(value), repr(value) if isinstance(value, float) else value  # 0.0 and -0.0 are equal
+    values.append(repr(value) if isinstance(value, float) else value)  # 0.0 and -0.0 are equal
+    return type(value)
 
 
 def tensors(value: Any) -> list[Tensor]:
