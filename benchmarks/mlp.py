@@ -22,6 +22,7 @@ from torch import nn
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import make_step, numpy_nets, optim, random, runs, scan, torch_nets, train_state, tree
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
 from purenets.numpy_nets import mlp_numpy
@@ -30,8 +31,7 @@ from purenets.torch_nets import pytorch_mlp, to_numpy
 TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
 BATCHES = {TINY: 32, WIDE: 128}
 RATES = {TINY: 1e-2, WIDE: 1e-5}  # of Adam; the wide net's is so low that rounding does not lead nets apart
-SCANNED = 20  # steps in one compiled call of ours, unrolled
-JAX_SCANNED = 100  # in one call of JAX, by lax.scan
+SCANNED = 100  # steps in one compiled call, by scan and lax.scan
 
 
 @dataclass(frozen=True)
@@ -141,26 +141,13 @@ def sklearn_step(sizes) -> Callable[[], None]:
 
 
 def in_torch(sizes, optimizer, wrap: Callable = lambda step: step, k: int = 1) -> Ours:
+    """Return our ordinary step on torch; for k > 1, a scan of k of them."""
+
     def make(model, optimizer):
         step = make_step(torch_nets.grad_fn(model, metrics={}), optimizer)
-        return wrap(scan(step, k) if k > 1 else step)
+        return wrap((lambda state, batches: scan(step, state, batches)) if k > 1 else step)
 
     return Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, optimizer, make, k)
-
-
-# the calls between the compiled loops in C++ too: it takes longer to compile
-CPP = {"cpp_wrapper": True, "memory_planning": True}
-
-
-def to_cpp(step: Callable) -> Callable:
-    return torch_nets.jit(step, options=CPP)
-
-
-def compiled_for(sizes, optimizer, k: int = 1, options: dict | None = None) -> Ours:
-    """Compiled by `compile_for` the shapes that there are."""
-    net = in_torch(sizes, optimizer, k=k)
-    net.call = torch_nets.compile_for(net.call, net.state, net.batch, options=options)
-    return net
 
 
 def in_jax(sizes, k: int = 1):
@@ -192,18 +179,15 @@ def tiny() -> tuple[dict, dict]:
         "torch, eager": in_torch(sizes, adam),
         "torch, fast_step": Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, flat, fast_torch),
         "torch, fast_step, accuracy too": Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, flat, with_accuracy),
-        "torch, compiled": in_torch(sizes, adam, torch_nets.jit),
-        "torch, flat, compiled to C++": in_torch(sizes, flat, to_cpp),
-        "torch, flat, compile_for": compiled_for(sizes, flat),
-        "torch, flat, compile_for, C++": compiled_for(sizes, flat, options=CPP),
-        f"torch, scan of {SCANNED}, compiled to C++": in_torch(sizes, flat, to_cpp, SCANNED),
-        f"torch, scan of {SCANNED}, compile_for, C++": compiled_for(sizes, flat, SCANNED, CPP),
+        "torch, jit": in_torch(sizes, adam, torch_nets.jit),
+        "torch, flat, jit": in_torch(sizes, flat, torch_nets.jit),
+        f"torch, jit, scan of {SCANNED}": in_torch(sizes, adam, torch_nets.jit, SCANNED),
     }
     peers = {"torch.nn": Torch(sizes)} | (
         {"TorchOpt": TorchOpt(sizes)} if importlib.util.find_spec("torchopt") else {}
     )
     if jax_peers.installed():
-        peers |= {"JAX jit": in_jax(sizes), "JAX lax.scan": in_jax(sizes, JAX_SCANNED)}
+        peers |= {"JAX jit": in_jax(sizes), "JAX lax.scan": in_jax(sizes, SCANNED)}
     return ours, peers
 
 
@@ -211,7 +195,7 @@ def wide() -> tuple[dict, dict]:
     """Ours and the peers of the wide net."""
     ours = {
         "torch, eager": in_torch(WIDE, optim.adam(RATES[WIDE])),
-        "torch, compiled": in_torch(WIDE, optim.adam(RATES[WIDE]), torch_nets.jit),
+        "torch, jit": in_torch(WIDE, optim.adam(RATES[WIDE]), torch_nets.jit),
     }
     peers = {"torch.nn": Torch(WIDE), "torch.nn, compiled": Torch(WIDE, compiled=True)}
     return ours, peers | ({"JAX jit": in_jax(WIDE)} if jax_peers.installed() else {})
@@ -262,29 +246,26 @@ def main(config: Config) -> dict:
             "setting": f"MLP 3072-1024-1024-10, batch {BATCHES[WIDE]}, Adam, all cores, float32",
             **measure(*wide(), config.wide_rounds, 0.05),
         }
-    write(config.results, found, markdown(found))
+    write(config.results, found, *tables(found))
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each of ours: its time, and the ratio to the peers with quartiles; both nets."""
-    parts = [found, found["wide"]] if "wide" in found else [found]
-    return "\n".join(map(table, parts))
+def tables(found: dict) -> list[Table]:
+    """Return a Table for each net that was measured."""
+    return [table(part) for part in ([found, found["wide"]] if "wide" in found else [found])]
 
 
-def table(found: dict) -> str:
-    ours = list(dict.fromkeys(pair.split(" / ")[0] for pair in found["ratio"]))
-    peers = list(dict.fromkeys(pair.split(" / ")[1] for pair in found["ratio"]))
+def table(found: dict) -> Table:
+    """Return a row for each of ours: its time, and the ratios to the peers with quartiles."""
+    pairs = [pair.split(" / ") for pair in found["ratio"]]
+    ours, peers = (list(dict.fromkeys(pair[i] for pair in pairs)) for i in (0, 1))
     heads = [f"ratio to {peer} ({found['ms'][peer]:.3f} ms)" for peer in peers]
-    lines = [
-        f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles).\n",
-        f"| ours | ms | {' | '.join(heads)} |",
-        "|" + "---|" * (2 + len(peers)),
-    ]
+    rows = []
     for name in ours:
-        cells = (with_quartiles(found["ratio"][f"{name} / {peer}"]) for peer in peers)
-        lines.append(f"| {name} | {found['ms'][name]:.3f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        ratios = (found["ratio"][f"{name} / {peer}"] for peer in peers)
+        rows.append((name, f"{found['ms'][name]:.3f}", *map(with_quartiles, ratios)))
+    caption = f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles)."
+    return table_of(("ours", "ms", *heads), rows, caption)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.nn import functional
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
 from purenets import TrainState, optim, runs, torch_nets, tree
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import pytorch_mlp
@@ -87,26 +88,18 @@ def parts_of_torch() -> dict[str, Callable]:
 
 def compiled() -> dict[str, Callable]:
     """A call, a step, and a step within a scan, of ours and of JAX."""
-    flat = optim.flat(optim.adam(mlp.RATES[mlp.TINY]))
-    jitted, step = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp), mlp.compiled_for(mlp.TINY, flat, options=mlp.CPP)
-    scanned = mlp.compiled_for(mlp.TINY, flat, mlp.SCANNED, mlp.CPP)
-
-    def count(state, batch):
-        return TrainState(*state[:4], state.step + 1)
-
-    by_jit = mlp.to_cpp(count)
-    by_compile_for = torch_nets.compile_for(count, step.state, step.batch, options=mlp.CPP)
+    adam, k = optim.adam(mlp.RATES[mlp.TINY]), mlp.SCANNED
+    step = mlp.in_torch(mlp.TINY, adam, torch_nets.jit)
+    count = torch_nets.jit(lambda state, batch: TrainState(*state[:4], state.step + 1))
     found = {
-        "jit: a call": lambda: by_jit(step.state, step.batch),
-        "jit: a step": jitted,
-        "compile_for: a call": lambda: by_compile_for(step.state, step.batch),
-        "compile_for: a step": step,
-        "compile_for: a step of a scan": scanned,
+        "jit: a call": lambda: count(step.state, step.batch),
+        "jit: a step": step,
+        "jit: a step of a scan": mlp.in_torch(mlp.TINY, adam, torch_nets.jit, k),
     }
     if jax_peers.installed():
         import jax
 
-        one, many = mlp.in_jax(mlp.TINY), mlp.in_jax(mlp.TINY, mlp.JAX_SCANNED)
+        one, many = mlp.in_jax(mlp.TINY), mlp.in_jax(mlp.TINY, mlp.SCANNED)
         count_jax = jax.jit(lambda carry, step: (carry, step + 1))
         carry = one.carry
         one.carry = jax.tree.map(lambda leaf: leaf.copy(), carry)  # its own are donated
@@ -136,16 +129,18 @@ def main(config: Config) -> dict:
             "compiled": microseconds(compiled(), config.rounds),
         },
     }
-    write(config.results, found, markdown(found))
+    write(config.results, found, table(found))
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each part."""
-    lines = ["| | part | microseconds | n |", "|---|---|---|---|"]
-    for title, parts in found["microseconds"].items():
-        lines += [f"| {title} | {name} | {value:.1f} | {found['n']} |" for name, value in parts.items()]
-    return "\n".join(lines) + "\n"
+def table(found: dict) -> Table:
+    """Return a row for each part."""
+    rows = [
+        (title, name, f"{value:.1f}", found["n"])
+        for title, parts in found["microseconds"].items()
+        for name, value in parts.items()
+    ]
+    return table_of(("", "part", "microseconds", "n"), rows)
 
 
 if __name__ == "__main__":

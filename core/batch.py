@@ -1,4 +1,4 @@
-"""Batches whose inputs are an array, or a tuple or dict of arrays: how many examples, and some of them."""
+"""Batches whose inputs are an array, or a tuple or dict of arrays: the examples, counted and sliced."""
 
 from collections.abc import Callable
 from typing import Any

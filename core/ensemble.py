@@ -69,15 +69,19 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
 
 
 def count_members(state: TrainState) -> int:
-    """Return how many members a stacked state has; a UserError if it is not stacked, or its parts differ."""
+    """Return how many members a stacked state has; a UserError if it is none."""
     if state.key.ndim != 2:
-        raise UserError("ensemble: the state is that of one net; stack_states makes one state of several")
+        raise UserError("ensemble: the state is that of one net; stack_states makes one of several")
     check_stacked(*state[:3], n=state.key.shape[0])
     return state.key.shape[0]
 
 
 def check_stacked(*parts: dict, n: int | None = None) -> int:
-    """Return the length of the first axis of all leaves, `n` if given; a UserError names a leaf of another."""
+    """Return the length of the first axis of all leaves: `n`, if given.
+
+    Raises:
+        UserError: with the name of the first leaf that has another length.
+    """
     for part in parts:
         for name, leaf in tree.flatten(part).items():
             have = leaf.shape[0] if leaf.ndim else 0
@@ -94,9 +98,8 @@ def check_member_batch(batch: Batch, n: int) -> None:
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         for array in arrays_of(part):
             if array.ndim == 0 or array.shape[0] != n:
-                raise UserError(
-                    f"ensemble: {name} of shape {tuple(array.shape)} for {n} members, expected ({n}, batch, ...)"
-                )
+                shape = tuple(array.shape)
+                raise UserError(f"ensemble: {name} {shape} for {n} members, needs ({n}, batch, ...)")
 
 
 def _unstacked(part: dict, n: int) -> list[dict]:

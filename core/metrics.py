@@ -1,22 +1,24 @@
 """What is measured of predictions beside the loss, on NumPy arrays and torch tensors alike.
 
     accuracy, top_k_accuracy(k), expected_calibration_error     class scores against class numbers
-    binary_accuracy                                             scores of yes or no, such as one logit
-    r2                                                          numbers against numbers
+    binary_accuracy                                             scores of yes or no, such as one
+    logit r2                                                          numbers against numbers
 
-Each is `f(predictions, targets) -> a scalar float32 array` and refuses shapes that it cannot mean. Nothing branches on a
-value, so all run under vmap and jit. All but `expected_calibration_error` and `r2` are means over the examples: those of
-parts of a set have the whole's as their mean. The two have `mean_over_examples = False`, and `evaluate` asks for it.
+Each is `f(predictions, targets) -> a scalar float32 array` and refuses shapes that it cannot mean.
+Nothing branches on a value, so all run under vmap and jit. All but `expected_calibration_error` and
+`r2` are means over the examples: those of parts of a set have the whole's as their mean. The two
+have `mean_over_examples = False`, and `evaluate` asks for it.
 """
 
 from collections.abc import Callable
 
+import numpy as np
+
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, UserError
 
-# --- classes --------------------------------------------------------------------------------------------------
 
-
+# --- classes ------------------------------------------------------------------------------------
 def accuracy(predictions: Array, targets: Array) -> Array:
     """Return the fraction of targets whose class has the largest score.
 
@@ -34,7 +36,7 @@ def accuracy(predictions: Array, targets: Array) -> Array:
 
 
 def class_accuracy(predictions: Array, targets: Array) -> Array:
-    """Return `accuracy`, also of a single class: where the loss tells that the scores are those of classes."""
+    """Return `accuracy`, also of a single class: for a loss of classes, whatever their number."""
     classes = _classes("accuracy", predictions, targets, least=1)
     return _mean_of_counted(predictions.argmax(1) == classes, classes)
 
@@ -42,8 +44,8 @@ def class_accuracy(predictions: Array, targets: Array) -> Array:
 def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
     """Return the metric: the fraction of targets whose class is among the `k` largest scores.
 
-    Of equal scores the first class counts as the largest, so that k = 1 is `accuracy`. Predictions and
-    targets are as there.
+    Of equal scores the first class counts as the largest, so that k = 1 is `accuracy`. Predictions
+    and targets are as there.
     """
     if type(k) is not int or k < 1:
         raise UserError(f"top_k_accuracy: k is {k!r}, needs a positive integer")
@@ -68,8 +70,9 @@ def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
 def expected_calibration_error(predictions: Array, targets: Array, n_bins: int = 15) -> Array:
     """Return the mean distance of confidence and accuracy (Guo et al. 2017, equation 3).
 
-    The confidence is the largest softmax probability. Examples are binned by it into `n_bins` intervals
-    of equal width, (0, 1/n], ...; the distances of the bins' means are weighted by the bins' counts.
+    The confidence is the largest softmax probability. Examples are binned by it into `n_bins`
+    intervals of equal width, (0, 1/n], ...; the distances of the bins' means are weighted by the
+    bins' counts.
 
     Args:
         predictions: (batch, classes, ...) logits of two or more classes.
@@ -99,29 +102,28 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
     return xp.reshape(xp.sum(xp.astype(pairs, xp.int64), axis=0), (n_classes, n_classes))
 
 
-# --- yes or no, numbers ---------------------------------------------------------------------------------------
-
-
+# --- yes or no, numbers -------------------------------------------------------------------------
 def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) -> Array:
-    """Return the fraction of scores on the right side of `threshold`: 0 of a logit, 0.5 of a probability.
+    """Return the fraction of scores on the right side of `threshold`.
 
     Args:
         predictions: (batch,), (batch, 1) or (batch, labels) scores.
-        targets: the same shape; (batch,) and (batch, 1) go together. Over 0.5 is yes, so 0 and 1, False
-            and True, and -1 and 1 are all understood.
-        threshold: above it a score means yes.
+        targets: the same shape; (batch,) and (batch, 1) go together. Over 0.5 is yes, so 0 and 1,
+            False and True, and -1 and 1 are all understood.
+        threshold: above it a score means yes; 0 of a logit, 0.5 of a probability.
     """
     xp = namespace(predictions)
     predictions, targets = _same_shape("binary_accuracy", predictions, targets)
-    hits = ((predictions > threshold) == (targets > 0.5)) & (predictions == predictions)  # no NaN hits
+    hits = (predictions > threshold) == (targets > 0.5)
+    hits = hits & (predictions == predictions)  # a NaN is never right
     return xp.mean(xp.astype(hits, xp.float32))
 
 
 def r2(predictions: Array, targets: Array) -> Array:
     """Return the coefficient of determination: 1 - sum (y - f)^2 / sum (y - mean y)^2.
 
-    Of several outputs the mean of theirs, as scikit-learn's `r2_score`. Where all targets are equal it is 1
-    for perfect predictions and 0 for others.
+    Of several outputs the mean of theirs, as scikit-learn's `r2_score`. Where all targets are equal
+    it is 1 for perfect predictions and 0 for others.
 
     Args:
         predictions: (batch,) or (batch, outputs) numbers, for two or more examples.
@@ -138,18 +140,17 @@ def r2(predictions: Array, targets: Array) -> Array:
     rounding = n * (1e-15 * xp.max(xp.abs(y), axis=0)) ** 2  # what is left of equal targets
     varied, one = spread > rounding, xp.ones_like(spread)
     perfect = xp.astype(rest <= rounding, xp.float64)
-    return xp.astype(xp.mean(xp.where(varied, 1 - rest / xp.where(varied, spread, one), perfect)), xp.float32)
+    explained = xp.where(varied, 1 - rest / xp.where(varied, spread, one), perfect)
+    return xp.astype(xp.mean(explained), xp.float32)
 
 
 for _metric in (expected_calibration_error, r2):
     _metric.mean_over_examples = False
 
 
-# --- shapes ---------------------------------------------------------------------------------------------------
-
-
+# --- shapes -------------------------------------------------------------------------------------
 def means_classes(predictions: Array, targets: Array, least: int = 2) -> bool:
-    """Return True for scores of `least` or more classes and one class number for each example or position."""
+    """Return True for scores of `least` or more classes and a class number for each position."""
     return (
         predictions.ndim >= 2
         and predictions.shape[1] >= least
@@ -164,7 +165,7 @@ def means_one_hot(predictions: Array, targets: Array, least: int = 2) -> bool:
 
 
 def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> Array:
-    """Return the class numbers (batch, ...) that `targets` mean; a UserError where they mean none."""
+    """Return the class numbers (batch, ...) that `targets` mean; a UserError if none."""
     _expect_examples(name, predictions, targets)
     if means_classes(predictions, targets, least):
         return targets
@@ -172,10 +173,10 @@ def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> A
         xp = namespace(targets)
         numbers = xp.astype(targets, xp.int8) if xp.isdtype(targets.dtype, "bool") else targets
         return xp.argmax(numbers, axis=1)
-    shapes = f"predictions {tuple(predictions.shape)} and {_dtype(targets)} targets {tuple(targets.shape)}"
+    shapes = f"predictions {tuple(predictions.shape)}, {_dtype(targets)} targets {tuple(targets.shape)}"
     raise UserError(
-        f"{name}: {shapes}; needs (batch, classes, ...) of two or more classes and (batch, ...) integers, "
-        "or both alike; see binary_accuracy and r2 for other targets"
+        f"{name}: {shapes}; needs two or more classes (batch, classes, ...) and integers "
+        "(batch, ...), or both alike; see binary_accuracy and r2 for other targets"
     )
 
 
@@ -199,17 +200,16 @@ def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
 
 
 def _mean_of_counted(hits: Array, classes: Array) -> Array:
-    """Return the number of hits over that of targets which are a class; a target below 0 never hits.
+    """Return the share of hits among the targets that are a class; one below 0 never hits.
 
-    Methods, not functions of the namespace: this is a part of every training step.
+    In few calls: this is a part of every training step.
     """
-    fraction = _count(hits) / _count(classes >= 0)
-    xp = namespace(fraction)
+    if isinstance(hits, np.ndarray):  # the same number in fewer calls
+        n = np.count_nonzero(classes >= 0)
+        return np.float32(np.count_nonzero(hits) / n if n else np.nan)
+    xp = namespace(hits)
+    fraction = hits.count_nonzero() / (classes >= 0).count_nonzero()
     return fraction if fraction.dtype == xp.float32 else xp.astype(fraction, xp.float32)
-
-
-def _count(mask: Array) -> Array:
-    return mask.count_nonzero() if hasattr(mask, "count_nonzero") else mask.sum()
 
 
 def _is_integer(x: Array) -> bool:

@@ -45,7 +45,7 @@ def check_key(key: Array) -> Array:
         raise UserError(f"key: {key!r} is no key; random.key(seed) makes one")
     if len(shape) != 1 or not 2 <= shape[0] <= 4 or "int" not in str(key.dtype):
         about = f"{str(key.dtype).removeprefix('torch.')} of shape {tuple(shape)}"
-        raise UserError(f"key: {about} is no key, which is int64 of shape (2,); random.key(seed) makes one")
+        raise UserError(f"key: {about}, needs int64 of shape (2,); random.key(seed) makes one")
     return key
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random, running_sums, tree
+from purenets.core import random, running_sums
 from purenets.core.arrays import namespace
 from purenets.core.base import (
     Array,
@@ -29,10 +29,11 @@ from purenets.core.base import (
     UserError,
 )
 from purenets.core.batch import count_examples, map_arrays
+from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
-from purenets.core.optim.transforms import apply_updates
 from purenets.core.signals import stop_requested
+from purenets.core.vector_dict import with_vector
 
 
 class Diverged(ArithmeticError):
@@ -70,6 +71,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     xp = namespace(leaf)
     key = xp.asarray(random.check_key(key), dtype=xp.int64, device=leaf.device)
     step = xp.zeros((), dtype=xp.int64, device=leaf.device)
+    params = with_vector(params)
     return TrainState(params, buffers, optimizer.init(params), key, step)
 
 
@@ -79,42 +81,23 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     An optimizer that takes `value` and `value_and_grad_fn` gets the loss of the step, and the function that
     evaluates the loss and its gradient at other params on the same batch with the same key.
     """
-    takes_loss = takes_extra_args(optimizer.update)
+    takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
+    uses_key = getattr(grad_fn, "uses_key", True)  # unknown of a function that wraps another
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = random.fold_in(state.key, state.step)
-        grads, (buffers, metrics) = grad_fn(state.params, state.buffers, batch, key)
+        key = random.fold_in(state.key, state.step) if uses_key else None
+        params = with_vector(state.params)
+        grads, (buffers, metrics) = grad_fn(params, state.buffers, batch, key)
 
         def value_and_grad_fn(params):  # torch.compile cannot trace annotations here
             grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
             return metrics["loss"], grads
 
         extra = {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
-        params = apply_updates(state.params, updates)
+        params, opt_state = advance(grads, state.opt_state, params, **extra)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 
     return step
-
-
-def scan(step: Step, k: int) -> Callable:
-    """`k` steps as one call, for what each call costs beside its work: `many(state, batches) -> (state, metrics)`,
-    batches: (k, batch, ...) inputs and (k, batch) targets, metrics: (k,) each. Under `torch_nets.jit` all of it is
-    one compiled function (JAX: lax.scan, here unrolled)."""
-    if type(k) is not int or k < 1:
-        raise UserError(f"scan: k is {k}, needs a positive integer")
-
-    def many(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        x, y = batches
-        if len(x) != k or len(y) != k:
-            raise UserError(f"scan: {len(x)} inputs and {len(y)} targets, expected {k} batches of each")
-        rows = []
-        for i in range(k):
-            state, metrics = step(state, (x[i], y[i]))
-            rows.append(metrics)
-        return state, tree.stack(rows)
-
-    return many
 
 
 def fit(
@@ -132,9 +115,9 @@ def fit(
 ) -> tuple[TrainState, History]:
     """Train from `state.step` to `steps`; return the last state and a row for every `every` steps.
 
-    A row holds the step, the mean of the metrics of the steps since the row before (or since this call
-    began), and what `evaluate(state)` returns; the row of step 0 is only evaluated. Between rows nothing
-    waits for the device (`core/running_sums.py`).
+    A row holds the step, the mean of the metrics of the steps since the row before (or since this
+    call began), and what `evaluate(state)` returns; the row of step 0 is only evaluated. Between rows
+    nothing waits for the device (`core/running_sums.py`).
 
     Args:
         step: as `make_step` returns it.
@@ -143,8 +126,9 @@ def fit(
         steps: where to end, counted from step 0.
         every: steps between two rows; 0 for the last only.
         evaluate: returns numbers by names that are neither "step" nor those of the step's metrics.
-        save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM before
-            `Interrupted` is raised. Pass its three values back in to go on as if nothing had happened.
+        save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM
+            before `Interrupted` is raised. Pass its three values back in to go on as if nothing had
+            happened.
         history: the rows to go on with.
         metric_sums: of the steps since the last row, as `save` got them.
         label: what the progress bar says.
@@ -189,12 +173,12 @@ def fit(
 
 
 def _check_plan(steps: int, every: int, history: History, begin: int) -> None:
-    """Raise a UserError if the numbers of steps are none, or the history is not that of an earlier state."""
+    """Raise a UserError unless the steps are numbers and the history ends at `begin` or before."""
     for name, value in (("steps", steps), ("every", every)):
         if not isinstance(value, int | np.integer) or value < 0:
             raise UserError(f"{name}: {value!r}, needs an integer that is not negative")
     if steps < begin:
-        raise UserError(f"steps: {steps}, but the state has taken {begin} steps; counted from the first step")
+        raise UserError(f"steps: {steps}, but the state has taken {begin}; steps count from the first")
     last = max((row.get("step", math.inf) for row in history), default=0)
     if last == math.inf:
         raise UserError("history: a row without its 'step'")
@@ -203,9 +187,9 @@ def _check_plan(steps: int, every: int, history: History, begin: int) -> None:
 
 
 def _row(step: int, means: dict[str, float], found: dict[str, float]) -> dict[str, float]:
-    """Return the row of a history: step, means of the training steps, and what `evaluate` returned."""
+    """Return a row: the step, the means of the training steps, and what `evaluate` found."""
     if not isinstance(found, dict):
-        raise UserError(f"evaluate: returned a {type(found).__name__}, needs a dict of numbers by name")
+        raise UserError(f"evaluate: returned a {type(found).__name__}, needs a dict of numbers")
     row = {"step": step, **means}
     _expect_new_names(found, row)
     return row | {name: v if type(v) in (int, float) else float(v) for name, v in found.items()}
@@ -216,22 +200,20 @@ def _expect_new_names(found: dict, row: dict) -> None:
     twice = sorted(found.keys() & row.keys())
     if twice:
         names = ", ".join(twice)
-        raise UserError(
-            f"evaluate: returns {names}, which every row has already; choose test_{twice[0]} or the like"
-        )
+        raise UserError(f"evaluate: returns {names}, which every row has already; try test_{twice[0]}")
 
 
 def evaluate(metrics: MetricsFn, state: TrainState, data: Batch, batch_size: int = 0) -> dict[str, float]:
     """Return the metrics of a state on all of `data`, as numbers, in evaluation mode.
 
     Args:
-        metrics: as `metrics_fn` returns it. Each must be a mean over the examples if `batch_size` is given.
+        metrics: as `metrics_fn` returns it; each a mean over the examples if `batch_size` is given.
         data: inputs (an array, or a tuple or dict of them) and targets.
-        batch_size: examples at a time; 0 for all at once. The metrics of the parts are averaged by size.
+        batch_size: examples at a time, 0 for all; metrics of the parts are averaged by size.
 
     Raises:
-        UserError: for no examples, a `batch_size` that is no size, and a metric that is not the mean of
-            its values on parts (`r2`).
+        UserError: for no examples, a `batch_size` that is no size, and a metric that is not the mean
+            of its values on parts (`r2`).
     """
     n = count_examples(data, "evaluate")
     if not isinstance(batch_size, int | np.integer) or batch_size < 0:
@@ -239,7 +221,7 @@ def evaluate(metrics: MetricsFn, state: TrainState, data: Batch, batch_size: int
     size = min(batch_size or n, n)
     whole_only = getattr(metrics, "whole_only", ())
     if size < n and whole_only:
-        raise UserError(f"batch_size: {', '.join(whole_only)} of {n} examples is no mean of parts; needs 0")
+        raise UserError(f"batch_size: {', '.join(whole_only)} of {n} examples is no mean of parts, needs 0")
     totals: dict[str, float] = {}
     for begin in range(0, n, size):
         x, y = (map_arrays(lambda a, begin=begin: a[begin : begin + size], part) for part in data)

@@ -7,7 +7,13 @@ import numpy as np
 
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
 from purenets.core.metrics import class_accuracy
-from purenets.numpy_nets.modules import Module, softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from purenets.core.vector_dict import as_plain
+from purenets.numpy_nets.modules import (
+    Module,
+    params_backward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
 
 
 class NumpyModel(NamedTuple):
@@ -20,6 +26,7 @@ class NumpyModel(NamedTuple):
     uses_key: bool = True
     kind: str = ""
     layers: dict[str, Module] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
+    backward_params: Callable | None = None
 
 
 def model_from_module(module: Module) -> NumpyModel:
@@ -39,11 +46,12 @@ def grad_fn(model: NumpyModel) -> GradFn:
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
         x, y = batch
-        logits, buffers, cache = model.forward(params, buffers, x, train=True, key=key)
+        logits, buffers, cache = model.forward(as_plain(params), buffers, x, train=True, key=key)
         loss, loss_cache = softmax_cross_entropy_forward(logits, y)
-        _, grads = model.backward(softmax_cross_entropy_backward(1.0, loss_cache), cache)
+        grads = params_backward(model)(softmax_cross_entropy_backward(1.0, loss_cache), cache)
         return grads, (buffers, {"loss": loss, "accuracy": class_accuracy(logits, y)})
 
+    grad.uses_key = model.uses_key
     return grad
 
 
@@ -65,4 +73,4 @@ def expect_arrays(params: Params, batch: Batch) -> None:
         raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         if not isinstance(part, np.ndarray):
-            raise UserError(f"batch: the {name} are a {type(part).__name__}, a NumPy net takes arrays")
+            raise UserError(f"batch: the {name} are a {type(part).__name__}, needs NumPy arrays")

@@ -1,4 +1,4 @@
-"""Arguments at the edge of what they may be, or over it: they work, or one line says what would be right."""
+"""Arguments at the edge of what they may be: they work, or one line says what is right."""
 
 import math
 
@@ -19,7 +19,7 @@ from purenets import (
 from purenets.core.data.palindromes import evaluation_batches
 from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import layers
-from purenets.torch_nets.analysis.curvature import fisher_diagonal, landscape, lanczos
+from purenets.torch_nets.analysis.curvature import fisher_diagonal, lanczos, landscape
 from purenets.torch_nets.analysis.per_example import check_per_example, hardest, per_example_grads
 from purenets.torch_nets.analysis.privacy import dp_grad_fn, epsilon, poisson_batches
 
@@ -114,13 +114,13 @@ def test_number_for_a_key_of_a_draw_is_refused(f):
 
 @pytest.mark.parametrize("key", [np.zeros(2), np.zeros((3, 2), int), np.array(5), torch.zeros(7).long()])
 def test_array_that_is_no_key_is_refused(key):
-    with pytest.raises(UserError, match=r"is no key, which is int64 of shape \(2,\)"):
+    with pytest.raises(UserError, match=r"needs int64 of shape \(2,\)"):
         init_state(NET, SGD, key)
 
 
 @pytest.mark.parametrize("seed", [1.5, "1", None, 2.0, np.float64(3)])
 def test_seed_that_is_no_integer_is_refused(seed):
-    with pytest.raises(UserError, match="seed: .* is not an integer"):
+    with pytest.raises(UserError, match=r"seed: .* is not an integer"):
         random.key(seed)
 
 
@@ -171,7 +171,9 @@ def test_numpy_batch_for_a_torch_net_is_refused():
     state = init_state(NET, SGD, KEY)
     metrics = torch_nets.metrics_fn(NET)
     for batch in ((X.numpy(), Y), (X, Y.numpy()), (X, Y.tolist()), ((X, X.numpy()), Y)):
-        with pytest.raises(UserError, match=r"batch: the (inputs|targets) are a .*, a torch net takes tensors"):
+        with pytest.raises(
+            UserError, match=r"batch: the (inputs|targets) are a .*, needs tensors; see to_torch"
+        ):
             STEP(state, batch)
         with pytest.raises(UserError, match="batch: the"):
             metrics(state.params, {}, batch)
@@ -183,7 +185,7 @@ def test_torch_batch_for_a_numpy_net_is_refused():
     net = numpy_nets.MLP(4, [8], 3)
     state = init_state(net, SGD, random.key(0))
     for batch in ((X, Y.numpy()), (X.numpy(), Y), (X.numpy(), Y.tolist())):
-        with pytest.raises(UserError, match=r"batch: the .* a NumPy net takes arrays"):
+        with pytest.raises(UserError, match=r"batch: the .* needs NumPy arrays"):
             make_step(numpy_nets.grad_fn(net), SGD)(state, batch)
         with pytest.raises(UserError, match="batch: the"):
             numpy_nets.metrics_fn(net)(state.params, {}, batch)

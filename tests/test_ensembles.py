@@ -113,7 +113,7 @@ def test_metrics_of_more_or_fewer_members_are_refused(backend):
     with pytest.raises(UserError, match="for 3 members"):
         many.ensemble_metrics(metrics, same_batch=False)(params, {}, (x[:2], y[:2]))
     mixed = params | {"fc2.bias": params["fc2.bias"][:2]}
-    with pytest.raises(UserError, match="fc2.bias has 2 members, expected 3"):
+    with pytest.raises(UserError, match=r"fc2.bias has 2 members, expected 3"):
         many.ensemble_metrics(metrics)(mixed, {}, (x[0], y[0]))
 
 

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, taken anew for params that no training step has seen: averaged ones, above all."""
+"""BatchNorm's running statistics, taken anew for params such as averaged ones."""
 
 from collections.abc import Callable, Iterable
 
@@ -18,24 +18,27 @@ def update_batchnorm(
 ) -> Buffers:
     """Return buffers whose running statistics are the means over `batches`, for these params.
 
-    As `torch.optim.swa_utils.update_bn`: the mean over the batches of their mean and (unbiased) variance, whatever
-    the momentum. Other buffers go through training mode as in a training. A layer whose statistics do not move in
-    training mode (a frozen one) keeps them.
+    As `torch.optim.swa_utils.update_bn`: the mean over the batches of their mean and (unbiased)
+    variance, whatever the momentum. Other buffers go through training mode as in a training. A
+    layer whose statistics do not move in training mode (a frozen one) keeps them.
 
     Args:
-        model: with any number of BatchNorm layers, of `layers.BatchNorm` or in a module of `from_module`.
+        model: with any number of BatchNorm layers, of `layers.BatchNorm` or in a module of
+            `from_module`.
         params: such as those of `optim.with_averaged_params(state)`.
         buffers: of the same state; the old statistics have no influence.
-        batches: (inputs, targets) each, of the training set; `[batches(i) for i in range(100)]` of a function.
+        batches: (inputs, targets) each, of the training set; `[batches(i) for i in range(100)]` of
+            a function.
         key: for models that draw (dropout), which do so here too.
 
     Raises:
         UserError: if there is no batch.
 
-    Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization", section 3.2.
+    Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better
+        generalization", section 3.2.
     """
     if callable(batches):
-        raise UserError("batches: a function, needs a list such as [batches(i) for i in range(100)]")
+        raise UserError("batches: a function, needs a list as [batches(i) for i in range(100)]")
     n, statistics, track = 0, {}, None
     for n, batch in enumerate(batches, start=1):
         x, _ = batch
@@ -65,15 +68,14 @@ def _in_training(model: Model, params: Params, x, key) -> Callable[[Buffers], Bu
 def _tracking(train: Callable, buffers: Buffers) -> Callable:
     """Return `track(train, buffers) -> (buffers, statistics of the batch)`.
 
-    A layer returns its running statistics moved towards the batch's: new = (1 - m) old + m batch, with a momentum m that
-    only the layer knows. Two passes from different `old` tell m, and then one pass tells the batch's statistics; in
-    float64, so that nothing is lost.
+    A layer returns its running statistics moved towards the batch's: new = (1 - m) old + m batch,
+    with a momentum m that only the layer knows. Two passes from different `old` tell m, and then
+    one pass tells the batch's statistics; in float64, so that nothing is lost.
     """
     moved = {_prefix(name) for name, new in train(buffers).items() if _moved(name, buffers[name], new)}
     names = [name for name in buffers if _leaf(name) in (MEAN, VAR) and _prefix(name) in moved]
-    start = {
-        name: torch.full_like(buffers[name], float(_leaf(name) == VAR), dtype=torch.float64) for name in names
-    }
+    start = {name: buffers[name].to(torch.float64) for name in names}
+    start = {name: torch.full_like(old, float(_leaf(name) == VAR)) for name, old in start.items()}
     ahead = train({**buffers, **{name: value + 1 for name, value in start.items()}})
     new = train({**buffers, **start})
     momentum = {name: 1 - (ahead[name] - new[name]) for name in names}
@@ -100,7 +102,7 @@ def _moved(name: str, old: Tensor, new: Tensor) -> bool:
 
 
 class _UnitMomentum(TorchFunctionMode):
-    """Within the block `torch.nn`'s BatchNorm replaces its running statistics by those of the batch.
+    """Within the block torch.nn's BatchNorm sets its running statistics to those of the batch.
 
     Its kernels take statistics of one dtype only, so float64 ones are written after the call.
     """
@@ -122,6 +124,6 @@ class _UnitMomentum(TorchFunctionMode):
 
 
 def _dtype(arguments: dict) -> torch.dtype:
-    """Return the dtype that the statistics have: the weights', or that of the inputs, at least float32."""
+    """Return the dtype of statistics: that of the weights, or of the inputs; at least float32."""
     like = arguments["input"] if arguments.get("weight") is None else arguments["weight"]
     return torch.promote_types(like.dtype, torch.float32)

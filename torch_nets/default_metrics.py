@@ -1,8 +1,9 @@
 """Which accuracy a loss means: of classes, of yes or no, or none.
 
-By shape and dtype alone a regression of one number and a binary classification by one logit are the same, and so are
-soft labels and a regression of several numbers. What tells them apart is the loss, where it is one of torch's. Of a loss
-that is not known there is an accuracy for class numbers only, and otherwise none, rather than a number without meaning.
+By shape and dtype alone a regression of one number and a binary classification by one logit are the
+same, and so are soft labels and a regression of several numbers. What tells them apart is the loss,
+where it is one of torch's. Of a loss that is not known there is an accuracy for class numbers only,
+and otherwise none, rather than a number without meaning.
 """
 
 import functools
@@ -48,7 +49,7 @@ NUMBERS = (
 
 
 def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
-    """Return the accuracy that `loss` means: `f(logits, targets)`, which is None where there is none.
+    """Return the accuracy that `loss` means: `f(logits, targets)`, None where there is none.
 
     | loss                         | targets                                 | accuracy          |
     |------------------------------|-----------------------------------------|-------------------|

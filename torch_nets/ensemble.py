@@ -60,7 +60,7 @@ def check_members(k: int) -> None:
 
 
 def check_prefixes(k: int, params: Params, buffers: Buffers) -> None:
-    """Raise a UserError unless the params are those of the members "0." to "k - 1.", and the buffers of such."""
+    """Raise a UserError unless the params are of the members 0 to k - 1, and buffers of such."""
     for what, part, needed in (("params", params, k), ("buffers", buffers, 0)):
         found = {name.partition(".")[0] for name in part}
         known = {str(i) for i in range(k)}

@@ -9,19 +9,21 @@ from purenets.core import tree
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import arrays_of
+from purenets.core.vector_dict import ALL, from_vector, vector_of
 from purenets.torch_nets.default_metrics import accuracy_for
+from purenets.torch_nets.fast.backward import gradients
 from purenets.torch_nets.losses import cross_entropy
-
-METRICS: dict[str, Callable] | None = None  # the default: accuracy, where the loss and the shapes mean one
 
 
 def grad_fn(
-    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = METRICS
+    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> GradFn:
-    """The gradient of `loss(logits, targets)` by the params, in training mode, with `metrics` of the batch.
+    """Return the gradient of `loss(logits, targets)` by the params, in training mode.
 
-    metrics: `f(logits, targets) -> a scalar` by name; "loss" is there without being asked. By default the accuracy,
-    where there is one (`default_metrics.py`).
+    Args:
+        loss: returns a scalar.
+        metrics: `f(logits, targets) -> a scalar` by name, beside the "loss", which is always there.
+            By default the accuracy, where loss and targets mean one (`default_metrics.py`).
     """
     forward = loss_fn(model, loss, metrics)
     by_func = torch.func.grad(forward, has_aux=True)
@@ -29,9 +31,9 @@ def grad_fn(
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         if not can_use_autograd(params):
             return by_func(params, buffers, batch, key)
-        grads, found = autograd_grads(forward, params, buffers, batch, key)
-        return dict(zip(params, grads, strict=True)), found
+        return autograd_grads(forward, params, buffers, batch, key)
 
+    grad.uses_key = model.uses_key
     return grad
 
 
@@ -49,23 +51,33 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
     return forward
 
 
-def autograd_grads(forward: Callable, params: Params, buffers: Buffers, batch: Batch, key) -> tuple:
-    """The gradients of a `loss_fn` by autograd, in the order of the params, and its (buffers, metrics)."""
+def autograd_grads(
+    forward: Callable, params: Params, buffers: Buffers, batch: Batch, key
+) -> tuple[Params, tuple[Buffers, Metrics]]:
+    """Return the gradients of a `loss_fn` by autograd, and its (buffers, metrics)."""
     if not torch.is_grad_enabled():
         with torch.enable_grad():
             return autograd_grads(forward, params, buffers, batch, key)
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    vector = vector_of(params)
+    if vector is None:
+        inputs = leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    else:  # one input: its gradient is one vector
+        inputs = {ALL: vector.detach().requires_grad_()}
+        leaves = params.layout.split(inputs[ALL])
     value, (buffers, found) = forward(leaves, buffers, batch, key)
-    grads = torch.autograd.grad(value, tuple(leaves.values()), allow_unused=True)
-    pairs = zip(params.values(), grads, strict=True)
-    grads = [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]  # a leaf that is not used
+    grads = gradients(value, tuple(inputs.values()))
+    pairs = zip(inputs.items(), grads, strict=True)
+    grads = {name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in pairs}  # if not used
+    grads = grads if vector is None else from_vector(params.layout, grads[ALL])
     return grads, (tree.map(torch.Tensor.detach, buffers), found)
 
 
 def can_use_autograd(params: Params) -> bool:
     """Whether nothing looks into the gradient: no transform of torch.func, no torch.compile, no graph that
     the params belong to. Then autograd on leaves gives the same in half the time on tiny nets."""
-    return not is_tracing() and not any(p.requires_grad for p in params.values())
+    if is_tracing():
+        return False
+    return vector_of(params) is not None or not any(p.requires_grad for p in params.values())
 
 
 def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> dict[str, Callable]:
@@ -82,7 +94,7 @@ def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> d
 
 
 def compute_metrics(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
-    """The loss, and each metric by its name; one that is None has no meaning here and is left out."""
+    """Return the loss and each metric by its name, without those that are None."""
     found = {"loss": loss}
     for name, f in metrics.items():
         value = f(logits.detach(), targets)
@@ -92,7 +104,7 @@ def compute_metrics(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict
 
 
 def expect_tensors(params: Params, batch: Batch) -> None:
-    """Raise a UserError for params that are no dict, or a batch of NumPy arrays, which a torch net cannot take."""
+    """Raise a UserError for params that are no dict and a batch that is not of tensors."""
     if not isinstance(params, dict):
         raise UserError(f"params: a {type(params).__name__}, needs a dict of tensors by name")
     for name, part in zip(("inputs", "targets"), batch, strict=True):
@@ -101,13 +113,13 @@ def expect_tensors(params: Params, batch: Batch) -> None:
         for array in arrays_of(part):
             if not isinstance(array, Tensor):
                 kind = type(array).__name__
-                raise UserError(f"batch: the {name} are a {kind}, a torch net takes tensors; see to_torch")
+                raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")
 
 
 def metrics_fn(
-    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = METRICS
+    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """The loss and `metrics` of a batch in evaluation mode; by default the accuracy, where there is one."""
+    """Return `f(params, buffers, batch)`: the loss and `metrics` (as in `grad_fn`) in evaluation."""
     metrics = metrics_or_default(metrics, loss)
 
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """Optimizers as pairs of functions, with the transforms and wrappers that they are made of."""
 
 from purenets.core.optim.beta_lasso import beta_lasso
+from purenets.core.optim.elementwise import apply_updates, elementwise
 from purenets.core.optim.hyper import Hyper
 from purenets.core.optim.muon import muon, scale_by_muon
 from purenets.core.optim.optimizers import (
@@ -30,7 +31,6 @@ from purenets.core.optim.state import (
 )
 from purenets.core.optim.transforms import (
     add_decayed_weights,
-    apply_updates,
     chain,
     clip_by_global_norm,
     clip_by_value,
@@ -51,7 +51,6 @@ from purenets.core.optim.wrappers import (
     accumulate,
     apply_if_finite,
     ema,
-    flat,
     freeze,
     is_matrix,
     lookahead,
@@ -79,8 +78,8 @@ __all__ = [
     "check_opt_state",
     "clip_by_global_norm",
     "clip_by_value",
+    "elementwise",
     "ema",
-    "flat",
     "freeze",
     "get_state",
     "inject_hyperparams",

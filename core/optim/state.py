@@ -48,7 +48,7 @@ def get_state(opt_state: dict, name: str):
 
 
 def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> None:
-    """Raise a UserError that names the first entry of `opt_state` that is not as `optimizer` keeps it."""
+    """Raise a UserError unless `opt_state` has the entries and shapes that `optimizer` keeps."""
     try:
         tree.check_like(opt_state, optimizer.init(params))
     except UserError as error:
@@ -56,15 +56,16 @@ def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> No
 
 
 def with_averaged_params(state: TrainState) -> TrainState:
-    """Return the state to evaluate: each leaf of its params replaced by the average that is kept of it.
+    """Return the state to evaluate: each leaf of its params replaced by the average kept of it.
 
-    Averages are the "ema" of `ema` and the "x" of `schedule_free`, at any depth of the optimizer's state: each
-    may be of a part of the params only (`partition`, `masked`, `muon(other=...)`). Leaves that have none stay as
-    they are, and so does the state of an optimizer that keeps none. BatchNorm's running statistics in the buffers
-    are still those of the raw params: `torch_nets.update_batchnorm` takes them anew.
+    Averages are the "ema" of `ema` and the "x" of `schedule_free`, at any depth of the optimizer's
+    state; each may be of a part of the params (`partition`, `masked`, `muon(other=...)`). Leaves that
+    have none stay as they are, and so does the state of an optimizer that keeps none. BatchNorm's
+    running statistics in the buffers are still those of the raw params:
+    `torch_nets.update_batchnorm` takes them anew.
 
     Raises:
-        UserError: if an average is not of these params (such as a vector of all), or a leaf has two.
+        UserError: if an average is not of these params (as that of a vector of all), or a leaf has two.
     """
     params, places = dict(state.params), {}
     for place, average in _averages(state.opt_state, ""):
@@ -84,7 +85,8 @@ def with_averaged_params(state: TrainState) -> TrainState:
 def _averages(opt_state: dict, path: str) -> Iterator[tuple[str, Params]]:
     """Yield each average with its place in the state, such as "1/ema".
 
-    A label of `partition` may be called as one too. What lies under it is a state: its entries are dicts, or counts.
+    A label of `partition` may be called so too. What lies under it is a state: its entries are
+    dicts, or counts.
     """
     for entry, inner in opt_state.items():
         if not isinstance(inner, dict):

@@ -46,7 +46,9 @@ ALL = {
     "chain in a chain": lambda: optim.chain(optim.chain(averaged())),
     "apply_if_finite": lambda: optim.apply_if_finite(averaged()),
     "accumulate": lambda: optim.accumulate(averaged(), 1),
-    "injected": lambda: optim.inject_hyperparams(lambda lr: optim.chain(optim.adam(lr), optim.ema(0.9)), lr=0.1),
+    "injected": lambda: optim.inject_hyperparams(
+        lambda lr: optim.chain(optim.adam(lr), optim.ema(0.9)), lr=0.1
+    ),
     "partition of all": lambda: optim.partition({"matrix": averaged(), "vector": averaged()}, by_shape),
     "labels called ema and x": lambda: optim.partition(
         {"ema": averaged(), "x": averaged()}, lambda name, leaf: "ema" if leaf.ndim > 1 else "x"

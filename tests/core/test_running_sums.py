@@ -1,4 +1,4 @@
-"""Sums of metrics: exact enough for any number of steps, on the CPU and where it must not be waited for."""
+"""Sums of metrics: exact enough for any number of steps, on the CPU and on a device."""
 
 import json
 from fractions import Fraction
@@ -67,7 +67,7 @@ class OnDevice:
 
 @pytest.mark.parametrize("has_float64", [True, False], ids=["cuda", "mps"])
 @pytest.mark.parametrize("cut", [0, 1, 137, 299])
-def test_sums_on_a_device_wait_for_nothing_and_go_on_bitwise_after_they_were_saved(cut, has_float64):
+def test_sums_on_a_device_wait_for_nothing_and_go_on_bitwise_when_saved(cut, has_float64):
     draws = torch.rand(300, generator=torch.Generator().manual_seed(1)).bfloat16()
     losses = [OnDevice(value, has_float64) for value in draws]
     sums = whole = running_sums.begin(None, [], 7)

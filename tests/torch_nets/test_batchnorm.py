@@ -1,4 +1,4 @@
-"""Running statistics taken anew: those of torch's `update_bn`, for layers of ours and for modules of torch."""
+"""Running statistics taken anew: those of torch's `update_bn`."""
 
 import copy
 
@@ -156,6 +156,9 @@ def test_statistics_of_the_reduced_vgg_are_means_over_the_batches():
     params, buffers = net.init(KEY)
     x = random.normal(KEY, (32, 3, 32, 32))
     found = update_batchnorm(net, params, buffers, [(x[:16], Y[:16]), (x[16:], Y[16:])])
-    y = [layers.Conv(3, 3, 3, padding=1).apply(tree.select(params, "conv1."), {}, part)[0] for part in x.split(16)]
+    y = [
+        layers.Conv(3, 3, 3, padding=1).apply(tree.select(params, "conv1."), {}, part)[0]
+        for part in x.split(16)
+    ]
     right = torch.stack([part.var((0, 2, 3)) for part in y]).mean(0)
     assert torch.allclose(found["norm1.running_var"], right, rtol=1e-4)

@@ -170,7 +170,11 @@ def test_private_gradient_takes_other_metrics():
 
 @pytest.mark.parametrize(
     ("net", "loss", "targets"),
-    [(ONE, F.binary_cross_entropy_with_logits, COLUMN), (ONE, F.mse_loss, NUMBERS), (TWO, F.nll_loss, CLASSES)],
+    [
+        (ONE, F.binary_cross_entropy_with_logits, COLUMN),
+        (ONE, F.mse_loss, NUMBERS),
+        (TWO, F.nll_loss, CLASSES),
+    ],
 )
 def test_default_metrics_under_vmap_and_jit(net, loss, targets):
     params, _ = net.init(KEY)

@@ -28,9 +28,10 @@ def per_example_grads(
     chunk_size: int | None = None,
     reduce: Callable[[Params], object] = lambda grads: grads,
 ) -> Callable:
-    """Return `f(params, buffers, batch, key=None) -> (grads, losses)`, batch = (x: (batch, ...), y: (batch, ...)).
+    """Return `f(params, buffers, batch, key=None) -> (grads, losses)`.
 
-    grads: a dict of (batch, ...) leaves, or what `reduce` makes of each example's dict; losses: (batch,).
+    batch: (x: (batch, ...), y: (batch, ...)); grads: a dict of (batch, ...) leaves, or what `reduce`
+    makes of each example's dict; losses: (batch,).
 
     Args:
         train: apply the model in training mode.
@@ -66,7 +67,7 @@ def per_example_grads(
 def check_chunk(chunk_size: int | None) -> None:
     """Raise a UserError unless a chunk holds at least one example."""
     if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
-        raise UserError(f"chunk_size: {chunk_size!r}, needs a positive integer, or None for all at once")
+        raise UserError(f"chunk_size: {chunk_size!r}, needs a positive integer, or None for all")
 
 
 def example_keys(key: Tensor, n: int) -> Tensor:
@@ -146,7 +147,7 @@ def noise_scale(grads: Params) -> Tensor:
 def hardest(losses: Tensor, k: int) -> Tensor:
     """The indices (k,) of the largest losses, the hardest first: mislabelled examples are often among them."""
     if type(k) is not int or not 1 <= k <= losses.shape[0]:
-        raise UserError(f"hardest: k is {k!r}, needs an integer from 1 to {losses.shape[0]}, the examples")
+        raise UserError(f"hardest: k is {k!r}, needs an integer from 1 to {losses.shape[0]}")
     return torch.topk(losses, k).indices
 
 

@@ -10,7 +10,7 @@ from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, U
 from purenets.core.batch import count_examples, map_arrays
 from purenets.core.optim.hyper import first_leaf, is_zero
 from purenets.torch_nets.analysis.per_example import per_example_grads
-from purenets.torch_nets.grad import METRICS, compute_metrics, expect_tensors, metrics_or_default
+from purenets.torch_nets.grad import compute_metrics, expect_tensors, metrics_or_default
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -20,23 +20,24 @@ def dp_grad_fn(
     noise_multiplier: float,
     loss: Callable = cross_entropy,
     *,
-    metrics: dict[str, Callable] | None = METRICS,
+    metrics: dict[str, Callable] | None = None,
     batch_size: float | None = None,
     chunk_size: int | None = None,
 ) -> GradFn:
     """Return DP-SGD's gradient (Abadi et al. 2016), for `make_step` with any optimizer.
 
     Each example's gradient is clipped to the norm `clip`; they are summed, noise of deviation
-    noise_multiplier * clip is added to every element, and the sum is divided by `batch_size`. Buffers stay as they
-    are and the model runs in evaluation mode, since both would leak. The metrics are not private.
+    noise_multiplier * clip is added to every element, and the sum is divided by `batch_size`.
+    Buffers stay as they are and the model runs in evaluation mode, since both would leak. The
+    metrics are not private.
 
     Args:
         clip: the largest norm of an example's gradient, over all leaves.
         noise_multiplier: deviation of the noise in units of `clip`.
         loss: `loss(logits, targets) -> a scalar`, of a batch of one.
         metrics: as those of `grad_fn`. An empty batch has the loss 0 and metrics of 0.
-        batch_size: the expected size of a batch, by which the sum is divided, as Poisson sampling needs it;
-            the size of the batch itself if None.
+        batch_size: what the sum is divided by: the expected size of a batch, for Poisson samples; None
+            for the size of each batch.
         chunk_size: examples at a time, None for all.
 
     Raises:
@@ -49,7 +50,7 @@ def dp_grad_fn(
     if noise_multiplier == float("inf"):
         raise UserError("dp: noise_multiplier is infinite, needs a number")
     if batch_size is not None and not 0 < batch_size < float("inf"):
-        raise UserError(f"dp: batch_size {batch_size} must be positive, or None for that of each batch")
+        raise UserError(f"dp: batch_size {batch_size} must be positive, or None")
     metrics = metrics_or_default(metrics, loss)
 
     def clipped(grads):
@@ -63,9 +64,7 @@ def dp_grad_fn(
         x, y = batch
         n = y.shape[0]
         if not n and batch_size is None:
-            raise UserError(
-                "dp: an empty batch; give batch_size, the expected one (rate * n of a Poisson sample)"
-            )
+            raise UserError("dp: an empty batch; give batch_size, the expected one (rate * n)")
         if n:
             grads, losses = per_example(params, buffers, batch)
             total, value = tree.map(lambda g: g.sum(0), grads), losses.mean()
@@ -84,7 +83,7 @@ def dp_grad_fn(
 
 
 def _zeros(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
-    """Return 0 for each metric that one example of such logits and targets has, so that steps have the same."""
+    """Return 0 for each metric that a batch of one would have: all steps have the same."""
     one = (part.new_zeros((1, *part.shape[1:])) for part in (logits, targets))
     return tree.map(torch.zeros_like, compute_metrics(loss, *one, metrics))
 
