@@ -7,6 +7,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests that run once more without the fast operations of torch_nets/fast
+PLAIN := tests/torch_nets tests/test_both_backends.py tests/test_cnn_both_backends.py tests/test_ensembles.py
 export MPLBACKEND := Agg
 
 .PHONY: run full test faults lint format notebooks bench report submission clean
@@ -18,7 +20,8 @@ full: .venv/installed-report
 	"$(BIN)/python" scripts/run_full.py $(FULL)
 
 test: lint
-	"$(BIN)/python" -m pytest
+	"$(BIN)/python" -m pytest -rs
+	PURENETS_PLAIN=1 "$(BIN)/python" -m pytest $(PLAIN)
 	PURENETS_QUICK=1 "$(BIN)/python" -m pytest --nbmake --nbmake-timeout=300 notebooks
 
 # atheris is not to be had for every Python; its tests are skipped without it

@@ -118,8 +118,12 @@ class _Total(torch.autograd.Function):
     """The sum over the ranks; every rank's loss depends on it, so the gradient is a sum over the ranks too."""
 
     @staticmethod
-    def forward(context, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return _all_reduced(x)
+
+    @staticmethod
+    def setup_context(context, inputs, output) -> None:  # apart from forward, as torch.func needs it
+        pass
 
     @staticmethod
     def backward(context, gradient: Tensor) -> Tensor:

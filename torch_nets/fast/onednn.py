@@ -54,8 +54,8 @@ def _(info, dims, a, b):
 def _gradient_by_b(a: Tensor, b: Tensor, dc: Tensor) -> Tensor:
     """Return a^T dc in the layout of b.
 
-    Where b is a weight transposed, the weight's gradient is contiguous then, as an optimizer needs it: arithmetic
-    on a matrix and a transposed one takes several times as long.
+    Where b is a weight transposed, the gradient of the weight is contiguous, and an optimizer passes through
+    the memory of both once.
     """
     return matmul.product(a.mT, dc) if b.is_contiguous() else matmul.product(dc.mT, a).mT
 
