@@ -12,10 +12,16 @@ import numpy as np
 
 from purenets.core import tree
 from purenets.core.base import Batch, Buffers, Metrics, Optimizer, Params, Step, UserError
+from purenets.core.metrics import accuracy
 from purenets.core.serial import expect_features
 from purenets.core.tree import Layout
 from purenets.core.vector import vector_step
 from purenets.numpy_nets.grad import NumpyModel
+from purenets.numpy_nets.modules import (
+    classes_or_labels,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
 
 KNOWN = ("Linear", "ReLU", "Tanh")
 
@@ -75,7 +81,10 @@ def _loss(
     logits: np.ndarray, y: np.ndarray, ones: np.ndarray, rows: np.ndarray
 ) -> tuple[np.ndarray, Metrics]:
     """The gradient by the logits, (p - onehot) / n, made in their place; the mean loss, and the accuracy."""
-    n = len(rows)
+    n, y = len(rows), classes_or_labels(logits, y)
+    if y.ndim == 2:
+        loss, cache = softmax_cross_entropy_forward(logits, y)
+        return softmax_cross_entropy_backward(1.0, cache), {"loss": loss, "accuracy": accuracy(logits, y)}
     right = np.count_nonzero(logits.argmax(axis=1) == y)
     logits -= np.maximum.reduce(logits, axis=1, keepdims=True)
     picked = logits[rows, y]
