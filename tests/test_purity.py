@@ -28,6 +28,7 @@ from purenets.torch_nets import convert, grad, layers, pytorch_mlp
         ),
         ("purenets.numpy_nets, purenets.numpy_nets.modules, purenets.numpy_nets.mlp_numpy", "torch"),
         ("scripts.train_mlp_numpy", "torch"),
+        ("purenets, purenets.core.gradcheck, purenets.core.runs.checkpoint", "einops"),
         ("purenets.torch_nets", "purenets.numpy_nets"),
         ("purenets.torch_nets, purenets.torch_nets.pytorch_mlp", "torchvision"),
     ],
@@ -41,6 +42,16 @@ def test_a_numpy_training_never_imports_torch():
     code = (
         "import sys; from scripts.train_mlp_numpy import Config, train;"
         "train(Config(max_steps=2, optimizer='adam', dropout=0.1)); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_gradient_of_a_numpy_cnn_never_imports_torch():
+    code = (
+        "import sys, numpy as np;"
+        "from purenets import random; from purenets.numpy_nets import CNN, grad_fn;"
+        "batch = np.ones((2, 1, 8, 8), np.float32), np.array([0, 1]); model = CNN(1, 2, width=0.0625);"
+        "grad_fn(model)(*model.init(random.key(0)), batch, None); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from purenets.core import random
@@ -197,13 +198,13 @@ def Conv(
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution, stride and padding 1, of images of at most 2x2 pixels: each pixel sees all others, so
     it is one matrix product, without the taps that would only meet the padding (on 2x2: 4 of 9 are left)."""
-    n_out, height, width = weight.shape[0], *x.shape[2:]
-    taps = weight.permute(0, 2, 3, 1)  # from here on channels come last, as they lie in memory
+    height, width = x.shape[2:]
+    taps = rearrange(weight, "o i kh kw -> o kh kw i")  # channels come last, as they lie in memory
     pixels = [(row, column) for row in range(height) for column in range(width)]
-    seen = torch.stack([taps[:, 1 - i : 1 - i + height, 1 - j : 1 - j + width] for i, j in pixels])
-    matrix = seen.flatten(2).flatten(0, 1)  # (pixels n_out, pixels n_in)
-    y = torch.nn.functional.linear(x.permute(0, 2, 3, 1).flatten(1), matrix)
-    y = y.unflatten(1, (height, width, n_out)).permute(0, 3, 1, 2)
+    seen = [taps[:, 1 - i : 1 - i + height, 1 - j : 1 - j + width] for i, j in pixels]
+    matrix = rearrange(seen, "pixel o h w i -> (pixel o) (h w i)")
+    y = torch.nn.functional.linear(rearrange(x, "b i h w -> b (h w i)"), matrix)
+    y = rearrange(y, "b (h w o) -> b o h w", h=height, w=width)
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
@@ -232,14 +233,18 @@ def BatchNorm(
     scale: bool = True,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> Model:
-    """(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy 2015; nn.BatchNorm2d),
-    or for each feature of (batch, n). scale: whether there is a weight, or 1 for all.
+    """Normalize each channel of images, or each feature of (batch, n), over the batch (nn.BatchNorm2d).
 
-    Training takes mean and variance of the batch and returns the running ones, moved by `momentum`, in
-    `buffers`; evaluation takes the running ones. total: the sum over all processes that share a batch
-    (`purenets.torch_nets.distributed.total`); then mean and variance are those of the whole batch.
+    y = (x - mean) / sqrt(var + eps) * weight + bias (Ioffe and Szegedy 2015). Training takes mean and variance
+    of the batch and returns the running ones, moved by `momentum`, in `buffers`; evaluation takes the running
+    ones.
+
+    Args:
+        n: the number of channels or features.
+        scale: whether there is a weight; without it, it is 1.
+        total: the sum over all processes that share a batch (`torch_nets.distributed.total`); then mean and
+            variance are those of the whole batch.
     """
-
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
 
     def init(key):
@@ -252,42 +257,51 @@ def BatchNorm(
         expect_features(x, n) if x.ndim == 2 else expect_channels(x, n)
         bias = params["bias"]
         weight = params["weight"] if scale else torch.ones_like(bias)
-        running = buffers["running_mean"], buffers["running_var"]
         if not train:
+            running = buffers["running_mean"], buffers["running_var"]
             return torch.nn.functional.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
-        if total:
-            return _of_shared_batch(x, weight, bias, buffers)
-        if x.numel() == x.shape[1]:
-            raise UserError(
-                f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more"
-            )
-        y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        var = inverse_deviation.detach() ** -2 - eps
-        return y, _moved(buffers, x.numel() / x.shape[1], mean, var)
-
-    def _of_shared_batch(x, weight, bias, buffers):
-        def channels(v):
-            return v.view(-1, *[1] * (x.ndim - 2))
-
-        wide = x.to(weight.dtype)
-        count = total(wide.new_full((), x.numel() / x.shape[1]))
-        others = [axis for axis in range(x.ndim) if axis != 1]
-        mean = total(wide.sum(dim=others)) / count
-        var = total(((wide - channels(mean)) ** 2).sum(dim=others)) / count
-        scale = weight / torch.sqrt(var + eps)
-        y = wide * channels(scale) + channels(bias - mean * scale)
-        return y.to(x.dtype), _moved(buffers, count, mean, var.detach())
-
-    def _moved(buffers, count, mean, var):
-        var = var * (count / (count - 1))  # unbiased, as in PyTorch
-        new = {"running_mean": mean.detach(), "running_var": var}
-        moved = {
-            name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)
-            for name, value in new.items()
-        }
-        return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
+        y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
+        return y, _running_statistics(buffers, count, mean, var, momentum)
 
     return Model(init, apply, uses_key=False, kind="BatchNorm")
+
+
+def _batch_normalized(x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable | None) -> tuple:
+    """Return the normalized batch, the number of values a channel, and their mean and (biased) variance."""
+    if total:
+        return _batch_normalized_by_total(x, weight, bias, eps, total)
+    if x.numel() == x.shape[1]:
+        raise UserError(f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more")
+    y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    return y, x.numel() / x.shape[1], mean, inverse_deviation.detach() ** -2 - eps
+
+
+def _batch_normalized_by_total(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable[[Tensor], Tensor]
+) -> tuple:
+    """Return what `_batch_normalized` returns, of a batch that several processes share."""
+
+    def channels(v):
+        return v.view(-1, *[1] * (x.ndim - 2))
+
+    wide = x.to(weight.dtype)
+    count = total(wide.new_full((), x.numel() / x.shape[1]))
+    others = [axis for axis in range(x.ndim) if axis != 1]
+    mean = total(wide.sum(dim=others)) / count
+    var = total(((wide - channels(mean)) ** 2).sum(dim=others)) / count
+    scale = weight / torch.sqrt(var + eps)
+    y = wide * channels(scale) + channels(bias - mean * scale)
+    return y.to(x.dtype), count, mean, var.detach()
+
+
+def _running_statistics(buffers, count, mean: Tensor, var: Tensor, momentum: float) -> dict:
+    """Return the buffers with the running statistics moved towards those of a batch."""
+    var = var * (count / (count - 1))  # unbiased, as in PyTorch
+    moved = {
+        name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)
+        for name, value in (("running_mean", mean.detach()), ("running_var", var))
+    }
+    return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
@@ -297,4 +311,4 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
 
 def GlobalAvgPool() -> Model:
     """(batch, channels, height, width) -> (batch, channels): the mean over all pixels."""
-    return elementwise(lambda x: x.mean(dim=(2, 3)), "GlobalAvgPool")
+    return elementwise(lambda x: reduce(x, "b c h w -> b c", "mean"), "GlobalAvgPool")
