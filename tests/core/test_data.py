@@ -290,46 +290,24 @@ def test_what_cannot_be_standardized_is_named(arrays, message):
         data.standardize(*arrays)
 
 
-def test_csv_is_read(tmp_path):
-    path = tmp_path / "points.csv"
-    rows = [f"{i / 7},{-i},{i % 3}" for i in range(30)]
-    path.write_text("\n".join(["a,b,class", *rows]))
-    task = data.from_csv(path, KEY)
-    assert (task.n_features, task.n_classes) == (2, 3)
-    assert len(task.train[1]) == 24
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1,2,0\n1,x,1\n", "row 2 is not 3 numbers: 1,x,1"),
-        ("1,2,0\n1,1\n", "row 2 is not 3 numbers"),
-        ("1,2,0.5\n1,2,1\n", "last column must be the class"),
-        ("1,2,-1\n1,2,1\n", "last column must be the class"),
-        ("1,nan,0\n1,2,1\n", "not finite"),
-        ("1\n2\n", "row 1 is not 2 numbers"),
-        ("", "at least two rows"),
-        ("a,b,c\n", "at least two rows"),
-    ],
-)
-def test_a_wrong_csv_is_named(tmp_path, text, message):
-    path = tmp_path / "points.csv"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message):
-        data.from_csv(path, KEY)
-    with pytest.raises(UserError, match="cannot be read"):
-        data.from_csv(tmp_path / "missing.csv", KEY)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: data.load("moon", KEY), "unknown 'moon', choose from moons"),
         (lambda: data.load("digits", KEY, noise=0.1), "takes no noise"),
+        (lambda: data.load("moons", KEY, n=0), "n: 0 examples make no set"),
+        (lambda: data.load("spirals", KEY, n=-5), "n: -5 examples make no set"),
+        (lambda: data.load("moons", KEY, n=9.5), "n: 9.5 examples make no set"),
+        (lambda: data.load("moons", KEY, noise=-1.0), "noise: -1.0 is no deviation"),
+        (lambda: data.load("spirals", KEY, noise=float("nan")), "noise: nan is no deviation"),
         (lambda: data.load("moons", KEY, n=2, test_fraction=0.1), "leaves a part empty"),
         (lambda: data.batches((np.zeros(3), np.zeros(3, int)), 2), "needs a key"),
         (lambda: data.batches((np.zeros(0), np.zeros(0, int)), 2, KEY), "at least one"),
         (lambda: data.batches((np.zeros(3), np.zeros(3, int)), -2, KEY), "is negative"),
+        (lambda: data.batches((np.zeros(3), np.zeros(3, int)), 2.5, KEY), "2.5 is no integer"),
+        (lambda: data.batches((np.zeros(3), np.zeros(3, int)), 2, 7), "7 is no key"),
+        (lambda: data.steps_per_epoch((np.zeros(3), np.zeros(3, int)), -2), "is negative"),
+        (lambda: data.split((np.zeros(3), np.zeros(4)), KEY, 0.5), "3 inputs and 4 targets"),
         (lambda: data.batches((np.zeros(2), np.array([-1, 0])), 2, KEY), "target -1"),
     ],
 )
