@@ -1,8 +1,8 @@
 """Losses of logits and targets: scalars, the mean over the batch.
 
-Shapes and dtypes are checked here, values are not read: on a device that would make every step wait.
-A class that does not exist is refused by torch's kernel (on a CPU with one line, on a GPU by a device
-assert); no class number is taken as "ignore this example".
+Shapes and dtypes are checked here, values are not read: on a device that would make every step
+wait. A class that does not exist is refused by torch's kernel (on a CPU with one line, on a GPU by
+a device assert); no class number is taken as "ignore this example".
 """
 
 import re
@@ -18,15 +18,18 @@ NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would d
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of log sum_j exp(x_j) - x[target], or of sum_k t_k (log sum_j exp(x_j) - x_k).
+    """Return the mean of log sum_j exp(x_j) - x[target].
+
+    For labels t: the mean of sum_k t_k (log sum_j exp(x_j) - x_k).
 
     Args:
         logits: x, (batch, classes), or (batch, classes, ...) with a target for each position.
-        targets: class numbers (batch, ...) of any integer dtype, or one-hot or soft labels t like the
-            logits, of any dtype, whose classes sum to 1.
+        targets: class numbers (batch, ...) of any integer dtype, or one-hot or soft labels t like
+            the logits, of any dtype, whose classes sum to 1.
 
     Raises:
-        UserError: the targets are neither, or (on a CPU, in eager mode) a class that does not exist.
+        UserError: the targets are neither, or (on a CPU, in eager mode) a class that does not
+            exist.
     """
     return _cross_entropy(logits, targets, 0.0)
 

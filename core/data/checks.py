@@ -1,7 +1,7 @@
 """What a batch must look like: its shapes and dtypes, and the values that no loss can mean.
 
-`are_class_numbers` looks at shapes and dtypes only, so a loss may call it in every step on any device.
-`expect_examples` reads all values once, where data enter (`batches`, `check`).
+`are_class_numbers` looks at shapes and dtypes only, so a loss may call it in every step on any
+device. `expect_examples` reads all values once, where data enter (`batches`, `check`).
 """
 
 from typing import Any
@@ -57,9 +57,9 @@ def expect_examples(batch: Batch, name: str = "data") -> int:
     """Return the number of examples of a batch, after a look at all of it.
 
     Args:
-        batch: inputs (n, ...), or a tuple or dict of them, and targets (n, ...). Floating-point inputs and
-            targets are finite. Integer targets count classes from 0: (n,), (n, classes) one-hot, or
-            (n, positions); targets of a regression are floating point.
+        batch: inputs (n, ...), or a tuple or dict of them, and targets (n, ...). Floating-point
+            inputs and targets are finite. Integer targets count classes from 0: (n,), (n, classes)
+            one-hot, or (n, positions); targets of a regression are floating point.
         name: what the batch is called in a message.
 
     Raises:
@@ -85,7 +85,7 @@ def input_leaves(x: Any) -> list[Array]:
 
 
 def kind_of(x: Array) -> str:
-    """Return "b" for booleans, "i" for integers, "f" for real, "c" for complex numbers, else another letter.
+    """Return "b" for booleans, "i" integers, "f" real, "c" complex numbers, else another letter.
 
     >>> kind_of(np.zeros(2)), kind_of(np.zeros(2, np.uint8)), kind_of(np.array(["a"]))
     ('f', 'i', 'U')

@@ -1,8 +1,9 @@
-"""A cache of decoded images, in a folder of the user's for caches; every file has its key and digest.
+"""A cache of decoded images, in the user's folder of caches, with a key and a digest.
 
-An entry is a folder named by its key, which holds `{train,test}_{x,y}.npy` and `about.json`. It is written
-under another name and renamed when complete; of processes that begin one entry at once, one decodes and the
-others wait. Nothing is removed but unfinished entries, and of these only the files that are named here.
+An entry is a folder named by its key, which holds `{train,test}_{x,y}.npy` and `about.json`. It is
+written under another name and renamed when complete; of processes that begin one entry at once, one
+decodes and the others wait. Nothing is removed but unfinished entries, and of these only the files
+that are named here.
 """
 
 import contextlib
@@ -53,17 +54,17 @@ def cached(
         UserError: the cache cannot be written, or the entry is damaged.
     """
     entry = Path(folder) / key
-    if not (entry / ABOUT).exists():
-        try:
+    try:
+        if not (entry / ABOUT).exists():
             Path(folder).mkdir(parents=True, exist_ok=True)
             with FileLock(Path(folder) / f"{key}.lock"):
                 if not (entry / ABOUT).exists():
                     _write(entry, classes, decode)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: the cache of images cannot be written ({error.strerror or error}); name another "
-                "folder by the environment variable PURENETS_CACHE"
-            ) from error
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the cache of images cannot be written ({error.strerror or error}); name another "
+            "folder by the environment variable PURENETS_CACHE"
+        ) from error
     return _read(entry, classes)
 
 

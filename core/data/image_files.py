@@ -50,15 +50,16 @@ def is_gray(path: str) -> bool:
 def decoded(path: str, size: int = 0) -> np.ndarray:
     """Return an image as uint8 (channels, height, width), channels 1 (gray) or 3 (RGB).
 
-    As viewers show it: turned as its EXIF orientation says, 16-bit grays divided by 257, palettes and CMYK
-    as RGB.
+    As viewers show it: turned as its EXIF orientation says, 16-bit grays divided by 257, palettes
+    and CMYK as RGB.
 
     Args:
         path: of the file.
         size: height and width to resize to, or 0.
 
     Raises:
-        UserError: the file cannot be decoded, or it has transparent pixels, whose color no file says.
+        UserError: the file cannot be decoded, or it has transparent pixels, whose color no file
+            says.
     """
     from PIL import Image, ImageOps
 
@@ -72,7 +73,7 @@ def decoded(path: str, size: int = 0) -> np.ndarray:
 
 @contextmanager
 def _opened(path: str) -> Iterator:
-    """Open an image; whatever Pillow raises within the block becomes a UserError that names the file."""
+    """Open an image; what Pillow raises within the block becomes a UserError with the path."""
     from PIL import Image
 
     try:

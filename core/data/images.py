@@ -1,7 +1,8 @@
 """Images as arrays: from folders, decoded once into a cache, or scikit-learn's digits.
 
-An `ImageDataset` holds uint8 arrays (n, channels, height, width). What is read from the cache is a memory
-map: opening a set reads its files once, to see that they and the cache are unchanged, and keeps no memory.
+An `ImageDataset` holds uint8 arrays (n, channels, height, width). What is read from the cache is a
+memory map: opening a set reads its files once, to see that they and the cache are unchanged, and
+keeps no memory.
 """
 
 import hashlib
@@ -51,7 +52,7 @@ def digits(size: int = 0) -> ImageDataset:
 
 
 def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset:
-    """Return the images of `root/{train,test}/CLASS/*.{png,jpg,jpeg}`, classes in the order of their names.
+    """Return the images of `root/{train,test}/CLASS/*.{png,jpg,jpeg}`, classes sorted by name.
 
     Gray where all images are gray, else RGB; as `image_files.decoded` says. Nothing is written below `root`,
     which may be read-only.
@@ -83,7 +84,8 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
 def mean_and_deviation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (C,) and the deviation (C,) of every channel of uint8 images (n, C, H, W).
 
-    From the histograms of the channels: exact, and in little memory. A constant channel has deviation 1.
+    From the histograms of the channels: exact, and in little memory. A constant channel has
+    deviation 1.
     """
     if x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
         raise UserError(f"images: {x.dtype} of shape {x.shape}, needs uint8 (n, channels, height, width)")
@@ -102,7 +104,7 @@ def mean_and_deviation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(np.where(constant, 1.0, variance))
 
 
-# --- folders ----------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def _expect_size(size: int) -> None:
@@ -111,7 +113,7 @@ def _expect_size(size: int) -> None:
 
 
 def _listed(part: Path) -> dict[str, list[str]]:
-    """Return the paths of the image files of every class folder, sorted; as texts, there may be many."""
+    """Return the paths of every class's image files, sorted; as texts, since there may be many."""
     try:
         with os.scandir(part) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
@@ -141,7 +143,7 @@ def _utf8(name: str, part: Path) -> str:
 
 
 def _key(root: Path, paths: Sequence[str], size: int) -> str:
-    """Return a digest of the names below `root` and the contents of all files, and of how they are decoded."""
+    """Return a digest of all names below `root`, all contents, and of how they are decoded."""
     from PIL import Image
 
     digest = hashlib.sha256(f"{FORMAT} {size} {Image.__version__}".encode())

@@ -18,13 +18,14 @@ def batches(
 ) -> Callable[[int], Batch]:
     """Return the function from the step (from 0) to its batch.
 
-    The examples come in permutations, one after the other without a gap: every batch is full, each example
-    is seen once in every `n` draws, and the step alone says which. The data are checked here, once, and
-    not in the steps.
+    The examples come in permutations, one after the other without a gap: every batch is full, each
+    example is seen once in every `n` draws, and the step alone says which. The data are checked
+    here, once, and not in the steps.
 
     Args:
-        data: inputs (n, ...), or a tuple or dict of them, and targets (n, ...): class numbers, one-hot or
-            soft labels, numbers of a regression in floating point. Inputs and targets are finite.
+        data: inputs (n, ...), or a tuple or dict of them, and targets (n, ...): class numbers,
+            one-hot or soft labels, numbers of a regression in floating point. Inputs and targets
+            are finite.
         batch_size: 0 is full-batch (the data as they are), 1 single-sample, up to n mini-batches.
         key: of the permutations; full-batch needs none.
         repeat: let a batch_size over n take examples more than once a batch.
@@ -96,7 +97,7 @@ def _rows_of(x: Any, rows: Array) -> Any:
 
 
 def _run(order, epoch: int, offset: int, length: int, n: int) -> Array:
-    """`length` rows from `offset` in the permutation `epoch` on, over as many permutations as it takes."""
+    """Return `length` rows from `offset` in permutation `epoch` on, over as many as it takes."""
     parts = []
     while length > 0:
         parts.append(order(epoch)[offset : offset + length])

@@ -26,8 +26,8 @@ def from_csv(
 ) -> Dataset:
     """Return the set of a file of numbers with commas between, split and standardized.
 
-    A row is an example: its features, then its class, an integer from 0 on. The text is UTF-8, with a byte
-    order mark or without; cells may stand in double quotes; empty lines are skipped.
+    A row is an example: its features, then its class, an integer from 0 on. The text is UTF-8, with
+    a byte order mark or without; cells may stand in double quotes; empty lines are skipped.
 
     Args:
         path: of the file.

@@ -55,9 +55,9 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
 
     Args:
         batch: inputs (n, ...), all finite, and class numbers (n,), counted from 0.
-        n_classes: how many classes there are; some may have no example. None: as many as the largest
-            class number tells, and each of them has an example (a net for classes numbered 0, 1 and
-            1,000,000 would have a million outputs that mean nothing).
+        n_classes: how many classes there are; some may have no example. None: as many as the
+            largest class number tells, and each of them has an example (a net for classes numbered
+            0, 1 and 1,000,000 would have a million outputs that mean nothing).
         name: what the set is called in a message.
 
     Raises:
@@ -98,7 +98,7 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
     return tuple(tuple(part[rows] for part in batch) for rows in (order[second:], order[:second]))
 
 
-# --- standardization --------------------------------------------------------------------------------------
+# --- standardization ------------------------------------------------------------------------------
 
 
 def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
@@ -108,11 +108,13 @@ def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
     of their dtype). It becomes 0, and elsewhere the difference to its value on `train`.
 
     Args:
-        train: (n, features), real. Computed in float64, returned in its own dtype (integers: float64).
+        train: (n, features), real. Computed in float64, returned in its own dtype (integers:
+            float64).
         others: (m, features) each.
 
     Raises:
-        UserError: no examples, another number of features, or a value that is not finite or too large.
+        UserError: no examples, another number of features, or a value that is not finite or too
+            large.
     """
     arrays = (train, *others)
     parts = [_as_float64(array, train) for array in arrays]
@@ -131,9 +133,10 @@ def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
 def _statistics(x: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return exponent, shift, mean and deviation: z = (x / 2**exponent - shift - mean) / deviation.
 
-    Most features have exponent 0 and shift 0. Where rounding would spoil the mean (an offset that is large
-    against the deviation), or squares would leave the range of float64, the feature is divided by a power
-    of two, which is exact, and its first value is subtracted, before its mean and deviation are taken.
+    Most features have exponent 0 and shift 0. Where rounding would spoil the mean (an offset that
+    is large against the deviation), or squares would leave the range of float64, the feature is
+    divided by a power of two, which is exact, and its first value is subtracted, before its mean
+    and deviation are taken.
     """
     mean, deviation, largest = x.mean(axis=0), x.std(axis=0), np.abs(x).max(axis=0)
     rounding_of_mean = len(x) * np.finfo(np.float64).eps * largest  # a bound
