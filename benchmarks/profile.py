@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
-from purenets import TrainState, optim, runs, torch_nets, tree
+from purenets import TrainState, optim, runs, torch_nets
+from purenets.core.metrics import accuracy
+from purenets.core.optim.elementwise import advance_fn
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import pytorch_mlp
-from purenets.torch_nets.fast import step as fast
 
 
 @dataclass(frozen=True)
@@ -32,46 +33,25 @@ class Config(Options):
 
 
 def parts_of_ours() -> dict[str, Callable]:
-    """The parts of `torch_nets.fast_step`, in their order."""
-    sizes, adam = mlp.TINY, optim.adam(mlp.RATES[mlp.TINY])
-    model = pytorch_mlp.MLP(sizes[0], list(sizes[1:-1]), sizes[-1])
-    net = mlp.Ours(
-        sizes,
-        pytorch_mlp.MLP,
-        torch.as_tensor,
-        optim.flat(adam),
-        lambda model, _: torch_nets.fast_step(model, adam, metrics={}),
-    )
+    """The parts of an eager step of ours, in their order."""
+    net = mlp.in_torch(mlp.TINY, optim.adam(mlp.RATES[mlp.TINY]), accuracy=True)
+    model = pytorch_mlp.MLP(mlp.TINY[0], list(mlp.TINY[1:-1]), mlp.TINY[-1])
     state, (x, y) = net.state, net.batch
+    advance, gradient = advance_fn(optim.adam(mlp.RATES[mlp.TINY])), torch_nets.grad_fn(model, metrics={})
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
-
-    def forward():
-        return functional.cross_entropy(model.apply(leaves, {}, x, train=True)[0], y)
-
-    def backward():
-        return torch.autograd.grad(forward(), list(leaves.values()))
-
-    grads = backward()
-    vector = torch.cat([*map(torch.ravel, grads)])
-    views = fast.views_at(tree.flat_layout(state.params))
-
-    def update():
-        return adam.update({"all": vector}, state.opt_state, {"all": vector})
-
+    grads, _ = gradient(state.params, {}, (x, y), None)
     return {
-        "forward and loss": forward,
-        "forward, loss and backward": backward,
-        "gradient as one vector": lambda: torch.cat([*map(torch.ravel, grads)]),
-        "Adam": update,
-        "forward, loss, backward and Adam": lambda: (backward(), update()),
-        "params: the sum, and the dict of views": lambda: views(vector + vector),
+        "forward and loss": lambda: functional.cross_entropy(model.apply(leaves, {}, x, train=True)[0], y),
+        "forward, loss and backward": lambda: gradient(state.params, {}, (x, y), None),
+        "accuracy": lambda: accuracy(x, y),
+        "Adam, and the sum": lambda: advance(grads, state.opt_state, state.params),
         "the whole step": net,
     }
 
 
 def parts_of_torch() -> dict[str, Callable]:
     """The parts of a step of torch.nn and torch.optim."""
-    net = mlp.Torch(mlp.TINY)
+    net = mlp.Torch(mlp.TINY, accuracy=True)
     net()
 
     def backward():

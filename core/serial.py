@@ -1,6 +1,5 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
-import functools
 import numbers
 from collections.abc import Callable
 
@@ -93,7 +92,8 @@ def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     if not isinstance(leaves, dict):
         raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
     parts = {}
-    for (layer, name), leaf in zip(_split_names(tuple(leaves)), leaves.values(), strict=True):
+    for full, leaf in leaves.items():
+        layer, _, name = full.partition(".")
         if layer in parts:
             parts[layer][name] = leaf
         elif layer in layers:
@@ -102,12 +102,6 @@ def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
             unknown = [other for other in leaves if other.partition(".")[0] not in layers]
             raise UserError(f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}")
     return parts
-
-
-@functools.lru_cache(maxsize=256)
-def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Return the first part of each name, up to a dot, and the rest."""
-    return tuple((layer, name) for layer, _, name in (full.partition(".") for full in names))
 
 
 def expect_channels(x: Array, n: int) -> None:

@@ -16,7 +16,6 @@ from purenets import (
     torch_nets,
     train_state,
 )
-from purenets.core.data.palindromes import evaluation_batches
 from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import layers
 from purenets.torch_nets.analysis.curvature import fisher_diagonal, lanczos, landscape
@@ -228,10 +227,6 @@ def test_chunks_of_no_examples_are_refused(chunk):
     ):
         with pytest.raises(UserError, match="chunk_size"):
             make()
-    with pytest.raises(UserError, match="evaluation_batches: chunk"):
-        next(evaluation_batches(random.key(0), 5, 100, chunk=chunk if chunk is not True else 0))
-    with pytest.raises(UserError, match="evaluation_batches: size"):
-        next(evaluation_batches(random.key(0), 5, 0))
 
 
 def test_gradients_of_no_examples_are_refused():

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purenets.core.metrics import accuracy, binary_accuracy, class_accuracy, means_classes, means_one_hot
-from purenets.torch_nets.losses import cross_entropy
+from purenets.torch_nets.losses import cross_entropy, smoothed_cross_entropy
 
 CLASSES = (
     cross_entropy,
+    smoothed_cross_entropy,
     F.cross_entropy,
     F.nll_loss,
     F.multi_margin_loss,
