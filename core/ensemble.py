@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Batch, Step, TrainState, UserError
-from purenets.core.batch import arrays_of, map_arrays
+from purenets.core.batch import map_arrays
+from purenets.core.data.checks import input_leaves
 
 
 def stack_states(states: Sequence[TrainState]) -> TrainState:
@@ -96,7 +97,7 @@ def check_stacked(*parts: dict, n: int | None = None) -> int:
 def check_member_batch(batch: Batch, n: int) -> None:
     """Raise a UserError unless every array of a batch has a first axis of `n` members."""
     for name, part in zip(("inputs", "targets"), batch, strict=True):
-        for array in arrays_of(part):
+        for array in input_leaves(part):
             if array.ndim == 0 or array.shape[0] != n:
                 shape = tuple(array.shape)
                 raise UserError(f"ensemble: {name} {shape} for {n} members, needs ({n}, batch, ...)")

@@ -32,6 +32,7 @@ from purenets.core.batch import count_examples, map_arrays
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
+from purenets.core.optim.state import check_opt_state, same_entries
 from purenets.core.signals import stop_requested
 from purenets.core.vector_dict import with_vector
 
@@ -94,7 +95,13 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
             return metrics["loss"], grads
 
         extra = {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
-        params, opt_state = advance(grads, state.opt_state, params, **extra)
+        try:
+            params, opt_state = advance(grads, state.opt_state, params, **extra)
+        except KeyError:
+            check_opt_state(optimizer, params, state.opt_state)
+            raise
+        if not same_entries(opt_state, state.opt_state):
+            check_opt_state(optimizer, params, state.opt_state)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 
     return step

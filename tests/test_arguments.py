@@ -209,6 +209,38 @@ def test_state_of_another_optimizer_is_told(mine, other):
             optim.check_opt_state(mine, PARAMS, mine.init(wider))
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        (optim.adam(0.1), optim.sgd(0.1)),
+        (optim.sgd(0.1), optim.adam(0.1)),
+        (optim.adam(0.1), optim.rmsprop(0.1)),
+        (optim.chain(optim.adam(0.1), optim.ema()), optim.adam(0.1)),
+        (optim.adam(0.1), optim.chain(optim.adam(0.1), optim.ema())),
+        (optim.muon(0.1), optim.adam(0.1)),
+    ],
+)
+def test_step_from_the_state_of_another_optimizer_is_refused(mine, other, compiled):
+    step = make_step(torch_nets.grad_fn(NET), mine)
+    step = torch_nets.jit(step) if compiled else step
+    with pytest.raises(UserError, match="opt_state: of another optimizer or other params"):
+        step(init_state(NET, other, KEY), (X, Y))
+    state, _ = step(init_state(NET, mine, KEY), (X, Y))
+    assert int(state.step) == 1
+
+
+@both_backends
+@pytest.mark.parametrize(
+    ("mine", "other"), [(optim.adam(0.1), optim.sgd(0.1)), (optim.sgd(0.1), optim.adam(0.1))]
+)
+def test_state_of_another_optimizer_is_refused_in_both_backends(nets, mine, other):
+    net = nets.MLP(4, [8], 3)
+    batch = (X, Y) if nets is torch_nets else (X.numpy(), Y.numpy())
+    with pytest.raises(UserError, match="opt_state: of another optimizer or other params"):
+        make_step(nets.grad_fn(net), mine)(init_state(net, other, random.key(0)), batch)
+
+
 # --- numbers of things ------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from purenets.core import tree
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
-from purenets.core.batch import arrays_of
+from purenets.core.data.checks import input_leaves
 from purenets.core.vector_dict import ALL, from_vector, vector_of
 from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
@@ -29,6 +29,7 @@ def grad_fn(
     by_func = torch.func.grad(forward, has_aux=True)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        expect_tensors(params, batch)
         if not can_use_autograd(params):
             return by_func(params, buffers, batch, key)
         return autograd_grads(forward, params, buffers, batch, key)
@@ -42,7 +43,6 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
     metrics = metrics_or_default(metrics, loss)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
-        expect_tensors(params, batch)
         x, y = batch
         logits, buffers = model.apply(params, buffers, x, train=True, key=key)
         value = loss(logits, y)
@@ -110,7 +110,7 @@ def expect_tensors(params: Params, batch: Batch) -> None:
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         if isinstance(part, Tensor):
             continue
-        for array in arrays_of(part):
+        for array in input_leaves(part):
             if not isinstance(array, Tensor):
                 kind = type(array).__name__
                 raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")

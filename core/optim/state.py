@@ -55,6 +55,14 @@ def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> No
         raise UserError(f"opt_state: of another optimizer or other params: {error}") from error
 
 
+def same_entries(a: dict, b: dict) -> bool:
+    """Return True if two states have the same entries; only the names of plain dicts are compared."""
+    if a.keys() != b.keys():
+        return False
+    pairs = ((inner, b[name]) for name, inner in a.items() if type(inner) is dict)
+    return all(isinstance(other, dict) and same_entries(inner, other) for inner, other in pairs)
+
+
 def with_averaged_params(state: TrainState) -> TrainState:
     """Return the state to evaluate: each leaf of its params replaced by the average kept of it.
 
