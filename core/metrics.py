@@ -36,9 +36,15 @@ def accuracy(predictions: Array, targets: Array) -> Array:
 
 
 def class_accuracy(predictions: Array, targets: Array) -> Array:
-    """Return `accuracy`, also of a single class: for a loss of classes, whatever their number."""
+    """Return `accuracy` for a loss of classes, which ignores no target: the part of a training step.
+
+    There may be a single class, which is always right.
+    """
     classes = _classes("accuracy", predictions, targets, least=1)
-    return _mean_of_counted(predictions.argmax(1) == classes, classes)
+    hits = predictions.argmax(1) == classes
+    if isinstance(hits, np.ndarray):  # the same number in fewer calls
+        return np.float32(np.count_nonzero(hits) / hits.size)
+    return _as_float32(hits.count_nonzero() / hits.numel())
 
 
 def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
@@ -200,16 +206,17 @@ def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
 
 
 def _mean_of_counted(hits: Array, classes: Array) -> Array:
-    """Return the share of hits among the targets that are a class; one below 0 never hits.
-
-    In few calls: this is a part of every training step.
-    """
-    if isinstance(hits, np.ndarray):  # the same number in fewer calls
+    """Return the share of hits among the targets that are a class; one below 0 never hits."""
+    if isinstance(hits, np.ndarray):
         n = np.count_nonzero(classes >= 0)
         return np.float32(np.count_nonzero(hits) / n if n else np.nan)
-    xp = namespace(hits)
-    fraction = hits.count_nonzero() / (classes >= 0).count_nonzero()
-    return fraction if fraction.dtype == xp.float32 else xp.astype(fraction, xp.float32)
+    return _as_float32(hits.count_nonzero() / (classes >= 0).count_nonzero())
+
+
+def _as_float32(x: Array) -> Array:
+    """Return `x` in float32, whatever torch's default dtype is."""
+    xp = namespace(x)
+    return x if x.dtype == xp.float32 else xp.astype(x, xp.float32)
 
 
 def _is_integer(x: Array) -> bool:

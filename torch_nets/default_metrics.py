@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from purenets.core.metrics import accuracy, binary_accuracy, class_accuracy, means_classes, means_one_hot
 from purenets.torch_nets.losses import cross_entropy, smoothed_cross_entropy
 
+OURS = (cross_entropy, smoothed_cross_entropy)  # which ignore no target
 CLASSES = (
-    cross_entropy,
-    smoothed_cross_entropy,
     F.cross_entropy,
     F.nll_loss,
     F.multi_margin_loss,
@@ -66,15 +65,17 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
     if kind in THRESHOLDS:
         return functools.partial(binary_accuracy, threshold=THRESHOLDS[kind])
 
+    if kind in OURS:
+        return class_accuracy
     if kind in CLASSES:
         return _of_classes
     return lambda logits, targets: accuracy(logits, targets) if means_classes(logits, targets) else None
 
 
 def _of_classes(logits: Tensor, targets: Tensor) -> Tensor | None:
-    """Return the accuracy where the loss is one of classes, in the shapes that torch's take."""
-    if means_classes(logits, targets, least=1) or means_one_hot(logits, targets, least=1):
-        return class_accuracy(logits, targets)
+    """Return the accuracy for a loss of torch, which takes more shapes, and ignores targets of -100."""
+    if means_classes(logits, targets) or means_one_hot(logits, targets):
+        return accuracy(logits, targets)
     return None
 
 
