@@ -73,10 +73,11 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
 
     def apply(params, buffers, x, *, train=False, key=None):
         params, buffers = (_copied(part, traits.written) for part in (params, buffers))
-        args, kwargs = _inputs(_copy(x) if traits.writes_inputs else x)
         net = modes[bool(train)]
-        with _guards(net, name, traits, train, key):
-            y = torch.func.functional_call(net, (params, buffers), args, kwargs, strict=True)
+        with _guards(net, name, traits, train, key) as own:
+            call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
+            args, kwargs = _inputs(_copy(x, own) if traits.writes_inputs else x)
+            y = call(net, (params, buffers), args, kwargs)
         return y, buffers
 
     init.float32_leaves = frozenset(_norm_leaves(module))  # what `precision.cast` does not cast
@@ -214,6 +215,17 @@ def _prepared(module: nn.Module) -> nn.Module:
 # --- calls ------------------------------------------------------------------------------------------------
 
 
+def _call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
+    return torch.func.functional_call(net, leaves, args, kwargs, strict=True)
+
+
+def _refusing_call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
+    """Call a module so that torch's own draws are errors: torch.compile hides some of them from modes."""
+    once = torch.zeros(1, device=next(iter(leaves[0].values())).device)
+    call = torch.func.vmap(lambda _: _call(net, leaves, args, kwargs), out_dims=None, randomness="error")
+    return call(once)
+
+
 def _inputs(x: Any) -> tuple[tuple, dict]:
     """Return positional and keyword inputs: those of a tuple, those of a dict, or one."""
     if isinstance(x, Mapping):
@@ -226,21 +238,25 @@ def _copied(leaves: dict[str, Tensor], written: frozenset[str] | None) -> dict[s
     return {n: leaf.clone() if written is None or n in written else leaf for n, leaf in leaves.items()}
 
 
-def _copy(x: Any) -> Any:
-    """Return the inputs with copies of all tensors in tuples, lists and dicts."""
+def _copy(x: Any, own: Callable[[Tensor], Tensor]) -> Any:
+    """Return the inputs with copies of all tensors in tuples, lists and dicts, each passed through `own`."""
     if isinstance(x, Tensor):
-        return x.clone()
+        return own(x.clone())
     if isinstance(x, Mapping):
-        return {name: _copy(part) for name, part in x.items()}
+        return {name: _copy(part, own) for name, part in x.items()}
     if isinstance(x, list | tuple):
-        parts = [_copy(part) for part in x]
+        parts = [_copy(part, own) for part in x]
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
     return x
 
 
 @contextlib.contextmanager
-def _guards(net: nn.Module, name: str, traits: _Traits, train: bool, key: Any) -> Iterator[None]:
-    """Draw from the key within the block, and let no call leave a trace that the next one would see."""
+def _guards(net: nn.Module, name: str, traits: _Traits, train: bool, key: Any) -> Iterator[Callable]:
+    """Draw from the key within the block, and let no call leave a trace that the next one would see.
+
+    Yields a function of a tensor that draws may be written into.
+    """
+    own = lambda x: x
     with contextlib.ExitStack() as guards:
         compiling = torch.compiler.is_compiling()
         if traits.custom and not compiling:
@@ -249,8 +265,8 @@ def _guards(net: nn.Module, name: str, traits: _Traits, train: bool, key: Any) -
         if traits.draws_always or (train and traits.draws):
             if not compiling:
                 guards.enter_context(_without_other_draws(name, traits.elsewhere))
-            guards.enter_context(KeyedDraws(key, name))
-        yield
+            own = guards.enter_context(KeyedDraws(key, name)).spread
+        yield own
 
 
 @contextlib.contextmanager

@@ -41,6 +41,8 @@ class KeyedDraws(TorchFunctionMode):
         if func in OPENED:
             with self:  # what it calls is seen
                 return OPENED[func](*args, **kwargs)
+        if func in KEYED_FUNCTIONS:
+            return KEYED_FUNCTIONS[func](self, func, *args, **kwargs)
         name = getattr(func, "__name__", "")
         if name in KEYED:
             return KEYED[name](self, func, *args, **kwargs)
@@ -56,6 +58,12 @@ class KeyedDraws(TorchFunctionMode):
             )
         self.count += 1
         return random.fold_in(self.key, self.count - 1)
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Return x, under a transform with an axis for the members of a vmapped key."""
+        if self.key is None or not is_tracing():
+            return x
+        return x + (self.key[0] * 0).to(x.device, x.dtype)
 
     def refuse(self, func: Callable, reason: str) -> UserError:
         """Return the error of a draw that is not possible."""
@@ -78,20 +86,18 @@ OPEN_NAMES = {
     name: (lambda *tensors: False) if name.startswith("has_torch_function") else value
     for name, value in vars(F).items()
 }
-DRAWING_FUNCTIONS = (
-    F.dropout,
-    F.dropout1d,
-    F.dropout2d,
-    F.dropout3d,
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
-    F.rrelu,
-    F.gumbel_softmax,
-    F.multi_head_attention_forward,
-    F.fractional_max_pool2d_with_indices,
-    F.fractional_max_pool3d_with_indices,
-)
-OPENED = {function: _opened(function) for function in DRAWING_FUNCTIONS}
+OPENED = {
+    function: _opened(function)
+    for function in (
+        F.dropout1d,
+        F.dropout2d,
+        F.dropout3d,
+        F.gumbel_softmax,
+        F.multi_head_attention_forward,
+        F.fractional_max_pool2d_with_indices,
+        F.fractional_max_pool3d_with_indices,
+    )
+}
 OPENED |= {
     F.fractional_max_pool2d: lambda *args, **kwargs: _first_unless_indices(
         F.fractional_max_pool2d_with_indices, *args, **kwargs
@@ -113,10 +119,16 @@ def _first_unless_indices(pool: Callable, *args, return_indices: bool = False, *
 ALPHA = 1.7580993408473766  # minus the limit of SELU at -infinity
 
 
-def _dropout(draws, func, input, p=0.5, train=True, *, feature=False, alpha=False):
-    """Return `input` with elements, or for `feature` channels, dropped with probability p."""
-    if not train or p == 0 or input.numel() == 0:
-        return func(input, p, train)
+def _dropout(draws, func, input, p=0.5, training=None, inplace=False, *, feature=False, alpha=False):
+    """Return `input` with elements, or for `feature` channels, dropped with probability p.
+
+    training: if None, as the function has it by default, which is True but for alpha dropout.
+    """
+    if not 0 <= p <= 1:
+        raise draws.refuse(func, f"has the probability {p}, needs one from 0 to 1")
+    training = not alpha if training is None else training
+    if not training or p == 0 or input.numel() == 0:
+        return input
     shape = (*input.shape[:2], *[1] * (input.ndim - 2)) if feature else input.shape
     kept = random.bernoulli(draws.next_key(func), 1 - p, shape).to(input.device, input.dtype)
     if not alpha:
@@ -124,13 +136,8 @@ def _dropout(draws, func, input, p=0.5, train=True, *, feature=False, alpha=Fals
     else:  # keeps mean and variance of what SELU returns
         scale = 1 / math.sqrt((ALPHA**2 * p + 1) * (1 - p)) if p < 1 else 0.0
         factor, offset = kept * scale, (kept - 1) * (ALPHA * scale) + ALPHA * scale * p
-    return _times_plus(draws, func, input, factor, offset)
-
-
-def _times_plus(draws, func, input: Tensor, factor: Tensor, offset: Tensor | None) -> Tensor:
-    """Return input * factor + offset, in place where the name of the function ends with "_"."""
     y = input * factor if offset is None else input * factor + offset
-    return _overwrite(draws, func, input, y) if func.__name__.endswith("_") else y
+    return _overwrite(draws, func, input, y) if inplace else y
 
 
 def _overwrite(draws, func, target: Tensor, values: Tensor) -> Tensor:
@@ -142,13 +149,16 @@ def _overwrite(draws, func, target: Tensor, values: Tensor) -> Tensor:
         raise draws.refuse(func, reason) from None
 
 
-def _rrelu(draws, func, input, lower=1 / 8, upper=1 / 3, training=False, generator=None):
+def _rrelu(
+    draws, func, input, lower=1 / 8, upper=1 / 3, training=False, inplace=False, generator=None
+):
     """Return x, where negative times a slope uniform between lower and upper."""
     if not training:
-        return func(input, lower, upper, training)
+        return func(input, lower, upper, training, inplace)
     _refuse_generator(draws, func, generator)
     slopes = _uniform(draws.next_key(func), input) * (upper - lower) + lower
-    return _times_plus(draws, func, input, torch.where(input < 0, slopes, torch.ones_like(slopes)), None)
+    y = input * torch.where(input < 0, slopes, torch.ones_like(slopes))
+    return _overwrite(draws, func, input, y) if inplace else y
 
 
 # --- attention and recurrent layers, which drop out within one operation ----------------------------------
@@ -333,26 +343,24 @@ def seeded(key: Any) -> Iterator[None]:
         yield
 
 
-def _blank(draws, func, *args, **kwargs):
-    """Return an empty tensor; under a transform zeros, with an axis for the members of a vmapped key.
+def _own_memory(draws, func, *args, empty=False, **kwargs):
+    """Return a new tensor; under a transform with an axis for the members of a vmapped key.
 
-    A draw of each member can then be written into it.
+    Each member can then write a draw of its own into it.
     """
-    if draws.key is None or not is_tracing():
-        return func(*args, **kwargs)
-    blank = torch.zeros_like(func(*args, **kwargs))
-    return blank + (draws.key[0] * 0).to(blank.device, blank.dtype)
+    made = func(*args, **kwargs)
+    if empty and is_tracing():
+        made = torch.zeros_like(made)
+    return draws.spread(made)
 
 
+FACTORIES = ("empty", "zeros", "ones", "full")
 KEYED = {
     "bernoulli": _bernoulli,
     "bernoulli_": _in_place(_ones_with_probability, {"p": 0.5}),
-    "empty": _blank,
-    "empty_like": _blank,
     "exponential_": _in_place(lambda key, like, rate: _exponential(key, like) / rate, {"lambd": 1.0}),
     "gru": _recurrent,
     "lstm": _recurrent,
-    "new_empty": _blank,
     "normal": _normal_of,
     "normal_": _in_place(
         lambda key, like, mean, std: _normal(key, like) * std + mean, {"mean": 0.0, "std": 1.0}
@@ -365,13 +373,17 @@ KEYED = {
     "randperm": _permutation,
     "rnn_relu": _recurrent,
     "rnn_tanh": _recurrent,
-    "rrelu": _rrelu,
-    "rrelu_": _rrelu,
+    "rrelu": lambda draws, func, *a, **k: _rrelu(draws, F.rrelu, *a, **k),
+    "rrelu_": lambda draws, func, *a, **k: _rrelu(draws, F.rrelu, *a, inplace=True, **k),
     "scaled_dot_product_attention": _attention,
     "uniform_": _in_place(
         lambda key, like, low, high: _uniform(key, like) * (high - low) + low, {"from": 0.0, "to": 1.0}
     ),
 }
+for _name in FACTORIES:
+    KEYED |= dict.fromkeys(
+        (_name, f"{_name}_like", f"new_{_name}"), functools.partial(_own_memory, empty=_name == "empty")
+    )
 for _prefix, _options in {
     "": {},
     "feature_": {"feature": True},
@@ -379,7 +391,16 @@ for _prefix, _options in {
     "feature_alpha_": {"feature": True, "alpha": True},
 }.items():
     for _suffix in ("", "_"):
-        KEYED[f"{_prefix}dropout{_suffix}"] = functools.partial(_dropout, **_options)
+        KEYED[f"{_prefix}dropout{_suffix}"] = functools.partial(
+            _dropout, **_options, inplace=_suffix == "_"
+        )
+
+KEYED_FUNCTIONS = {  # of torch.nn.functional, which have a flag for in place
+    F.dropout: _dropout,
+    F.alpha_dropout: functools.partial(_dropout, alpha=True),
+    F.feature_alpha_dropout: functools.partial(_dropout, alpha=True, feature=True),
+    F.rrelu: _rrelu,
+}
 
 SEEDED = {
     "binomial",
