@@ -13,6 +13,7 @@ What is pure about it:
 
 import contextlib
 import random as python_random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         net = modes[bool(train)]
         with _guards(net, name, traits, train, key) as own:
             call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
-            args, kwargs = _inputs(_copy(x, own) if traits.writes_inputs else x)
+            args, kwargs = _inputs(map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x)
             y = call(net, (params, buffers), args, kwargs)
         return y, buffers
 
@@ -169,9 +170,15 @@ def _names_used(part: nn.Module) -> Iterator[tuple[str, ...]]:
 # --- norms, which stay in float32 -------------------------------------------------------------------------
 
 
+def is_norm_kind(kind: str) -> bool:
+    """Return True for the name of a normalization: "BatchNorm", "LayerNorm2d", "LlamaRMSNorm"..."""
+    return re.search(r"Norm(\d[dD])?$", kind) is not None
+
+
 def _is_norm(part: nn.Module) -> bool:
-    """Return True for a normalization by its class, of torch.nn or not: BatchNorm, LayerNorm, RMSNorm..."""
-    return "Norm" in type(part).__name__
+    """Return True for a normalization, known by its class or by its running statistics."""
+    by_class = is_norm_kind(type(part).__name__) and not list(part.children())
+    return by_class or "running_mean" in part._buffers
 
 
 def _norm_leaves(module: nn.Module) -> Iterator[str]:
@@ -238,14 +245,15 @@ def _copied(leaves: dict[str, Tensor], written: frozenset[str] | None) -> dict[s
     return {n: leaf.clone() if written is None or n in written else leaf for n, leaf in leaves.items()}
 
 
-def _copy(x: Any, own: Callable[[Tensor], Tensor]) -> Any:
-    """Return the inputs with copies of all tensors in tuples, lists and dicts, each passed through `own`."""
+def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """Return inputs or outputs with f of each tensor, in tuples, lists and dicts too."""
     if isinstance(x, Tensor):
-        return own(x.clone())
+        return f(x)
     if isinstance(x, Mapping):
-        return {name: _copy(part, own) for name, part in x.items()}
+        parts = {name: map_tensors(f, part) for name, part in x.items()}
+        return parts if type(x) is dict else type(x)(parts)
     if isinstance(x, list | tuple):
-        parts = [_copy(part, own) for part in x]
+        parts = [map_tensors(f, part) for part in x]
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
     return x
 
