@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random
-from purenets.core.arrays import namespace
+from purenets.core import random, tree
+from purenets.core.arrays import namespace, plain
 from purenets.core.base import (
     Batch,
     Buffers,
@@ -51,7 +51,12 @@ def init_state(model: Model, optimizer: Optimizer, key) -> TrainState:
 
 
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key) -> TrainState:
-    """The state before the first step, with given params; key and step lie beside them."""
+    """Return the state before the first step, with given params; key and step lie beside them.
+
+    A torch.nn.Parameter is taken by its values. To differentiate a training by the params that it begins
+    with, give plain tensors.
+    """
+    params = tree.map(plain, params)
     leaf = first_leaf(params)
     xp = namespace(leaf)
     key = xp.asarray(key, dtype=xp.int64, device=leaf.device)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from purenets.core import random, tree
-from purenets.core.base import Array, Buffers, Model, Params
+from purenets.core.base import Array, Buffers, Model, Params, UserError
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 
 UNNAMED = "custom"  # the kind of a layer that gives none
@@ -39,14 +39,22 @@ HEADER = ("layer", "operation", "input", "output", "parameters", "forward", "bac
 def tabulate(
     model: Model, x: Array, params: Params | None = None, buffers: Buffers | None = None
 ) -> list[Row]:
-    """Return the rows of `model` on the input `x`: (batch, ...); with drawn params if none are given."""
+    """Return the rows of `model` on `x`: (batch, ...); with params of its own if none are given."""
     if params is None:
-        params, buffers = model.init(random.key(0))
+        params, buffers = _any_leaves(model)
     rows: list[Row] = []
     y = _visit(rows, "", model, params, buffers or {}, x)
     if len(rows) == 1 and not model.layers and len(params) > 2:  # such as a recurrent net
         return _matrices(model, params, x, y)
     return rows
+
+
+def _any_leaves(model: Model) -> tuple[Params, Buffers]:
+    """Return leaves for their shapes: drawn, or the values of a torch module that cannot be drawn anew."""
+    try:
+        return model.init(random.key(0))
+    except UserError:
+        return model.init(None)
 
 
 def as_table(rows: Sequence[Row]) -> Table:
