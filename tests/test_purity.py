@@ -131,7 +131,7 @@ CALLS = {
     "tree.ravel": lambda p: tree.ravel(p)[1](tree.ravel(p)[0]),
     "tree.stack": lambda p: tree.stack([p, p]),
     "tree.unstack": lambda p: tree.unstack(tree.stack([p, p])),
-    "transforms.apply_updates": lambda p: transforms.apply_updates(p, p),
+    "elementwise.apply_updates": lambda p: optim.apply_updates(p, p),
     "hyper.first_leaf": hyper.first_leaf,
     "hyper.zero": hyper.zero,
     "hyper.count_for": lambda p: hyper.count_for(p, lambda count: count),

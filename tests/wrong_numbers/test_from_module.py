@@ -67,7 +67,6 @@ DRAWING = {
 
 
 @pytest.mark.parametrize("name", DRAWING)
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="hidden draws ignore the key")
 def test_same_step_twice_is_the_same(name):
     model = from_module(DRAWING[name]())
     state, step = start(model), make_step(grad_fn(model), SGD)
@@ -75,7 +74,6 @@ def test_same_step_twice_is_the_same(name):
     assert found is None or same(*found)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="it says that it draws nothing")
 def test_steps_of_two_keys_draw_differently_and_the_model_says_so():
     model = from_module(DRAWING["lstm"]())
     step = make_step(grad_fn(model), SGD)
@@ -84,7 +82,6 @@ def test_steps_of_two_keys_draw_differently_and_the_model_says_so():
     assert found is None or (model.uses_key and not same(*found))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's generator under vmap")
 def test_members_of_an_ensemble_drop_out_differently():
     model = from_module(nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)))
     members = stack_states([start(model, seed=seed) for seed in (0, 1)])
@@ -98,14 +95,12 @@ def test_members_of_an_ensemble_drop_out_differently():
 # --- writes -------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="ReLU(inplace=True) writes into it")
 def test_step_leaves_the_training_set_as_it_was():
     model, x = from_module(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3))), X.clone()
     make_step(grad_fn(model), SGD)(start(model), data.batches((x, Y))(0))
     assert torch.equal(x, X)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="max_norm writes into them")
 def test_apply_leaves_the_params_as_they_were():
     embedding = nn.Embedding(10, 4, max_norm=0.5)
     model = from_module(nn.Sequential(embedding, nn.Flatten(), nn.Linear(12, 3)))
@@ -145,7 +140,6 @@ def equal_under_two_keys(model) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NOT_DRAWN)
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="equal for all keys")
 def test_key_draws_every_leaf_or_the_leaf_is_named(name):
     try:
         assert not equal_under_two_keys(from_module(NOT_DRAWN[name]()))
@@ -154,18 +148,15 @@ def test_key_draws_every_leaf_or_the_leaf_is_named(name):
 
 
 @pytest.mark.parametrize("name", NOT_DRAWN)
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="takes modules only")
 def test_module_made_under_the_key_has_every_leaf_drawn(name):
     assert not equal_under_two_keys(from_module(NOT_DRAWN[name]))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="reset_parameters draws it anew")
 def test_layer_that_begins_at_zero_is_not_drawn_over():
     found = or_refused(from_module(ClassToken()).init, KEY)
     assert found is None or not found[0]["out.weight"].any()
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="takes modules only")
 def test_module_made_under_the_key_keeps_the_layer_that_begins_at_zero():
     params, _ = from_module(lambda: ClassToken()).init(KEY)
     assert not params["out.weight"].any()
@@ -185,7 +176,6 @@ def half_frozen():
     return from_module(module)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="trained as all others")
 def test_frozen_layer_stays_as_it_is():
     model, optimizer = half_frozen(), optim.adam(1e-2)
     before = start(model, optimizer)
@@ -194,7 +184,6 @@ def test_frozen_layer_stays_as_it_is():
     assert torch.equal(*weights)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="they are among the params")
 def test_frozen_leaves_are_buffers():
     params, buffers = half_frozen().init(None)
     assert set(params) == {"2.weight", "2.bias"}
@@ -217,17 +206,14 @@ def bilinear(inputs):
     return model.apply(params, buffers, inputs)[0], F.bilinear(X, 2 * X, *params.values())
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="takes one input only")
 def test_tuple_is_the_inputs_of_a_module():
     assert torch.allclose(*bilinear((X, 2 * X)))
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="takes one input only")
 def test_dict_is_the_keyword_inputs_of_a_module():
     assert torch.allclose(*bilinear({"input1": X, "input2": 2 * X}))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="cannot be copied")
 def test_weight_norm_of_the_old_kind_works_or_is_refused():
     module = nn.utils.weight_norm(nn.Linear(4, 3))
     model = or_refused(from_module, module)
@@ -235,13 +221,11 @@ def test_weight_norm_of_the_old_kind_works_or_is_refused():
         assert torch.allclose(model.apply(*model.init(None), X)[0], module(X))
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="torch's own words of many lines")
 def test_lazy_layer_is_refused_in_one_line():
     with pytest.raises(UserError):
         from_module(nn.LazyLinear(3)).init(None)
 
 
-@pytest.mark.xfail(strict=True, raises=NotImplementedError, reason="sparse gradients in adam")
 def test_sparse_embedding_trains_or_is_refused():
     embedding = nn.Embedding(10, 4, sparse=True)
     dense = nn.Embedding.from_pretrained(embedding.weight.detach().clone(), freeze=False)
@@ -269,7 +253,6 @@ def graph_size(params: dict) -> int:
     return len(seen)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="every step holds on to the last")
 def test_steps_from_the_parameters_of_a_module_do_not_pile_up():
     module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     model, optimizer = from_module(module), optim.adam(1e-3)

@@ -138,7 +138,6 @@ def test_complex_params_move_as_in_torch_or_are_refused(name):
 # --- cast ---------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="told from others by its name alone")
 def test_cast_net_evaluates_whatever_its_batchnorm_is_called():
     net = layers.serial(fc=layers.Linear(4, 8), bn1=layers.BatchNorm(8), out=layers.Linear(8, 3))
     params, buffers = net.init(KEY)
@@ -146,7 +145,6 @@ def test_cast_net_evaluates_whatever_its_batchnorm_is_called():
     assert torch.allclose(found, net.apply(params, buffers, X)[0], atol=2e-2)
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the ids are cast")
 def test_cast_net_takes_token_ids():
     net = from_module(nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3)))
     params, buffers = net.init(None)
