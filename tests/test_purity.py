@@ -129,6 +129,18 @@ CALLS = {
     "tree.size": tree.size,
     "tree.norm": tree.norm,
     "tree.ravel": lambda p: tree.ravel(p)[1](tree.ravel(p)[0]),
+    "tree.map_to_several": lambda p: tree.map_to_several(lambda a, b: (a, b), 2, p, p),
+    "vector_dict.from_vector": lambda p: vector_dict.from_vector(
+        vector_dict.layout_of(p), vector_dict.vector_of(vector_dict.with_vector(p))
+    ),
+    "vector_dict.leaves_of": lambda p: vector_dict.leaves_of(
+        vector_dict.layout_of(p), vector_dict.vector_of(vector_dict.with_vector(p))
+    ),
+    "vector_dict.as_plain": vector_dict.as_plain,
+    "vector_dict.vector_of": vector_dict.vector_of,
+    "vector_dict.layout_of": vector_dict.layout_of,
+    "vector_dict.with_vector": vector_dict.with_vector,
+    "vector_dict.packed": lambda p: vector_dict.packed(vector_dict.layout_of(p), p),
     "tree.stack": lambda p: tree.stack([p, p]),
     "tree.unstack": lambda p: tree.unstack(tree.stack([p, p])),
     "elementwise.apply_updates": lambda p: optim.apply_updates(p, p),
