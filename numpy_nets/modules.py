@@ -17,7 +17,14 @@ import numpy as np
 from purenets.core import random
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_numbers
-from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
+from purenets.core.serial import (
+    expect,
+    expect_features,
+    expect_sizes,
+    serial_apply,
+    serial_init,
+    serial_uses_key,
+)
 
 # --- linear -----------------------------------------------------------------------------------------------
 
@@ -225,6 +232,7 @@ def params_backward(module) -> Callable:
 
 def Linear(n_in: int, n_out: int) -> Module:
     """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
+    expect_sizes("Linear", n_in=n_in, n_out=n_out)
 
     shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
 

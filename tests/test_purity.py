@@ -163,6 +163,8 @@ CALLS = {
         lambda: wrappers.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
     ),
     "wrappers.all_finite": wrappers.all_finite,
+    "ensemble.check_stacked": lambda p: ensemble.check_stacked(tree.stack([p, p]), n=2),
+    "state.check_opt_state": lambda p: state.check_opt_state(optim.adam(), p, optim.adam().init(p)),
     "state.get_state": lambda p: state.get_state(Frozen(inner=p), "fc1.bias"),
     "state.set_hyperparams": lambda p: state.set_hyperparams(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
     "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
@@ -180,6 +182,7 @@ CALLS = {
         None,
         None,
     ),
+    "grad.expect_tensors": lambda p: grad.expect_tensors(p, tuple(map(torch.zeros, (3, 2)))),
     "convert.to_torch": convert.to_torch,
     "convert.to_numpy": convert.to_numpy,
     **{f"optim.{name}": update_with(make) for name, make in optim.OPTIMIZERS.items()},

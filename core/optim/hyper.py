@@ -90,6 +90,8 @@ def count_as_float(count: Array, grads: Params) -> float | Array:
 
 def first_leaf(params: Params) -> Array:
     """Any leaf, for its library, device and dtype."""
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
     for leaf in params.values():
         return leaf
     raise UserError("params: an optimizer needs at least one leaf")

@@ -106,6 +106,9 @@ def lanczos(
 
     k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
     """
+    if type(iterations) is not int or iterations < 1:
+        raise UserError(f"lanczos: iterations is {iterations!r}, needs a positive integer")
+    random.check_key(key)
     _, unravel = tree.ravel(params)
     n, dtype = tree.size(params), next(iter(params.values())).dtype
     q = random.normal(key, (n,), str(dtype).split(".")[-1])
@@ -190,6 +193,8 @@ def landscape(f: Scalar, params: Params, directions: Sequence[Params], steps: Se
     """f(params + a d1 + b d2) for all a and b of `steps`: (steps, steps), a along the rows."""
     if len(directions) != 2:
         raise UserError(f"landscape: {len(directions)} directions, a plane needs two")
+    if len(steps) == 0:
+        raise UserError("landscape: no steps, needs one or more")
 
     def at(a, b):
         move = tree.map(lambda d, e: a * d + b * e, *directions)
