@@ -22,6 +22,7 @@ from torch import nn
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import make_step, numpy_nets, optim, random, runs, scan, torch_nets, train_state, tree
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
 from purenets.numpy_nets import mlp_numpy
@@ -262,29 +263,26 @@ def main(config: Config) -> dict:
             "setting": f"MLP 3072-1024-1024-10, batch {BATCHES[WIDE]}, Adam, all cores, float32",
             **measure(*wide(), config.wide_rounds, 0.05),
         }
-    write(config.results, found, markdown(found))
+    write(config.results, found, *tables(found))
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each of ours: its time, and the ratio to the peers with quartiles; both nets."""
-    parts = [found, found["wide"]] if "wide" in found else [found]
-    return "\n".join(map(table, parts))
+def tables(found: dict) -> list[Table]:
+    """Return a Table for each net that was measured."""
+    return [table(part) for part in ([found, found["wide"]] if "wide" in found else [found])]
 
 
-def table(found: dict) -> str:
-    ours = list(dict.fromkeys(pair.split(" / ")[0] for pair in found["ratio"]))
-    peers = list(dict.fromkeys(pair.split(" / ")[1] for pair in found["ratio"]))
+def table(found: dict) -> Table:
+    """Return a row for each of ours: its time, and the ratios to the peers with quartiles."""
+    pairs = [pair.split(" / ") for pair in found["ratio"]]
+    ours, peers = (list(dict.fromkeys(pair[i] for pair in pairs)) for i in (0, 1))
     heads = [f"ratio to {peer} ({found['ms'][peer]:.3f} ms)" for peer in peers]
-    lines = [
-        f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles).\n",
-        f"| ours | ms | {' | '.join(heads)} |",
-        "|" + "---|" * (2 + len(peers)),
-    ]
+    rows = []
     for name in ours:
-        cells = (with_quartiles(found["ratio"][f"{name} / {peer}"]) for peer in peers)
-        lines.append(f"| {name} | {found['ms'][name]:.3f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        ratios = (found["ratio"][f"{name} / {peer}"] for peer in peers)
+        rows.append((name, f"{found['ms'][name]:.3f}", *map(with_quartiles, ratios)))
+    caption = f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles)."
+    return table_of(("ours", "ms", *heads), rows, caption)
 
 
 if __name__ == "__main__":

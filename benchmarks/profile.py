@@ -16,6 +16,7 @@ from torch.nn import functional
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
 from purenets import TrainState, optim, runs, torch_nets, tree
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import pytorch_mlp
@@ -136,16 +137,18 @@ def main(config: Config) -> dict:
             "compiled": microseconds(compiled(), config.rounds),
         },
     }
-    write(config.results, found, markdown(found))
+    write(config.results, found, table(found))
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each part."""
-    lines = ["| | part | microseconds | n |", "|---|---|---|---|"]
-    for title, parts in found["microseconds"].items():
-        lines += [f"| {title} | {name} | {value:.1f} | {found['n']} |" for name, value in parts.items()]
-    return "\n".join(lines) + "\n"
+def table(found: dict) -> Table:
+    """Return a row for each part."""
+    rows = [
+        (title, name, f"{value:.1f}", found["n"])
+        for title, parts in found["microseconds"].items()
+        for name, value in parts.items()
+    ]
+    return table_of(("", "part", "microseconds", "n"), rows)
 
 
 if __name__ == "__main__":

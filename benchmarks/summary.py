@@ -13,6 +13,7 @@ from typing import NamedTuple
 from benchmarks.timing import with_quartiles, write
 from purenets import runs
 from purenets.core.report import plots
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
 
@@ -108,13 +109,14 @@ def found(folder: Path) -> list[dict]:
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
-    lines = ["| work | peer | ratio (quartiles) | meant to be at most | n |", "|---|---|---|---|---|"]
+def table(rows: list[dict]) -> Table:
+    """Return a row for each bar: the ratio, the bar, and whether it was missed."""
+    cells = []
     for row in rows:
         met = "" if row["median"] <= row["at_most"] else " (missed)"
-        cells = (row["work"], row["peer"], with_quartiles(row), f"{row['at_most']:g}{met}", row["n"])
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        bar = f"{row['at_most']:g}{met}"
+        cells.append((row["work"], row["peer"], with_quartiles(row), bar, row["n"]))
+    return table_of(("work", "peer", "ratio (quartiles)", "meant to be at most", "n"), cells)
 
 
 def draw(rows: list[dict]):
@@ -141,7 +143,7 @@ def main(config: Config) -> list[dict]:
     plots.save(draw(rows), Path(config.figure))
     n = min(row["n"] for row in rows)
     about = {"command": "python -m benchmarks.summary", "n": n, **runs.environment(), **runs.machine()}
-    write(str(folder / "benchmarks.json"), about | {"rows": rows}, markdown(rows))
+    write(str(folder / "benchmarks.json"), about | {"rows": rows}, table(rows))
     return rows
 
 

@@ -1,5 +1,6 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
+import functools
 from collections.abc import Callable
 
 from purenets.core import random, tree
@@ -61,7 +62,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
     steps = [(i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())]
 
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
-        mine_of, state_of = _by_layer(layers, params, "params"), _by_layer(layers, buffers, "buffers")
+        mine_of = _by_layer(layers, params, "params")
+        state_of = _by_layer(layers, buffers, "buffers") if buffers else {}
         new_buffers, extras = {}, {}
         for i, name, layer, call in steps:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
@@ -81,13 +83,21 @@ def serial_apply(layers: dict, method: str) -> Callable:
 def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     """The leaves "fc1.weight", ... as a dict for each layer that has any; a UserError names those of no layer."""
     parts = {}
-    for full, leaf in leaves.items():
-        layer, _, name = full.partition(".")
-        if layer not in layers:
+    for (layer, name), leaf in zip(_split_names(tuple(leaves)), leaves.values(), strict=True):
+        if layer in parts:
+            parts[layer][name] = leaf
+        elif layer in layers:
+            parts[layer] = {name: leaf}
+        else:
             unknown = [other for other in leaves if other.partition(".")[0] not in layers]
             raise UserError(f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}")
-        parts.setdefault(layer, {})[name] = leaf
     return parts
+
+
+@functools.lru_cache(maxsize=256)
+def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the first part of each name, up to a dot, and the rest."""
+    return tuple((layer, name) for layer, _, name in (full.partition(".") for full in names))
 
 
 def expect_channels(x: Array, n: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cifar10_cnn, cifar10_mlp
@@ -100,31 +101,31 @@ def main(config: Config) -> list[dict]:
         Path(config.results) if config.results else None,
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
-        markdown,
+        table,
     )
-    print(markdown(rows))
+    print(to_text(table(rows)))
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
-    """A row for each setting: accuracies in percent, mean and deviation over the seeds, and minutes."""
-    lines = [
-        "| setting | steps | validation | test | test, mean over views | minutes | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for setting, mine in grouped(rows).items():
-        last = [row["history"][-1] for row in mine]
-        cells = (
-            setting,
-            f"{last[0]['step']:,}",
-            spread([row.get("valid_accuracy") for row in last]),
-            spread([row["test"]["accuracy"] for row in mine]),
-            spread([row["test"].get("views_accuracy") for row in mine]),
-            f"{sum(row['training_seconds'] for row in mine) / len(mine) / 60:.1f}",
-            len(mine),
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+def table(rows: list[dict]) -> Table:
+    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the seeds,
+    and the mean of the minutes of training."""
+    header = ("setting", "steps", "validation", "test", "test, mean over views", "minutes", "n")
+    return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
+
+
+def cells(setting: str, rows: list[dict]) -> tuple:
+    """Return a setting's row of the table."""
+    last = [row["history"][-1] for row in rows]
+    return (
+        setting,
+        f"{last[0]['step']:,}",
+        spread([row.get("valid_accuracy") for row in last]),
+        spread([row["test"]["accuracy"] for row in rows]),
+        spread([row["test"].get("views_accuracy") for row in rows]),
+        f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",
+        len(rows),
+    )
 
 
 if __name__ == "__main__":

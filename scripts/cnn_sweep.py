@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cnn_train
@@ -76,30 +77,29 @@ def main(config: Config) -> list[dict]:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = itertools.product(config.settings, seeds)
-    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, markdown)
-    print(markdown(rows))
+    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, table)
+    print(to_text(table(rows)))
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
-    """A row for each setting: accuracies in percent, mean and deviation over the seeds."""
-    lines = [
-        "| setting | steps | train | validation | test | test with mirror image | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for setting, of_setting in grouped(rows).items():
-        last = [row["history"][-1] for row in of_setting]
-        cells = (
-            setting,
-            f"{last[0]['step']:,}",
-            spread([row["accuracy"] for row in last]),
-            spread([row["valid_accuracy"] for row in last]),
-            spread([row["test"]["accuracy"] for row in of_setting]),
-            spread([row["test"].get("views_accuracy") for row in of_setting]),
-            len(of_setting),
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+def table(rows: list[dict]) -> Table:
+    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the seeds."""
+    header = ("setting", "steps", "train", "validation", "test", "test with mirror image", "n")
+    return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
+
+
+def cells(setting: str, rows: list[dict]) -> tuple:
+    """Return a setting's row of the table."""
+    last = [row["history"][-1] for row in rows]
+    return (
+        setting,
+        f"{last[0]['step']:,}",
+        spread([row["accuracy"] for row in last]),
+        spread([row["valid_accuracy"] for row in last]),
+        spread([row["test"]["accuracy"] for row in rows]),
+        spread([row["test"].get("views_accuracy") for row in rows]),
+        len(rows),
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from purenets import Params, data, make_step, random, runs, train_state, tree
 from purenets.core.report import plots
+from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
@@ -68,9 +69,9 @@ def main(config: Config) -> list[dict]:
         if not any(row["case"] == case.to_dict() for row in rows):
             rows += compare(case, config.compile, keep_history=case.seed == config.first_seed)
             write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-    text = markdown(rows)
+    text = to_markdown(table(rows))
     write_atomically(folder / "table.md", text.encode())
-    print(text)
+    print(to_text(table(rows)))
     draw(config, rows, folder)
     if config.results:
         write_atomically(Path(config.results), path.read_bytes())
@@ -159,7 +160,7 @@ def summary(rows: list[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((*(row["case"][key] for key in KEYS), row["backend"]), []).append(row)
-    table = []
+    entries = []
     for group, members in groups.items():
         entry = dict(zip((*KEYS, "backend"), group, strict=True)) | {"n": len(members)}
         for name in ("train_accuracy", "test_accuracy", "largest_difference"):
@@ -167,24 +168,32 @@ def summary(rows: list[dict]) -> list[dict]:
             entry[name] = float(values.mean())
             entry[f"{name}_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
         entry["largest_difference"] = max(member["largest_difference"] for member in members)
-        table.append(entry)
-    return table
+        entries.append(entry)
+    return entries
 
 
-def markdown(rows: list[dict]) -> str:
-    """The summary as a Markdown table."""
-    lines = [
-        "| set | noise | optimizer | batch | net | train accuracy | test accuracy | n | largest difference |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for e in summary(rows):
-        accuracies = (
-            f"{e[name]:.2%} ± {e[f'{name}_deviation']:.2%}" for name in ("train_accuracy", "test_accuracy")
-        )
-        noise = "own" if e["noise"] is None else e["noise"]
-        cells = (e["dataset"], noise, e["optimizer"], e["batch_size"] or "full", e["backend"], *accuracies)
-        lines.append(f"| {' | '.join(map(str, cells))} | {e['n']} | {e['largest_difference']:.1e} |")
-    return "\n".join(lines) + "\n"
+def table(rows: list[dict]) -> Table:
+    """Return the summary as a Table."""
+    header = (
+        *("set", "noise", "optimizer", "batch", "net"),
+        *("train accuracy", "test accuracy", "n", "largest difference"),
+    )
+    return table_of(header, map(cells, summary(rows)))
+
+
+def cells(entry: dict) -> tuple:
+    """Return the row of an entry of the summary."""
+    names = ("train_accuracy", "test_accuracy")
+    return (
+        entry["dataset"],
+        "own" if entry["noise"] is None else entry["noise"],
+        entry["optimizer"],
+        entry["batch_size"] or "full",
+        entry["backend"],
+        *(f"{entry[name]:.2%} ± {entry[f'{name}_deviation']:.2%}" for name in names),
+        entry["n"],
+        f"{entry['largest_difference']:.1e}",
+    )
 
 
 def boundaries(pairs: dict[str, dict[str, Result]]) -> Figure:

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 import numpy as np
+from einops import rearrange
 
 from purenets import UserError, data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
@@ -77,7 +78,7 @@ def train(config: Config) -> np.ndarray:
         each = [batches(i) for batches in orders] * config.rates
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
     accuracy = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)["accuracy"]
-    return to_host(accuracy).reshape(config.rates, config.seeds)
+    return rearrange(to_host(accuracy), "(rate seed) -> rate seed", seed=config.seeds)
 
 
 def draw(config: Config, accuracy: np.ndarray):

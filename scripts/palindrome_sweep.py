@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import Interrupted, fit, init_state, make_step, random, runs
+from purenets.core.report.tables import Table, table_of, to_markdown
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_lock, write_atomically
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
@@ -118,32 +119,23 @@ def main(config: Config) -> dict:
     if config.results and group.writes:
         path = Path(config.results)
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        write_atomically(path.with_suffix(".md"), markdown(found).encode())
+        write_atomically(path.with_suffix(".md"), to_markdown(table(found)).encode())
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each cell and each length that it was evaluated at: mean ± deviation, and the worst seed."""
-    lines = [
-        "| setting | steps | trained at T | evaluated at T | accuracy | worst seed | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def table(found: dict) -> Table:
+    """Return a row for each cell and each length at which it was evaluated: mean ± standard deviation
+    of the accuracy over the seeds, and the worst seed."""
+    header = ("setting", "steps", "trained at T", "evaluated at T", "accuracy", "worst seed", "n")
+    rows = []
     for row in found["cells"]:
         for T, at in row["accuracy"].items():
             values = np.array(at["by_seed"])
             spread = f"{values.mean():.1%} ± {values.std(ddof=1) if len(values) > 1 else 0:.1%}"
             which = f"{T} (all palindromes)" if at["exhaustive"] else T
-            cells = (
-                row["setting"],
-                row["steps"],
-                row["T"],
-                which,
-                spread,
-                f"{values.min():.1%}",
-                len(values),
-            )
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+            trained = (row["setting"], row["steps"], row["T"])
+            rows.append((*trained, which, spread, f"{values.min():.1%}", len(values)))
+    return table_of(header, rows)
 
 
 def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import Interrupted, UserError
-from purenets.core.report.tables import text_table
+from purenets.core.report.tables import table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import Options, each, one_of, option
@@ -111,7 +111,8 @@ def main(config: Config) -> Path:
                 done[name] = run_stage(config, folder, name)
                 write_atomically(folder / "stages.json", json.dumps(done, indent=1).encode())
                 bar.update(minutes[name])
-    print(text_table([["stage", "minutes"], *([name, f"{done[name] / 60:.1f}"] for name in names)]))
+    spent = [(name, f"{done[name] / 60:.1f}") for name in names]
+    print(to_text(table_of(["stage", "minutes"], spent)))
     from scripts import make_report  # draws and trains, so only now
 
     make_report.main(

@@ -2,13 +2,14 @@
 
 from purenets.core.arrays import register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
+from purenets.core.optim.kernels import register_kernel
 from purenets.torch_nets import layers
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
+from purenets.torch_nets.fast import fused_optimizers, pytree
 from purenets.torch_nets.fast.aot import compile_for
 from purenets.torch_nets.fast.jit import jit
-from purenets.torch_nets.fast.step import fast_step
 from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.grad import grad_fn, metrics_fn
@@ -16,6 +17,8 @@ from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_tracing(is_tracing)
+pytree.register()
+register_kernel(fused_optimizers.advance)
 
 __all__ = [
     "CNN",
@@ -24,7 +27,6 @@ __all__ = [
     "compile_for",
     "ensemble",
     "ensemble_metrics",
-    "fast_step",
     "from_module",
     "grad_fn",
     "jit",

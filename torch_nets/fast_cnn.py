@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from purenets.core.base import Model
@@ -65,9 +66,19 @@ def _group(n_in: int, n_out: int, depth: int, dirac: bool, norm: Callable[[int],
 
 
 def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
-    """Filters whose outputs on the patches of normalized images x: (n, C, H, W) are uncorrelated and of
-    variance 1, each also with the other sign: (2 C size^2, C, size, size). eps is added to the variances."""
-    patches = torch.nn.functional.unfold(x, size).transpose(1, 2).flatten(0, 1)  # (patches, C size^2)
+    """Return filters whose outputs on the patches of images are uncorrelated and of variance 1.
+
+    Args:
+        x: normalized images, (n, C, H, W).
+        size: height and width of a filter.
+        eps: what is added to the variances.
+
+    Returns:
+        (2 C size^2, C, size, size): each filter, and each with the other sign.
+    """
+    unfolded = torch.nn.functional.unfold(x, size)
+    patches = rearrange(unfolded, "n features places -> (n places) features")  # features: (C kh kw)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (directions / torch.sqrt(variances + eps)).T.reshape(-1, x.shape[1], size, size).contiguous()
+    columns = directions / torch.sqrt(variances + eps)
+    filters = rearrange(columns, "(c kh kw) o -> o c kh kw", kh=size, kw=size).contiguous()
     return torch.cat([filters, -filters])

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from purenets.core import data
@@ -50,10 +51,9 @@ def cifar10(root: Path) -> ImageDataset:
         raise UserError(
             f"--data cifar10: neither in {root} nor to be downloaded ({reason}); {WAYS_OUT}"
         ) from error
-    arrays = [
-        (np.ascontiguousarray(p.data.transpose(0, 3, 1, 2)), np.array(p.targets, np.int64)) for p in parts
-    ]
-    return ImageDataset(*arrays, tuple(parts[0].classes))
+    pixels = [np.ascontiguousarray(rearrange(part.data, "n h w c -> n c h w")) for part in parts]
+    targets = [np.array(part.targets, np.int64) for part in parts]
+    return ImageDataset(*zip(pixels, targets, strict=True), tuple(parts[0].classes))
 
 
 def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_train: int = 0) -> ImageTask:
@@ -70,7 +70,7 @@ def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_tra
     x, y = found.train
     parts = ((x[train_rows], y[train_rows]), (x[valid_rows], y[valid_rows]), tuple(map(np.array, found.test)))
     mean, deviation = (
-        torch.tensor(a, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        rearrange(torch.tensor(a, dtype=torch.float32, device=device), "c -> 1 c 1 1")
         for a in mean_and_deviation(parts[0][0])
     )
 

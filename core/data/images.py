@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from einops import rearrange
 from tqdm import tqdm
 
 from purenets.core.base import Batch, UserError
@@ -34,17 +35,19 @@ class ImageDataset(NamedTuple):
 
 
 def digits(size: int = 0) -> ImageDataset:
-    """scikit-learn's 1,797 handwritten digits, (n, 1, 8, 8) or of another size; every fifth is a test image."""
+    """Return scikit-learn's 1,797 handwritten digits, (n, 1, 8, 8) or of another size.
+
+    Every fifth is a test image.
+    """
     from PIL import Image
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    x = np.round(x.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    x = np.round(rearrange(x, "n (h w) -> n h w", h=8) * (255 / 16)).astype(np.uint8)
     if size:
-        x = np.stack(
-            [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in x]
-        )
-    x = x[:, None]
+        shape, method = (size, size), Image.Resampling.BICUBIC
+        x = np.stack([np.asarray(Image.fromarray(image).resize(shape, method)) for image in x])
+    x = rearrange(x, "n h w -> n 1 h w")
     held_out = np.arange(len(y)) % 5 == 4
     train, test = ((x[rows], y[rows].astype(np.int64)) for rows in (~held_out, held_out))
     return ImageDataset(train, test, tuple("0123456789"))
@@ -105,12 +108,15 @@ def cached(
 
 
 def mean_and_deviation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every channel of uint8 images, from their histograms: exact, and in little memory. (C,), (C,)."""
+    """Return the mean (C,) and the deviation (C,) of every channel of uint8 images (n, C, H, W).
+
+    From the histograms of the channels: exact, and in little memory.
+    """
     values = np.arange(256)
     counts = np.zeros((x.shape[1], 256))
     for begin in range(0, len(x), 1000):
-        part = np.asarray(x[begin : begin + 1000])
-        counts += [np.bincount(part[:, c].ravel(), minlength=256) for c in range(x.shape[1])]
+        channels = rearrange(np.asarray(x[begin : begin + 1000]), "n c h w -> c (n h w)")
+        counts += [np.bincount(channel, minlength=256) for channel in channels]
     total = counts.sum(axis=1)
     mean = counts @ values / total
     variance = counts @ values**2 / total - mean**2
@@ -169,7 +175,7 @@ def _decode_parts(files: dict, size: int, into: Path) -> None:
 
 
 def _decoded(path: str, shape: tuple | None, size: int) -> np.ndarray:
-    """One image as uint8 (channels, height, width), with the channels and the size of `shape`, if given."""
+    """Return one image as uint8 (channels, height, width), of `shape` if that is given."""
     from PIL import Image
 
     try:
@@ -180,7 +186,7 @@ def _decoded(path: str, shape: tuple | None, size: int) -> np.ndarray:
             pixels = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be decoded ({error})") from error
-    pixels = pixels[None] if gray else pixels.transpose(2, 0, 1)
+    pixels = rearrange(pixels, "h w -> 1 h w" if gray else "h w c -> c h w")
     if shape is not None and pixels.shape != shape:
         height, width = pixels.shape[1:]
         raise UserError(
