@@ -98,7 +98,7 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     lap = runs.timer(folder if group.writes else None)
     result = Result(state, history, model, task, tested(config, model, state, task))
     if folder and group.writes:
-        lap(steps)  # the test belongs to the time of a run
+        lap(int(state.step))  # the test belongs to the time of a run
         save(result, folder, recipe.title)
     return result
 
