@@ -151,7 +151,7 @@ def of_headline(rows: Sequence[dict]) -> dict:
 def of_other_seeds(rows: Sequence[dict]) -> dict:
     """Return what the headline's seeds reached that did not decide which setting it is.
 
-    A row that did has `chosen_among`, the number of settings that were tried. The values are None if
+    A row that did has `chosen_among`, the number of settings that were tried. The result is None if
     there was no choice to make, or no other seed.
     """
     (mine,) = headline(rows).values()
