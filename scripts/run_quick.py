@@ -26,7 +26,7 @@ from scripts import cifar10_cnn, cifar10_mlp, cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.figures.cnn import confusion_matrix
 from scripts.report.prose import sections
-from scripts.shared import images as image_task
+from scripts.shared import images
 from scripts.shared.mlp import CURVES, MLPConfig
 from scripts.shared.result import Result
 
@@ -117,7 +117,7 @@ def of_images(title: str, kind: str, script: ModuleType, config: Config) -> Sect
         "kind": kind,
         "script": script.__name__.split(".")[-1],
         f"quick-{kind}": image_table(result),
-        f"quick-{kind}-curves": plots.curves({"": result.history}, image_task.CURVES),
+        f"quick-{kind}-curves": plots.curves({"": result.history}, images.CURVES),
     }
     (section,) = sections("quick_images", values)
     return section
@@ -146,7 +146,7 @@ def part2(config: Config) -> Section:
     values = {
         "width": options.width,
         "quick-vgg": image_table(result),
-        "quick-vgg-curves": plots.curves({"": result.history}, image_task.CURVES),
+        "quick-vgg-curves": plots.curves({"": result.history}, images.CURVES),
         "quick-vgg-confusion": confusion_matrix(counts, classes, title),
     }
     (section,) = sections("quick_part2", values)
