@@ -1,6 +1,5 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
-import functools
 from collections.abc import Callable
 
 from purenets.core import random, tree
@@ -83,7 +82,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
 def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     """The leaves "fc1.weight", ... as a dict for each layer that has any; a UserError names those of no layer."""
     parts = {}
-    for (layer, name), leaf in zip(_split_names(tuple(leaves)), leaves.values(), strict=True):
+    for full, leaf in leaves.items():
+        layer, _, name = full.partition(".")
         if layer in parts:
             parts[layer][name] = leaf
         elif layer in layers:
@@ -92,12 +92,6 @@ def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
             unknown = [other for other in leaves if other.partition(".")[0] not in layers]
             raise UserError(f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}")
     return parts
-
-
-@functools.lru_cache(maxsize=256)
-def _split_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Return the first part of each name, up to a dot, and the rest."""
-    return tuple((layer, name) for layer, _, name in (full.partition(".") for full in names))
 
 
 def expect_channels(x: Array, n: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random, tree
+from purenets.core import random
 from purenets.core.arrays import namespace
 from purenets.core.base import (
     Batch,
@@ -24,7 +24,6 @@ from purenets.core.base import (
     Params,
     Step,
     TrainState,
-    UserError,
 )
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
@@ -84,26 +83,6 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 
     return step
-
-
-def scan(step: Step, k: int) -> Callable:
-    """`k` steps as one call, for what each call costs beside its work: `many(state, batches) -> (state, metrics)`,
-    batches: (k, batch, ...) inputs and (k, batch) targets, metrics: (k,) each. Under `torch_nets.jit` all of it is
-    one compiled function (JAX: lax.scan, here unrolled)."""
-    if type(k) is not int or k < 1:
-        raise UserError(f"scan: k is {k}, needs a positive integer")
-
-    def many(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        x, y = batches
-        if len(x) != k or len(y) != k:
-            raise UserError(f"scan: {len(x)} inputs and {len(y)} targets, expected {k} batches of each")
-        rows = []
-        for i in range(k):
-            state, metrics = step(state, (x[i], y[i]))
-            rows.append(metrics)
-        return state, tree.stack(rows)
-
-    return many
 
 
 def fit(
