@@ -16,6 +16,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.base import UserError
+from purenets.core.data.checks import are_class_numbers
 from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
 
 # --- linear -----------------------------------------------------------------------------------------------
@@ -97,14 +98,21 @@ def softmax_backward(dout, cache):
 
 
 def cross_entropy_forward(p, targets):
-    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,) int."""
+    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,) int,
+    or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
+    targets = classes_or_labels(p, targets)
+    if targets.ndim == 2:
+        log_p = np.log(np.where(targets == 0, 1, p))  # where t_k = 0, p_k may be 0 too
+        return -(targets * log_p).sum(axis=1).mean(), (p, targets)
     rows = np.arange(len(targets))
     return -np.log(p[rows, targets]).mean(), (p, targets)
 
 
 def cross_entropy_backward(dout, cache):
-    """dp = -dout / (batch p) at the target, 0 elsewhere."""
+    """dp = -dout / (batch p) at the target, 0 elsewhere; for labels t: dp = -dout t / (batch p)."""
     p, targets = cache
+    if targets.ndim == 2:
+        return -dout * targets / (len(targets) * np.where(targets == 0, 1, p))
     rows = np.arange(len(targets))
     dp = np.zeros_like(p)
     dp[rows, targets] = -dout / (len(targets) * p[rows, targets])
@@ -112,7 +120,13 @@ def cross_entropy_backward(dout, cache):
 
 
 def softmax_cross_entropy_forward(logits, targets):
-    """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits."""
+    """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits.
+
+    targets: (batch,) int, or (batch, classes) labels, one-hot or soft.
+    """
+    targets = classes_or_labels(logits, targets)
+    if targets.ndim == 2:
+        return _softmax_labels_forward(logits, targets)
     rows = np.arange(len(targets))
     shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
     e = np.exp(shifted)
@@ -125,10 +139,57 @@ def softmax_cross_entropy_forward(logits, targets):
 def softmax_cross_entropy_backward(dout, cache):
     """dx = dout (p - onehot(target)) / batch."""
     p, targets, rows = cache
+    if rows is None:
+        return _softmax_labels_backward(dout, p, targets)
     dx = p.copy()
     dx[rows, targets] -= 1
     dx *= dout / len(targets)
     return dx
+
+
+def _softmax_labels_forward(logits, t):
+    """The mean of sum_k t_k (log sum_j exp(x_j) - x_k)."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    e = np.exp(shifted)
+    total = e.sum(axis=-1, keepdims=True)
+    log_p = np.where(t == 0, 0, shifted - np.log(total))  # where t_k = 0, x_k may be -inf
+    return -(t * log_p).sum(axis=1).mean(), (e / total, t, None)
+
+
+def _softmax_labels_backward(dout, p, t):
+    """dx = dout (p sum_k t_k - t) / batch: the labels of a row need not sum to 1."""
+    return (p * t.sum(axis=1, keepdims=True) - t) * (dout / len(t))
+
+
+def classes_or_labels(logits, targets):
+    """Return the targets as class numbers (batch,) int64, or as labels (batch, classes) like the logits.
+
+    Args:
+        logits: (batch, classes).
+        targets: class numbers (batch,), or one-hot or soft labels (batch, classes), of any dtype.
+
+    Raises:
+        UserError: the targets are neither, or a class number is none of the classes.
+    """
+    targets, n_classes = np.asarray(targets), logits.shape[-1]
+    if logits.ndim > 2:
+        raise UserError(f"cross_entropy: logits of shape {logits.shape}, needs (batch, classes)")
+    if not are_class_numbers(logits, targets, targets.dtype.kind in "iub"):
+        return _checked_labels(targets).astype(logits.dtype, copy=False)
+    if targets.dtype != np.int64:
+        targets = targets.astype(np.int64)
+    if np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= n_classes:
+        wrong = targets[(targets < 0) | (targets >= n_classes)][0]
+        raise UserError(f"cross_entropy: target {wrong} is none of the classes 0 to {n_classes - 1}")
+    return targets
+
+
+def _checked_labels(labels):
+    if labels.dtype.kind not in "biuf":
+        raise UserError(f"cross_entropy: labels must be numbers, got {labels.dtype}")
+    if labels.dtype.kind in "iu" and not ((labels >= 0).all() and (labels.sum(axis=1) == 1).all()):
+        raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
+    return labels
 
 
 # --- modules ----------------------------------------------------------------------------------------------
