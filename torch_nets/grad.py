@@ -69,9 +69,7 @@ def autograd_grads(
     value, (buffers, found) = forward(leaves, buffers, batch, key)
     if create_graph is None:
         create_graph = _depends_on_others(value, leaves)
-    grads = torch.autograd.grad(
-        value, tuple(leaves.values()), allow_unused=True, create_graph=create_graph
-    )
+    grads = torch.autograd.grad(value, tuple(leaves.values()), allow_unused=True, create_graph=create_graph)
     pairs = zip(params.values(), grads, strict=True)
     grads = [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]  # a leaf that is not used
     return grads, (buffers if create_graph else tree.map(torch.Tensor.detach, buffers), found)

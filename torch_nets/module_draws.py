@@ -149,9 +149,7 @@ def _overwrite(draws, func, target: Tensor, values: Tensor) -> Tensor:
         raise draws.refuse(func, reason) from None
 
 
-def _rrelu(
-    draws, func, input, lower=1 / 8, upper=1 / 3, training=False, inplace=False, generator=None
-):
+def _rrelu(draws, func, input, lower=1 / 8, upper=1 / 3, training=False, inplace=False, generator=None):
     """Return x, where negative times a slope uniform between lower and upper."""
     if not training:
         return func(input, lower, upper, training, inplace)
@@ -391,9 +389,7 @@ for _prefix, _options in {
     "feature_alpha_": {"feature": True, "alpha": True},
 }.items():
     for _suffix in ("", "_"):
-        KEYED[f"{_prefix}dropout{_suffix}"] = functools.partial(
-            _dropout, **_options, inplace=_suffix == "_"
-        )
+        KEYED[f"{_prefix}dropout{_suffix}"] = functools.partial(_dropout, **_options, inplace=_suffix == "_")
 
 KEYED_FUNCTIONS = {  # of torch.nn.functional, which have a flag for in place
     F.dropout: _dropout,

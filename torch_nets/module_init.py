@@ -138,7 +138,7 @@ def _plausible(own: Tensor, first: Tensor, second: Tensor) -> bool:
     own, first, second = (_numbers(leaf[~constant]) for leaf in (own, first, second))
     if torch.equal(first, second):
         return torch.equal(own, first)
-    if own.numel() > 1 and (own == own[0]).all() or not own.any():
+    if (own.numel() > 1 and (own == own[0]).all()) or not own.any():
         return False
     step = -(-own.numel() // SAMPLE)
     drawn = torch.cat([first[::step], second[::step]]).sort().values

@@ -89,9 +89,7 @@ def channels_last(model: Model) -> Model:
             name: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p
             for name, p in params.items()
         }
-        x = map_tensors(
-            lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t, x
-        )
+        x = map_tensors(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t, x)
         return model.apply(params, buffers, x, train=train, key=key)
 
     return model._replace(apply=apply, layers={})

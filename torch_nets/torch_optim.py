@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 import torch
 
-from purenets.core import tree
 from purenets.core.base import Optimizer, Params, UserError
 
 CLASSES = {

@@ -62,7 +62,7 @@ def _differentiable_attention():
 
 @contextlib.contextmanager
 def _fallback_of(error: RuntimeError) -> Iterator[None]:
-    """Turn off the fused recurrent kernels of CUDA within the block; if that fails too, show the first error as well."""
+    """Turn off the fused recurrent kernels of CUDA within the block; an error there shows the first one too."""
     with torch.backends.cudnn.flags(enabled=False):
         try:
             yield
