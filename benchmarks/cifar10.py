@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 
 from benchmarks import timing
 from purenets import runs
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
 from scripts.shared.sweeps import grouped, spread
@@ -42,7 +44,7 @@ class Config(Options):
     """Train our fast net and the public recipe in turns."""
 
     recipe: str = option("airbench94_muon.py", "the public file; where it is missing only ours is run")
-    preset: str = option("cpu-9min", "of scripts/cifar10_cnn.py")
+    preset: str = option("94", "of scripts/cifar10_cnn.py")
     data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
@@ -101,7 +103,7 @@ def write_images(config: Config, folder: Path) -> None:
 
     found = images.load(config.data, config.data_dir, config.image_size)
     for name, (x, y) in {"train": found.train, "test": found.test}.items():
-        pixels = torch.from_numpy(np.array(x).transpose(0, 2, 3, 1).copy())
+        pixels = torch.from_numpy(rearrange(np.array(x), "n c h w -> n h w c").copy())
         content = {"images": pixels, "labels": torch.from_numpy(np.array(y)), "classes": list(found.classes)}
         torch.save(content, folder / f"{name}.pt")
 
@@ -138,7 +140,7 @@ def main(config: Config) -> list[dict]:
                 )
                 n = min(map(len, grouped(rows, "contestant").values()))
                 about = {"command": COMMAND, "n": n, **runs.environment(), **runs.machine()}
-                timing.write(config.results, about | {"rows": rows}, markdown(rows))
+                timing.write(config.results, about | {"rows": rows}, table(rows))
     return rows
 
 
@@ -146,13 +148,14 @@ def one(contestant, config: Config, seed: int):
     return lambda: contestant(config, seed)
 
 
-def markdown(rows: list[dict]) -> str:
-    lines = ["| contestant | test | mean over views | seconds | n |", "|---|---|---|---|---|"]
+def table(rows: list[dict]) -> Table:
+    """Return a row for each contestant: accuracies in percent, and the median of the seconds."""
+    cells = []
     for name, mine in grouped(rows, "contestant").items():
         accuracies = (spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy"))
-        seconds = [row["seconds"] for row in mine]
-        lines.append(f"| {name} | {' | '.join(accuracies)} | {np.median(seconds):.0f} | {len(mine)} |")
-    return "\n".join(lines) + "\n"
+        seconds = np.median([row["seconds"] for row in mine])
+        cells.append((name, *accuracies, f"{seconds:.0f}", len(mine)))
+    return table_of(("contestant", "test", "mean over views", "seconds", "n"), cells)
 
 
 if __name__ == "__main__":

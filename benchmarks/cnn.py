@@ -18,6 +18,7 @@ from torch import nn
 from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from benchmarks.twins import reduced_vgg
 from purenets import make_step, optim, random, runs, train_state
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import CNN, grad_fn, jit
@@ -121,25 +122,21 @@ def main(config: Config) -> dict:
             for peer in peers
         },
     }
-    write(config.results, found, markdown(found, peers))
+    write(config.results, found, table(found, peers))
     return found
 
 
-def markdown(found: dict, peers: list[str]) -> str:
-    """A row for each peer: its time, and the ratio of ours to it with quartiles."""
+def table(found: dict, peers: list[str]) -> Table:
+    """Return a row for each peer: its time, and the ratio of ours to it with quartiles."""
     names = (OURS, f"{OURS}, compiled")
-    lines = [
-        f"One step of the {found['setting']}; median of {found['n']} rounds. Ours: "
-        + ", ".join(f"{found['ms'][name]:.0f} ms ({name.removeprefix('ours: ')})" for name in names)
-        + ".\n",
-        "| peer | ms | ratio of ours to it (quartiles) | of ours compiled |",
-        "|---|---|---|---|",
-    ]
+    ours = ", ".join(f"{found['ms'][name]:.0f} ms ({name.removeprefix('ours: ')})" for name in names)
+    caption = f"One step of the {found['setting']}; median of {found['n']} rounds. Ours: {ours}."
+    rows = []
     for peer in peers:
         ratios = (found["ratio"][f"{name} / {peer}"] for name in names)
-        cells = map(with_quartiles, ratios)
-        lines.append(f"| {peer} | {found['ms'][peer]:.0f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append((peer, f"{found['ms'][peer]:.0f}", *map(with_quartiles, ratios)))
+    header = ("peer", "ms", "ratio of ours to it (quartiles)", "of ours compiled")
+    return table_of(header, rows, caption)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import UserError, runs
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets.fast import matmul, onednn
@@ -62,22 +63,22 @@ def main(config: Config) -> dict:
         **runs.machine(),
         "products": [one(size, n, config.rounds) for n in threads for size in SIZES],
     }
-    write(config.results, found, markdown(found))
+    write(config.results, found, table(found))
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each size and number of threads."""
-    lines = [
-        "| m x k x n | threads | torch (GFLOP/s) | oneDNN (GFLOP/s) | ratio of times (quartiles) | n |",
-        "|---|---|---|---|---|---|",
-    ]
+def table(found: dict) -> Table:
+    """Return a row for each size and number of threads."""
+    header = (
+        *("m x k x n", "threads", "torch (GFLOP/s)", "oneDNN (GFLOP/s)"),
+        *("ratio of times (quartiles)", "n"),
+    )
+    rows = []
     for row in found["products"]:
         speeds = (f"{row['gigaflops'][name]:.0f}" for name in ("torch", "oneDNN"))
         size = " x ".join(map(str, row["size"]))
-        cells = (size, row["threads"], *speeds, with_quartiles(row["ratio"]), found["n"])
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        rows.append((size, row["threads"], *speeds, with_quartiles(row["ratio"]), found["n"]))
+    return table_of(header, rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from purenets.core.report.tables import Table, to_markdown, to_text
 from purenets.core.runs import malloc
 from purenets.core.runs.files import write_atomically
 
@@ -43,11 +44,12 @@ def medians(times: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def write(path: str, found: dict, table: str) -> None:
-    """What a benchmark found, as JSON, and its table as Markdown beside it and on the screen."""
+def write(path: str, found: dict, *tables: Table) -> None:
+    """Write what a benchmark found as JSON and its tables as Markdown; print the tables."""
     write_atomically(Path(path), (json.dumps(found, indent=1) + "\n").encode())
-    write_atomically(Path(path).with_suffix(".md"), table.encode())
-    print(table)
+    text = "\n".join(map(to_markdown, tables))
+    write_atomically(Path(path).with_suffix(".md"), text.encode())
+    print("\n\n".join(map(to_text, tables)))
 
 
 def with_quartiles(ratio: dict) -> str:

@@ -22,6 +22,7 @@ from torch import nn
 
 from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from purenets import init_state, make_step, optim, random, runs
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import MLP, VanillaRNN, ensemble, from_module, grad_fn, jit, stack_states
@@ -196,21 +197,21 @@ def main(config: Config) -> dict:
         results |= {f"per-example {name}": against_opacus(name, config.rounds) for name in NETS}
     else:
         print("opacus is not installed: left out")
-    write(config.results, results, markdown(results))
+    write(config.results, results, table(results))
     return results
 
 
-def markdown(results: dict) -> str:
-    """A row for each comparison: how many times as fast ours is."""
-    lines = ["| what | peer | times as fast (quartiles) |", "|---|---|---|"]
+def table(results: dict) -> Table:
+    """Return a row for each comparison: how many times as fast ours is."""
+    rows = []
     for title, found in results.items():
         if not isinstance(found, dict) or "milliseconds" not in found:
             continue
         for what in [name for name in found if name.startswith("times as fast")]:
             how = what.removeprefix("times as fast").strip(", ")
             peer = found.get("peer", "torch.nn, one by one")
-            lines.append(f"| {title} | {peer}{f' ({how})' if how else ''} | {with_quartiles(found[what])} |")
-    return "\n".join(lines) + "\n"
+            rows.append((title, f"{peer} ({how})" if how else peer, with_quartiles(found[what])))
+    return table_of(("what", "peer", "times as fast (quartiles)"), rows)
 
 
 if __name__ == "__main__":

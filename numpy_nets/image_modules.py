@@ -1,13 +1,14 @@
 """Convolution, pooling and BatchNorm, forward and backward by hand.
 
-Images are (batch, channels, height, width). A convolution becomes one matrix product by im2col: every window of
-the input is a row. Loops run over the k x k places of a window, never over pixels or samples. The derivations
-are in docs/backprop.md.
+Images are (batch, channels, height, width), written "b c h w" where axes move. A convolution
+becomes one matrix product by im2col: every window of the input is a row. Loops run over the k x k
+places of a window, never over pixels or samples. The derivations are in docs/backprop.md.
 """
 
 import math
 
 import numpy as np
+from einops import rearrange, reduce, repeat
 
 from purenets.core import random
 from purenets.core.base import UserError
@@ -53,41 +54,52 @@ def add_windows(parts, shape, size, stride, padding):
 
 
 def conv_forward(x, weight, bias, stride=1, padding=0):
-    """y[b, o, i, j] = bias[o] + sum of weight[o] times the window of x[b] at (i, j).
+    """Return y[b, o, i, j] = bias[o] + sum of weight[o] times the window of x[b] at (i, j).
 
     x: (B, C, H, W), weight: (O, C, k, k), bias: (O,) -> y: (B, O, H', W') with
-    H' = (H + 2 padding - k) // stride + 1.
+    H' = (H + 2 padding - k) // stride + 1, and the cache for `conv_backward`.
     As a matrix product: columns (B H' W', C k k) times weight (O, C k k) transposed.
     """
-    size = weight.shape[-1]
-    view = windows(padded(x, padding), size, stride)
-    B, _, rows, columns = view.shape[:4]
-    flat = view.transpose(0, 2, 3, 1, 4, 5).reshape(B * rows * columns, -1)
+    view = windows(padded(x, padding), weight.shape[-1], stride)
+    rows, columns = view.shape[2:4]
+    flat = rearrange(view, "b c h w kh kw -> (b h w) (c kh kw)")
     y = flat @ weight.reshape(len(weight), -1).T + bias
-    y = y.reshape(B, rows, columns, -1).transpose(0, 3, 1, 2)
+    y = rearrange(y, "(b h w) o -> b o h w", h=rows, w=columns)
     return y, (flat, weight, x.shape, stride, padding)
 
 
 def conv_backward(dout, cache):
-    """dout: (B, O, H', W') -> dx: (B, C, H, W), dweight: (O, C, k, k), dbias: (O,): the linear layer's
-    formulas on the columns, and then every column added back to the pixels that it was read from."""
-    flat, weight, shape, stride, padding = cache
-    O, C, size, _ = weight.shape
-    B, _, rows, columns = dout.shape
-    dy = dout.transpose(0, 2, 3, 1).reshape(-1, O)
-    dweight = (dy.T @ flat).reshape(weight.shape)
-    dflat = (dy @ weight.reshape(O, -1)).reshape(B, rows, columns, C, size, size)
-    dx = add_windows(dflat.transpose(0, 3, 1, 2, 4, 5), shape, size, stride, padding)
-    return dx, dweight, dy.sum(axis=0)
+    """Return dx: (B, C, H, W), dweight: (O, C, k, k) and dbias: (O,) for dout: (B, O, H', W').
+
+    These are the linear layer's formulas on the columns; then every column is added back to the
+    pixels that it was read from.
+    """
+    _, weight, shape, stride, padding = cache
+    size, (rows, columns) = weight.shape[-1], dout.shape[2:]
+    dflat = rearrange(dout, "b o h w -> (b h w) o") @ weight.reshape(len(weight), -1)
+    as_windows = "(b h w) (c kh kw) -> b c h w kh kw"
+    dview = rearrange(dflat, as_windows, h=rows, w=columns, kh=size, kw=size)
+    dx = add_windows(dview, shape, size, stride, padding)
+    return dx, *conv_backward_params(dout, cache)
+
+
+def conv_backward_params(dout, cache):
+    """Return dweight and dbias of `conv_backward`, for a first layer, whose dx nobody needs."""
+    flat, weight, *_ = cache
+    dy = rearrange(dout, "b o h w -> (b h w) o")
+    return (dy.T @ flat).reshape(weight.shape), dy.sum(axis=0)
 
 
 # --- max pooling ------------------------------------------------------------------------------------------
 
 
 def max_pool_forward(x, size, stride, padding=0):
-    """The largest value of each window; of equal ones the first. (B, C, H, W) -> (B, C, H', W')."""
+    """Return the largest value of each window, of equal ones the first, and a cache.
+
+    (B, C, H, W) -> (B, C, H', W').
+    """
     view = windows(padded(x, padding, -np.inf), size, stride)
-    flat = view.reshape(*view.shape[:4], size * size)
+    flat = rearrange(view, "b c h w kh kw -> b c h w (kh kw)")
     place = flat.argmax(axis=-1)
     y = np.take_along_axis(flat, place[..., None], axis=-1)[..., 0]
     return y, (place, x.shape, size, stride, padding)
@@ -103,42 +115,50 @@ def max_pool_backward(dout, cache):
 
 
 def mean_forward(x):
-    """The mean over all pixels: (B, C, H, W) -> (B, C)."""
-    return x.mean(axis=(2, 3)), x.shape
+    """Return the mean over all pixels: (B, C, H, W) -> (B, C)."""
+    return reduce(x, "b c h w -> b c", "mean"), x.shape
 
 
 def mean_backward(dout, cache):
-    """Each pixel gets an equal part."""
+    """Return dx: (B, C, H, W) for dout: (B, C); each pixel gets an equal part."""
     _, _, H, W = cache
-    return np.broadcast_to((dout / (H * W))[:, :, None, None], cache)
+    return repeat(dout / (H * W), "b c -> b c h w", h=H, w=W)
 
 
 # --- BatchNorm --------------------------------------------------------------------------------------------
 
 
-def batch_norm_forward(x, weight, bias, eps=1e-5):
-    """y = n weight + bias, n = (x - mean) / sqrt(var + eps), mean and var over batch and pixels, per channel.
+def over_pixels(per_channel):
+    """Return (C,) as (1, C, 1, 1), which broadcasts over batch and pixels."""
+    return per_channel.reshape(1, -1, 1, 1)  # called often: rearrange would show in small nets
 
-    x: (B, C, H, W); weight, bias: (C,). Also returns mean and (biased) var: y, mean, var, cache.
+
+def batch_norm_forward(x, weight, bias, eps=1e-5):
+    """Return y = n weight + bias with n = (x - mean) / sqrt(var + eps), mean, var and a cache.
+
+    x, y: (B, C, H, W); weight, bias: (C,). mean and (biased) var: (C,), over batch and pixels.
     """
-    axes, shape = (0, 2, 3), (1, -1, 1, 1)
-    mean = x.mean(axis=axes)
-    centered = x - mean.reshape(shape)
-    var = (centered * centered).mean(axis=axes)
+    mean = reduce(x, "b c h w -> c", "mean")
+    centered = x - over_pixels(mean)
+    var = reduce(centered * centered, "b c h w -> c", "mean")
     inverse_deviation = 1 / np.sqrt(var + x.dtype.type(eps))
-    n = centered * inverse_deviation.reshape(shape)
-    return n * weight.reshape(shape) + bias.reshape(shape), mean, var, (n, weight, inverse_deviation)
+    n = centered * over_pixels(inverse_deviation)
+    y = n * over_pixels(weight) + over_pixels(bias)
+    return y, mean, var, (n, weight, inverse_deviation)
 
 
 def batch_norm_backward(dout, cache):
-    """With dn = dout weight: dx = (dn - mean(dn) - n mean(dn n)) / sqrt(var + eps), with means over batch and
-    pixels; dweight = sum(dout n), dbias = sum(dout)."""
+    """Return dx: (B, C, H, W), dweight = sum(dout n): (C,) and dbias = sum(dout): (C,).
+
+    With dn = dout weight: dx = (dn - mean(dn) - n mean(dn n)) / sqrt(var + eps). Sums and means
+    are over batch and pixels.
+    """
     n, weight, inverse_deviation = cache
-    axes, shape = (0, 2, 3), (1, -1, 1, 1)
-    dbias, dweight = dout.sum(axis=axes), (dout * n).sum(axis=axes)
-    count = n.size / n.shape[1]
-    inner = dout - ((dbias.reshape(shape) + n * dweight.reshape(shape)) / n.dtype.type(count))
-    return inner * (weight * inverse_deviation).reshape(shape), dweight, dbias
+    dbias = reduce(dout, "b c h w -> c", "sum")
+    dweight = reduce(dout * n, "b c h w -> c", "sum")
+    count = n.dtype.type(n.size / n.shape[1])
+    inner = dout - (over_pixels(dbias) + n * over_pixels(dweight)) / count
+    return inner * over_pixels(weight * inverse_deviation), dweight, dbias
 
 
 # --- modules ----------------------------------------------------------------------------------------------
@@ -164,7 +184,10 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
         dx, dweight, dbias = conv_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False, kind="Conv")
+    def backward_params(dout, cache):
+        return dict(zip(("weight", "bias"), conv_backward_params(dout, cache), strict=True))
+
+    return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
 def _fixed(kind, forward, backward, *arguments) -> Module:
@@ -204,9 +227,10 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         expect_channels(x, n)
         weight, bias = params["weight"], params["bias"]
         if not train:
-            mean, var = (buffers[name].reshape(1, -1, 1, 1) for name in ("running_mean", "running_var"))
-            scale = weight.reshape(1, -1, 1, 1) / np.sqrt(var + var.dtype.type(eps))
-            return (x - mean) * scale + bias.reshape(1, -1, 1, 1), buffers, None
+            mean, var = buffers["running_mean"], buffers["running_var"]
+            scale = weight / np.sqrt(var + var.dtype.type(eps))
+            y = (x - over_pixels(mean)) * over_pixels(scale) + over_pixels(bias)
+            return y, buffers, None
         out, mean, var, cache = batch_norm_forward(x, weight, bias, eps)
         return out, _moved(buffers, x, mean, var), cache
 

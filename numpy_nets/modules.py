@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purenets.core import random, tree
+from purenets.core import random
 from purenets.core.base import UserError
+from purenets.core.data.checks import are_class_numbers
 from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
 
 # --- linear -----------------------------------------------------------------------------------------------
@@ -23,13 +24,21 @@ from purenets.core.serial import expect, expect_features, serial_apply, serial_i
 
 def linear_forward(x, weight, bias):
     """y = x W^T + b. x: (batch, in), weight: (out, in), bias: (out,) -> y: (batch, out)."""
-    return x @ weight.T + bias, (x, weight)
+    y = x.dot(weight.T)
+    y += bias
+    return y, (x, weight)
 
 
 def linear_backward(dout, cache):
     """dout: (batch, out) -> dx = dout W: (batch, in), dW = dout^T x: (out, in), db = sum of rows: (out,)."""
-    x, weight = cache
-    return dout @ weight, dout.T @ x, dout.sum(axis=0)
+    _, weight = cache
+    return dout.dot(weight), *linear_backward_params(dout, cache)
+
+
+def linear_backward_params(dout, cache):
+    """dW and db of `linear_backward`."""
+    x, _ = cache
+    return dout.T.dot(x), np.add.reduce(dout, axis=0)
 
 
 # --- activations ------------------------------------------------------------------------------------------
@@ -89,14 +98,21 @@ def softmax_backward(dout, cache):
 
 
 def cross_entropy_forward(p, targets):
-    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,) int."""
+    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,) int,
+    or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
+    targets = classes_or_labels(p, targets)
+    if targets.ndim == 2:
+        log_p = np.log(np.where(targets == 0, 1, p))  # where t_k = 0, p_k may be 0 too
+        return -(targets * log_p).sum(axis=1).mean(), (p, targets)
     rows = np.arange(len(targets))
     return -np.log(p[rows, targets]).mean(), (p, targets)
 
 
 def cross_entropy_backward(dout, cache):
-    """dp = -dout / (batch p) at the target, 0 elsewhere."""
+    """dp = -dout / (batch p) at the target, 0 elsewhere; for labels t: dp = -dout t / (batch p)."""
     p, targets = cache
+    if targets.ndim == 2:
+        return -dout * targets / (len(targets) * np.where(targets == 0, 1, p))
     rows = np.arange(len(targets))
     dp = np.zeros_like(p)
     dp[rows, targets] = -dout / (len(targets) * p[rows, targets])
@@ -104,21 +120,76 @@ def cross_entropy_backward(dout, cache):
 
 
 def softmax_cross_entropy_forward(logits, targets):
-    """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits."""
+    """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits.
+
+    targets: (batch,) int, or (batch, classes) labels, one-hot or soft.
+    """
+    targets = classes_or_labels(logits, targets)
+    if targets.ndim == 2:
+        return _softmax_labels_forward(logits, targets)
     rows = np.arange(len(targets))
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
     e = np.exp(shifted)
-    total = e.sum(axis=-1, keepdims=True)
-    loss = (np.log(total[:, 0]) - shifted[rows, targets]).mean()
-    return loss, (e / total, targets)
+    total = np.add.reduce(e, axis=-1, keepdims=True)
+    losses = np.log(total[:, 0]) - shifted[rows, targets]
+    e /= total
+    return np.add.reduce(losses) / losses.dtype.type(len(losses)), (e, targets, rows)
 
 
 def softmax_cross_entropy_backward(dout, cache):
     """dx = dout (p - onehot(target)) / batch."""
-    p, targets = cache
+    p, targets, rows = cache
+    if rows is None:
+        return _softmax_labels_backward(dout, p, targets)
     dx = p.copy()
-    dx[np.arange(len(targets)), targets] -= 1
-    return dx * (dout / len(targets))
+    dx[rows, targets] -= 1
+    dx *= dout / len(targets)
+    return dx
+
+
+def _softmax_labels_forward(logits, t):
+    """The mean of sum_k t_k (log sum_j exp(x_j) - x_k)."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    e = np.exp(shifted)
+    total = e.sum(axis=-1, keepdims=True)
+    log_p = np.where(t == 0, 0, shifted - np.log(total))  # where t_k = 0, x_k may be -inf
+    return -(t * log_p).sum(axis=1).mean(), (e / total, t, None)
+
+
+def _softmax_labels_backward(dout, p, t):
+    """dx = dout (p sum_k t_k - t) / batch: the labels of a row need not sum to 1."""
+    return (p * t.sum(axis=1, keepdims=True) - t) * (dout / len(t))
+
+
+def classes_or_labels(logits, targets):
+    """Return the targets as class numbers (batch,) int64, or as labels (batch, classes) like the logits.
+
+    Args:
+        logits: (batch, classes).
+        targets: class numbers (batch,), or one-hot or soft labels (batch, classes), of any dtype.
+
+    Raises:
+        UserError: the targets are neither, or a class number is none of the classes.
+    """
+    targets, n_classes = np.asarray(targets), logits.shape[-1]
+    if logits.ndim > 2:
+        raise UserError(f"cross_entropy: logits of shape {logits.shape}, needs (batch, classes)")
+    if not are_class_numbers(logits, targets, targets.dtype.kind in "iub"):
+        return _checked_labels(targets).astype(logits.dtype, copy=False)
+    if targets.dtype != np.int64:
+        targets = targets.astype(np.int64)
+    if np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= n_classes:
+        wrong = targets[(targets < 0) | (targets >= n_classes)][0]
+        raise UserError(f"cross_entropy: target {wrong} is none of the classes 0 to {n_classes - 1}")
+    return targets
+
+
+def _checked_labels(labels):
+    if labels.dtype.kind not in "biuf":
+        raise UserError(f"cross_entropy: labels must be numbers, got {labels.dtype}")
+    if labels.dtype.kind in "iu" and not ((labels >= 0).all() and (labels.sum(axis=1) == 1).all()):
+        raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
+    return labels
 
 
 # --- modules ----------------------------------------------------------------------------------------------
@@ -134,6 +205,8 @@ class Module(NamedTuple):
         uses_key: False if `forward` never draws from its key.
         kind: its name in a table, such as "Linear".
         layers: the modules it applies in sequence, by name.
+        backward_params: `backward_params(dout, cache) -> grads`, `backward` without dx, which nobody needs of
+            the first layer; None where that saves nothing.
     """
 
     init: Callable
@@ -142,17 +215,25 @@ class Module(NamedTuple):
     uses_key: bool = True
     kind: str = ""
     layers: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
+    backward_params: Callable | None = None
+
+
+def params_backward(module) -> Callable:
+    """Return `f(dout, cache) -> grads` of a module or a model, without dx where it can do without."""
+    return module.backward_params or (lambda dout, cache: module.backward(dout, cache)[1])
 
 
 def Linear(n_in: int, n_out: int) -> Module:
     """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
+
+    shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
 
     def init(key):
         weight = random.normal(key, (n_out, n_in)) / np.float32(math.sqrt(n_in))
         return {"weight": weight, "bias": np.zeros(n_out, np.float32)}, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
-        expect(params, {"weight": (n_out, n_in), "bias": (n_out,)})
+        expect(params, shapes)
         expect_features(x, n_in)
         out, cache = linear_forward(x, params["weight"], params["bias"])
         return out, buffers, cache
@@ -161,7 +242,10 @@ def Linear(n_in: int, n_out: int) -> Module:
         dx, dweight, dbias = linear_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False, kind="Linear")
+    def backward_params(dout, cache):
+        return dict(zip(("weight", "bias"), linear_backward_params(dout, cache), strict=True))
+
+    return Module(init, forward, backward, False, "Linear", backward_params=backward_params)
 
 
 def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
@@ -220,11 +304,26 @@ def serial(**modules: Module) -> Module:
     """
 
     def backward(dout, caches):
-        grads = {}
-        for name in reversed(modules):
-            dout, mine = modules[name].backward(dout, *caches[name])
-            grads = tree.prefixed(mine, f"{name}.") | grads
-        return dout, grads
+        parts = []
+        for name, module in backwards:
+            dout, mine = module.backward(dout, *caches[name])
+            parts.append((name, mine))
+        return dout, _joined(parts)
 
-    forward = serial_apply(modules, "forward")
-    return Module(serial_init(modules), forward, backward, serial_uses_key(modules), "Serial", modules)
+    def backward_params(dout, caches):
+        parts = []
+        for name, module in backwards[:-1]:
+            dout, mine = module.backward(dout, *caches[name])
+            parts.append((name, mine))
+        for name, module in backwards[-1:]:
+            parts.append((name, params_backward(module)(dout, *caches[name])))
+        return _joined(parts)
+
+    backwards, forward = list(reversed(modules.items())), serial_apply(modules, "forward")
+    uses_key = serial_uses_key(modules)
+    return Module(serial_init(modules), forward, backward, uses_key, "Serial", modules, backward_params)
+
+
+def _joined(parts: list[tuple[str, dict]]) -> dict:
+    """Return the gradients of layers, last layer first, by the names of the params, in their order."""
+    return {f"{name}.{leaf}": g for name, mine in reversed(parts) for leaf, g in mine.items()}

@@ -1,12 +1,13 @@
 """Part I, task 3: CIFAR-10 as high as it goes without any convolution or patch.
 
-python scripts/cifar10_mlp.py --preset cpu-6min --out runs/mlp
-python scripts/cifar10_mlp.py --preset cpu-6min --data folder --data_dir DIR --out runs/mlp
+python scripts/cifar10_mlp.py --preset mlp --out runs/mlp
+python scripts/cifar10_mlp.py --preset mlp --data folder --data_dir DIR --out runs/mlp
 python scripts/cifar10_mlp.py --preset digits                      # in small, on data that is always there
 """
 
 import functools
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from purenets import Model, Optimizer, optim
 from purenets.core.runs.command import command
 from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
 from purenets.optim import beta_lasso
-from scripts.shared import cifar10 as cifar10_recipe
-from scripts.shared.cifar10 import Recipe
-from scripts.shared.images import SCHEDULES, Result, report, scheduled
+from purenets.schedules import SCHEDULES
+from scripts.shared import training
+from scripts.shared.images import CIFAR10, ImageOptions, report
+from scripts.shared.result import Result
 
 # as quick as it can be, and with a rate that means what AdamW's does
 MUON = functools.partial(optim.muon, adjust_lr_fn="match_rms_adamw", ns_steps=3, precision="bfloat16")
@@ -27,27 +29,32 @@ NETS = ("plain", "batch_norm", "residual", "s_fc")
 
 
 @dataclass(frozen=True)
-class Config(Recipe):
+class Config(ImageOptions):
     """Train a net without convolutions on CIFAR-10."""
 
+    preset: str = option("", "the named set of values that all other options begin with")
     net: str = option("residual", f"one of {', '.join(NETS)}", one_of(NETS))
-    hidden: str = option("1024,1024", "units of the hidden layers of plain and batch_norm", widths)
+    hidden: tuple[int, ...] = option((1024, 1024), "hidden units of plain and batch_norm", widths)
     width: int = option(512, "of the residual net; alpha of s_fc", positive)
     depth: int = option(4, "blocks of the residual net", positive)
     expansion: int = option(4, "how much wider a block of the residual net is inside", positive)
     dropout: float = option(0.0, "the part of units set to 0", fraction)
-    optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     learning_rate: float = option(1e-3, "the optimizer's peak rate", positive)
-    schedule: str = option("one_cycle", f"of the rate: {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
+    schedule: str = option("one_cycle", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
     weight_decay: float = option(0.0, "as the optimizer takes it; not of biases and norms", not_negative)
     lasso: float = option(0.0, "lambda of beta-lasso; 0 for none", not_negative)
     beta: float = option(50.0, "beta of beta-lasso", positive)
 
 
-# By where and how long they train. Those for a GPU are for all training images and compile the step.
+def preset(name: str, **values) -> Config:
+    return Config(**CIFAR10 | {"preset": name} | values)
+
+
+# Those for a GPU train on all images and compile the step; they are tested on a small CPU run only.
 PRESETS = {
-    "cpu-6min": Config(
-        preset="cpu-6min",
+    "mlp": preset(
+        "mlp",
         optimizer="muon",
         learning_rate=2e-3,
         weight_decay=0.05,
@@ -57,8 +64,8 @@ PRESETS = {
         dropout=0.1,
         evaluations=10,
     ),
-    "gpu-9min": Config(
-        preset="gpu-9min",
+    "mlp-gpu": preset(
+        "mlp-gpu",
         width=1024,
         depth=6,
         optimizer="muon",
@@ -70,8 +77,8 @@ PRESETS = {
         compile=True,
         evaluations=10,
     ),
-    "gpu-s-fc": Config(
-        preset="gpu-s-fc",
+    "s-fc-gpu": preset(
+        "s-fc-gpu",
         net="s_fc",
         width=32,
         optimizer="sgd",
@@ -84,8 +91,8 @@ PRESETS = {
         compile=True,
         evaluations=20,
     ),
-    "digits": Config(
-        preset="digits",
+    "digits": preset(
+        "digits",
         data="digits",
         valid_fraction=0.1,
         epochs=10.0,
@@ -101,43 +108,43 @@ PRESETS = {
 }
 
 
-def make_net(config: Config, task) -> Model:
-    """The net of `config` for the images of `task`."""
+def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
+    """Return the net of `config` for the images of `task`."""
     from purenets.torch_nets import image_mlps
 
     n_inputs, n_classes = task.train[0][0].numel(), len(task.classes)
-    hidden = [int(part) for part in config.hidden.split(",")]
     if config.net == "plain":
-        return image_mlps.plain_mlp(n_inputs, hidden, n_classes, dropout=config.dropout)
+        return image_mlps.plain_mlp(n_inputs, config.hidden, n_classes, dropout=config.dropout)
     if config.net == "batch_norm":
-        return image_mlps.batch_norm_mlp(n_inputs, hidden, n_classes, dropout=config.dropout)
+        return image_mlps.batch_norm_mlp(
+            n_inputs, config.hidden, n_classes, dropout=config.dropout, norm=norm
+        )
     if config.net == "s_fc":
-        return image_mlps.s_fc(n_inputs, config.width, n_classes)
+        return image_mlps.s_fc(n_inputs, config.width, n_classes, norm=norm)
     return image_mlps.residual_mlp(
         n_inputs, config.width, config.depth, n_classes, expansion=config.expansion, dropout=config.dropout
     )
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
-    """The optimizer with its schedule, and beta-lasso around it where `--lasso` asks for it."""
-    make = OPTIMIZERS[config.optimizer]
-    optimizer = scheduled(make, config.learning_rate, config.schedule, config.weight_decay, steps)
+    """Return the optimizer with its schedule, inside of beta-lasso where `--lasso` is given."""
+    optimizer = training.scheduled(OPTIMIZERS[config.optimizer], config, steps)
     return beta_lasso(optimizer, config.lasso, config.beta) if config.lasso else optimizer
+
+
+def title(config: Config) -> str:
+    return f"{config.net} net without convolution"
 
 
 def train(config: Config) -> Result:
     """Train the net of `config`; the test images are looked at once, at the end."""
-    return cifar10_recipe.train(config, make_net, make_optimizer, title(config))
+    return training.train(config, training.Recipe(title(config), make_net, make_optimizer))
 
 
 def main(config: Config) -> Result:
     result = train(config)
     report(title(config), result)
     return result
-
-
-def title(config: Config) -> str:
-    return f"{config.net} net without convolution"
 
 
 if __name__ == "__main__":

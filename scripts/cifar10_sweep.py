@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
-from purenets import UserError
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cifar10_cnn, cifar10_mlp
 from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
 
@@ -27,40 +27,44 @@ PRESETS = {f"{kind} {name}": (kind, name, {}) for kind, script in SCRIPTS.items(
 SHORT = {"views": "none", "valid_fraction": 0.2}
 CNN, MLP = SHORT | {"epochs": 2.0}, SHORT | {"epochs": 5.0}
 VARIANTS = {
-    "cnn": ("cnn", "cpu-9min", CNN),
-    "cnn: trained first layer": ("cnn", "cpu-9min", CNN | {"whiten": False}),
-    "cnn: no identity at the start": ("cnn", "cpu-9min", CNN | {"dirac": False}),
-    "cnn: Nesterov": ("cnn", "cpu-9min", CNN | {"optimizer": "nesterov", "learning_rate": 1.5e-3}),
-    "cnn: no label smoothing": ("cnn", "cpu-9min", CNN | {"label_smoothing": 0.0}),
-    "cnn: random flip": ("cnn", "cpu-9min", CNN | {"flip": "random"}),
-    "cnn: no flip": ("cnn", "cpu-9min", CNN | {"flip": "none"}),
-    "cnn: no crop": ("cnn", "cpu-9min", CNN | {"crop": 0}),
-    "cnn: logits 10 times": ("cnn", "cpu-9min", CNN | {"logit_scale": 10.0}),
-    "cnn: batches of 2000": ("cnn", "cpu-9min", CNN | {"batch_size": 2000, "learning_rate": 0.24}),
-    "mlp": ("mlp", "cpu-6min", MLP),
-    "mlp: AdamW": ("mlp", "cpu-6min", MLP | {"optimizer": "adamw", "learning_rate": 1e-3}),
+    "cnn": ("cnn", "94", CNN),
+    "cnn: trained first layer": ("cnn", "94", CNN | {"whiten": False}),
+    "cnn: no identity at the start": ("cnn", "94", CNN | {"dirac": False}),
+    "cnn: Nesterov": ("cnn", "94", CNN | {"optimizer": "nesterov", "learning_rate": 1.5e-3}),
+    "cnn: no label smoothing": ("cnn", "94", CNN | {"label_smoothing": 0.0}),
+    "cnn: random flip": ("cnn", "94", CNN | {"flip": "random"}),
+    "cnn: no flip": ("cnn", "94", CNN | {"flip": "none"}),
+    "cnn: no crop": ("cnn", "94", CNN | {"crop": 0}),
+    "cnn: logits 10 times": ("cnn", "94", CNN | {"logit_scale": 10.0}),
+    "cnn: batches of 2000": ("cnn", "94", CNN | {"batch_size": 2000, "learning_rate": 0.24}),
+    "mlp": ("mlp", "mlp", MLP),
+    "mlp: AdamW": ("mlp", "mlp", MLP | {"optimizer": "adamw", "learning_rate": 1e-3}),
     "mlp: Nesterov": (
         "mlp",
-        "cpu-6min",
+        "mlp",
         MLP | {"optimizer": "nesterov", "learning_rate": 0.1, "weight_decay": 5e-4},
     ),
-    "mlp: plain": ("mlp", "cpu-6min", MLP | {"net": "plain", "hidden": "2048,1024,1024"}),
-    "mlp: BatchNorm": ("mlp", "cpu-6min", MLP | {"net": "batch_norm", "hidden": "2048,1024,1024"}),
-    "mlp: no label smoothing": ("mlp", "cpu-6min", MLP | {"label_smoothing": 0.0}),
-    "mlp: no flip": ("mlp", "cpu-6min", MLP | {"flip": "none"}),
-    "mlp: no crop": ("mlp", "cpu-6min", MLP | {"crop": 0}),
-    "mlp: no weight decay": ("mlp", "cpu-6min", MLP | {"weight_decay": 0.0}),
-    "mlp: mixup": ("mlp", "cpu-6min", MLP | {"mixup": True}),
-    "mlp: no dropout": ("mlp", "cpu-6min", MLP | {"dropout": 0.0}),
+    "mlp: plain": ("mlp", "mlp", MLP | {"net": "plain", "hidden": (2048, 1024, 1024)}),
+    "mlp: BatchNorm": ("mlp", "mlp", MLP | {"net": "batch_norm", "hidden": (2048, 1024, 1024)}),
+    "mlp: no label smoothing": ("mlp", "mlp", MLP | {"label_smoothing": 0.0}),
+    "mlp: no flip": ("mlp", "mlp", MLP | {"flip": "none"}),
+    "mlp: no crop": ("mlp", "mlp", MLP | {"crop": 0}),
+    "mlp: no weight decay": ("mlp", "mlp", MLP | {"weight_decay": 0.0}),
+    "mlp: mixup": ("mlp", "mlp", MLP | {"mixup": True}),
+    "mlp: no dropout": ("mlp", "mlp", MLP | {"dropout": 0.0}),
 }
-GROUPS = {"final": [f"cnn {cifar10_cnn.BEST}", "mlp cpu-6min"], "ablation": list(VARIANTS)}
+GROUPS = {"final": [f"cnn {cifar10_cnn.BEST}", "mlp mlp"], "ablation": list(VARIANTS)}
 
 
 @dataclass(frozen=True)
 class Config(Options):
     """Train presets and variants of them with several seeds."""
 
-    settings: str = option("ablation", "presets, variants and groups, with commas")
+    settings: tuple[str, ...] = option(
+        ("ablation",),
+        "presets, variants and groups, with commas",
+        each(one_of([*GROUPS, *PRESETS, *VARIANTS])),
+    )
     seeds: int = option(3, "seeds of each setting", positive)
     first_seed: int = option(0, "the first of them", not_negative)
     valid_fraction: float = option(
@@ -73,15 +77,9 @@ class Config(Options):
     results: str = option(None, "JSON file for what all runs found; what it has is kept")
 
 
-def expanded(settings: str) -> list[str]:
-    """The names of presets and variants that a list with commas stands for."""
-    names = itertools.chain(*(GROUPS.get(name, [name]) for name in settings.split(",")))
-    known = PRESETS | VARIANTS
-    names = list(dict.fromkeys(names))
-    for name in names:
-        if name not in known:
-            raise UserError(f"--settings {name}: needs one of {', '.join([*GROUPS, *known])}")
-    return names
+def expanded(settings: tuple[str, ...]) -> list[str]:
+    """Return the presets and variants that `--settings` stands for, each once."""
+    return list(dict.fromkeys(itertools.chain(*(GROUPS.get(name, [name]) for name in settings))))
 
 
 def member(config: Config, setting: str, seed: int) -> tuple:
@@ -103,31 +101,31 @@ def main(config: Config) -> list[dict]:
         Path(config.results) if config.results else None,
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
-        markdown,
+        table,
     )
-    print(markdown(rows))
+    print(to_text(table(rows)))
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
-    """A row for each setting: accuracies in percent, mean and deviation over the seeds, and minutes."""
-    lines = [
-        "| setting | steps | validation | test | test, mean over views | minutes | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for setting, mine in grouped(rows).items():
-        last = [row["history"][-1] for row in mine]
-        cells = (
-            setting,
-            f"{last[0]['step']:,}",
-            spread([row.get("valid_accuracy") for row in last]),
-            spread([row["test"]["accuracy"] for row in mine]),
-            spread([row["test"].get("views_accuracy") for row in mine]),
-            f"{sum(row['training_seconds'] for row in mine) / len(mine) / 60:.1f}",
-            len(mine),
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+def table(rows: list[dict]) -> Table:
+    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the seeds,
+    and the mean of the minutes of training."""
+    header = ("setting", "steps", "validation", "test", "test, mean over views", "minutes", "n")
+    return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
+
+
+def cells(setting: str, rows: list[dict]) -> tuple:
+    """Return a setting's row of the table."""
+    last = [row["history"][-1] for row in rows]
+    return (
+        setting,
+        f"{last[0]['step']:,}",
+        spread([row.get("valid_accuracy") for row in last]),
+        spread([row["test"]["accuracy"] for row in rows]),
+        spread([row["test"].get("views_accuracy") for row in rows]),
+        f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",
+        len(rows),
+    )
 
 
 if __name__ == "__main__":

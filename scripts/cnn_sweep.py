@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cnn_train
 from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
 
@@ -31,9 +32,11 @@ SETTINGS = {
         "learning_rate": 0.4,
         "schedule": "one_cycle",
         "weight_decay": 5e-4,
-        "augment": "strong",
+        "flip": "random",
+        "crop": 4,
+        "cutout": 8,
         "label_smoothing": 0.1,
-        "mirror": True,
+        "views": "mirror",
         "batch_size": 512,
         "epochs": 40.0,
         "eval_freq": 200,
@@ -42,17 +45,14 @@ SETTINGS = {
 }
 
 
-def known_settings(text: str) -> str | None:
-    good = all(name in SETTINGS for name in text.split(","))
-    return None if good else f"names with commas between them, of {', '.join(SETTINGS)}"
-
-
 @dataclass(frozen=True)
 class Config(Options):
     """Train the reduced VGG with several optimizers, rates and seeds."""
 
-    settings: str = option(
-        ",".join(name for name in SETTINGS if name != "best"), "named settings, with commas", known_settings
+    settings: tuple[str, ...] = option(
+        tuple(name for name in SETTINGS if name != "best"),
+        "named settings, with commas",
+        each(one_of(SETTINGS)),
     )
     seeds: int = option(3, "seeds of each setting", positive)
     first_seed: int = option(0, "the first of them", not_negative)
@@ -67,38 +67,39 @@ class Config(Options):
 
 def main(config: Config) -> list[dict]:
     """Every setting and seed; their rows, and those that `--results` had."""
-    shared = {name: getattr(config, name) for name in ("data", "data_dir", "max_steps", "width", "threads")}
+    shared = {name: getattr(config, name) for name in ("data", "data_dir", "width", "threads")}
 
     def row_of(setting: str, seed: int) -> dict:
-        values = shared | SETTINGS[setting] | folder_of(config.out, setting, seed)
+        own = SETTINGS[setting]
+        length = {} if "epochs" in own else {"max_steps": config.max_steps}
+        values = shared | length | own | folder_of(config.out, setting, seed)
         return trained(cnn_train, cnn_train.Config(**values))
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    wanted = itertools.product(config.settings.split(","), seeds)
-    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, markdown)
-    print(markdown(rows))
+    wanted = itertools.product(config.settings, seeds)
+    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, table)
+    print(to_text(table(rows)))
     return rows
 
 
-def markdown(rows: list[dict]) -> str:
-    """A row for each setting: accuracies in percent, mean and deviation over the seeds."""
-    lines = [
-        "| setting | steps | train | validation | test | test with mirror image | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for setting, of_setting in grouped(rows).items():
-        last = [row["history"][-1] for row in of_setting]
-        cells = (
-            setting,
-            f"{last[0]['step']:,}",
-            spread([row["accuracy"] for row in last]),
-            spread([row["valid_accuracy"] for row in last]),
-            spread([row["test"]["accuracy"] for row in of_setting]),
-            spread([row["test"].get("mirrored_accuracy") for row in of_setting]),
-            len(of_setting),
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+def table(rows: list[dict]) -> Table:
+    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the seeds."""
+    header = ("setting", "steps", "train", "validation", "test", "test with mirror image", "n")
+    return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
+
+
+def cells(setting: str, rows: list[dict]) -> tuple:
+    """Return a setting's row of the table."""
+    last = [row["history"][-1] for row in rows]
+    return (
+        setting,
+        f"{last[0]['step']:,}",
+        spread([row["accuracy"] for row in last]),
+        spread([row["valid_accuracy"] for row in last]),
+        spread([row["test"]["accuracy"] for row in rows]),
+        spread([row["test"].get("views_accuracy") for row in rows]),
+        len(rows),
+    )
 
 
 if __name__ == "__main__":

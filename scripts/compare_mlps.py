@@ -19,35 +19,34 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 from matplotlib.figure import Figure
 
-from purenets import Params, UserError, data, make_step, random, runs, train_state, tree
+from purenets import Params, data, make_step, random, runs, train_state, tree
 from purenets.core.report import plots
+from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts import pytorch_train_mlp, train_mlp_numpy
 from scripts.shared import mlp as mlp_task
+from scripts.shared.result import Result
 
 BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
+SETS = ("moons", "circles", "blobs", "overlap", "digits")
 KEYS = ("dataset", "noise", "optimizer", "batch_size")
-
-
-def list_of(choices):
-    """The check of names with commas between them."""
-    check = one_of(choices)
-    return lambda text: next(filter(None, map(check, text.split(","))), None)
 
 
 @dataclass(frozen=True)
 class Config(Options):
     """Train both MLPs on the same data, params and batches; several sets and seeds."""
 
-    datasets: str = option("moons,circles,blobs,overlap,digits", "sets, with commas", list_of(DATASETS))
-    noises: str = option("", "deviations of the noise, with commas; empty for each set's own")
-    optimizers: str = option("sgd", "optimizers, with commas", list_of(OPTIMIZERS))
-    batch_sizes: str = option("32", "batch sizes, with commas; 0 is full-batch")
-    dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
+    datasets: tuple[str, ...] = option(SETS, "sets, with commas", each(one_of(DATASETS)))
+    noises: tuple[float, ...] = option((), "of the sets, with commas; empty for each set's own")
+    optimizers: tuple[str, ...] = option(("sgd",), "with commas", each(one_of(OPTIMIZERS)))
+    batch_sizes: tuple[int, ...] = option((32,), "batch sizes, with commas; 0 is full-batch")
+    dnn_hidden_units: tuple[int, ...] = option(
+        (20,), "units of each hidden layer, with commas between", widths
+    )
     learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
@@ -70,9 +69,9 @@ def main(config: Config) -> list[dict]:
         if not any(row["case"] == case.to_dict() for row in rows):
             rows += compare(case, config.compile, keep_history=case.seed == config.first_seed)
             write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-    text = markdown(rows)
+    text = to_markdown(table(rows))
     write_atomically(folder / "table.md", text.encode())
-    print(text)
+    print(to_text(table(rows)))
     draw(config, rows, folder)
     if config.results:
         write_atomically(Path(config.results), path.read_bytes())
@@ -82,21 +81,13 @@ def main(config: Config) -> list[dict]:
 
 def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:
     """The options of every run, seeds innermost."""
-    noises = numbers(config.noises, float, "noises") or [None]
-    sizes = numbers(config.batch_sizes, int, "batch_sizes")
+    noises = config.noises or (None,)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     names = ("dnn_hidden_units", "learning_rate", "max_steps", "eval_freq", "dtype")
     shared = {name: getattr(config, name) for name in names}
-    grid = itertools.product(config.datasets.split(","), noises, config.optimizers.split(","), sizes, seeds)
+    grid = itertools.product(config.datasets, noises, config.optimizers, config.batch_sizes, seeds)
     for *case, seed in grid:
         yield mlp_task.MLPConfig(**dict(zip(KEYS, case, strict=True)), seed=seed, **shared)
-
-
-def numbers(text: str, kind: type, flag: str) -> list:
-    try:
-        return [kind(part) for part in text.split(",") if part]
-    except ValueError:
-        raise UserError(f"--{flag} {text}: needs numbers with commas between them") from None
 
 
 def same_params(case: mlp_task.MLPConfig) -> Params:
@@ -109,7 +100,7 @@ def same_params(case: mlp_task.MLPConfig) -> Params:
     return to_numpy(model.init(random.fold_in(key, 0))[0])
 
 
-def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, mlp_task.Result]:
+def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, Result]:
     """The case in both backends, from the same params."""
     params = same_params(case)
     torch_case = pytorch_train_mlp.Config(**case.to_dict(), compile=compile)
@@ -169,7 +160,7 @@ def summary(rows: list[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((*(row["case"][key] for key in KEYS), row["backend"]), []).append(row)
-    table = []
+    entries = []
     for group, members in groups.items():
         entry = dict(zip((*KEYS, "backend"), group, strict=True)) | {"n": len(members)}
         for name in ("train_accuracy", "test_accuracy", "largest_difference"):
@@ -177,34 +168,42 @@ def summary(rows: list[dict]) -> list[dict]:
             entry[name] = float(values.mean())
             entry[f"{name}_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
         entry["largest_difference"] = max(member["largest_difference"] for member in members)
-        table.append(entry)
-    return table
+        entries.append(entry)
+    return entries
 
 
-def markdown(rows: list[dict]) -> str:
-    """The summary as a Markdown table."""
-    lines = [
-        "| set | noise | optimizer | batch | net | train accuracy | test accuracy | n | largest difference |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for e in summary(rows):
-        accuracies = (
-            f"{e[name]:.2%} ± {e[f'{name}_deviation']:.2%}" for name in ("train_accuracy", "test_accuracy")
-        )
-        noise = "own" if e["noise"] is None else e["noise"]
-        cells = (e["dataset"], noise, e["optimizer"], e["batch_size"] or "full", e["backend"], *accuracies)
-        lines.append(f"| {' | '.join(map(str, cells))} | {e['n']} | {e['largest_difference']:.1e} |")
-    return "\n".join(lines) + "\n"
+def table(rows: list[dict]) -> Table:
+    """Return the summary as a Table."""
+    header = (
+        *("set", "noise", "optimizer", "batch", "net"),
+        *("train accuracy", "test accuracy", "n", "largest difference"),
+    )
+    return table_of(header, map(cells, summary(rows)))
 
 
-def boundaries(pairs: dict[str, dict[str, mlp_task.Result]]) -> Figure:
+def cells(entry: dict) -> tuple:
+    """Return the row of an entry of the summary."""
+    names = ("train_accuracy", "test_accuracy")
+    return (
+        entry["dataset"],
+        "own" if entry["noise"] is None else entry["noise"],
+        entry["optimizer"],
+        entry["batch_size"] or "full",
+        entry["backend"],
+        *(f"{entry[name]:.2%} ± {entry[f'{name}_deviation']:.2%}" for name in names),
+        entry["n"],
+        f"{entry['largest_difference']:.1e}",
+    )
+
+
+def boundaries(pairs: dict[str, dict[str, Result]]) -> Figure:
     """A column for each set of two features, a row for each backend: regions, points and test accuracy."""
     figure, axes = plots.panels(2, len(pairs), 4.4, 3.7)
     for column, (name, results) in zip(axes.T, pairs.items(), strict=True):
         for axis, (backend, result) in zip(column, results.items(), strict=True):
             accuracy = result.history[-1]["test_accuracy"]
             title = f"{name}, {BACKENDS[backend]}: test {accuracy:.1%}"
-            plots.boundary(axis, result.predict, result.data, title)
+            plots.boundary(axis, result.predict, result.task, title)
     return figure
 
 

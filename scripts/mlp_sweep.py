@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 import numpy as np
+from einops import rearrange
 
 from purenets import UserError, data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
@@ -26,9 +27,11 @@ from purenets.optim import OPTIMIZERS
 class Config(Options):
     """Sweep learning rates and seeds of an MLP in one run."""
 
-    dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
-    dataset: str = option("moons", f"one of {', '.join(DATASETS)}", one_of(list(DATASETS)))
-    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    dnn_hidden_units: tuple[int, ...] = option(
+        (20,), "units of each hidden layer, with commas between", widths
+    )
+    dataset: str = option("moons", f"one of {', '.join(DATASETS)}", one_of(DATASETS))
+    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     lowest: float = option(1e-3, "the lowest rate", positive)
     highest: float = option(10.0, "the highest rate", positive)
     rates: int = option(9, "rates, equally far apart on a logarithmic scale", positive)
@@ -58,7 +61,7 @@ def train(config: Config) -> np.ndarray:
     x, y = map(torch.as_tensor, task.train)
     held_out = len(y) // 5
     train_set, validation_set = (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out])
-    model = MLP(task.n_features, [int(n) for n in config.dnn_hidden_units.split(",")], task.n_classes)
+    model = MLP(task.n_features, config.dnn_hidden_units, task.n_classes)
     optimizer = optim.inject_hyperparams(OPTIMIZERS[config.optimizer], lr=1.0)
 
     def begin(rate: float, seed: int) -> TrainState:
@@ -75,7 +78,7 @@ def train(config: Config) -> np.ndarray:
         each = [batches(i) for batches in orders] * config.rates
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
     accuracy = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)["accuracy"]
-    return to_host(accuracy).reshape(config.rates, config.seeds)
+    return rearrange(to_host(accuracy), "(rate seed) -> rate seed", seed=config.seeds)
 
 
 def draw(config: Config, accuracy: np.ndarray):

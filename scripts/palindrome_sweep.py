@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import Interrupted, fit, init_state, make_step, random, runs
+from purenets.core.report.tables import Table, table_of, to_markdown
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_lock, write_atomically
-from purenets.core.runs.options import Options, not_negative, option, positive
+from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import train as rnn
 
 # Named changes of the options of scripts/train.py
@@ -55,29 +56,30 @@ SETTINGS = {
 }
 
 
-def known_settings(text: str) -> str | None:
-    good = all(name in SETTINGS for name in text.split(","))
-    return None if good else f"names with commas between them, of {', '.join(SETTINGS)}"
+LENGTHS = (5, 6, 8, 10, 12, 15, 18, 20, 25, 30, 40)
 
 
-def some_lengths(text: str) -> str | None:
-    return rnn.list_of_lengths(text or "none")
+def some_lengths(values: tuple) -> str | None:
+    """Check lengths T, of which there has to be one."""
+    return rnn.lengths(values or ("none",))
 
 
 @dataclass(frozen=True)
 class Config(Options):
     """Train RNNs on palindromes of several lengths T, several seeds of each."""
 
-    settings: str = option("default", "named settings, with commas (see the source)", known_settings)
-    lengths: str = option("5,6,8,10,12,15,18,20,25,30,40", "lengths T to train at, with commas", some_lengths)
-    also: str = option("", "more lengths T to evaluate at, unseen in training", rnn.list_of_lengths)
+    settings: tuple[str, ...] = option(
+        ("default",), "named settings, with commas (see the source)", each(one_of(SETTINGS))
+    )
+    lengths: tuple[int, ...] = option(LENGTHS, "lengths T to train at, with commas", some_lengths)
+    also: tuple[int, ...] = option((), "more lengths T, only to evaluate at", rnn.lengths)
     seeds: int = option(10, "seeds 0, 1, ... of each length", positive)
     first_seed: int = option(0, "the first of them", not_negative)
     steps: int = option(10000, "steps to train for", positive)
     batch_size: int = option(128, "palindromes in a step", positive)
     num_hidden: int = option(128, "units of the hidden layer", positive)
     learning_rate: float = option(None, "in place of the settings' own", positive)
-    curriculum: str = option("", "lengths T to train at first", rnn.list_of_lengths)
+    curriculum: tuple[int, ...] = option((), "lengths T to train at first", rnn.lengths)
     eval_freq: int = option(1000, "steps between evaluations", positive)
     eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
     compile: bool = option(True, "the whole step under torch.compile")
@@ -98,7 +100,7 @@ def main(config: Config) -> dict:
     with processes(torch.device("cpu")) as group:
         folder = runs.open_run(config, group.writes)
         wait_for_all(group)  # until the folder is there
-        cells = [(name, int(T)) for name in config.settings.split(",") for T in config.lengths.split(",")]
+        cells = [(name, T) for name in config.settings for T in config.lengths]
 
         def row(i: int) -> dict:
             setting, T = cells[i]
@@ -113,36 +115,27 @@ def main(config: Config) -> dict:
         wait_for_all(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
     found = {"command": runs.command_line(config), "n": config.seeds, **runs.environment(), **runs.machine()}
-    found |= {"settings": {name: SETTINGS[name] for name in config.settings.split(",")}, "cells": rows}
+    found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
     if config.results and group.writes:
         path = Path(config.results)
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        write_atomically(path.with_suffix(".md"), markdown(found).encode())
+        write_atomically(path.with_suffix(".md"), to_markdown(table(found)).encode())
     return found
 
 
-def markdown(found: dict) -> str:
-    """A row for each cell and each length that it was evaluated at: mean ± deviation, and the worst seed."""
-    lines = [
-        "| setting | steps | trained at T | evaluated at T | accuracy | worst seed | n |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def table(found: dict) -> Table:
+    """Return a row for each cell and each length at which it was evaluated: mean ± standard deviation
+    of the accuracy over the seeds, and the worst seed."""
+    header = ("setting", "steps", "trained at T", "evaluated at T", "accuracy", "worst seed", "n")
+    rows = []
     for row in found["cells"]:
         for T, at in row["accuracy"].items():
             values = np.array(at["by_seed"])
             spread = f"{values.mean():.1%} ± {values.std(ddof=1) if len(values) > 1 else 0:.1%}"
             which = f"{T} (all palindromes)" if at["exhaustive"] else T
-            cells = (
-                row["setting"],
-                row["steps"],
-                row["T"],
-                which,
-                spread,
-                f"{values.min():.1%}",
-                len(values),
-            )
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+            trained = (row["setting"], row["steps"], row["T"])
+            rows.append((*trained, which, spread, f"{values.min():.1%}", len(values)))
+    return table_of(header, rows)
 
 
 def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict:
@@ -172,7 +165,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     """Train all seeds of a cell as one ensemble, and evaluate each."""
     import torch
 
-    from purenets.torch_nets import ensemble, ensemble_metrics, grad_fn, jit, metrics_fn, stack_states
+    from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states
 
     rnn.set_up_torch(member)
     torch.compiler.reset()  # or the functions that all cells share reach the limit of recompilations
@@ -182,14 +175,13 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     state_keys, train_keys, evaluation_keys = zip(*map(rnn.keys, seeds), strict=True)
     state = stack_states([init_state(model, optimizer, key) for key in state_keys])
     state, history, sums = runs.restore(folder, state)
-    step = ensemble(make_step(grad_fn(model), optimizer))
     metrics = ensemble_metrics(metrics_fn(model))
 
     def evaluate(state, T=T) -> dict:
         return rnn.evaluate_at(metrics, state, evaluation_keys[0], T, config.eval_size, one_hot)
 
     state, history = fit(
-        averaged(jit(step) if member.compile and not member.curriculum else step),
+        step_of(member, model, optimizer),
         state,
         ensemble_batches(member, train_keys),
         steps=member.train_steps,
@@ -200,7 +192,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
         metric_sums=sums,
         label=f"{place} {setting}, T = {T}",
     )
-    lengths = [T, *(int(other) for other in config.also.split(",") if other)]
+    lengths = [T, *config.also]
     return {
         "setting": setting,
         "T": T,
@@ -210,6 +202,14 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
         "accuracy": at_lengths(evaluate, state, lengths, config.eval_size),
         "history": history,
     }
+
+
+def step_of(member: rnn.Config, model, optimizer):
+    """Return the step of all members, with the means of their metrics."""
+    from purenets.torch_nets import ensemble, grad_fn, jit
+
+    step = ensemble(make_step(grad_fn(model), optimizer))
+    return averaged(jit(step) if member.compile and not member.curriculum else step)
 
 
 def at_lengths(evaluate, state, lengths, size: int) -> dict:

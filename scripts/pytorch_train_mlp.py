@@ -14,6 +14,7 @@ from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects
 from purenets.core.runs.command import command
 from purenets.core.runs.options import option, positive
 from scripts.shared import mlp as mlp_task
+from scripts.shared.result import Result
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def backend_of(config: Config) -> mlp_task.Backend:
     )
 
 
-def train(config: Config, params: Params | None = None) -> mlp_task.Result:
+def train(config: Config, params: Params | None = None) -> Result:
     """Train; from `params`, if given, instead of the model's own draw."""
     return mlp_task.train(config, backend_of(config), params)
 

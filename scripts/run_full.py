@@ -23,10 +23,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import Interrupted, UserError
-from purenets.core.report.tables import text_table
+from purenets.core.report.tables import table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
-from purenets.core.runs.options import Options, option
+from purenets.core.runs.options import Options, each, one_of, option
 from purenets.core.signals import stop_requested
 
 ROOT = Path(__file__).parents[1]
@@ -88,17 +88,14 @@ class Config(Options):
 
     data: str = option("cifar10", "cifar10 or folder", choices=["cifar10", "folder"])
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    stages: str = option(",".join(STAGES), "names of stages, with commas")
+    stages: tuple[str, ...] = option(tuple(STAGES), "with commas", each(one_of(STAGES)))
     pdf: bool = option(True, "the report as a PDF too (needs the package typst)")
     out: str = option("runs/full", "folder of runs, results, logs and report")
 
 
 def main(config: Config) -> Path:
     """All stages that are not done yet; prints a table and returns the path of the report."""
-    names = config.stages.split(",")
-    for name in names:
-        if name not in STAGES:
-            raise UserError(f"--stages {name}: needs one of {', '.join(STAGES)}")
+    names = config.stages
     if any(STAGES[name].images for name in names):
         open_images(config)
     folder = folder_at(config.out)
@@ -114,7 +111,8 @@ def main(config: Config) -> Path:
                 done[name] = run_stage(config, folder, name)
                 write_atomically(folder / "stages.json", json.dumps(done, indent=1).encode())
                 bar.update(minutes[name])
-    print(text_table([["stage", "minutes"], *([name, f"{done[name] / 60:.1f}"] for name in names)]))
+    spent = [(name, f"{done[name] / 60:.1f}") for name in names]
+    print(to_text(table_of(["stage", "minutes"], spent)))
     from scripts import make_report  # draws and trains, so only now
 
     make_report.main(

@@ -1,4 +1,4 @@
-"""The whole assignment in small, on data that is always there: a table and an HTML report.
+"""Train the whole assignment in small, on data that needs no download; write an HTML report.
 
 make run
 python scripts/run_quick.py --out runs/quick
@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
@@ -15,18 +16,22 @@ import numpy as np
 
 from purenets import runs
 from purenets.core.report import plots
-from purenets.core.report.document import Document, Picture, Section
+from purenets.core.report.document import Document, Section
 from purenets.core.report.html import to_html
-from purenets.core.report.tables import Table, text_table
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import Options, not_negative, option
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train, compare_mlps
 from scripts import train as rnn_train
-from scripts.shared import images as image_task
+from scripts.figures.cnn import confusion_matrix
+from scripts.report.prose import sections
+from scripts.shared import images
 from scripts.shared.mlp import CURVES, MLPConfig
+from scripts.shared.result import Result
 
 RNN_LENGTHS, RNN_STEPS = (5, 8, 12, 20), 1500
+CNN_STEPS = 200
 MLP_SETS = {"moons": 100, "circles": 60, "blobs": 30, "digits": 30}  # epochs
 
 
@@ -39,136 +44,141 @@ class Config(Options):
 
 
 def main(config: Config) -> Path:
-    """All parts; prints the tables and returns the path of the report."""
+    """Run all parts; print the tables and return the path of the report."""
     folder = folder_at(config.out)
     begin = time.monotonic()
-    sections = [part(config) for part in PARTS]
-    for section in sections:
+    parts = [part(config) for part in PARTS]
+    for section in parts:
         (table,) = (block for block in section.blocks if isinstance(block, Table))
-        print(f"\n{section.title}\n\n{text_table(table.rows)}")
-    about = runs.environment() | runs.machine()
-    note = f"Made by `python scripts/run_quick.py` on {about['machine']}, commit {about['git_commit']}."
+        print(f"\n{section.title}\n\n{to_text(table)}")
     path = folder / "report.html"
-    page = Document("The assignment in small", [Section("About this page", [note]), *sections])
-    write_atomically(path, to_html(page).encode())
+    write_atomically(path, to_html(page(parts)).encode())
     print(f"\n{time.monotonic() - begin:.0f} s; the report is {path}")
     return path
 
 
+def page(parts: list[Section]) -> Document:
+    """Return the document of all parts, which begins with where it was made."""
+    about = runs.environment() | runs.machine()
+    (top,) = sections("quick_about", {name: about[name] for name in ("machine", "git_commit")})
+    return Document(top.title, [*top.parts, *parts])
+
+
 def part1(config: Config) -> Section:
-    """Both MLPs on toy sets and digits, by Adam: same data, same params, same batches."""
-    pairs = {}
-    for name, epochs in MLP_SETS.items():
-        case = MLPConfig(dataset=name, max_steps=epochs, eval_freq=2, optimizer="adam", seed=config.seed)
-        pairs[name] = compare_mlps.train_both(case)
-    table = [["set", "net", "train accuracy", "test accuracy", "test loss"]]
-    for name, results in pairs.items():
-        for backend, result in results.items():
-            row = result.history[-1]
-            accuracies = (f"{row[f'{part}_accuracy']:.2%}" for part in ("train", "test"))
-            table.append([name, compare_mlps.BACKENDS[backend], *accuracies, f"{row['test_loss']:.4f}"])
+    """Return both MLPs on toy sets and digits, by Adam: same data, same params, same batches."""
+    defaults = MLPConfig(eval_freq=2, optimizer="adam", seed=config.seed)
+    pairs = {
+        name: compare_mlps.train_both(replace(defaults, dataset=name, max_steps=epochs))
+        for name, epochs in MLP_SETS.items()
+    }
     plane = {name: results for name, results in pairs.items() if name != "digits"}
     boundaries = compare_mlps.boundaries(plane)
     plots.save(boundaries, Path(config.out) / "boundaries.png")
-    digits = {compare_mlps.BACKENDS[backend]: result.history for backend, result in pairs["digits"].items()}
-    return Section(
-        "Part I: the NumPy and the PyTorch MLP",
-        [
-            "The same network twice, 20 hidden units with ReLU: once with the backward pass written by hand, "
-            "once differentiated by torch.func. Data, first params, batches and optimizer (Adam, 1e-2, "
-            "batches of 32) are the same, and so are the results: the curves lie on each other.",
-            Table(table, "Both nets on all sets."),
-            Picture(boundaries, "Decision boundaries. Class by color and shape; train filled, test hollow."),
-            Picture(plots.curves(digits, CURVES), "Digits (8 x 8 pixels, 10 classes): loss and accuracy."),
-        ],
-    )
+    curves = {compare_mlps.BACKENDS[name]: run.history for name, run in pairs["digits"].items()}
+    values = {
+        "hidden": len(pairs["digits"]["numpy"].state.params["fc1.bias"]),
+        "batch_size": defaults.batch_size,
+        "learning_rate": defaults.learning_rate,
+        "quick-sets": mlp_table(pairs),
+        "quick-boundaries": boundaries,
+        "quick-digits": plots.curves(curves, CURVES),
+    }
+    (section,) = sections("quick_part1", values)
+    return section
+
+
+def mlp_table(pairs: dict) -> Table:
+    """Return a row for each set and network."""
+    rows = []
+    for name, results in pairs.items():
+        for backend, result in results.items():
+            last = result.history[-1]
+            accuracies = (f"{last[f'{part}_accuracy']:.2%}" for part in ("train", "test"))
+            names = (name, compare_mlps.BACKENDS[backend])
+            rows.append((*names, *accuracies, f"{last['test_loss']:.4f}"))
+    return table_of(("set", "net", "train accuracy", "test accuracy", "test loss"), rows)
 
 
 def part1_mlp(config: Config) -> Section:
-    """The net without convolutions, small, on digits."""
-    return of_images("Part I: a net without convolutions", cifar10_mlp, config)
+    """Return the network without convolutions, small, on digits."""
+    return of_images("Part I: a network without convolutions", "mlp", cifar10_mlp, config)
 
 
 def part1_cnn(config: Config) -> Section:
-    """The fast convolutional net, small, on digits."""
-    return of_images("Part I: a fast convolutional net", cifar10_cnn, config)
+    """Return the fast convolutional network, small, on digits."""
+    return of_images("Part I: a fast convolutional network", "cnn", cifar10_cnn, config)
 
 
-def of_images(title: str, script, config: Config) -> Section:
-    preset = replace(script.PRESETS["digits"], precision="float32", seed=config.seed)
-    result = script.train(preset)
-    return Section(
-        title,
-        [
-            f"The net that scripts/{script.__name__.split('.')[-1]}.py trains on CIFAR-10, with few units, on "
-            "scikit-learn's digits.",
-            image_table(result),
-            Picture(
-                plots.curves({"": result.history}, image_task.CURVES),
-                "Loss and accuracy, train and validation.",
-            ),
-        ],
-    )
+def of_images(title: str, kind: str, script: ModuleType, config: Config) -> Section:
+    """Return the preset of digits of one of the scripts for CIFAR-10."""
+    result = script.train(replace(script.PRESETS["digits"], precision="float32", seed=config.seed))
+    values = {
+        "title": title,
+        "kind": kind,
+        "script": script.__name__.split(".")[-1],
+        f"quick-{kind}": image_table(result),
+        f"quick-{kind}-curves": plots.curves({"": result.history}, images.CURVES),
+    }
+    (section,) = sections("quick_images", values)
+    return section
 
 
-def image_table(result: image_task.Result) -> Table:
-    """Loss and accuracy on validation and test images."""
+def image_table(result: Result) -> Table:
+    """Return loss and accuracy on validation and test images."""
     last, test = result.history[-1], result.test
-    valid = (str(len(result.task.valid[1])), f"{last['valid_loss']:.4f}", f"{last['valid_accuracy']:.2%}")
-    held_out = (str(len(result.task.test[1])), f"{test['loss']:.4f}", f"{test['accuracy']:.2%}")
-    return Table(
-        [["part", "images", "loss", "accuracy"], ["validation", *valid], ["test", *held_out]], "Digits."
-    )
+    n_valid, n_test = len(result.task.valid[1]), len(result.task.test[1])
+    rows = [
+        ("validation", n_valid, f"{last['valid_loss']:.4f}", f"{last['valid_accuracy']:.2%}"),
+        ("test", n_test, f"{test['loss']:.4f}", f"{test['accuracy']:.2%}"),
+    ]
+    return table_of(("part", "images", "loss", "accuracy"), rows)
 
 
 def part2(config: Config) -> Section:
-    """A narrow reduced VGG on digits."""
+    """Return a narrow reduced VGG on digits."""
     options = cnn_train.Config(
-        data="digits", width=0.25, max_steps=200, eval_freq=20, batch_size=64, learning_rate=1e-2,
-        schedule="one_cycle", precision="float32", seed=config.seed,
+        data="digits", width=0.25, max_steps=CNN_STEPS, eval_freq=20, batch_size=64,
+        learning_rate=1e-2, schedule="one_cycle", precision="float32", seed=config.seed,
     )  # fmt: skip
     result = cnn_train.train(options)
-    figure, axes = plots.panels(1, 1, 5.5, 4.8)
-    test = result.test
-    counts = np.array(test["confusion"])
-    plots.confusion(axes[0, 0], counts, test["classes"], f"test accuracy {test['accuracy']:.1%}")
-    return Section(
-        "Part II: the reduced VGG",
-        [
-            "The assignment's convolutional net with a quarter of its channels, on scikit-learn's digits, which "
-            "are always there. scripts/cnn_train.py trains the whole net on CIFAR-10.",
-            image_table(result),
-            Picture(
-                plots.curves({"": result.history}, image_task.CURVES),
-                "Loss and accuracy, train and validation.",
-            ),
-            Picture(figure, "Confusion matrix of the test images: rows are the true classes."),
-        ],
-    )
+    counts, classes = np.array(result.test["confusion"]), result.test["classes"]
+    title = f"test accuracy {result.test['accuracy']:.1%}"
+    values = {
+        "width": options.width,
+        "quick-vgg": image_table(result),
+        "quick-vgg-curves": plots.curves({"": result.history}, images.CURVES),
+        "quick-vgg-confusion": confusion_matrix(counts, classes, title),
+    }
+    (section,) = sections("quick_part2", values)
+    return section
 
 
 def part3(config: Config) -> Section:
-    """The vanilla RNN with the assignment's defaults, but fewer steps, at four lengths."""
-    histories, table = {}, [["T", "steps", "loss", "accuracy", "chance"]]
-    for T in RNN_LENGTHS:
-        options = rnn_train.Config(
-            input_length=T - 1, train_steps=RNN_STEPS, eval_freq=100, eval_size=2000, seed=config.seed,
-            compile=False,
-        )  # fmt: skip
-        histories[f"T = {T}"] = rnn_train.train(options).history
-        last = histories[f"T = {T}"][-1]
-        table.append([str(T), str(RNN_STEPS), f"{last['loss']:.4f}", f"{last['test_accuracy']:.2%}", "10%"])
-    figure = plots.curves(histories, [("test_loss",), ("test_accuracy",)])
-    return Section(
-        "Part III: a vanilla RNN on palindromes",
-        [
-            "Equations (1) to (4) with the assignment's defaults (128 units, RMSProp 1e-3, digits as numbers), "
-            f"but {RNN_STEPS} steps instead of 10,000. The last digit of a palindrome is its first one, so the "
-            "network must remember over T - 2 steps: the longer, the less it does.",
-            Table(table, "Accuracy over the length."),
-            Picture(figure, "Loss and accuracy on fresh palindromes."),
-        ],
+    """Return the vanilla RNN with the assignment's defaults but fewer steps, at several lengths."""
+    defaults = rnn_train.Config()
+    options = replace(
+        defaults,
+        train_steps=RNN_STEPS,
+        eval_freq=100,
+        eval_size=2000,
+        seed=config.seed,
+        compile=False,
     )
+    histories, rows = {}, []
+    for T in RNN_LENGTHS:
+        histories[f"T = {T}"] = rnn_train.train(replace(options, input_length=T - 1)).history
+        last = histories[f"T = {T}"][-1]
+        rows.append((T, RNN_STEPS, f"{last['loss']:.4f}", f"{last['test_accuracy']:.2%}", "10%"))
+    values = {
+        "hidden": defaults.num_hidden,
+        "learning_rate": defaults.learning_rate,
+        "steps": RNN_STEPS,
+        "default_steps": defaults.train_steps,
+        "quick-rnn": table_of(("T", "steps", "loss", "accuracy", "chance"), rows),
+        "quick-rnn-curves": plots.curves(histories, [("test_loss",), ("test_accuracy",)]),
+    }
+    (section,) = sections("quick_part3", values)
+    return section
 
 
 PARTS = [part1, part1_mlp, part1_cnn, part2, part3]

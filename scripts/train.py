@@ -12,40 +12,38 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import (
     Batch,
-    History,
     Model,
     Optimizer,
     Params,
+    Step,
     TrainState,
     init_state,
     make_step,
     optim,
     random,
     runs,
-    schedules,
 )
 from purenets.core.architectures import RNN_INITS
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive
+from purenets.core.runs.options import (
+    Options,
+    fraction,
+    integers_from,
+    not_negative,
+    one_of,
+    option,
+    positive,
+)
 from purenets.optim import OPTIMIZERS
+from purenets.schedules import SCHEDULES
+from scripts.shared.result import Result
 
-SCHEDULES = {
-    "constant": lambda rate, steps: rate,
-    "linear": lambda rate, steps: schedules.linear(rate, 0.0, steps),
-    "cosine": lambda rate, steps: schedules.cosine(rate, steps),
-}
-
-
-def list_of_lengths(text: str) -> str | None:
-    parts = text.split(",") if text else []
-    good = all(part.strip().isdecimal() and int(part) >= 2 for part in parts)
-    return None if good else "lengths T from 2 on with commas between them, as 20,50,100"
+lengths = integers_from(2, "lengths T from 2 on with commas between them, as 20,50,100")
 
 
 def all_ten_digits(value: int) -> str | None:
@@ -64,12 +62,12 @@ class Config(Options):
     learning_rate: float = option(1e-3, "the optimizer's rate", positive)
     train_steps: int = option(10000, "steps to train for", positive)
     max_norm: float = option(10.0, "clip the gradient's global norm at this; 0 for no clipping", not_negative)
-    optimizer: str = option("rmsprop", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    optimizer: str = option("rmsprop", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     init: str = option("default", f"of W_hh: one of {', '.join(RNN_INITS)}", one_of(RNN_INITS))
     gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
     input_scale: float = option(1.0, "inputs are multiplied with this", positive)
-    schedule: str = option("constant", f"of the rate: one of {', '.join(SCHEDULES)}", one_of(list(SCHEDULES)))
-    curriculum: str = option("", "lengths T to train at first, as 20,50,100", list_of_lengths)
+    schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
+    curriculum: tuple[int, ...] = option((), "lengths T to train at first, as 20,50,100", lengths)
     curriculum_fraction: float = option(0.6, "the part of the steps that these share equally", fraction)
     freeze_recurrence: bool = option(False, "leave W_hh as it began")
     eval_freq: int = option(500, "steps between evaluations", positive)
@@ -81,15 +79,6 @@ class Config(Options):
     threads: int = option(1, "CPU threads; 128 units are fastest on one", positive)
     out: str = option(None, "folder for config, history, checkpoint and figures")
     resume: bool = option(False, "go on with the run in --out")
-
-
-class Result(NamedTuple):
-    """A trained network: all that a notebook or a figure needs of it."""
-
-    state: TrainState
-    history: History
-    model: Model
-    first_params: Params  # before the first step
 
 
 def make_model(config: Config) -> Model:
@@ -121,7 +110,7 @@ def without_recurrence(updates: Params, params: Params) -> Params:
 
 def length_at(config: Config) -> Callable[[int], int]:
     """The function from the step (from 0) to the T of its palindromes: the curriculum's, then the last."""
-    stages = [int(T) for T in config.curriculum.split(",") if T]
+    stages = config.curriculum
     share = config.train_steps * config.curriculum_fraction / max(1, len(stages))
 
     def length(step: int) -> int:
@@ -201,20 +190,15 @@ def train(config: Config) -> Result:
 
 
 def train_as(config: Config, device, group) -> Result:
-    """What one of the processes of a training does; all have the same result, and the first writes it."""
-    from purenets.torch_nets import grad_fn, jit, metrics_fn
-    from purenets.torch_nets.distributed import check_share, data_parallel, parallel_metrics
+    """Train as one of the processes; all return the same result, and rank 0 writes it."""
+    from purenets.torch_nets import metrics_fn
+    from purenets.torch_nets.distributed import check_share, parallel_metrics
 
     check_share(config.batch_size, group)
     state_key, train_key, evaluation_key = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
     first = on_device(init_state(model, optimizer, state_key), device)
     folder = runs.open_run(config, group.writes)
-    compiled = jit if config.compile and not config.curriculum else lambda f: f  # one T: compile once
-    if group.size == 1:
-        step = compiled(make_step(grad_fn(model), optimizer))
-    else:  # what is sent stays outside of the compiled part
-        step = make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)
     metrics = parallel_metrics(metrics_fn(model), group)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
@@ -224,7 +208,7 @@ def train_as(config: Config, device, group) -> Result:
 
     state, history = runs.fit_and_save(
         folder,
-        step,
+        step_of(config, model, optimizer, group),
         first,
         batches(config, train_key, device),
         steps=config.train_steps,
@@ -239,7 +223,19 @@ def train_as(config: Config, device, group) -> Result:
 
         figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
         plots.save(figure, folder / "curves.png")
-    return Result(state, history, model, first.params)
+    return Result(state, history, model, first_params=first.params)
+
+
+def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:
+    """Return the training step, compiled where all its palindromes have one length."""
+    from purenets.torch_nets import grad_fn, jit
+    from purenets.torch_nets.distributed import data_parallel
+
+    compiled = jit if config.compile and not config.curriculum else lambda f: f
+    if group.size == 1:
+        return compiled(make_step(grad_fn(model), optimizer))
+    # what is sent stays outside of the compiled part
+    return make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)
 
 
 def on_device(state: TrainState, device) -> TrainState:

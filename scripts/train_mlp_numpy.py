@@ -14,6 +14,7 @@ from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects
 from purenets.core.runs.command import command
 from purenets.numpy_nets import MLP, grad_fn, metrics_fn
 from scripts.shared import mlp as mlp_task
+from scripts.shared.result import Result
 
 BACKEND = mlp_task.Backend("NumPy MLP", MLP, grad_fn, metrics_fn)
 
@@ -23,7 +24,7 @@ class Config(mlp_task.MLPConfig):
     """Train an MLP on a toy set or on a CSV file, with NumPy alone."""
 
 
-def train(config: Config, params: Params | None = None) -> mlp_task.Result:
+def train(config: Config, params: Params | None = None) -> Result:
     """Train; from `params`, if given, instead of the model's own draw."""
     return mlp_task.train(config, BACKEND, params)
 

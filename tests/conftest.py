@@ -15,6 +15,14 @@ settings.load_profile("quick")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_images(tmp_path_factory):
+    """No test writes into the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PURENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def denormal_numbers():
     """As they are by default after every test: the RNN's script has them flushed to zero."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import cifar10, growth, jax_peers, summary
+from purenets.core.report.tables import to_markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,7 +80,7 @@ def test_the_public_recipe_runs_on_a_cpu_by_its_words_alone(tmp_path, monkeypatc
 def test_the_summary_is_that_of_the_files():
     path = ROOT / "results" / "benchmarks.json"
     assert json.loads(path.read_text())["rows"] == summary.found(ROOT / "results")
-    assert path.with_suffix(".md").read_text() == summary.markdown(summary.found(ROOT / "results"))
+    assert path.with_suffix(".md").read_text() == to_markdown(summary.table(summary.found(ROOT / "results")))
 
 
 def test_the_summary_turns_a_speed_up_around_and_says_what_is_missed(tmp_path):
@@ -94,7 +95,7 @@ def test_the_summary_turns_a_speed_up_around_and_says_what_is_missed(tmp_path):
     (tmp_path / "benchmarks_toolbox.json").write_text(json.dumps(content))
     (row,) = summary.found(tmp_path)
     assert (row["median"], row["quartiles"], row["n"]) == (0.25, [0.2, 0.5], 3)
-    assert "| 0.25 (0.20 to 0.50) | 0.05 (missed) | 3 |" in summary.markdown([row])
+    assert "| 0.25 (0.20 to 0.50) | 0.05 (missed) | 3 |" in to_markdown(summary.table([row]))
 
 
 def test_every_axis_of_growth_spans_a_factor_of_100():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purenets import numpy_nets, optim, random, torch_nets, tree
-from purenets.core import ensemble, gradcheck, sam, serial, train, vector
+from purenets.core import ensemble, gradcheck, sam, serial, train, vector_dict
 from purenets.core.optim import arithmetic, hyper, state, transforms, wrappers
 from purenets.core.runs import checkpoint, folder
 from purenets.numpy_nets import mlp_numpy, modules
@@ -22,12 +22,13 @@ from purenets.torch_nets import convert, grad, layers, pytorch_mlp
     ("imports", "absent"),
     [
         (
-            "purenets, purenets.optim, purenets.core.gradcheck, purenets.core.sam, purenets.core.vector, "
+            "purenets, purenets.optim, purenets.core.gradcheck, purenets.core.sam, purenets.core.vector_dict, "
             "purenets.core.report.plots, purenets.core.runs.checkpoint",
             "torch",
         ),
         ("purenets.numpy_nets, purenets.numpy_nets.modules, purenets.numpy_nets.mlp_numpy", "torch"),
         ("scripts.train_mlp_numpy", "torch"),
+        ("purenets, purenets.core.gradcheck, purenets.core.runs.checkpoint", "einops"),
         ("purenets.torch_nets", "purenets.numpy_nets"),
         ("purenets.torch_nets, purenets.torch_nets.pytorch_mlp", "torchvision"),
     ],
@@ -41,6 +42,16 @@ def test_a_numpy_training_never_imports_torch():
     code = (
         "import sys; from scripts.train_mlp_numpy import Config, train;"
         "train(Config(max_steps=2, optimizer='adam', dropout=0.1)); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_gradient_of_a_numpy_cnn_never_imports_torch():
+    code = (
+        "import sys, numpy as np;"
+        "from purenets import random; from purenets.numpy_nets import CNN, grad_fn;"
+        "batch = np.ones((2, 1, 8, 8), np.float32), np.array([0, 1]); model = CNN(1, 2, width=0.0625);"
+        "grad_fn(model)(*model.init(random.key(0)), batch, None); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -118,9 +129,21 @@ CALLS = {
     "tree.size": tree.size,
     "tree.norm": tree.norm,
     "tree.ravel": lambda p: tree.ravel(p)[1](tree.ravel(p)[0]),
+    "tree.map_to_several": lambda p: tree.map_to_several(lambda a, b: (a, b), 2, p, p),
+    "vector_dict.from_vector": lambda p: vector_dict.from_vector(
+        vector_dict.layout_of(p), vector_dict.vector_of(vector_dict.with_vector(p))
+    ),
+    "vector_dict.leaves_of": lambda p: vector_dict.leaves_of(
+        vector_dict.layout_of(p), vector_dict.vector_of(vector_dict.with_vector(p))
+    ),
+    "vector_dict.as_plain": vector_dict.as_plain,
+    "vector_dict.vector_of": vector_dict.vector_of,
+    "vector_dict.layout_of": vector_dict.layout_of,
+    "vector_dict.with_vector": vector_dict.with_vector,
+    "vector_dict.packed": lambda p: vector_dict.packed(vector_dict.layout_of(p), p),
     "tree.stack": lambda p: tree.stack([p, p]),
     "tree.unstack": lambda p: tree.unstack(tree.stack([p, p])),
-    "transforms.apply_updates": lambda p: transforms.apply_updates(p, p),
+    "elementwise.apply_updates": lambda p: optim.apply_updates(p, p),
     "hyper.first_leaf": hyper.first_leaf,
     "hyper.zero": hyper.zero,
     "hyper.count_for": lambda p: hyper.count_for(p, lambda count: count),
@@ -176,7 +199,7 @@ CALLS = {
             optim.apply_if_finite(
                 optim.accumulate(optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2)
             ),
-            optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
+            optim.masked(optim.trace(0.9), optim.is_matrix),
             optim.ema(0.9),
         )
     ),
@@ -228,7 +251,7 @@ MODULES = (
         convert,
         checkpoint,
         folder,
-        vector,
+        vector_dict,
     ),
     *(serial, modules, layers, grad),
 )

@@ -9,6 +9,7 @@ functions in a row, each with a key of its own. All of it runs under torch.compi
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from purenets.core import random
@@ -50,8 +51,8 @@ def flip(key: Tensor, x: Tensor) -> Tensor:
 
 
 def mirrored(x: Tensor, which: Tensor) -> Tensor:
-    """The images of `which` (batch,) bool mirrored."""
-    return torch.where(which[:, None, None, None], x.flip(3), x)
+    """Return x with the images of `which` (batch,) bool mirrored."""
+    return torch.where(rearrange(which, "b -> b 1 1 1"), x.flip(3), x)
 
 
 def alternating_flips(key, n: int, epoch: int) -> Tensor:
@@ -76,30 +77,33 @@ def alternately_flipped(data: Batch, batch_size: int, key) -> Callable[[int], Ba
 
 
 def crop(padding: int) -> Augmentation:
-    """Each image moved by up to `padding` pixels in both directions; what comes in is its reflection."""
+    """Move each image by up to `padding` pixels in both directions; its reflection comes in."""
 
     def f(key, x):
-        B, _, H, W = x.shape
+        B, C, H, W = x.shape
         moves = random.randint(key, (2, B), -padding, padding + 1)
-        rows, columns = (_reflected(moves[i], n) for i, n in enumerate((H, W)))  # (B, H), (B, W)
-        image = torch.arange(B, device=x.device)[:, None, None, None]
-        channel = torch.arange(x.shape[1], device=x.device)[:, None, None]
-        return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        image = rearrange(torch.arange(B, device=x.device), "b -> b 1 1 1")
+        channel = rearrange(torch.arange(C, device=x.device), "c -> 1 c 1 1")
+        row = rearrange(_reflected(moves[0], H), "b h -> b 1 h 1")
+        column = rearrange(_reflected(moves[1], W), "b w -> b 1 1 w")
+        return x[image, channel, row, column]
 
     return f
 
 
 def cutout(size: int) -> Augmentation:
-    """A square of `size` pixels of each image set to 0, its centre anywhere in the image (DeVries and Taylor
-    2017); put it after the normalization, where 0 is the mean."""
+    """Set a square of `size` by `size` pixels of each image to 0, its center anywhere in the image.
+
+    Put it after the normalization, where 0 is the mean. Source: DeVries and Taylor 2017.
+    """
 
     def f(key, x):
         B, _, H, W = x.shape
         keys = random.split(key, 2)
-        inside = [
+        rows, columns = (
             _within(random.randint(keys[i], (B, 1), 0, n), n, size) for i, n in enumerate((H, W))
-        ]  # (B, H), (B, W)
-        hole = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+        )
+        hole = rearrange(rows, "b h -> b 1 h 1") & rearrange(columns, "b w -> b 1 1 w")
         return torch.where(hole, torch.zeros((), dtype=x.dtype, device=x.device), x)
 
     return f

@@ -5,10 +5,12 @@ D. Page's and T. Balsam's: fixed whitening filters, three groups of 3x3 convolut
 as far as they can, BatchNorm that only shifts, GELU, and logits scaled down.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from purenets.core.base import Model
@@ -25,49 +27,58 @@ def FastCNN(
     dirac: bool = True,
     momentum: float = 0.4,
     logit_scale: float = 1.0,
+    norm: Callable[..., Model] = layers.BatchNorm,
 ) -> Model:
     """x: (batch, n_channels, height, width) of 25 pixels or more, normalized -> logits: (batch, n_classes).
 
     filters: of the first layer, from `whitening_filters`; by default 2x2 filters that are trained. depth:
     convolutions of a group, 2 or 3; with 3 the second and the third are a residual branch. dirac: see
     `layers.Conv`. momentum: of the running statistics of BatchNorm. Logits are the mean over the last features
-    times weights of variance 1, times `logit_scale`.
+    times weights of variance 1, times `logit_scale`. norm: the constructor of BatchNorm.
     """
+    norm = functools.partial(norm, scale=False, momentum=momentum, eps=1e-12)
     n_in = 8 * n_channels if filters is None else len(filters)
     first = layers.Conv(n_channels, n_in, 2) if filters is None else layers.FixedConv(filters)
     row = {"first": first, "gelu": layers.GELU()}
     for i, n_out in enumerate(widths, start=1):
-        row[f"group{i}"] = _group(n_in, n_out, depth, dirac, momentum)
+        row[f"group{i}"] = _group(n_in, n_out, depth, dirac, norm)
         n_in = n_out
     head = {"pool": layers.MaxPool(3, stride=3), "flatten": layers.Flatten()}
     fc = layers.Linear(n_in, n_classes, bias=False, bound=math.sqrt(3))  # variance 1
     return layers.serial(**row, **head, fc=fc, scale=layers.Scale(logit_scale / n_in))
 
 
-def _group(n_in: int, n_out: int, depth: int, dirac: bool, momentum: float) -> Model:
-    def normed(n):
-        return layers.BatchNorm(n, scale=False, momentum=momentum, eps=1e-12)
-
+def _group(n_in: int, n_out: int, depth: int, dirac: bool, norm: Callable[[int], Model]) -> Model:
     def conv(n):
         return layers.Conv(n, n_out, 3, padding=1, bias=False, dirac=dirac)
 
     first = {
         "conv1": conv(n_in),
         "pool": layers.MaxPool(2, stride=2),
-        "norm1": normed(n_out),
+        "norm1": norm(n_out),
         "gelu1": layers.GELU(),
     }
-    second = {"conv2": conv(n_out), "norm2": normed(n_out)}
+    second = {"conv2": conv(n_out), "norm2": norm(n_out)}
     if depth == 2:
         return layers.serial(**first, **second, gelu2=layers.GELU())
-    third = {"gelu2": layers.GELU(), "conv3": conv(n_out), "norm3": normed(n_out)}
+    third = {"gelu2": layers.GELU(), "conv3": conv(n_out), "norm3": norm(n_out)}
     return layers.serial(**first, branch=layers.residual(**second, **third), gelu3=layers.GELU())
 
 
 def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
-    """Filters whose outputs on the patches of normalized images x: (n, C, H, W) are uncorrelated and of
-    variance 1, each also with the other sign: (2 C size^2, C, size, size). eps is added to the variances."""
-    patches = torch.nn.functional.unfold(x, size).transpose(1, 2).flatten(0, 1)  # (patches, C size^2)
+    """Return filters whose outputs on the patches of images are uncorrelated and of variance 1.
+
+    Args:
+        x: normalized images, (n, C, H, W).
+        size: height and width of a filter.
+        eps: what is added to the variances.
+
+    Returns:
+        (2 C size^2, C, size, size): each filter, and each with the other sign.
+    """
+    unfolded = torch.nn.functional.unfold(x, size)
+    patches = rearrange(unfolded, "n features places -> (n places) features")  # features: (C kh kw)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
-    filters = (directions / torch.sqrt(variances + eps)).T.reshape(-1, x.shape[1], size, size).contiguous()
+    columns = directions / torch.sqrt(variances + eps)
+    filters = rearrange(columns, "(c kh kw) o -> o c kh kw", kh=size, kw=size).contiguous()
     return torch.cat([filters, -filters])

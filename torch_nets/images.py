@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from purenets.core import data
@@ -31,11 +32,21 @@ class ImageTask(NamedTuple):
 
 
 def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
-    """The Images of one of SOURCES; `data_dir` is the folder of `folder`, and where `cifar10` is kept."""
+    """Return the images of one of SOURCES.
+
+    Args:
+        source: "cifar10", "folder" or "digits".
+        data_dir: the folder of `folder`, and where `cifar10` is kept.
+        size: height and width to resize to, or 0; CIFAR-10 is always 32 x 32.
+    """
+    if source not in SOURCES:
+        raise UserError(f"data: unknown {source!r}, choose from {', '.join(SOURCES)}")
     if source == "folder":
         return images.folder(Path(data_dir), size)
     if source == "digits":
         return images.digits(size)
+    if size not in (0, 32):
+        raise UserError(f"image_size: {size}, but the images of cifar10 are 32 x 32 and are not resized")
     return cifar10(Path(data_dir))
 
 
@@ -50,17 +61,28 @@ def cifar10(root: Path) -> ImageDataset:
         raise UserError(
             f"--data cifar10: neither in {root} nor to be downloaded ({reason}); {WAYS_OUT}"
         ) from error
-    arrays = [
-        (np.ascontiguousarray(p.data.transpose(0, 3, 1, 2)), np.array(p.targets, np.int64)) for p in parts
-    ]
-    return ImageDataset(*arrays, tuple(parts[0].classes))
+    pixels = [np.ascontiguousarray(rearrange(part.data, "n h w c -> n c h w")) for part in parts]
+    targets = [np.array(part.targets, np.int64) for part in parts]
+    return ImageDataset(*zip(pixels, targets, strict=True), tuple(parts[0].classes))
 
 
 def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_train: int = 0) -> ImageTask:
-    """The Images on a device: a validation part split off by key, normalization from what remains of train.
+    """Return the images on a device: a validation part split off, normalization from what remains of train.
 
-    valid_fraction: 0 for no validation part. n_train: keep only so many training images (0: all).
+    Args:
+        found: uint8 images and their class numbers.
+        key: of the split.
+        valid_fraction: the part of the training images held out; 0 for none.
+        device: where the tensors lie.
+        n_train: keep only so many training images; 0 for all.
+
+    Raises:
+        UserError: images or class numbers are none, or an argument is out of range.
     """
+    for name, part in zip(("train", "test"), found, strict=False):
+        data.check(part, len(found.classes), name)
+    if n_train < 0:
+        raise UserError(f"train_images: {n_train} is negative; 0 keeps all")
     rows = np.arange(len(found.train[1]))
     if valid_fraction:
         (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
@@ -70,7 +92,7 @@ def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_tra
     x, y = found.train
     parts = ((x[train_rows], y[train_rows]), (x[valid_rows], y[valid_rows]), tuple(map(np.array, found.test)))
     mean, deviation = (
-        torch.tensor(a, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        rearrange(torch.tensor(a, dtype=torch.float32, device=device), "c -> 1 c 1 1")
         for a in mean_and_deviation(parts[0][0])
     )
 

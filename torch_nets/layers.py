@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from purenets.core import random
@@ -197,13 +198,13 @@ def Conv(
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 3x3 convolution, stride and padding 1, of images of at most 2x2 pixels: each pixel sees all others, so
     it is one matrix product, without the taps that would only meet the padding (on 2x2: 4 of 9 are left)."""
-    n_out, height, width = weight.shape[0], *x.shape[2:]
-    taps = weight.permute(0, 2, 3, 1)  # from here on channels come last, as they lie in memory
+    height, width = x.shape[2:]
+    taps = rearrange(weight, "o i kh kw -> o kh kw i")  # channels come last, as they lie in memory
     pixels = [(row, column) for row in range(height) for column in range(width)]
-    seen = torch.stack([taps[:, 1 - i : 1 - i + height, 1 - j : 1 - j + width] for i, j in pixels])
-    matrix = seen.flatten(2).flatten(0, 1)  # (pixels n_out, pixels n_in)
-    y = torch.nn.functional.linear(x.permute(0, 2, 3, 1).flatten(1), matrix)
-    y = y.unflatten(1, (height, width, n_out)).permute(0, 3, 1, 2)
+    seen = [taps[:, 1 - i : 1 - i + height, 1 - j : 1 - j + width] for i, j in pixels]
+    matrix = rearrange(seen, "pixel o h w i -> (pixel o) (h w i)")
+    y = torch.nn.functional.linear(rearrange(x, "b i h w -> b (h w i)"), matrix)
+    y = rearrange(y, "b (h w o) -> b o h w", h=height, w=width)
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
@@ -310,4 +311,4 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
 
 def GlobalAvgPool() -> Model:
     """(batch, channels, height, width) -> (batch, channels): the mean over all pixels."""
-    return elementwise(lambda x: x.mean(dim=(2, 3)), "GlobalAvgPool")
+    return elementwise(lambda x: reduce(x, "b c h w -> b c", "mean"), "GlobalAvgPool")

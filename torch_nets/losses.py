@@ -1,17 +1,68 @@
-"""Losses of logits and integer targets: scalars, the mean over the batch."""
+"""Losses of logits and targets: scalars, the mean over the batch.
 
+Shapes and dtypes are checked here, values are not read: on a device that would make every step
+wait. A class that does not exist is refused by torch's kernel (on a CPU with one line, on a GPU by
+a device assert); no class number is taken as "ignore this example".
+"""
+
+import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from purenets.core.base import UserError
+from purenets.core.data.checks import are_class_numbers
+
+NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
+
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The mean of log sum_j exp(x_j) - x[target]. logits: (batch, classes); targets: (batch,) int, or (batch,
-    classes) of rows that sum to 1."""
-    return torch.nn.functional.cross_entropy(logits, targets)
+    """Return the mean of log sum_j exp(x_j) - x[target].
+
+    For labels t: the mean of sum_k t_k (log sum_j exp(x_j) - x_k).
+
+    Args:
+        logits: x, (batch, classes), or (batch, classes, ...) with a target for each position.
+        targets: class numbers (batch, ...) of any integer dtype, or one-hot or soft labels t like
+            the logits, of any dtype, whose classes sum to 1.
+
+    Raises:
+        UserError: the targets are neither, or (on a CPU, in eager mode) a class that does not
+            exist.
+    """
+    return _cross_entropy(logits, targets, 0.0)
 
 
 def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """`cross_entropy` with `amount` of each target spread evenly over all classes (Szegedy et al. 2016)."""
-    return lambda logits, targets: torch.nn.functional.cross_entropy(logits, targets, label_smoothing=amount)
+    """Return `cross_entropy` with `amount` of each target spread evenly over all classes.
+
+    Source: Szegedy et al. 2016.
+    """
+    if not 0 <= amount <= 1:
+        raise UserError(f"label_smoothed: amount {amount} is not from 0 to 1")
+    return lambda logits, targets: _cross_entropy(logits, targets, amount)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    try:
+        return torch.nn.functional.cross_entropy(
+            logits,
+            _classes_or_labels(logits, targets),
+            ignore_index=NOTHING_IGNORED,
+            label_smoothing=smoothing,
+        )
+    except (IndexError, RuntimeError) as error:
+        if "out of bounds" not in str(error):
+            raise
+        wrong = re.search(r"-?\d+", str(error)).group()
+        last = logits.shape[1] - 1
+        raise UserError(f"cross_entropy: target {wrong} is none of the classes 0 to {last}") from error
+
+
+def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the targets in a dtype that torch takes: int64, or floating point."""
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    if are_class_numbers(logits, targets, integers):
+        return targets.long()
+    return targets.to(logits.dtype) if integers else targets

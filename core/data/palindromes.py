@@ -41,8 +41,13 @@ def all_palindromes(T: int, one_hot: bool = False) -> Batch:
 def evaluation_batches(
     key: Array, T: int, size: int, one_hot: bool = False, chunk: int = 500
 ) -> Iterator[Batch]:
-    """All palindromes of length T where there are at most `size` of them, else `size` fresh ones; NumPy
-    batches of at most `chunk`, so that long palindromes need little memory."""
+    """Yield all palindromes of length T where there are at most `size`, else `size` fresh ones.
+
+    In NumPy batches of at most `chunk`, so that long palindromes need little memory.
+    """
+    for name, number in (("size", size), ("chunk", chunk)):
+        if number < 1:
+            raise UserError(f"{name}: {number} palindromes make no evaluation; needs 1 or more")
     if is_exhaustive(T, size):
         x, y = all_palindromes(T, one_hot)
         for begin in range(0, len(y), chunk):

@@ -1,33 +1,44 @@
 """Batches as a pure function of a key and the step: any step of any run can be made again."""
 
 import functools
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from purenets.core import random
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, UserError
-from purenets.core.data.tasks import check
+from purenets.core.data.checks import expect_examples
 
 
-def batches(data: Batch, batch_size: int = 0, key: Array | None = None) -> Callable[[int], Batch]:
-    """The function from the step (from 0) to its batch.
+def batches(
+    data: Batch, batch_size: int = 0, key: Array | None = None, *, repeat: bool = False
+) -> Callable[[int], Batch]:
+    """Return the function from the step (from 0) to its batch.
 
-    batch_size: 0 is full-batch (the data as they are), 1 single-sample, anything between mini-batches. The
-    examples come in permutations, one after the other without a gap: every batch is full, each example is
-    seen once in every `len(data)` draws, and the step alone says which.
+    The examples come in permutations, one after the other without a gap: every batch is full, each
+    example is seen once in every `n` draws, and the step alone says which. The data are checked
+    here, once, and not in the steps.
+
+    Args:
+        data: inputs (n, ...), or a tuple or dict of them, and targets (n, ...): class numbers,
+            one-hot or soft labels, numbers of a regression in floating point. Inputs and targets
+            are finite.
+        batch_size: 0 is full-batch (the data as they are), 1 single-sample, up to n mini-batches.
+        key: of the permutations; full-batch needs none.
+        repeat: let a batch_size over n take examples more than once a batch.
+
+    Raises:
+        UserError: one line that names the example or the argument that is wrong.
     """
-    x, y = data
-    n = x.shape[0]
-    check(data)
-    if batch_size < 0:
-        raise UserError(f"batch_size: {batch_size} is negative; 0 is full-batch")
+    n = expect_examples(data)
+    batch_size = _checked_size(batch_size, n, repeat)
     if batch_size == 0:
         return lambda step: data
-    if key is None:
-        raise UserError("batches: a batch_size needs a key")
-    host_key, place = np.asarray(key), _index_like(x)
+    x, y = data
+    host_key, place = _checked_key(key), _index_like(y)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int):
@@ -39,18 +50,54 @@ def batches(data: Batch, batch_size: int = 0, key: Array | None = None) -> Calla
             rows = order(epoch)[offset : offset + batch_size]
         else:
             rows = _run(order, epoch, offset, batch_size, n)
-        return x[rows], y[rows]
+        return _rows_of(x, rows), y[rows]
 
     return batch_at
 
 
 def steps_per_epoch(data: Batch, batch_size: int) -> float:
-    """Steps until each example has been seen once; not an integer where the last batch straddles epochs."""
-    return data[0].shape[0] / batch_size if batch_size else 1
+    """Return the steps until each example has been seen once.
+
+    Not an integer where the last batch straddles epochs; 1 for full-batch (0).
+    """
+    if batch_size < 0:
+        raise UserError(f"batch_size: {batch_size} is negative; 0 is full-batch")
+    return data[1].shape[0] / batch_size if batch_size else 1
+
+
+def _checked_size(batch_size: int, n: int, repeat: bool) -> int:
+    try:
+        size = operator.index(batch_size)
+    except TypeError:
+        raise UserError(f"batch_size: {batch_size!r} is no integer; 0 is full-batch") from None
+    if size < 0:
+        raise UserError(f"batch_size: {size} is negative; 0 is full-batch")
+    if size > n and not repeat:
+        raise UserError(
+            f"batch_size: {size} is more than the {n} examples; 0 is full-batch, and repeat=True takes "
+            "examples more than once"
+        )
+    return size
+
+
+def _checked_key(key: Array | None) -> np.ndarray:
+    if key is None:
+        raise UserError("batches: a batch_size needs a key, such as random.key(0)")
+    key = np.asarray(key)
+    if key.ndim != 1 or not 2 <= len(key) <= 4 or key.dtype.kind != "i":
+        raise UserError(f"key: {key} is no key; take random.key(seed)")
+    return key
+
+
+def _rows_of(x: Any, rows: Array) -> Any:
+    """Return the rows of all arrays of a batch's inputs."""
+    if isinstance(x, dict):
+        return {name: _rows_of(part, rows) for name, part in x.items()}
+    return tuple(_rows_of(part, rows) for part in x) if isinstance(x, tuple) else x[rows]
 
 
 def _run(order, epoch: int, offset: int, length: int, n: int) -> Array:
-    """`length` rows from `offset` in the permutation `epoch` on, over as many permutations as it takes."""
+    """Return `length` rows from `offset` in permutation `epoch` on, over as many as it takes."""
     parts = []
     while length > 0:
         parts.append(order(epoch)[offset : offset + length])

@@ -5,8 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arrays import to_host
+from purenets.core.arrays import like, namespace, to_host
 from purenets.core.base import Array, Batch, UserError
+from purenets.core.data.checks import expect_examples, kind_of
+
+ROUNDINGS = 4.0  # a spread of so many units in the last place of a feature is noise, not information
 
 
 class Dataset(NamedTuple):
@@ -18,10 +21,28 @@ class Dataset(NamedTuple):
     n_classes: int
 
 
-def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Dataset:
-    """Inputs and targets as a task: checked, split, standardized on train only, inputs as `dtype`."""
-    train, test = split(check(batch), key, test_fraction)
-    n_classes = int(np.max(batch[1])) + 1
+def prepare(
+    batch: Batch, key: Array, test_fraction: float, dtype: str = "float32", n_classes: int | None = None
+) -> Dataset:
+    """Return inputs and targets as a task: checked, split, standardized on the training part only.
+
+    Args:
+        batch: inputs (n, features) and class numbers (n,), counted from 0.
+        key: of the split.
+        test_fraction: the part of the examples that becomes the test set.
+        dtype: of the inputs, "float32" or "float64".
+        n_classes: None if every class has an example; else how many there are.
+
+    Raises:
+        UserError: see `check`; or a part of the split is empty, or `dtype` is not floating point.
+    """
+    if np.dtype(dtype).kind != "f":
+        raise UserError(f"dtype: {dtype} cannot hold standardized inputs; needs float32 or float64")
+    x, y = map(to_host, check(batch, n_classes))
+    if x.ndim != 2:
+        raise UserError(f"data: inputs of shape {x.shape}, needs (n, features)")
+    n_classes = int(np.max(y)) + 1 if n_classes is None else n_classes
+    train, test = split((x, y.astype(np.int64, copy=False)), key, test_fraction)
     with np.errstate(over="ignore"):
         train_x, test_x = (x.astype(dtype) for x in standardize(train[0], test[0]))
     for x in (train_x, test_x):
@@ -30,25 +51,46 @@ def prepare(batch: Batch, key: Array, test_fraction: float, dtype: str) -> Datas
 
 
 def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:
-    """The batch itself; a UserError if an input is not finite or a target is no class (None: any from 0)."""
-    x, y = map(to_host, batch)
-    if len(x) == 0 or len(x) != len(y):
-        raise UserError(f"{name}: {len(x)} inputs and {len(y)} targets; needs as many of both, at least one")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        where = np.argwhere(~np.isfinite(x))[0]
-        raise UserError(f"{name}: input {where[0]} has a value that is not finite: {x[tuple(where)]}")
-    if y.dtype.kind not in "iu":
-        raise UserError(f"{name}: targets must be integers, got {y.dtype}")
+    """Return the batch itself, a set for classification.
+
+    Args:
+        batch: inputs (n, ...), all finite, and class numbers (n,), counted from 0.
+        n_classes: how many classes there are; some may have no example. None: as many as the
+            largest class number tells, and each of them has an example (a net for classes numbered
+            0, 1 and 1,000,000 would have a million outputs that mean nothing).
+        name: what the set is called in a message.
+
+    Raises:
+        UserError: one line that names the example or the class that is wrong.
+    """
+    expect_examples(batch, name)
+    y = to_host(batch[1])
+    if y.ndim != 1 or y.dtype.kind not in "iub":
+        raise UserError(f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}")
     last = y.max() if n_classes is None else n_classes - 1
     if y.min() < 0 or y.max() > last:
         wrong = int(y[(y < 0) | (y > last)][0])
         raise UserError(f"{name}: target {wrong} is none of the classes 0 to {last}")
+    if n_classes is None:
+        _expect_no_gap(y, name)
     return batch
 
 
+def _expect_no_gap(y: np.ndarray, name: str) -> None:
+    present = np.unique(y)
+    if len(present) <= int(present[-1]):
+        missing = int(np.argmax(present != np.arange(len(present))))
+        raise UserError(
+            f"{name}: no example has target {missing}, but one has {present[-1]}; number the classes from 0 "
+            "without a gap, or say n_classes"
+        )
+
+
 def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
-    """A random (1 - fraction, fraction) of the examples; both parts hold at least one."""
+    """Return a random (1 - fraction, fraction) of the examples; both parts hold at least one."""
     n = len(batch[1])
+    if len(batch[0]) != n:
+        raise UserError(f"split: {len(batch[0])} inputs and {n} targets; needs as many of both")
     second = round(n * fraction) if 0 <= fraction <= 1 else 0  # also where it is no number
     if not 0 < second < n:
         raise UserError(f"test_fraction: {fraction} of {n} examples leaves a part empty")
@@ -56,21 +98,88 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
     return tuple(tuple(part[rows] for part in batch) for rows in (order[second:], order[:second]))
 
 
-def standardize(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Mean 0 and deviation 1 on `train`, the same map on the others; constant features stay constant 0.
-    A UserError names a feature whose values are too far apart for that."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, deviation = train.mean(axis=0), train.std(axis=0)
-        _check_spans(np.isfinite(mean + deviation), "float64")
-        deviation = np.where(deviation > 0, deviation, 1)
-        return tuple((x - mean) / deviation for x in (train, *others))
+# --- standardization ------------------------------------------------------------------------------
+
+
+def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
+    """Return `train` with mean 0 and deviation 1 in every feature, and the others by the same map.
+
+    A feature is constant if its values on `train` differ by no more than rounding (4 units in the last place
+    of their dtype). It becomes 0, and elsewhere the difference to its value on `train`.
+
+    Args:
+        train: (n, features), real. Computed in float64, returned in its own dtype (integers:
+            float64).
+        others: (m, features) each.
+
+    Raises:
+        UserError: no examples, another number of features, or a value that is not finite or too
+            large.
+    """
+    arrays = (train, *others)
+    parts = [_as_float64(array, train) for array in arrays]
+    rounding = ROUNDINGS * _epsilon(train) * np.abs(parts[0]).max(axis=0)
+    with np.errstate(all="ignore"):
+        constant = np.ptp(parts[0], axis=0) <= rounding
+        exponent, shift, mean, deviation = _statistics(parts[0], constant)
+        # exponent and shift are 0 for most features, and then change no bit
+        found = [np.ldexp(x, -exponent) - shift - mean for x in parts]
+        found = [np.where(constant & (np.abs(x) <= rounding), 0.0, x) / deviation for x in found]
+    for x in found:
+        _check_spans(np.isfinite(x).all(axis=0), "float64")
+    return tuple(_like_given(x, given) for x, given in zip(found, arrays, strict=True))
+
+
+def _statistics(x: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return exponent, shift, mean and deviation: z = (x / 2**exponent - shift - mean) / deviation.
+
+    Most features have exponent 0 and shift 0. Where rounding would spoil the mean (an offset that
+    is large against the deviation), or squares would leave the range of float64, the feature is
+    divided by a power of two, which is exact, and its first value is subtracted, before its mean
+    and deviation are taken.
+    """
+    mean, deviation, largest = x.mean(axis=0), x.std(axis=0), np.abs(x).max(axis=0)
+    rounding_of_mean = len(x) * np.finfo(np.float64).eps * largest  # a bound
+    plain = constant | ((rounding_of_mean <= 1e-8 * deviation) & (largest < 1e100) & (deviation > 1e-100))
+    exponent = np.where(plain, 0, np.frexp(largest)[1])
+    scaled = np.ldexp(x, -exponent)
+    shift = np.where(plain, 0.0, scaled[0])
+    scaled -= shift
+    mean = np.where(plain, mean, scaled.mean(axis=0))
+    deviation = np.where(plain, deviation, scaled.std(axis=0))
+    return exponent, shift, np.where(constant, x[0], mean), np.where(constant, 1.0, deviation)
+
+
+def _as_float64(x: Array, train: Array) -> np.ndarray:
+    if x.ndim < 1 or kind_of(x) not in "bif" or x.shape[1:] != train.shape[1:]:
+        raise UserError(
+            f"standardize: {x.dtype} of shape {tuple(x.shape)}, needs real numbers (n, features) with the "
+            f"features of train {tuple(train.shape)}"
+        )
+    if train.shape[0] == 0:
+        raise UserError("standardize: no examples in train; needs at least one")
+    if not isinstance(x, np.ndarray):
+        x = to_host(namespace(x).astype(x, namespace(x).float64))
+    x = x.astype(np.float64, copy=False)
+    if not np.isfinite(x).all():
+        raise UserError(f"standardize: a value of example {np.argwhere(~np.isfinite(x))[0][0]} is not finite")
+    return x
+
+
+def _epsilon(x: Array) -> float:
+    return float(namespace(x).finfo(x.dtype if kind_of(x) == "f" else namespace(x).float64).eps)
+
+
+def _like_given(x: np.ndarray, given: Array) -> Array:
+    """Return `x` in the library and dtype of what was given; float64 for integers."""
+    if kind_of(given) == "f":
+        return like(x, given)
+    return x if isinstance(given, np.ndarray) else namespace(given).asarray(x, device=given.device)
 
 
 def _check_spans(good: np.ndarray, dtype: str) -> None:
     if not good.all():
+        feature = np.argmin(good) if good.ndim else 0
         raise UserError(
-            f"data: the values of feature {np.argmin(good)} are too far apart to be standardized in {dtype}"
+            f"data: the values of feature {feature} are too far apart to be standardized in {dtype}"
         )
-
-
-# --- the sets ---------------------------------------------------------------------------------------------

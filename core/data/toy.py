@@ -1,7 +1,6 @@
-"""Toy sets from scikit-learn, drawn from a seed, and sets from a CSV file."""
+"""Toy sets from scikit-learn, drawn from a seed."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -19,44 +18,28 @@ def load(
     test_fraction: float = 0.2,
     dtype: str = "float32",
 ) -> Dataset:
-    """The toy set `name`, one of DATASETS, split and standardized.
+    """Return the toy set `name`, one of DATASETS, split and standardized.
 
-    noise: the deviation of the noise, or None for the set's own (real sets have none to set).
+    Args:
+        name: of the set.
+        key: of its draws and of the split.
+        n: how many examples to draw; real sets have their own number.
+        noise: the deviation of the noise, or None for the set's own (real sets have none to set).
+        test_fraction: the part of the examples that becomes the test set.
+        dtype: of the inputs, "float32" or "float64".
+
+    Raises:
+        UserError: one line that names the argument that is wrong.
     """
     if name not in DATASETS:
         raise UserError(f"dataset: unknown {name!r}, choose from {', '.join(DATASETS)}")
+    if not isinstance(n, int | np.integer) or n < 2:
+        raise UserError(f"n: {n!r} examples make no set; needs an integer from 2 on")
+    if noise is not None and not 0 <= noise < float("inf"):
+        raise UserError(f"noise: {noise} is no deviation; needs a finite number from 0 on")
     draw_key, split_key = random.split(key)
     seed = int(random.bits(draw_key, 1)[0])
     return prepare(DATASETS[name](n, noise, seed), split_key, test_fraction, dtype)
-
-
-def from_csv(path: Path, key: Array, test_fraction: float = 0.2, dtype: str = "float32") -> Dataset:
-    """A set from a file of numbers with commas between: features, then the class (0, 1, ...) as an integer.
-    A first line of names is skipped."""
-    try:
-        lines = [line.split(",") for line in Path(path).read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    if lines and not any(map(_is_number, lines[0])):
-        lines = lines[1:]
-    if len(lines) < 2:
-        raise UserError(f"{path}: needs at least two rows of numbers")
-    for number, cells in enumerate(lines, start=1):
-        if len(cells) != len(lines[0]) or len(cells) < 2 or not all(map(_is_number, cells)):
-            raise UserError(f"{path}: row {number} is not {max(len(lines[0]), 2)} numbers: {','.join(cells)}")
-    table = np.array(lines, dtype=float)
-    y = table[:, -1]
-    if not ((y == np.floor(y)) & (y >= 0) & (y < 2**31)).all():
-        raise UserError(f"{path}: the last column must be the class, an integer from 0 on, below 2**31")
-    return prepare((table[:, :-1], y.astype(np.int64)), random.split(key)[1], test_fraction, dtype)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _points(make: Callable, default_noise: float, argument: str = "noise", **fixed) -> Callable:

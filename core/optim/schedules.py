@@ -5,7 +5,7 @@ once, as for a plot) or a tensor under vmap and torch.compile. After its end a s
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -91,6 +91,15 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule
         return value
 
     return schedule
+
+
+# What a `--schedule` flag names: f(rate, steps) -> the learning rate; `rate` is its largest value.
+SCHEDULES: dict[str, Callable[[float, int], float | Schedule]] = {
+    "constant": lambda rate, steps: rate,
+    "linear": lambda rate, steps: linear(rate, 0.0, steps),
+    "cosine": lambda rate, steps: cosine(rate, steps),
+    "one_cycle": lambda rate, steps: one_cycle(rate, steps),
+}
 
 
 def _real(count) -> Array:

@@ -23,11 +23,14 @@ class Picture(NamedTuple):
     key: str = ""
 
 
+Block = str | Table | Picture  # a text is a paragraph
+
+
 class Section(NamedTuple):
-    """A heading with what is below it: paragraphs (texts), tables and pictures, and then smaller sections."""
+    """A heading with the blocks below it, and then smaller sections."""
 
     title: str
-    blocks: Sequence[str | Table | Picture] = ()
+    blocks: Sequence[Block] = ()
     parts: Sequence["Section"] = ()
 
 
@@ -69,6 +72,8 @@ def _numbers(document: Document) -> dict[int | str, str]:
                 continue
             counts[type(block)] += 1
             names[id(block)] = f"{'Table' if isinstance(block, Table) else 'Figure'} {counts[type(block)]}"
+            if block.key in names:
+                raise ValueError(f"two tables or figures have the key {block.key}")
             if block.key:
                 names[block.key] = names[id(block)]
     return names
@@ -102,7 +107,7 @@ class _Writer:
         number = self.numbers.get(id(block))
         return self.text(f"{number}. {block.caption}") if number else ""
 
-    def block(self, block: str | Table | Picture) -> str:
+    def block(self, block: Block) -> str:
         if isinstance(block, str):
             return self.paragraph(block)
         return self.table(block) if isinstance(block, Table) else self.picture(block)

@@ -5,7 +5,7 @@ import html
 from collections.abc import Sequence
 
 from purenets.core.report.document import Document, Picture, Section, _numbered, _numbers, _Writer, png
-from purenets.core.report.tables import Table
+from purenets.core.report.tables import Table, numeric_columns
 
 CSS = """
 :root { color-scheme: light dark; }
@@ -22,7 +22,7 @@ code { font-size: 0.85em; background: #8882; padding: 0.1em 0.3em; border-radius
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.8rem; }
 th, td { padding: 0.3rem 0.5rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+.text { text-align: left; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; background: white; border-radius: 4px; }
 figcaption { font-size: 0.85rem; opacity: 0.85; padding: 0.3rem 0; }
@@ -67,12 +67,16 @@ class _Html(_Writer):
         return f"<p>{self.text(text)}</p>"
 
     def table(self, table: Table) -> str:
-        head, *rows = table.rows
-        cells = "".join(f"<th>{self.text(cell)}</th>" for cell in head)
-        lines = ["".join(f"<td>{self.text(cell)}</td>" for cell in row) for row in rows]
-        inner = "".join(f"<tr>{line}</tr>" for line in [cells, *lines])
+        numeric, (head, *body) = numeric_columns(table), table.rows
+        lines = [self.row("th", head, numeric), *(self.row("td", row, numeric) for row in body)]
+        inner = "".join(lines)
         caption = f"<figcaption>{self.caption(table)}</figcaption>" if table.caption else ""
         return f'<figure>{caption}<div class="wide"><table>{inner}</table></div></figure>'
+
+    def row(self, kind: str, cells: Sequence[str], numeric: Sequence[bool]) -> str:
+        opening = [f"<{kind}>" if right else f'<{kind} class="text">' for right in numeric]
+        pairs = zip(opening, cells, strict=True)
+        return f"<tr>{''.join(f'{tag}{self.text(cell)}</{kind}>' for tag, cell in pairs)}</tr>"
 
     def picture(self, picture: Picture) -> str:
         image = base64.b64encode(png(picture.figure)).decode()

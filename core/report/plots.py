@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 from matplotlib import rc_context
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -102,16 +103,17 @@ def plane_of(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def boundary(axis, predict: Callable[[np.ndarray], np.ndarray], data: Dataset, title: str = "") -> None:
-    """The regions of the predicted classes (two features only) behind the points.
+    """Draw the regions of the predicted classes (two features only) behind the points.
 
     predict: (n, 2) -> (n,) class numbers.
     """
     points = np.concatenate([data.train[0], data.test[0]])
     low, high = points.min(axis=0) - 0.4, points.max(axis=0) + 0.4
-    grid = np.stack(np.meshgrid(*np.linspace(low, high, 240).T), axis=-1)
-    classes = np.asarray(predict(grid.reshape(-1, 2).astype(points.dtype))).reshape(grid.shape[:2])
+    where = np.meshgrid(*np.linspace(low, high, 240).T)
+    grid = rearrange(np.stack(where, axis=-1), "rows columns feature -> (rows columns) feature")
+    predicted = np.asarray(predict(grid.astype(points.dtype)))
+    classes = rearrange(predicted, "(rows columns) -> rows columns", rows=len(where[0]))
     colors = ListedColormap([COLORS[i % 8] for i in range(data.n_classes)])
-    where = (grid[..., 0], grid[..., 1])
     axis.pcolormesh(
         *where, classes, cmap=colors, vmin=-0.5, vmax=data.n_classes - 0.5, alpha=0.22, rasterized=True
     )

@@ -1,22 +1,89 @@
-"""Tables of texts, for a terminal, Markdown, HTML and PDF."""
+"""Tables of texts, printed for a terminal and as Markdown; `html` and `typst` show them, too.
 
-from collections.abc import Sequence
+A function returns its results as a `Table`; one function for each format prints it:
+
+>>> table = table_of(["set", "n"], [["moons", 5], ["digits", 10]])
+>>> print(to_text(table))
+set      n
+----------
+moons    5
+digits  10
+>>> print(to_markdown(table), end="")
+| set | n |
+|---|---:|
+| moons | 5 |
+| digits | 10 |
+"""
+
+import re
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+NUMBER = re.compile(r"[-+]?(\.?\d|nan\b|inf\b)")  # what a cell with a number begins with
 
 
 class Table(NamedTuple):
-    """A header and rows of texts."""
+    """A header and rows of texts, all of the same length.
+
+    caption: the text above it. key: the name by which a document's text refers to it, as in @key.
+    """
 
     rows: Sequence[Sequence[str]]
     caption: str = ""
     key: str = ""
 
 
-def text_table(table: Sequence[Sequence[str]]) -> str:
-    """The same table for a terminal, in columns; the first is flush left."""
-    columns = range(len(table[0]))
-    widths = [max(len(row[i]) for row in table) for i in columns]
-    lines = [
-        "  ".join(row[i].rjust(widths[i]) if i else row[i].ljust(widths[i]) for i in columns) for row in table
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+def table_of(header: Iterable, rows: Iterable[Iterable], caption: str = "", key: str = "") -> Table:
+    """Return a Table of any values, each converted by `str`.
+
+    Raises:
+        ValueError: If a row is longer or shorter than the header.
+    """
+    texts = [[str(cell) for cell in row] for row in (header, *rows)]
+    for row in texts:
+        if len(row) != len(texts[0]):
+            raise ValueError(f"a row of {len(row)} cells below a header of {len(texts[0])}: {row}")
+    return Table(texts, caption, key)
+
+
+def numeric_columns(table: Table) -> list[bool]:
+    """Return for each column whether it holds numbers and is therefore aligned to the right.
+
+    A column holds numbers if all its cells below the header begin with one, apart from empty cells.
+    The first column names the rows and is always aligned to the left.
+    """
+    _, *body = table.rows
+    filled = [[cell for cell in column if cell] for column in zip(*body, strict=True)]
+    numeric = [bool(cells) and all(map(NUMBER.match, cells)) for cells in filled]
+    return [False, *numeric[1:]] if body else [False] * len(table.rows[0])
+
+
+def to_text(table: Table) -> str:
+    """Return the table in columns for a terminal, below its caption if it has one."""
+    widths = [max(map(len, column)) for column in zip(*table.rows, strict=True)]
+    justify = [str.rjust if right else str.ljust for right in numeric_columns(table)]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(f(c, n) for f, c, n in zip(justify, row, widths, strict=True)).rstrip()
+
+    head, *body = map(line, table.rows)
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([*_caption_lines(table), head, rule, *body])
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table as GitHub's Markdown, below its caption if it has one.
+
+    The text ends with a newline. In cells, `|` is escaped and a line break becomes a space.
+    """
+    head, *body = ["| " + " | ".join(map(_escaped, row)) + " |" for row in table.rows]
+    rule = "|" + "".join("---:|" if right else "---|" for right in numeric_columns(table))
+    return "\n".join([*_caption_lines(table), head, rule, *body]) + "\n"
+
+
+def _caption_lines(table: Table) -> list[str]:
+    return [table.caption, ""] if table.caption else []
+
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").splitlines())

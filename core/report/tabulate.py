@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from purenets.core import random, tree
 from purenets.core.base import Array, Buffers, Model, Params, UserError
+from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 
 UNNAMED = "custom"  # the kind of a layer that gives none
 
@@ -59,37 +60,24 @@ def _any_leaves(model: Model) -> tuple[Params, Buffers]:
         return model.init(None)
 
 
-def as_table(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return texts: a header, the rows, and a last one with the sum of the parameters."""
+def as_table(rows: Sequence[Row]) -> Table:
+    """Return the rows as a Table; its last row has the sum of the parameters."""
     body = [
         (row.name, row.operation, _shape(row.input), _shape(row.output), f"{row.params:,}", *row[5:])
         for row in rows
     ]
     total = ("total", "", "", "", f"{sum(row.params for row in rows):,}", "", "")
-    return [HEADER, *body, total]
+    return table_of(HEADER, [*body, total])
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """Return the table for a terminal, in columns."""
-    from purenets.core.report.tables import text_table
-
-    return text_table(as_table(rows))
+    """Return the rows as a table for a terminal."""
+    return to_text(as_table(rows))
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """Return the table in Markdown."""
-    head, *body = as_table(rows)
-    lines = [head, ["---", "---", "---", "---", "---:", "---", "---"], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def as_html(rows: Sequence[Row], title: str = "Network") -> str:
-    """Return a self-contained page."""
-    from purenets.core.report.document import Document, Section
-    from purenets.core.report.html import to_html
-    from purenets.core.report.tables import Table
-
-    return to_html(Document(title, [Section("Layer by layer", [Table(as_table(rows))])]))
+    """Return the rows as a table in Markdown."""
+    return to_markdown(as_table(rows))
 
 
 # --- layers -----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from purenets.core.base import UserError
 from purenets.core.report.document import Document, Picture, _numbered, _numbers, _Writer, png
-from purenets.core.report.tables import Table
+from purenets.core.report.tables import Table, numeric_columns
 from purenets.core.runs.files import write_atomically
 
 TYPST = """
@@ -84,7 +84,8 @@ class _Typst(_Writer):
         size = 9 if widest < 90 else 7.5 if widest < 125 else 6.5
         head, *rows = [", ".join(f"[{self.text(cell)}]" for cell in row) for row in table.rows]
         cells = ", ".join([f"table.header({head})", "table.hline(stroke: 0.6pt)", *rows])
-        inner = f"table(columns: {columns}, align: (x, _) => if x == 0 {{ left }} else {{ right }}, {cells})"
+        aligned = ", ".join("right" if right else "left" for right in numeric_columns(table))
+        inner = f"table(columns: {columns}, align: ({aligned},), {cells})"
         small = f"#set text(size: {size}pt)\n#set par(justify: false)\n"
         if len(rows) > LONG:
             small += "#show figure: set block(breakable: true)\n"

@@ -3,8 +3,9 @@
     @dataclass(frozen=True)
     class Config(Options):
         learning_rate: float = option(1e-2, "the optimizer's rate", positive)
+        hidden_units: tuple[int, ...] = option((20,), "units of each hidden layer", widths)
 
-    Config.parse(["--learning_rate", "0.1"])
+    Config.parse(["--learning_rate", "0.1", "--hidden_units", "100,50"])
 
 Values are checked when a Config is made, wherever it comes from. An option that is wrong raises a UserError
 that names it as a flag.
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import math
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
@@ -23,7 +25,12 @@ Check = Callable[[Any], str | None]  # what would be right, if the value is not
 
 
 def option(default, help: str, check: Check | None = None, choices: Sequence | None = None):
-    """A field of a Config; its type is its annotation's (a bool is a flag without a value)."""
+    """Return a field of a Config, whose type is its annotation's.
+
+    `bool` is a flag without a value. `tuple[int, ...]` (or of float or str) is a list, on the
+    command line and in JSON a text with commas: "100,50"; "" is the empty list. The check of a
+    list gets the whole tuple, in which an item that is no number is still a text.
+    """
     if choices is not None:
         check = one_of(choices)
     return dataclasses.field(default=default, metadata={"help": help, "check": check})
@@ -46,13 +53,30 @@ def open_fraction(value) -> str | None:
 
 
 def one_of(choices: Sequence) -> Check:
+    """Return the check of a value that has to be one of `choices`."""
+    choices = list(choices)
     return lambda value: None if value in choices else f"one of {', '.join(map(str, choices))}"
 
 
-def widths(value: str) -> str | None:
-    parts = value.split(",")
-    good = all(part.strip().isdecimal() and int(part) > 0 for part in parts)
-    return None if good else "positive integers with commas between them, as 20 or 100,50"
+def each(check: Check) -> Check:
+    """Return the check of a list that applies `check` to every item."""
+    return lambda values: next(filter(None, map(check, values)), None)
+
+
+def integers_from(lowest: int, needs: str) -> Check:
+    """Return the check of a list of integers from `lowest` on; `needs` says so in words."""
+
+    def check(values: tuple) -> str | None:
+        good = all(type(value) is int and value >= lowest for value in values)
+        return None if good else needs
+
+    return check
+
+
+def widths(values: tuple) -> str | None:
+    """Check the sizes of layers: at least one, all positive."""
+    needs = "positive integers with commas between them, as 20 or 100,50"
+    return integers_from(1, needs)(values) if values else needs
 
 
 class Options:
@@ -60,14 +84,11 @@ class Options:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), field.type
-            if kind is float and type(value) is int:
-                object.__setattr__(self, field.name, value := float(value))
-            if type(value) is not kind and not (value is None and field.default is None):
-                raise UserError(f"--{field.name} {value}: needs {_WORDS[kind]}")
-            wrong = field.metadata["check"] and value is not None and field.metadata["check"](value)
+            value = _typed(field.type, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            wrong = _wrong(field, value)
             if wrong:
-                raise UserError(f"--{field.name} {value}: needs {wrong}")
+                raise UserError(f"--{field.name} {_as_text(value)}: needs {wrong}")
 
     @classmethod
     def parse(cls, arguments: Sequence[str] | None = None, presets: dict[str, Self] | None = None) -> Self:
@@ -86,17 +107,20 @@ class Options:
             if field.type is bool:
                 parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=text)
             else:
-                shown = "" if default is None else f" (default: {default})"
-                parser.add_argument(name, default=default, help=text + shown, metavar=_METAVARS[field.type])
+                shown = "" if default is None else f" (default: {_as_text(default)})"
+                metavar = _METAVARS.get(field.type, "LIST")
+                parser.add_argument(name, default=default, help=text + shown, metavar=metavar)
         given = vars(parser.parse_args(arguments))
         return cls(**{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)})
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Return the values as JSON has them; a list is the text that the command line takes."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: _as_text(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`; unknown and missing names are errors."""
+        """Return the Config of `to_dict`'s values; unknown and missing names are errors."""
         names = {field.name for field in dataclasses.fields(cls)}
         if values.keys() != names:
             raise UserError(f"config: {', '.join(sorted(values.keys() ^ names))} missing or unknown")
@@ -128,11 +152,53 @@ class _Parser(argparse.ArgumentParser):
 
 
 _WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+_MANY = {int: "integers", float: "numbers", str: "texts"}
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
+def _item_type(kind) -> type | None:
+    """Return the type of a list's items; None for an option of one value."""
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
+
+
+def _typed(kind, value):
+    """Return the value as an option of type `kind` holds it; where it cannot be, as it is."""
+    item = _item_type(kind)
+    if item and isinstance(value, str):
+        parts = [part.strip() for part in value.split(",")] if value.strip() else []
+        return tuple(_parsed(item, part) for part in parts)
+    if item and isinstance(value, list | tuple):
+        return tuple(_typed(item, part) for part in value)
+    return float(value) if kind is float and type(value) is int else value
+
+
+def _parsed(kind: type, text: str):
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _wrong(field, value) -> str | None:
+    """Return what would be right, or None if the value is."""
+    check, item = field.metadata["check"], _item_type(field.type)
+    if value is None and field.default is None:
+        return None
+    if item is None:
+        return _WORDS[field.type] if type(value) is not field.type else check and check(value)
+    words = f"{_MANY[item]} with commas between them"
+    if not isinstance(value, tuple):
+        return words
+    return (check and check(value)) or (None if all(type(v) is item for v in value) else words)
+
+
+def _as_text(value):
+    """Return a list as the text that the command line takes, any other value as it is."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
 def _convert(field, text):
-    if not isinstance(text, str) or field.type is str:
+    if not isinstance(text, str) or field.type is str or _item_type(field.type):
         return text
     try:
         return field.type(text)

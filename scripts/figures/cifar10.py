@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy without install
 
 import numpy as np
+from einops import reduce
 from matplotlib.figure import Figure
 
 from purenets import UserError
@@ -127,9 +128,10 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
 
 
 def class_accuracy(rows: Sequence[dict]) -> np.ndarray:
-    """(classes,): the mean over seeds."""
+    """Return the accuracy of each class, (classes,): the mean over seeds."""
     counts = np.array([row["test"]["confusion"] for row in rows], dtype=float)
-    return (np.diagonal(counts, axis1=1, axis2=2) / counts.sum(axis=2)).mean(axis=0)
+    images = reduce(counts, "seed true predicted -> seed true", "sum")
+    return (np.diagonal(counts, axis1=1, axis2=2) / images).mean(axis=0)
 
 
 @dataclass(frozen=True)

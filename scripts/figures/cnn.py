@@ -15,9 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy without install
 
 import numpy as np
+from einops import rearrange, reduce
 from matplotlib.figure import Figure
 
 from purenets import UserError
+from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
@@ -65,7 +67,8 @@ def per_class(rows: Sequence[dict], title: str = "") -> Figure:
     """The test accuracy of every class, worst first: the mean of the seeds as a bar, each seed as a dot."""
     names = rows[0]["test"]["classes"]
     counts = np.array([row["test"]["confusion"] for row in rows])
-    accuracy = np.diagonal(counts, axis1=1, axis2=2) / counts.sum(axis=2)
+    images = reduce(counts, "seed true predicted -> seed true", "sum")
+    accuracy = np.diagonal(counts, axis1=1, axis2=2) / images
     order = accuracy.mean(axis=0).argsort()[::-1]
     figure, axes = panels(1, 1, 6.5, 3.8)
     axis, places = axes[0, 0], np.arange(len(names))
@@ -80,15 +83,21 @@ def per_class(rows: Sequence[dict], title: str = "") -> Figure:
     return figure
 
 
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
+    """Return a confusion matrix (true, predicted) of counts."""
+    figure, axes = panels(1, 1, 6.2, 5.4)
+    plots.confusion(axes[0, 0], counts, names, title)
+    return figure
+
+
 def grid(images, captions: Sequence[str], columns: int, size: float = 1.15, title: str = "") -> Figure:
-    """Images in rows of `columns`, each below its caption."""
+    """Draw images (1 or 3 channels, height, width) in rows of `columns`, each below its caption."""
     rows = -(-len(images) // columns)
     figure, axes = panels(rows, columns, size, size * (1.2 if any(captions) else 1.0))
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
-        pixels = np.asarray(image)
-        axis.imshow(pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0], cmap="gray")
+        axis.imshow(rearrange(np.asarray(image), "c h w -> h w c"), cmap="gray")
         axis.set_title(caption, fontsize=8)
     figure.suptitle(title)
     return figure
@@ -109,7 +118,8 @@ def augmentations(images, key, n: int = 8) -> Figure:
         "cutout 8": augment.cutout(8),
         "flip, crop, cutout": augment.chain(augment.flip, augment.crop(4), augment.cutout(8)),
     }
-    shown = [image for f in kinds.values() for image in f(key, x.float()).clamp(0, 255).byte()]
+    shown = [f(key, x.float()).clamp(0, 255).byte() for f in kinds.values()]
+    shown = rearrange(shown, "kind n c h w -> (kind n) c h w")
     captions = [kind if i == 0 else "" for kind in kinds for i in range(n)]
     return labelled(shown, captions, n, "One key, one batch: whole-batch augmentations")
 
@@ -137,7 +147,7 @@ def mistakes(logits, images, targets, classes: Sequence[str], n: int = 18) -> Fi
 def filters(weight, title: str = "First-layer filters") -> Figure:
     """Convolution weights (n_out, n_in, height, width) as images, each scaled to its own range."""
     weight = np.asarray(weight)
-    low, high = weight.min(axis=(1, 2, 3), keepdims=True), weight.max(axis=(1, 2, 3), keepdims=True)
+    low, high = (reduce(weight, "filter c h w -> filter 1 1 1", kind) for kind in ("min", "max"))
     pixels = (255 * (weight - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)
     pixels = pixels if pixels.shape[1] == 3 else pixels[:, :1]
     return grid(pixels, [""] * len(pixels), 16, 0.5, title)
@@ -154,8 +164,8 @@ def feature_maps(layers: dict, params: dict, buffers: dict, x, names: Sequence[s
         part = {k: layers[k] for k in order[: order.index(name) + 1]}
         own, state = ({k: v for k, v in d.items() if k.split(".")[0] in part} for d in (params, buffers))
         maps = np.asarray(serial(**part).apply(own, state, x)[0])[0]
-        largest = maps.max(axis=(1, 2)).argsort()[::-1][:n]
-        shown += [m[None] for m in maps[largest]]
+        largest = reduce(maps, "map h w -> map", "max").argsort()[::-1][:n]
+        shown += [*rearrange(maps[largest], "map h w -> map 1 h w")]
         captions += [f"{name} {maps.shape[1]} x {maps.shape[2]}", *[""] * (n - 1)]
     return labelled(shown, captions, n, "Feature maps of one image")
 

@@ -1,145 +1,130 @@
-"""What the scripts that train on images share: the way a net computes, the start, the test, the results."""
+"""Training on images: the options, the data, the test, and the report of a run."""
 
-import inspect
+import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from purenets import History, Model, Optimizer, TrainState, UserError, optim, schedules, tree
+from purenets import Model, TrainState, UserError, tree
 from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, fraction, not_negative, open_fraction, option, positive
+from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive
+from scripts.shared.result import Result
 
-SCHEDULES = {
-    "constant": lambda rate, steps: rate,
-    "linear": lambda rate, steps: schedules.linear(rate, 0.0, steps),
-    "cosine": lambda rate, steps: schedules.cosine(rate, steps),
-    "one_cycle": lambda rate, steps: schedules.one_cycle(rate, steps),
-}
+SOURCES = ("cifar10", "folder", "digits")
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
+FLIPS = ("none", "random", "alternating")
+VIEWS = ("none", "mirror", "shift")
 
 
 @dataclass(frozen=True)
 class ImageOptions(Options):
-    """The options of every script that trains on images."""
+    """The options of every script that trains on images; the defaults are the assignment's."""
 
-    data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    # data
+    data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
+    image_size: int = option(0, "resize a folder's images or digits; 0 for not", not_negative)
     valid_fraction: float = option(
-        0.1, "the part of the training images held out for validation", open_fraction
+        0.1, "the part of the training images held out for validation; 0 for none", fraction
     )
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
+    # length and evaluations
+    max_steps: int = option(5000, "steps to train for", positive)
+    epochs: float = option(0.0, "passes to train for instead; 0 for --max_steps", not_negative)
     batch_size: int = option(32, "images in a step", positive)
+    eval_freq: int = option(500, "steps between evaluations; 0 for one an epoch", not_negative)
+    evaluations: int = option(0, "evaluations in all instead; 0 for --eval_freq", not_negative)
+    # augmentation and regularization
+    flip: str = option("none", "mirror images at random, or in every other epoch", one_of(FLIPS))
+    crop: int = option(0, "move images by up to so many pixels", not_negative)
+    cutout: int = option(0, "set a square of so many pixels to the mean; 0 for none", not_negative)
+    mixup: bool = option(False, "train on mixtures of two images")
     label_smoothing: float = option(0.0, "the part of a target spread over all classes", fraction)
     ema: float = option(
         0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
     )
+    members: int = option(1, "nets trained side by side; logits are averaged", positive)
+    views: str = option("none", "test also averaged over mirrored or shifted images", one_of(VIEWS))
+    # the machine
     precision: str = option(
         "auto",
-        "float32, bfloat16 (channels last), or auto: what a probe finds fastest",
+        "float32, bfloat16 (channels last), or auto: what is measured to be fastest",
         choices=["auto", "float32", "bfloat16"],
     )
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    seed: int = option(0, "all randomness: split, params, order of batches, augmentation", not_negative)
+    seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
     out: str = option(None, "folder for config, history, checkpoint, results and figures")
     resume: bool = option(False, "go on with the run in --out")
 
-
-class Result(NamedTuple):
-    """A trained network: all that a notebook or a figure needs of it."""
-
-    state: TrainState  # params are the running mean where --ema asks for one
-    history: History
-    test: dict  # loss, accuracy, confusion (classes, classes)
-    model: Model  # takes uint8 images
-    task: object  # purenets.torch_nets.images.Task
-
-
-def autotuned(plain: Model, task, precision: str, folder: Path | None, group=None) -> Model:
-    """The network in the precision and memory format that a probe finds fastest here, on images as `task` has
-    them; a resumed run goes on as its `autotune.json` says."""
-    from purenets.torch_nets import distributed
-    from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
-
-    group = group or distributed.Group()
-    recorded = folder / "probe.json" if folder else None
-    if recorded and recorded.exists():
-        seconds = json.loads(recorded.read_text())
-    else:
-        batch = task.normalize(task.train[0][:32]), task.train[1][:32]
-        seconds = autotune(plain, batch, variants_for(precision))
-        seconds = distributed.broadcast_from_rank0(seconds, group)
-        if recorded and group.writes:
-            write_atomically(recorded, json.dumps(seconds, indent=1).encode())
-    variant = min(seconds, key=seconds.get)
-    if len(seconds) > 1:
-        times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
-        print(f"computing in {variant} (gradient of at most 32 images: {times}); params stay float32")
-    return normalized(VARIANTS[variant](plain), task.normalize)
+    def __post_init__(self):
+        super().__post_init__()
+        # of two flags that exclude each other, none is ignored in silence
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for wins, loses in (("epochs", "max_steps"), ("evaluations", "eval_freq")):
+            first, second = getattr(self, wins), getattr(self, loses)
+            if first and second not in (0, fields[loses].default):
+                raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0")
 
 
-def normalized(model: Model, normalize: Callable) -> Model:
-    """The model of uint8 images; float images are taken as normalized already."""
-
-    def apply(params, buffers, x, *, train=False, key=None):
-        x = x if x.is_floating_point() else normalize(x)
-        return model.apply(params, buffers, x, train=train, key=key)
-
-    return model._replace(apply=apply)
-
-
-def scheduled(
-    make: Callable[..., Optimizer], peak: float, schedule_name: str, weight_decay: float, steps: int
-) -> Optimizer:
-    """The optimizer of a constructor with its schedule; weight decay on matrices and filters only."""
-    rate = SCHEDULES[schedule_name](peak, steps)
-    if not weight_decay:
-        return make(lr=rate)
-    if "weight_decay" not in inspect.signature(make).parameters:
-        raise UserError(f"--weight_decay: {make.__name__} takes none")
-    parts = {"decayed": make(lr=rate, weight_decay=weight_decay), "kept": make(lr=rate, weight_decay=0)}
-    return optim.partition(parts, lambda name, leaf: "decayed" if leaf.ndim > 1 else "kept")
+# What the presets of both CIFAR-10 scripts begin with.
+CIFAR10 = {
+    "valid_fraction": 0.02,
+    "epochs": 8.0,
+    "batch_size": 500,
+    "eval_freq": 0,
+    "flip": "alternating",
+    "crop": 2,
+    "label_smoothing": 0.2,
+    "views": "shift",
+}
 
 
-def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> TrainState:
-    """The state before the first step, on the device."""
-    from purenets import train_state
+def open_task(config: ImageOptions, key, device, group):
+    """Return the `ImageTask` of the options on a device, split by `key`."""
+    from purenets.torch_nets import images
+    from purenets.torch_nets.distributed import rank0_first
 
-    params, buffers = (tree.map(lambda leaf: leaf.to(device), part) for part in model.init(init_key))
-    return train_state(params, buffers, optimizer, step_key)
+    def load():
+        return images.load(config.data, config.data_dir, config.image_size)
 
-
-def validation(metrics: Callable, task) -> Callable[[TrainState], dict[str, float]] | None:
-    """What `fit` evaluates: the metrics on the validation images, with averaged params where there are some; None
-    where no images are held out."""
-    from purenets import evaluate
-
-    def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, optim.with_averaged_params(state), task.valid, batch_size=500)
-        return {f"valid_{name}": value for name, value in found.items()}
-
-    return validate if len(task.valid[1]) else None
+    found = rank0_first(load, group)  # it may fill the cache
+    task = images.prepare(found, key, config.valid_fraction, device, config.train_images)
+    n = len(task.train[1])
+    if config.batch_size > n:
+        raise UserError(f"--batch_size {config.batch_size}: more than the {n} training images")
+    return task
 
 
-def test_of(model: Model, state: TrainState, task) -> dict:
-    """Loss, accuracy and confusion matrix on the test images."""
+def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
+    """Return loss, accuracy, confusion matrix and accuracy over views on the test images."""
     from purenets.core.metrics import confusion
     from purenets.torch_nets.losses import cross_entropy
 
     x, y = task.test
     logits = logits_of(model, state, x)
-    return {
+    classes = logits.argmax(1).cpu().numpy()
+    found = {
         "loss": float(cross_entropy(logits, y)),
         "accuracy": accuracy_of(logits, y),
-        "confusion": confusion(logits.argmax(1).cpu().numpy(), y.cpu().numpy(), len(task.classes)).tolist(),
+        "confusion": confusion(classes, y.cpu().numpy(), len(task.classes)).tolist(),
         "classes": list(task.classes),
     }
+    if config.views == "none":
+        return found
+    over_views = logits_of(averaged_over(config.views, model), state, x)
+    return found | {"views": config.views, "views_accuracy": accuracy_of(over_views, y)}
+
+
+def averaged_over(views: str, model: Model) -> Model:
+    """Return the model that averages its logits over the views that `--views` names."""
+    from purenets.torch_nets.tta import mirror_averaged, shift_averaged
+
+    model = mirror_averaged(model)
+    return shift_averaged(model) if views == "shift" else model
 
 
 def accuracy_of(logits, y) -> float:
@@ -147,15 +132,16 @@ def accuracy_of(logits, y) -> float:
 
 
 def logits_of(model: Model, state: TrainState, x):
-    """(n, classes), in evaluation mode."""
+    """Return the logits (n, classes) of images x in evaluation mode."""
     import torch
 
+    params, buffers, parts = state.params, state.buffers, x.split(500)
     with torch.no_grad():
-        return torch.cat([model.apply(state.params, state.buffers, part)[0] for part in x.split(500)])
+        return torch.cat([model.apply(params, buffers, part)[0] for part in parts])
 
 
 def save(result: Result, folder: Path, title: str) -> None:
-    """`results.json`, and the curves and the confusion matrix as PNG."""
+    """Write `results.json`, and the curves and the confusion matrix as PNG."""
     from purenets.core.report import plots
 
     write_atomically(folder / "results.json", json.dumps(result.test, indent=1).encode())
@@ -167,7 +153,7 @@ def save(result: Result, folder: Path, title: str) -> None:
 
 
 def report(title: str, result: Result) -> None:
-    """The last lines of a script."""
+    """Print the last lines of a script."""
     last, test = result.history[-1], result.test
     print(f"{title}: {tree.size(result.state.params):,} parameters, {last['step']} steps")
     if "valid_loss" in last:

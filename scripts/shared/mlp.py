@@ -13,7 +13,6 @@ import numpy as np
 
 from purenets import (
     Array,
-    History,
     Model,
     Params,
     Step,
@@ -32,6 +31,7 @@ from purenets.core.optim.state import with_averaged_params
 from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive, widths
 from purenets.data import DATASETS, Dataset
 from purenets.optim import OPTIMIZERS
+from scripts.shared.result import Result
 
 CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
 
@@ -45,7 +45,9 @@ def known_dataset(value: str) -> str | None:
 class MLPConfig(Options):
     """Train an MLP on a toy set or on a CSV file."""
 
-    dnn_hidden_units: str = option("20", "units of each hidden layer, with commas between", widths)
+    dnn_hidden_units: tuple[int, ...] = option(
+        (20,), "units of each hidden layer, with commas between", widths
+    )
     learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for (passes over the training set)", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
@@ -54,7 +56,7 @@ class MLPConfig(Options):
     noise: float = option(None, "deviation of a generated set's noise; each set has its own", not_negative)
     test_fraction: float = option(0.2, "the part of the points held out for the test", fraction)
     batch_size: int = option(32, "examples in a step: 1 single-sample, 0 full-batch", not_negative)
-    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(list(OPTIMIZERS)))
+    optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     activation: str = option("relu", "relu or tanh", one_of(["relu", "tanh"]))
     dropout: float = option(0.0, "probability to drop a hidden unit", fraction)
     seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
@@ -74,15 +76,6 @@ class Backend(NamedTuple):
     compile: Callable[[Step], Step] = lambda step: step
 
 
-class Result(NamedTuple):
-    """A trained network: all that a notebook or a figure needs of it."""
-
-    state: TrainState
-    history: History
-    data: Dataset  # NumPy arrays
-    predict: Callable[[np.ndarray], np.ndarray]  # (n, features) -> (n,) classes
-
-
 def load_data(config: MLPConfig, key) -> Dataset:
     """The set that the options name, checked."""
     if config.dataset.endswith(".csv"):
@@ -98,15 +91,18 @@ def load_data(config: MLPConfig, key) -> Dataset:
 
 
 def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
-    """The network that the options describe."""
-    units = [int(n) for n in config.dnn_hidden_units.split(",")]
+    """Return the network that the options describe."""
     return backend.MLP(
-        task.n_features, units, task.n_classes, activation=config.activation, dropout=config.dropout
+        task.n_features,
+        config.dnn_hidden_units,
+        task.n_classes,
+        activation=config.activation,
+        dropout=config.dropout,
     )
 
 
 def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> Result:
-    """Train the network of `config` in `backend`; from `params`, if given, instead of its own draw."""
+    """Train the network of `config` in `backend`; from `params`, if given, or its own draw."""
     data_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = load_data(config, data_key)
     train_set, test_set = (tuple(map(backend.array, part)) for part in (task.train, task.test))
@@ -121,12 +117,6 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
 
     folder = runs.open_run(config)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    metrics = backend.metrics_fn(model)
-
-    def evaluate_both(state: TrainState) -> dict[str, float]:
-        sets, state = {"train": train_set, "test": test_set}, with_averaged_params(state)
-        return {f"{n}_{k}": v for n, part in sets.items() for k, v in evaluate(metrics, state, part).items()}
-
     state, history = runs.fit_and_save(
         folder,
         backend.compile(make_step(backend.grad_fn(model), optimizer)),
@@ -134,19 +124,36 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
         data.batches(train_set, config.batch_size, batch_key),
         steps=math.ceil(config.max_steps * epoch),
         every=math.ceil(config.eval_freq * epoch),
-        evaluate=evaluate_both,
+        evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
         label=backend.name,
         hint="try a lower --learning_rate",
     )
-
-    def predict(x: np.ndarray) -> np.ndarray:
-        logits, _ = model.apply(with_averaged_params(state).params, state.buffers, backend.array(x))
-        return to_host(logits).argmax(axis=1)
-
-    result = Result(state, history, task, predict)
+    result = Result(state, history, model, task, predict=predictor(backend, model, state))
     if folder:
         draw(result, backend, folder)
     return result
+
+
+def evaluation(metrics: Callable, sets: dict) -> Callable[[TrainState], dict[str, float]]:
+    """Return what `fit` evaluates: the metrics of the (averaged) params on each of the sets."""
+
+    def evaluate_all(state: TrainState) -> dict[str, float]:
+        state = with_averaged_params(state)
+        found = {name: evaluate(metrics, state, part) for name, part in sets.items()}
+        return {f"{name}_{key}": value for name, row in found.items() for key, value in row.items()}
+
+    return evaluate_all
+
+
+def predictor(backend: Backend, model: Model, state: TrainState) -> Callable:
+    """Return the function from inputs (n, features) to classes (n,), both on the host."""
+    params = with_averaged_params(state).params
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        logits, _ = model.apply(params, state.buffers, backend.array(x))
+        return to_host(logits).argmax(axis=1)
+
+    return predict
 
 
 def draw(result: Result, backend: Backend, folder: Path) -> None:
@@ -156,9 +163,9 @@ def draw(result: Result, backend: Backend, folder: Path) -> None:
     )
 
     plots.save(plots.curves({"": result.history}, CURVES, backend.name), folder / "curves.png")
-    if result.data.n_features == 2:
+    if result.task.n_features == 2:
         figure, axes = plots.panels(1, 1, 5, 4.2)
-        plots.boundary(axes[0, 0], result.predict, result.data, backend.name)
+        plots.boundary(axes[0, 0], result.predict, result.task, backend.name)
         plots.save(figure, folder / "boundary.png")
 
 

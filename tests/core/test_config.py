@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from purenets import Diverged, Interrupted, UserError
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, fraction, one_of, option, positive, widths
+from purenets.core.runs.options import Options, each, fraction, one_of, option, positive, widths
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,9 @@ class Config(Options):
 
     rate: float = option(0.1, "the rate, 100%", positive)
     steps: int = option(5, "steps", positive)
-    units: str = option("20", "units", widths)
+    units: tuple[int, ...] = option((20,), "units", widths)
+    names: tuple[str, ...] = option(("a",), "names", each(one_of(["a", "b c"])))
+    rates: tuple[float, ...] = option((), "rates")
     name: str = option("a", "name", one_of(["a", "b"]))
     drop: float = option(0.0, "drop", fraction)
     resume: bool = option(False, "go on")
@@ -26,12 +29,55 @@ class Config(Options):
 def test_defaults_and_flags():
     assert Config.parse([]) == Config()
     arguments = ["--rate", "1e-3", "--units", "20,30", "--resume", "--no-compile", "--noise", "2"]
-    assert Config.parse(arguments) == Config(rate=1e-3, units="20,30", resume=True, compile=False, noise=2.0)
+    expected = Config(rate=1e-3, units=(20, 30), resume=True, compile=False, noise=2.0)
+    assert Config.parse(arguments) == expected
 
 
-@given(st.builds(Config, rate=st.floats(1e-9, 1e9), steps=st.integers(1, 10**9), resume=st.booleans()))
+@given(
+    st.builds(
+        Config,
+        rate=st.floats(1e-9, 1e9),
+        steps=st.integers(1, 10**9),
+        resume=st.booleans(),
+        units=st.lists(st.integers(1, 10**9), min_size=1),
+        names=st.lists(st.sampled_from(["a", "b c"])),
+        rates=st.lists(st.floats(allow_nan=False)),
+    )
+)
 def test_from_dict_inverts_to_dict(config):
     assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_list_may_come_as_text_list_or_tuple_and_goes_out_as_text():
+    texts = {"units": "20, 30", "names": "b c,a", "rates": "1,.5"}
+    expected = Config(units=(20, 30), names=("b c", "a"), rates=(1.0, 0.5))
+    assert Config(**texts) == expected
+    assert Config(units=[20, 30], names=["b c", "a"], rates=[1, 0.5]) == expected
+    assert Config.parse([f"--{name}={text}" for name, text in texts.items()]) == expected
+    assert {name: expected.to_dict()[name] for name in texts} == {
+        "units": "20,30", "names": "b c,a", "rates": "1.0,0.5"
+    }  # fmt: skip
+    assert Config(names="", rates=" ") == Config(names=())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"units": 20}, "--units 20: needs integers with commas between them"),
+        ({"units": None}, "--units None: needs integers with commas between them"),
+        (
+            {"units": [20, True]},
+            "--units 20,True: needs positive integers with commas between them, as 20 or",
+        ),
+        ({"units": ["20"]}, "--units 20: needs positive integers"),
+        ({"rates": [[1.0]]}, r"--rates \[1.0\]: needs numbers with commas between them"),
+        ({"names": [1]}, "--names 1: needs one of a, b c"),
+    ],
+)
+def test_wrong_lists_are_named(values, message):
+    with pytest.raises(UserError, match=message):
+        Config(**values)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +91,9 @@ def test_from_dict_inverts_to_dict(config):
         (["--units", ""], "--units : needs positive integers"),
         (["--units", "20,x"], "--units 20,x: needs positive integers"),
         (["--units", "0"], "--units 0: needs positive integers"),
+        (["--units", "20,,30"], "--units 20,,30: needs positive integers"),
+        (["--names", "a,c"], "--names a,c: needs one of a, b c"),
+        (["--rates", "0.1,x"], "--rates 0.1,x: needs numbers with commas between them"),
         (["--name", "c"], "--name c: needs one of a, b"),
         (["--drop", "1"], "--drop 1.0: needs a number from 0 to below 1"),
         (["--unknown", "1"], "unrecognized arguments: --unknown 1"),

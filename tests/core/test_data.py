@@ -44,7 +44,7 @@ def test_constant_features_stay_finite():
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 50))
 def test_batches_are_full_and_hold_each_example_once_a_pass(n, batch_size, seed):
     x = np.arange(n)
-    batch_at = data.batches((x, x), batch_size, random.key(seed))
+    batch_at = data.batches((x, x), batch_size, random.key(seed), repeat=True)
     steps = -(-3 * n // batch_size)
     stream = np.concatenate([batch_at(step)[0] for step in range(steps)])
     assert len(stream) == steps * batch_size
@@ -93,35 +93,201 @@ def test_wrong_data_are_named(x, y, message):
         data.check((x, y), 2)
 
 
-def test_csv_is_read(tmp_path):
-    path = tmp_path / "points.csv"
-    rows = [f"{i / 7},{-i},{i % 3}" for i in range(30)]
-    path.write_text("\n".join(["a,b,class", *rows]))
-    task = data.from_csv(path, KEY)
-    assert (task.n_features, task.n_classes) == (2, 3)
-    assert len(task.train[1]) == 24
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([0, 1, 1_000_000], "no example has target 2, but one has 1000000"),
+        ([1, 2, 3], "no example has target 0"),
+        ([0, 2], "no example has target 1"),
+    ],
+)
+def test_a_gap_in_the_classes_is_refused(classes, message):
+    batch = np.arange(60.0).reshape(30, 2), np.resize(classes, 30)
+    with pytest.raises(UserError, match=message):
+        data.check(batch)
+    with pytest.raises(UserError, match=message):
+        data.prepare(batch, KEY, 0.2, "float32")
+
+
+def test_a_class_without_examples_is_there_if_that_is_said():
+    batch = np.arange(60.0).reshape(30, 2), np.resize([0, 2], 30)
+    assert data.prepare(batch, KEY, 0.2, "float32", n_classes=4).n_classes == 4
+    with pytest.raises(UserError, match="target 2 is none of the classes 0 to 1"):
+        data.prepare(batch, KEY, 0.2, "float32", n_classes=2)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64"])
+def test_inputs_are_not_standardized_into_integers(dtype):
+    with pytest.raises(UserError, match="cannot hold standardized inputs"):
+        data.load("moons", KEY, dtype=dtype)
+
+
+# --- batches ----------------------------------------------------------------------------------------------
+
+X = random.normal(random.key(1), (6, 4))
+TARGETS = {
+    "classes": np.arange(6) % 3,
+    "one-hot": np.eye(3, dtype=np.int64)[np.arange(6) % 3],
+    "booleans": np.eye(3, dtype=bool)[np.arange(6) % 3],
+    "soft labels": np.full((6, 3), 1 / 3, np.float32),
+    "regression": X[:, 0],
+    "regression of columns": X[:, :1],
+    "regression of negative numbers": np.full(6, -100.0),
+    "each position of a sequence": np.arange(30).reshape(6, 5),
+}
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_batches_take_every_target_that_a_loss_may_mean(kind, convert):
+    y = convert(TARGETS[kind])
+    rows, targets = data.batches((convert(np.arange(6)), y), 4, KEY)(0)
+    assert targets.dtype == y.dtype
+    assert np.array_equal(targets, y[rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_batches_of_tensors_keep_their_dtype(dtype):
+    x, _ = data.batches((torch.tensor(X).to(dtype), torch.zeros(6).long()), 3, KEY)(0)
+    assert x.dtype == dtype
+    assert x.shape == (3, 4)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_inputs_of_several_arrays_come_in_the_same_rows(convert):
+    rows = convert(np.arange(6))
+    x = {"a": rows, "b": (rows * 10, convert(X))}
+    found, y = data.batches((x, rows), 4, KEY)(1)
+    assert np.array_equal(found["a"], y)
+    assert np.array_equal(found["b"][0], y * 10)
+    assert np.array_equal(found["b"][1], X[np.asarray(y)])
+    assert data.batches((x, rows))(3)[0] is x
+
+
+FLAWS = {
+    "a column": ((X, TARGETS["classes"][:, None]), r"column of integers \(6, 1\)"),
+    "a column of booleans": ((X, X[:, :1] > 0), r"column of integers \(6, 1\)"),
+    "minus 1": ((X, np.array([0, 1, 2, -1, 0, 1])), "target -1 of example 3 is no class"),
+    "minus 100 in a sequence": ((X, np.full((6, 5), -100)), "target -100 of example 0 is no class"),
+    "fewer targets": ((X, np.arange(5)), "6 inputs and 5 targets"),
+    "fewer inputs of one": (((X, X[:5]), np.arange(6)), "5 inputs and 6 targets"),
+    "nan": ((X * np.nan, np.arange(6)), "input 0 has a value that is not finite: nan"),
+    "nan in a target": ((X, X[:, 0] * np.inf), "target 0 has a value that is not finite"),
+    "words": ((X, np.array(list("abcdef"))), "targets are <U1 of shape"),
+    "objects": ((X.astype(object), np.arange(6)), "inputs are object of shape"),
+    "a number": ((X, np.array(1)), r"targets are int64 of shape \(\)"),
+    "lists": ((X.tolist(), [0] * 6), "inputs must be an array, got list"),
+    "three parts": ((X, X, X), "needs a pair"),
+    "both libraries": ((torch.tensor(X), np.arange(6)), "inputs are a tensor on cpu, targets a NumPy array"),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+@pytest.mark.parametrize("batch_size", [0, 3])
+def test_batches_name_what_is_wrong(flaw, batch_size):
+    batch, message = FLAWS[flaw]
+    with pytest.raises(UserError, match=message):
+        data.batches(batch, batch_size, KEY)
+
+
+def test_a_batch_is_never_larger_than_its_set_unless_that_is_said():
+    small = np.zeros((800, 2), np.float32), np.zeros(800, np.int64)
+    with pytest.raises(UserError, match="batch_size: 5000 is more than the 800 examples; 0 is full-batch"):
+        data.batches(small, 5000, KEY)
+    assert len(data.batches(small, 5000, KEY, repeat=True)(0)[1]) == 5000
+    assert len(data.batches(small, 800, KEY)(0)[1]) == 800
+
+
+# --- standardization --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0.1, 14.62, 1 / 3, 100.0, 1e-300, 5e-324, 1e300, -1e9 / 3, 0.0])
+@pytest.mark.parametrize("n", [1, 7, 1000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_constant_feature_becomes_0(value, n, dtype):
+    with np.errstate(over="ignore"):
+        column = np.full((n, 1), value).astype(dtype)
+    if np.isfinite(column).all():
+        (train,) = data.standardize(column)
+        assert train.dtype == column.dtype
+        assert np.array_equal(train, np.zeros((n, 1)))
+
+
+@pytest.mark.parametrize("value", [0.1, 14.62, 1 / 3, 100.0])
+def test_value_that_training_never_saw_stays_small(value):
+    _, test = data.standardize(np.full((1000, 1), value), np.array([[value], [value + 1]]))
+    assert np.allclose(test.ravel(), [0, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_feature_that_varies_by_rounding_only_is_constant(dtype):
+    column = np.full((1000, 1), 14.62, dtype)
+    column[::3] = np.nextafter(column[0], np.inf, dtype=dtype)
+    train, test = data.standardize(column, column + 1)
+    assert np.array_equal(train, np.zeros((1000, 1)))
+    assert np.allclose(test, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shift", [0.0, -3.0, 1e4, 1e6, 1e12])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-44, 1e-170, 1e-310, 1e30, 1e160, 1e300])
+def test_any_offset_and_scale_is_standardized(dtype, shift, scale):
+    draws = random.normal(random.key(4), (3000, 1), "float64")
+    with np.errstate(over="ignore"):
+        x = ((draws + shift) * scale).astype(dtype)
+    if not np.isfinite(x).all() or len(np.unique(x)) < 100:
+        pytest.skip("beyond the dtype")
+    (z,) = data.standardize(x)
+    assert abs(z.mean(dtype="float64")) < 1e-6
+    assert abs(z.std(dtype="float64") - 1) < 1e-6
+    if len(np.unique(x)) == len(x):
+        assert np.corrcoef(z.ravel(), draws.ravel())[0, 1] > 0.99
+
+
+def test_huge_offset_of_many_rows_leaves_mean_0():
+    x = 1e9 + random.normal(random.key(5), (200_000, 1), "float64") * 1e-3
+    (z,) = data.standardize(x)
+    assert abs(z.mean()) < 1e-9
+    assert abs(z.std() - 1) < 1e-9
+
+
+def test_ordinary_features_are_standardized_by_the_plain_formula():
+    x = random.normal(random.key(6), (100, 3), "float64") * [1, 10, 1e-5] + [0, 5, 1e-4]
+    for wild in (np.full((100, 1), 14.62), 1e12 + x[:, :1]):
+        (z,) = data.standardize(np.concatenate([x, wild], axis=1))
+        assert np.array_equal(z[:, :3], (x - x.mean(axis=0)) / x.std(axis=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_tensors_are_standardized_as_arrays_are(dtype):
+    x = torch.tensor(X).to(dtype)
+    z, constant = data.standardize(x, x[:1])
+    right, _ = data.standardize(x.double().numpy(), x[:1].double().numpy())
+    assert z.dtype == constant.dtype == dtype
+    assert torch.equal(z, torch.tensor(right).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_integers_are_standardized_as_their_numbers(dtype):
+    x = (X > 0).astype(dtype) * (1 if dtype == "bool" else 100)
+    (z,) = data.standardize(x)
+    assert np.array_equal(z, data.standardize(x.astype(float))[0])
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("arrays", "message"),
     [
-        ("1,2,0\n1,x,1\n", "row 2 is not 3 numbers: 1,x,1"),
-        ("1,2,0\n1,1\n", "row 2 is not 3 numbers"),
-        ("1,2,0.5\n1,2,1\n", "last column must be the class"),
-        ("1,2,-1\n1,2,1\n", "last column must be the class"),
-        ("1,nan,0\n1,2,1\n", "not finite"),
-        ("1\n2\n", "row 1 is not 2 numbers"),
-        ("", "at least two rows"),
-        ("a,b,c\n", "at least two rows"),
+        ((X[:0],), "no examples in train"),
+        ((X, X[:, :1]), r"float32 of shape \(6, 1\), needs real numbers"),
+        ((X * np.nan,), "a value of example 0 is not finite"),
+        ((X, X * np.inf), "a value of example 0 is not finite"),
+        ((X.astype(complex),), "complex128"),
+        ((X.astype(str),), "needs real numbers"),
     ],
 )
-def test_a_wrong_csv_is_named(tmp_path, text, message):
-    path = tmp_path / "points.csv"
-    path.write_text(text)
+def test_what_cannot_be_standardized_is_named(arrays, message):
     with pytest.raises(UserError, match=message):
-        data.from_csv(path, KEY)
-    with pytest.raises(UserError, match="cannot be read"):
-        data.from_csv(tmp_path / "missing.csv", KEY)
+        data.standardize(*arrays)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +295,19 @@ def test_a_wrong_csv_is_named(tmp_path, text, message):
     [
         (lambda: data.load("moon", KEY), "unknown 'moon', choose from moons"),
         (lambda: data.load("digits", KEY, noise=0.1), "takes no noise"),
+        (lambda: data.load("moons", KEY, n=0), "n: 0 examples make no set"),
+        (lambda: data.load("spirals", KEY, n=-5), "n: -5 examples make no set"),
+        (lambda: data.load("moons", KEY, n=9.5), "n: 9.5 examples make no set"),
+        (lambda: data.load("moons", KEY, noise=-1.0), "noise: -1.0 is no deviation"),
+        (lambda: data.load("spirals", KEY, noise=float("nan")), "noise: nan is no deviation"),
         (lambda: data.load("moons", KEY, n=2, test_fraction=0.1), "leaves a part empty"),
         (lambda: data.batches((np.zeros(3), np.zeros(3, int)), 2), "needs a key"),
         (lambda: data.batches((np.zeros(0), np.zeros(0, int)), 2, KEY), "at least one"),
         (lambda: data.batches((np.zeros(3), np.zeros(3, int)), -2, KEY), "is negative"),
+        (lambda: data.batches((np.zeros(3), np.zeros(3, int)), 2.5, KEY), "2.5 is no integer"),
+        (lambda: data.batches((np.zeros(3), np.zeros(3, int)), 2, 7), "7 is no key"),
+        (lambda: data.steps_per_epoch((np.zeros(3), np.zeros(3, int)), -2), "is negative"),
+        (lambda: data.split((np.zeros(3), np.zeros(4)), KEY, 0.5), "3 inputs and 4 targets"),
         (lambda: data.batches((np.zeros(2), np.array([-1, 0])), 2, KEY), "target -1"),
     ],
 )

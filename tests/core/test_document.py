@@ -5,7 +5,7 @@ import pytest
 from purenets.core.report import plots
 from purenets.core.report.document import Document, Picture, Section
 from purenets.core.report.html import to_html
-from purenets.core.report.tables import Table, text_table
+from purenets.core.report.tables import Table
 from purenets.core.report.typst import write_pdf
 
 BAD = "<script>alert('x')</script> & \"more\" #emph[x] \\ $y$ [z] // ~ <a> @b"
@@ -33,6 +33,12 @@ def test_numbers_and_marks():
     assert '<a href="#s1.1">1.1 plain</a>' in text
 
 
+def test_a_key_names_one_block_only():
+    blocks = [Table([["n"]], "one", "same"), Table([["n"]], "another", "same")]
+    with pytest.raises(ValueError, match="two tables or figures have the key same"):
+        to_html(Document("a", [Section("b", blocks)]))
+
+
 def test_unknown_keys_stay_as_they_are():
     text = to_html(Document("a", [Section("b", ["mail@example and 2 * 3 * 4"])]))
     assert "<p>mail@example and 2 * 3 * 4</p>" in text
@@ -48,8 +54,3 @@ def test_the_pdf_has_all_texts_and_the_same_bytes_twice(tmp_path):
     squeezed = "".join(text.split())
     assert squeezed.count("#emph[x]") >= 7
     assert "seeFigure1andTable1,a*b*andthis" in squeezed
-
-
-def test_text_tables_align():
-    lines = text_table([["set", "accuracy"], ["moons", "1.0"]]).splitlines()
-    assert lines == ["set    accuracy", "---------------", "moons       1.0"]

@@ -1,17 +1,34 @@
 """Folders of images: what is read, what is cached, and what is wrong with them."""
 
+import json
 import os
 import shutil
+import subprocess
 import sys
+import threading
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from purenets import UserError
-from purenets.core.data import images
+from purenets.core.data import image_cache, image_files, images
 
 DRAW = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """An empty cache for each test."""
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("PURENETS_CACHE", str(place))
+    return place
+
+
+def entries(cache):
+    return [path for path in cache.iterdir() if path.is_dir()]
 
 
 def make(root, classes=("cat", "dog"), n=3, size=(6, 5), mode="RGB", suffix="png"):
@@ -45,7 +62,7 @@ def test_a_folder_is_read_in_order(tmp_path):
 def test_the_second_time_it_comes_from_the_cache(tmp_path, monkeypatch):
     make(tmp_path)
     first = images.folder(tmp_path)
-    monkeypatch.setattr(images, "_decoded", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "decoded", lambda *_: pytest.fail("decoded again"))
     again = images.folder(tmp_path)
     assert isinstance(again.train[0], np.memmap)
     assert np.array_equal(first.train[0], again.train[0])
@@ -67,7 +84,6 @@ def test_a_changed_source_is_decoded_again(tmp_path, change):
     expected = {"pixels": (6, 3, 5, 6), "more": (7, 3, 5, 6), "fewer": (5, 3, 5, 6), "size": (6, 3, 8, 8)}
     assert found.train[0].shape == expected[change]
     assert change != "pixels" or (found.train[0][0] == 0).all()
-    assert len(list((tmp_path / ".purenets").iterdir())) == 1  # the old cache is gone
 
 
 def test_grey_and_large_images_and_jpegs_are_read(tmp_path):
@@ -77,17 +93,23 @@ def test_grey_and_large_images_and_jpegs_are_read(tmp_path):
     assert images.folder(tmp_path / "large", size=32).train[0].shape == (3, 3, 32, 32)
 
 
-def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(tmp_path, monkeypatch):
+def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(tmp_path, cache, monkeypatch):
     make(tmp_path)
-    abandoned = tmp_path / ".purenets" / "unfinished-999999999"
-    abandoned.mkdir(parents=True)
-    (abandoned / "train_x.npy").write_bytes(b"half")
-    monkeypatch.setattr(images, "_decode_parts", lambda *_: sys.exit(9))
-    with pytest.raises(SystemExit):
+
+    def killed(files, size, into):
+        (into / "train_x.npy").write_bytes(b"half")
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(images, "_decode_parts", killed)
         images.folder(tmp_path)
-    monkeypatch.undo()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert [path.name.split("-")[0] for path in entries(cache)] == ["unfinished"]
     assert images.folder(tmp_path).train[0].shape == (6, 3, 5, 6)
-    assert not abandoned.exists()
+    assert len(entries(cache)) == 1
+    assert not entries(cache)[0].name.startswith("unfinished")
 
 
 def wrong(tmp_path, how):
@@ -124,21 +146,11 @@ def wrong(tmp_path, how):
         ("zero bytes", r"1\.png: cannot be decoded"),
     ],
 )
-def test_a_wrong_folder_is_named(tmp_path, how, message):
+def test_a_wrong_folder_is_named(tmp_path, cache, how, message):
     wrong(tmp_path, how)
     with pytest.raises(UserError, match=message):
         images.folder(tmp_path)
-    caches = tmp_path / ".purenets"
-    assert not caches.exists() or list(caches.iterdir()) == []
-
-
-def test_a_damaged_cache_is_named(tmp_path):
-    make(tmp_path)
-    images.folder(tmp_path)
-    (cache,) = (tmp_path / ".purenets").iterdir()
-    (cache / "train_x.npy").write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"the cache is damaged .* remove that folder"):
-        images.folder(tmp_path)
+    assert entries(cache) == []
 
 
 def test_digits_are_always_there():
@@ -163,3 +175,381 @@ def test_digits_of_another_size():
     assert np.array_equal(large.train[1], small.train[1])
     shrunk = large.train[0].reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
     assert np.abs(shrunk - small.train[0][:, 0]).mean() < 15  # of 255
+
+
+def test_channel_that_hardly_varies_has_an_exact_deviation():
+    x = np.full((40, 1, 250, 250), 200, np.uint8)
+    x[7, 0, 3, 5] = 201
+    mean, deviation = images.mean_and_deviation(x)
+    p = 1 / x.size
+    assert np.allclose(mean, 200 + p, rtol=1e-15)
+    assert np.allclose(deviation, np.sqrt(p * (1 - p)), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "x", [np.zeros((2, 1, 3, 3)), np.zeros((0, 1, 3, 3), np.uint8), np.zeros((2, 3, 3), np.uint8)]
+)
+def test_what_are_no_images_have_no_mean(x):
+    with pytest.raises(UserError, match="needs uint8"):
+        images.mean_and_deviation(x)
+
+
+# --- files that are not what most are ---------------------------------------------------------------------
+
+GRAYS = np.array([[0, 1000, 20000, 65535]] * 4, np.uint16)
+TOP_BLACK = np.r_[np.zeros((8, 16, 3), np.uint8), np.full((8, 16, 3), 255, np.uint8)]
+COLORS = DRAW.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
+def folder_of(root, *saves):
+    """A set of one class; each of `saves` gets the folder of its images in both parts."""
+    for part in images.PARTS:
+        (root / part / "a").mkdir(parents=True)
+        for save in saves:
+            save(root / part / "a")
+    return images.folder(root)
+
+
+def saved(image, name="0.png", **options):
+    return lambda where: image.save(where / name, **options)
+
+
+def first(root, *saves):
+    return folder_of(root, *saves).train[0][0]
+
+
+def test_16_bit_gray_image_keeps_its_grays(tmp_path):
+    x = first(tmp_path, saved(Image.fromarray(GRAYS)))
+    assert x.shape == (1, 4, 4)
+    assert x[0, 0].tolist() == [0, 4, 78, 255]
+
+
+def test_16_bit_color_image_keeps_its_colors(tmp_path):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLORS.astype(np.uint16) * 257)
+
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + crc
+
+    head = b"".join(n.to_bytes(4, "big") for n in (16, 16)) + bytes([16, 2, 0, 0, 0])
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    x = first(tmp_path, lambda where: (where / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts))
+    assert np.array_equal(x.transpose(1, 2, 0), COLORS)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gray_of_few_bits_fills_the_range(tmp_path, bits):
+    image = Image.fromarray(np.array([[0, 255]] * 2, np.uint8))
+    save = saved(image.convert("1")) if bits == 1 else saved(image.quantize(2), bits=bits)
+    assert np.array_equal(first(tmp_path, save)[0], [[0, 255]] * 2)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photo_stands_as_viewers_show_it(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    blocks = np.kron(np.array([[0, 80, 160], [240, 40, 200]], np.uint8), np.ones((16, 16), np.uint8))
+    x = first(tmp_path, saved(Image.fromarray(blocks), f"0.{suffix}", exif=exif))[0][8::16, 8::16]
+    grid = blocks[8::16, 8::16]  # by the table of the EXIF standard
+    right = [grid, grid[:, ::-1], grid[::-1, ::-1], grid[::-1], grid.T]
+    right += [grid.T[:, ::-1], grid[::-1, ::-1].T, grid.T[::-1]]
+    assert x.shape == right[orientation - 1].shape
+    assert np.abs(x.astype(int) - right[orientation - 1]).max() <= 3
+
+
+def test_palette_becomes_its_colors(tmp_path):
+    image = Image.fromarray(COLORS).quantize(16)
+    assert np.array_equal(first(tmp_path, saved(image)).transpose(1, 2, 0), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_opaque_alpha_is_dropped(tmp_path, mode):
+    image = Image.fromarray(COLORS).convert(mode[:-1])
+    x = first(tmp_path, saved(image.convert(mode)))
+    assert np.array_equal(np.squeeze(x.transpose(1, 2, 0)), np.asarray(image))
+
+
+def transparent(mode):
+    alpha = Image.fromarray(np.where(np.eye(16), 128, 255).astype(np.uint8))
+    image = Image.fromarray(COLORS).convert(mode[:-1] if mode in ("LA", "RGBA") else "RGB")
+    if mode in ("LA", "RGBA"):
+        image.putalpha(alpha)
+        return saved(image)
+    if mode == "P":
+        return saved(image.quantize(4), transparency=1)
+    if mode == "I;16":
+        return saved(Image.fromarray(GRAYS), transparency=1000)
+    image = image.convert(mode)
+    return saved(image, transparency=image.getpixel((3, 3)))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "L", "RGB", "I;16"])
+def test_transparent_pixels_have_no_color_and_are_refused(tmp_path, mode):
+    with pytest.raises(UserError, match=r"0\.png: has transparent pixels"):
+        folder_of(tmp_path, transparent(mode))
+
+
+def test_cmyk_photo_becomes_rgb(tmp_path):
+    image = Image.fromarray(np.full((16, 16, 3), (200, 60, 20), np.uint8)).convert("CMYK")
+    x = first(tmp_path, saved(image, "0.jpg", quality=100))
+    assert np.abs(x.reshape(3, -1).T.astype(int) - [200, 60, 20]).max() <= 4
+
+
+@pytest.mark.parametrize("order", [("0.png", "1.png"), ("1.png", "0.png")])
+def test_one_color_image_among_gray_ones_keeps_its_colors(tmp_path, order):
+    gray = Image.fromarray(COLORS).convert("L")
+    found = folder_of(tmp_path, saved(gray, order[0]), saved(Image.fromarray(COLORS), order[1])).train[0]
+    right = [np.repeat(np.asarray(gray)[None], 3, 0), COLORS.transpose(2, 0, 1)]
+    assert np.array_equal(found, right if order[0] == "0.png" else right[::-1])
+
+
+def test_hidden_files_are_left_out(tmp_path):
+    def add(where):
+        (where / "._0.png").write_bytes(b"\0\5\x16\7Mac OS X")
+        (where / ".0.png").write_bytes(b"")
+
+    assert len(folder_of(tmp_path, saved(Image.fromarray(COLORS)), add).train[0]) == 1
+
+
+ODD = {
+    "an empty file": (lambda path: path.touch(), "the file is empty"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
+    "a link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
+    "a pipe": (os.mkfifo, "no regular file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+    "a folder": (lambda path: path.mkdir(), "no regular file"),
+    "text": (lambda path: path.write_text("no image"), "cannot be decoded"),
+    **{
+        kind: (lambda path, kind=kind: Image.fromarray(COLORS).save(path, kind), "cannot be decoded")
+        for kind in ("EPS", "GIF", "BMP", "TIFF", "PDF", "WEBP", "PPM", "TGA")
+    },
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_png_or_jpeg_is_named_and_nothing_hangs(tmp_path, monkeypatch, odd):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("starts a program"))
+    add, message = ODD[odd]
+    raised = []
+
+    def read():
+        try:
+            folder_of(tmp_path, saved(Image.fromarray(COLORS)), lambda where: add(where / "1.png"))
+        except UserError as error:
+            raised.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(30)
+    assert not reader.is_alive()
+    assert message in raised[0]
+    assert "1.png" in raised[0] or odd == "a link to itself"
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_file_that_ends_early_is_named_wherever_it_ends(tmp_path, suffix):
+    path = tmp_path / f"0.{suffix}"
+    Image.fromarray(COLORS).save(path)
+    content, right = path.read_bytes(), image_files.decoded(str(path))
+    for end in range(1, len(content), 7):
+        path.write_bytes(content[:end])
+        try:
+            assert np.array_equal(image_files.decoded(str(path)), right)  # all pixels are there
+        except UserError as error:
+            assert path.name in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_file_name_that_is_not_utf_8_is_read(tmp_path):
+    def save(where):
+        Image.fromarray(COLORS).save(where / "0.png")
+        os.rename(where / "0.png", os.fsencode(where) + b"/\xff.png")  # noqa: PTH104
+
+    assert np.array_equal(first(tmp_path, save).transpose(1, 2, 0), COLORS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_class_name_that_is_not_utf_8_is_refused_in_characters_that_print(tmp_path):
+    make(tmp_path, classes=("a",))
+    for part in images.PARTS:
+        shutil.copytree(tmp_path / part / "a", os.fsdecode(os.fsencode(tmp_path / part) + b"/\xff"))
+    with pytest.raises(UserError, match=r"udcff: the name of this class is not UTF-8") as caught:
+        images.folder(tmp_path)
+    str(caught.value).encode("ascii")
+
+
+@pytest.mark.parametrize("size", [-1, 2.5, "8"])
+def test_size_that_is_none_is_refused(tmp_path, size):
+    for call in (lambda: images.folder(tmp_path, size), lambda: images.digits(size)):
+        with pytest.raises(UserError, match="is no height and width"):
+            call()
+
+
+def test_path_with_a_nul_is_refused():
+    with pytest.raises(UserError, match="cannot be read"):
+        images.folder(Path("a\0b"))
+
+
+# --- the cache --------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_or_removed_beside_the_images(tmp_path):
+    root, precious = tmp_path / "set", tmp_path / "precious"
+    make(root)
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("mine")
+    (root / ".purenets").symlink_to(precious)
+    before = sorted(tmp_path.rglob("*"))
+    images.folder(root)
+    Image.fromarray(COLORS[:5, :6]).save(root / "train" / "cat" / "0.png")
+    images.folder(root)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (precious / "thesis.txt").read_text() == "mine"
+
+
+def test_cache_keeps_what_it_did_not_write(tmp_path, cache):
+    make(tmp_path)
+    images.folder(tmp_path)
+    (entry,) = entries(cache)
+    mine = [cache / "mine", cache / f"unfinished-{entry.name}-mine"]
+    for path in mine:
+        path.mkdir()
+        (path / "thesis.txt").write_text("mine")
+    shutil.rmtree(entry)
+    images.folder(tmp_path)
+    assert all((path / "thesis.txt").read_text() == "mine" for path in mine)
+
+
+def test_cache_stands_where_it_is_asked_for(tmp_path, cache):
+    make(tmp_path / "set")
+    found = images.folder(tmp_path / "set", cache=tmp_path / "set" / "cache")
+    assert Path(found.train[0].filename).is_relative_to(tmp_path / "set" / "cache")
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+def test_read_only_set_is_read(tmp_path):
+    make(tmp_path / "set")
+    for path in [tmp_path / "set", *(tmp_path / "set").rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert len(images.folder(tmp_path / "set").train[0]) == 6
+
+
+def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    make(tmp_path / "set")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PURENETS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=r"cannot be written .* environment variable PURENETS_CACHE"):
+        images.folder(tmp_path / "set")
+
+
+def test_copy_of_a_set_is_not_decoded_again(tmp_path, monkeypatch):
+    make(tmp_path / "one")
+    right = images.folder(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    monkeypatch.setattr(images, "decoded", lambda *_: pytest.fail("decoded again"))
+    assert np.array_equal(images.folder(tmp_path / "two").train[0], right.train[0])
+
+
+def test_pixel_that_changed_behind_length_and_time_is_seen(tmp_path):
+    make(tmp_path)
+    path = tmp_path / "train" / "cat" / "0.png"
+    images.folder(tmp_path)
+    about = path.stat()
+    other = 255 - np.asarray(Image.open(path))
+    Image.fromarray(other).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content.ljust(about.st_size, b"\0")[: max(about.st_size, len(content))])
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert np.array_equal(images.folder(tmp_path).train[0][0].transpose(1, 2, 0), other)
+
+
+def damage(entry, how):
+    x, y = np.load(entry / "train_x.npy"), np.load(entry / "train_y.npy")
+    about = json.loads((entry / "about.json").read_text())
+    if how == "bytes":
+        (entry / "train_x.npy").write_bytes(b"damaged")
+    elif how == "a pixel":
+        x[3, 0, 2, 2] ^= 1
+    elif how == "a label":
+        y[0] = 1 - y[0]
+    elif how == "a missing label":
+        y = y[:-1]
+    elif how == "a shape":
+        x = x.reshape(6, 3, 6, 5)
+    elif how == "a dtype":
+        y = y.astype(np.int32)
+    elif how == "half of a file":
+        content = (entry / "test_x.npy").read_bytes()
+        (entry / "test_x.npy").write_bytes(content[: len(content) // 2])
+    elif how == "a missing file":
+        (entry / "test_y.npy").unlink()
+    elif how == "other classes":
+        (entry / "about.json").write_text(json.dumps(about | {"classes": ["cow", "pig"]}))
+    elif how == "no JSON":
+        (entry / "about.json").write_text("{")
+    if how != "bytes":
+        np.save(entry / "train_x.npy", x)
+        np.save(entry / "train_y.npy", y)
+
+
+DAMAGES = ["bytes", "a pixel", "a label", "a missing label", "a shape", "a dtype", "half of a file"]
+
+
+@pytest.mark.parametrize("how", [*DAMAGES, "a missing file", "other classes", "no JSON"])
+def test_a_damaged_cache_is_named(tmp_path, cache, how):
+    make(tmp_path)
+    images.folder(tmp_path)
+    damage(*entries(cache), how)
+    with pytest.raises(UserError, match=r"the cache is damaged .* remove that folder"):
+        images.folder(tmp_path)
+
+
+def test_entry_of_another_set_is_found(tmp_path, cache):
+    for name in ("one", "two"):
+        make(tmp_path / name)
+        images.folder(tmp_path / name)
+        if name == "one":
+            (one,) = entries(cache)
+    (two,) = set(entries(cache)) - {one}
+    shutil.rmtree(two)
+    shutil.copytree(one, two)
+    with pytest.raises(UserError, match="the cache is damaged"):
+        images.folder(tmp_path / "two")
+
+
+OPEN = """
+import sys, time
+from pathlib import Path
+from purenets.core.data import images
+plain = images._decode_parts
+images._decode_parts = lambda *arguments: (plain(*arguments), time.sleep(0.5), print("decoded"))
+print(images.folder(Path(sys.argv[1])).train[0].sum())
+"""
+
+
+def test_three_processes_open_one_new_set_at_once(tmp_path, cache):
+    make(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    command = [sys.executable, "-c", OPEN, str(tmp_path)]
+    results = [
+        (process.communicate(timeout=120), process.returncode)
+        for process in [subprocess.Popen(command, **pipes) for _ in range(3)]
+    ]
+    assert [code for _, code in results] == [0, 0, 0], results
+    lines = "".join(out for (out, _), _ in results).split()
+    assert lines.count("decoded") == 1
+    assert len(set(lines) - {"decoded"}) == 1
+    assert len(entries(cache)) == 1
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_cache_is_in_the_folder_of_the_system(platform, monkeypatch):
+    for name in ("PURENETS_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    folder = image_cache.cache_folder()
+    assert folder.is_relative_to(Path.home())
+    assert folder.parts[-2:] == ("purenets", "images")

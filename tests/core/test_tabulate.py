@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from purenets import Model, random
-from purenets.core.report.tabulate import as_html, as_markdown, as_table, as_text, tabulate
+from purenets.core.report.document import Document, Section
+from purenets.core.report.html import to_html
+from purenets.core.report.tabulate import as_markdown, as_table, as_text, tabulate
 from purenets.numpy_nets import cnn_numpy, mlp_numpy, rnn_numpy
 from purenets.torch_nets import cnn_model, from_module, pytorch_mlp, vanilla_rnn
 from purenets.torch_nets.layers import Linear, ReLU, residual, serial
@@ -95,13 +97,13 @@ def test_given_params_are_used_and_kept():
 def test_three_forms_show_the_same_cells():
     rows = tabulate(pytorch_mlp.MLP(2, [20], 3), torch.zeros(32, 2))
     table = as_table(rows)
-    assert table[-1][4] == "123"
+    assert table.rows[-1][4] == "123"
     markdown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in as_markdown(rows).splitlines()]
-    assert [tuple(line) for line in [markdown[0], *markdown[2:]]] == table
-    text, html = as_text(rows), as_html(rows, "An MLP")
-    for line in table:
+    assert [markdown[0], *markdown[2:]] == table.rows
+    text, html = as_text(rows), to_html(Document("An MLP", [Section("Layers", [table])]))
+    for line in table.rows:
         assert all(cell in text and cell in html for cell in line)
-    assert len(re.findall("<tr>", html)) == len(table)
+    assert len(re.findall("<tr>", html)) == len(table.rows)
     assert "<title>An MLP</title>" in html
 
 

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from purenets import runs
+from purenets.core.report.tables import Table, table_of, to_markdown
 from purenets.core.runs.files import write_atomically
 
 FILE = os.environ.get("PURENETS_FAULTS")
@@ -32,15 +33,16 @@ def record(name: str, **figures) -> None:
         found |= {"command": "make faults", **runs.environment(), **runs.machine()}
         found["figures"] = found.get("figures", {}) | {name: figures}
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        write_atomically(path.with_suffix(".md"), markdown(found["figures"]).encode())
+        write_atomically(path.with_suffix(".md"), to_markdown(table(found["figures"])).encode())
 
 
-def markdown(figures: dict[str, dict]) -> str:
-    """A row for each test of the campaign."""
-    lines = ["| what | figures |", "|---|---|"]
-    for name, values in sorted(figures.items()):
-        lines.append(f"| {name} | {'; '.join(f'{words(k)} {words(v)}' for k, v in values.items())} |")
-    return "\n".join(lines) + "\n"
+def table(figures: dict[str, dict]) -> Table:
+    """Return a row for each test of the campaign."""
+    rows = [
+        (name, "; ".join(f"{words(k)} {words(v)}" for k, v in values.items()))
+        for name, values in sorted(figures.items())
+    ]
+    return table_of(("what", "figures"), rows)
 
 
 def words(value) -> str:

@@ -35,8 +35,9 @@ CASES = {
     "train_mlp_numpy": Case("--optimizer adam --max_steps 400 --eval_freq 1", RUN),
     "pytorch_train_mlp": Case("--optimizer adam --max_steps 150 --eval_freq 1 --no-compile", RUN),
     "cnn_train": Case(
-        f"{DIGITS} --width 0.125 --batch_size 64 --eval_freq 5 --max_steps 150 --augment strong --ema 0.9 "
-        "--optimizer adamw --weight_decay 1e-2 --schedule cosine --label_smoothing 0.1",
+        f"{DIGITS} --width 0.125 --batch_size 64 --eval_freq 5 --max_steps 150 --flip random "
+        "--crop 4 --cutout 8 --ema 0.9 --optimizer adamw --weight_decay 1e-2 --schedule cosine "
+        "--label_smoothing 0.1",
         IMAGES,
     ),
     "cifar10_cnn": Case(f"{CIFAR10} --channels 8,8,8", IMAGES),

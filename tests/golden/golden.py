@@ -27,9 +27,10 @@ RUNS = {
     "mlp torch circles muon": "pytorch_train_mlp --dataset circles --max_steps 20 --optimizer muon --no-compile",
     "cnn plain": "cnn_train --data digits --width 0.125 --max_steps 12 --eval_freq 4 --precision float32",
     "cnn regularized": (
-        "cnn_train --data digits --width 0.125 --epochs 1 --eval_freq 10 --precision float32 --optimizer nesterov "
-        "--learning_rate 0.1 --schedule one_cycle --weight_decay 5e-4 --augment strong --label_smoothing 0.1 "
-        "--mirror --batch_size 128 --ema 0.9 --image_size 16"
+        "cnn_train --data digits --width 0.125 --epochs 1 --eval_freq 10 --precision float32 "
+        "--optimizer nesterov --learning_rate 0.1 --schedule one_cycle --weight_decay 5e-4 "
+        "--flip random --crop 4 --cutout 8 --label_smoothing 0.1 --views mirror "
+        "--batch_size 128 --ema 0.9 --image_size 16"
     ),
     "cifar10 cnn": "cifar10_cnn --preset digits --epochs 1 --precision float32 --flip alternating --views shift",
     "cifar10 mlp": "cifar10_mlp --preset digits --epochs 2 --precision bfloat16 --mixup --cutout 2 --flip random",

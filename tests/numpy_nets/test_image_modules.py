@@ -90,6 +90,16 @@ def test_backward_equals_central_differences():
     assert check_gradient(f, inputs, grads, random.key(0)) < 1e-8
 
 
+def test_an_empty_batch_gives_an_empty_output_and_no_gradient():
+    weight, bias = DRAW.normal(size=(4, 3, 3, 3)), DRAW.normal(size=4)
+    out, cache = m.conv_forward(np.zeros((0, 3, 6, 6)), weight, bias, 2, 1)
+    assert out.shape == (0, 4, 3, 3)
+    dx, dweight, dbias = m.conv_backward(np.zeros(out.shape), cache)
+    assert dx.shape == (0, 3, 6, 6)
+    assert dweight.shape == weight.shape and not dweight.any()
+    assert dbias.shape == bias.shape and not dbias.any()
+
+
 def test_a_wrong_image_is_named():
     params, _ = m.Conv(3, 4).init(random.key(0))
     with pytest.raises(

@@ -26,7 +26,8 @@ def tiny(script, preset: str, **changes):
     """A preset on digits, with few units and steps: all its ingredients are there."""
     small = {"data": "digits", "image_size": 32, "batch_size": 100, "epochs": 0.6, "train_images": 600}
     small |= {"valid_fraction": 0.1, "threads": 1, "compile": False, "precision": "float32"}
-    small |= {"channels": "8,16,16"} if script is cifar10_cnn else {"width": 8, "depth": 2, "hidden": "20"}
+    mlp = {"width": 8, "depth": 2, "hidden": (20,)}
+    small |= {"channels": (8, 16, 16)} if script is cifar10_cnn else mlp
     return dataclasses.replace(script.PRESETS[preset], **small | changes)
 
 
@@ -50,8 +51,7 @@ def test_each_preset_runs_in_small(script, preset, tmp_path):
 
 
 def test_two_nets_side_by_side_go_on_where_they_were_stopped(tmp_path, monkeypatch):
-    config = tiny(cifar10_cnn, "cpu-18min", evaluations=4)
-    assert config.members == 2
+    config = tiny(cifar10_cnn, "94", evaluations=4, members=2)
     whole = cifar10_cnn.train(dataclasses.replace(config, out=str(tmp_path / "whole")))
     asked = iter([False, False])
     monkeypatch.setattr(
@@ -79,16 +79,16 @@ def test_without_a_validation_part_all_training_images_are_trained_on(tmp_path):
 def test_preset_gives_the_defaults_of_all_other_options():
     parse = cifar10_cnn.Config.parse
     presets = cifar10_cnn.PRESETS
-    config = parse(["--preset", "gpu-9min", "--epochs", "3"], presets)
+    config = parse(["--preset", "96-gpu", "--epochs", "3"], presets)
     assert (config.epochs, config.depth, config.compile) == (3.0, 3, True)
-    assert parse(["--preset=gpu-9min", "--no-compile"], presets).compile is False
+    assert parse(["--preset=96-gpu", "--no-compile"], presets).compile is False
     assert parse([], presets) == next(iter(presets.values()))
 
 
 @pytest.mark.skipif(not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75")
 def test_the_fast_net_learns_from_cifar10():
     few = {"data": "folder", "image_size": 0, "train_images": 2000, "epochs": 8.0, "views": "none"}
-    config = tiny(cifar10_cnn, "cpu-9min", **few, data_dir=str(MIRROR), channels="16,32,32")
+    config = tiny(cifar10_cnn, "94", **few, data_dir=str(MIRROR), channels=(16, 32, 32))
     assert cifar10_cnn.train(config).test["accuracy"] > 0.4  # chance is 0.1
 
 
@@ -108,16 +108,16 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
     assert (tmp_path / "results.md").read_text().count("\n") == 4
     found = {"part1_cifar10": json.loads(results.read_text())}
     for kind in ("cnn", "mlp"):  # what the report says of such rows
-        blocks = report_cifar10.analysis(found, kind, "digits")
+        blocks = report_cifar10.analysis(found, kind)
         mine = [figures.final(row) for row in both if row["setting"].startswith(kind)]
-        assert blocks[0].startswith(f"{spread(mine)}% of the test images (n = 2)")
+        assert blocks[0].startswith(f"The network reaches {spread(mine)}% test accuracy (n = 2)")
         assert len([block for block in blocks if isinstance(block, Picture)]) == 2
 
 
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        (cifar10_cnn, ["--preset", "cpu"], "--preset cpu: needs one of cpu-9min, cpu-19min, "),
+        (cifar10_cnn, ["--preset", "cpu"], "--preset cpu: needs one of 94, 95, "),
         (cifar10_cnn, ["--preset", "digits", "--depth", "4"], "--depth 4: needs one of 2, 3"),
         (
             cifar10_cnn,
@@ -132,6 +132,8 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
         (cifar10_mlp, ["--preset", "digits", "--net", "cnn"], "--net cnn: needs one of plain"),
         (cifar10_mlp, ["--preset", "digits", "--batch_size", "9999"], "--batch_size 9999: more than the"),
         (cifar10_mlp, ["--preset", "digits", "--optimizer", "adagrid"], "--optimizer adagrid: needs one of"),
+        (cifar10_mlp, ["--max_steps", "9"], "--max_steps 9: --epochs 30.0 decides"),
+        (cifar10_mlp, ["--eval_freq", "9"], "--eval_freq 9: --evaluations 10 decides"),
     ],
 )
 def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypatch):
@@ -145,8 +147,8 @@ def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypat
 
 
 def test_wrong_settings_of_the_sweep_are_named():
-    with pytest.raises(UserError, match="--settings cnn best: needs one of final, ablation, cnn cpu-9min"):
-        cifar10_sweep.expanded("cnn best")
+    with pytest.raises(UserError, match="--settings cnn best: needs one of final, ablation, cnn 9"):
+        cifar10_sweep.Config(settings="cnn best")
 
 
 @pytest.mark.parametrize(

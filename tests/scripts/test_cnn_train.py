@@ -54,7 +54,8 @@ def test_it_learns_digits():
 def test_it_learns_from_cifar10():
     config = Config(
         data="folder", data_dir=str(MIRROR), width=0.125, batch_size=64, max_steps=60, eval_freq=60,
-        learning_rate=3e-3, precision="float32", train_images=2000, valid_fraction=0.02, augment="strong",
+        learning_rate=3e-3, precision="float32", train_images=2000, valid_fraction=0.02,
+        flip="random", crop=4, cutout=8,
     )  # fmt: skip
     result = cnn_train.train(config)
     assert result.task.classes[0] == "airplane"
@@ -116,12 +117,18 @@ def test_the_running_mean_is_what_is_evaluated():
             ["--data", "digits", "--batch_size", "5000"],
             "--batch_size 5000: more than the 1294 training images",
         ),
-        (["--data", "digits", "--valid_fraction", "0"], "--valid_fraction 0.0: needs a number between"),
+        (
+            ["--data", "digits", "--valid_fraction", "1"],
+            "--valid_fraction 1.0: needs a number from 0 to below 1",
+        ),
         (["--data", "digits", "--optimizer", "muonn"], "--optimizer muonn: needs one of"),
         (["--precision", "float16"], "--precision float16: needs one of auto"),
-        (["--epochs", "0"], "--epochs 0.0: needs a positive number"),
+        (["--epochs", "-1"], "--epochs -1.0: needs a number that is not negative"),
+        (["--epochs", "2", "--max_steps", "9"], "--max_steps 9: --epochs 2.0 decides"),
         (["--device", "gpu", "--data", "digits"], "--device gpu: not available here"),
-        (["--augment", "hard"], "--augment hard: needs one of none, standard, strong"),
+        (["--flip", "hard"], "--flip hard: needs one of none, random, alternating"),
+        (["--views", "all"], "--views all: needs one of none, mirror, shift"),
+        (["--augment", "strong"], "unrecognized arguments: --augment strong"),
         (["--resume", "--data", "digits"], "--resume: needs --out"),
     ],
 )

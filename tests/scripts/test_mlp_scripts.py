@@ -39,7 +39,7 @@ def config_of(name: str, **options):
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_flags_have_the_names_and_defaults_of_the_assignment(name):
     config = SCRIPTS[name].Config.parse([])
-    assert (config.dnn_hidden_units, config.learning_rate) == ("20", 1e-2)
+    assert (config.dnn_hidden_units, config.learning_rate) == ((20,), 1e-2)
     assert (config.max_steps, config.eval_freq) == (1500, 10)
     assert (config.dataset, config.n_samples, config.test_fraction) == ("moons", 1000, 0.2)
     assert callable(SCRIPTS[name].accuracy)
@@ -82,7 +82,7 @@ def test_defaults_learn_moons_and_adam_learns_them_whole(name):
     adam = SCRIPTS[name].train(config_of(name, max_steps=200, eval_freq=200, optimizer="adam"))
     assert adam.history[-1]["train_accuracy"] == 1.0
     assert adam.history[-1]["test_accuracy"] >= 0.99
-    assert (adam.predict(adam.data.test[0]) == adam.data.test[1]).mean() == pytest.approx(
+    assert (adam.predict(adam.task.test[0]) == adam.task.test[1]).mean() == pytest.approx(
         adam.history[-1]["test_accuracy"]
     )
 

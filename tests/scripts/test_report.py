@@ -14,6 +14,7 @@ from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
 from purenets.core.runs.command import command
 from scripts import make_report, make_submission
+from scripts.report import results
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +44,29 @@ def test_every_figure_and_table_with_a_key_is_spoken_of(report):
     assert keys == set(re.findall(r"@([\w-]+)", text))
 
 
+def test_every_reference_is_cited_and_every_citation_has_one(report):
+    text = [b if isinstance(b, str) else b.caption for b in blocks(report.sections)]
+    cited = {int(number) for number in re.findall(r"\[(\d+)\]", " ".join(text))}
+    assert cited == set(range(1, len(report.references) + 1))
+
+
+def test_the_abstract_has_the_numbers_of_the_parts(report):
+    _, numbers = report.abstract
+    text = " ".join(block for block in blocks(report.sections) if isinstance(block, str))
+    for kind in ("without", "with"):
+        found = re.search(rf"network {kind} convolutions reaches (\S+ ± \S+%) in (\d+) minutes", numbers)
+        assert f"reaches {found[1]} test accuracy" in text
+        assert f"after {found[2]} minutes" in text
+    tables = {block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)}
+    vgg = {row[0]: row[4] for row in tables["settings"]}
+    assert f"reaches {vgg['adam 1e-3']}% with the assignment's training" in numbers
+    assert f"the reduced VGG reaches {vgg['best']}% (n = 1)" in numbers
+    moons = [row[6].split(" ± ")[0] for row in tables["sets"] if row[0] == "moons"]
+    assert "reaches {} test accuracy in NumPy and {} in PyTorch".format(*moons) in numbers
+    perfect = [row[0] for row in tables["accuracies"] if row[3] == "100.0%"]
+    assert f"up to length T = {perfect[-1]};" in numbers
+
+
 def test_numbers_are_those_of_the_results(report):
     tables = {block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)}
     cells = json.loads((ROOT / "results" / "rnn_lengths.json").read_text())["cells"]
@@ -59,10 +83,11 @@ def test_numbers_are_those_of_the_results(report):
 
 def test_a_missing_result_is_trained_in_small_and_said(tmp_path, monkeypatch):
     parts = []
-    monkeypatch.setattr(make_report, "small", lambda config, part: parts.append(part) or ["in small"])
+    monkeypatch.setattr(results, "quick_run", lambda part, config: parts.append(part) or ["in small"])
     document = make_report.make(make_report.Config(results=str(tmp_path), pdf=False))
     assert parts == make_report.run_quick.PARTS
     assert to_html(document).count("trained in small for this report") == len(parts)
+    assert len(document.abstract) == 1  # no sentence about a result that is not there
 
 
 def test_the_archive_has_code_notebooks_and_results_and_nothing_else():
@@ -71,6 +96,7 @@ def test_the_archive_has_code_notebooks_and_results_and_nothing_else():
         *("core/base.py", "numpy_nets/mlp_numpy.py", "torch_nets/vanilla_rnn.py", "scripts/train.py"),
         *("notebooks/part1_mlp.ipynb", "notebooks/part2_cnn.ipynb", "notebooks/part3_rnn.ipynb", "setup.cfg"),
         *("results/rnn_lengths.json", "docs/assignment.md", "Makefile", "README.md"),
+        "scripts/report/text/part1.md",
     ):
         assert needed in names
     assert not [name for name in names if re.search(r"pycache|safetensors|\.jpg$|^data|^runs|/\.", name)]

@@ -178,7 +178,7 @@ def test_a_member_is_what_the_script_trains_alone(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"settings": "nothing"}, "--settings nothing: needs names"),
+        ({"settings": "nothing"}, "--settings nothing: needs one of default"),
         ({"lengths": ""}, "--lengths : needs lengths T"),
         ({"lengths": "5,1"}, "--lengths 5,1: needs lengths T"),
         ({"seeds": 0}, "--seeds 0: needs a positive"),

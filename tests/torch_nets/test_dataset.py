@@ -111,6 +111,9 @@ def test_lengths_that_are_none(T):
 def test_other_wrong_inputs():
     with pytest.raises(UserError, match="batch: 0 palindromes"):
         palindromes(random.key(0), 0, 5)
+    for size, chunk in ((0, 500), (-3, 500), (100, 0), (100, -1)):
+        with pytest.raises(UserError, match="palindromes make no evaluation"):
+            next(evaluation_batches(random.key(0), 5, size, chunk=chunk))
     with pytest.raises(UserError, match="T = 13: has 10000000 palindromes, too many to list"):
         all_palindromes(13)
     check_listable(12)

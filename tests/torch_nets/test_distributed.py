@@ -1,5 +1,6 @@
 """Several processes train as one: the same params, and a lost one ends the run with a line."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from purenets import UserError
 from purenets.core.runs import checkpoint
+from purenets.torch_nets.distributed import Group
+from scripts import cnn_train
+from scripts.shared import training
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -75,7 +81,7 @@ def test_two_processes_end_as_one_does(name, tmp_path):
 
 SMALL = (
     "--data digits --width 0.125 --batch_size 64 --eval_freq 5 --precision float32 --threads 1 "
-    "--augment strong --optimizer nesterov"
+    "--flip random --crop 4 --cutout 8 --optimizer nesterov"
 )
 
 
@@ -100,6 +106,32 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_one_process_goes_on(tmp_path):
         subprocess.run([sys.executable, *script, *rest], check=True, capture_output=True)
     params = [checkpoint_params(path) for path in (folder, tmp_path / "whole")]
     assert all(np.abs(params[0][leaf] - params[1][leaf]).max() < 1e-4 for leaf in params[0])
+
+
+IN_TWO = {
+    "cifar10_cnn": "--epochs 1 --channels 8,8,8 --learning_rate 1e-3 --members 2 --mixup",
+    "cifar10_mlp": "--epochs 2 --net batch_norm --hidden 20 --learning_rate 1e-2 --ema 0.9",
+}
+
+
+@pytest.mark.parametrize("name", IN_TWO)
+def test_two_processes_train_a_preset_as_one_does(name, tmp_path):
+    flags = "--preset digits --flip alternating --optimizer nesterov --precision float32 --threads 1"
+    script = [str(ROOT / "scripts" / f"{name}.py"), *flags.split(), *IN_TWO[name].split()]
+    for how, start in {"one": [sys.executable], "two": [*TORCHRUN, "2"]}.items():
+        command = [*start, *script, "--out", tmp_path / how]
+        subprocess.run(command, check=True, env=environment(), capture_output=True)
+    one, two = (checkpoint_params(tmp_path / how) for how in ("one", "two"))
+    for leaf in one:  # float32, whose rounding grows from step to step
+        assert np.abs(one[leaf] - two[leaf]).max() < 1e-3 * max(1, np.abs(one[leaf]).max()), leaf
+    results = [json.loads((tmp_path / how / "results.json").read_text()) for how in ("one", "two")]
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-4)
+
+
+def test_compile_is_refused_in_several_processes():
+    config = cnn_train.Config(data="digits", compile=True)
+    with pytest.raises(UserError, match="--compile: not with several processes; leave it out"):
+        training.train_as(config, cnn_train.RECIPE, torch.device("cpu"), Group(rank=0, size=2))
 
 
 def test_a_batch_that_cannot_be_shared_is_named(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from purenets import data, optim, random, schedules, tree
+from purenets import optim, random, schedules, tree
 from purenets.core.runs import checkpoint
 from purenets.torch_nets import MLP
 from tests.wrong_numbers.choice import or_refused
@@ -69,13 +69,6 @@ def test_checkpoint_of_bfloat16_params_comes_back(tmp_path):
     for name, leaf in params.items():
         assert found["params"][name].dtype == torch.bfloat16
         assert torch.equal(found["params"][name], leaf)
-
-
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="NumPy has no bfloat16")
-def test_batches_of_bfloat16_inputs():
-    x, _ = data.batches((X.bfloat16(), torch.zeros(6).long()), 3, KEY)(0)
-    assert x.dtype == torch.bfloat16
-    assert x.shape == (3, 4)
 
 
 # --- float16 ------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from einops import einsum
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purenets.core import random, tree
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.optim.transforms import apply_updates
+from purenets.core.optim.elementwise import apply_updates
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.losses import cross_entropy
 
@@ -62,7 +63,7 @@ def _differentiable_attention():
 
 @contextlib.contextmanager
 def _fallback_of(error: RuntimeError) -> Iterator[None]:
-    """Turn off the fused recurrent kernels of CUDA within the block; an error there shows the first one too."""
+    """Turn off the fused recurrent kernels of CUDA; if that fails too, show the first error as well."""
     with torch.backends.cudnn.flags(enabled=False):
         try:
             yield
@@ -156,14 +157,18 @@ def linearize(model: Model, params: Params) -> Model:
 
 
 def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) -> Tensor:
-    """The empirical neural tangent kernel J(x1) J(x2)^T: (n1, n2, classes, classes) (Jacot et al. 2018)."""
+    """Return the empirical neural tangent kernel J(x1) J(x2)^T: (n1, n2, classes, classes).
+
+    Source: Jacot et al. 2018.
+    """
 
     def jacobian(x):
         one = lambda params, x: model.apply(params, buffers, x[None])[0][0]
         return vmap(jacrev(one), (None, 0))(params, x)
 
     j1, j2 = jacobian(x1), jacobian(x2)
-    parts = [torch.einsum("iap,jbp->ijab", j1[name].flatten(2), j2[name].flatten(2)) for name in params]
+    pattern = "n1 a param, n2 b param -> n1 n2 a b"
+    parts = [einsum(j1[name].flatten(2), j2[name].flatten(2), pattern) for name in params]
     return torch.stack(parts).sum(0)
 
 

@@ -4,6 +4,7 @@ T is the length of a palindrome; N = T-1 digits are read, so time goes from 1 to
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from purenets.core.base import Params
@@ -11,13 +12,15 @@ from purenets.torch_nets.losses import cross_entropy
 
 
 def states(params: Params, x: Tensor, h: Tensor | None = None, perturbations: Tensor | None = None) -> Tensor:
-    """All h(t) of equation (1): x (batch, N, input) -> (batch, N, hidden).
+    """Return all h(t) of equation (1): x (batch, N, input) -> (batch, N, hidden).
 
-    h: h(0), (batch, hidden), zeros by default. perturbations: (batch, N, hidden), added to the h(t) as they arise.
+    Args:
+        h: h(0), (batch, hidden), zeros by default.
+        perturbations: (batch, N, hidden), added to the h(t) as they arise.
     """
     h = x.new_zeros(len(x), len(params["b_h"])) if h is None else h
     found = []
-    for t, x_t in enumerate(x.unbind(1)):
+    for t, x_t in enumerate(rearrange(x, "b t i -> t b i")):
         h = torch.tanh(x_t @ params["W_hx"].T + h @ params["W_hh"].T + params["b_h"])
         h = h if perturbations is None else h + perturbations[:, t]
         found.append(h)

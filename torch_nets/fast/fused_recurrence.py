@@ -5,6 +5,7 @@ the same time for any number of steps.
 """
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from purenets.torch_nets.fast import matmul, onednn, operations
@@ -12,7 +13,8 @@ from purenets.torch_nets.fast import matmul, onednn, operations
 
 def fused(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
     """Return what `recurrence.loop` returns: x (batch, steps, inputs) -> the last h (batch, hidden)."""
-    return torch.ops.purenets.recurrence(x.transpose(0, 1), W_hx, W_hh, b_h)[0]
+    by_time = rearrange(x, "b t i -> t b i")
+    return torch.ops.purenets.recurrence(by_time, W_hx, W_hh, b_h)[0]
 
 
 # --- the two passes, of one network or of members along a first axis ---------------------------------------
@@ -67,6 +69,7 @@ def _all_da(dh, h, W_hh):
 
 def _fill_by_products(das, h, x, W_hx, dx, dW_hx, dW_hh, db_h):
     """The gradients of one network: each is one product over all steps."""
+    # flatten, not rearrange: this runs in every step of a small network, and no axis moves
     flat, before = das.flatten(0, 1), h[:-1].flatten(0, 1)
     if dx.numel():
         torch.mm(flat, W_hx, out=dx.view(len(flat), -1))
@@ -142,9 +145,11 @@ def _(info, dims, x, *weights):
     if dims[1:] != (None, None, None) or weights[1].ndim > 2:
         return torch.ops.purenets.recurrence(*_members_first(info, dims, (x, *weights))), (0, 0)
     # one network for all, as for per-example gradients: members are nothing but more examples
-    x = x.movedim(dims[0], 1)  # (steps, members, batch, inputs)
-    parts = torch.ops.purenets.recurrence(x.flatten(1, 2), *weights)
-    return tuple(part.unflatten(-2, x.shape[1:3]) for part in parts), (0, 1)
+    x = x.movedim(dims[0], 1)
+    parts = torch.ops.purenets.recurrence(rearrange(x, "t m b i -> t (m b) i"), *weights)
+    m, b = x.shape[1:3]  # both: neither can be inferred where the other is 0
+    last, states = (rearrange(part, "... (m b) h -> ... m b h", m=m, b=b) for part in parts)
+    return (last, states), (0, 1)
 
 
 @torch.library.register_vmap("purenets::recurrence_backward")
@@ -162,15 +167,18 @@ def _(info, dims, *arguments):
 
 
 def _backward_of_examples(dh, states, x, W_hx, W_hh, needs_dx):
-    """`_backward` of one network, with gradients for each member of the batch by itself: (members, ...). First
-    all da(t), with members as more examples, then each gradient as one product over time."""
-    h = states.transpose(0, 1)  # (steps, members, batch, hidden)
-    das = _all_da(dh.flatten(0, 1), h.flatten(1, 2), W_hh)
-    das = das.unflatten(1, h.shape[1:3]).transpose(0, 1)  # (members, steps, batch, hidden)
+    """Return `_backward` of one network with gradients for each member: (members, ...).
+
+    First all da(t), with members as more examples, then each gradient as one product over time.
+    """
+    h = rearrange(states, "m t b h -> t (m b) h")
+    das = _all_da(rearrange(dh, "m b h -> (m b) h"), h, W_hh)
+    das = rearrange(das, "t (m b) h -> m t b h", m=dh.shape[0], b=dh.shape[1])
     dx = das @ W_hx if needs_dx else x.new_empty(len(x), 0)
-    dW_hx = das.flatten(1, 2).mT @ x.flatten(1, 2)
-    dW_hh = das[:, 1:].flatten(1, 2).mT @ states[:, :-1].flatten(1, 2)
-    return dx, dW_hx, dW_hh, das.sum((1, 2))
+    rows = "m t b features -> m (t b) features"
+    dW_hx = rearrange(das, rows).mT @ rearrange(x, rows)
+    dW_hh = rearrange(das[:, 1:], rows).mT @ rearrange(states[:, :-1], rows)
+    return dx, dW_hx, dW_hh, reduce(das, "m t b h -> m h", "sum")
 
 
 def _members_first(info, dims, arrays):

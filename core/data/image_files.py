@@ -1,0 +1,112 @@
+"""Image files as pixels: PNG and JPEG as viewers show them, or one line that names the file."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from einops import rearrange
+
+from purenets.core.base import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG")  # no other reader of Pillow is tried: some of them start programs
+GRAY = ("1", "L", "LA", "I;16", "I;16B", "I")
+WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def images_in(folder: str) -> list[str]:
+    """Return the paths of the PNG and JPEG files of a folder, sorted.
+
+    Hidden files are left out, and with them those that macOS lays beside an image ("._x.png").
+
+    Raises:
+        UserError: one has such a name but is no regular file (a pipe, a folder, a link to nothing).
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES)]
+    paths = sorted(os.path.join(folder, name) for name in names if not name.startswith("."))  # noqa: PTH118
+    for path in paths:
+        _expect_regular(path)
+    return paths
+
+
+def _expect_regular(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 (there may be many)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be decoded (it is a link to nothing)") from error
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: cannot be decoded (it is no regular file)")
+
+
+def is_gray(path: str) -> bool:
+    """Return True if the file holds one channel; only its first bytes are read."""
+    with _opened(path) as image:
+        return image.mode in GRAY
+
+
+def decoded(path: str, size: int = 0) -> np.ndarray:
+    """Return an image as uint8 (channels, height, width), channels 1 (gray) or 3 (RGB).
+
+    As viewers show it: turned as its EXIF orientation says, 16-bit grays divided by 257, palettes
+    and CMYK as RGB.
+
+    Args:
+        path: of the file.
+        size: height and width to resize to, or 0.
+
+    Raises:
+        UserError: the file cannot be decoded, or it has transparent pixels, whose color no file
+            says.
+    """
+    from PIL import Image, ImageOps
+
+    with _opened(path) as image:
+        image = ImageOps.exif_transpose(image)
+        gray = image.mode in GRAY
+        image = _eight_bits(_opaque(image, path)).convert("L" if gray else "RGB")
+        image = image.resize((size, size), Image.Resampling.BICUBIC) if size else image
+        return rearrange(np.asarray(image), "h w -> 1 h w" if gray else "h w c -> c h w")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator:
+    """Open an image; what Pillow raises within the block becomes a UserError with the path."""
+    from PIL import Image
+
+    try:
+        if os.path.getsize(path) == 0:  # noqa: PTH202
+            raise ValueError("the file is empty")
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # its readers raise nearly everything on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be decoded ({reason})") from error
+
+
+def _opaque(image, path: str):
+    """Return an image without an alpha channel; a UserError if a pixel is not opaque."""
+    if image.mode not in WITH_ALPHA and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # one of its grays stands for transparent
+        opaque = not (np.asarray(image) == image.info["transparency"]).any()
+    else:
+        with_alpha = image.convert("RGBA")
+        opaque = with_alpha.getchannel("A").getextrema()[0] == 255
+        image = image if image.mode in GRAY else with_alpha
+    if not opaque:
+        raise UserError(f"{path}: has transparent pixels; draw it on a background first")
+    return image
+
+
+def _eight_bits(image):
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    grays = np.asarray(image).astype(np.float64) / 257  # 65535 becomes 255
+    return Image.fromarray(np.round(grays).clip(0, 255).astype(np.uint8))

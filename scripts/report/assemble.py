@@ -1,0 +1,78 @@
+"""The report as a document, assembled of its parts."""
+
+import re
+from collections.abc import Sequence
+
+from purenets.core.report.document import Document
+from scripts import compare_mlps, run_quick
+from scripts.report import cifar10, part1, part2, part3
+from scripts.report.prose import sections
+from scripts.shared.sweeps import grouped, spread
+
+PARTS = (part1.section, cifar10.mlp_section, cifar10.cnn_section, part2.section, part3.section)
+
+
+def document(found: dict[str, dict], quick: run_quick.Config) -> Document:
+    """Return the report of the results in `found`.
+
+    Args:
+        found: The content of the result files, by name.
+        quick: The options of what is trained here: always the decision boundaries, and every part
+            whose results are missing.
+    """
+    parts = [part(found, quick) for part in PARTS]
+    values = of_perceptrons(found) | of_cifar10(found) | of_vgg(found) | of_rnn(found)
+    (top,) = sections("abstract", values)
+    return Document(top.title, parts, top.blocks, references(), contents=True)
+
+
+def references() -> list[str]:
+    """Return the references without their numbers, which have to count from 1."""
+    (section,) = sections("references", {})
+    numbered = [re.fullmatch(r"\[(\d+)\] (.*)", text) for text in section.blocks]
+    numbers = [match and int(match[1]) for match in numbered]
+    if numbers != list(range(1, len(numbers) + 1)):
+        raise ValueError("references.md: the numbers need to be [1], [2], ...")
+    return [reference[2] for reference in numbered]
+
+
+# --- the abstract's values; None where a result is missing ---
+
+
+def of_perceptrons(found: dict) -> dict:
+    """Return the test accuracy of both MLPs on moons."""
+    rows = compare_mlps.summary(found.get("part1_sets", {"rows": []})["rows"])
+    moons = {row["backend"]: row["test_accuracy"] for row in rows if row["dataset"] == "moons"}
+    if not moons:
+        return {"moons_numpy": None}
+    return {"moons_numpy": moons["numpy"], "moons_torch": moons["torch"]}
+
+
+def of_cifar10(found: dict) -> dict:
+    """Return what the networks without and with convolutions reach, and in which time."""
+    values = {}
+    for kind in ("mlp", "cnn"):
+        rows = cifar10.of_kind(found, kind)
+        reached = cifar10.reached(rows) if rows else {"accuracy": None}
+        values |= {f"{kind}_{name}": value for name, value in reached.items()}
+    return values
+
+
+def of_vgg(found: dict) -> dict:
+    """Return what the reduced VGG reaches in the assignment's setting and in the best one."""
+    rows = grouped(found.get("part2_settings", {"rows": []})["rows"])
+    return of_setting("vgg", rows.get(part2.ADAM)) | of_setting("vgg_best", rows.get(part2.BEST))
+
+
+def of_setting(name: str, rows: Sequence[dict] | None) -> dict:
+    """Return the accuracy and the number of seeds of one setting."""
+    if rows is None:
+        return {f"{name}_accuracy": None}
+    accuracy = spread([row["test"]["accuracy"] for row in rows])
+    return {f"{name}_accuracy": accuracy, f"{name}_n": len(rows)}
+
+
+def of_rnn(found: dict) -> dict:
+    """Return the length up to which the RNN is always right."""
+    cells = found.get("rnn_lengths", {"cells": []})["cells"]
+    return {"rnn_longest": part3.longest_perfect(cells)}
