@@ -96,10 +96,11 @@ def _built(module: Any) -> tuple[nn.Module, Callable | None]:
 
 def _expect_known_leaves(name: str, module: nn.Module) -> None:
     """Raise a UserError for leaves without a shape, and for two that lie in the same memory."""
-    places = {}
-    for leaf, p in [*module.named_parameters(), *module.named_buffers()]:
-        if nn.parameter.is_lazy(p):
+    for leaf, value in [*module.named_parameters(), *module.named_buffers()]:
+        if nn.parameter.is_lazy(value):
             raise UserError(f"{leaf}: {name} is lazy, call it on an example once, so that shapes are known")
+    places: dict[Any, str] = {}
+    for leaf, p in module.named_parameters():
         place = (p.device, p.data_ptr()) if p.numel() and not p.is_meta else leaf
         if place in places:
             first = places[place]
