@@ -4,8 +4,9 @@
 
 The nets are 2-20-2, batch 32, and 3072-1024-1024-10, batch 128. All contestants of a net take turns, round by
 round, in one process: on one thread for the tiny net, on all cores for the wide one. Before that all take 100
-steps and end with the params of torch.nn, which is asserted: nobody does less work. The peers know no accuracy, so
-ours in torch measure the loss alone too, but where it is said; those in NumPy measure both. A peer that is not
+steps and end with the params of torch.nn, which is asserted: nobody does less work. Ours are the code that a user
+writes. Eager steps and NumPy measure loss and accuracy, ours and those of torch.nn; compiled ones and the other
+peers measure the loss. All have malloc in its defaults, unless the environment sets it. A peer that is not
 installed is left out by name.
 """
 
@@ -22,6 +23,7 @@ from torch import nn
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import make_step, numpy_nets, optim, random, runs, scan, torch_nets, train_state, tree
+from purenets.core.metrics import accuracy as accuracy_of
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
@@ -31,8 +33,7 @@ from purenets.torch_nets import pytorch_mlp, to_numpy
 TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
 BATCHES = {TINY: 32, WIDE: 128}
 RATES = {TINY: 1e-2, WIDE: 1e-5}  # of Adam; the wide net's is so low that rounding does not lead nets apart
-SCANNED = 20  # steps in one compiled call of ours, unrolled
-JAX_SCANNED = 100  # in one call of JAX, by lax.scan
+SCANNED = 100  # steps in one compiled call, by scan and lax.scan
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Torch:
 
     k = 1
 
-    def __init__(self, sizes, compiled: bool = False):
+    def __init__(self, sizes, compiled: bool = False, accuracy: bool = False):
+        self.accuracy = accuracy
         self.net = nn.Sequential()
         for i in range(1, len(sizes)):
             self.net.add_module(f"fc{i}", nn.Linear(*sizes[i - 1 : i + 1]))
@@ -91,10 +93,13 @@ class Torch:
         self.forward = torch.compile(self.loss) if compiled else self.loss
 
     def loss(self):
-        return nn.functional.cross_entropy(self.net(self.x), self.y)
+        logits = self.net(self.x)
+        if self.accuracy:
+            self.right = (logits.detach().argmax(1) == self.y).float().mean()
+        return nn.functional.cross_entropy(logits, self.y)
 
     def __call__(self) -> None:
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=True)
         self.forward().backward()
         self.optimizer.step()
 
@@ -141,27 +146,26 @@ def sklearn_step(sizes) -> Callable[[], None]:
     return lambda: net.partial_fit(x, y, classes=list(range(sizes[-1])))
 
 
-def in_torch(sizes, optimizer, wrap: Callable = lambda step: step, k: int = 1) -> Ours:
+def in_numpy(sizes, optimizer) -> Ours:
+    """Return our ordinary step on NumPy."""
+
     def make(model, optimizer):
-        step = make_step(torch_nets.grad_fn(model, metrics={}), optimizer)
-        return wrap(scan(step, k) if k > 1 else step)
+        return make_step(numpy_nets.grad_fn(model), optimizer)
+
+    return Ours(sizes, mlp_numpy.MLP, np.asarray, optimizer, make)
+
+
+def in_torch(
+    sizes, optimizer, wrap: Callable = lambda step: step, k: int = 1, accuracy: bool = False
+) -> Ours:
+    """Return our ordinary step on torch; for k > 1, a scan of k of them."""
+
+    def make(model, optimizer):
+        metrics = {"accuracy": accuracy_of} if accuracy else {}
+        step = make_step(torch_nets.grad_fn(model, metrics=metrics), optimizer)
+        return wrap((lambda state, batches: scan(step, state, batches)) if k > 1 else step)
 
     return Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, optimizer, make, k)
-
-
-# the calls between the compiled loops in C++ too: it takes longer to compile
-CPP = {"cpp_wrapper": True, "memory_planning": True}
-
-
-def to_cpp(step: Callable) -> Callable:
-    return torch_nets.jit(step, options=CPP)
-
-
-def compiled_for(sizes, optimizer, k: int = 1, options: dict | None = None) -> Ours:
-    """Compiled by `compile_for` the shapes that there are."""
-    net = in_torch(sizes, optimizer, k=k)
-    net.call = torch_nets.compile_for(net.call, net.state, net.batch, options=options)
-    return net
 
 
 def in_jax(sizes, k: int = 1):
@@ -173,48 +177,31 @@ def in_jax(sizes, k: int = 1):
 
 def tiny() -> tuple[dict, dict]:
     """Ours and the peers of the tiny net, each by name."""
-    adam, flat, sizes = optim.adam(RATES[TINY]), optim.flat(optim.adam(RATES[TINY])), TINY
-
-    def plain(model, optimizer):
-        return make_step(numpy_nets.grad_fn(model), optimizer)
-
-    def fast(model, optimizer):
-        return numpy_nets.fast_step(model, adam)
-
-    def fast_torch(model, optimizer):
-        return torch_nets.fast_step(model, adam, metrics={})
-
-    def with_accuracy(model, optimizer):
-        return torch_nets.fast_step(model, adam)
+    adam, sizes = optim.adam(RATES[TINY]), TINY
 
     ours = {
-        "numpy": Ours(sizes, mlp_numpy.MLP, np.asarray, adam, plain),
-        "numpy, fast_step": Ours(sizes, mlp_numpy.MLP, np.asarray, flat, fast),
-        "torch, eager": in_torch(sizes, adam),
-        "torch, fast_step": Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, flat, fast_torch),
-        "torch, fast_step, accuracy too": Ours(sizes, pytorch_mlp.MLP, torch.as_tensor, flat, with_accuracy),
-        "torch, compiled": in_torch(sizes, adam, torch_nets.jit),
-        "torch, flat, compiled to C++": in_torch(sizes, flat, to_cpp),
-        "torch, flat, compile_for": compiled_for(sizes, flat),
-        "torch, flat, compile_for, C++": compiled_for(sizes, flat, options=CPP),
-        f"torch, scan of {SCANNED}, compiled to C++": in_torch(sizes, flat, to_cpp, SCANNED),
-        f"torch, scan of {SCANNED}, compile_for, C++": compiled_for(sizes, flat, SCANNED, CPP),
+        "numpy": in_numpy(sizes, adam),
+        "torch, eager": in_torch(sizes, adam, accuracy=True),
+        "torch, jit": in_torch(sizes, adam, torch_nets.jit),
+        f"torch, jit, scan of {SCANNED}": in_torch(sizes, adam, torch_nets.jit, SCANNED),
     }
-    peers = {"torch.nn": Torch(sizes)} | (
+    peers = {"torch.nn": Torch(sizes, accuracy=True)} | (
         {"TorchOpt": TorchOpt(sizes)} if importlib.util.find_spec("torchopt") else {}
     )
     if jax_peers.installed():
-        peers |= {"JAX jit": in_jax(sizes), "JAX lax.scan": in_jax(sizes, JAX_SCANNED)}
+        peers |= {"JAX jit": in_jax(sizes), "JAX lax.scan": in_jax(sizes, SCANNED)}
     return ours, peers
 
 
 def wide() -> tuple[dict, dict]:
     """Ours and the peers of the wide net."""
+    adam = optim.adam(RATES[WIDE])
     ours = {
-        "torch, eager": in_torch(WIDE, optim.adam(RATES[WIDE])),
-        "torch, compiled": in_torch(WIDE, optim.adam(RATES[WIDE]), torch_nets.jit),
+        "numpy": in_numpy(WIDE, adam),
+        "torch, eager": in_torch(WIDE, adam, accuracy=True),
+        "torch, jit": in_torch(WIDE, adam, torch_nets.jit),
     }
-    peers = {"torch.nn": Torch(WIDE), "torch.nn, compiled": Torch(WIDE, compiled=True)}
+    peers = {"torch.nn": Torch(WIDE, accuracy=True), "torch.nn, compiled": Torch(WIDE, compiled=True)}
     return ours, peers | ({"JAX jit": in_jax(WIDE)} if jax_peers.installed() else {})
 
 

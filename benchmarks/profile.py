@@ -15,12 +15,13 @@ from torch.nn import functional
 
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
-from purenets import TrainState, optim, runs, torch_nets, tree
+from purenets import TrainState, optim, runs, torch_nets
+from purenets.core.metrics import accuracy
+from purenets.core.optim.elementwise import advance_fn
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import pytorch_mlp
-from purenets.torch_nets.fast import step as fast
 
 
 @dataclass(frozen=True)
@@ -32,46 +33,25 @@ class Config(Options):
 
 
 def parts_of_ours() -> dict[str, Callable]:
-    """The parts of `torch_nets.fast_step`, in their order."""
-    sizes, adam = mlp.TINY, optim.adam(mlp.RATES[mlp.TINY])
-    model = pytorch_mlp.MLP(sizes[0], list(sizes[1:-1]), sizes[-1])
-    net = mlp.Ours(
-        sizes,
-        pytorch_mlp.MLP,
-        torch.as_tensor,
-        optim.flat(adam),
-        lambda model, _: torch_nets.fast_step(model, adam, metrics={}),
-    )
+    """The parts of an eager step of ours, in their order."""
+    net = mlp.in_torch(mlp.TINY, optim.adam(mlp.RATES[mlp.TINY]), accuracy=True)
+    model = pytorch_mlp.MLP(mlp.TINY[0], list(mlp.TINY[1:-1]), mlp.TINY[-1])
     state, (x, y) = net.state, net.batch
+    advance, gradient = advance_fn(optim.adam(mlp.RATES[mlp.TINY])), torch_nets.grad_fn(model, metrics={})
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
-
-    def forward():
-        return functional.cross_entropy(model.apply(leaves, {}, x, train=True)[0], y)
-
-    def backward():
-        return torch.autograd.grad(forward(), list(leaves.values()))
-
-    grads = backward()
-    vector = torch.cat([*map(torch.ravel, grads)])
-    views = fast.views_at(tree.flat_layout(state.params))
-
-    def update():
-        return adam.update({"all": vector}, state.opt_state, {"all": vector})
-
+    grads, _ = gradient(state.params, {}, (x, y), None)
     return {
-        "forward and loss": forward,
-        "forward, loss and backward": backward,
-        "gradient as one vector": lambda: torch.cat([*map(torch.ravel, grads)]),
-        "Adam": update,
-        "forward, loss, backward and Adam": lambda: (backward(), update()),
-        "params: the sum, and the dict of views": lambda: views(vector + vector),
+        "forward and loss": lambda: functional.cross_entropy(model.apply(leaves, {}, x, train=True)[0], y),
+        "forward, loss and backward": lambda: gradient(state.params, {}, (x, y), None),
+        "accuracy": lambda: accuracy(x, y),
+        "Adam, and the sum": lambda: advance(grads, state.opt_state, state.params),
         "the whole step": net,
     }
 
 
 def parts_of_torch() -> dict[str, Callable]:
     """The parts of a step of torch.nn and torch.optim."""
-    net = mlp.Torch(mlp.TINY)
+    net = mlp.Torch(mlp.TINY, accuracy=True)
     net()
 
     def backward():
@@ -88,26 +68,18 @@ def parts_of_torch() -> dict[str, Callable]:
 
 def compiled() -> dict[str, Callable]:
     """A call, a step, and a step within a scan, of ours and of JAX."""
-    flat = optim.flat(optim.adam(mlp.RATES[mlp.TINY]))
-    jitted, step = mlp.in_torch(mlp.TINY, flat, mlp.to_cpp), mlp.compiled_for(mlp.TINY, flat, options=mlp.CPP)
-    scanned = mlp.compiled_for(mlp.TINY, flat, mlp.SCANNED, mlp.CPP)
-
-    def count(state, batch):
-        return TrainState(*state[:4], state.step + 1)
-
-    by_jit = mlp.to_cpp(count)
-    by_compile_for = torch_nets.compile_for(count, step.state, step.batch, options=mlp.CPP)
+    adam, k = optim.adam(mlp.RATES[mlp.TINY]), mlp.SCANNED
+    step = mlp.in_torch(mlp.TINY, adam, torch_nets.jit)
+    count = torch_nets.jit(lambda state, batch: TrainState(*state[:4], state.step + 1))
     found = {
-        "jit: a call": lambda: by_jit(step.state, step.batch),
-        "jit: a step": jitted,
-        "compile_for: a call": lambda: by_compile_for(step.state, step.batch),
-        "compile_for: a step": step,
-        "compile_for: a step of a scan": scanned,
+        "jit: a call": lambda: count(step.state, step.batch),
+        "jit: a step": step,
+        "jit: a step of a scan": mlp.in_torch(mlp.TINY, adam, torch_nets.jit, k),
     }
     if jax_peers.installed():
         import jax
 
-        one, many = mlp.in_jax(mlp.TINY), mlp.in_jax(mlp.TINY, mlp.JAX_SCANNED)
+        one, many = mlp.in_jax(mlp.TINY), mlp.in_jax(mlp.TINY, mlp.SCANNED)
         count_jax = jax.jit(lambda carry, step: (carry, step + 1))
         carry = one.carry
         one.carry = jax.tree.map(lambda leaf: leaf.copy(), carry)  # its own are donated

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from purenets.core.report.tables import Table, to_markdown
+from purenets.core.report.tables import Table, to_markdown, to_text
 from purenets.core.runs import malloc
 from purenets.core.runs.files import write_atomically
 
@@ -49,7 +49,7 @@ def write(path: str, found: dict, *tables: Table) -> None:
     write_atomically(Path(path), (json.dumps(found, indent=1) + "\n").encode())
     text = "\n".join(map(to_markdown, tables))
     write_atomically(Path(path).with_suffix(".md"), text.encode())
-    print(text)
+    print("\n\n".join(map(to_text, tables)))
 
 
 def with_quartiles(ratio: dict) -> str:

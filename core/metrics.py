@@ -1,5 +1,7 @@
 """What is measured of a classifier's predictions."""
 
+import numpy as np
+
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, UserError
 
@@ -17,6 +19,9 @@ def accuracy(predictions: Array, targets: Array) -> Array:
         targets = xp.argmax(targets, axis=1)
     if targets.shape[0] != predictions.shape[0]:
         raise UserError(f"accuracy: {predictions.shape[0]} predictions for {targets.shape[0]} targets")
+    if isinstance(predictions, np.ndarray):  # the same number in fewer calls
+        right = np.count_nonzero(predictions.argmax(axis=1) == targets)
+        return np.float32(right / predictions.shape[0])
     return xp.mean(xp.astype(xp.argmax(predictions, axis=1) == targets, xp.float32))
 
 

@@ -3,7 +3,7 @@
 from purenets.core import tree
 from purenets.core.base import GradFn
 from purenets.core.optim.arithmetic import scaled
-from purenets.core.optim.transforms import apply_updates
+from purenets.core.optim.elementwise import apply_updates
 
 
 def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:

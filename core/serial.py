@@ -61,7 +61,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
     steps = [(i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())]
 
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
-        mine_of, state_of = _by_layer(layers, params, "params"), _by_layer(layers, buffers, "buffers")
+        mine_of = _by_layer(layers, params, "params")
+        state_of = _by_layer(layers, buffers, "buffers") if buffers else {}
         new_buffers, extras = {}, {}
         for i, name, layer, call in steps:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
@@ -83,10 +84,13 @@ def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     parts = {}
     for full, leaf in leaves.items():
         layer, _, name = full.partition(".")
-        if layer not in layers:
+        if layer in parts:
+            parts[layer][name] = leaf
+        elif layer in layers:
+            parts[layer] = {name: leaf}
+        else:
             unknown = [other for other in leaves if other.partition(".")[0] not in layers]
             raise UserError(f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}")
-        parts.setdefault(layer, {})[name] = leaf
     return parts
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random, tree
+from purenets.core import random
 from purenets.core.arrays import namespace
 from purenets.core.base import (
     Batch,
@@ -24,12 +24,12 @@ from purenets.core.base import (
     Params,
     Step,
     TrainState,
-    UserError,
 )
+from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
-from purenets.core.optim.transforms import apply_updates
 from purenets.core.signals import stop_requested
+from purenets.core.vector_dict import with_vector
 
 
 class Diverged(ArithmeticError):
@@ -56,6 +56,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key) -> 
     xp = namespace(leaf)
     key = xp.asarray(key, dtype=xp.int64, device=leaf.device)
     step = xp.zeros((), dtype=xp.int64, device=leaf.device)
+    params = with_vector(params)
     return TrainState(params, buffers, optimizer.init(params), key, step)
 
 
@@ -65,42 +66,23 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     An optimizer that takes `value` and `value_and_grad_fn` gets the loss of the step, and the function that
     evaluates the loss and its gradient at other params on the same batch with the same key.
     """
-    takes_loss = takes_extra_args(optimizer.update)
+    takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
+    uses_key = getattr(grad_fn, "uses_key", True)  # unknown of a function that wraps another
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = random.fold_in(state.key, state.step)
-        grads, (buffers, metrics) = grad_fn(state.params, state.buffers, batch, key)
+        key = random.fold_in(state.key, state.step) if uses_key else None
+        params = with_vector(state.params)
+        grads, (buffers, metrics) = grad_fn(params, state.buffers, batch, key)
 
         def value_and_grad_fn(params):  # torch.compile cannot trace annotations here
             grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
             return metrics["loss"], grads
 
         extra = {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
-        params = apply_updates(state.params, updates)
+        params, opt_state = advance(grads, state.opt_state, params, **extra)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 
     return step
-
-
-def scan(step: Step, k: int) -> Callable:
-    """`k` steps as one call, for what each call costs beside its work: `many(state, batches) -> (state, metrics)`,
-    batches: (k, batch, ...) inputs and (k, batch) targets, metrics: (k,) each. Under `torch_nets.jit` all of it is
-    one compiled function (JAX: lax.scan, here unrolled)."""
-    if type(k) is not int or k < 1:
-        raise UserError(f"scan: k is {k}, needs a positive integer")
-
-    def many(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        x, y = batches
-        if len(x) != k or len(y) != k:
-            raise UserError(f"scan: {len(x)} inputs and {len(y)} targets, expected {k} batches of each")
-        rows = []
-        for i in range(k):
-            state, metrics = step(state, (x[i], y[i]))
-            rows.append(metrics)
-        return state, tree.stack(rows)
-
-    return many
 
 
 def fit(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Params, UserError
+from purenets.core.vector_dict import from_vector, vector_of
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
 Layout = tuple[tuple[str, slice, tuple[int, ...]], ...]  # name, place in a vector and shape of each leaf
@@ -22,18 +23,36 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
     for other in rest:
         check_names(other, tree)
     new = {}
+    if len(rest) == 1:  # most calls, and the quickest way
+        other = rest[0]
+        for name, leaf in tree.items():
+            new[name] = map(f, leaf, other[name]) if isinstance(leaf, dict) else f(leaf, other[name])
+        return new
     for name, leaf in tree.items():
-        if isinstance(leaf, dict):
-            new[name] = map(f, leaf, *(other[name] for other in rest))
-        elif len(rest) == 1:  # most calls, and the quickest way
-            new[name] = f(leaf, rest[0][name])
-        else:
-            new[name] = f(leaf, *(other[name] for other in rest))
+        others = [other[name] for other in rest]
+        new[name] = map(f, leaf, *others) if isinstance(leaf, dict) else f(leaf, *others)
+    return new
+
+
+def map_to_several(f: Callable, n: int, tree: dict, *rest: dict) -> tuple[dict, ...]:
+    """`map` of a function that returns `n` values: a dict of each.
+
+    >>> map_to_several(lambda a, b: (a + b, a * b), 2, {"w": 2}, {"w": 3})
+    ({'w': 5}, {'w': 6})
+    """
+    for other in rest:
+        check_names(other, tree)
+    new = tuple([{} for _ in range(n)])
+    for name, leaf in tree.items():
+        for part, value in zip(new, f(leaf, *[other[name] for other in rest]), strict=True):
+            part[name] = value
     return new
 
 
 def check_names(tree: dict, like: dict) -> None:
     """Raise a UserError that names the leaves that `tree` lacks or has beyond those of `like`."""
+    if type(tree) is dict and tree.keys() == like.keys():
+        return
     if not isinstance(tree, dict):
         raise UserError(f"expected a dict with the leaves {', '.join(like)}, got {type(tree).__name__}")
     if tree.keys() != like.keys():
@@ -109,7 +128,10 @@ def prefixed(tree: dict, prefix: str) -> dict:
 
 
 def zeros_like(tree: dict) -> dict:
-    """A dict of zeros of the same shapes, dtypes and devices."""
+    """A dict of zeros of the same shapes, dtypes and devices; on one vector if `tree` is."""
+    vector = vector_of(tree)
+    if vector is not None:
+        return from_vector(tree.layout, namespace(vector).zeros_like(vector))
     return map(lambda leaf: namespace(leaf).zeros_like(leaf), tree)
 
 

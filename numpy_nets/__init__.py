@@ -2,7 +2,6 @@
 
 from purenets.core.ensemble import ensemble, ensemble_metrics, stack_states, unstack_states
 from purenets.numpy_nets.cnn_numpy import CNN
-from purenets.numpy_nets.fast import fast_step
 from purenets.numpy_nets.grad import grad_fn, metrics_fn
 from purenets.numpy_nets.mlp_numpy import MLP
 from purenets.numpy_nets.rnn_numpy import VanillaRNN
@@ -13,7 +12,6 @@ __all__ = [
     "VanillaRNN",
     "ensemble",
     "ensemble_metrics",
-    "fast_step",
     "grad_fn",
     "metrics_fn",
     "stack_states",

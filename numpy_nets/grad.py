@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params
 from purenets.core.metrics import accuracy
-from purenets.numpy_nets.modules import Module, softmax_cross_entropy_backward, softmax_cross_entropy_forward
+from purenets.core.vector_dict import as_plain
+from purenets.numpy_nets.modules import (
+    Module,
+    params_backward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+)
 
 
 class NumpyModel(NamedTuple):
@@ -18,6 +24,7 @@ class NumpyModel(NamedTuple):
     uses_key: bool = True
     kind: str = ""
     layers: dict[str, Module] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
+    backward_params: Callable | None = None
 
 
 def model_from_module(module: Module) -> NumpyModel:
@@ -36,11 +43,12 @@ def grad_fn(model: NumpyModel) -> GradFn:
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
-        logits, buffers, cache = model.forward(params, buffers, x, train=True, key=key)
+        logits, buffers, cache = model.forward(as_plain(params), buffers, x, train=True, key=key)
         loss, loss_cache = softmax_cross_entropy_forward(logits, y)
-        _, grads = model.backward(softmax_cross_entropy_backward(1.0, loss_cache), cache)
+        grads = params_backward(model)(softmax_cross_entropy_backward(1.0, loss_cache), cache)
         return grads, (buffers, {"loss": loss, "accuracy": accuracy(logits, y)})
 
+    grad.uses_key = model.uses_key
     return grad
 
 

@@ -74,14 +74,20 @@ def conv_backward(dout, cache):
     These are the linear layer's formulas on the columns; then every column is added back to the
     pixels that it was read from.
     """
-    flat, weight, shape, stride, padding = cache
+    _, weight, shape, stride, padding = cache
     size, (rows, columns) = weight.shape[-1], dout.shape[2:]
-    dy = rearrange(dout, "b o h w -> (b h w) o")
-    dweight = (dy.T @ flat).reshape(weight.shape)
-    dflat = dy @ weight.reshape(len(weight), -1)
+    dflat = rearrange(dout, "b o h w -> (b h w) o") @ weight.reshape(len(weight), -1)
     as_windows = "(b h w) (c kh kw) -> b c h w kh kw"
     dview = rearrange(dflat, as_windows, h=rows, w=columns, kh=size, kw=size)
-    return add_windows(dview, shape, size, stride, padding), dweight, dy.sum(axis=0)
+    dx = add_windows(dview, shape, size, stride, padding)
+    return dx, *conv_backward_params(dout, cache)
+
+
+def conv_backward_params(dout, cache):
+    """Return dweight and dbias of `conv_backward`, for a first layer, whose dx nobody needs."""
+    flat, weight, *_ = cache
+    dy = rearrange(dout, "b o h w -> (b h w) o")
+    return (dy.T @ flat).reshape(weight.shape), dy.sum(axis=0)
 
 
 # --- max pooling ------------------------------------------------------------------------------------------
@@ -178,7 +184,10 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
         dx, dweight, dbias = conv_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False, kind="Conv")
+    def backward_params(dout, cache):
+        return dict(zip(("weight", "bias"), conv_backward_params(dout, cache), strict=True))
+
+    return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
 def _fixed(kind, forward, backward, *arguments) -> Module:

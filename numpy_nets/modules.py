@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purenets.core import random, tree
+from purenets.core import random
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_numbers
 from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
@@ -24,13 +24,21 @@ from purenets.core.serial import expect, expect_features, serial_apply, serial_i
 
 def linear_forward(x, weight, bias):
     """y = x W^T + b. x: (batch, in), weight: (out, in), bias: (out,) -> y: (batch, out)."""
-    return x @ weight.T + bias, (x, weight)
+    y = x.dot(weight.T)
+    y += bias
+    return y, (x, weight)
 
 
 def linear_backward(dout, cache):
     """dout: (batch, out) -> dx = dout W: (batch, in), dW = dout^T x: (out, in), db = sum of rows: (out,)."""
-    x, weight = cache
-    return dout @ weight, dout.T @ x, dout.sum(axis=0)
+    _, weight = cache
+    return dout.dot(weight), *linear_backward_params(dout, cache)
+
+
+def linear_backward_params(dout, cache):
+    """dW and db of `linear_backward`."""
+    x, _ = cache
+    return dout.T.dot(x), np.add.reduce(dout, axis=0)
 
 
 # --- activations ------------------------------------------------------------------------------------------
@@ -120,21 +128,23 @@ def softmax_cross_entropy_forward(logits, targets):
     if targets.ndim == 2:
         return _softmax_labels_forward(logits, targets)
     rows = np.arange(len(targets))
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
     e = np.exp(shifted)
-    total = e.sum(axis=-1, keepdims=True)
-    loss = (np.log(total[:, 0]) - shifted[rows, targets]).mean()
-    return loss, (e / total, targets)
+    total = np.add.reduce(e, axis=-1, keepdims=True)
+    losses = np.log(total[:, 0]) - shifted[rows, targets]
+    e /= total
+    return np.add.reduce(losses) / losses.dtype.type(len(losses)), (e, targets, rows)
 
 
 def softmax_cross_entropy_backward(dout, cache):
     """dx = dout (p - onehot(target)) / batch."""
-    p, targets = cache
+    p, targets, rows = cache
     if targets.ndim == 2:
         return _softmax_labels_backward(dout, p, targets)
     dx = p.copy()
-    dx[np.arange(len(targets)), targets] -= 1
-    return dx * (dout / len(targets))
+    dx[rows, targets] -= 1
+    dx *= dout / len(targets)
+    return dx
 
 
 def _softmax_labels_forward(logits, t):
@@ -143,7 +153,7 @@ def _softmax_labels_forward(logits, t):
     e = np.exp(shifted)
     total = e.sum(axis=-1, keepdims=True)
     log_p = np.where(t == 0, 0, shifted - np.log(total))  # where t_k = 0, x_k may be -inf
-    return -(t * log_p).sum(axis=1).mean(), (e / total, t)
+    return -(t * log_p).sum(axis=1).mean(), (e / total, t, None)
 
 
 def _softmax_labels_backward(dout, p, t):
@@ -195,6 +205,8 @@ class Module(NamedTuple):
         uses_key: False if `forward` never draws from its key.
         kind: its name in a table, such as "Linear".
         layers: the modules it applies in sequence, by name.
+        backward_params: `backward_params(dout, cache) -> grads`, `backward` without dx, which nobody needs of
+            the first layer; None where that saves nothing.
     """
 
     init: Callable
@@ -203,17 +215,25 @@ class Module(NamedTuple):
     uses_key: bool = True
     kind: str = ""
     layers: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default; never changed)
+    backward_params: Callable | None = None
+
+
+def params_backward(module) -> Callable:
+    """Return `f(dout, cache) -> grads` of a module or a model, without dx where it can do without."""
+    return module.backward_params or (lambda dout, cache: module.backward(dout, cache)[1])
 
 
 def Linear(n_in: int, n_out: int) -> Module:
     """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
+
+    shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
 
     def init(key):
         weight = random.normal(key, (n_out, n_in)) / np.float32(math.sqrt(n_in))
         return {"weight": weight, "bias": np.zeros(n_out, np.float32)}, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
-        expect(params, {"weight": (n_out, n_in), "bias": (n_out,)})
+        expect(params, shapes)
         expect_features(x, n_in)
         out, cache = linear_forward(x, params["weight"], params["bias"])
         return out, buffers, cache
@@ -222,7 +242,10 @@ def Linear(n_in: int, n_out: int) -> Module:
         dx, dweight, dbias = linear_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
-    return Module(init, forward, backward, uses_key=False, kind="Linear")
+    def backward_params(dout, cache):
+        return dict(zip(("weight", "bias"), linear_backward_params(dout, cache), strict=True))
+
+    return Module(init, forward, backward, False, "Linear", backward_params=backward_params)
 
 
 def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
@@ -281,11 +304,26 @@ def serial(**modules: Module) -> Module:
     """
 
     def backward(dout, caches):
-        grads = {}
-        for name in reversed(modules):
-            dout, mine = modules[name].backward(dout, *caches[name])
-            grads = tree.prefixed(mine, f"{name}.") | grads
-        return dout, grads
+        parts = []
+        for name, module in backwards:
+            dout, mine = module.backward(dout, *caches[name])
+            parts.append((name, mine))
+        return dout, _joined(parts)
 
-    forward = serial_apply(modules, "forward")
-    return Module(serial_init(modules), forward, backward, serial_uses_key(modules), "Serial", modules)
+    def backward_params(dout, caches):
+        parts = []
+        for name, module in backwards[:-1]:
+            dout, mine = module.backward(dout, *caches[name])
+            parts.append((name, mine))
+        for name, module in backwards[-1:]:
+            parts.append((name, params_backward(module)(dout, *caches[name])))
+        return _joined(parts)
+
+    backwards, forward = list(reversed(modules.items())), serial_apply(modules, "forward")
+    uses_key = serial_uses_key(modules)
+    return Module(serial_init(modules), forward, backward, uses_key, "Serial", modules, backward_params)
+
+
+def _joined(parts: list[tuple[str, dict]]) -> dict:
+    """Return the gradients of layers, last layer first, by the names of the params, in their order."""
+    return {f"{name}.{leaf}": g for name, mine in reversed(parts) for leaf, g in mine.items()}

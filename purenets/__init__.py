@@ -31,6 +31,7 @@ from purenets.core.base import (
 )
 from purenets.core.metrics import accuracy
 from purenets.core.optim import apply_updates, schedules
+from purenets.core.scan import scan
 from purenets.core.train import (
     Diverged,
     Interrupted,
@@ -39,7 +40,6 @@ from purenets.core.train import (
     fit,
     init_state,
     make_step,
-    scan,
     train_state,
 )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
-from purenets.core.report.tables import Table, table_of, to_markdown
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cifar10_cnn, cifar10_mlp
@@ -101,9 +101,9 @@ def main(config: Config) -> list[dict]:
         Path(config.results) if config.results else None,
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
-        markdown,
+        table,
     )
-    print(markdown(rows))
+    print(to_text(table(rows)))
     return rows
 
 
@@ -126,11 +126,6 @@ def cells(setting: str, rows: list[dict]) -> tuple:
         f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",
         len(rows),
     )
-
-
-def markdown(rows: list[dict]) -> str:
-    """Return `table(rows)` as Markdown."""
-    return to_markdown(table(rows))
 
 
 if __name__ == "__main__":

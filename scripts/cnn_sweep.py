@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
-from purenets.core.report.tables import Table, table_of, to_markdown
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cnn_train
@@ -77,8 +77,8 @@ def main(config: Config) -> list[dict]:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = itertools.product(config.settings, seeds)
-    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, markdown)
-    print(markdown(rows))
+    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, table)
+    print(to_text(table(rows)))
     return rows
 
 
@@ -100,11 +100,6 @@ def cells(setting: str, rows: list[dict]) -> tuple:
         spread([row["test"].get("views_accuracy") for row in rows]),
         len(rows),
     )
-
-
-def markdown(rows: list[dict]) -> str:
-    """Return `table(rows)` as Markdown."""
-    return to_markdown(table(rows))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from purenets import Params, data, make_step, random, runs, train_state, tree
 from purenets.core.report import plots
-from purenets.core.report.tables import Table, table_of, to_markdown
+from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
@@ -71,7 +71,7 @@ def main(config: Config) -> list[dict]:
             write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
     text = to_markdown(table(rows))
     write_atomically(folder / "table.md", text.encode())
-    print(text)
+    print(to_text(table(rows)))
     draw(config, rows, folder)
     if config.results:
         write_atomically(Path(config.results), path.read_bytes())

@@ -13,7 +13,7 @@ from purenets import numpy_nets, torch_nets
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"purenets.core": "core", "purenets.numpy_nets": "numpy_nets", "purenets.torch_nets": "torch_nets"}
-HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "scipy", "PIL", "einops")
+HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "scipy", "PIL")
 
 
 def run(code: str, cwd: Path = ROOT) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purenets import numpy_nets, optim, random, torch_nets, tree
-from purenets.core import ensemble, gradcheck, sam, serial, train, vector
+from purenets.core import ensemble, gradcheck, sam, serial, train, vector_dict
 from purenets.core.optim import arithmetic, hyper, state, transforms, wrappers
 from purenets.core.runs import checkpoint, folder
 from purenets.numpy_nets import mlp_numpy, modules
@@ -22,7 +22,7 @@ from purenets.torch_nets import convert, grad, layers, pytorch_mlp
     ("imports", "absent"),
     [
         (
-            "purenets, purenets.optim, purenets.core.gradcheck, purenets.core.sam, purenets.core.vector, "
+            "purenets, purenets.optim, purenets.core.gradcheck, purenets.core.sam, purenets.core.vector_dict, "
             "purenets.core.report.plots, purenets.core.runs.checkpoint",
             "torch",
         ),
@@ -187,7 +187,7 @@ CALLS = {
             optim.apply_if_finite(
                 optim.accumulate(optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2)
             ),
-            optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
+            optim.masked(optim.trace(0.9), optim.is_matrix),
             optim.ema(0.9),
         )
     ),
@@ -239,7 +239,7 @@ MODULES = (
         convert,
         checkpoint,
         folder,
-        vector,
+        vector_dict,
     ),
     *(serial, modules, layers, grad),
 )

@@ -2,29 +2,34 @@
 
 from purenets.core.arrays import register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
+from purenets.core.optim.kernels import register_kernel
+from purenets.core.scan import register_loop
 from purenets.torch_nets import layers
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
-from purenets.torch_nets.fast.aot import compile_for
+from purenets.torch_nets.fast import fused_optimizers, pytree
 from purenets.torch_nets.fast.jit import jit
-from purenets.torch_nets.fast.step import fast_step
+from purenets.torch_nets.fast.scan import traced_loop
 from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.grad import grad_fn, metrics_fn
 from purenets.torch_nets.pytorch_mlp import MLP
+from purenets.torch_nets.remat import checkpoint
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_tracing(is_tracing)
+pytree.register()
+register_kernel(fused_optimizers.advance)
+register_loop(traced_loop)
 
 __all__ = [
     "CNN",
     "MLP",
     "VanillaRNN",
-    "compile_for",
+    "checkpoint",
     "ensemble",
     "ensemble_metrics",
-    "fast_step",
     "from_module",
     "grad_fn",
     "jit",

@@ -9,6 +9,8 @@ from purenets.core import tree
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.metrics import accuracy
+from purenets.core.vector_dict import ALL, from_vector, vector_of
+from purenets.torch_nets.fast.backward import gradients
 from purenets.torch_nets.losses import cross_entropy
 
 METRICS = {
@@ -24,9 +26,9 @@ def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Cal
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         if not can_use_autograd(params):
             return by_func(params, buffers, batch, key)
-        grads, found = autograd_grads(forward, params, buffers, batch, key)
-        return dict(zip(params, grads, strict=True)), found
+        return autograd_grads(forward, params, buffers, batch, key)
 
+    grad.uses_key = model.uses_key
     return grad
 
 
@@ -43,23 +45,33 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable]) -> Calla
     return forward
 
 
-def autograd_grads(forward: Callable, params: Params, buffers: Buffers, batch: Batch, key) -> tuple:
-    """The gradients of a `loss_fn` by autograd, in the order of the params, and its (buffers, metrics)."""
+def autograd_grads(
+    forward: Callable, params: Params, buffers: Buffers, batch: Batch, key
+) -> tuple[Params, tuple[Buffers, Metrics]]:
+    """Return the gradients of a `loss_fn` by autograd, and its (buffers, metrics)."""
     if not torch.is_grad_enabled():
         with torch.enable_grad():
             return autograd_grads(forward, params, buffers, batch, key)
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    vector = vector_of(params)
+    if vector is None:
+        inputs = leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    else:  # one input: its gradient is one vector
+        inputs = {ALL: vector.detach().requires_grad_()}
+        leaves = params.layout.split(inputs[ALL])
     value, (buffers, found) = forward(leaves, buffers, batch, key)
-    grads = torch.autograd.grad(value, tuple(leaves.values()), allow_unused=True)
-    pairs = zip(params.values(), grads, strict=True)
-    grads = [torch.zeros_like(p) if grad is None else grad for p, grad in pairs]  # a leaf that is not used
+    grads = gradients(value, tuple(inputs.values()))
+    pairs = zip(inputs.items(), grads, strict=True)
+    grads = {name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in pairs}  # if not used
+    grads = grads if vector is None else from_vector(params.layout, grads[ALL])
     return grads, (tree.map(torch.Tensor.detach, buffers), found)
 
 
 def can_use_autograd(params: Params) -> bool:
     """Whether nothing looks into the gradient: no transform of torch.func, no torch.compile, no graph that
     the params belong to. Then autograd on leaves gives the same in half the time on tiny nets."""
-    return not is_tracing() and not any(p.requires_grad for p in params.values())
+    if is_tracing():
+        return False
+    return vector_of(params) is not None or not any(p.requires_grad for p in params.values())
 
 
 def expect_no_loss(metrics: dict[str, Callable]) -> None:

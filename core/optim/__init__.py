@@ -1,6 +1,7 @@
 """Optimizers as pairs of functions, with the transforms and wrappers that they are made of."""
 
 from purenets.core.optim.beta_lasso import beta_lasso
+from purenets.core.optim.elementwise import apply_updates, elementwise
 from purenets.core.optim.hyper import Hyper
 from purenets.core.optim.muon import muon, scale_by_muon
 from purenets.core.optim.optimizers import (
@@ -24,7 +25,6 @@ from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
 from purenets.core.optim.state import get_state, inject_hyperparams, set_hyperparams, with_averaged_params
 from purenets.core.optim.transforms import (
     add_decayed_weights,
-    apply_updates,
     chain,
     clip_by_global_norm,
     clip_by_value,
@@ -45,7 +45,6 @@ from purenets.core.optim.wrappers import (
     accumulate,
     apply_if_finite,
     ema,
-    flat,
     freeze,
     is_matrix,
     lookahead,
@@ -72,8 +71,8 @@ __all__ = [
     "chain",
     "clip_by_global_norm",
     "clip_by_value",
+    "elementwise",
     "ema",
-    "flat",
     "freeze",
     "get_state",
     "inject_hyperparams",

@@ -15,6 +15,11 @@ def is_zero(value: Hyper) -> bool:
     return type(value) in (int, float) and value == 0
 
 
+def as_numbers(*values: Hyper) -> tuple[float, ...] | None:
+    """The hyper-parameters, if all of them are numbers; else None."""
+    return values if all(type(value) in (int, float) for value in values) else None
+
+
 def unless_zero(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[Optimizer, ...]:
     """The transform of a hyper-parameter, or none where that is the number 0."""
     return () if is_zero(value) else (transform(value),)

@@ -28,6 +28,7 @@ from collections.abc import Callable
 
 from purenets.core.base import Optimizer, UserError
 from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
+from purenets.core.optim.kernels import with_rule
 from purenets.core.optim.muon import muon
 from purenets.core.optim.schedule_free import schedule_free_adamw
 from purenets.core.optim.transforms import (
@@ -58,11 +59,13 @@ def sgd(
     """
     if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise UserError("sgd: nesterov needs a momentum and no dampening")
-    return chain(
-        *unless_zero(weight_decay, add_decayed_weights),
-        *unless_zero(momentum, lambda momentum: trace(momentum, dampening, nesterov)),
-        scale_by_learning_rate(lr),
-    )
+    decay = unless_zero(weight_decay, add_decayed_weights)
+    if is_zero(momentum):
+        return chain(*decay, scale_by_learning_rate(lr))
+    places = {"moments": str(len(decay)), "lr": str(len(decay) + 1)}
+    optimizer = chain(*decay, trace(momentum, dampening, nesterov), scale_by_learning_rate(lr))
+    hypers = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+    return with_rule(optimizer, "sgd", places, lr=lr, weight_decay=weight_decay, **hypers)
 
 
 def momentum(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -> Optimizer:
@@ -127,7 +130,9 @@ def adam(
     lr: Hyper = 1e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0, amsgrad: bool = False
 ) -> Optimizer:
     """Adam (torch.optim.Adam; Kingma and Ba 2015). `weight_decay` is added to the gradient: see `adamw`."""
-    return _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=False)
+    optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=False)
+    places = {"moments": "0", "lr": "1"} if is_zero(weight_decay) else {"moments": "1", "lr": "2"}
+    return with_rule(optimizer, "adam", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
 def adamw(
@@ -139,7 +144,9 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled weight decay: p = p - lr weight_decay p (torch.optim.AdamW; Loshchilov and Hutter
     2019)."""
-    return _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=True)
+    optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=True)
+    places = {"moments": "0", "lr": "1" if is_zero(weight_decay) else "2"}
+    return with_rule(optimizer, "adamw", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
 def adamax(lr: Hyper = 2e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0) -> Optimizer:

@@ -13,6 +13,7 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
 from purenets.core.optim.arithmetic import maximum
+from purenets.core.optim.elementwise import elementwise_as
 from purenets.core.optim.extra_args import like_inner
 from purenets.core.optim.hyper import Hyper, as_float, count_for, counted, hyper, unless_zero, zero
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_adam, scale_by_learning_rate
@@ -29,8 +30,8 @@ def schedule_free(
             **count_for(params, lr, beta),
             "lr_max": nothing,
             "weight_sum": nothing,
-            "x": dict(params),
-            "z": dict(params),
+            "x": params.copy(),
+            "z": params.copy(),
             "inner": optimizer.init(params),
         }
 
@@ -47,7 +48,7 @@ def schedule_free(
         averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
         return updates, {**counted(state), **averages, "inner": inner}
 
-    return Optimizer(init, like_inner(update, [optimizer]))
+    return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
 
 
 def schedule_free_adamw(

@@ -11,8 +11,10 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.arithmetic import (
+    add_square,
     bias_correction,
     divided_by_root,
+    lerp,
     maximum,
     moments,
     running_mean,
@@ -21,10 +23,17 @@ from purenets.core.optim.arithmetic import (
     sign,
     sqrt,
 )
+from purenets.core.optim.elementwise import (
+    advance_fn,
+    elementwise,
+    is_elementwise,
+    on_leaves,
+)
 from purenets.core.optim.extra_args import takes_extra_args, with_extra_args
 from purenets.core.optim.hyper import (
     Hyper,
     as_float,
+    as_numbers,
     count_as_float,
     count_for,
     counted,
@@ -39,20 +48,16 @@ from purenets.core.optim.hyper import (
 # --- composition ------------------------------------------------------------------------------------------
 
 
-def apply_updates(params: Params, updates: Params) -> Params:
-    """`params + updates`, each leaf in its own dtype."""
-    return tree.map(apply_update, params, updates)
-
-
-def apply_update(param: Array, update: Array) -> Array:
-    """One leaf of `apply_updates`."""
-    new = param + update
-    return new if new.dtype == param.dtype else namespace(param).astype(new, param.dtype)
-
-
 def chain(*transforms: Optimizer) -> Optimizer:
-    """Apply one transform after the other; their states are the entries "0", "1", ... of the state."""
+    """Apply one transform after the other; their states are the entries "0", "1", ... of the state.
+
+    A chain of transforms that treat every element alone does so itself (`optim.elementwise`).
+    """
     named = {str(i): transform for i, transform in enumerate(transforms)}
+    together = all(map(is_elementwise, transforms))
+    plain = {
+        name: on_leaves(transform) if together else transform.update for name, transform in named.items()
+    }
     updates = {name: with_extra_args(transform.update) for name, transform in named.items()}
 
     def init(params):
@@ -60,8 +65,8 @@ def chain(*transforms: Optimizer) -> Optimizer:
 
     def update(grads, state, params):
         new_state = {}
-        for name, transform in named.items():
-            grads, new_state[name] = transform.update(grads, state[name], params)
+        for name, inner_update in plain.items():
+            grads, new_state[name] = inner_update(grads, state[name], params)
         return grads, new_state
 
     def update_with_loss(grads, state, params, **extra):
@@ -71,7 +76,26 @@ def chain(*transforms: Optimizer) -> Optimizer:
         return grads, new_state
 
     takes_more = any(takes_extra_args(transform.update) for transform in transforms)
-    return Optimizer(init, update_with_loss if takes_more else update)
+    optimizer = Optimizer(init, update_with_loss if takes_more else update)
+    if together:
+        return elementwise(optimizer)
+    if not takes_more:
+        update.advance = _advance_last(named, advance_fn(transforms[-1]))
+    return optimizer
+
+
+def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
+    """Return the update of a chain together with its application, which is that of the last transform."""
+    *others, last = named
+
+    def advance_chain(grads, state, params):
+        new_state = {}
+        for name in others:
+            grads, new_state[name] = named[name].update(grads, state[name], params)
+        params, new_state[last] = advance(grads, state[last], params)
+        return params, new_state
+
+    return advance_chain
 
 
 def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
@@ -84,21 +108,25 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
 
 def scale_by_learning_rate(lr: Hyper) -> Optimizer:
     """Updates -lr g: the end of every chain."""
-    return with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr))
+    return elementwise(with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr)))
 
 
 def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
     """g + weight_decay p."""
-    return with_hyper(
-        weight_decay, lambda wd, grads, params: tree.map(lambda g, p: g + wd * p, grads, params)
-    )
+
+    def add(weight_decay, grads, params):
+        return tree.map(lambda g, p: g + weight_decay * p, grads, params)
+
+    return elementwise(with_hyper(weight_decay, add))
 
 
 def clip_by_value(limit: Hyper) -> Optimizer:
     """Each element of g within [-limit, limit] (torch.nn.utils.clip_grad_value_)."""
-    return with_hyper(
-        limit, lambda limit, grads, _: tree.map(lambda g: namespace(g).clip(g, -limit, limit), grads)
-    )
+
+    def clip(limit, grads, params):
+        return tree.map(lambda g: namespace(g).clip(g, -limit, limit), grads)
+
+    return elementwise(with_hyper(limit, clip))
 
 
 def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
@@ -132,7 +160,7 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
         updates = tree.map(lambda g, buf: g + decay * buf, grads, buffer) if nesterov else buffer
         return updates, {**counted(state), "momentum_buffer": buffer}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False) -> Optimizer:
@@ -152,7 +180,7 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
             variance = tree.map(lambda v, m: v - m * m, square, means["grad_avg"])
         return divided_by_root(grads, variance, e), {**counted(state), **means}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer:
@@ -166,32 +194,40 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
         sums = tree.map(lambda s, g: s + g * g, state["sum"], grads)
         return divided_by_root(grads, sums, hyper(eps, state, grads)), {**counted(state), "sum": sums}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
     """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero. `amsgrad`
     takes the largest v so far, before the correction, as torch does (Reddi et al. 2018)."""
     expect_decays(*betas)
+    known = as_numbers(*betas, eps)
+    names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
 
     def init(params):
-        largest = ("max_exp_avg_sq",) if amsgrad else ()
-        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq", *largest)}
-        return {"count": zero(params), **means}
+        return {"count": zero(params), **{name: tree.zeros_like(params) for name in names}}
 
     def update(grads, state, params):
-        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
-        means, counts = moments(b1, b2, grads, state), counted(state)
-        m, v = means["exp_avg"], means["exp_avg_sq"]
-        if amsgrad:
-            v = means["max_exp_avg_sq"] = tree.map(maximum, state["max_exp_avg_sq"], v)
-        count = count_as_float(counts["count"], grads)
+        b1, b2, e = known or [hyper(value, state, grads) for value in (*betas, eps)]
+        new = {"count": state["count"] + 1}
+        count = count_as_float(new["count"], grads)
         c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
         factor, e = c1 / c2**0.5, c1 * e  # m / c1 / (sqrt(v / c2) + e), in fewer operations
-        updates = tree.map(lambda m, v: m / (sqrt(v) * factor + e), m, v)  # a leaf in cache
-        return updates, {**counts, **means}
+        w1, w2 = 1 - b1, 1 - b2
 
-    return Optimizer(init, update)
+        def leaf(g, m, v, largest=None):  # all of a leaf while it is in cache
+            m, v = lerp(m, g, w1), add_square(b2 * v, g, w2)
+            if largest is None:
+                return m / (sqrt(v) * factor + e), m, v
+            largest = maximum(largest, v)
+            return m / (sqrt(largest) * factor + e), m, v, largest
+
+        means = [state[name] for name in names]
+        updates, *means = tree.map_to_several(leaf, len(means) + 1, grads, *means)
+        new.update(zip(names, means, strict=True))
+        return updates, new
+
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper = 4e-3) -> Optimizer:
@@ -215,7 +251,7 @@ def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper 
         updates = divided_by_root(mixed, tree.map(lambda v: v / c2, means["exp_avg_sq"]), e)
         return updates, {**counts, "mu_product": product, **means}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
@@ -239,7 +275,7 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
         return tree.map(scale, means["exp_avg"], means["exp_avg_sq"]), {**counts, **means}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Array, Array]:
@@ -270,7 +306,7 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
@@ -291,7 +327,7 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
         squares = running_mean(r, state["acc_delta"], tree.map(lambda d: d * d, delta))
         return delta, {**counted(state), "square_avg": v, "acc_delta": squares}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
@@ -305,7 +341,7 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
         ahead = running_mean(b1, state["exp_avg"], grads)
         return tree.map(sign, ahead), {**counted(state), "exp_avg": running_mean(b2, state["exp_avg"], grads)}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimizer:
@@ -322,6 +358,3 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
         return tree.map(one, grads, params)
 
     return with_hyper(coefficient, scale)
-
-
-# --- arithmetic on dicts ---------------------------------------------------------------------------------

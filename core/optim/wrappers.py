@@ -4,7 +4,6 @@
     accumulate                  one update for every k gradients
     apply_if_finite             no update by a gradient that is not finite
     ema, lookahead              averages of the params
-    flat                        the whole dict as one vector
 
 `optim.state` reads and changes what they keep. Nothing branches on a value: an update that is not due is computed
 and not used.
@@ -17,6 +16,7 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import choose, running_mean, scaled
+from purenets.core.optim.elementwise import elementwise, elementwise_as
 from purenets.core.optim.extra_args import like_inner, with_extra_args
 from purenets.core.optim.hyper import Hyper, count_for, counted, first_leaf, hyper, zero
 from purenets.core.optim.transforms import chain, stateless
@@ -145,7 +145,7 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
         new, old = {"sum": nothing, "inner": inner}, {"sum": total, "inner": state["inner"]}
         return choose(due, updates, nothing), {"count": count % k, **choose(due, new, old)}
 
-    return Optimizer(init, like_inner(update, [optimizer]))
+    return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
 
 
 def apply_if_finite(optimizer: Optimizer) -> Optimizer:
@@ -182,14 +182,14 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
     after them, from the first params on. Read it by `get_state(opt_state, "ema")`."""
 
     def init(params):
-        return {**count_for(params, decay), "ema": dict(params)}
+        return {**count_for(params, decay), "ema": params.copy()}
 
     def update(updates, state, params):
         moved = tree.map(lambda p, u: p + u, params, updates)
         mean = running_mean(hyper(decay, state, updates), state["ema"], moved)
         return updates, {**counted(state), "ema": mean}
 
-    return Optimizer(init, update)
+    return elementwise(Optimizer(init, update))
 
 
 def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer:
@@ -197,7 +197,7 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
     fast ones back to them (Zhang et al. 2019)."""
 
     def init(params):
-        return {"count": zero(params), "slow": dict(params), "inner": optimizer.init(params)}
+        return {"count": zero(params), "slow": params.copy(), "inner": optimizer.init(params)}
 
     def update(grads, state, params, **extra):
         a, count = hyper(alpha, state, grads), state["count"] + 1
@@ -212,24 +212,4 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
             "inner": inner,
         }
 
-    return Optimizer(init, like_inner(update, [optimizer]))
-
-
-# --- the dict as one vector -------------------------------------------------------------------------------
-
-
-def flat(optimizer: Optimizer) -> Optimizer:
-    """`optimizer` on all leaves as one vector: few operations, which is faster for tiny nets. For optimizers
-    that know elements only, or the norm of all; not for those that look at a leaf (lamb, lars, muon). The vector
-    has the order of the dict, which must stay as it was at `init`."""
-
-    def init(params):
-        return optimizer.init({"all": tree.ravel(params)[0]})
-
-    def update(grads, state, params):
-        tree.check_names(grads, params)
-        vector, unravel = tree.ravel({name: grads[name] for name in params})
-        updates, state = optimizer.update({"all": vector}, state, {"all": tree.ravel(params)[0]})
-        return unravel(updates["all"]), state
-
-    return Optimizer(init, update)
+    return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))

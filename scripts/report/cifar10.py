@@ -27,7 +27,8 @@ def mlp_section(found: dict, quick: run_quick.Config) -> Section:
     names = ("width", "depth", "expansion", "learning_rate", "weight_decay", "dropout")
     values = of_network("mlp", residual_mlp(PIXELS, preset.width, preset.depth, 10))
     values |= of_preset(preset, *names, "epochs") | {"pixels": PIXELS}
-    (part,) = sections("part1_mlp", values | analysis(found, "mlp", run_quick.part1_mlp, quick))
+    values |= analysis_or_quick(found, "mlp", run_quick.part1_mlp, quick)
+    (part,) = sections("part1_mlp", values)
     return part
 
 
@@ -38,11 +39,11 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
     from purenets.torch_nets.fast_cnn import FastCNN
 
     preset = cifar10_cnn.PRESETS[cifar10_cnn.BEST]
-    widths = preset.channels
     filters = torch.zeros(24, 3, 2, 2)  # their values do not matter here
-    values = of_network("cnn", FastCNN(3, 10, filters=filters, widths=widths, depth=preset.depth))
-    values |= of_preset(preset, "depth") | {"features": widths[-1]}
-    (part,) = sections("part1_cnn", values | analysis(found, "cnn", run_quick.part1_cnn, quick))
+    values = of_network("cnn", FastCNN(3, 10, filters=filters, widths=preset.channels, depth=preset.depth))
+    values |= of_preset(preset, "depth") | {"features": preset.channels[-1]}
+    values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
+    (part,) = sections("part1_cnn", values)
     return part
 
 
@@ -66,13 +67,17 @@ def of_preset(preset, *names: str) -> dict:
     return {name: getattr(preset, name) for name in (*shared, *names)}
 
 
-def analysis(
+def analysis_or_quick(
     found: dict, kind: str, quick_part: Callable[..., Section], quick: run_quick.Config
 ) -> dict[str, list[Block]]:
-    """Return the analysis of one kind of network, "mlp" or "cnn"; without results, a quick run."""
+    """Return the analysis of one kind of network; a quick run where it has no results."""
+    blocks = analysis(found, kind) if of_kind(found, kind) else in_small(quick_part, quick)
+    return {"analysis": blocks}
+
+
+def analysis(found: dict, kind: str) -> list[Block]:
+    """Return the analysis of the results of one kind of network, "mlp" or "cnn"."""
     rows = of_kind(found, kind)
-    if not rows:
-        return {"analysis": in_small(quick_part, quick)}
     values = of_headline(rows) | of_ablation(found.get("part1_cifar10_ablation"), kind)
     values |= {
         "kind": kind,
@@ -82,7 +87,7 @@ def analysis(
         f"best-{kind}-confusion": figures.two_confusions(headline(rows)),
     }
     (section,) = sections("part1_cifar10", values)
-    return {"analysis": list(section.blocks)}
+    return list(section.blocks)
 
 
 def of_kind(found: dict, kind: str) -> list[dict]:
@@ -145,14 +150,19 @@ def of_headline(rows: Sequence[dict]) -> dict:
 def of_other_seeds(rows: Sequence[dict]) -> dict:
     """Return what the headline's seeds reached that did not decide which setting it is.
 
-    A row that decided names the number of settings in "chosen_among". None if there was no choice to make.
+    A row that did has `chosen_among`, the number of settings that were tried. The values are None if
+    there was no choice to make, or no other seed.
     """
     (mine,) = headline(rows).values()
-    others = [figures.final(row) for row in mine if "chosen_among" not in row]
     n_settings = max(row.get("chosen_among", 1) for row in mine)
+    others = [figures.final(row) for row in mine if "chosen_among" not in row]
     if n_settings == 1 or not others:
         return {"other_seeds": None}
-    return {"other_seeds": spread(others), "n_other_seeds": len(others), "n_settings": n_settings}
+    return {
+        "other_seeds": spread(others),
+        "n_other_seeds": len(others),
+        "n_settings": n_settings,
+    }
 
 
 def late_gain(rows: Sequence[dict]) -> float:

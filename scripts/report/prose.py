@@ -58,7 +58,8 @@ class _TextFile:
         self.lines = [line.strip() for line in path.read_text().splitlines()]
 
     def sections(self) -> list[Section]:
-        if unused := [name for name in self.values if name not in self.names()]:
+        named = self.names()
+        if unused := [name for name in self.values if name not in named]:
             raise self.error(f"does not name {', '.join(unused)}")
         return self.nested(_paragraphs(self.chosen()))
 

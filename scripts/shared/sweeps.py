@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from purenets import runs
+from purenets.core.report.tables import Table, to_markdown
 from purenets.core.runs import history
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options
@@ -18,7 +19,7 @@ def sweep(
     path: Path | None,
     wanted: Iterable[tuple[str, int]],
     row_of: Callable[[str, int], dict],
-    markdown: Callable[[list[dict]], str],
+    table: Callable[[list[dict]], Table],
 ) -> list[dict]:
     """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order of settings
     in which they came, and by seed. Beside the file lies their table as Markdown."""
@@ -33,7 +34,7 @@ def sweep(
         if path:
             about = {"n": min(map(len, grouped(rows).values())), **runs.environment(), **runs.machine()}
             write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-            write_atomically(path.with_suffix(".md"), markdown(rows).encode())
+            write_atomically(path.with_suffix(".md"), to_markdown(table(rows)).encode())
     return rows
 
 

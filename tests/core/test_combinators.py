@@ -6,6 +6,7 @@ import torch
 
 from purenets import TrainState, UserError, optim, tree
 from purenets.core.optim import wrappers
+from purenets.core.vector_dict import vector_of, with_vector
 from purenets.optim import apply_updates
 
 
@@ -186,12 +187,56 @@ def test_members_of_a_vmapped_state_have_their_own_rate(params, gradients):
         assert close(tree.map(lambda leaf, i=i: leaf[i], updates), alone)
 
 
-@pytest.mark.parametrize("name", ["sgd", "nesterov", "rmsprop", "adam", "adamw", "nadam", "radam", "lion"])
+ELEMENTWISE = {
+    **{
+        name: optim.OPTIMIZERS[name](lr=0.05)
+        for name in ("sgd", "nesterov", "rmsprop", "adam", "adamw", "nadam", "radam", "lion", "adadelta")
+    },
+    "ema": optim.chain(optim.adam(0.05), optim.ema(0.9)),
+    "accumulate": optim.accumulate(optim.adam(0.05), 2),
+    "lookahead": optim.lookahead(optim.adam(0.05), 2),
+    "schedule_free": optim.schedule_free(optim.sgd(0.05), 0.05),
+    "clipped": optim.chain(optim.clip_by_value(0.1), optim.sgd(0.05)),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
 def test_one_vector_equals_many_leaves(name, params, gradients):
-    optimizer = optim.OPTIMIZERS[name](lr=0.05)
-    path, state = run(optim.flat(optimizer), params, gradients)
+    optimizer = ELEMENTWISE[name]
+    path, state = run(optimizer, with_vector(params), gradients)
     assert close(path[-1], run(optimizer, params, gradients)[0][-1])
-    assert {leaf.ndim for leaf in tree.leaves(state)} <= {0, 1}
+    assert vector_of(path[-1]) is not None
+    kept = [part for part in nested(state) if part.keys() == params.keys()]
+    assert all(vector_of(part) is not None for part in kept)
+
+
+def nested(state: dict):
+    """Each dict in a nested one."""
+    yield state
+    for part in state.values():
+        if isinstance(part, dict):
+            yield from nested(part)
+
+
+LOOKING = {
+    "lamb": optim.lamb(0.05),
+    "lars": optim.lars(0.05),
+    "muon": optim.muon(0.05),
+    "clipped by norm": optim.chain(optim.clip_by_global_norm(0.1), optim.adam(0.05)),
+    "masked": optim.chain(optim.masked(optim.add_decayed_weights(0.1), optim.is_matrix), optim.adam(0.05)),
+    "normalized": optim.normalize_weights(optim.sgd(0.05)),
+    "if finite": optim.apply_if_finite(optim.adam(0.05)),
+    "injected": optim.inject_hyperparams(optim.adam, lr=0.05),
+    "beta_lasso": optim.beta_lasso(optim.adam(0.05), 0.01),
+    "average inside": optim.partition({"a": optim.chain(optim.adam(0.05), optim.ema(0.9))}, lambda *_: "a"),
+}
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_what_looks_at_leaves_sees_leaves(name, params, gradients):
+    """Their norms, shapes or names: the same from params that carry a vector."""
+    path, _ = run(LOOKING[name], with_vector(params), gradients)
+    assert close(path[-1], run(LOOKING[name], params, gradients)[0][-1])
 
 
 def test_find_reads_the_outermost_entry_first(params):

@@ -202,7 +202,7 @@ def test_all_optimizers_compile_whole(params):
         optim.apply_if_finite(
             optim.accumulate(optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2)
         ),
-        optim.masked(optim.flat(optim.trace(0.9)), optim.is_matrix),
+        optim.masked(optim.trace(0.9), optim.is_matrix),
         optim.ema(0.9),
     )
     states = {name: o.init(tensors) for name, o in optimizers.items()}

@@ -284,7 +284,7 @@ WRAPPED = {
     "lookahead": lambda rate: optim.lookahead(optim.adam(rate)),
     "accumulate": lambda rate: optim.accumulate(optim.adam(rate), 2),
     "schedule-free SGD": lambda rate: optim.schedule_free(optim.sgd(rate / 50), rate / 50),
-    "flat": lambda rate: optim.flat(optim.nadam(rate)),
+    "nadam": optim.nadam,
 }
 
 

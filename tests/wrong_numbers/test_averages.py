@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from purenets import data, evaluate, fit, init_state, make_step, optim, random, tree
-from purenets.torch_nets import MLP, fast_step, grad_fn, layers, metrics_fn
+from purenets.torch_nets import MLP, grad_fn, layers, metrics_fn
 from tests.wrong_numbers.choice import or_refused
 
 KEY = torch.as_tensor(random.key(0))
@@ -39,13 +39,6 @@ def near(a: dict, b: dict) -> bool:
 def test_averaged_params_of_a_chain():
     state = after_20_steps(make_step(grad_fn(NET), AVERAGED), AVERAGED)
     assert near(optim.with_averaged_params(state).params, running_mean())
-
-
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="returns the raw params in silence")
-def test_averaged_params_of_a_fast_step():
-    state = after_20_steps(fast_step(NET, AVERAGED), optim.flat(AVERAGED))
-    found = or_refused(optim.with_averaged_params, state)
-    assert found is None or near(found.params, running_mean())
 
 
 def by_shape(name, leaf) -> str:

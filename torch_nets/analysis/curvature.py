@@ -15,7 +15,7 @@ from torch.func import grad, jacrev, jvp, vjp, vmap
 
 from purenets.core import random, tree
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.optim.transforms import apply_updates
+from purenets.core.optim.elementwise import apply_updates
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.losses import cross_entropy
 

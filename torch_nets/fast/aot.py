@@ -1,83 +1,295 @@
-"""A pure function compiled once, for arguments of the shapes it will always have.
+"""Trace a pure function and compile it for arguments of fixed shapes: the engine of `jit`.
 
-step = compile_for(step, state, batch)      # JAX: jit(step).lower(state, batch).compile()
-state, metrics = step(state, batch)
-
-torch.compile asks at each call whether anything that it has seen has changed since. A pure function sees nothing
-but its arguments: here only their shapes are compared, and a call costs less.
+torch.compile re-checks guards on everything that a function has read. A pure function reads its
+arguments only, so the caller of `compile_for` has to check no more than those.
 """
 
 import contextlib
-import functools
-import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+import torch._functorch.config
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from purenets.core import tree
-from purenets.core.arrays import is_tracing
-from purenets.core.base import UserError
-from purenets.torch_nets.fast.jit import can_compile
-
-
-class Leaf(NamedTuple):
-    """What a tensor must be like."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-    device: int  # its number, -1 for the CPU
+from purenets.torch_nets.fast.structure import (
+    Leaf,
+    Returned,
+    Unsupported,
+    flatten_fn,
+    like,
+    map_parts,
+    tensors,
+    unflatten_fn,
+)
 
 
-def compile_for(f: Callable, *arguments, options: dict | None = None) -> Callable:
-    """`f` compiled for arguments like these: tensors in dicts, tuples and lists, whose shapes, dtypes and devices
-    stay the same; all else is a constant. What `f` reads besides (what it closes over, autocast, the number of
-    threads) is read now, once.
+class Compiled(NamedTuple):
+    """Code for one signature.
 
-    Under a transform of torch.func, or where a gradient is to go to an argument, the result calls `f` itself;
-    where no compiler is found it is `f`. A UserError names the leaf that differs. options: torch.compile's.
+    Attributes:
+        expected: what `like((args, kwargs))` returned for the arguments that were traced.
+        strides: those of each tensor among them.
+        take: (args, kwargs) -> tensors, or None for another structure or other values.
+        run: tensors, laid out in memory by `strides` -> what the function returns; None if it is
+            not compiled.
+    """
+
+    expected: tuple
+    strides: Sequence[tuple[int, ...]]
+    take: Callable[[tuple], list[Tensor] | None]
+    run: Callable[[list[Tensor]], Any] | None
+
+
+def compile_for(f: Callable, args: tuple, kwargs: dict) -> Compiled:
+    """Return `f` compiled for arguments like these.
+
+    Whatever `f` reads besides its arguments (what it closes over, autocast, the number of threads)
+    is read now, once.
+
+    Raises:
+        Unsupported: `f` cannot be traced or compiled, or is not pure.
+    """
+    given = args, kwargs
+    # Clone the inputs: aliasing or expanded strides in the example must not be compiled in.
+    with torch.inference_mode(False):
+        copies = [_dense_copy(leaf) for leaf in tensors(given)]
+    expected = like(unflatten_fn(like(given))(copies))
+    graph, result = trace(f, expected, copies)
+    result = _share_outputs(graph, result)
+    outputs = next(iter(reversed(graph.graph.nodes))).args[0]
+    put, strides = unflatten_fn(result), [copy.stride() for copy in copies]
+    if not outputs:
+        return Compiled(expected, strides, flatten_fn(expected), put)
+    compute = compile_graph(graph, copies)
+
+    def run(leaves: list[Tensor]) -> Any:
+        return put([*compute(*leaves), *leaves])
+
+    return Compiled(expected, strides, flatten_fn(expected), run)
+
+
+def _dense_copy(x: Tensor) -> Tensor:
+    return x.detach().resolve_conj().resolve_neg().clone()
+
+
+def trace(f: Callable, expected: tuple, examples: Sequence[Tensor]) -> tuple[torch.fx.GraphModule, Any]:
+    """Return the graph of `f` and its result with a `Leaf` for each tensor.
+
+    Raises:
+        Unsupported: `f` cannot be traced, or is not pure.
+    """
+    fill, result = unflatten_fn(expected), []
+
+    def flat(*leaves: Tensor) -> list[Tensor]:
+        args, kwargs = fill(leaves)
+        value = f(*args, **kwargs)
+        result.append(_described(value))
+        return tensors(value)
+
+    try:
+        with compiling():
+            graph = trace_flat(flat, examples)
+    except Unsupported:
+        raise
+    except Exception as error:
+        raise Unsupported(reason(error)) from error
+    return graph, result[-1]
+
+
+def trace_flat(f: Callable[..., list[Tensor]], examples: Sequence[Tensor]) -> torch.fx.GraphModule:
+    """Return the graph of plain operations of a function from tensors to a list of tensors.
+
+    Raises:
+        Unsupported: it is not pure.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    if not can_compile("compile_for"):
-        return f
-    for path, part in iter_nodes(like(arguments)):
-        if isinstance(part, np.ndarray):
-            raise UserError(f"{named(path)}: is an array of NumPy, needs a tensor")
-    # copies: a tensor that stands at two places now may not later, and one that is expanded may be whole later
-    copies = [leaf.detach().clone() for leaf in flatten_checked(like(arguments), arguments)]
-    expected, returned = like(unflatten_fn(like(arguments))(copies)), []
+    def watched(*leaves: Tensor) -> list[Tensor]:
+        with _Purity():
+            return f(*leaves)
 
-    def flat(*leaves: Tensor) -> list[Tensor]:
-        result = f(*unflatten_fn(expected)(leaves))
-        returned[:] = [like(result)]
-        return flatten_checked(returned[0], result)
+    return make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
 
-    with compiling():
-        graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*copies)
-    compiled = torch._inductor.standalone_compile(
-        graph, copies, dynamic_shapes="from_example_inputs", options={"config_patches": options or {}}
-    )
-    take, put = flatten_fn(expected), unflatten_fn(returned[0])
 
-    def call(*arguments):
-        if is_tracing() or forward_ad._current_level >= 0:
+class _Purity(TorchDispatchMode):
+    """Raise Unsupported where a random number is drawn, or a tensor written that is not new."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self):
+        super().__init__()
+        self.made: dict[int, Tensor] = {}  # by storage; the tensor keeps it, so that no other takes its place
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not isinstance(operation, torch._ops.OpOverload):
+            return operation(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in operation.tags:
+            raise Unsupported(
+                f"it draws random numbers from a generator of torch ({operation}); "
+                "draw from a key by purenets.random"
+            )
+        for x in _written(operation, args, kwargs):
+            if _storage(x) not in self.made:
+                raise Unsupported(f"it changes an argument or a captured tensor in place ({operation})")
+        result = operation(*args, **kwargs)
+        given = {_storage(x) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for x in pytree.tree_leaves(result):
+            if isinstance(x, Tensor) and _storage(x) not in given:
+                self.made[_storage(x)] = x
+        return result
+
+
+def _written(operation, args: tuple, kwargs: dict) -> list[Tensor]:
+    """Return the arguments that an operation writes to."""
+    schema = operation._schema
+    if not schema.is_mutable:
+        return []
+    values = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+    writes = [x.name for x in schema.arguments if x.alias_info and x.alias_info.is_write]
+    found = pytree.tree_leaves([values.get(name) for name in writes])
+    return [x for x in found if isinstance(x, Tensor)]
+
+
+def _storage(x: Tensor) -> int:
+    return x.untyped_storage()._cdata
+
+
+def _described(value: Any) -> Any:
+    """Return `like(value)` of a traced result, whose shapes may not be known."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise Unsupported("its result depends on a tensor that it closes over and that requires grad")
+        return Leaf((), (), value.dtype, value.device)
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        raise Unsupported("it returns a number that depends on the values of tensors")
+    return map_parts(_described, value)
+
+
+def _share_outputs(graph: torch.fx.GraphModule, result: Any) -> Any:
+    """Remove from a graph the outputs that are inputs or other outputs; return the result with
+    indices.
+
+    The indices are those of the list of the remaining outputs, followed by the inputs.
+    """
+    *nodes, output = graph.graph.nodes
+    inputs = [node for node in nodes if node.op == "placeholder"]
+    returned = list(output.args[0])
+    kept = list(dict.fromkeys(node for node in returned if node not in inputs))
+    index = {node: i for i, node in enumerate([*kept, *inputs])}
+    output.args = (kept,)
+    graph.recompile()
+    places = iter(returned)
+
+    def placed(part: Any) -> Any:
+        if type(part) is Leaf:
+            return Returned(index[next(places)])
+        return map_parts(placed, part)
+
+    return placed(result)
+
+
+def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+    """Return a graph of plain operations compiled by inductor for inputs like `examples`.
+
+    Raises:
+        Unsupported: inductor could not compile it.
+    """
+    autocast = torch._C._is_any_autocast_enabled()
+    patches = {"size_asserts": False}  # the caller has compared sizes and strides
+    on_cpu = all(x.device.type == "cpu" for x in examples)
+    if on_cpu and any(_is_loop(node) for node in graph.graph.nodes):
+        patches["cpp_wrapper"] = True  # the loop itself in C++ too
+    inner: list[Callable] = []
+    try:
+        # Casts are in the graph already; that the code cannot be saved matters to nobody.
+        with no_autocast(), quiet("torch._inductor.standalone_compile"):
+            artifact = _compile(graph, list(examples), patches, inner)
+    except Exception as error:
+        raise Unsupported(reason(error)) from error
+    compiled = getattr(artifact, "_compiled_fn", artifact)  # without the artifact's bytes
+    if inner and not _returns_views(graph):
+        compiled = inner[0]
+    return without_autocast(compiled) if autocast else compiled
+
+
+def _compile(graph: torch.fx.GraphModule, examples: list[Tensor], patches: dict, inner: list) -> Callable:
+    """Return inductor's compiled function; add to `inner` the code in it, where that can be called
+    alone.
+
+    Around that code AOTAutograd handles inputs that are mutated and outputs that are views of
+    inputs. Here nothing is mutated, and where there are no such views either the code alone is
+    enough.
+    """
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    def compile_inner(module, inputs, **options):
+        code = compile_fx_inner(module, inputs, **options)
+        (output,) = module.graph.find_nodes(op="output")
+        (expected,) = graph.graph.find_nodes(op="output")
+        if len(inputs) == len(examples) and len(output.args[0]) == len(expected.args[0]):
+            inner.append(lambda *leaves: code(list(leaves)))
+        return code
+
+    with torch._functorch.config.patch(enable_autograd_cache=False):  # or it is compiled elsewhere
+        return torch._inductor.standalone_compile(
+            graph,
+            examples,
+            dynamic_shapes="from_example_inputs",
+            options={"config_patches": patches, "inner_compile": compile_inner},
+        )
+
+
+def _returns_views(graph: torch.fx.GraphModule) -> bool:
+    """Return True if an output may share memory with an input or a captured tensor."""
+    (output,) = graph.graph.find_nodes(op="output")
+    inputs = {_storage(node.meta["val"]) for node in graph.graph.find_nodes(op="placeholder")}
+    values = [node.meta.get("val") for node in output.args[0]]
+    return any(value is None or _storage(value) in inputs for value in values)
+
+
+def _is_loop(node: torch.fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.HigherOrderOperator) and node.target.name() == "scan"
+
+
+def without_autocast(f: Callable) -> Callable:
+    """Return `f` run with autocast off."""
+
+    def run(*arguments):
+        with no_autocast():
             return f(*arguments)
-        leaves = take(arguments) or flatten_checked(expected, arguments)
-        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
-            return f(*arguments)
-        return put(compiled(*leaves))
 
-    return call
+    return run
+
+
+@contextlib.contextmanager
+def no_autocast() -> Iterator[None]:
+    """Turn autocast off for all kinds of devices."""
+    with contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextlib.contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Silence the warnings of a logger."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Within it `torch.compiler.is_compiling()` is true, as it is where torch.compile traces."""
+    """Make `torch.compiler.is_compiling()` return True, as it does where torch.compile traces."""
     before, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
     try:
         yield
@@ -85,125 +297,10 @@ def compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = before
 
 
-def like(value: Any) -> Any:
-    """The same dicts, tuples and lists, with a `Leaf` for each tensor."""
-    if isinstance(value, Tensor):
-        return Leaf(tuple(value.shape), value.stride(), value.dtype, value.get_device())
-    if isinstance(value, dict):
-        return {name: like(part) for name, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return _same_kind(value, [like(part) for part in value])
-    return value
-
-
-def unflatten_fn(expected: Any) -> Callable[[Sequence[Tensor]], Any]:
-    """The function that makes what `like` was given from its tensors; written out as one expression, since a walk
-    would take longer than many a step."""
-    names, leaves = {}, itertools.count()
-
-    def written(part: Any) -> str:
-        if type(part) is Leaf:
-            return f"given[{next(leaves)}]"
-        if isinstance(part, dict):
-            return f"{{{', '.join(f'{name!r}: {written(inner)}' for name, inner in part.items())}}}"
-        name = f"name{len(names)}"
-        names[name] = part
-        if not is_container(part):
-            return name
-        names[name] = type(part)
-        inner = ", ".join(map(written, part))
-        return f"{name}({inner})" if hasattr(part, "_fields") else f"{name}([{inner}])"
-
-    return eval(f"lambda given: {written(expected)}", names)
-
-
-def flatten_fn(expected: Any) -> Callable[[tuple], list[Tensor] | None]:
-    """`flatten_checked` as one expression too, for what is exactly as expected; None for what is not."""
-    parts = [
-        ("given" + "".join(f"[{key!r}]" for key, _ in path), part) for path, part in iter_nodes(expected)
-    ]
-    leaves = [(source, part) for source, part in parts if type(part) is Leaf]
-    others = [(f"len({s})" if is_container(part) else s, part) for s, part in parts if type(part) is not Leaf]
-    both = eval(f"lambda given: ([{', '.join(s for s, _ in leaves)}], [{', '.join(s for s, _ in others)}])")
-    wanted = [part for _, part in leaves]
-    known = [len(part) if is_container(part) else part for _, part in others]
-    kinds = list(map(type, known))  # True is 1, and 2.0 is 2
-
-    def quickly(arguments: tuple) -> list[Tensor] | None:
-        try:
-            found, rest = both(arguments)
-            same = (
-                list(map(type, rest)) == kinds
-                and rest == known
-                and wanted == [(leaf.shape, leaf.stride(), leaf.dtype, leaf.get_device()) for leaf in found]
-            )
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            return None
-        return found if same else None
-
-    return quickly
-
-
-def iter_nodes(expected: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
-    """Each part of what `like` made, a container before what is in it, with the keys that lead to it and their
-    names."""
-    yield path, expected
-    if isinstance(expected, dict):
-        keys = zip(expected, expected, expected.values(), strict=True)
-    elif is_container(expected):
-        keys = zip(itertools.count(), getattr(expected, "_fields", itertools.count()), expected, strict=False)
-    else:
-        return
-    for key, name, part in keys:
-        yield from iter_nodes(part, (*path, (key, name)))
-
-
-def named(path: tuple) -> str:
-    return "/".join(["argument", *(str(name) for _, name in path)])
-
-
-def is_container(part: Any) -> bool:
-    return isinstance(part, (dict, list, tuple)) and type(part) is not Leaf
-
-
-def flatten_checked(expected: Any, value: Any) -> list[Tensor]:
-    """The tensors of `value`, in order, laid out in memory as expected; a UserError names what else differs."""
-    leaves: list[Tensor] = []
-    for path, part in iter_nodes(expected):
-        given = functools.reduce(lambda inner, step: inner[step[0]], path, value)
-        different = difference(part, given)
-        if different:
-            raise UserError(f"{named(path)}: {different}")
-        if type(part) is Leaf:
-            leaves.append(given if given.stride() == part.strides else with_strides(given, part.strides))
-    return leaves
-
-
-def with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:
-    return torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
-
-
-def difference(expected: Any, value: Any) -> str | None:
-    """What differs from a part of what `like` made, but for strides and for what is in a container."""
-    if type(expected) is Leaf:
-        if not isinstance(value, Tensor):
-            return f"is {value!r:.40}, expected a tensor"
-        pairs = zip(Leaf._fields, like(value), expected, strict=True)
-        different = [
-            f"{what} is {a}, compiled for {b}" for what, a, b in pairs if a != b and what != "strides"
-        ]
-        return different[0] if different else None
-    if isinstance(expected, dict):
-        try:
-            return tree.check_names(value, expected)
-        except UserError as error:
-            return str(error)
-    if is_container(expected):
-        same = isinstance(value, (tuple, list)) and len(value) == len(expected)
-        return None if same else f"is {value!r:.40}, compiled for {len(expected)} parts"
-    same = value is expected or (type(value) is type(expected) and value == expected)
-    return None if same else f"is {value!r:.40}, compiled for {expected!r:.40}"
-
-
-def _same_kind(value: tuple | list, parts: list) -> tuple | list:
-    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+def reason(error: Exception) -> str:
+    """Return one line on why a function could not be traced or compiled."""
+    text = str(error)
+    if "data-dependent" in text or "_local_scalar_dense" in text or ".numpy()" in text or "tolist" in text:
+        return "it needs the value of a tensor while it is traced, as in `if`, float(), .item() or .numpy()"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

@@ -51,6 +51,15 @@ def _(info, dims, a, b):
     return torch.ops.purenets.sum(a, b), 0
 
 
+def _gradient_by_b(a: Tensor, b: Tensor, dc: Tensor) -> Tensor:
+    """Return a^T dc in the layout of b.
+
+    Where b is a weight transposed, the gradient of the weight is contiguous, and an optimizer passes through
+    the memory of both once.
+    """
+    return matmul.product(a.mT, dc) if b.is_contiguous() else matmul.product(dc.mT, a).mT
+
+
 class _Product(operations.Function):
     @staticmethod
     def forward(ctx, a, b):
@@ -62,7 +71,7 @@ class _Product(operations.Function):
     def backward(ctx, dc):
         a, b = ctx.saved_tensors
         by_a, by_b = ctx.needs_input_grad
-        return matmul.product(dc, b.mT) if by_a else None, matmul.product(a.mT, dc) if by_b else None
+        return matmul.product(dc, b.mT) if by_a else None, _gradient_by_b(a, b, dc) if by_b else None
 
     @staticmethod
     def jvp(ctx, da, db):

@@ -1,6 +1,9 @@
-"""Whether torch.compile or a transform of torch.func is running."""
+"""Whether torch.compile, a transform of torch.func or forward AD is running."""
 
 import torch
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from purenets.torch_nets.fast import enabled
 
@@ -10,3 +13,32 @@ def is_tracing() -> bool:
     if not enabled():
         return True
     return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_forward_mode() -> bool:
+    """Return True where forward derivatives are taken, by torch.func.jvp or by dual numbers."""
+    return forward_ad._current_level >= 0
+
+
+def is_transformed() -> bool:
+    """Return True under a transform of torch.func."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+class RaiseOnWrapped(TorchFunctionMode):
+    """Raise an error where an operation takes a tensor that a transform of torch.func has wrapped.
+
+    Within the forward pass of an autograd.Function all its arguments are plain tensors: what is
+    wrapped was captured by a closure, and its derivative would be lost in silence.
+    """
+
+    def __init__(self, error: Exception):
+        super().__init__()
+        self.error = error
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for x in pytree.tree_leaves((args, kwargs)):
+            if isinstance(x, torch.Tensor) and torch._C._functorch.is_gradtrackingtensor(x):
+                raise self.error
+        return function(*args, **kwargs)

@@ -1,0 +1,29 @@
+"""The gradient of a scalar by autograd, without what `torch.autograd.grad` checks in Python.
+
+That takes 12 of the 65 microseconds of the forward and backward pass of an MLP 2-20-2.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from purenets.torch_nets.fast import enabled
+
+
+def gradients(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Return the gradient of `value`, a scalar, by each of `inputs`; None for one that it does not depend on."""
+    if not enabled():
+        return torch.autograd.grad(value, tuple(inputs), allow_unused=True)
+    if value.ndim or not value.requires_grad:  # let it say what is wrong
+        return torch.autograd.grad(value, tuple(inputs), allow_unused=True)
+    engine = torch.autograd.Variable._execution_engine
+    return engine.run_backward(
+        (value,),
+        (torch.ones_like(value),),
+        False,  # keep_graph
+        False,  # create_graph
+        tuple(inputs),
+        allow_unreachable=True,
+        accumulate_grad=False,
+    )

@@ -1,0 +1,261 @@
+"""Nested arguments and their tensors: descriptions, signatures and generated code.
+
+A walk over a training state takes longer than many a compiled step. For a structure that is known,
+one generated function reads all tensors and compares everything else in a single comparison.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from purenets.core import tree
+from purenets.core.base import UserError
+
+
+class Leaf(NamedTuple):
+    """Describe a tensor: what compiled code relies on."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Returned(NamedTuple):
+    """Stand for the tensor at `index` among those that a compiled function returns."""
+
+    index: int
+
+
+class Unsupported(Exception):
+    """A function or its arguments cannot be compiled; the message says why, in one line."""
+
+
+def like(value: Any) -> Any:
+    """Return the same dicts, tuples and lists with a `Leaf` for each tensor."""
+    if isinstance(value, Tensor):
+        return Leaf(tuple(value.shape), value.stride(), value.dtype, value.device)
+    return map_parts(like, value)
+
+
+def map_parts(f: Callable, value: Any) -> Any:
+    """Return a container of the same kind with `f` of each part; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: f(part) for name, part in value.items()}
+    if hasattr(value, "_fields"):
+        return type(value)(*map(f, value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(f, value))
+    return value
+
+
+def is_container(part: Any) -> bool:
+    """Return True for a dict, list or tuple, but not for the description of a tensor."""
+    return isinstance(part, (dict, list, tuple)) and type(part) not in (Leaf, Returned)
+
+
+def iter_nodes(expected: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
+    """Yield (path, part) for each part, a container before what is in it.
+
+    A path is a tuple of (key, name): what to index by, and what to call it in a message.
+    """
+    yield path, expected
+    if isinstance(expected, dict):
+        keys = zip(expected, expected, expected.values(), strict=True)
+    elif is_container(expected):
+        names = getattr(expected, "_fields", range(len(expected)))
+        keys = zip(itertools.count(), names, expected, strict=False)
+    else:
+        return
+    for key, name, part in keys:
+        yield from iter_nodes(part, (*path, (key, name)))
+
+
+def argument_name(path: tuple) -> str:
+    """Return the name of a part of (args, kwargs), such as "argument/0/params/fc1.bias"."""
+    return "/".join(["argument", *(str(name) for _, name in path[1:])])
+
+
+# --- signatures: what one compilation is valid for ------------------------------------------------
+
+
+def signature(value: Any) -> tuple[Any, tuple]:
+    """Return a hashable description: the structure with its tensors, and the values of all else.
+
+    Raises:
+        Unsupported: an array of NumPy, a tensor that is not strided, or a value that cannot be
+            hashed.
+    """
+    values: list = []
+    return _structure(value, values), tuple(values)
+
+
+def _structure(value: Any, values: list) -> Any:
+    """Return the kinds and names of containers, and tensors without strides; append the values."""
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            kind = str(value.layout).removeprefix("torch.")
+            raise Unsupported(f"a {kind} tensor is among the arguments")
+        return tuple(value.shape), value.dtype, value.device
+    if isinstance(value, dict):
+        return dict, tuple(value), tuple(_structure(part, values) for part in value.values())
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(_structure(part, values) for part in value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        raise Unsupported("an array of NumPy is among the arguments, needs tensors")
+    try:
+        hash(value)
+    except TypeError:
+        raise Unsupported(f"an argument of type {type(value).__name__} cannot be hashed") from None
+    values.append(repr(value) if isinstance(value, float) else value)  # 0.0 and -0.0 are equal
+    return type(value)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """Return all tensors of `value`, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if not is_container(value):
+        return []
+    parts = value.values() if isinstance(value, dict) else value
+    return [leaf for part in parts for leaf in tensors(part)]
+
+
+# --- generated code -------------------------------------------------------------------------------
+
+
+class _Source:
+    """Collect the lines of a generated function and the values that it refers to."""
+
+    def __init__(self):
+        self.names: dict[str, Any] = {}
+        self.lines: list[str] = []
+
+    def name(self, value: Any) -> str:
+        """Return an expression for a value: a literal, or a name that is bound to it."""
+        if type(value) in (int, str):
+            return repr(value)
+        self.names[f"value{len(self.names)}"] = value
+        return f"value{len(self.names) - 1}"
+
+
+def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
+    """Return the function that reads the tensors of arguments whose structure and values are
+    `expected`.
+
+    It returns None for any other structure. The tensors themselves are not looked at.
+
+    Args:
+        expected: what `like((args, kwargs))` returned.
+    """
+    source = _Source()
+    leaves, found, known = [], [], []
+
+    def compare(expression: str, value: Any) -> None:
+        found.append(expression)
+        known.append(value)
+
+    def visit(part: Any, at: str) -> None:
+        if type(part) is Leaf:
+            leaves.append(at)
+            return
+        if not is_container(part):
+            compare(f"type({at})", type(part))
+            is_zero = type(part) is float and part == 0  # 0.0 and -0.0 are equal
+            compare(*((f"str({at})", str(part)) if is_zero else (at, part)))
+            return
+        here = f"part{len(source.lines)}"
+        source.lines.append(f"{here} = {at}")
+        if isinstance(part, dict):  # the order of names too: what f does may depend on it
+            compare(f"isinstance({here}, dict) and tuple({here})", tuple(part))
+        else:
+            compare(f"type({here})", type(part))
+            compare(f"len({here})", len(part))
+        for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
+            visit(inner, f"{here}[{source.name(key)}]")
+
+    visit(expected, "given")
+    lines = [*source.lines, f"return [{', '.join(leaves)}], ({', '.join(found)},)"]
+    exec("def read(given):\n" + "\n".join(f"    {line}" for line in lines), source.names)
+    read, wanted = source.names["read"], tuple(known)
+
+    def take(given: tuple) -> list[Tensor] | None:
+        try:
+            leaves, values = read(given)
+            return leaves if values == wanted else None
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+            return None
+
+    return take
+
+
+def unflatten_fn(expected: Any) -> Callable[[Sequence], Any]:
+    """Return the function that puts a sequence of tensors where `expected` has descriptions.
+
+    Args:
+        expected: nested dicts, tuples and lists. Each `Leaf` takes the next tensor, each `Returned`
+            the one of its index; anything else is returned as it is.
+    """
+    source, leaves = _Source(), itertools.count()
+
+    def written(part: Any) -> str:
+        if type(part) in (Leaf, Returned):
+            return f"given[{next(leaves) if type(part) is Leaf else part.index}]"
+        if isinstance(part, dict):
+            items = (f"{source.name(key)}: {written(inner)}" for key, inner in part.items())
+            return f"{{{', '.join(items)}}}"
+        if not is_container(part):
+            return source.name(part)
+        inner = "".join(f"{written(inner)}, " for inner in part)
+        if type(part) is tuple:
+            return f"({inner})"
+        return f"{source.name(type(part))}({inner if hasattr(part, '_fields') else f'[{inner}]'})"
+
+    return eval(f"lambda given: {written(expected)}", source.names)
+
+
+# --- checks that name what differs ----------------------------------------------------------------
+
+
+def check_arguments(expected: tuple, given: tuple) -> None:
+    """Raise a UserError that names the first part of the arguments that differs from `expected`.
+
+    Args:
+        expected: what `like((args, kwargs))` returned.
+        given: (args, kwargs).
+    """
+    for path, part in iter_nodes(expected):
+        value = functools.reduce(lambda inner, step: inner[step[0]], path, given)
+        different = difference(part, value)
+        if different:
+            raise UserError(f"{argument_name(path)}: {different}")
+
+
+def difference(expected: Any, value: Any) -> str | None:
+    """Return what differs from one part of what `like` made; strides may."""
+    if type(expected) is Leaf:
+        if not isinstance(value, Tensor):
+            return f"is {value!r:.40}, expected a tensor"
+        pairs = zip(Leaf._fields, like(value), expected, strict=True)
+        different = [
+            f"{what} is {a}, compiled for {b}" for what, a, b in pairs if a != b and what != "strides"
+        ]
+        return different[0] if different else None
+    if isinstance(expected, dict):
+        try:
+            tree.check_names(value, expected)
+        except UserError as error:
+            return str(error)
+        in_order = list(value) == list(expected)
+        return None if in_order else f"has the names {list(value)}, compiled for the order {list(expected)}"
+    if is_container(expected):
+        same = type(value) is type(expected) and len(value) == len(expected)
+        kind = type(expected).__name__
+        return None if same else f"is {value!r:.40}, compiled for a {kind} of {len(expected)} parts"
+    same = value is expected or (type(value) is type(expected) and value == expected)
+    return None if same else f"is {value!r:.40}, compiled for {expected!r:.40}"
