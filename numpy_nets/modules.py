@@ -139,7 +139,7 @@ def softmax_cross_entropy_forward(logits, targets):
 def softmax_cross_entropy_backward(dout, cache):
     """dx = dout (p - onehot(target)) / batch."""
     p, targets, rows = cache
-    if targets.ndim == 2:
+    if rows is None:
         return _softmax_labels_backward(dout, p, targets)
     dx = p.copy()
     dx[rows, targets] -= 1

@@ -198,8 +198,9 @@ def test_label_smoothing_of_no_fraction_is_refused(amount):
 
 
 def test_column_of_labels_does_not_pass_a_step():
-    step = make_step(numpy_nets.grad_fn(NET), optim.sgd(0.1))
-    state = init_state(NET, optim.sgd(0.1), random.key(0))
+    optimizer = optim.sgd(0.1)
+    state = init_state(NET, optimizer, random.key(0))
+    step = make_step(numpy_nets.grad_fn(NET), optimizer)
     with pytest.raises(UserError, match="are a column"):
         step(state, (X, Y[:, None]))
     assert step(state, (X, ONE_HOT))[1] == pytest.approx(step(state, (X, Y))[1])
