@@ -129,9 +129,9 @@ def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
 
 def averaged_over(views: str, model: Model) -> Model:
     """Return the model that averages its logits over the views that `--views` names."""
-    from purenets.torch_nets.tta import mirror_averaged, shift_averaged
+    from purenets.torch_nets.tta import flip_averaged, shift_averaged
 
-    model = mirror_averaged(model)
+    model = flip_averaged(model)
     return shift_averaged(model) if views == "shift" else model
 
 
