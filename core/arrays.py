@@ -27,6 +27,18 @@ def to_host(x: Array) -> np.ndarray:
     return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
 
 
+def plain(x: Array) -> Array:
+    """Return a torch.nn.Parameter as a plain tensor of its values, anything else as it is.
+
+    A Parameter requires grad: each step of a training that began at it would hold on to the step before.
+    """
+    if isinstance(x, NUMPY):
+        return x
+    import torch
+
+    return x.detach() if isinstance(x, torch.nn.Parameter) else x
+
+
 def like(value, reference: Array) -> Array:
     """`value` as an array of the library, dtype and device of `reference`."""
     xp = namespace(reference)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random, running_sums
-from purenets.core.arrays import namespace
+from purenets.core import random, running_sums, tree
+from purenets.core.arrays import namespace, plain
 from purenets.core.base import (
     Array,
     Batch,
@@ -62,12 +62,16 @@ def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:
     """Return the state before the first step, with given params; key and step lie on their device.
 
+    A torch.nn.Parameter is taken by its values. To differentiate a training by the params that it begins
+    with, give plain tensors.
+
     Raises:
         UserError: if the params or buffers are no dict of arrays, or the key is none.
     """
     for name, part in (("params", params), ("buffers", buffers)):
         if not isinstance(part, dict):
             raise UserError(f"{name}: a {type(part).__name__}, needs a dict of arrays by name")
+    params = tree.map(plain, params)
     leaf = first_leaf(params)
     xp = namespace(leaf)
     key = xp.asarray(random.check_key(key), dtype=xp.int64, device=leaf.device)
@@ -129,8 +133,8 @@ def fit(
     Args:
         step: as `make_step` returns it.
         state: where to begin; a trained one is trained further.
-        batches: the function from the step, counted from 0, to its batch.
-        steps: where to end, counted from step 0.
+        batches: the function from the step, next_count from 0, to its batch.
+        steps: where to end, next_count from step 0.
         every: steps between two rows; 0 for the last only.
         evaluate: returns numbers by names that are neither "step" nor those of the step's metrics.
         save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM

@@ -7,7 +7,7 @@ import numpy as np
 
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
 from purenets.core.metrics import class_accuracy
-from purenets.core.vector_dict import as_plain
+from purenets.core.vector_dict import as_dict
 from purenets.numpy_nets.modules import (
     Module,
     params_backward,
@@ -46,7 +46,7 @@ def grad_fn(model: NumpyModel) -> GradFn:
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
         x, y = batch
-        logits, buffers, cache = model.forward(as_plain(params), buffers, x, train=True, key=key)
+        logits, buffers, cache = model.forward(as_dict(params), buffers, x, train=True, key=key)
         loss, loss_cache = softmax_cross_entropy_forward(logits, y)
         grads = params_backward(model)(softmax_cross_entropy_backward(1.0, loss_cache), cache)
         return grads, (buffers, {"loss": loss, "accuracy": class_accuracy(logits, y)})

@@ -114,12 +114,12 @@ def max_pool_backward(dout, cache):
 # --- global average pooling -------------------------------------------------------------------------------
 
 
-def mean_forward(x):
+def global_avg_pool_forward(x):
     """Return the mean over all pixels: (B, C, H, W) -> (B, C)."""
     return reduce(x, "b c h w -> b c", "mean"), x.shape
 
 
-def mean_backward(dout, cache):
+def global_avg_pool_backward(dout, cache):
     """Return dx: (B, C, H, W) for dout: (B, C); each pixel gets an equal part."""
     _, _, H, W = cache
     return repeat(dout / (H * W), "b c -> b c h w", h=H, w=W)
@@ -213,7 +213,7 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
 
 def GlobalAvgPool() -> Module:
     """(B, C, H, W) -> (B, C): the mean over all pixels."""
-    return _fixed("GlobalAvgPool", mean_forward, mean_backward)
+    return _fixed("GlobalAvgPool", global_avg_pool_forward, global_avg_pool_backward)
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:

@@ -16,7 +16,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.base import UserError
-from purenets.core.data.checks import are_class_numbers
+from purenets.core.data.checks import are_class_indices
 from purenets.core.serial import (
     expect,
     expect_features,
@@ -181,7 +181,7 @@ def classes_or_labels(logits, targets):
     targets, n_classes = np.asarray(targets), logits.shape[-1]
     if logits.ndim > 2:
         raise UserError(f"cross_entropy: logits of shape {logits.shape}, needs (batch, classes)")
-    if not are_class_numbers(logits, targets, targets.dtype.kind in "iub"):
+    if not are_class_indices(logits, targets, targets.dtype.kind in "iub"):
         return _checked_labels(targets).astype(logits.dtype, copy=False)
     if targets.dtype != np.int64:
         targets = targets.astype(np.int64)

@@ -19,7 +19,7 @@ from purenets import (
 from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import layers
 from purenets.torch_nets.analysis.curvature import fisher_diagonal, lanczos, landscape
-from purenets.torch_nets.analysis.per_example import check_per_example, hardest, per_example_grads
+from purenets.torch_nets.analysis.per_example import check_per_example, per_example_grads, top_loss_indices
 from purenets.torch_nets.analysis.privacy import dp_grad_fn, epsilon, poisson_batches
 
 KEY = torch.as_tensor(random.key(0))
@@ -274,8 +274,8 @@ def test_gradients_of_no_examples_are_refused():
 
 @pytest.mark.parametrize("k", [0, -1, 7, 1.5])
 def test_wrong_number_of_hardest_examples_is_refused(k):
-    with pytest.raises(UserError, match="hardest: k"):
-        hardest(torch.arange(6.0), k)
+    with pytest.raises(UserError, match="top_loss_indices: k"):
+        top_loss_indices(torch.arange(6.0), k)
 
 
 def test_landscape_of_no_steps_is_refused():

@@ -1,57 +1,333 @@
-"""Any torch.nn.Module as a `Model`, through torch.func.functional_call."""
+"""Any torch.nn.Module as a `Model`: a pure function of its leaves, its inputs and a key.
 
-import copy
+model = from_module(resnet18())             # params of the module itself: model.init(None)
+model = from_module(lambda: resnet18())     # drawn by construction under a key: model.init(key)
 
+What is pure about it:
+- Params are the trainable leaves, each once, however often it is used; frozen ones
+  (`requires_grad_(False)`) are buffers, and what the module writes into buffers comes back.
+- Every draw (dropout anywhere, RReLU, torch.rand...) is a function of the key; see `module_draws`.
+- Inputs and params that the module writes into are copied first. A write to a param, as of
+  `Embedding(max_norm)`, and a change of a plain attribute last for the call only.
+"""
+
+import contextlib
+import random as python_random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from purenets.core import random
-from purenets.core.base import Model
+from purenets.core.base import Model, UserError
+from purenets.torch_nets.module_draws import KeyedDraws
+from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
+
+DRAWING = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.RReLU,
+)
+DRAWING_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # in evaluation too
+HALF = (torch.float16, torch.bfloat16)
+MIXED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # take inputs of another dtype
+CHECKPOINTED = (
+    "runs under torch.utils.checkpoint or saved-tensor hooks, which would compute again with other params; "
+    "leave them out"
+)
 
 
-def from_module(module: nn.Module) -> Model:
-    """The module's forward pass as pure functions over dicts; the module itself is left as it is.
+def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
+    """Return the forward pass of a module as pure functions over dicts; the module stays as it is.
 
-    init(None) copies the module's own params and buffers; init(key) draws new ones by the modules'
-    `reset_parameters`. Buffers that the module would write, such as BatchNorm's running statistics, come
-    back in `buffers`. Modules that draw (Dropout) get their seed from `key`, eagerly only: torch's own
-    generator does not run under vmap or torch.compile.
+    Args:
+        module: a module, or a function without arguments that builds one.
+
+    Returns:
+        A model. `init(None)` copies the module's own values. `init(key)` builds the module anew, its
+        draws from the key; of an instance it calls `reset_parameters` instead and refuses leaves that
+        this does not draw or that hold other values (trained, loaded, set to zero). `apply` takes one
+        input, a tuple of them, or a dict of keyword inputs; several outputs come back as the module
+        gives them. `uses_key` is False for layers of torch.nn none of which draws.
+
+    Raises:
+        UserError: for a lazy layer whose shapes are not known yet, or params that share memory without
+            being the same; in `apply` for a draw without a key or one that no key reaches, for
+            torch.utils.checkpoint, and for a tensor written into that is not a buffer.
     """
-    modes = {train: copy.deepcopy(module).train(train) for train in (True, False)}
-    draws = any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules())
+    module, make = _built(module)
+    name = type(module).__name__
+    _expect_known_leaves(name, module)
+    traits = _traits(module)
+    modes = {train: _prepared(module).train(train) for train in (True, False)}
 
     def init(key):
-        drawn = copy.deepcopy(module)
-        if key is not None:
-            with _seeded(key):
-                for part in drawn.modules():
-                    if hasattr(part, "reset_parameters"):
-                        part.reset_parameters()
-        return (
-            {name: p.detach().clone() for name, p in drawn.named_parameters()},
-            {name: b.detach().clone() for name, b in drawn.named_buffers()},
-        )
+        if key is None:
+            return leaves(module)
+        return redrawn(module, key) if make is None else constructed(make, key)
 
     def apply(params, buffers, x, *, train=False, key=None):
-        buffers = {name: b.clone() for name, b in buffers.items()}  # what functional_call may write
-        call = modes[bool(train)], (params, buffers), (x,)
-        if draws and train and key is not None:
-            with _seeded(key):
-                return torch.func.functional_call(*call, strict=True), buffers
-        return torch.func.functional_call(*call, strict=True), buffers
+        params, buffers = (_copied(part, traits.written) for part in (params, buffers))
+        net = modes[bool(train)]
+        with _guards(net, name, traits, train, key) as own:
+            call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
+            args, kwargs = _inputs(map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x)
+            y = call(net, (params, buffers), args, kwargs)
+        return y, buffers
 
-    return Model(init, apply, draws, type(module).__name__)
+    init.float32_leaves = frozenset(_norm_leaves(module))  # what `precision.cast` does not cast
+    return Model(init, apply, traits.draws, name)
 
 
-class _seeded:
-    """torch's global generator, seeded from a key within the block and put back after it."""
+def _built(module: Any) -> tuple[nn.Module, Callable | None]:
+    """Return the module, and the function that builds it if that was given."""
+    make = None if isinstance(module, nn.Module) or not callable(module) else module
+    module = make() if make else module
+    if not isinstance(module, nn.Module):
+        raise UserError("from_module: needs a torch.nn.Module, or a function that builds one")
+    return module, make
 
-    def __init__(self, key):
-        self.seed = int(random.bits(torch.as_tensor(key), 1)[0])
 
-    def __enter__(self):
-        self.before = torch.random.get_rng_state()
-        torch.manual_seed(self.seed)
+def _expect_known_leaves(name: str, module: nn.Module) -> None:
+    """Raise a UserError for leaves without a shape, and for two that lie in the same memory."""
+    for leaf, value in [*module.named_parameters(), *module.named_buffers()]:
+        if nn.parameter.is_lazy(value):
+            raise UserError(f"{leaf}: {name} is lazy, call it on an example once, so that shapes are known")
+    places: dict[Any, str] = {}
+    for leaf, p in module.named_parameters():
+        place = (p.device, p.data_ptr()) if p.numel() and not p.is_meta else leaf
+        if place in places:
+            first = places[place]
+            raise UserError(f"{leaf}: shares its memory with {first}; tie them by the same nn.Parameter")
+        places[place] = leaf
 
-    def __exit__(self, *error):
-        torch.random.set_rng_state(self.before)
+
+# --- what a module may do ---------------------------------------------------------------------------------
+
+
+class _Traits(NamedTuple):
+    """What the forward pass of a module may do.
+
+    Args:
+        custom: it has code that is not torch's, which may do anything.
+        draws: it may draw in training.
+        draws_always: it may draw in evaluation.
+        writes_inputs: it may write into its inputs.
+        written: the names of the leaves that it may write into; None for all.
+        elsewhere: it may draw from the generators of Python or NumPy.
+    """
+
+    custom: bool
+    draws: bool
+    draws_always: bool
+    writes_inputs: bool
+    written: frozenset[str] | None
+    elsewhere: bool
+
+
+def _traits(module: nn.Module) -> _Traits:
+    parts = list(module.modules())
+    custom = any(_is_custom(part, "torch.nn.", "torchvision.") for part in parts)
+    unknown = any(_is_custom(part, "torch.nn.") for part in parts)  # torchvision draws, but writes no params
+    always = unknown or any(isinstance(part, DRAWING_ALWAYS) for part in parts)
+    renormed = [p for part in parts if getattr(part, "max_norm", None) for p in part.parameters(False)]
+    written = {n for n, p in module.named_parameters() if any(p is other for other in renormed)}
+    written |= {n for n, _ in module.named_buffers()}
+    return _Traits(
+        custom,
+        draws=always or any(map(_draws_in_training, parts)),
+        draws_always=always,
+        writes_inputs=unknown or any(getattr(part, "inplace", False) for part in parts),
+        written=None if custom else frozenset(written),
+        elsewhere=custom and any("random" in names for part in parts for names in _names_used(part)),
+    )
+
+
+def _is_custom(part: nn.Module, *known: str) -> bool:
+    """Return True if code from elsewhere takes part: the class, a hook, or a forward of the instance."""
+    hooks = part._forward_pre_hooks or part._forward_hooks or "forward" in vars(part)
+    return bool(hooks) or not type(part).__module__.startswith(known)
+
+
+def _draws_in_training(part: nn.Module) -> bool:
+    """Return True for a layer of torch.nn that draws: dropout, or attention and recurrent layers with it."""
+    rate = getattr(part, "dropout", 0.0)
+    return isinstance(part, DRAWING) or (isinstance(rate, float) and rate > 0)
+
+
+def _names_used(part: nn.Module) -> Iterator[tuple[str, ...]]:
+    """Yield the global names and attributes that each method of a module's own class uses."""
+    for method in vars(type(part)).values():
+        if hasattr(method, "__code__") and not type(part).__module__.startswith(("torch.", "torchvision.")):
+            yield method.__code__.co_names
+
+
+# --- norms, which stay in float32 -------------------------------------------------------------------------
+
+
+def is_norm_kind(kind: str) -> bool:
+    """Return True for the name of a normalization: "BatchNorm", "LayerNorm2d", "LlamaRMSNorm"..."""
+    return re.search(r"Norm(\d[dD])?$", kind) is not None
+
+
+def _is_norm(part: nn.Module) -> bool:
+    """Return True for a normalization, known by its class or by its running statistics."""
+    by_class = is_norm_kind(type(part).__name__) and not list(part.children())
+    return by_class or "running_mean" in part._buffers
+
+
+def _norm_leaves(module: nn.Module) -> Iterator[str]:
+    """Yield the names of the params and statistics of all normalizations."""
+    for name, part in module.named_modules():
+        if _is_norm(part):
+            own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+            yield from (f"{name}.{leaf}" if name else leaf for leaf, _ in own)
+
+
+def _in_own_dtype(part: nn.Module) -> Callable:
+    """Return the forward pass of a norm that takes half precision while its leaves are wider."""
+    forward = part.forward
+
+    def wrapped(x, *args, **kwargs):
+        own = next(_floating(part), x)
+        if own.dtype == x.dtype or x.dtype not in HALF:
+            return forward(x, *args, **kwargs)
+        return forward(x if isinstance(part, MIXED) else x.to(own.dtype), *args, **kwargs).to(x.dtype)
+
+    return wrapped
+
+
+def _floating(part: nn.Module) -> Iterator[Tensor]:
+    """Yield the floating-point params and buffers that a module itself holds."""
+    own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+    return (leaf for leaf in own if leaf.is_floating_point())
+
+
+def _prepared(module: nn.Module) -> nn.Module:
+    """Return a copy without values of its own: gradients of embeddings are dense, norms take any dtype."""
+    net = detached_copy(module, share=True)
+    for part in net.modules():
+        if getattr(part, "sparse", False) is True:
+            part.sparse = False
+        if _is_norm(part) and next(_floating(part), None) is not None:
+            part.forward = _in_own_dtype(part)
+    return net
+
+
+# --- calls ------------------------------------------------------------------------------------------------
+
+
+def _call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
+    return torch.func.functional_call(net, leaves, args, kwargs, strict=True)
+
+
+def _refusing_call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
+    """Call a module so that torch's own draws are errors: torch.compile hides some of them from modes."""
+    once = torch.zeros(1, device=next(iter(leaves[0].values())).device)
+    call = torch.func.vmap(lambda _: _call(net, leaves, args, kwargs), out_dims=None, randomness="error")
+    return call(once)
+
+
+def _inputs(x: Any) -> tuple[tuple, dict]:
+    """Return positional and keyword inputs: those of a tuple, those of a dict, or one."""
+    if isinstance(x, Mapping):
+        return (), dict(x)
+    return (x if type(x) is tuple else (x,)), {}  # a packed sequence is a tuple of another type
+
+
+def _copied(leaves: dict[str, Tensor], written: frozenset[str] | None) -> dict[str, Tensor]:
+    """Return the leaves, with copies of those that may be written into."""
+    return {n: leaf.clone() if written is None or n in written else leaf for n, leaf in leaves.items()}
+
+
+def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """Return inputs or outputs with f of each tensor, in tuples, lists and dicts too."""
+    if isinstance(x, Tensor):
+        return f(x)
+    if isinstance(x, Mapping):
+        parts = {name: map_tensors(f, part) for name, part in x.items()}
+        return parts if type(x) is dict else type(x)(parts)
+    if isinstance(x, list | tuple):
+        parts = [map_tensors(f, part) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    return x
+
+
+@contextlib.contextmanager
+def _guards(net: nn.Module, name: str, traits: _Traits, train: bool, key: Any) -> Iterator[Callable]:
+    """Draw from the key within the block, and let no call leave a trace that the next one would see.
+
+    Yields a function of a tensor that draws may be written into.
+    """
+    own = lambda x: x
+    with contextlib.ExitStack() as guards:
+        compiling = torch.compiler.is_compiling()
+        if traits.custom and not compiling:
+            guards.enter_context(_without_traces(net, name))
+            guards.enter_context(_without_checkpoints(name))
+        if traits.draws_always or (train and traits.draws):
+            if not compiling:
+                guards.enter_context(_without_other_draws(name, traits.elsewhere))
+            own = guards.enter_context(KeyedDraws(key, name)).spread
+        yield own
+
+
+@contextlib.contextmanager
+def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
+    """Put back the plain attributes that a call sets; raise a UserError for a tensor it wrote into."""
+    before = [(part, dict(vars(part))) for part in net.modules()]
+    tensors = [
+        (attribute, value, value._version)
+        for _, attributes in before
+        for attribute, value in attributes.items()
+        if isinstance(value, Tensor)
+    ]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            vars(part).clear()
+            vars(part).update(attributes)
+    for attribute, value, version in tensors:
+        if value._version != version:
+            raise UserError(f"{name}: writes into {attribute}, which is no buffer; use register_buffer")
+
+
+@contextlib.contextmanager
+def _without_checkpoints(name: str) -> Iterator[None]:
+    """Refuse torch.utils.checkpoint: it calls the module again in the backward pass, without these params."""
+    text = f"{name}: {CHECKPOINTED}"
+    try:
+        with torch.autograd.graph.disable_saved_tensors_hooks(text):
+            yield
+    except RuntimeError as error:
+        if str(error) != text:
+            raise
+        raise UserError(text) from None
+
+
+@contextlib.contextmanager
+def _without_other_draws(name: str, elsewhere: bool) -> Iterator[None]:
+    """Raise a UserError if a generator moves within the block: what drew from it did not ask the key."""
+    before = _generators(elsewhere)
+    yield
+    for (kind, old), (_, new) in zip(before, _generators(elsewhere), strict=True):
+        if not (torch.equal(old, new) if isinstance(old, Tensor) else old == new):
+            raise UserError(f"{name}: draws from the generator of {kind} in a way that no key reaches")
+
+
+def _generators(elsewhere: bool) -> list[tuple[str, Any]]:
+    """Return the states of torch's generators, and with `elsewhere` those of Python and of NumPy."""
+    states = [("torch", torch.random.get_rng_state())]
+    if torch.cuda.is_initialized():
+        states += [("CUDA", state) for state in torch.cuda.get_rng_state_all()]
+    if elsewhere:
+        numpy_state = np.random.get_state()  # noqa: NPY002 (what a module may draw from)
+        states += [("Python", python_random.getstate()), ("NumPy", (bytes(numpy_state[1]), numpy_state[2]))]
+    return states

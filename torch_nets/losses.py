@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from purenets.core.base import UserError
-from purenets.core.data.checks import are_class_numbers
+from purenets.core.data.checks import are_class_indices
 
 NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
 
@@ -65,6 +65,6 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
 def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the targets in a dtype that torch takes: int64, or floating point."""
     integers = not (targets.is_floating_point() or targets.is_complex())
-    if are_class_numbers(logits, targets, integers):
+    if are_class_indices(logits, targets, integers):
         return targets.long()
     return targets.to(logits.dtype) if integers else targets

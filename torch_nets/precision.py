@@ -3,25 +3,81 @@
 import fnmatch
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from purenets.core import random
-from purenets.core.base import Batch, Model
+from purenets.core.base import Batch, Buffers, Model, Params
+from purenets.torch_nets.from_module import is_norm_kind, map_tensors
 from purenets.torch_nets.grad import grad_fn
 
 
-def cast(model: Model, dtype: torch.dtype, keep: str = "*norm*") -> Model:
-    """The model computed in `dtype`: params and inputs are cast on the way in, logits back to float32, so the
-    params that are trained stay float32. Leaves whose names match `keep` are not cast."""
+def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
+    """Return the model computed in `dtype`; the params that are trained keep theirs.
+
+    Floating-point params, buffers and inputs are cast on the way in, outputs to float32 on the way out.
+    Integers (token ids), masks and complex numbers stay as they are. So do the params and statistics of
+    normalizations, which are known by their kind: layers whose `kind` ends with "Norm", modules of such
+    a class in `from_module`, and in any net what lies beside a "running_mean".
+
+    Args:
+        model: the network.
+        dtype: torch.bfloat16 or torch.float16.
+        keep: a pattern of further leaves that are not cast, such as "head.*".
+    """
+
+    def narrow(leaf):
+        return leaf.to(dtype) if leaf.is_floating_point() else leaf
 
     def apply(params, buffers, x, *, train=False, key=None):
-        params = {name: p if fnmatch.fnmatchcase(name, keep) else p.to(dtype) for name, p in params.items()}
-        logits, buffers = model.apply(params, buffers, x.to(dtype), train=train, key=key)
-        return logits.float(), buffers
+        kept = _float32_leaves(model, params, buffers, keep)
+        inside = [
+            {name: leaf if name in kept else narrow(leaf) for name, leaf in part.items()}
+            for part in (params, buffers)
+        ]
+        y, new = model.apply(*inside, map_tensors(narrow, x), train=train, key=key)
+        new = {name: _cast_back(leaf, inside[1].get(name), buffers.get(name)) for name, leaf in new.items()}
+        return map_tensors(lambda t: t.float() if t.is_floating_point() else t, y), new
 
     return model._replace(apply=apply, layers={})
+
+
+def _float32_leaves(model: Model, params: Params, buffers: Buffers, keep: str | None) -> set[str]:
+    """Return the names of the leaves of normalizations, and of those that match `keep`."""
+    names = [*params, *buffers]
+    prefixes = {name.removesuffix("running_mean") for name in buffers if name.endswith("running_mean")}
+    prefixes |= set(_norm_prefixes(model))
+    kept = set(_declared(model)) | {name for name in names if _prefix(name) in prefixes}
+    return kept | set(fnmatch.filter(names, keep) if keep else ())
+
+
+def _prefix(name: str) -> str:
+    """Return the name of the layer that holds a leaf, with its dot: "norm1." of "norm1.weight"."""
+    return name[: name.rfind(".") + 1]
+
+
+def _norm_prefixes(model: Model, prefix: str = "") -> Iterator[str]:
+    """Yield the prefix of each normalization among the layers of a model."""
+    if is_norm_kind(model.kind):
+        yield prefix
+    for name, layer in model.layers.items():
+        yield from _norm_prefixes(layer, f"{prefix}{name}.")
+
+
+def _declared(model: Model, prefix: str = "") -> Iterator[str]:
+    """Yield the leaves that `from_module` found to belong to normalizations, in layers too."""
+    yield from (prefix + name for name in getattr(model.init, "float32_leaves", ()))
+    for name, layer in model.layers.items():
+        yield from _declared(layer, f"{prefix}{name}.")
+
+
+def _cast_back(new: Tensor, given: Tensor | None, before: Tensor | None) -> Tensor:
+    """Return a buffer in its own dtype; an element that was not written keeps its bits."""
+    if before is None or new.dtype == before.dtype:
+        return new
+    return torch.where(new == given, before, new.to(before.dtype))
 
 
 def channels_last(model: Model) -> Model:
@@ -33,7 +89,7 @@ def channels_last(model: Model) -> Model:
             name: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p
             for name, p in params.items()
         }
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = map_tensors(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t, x)
         return model.apply(params, buffers, x, train=train, key=key)
 
     return model._replace(apply=apply, layers={})

@@ -5,14 +5,18 @@
 
     opt_state = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), params)    # take over
 
-Arrays go over bit by bit; `params` are in the order of the module's parameters. The optimizers' states bear
-the same names in both, so both ways are the same for all: sgd, rmsprop, adagrad, adadelta, adam, adamw,
-adamax, nadam, radam.
+Arrays go over bit by bit. The optimizers' states bear the same names in both, so both ways are the same for
+all: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam.
+
+torch numbers its parameters. Which is which is read from `param_names`, which torch keeps where it was given
+`named_parameters()`; else one group is taken to be in the order of `params`, or of `order` if that is given.
+Several groups without names need `order`.
 """
+
+from collections.abc import Sequence
 
 import torch
 
-from purenets.core import tree
 from purenets.core.base import Optimizer, Params, UserError
 
 CLASSES = {
@@ -23,21 +27,35 @@ SHARED = {"mu_product"}  # one number here, one for each parameter there
 
 
 def to_torch_state_dict(
-    opt_state: dict, optimizer_name: str, params: Params, hyper: dict | None = None, step: int = 0
+    opt_state: dict,
+    optimizer_name: str,
+    params: Params,
+    hyper: dict | None = None,
+    step: int = 0,
+    order: Sequence[str] | None = None,
 ) -> dict:
-    """What `load_state_dict` of the torch optimizer of that name takes.
+    """Return what `load_state_dict` of the torch optimizer of that name takes.
 
-    hyper: its keyword arguments (a schedule's present value, not the schedule). step: how many updates have
-    been made, for optimizers whose state here does not count them (sgd, rmsprop, adagrad, adadelta).
+    Args:
+        opt_state: the state of one of our optimizers with the same name.
+        optimizer_name: the name in `CLASSES`.
+        params: the params that it belongs to.
+        hyper: keyword arguments of torch's (a schedule's present value, not the schedule).
+        step: how many updates have been made, for optimizers whose state here does not count them
+            (sgd, rmsprop, adagrad, adadelta).
+        order: the names in the order in which torch's optimizer was given them, by default that of
+            `params`; torch itself compares no names.
     """
     if optimizer_name not in CLASSES:
         raise UserError(f"{optimizer_name}: not in torch.optim, choose from {', '.join(CLASSES)}")
     entries = _entries(opt_state)
     count = int(entries.get("count", step))
-    theirs = CLASSES[optimizer_name](list(tree.map(torch.clone, params).values()), **(hyper or {}))
+    names = list(params if order is None else order)
+    _expect_names(names, params, "order")
+    theirs = CLASSES[optimizer_name]([(name, params[name].clone()) for name in names], **(hyper or {}))
     state = {}
     if count or optimizer_name == "adagrad":  # torch begins the states of the others at their first step
-        for i, name in enumerate(params):
+        for i, name in enumerate(names):
             state[i] = {k: _of_leaf(v, name) for k, v in entries.items() if k != "count"}
             if optimizer_name != "sgd":
                 state[i]["step"] = torch.tensor(float(count))
@@ -45,37 +63,95 @@ def to_torch_state_dict(
 
 
 def from_torch_state_dict(
-    state_dict: dict, optimizer: Optimizer, params: Params, step: int | None = None
+    state_dict: dict,
+    optimizer: Optimizer,
+    params: Params,
+    step: int | None = None,
+    order: Sequence[str] | None = None,
 ) -> dict:
-    """The state of `optimizer` that goes on where the torch optimizer of `state_dict` stopped.
+    """Return the state of `optimizer` that goes on where the torch optimizer of `state_dict` stopped.
 
-    step: how many updates have been made, if the optimizer counts them (a schedule, dampening) and torch's
-    (sgd) does not.
+    Args:
+        state_dict: of torch's optimizer, with one group of parameters or several.
+        optimizer: ours; for several groups with hyperparameters of their own a `partition`.
+        params: the params that it updates.
+        step: how many updates have been made, if the optimizer counts them (a schedule, dampening) and
+            torch's (sgd) does not.
+        order: the names in the order in which torch's optimizer was given them, group after group,
+            where `state_dict` does not hold them.
+
+    Raises:
+        UserError: where the order is not known, or names, shapes or steps do not fit.
     """
-    per_param = [state_dict["state"].get(i, {}) for i in range(len(params))]
-    fresh, theirs = optimizer.init(params), dict(zip(params, per_param, strict=True))
-    if len(state_dict["state"]) not in (0, len(params)):
-        raise UserError(f"state_dict: holds {len(state_dict['state'])} parameters, expected {len(params)}")
-    if step is None and per_param[0]:
-        step = per_param[0].get("step")
-    if step is None and not any(per_param):
-        step = 0
+    theirs = _by_name(state_dict, params, order)
+    fresh = optimizer.init(params)
+    count = _shared(theirs, "step") if step is None else step
+    if count is None and not any(theirs.values()):
+        count = 0
 
     def fill(name, value):
         if name == "count":
-            if step is None:
+            if count is None:
                 raise UserError("step: torch's state does not count the updates; give their number")
-            return torch.full_like(value, int(step))
+            return torch.full_like(value, int(count))
         if name in SHARED:
-            found = per_param[0].get(name)
+            found = _shared(theirs, name)
             return value if found is None else found.to(value)
-        if isinstance(value, dict) and value.keys() == params.keys():
+        if isinstance(value, dict) and value and value.keys() <= params.keys():
             return {leaf: _known(theirs[leaf], name, leaf, old) for leaf, old in value.items()}
         if isinstance(value, dict):
             return {inner: fill(inner, part) for inner, part in value.items()}
         raise UserError(f"{name}: not in the state of a torch optimizer")
 
     return {name: fill(name, value) for name, value in fresh.items()}
+
+
+def _by_name(state_dict: dict, params: Params, order: Sequence[str] | None) -> dict[str, dict]:
+    """Return torch's entries of each parameter by its name."""
+    groups, state = state_dict["param_groups"], state_dict["state"]
+    numbers = [i for group in groups for i in group["params"]]
+    if len(numbers) != len(params):
+        raise UserError(f"state_dict: holds {len(numbers)} parameters, expected {len(params)}")
+    names = _names(groups, params, order)
+    lacking = [name for name, i in zip(names, numbers, strict=True) if not state.get(i)]
+    if any(state.values()) and lacking:
+        raise UserError(f"{', '.join(lacking)}: no state in state_dict, while others have one")
+    return {name: state.get(i, {}) for name, i in zip(names, numbers, strict=True)}
+
+
+def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> list[str]:
+    """Return the names of torch's parameters in its order, or raise a UserError where that is not known."""
+    if all("param_names" in group for group in groups):
+        names = [name for group in groups for name in group["param_names"]]
+        _expect_names(names, params, "state_dict: param_names")
+        if order is not None and list(order) != names:
+            raise UserError(f"order: state_dict has its own names, in the order {', '.join(names)}")
+        return names
+    if order is not None:
+        _expect_names(list(order), params, "order")
+        return list(order)
+    if len(groups) > 1:
+        raise UserError(
+            f"state_dict: {len(groups)} groups without param_names; give their order, or build torch's "
+            "optimizer from named_parameters()"
+        )
+    return list(params)
+
+
+def _expect_names(names: list[str], params: Params, what: str) -> None:
+    """Raise a UserError unless the names are those of the params, each once."""
+    if sorted(names) != sorted(params):
+        raise UserError(f"{what}: {', '.join(names)}; expected {', '.join(params)}, each once")
+
+
+def _shared(theirs: dict[str, dict], name: str) -> torch.Tensor | None:
+    """Return the entry that all parameters have in common, or None where they have none."""
+    found = {leaf: entries.get(name) for leaf, entries in theirs.items()}
+    first = next(iter(found.values()), None)
+    for leaf, value in found.items():
+        if (value is None) != (first is None) or (value is not None and float(value) != float(first)):
+            raise UserError(f"{leaf}: {name} is {value}, that of another parameter {first}")
+    return first
 
 
 def _known(entries: dict, name: str, leaf: str, old: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from purenets.core import tree
 from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.extra_args import like_inner
-from purenets.core.optim.hyper import as_float, zero
+from purenets.core.optim.hyper import count_to_dtype, zero_count
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
@@ -21,7 +21,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
     def init(params):
-        number = as_float(zero(params), params)
+        number = count_to_dtype(zero_count(params), params)
         values = {name: like(value, number) for name, value in held.items()}
         return {"hyper": values, "inner": make(**values, **fixed).init(params)}
 

@@ -11,11 +11,11 @@ patches: N = batch * height * width of the output, in = channels * kernel height
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from purenets.core import random, tree
-from purenets.core.base import Array, Buffers, Model, Params
+from purenets.core.base import Array, Buffers, Model, Params, UserError
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 
 UNNAMED = "custom"  # the kind of a layer that gives none
@@ -39,14 +39,25 @@ HEADER = ("layer", "operation", "input", "output", "parameters", "forward", "bac
 def tabulate(
     model: Model, x: Array, params: Params | None = None, buffers: Buffers | None = None
 ) -> list[Row]:
-    """Return the rows of `model` on the input `x`: (batch, ...); with drawn params if none are given."""
+    """Return the rows of `model` on its inputs `x`: (batch, ...), or a tuple or dict of them.
+
+    params, buffers: by default those that the model draws, or that its module has.
+    """
     if params is None:
-        params, buffers = model.init(random.key(0))
+        params, buffers = _any_leaves(model)
     rows: list[Row] = []
     y = _visit(rows, "", model, params, buffers or {}, x)
     if len(rows) == 1 and not model.layers and len(params) > 2:  # such as a recurrent net
         return _matrices(model, params, x, y)
     return rows
+
+
+def _any_leaves(model: Model) -> tuple[Params, Buffers]:
+    """Return leaves for their shapes: drawn, or the values of a torch module that cannot be drawn anew."""
+    try:
+        return model.init(random.key(0))
+    except UserError:
+        return model.init(None)
 
 
 def as_table(rows: Sequence[Row]) -> Table:
@@ -89,7 +100,7 @@ def _visit(rows: list[Row], name: str, model: Any, params: Params, buffers: Buff
 
 
 class _Call(NamedTuple):
-    """A call of a torch.nn.Module: its name in the outermost module, itself, its first input and its output."""
+    """A call of a torch.nn.Module: its name in the outermost module, itself, its inputs and output."""
 
     name: str
     module: Any
@@ -101,7 +112,7 @@ class _Call(NamedTuple):
 def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
     """Collect the calls of torch.nn.Modules that hold no other, or params of their own, within the block."""
     calls: list[_Call] = []
-    if not hasattr(x, "detach"):
+    if not hasattr(_first(x), "detach"):
         yield calls
         return
     from torch.nn.modules import module as hooks  # only where there are tensors
@@ -113,8 +124,8 @@ def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
             names.update({id(part): name for name, part in module.named_modules()})
 
     def after(module, inputs, output):
-        if inputs and (not list(module.children()) or list(module.parameters(recurse=False))):
-            calls.append(_Call(names.get(id(module), ""), module, inputs[0], output))
+        if not list(module.children()) or list(module.parameters(recurse=False)):
+            calls.append(_Call(names.get(id(module), ""), module, inputs, output))
 
     handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
     try:
@@ -127,7 +138,7 @@ def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
 def _module_rows(prefix: str, calls: Sequence[_Call], params: Params) -> list[Row]:
     """Return a row for each call, and one for each parameter that no called module holds.
 
-    A parameter is counted once, where it is used first, so the total is the number of parameters.
+    A parameter is next_count once, where it is used first, so the total is the number of parameters.
     """
     left, rows = dict(params), []
     for call in calls:
@@ -135,7 +146,7 @@ def _module_rows(prefix: str, calls: Sequence[_Call], params: Params) -> list[Ro
         held = [f"{start}{name}" for name, _ in call.module.named_parameters(recurse=False)]
         own = {name: left.pop(name) for name in held if name in left}
         name = ".".join(part for part in (prefix, call.name) if part) or "module"
-        rows.append(_row(name, type(call.module).__name__, own, call.x, _first(call.y)))
+        rows.append(_row(name, type(call.module).__name__, own, call.x, call.y))
     for name, leaf in left.items():
         kind, shape = "parameter", tuple(leaf.shape)
         rows.append(Row(f"{prefix}.{name}" if prefix else name, kind, (), shape, math.prod(shape), "", ""))
@@ -143,15 +154,17 @@ def _module_rows(prefix: str, calls: Sequence[_Call], params: Params) -> list[Ro
 
 
 def _first(y: Any) -> Any:
-    """Return the first tensor of an output, which may be nested in tuples."""
-    return _first(y[0]) if isinstance(y, tuple) and y else y
+    """Return the first tensor of inputs or an output, which may be nested in tuples, lists and dicts."""
+    if isinstance(y, Mapping):
+        y = tuple(y.values())
+    return _first(y[0]) if isinstance(y, tuple | list) and y else y
 
 
 # --- rows -------------------------------------------------------------------------------------------------
 
 
 def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
-    x_shape, y_shape = (tuple(getattr(a, "shape", ())) for a in (x, y))
+    x_shape, y_shape = (tuple(getattr(_first(a), "shape", ())) for a in (x, y))
     weights = [tuple(leaf.shape) for leaf in params.values() if leaf.ndim > 1]
     if len(weights) == 1 and y_shape and _is_product(weights[0], x_shape, y_shape):
         (weight,) = weights
@@ -180,7 +193,7 @@ def _channels(weight: tuple[int, ...]) -> int:
 def _matrices(model: Model, params: Params, x: Array, y: Array) -> list[Row]:
     """Return a row for each matrix of a net that is not made of layers, such as the recurrent one: each
     multiplies rows of a batch (there, at each step of time)."""
-    n, rows, kind = x.shape[0], [], model.kind or UNNAMED
+    n, rows, kind = _first(x).shape[0], [], model.kind or UNNAMED
     for name, leaf in params.items():
         shape, size = tuple(leaf.shape), math.prod(leaf.shape)
         if len(shape) == 2:

@@ -1,5 +1,7 @@
 """Products with the Hessian and its kin against the whole matrices, on nets small enough to build them."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,21 +9,22 @@ from torch.func import hessian, jacrev
 
 from purenets import UserError, make_step, optim, random, train_state, tree
 from purenets.core.report import plots
-from purenets.torch_nets import MLP, VanillaRNN, grad_fn
+from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
 from purenets.torch_nets.analysis.curvature import (
-    filter_normalized,
+    eval_loss_fn,
+    filter_normalized_direction,
     fisher_diagonal,
     ggn_vp,
     hvp,
     lanczos,
     landscape,
     linearize,
-    loss_at,
     ntk,
 )
 from purenets.torch_nets.losses import cross_entropy
 
 KEY = torch.as_tensor(random.key(3))
+Y = torch.tensor([0, 1, 2] * 2)
 NETS = {
     "mlp": (lambda: MLP(3, [4], 3, activation="tanh"), (3,)),
     "rnn": (lambda: VanillaRNN(5, 1, 3, 3), (5, 1)),
@@ -50,7 +53,7 @@ def of_vector(f, params):
 
 def test_hvp_is_the_hessian(net):
     model, params, batch = net
-    f = loss_at(model, {}, batch)
+    f = eval_loss_fn(model, {}, batch)
     whole = hessian(of_vector(f, params)[0])(of_vector(f, params)[1])
     assert torch.allclose(matrix_of(lambda v: hvp(f, params, v), params), whole, rtol=1e-10, atol=1e-13)
 
@@ -76,7 +79,7 @@ def test_fisher_is_the_mean_of_squares(net):
 
 def test_lanczos_finds_the_largest_and_the_smallest(net):
     model, params, batch = net
-    f = loss_at(model, {}, batch)
+    f = eval_loss_fn(model, {}, batch)
     product = lambda v: hvp(f, params, v)
     expected = torch.linalg.eigvalsh(matrix_of(product, params))
     values, directions = lanczos(product, params, KEY, 25)
@@ -125,7 +128,7 @@ def test_kernel_is_the_product_of_jacobians(net):
 
 def test_random_directions_have_the_rows_of_the_params(net):
     _, params, _ = net
-    direction = filter_normalized(params, KEY)
+    direction = filter_normalized_direction(params, KEY)
     for name, p in params.items():
         if p.ndim > 1:
             assert torch.allclose(
@@ -137,8 +140,8 @@ def test_random_directions_have_the_rows_of_the_params(net):
 
 def test_a_landscape_is_the_loss_on_a_plane(net):
     model, params, batch = net
-    f = loss_at(model, {}, batch)
-    directions = [filter_normalized(params, KEY + i) for i in range(2)]
+    f = eval_loss_fn(model, {}, batch)
+    directions = [filter_normalized_direction(params, KEY + i) for i in range(2)]
     steps = np.linspace(-1, 1, 5)
     losses = landscape(f, params, directions, steps)
     assert losses[2, 2] == pytest.approx(float(f(params)), rel=1e-12)
@@ -154,7 +157,7 @@ def test_a_landscape_is_the_loss_on_a_plane(net):
 
 def test_no_argument_is_changed(net):
     model, params, batch = net
-    f, before = loss_at(model, {}, batch), [p.clone() for p in params.values()]
+    f, before = eval_loss_fn(model, {}, batch), [p.clone() for p in params.values()]
     hvp(f, params, params)
     lanczos(lambda v: hvp(f, params, v), params, KEY, 3)
     fisher_diagonal(model, params, {}, batch)
@@ -162,3 +165,116 @@ def test_no_argument_is_changed(net):
     linearize(model, params).apply(params, {}, batch[0])
     landscape(f, params, [params, params], [0.0, 1.0])
     assert all(map(torch.equal, before, params.values()))
+
+
+# --- modules without forward derivatives -------------------------------------------------------------------
+
+
+class Last(torch.nn.Module):
+    """The last output of a sequence module, and a linear layer."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part, self.out = part, torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        z = self.part(x)
+        return self.out((z[0] if isinstance(z, tuple) else z)[:, -1])
+
+
+class SelfAttention(torch.nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)
+
+
+class MaxHead(torch.nn.Module):
+    """A custom function without a forward derivative."""
+
+    def forward(self, x):
+        return Square.apply(x)
+
+
+class Square(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad * ctx.saved_tensors[0]
+
+
+SEQUENCE_PARTS = {
+    "lstm": lambda: torch.nn.LSTM(4, 4, batch_first=True),
+    "lstm of two layers": lambda: torch.nn.LSTM(4, 2, 2, batch_first=True, bidirectional=True),
+    "gru": lambda: torch.nn.GRU(4, 4, batch_first=True),
+    "encoder": lambda: torch.nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0),
+    "attention": lambda: SelfAttention(4, 2, batch_first=True),
+    "custom function": lambda: torch.nn.Sequential(torch.nn.Linear(4, 4), MaxHead()),
+}
+
+
+@pytest.fixture(params=SEQUENCE_PARTS)
+def sequence_net(request):
+    """A float32 net, as only there fused kernels are used; and the same in float64."""
+    torch.manual_seed(0)
+    module = Last(SEQUENCE_PARTS[request.param]())
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        model = from_module(copy.deepcopy(module).to(dtype))
+        found.append((model, *model.init(None), (random.normal(KEY, (6, 5, 4)).to(dtype), Y)))
+    return found
+
+
+def differences(f, params, v):
+    """(f(p + h v) - f(p - h v)) / 2h in float64."""
+    above, below = (f(tree.map(lambda p, d, h=h: p + h * d, params, v)) for h in (1e-4, -1e-4))
+    return tree.map(lambda a, b: (a - b) / 2e-4, above, below)
+
+
+def test_hessian_times_vector_of_a_sequence_module(sequence_net):
+    (net, params, buffers, batch), (_, wide, _, wide_batch) = sequence_net
+    double = sequence_net[1][0]
+    right = differences(torch.func.grad(eval_loss_fn(double, {}, wide_batch)), wide, wide)
+    for name, found in hvp(eval_loss_fn(net, buffers, batch), params, params).items():
+        assert torch.allclose(found.double(), right[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_other_products_of_a_sequence_module(sequence_net):
+    (net, params, buffers, (x, y)), (double, wide, _, (wide_x, _)) = sequence_net
+    slope = differences(lambda p: {"y": double.apply(p, {}, wide_x)[0]}, wide, wide)["y"].float()
+    moved = linearize(net, params).apply(tree.map(lambda p: 2 * p, params), buffers, x)[0]
+    assert torch.allclose(moved, net.apply(params, buffers, x)[0] + slope, rtol=1e-3, atol=1e-4)
+    outputs, loss = (lambda p: net.apply(p, buffers, x)[0]), (lambda logits: cross_entropy(logits, y))
+    bent = torch.func.hessian(loss)(outputs(params)).flatten(2).flatten(0, 1) @ slope.flatten()
+    right = torch.func.vjp(outputs, params)[1](bent.view_as(slope))[0]
+    for name, found in ggn_vp(outputs, loss, params, params).items():
+        assert torch.allclose(found, right[name], rtol=1e-2, atol=1e-5), name
+
+
+def test_vector_in_another_order_of_the_names():
+    model = MLP(4, [8], 3)
+    params, _ = model.init(KEY)
+    batch = random.normal(KEY, (6, 4)), Y
+    f, backwards = eval_loss_fn(model, {}, batch), dict(reversed(params.items()))
+    right, found = hvp(f, params, params), hvp(f, params, backwards)
+    assert all(torch.allclose(found[name], right[name]) for name in right)
+    outputs, loss = (lambda p: model.apply(p, {}, batch[0])[0]), (lambda logits: cross_entropy(logits, Y))
+    right, found = (ggn_vp(outputs, loss, params, v) for v in (params, backwards))
+    assert all(torch.allclose(found[name], right[name]) for name in right)
+    linear = linearize(model, params)
+    assert torch.allclose(*(linear.apply(p, {}, batch[0])[0] for p in (params, backwards)))
+
+
+def test_vector_that_lacks_a_leaf_is_refused():
+    model = MLP(4, [8], 3)
+    params, _ = model.init(KEY)
+    f = eval_loss_fn(model, {}, (random.normal(KEY, (6, 4)), Y))
+    with pytest.raises(UserError, match=r"missing fc1\.bias"):
+        hvp(f, params, {name: p for name, p in params.items() if name != "fc1.bias"})

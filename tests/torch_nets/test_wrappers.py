@@ -1,9 +1,14 @@
+import pytest
 import torch
+import torchvision
+from torch import nn
 
 from purenets import random
-from purenets.torch_nets import CNN, grad_fn, precision, tta
+from purenets.torch_nets import CNN, from_module, grad_fn, layers, precision, tta
 from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
 
+KEY = torch.as_tensor(random.key(0))
+X = random.normal(KEY, (6, 4))
 MODEL = CNN(3, 10, width=1 / 16)
 PARAMS, BUFFERS = MODEL.init(random.key(0))
 BATCH = torch.randn(8, 3, 16, 16), torch.arange(8) % 10
@@ -31,7 +36,7 @@ def test_cast_computes_in_bfloat16_and_keeps_float32_params():
 
 
 def test_mirror_averaging_is_blind_to_mirrors_in_evaluation_only():
-    model, x = tta.mirror_averaged(MODEL), BATCH[0]
+    model, x = tta.flip_averaged(MODEL), BATCH[0]
     assert torch.allclose(
         model.apply(PARAMS, BUFFERS, x)[0], model.apply(PARAMS, BUFFERS, x.flip(3))[0], atol=1e-5
     )
@@ -66,3 +71,150 @@ def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
     assert torch.equal(seen[2][:, :, :-1, :-1], as_uint8[:, :, 1:, 1:])
     trained, plain = (m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (tta.shift_averaged(MODEL), MODEL))
     assert torch.equal(trained, plain)
+
+
+# --- cast by kind and dtype ---------------------------------------------------------------
+
+
+def test_cast_net_evaluates_whatever_its_batchnorm_is_called():
+    net = layers.serial(fc=layers.Linear(4, 8), bn1=layers.BatchNorm(8), out=layers.Linear(8, 3))
+    params, buffers = net.init(KEY)
+    found, _ = precision.cast(net, torch.bfloat16).apply(params, buffers, X)
+    assert torch.allclose(found, net.apply(params, buffers, X)[0], atol=2e-2)
+
+
+def test_cast_net_takes_token_ids():
+    net = from_module(nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3)))
+    params, buffers = net.init(None)
+    ids = random.randint(KEY, (6, 3), 0, 10)
+    found, _ = precision.cast(net, torch.bfloat16).apply(params, buffers, ids)
+    assert torch.allclose(found, net.apply(params, buffers, ids)[0], atol=5e-2)
+
+
+class OwnRMSNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(1, 1.003, 8))
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+class Positions(nn.Module):
+    """Adds a buffer, and hides some features by another that holds infinities."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("positions", torch.linspace(0, 1.003, 8))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf] * 4))
+
+    def forward(self, x):
+        return torch.where(self.mask == 0, x + self.positions, x)
+
+
+def between(layer):
+    return nn.Sequential(nn.Linear(4, 8), layer, nn.ReLU(), nn.Linear(8, 3))
+
+
+class Tokens(nn.Module):
+    def __init__(self, part):
+        super().__init__()
+        self.embedding, self.part, self.out = nn.Embedding(10, 8), part, nn.Linear(8, 3)
+
+    def forward(self, ids):
+        z = self.part(self.embedding(ids))
+        return self.out((z[0] if isinstance(z, tuple) else z)[:, -1])
+
+
+NORMS = {
+    "BatchNorm1d": lambda: nn.BatchNorm1d(8),
+    "BatchNorm1d without params": lambda: nn.BatchNorm1d(8, affine=False),
+    "BatchNorm1d without statistics": lambda: nn.BatchNorm1d(8, track_running_stats=False),
+    "LayerNorm": lambda: nn.LayerNorm(8),
+    "GroupNorm": lambda: nn.GroupNorm(2, 8),
+    "RMSNorm": lambda: nn.RMSNorm(8),
+    "OwnRMSNorm": OwnRMSNorm,
+}
+OTHERS = {"PReLU": lambda: nn.PReLU(8), "Positions": Positions, "none": nn.Identity}
+IDS = random.randint(KEY, (6, 3), 0, 10)
+WHOLE = {
+    "lstm": (lambda: Tokens(nn.LSTM(8, 8, batch_first=True)), IDS),
+    "encoder": (lambda: Tokens(nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)), IDS),
+    "two inputs": (lambda: nn.Bilinear(4, 4, 3), (X, X)),
+    "keyword inputs": (lambda: nn.Bilinear(4, 4, 3), {"input1": X, "input2": X}),
+    "frozen": (lambda: between(nn.LayerNorm(8)).requires_grad_(False), X),
+    "FrozenBatchNorm2d": (
+        lambda: nn.Sequential(torchvision.ops.FrozenBatchNorm2d(3), nn.Conv2d(3, 3, 16), nn.Flatten()),
+        BATCH[0],
+    ),
+    "InstanceNorm2d": (
+        lambda: nn.Sequential(nn.InstanceNorm2d(3, affine=True), nn.Conv2d(3, 3, 16), nn.Flatten()),
+        BATCH[0],
+    ),
+}
+CAST = {name: (lambda make=make: between(make()), X) for name, make in {**NORMS, **OTHERS}.items()} | WHOLE
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CAST)
+def test_cast_module_is_near_the_module(name, dtype):
+    torch.manual_seed(0)
+    make, x = CAST[name]
+    net = from_module(make())
+    params, buffers = net.init(None)
+    for train in (False, True):
+        right, moved = net.apply(params, buffers, x, train=train)
+        found, new = precision.cast(net, dtype).apply(params, buffers, x, train=train)
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, right, atol=5e-2)
+        for leaf, value in moved.items():
+            assert new[leaf].dtype == value.dtype
+            assert torch.equal(new[leaf], value) or torch.allclose(new[leaf], value, atol=1e-2)
+            assert not torch.equal(buffers[leaf], value) or torch.equal(new[leaf], value)
+
+
+def dtypes_inside(model, params, buffers, x) -> dict:
+    """What the model itself is given."""
+    seen = {}
+
+    def apply(params, buffers, x, **options):
+        seen.update({name: leaf.dtype for name, leaf in {**params, **buffers}.items()})
+        return model.apply(params, buffers, x, **options)
+
+    precision.cast(model._replace(apply=apply), torch.bfloat16).apply(params, buffers, x)
+    return seen
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_cast_keeps_params_and_statistics_of_norms(name):
+    net = from_module(between(NORMS[name]()))
+    seen = dtypes_inside(net, *net.init(None), X)
+    assert {leaf for leaf, dtype in seen.items() if dtype == torch.bfloat16} == {
+        "0.weight",
+        "0.bias",
+        "3.weight",
+        "3.bias",
+    }
+
+
+def test_cast_keeps_norms_of_modules_among_our_layers_and_of_layers_by_any_name():
+    net = layers.serial(
+        fc=layers.Linear(4, 8),
+        body=from_module(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))),
+        skip=layers.residual(a=layers.LayerNorm(8), norm=layers.Linear(8, 8)),
+    )
+    params, buffers = net.init(KEY)
+    seen = dtypes_inside(net, params, buffers, X)
+    wide = {leaf for leaf, dtype in seen.items() if dtype == torch.float32}
+    assert wide == {"body.0.weight", "body.0.bias", "skip.a.weight", "skip.a.bias"}
+
+
+def test_cast_keeps_what_the_caller_names_and_what_is_no_real_number():
+    net = from_module(between(nn.Identity()))
+    params, buffers = net.init(None)
+    seen = {}
+    apply = lambda params, buffers, x, **options: (seen.update(params) or torch.zeros(1), buffers)
+    more = params | {"count": torch.arange(3), "phase": torch.ones(2) * 1j}
+    precision.cast(net._replace(apply=apply), torch.bfloat16, keep="3.*").apply(more, buffers, X)
+    assert seen["0.weight"].dtype == torch.bfloat16
+    assert all(seen[leaf] is more[leaf] for leaf in ("3.weight", "3.bias", "count", "phase"))

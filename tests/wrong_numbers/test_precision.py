@@ -6,8 +6,7 @@ from torch import nn
 
 from purenets import optim, random, schedules, tree
 from purenets.core.runs import checkpoint
-from purenets.torch_nets import MLP, from_module, layers
-from purenets.torch_nets.precision import cast
+from purenets.torch_nets import MLP
 from tests.wrong_numbers.choice import or_refused
 
 KEY = torch.as_tensor(random.key(0))
@@ -133,23 +132,3 @@ def test_complex_params_move_as_in_torch_or_are_refused(name):
 
     found = or_refused(ours)
     assert found is None or torch.allclose(found, theirs.detach() - leaf, rtol=1e-3, atol=1e-6)
-
-
-# --- cast ---------------------------------------------------------------------------------
-
-
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="told from others by its name alone")
-def test_cast_net_evaluates_whatever_its_batchnorm_is_called():
-    net = layers.serial(fc=layers.Linear(4, 8), bn1=layers.BatchNorm(8), out=layers.Linear(8, 3))
-    params, buffers = net.init(KEY)
-    found, _ = cast(net, torch.bfloat16).apply(params, buffers, X)
-    assert torch.allclose(found, net.apply(params, buffers, X)[0], atol=2e-2)
-
-
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="the ids are cast")
-def test_cast_net_takes_token_ids():
-    net = from_module(nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 3)))
-    params, buffers = net.init(None)
-    ids = random.randint(KEY, (6, 3), 0, 10)
-    found, _ = cast(net, torch.bfloat16).apply(params, buffers, ids)
-    assert torch.allclose(found, net.apply(params, buffers, ids)[0], atol=5e-2)

@@ -1,17 +1,19 @@
 """Curvature of the loss, as functions over dicts: nothing larger than a few dicts of params is ever built.
 
-f = loss_at(model, buffers, (x, y))            # params -> the loss, in evaluation mode
+f = eval_loss_fn(model, buffers, (x, y))            # params -> the loss, in evaluation mode
 hvp(f, params, v)                              # H v
 lanczos(lambda v: hvp(f, params, v), params, key, 20)    # the largest and smallest eigenvalues of H
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from einops import einsum
 from torch import Tensor
 from torch.func import grad, jacrev, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purenets.core import random, tree
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
@@ -22,23 +24,63 @@ from purenets.torch_nets.losses import cross_entropy
 Scalar = Callable[[Params], Tensor]  # a loss as a function of the params alone
 
 
-def loss_at(model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy) -> Scalar:
+def eval_loss_fn(model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy) -> Scalar:
     """The loss of a batch as a function of the params, in evaluation mode."""
     x, y = batch
     return lambda params: loss(model.apply(params, buffers, x)[0], y)
 
 
 def hvp(f: Scalar, params: Params, v: Params) -> Params:
-    """H v, the Hessian of f times v: the derivative of the gradient along v (Pearlmutter 1994)."""
-    return jvp(grad(f), (params,), (v,))[1]
+    """Return H v, the Hessian of f times v: the derivative of the gradient along v (Pearlmutter 1994).
+
+    Forward over reverse; where an operation of f has no forward derivative, such as a fused LSTM,
+    reverse over reverse, which gives the same as H is symmetric.
+    """
+    v = _in_order(v, params)
+    with _differentiable_attention():
+        try:
+            return jvp(grad(f), (params,), (v,))[1]
+        except RuntimeError as error:
+            with _fallback_of(error):
+                return vjp(grad(f), params)[1](v)[0]
+
+
+def _jvp(f: Callable, x, v) -> tuple:
+    """Return f(x) and J v, by forward mode, or where there is none by two reverse passes."""
+    with _differentiable_attention():
+        try:
+            return jvp(f, (x,), (v,))
+        except RuntimeError as error:
+            with _fallback_of(error):
+                y, pull = vjp(f, x)  # pull(u) = u^T J is linear in u, its transpose is J
+                return y, vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1](v)[0]
+
+
+def _differentiable_attention():
+    """Choose the attention kernel that can be differentiated twice; fused ones cannot."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+@contextlib.contextmanager
+def _fallback_of(error: RuntimeError) -> Iterator[None]:
+    """Turn off the fused recurrent kernels of CUDA; if that fails too, show the first error as well."""
+    with torch.backends.cudnn.flags(enabled=False):
+        try:
+            yield
+        except RuntimeError as second:
+            raise second from error
 
 
 def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v: Params) -> Params:
-    """The Gauss-Newton matrix J^T H_out J times v, where outputs(params) are logits and loss(logits) a number
-    (Schraudolph 2002). Positive semi-definite where the loss is convex in the logits."""
-    logits, along = jvp(outputs, (params,), (v,))
+    """Return the Gauss-Newton matrix J^T H_out J times v (Schraudolph 2002).
+
+    outputs(params) are logits and loss(logits) is a number. Positive semi-definite where the loss is
+    convex in the logits.
+    """
+    logits, along = _jvp(outputs, params, _in_order(v, params))
     bent = jvp(grad(loss), (logits,), (along,))[1]
-    return vjp(outputs, params)[1](bent)[0]
+    with _differentiable_attention():
+        return vjp(outputs, params)[1](bent)[0]
 
 
 def fisher_diagonal(
@@ -96,6 +138,8 @@ def _ritz(diagonal, side, basis, unravel):
 
 
 def _in_order(leaves: Params, like: Params) -> Params:
+    """Return the leaves in the order of `like`; torch.func compares dicts by their order too."""
+    tree.check_names(leaves, like)
     return {name: leaves[name] for name in like}
 
 
@@ -108,8 +152,8 @@ def linearize(model: Model, params: Params) -> Model:
         return dict(params), model.init(key)[1]
 
     def apply(now, buffers, x, *, train=False, key=None):
-        moved = tree.map(lambda p, p0: p - p0, now, params)
-        outputs, change = jvp(lambda p: model.apply(p, buffers, x)[0], (params,), (moved,))
+        moved = tree.map(lambda p0, p: p - p0, params, now)
+        outputs, change = _jvp(lambda p: model.apply(p, buffers, x)[0], params, moved)
         return outputs + change, buffers
 
     return Model(init, apply, uses_key=False, kind="Linearized")
@@ -131,7 +175,7 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
     return torch.stack(parts).sum(0)
 
 
-def filter_normalized(params: Params, key: Tensor) -> Params:
+def filter_normalized_direction(params: Params, key: Tensor) -> Params:
     """A random direction, each row (an output's weights) as long as that of the params, vectors left at zero:
     the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
 

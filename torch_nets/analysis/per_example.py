@@ -120,14 +120,14 @@ def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
 # --- what per-example gradients tell ----------------------------------------------------------------------
 
 
-def layer_norms(grads: Params) -> Params:
+def leaf_grad_norms(grads: Params) -> Params:
     """The norm of each example's gradient in each leaf: (batch,) for (batch, ...)."""
     return tree.map(lambda g: g.flatten(1).norm(dim=1), grads)
 
 
-def example_norms(grads: Params) -> Tensor:
+def example_grad_norms(grads: Params) -> Tensor:
     """The norm of each example's gradient over all leaves: (batch,)."""
-    return torch.stack(list(layer_norms(grads).values())).norm(dim=0)
+    return torch.stack(list(leaf_grad_norms(grads).values())).norm(dim=0)
 
 
 def noise_scale(grads: Params) -> Tensor:
@@ -138,16 +138,16 @@ def noise_scale(grads: Params) -> Tensor:
     n = next(iter(grads.values())).shape[0]
     if n < 2:
         raise UserError(f"noise_scale: {n} example, needs two or more")
-    single = (example_norms(grads) ** 2).mean()
+    single = (example_grad_norms(grads) ** 2).mean()
     whole = tree.norm(tree.map(lambda g: g.mean(0), grads)) ** 2
     signal, noise = (n * whole - single) / (n - 1), (single - whole) / (1 - 1 / n)
     return noise / signal
 
 
-def hardest(losses: Tensor, k: int) -> Tensor:
-    """The indices (k,) of the largest losses, the hardest first: mislabelled examples are often among them."""
+def top_loss_indices(losses: Tensor, k: int) -> Tensor:
+    """Return the indices (k,) of the largest losses, largest first; mislabelled examples are often among them."""
     if type(k) is not int or not 1 <= k <= losses.shape[0]:
-        raise UserError(f"hardest: k is {k!r}, needs an integer from 1 to {losses.shape[0]}")
+        raise UserError(f"top_loss_indices: k is {k!r}, needs an integer from 1 to {losses.shape[0]}")
     return torch.topk(losses, k).indices
 
 

@@ -11,12 +11,16 @@ from torch import Tensor
 from purenets.torch_nets.fast import enabled
 
 
-def gradients(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Return the gradient of `value`, a scalar, by each of `inputs`; None for one that it does not depend on."""
-    if not enabled():
-        return torch.autograd.grad(value, tuple(inputs), allow_unused=True)
-    if value.ndim or not value.requires_grad:  # let it say what is wrong
-        return torch.autograd.grad(value, tuple(inputs), allow_unused=True)
+def gradients(
+    value: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor | None, ...]:
+    """Return the gradient of `value`, a scalar, by each of `inputs`; None for one that it does not depend on.
+
+    create_graph: make the gradients differentiable.
+    """
+    unusual = create_graph or value.ndim or not value.requires_grad  # torch says what is wrong
+    if unusual or not enabled():
+        return torch.autograd.grad(value, tuple(inputs), allow_unused=True, create_graph=create_graph)
     engine = torch.autograd.Variable._execution_engine
     return engine.run_backward(
         (value,),

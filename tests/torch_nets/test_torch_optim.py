@@ -129,3 +129,109 @@ def test_arguments_stay_as_they_are(params):
     other.run(range(3))
     from_torch_state_dict(handed, optimizer, after)
     assert all(map(torch.equal, before, tree.leaves({"state": state, "params": after})))
+
+
+# --- whose state is whose ---------------------------------------------------------------
+
+MODULE = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)).double()
+NAMED = dict(MODULE.named_parameters())
+PARAMS = {name: p.detach().clone() for name, p in NAMED.items()}
+LAST_FIRST = ("1.weight", "1.bias", "0.weight", "0.bias")
+
+
+def taken_over(params, order=None) -> tuple:
+    """What is made of the state of torch's AdamW on `params` after a step, and what is right."""
+    theirs = torch.optim.AdamW(params, lr=1e-3)
+    theirs.zero_grad()
+    MODULE(torch.ones(6, 4)).square().sum().backward()
+    theirs.step()
+    ours = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), PARAMS, order=order)
+    return ours, {name: theirs.state[p]["exp_avg"] for name, p in NAMED.items()}
+
+
+def equal_moments(ours: dict, right: dict) -> bool:
+    found = optim.get_state(ours, "exp_avg")
+    return all(torch.equal(found[name], right[name]) for name in right)
+
+
+def test_moments_in_the_order_of_the_module_go_to_their_layers():
+    assert equal_moments(*taken_over(MODULE.parameters()))
+
+
+def two_groups(named: bool = False) -> list[dict]:
+    parts = (MODULE[1].parameters(), MODULE[0].parameters())
+    if named:
+        parts = ([(name, NAMED[name]) for name in names] for names in (LAST_FIRST[:2], LAST_FIRST[2:]))
+    first, second = parts
+    return [{"params": first}, {"params": second, "lr": 1e-4}]
+
+
+def test_moments_go_to_the_layers_that_their_names_say():
+    assert equal_moments(*taken_over([(name, NAMED[name]) for name in LAST_FIRST]))
+    assert equal_moments(*taken_over(two_groups(named=True)))
+
+
+def test_moments_go_to_the_layers_that_the_caller_says():
+    assert equal_moments(*taken_over(two_groups(), order=LAST_FIRST))
+    assert equal_moments(*taken_over([NAMED[name] for name in LAST_FIRST], order=LAST_FIRST))
+
+
+def test_order_that_is_not_known_is_refused():
+    with pytest.raises(UserError, match="2 groups without param_names; give their order"):
+        taken_over(two_groups())
+    with pytest.raises(UserError, match=r"order: .*expected 0\.weight"):
+        taken_over(two_groups(), order=LAST_FIRST[:3])
+    with pytest.raises(UserError, match="state_dict has its own names"):
+        taken_over(two_groups(named=True), order=list(NAMED))
+    strange = [(f"module.{name}", p) for name, p in NAMED.items()]
+    with pytest.raises(UserError, match=r"param_names: module\.0\.weight"):
+        taken_over(strange)
+
+
+def test_parameter_without_a_gradient_is_named():
+    theirs = torch.optim.AdamW(NAMED.items(), lr=1e-3)
+    theirs.zero_grad()
+    MODULE[1](torch.ones(6, 4)).sum().backward()
+    theirs.step()
+    with pytest.raises(UserError, match=r"0\.weight, 0\.bias: no state in state_dict"):
+        from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), PARAMS)
+
+
+def test_parameters_of_different_steps_are_named():
+    theirs = torch.optim.AdamW(NAMED.items(), lr=1e-3)
+    for part in (MODULE, MODULE[1]):
+        theirs.zero_grad()
+        part(torch.ones(6, 4)).sum().backward()
+        theirs.step()
+    with pytest.raises(UserError, match=r"1\.weight: step is 2"):
+        from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), PARAMS)
+
+
+def test_two_groups_go_to_the_parts_of_a_partition():
+    groups = two_groups(named=True)
+    theirs = torch.optim.AdamW(groups, lr=1e-3)
+    parts = {"0": optim.adamw(1e-4), "1": optim.adamw(1e-3)}
+    ours = optim.partition(parts, lambda name, leaf: name[0])
+    theirs.zero_grad()
+    MODULE(torch.ones(6, 4)).square().sum().backward()
+    theirs.step()
+    state = from_torch_state_dict(theirs.state_dict(), ours, PARAMS)
+    grads = {name: p.grad.clone() for name, p in NAMED.items()}
+    before = {name: p.detach().clone() for name, p in NAMED.items()}
+    theirs.step()
+    after = apply_updates(before, ours.update(grads, state, before)[0])
+    for name, p in NAMED.items():
+        assert torch.allclose(after[name], p, atol=1e-9), name
+
+
+def test_state_is_handed_over_in_the_order_of_the_other_side():
+    optimizer = optim.adamw(1e-3)
+    grads = {name: torch.full_like(p, i + 1.0) for i, (name, p) in enumerate(PARAMS.items())}
+    _, state = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    theirs = torch.optim.AdamW([NAMED[name] for name in LAST_FIRST], lr=1e-3)
+    theirs.load_state_dict(to_torch_state_dict(state, "adamw", PARAMS, order=LAST_FIRST))
+    moments = optim.get_state(state, "exp_avg")
+    for name, p in NAMED.items():
+        assert torch.equal(theirs.state[p]["exp_avg"], moments[name])
+    again = from_torch_state_dict(theirs.state_dict(), optimizer, PARAMS)  # the names went along
+    assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))

@@ -1,0 +1,172 @@
+"""The first params of a torch.nn.Module under a key: by construction, or by `reset_parameters`.
+
+Construction draws every leaf as the module's author meant it. `reset_parameters` is all that an instance
+offers, and it is the same only for a module that was built of such layers and not touched since. What is
+not is refused by name.
+"""
+
+import contextlib
+import copy
+import random as python_random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from purenets.core import random
+from purenets.core.base import Buffers, Params, UserError
+from purenets.torch_nets.module_draws import seeded
+
+SAMPLE = 4096  # elements of a leaf that are compared with those drawn anew
+CRITICAL = 2.7  # of the Kolmogorov-Smirnov statistic, times sqrt(1/n + 1/m): one leaf in 10**6 by chance
+NAMED = 6  # leaves that an error names
+
+
+def leaves(module: nn.Module) -> tuple[Params, Buffers]:
+    """Return copies of the trainable params, and of all else: buffers and frozen params."""
+    params, buffers = {}, {}
+    for name, p in module.named_parameters():
+        (params if p.requires_grad else buffers)[name] = p.detach().clone()
+    return params, buffers | {name: b.detach().clone() for name, b in module.named_buffers()}
+
+
+def constructed(make: Callable[[], nn.Module], key: Any) -> tuple[Params, Buffers]:
+    """Return the leaves of a module that is built anew, its draws from the key."""
+    with seeded(key), _seeded_elsewhere(key):
+        return leaves(make())
+
+
+@contextlib.contextmanager
+def _seeded_elsewhere(key: Any) -> Iterator[None]:
+    """Seed the generators of Python and of NumPy within the block, and put them back after it."""
+    words = random.bits(torch.as_tensor(key), 2)
+    before = python_random.getstate(), np.random.get_state()  # noqa: NPY002 (what a constructor may draw from)
+    python_random.seed(int(words[1]))
+    np.random.seed(int(words[1]))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        python_random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+
+
+def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
+    """Return the leaves of a copy of the module after `reset_parameters` under the key.
+
+    Frozen params, and buffers that no `reset_parameters` writes, keep the module's values.
+
+    Raises:
+        UserError: names the params that no `reset_parameters` draws, and the leaves whose values did
+            not come of it: trained, loaded, set to zero, or drawn in another way.
+    """
+    key = torch.as_tensor(key)
+    first, writes = _reset(module, key)
+    second, _ = _reset(module, random.fold_in(key, 1))
+    own = dict([*module.named_parameters(), *module.named_buffers()])
+    undrawn = [name for name, leaf in first[0].items() if leaf.isnan().any()]
+    drawn = {name: leaf for part in first for name, leaf in part.items() if writes[name]}
+    others = second[0] | second[1]
+    set_since = [
+        name
+        for name, leaf in drawn.items()
+        if name not in undrawn
+        and (own[name]._version > writes[name] or not _plausible(own[name].detach(), leaf, others[name]))
+    ]
+    if undrawn or set_since:
+        raise UserError(_refusal(type(module).__name__, undrawn, set_since))
+    return first
+
+
+def _reset(module: nn.Module, key: Tensor) -> tuple[tuple[Params, Buffers], dict[str, int]]:
+    """Return the leaves after a reset, NaN where a param was not written, and how often each was written."""
+    fresh = detached_copy(module)
+    named = dict([*fresh.named_parameters(), *fresh.named_buffers()])
+    for p in fresh.parameters():
+        if p.requires_grad:
+            p.detach().fill_(torch.nan)
+    before = {name: leaf._version for name, leaf in named.items()}
+    with seeded(key):
+        for name, part in reversed(list(fresh.named_modules())):  # the inner ones first, as in construction
+            if hasattr(part, "reset_parameters") and not _is_frozen(part):
+                _call_reset(part, f"{name}.reset_parameters" if name else "reset_parameters")
+    writes = {name: leaf._version - before[name] for name, leaf in named.items()}
+    params, buffers = leaves(fresh)
+    for name, p in module.named_parameters():
+        if not p.requires_grad:
+            buffers[name], writes[name] = p.detach().clone(), 0
+    return (params, buffers), writes
+
+
+def _call_reset(part: Any, name: str) -> None:
+    try:
+        part.reset_parameters()
+    except Exception as error:
+        raise UserError(f"init: {name}() failed, {type(error).__name__}: {error}") from error
+
+
+def _is_frozen(part: nn.Module) -> bool:
+    """Return True if a module has params of its own and none of them is trained."""
+    own = list(part.parameters(recurse=False))
+    return bool(own) and not any(p.requires_grad for p in own)
+
+
+def _refusal(name: str, undrawn: list[str], set_since: list[str]) -> str:
+    reasons = []
+    if undrawn:
+        reasons.append(f"{_some(undrawn)}: not drawn by reset_parameters")
+    if set_since:
+        reasons.append(f"{_some(set_since)}: trained, loaded or initialized otherwise, would be overwritten")
+    remedy = "give from_module a function that builds it, or init(None) for the values it has"
+    return f"init(key) of {name}: {'; '.join(reasons)}; {remedy}"
+
+
+def _some(names: list[str]) -> str:
+    left = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {left} more" if left > 0 else "")
+
+
+def _plausible(own: Tensor, first: Tensor, second: Tensor) -> bool:
+    """Return True if a leaf's values may be of the same distribution as two that were drawn.
+
+    Constants must be equal. The rest is compared by the Kolmogorov-Smirnov statistic of some elements.
+    """
+    constant = (first == second) & ((first == 0) | (first == 1))
+    if not torch.equal(own[constant], first[constant]):
+        return False
+    own, first, second = (_numbers(leaf[~constant]) for leaf in (own, first, second))
+    if torch.equal(first, second):
+        return torch.equal(own, first)
+    if (own.numel() > 1 and (own == own[0]).all()) or not own.any():
+        return False
+    step = -(-own.numel() // SAMPLE)
+    drawn = torch.cat([first[::step], second[::step]]).sort().values
+    return _distance(own[::step].sort().values, drawn) <= CRITICAL * (1.5 / len(own[::step])) ** 0.5
+
+
+def _numbers(leaf: Tensor) -> Tensor:
+    """Return the elements as a vector of float64; of complex ones both parts."""
+    return (torch.view_as_real(leaf) if leaf.is_complex() else leaf).flatten().double().cpu()
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference of the distribution functions of two sorted samples."""
+    at = torch.cat([a, b])
+    shares = [torch.searchsorted(sample, at, right=True) / len(sample) for sample in (a, b)]
+    return float((shares[0] - shares[1]).abs().max())
+
+
+def detached_copy(module: nn.Module, share: bool = False) -> nn.Module:
+    """Return a deep copy; tensors that hooks computed of params, as old weight_norm does, are cut first.
+
+    share: let the copy have the very params and buffers of the module, where both are only replaced.
+    """
+    memo = {}
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    if share:
+        memo |= {id(leaf): leaf for leaf in [*module.parameters(), *module.buffers()]}
+    return copy.deepcopy(module, memo)
