@@ -152,7 +152,7 @@ def expect_tensors(params: Params, batch: Batch) -> None:
         if isinstance(part, Tensor):
             continue
         for array in input_leaves(part):
-            if isinstance(array, np.ndarray | np.generic):
+            if isinstance(array, np.ndarray | np.generic | list):
                 kind = type(array).__name__
                 raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")
 
