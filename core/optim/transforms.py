@@ -226,6 +226,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
             return m / (sqrt(largest) * factor + e), m, v, largest
 
         means = [state[name] for name in names]
+        tree.check_names(grads, means[0])  # names what the gradients lack, not what the state has beyond them
         updates, *means = tree.map_to_several(leaf, len(means) + 1, grads, *means)
         new.update(zip(names, means, strict=True))
         return updates, new
