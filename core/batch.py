@@ -1,4 +1,4 @@
-"""Batches whose inputs are an array, or a tuple or dict of arrays: the examples, next_count and sliced."""
+"""Batches whose inputs are an array, or a tuple or dict of arrays: the examples, counted and sliced."""
 
 from collections.abc import Callable
 from typing import Any

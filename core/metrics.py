@@ -25,7 +25,7 @@ def accuracy(predictions: Array, targets: Array) -> Array:
     Args:
         predictions: (batch, classes, ...), scores of any scale for two or more classes.
         targets: (batch, ...) class numbers, or (batch, classes, ...) one-hot or soft labels.
-            What is below 0, such as the -100 that torch's losses ignore, is not next_count.
+            What is below 0, such as the -100 that torch's losses ignore, is not counted.
 
     Raises:
         UserError: where the shapes mean no classes: one score an example (`binary_accuracy`), or
@@ -87,12 +87,12 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
     shifted = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
     confidence = 1.0 / xp.sum(shifted, axis=1)  # the largest of them is exp(0)
     hits = xp.astype(xp.argmax(predictions, axis=1) == classes, xp.float64)
-    next_count = xp.astype(classes >= 0, xp.float64)
-    gaps = xp.reshape((hits - confidence) * next_count, (-1, 1))
+    counted = xp.astype(classes >= 0, xp.float64)
+    gaps = xp.reshape((hits - confidence) * counted, (-1, 1))
     bins = xp.clip(xp.ceil(xp.reshape(confidence, (-1, 1)) * n_bins) - 1, 0, n_bins - 1)
     in_bin = bins == _arange_like(n_bins, classes)
     by_bin = xp.sum(xp.where(in_bin, gaps, xp.zeros_like(gaps)), axis=0)
-    return xp.astype(xp.sum(xp.abs(by_bin)) / xp.sum(next_count), xp.float32)
+    return xp.astype(xp.sum(xp.abs(by_bin)) / xp.sum(counted), xp.float32)
 
 
 def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:

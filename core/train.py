@@ -133,8 +133,8 @@ def fit(
     Args:
         step: as `make_step` returns it.
         state: where to begin; a trained one is trained further.
-        batches: the function from the step, next_count from 0, to its batch.
-        steps: where to end, next_count from step 0.
+        batches: the function from the step, counted from 0, to its batch.
+        steps: where to end, counted from step 0.
         every: steps between two rows; 0 for the last only.
         evaluate: returns numbers by names that are neither "step" nor those of the step's metrics.
         save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM

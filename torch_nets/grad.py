@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,7 +152,7 @@ def expect_tensors(params: Params, batch: Batch) -> None:
         if isinstance(part, Tensor):
             continue
         for array in input_leaves(part):
-            if not isinstance(array, Tensor):
+            if isinstance(array, np.ndarray | np.generic | list):
                 kind = type(array).__name__
                 raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")
 

@@ -27,7 +27,7 @@ def prepare(
     """Return inputs and targets as a task: checked, split, standardized on the training part only.
 
     Args:
-        batch: inputs (n, features) and class numbers (n,), next_count from 0.
+        batch: inputs (n, features) and class numbers (n,), counted from 0.
         key: of the split.
         test_fraction: the part of the examples that becomes the test set.
         dtype: of the inputs, "float32" or "float64".
@@ -54,7 +54,7 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
     """Return the batch itself, a set for classification.
 
     Args:
-        batch: inputs (n, ...), all finite, and class numbers (n,), next_count from 0.
+        batch: inputs (n, ...), all finite, and class numbers (n,), counted from 0.
         n_classes: how many classes there are; some may have no example. None: as many as the
             largest class number tells, and each of them has an example (a net for classes numbered
             0, 1 and 1,000,000 would have a million outputs that mean nothing).

@@ -138,7 +138,7 @@ def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
 def _module_rows(prefix: str, calls: Sequence[_Call], params: Params) -> list[Row]:
     """Return a row for each call, and one for each parameter that no called module holds.
 
-    A parameter is next_count once, where it is used first, so the total is the number of parameters.
+    A parameter is counted once, where it is used first, so the total is the number of parameters.
     """
     left, rows = dict(params), []
     for call in calls:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from purenets import UserError, data, make_step, optim, random, train_state
-from purenets.torch_nets import ensemble, from_module, grad_fn, jit, module_draws, stack_states
+from purenets.torch_nets import ensemble, from_module, grad_fn, module_draws, stack_states
 from purenets.torch_nets.module_draws import KeyedDraws
 
 KEY = torch.as_tensor(random.key(0))
@@ -184,17 +184,20 @@ def test_compiled_step_draws_the_same(name):
     torch.compiler.reset()
     model = from_module(KEYED[name]())
     step = make_step(grad_fn(model), SGD)
-    compiled = jit(step, backend="eager")(start(model), (SEQUENCES, Y))[0].params
+    compiled = torch.compile(step, backend="eager", fullgraph=True)(start(model), (SEQUENCES, Y))[0].params
     eager = step(start(model), (SEQUENCES, Y))[0].params
     assert all(torch.allclose(compiled[leaf], eager[leaf], atol=1e-5) for leaf in eager)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own
 @pytest.mark.parametrize("name", ["torch.rand_like", "torch.normal", "torch.multinomial"])
 def test_draw_that_torch_compile_would_take_from_its_generator_is_an_error(name):
     torch.compiler.reset()
     model = from_module({**KEYED, **SEEDED}[name]())
     with pytest.raises(Exception, match=r"random|draws|super"):
-        jit(make_step(grad_fn(model), SGD), backend="eager")(start(model), (SEQUENCES, Y))
+        torch.compile(make_step(grad_fn(model), SGD), backend="eager", fullgraph=True)(
+            start(model), (SEQUENCES, Y)
+        )
 
 
 @pytest.mark.parametrize("name", ["lstm", "functional", "F.gumbel_softmax", "dropout in place"])
