@@ -190,6 +190,11 @@ def vector_of(params: Params) -> Array | None:
     """Return the vector of all leaves, or None where there is none or a leaf is no longer its view."""
     if type(params) is not VectorDict or is_tracing_like(params._vector):
         return None
+    return _untraced_vector_of(params)
+
+
+def _untraced_vector_of(params: VectorDict) -> Array | None:
+    """`vector_of` where nothing traces."""
     return params._vector if params._views is None or _is_intact(params) else None
 
 
@@ -263,9 +268,12 @@ def concatenated(leaves: list) -> Array:
 
 
 def packed(layout: Layout, leaves: Params) -> Array | None:
-    """Return the vector of a dict in the order of `layout`, or None where it cannot have one."""
+    """Return the vector of a dict in the order of `layout`, or None where it cannot have one.
+
+    Nothing traces here: the caller has asked, by `vector_of`.
+    """
     if type(leaves) is VectorDict and leaves.layout is layout:
-        vector = vector_of(leaves)
+        vector = _untraced_vector_of(leaves)
         if vector is not None:
             return vector
     if leaves.keys() != layout.keys.keys():

@@ -98,9 +98,10 @@ def _depends_on_others(value: Tensor, leaves: Params) -> bool:
             if node is None or node in seen:
                 continue
             seen.add(node)
-            if type(node).__name__ != "AccumulateGrad":  # the node of a leaf
+            variable = getattr(node, "variable", None)  # only the node of a leaf has one
+            if variable is None:
                 left.append(node)
-            elif id(node.variable) not in known:
+            elif id(variable) not in known:
                 return True
     return False
 
@@ -114,9 +115,9 @@ def can_use_autograd(params: Params) -> bool:
     """Return True if nothing differentiates the gradient by the params: no transform of torch.func, no
     torch.compile, no graph that they belong to. Autograd on leaves then gives the same in half the time
     on tiny nets."""
-    if is_tracing():
-        return False
-    return vector_of(params) is not None or not any(
+    if vector_of(params) is not None:
+        return True
+    return not is_tracing() and not any(
         p.requires_grad and not isinstance(p, torch.nn.Parameter) for p in params.values()
     )
 

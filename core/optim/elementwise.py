@@ -53,6 +53,11 @@ def on_vectors(f: Callable, grads: Params, state: dict, params: Params) -> tuple
     vector = vector_of(params)
     if vector is None:
         return f(grads, state, params)
+    return _on_vector(f, grads, state, params, vector)
+
+
+def _on_vector(f: Callable, grads: Params, state: dict, params: Params, vector: Array) -> tuple:
+    """`on_vectors` of params whose vector is known."""
     layout = params.layout
     grad = packed(layout, grads)
     try:
@@ -123,10 +128,10 @@ def advance_fn(optimizer: Optimizer) -> Callable:
         return tree.map(apply_update, params, updates), state
 
     def advance_all(grads, state, params):
-        if vector_of(params) is None:
-            done = advance_by_kernel(optimizer.update, grads, state, params)
-            if done is not None:
-                return done
-        return on_vectors(advance_leaves, grads, state, params)
+        vector = vector_of(params)
+        if vector is not None:
+            return _on_vector(advance_leaves, grads, state, params, vector)
+        done = advance_by_kernel(optimizer.update, grads, state, params)
+        return advance_leaves(grads, state, params) if done is None else done
 
     return advance_all
