@@ -235,14 +235,15 @@ def with_vector(params: Params) -> Params:
     if type(params) is VectorDict:
         return params if vector_of(params) is not None else dict(params)
     leaves = list(params.values())
-    if len(leaves) < 2 or not _are_small(leaves) or not _fit_together(leaves):
+    if len(leaves) < 2 or are_large(params) or not _fit_together(leaves):
         return params
     layout = layout_of(params)
     return from_vector(layout, concatenated(leaves))
 
 
-def _are_small(leaves: list) -> bool:
-    return sum(math.prod(leaf.shape) for leaf in leaves) <= MAX_MEAN_SIZE * len(leaves)
+def are_large(params: Params) -> bool:
+    """Return True for leaves of more than MAX_MEAN_SIZE elements on average."""
+    return sum(math.prod(leaf.shape) for leaf in params.values()) > MAX_MEAN_SIZE * len(params)
 
 
 def _fit_together(leaves: list) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.kernels import advance_by_kernel
+from purenets.core.optim.kernels import advance_by_kernel, rule_of
 from purenets.core.vector_dict import ALL, VectorDict, from_vector, packed, vector_of
 
 
@@ -53,11 +53,6 @@ def on_vectors(f: Callable, grads: Params, state: dict, params: Params) -> tuple
     vector = vector_of(params)
     if vector is None:
         return f(grads, state, params)
-    return _on_vector(f, grads, state, params, vector)
-
-
-def _on_vector(f: Callable, grads: Params, state: dict, params: Params, vector: Array) -> tuple:
-    """`on_vectors` of params whose vector is known."""
     layout = params.layout
     grad = packed(layout, grads)
     try:
@@ -121,17 +116,13 @@ def advance_fn(optimizer: Optimizer) -> Callable:
             return apply_updates(params, updates), state
 
         return advance
-    update = on_leaves(optimizer)
+    update, rule = on_leaves(optimizer), rule_of(optimizer)
 
     def advance_leaves(grads, state, params):
+        done = rule and advance_by_kernel(rule, grads, state, params)
+        if done:
+            return done
         updates, state = update(grads, state, params)
         return tree.map(apply_update, params, updates), state
 
-    def advance_all(grads, state, params):
-        vector = vector_of(params)
-        if vector is not None:
-            return _on_vector(advance_leaves, grads, state, params, vector)
-        done = advance_by_kernel(optimizer.update, grads, state, params)
-        return advance_leaves(grads, state, params) if done is None else done
-
-    return advance_all
+    return lambda grads, state, params: on_vectors(advance_leaves, grads, state, params)
