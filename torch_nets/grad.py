@@ -15,6 +15,9 @@ from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
 from purenets.torch_nets.losses import cross_entropy
 
+# the type of what a graph of autograd has in the place of a leaf
+LEAF_NODE = type(torch.zeros(1, requires_grad=True).sum().grad_fn.next_functions[0][0])
+
 
 def grad_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
@@ -98,10 +101,9 @@ def _depends_on_others(value: Tensor, leaves: Params) -> bool:
             if node is None or node in seen:
                 continue
             seen.add(node)
-            variable = getattr(node, "variable", None)  # only the node of a leaf has one
-            if variable is None:
+            if type(node) is not LEAF_NODE:
                 left.append(node)
-            elif id(variable) not in known:
+            elif id(node.variable) not in known:
                 return True
     return False
 

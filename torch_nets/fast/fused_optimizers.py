@@ -70,9 +70,8 @@ def _adam(rule: Rule, lr, grads: Params, state: dict, params: Params) -> tuple[P
         return None
     beta1, beta2, eps, weight_decay = numbers
     count = state[at]["count"] + 1
-    names = [name for name in MOMENTS if name in state[at]]
-    new, kept = _copies(params), {name: _copies(state[at][name]) for name in names}
-    lists = [[kept[name][leaf] for leaf in new] if name in kept else [] for name in MOMENTS[:3]]
+    new, kept = _copies(params), {name: _copies(part) for name, part in state[at].items() if name in MOMENTS}
+    lists = [_in_order(kept[name], new) if name in kept else [] for name in MOMENTS[:3]]
     kernel = torch._fused_adam_ if rule.kind == "adam" else torch._fused_adamw_
     kernel(
         list(new.values()),
@@ -84,7 +83,7 @@ def _adam(rule: Rule, lr, grads: Params, state: dict, params: Params) -> tuple[P
         beta2=beta2,
         weight_decay=weight_decay,
         eps=eps,
-        amsgrad=len(names) == 3,
+        amsgrad=len(kept) == 3,
         maximize=False,
     )
     return new, _next_state(rule, state, {"count": count, **kept})
