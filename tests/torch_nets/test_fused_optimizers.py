@@ -5,7 +5,7 @@ import torch
 
 from purenets import make_step, optim, schedules, train_state, tree
 from purenets.core.optim import kernels
-from purenets.core.vector_dict import MAX_MEAN_SIZE
+from purenets.core.vector_dict import MAX_MEAN_SIZE, vector_of
 from purenets.torch_nets.fast import fused_optimizers
 
 OPTIMIZERS = {
@@ -100,6 +100,14 @@ def one_step(params: dict, grads: dict, optimizer=OPTIMIZERS["adam"]):
 def test_other_leaves_take_the_plain_arithmetic(change, calls):
     params = {name: change(p) for name, p in leaves(0, torch.float32).items()}
     one_step(params, {name: p.detach() for name, p in params.items()})
+    assert not calls
+
+
+def test_a_vector_over_the_limit_takes_the_plain_arithmetic(calls):
+    """One of more elements than a large leaf has, too."""
+    params = {str(i): torch.zeros(MAX_MEAN_SIZE) for i in range(5)}
+    assert 5 * MAX_MEAN_SIZE > fused_optimizers.MAX_VECTOR_SIZE
+    assert vector_of(one_step(params, params).params) is not None
     assert not calls
 
 

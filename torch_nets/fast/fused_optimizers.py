@@ -45,7 +45,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 def _suits(params: Params, others: list[Params]) -> bool:
     first = next(iter(params.values()))
     dtype, device = first.dtype, first.device
-    if not (ALL in params and first.numel() <= MAX_VECTOR_SIZE) and not are_large(params):
+    if not (first.numel() <= MAX_VECTOR_SIZE if ALL in params else are_large(params)):
         return False
     if dtype not in (torch.float32, torch.float64):
         return False
