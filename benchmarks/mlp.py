@@ -196,8 +196,7 @@ def tiny() -> tuple[dict, dict]:
 def wide() -> tuple[dict, dict]:
     """Ours and the peers of the wide net."""
     adam = optim.adam(RATES[WIDE])
-    ours = {
-        "numpy": in_numpy(WIDE, adam),
+    ours = {  # not NumPy's: OpenBLAS's threads go on spinning, and whoever comes next would pay
         "torch, eager": in_torch(WIDE, adam, accuracy=True),
         "torch, jit": in_torch(WIDE, adam, torch_nets.jit),
     }

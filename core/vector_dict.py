@@ -190,6 +190,11 @@ def vector_of(params: Params) -> Array | None:
     """Return the vector of all leaves, or None where there is none or a leaf is no longer its view."""
     if type(params) is not VectorDict or is_tracing_like(params._vector):
         return None
+    return _untraced_vector_of(params)
+
+
+def _untraced_vector_of(params: VectorDict) -> Array | None:
+    """`vector_of` where nothing traces."""
     return params._vector if params._views is None or _is_intact(params) else None
 
 
@@ -230,14 +235,15 @@ def with_vector(params: Params) -> Params:
     if type(params) is VectorDict:
         return params if vector_of(params) is not None else dict(params)
     leaves = list(params.values())
-    if len(leaves) < 2 or not _are_small(leaves) or not _fit_together(leaves):
+    if len(leaves) < 2 or are_large(params) or not _fit_together(leaves):
         return params
     layout = layout_of(params)
     return from_vector(layout, concatenated(leaves))
 
 
-def _are_small(leaves: list) -> bool:
-    return sum(math.prod(leaf.shape) for leaf in leaves) <= MAX_MEAN_SIZE * len(leaves)
+def are_large(params: Params) -> bool:
+    """Return True for leaves of more than MAX_MEAN_SIZE elements on average."""
+    return sum(math.prod(leaf.shape) for leaf in params.values()) > MAX_MEAN_SIZE * len(params)
 
 
 def _fit_together(leaves: list) -> bool:
@@ -263,9 +269,12 @@ def concatenated(leaves: list) -> Array:
 
 
 def packed(layout: Layout, leaves: Params) -> Array | None:
-    """Return the vector of a dict in the order of `layout`, or None where it cannot have one."""
+    """Return the vector of a dict in the order of `layout`, or None where it cannot have one.
+
+    Nothing traces here: the caller has asked, by `vector_of`.
+    """
     if type(leaves) is VectorDict and leaves.layout is layout:
-        vector = vector_of(leaves)
+        vector = _untraced_vector_of(leaves)
         if vector is not None:
             return vector
     if leaves.keys() != layout.keys.keys():

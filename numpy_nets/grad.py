@@ -49,10 +49,17 @@ def grad_fn(model: NumpyModel) -> GradFn:
         logits, buffers, cache = model.forward(as_dict(params), buffers, x, train=True, key=key)
         loss, loss_cache = softmax_cross_entropy_forward(logits, y)
         grads = params_backward(model)(softmax_cross_entropy_backward(1.0, loss_cache), cache)
-        return grads, (buffers, {"loss": loss, "accuracy": class_accuracy(logits, y)})
+        return grads, (buffers, {"loss": loss, "accuracy": _accuracy(logits, loss_cache[1])})
 
     grad.uses_key = model.uses_key
     return grad
+
+
+def _accuracy(logits: np.ndarray, targets: np.ndarray) -> np.float32:
+    """`class_accuracy` of targets that the loss has checked."""
+    if targets.ndim == 2:
+        return class_accuracy(logits, targets)
+    return np.float32(np.count_nonzero(logits.argmax(axis=1) == targets) / len(targets))
 
 
 def metrics_fn(model: NumpyModel) -> Callable[[Params, Buffers, Batch], Metrics]:

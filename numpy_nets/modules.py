@@ -185,7 +185,7 @@ def classes_or_labels(logits, targets):
         return _checked_labels(targets).astype(logits.dtype, copy=False)
     if targets.dtype != np.int64:
         targets = targets.astype(np.int64)
-    if np.minimum.reduce(targets) < 0 or np.maximum.reduce(targets) >= n_classes:
+    if np.maximum.reduce(targets.view(np.uint64)) >= n_classes:  # a negative one is a large one there
         wrong = targets[(targets < 0) | (targets >= n_classes)][0]
         raise UserError(f"cross_entropy: target {wrong} is none of the classes 0 to {n_classes - 1}")
     return targets

@@ -138,6 +138,7 @@ CALLS = {
     ),
     "vector_dict.as_dict": vector_dict.as_dict,
     "vector_dict.vector_of": vector_dict.vector_of,
+    "vector_dict.are_large": vector_dict.are_large,
     "vector_dict.layout_of": vector_dict.layout_of,
     "vector_dict.with_vector": vector_dict.with_vector,
     "vector_dict.packed": lambda p: vector_dict.packed(vector_dict.layout_of(p), p),

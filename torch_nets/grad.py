@@ -15,6 +15,9 @@ from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
 from purenets.torch_nets.losses import cross_entropy
 
+# the type of what a graph of autograd has in the place of a leaf
+LEAF_NODE = type(torch.zeros(1, requires_grad=True).sum().grad_fn.next_functions[0][0])
+
 
 def grad_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
@@ -98,7 +101,7 @@ def _depends_on_others(value: Tensor, leaves: Params) -> bool:
             if node is None or node in seen:
                 continue
             seen.add(node)
-            if type(node).__name__ != "AccumulateGrad":  # the node of a leaf
+            if type(node) is not LEAF_NODE:
                 left.append(node)
             elif id(node.variable) not in known:
                 return True
@@ -114,9 +117,9 @@ def can_use_autograd(params: Params) -> bool:
     """Return True if nothing differentiates the gradient by the params: no transform of torch.func, no
     torch.compile, no graph that they belong to. Autograd on leaves then gives the same in half the time
     on tiny nets."""
-    if is_tracing():
-        return False
-    return vector_of(params) is not None or not any(
+    if vector_of(params) is not None:
+        return True
+    return not is_tracing() and not any(
         p.requires_grad and not isinstance(p, torch.nn.Parameter) for p in params.values()
     )
 

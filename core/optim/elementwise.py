@@ -11,7 +11,7 @@ from collections.abc import Callable
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.kernels import advance_by_kernel
+from purenets.core.optim.kernels import advance_by_kernel, rule_of
 from purenets.core.vector_dict import ALL, VectorDict, from_vector, packed, vector_of
 
 
@@ -116,17 +116,13 @@ def advance_fn(optimizer: Optimizer) -> Callable:
             return apply_updates(params, updates), state
 
         return advance
-    update = on_leaves(optimizer)
+    update, rule = on_leaves(optimizer), rule_of(optimizer)
 
     def advance_leaves(grads, state, params):
+        done = rule and advance_by_kernel(rule, grads, state, params)
+        if done:
+            return done
         updates, state = update(grads, state, params)
         return tree.map(apply_update, params, updates), state
 
-    def advance_all(grads, state, params):
-        if vector_of(params) is None:
-            done = advance_by_kernel(optimizer.update, grads, state, params)
-            if done is not None:
-                return done
-        return on_vectors(advance_leaves, grads, state, params)
-
-    return advance_all
+    return lambda grads, state, params: on_vectors(advance_leaves, grads, state, params)

@@ -1,7 +1,7 @@
-"""Updates of large leaves in one pass over memory.
+"""Updates in one pass over memory, and in one call.
 
-Where leaves are large, arithmetic costs little and passes over memory cost much: an Adam step written as array
-operations takes some ten of them. A backend may register a kernel that does a whole step, for the optimizers that
+An Adam step written as array operations takes some ten of both: calls are what costs in small nets, passes over
+memory in large ones. A backend may register a kernel that does a whole step, for the optimizers that
 say by a `Rule` what they compute. It makes new arrays, as every update does, and gives the same numbers as the
 plain arithmetic up to rounding: the order of the operations within an element is its own.
 """
@@ -41,11 +41,13 @@ def with_rule(optimizer: Optimizer, kind: str, places: dict[str, str], **hypers)
     return optimizer
 
 
-def advance_by_kernel(update: Callable, grads: Params, state: dict, params: Params):
+def rule_of(optimizer: Optimizer) -> Rule | None:
+    """Return the rule of an optimizer, or None of one that has none."""
+    return getattr(optimizer.update, "rule", None)
+
+
+def advance_by_kernel(rule: Rule, grads: Params, state: dict, params: Params):
     """Return the params and the state after an update by a registered kernel, or None where none suits."""
-    rule = getattr(update, "rule", None)
-    if rule is None:
-        return None
     for kernel in _kernels:
         return kernel(rule, grads, state, params)
     return None

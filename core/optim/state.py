@@ -59,9 +59,11 @@ def same_entries(a: dict, b: dict) -> bool:
     """Return True if two states have the same entries; only the names of plain dicts are compared."""
     if a.keys() != b.keys():
         return False
-    for name, inner in a.items():
-        if type(inner) is dict and not (isinstance(b[name], dict) and same_entries(inner, b[name])):
-            return False
+    for name, inner in a.items():  # no generator: this is a part of every step
+        if type(inner) is dict:
+            other = b[name]
+            if not isinstance(other, dict) or not same_entries(inner, other):
+                return False
     return True
 
 

@@ -218,16 +218,15 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         factor, e = c1 / c2**0.5, c1 * e  # m / c1 / (sqrt(v / c2) + e), in fewer operations
         w1, w2 = 1 - b1, 1 - b2
 
-        def leaf(g, m, v, largest=None):  # all of a leaf while it is in cache
+        def leaf(m, g, v, largest=None):  # all of a leaf while it is in cache
             m, v = lerp(m, g, w1), add_square(b2 * v, g, w2)
             if largest is None:
                 return m / (sqrt(v) * factor + e), m, v
             largest = maximum(largest, v)
             return m / (sqrt(largest) * factor + e), m, v, largest
 
-        means = [state[name] for name in names]
-        tree.check_names(grads, means[0])  # names what the gradients lack, not what the state has beyond them
-        updates, *means = tree.map_to_several(leaf, len(means) + 1, grads, *means)
+        m, *others = [state[name] for name in names]
+        updates, *means = tree.map_to_several(leaf, len(names) + 1, m, grads, *others)
         new.update(zip(names, means, strict=True))
         return updates, new
 

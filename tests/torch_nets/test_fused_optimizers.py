@@ -5,7 +5,7 @@ import torch
 
 from purenets import make_step, optim, schedules, train_state, tree
 from purenets.core.optim import kernels
-from purenets.core.vector_dict import MAX_MEAN_SIZE
+from purenets.core.vector_dict import MAX_MEAN_SIZE, vector_of
 from purenets.torch_nets.fast import fused_optimizers
 
 OPTIMIZERS = {
@@ -93,15 +93,32 @@ def one_step(params: dict, grads: dict, optimizer=OPTIMIZERS["adam"]):
     [
         lambda p: p.to(torch.bfloat16),
         lambda p: p.t().contiguous().t() if p.ndim == 2 else p,
-        lambda p: p[: p.shape[0] // 2],
         lambda p: p.clone().requires_grad_(),
     ],
-    ids=["bfloat16", "strides", "small", "requires_grad"],
+    ids=["bfloat16", "strides", "requires_grad"],
 )
 def test_other_leaves_take_the_plain_arithmetic(change, calls):
     params = {name: change(p) for name, p in leaves(0, torch.float32).items()}
     one_step(params, {name: p.detach() for name, p in params.items()})
     assert not calls
+
+
+def test_a_vector_over_the_limit_takes_the_plain_arithmetic(calls):
+    """One of more elements than a large leaf has, too."""
+    params = {str(i): torch.zeros(MAX_MEAN_SIZE) for i in range(5)}
+    assert 5 * MAX_MEAN_SIZE > fused_optimizers.MAX_VECTOR_SIZE
+    assert vector_of(one_step(params, params).params) is not None
+    assert not calls
+
+
+def test_a_small_vector_takes_the_kernel_and_a_larger_one_does_not(calls, monkeypatch):
+    params, grads = ({n: p[:20, ...] for n, p in leaves(i, torch.float32).items()} for i in range(2))
+    found = one_step(params, grads).params
+    assert calls == ["adam"]
+    monkeypatch.setattr(fused_optimizers, "MAX_VECTOR_SIZE", 100)
+    plain = one_step(params, grads).params
+    assert calls == ["adam"]
+    assert all(torch.allclose(found[name], p, rtol=0, atol=1e-6) for name, p in plain.items())
 
 
 def test_gradients_of_another_dtype_take_the_plain_arithmetic(calls):
