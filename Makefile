@@ -8,7 +8,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests that run once more without the fast operations of torch_nets/fast
-PLAIN := tests/torch_nets tests/test_both_backends.py tests/test_cnn_both_backends.py tests/test_ensembles.py
+PLAIN := $(addprefix tests/, test_both_backends.py test_cnn_both_backends.py test_ensembles.py \
+    torch_nets/test_layers.py torch_nets/test_vanilla_rnn.py)
 export MPLBACKEND := Agg
 
 .PHONY: run full test faults lint format notebooks bench report submission clean

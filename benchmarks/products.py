@@ -37,7 +37,7 @@ def one(size: tuple[int, int, int], threads: int, rounds: int) -> dict:
     def layer(multiply):
         return lambda: (multiply(x, weight.mT), multiply(dy, weight), multiply(dy.mT, x))
 
-    contestants = {"oneDNN": layer(onednn.by_onednn), "torch": layer(torch.mm)}
+    contestants = {"oneDNN": layer(onednn.onednn_matmul), "torch": layer(torch.mm)}
     for mine, theirs in zip(contestants["oneDNN"](), contestants["torch"](), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-2), f"{size}: the products differ"
     times = in_turns(contestants, rounds)

@@ -1,9 +1,11 @@
 """The layer lists of the reduced VGG, the RNN and the MLP, for the NumPy and the torch backend."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 
 from purenets.core.base import UserError
+from purenets.core.serial import expect_sizes
 
 VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
@@ -18,7 +20,10 @@ def reduced_vgg(
     leaves is what the ReLU leaves of the maximum, in value and gradient, and of a quarter as many pixels.
     backend: as in `mlp_layers`; width: a factor of all channels; norm: a constructor in place of BatchNorm.
     """
-    norm = norm or backend.BatchNorm
+    expect_sizes("CNN", n_channels=n_channels, n_classes=n_classes)
+    if not 0 < width < math.inf:
+        raise UserError(f"CNN: width is {width}, needs a positive factor of all channels")
+    norm = backend.BatchNorm if norm is None else norm
     layers, convolutions, pools, channels = {}, 0, 0, n_channels
     for what, then in itertools.pairwise((*VGG, None)):
         if what == "pool":
@@ -62,6 +67,12 @@ def mlp_layers(
     """
     if activation not in backend.ACTIVATIONS:
         raise UserError(f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}")
+    if isinstance(n_hidden, str) or not hasattr(n_hidden, "__iter__"):
+        raise UserError(
+            f"MLP: n_hidden is {n_hidden!r}, needs a list of the units of each hidden layer, as [20]"
+        )
+    units_of = {f"n_hidden[{i}]": units for i, units in enumerate(n_hidden)}
+    expect_sizes("MLP", n_inputs=n_inputs, **units_of, n_classes=n_classes)
     layers, width = {}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         layers[f"fc{i}"] = backend.Linear(width, units)

@@ -11,14 +11,21 @@ from collections.abc import Callable, Sequence
 
 from purenets.core import tree
 from purenets.core.arrays import namespace
-from purenets.core.base import Step, TrainState, UserError
+from purenets.core.base import Batch, Step, TrainState, UserError
+from purenets.core.batch import map_arrays
+from purenets.core.data.checks import input_leaves
 
 
 def stack_states(states: Sequence[TrainState]) -> TrainState:
     """Return states of the same shapes and the same step as one, with a first axis of members."""
+    if not states:
+        raise UserError("stack_states: no states, needs one or more")
     steps = [int(state.step) for state in states]
     if len(set(steps)) != 1:
         raise UserError(f"stack_states: needs states of one step, got {steps}")
+    for state in states[1:]:
+        for i in range(3):
+            tree.check_like(state[i], states[0][i])
     params, buffers, opt_state = (tree.stack([state[i] for state in states]) for i in range(3))
     key = namespace(states[0].key).stack([state.key for state in states])
     return TrainState(params, buffers, opt_state, key, states[0].step)
@@ -26,7 +33,7 @@ def stack_states(states: Sequence[TrainState]) -> TrainState:
 
 def unstack_states(state: TrainState) -> list[TrainState]:
     """Return the members of a stacked state: the inverse of `stack_states`."""
-    n = state.key.shape[0]
+    n = count_members(state)
     params, buffers, opt_states = (_unstacked(part, n) for part in state[:3])
     return [TrainState(params[i], buffers[i], opt_states[i], state.key[i], state.step) for i in range(n)]
 
@@ -39,6 +46,8 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
 
     def step_all(state: TrainState, batch):
         members = unstack_states(state)
+        if not same_batch:
+            check_member_batch(batch, len(members))
         results = [step(member, _member_batch(batch, i, same_batch)) for i, member in enumerate(members)]
         states, metrics = zip(*results, strict=True)
         return stack_states(states), tree.stack(metrics)
@@ -50,12 +59,48 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
     """Return `metrics(params, buffers, batch)` of all members: each metric as (members,)."""
 
     def metrics_all(params, buffers, batch):
-        members = tree.unstack(params)
-        states = zip(members, _unstacked(buffers, len(members)), strict=True)
+        n = check_stacked(params, buffers)
+        if not same_batch:
+            check_member_batch(batch, n)
+        states = zip(tree.unstack(params), _unstacked(buffers, n), strict=True)
         rows = [metrics(*state, _member_batch(batch, i, same_batch)) for i, state in enumerate(states)]
         return tree.stack(rows)
 
     return metrics_all
+
+
+def count_members(state: TrainState) -> int:
+    """Return how many members a stacked state has; a UserError if it is none."""
+    if state.key.ndim != 2:
+        raise UserError("ensemble: the state is that of one net; stack_states makes one of several")
+    check_stacked(*state[:3], n=state.key.shape[0])
+    return state.key.shape[0]
+
+
+def check_stacked(*parts: dict, n: int | None = None) -> int:
+    """Return the length of the first axis of all leaves: `n`, if given.
+
+    Raises:
+        UserError: with the name of the first leaf that has another length.
+    """
+    for part in parts:
+        for name, leaf in tree.flatten(part).items():
+            have = leaf.shape[0] if leaf.ndim else 0
+            n = have if n is None else n
+            if have != n:
+                raise UserError(f"ensemble: {name} has {have} members, expected {n}")
+    if not n:
+        raise UserError("ensemble: no members, needs one or more")
+    return n
+
+
+def check_member_batch(batch: Batch, n: int) -> None:
+    """Raise a UserError unless every array of a batch has a first axis of `n` members."""
+    for name, part in zip(("inputs", "targets"), batch, strict=True):
+        for array in input_leaves(part):
+            if array.ndim == 0 or array.shape[0] != n:
+                shape = tuple(array.shape)
+                raise UserError(f"ensemble: {name} {shape} for {n} members, needs ({n}, batch, ...)")
 
 
 def _unstacked(part: dict, n: int) -> list[dict]:
@@ -63,4 +108,4 @@ def _unstacked(part: dict, n: int) -> list[dict]:
 
 
 def _member_batch(batch, i: int, same_batch: bool):
-    return batch if same_batch else tuple(part[i] for part in batch)
+    return batch if same_batch else tuple(map_arrays(lambda a: a[i], part) for part in batch)

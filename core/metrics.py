@@ -1,4 +1,16 @@
-"""What is measured of a classifier's predictions."""
+"""What is measured of predictions beside the loss, on NumPy arrays and torch tensors alike.
+
+    accuracy, top_k_accuracy(k), expected_calibration_error     class scores against class numbers
+    binary_accuracy                                             scores of yes or no, such as one
+    logit r2                                                          numbers against numbers
+
+Each is `f(predictions, targets) -> a scalar float32 array` and refuses shapes that it cannot mean.
+Nothing branches on a value, so all run under vmap and jit. All but `expected_calibration_error` and
+`r2` are means over the examples: those of parts of a set have the whole's as their mean. The two
+have `mean_over_examples = False`, and `evaluate` asks for it.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -6,27 +18,209 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, UserError
 
 
+# --- classes ------------------------------------------------------------------------------------
 def accuracy(predictions: Array, targets: Array) -> Array:
-    """The fraction of right predictions, a scalar float32 array.
+    """Return the fraction of targets whose class has the largest score.
 
-    predictions: (batch, classes), scores of any scale; targets: (batch,) class numbers or (batch, classes)
-    one-hot.
+    Args:
+        predictions: (batch, classes, ...), scores of any scale for two or more classes.
+        targets: (batch, ...) class numbers, or (batch, classes, ...) one-hot or soft labels.
+            What is below 0, such as the -100 that torch's losses ignore, is not counted.
+
+    Raises:
+        UserError: where the shapes mean no classes: one score an example (`binary_accuracy`), or
+            numbers for targets (`r2`).
     """
+    classes = _classes("accuracy", predictions, targets)
+    return _mean_of_counted(predictions.argmax(1) == classes, classes)
+
+
+def class_accuracy(predictions: Array, targets: Array) -> Array:
+    """Return `accuracy`, also of a single class: for a loss of classes, whatever their number."""
+    classes = _classes("accuracy", predictions, targets, least=1)
+    return _mean_of_counted(predictions.argmax(1) == classes, classes)
+
+
+def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
+    """Return the metric: the fraction of targets whose class is among the `k` largest scores.
+
+    Of equal scores the first class counts as the largest, so that k = 1 is `accuracy`. Predictions
+    and targets are as there.
+    """
+    if type(k) is not int or k < 1:
+        raise UserError(f"top_k_accuracy: k is {k!r}, needs a positive integer")
+
+    def top_k(predictions: Array, targets: Array) -> Array:
+        xp = namespace(predictions)
+        classes = _classes("top_k_accuracy", predictions, targets)
+        if predictions.shape[1] < k:
+            raise UserError(f"top_k_accuracy: k is {k}, but there are {predictions.shape[1]} classes")
+        n, n_classes, *rest = predictions.shape
+        index = _arange_like(n_classes, classes).reshape((n_classes, *[1] * len(rest)))
+        number = classes.reshape((n, 1, *rest))
+        own = xp.where(index == number, predictions, xp.zeros_like(predictions))
+        own = xp.sum(own, axis=1, keepdims=True)
+        behind = (predictions < own) | ((predictions == own) & (index >= number))  # not so a NaN
+        ahead = xp.sum(xp.astype(~behind, xp.int64), axis=1)
+        return _mean_of_counted((ahead < k) & (classes >= 0), classes)
+
+    return top_k
+
+
+def expected_calibration_error(predictions: Array, targets: Array, n_bins: int = 15) -> Array:
+    """Return the mean distance of confidence and accuracy (Guo et al. 2017, equation 3).
+
+    The confidence is the largest softmax probability. Examples are binned by it into `n_bins`
+    intervals of equal width, (0, 1/n], ...; the distances of the bins' means are weighted by the
+    bins' counts.
+
+    Args:
+        predictions: (batch, classes, ...) logits of two or more classes.
+        targets: as those of `accuracy`.
+        n_bins: the number of intervals.
+    """
+    if type(n_bins) is not int or n_bins < 1:
+        raise UserError(f"expected_calibration_error: n_bins is {n_bins!r}, needs a positive integer")
     xp = namespace(predictions)
-    if predictions.shape[0] == 0:
-        raise UserError("accuracy: an empty batch has none")
-    if targets.ndim == 2:
-        targets = xp.argmax(targets, axis=1)
-    if targets.shape[0] != predictions.shape[0]:
-        raise UserError(f"accuracy: {predictions.shape[0]} predictions for {targets.shape[0]} targets")
-    if isinstance(predictions, np.ndarray):  # the same number in fewer calls
-        right = np.count_nonzero(predictions.argmax(axis=1) == targets)
-        return np.float32(right / predictions.shape[0])
-    return xp.mean(xp.astype(xp.argmax(predictions, axis=1) == targets, xp.float32))
+    classes = _classes("expected_calibration_error", predictions, targets)
+    logits = xp.astype(predictions, xp.float64)
+    shifted = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
+    confidence = 1.0 / xp.sum(shifted, axis=1)  # the largest of them is exp(0)
+    hits = xp.astype(xp.argmax(predictions, axis=1) == classes, xp.float64)
+    counted = xp.astype(classes >= 0, xp.float64)
+    gaps = xp.reshape((hits - confidence) * counted, (-1, 1))
+    bins = xp.clip(xp.ceil(xp.reshape(confidence, (-1, 1)) * n_bins) - 1, 0, n_bins - 1)
+    in_bin = bins == _arange_like(n_bins, classes)
+    by_bin = xp.sum(xp.where(in_bin, gaps, xp.zeros_like(gaps)), axis=0)
+    return xp.astype(xp.sum(xp.abs(by_bin)) / xp.sum(counted), xp.float32)
 
 
 def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
-    """Counts (classes, classes): row = true class, column = predicted class."""
+    """Return counts (classes, classes): row = true class, column = predicted class."""
     xp = namespace(predicted)
     pairs = xp.reshape(targets * n_classes + predicted, (-1, 1)) == xp.arange(n_classes**2)
     return xp.reshape(xp.sum(xp.astype(pairs, xp.int64), axis=0), (n_classes, n_classes))
+
+
+# --- yes or no, numbers -------------------------------------------------------------------------
+def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) -> Array:
+    """Return the fraction of scores on the right side of `threshold`.
+
+    Args:
+        predictions: (batch,), (batch, 1) or (batch, labels) scores.
+        targets: the same shape; (batch,) and (batch, 1) go together. Over 0.5 is yes, so 0 and 1,
+            False and True, and -1 and 1 are all understood.
+        threshold: above it a score means yes; 0 of a logit, 0.5 of a probability.
+    """
+    xp = namespace(predictions)
+    predictions, targets = _same_shape("binary_accuracy", predictions, targets)
+    hits = (predictions > threshold) == (targets > 0.5)
+    hits = hits & (predictions == predictions)  # a NaN is never right
+    return xp.mean(xp.astype(hits, xp.float32))
+
+
+def r2(predictions: Array, targets: Array) -> Array:
+    """Return the coefficient of determination: 1 - sum (y - f)^2 / sum (y - mean y)^2.
+
+    Of several outputs the mean of theirs, as scikit-learn's `r2_score`. Where all targets are equal
+    it is 1 for perfect predictions and 0 for others.
+
+    Args:
+        predictions: (batch,) or (batch, outputs) numbers, for two or more examples.
+        targets: the same shape; (batch,) and (batch, 1) go together.
+    """
+    xp = namespace(predictions)
+    predictions, targets = _same_shape("r2", predictions, targets)
+    n = targets.shape[0]
+    if n < 2:
+        raise UserError(f"r2: {n} example has no spread of its own, needs two or more")
+    f, y = (xp.astype(part, xp.float64) for part in (predictions, targets))
+    rest = xp.sum((y - f) ** 2, axis=0)
+    spread = xp.sum((y - xp.mean(y, axis=0, keepdims=True)) ** 2, axis=0)
+    rounding = n * (1e-15 * xp.max(xp.abs(y), axis=0)) ** 2  # what is left of equal targets
+    varied, one = spread > rounding, xp.ones_like(spread)
+    perfect = xp.astype(rest <= rounding, xp.float64)
+    explained = xp.where(varied, 1 - rest / xp.where(varied, spread, one), perfect)
+    return xp.astype(xp.mean(explained), xp.float32)
+
+
+for _metric in (expected_calibration_error, r2):
+    _metric.mean_over_examples = False
+
+
+# --- shapes -------------------------------------------------------------------------------------
+def means_classes(predictions: Array, targets: Array, least: int = 2) -> bool:
+    """Return True for scores of `least` or more classes and a class number for each position."""
+    return (
+        predictions.ndim >= 2
+        and predictions.shape[1] >= least
+        and _is_integer(targets)
+        and targets.shape == predictions.shape[:1] + predictions.shape[2:]
+    )
+
+
+def means_one_hot(predictions: Array, targets: Array, least: int = 2) -> bool:
+    """Return True for scores of `least` or more classes and targets of the same shape."""
+    return predictions.ndim >= 2 and predictions.shape[1] >= least and targets.shape == predictions.shape
+
+
+def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> Array:
+    """Return the class numbers (batch, ...) that `targets` mean; a UserError if none."""
+    _expect_examples(name, predictions, targets)
+    if means_classes(predictions, targets, least):
+        return targets
+    if means_one_hot(predictions, targets, least):
+        xp = namespace(targets)
+        numbers = xp.astype(targets, xp.int8) if xp.isdtype(targets.dtype, "bool") else targets
+        return xp.argmax(numbers, axis=1)
+    shapes = f"predictions {tuple(predictions.shape)}, {_dtype(targets)} targets {tuple(targets.shape)}"
+    raise UserError(
+        f"{name}: {shapes}; needs two or more classes (batch, classes, ...) and integers "
+        "(batch, ...), or both alike; see binary_accuracy and r2 for other targets"
+    )
+
+
+def _same_shape(name: str, predictions: Array, targets: Array) -> tuple[Array, Array]:
+    """Return both in one shape: a last axis of one element may be missing in one of them."""
+    _expect_examples(name, predictions, targets)
+    a, b = tuple(predictions.shape), tuple(targets.shape)
+    if a != b and a != (*b, 1) and b != (*a, 1):
+        raise UserError(f"{name}: predictions {a} and targets {b}; needs the same shape")
+    shape = min(a, b, key=len)
+    return predictions.reshape(shape), targets.reshape(shape)
+
+
+def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
+    """Raise a UserError unless both have the same number of examples, at least one."""
+    if predictions.ndim == 0 or predictions.shape[0] == 0:
+        raise UserError(f"{name}: an empty batch has none")
+    n = targets.shape[0] if targets.ndim else 0
+    if n != predictions.shape[0]:
+        raise UserError(f"{name}: {predictions.shape[0]} predictions for {n} targets")
+
+
+def _mean_of_counted(hits: Array, classes: Array) -> Array:
+    """Return the share of hits among the targets that are a class; one below 0 never hits.
+
+    In few calls: this is a part of every training step.
+    """
+    if isinstance(hits, np.ndarray):  # the same number in fewer calls
+        n = np.count_nonzero(classes >= 0)
+        return np.float32(np.count_nonzero(hits) / n if n else np.nan)
+    xp = namespace(hits)
+    fraction = hits.count_nonzero() / (classes >= 0).count_nonzero()
+    return fraction if fraction.dtype == xp.float32 else xp.astype(fraction, xp.float32)
+
+
+def _is_integer(x: Array) -> bool:
+    """Return True for integers and truth values."""
+    kind = getattr(x.dtype, "kind", None)  # of NumPy only
+    return kind in ("i", "u", "b") if kind else not (x.dtype.is_floating_point or x.dtype.is_complex)
+
+
+def _dtype(x: Array) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _arange_like(n: int, x: Array) -> Array:
+    return namespace(x).arange(n, device=x.device)

@@ -15,6 +15,7 @@ cosine), hence the same bits on NumPy, torch CPU and CUDA.
 """
 
 import math
+import operator
 from statistics import NormalDist
 
 import numpy as np
@@ -28,24 +29,49 @@ DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a 
 
 def key(seed: int) -> np.ndarray:
     """The key (2,) of a seed, an integer from 0 to 2**64 - 1."""
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise UserError(f"seed: {seed!r} is not an integer") from None
     if not 0 <= seed < 2**64:
         raise UserError(f"seed: {seed} is not between 0 and 2**64 - 1")
     return np.array([seed & MASK, seed >> 32], dtype=np.int64)
 
 
+def check_key(key: Array) -> Array:
+    """Return the key; a UserError if it is none, as a seed would be."""
+    shape = getattr(key, "shape", None)
+    if shape is None:
+        raise UserError(f"key: {key!r} is no key; random.key(seed) makes one")
+    if len(shape) != 1 or not 2 <= shape[0] <= 4 or "int" not in str(key.dtype):
+        about = f"{str(key.dtype).removeprefix('torch.')} of shape {tuple(shape)}"
+        raise UserError(f"key: {about}, needs int64 of shape (2,); random.key(seed) makes one")
+    return key
+
+
 def split(key: Array, n: int = 2) -> Array:
     """`n` new keys (n, 2), independent of each other and of what `key` draws."""
+    if not isinstance(n, int | np.integer) or n < 0:
+        raise UserError(f"split: {n!r} keys; needs an integer that is not negative")
     first, second, *_ = _hash(key, n, SPLIT)
     return namespace(key).stack([first, second], axis=1)
 
 
 def fold_in(key: Array, data: int | Array) -> Array:
     """The key of `data`, an integer from 0 to 2**32 - 1: another key for every step, layer or epoch."""
+    if not hasattr(key, "dtype"):
+        check_key(key)
     xp = namespace(key)
     if key.shape[0] == 4:  # no room for a third number: hash the first two into a new key
         first, second, *_ = _hash(key, 1, FOLD)
         key = xp.concat([first, second])
+    if isinstance(data, float):
+        raise UserError(f"fold_in: {data} is not an integer")
+    if isinstance(data, np.integer) and not isinstance(key, np.ndarray):
+        data = int(data)
     if isinstance(data, int):
+        if not 0 <= data <= MASK:
+            raise UserError(f"fold_in: {data} is not between 0 and 2**32 - 1")
         data = xp.full((1,), data, dtype=key.dtype, device=key.device)
     return xp.concat([key, xp.reshape(data, (1,)) & MASK])
 
@@ -118,6 +144,8 @@ def philox(counter, key):
 
 def _hash(key: Array, n: int, purpose: int):
     """Four arrays (n,) of random words, one counter for each index."""
+    if not hasattr(key, "dtype") or key.ndim != 1:
+        check_key(key)
     folded = key.shape[0] - 2
     data = [key[2 + i : 3 + i] for i in range(folded)] + [0] * (2 - folded)
     index = namespace(key).arange(n, dtype=key.dtype, device=key.device)

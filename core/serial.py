@@ -1,5 +1,6 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
+import numbers
 from collections.abc import Callable
 
 from purenets.core import random, tree
@@ -15,6 +16,13 @@ def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
     for name, shape in shapes.items():
         if params[name].shape != shape:
             raise UserError(f"{name}: shape is {tuple(params[name].shape)}, expected {shape}")
+
+
+def expect_sizes(layer: str, **sizes: int) -> None:
+    """Raise a UserError that names the size of a layer that is no positive integer."""
+    for name, value in sizes.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{layer}: {name} is {value!r}, needs a positive integer")
 
 
 def expect_features(x: Array, n: int) -> None:
@@ -81,6 +89,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
 
 def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     """The leaves "fc1.weight", ... as a dict for each layer that has any; a UserError names those of no layer."""
+    if not isinstance(leaves, dict):
+        raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
     parts = {}
     for full, leaf in leaves.items():
         layer, _, name = full.partition(".")

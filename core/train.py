@@ -11,23 +11,28 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random, tree
+from purenets.core import random, running_sums, tree
 from purenets.core.arrays import namespace, plain
 from purenets.core.base import (
+    Array,
     Batch,
     Buffers,
     GradFn,
     History,
     Metrics,
+    MetricsFn,
     Model,
     Optimizer,
     Params,
     Step,
     TrainState,
+    UserError,
 )
+from purenets.core.batch import count_examples, map_arrays
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
+from purenets.core.optim.state import check_opt_state, same_entries
 from purenets.core.signals import stop_requested
 from purenets.core.vector_dict import with_vector
 
@@ -44,22 +49,32 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, heard between two steps; `save` has been called."""
 
 
-def init_state(model: Model, optimizer: Optimizer, key) -> TrainState:
-    """The state before the first step, with params drawn by the model."""
-    init_key, step_key = random.split(key)
+def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
+    """Return the state before the first step, with params drawn by the model.
+
+    Args:
+        key: made by `random.key(seed)`; NumPy or torch.
+    """
+    init_key, step_key = random.split(random.check_key(key))
     return train_state(*model.init(init_key), optimizer, step_key)
 
 
-def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key) -> TrainState:
-    """Return the state before the first step, with given params; key and step lie beside them.
+def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:
+    """Return the state before the first step, with given params; key and step lie on their device.
 
     A torch.nn.Parameter is taken by its values. To differentiate a training by the params that it begins
     with, give plain tensors.
+
+    Raises:
+        UserError: if the params or buffers are no dict of arrays, or the key is none.
     """
+    for name, part in (("params", params), ("buffers", buffers)):
+        if not isinstance(part, dict):
+            raise UserError(f"{name}: a {type(part).__name__}, needs a dict of arrays by name")
     params = tree.map(plain, params)
     leaf = first_leaf(params)
     xp = namespace(leaf)
-    key = xp.asarray(key, dtype=xp.int64, device=leaf.device)
+    key = xp.asarray(random.check_key(key), dtype=xp.int64, device=leaf.device)
     step = xp.zeros((), dtype=xp.int64, device=leaf.device)
     params = with_vector(params)
     return TrainState(params, buffers, optimizer.init(params), key, step)
@@ -84,7 +99,13 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
             return metrics["loss"], grads
 
         extra = {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
-        params, opt_state = advance(grads, state.opt_state, params, **extra)
+        try:
+            params, opt_state = advance(grads, state.opt_state, params, **extra)
+        except KeyError:
+            check_opt_state(optimizer, params, state.opt_state)
+            raise
+        if not same_entries(opt_state, state.opt_state):
+            check_opt_state(optimizer, params, state.opt_state)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 
     return step
@@ -103,74 +124,131 @@ def fit(
     metric_sums: Metrics | None = None,
     label: str = "train",
 ) -> tuple[TrainState, History]:
-    """Train from `state.step` to `steps`; returns the last state and a row for every `every` steps.
+    """Train from `state.step` to `steps`; return the last state and a row for every `every` steps.
 
-    A row holds the step, the mean of the step's metrics since the row before, and what `evaluate(state)`
-    returns; the row of step 0 is only evaluated. Between rows nothing waits for the device.
+    A row holds the step, the mean of the metrics of the steps since the row before (or since this
+    call began), and what `evaluate(state)` returns; the row of step 0 is only evaluated. Between rows
+    nothing waits for the device (`core/running_sums.py`).
 
-    save(state, history, sums): called after each row, and on Ctrl-C or SIGTERM before `Interrupted` is
-    raised. Pass its three values back in to go on as if nothing had happened.
-    Raises Diverged once a metric is not finite; the step is found by going through the last steps again.
+    Args:
+        step: as `make_step` returns it.
+        state: where to begin; a trained one is trained further.
+        batches: the function from the step, counted from 0, to its batch.
+        steps: where to end, counted from step 0.
+        every: steps between two rows; 0 for the last only.
+        evaluate: returns numbers by names that are neither "step" nor those of the step's metrics.
+        save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM
+            before `Interrupted` is raised. Pass its three values back in to go on as if nothing had
+            happened.
+        history: the rows to go on with.
+        metric_sums: of the steps since the last row, as `save` got them.
+        label: what the progress bar says.
+
+    Raises:
+        Diverged: once a metric is not finite; the step is found by taking the last steps again.
+        UserError: for a history of later steps than the state, and for names that a row has twice.
     """
-    history, metric_sums, begin = list(history), dict(metric_sums or {}), int(state.step)
-    good = state  # the state of the last row
+    history, begin, names = list(history), int(state.step), None
+    _check_plan(steps, every, history, begin)
+    sums, good = running_sums.begin(metric_sums, history, begin), state  # good: the state of the last row
     with (
         stop_requested() as stop,
         np.errstate(over="ignore", invalid="ignore"),  # the rows are checked instead
         tqdm(total=steps, initial=begin, desc=label, unit="step", disable=None) as bar,
     ):
         if begin == 0 and evaluate and not history:
-            history.append({"step": 0, **evaluate(state)})
+            history.append(_row(0, {}, evaluate(state)))
         for i in range(begin, steps):
             state, metrics = step(state, batches(i))
-            metric_sums = (
-                {name: metric_sums[name] + value for name, value in metrics.items()}
-                if metric_sums
-                else metrics
-            )
+            if metrics.keys() != names:  # at the first step
+                running_sums.check_names(sums, metrics)
+                _expect_new_names(metrics, history[-1] if history and i == 0 else {})
+                names = set(metrics)
+            sums = running_sums.add(sums, metrics)
             bar.update()
             done = i + 1
             if done == steps or (every and done % every == 0):
-                since = history[-1]["step"] if history else 0
-                row = {
-                    "step": done,
-                    **{name: float(total) / (done - since) for name, total in metric_sums.items()},
-                }
-                row |= evaluate(state) if evaluate else {}
+                row = _row(done, running_sums.means(sums, metrics, done), evaluate(state) if evaluate else {})
                 if not all(math.isfinite(value) for value in row.values()):
-                    raise Diverged(_where_it_diverged(step, good, batches, done))
+                    raise Diverged(_where_it_diverged(step, good, batches, row))
                 history.append(row)
-                good, metric_sums = state, {}
+                good, sums = state, {running_sums.STEP: done}
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in metrics}, refresh=False)
                 if save:
-                    save(state, history, metric_sums)
+                    save(state, history, {})
             if stop():
-                if save and metric_sums:
-                    save(state, history, metric_sums)
+                if save and len(sums) > 1:
+                    save(state, history, sums)
                 raise Interrupted(f"stopped after step {done} of {steps}")
     return state, history
 
 
-def evaluate(
-    metrics: Callable[[Params, Buffers, Batch], Metrics], state: TrainState, data: Batch, batch_size: int = 0
-) -> dict[str, float]:
-    """The metrics of a state on all of `data`, as numbers, in evaluation mode; `batch_size` at a time."""
-    x, y = data
-    n = y.shape[0]
-    size = batch_size or n
+def _check_plan(steps: int, every: int, history: History, begin: int) -> None:
+    """Raise a UserError unless the steps are numbers and the history ends at `begin` or before."""
+    for name, value in (("steps", steps), ("every", every)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            raise UserError(f"{name}: {value!r}, needs an integer that is not negative")
+    if steps < begin:
+        raise UserError(f"steps: {steps}, but the state has taken {begin}; steps count from the first")
+    last = max((row.get("step", math.inf) for row in history), default=0)
+    if last == math.inf:
+        raise UserError("history: a row without its 'step'")
+    if last > begin:
+        raise UserError(f"history: a row of step {last}, but the state has taken {begin} steps only")
+
+
+def _row(step: int, means: dict[str, float], found: dict[str, float]) -> dict[str, float]:
+    """Return a row: the step, the means of the training steps, and what `evaluate` found."""
+    if not isinstance(found, dict):
+        raise UserError(f"evaluate: returned a {type(found).__name__}, needs a dict of numbers")
+    row = {"step": step, **means}
+    _expect_new_names(found, row)
+    return row | {name: v if type(v) in (int, float) else float(v) for name, v in found.items()}
+
+
+def _expect_new_names(found: dict, row: dict) -> None:
+    """Raise a UserError that names what both `evaluate` and the training steps call the same."""
+    twice = sorted(found.keys() & row.keys())
+    if twice:
+        names = ", ".join(twice)
+        raise UserError(f"evaluate: returns {names}, which every row has already; try test_{twice[0]}")
+
+
+def evaluate(metrics: MetricsFn, state: TrainState, data: Batch, batch_size: int = 0) -> dict[str, float]:
+    """Return the metrics of a state on all of `data`, as numbers, in evaluation mode.
+
+    Args:
+        metrics: as `metrics_fn` returns it; each a mean over the examples if `batch_size` is given.
+        data: inputs (an array, or a tuple or dict of them) and targets.
+        batch_size: examples at a time, 0 for all; metrics of the parts are averaged by size.
+
+    Raises:
+        UserError: for no examples, a `batch_size` that is no size, and a metric that is not the mean
+            of its values on parts (`r2`).
+    """
+    n = count_examples(data, "evaluate")
+    if not isinstance(batch_size, int | np.integer) or batch_size < 0:
+        raise UserError(f"batch_size: {batch_size!r}, needs a positive integer, or 0 for all at once")
+    size = min(batch_size or n, n)
+    whole_only = getattr(metrics, "whole_only", ())
+    if size < n and whole_only:
+        raise UserError(f"batch_size: {', '.join(whole_only)} of {n} examples is no mean of parts, needs 0")
     totals: dict[str, float] = {}
     for begin in range(0, n, size):
-        part = x[begin : begin + size], y[begin : begin + size]
-        for name, value in metrics(state.params, state.buffers, part).items():
-            totals[name] = totals.get(name, 0.0) + float(value) * part[1].shape[0]
+        x, y = (map_arrays(lambda a, begin=begin: a[begin : begin + size], part) for part in data)
+        for name, value in metrics(state.params, state.buffers, (x, y)).items():
+            totals[name] = totals.get(name, 0.0) + float(value) * min(size, n - begin)
     return {name: total / n for name, total in totals.items()}
 
 
-def _where_it_diverged(step: Step, state: TrainState, batches, end: int) -> str:
-    """Steps are pure, so the steps since the last row can be taken again, this time looking at each."""
-    for i in range(int(state.step), end):
+def _where_it_diverged(step: Step, state: TrainState, batches, row: dict) -> str:
+    """Say where the first number that is not finite came up.
+
+    Steps are pure, so the steps since the last row can be taken again, this time looking at each.
+    """
+    for i in range(int(state.step), row["step"]):
         state, metrics = step(state, batches(i))
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            return f"the loss is {loss} at step {i + 1}"
-    return f"the evaluation after step {end} is not finite"
+        for name, value in metrics.items():
+            if not math.isfinite(float(value)):
+                return f"the {name} is {float(value)} at step {i + 1}"
+    return f"the evaluation after step {row['step']} is not finite"

@@ -177,7 +177,7 @@ def leaves_of(layout: Layout, vector: Array) -> tuple[Array, ...]:
     return tuple([vector[place].reshape(shape) for place, shape in pairs])
 
 
-def as_plain(params: Params) -> Params:
+def as_dict(params: Params) -> Params:
     """Return a plain dict of the leaves, for who reads each of them once; `params` itself if it is one."""
     if type(params) is not VectorDict:
         return params

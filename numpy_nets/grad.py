@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params
-from purenets.core.metrics import accuracy
-from purenets.core.vector_dict import as_plain
+import numpy as np
+
+from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
+from purenets.core.metrics import class_accuracy
+from purenets.core.vector_dict import as_dict
 from purenets.numpy_nets.modules import (
     Module,
     params_backward,
@@ -42,11 +44,12 @@ def grad_fn(model: NumpyModel) -> GradFn:
     """The gradient of the mean cross-entropy: forward, loss, and back by hand."""
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        expect_arrays(params, batch)
         x, y = batch
-        logits, buffers, cache = model.forward(as_plain(params), buffers, x, train=True, key=key)
+        logits, buffers, cache = model.forward(as_dict(params), buffers, x, train=True, key=key)
         loss, loss_cache = softmax_cross_entropy_forward(logits, y)
         grads = params_backward(model)(softmax_cross_entropy_backward(1.0, loss_cache), cache)
-        return grads, (buffers, {"loss": loss, "accuracy": accuracy(logits, y)})
+        return grads, (buffers, {"loss": loss, "accuracy": class_accuracy(logits, y)})
 
     grad.uses_key = model.uses_key
     return grad
@@ -56,8 +59,18 @@ def metrics_fn(model: NumpyModel) -> Callable[[Params, Buffers, Batch], Metrics]
     """Loss and accuracy of a batch in evaluation mode."""
 
     def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
+        expect_arrays(params, batch)
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
-        return {"loss": softmax_cross_entropy_forward(logits, y)[0], "accuracy": accuracy(logits, y)}
+        return {"loss": softmax_cross_entropy_forward(logits, y)[0], "accuracy": class_accuracy(logits, y)}
 
     return metrics
+
+
+def expect_arrays(params: Params, batch: Batch) -> None:
+    """Raise a UserError for params that are no dict, or a batch of anything but NumPy arrays."""
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
+    for name, part in zip(("inputs", "targets"), batch, strict=True):
+        if not isinstance(part, np.ndarray):
+            raise UserError(f"batch: the {name} are a {type(part).__name__}, needs NumPy arrays")

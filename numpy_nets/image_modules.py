@@ -12,7 +12,7 @@ from einops import rearrange, reduce, repeat
 
 from purenets.core import random
 from purenets.core.base import UserError
-from purenets.core.serial import expect, expect_channels
+from purenets.core.serial import expect, expect_channels, expect_sizes
 from purenets.numpy_nets.modules import Linear, Module, ReLU
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
@@ -114,12 +114,12 @@ def max_pool_backward(dout, cache):
 # --- global average pooling -------------------------------------------------------------------------------
 
 
-def mean_forward(x):
+def global_avg_pool_forward(x):
     """Return the mean over all pixels: (B, C, H, W) -> (B, C)."""
     return reduce(x, "b c h w -> b c", "mean"), x.shape
 
 
-def mean_backward(dout, cache):
+def global_avg_pool_backward(dout, cache):
     """Return dx: (B, C, H, W) for dout: (B, C); each pixel gets an equal part."""
     _, _, H, W = cache
     return repeat(dout / (H * W), "b c -> b c h w", h=H, w=W)
@@ -167,6 +167,7 @@ def batch_norm_backward(dout, cache):
 def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int = 0) -> Module:
     """(B, n_in, H, W) -> (B, n_out, H', W'). Weights and bias uniform within 1 / sqrt(n_in size^2), as in
     PyTorch, and drawn as `purenets.torch_nets.layers.Conv` draws them."""
+    expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):
@@ -206,16 +207,18 @@ def _fixed(kind, forward, backward, *arguments) -> Module:
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
     """The largest value of each window; the padding never wins."""
+    expect_sizes("MaxPool", size=size, stride=stride)
     return _fixed("MaxPool", max_pool_forward, max_pool_backward, size, stride, padding)
 
 
 def GlobalAvgPool() -> Module:
     """(B, C, H, W) -> (B, C): the mean over all pixels."""
-    return _fixed("GlobalAvgPool", mean_forward, mean_backward)
+    return _fixed("GlobalAvgPool", global_avg_pool_forward, global_avg_pool_backward)
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
     """BatchNorm with running statistics in the buffers, as `purenets.torch_nets.layers.BatchNorm`."""
+    expect_sizes("BatchNorm", n=n)
 
     def init(key):
         params = {"weight": np.ones(n, np.float32), "bias": np.zeros(n, np.float32)}

@@ -16,8 +16,15 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.base import UserError
-from purenets.core.data.checks import are_class_numbers
-from purenets.core.serial import expect, expect_features, serial_apply, serial_init, serial_uses_key
+from purenets.core.data.checks import are_class_indices
+from purenets.core.serial import (
+    expect,
+    expect_features,
+    expect_sizes,
+    serial_apply,
+    serial_init,
+    serial_uses_key,
+)
 
 # --- linear -----------------------------------------------------------------------------------------------
 
@@ -174,7 +181,7 @@ def classes_or_labels(logits, targets):
     targets, n_classes = np.asarray(targets), logits.shape[-1]
     if logits.ndim > 2:
         raise UserError(f"cross_entropy: logits of shape {logits.shape}, needs (batch, classes)")
-    if not are_class_numbers(logits, targets, targets.dtype.kind in "iub"):
+    if not are_class_indices(logits, targets, targets.dtype.kind in "iub"):
         return _checked_labels(targets).astype(logits.dtype, copy=False)
     if targets.dtype != np.int64:
         targets = targets.astype(np.int64)
@@ -225,6 +232,7 @@ def params_backward(module) -> Callable:
 
 def Linear(n_in: int, n_out: int) -> Module:
     """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
+    expect_sizes("Linear", n_in=n_in, n_out=n_out)
 
     shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
 

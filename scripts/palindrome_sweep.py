@@ -95,11 +95,11 @@ def main(config: Config) -> dict:
     """All cells, shared out among the processes of torchrun; what they found."""
     import torch  # when work starts, here and below, so that --help is quick
 
-    from purenets.torch_nets.distributed import processes, wait_for_all
+    from purenets.torch_nets.distributed import barrier, processes
 
     with processes(torch.device("cpu")) as group:
         folder = runs.open_run(config, group.writes)
-        wait_for_all(group)  # until the folder is there
+        barrier(group)  # until the folder is there
         cells = [(name, T) for name in config.settings for T in config.lengths]
 
         def row(i: int) -> dict:
@@ -112,7 +112,7 @@ def main(config: Config) -> dict:
                     print(summary(row(i)), flush=True)
                 except Interrupted as error:
                     raise Interrupted(f"{error}; go on with --resume") from error
-        wait_for_all(group)
+        barrier(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
     found = {"command": runs.command_line(config), "n": config.seeds, **runs.environment(), **runs.machine()}
     found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}

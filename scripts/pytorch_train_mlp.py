@@ -31,10 +31,10 @@ def backend_of(config: Config) -> mlp_task.Backend:
     import torch  # when work starts, so that --help is quick
 
     from purenets.torch_nets import MLP, grad_fn, jit, metrics_fn
-    from purenets.torch_nets.convert import device_of
+    from purenets.torch_nets.convert import device_from_name
 
     torch.set_num_threads(config.threads)
-    device = device_of(config.device)
+    device = device_from_name(config.device)
     compiler = jit if config.compile else lambda step: step
     return mlp_task.Backend(
         "PyTorch MLP", MLP, grad_fn, metrics_fn, lambda x: torch.as_tensor(x, device=device), compiler

@@ -173,11 +173,11 @@ def set_up_torch(config: Config):
     """Threads, and no denormal numbers: vanishing gradients are full of them, which is slow. The device."""
     import torch
 
-    from purenets.torch_nets.convert import device_of
+    from purenets.torch_nets.convert import device_from_name
 
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)
-    return device_of(config.device)
+    return device_from_name(config.device)
 
 
 def train(config: Config) -> Result:

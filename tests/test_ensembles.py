@@ -68,3 +68,61 @@ def test_states_come_back_and_must_be_of_one_step():
     ahead, _ = step(states[0], (x[0], y[0]))
     with pytest.raises(UserError, match=r"needs states of one step, got \[1, 0\]"):
         many.stack_states([ahead, states[1]])
+
+
+# --- as many members everywhere ---------------------------------------------------------------
+
+both_backends = pytest.mark.parametrize("backend", BACKENDS)
+
+
+@both_backends
+@pytest.mark.parametrize("members", [1, 2, 4])
+def test_batch_of_more_or_fewer_members_is_refused(backend, members):
+    many, step, states, (x, y) = setting(backend)
+    batch = [tree.stack([{"a": part[0]}] * members)["a"] for part in (x, y)]
+    for wrong in (tuple(batch), (batch[0], y), (x, batch[1])):
+        with pytest.raises(UserError, match="for 3 members"):
+            many.ensemble(step)(many.stack_states(states), wrong)
+
+
+@both_backends
+@pytest.mark.parametrize("part", ["params", "opt_state"])
+def test_state_whose_parts_have_other_numbers_of_members_is_refused(backend, part):
+    many, step, states, batch = setting(backend)
+    three, two = many.stack_states(states), many.stack_states(states[:2])
+    for state, other in ((three, two), (two, three)):
+        mixed = state._replace(**{part: getattr(other, part)})
+        with pytest.raises(UserError, match=r"ensemble: .* members, expected [23]"):
+            many.ensemble(step, same_batch=True)(mixed, (batch[0][0], batch[1][0]))
+        with pytest.raises(UserError, match=r"ensemble: .* members, expected [23]"):
+            many.unstack_states(mixed)
+
+
+@both_backends
+def test_state_of_one_net_is_no_ensemble(backend):
+    many, step, states, batch = setting(backend)
+    with pytest.raises(UserError, match="the state is that of one net"):
+        many.ensemble(step)(states[0], batch)
+
+
+@both_backends
+def test_metrics_of_more_or_fewer_members_are_refused(backend):
+    many, _, states, (x, y) = setting(backend)
+    params = many.stack_states(states).params
+    metrics = many.metrics_fn(BACKENDS[backend][1](2, [6], 2))
+    with pytest.raises(UserError, match="for 3 members"):
+        many.ensemble_metrics(metrics, same_batch=False)(params, {}, (x[:2], y[:2]))
+    mixed = params | {"fc2.bias": params["fc2.bias"][:2]}
+    with pytest.raises(UserError, match=r"fc2.bias has 2 members, expected 3"):
+        many.ensemble_metrics(metrics)(mixed, {}, (x[0], y[0]))
+
+
+@both_backends
+def test_states_of_other_nets_or_none_are_not_stacked(backend):
+    many, _, states, _ = setting(backend)
+    with pytest.raises(UserError, match="no states"):
+        many.stack_states([])
+    net = BACKENDS[backend][1](2, [7], 2)
+    other = init_state(net, optim.adam(), BACKENDS[backend][2](random.key(0)))
+    with pytest.raises(UserError, match=r"fc1.weight: shape is \(7, 2\), expected \(6, 2\)"):
+        many.stack_states([states[0], other])

@@ -147,26 +147,25 @@ def test_ensemble(nets, name):
 def test_scan(nets, name):
     optimizer = optimizer_of(name)
     state, (x, y) = start(nets, optimizer)
-    state, _ = scan(step_of(nets, optimizer), STEPS)(state, (x, y))
+    state, _ = scan(step_of(nets, optimizer), state, (x, y))
     assert_same(tree.map(np.asarray, state.params), name)
 
 
 @pytest.fixture(scope="module")
-def compiled() -> dict[str, dict]:
-    """The params of all optimizers after 50 steps of one compiled function that takes a step with each."""
+def compiled() -> dict[str, TrainState]:
+    """The states after 50 calls of one compiled function that takes a step with each optimizer."""
     steps = {name: step_of(torch_nets, optimizer_of(name)) for name in optim.OPTIMIZERS}
-    states, (x, y) = {}, tuple(map(torch.as_tensor, batches()))
-    for name in steps:
-        states[name] = start(torch_nets, optimizer_of(name))[0]
+    states = {name: start(torch_nets, optimizer_of(name))[0] for name in steps}
+    x, y = map(torch.as_tensor, batches())
     step_all = torch_nets.jit(lambda states, batch: {n: steps[n](s, batch)[0] for n, s in states.items()})
     for i in range(STEPS):
         states = step_all(states, (x[i], y[i]))
-    return {name: tree.map(np.asarray, state.params) for name, state in states.items()}
+    return states
 
 
 @by_optimizer
 def test_jit(compiled, name):
-    assert_same(compiled[name], name)
+    assert_same(tree.map(np.asarray, compiled[name].params), name)
 
 
 def test_a_compiled_and_an_eager_state_are_exchanged():

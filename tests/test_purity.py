@@ -136,7 +136,7 @@ CALLS = {
     "vector_dict.leaves_of": lambda p: vector_dict.leaves_of(
         vector_dict.layout_of(p), vector_dict.vector_of(vector_dict.with_vector(p))
     ),
-    "vector_dict.as_plain": vector_dict.as_plain,
+    "vector_dict.as_dict": vector_dict.as_dict,
     "vector_dict.vector_of": vector_dict.vector_of,
     "vector_dict.layout_of": vector_dict.layout_of,
     "vector_dict.with_vector": vector_dict.with_vector,
@@ -145,24 +145,30 @@ CALLS = {
     "tree.unstack": lambda p: tree.unstack(tree.stack([p, p])),
     "elementwise.apply_updates": lambda p: optim.apply_updates(p, p),
     "hyper.first_leaf": hyper.first_leaf,
-    "hyper.zero": hyper.zero,
-    "hyper.count_for": lambda p: hyper.count_for(p, lambda count: count),
-    "hyper.counted": lambda p: hyper.counted(Frozen(count=hyper.zero(p))),
-    "hyper.hyper": lambda p: hyper.hyper(lambda count: count, Frozen(count=hyper.zero(p)), p),
-    "hyper.as_float": lambda p: hyper.as_float(hyper.zero(p), p),
-    "hyper.count_as_float": lambda p: hyper.count_as_float(hyper.zero(p), p),
+    "hyper.zero_count": hyper.zero_count,
+    "hyper.init_count": lambda p: hyper.init_count(p, lambda count: count),
+    "hyper.next_count": lambda p: hyper.next_count(Frozen(count=hyper.zero_count(p))),
+    "hyper.resolve_hyper": lambda p: hyper.resolve_hyper(
+        lambda count: count, Frozen(count=hyper.zero_count(p)), p
+    ),
+    "hyper.count_to_dtype": lambda p: hyper.count_to_dtype(hyper.zero_count(p), p),
+    "hyper.count_as_float": lambda p: hyper.count_as_float(hyper.zero_count(p), p),
     "arithmetic.scaled": lambda p: arithmetic.scaled(p, 2.0),
     "arithmetic.divided_by_root": lambda p: arithmetic.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
     "arithmetic.running_mean": lambda p: arithmetic.running_mean(0.9, p, p),
     "arithmetic.running_mean_of_squares": lambda p: arithmetic.running_mean_of_squares(0.9, p, p),
-    "hyper.with_hyper": lambda p: hyper.with_hyper(0.1, lambda h, g, _: g).update(p, Frozen(), p),
+    "hyper.stateless_with_hyper": lambda p: hyper.stateless_with_hyper(0.1, lambda h, g, _: g).update(
+        p, Frozen(), p
+    ),
     "arithmetic.moments": lambda p: arithmetic.moments(0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)),
     "arithmetic.choose": lambda p: arithmetic.choose(p["fc1.bias"][0] > 0, p, p),
-    "transforms.rectification": lambda p: transforms.rectification(0.99, hyper.zero(p) + 1, p),
+    "transforms.rectification": lambda p: transforms.rectification(0.99, hyper.zero_count(p) + 1, p),
     "wrappers.partition": update_with(
         lambda: wrappers.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
     ),
     "wrappers.all_finite": wrappers.all_finite,
+    "ensemble.check_stacked": lambda p: ensemble.check_stacked(tree.stack([p, p]), n=2),
+    "state.check_opt_state": lambda p: state.check_opt_state(optim.adam(), p, optim.adam().init(p)),
     "state.get_state": lambda p: state.get_state(Frozen(inner=p), "fc1.bias"),
     "state.set_hyperparams": lambda p: state.set_hyperparams(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
     "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
@@ -180,6 +186,7 @@ CALLS = {
         None,
         None,
     ),
+    "grad.expect_tensors": lambda p: grad.expect_tensors(p, tuple(map(torch.zeros, (3, 2)))),
     "convert.to_torch": convert.to_torch,
     "convert.to_numpy": convert.to_numpy,
     **{f"optim.{name}": update_with(make) for name, make in optim.OPTIMIZERS.items()},
@@ -208,6 +215,7 @@ CALLS = {
 ELSEWHERE = {
     "train.fit", "serial.serial_uses_key", "serial.serial_init",
     "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load", "folder.save",
+    "state.same_entries",
     "ensemble.ensemble_metrics",
 }  # fmt: skip
 

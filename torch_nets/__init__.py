@@ -5,6 +5,7 @@ from purenets.core.ensemble import stack_states, unstack_states
 from purenets.core.optim.kernels import register_kernel
 from purenets.core.scan import register_loop
 from purenets.torch_nets import layers
+from purenets.torch_nets.batchnorm import update_batchnorm
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
@@ -39,4 +40,5 @@ __all__ = [
     "to_numpy",
     "to_torch",
     "unstack_states",
+    "update_batchnorm",
 ]

@@ -29,7 +29,7 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
     return wrapped
 
 
-def on_inputs(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
+def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
     """`grad_fn` on inputs that `f` maps, such as a normalization."""
     return lambda params, buffers, batch, key: grad_fn(params, buffers, (f(batch[0]), batch[1]), key)
 
@@ -61,7 +61,7 @@ def alternating_flips(key, n: int, epoch: int) -> Tensor:
     return random.bernoulli(torch.as_tensor(key), 0.5, (n,)) ^ bool(epoch % 2)
 
 
-def alternately_flipped(data: Batch, batch_size: int, key) -> Callable[[int], Batch]:
+def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int], Batch]:
     """`data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of which are
     mirrored again in every other epoch. A batch across two epochs is taken as of the first."""
     x, y = data

@@ -28,7 +28,7 @@ def to_numpy(params: dict) -> dict:
     return tree.map(one, params)
 
 
-def device_of(name: str) -> torch.device:
+def device_from_name(name: str) -> torch.device:
     """The device called `name` ("auto" is CUDA where there is one); a UserError if it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

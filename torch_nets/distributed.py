@@ -148,11 +148,11 @@ def broadcast_from_rank0(value, group: Group):
 def rank0_first(f: Callable, group: Group):
     """`f()` on all ranks, on the first one before the others: it may make files that the others only read."""
     value = f() if group.writes else None
-    wait_for_all(group)
+    barrier(group)
     return value if group.writes else f()
 
 
-def wait_for_all(group: Group) -> None:
+def barrier(group: Group) -> None:
     """Until all ranks have come here."""
     if group.size > 1:
         with _lost():

@@ -14,6 +14,7 @@ import torch
 
 from purenets.core import random, tree
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
+from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 
 AXES = TrainState(params=0, buffers=0, opt_state=0, key=0, step=None)  # all have taken as many steps
 
@@ -24,14 +25,30 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
     same_batch: all members see one batch, without an axis of members. A member's key is its own, so members
     that draw (dropout) draw differently.
     """
-    return torch.func.vmap(
+    step_all = torch.func.vmap(
         step, in_dims=(AXES, None if same_batch else 0), out_dims=(AXES, 0), randomness="error"
     )
+
+    def checked(state: TrainState, batch: Batch):
+        n = count_members(state)
+        if not same_batch:
+            check_member_batch(batch, n)
+        return step_all(state, batch)
+
+    return checked
 
 
 def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
     """`metrics(params, buffers, batch)` of all members: each metric as (members,)."""
-    return torch.func.vmap(metrics, in_dims=(0, 0, None if same_batch else 0))
+    metrics_all = torch.func.vmap(metrics, in_dims=(0, 0, None if same_batch else 0))
+
+    def checked(params: Params, buffers: Buffers, batch: Batch):
+        n = check_stacked(params, buffers)
+        if not same_batch:
+            check_member_batch(batch, n)
+        return metrics_all(params, buffers, batch)
+
+    return checked
 
 
 # --- side by side: large nets, for which vmap would be no faster ---------------------------------------------
@@ -40,6 +57,16 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
 def check_members(k: int) -> None:
     if type(k) is not int or k < 1:
         raise UserError(f"members: {k}, needs a positive integer")
+
+
+def check_prefixes(k: int, params: Params, buffers: Buffers) -> None:
+    """Raise a UserError unless the params are of the members 0 to k - 1, and buffers of such."""
+    for what, part, needed in (("params", params, k), ("buffers", buffers, 0)):
+        found = {name.partition(".")[0] for name in part}
+        known = {str(i) for i in range(k)}
+        if found - known or len(found) < needed:
+            names = ", ".join(sorted(found)) or "none"
+            raise UserError(f"ensemble of {k}: {what} of the members {names}, expected 0 to {k - 1}")
 
 
 def deep_ensemble(model: Model, k: int) -> Model:
@@ -56,6 +83,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
         return params, buffers
 
     def apply(params, buffers, x, *, train=False, key=None):
+        check_prefixes(k, params, buffers)
         logits, new = [], {}
         for i in range(k):
             mine, state = (tree.select(part, f"{i}.") for part in (params, buffers))
@@ -74,6 +102,7 @@ def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
     check_members(k)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        check_prefixes(k, params, buffers)
         grads, new, rows = {}, {}, []
         for i in range(k):
             mine, state = (tree.select(part, f"{i}.") for part in (params, buffers))

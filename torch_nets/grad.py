@@ -2,29 +2,30 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from purenets.core import tree
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
-from purenets.core.metrics import accuracy
+from purenets.core.data.checks import input_leaves
 from purenets.core.vector_dict import ALL, from_vector, vector_of
+from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
 from purenets.torch_nets.losses import cross_entropy
 
-METRICS = {
-    "accuracy": accuracy
-}  # f(logits, targets) -> a scalar, by name; "loss" is there without being asked
 
-
-def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] = METRICS) -> GradFn:
+def grad_fn(
+    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
+) -> GradFn:
     """Return the gradient of `loss(logits, targets)` by the params, in training mode.
 
     Args:
         model: the network.
         loss: `f(logits, targets) -> scalar`.
-        metrics: `f(logits, targets) -> scalar` by name, evaluated on the same batch.
+        metrics: `f(logits, targets) -> scalar` by name, beside the "loss", which is always there.
+            By default the accuracy, where loss and targets mean one (`default_metrics.py`).
 
     Returns:
         A gradient function. Where something beside the params requires grad (inputs, a temperature in
@@ -35,6 +36,7 @@ def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Cal
     by_func = torch.func.grad(forward, has_aux=True)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        expect_tensors(params, batch)
         if not can_use_autograd(params):
             return by_func(_values(params), buffers, batch, key)
         return autograd_grads(forward, params, buffers, batch, key)
@@ -43,9 +45,9 @@ def grad_fn(model: Model, loss: Callable = cross_entropy, metrics: dict[str, Cal
     return grad
 
 
-def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable]) -> Callable:
+def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -> Callable:
     """`forward(params, buffers, batch, key) -> (loss, (buffers, metrics))` in training mode."""
-    expect_no_loss(metrics)
+    metrics = metrics_or_default(metrics, loss)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
@@ -119,30 +121,56 @@ def can_use_autograd(params: Params) -> bool:
     )
 
 
-def expect_no_loss(metrics: dict[str, Callable]) -> None:
-    """Raise a UserError if one of the metrics has the name of the loss."""
+def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> dict[str, Callable]:
+    """Return `metrics`, or what is measured beside `loss` by default.
+
+    Raises:
+        UserError: if one of them has the name of the loss.
+    """
+    if metrics is None:
+        return {"accuracy": accuracy_for(loss)}
     if "loss" in metrics:
         raise UserError("metrics: the loss is always there; choose another name than 'loss'")
+    return metrics
 
 
 def compute_metrics(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
-    """The loss, and each metric by its name."""
+    """Return the loss and each metric by its name, without those that are None."""
     found = {"loss": loss}
     for name, f in metrics.items():
-        found[name] = f(logits.detach(), targets)
+        value = f(logits.detach(), targets)
+        if value is not None:
+            found[name] = value
     return found
 
 
+def expect_tensors(params: Params, batch: Batch) -> None:
+    """Raise a UserError for params that are no dict and a batch that is not of tensors."""
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of tensors by name")
+    for name, part in zip(("inputs", "targets"), batch, strict=True):
+        if isinstance(part, Tensor):
+            continue
+        for array in input_leaves(part):
+            if isinstance(array, np.ndarray | np.generic | list):
+                kind = type(array).__name__
+                raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")
+
+
 def metrics_fn(
-    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] = METRICS
+    model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """The loss and `metrics` of a batch in evaluation mode."""
-    expect_no_loss(metrics)
+    """Return `f(params, buffers, batch)`: the loss and `metrics` (as in `grad_fn`) in evaluation."""
+    metrics = metrics_or_default(metrics, loss)
 
     @torch.no_grad()
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
+        expect_tensors(params, batch)
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
         return compute_metrics(loss(logits, y), logits, y, metrics)
 
+    measure.whole_only = tuple(
+        name for name, f in metrics.items() if not getattr(f, "mean_over_examples", True)
+    )
     return measure

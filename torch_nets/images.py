@@ -12,7 +12,7 @@ from torch import Tensor
 from purenets.core import data
 from purenets.core.base import Batch, UserError
 from purenets.core.data import images
-from purenets.core.data.images import ImageDataset, mean_and_deviation
+from purenets.core.data.images import ImageDataset, channel_mean_std
 
 SOURCES = ("cifar10", "folder", "digits")
 WAYS_OUT = (
@@ -93,7 +93,7 @@ def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_tra
     parts = ((x[train_rows], y[train_rows]), (x[valid_rows], y[valid_rows]), tuple(map(np.array, found.test)))
     mean, deviation = (
         rearrange(torch.tensor(a, dtype=torch.float32, device=device), "c -> 1 c 1 1")
-        for a in mean_and_deviation(parts[0][0])
+        for a in channel_mean_std(parts[0][0])
     )
 
     def normalize(x: Tensor) -> Tensor:

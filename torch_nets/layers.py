@@ -21,6 +21,7 @@ from purenets.core.serial import (
     expect_batch,
     expect_channels,
     expect_features,
+    expect_sizes,
     serial_apply,
     serial_init,
     serial_uses_key,
@@ -33,8 +34,11 @@ MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a l
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
     """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 / sqrt(n_in), as
     nn.Linear."""
+    expect_sizes("Linear", n_in=n_in, n_out=n_out)
+    if bound is not None and not 0 <= bound < math.inf:
+        raise UserError(f"Linear: bound is {bound}, needs a number that is not negative")
     shapes = {"weight": (n_out, n_in)} | ({"bias": (n_out,)} if bias else {})
-    bound = bound or 1 / math.sqrt(n_in)
+    bound = 1 / math.sqrt(n_in) if bound is None else bound
 
     def init(key):
         draws = zip(shapes.items(), random.split(torch.as_tensor(key), 2), strict=False)
@@ -123,6 +127,7 @@ def Dropout(rate: float) -> Model:
 
 def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al. 2016)."""
+    expect_sizes("LayerNorm", n=n)
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, {"weight": (n,), "bias": (n,)})
@@ -172,6 +177,7 @@ def Conv(
 ) -> Model:
     """Cross-correlation with (n_out, n_in, size, size) weights; drawn as nn.Conv2d: uniform within
     1 / sqrt(n_in size^2). dirac: the first n_in filters let their channel pass as it is, at the start."""
+    expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
     shapes = {"weight": (n_out, n_in, size, size)} | ({"bias": (n_out,)} if bias else {})
     bound = 1 / math.sqrt(n_in * size * size)
 
@@ -245,6 +251,7 @@ def BatchNorm(
         total: the sum over all processes that share a batch (`torch_nets.distributed.total`); then mean and
             variance are those of the whole batch.
     """
+    expect_sizes("BatchNorm", n=n)
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
 
     def init(key):
@@ -306,6 +313,7 @@ def _running_statistics(buffers, count, mean: Tensor, var: Tensor, momentum: flo
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
+    expect_sizes("MaxPool", size=size, stride=stride)
     return elementwise(lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding), "MaxPool")
 
 

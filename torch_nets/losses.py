@@ -5,6 +5,7 @@ wait. A class that does not exist is refused by torch's kernel (on a CPU with on
 a device assert); no class number is taken as "ignore this example".
 """
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from purenets.core.base import UserError
-from purenets.core.data.checks import are_class_numbers
+from purenets.core.data.checks import are_class_indices
 
 NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
 
@@ -31,7 +32,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         UserError: the targets are neither, or (on a CPU, in eager mode) a class that does not
             exist.
     """
-    return _cross_entropy(logits, targets, 0.0)
+    return smoothed_cross_entropy(logits, targets, 0.0)
 
 
 def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -41,10 +42,11 @@ def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
     """
     if not 0 <= amount <= 1:
         raise UserError(f"label_smoothed: amount {amount} is not from 0 to 1")
-    return lambda logits, targets: _cross_entropy(logits, targets, amount)
+    return functools.partial(smoothed_cross_entropy, smoothing=amount)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes."""
     try:
         return torch.nn.functional.cross_entropy(
             logits,
@@ -63,6 +65,6 @@ def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
 def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the targets in a dtype that torch takes: int64, or floating point."""
     integers = not (targets.is_floating_point() or targets.is_complex())
-    if are_class_numbers(logits, targets, integers):
+    if are_class_indices(logits, targets, integers):
         return targets.long()
     return targets.to(logits.dtype) if integers else targets

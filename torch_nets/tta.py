@@ -5,7 +5,7 @@ import torch
 from purenets.core.base import Model
 
 
-def mirror_averaged(model: Model) -> Model:
+def flip_averaged(model: Model) -> Model:
     """Test-time augmentation: in evaluation the mean of the logits of an image and of its mirror image."""
 
     def apply(params, buffers, x, *, train=False, key=None):

@@ -92,7 +92,7 @@ def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
 # --- initialization ---------------------------------------------------------------------------------------
 
 
-def default(key: Tensor, shapes: dict) -> Params:
+def default_init(key: Tensor, shapes: dict) -> Params:
     """All uniform within 1 / sqrt(hidden), as nn.RNN and nn.Linear."""
     bound = 1 / math.sqrt(shapes["b_h"][0])
     keys = random.split(key, len(shapes))
@@ -102,19 +102,19 @@ def default(key: Tensor, shapes: dict) -> Params:
     }
 
 
-def orthogonal(key: Tensor, shapes: dict) -> Params:
-    """`default`, but W_hh a random rotation (Saxe et al. 2013) and b_h zero: the first states keep their
+def orthogonal_init(key: Tensor, shapes: dict) -> Params:
+    """`default_init`, but W_hh a random rotation (Saxe et al. 2013) and b_h zero: the first states keep their
     norm, and so does the gradient on its way back."""
     W_key, rest_key = random.split(key)
     q, r = torch.linalg.qr(random.normal(W_key, shapes["W_hh"], "float64"))
     W_hh = (q * torch.sign(torch.diagonal(r))).float()  # the sign makes it uniform over all rotations
-    return default(rest_key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros(shapes["b_h"])}
+    return default_init(rest_key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros(shapes["b_h"])}
 
 
-def identity(key: Tensor, shapes: dict) -> Params:
-    """`default`, but W_hh the identity and b_h zero (Le et al. 2015 did so for ReLU)."""
+def identity_init(key: Tensor, shapes: dict) -> Params:
+    """`default_init`, but W_hh the identity and b_h zero (Le et al. 2015 did so for ReLU)."""
     n = shapes["b_h"][0]
-    return default(key, shapes) | {"W_hh": torch.eye(n), "b_h": torch.zeros(n)}
+    return default_init(key, shapes) | {"W_hh": torch.eye(n), "b_h": torch.zeros(n)}
 
 
-INITS = dict(zip(RNN_INITS, (default, orthogonal, identity), strict=True))
+INITS = dict(zip(RNN_INITS, (default_init, orthogonal_init, identity_init), strict=True))

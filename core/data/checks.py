@@ -1,6 +1,6 @@
 """What a batch must look like: its shapes and dtypes, and the values that no loss can mean.
 
-`are_class_numbers` looks at shapes and dtypes only, so a loss may call it in every step on any
+`are_class_indices` looks at shapes and dtypes only, so a loss may call it in every step on any
 device. `expect_examples` reads all values once, where data enter (`batches`, `check`).
 """
 
@@ -12,7 +12,7 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, UserError
 
 
-def are_class_numbers(logits: Array, targets: Array, integers: bool) -> bool:
+def are_class_indices(logits: Array, targets: Array, integers: bool) -> bool:
     """Return True for class numbers, False for one-hot or soft labels.
 
     Args:

@@ -81,7 +81,7 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
     return ImageDataset(*parts, classes)
 
 
-def mean_and_deviation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (C,) and the deviation (C,) of every channel of uint8 images (n, C, H, W).
 
     From the histograms of the channels: exact, and in little memory. A constant channel has

@@ -22,7 +22,13 @@ from purenets.core.optim.optimizers import (
     sgd,
 )
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
-from purenets.core.optim.state import get_state, inject_hyperparams, set_hyperparams, with_averaged_params
+from purenets.core.optim.state import (
+    check_opt_state,
+    get_state,
+    inject_hyperparams,
+    set_hyperparams,
+    with_averaged_params,
+)
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -69,6 +75,7 @@ __all__ = [
     "apply_updates",
     "beta_lasso",
     "chain",
+    "check_opt_state",
     "clip_by_global_norm",
     "clip_by_value",
     "elementwise",

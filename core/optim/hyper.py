@@ -25,24 +25,24 @@ def unless_zero(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[
     return () if is_zero(value) else (transform(value),)
 
 
-def with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Optimizer:
+def stateless_with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Optimizer:
     """The transform `f(value, grads, params) -> updates` of one hyper-parameter."""
     if type(value) in (int, float):
         return Optimizer(lambda params: {}, lambda grads, state, params: (f(value, grads, params), state))
 
     def update(grads, state, params):
-        return f(hyper(value, state, grads), grads, params), counted(state)
+        return f(resolve_hyper(value, state, grads), grads, params), next_count(state)
 
-    return Optimizer(lambda params: count_for(params, value), update)
+    return Optimizer(lambda params: init_count(params, value), update)
 
 
-def hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
+def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     """The value of a hyper-parameter: a number as it is, a schedule at the state's count, an array in the
     dtype of the gradients (a NumPy float64 would promote float32 leaves)."""
     if type(value) in (int, float):
         return value
     if callable(value):
-        return hyper(value(as_float(state["count"], grads)), state, grads)
+        return resolve_hyper(value(count_to_dtype(state["count"], grads)), state, grads)
     leaf = first_leaf(grads)
     xp = namespace(value)
     if xp is not namespace(leaf):
@@ -50,31 +50,31 @@ def hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     return value if value.dtype == leaf.dtype else xp.astype(xp.asarray(value), leaf.dtype)
 
 
-def expect_decays(*values: Hyper) -> None:
+def check_decays(*values: Hyper) -> None:
     """Raise a UserError that names the number that no running mean can decay by."""
     for value in values:
         if type(value) in (int, float) and not 0 <= value < 1:
             raise UserError(f"betas: {value} is not from 0 to below 1")
 
 
-def count_for(params: Params, *values: Hyper) -> dict:
+def init_count(params: Params, *values: Hyper) -> dict:
     """The entry "count" of a state, where one of the values is a schedule."""
-    return {"count": zero(params)} if any(callable(value) for value in values) else {}
+    return {"count": zero_count(params)} if any(callable(value) for value in values) else {}
 
 
-def counted(state: dict) -> dict:
+def next_count(state: dict) -> dict:
     """The entry "count" of the next state, where this one has it."""
     return {"count": state["count"] + 1} if "count" in state else {}
 
 
-def zero(params: Params) -> Array:
+def zero_count(params: Params) -> Array:
     """A count of 0: int64, on the device of the params."""
     leaf = first_leaf(params)
     xp = namespace(leaf)
     return xp.zeros((), dtype=xp.int64, device=leaf.device)
 
 
-def as_float(count: Array, grads: Params) -> Array:
+def count_to_dtype(count: Array, grads: Params) -> Array:
     """The count as a number of the gradients' dtype (float32 at least), so that what is computed from it
     has the dtype of the net."""
     leaf, xp = first_leaf(grads), namespace(count)
@@ -83,13 +83,15 @@ def as_float(count: Array, grads: Params) -> Array:
 
 def count_as_float(count: Array, grads: Params) -> float | Array:
     """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy, or a tensor on
-    the CPU outside of torch.compile and of torch.func's transforms. Else as `as_float` has it."""
+    the CPU outside of torch.compile and of torch.func's transforms. Else as `count_to_dtype` has it."""
     readable = isinstance(count, NUMPY) or (count.is_cpu and not is_tracing())
-    return float(count) if readable else as_float(count, grads)
+    return float(count) if readable else count_to_dtype(count, grads)
 
 
 def first_leaf(params: Params) -> Array:
     """Any leaf, for its library, device and dtype."""
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
     for leaf in params.values():
         return leaf
     raise UserError("params: an optimizer needs at least one leaf")

@@ -13,7 +13,7 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import running_mean
-from purenets.core.optim.hyper import Hyper, count_for, counted, hyper, unless_zero
+from purenets.core.optim.hyper import Hyper, init_count, next_count, resolve_hyper, unless_zero
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -80,14 +80,14 @@ def scale_by_muon(
     """The running mean of g (Nesterov: one step ahead), orthogonalized."""
 
     def init(params):
-        return {**count_for(params, momentum), "momentum_buffer": tree.zeros_like(params)}
+        return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}
 
     def update(grads, state, params):
-        mu = hyper(momentum, state, grads)
+        mu = resolve_hyper(momentum, state, grads)
         mean = running_mean(mu, state["momentum_buffer"], grads)
         direction = running_mean(mu, mean, grads) if nesterov else mean
-        updates = tree.map(lambda d: orthogonal(d, ns_coefficients, ns_steps, eps, precision), direction)
-        return updates, {**counted(state), "momentum_buffer": mean}
+        updates = tree.map(lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision), direction)
+        return updates, {**next_count(state), "momentum_buffer": mean}
 
     return Optimizer(init, update)
 
@@ -102,7 +102,7 @@ def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
     return stateless(scale)
 
 
-def orthogonal(
+def newton_schulz(
     g: Array,
     coefficients: tuple[float, float, float] = COEFFICIENTS,
     steps: int = 5,

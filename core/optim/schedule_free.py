@@ -15,7 +15,15 @@ from purenets.core.base import Optimizer
 from purenets.core.optim.arithmetic import maximum
 from purenets.core.optim.elementwise import elementwise_as
 from purenets.core.optim.extra_args import like_inner
-from purenets.core.optim.hyper import Hyper, as_float, count_for, counted, hyper, unless_zero, zero
+from purenets.core.optim.hyper import (
+    Hyper,
+    count_to_dtype,
+    init_count,
+    next_count,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_adam, scale_by_learning_rate
 
 
@@ -25,9 +33,9 @@ def schedule_free(
     """`optimizer` (without a momentum of its own; its rate is `lr`), with averages in place of momentum."""
 
     def init(params):
-        nothing = as_float(zero(params), params)
+        nothing = count_to_dtype(zero_count(params), params)
         return {
-            **count_for(params, lr, beta),
+            **init_count(params, lr, beta),
             "lr_max": nothing,
             "weight_sum": nothing,
             "x": params.copy(),
@@ -36,8 +44,8 @@ def schedule_free(
         }
 
     def update(grads, state, params, **extra):
-        b = hyper(beta, state, grads)
-        lr_max = maximum(state["lr_max"], hyper(lr, state, grads) + 0 * state["lr_max"])
+        b = resolve_hyper(beta, state, grads)
+        lr_max = maximum(state["lr_max"], resolve_hyper(lr, state, grads) + 0 * state["lr_max"])
         weight = lr_max**weight_lr_power
         weight_sum = state["weight_sum"] + weight
         c = weight / namespace(weight_sum).where(weight_sum > 0, weight_sum, 1 + 0 * weight_sum)
@@ -46,7 +54,7 @@ def schedule_free(
         x = tree.map(lambda x, z: x + c * (z - x), state["x"], z)
         updates = tree.map(lambda x, z, y: b * x + (1 - b) * z - y, x, z, params)
         averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
-        return updates, {**counted(state), **averages, "inner": inner}
+        return updates, {**next_count(state), **averages, "inner": inner}
 
     return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
 

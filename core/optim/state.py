@@ -1,11 +1,12 @@
 """Read and change what an optimizer keeps in its state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from purenets.core.arrays import like
-from purenets.core.base import Array, Optimizer, TrainState, UserError
+from purenets.core import tree
+from purenets.core.arrays import like, namespace
+from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.extra_args import like_inner
-from purenets.core.optim.hyper import as_float, zero
+from purenets.core.optim.hyper import count_to_dtype, zero_count
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
@@ -20,7 +21,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
     def init(params):
-        number = as_float(zero(params), params)
+        number = count_to_dtype(zero_count(params), params)
         values = {name: like(value, number) for name, value in held.items()}
         return {"hyper": values, "inner": make(**values, **fixed).init(params)}
 
@@ -46,13 +47,64 @@ def get_state(opt_state: dict, name: str):
     raise UserError(f"{name}: no such entry in the state of the optimizer")
 
 
+def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> None:
+    """Raise a UserError unless `opt_state` has the entries and shapes that `optimizer` keeps."""
+    try:
+        tree.check_like(opt_state, optimizer.init(params))
+    except UserError as error:
+        raise UserError(f"opt_state: of another optimizer or other params: {error}") from error
+
+
+def same_entries(a: dict, b: dict) -> bool:
+    """Return True if two states have the same entries; only the names of plain dicts are compared."""
+    if a.keys() != b.keys():
+        return False
+    pairs = ((inner, b[name]) for name, inner in a.items() if type(inner) is dict)
+    return all(isinstance(other, dict) and same_entries(inner, other) for inner, other in pairs)
+
+
 def with_averaged_params(state: TrainState) -> TrainState:
-    """The state to evaluate: its params replaced by the average that the optimizer keeps of them (`ema`, or
-    the "x" of `schedule_free`), where it keeps one."""
-    for entry, inner in _entries(state.opt_state):
-        if entry in ("ema", "x") and isinstance(inner, dict) and inner.keys() == state.params.keys():
-            return state._replace(params=inner)
-    return state
+    """Return the state to evaluate: each leaf of its params replaced by the average kept of it.
+
+    Averages are the "ema" of `ema` and the "x" of `schedule_free`, at any depth of the optimizer's
+    state; each may be of a part of the params (`partition`, `masked`, `muon(other=...)`). Leaves that
+    have none stay as they are, and so does the state of an optimizer that keeps none. BatchNorm's
+    running statistics in the buffers are still those of the raw params:
+    `torch_nets.update_batchnorm` takes them anew.
+
+    Raises:
+        UserError: if an average is not of these params (as that of a vector of all), or a leaf has two.
+    """
+    params, places = dict(state.params), {}
+    for place, average in _averages(state.opt_state, ""):
+        for name, leaf in average.items():
+            if name not in params or leaf.shape != params[name].shape:
+                what = f"{name!r} of shape {tuple(leaf.shape)}"
+                raise UserError(
+                    f"with_averaged_params: {place} averages {what}, which is no leaf of the params"
+                )
+            if name in places:
+                raise UserError(f"with_averaged_params: {name} has two averages, {places[name]} and {place}")
+            places[name] = place
+            params[name] = namespace(leaf).astype(leaf, params[name].dtype, copy=False)
+    return state._replace(params=params) if places else state
+
+
+def _averages(opt_state: dict, path: str) -> Iterator[tuple[str, Params]]:
+    """Yield each average with its place in the state, such as "1/ema".
+
+    A label of `partition` may be called so too. What lies under it is a state: its entries are
+    dicts, or counts.
+    """
+    for entry, inner in opt_state.items():
+        if not isinstance(inner, dict):
+            continue
+        is_average = entry == "ema" or (entry == "x" and "z" in opt_state)
+        is_state = inner.keys() <= {"count"} or any(isinstance(leaf, dict) for leaf in inner.values())
+        if is_average and not is_state:
+            yield path + entry, inner
+        else:
+            yield from _averages(inner, f"{path}{entry}/")
 
 
 def _entries(opt_state: dict):

@@ -32,17 +32,17 @@ from purenets.core.optim.elementwise import (
 from purenets.core.optim.extra_args import takes_extra_args, with_extra_args
 from purenets.core.optim.hyper import (
     Hyper,
-    as_float,
     as_numbers,
+    check_decays,
     count_as_float,
-    count_for,
-    counted,
-    expect_decays,
+    count_to_dtype,
     first_leaf,
-    hyper,
+    init_count,
     is_zero,
-    with_hyper,
-    zero,
+    next_count,
+    resolve_hyper,
+    stateless_with_hyper,
+    zero_count,
 )
 
 # --- composition ------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
 
 def scale_by_learning_rate(lr: Hyper) -> Optimizer:
     """Updates -lr g: the end of every chain."""
-    return elementwise(with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr)))
+    return elementwise(stateless_with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr)))
 
 
 def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
@@ -117,7 +117,7 @@ def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
     def add(weight_decay, grads, params):
         return tree.map(lambda g, p: g + weight_decay * p, grads, params)
 
-    return elementwise(with_hyper(weight_decay, add))
+    return elementwise(stateless_with_hyper(weight_decay, add))
 
 
 def clip_by_value(limit: Hyper) -> Optimizer:
@@ -126,7 +126,7 @@ def clip_by_value(limit: Hyper) -> Optimizer:
     def clip(limit, grads, params):
         return tree.map(lambda g: namespace(g).clip(g, -limit, limit), grads)
 
-    return elementwise(with_hyper(limit, clip))
+    return elementwise(stateless_with_hyper(limit, clip))
 
 
 def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
@@ -138,7 +138,7 @@ def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
         xp = namespace(norm)
         return scaled(grads, xp.where(norm > max_norm, max_norm / norm, xp.ones_like(norm)))
 
-    return with_hyper(max_norm, clip)
+    return stateless_with_hyper(max_norm, clip)
 
 
 def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Optimizer:
@@ -146,19 +146,19 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
     damped = not is_zero(dampening)
 
     def init(params):
-        counter = {"count": zero(params)} if damped else count_for(params, momentum)
+        counter = {"count": zero_count(params)} if damped else init_count(params, momentum)
         return {**counter, "momentum_buffer": tree.zeros_like(params)}
 
     def update(grads, state, params):
-        decay, fresh = hyper(momentum, state, grads), grads
+        decay, fresh = resolve_hyper(momentum, state, grads), grads
         if damped:
-            xp, count = namespace(state["count"]), as_float(state["count"], grads)
+            xp, count = namespace(state["count"]), count_to_dtype(state["count"], grads)
             fresh = scaled(
-                grads, xp.where(count == 0, xp.ones_like(count), 1 - hyper(dampening, state, grads))
+                grads, xp.where(count == 0, xp.ones_like(count), 1 - resolve_hyper(dampening, state, grads))
             )
         buffer = tree.map(lambda buf, g: decay * buf + g, state["momentum_buffer"], fresh)
         updates = tree.map(lambda g, buf: g + decay * buf, grads, buffer) if nesterov else buffer
-        return updates, {**counted(state), "momentum_buffer": buffer}
+        return updates, {**next_count(state), "momentum_buffer": buffer}
 
     return elementwise(Optimizer(init, update))
 
@@ -169,16 +169,16 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
     def init(params):
         means = {"square_avg": tree.zeros_like(params)}
         means |= {"grad_avg": tree.zeros_like(params)} if centered else {}
-        return {**count_for(params, alpha, eps), **means}
+        return {**init_count(params, alpha, eps), **means}
 
     def update(grads, state, params):
-        a, e = hyper(alpha, state, grads), hyper(eps, state, grads)
+        a, e = resolve_hyper(alpha, state, grads), resolve_hyper(eps, state, grads)
         square = running_mean_of_squares(a, state["square_avg"], grads)
         means, variance = {"square_avg": square}, square
         if centered:
             means["grad_avg"] = running_mean(a, state["grad_avg"], grads)
             variance = tree.map(lambda v, m: v - m * m, square, means["grad_avg"])
-        return divided_by_root(grads, variance, e), {**counted(state), **means}
+        return divided_by_root(grads, variance, e), {**next_count(state), **means}
 
     return elementwise(Optimizer(init, update))
 
@@ -188,11 +188,14 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
 
     def init(params):
         sums = tree.map(lambda p: namespace(p).full_like(p, initial), params)
-        return {**count_for(params, eps), "sum": sums}
+        return {**init_count(params, eps), "sum": sums}
 
     def update(grads, state, params):
         sums = tree.map(lambda s, g: s + g * g, state["sum"], grads)
-        return divided_by_root(grads, sums, hyper(eps, state, grads)), {**counted(state), "sum": sums}
+        return divided_by_root(grads, sums, resolve_hyper(eps, state, grads)), {
+            **next_count(state),
+            "sum": sums,
+        }
 
     return elementwise(Optimizer(init, update))
 
@@ -200,15 +203,15 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
     """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero. `amsgrad`
     takes the largest v so far, before the correction, as torch does (Reddi et al. 2018)."""
-    expect_decays(*betas)
+    check_decays(*betas)
     known = as_numbers(*betas, eps)
     names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
 
     def init(params):
-        return {"count": zero(params), **{name: tree.zeros_like(params) for name in names}}
+        return {"count": zero_count(params), **{name: tree.zeros_like(params) for name in names}}
 
     def update(grads, state, params):
-        b1, b2, e = known or [hyper(value, state, grads) for value in (*betas, eps)]
+        b1, b2, e = known or [resolve_hyper(value, state, grads) for value in (*betas, eps)]
         new = {"count": state["count"] + 1}
         count = count_as_float(new["count"], grads)
         c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
@@ -223,6 +226,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
             return m / (sqrt(largest) * factor + e), m, v, largest
 
         means = [state[name] for name in names]
+        tree.check_names(grads, means[0])  # names what the gradients lack, not what the state has beyond them
         updates, *means = tree.map_to_several(leaf, len(means) + 1, grads, *means)
         new.update(zip(names, means, strict=True))
         return updates, new
@@ -233,16 +237,20 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
 def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper = 4e-3) -> Optimizer:
     """Adam with Nesterov's momentum (Dozat 2016), whose mu_t = b1 (1 - 0.96^(t momentum_decay) / 2):
     ((1 - mu_t) g / (1 - prod mu) + mu_t+1 m / (1 - mu_t+1 prod mu)) / (sqrt(v) + eps)."""
-    expect_decays(*betas)
+    check_decays(*betas)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        return {"count": zero(params), "mu_product": as_float(zero(params), params) + 1, **means}
+        return {
+            "count": zero_count(params),
+            "mu_product": count_to_dtype(zero_count(params), params) + 1,
+            **means,
+        }
 
     def update(grads, state, params):
-        b1, b2, e, decay = [hyper(value, state, grads) for value in (*betas, eps, momentum_decay)]
-        means, counts = moments(b1, b2, grads, state), counted(state)
-        count = as_float(counts["count"], grads)
+        b1, b2, e, decay = [resolve_hyper(value, state, grads) for value in (*betas, eps, momentum_decay)]
+        means, counts = moments(b1, b2, grads, state), next_count(state)
+        count = count_to_dtype(counts["count"], grads)
         mu, ahead = (b1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in (count, count + 1))
         product = state["mu_product"] * mu
         now, later = (1 - mu) / (1 - product), ahead / (1 - product * ahead)
@@ -257,15 +265,15 @@ def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     """Rectified Adam (Liu et al. 2020): r sqrt(1 - b2^t) m / (sqrt(v) + eps) where the length of the second
     average, rho, is over 5, and m alone before; m without its bias, eps beside the root of the biased v."""
-    expect_decays(*betas)
+    check_decays(*betas)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        return {"count": zero(params), **means}
+        return {"count": zero_count(params), **means}
 
     def update(grads, state, params):
-        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
-        means, counts = moments(b1, b2, grads, state), counted(state)
+        b1, b2, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
+        means, counts = moments(b1, b2, grads, state), next_count(state)
         c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         rectified, factor = rectification(b2, counts["count"], grads)
 
@@ -292,17 +300,17 @@ def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Arr
 def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     """m / u: m the running mean of g without its bias to zero, u = max(b2 u, |g| + eps) (Kingma and Ba 2015,
     section 7)."""
-    expect_decays(*betas)
+    check_decays(*betas)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_inf")}
-        return {"count": zero(params), **means}
+        return {"count": zero_count(params), **means}
 
     def update(grads, state, params):
-        b1, b2, e = [hyper(value, state, grads) for value in (*betas, eps)]
+        b1, b2, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
         m = running_mean(b1, state["exp_avg"], grads)
         u = tree.map(lambda u, g: maximum(b2 * u, abs(g) + e), state["exp_inf"], grads)
-        counts = counted(state)
+        counts = next_count(state)
         c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
 
@@ -314,10 +322,10 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("square_avg", "acc_delta")}
-        return {**count_for(params, rho, eps), **means}
+        return {**init_count(params, rho, eps), **means}
 
     def update(grads, state, params):
-        r, e = hyper(rho, state, grads), hyper(eps, state, grads)
+        r, e = resolve_hyper(rho, state, grads), resolve_hyper(eps, state, grads)
         v = running_mean_of_squares(r, state["square_avg"], grads)
 
         def step(g, v, before):
@@ -325,7 +333,7 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
 
         delta = tree.map(step, grads, v, state["acc_delta"])
         squares = running_mean(r, state["acc_delta"], tree.map(lambda d: d * d, delta))
-        return delta, {**counted(state), "square_avg": v, "acc_delta": squares}
+        return delta, {**next_count(state), "square_avg": v, "acc_delta": squares}
 
     return elementwise(Optimizer(init, update))
 
@@ -334,12 +342,15 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
     """sign(b1 m + (1 - b1) g), then m = b2 m + (1 - b2) g (Chen et al. 2023)."""
 
     def init(params):
-        return {**count_for(params, *betas), "exp_avg": tree.zeros_like(params)}
+        return {**init_count(params, *betas), "exp_avg": tree.zeros_like(params)}
 
     def update(grads, state, params):
-        b1, b2 = [hyper(value, state, grads) for value in betas]
+        b1, b2 = [resolve_hyper(value, state, grads) for value in betas]
         ahead = running_mean(b1, state["exp_avg"], grads)
-        return tree.map(sign, ahead), {**counted(state), "exp_avg": running_mean(b2, state["exp_avg"], grads)}
+        return tree.map(sign, ahead), {
+            **next_count(state),
+            "exp_avg": running_mean(b2, state["exp_avg"], grads),
+        }
 
     return elementwise(Optimizer(init, update))
 
@@ -357,4 +368,4 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
 
         return tree.map(one, grads, params)
 
-    return with_hyper(coefficient, scale)
+    return stateless_with_hyper(coefficient, scale)

@@ -18,7 +18,7 @@ from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import choose, running_mean, scaled
 from purenets.core.optim.elementwise import elementwise, elementwise_as
 from purenets.core.optim.extra_args import like_inner, with_extra_args
-from purenets.core.optim.hyper import Hyper, count_for, counted, first_leaf, hyper, zero
+from purenets.core.optim.hyper import Hyper, first_leaf, init_count, next_count, resolve_hyper, zero_count
 from purenets.core.optim.transforms import chain, stateless
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
@@ -135,7 +135,7 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
         raise UserError(f"accumulate: k is {k}, needs a positive integer")
 
     def init(params):
-        return {"count": zero(params), "sum": tree.zeros_like(params), "inner": optimizer.init(params)}
+        return {"count": zero_count(params), "sum": tree.zeros_like(params), "inner": optimizer.init(params)}
 
     def update(grads, state, params, **extra):
         count, total = state["count"] + 1, tree.map(lambda s, g: s + g, state["sum"], grads)
@@ -153,7 +153,7 @@ def apply_if_finite(optimizer: Optimizer) -> Optimizer:
     "skipped" counts these."""
 
     def init(params):
-        return {"skipped": zero(params), "inner": optimizer.init(params)}
+        return {"skipped": zero_count(params), "inner": optimizer.init(params)}
 
     def update(grads, state, params, **extra):
         finite = all_finite(grads)
@@ -182,12 +182,12 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
     after them, from the first params on. Read it by `get_state(opt_state, "ema")`."""
 
     def init(params):
-        return {**count_for(params, decay), "ema": params.copy()}
+        return {**init_count(params, decay), "ema": params.copy()}
 
     def update(updates, state, params):
         moved = tree.map(lambda p, u: p + u, params, updates)
-        mean = running_mean(hyper(decay, state, updates), state["ema"], moved)
-        return updates, {**counted(state), "ema": mean}
+        mean = running_mean(resolve_hyper(decay, state, updates), state["ema"], moved)
+        return updates, {**next_count(state), "ema": mean}
 
     return elementwise(Optimizer(init, update))
 
@@ -197,10 +197,10 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
     fast ones back to them (Zhang et al. 2019)."""
 
     def init(params):
-        return {"count": zero(params), "slow": params.copy(), "inner": optimizer.init(params)}
+        return {"count": zero_count(params), "slow": params.copy(), "inner": optimizer.init(params)}
 
     def update(grads, state, params, **extra):
-        a, count = hyper(alpha, state, grads), state["count"] + 1
+        a, count = resolve_hyper(alpha, state, grads), state["count"] + 1
         updates, inner = optimizer.update(grads, state["inner"], params, **extra)
         fast = tree.map(lambda p, u: p + u, params, updates)
         slow = tree.map(lambda s, f: s + a * (f - s), state["slow"], fast)

@@ -40,7 +40,8 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
 
     preset = cifar10_cnn.PRESETS[cifar10_cnn.BEST]
     filters = torch.zeros(24, 3, 2, 2)  # their values do not matter here
-    values = of_network("cnn", FastCNN(3, 10, filters=filters, widths=preset.channels, depth=preset.depth))
+    net = FastCNN(3, 10, filters=filters, widths=preset.channels, depth=preset.depth)
+    values = of_network("cnn", net)
     values |= of_preset(preset, "depth") | {"features": preset.channels[-1]}
     values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
     (part,) = sections("part1_cnn", values)
@@ -150,7 +151,7 @@ def of_headline(rows: Sequence[dict]) -> dict:
 def of_other_seeds(rows: Sequence[dict]) -> dict:
     """Return what the headline's seeds reached that did not decide which setting it is.
 
-    A row that did has `chosen_among`, the number of settings that were tried. The values are None if
+    A row that did has `chosen_among`, the number of settings that were tried. The result is None if
     there was no choice to make, or no other seed.
     """
     (mine,) = headline(rows).values()

@@ -37,7 +37,11 @@ class ImageOptions(Options):
     eval_freq: int = option(500, "steps between evaluations; 0 for one an epoch", not_negative)
     evaluations: int = option(0, "evaluations in all instead; 0 for --eval_freq", not_negative)
     # augmentation and regularization
-    flip: str = option("none", "mirror images at random, or in every other epoch", one_of(FLIPS))
+    flip: str = option(
+        "none",
+        "mirror images: none, random, or alternating (each in every other epoch)",
+        one_of(FLIPS),
+    )
     crop: int = option(0, "move images by up to so many pixels", not_negative)
     cutout: int = option(0, "set a square of so many pixels to the mean; 0 for none", not_negative)
     mixup: bool = option(False, "train on mixtures of two images")
@@ -46,7 +50,11 @@ class ImageOptions(Options):
         0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
     )
     members: int = option(1, "nets trained side by side; logits are averaged", positive)
-    views: str = option("none", "test also averaged over mirrored or shifted images", one_of(VIEWS))
+    views: str = option(
+        "none",
+        "test also the mean over views: mirror (an image and its mirror image) or shift (moved too)",
+        one_of(VIEWS),
+    )
     # the machine
     precision: str = option(
         "auto",
@@ -121,9 +129,9 @@ def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
 
 def averaged_over(views: str, model: Model) -> Model:
     """Return the model that averages its logits over the views that `--views` names."""
-    from purenets.torch_nets.tta import mirror_averaged, shift_averaged
+    from purenets.torch_nets.tta import flip_averaged, shift_averaged
 
-    model = mirror_averaged(model)
+    model = flip_averaged(model)
     return shift_averaged(model) if views == "shift" else model
 
 

@@ -56,11 +56,11 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
     """
     import torch  # when work starts, here and below, so that --help is quick
 
-    from purenets.torch_nets.convert import device_of
+    from purenets.torch_nets.convert import device_from_name
     from purenets.torch_nets.distributed import processes
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    device = device_of(config.device)
+    device = device_from_name(config.device)
     with processes(device) as group:
         return train_as(config, recipe, device, group)
 
@@ -98,7 +98,7 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     lap = runs.timer(folder if group.writes else None)
     result = Result(state, history, model, task, tested(config, model, state, task))
     if folder and group.writes:
-        lap(steps)  # the test belongs to the time of a run
+        lap(int(state.step))  # the test belongs to the time of a run
         save(result, folder, recipe.title)
     return result
 
@@ -194,7 +194,7 @@ def make_grad_fn(config: ImageOptions, recipe: Recipe, model: Model, task, group
         grad = augment.mixup(grad, len(task.classes))
     if config.cutout:  # filled with the mean, so after the normalization
         grad = augment.augmented(grad, augment.cutout(config.cutout))
-    grad = augment.on_inputs(grad, task.normalize)
+    grad = augment.with_input_transform(grad, task.normalize)
     moves = [augment.flip] if config.flip == "random" else []
     moves += [augment.crop(config.crop)] if config.crop else []
     if moves and recipe.chain_moves:
@@ -207,9 +207,9 @@ def make_grad_fn(config: ImageOptions, recipe: Recipe, model: Model, task, group
 def batches_of(config: ImageOptions, task, key) -> Callable:
     """Return the function from the step to its batch."""
     from purenets.data import batches
-    from purenets.torch_nets.augment import alternately_flipped
+    from purenets.torch_nets.augment import alternating_flip_batches
 
-    draw = alternately_flipped if config.flip == "alternating" else batches
+    draw = alternating_flip_batches if config.flip == "alternating" else batches
     return draw(task.train, config.batch_size, key)
 
 

@@ -163,7 +163,7 @@ def test_digits_are_always_there():
 def test_mean_and_deviation_are_exact():
     x = DRAW.integers(0, 256, (2500, 3, 4, 5), dtype=np.uint8)
     x[:, 2] = 7
-    mean, deviation = images.mean_and_deviation(x)
+    mean, deviation = images.channel_mean_std(x)
     assert np.allclose(mean, x.mean(axis=(0, 2, 3)), rtol=1e-12)
     assert np.allclose(deviation[:2], x.std(axis=(0, 2, 3))[:2], rtol=1e-10)
     assert deviation[2] == 1  # constant
@@ -180,7 +180,7 @@ def test_digits_of_another_size():
 def test_channel_that_hardly_varies_has_an_exact_deviation():
     x = np.full((40, 1, 250, 250), 200, np.uint8)
     x[7, 0, 3, 5] = 201
-    mean, deviation = images.mean_and_deviation(x)
+    mean, deviation = images.channel_mean_std(x)
     p = 1 / x.size
     assert np.allclose(mean, 200 + p, rtol=1e-15)
     assert np.allclose(deviation, np.sqrt(p * (1 - p)), rtol=1e-9)
@@ -191,7 +191,7 @@ def test_channel_that_hardly_varies_has_an_exact_deviation():
 )
 def test_what_are_no_images_have_no_mean(x):
     with pytest.raises(UserError, match="needs uint8"):
-        images.mean_and_deviation(x)
+        images.channel_mean_std(x)
 
 
 # --- files that are not what most are ---------------------------------------------------------------------

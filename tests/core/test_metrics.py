@@ -1,19 +1,36 @@
+"""Metrics against scikit-learn's, on NumPy and torch, under vmap and torch.compile."""
+
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import accuracy_score, confusion_matrix, r2_score, top_k_accuracy_score
 
 from purenets import UserError
-from purenets.core.metrics import accuracy, confusion
+from purenets.core.metrics import (
+    accuracy,
+    binary_accuracy,
+    class_accuracy,
+    confusion,
+    expected_calibration_error,
+    r2,
+    top_k_accuracy,
+)
 
 SCORES = np.array([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 5.0], [1.0, 0.0, 0.0]])
 TARGETS = np.array([1, 0, 2, 2])
+DRAW = np.random.default_rng(0)
+LOGITS, CLASSES = DRAW.normal(size=(200, 5)).astype(np.float32), DRAW.integers(0, 5, 200)
+FLOATS = [np.float16, np.float32, np.float64]
+both_backends = pytest.mark.parametrize("xp", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+OF_CLASSES = [accuracy, top_k_accuracy(1), top_k_accuracy(3), expected_calibration_error]
 
 
-@pytest.mark.parametrize("xp", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@both_backends
 def test_accuracy_takes_classes_and_one_hot(xp):
     assert float(accuracy(xp(SCORES), xp(TARGETS))) == 0.75
-    assert float(accuracy(xp(SCORES), xp(np.eye(3)[TARGETS]))) == 0.75
+    for dtype in (float, int, bool):
+        assert float(accuracy(xp(SCORES), xp(np.eye(3)[TARGETS].astype(dtype)))) == 0.75
+    assert float(accuracy(xp(SCORES), xp(TARGETS.astype(np.int32)))) == 0.75
 
 
 def test_confusion_equals_sklearns():
@@ -27,3 +44,214 @@ def test_wrong_shapes_are_named():
         accuracy(SCORES, TARGETS[:3])
     with pytest.raises(UserError, match="empty batch"):
         accuracy(SCORES[:0], TARGETS[:0])
+
+
+# --- classes ----------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_accuracy_and_top_k_accuracy_equal_sklearns(xp, dtype):
+    logits = LOGITS.astype(dtype)
+    right = accuracy_score(CLASSES, logits.argmax(1))
+    assert float(accuracy(xp(logits), xp(CLASSES))) == pytest.approx(right)
+    for k in range(1, 6):
+        found = top_k_accuracy(k)(xp(LOGITS), xp(CLASSES))
+        right = top_k_accuracy_score(CLASSES, LOGITS, k=k, labels=range(5)) if k < 5 else 1
+        assert float(found) == pytest.approx(right)
+
+
+@both_backends
+def test_of_equal_scores_the_first_class_is_the_largest(xp):
+    logits, classes = xp(np.zeros((4, 3))), xp(np.array([0, 1, 2, 2]))
+    found = [float(top_k_accuracy(k)(logits, classes)) for k in (1, 2, 3)]
+    assert found == [0.25, 0.5, 1.0]
+    assert float(accuracy(logits, classes)) == 0.25
+
+
+@both_backends
+@pytest.mark.parametrize("metric", OF_CLASSES)
+def test_logits_at_every_time_count_as_examples(xp, metric):
+    logits = DRAW.normal(size=(4, 3, 6)).astype(np.float32)
+    classes = DRAW.integers(0, 3, (4, 6))
+    flat = np.moveaxis(logits, 1, -1).reshape(-1, 3)
+    right = float(metric(xp(flat), xp(classes.reshape(-1))))
+    assert float(metric(xp(logits), xp(classes))) == pytest.approx(right)
+    one_hot = np.moveaxis(np.eye(3)[classes], -1, 1)
+    assert float(metric(xp(logits), xp(one_hot))) == pytest.approx(right)
+
+
+@both_backends
+@pytest.mark.parametrize("metric", OF_CLASSES)
+def test_ignored_targets_do_not_count(xp, metric):
+    ignored = CLASSES.copy()
+    ignored[::3] = -100
+    kept = ignored >= 0
+    right = float(metric(xp(LOGITS[kept]), xp(CLASSES[kept])))
+    assert float(metric(xp(LOGITS), xp(ignored))) == pytest.approx(right)
+
+
+@both_backends
+@pytest.mark.parametrize("metric", OF_CLASSES)
+@pytest.mark.parametrize(
+    ("shape", "targets"),
+    [
+        ((6, 3), np.zeros((6, 1), int)),  # a column of labels
+        ((6, 1), np.zeros((6, 1))),  # one logit, or a regression
+        ((6, 1), np.zeros(6, int)),
+        ((6,), np.zeros(6, int)),
+        ((6, 3), np.zeros(6)),  # a regression's numbers
+        ((6, 3), np.zeros((6, 4))),
+        ((6, 3, 4), np.zeros((6, 3), int)),
+        ((6, 4, 3), np.zeros((6, 5), int)),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(xp, metric, shape, targets):
+    with pytest.raises(UserError, match=r"accuracy: pred|calibration_error: pred"):
+        metric(xp(np.zeros(shape)), xp(targets))
+
+
+def test_a_single_class_is_always_right_where_the_loss_means_classes():
+    assert float(class_accuracy(np.zeros((6, 1)), np.zeros(6, int))) == 1
+    with pytest.raises(UserError):
+        class_accuracy(np.zeros((6, 3)), np.zeros((6, 1), int))
+
+
+@both_backends
+def test_a_score_that_is_no_number_is_no_hit(xp):
+    logits = np.full((4, 3), np.nan)
+    assert float(top_k_accuracy(1)(xp(logits), xp(TARGETS))) == 0
+    assert float(binary_accuracy(xp(logits), xp(np.zeros((4, 3))))) == 0
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True])
+def test_wrong_k_is_refused(k):
+    with pytest.raises(UserError, match="k is"):
+        top_k_accuracy(k)
+
+
+def test_k_of_more_than_all_classes_is_refused():
+    with pytest.raises(UserError, match="k is 4, but there are 3 classes"):
+        top_k_accuracy(4)(SCORES, TARGETS)
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+def calibration_by_hand(logits, classes, n_bins):
+    """Guo et al. 2017, equation 3, bin by bin."""
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    confidence, hits, total = p.max(1), logits.argmax(1) == classes, 0.0
+    for low in np.arange(n_bins) / n_bins:
+        chosen = (confidence > low) & (confidence <= low + 1 / n_bins)
+        if chosen.any():
+            total += chosen.mean() * abs(hits[chosen].mean() - confidence[chosen].mean())
+    return total
+
+
+@both_backends
+@pytest.mark.parametrize("n_bins", [1, 7, 15])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0, 1000.0])
+def test_calibration_error_is_that_of_the_paper(xp, n_bins, scale):
+    logits = (scale * LOGITS).clip(-700, 700)
+    found = expected_calibration_error(xp(logits), xp(CLASSES), n_bins)
+    right = calibration_by_hand(logits.astype(np.float64), CLASSES, n_bins)
+    assert float(found) == pytest.approx(right, abs=1e-6)
+
+
+def test_confident_and_right_is_calibrated_and_confident_and_wrong_is_not():
+    logits = 100 * np.eye(3)[TARGETS]
+    assert float(expected_calibration_error(logits, TARGETS)) == pytest.approx(0)
+    assert float(expected_calibration_error(logits, (TARGETS + 1) % 3)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("n_bins", [0, -3, 2.5])
+def test_wrong_number_of_bins_is_refused(n_bins):
+    with pytest.raises(UserError, match="n_bins"):
+        expected_calibration_error(LOGITS, CLASSES, n_bins)
+
+
+# --- yes or no --------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("shape", [(200,), (200, 1), (40, 5)])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
+def test_binary_accuracy_equals_sklearns(xp, shape, dtype):
+    logits, labels = LOGITS.reshape(-1)[:200], DRAW.integers(0, 2, 200)
+    right = accuracy_score(labels, logits > 0)
+    found = binary_accuracy(xp(logits.reshape(shape)), xp(labels.astype(dtype).reshape(shape)))
+    assert float(found) == pytest.approx(right)
+
+
+@both_backends
+def test_binary_accuracy_of_a_column_and_a_vector(xp):
+    logits, labels = LOGITS[:, 0], (LOGITS[:, 0] > 0.3).astype(int)
+    right = float(binary_accuracy(xp(logits), xp(labels)))
+    assert right < 1
+    assert float(binary_accuracy(xp(logits[:, None]), xp(labels))) == right
+    assert float(binary_accuracy(xp(logits), xp(labels[:, None]))) == right
+    assert float(binary_accuracy(xp(logits), xp(2 * labels - 1))) == right
+    probabilities = 1 / (1 + np.exp(-logits))
+    assert float(binary_accuracy(xp(probabilities), xp(labels), threshold=0.5)) == right
+
+
+@both_backends
+@pytest.mark.parametrize("metric", [binary_accuracy, r2])
+def test_other_shapes_of_predictions_and_targets_are_refused(xp, metric):
+    for shape in ((6, 3), (5,), (6, 1, 1)):
+        with pytest.raises(UserError, match=r"same shape|6 predictions for 5"):
+            metric(xp(np.zeros(6)), xp(np.zeros(shape)))
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_r2_equals_sklearns(xp, dtype, offset):
+    targets = (DRAW.normal(size=(50, 3)) + offset).astype(dtype)
+    predictions = (targets + DRAW.normal(size=(50, 3)) / 2).astype(dtype)
+    wide = targets.astype(float), predictions.astype(float)  # scikit-learn's would be in float16
+    right = r2_score(*wide)
+    assert float(r2(xp(predictions), xp(targets))) == pytest.approx(right, rel=1e-5)
+    right = r2_score(*(part[:, 0] for part in wide))
+    assert float(r2(xp(predictions[:, :1]), xp(targets[:, 0]))) == pytest.approx(right, rel=1e-5)
+
+
+@both_backends
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("value", [0.0, 14.62, -1e-3, 2.0**10])
+def test_r2_of_equal_targets_is_1_if_perfect_and_else_0(xp, dtype, value):
+    targets = np.full(47, value, dtype)
+    assert float(r2(xp(targets), xp(targets))) == 1
+    assert float(r2(xp(targets + dtype(1)), xp(targets))) == 0
+
+
+def test_r2_of_one_example_is_refused():
+    with pytest.raises(UserError, match="r2: 1 example"):
+        r2(np.zeros((1, 2)), np.zeros((1, 2)))
+
+
+# --- transforms -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transform", ["vmap", "jit", "jit of vmap"])
+@pytest.mark.parametrize(
+    "metric", [*OF_CLASSES, binary_accuracy, r2], ids=lambda f: getattr(f, "__name__", str(f))
+)
+def test_metrics_under_vmap_and_jit(metric, transform):
+    logits = torch.tensor(LOGITS).reshape(4, 50, 5)
+    targets = torch.tensor(CLASSES).reshape(4, 50)
+    if metric in (binary_accuracy, r2):
+        targets = torch.nn.functional.one_hot(targets, 5).float()
+    one_by_one = torch.stack([metric(*pair) for pair in zip(logits, targets, strict=True)])
+    many = torch.func.vmap(metric) if "vmap" in transform else metric
+    f = torch.compile(many, fullgraph=True) if "jit" in transform else many
+    if "vmap" in transform:
+        assert torch.allclose(f(logits, targets), one_by_one)
+    else:
+        assert torch.allclose(f(logits[0], targets[0]), one_by_one[0])
+    assert one_by_one.dtype == torch.float32

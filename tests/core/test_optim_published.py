@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from purenets import UserError, numpy_nets, optim, random, schedules, torch_nets, tree
-from purenets.core.optim.muon import orthogonal
+from purenets.core.optim.muon import newton_schulz
 from purenets.core.sam import sam
 from purenets.numpy_nets import mlp_numpy
 from purenets.optim import apply_updates
@@ -142,7 +142,7 @@ def test_muon_in_bfloat16_equals_torchs_within_its_rounding():
 
 def test_muon_makes_singular_values_about_one():
     draw = np.random.default_rng(0).normal(size=(8, 3, 2, 2))
-    values = np.linalg.svd(orthogonal(draw).reshape(8, -1), compute_uv=False)
+    values = np.linalg.svd(newton_schulz(draw).reshape(8, -1), compute_uv=False)
     assert values.min() > 0.6
     assert values.max() < 1.3
 

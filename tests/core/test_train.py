@@ -1,14 +1,17 @@
 """The loop, with NumPy and torch nets: the same function drives both."""
 
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
+import torch
 
 from purenets import (
     Diverged,
     Interrupted,
+    UserError,
     data,
     evaluate,
     fit,
@@ -17,8 +20,11 @@ from purenets import (
     numpy_nets,
     optim,
     random,
+    torch_nets,
+    train_state,
     tree,
 )
+from purenets.core.metrics import expected_calibration_error, r2
 from purenets.numpy_nets import MLP
 
 TASK = data.load("moons", random.key(0), n=200)
@@ -110,3 +116,195 @@ def test_a_net_that_draws_nothing_hashes_nothing(monkeypatch):
     state = start()
     monkeypatch.setattr(random, "philox", lambda *_: pytest.fail("a key was hashed"))
     STEP(state, TASK.train)
+
+
+# --- rows are means of their own steps ------------------------------------------------------------
+
+STILL = optim.sgd(0.0)  # nothing changes, so that all rows must be equal
+WHOLE = data.batches(TASK.train)
+BACKENDS = {"numpy": (numpy_nets, np.asarray), "torch": (torch_nets, torch.as_tensor)}
+
+
+def standing_still(backend: str, dtype: str = "float32"):
+    """A step that changes nothing, its state, and one batch for all steps."""
+    nets, convert = BACKENDS[backend]
+    model = nets.MLP(2, [8], 2)
+    params, buffers = model.init(random.key(2))
+    state = train_state(tree.cast(params, dtype), buffers, STILL, random.key(3))
+    x, y = (convert(part) for part in TASK.train)
+    x = tree.cast({"x": x}, dtype)["x"]
+    return make_step(nets.grad_fn(model), STILL), state, lambda i: (x, y)
+
+
+@pytest.mark.parametrize("name", ["loss", "accuracy"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_second_fit_counts_its_own_steps(backend, name):
+    step, state, batches = standing_still(backend)
+    state, first = fit(step, state, batches, steps=100)
+    _, second = fit(step, state, batches, steps=200)
+    assert second[-1][name] == pytest.approx(first[-1][name], rel=1e-6)
+
+
+@pytest.mark.parametrize("begin", [1, 95, 100, 104])
+def test_every_row_of_a_later_fit_is_the_mean_of_its_own_steps(begin):
+    step, state, batches = standing_still("numpy")
+    state, first = fit(step, state, batches, steps=begin)
+    _, rows = fit(step, state, batches, steps=123, every=10)
+    assert [row["loss"] for row in rows] == pytest.approx([first[-1]["loss"]] * len(rows), rel=1e-6)
+
+
+def test_fit_that_goes_on_with_a_history_but_no_sums_counts_its_own_steps():
+    step, state, batches = standing_still("numpy")
+    state, first = fit(step, state, batches, steps=100)
+    ahead = state._replace(step=state.step + 50)  # trained on outside of fit
+    _, rows = fit(step, ahead, batches, steps=200, history=first)
+    assert rows[-1]["loss"] == pytest.approx(first[-1]["loss"], rel=1e-6)
+
+
+def test_later_fit_that_is_stopped_and_resumed_counts_its_own_steps():
+    saved, state = [], fit(STEP, start(), BATCHES, steps=100)[0]
+
+    def batches(i):
+        if i == 149:
+            os.kill(os.getpid(), signal.SIGINT)
+        return BATCHES(i)
+
+    with pytest.raises(Interrupted):
+        fit(STEP, state, batches, steps=200, save=lambda *what: saved.append(what))
+    stopped, history, sums = saved[-1]
+    sums = json.loads(json.dumps(sums))  # as a checkpoint keeps them
+    resumed = fit(STEP, stopped, BATCHES, steps=200, history=history, metric_sums=sums)
+    whole = fit(STEP, state, BATCHES, steps=200)
+    assert same(resumed[0], whole[0])
+    assert resumed[1] == whole[1]
+
+
+@pytest.mark.parametrize("every", [0, 10])
+def test_history_from_the_future_is_refused_by_name(every):
+    for rows in ([{"step": 300}], [{"step": 0}, {"step": 300}], [{"step": 300}, {"step": 0}]):
+        with pytest.raises(UserError, match="history: a row of step 300, but the state has taken 0"):
+            fit(STEP, start(), BATCHES, steps=5, every=every, history=rows)
+    with pytest.raises(UserError, match="history: a row without its 'step'"):
+        fit(STEP, start(), BATCHES, steps=5, history=[{"loss": 1.0}])
+
+
+@pytest.mark.parametrize("begin", [0, 3])
+@pytest.mark.parametrize("name", ["step", "loss", "accuracy"])
+def test_evaluation_that_returns_a_name_of_the_row_is_refused(name, begin):
+    state, _ = fit(STEP, start(), BATCHES, steps=begin)
+    with pytest.raises(UserError, match=f"evaluate: returns {name}, which every row has already"):
+        fit(STEP, state, BATCHES, steps=50, every=5, evaluate=lambda state: {name: 7.0})
+
+
+def test_metric_called_step_is_refused():
+    def step(state, batch):
+        state, metrics = STEP(state, batch)
+        return state, metrics | {"step": metrics["loss"]}
+
+    with pytest.raises(UserError, match="metrics: 'step'"):
+        fit(step, start(), BATCHES, steps=5)
+
+
+def test_metric_that_not_all_steps_have_is_refused():
+    def step(state, batch):
+        state, metrics = STEP(state, batch)
+        return state, metrics if int(state.step) < 3 else {"loss": metrics["loss"]}
+
+    with pytest.raises(UserError, match="a step has loss, those before it accuracy, loss"):
+        fit(step, start(), BATCHES, steps=5)
+
+
+def test_metric_that_is_no_scalar_is_named():
+    def step(state, batch):
+        return STEP(state, batch)[0], {"loss": np.zeros(3)}
+
+    with pytest.raises(UserError, match=r"metrics: loss has the shape \(3,\)"):
+        fit(step, start(), BATCHES, steps=5)
+
+
+def test_evaluation_that_returns_nothing_is_refused():
+    with pytest.raises(UserError, match="evaluate: returned a NoneType"):
+        fit(STEP, start(), BATCHES, steps=5, evaluate=lambda state: None)
+
+
+@pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), 0.5])
+def test_rows_hold_plain_numbers(value):
+    _, history = fit(STEP, start(), BATCHES, steps=5, evaluate=lambda state: {"test_loss": value})
+    assert [type(row["test_loss"]) for row in history] == [float, float]
+
+
+def test_wrong_numbers_of_steps_are_refused():
+    for options in ({"steps": -1}, {"steps": 1e3}, {"steps": "5"}, {"steps": 5, "every": -2}):
+        with pytest.raises(UserError, match="needs an integer that is not negative"):
+            fit(STEP, start(), BATCHES, **options)
+    state, _ = fit(STEP, start(), BATCHES, steps=5)
+    with pytest.raises(UserError, match="steps: 3, but the state has taken 5"):
+        fit(STEP, state, BATCHES, steps=3)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("numpy", "float32"), ("numpy", "float64"), ("torch", "bfloat16"), ("torch", "float32")],
+)
+def test_mean_of_2000_equal_steps_is_that_of_one(backend, dtype):
+    step, state, batches = standing_still(backend, dtype)
+    _, history = fit(step, state, batches, steps=2000)
+    assert history[-1]["loss"] == pytest.approx(float(step(state, batches(0))[1]["loss"]), rel=1e-12)
+
+
+def test_metric_that_is_not_finite_is_named_with_its_step():
+    def step(state, batch):
+        state, metrics = STEP(state, batch)
+        return state, metrics | {"gap": np.float32(np.nan if int(state.step) == 4 else 1)}
+
+    with pytest.raises(Diverged, match="the gap is nan at step 4"):
+        fit(step, start(), BATCHES, steps=8)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+METRICS = numpy_nets.metrics_fn(MODEL)
+
+
+@pytest.mark.parametrize("batch_size", [-4, -1, 2.5, "7"])
+def test_wrong_batch_size_of_an_evaluation_is_refused(batch_size):
+    with pytest.raises(UserError, match="batch_size"):
+        evaluate(METRICS, start(), TASK.test, batch_size)
+
+
+def test_evaluation_on_nothing_or_on_inputs_without_targets_is_refused():
+    x, y = TASK.test
+    with pytest.raises(UserError, match=r"evaluate: arrays of \[0, 0\] examples"):
+        evaluate(METRICS, start(), (x[:0], y[:0]))
+    with pytest.raises(UserError, match="evaluate: arrays of"):
+        evaluate(METRICS, start(), (x, y[:-1]), 7)
+
+
+@pytest.mark.parametrize("batch_size", [0, 7, 1000])
+def test_evaluation_of_several_inputs_slices_each(batch_size):
+    x, y = (torch.tensor(part) for part in TASK.test)
+    net = torch_nets.MLP(2, [8], 2)
+    metrics, state = torch_nets.metrics_fn(net), init_state(net, OPTIMIZER, random.key(0))
+
+    def of_parts(params, buffers, batch):
+        inputs, targets = batch
+        first, second = inputs.values() if isinstance(inputs, dict) else inputs
+        return metrics(params, buffers, (torch.stack([first, second], 1), targets))
+
+    right = evaluate(metrics, state, (x, y))
+    for inputs in ((x[:, 0], x[:, 1]), {"a": x[:, 0], "b": x[:, 1]}):
+        found = evaluate(of_parts, state, (inputs, y), batch_size)
+        assert found == pytest.approx(right, rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", [r2, expected_calibration_error])
+def test_metric_that_is_no_mean_of_parts_is_evaluated_at_once_or_refused(metric):
+    x, y = (torch.tensor(part) for part in TASK.test)
+    y = y.unsqueeze(1).expand(-1, 2).float() if metric is r2 else y
+    net = torch_nets.MLP(2, [8], 2)
+    metrics = torch_nets.metrics_fn(net, torch.nn.functional.cross_entropy, {"found": metric})
+    state = init_state(net, OPTIMIZER, random.key(0))
+    right = float(metric(net.apply(state.params, {}, x)[0], y))
+    assert evaluate(metrics, state, (x, y), len(y))["found"] == pytest.approx(right)
+    with pytest.raises(UserError, match="batch_size: found of"):
+        evaluate(metrics, state, (x, y), 7)

@@ -16,7 +16,7 @@ from purenets.core.runs import checkpoint
 from purenets.core.vector_dict import (
     MAX_MEAN_SIZE,
     VectorDict,
-    as_plain,
+    as_dict,
     from_vector,
     layout_of,
     packed,
@@ -59,7 +59,7 @@ def test_reads_as_the_plain_dict(convert, shapes):
     assert (len(carried), list(carried), "?" in carried) == (len(plain), list(plain), False)
     assert equal(dict(from_vector(carried.layout, vector_of(carried))), plain)
     assert equal({**from_vector(carried.layout, vector_of(carried))}, plain)
-    assert equal(as_plain(carried), plain)
+    assert equal(as_dict(carried), plain)
     assert type(dict(carried)) is dict
     assert repr(carried) == repr(plain)
     for (name, leaf), (other, expected) in zip(carried.items(), plain.items(), strict=True):

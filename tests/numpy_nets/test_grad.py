@@ -45,7 +45,7 @@ def test_wrong_params_and_inputs_are_named():
         step(state, (np.ones((4, 2), np.float32), np.zeros(4, np.int64)))
 
 
-def test_scan_is_k_steps():
+def test_a_scan_of_steps_is_the_steps():
     model, optimizer = MLP(3, [4], 2), optim.adam(1e-1)
     step = make_step(grad_fn(model), optimizer)
     first = init_state(model, optimizer, random.key(0))

@@ -118,7 +118,7 @@ def test_augmented_and_mixup_hand_on_what_they_say():
 
 def test_alternately_flipped_batches_show_each_image_both_ways_in_two_epochs():
     x = torch.arange(10 * 3 * 2 * 4).view(10, 3, 2, 4)
-    draw = augment.alternately_flipped((x, torch.arange(10)), 5, random.key(0))
+    draw = augment.alternating_flip_batches((x, torch.arange(10)), 5, random.key(0))
     shown = [dict(zip(y.tolist(), image, strict=True)) for image, y in map(draw, range(4))]
     first, second = shown[0] | shown[1], shown[2] | shown[3]
     for i in range(10):

@@ -11,14 +11,14 @@ from purenets import UserError, make_step, optim, random, train_state, tree
 from purenets.core.report import plots
 from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
 from purenets.torch_nets.analysis.curvature import (
-    filter_normalized,
+    eval_loss_fn,
+    filter_normalized_direction,
     fisher_diagonal,
     ggn_vp,
     hvp,
     lanczos,
     landscape,
     linearize,
-    loss_at,
     ntk,
 )
 from purenets.torch_nets.losses import cross_entropy
@@ -53,7 +53,7 @@ def of_vector(f, params):
 
 def test_hvp_is_the_hessian(net):
     model, params, batch = net
-    f = loss_at(model, {}, batch)
+    f = eval_loss_fn(model, {}, batch)
     whole = hessian(of_vector(f, params)[0])(of_vector(f, params)[1])
     assert torch.allclose(matrix_of(lambda v: hvp(f, params, v), params), whole, rtol=1e-10, atol=1e-13)
 
@@ -79,7 +79,7 @@ def test_fisher_is_the_mean_of_squares(net):
 
 def test_lanczos_finds_the_largest_and_the_smallest(net):
     model, params, batch = net
-    f = loss_at(model, {}, batch)
+    f = eval_loss_fn(model, {}, batch)
     product = lambda v: hvp(f, params, v)
     expected = torch.linalg.eigvalsh(matrix_of(product, params))
     values, directions = lanczos(product, params, KEY, 25)
@@ -128,7 +128,7 @@ def test_kernel_is_the_product_of_jacobians(net):
 
 def test_random_directions_have_the_rows_of_the_params(net):
     _, params, _ = net
-    direction = filter_normalized(params, KEY)
+    direction = filter_normalized_direction(params, KEY)
     for name, p in params.items():
         if p.ndim > 1:
             assert torch.allclose(
@@ -140,8 +140,8 @@ def test_random_directions_have_the_rows_of_the_params(net):
 
 def test_a_landscape_is_the_loss_on_a_plane(net):
     model, params, batch = net
-    f = loss_at(model, {}, batch)
-    directions = [filter_normalized(params, KEY + i) for i in range(2)]
+    f = eval_loss_fn(model, {}, batch)
+    directions = [filter_normalized_direction(params, KEY + i) for i in range(2)]
     steps = np.linspace(-1, 1, 5)
     losses = landscape(f, params, directions, steps)
     assert losses[2, 2] == pytest.approx(float(f(params)), rel=1e-12)
@@ -157,7 +157,7 @@ def test_a_landscape_is_the_loss_on_a_plane(net):
 
 def test_no_argument_is_changed(net):
     model, params, batch = net
-    f, before = loss_at(model, {}, batch), [p.clone() for p in params.values()]
+    f, before = eval_loss_fn(model, {}, batch), [p.clone() for p in params.values()]
     hvp(f, params, params)
     lanczos(lambda v: hvp(f, params, v), params, KEY, 3)
     fisher_diagonal(model, params, {}, batch)
@@ -241,8 +241,8 @@ def differences(f, params, v):
 def test_hessian_times_vector_of_a_sequence_module(sequence_net):
     (net, params, buffers, batch), (_, wide, _, wide_batch) = sequence_net
     double = sequence_net[1][0]
-    right = differences(torch.func.grad(loss_at(double, {}, wide_batch)), wide, wide)
-    for name, found in hvp(loss_at(net, buffers, batch), params, params).items():
+    right = differences(torch.func.grad(eval_loss_fn(double, {}, wide_batch)), wide, wide)
+    for name, found in hvp(eval_loss_fn(net, buffers, batch), params, params).items():
         assert torch.allclose(found.double(), right[name], rtol=1e-3, atol=1e-5), name
 
 
@@ -262,7 +262,7 @@ def test_vector_in_another_order_of_the_names():
     model = MLP(4, [8], 3)
     params, _ = model.init(KEY)
     batch = random.normal(KEY, (6, 4)), Y
-    f, backwards = loss_at(model, {}, batch), dict(reversed(params.items()))
+    f, backwards = eval_loss_fn(model, {}, batch), dict(reversed(params.items()))
     right, found = hvp(f, params, params), hvp(f, params, backwards)
     assert all(torch.allclose(found[name], right[name]) for name in right)
     outputs, loss = (lambda p: model.apply(p, {}, batch[0])[0]), (lambda logits: cross_entropy(logits, Y))
@@ -275,6 +275,6 @@ def test_vector_in_another_order_of_the_names():
 def test_vector_that_lacks_a_leaf_is_refused():
     model = MLP(4, [8], 3)
     params, _ = model.init(KEY)
-    f = loss_at(model, {}, (random.normal(KEY, (6, 4)), Y))
+    f = eval_loss_fn(model, {}, (random.normal(KEY, (6, 4)), Y))
     with pytest.raises(UserError, match=r"missing fc1\.bias"):
         hvp(f, params, {name: p for name, p in params.items() if name != "fc1.bias"})

@@ -135,3 +135,20 @@ def test_wrong_numbers_of_members_are_named():
     ):
         with pytest.raises(UserError, match=r"members: .*, needs a positive integer"):
             make()
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_deep_ensemble_refuses_the_params_of_more_or_fewer_members(members):
+    net = serial(conv=Conv(1, 2), norm=BatchNorm(2), mean=GlobalAvgPool())
+    params, buffers = deep_ensemble(net, members).init(random.key(0))
+    right, right_buffers = deep_ensemble(net, 2).init(random.key(0))
+    x, y = torch.zeros(4, 1, 5, 5), torch.zeros(4).long()
+    both, grad = deep_ensemble(net, 2), per_member_grad_fn(grad_fn(net), 2)
+    grad(right, right_buffers, (x, y), None)
+    for wrong in ((params, right_buffers), (params | right, right_buffers), (right, buffers)):
+        if members == 1 and wrong[0] is not params:
+            continue  # fewer buffers are missed by the layer that needs them
+        with pytest.raises(UserError, match=r"ensemble of 2: .* expected 0 to 1"):
+            both.apply(*wrong, x)
+        with pytest.raises(UserError, match=r"ensemble of 2: .* expected 0 to 1"):
+            grad(*wrong, (x, y), None)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from purenets import UserError, data, make_step, optim, random, train_state
-from purenets.torch_nets import ensemble, from_module, grad_fn, jit, module_draws, stack_states
+from purenets.torch_nets import ensemble, from_module, grad_fn, module_draws, stack_states
 from purenets.torch_nets.module_draws import KeyedDraws
 
 KEY = torch.as_tensor(random.key(0))
@@ -215,6 +215,7 @@ def test_step_that_torch_compiles_draws_the_same(name):
     assert near(after_a_step(compiled, model), after_a_step(step, model))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own
 @pytest.mark.parametrize("name", ["torch.rand_like", "torch.normal", "torch.multinomial"])
 def test_draw_that_torch_compile_would_take_from_its_generator_is_an_error(name):
     torch.compiler.reset()

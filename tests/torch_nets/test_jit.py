@@ -21,7 +21,7 @@ from purenets.torch_nets import (
     stack_states,
     to_numpy,
 )
-from purenets.torch_nets.convert import device_of
+from purenets.torch_nets.convert import device_from_name
 from purenets.torch_nets.fast import jit as engine
 
 
@@ -444,11 +444,11 @@ def test_a_compiled_script_is_quiet_about_what_is_not_there():
 
 
 def test_devices_are_checked():
-    assert device_of("cpu") == torch.device("cpu")
-    assert device_of("auto").type in ("cpu", "cuda")
+    assert device_from_name("cpu") == torch.device("cpu")
+    assert device_from_name("auto").type in ("cpu", "cuda")
     for name in ("cuda:99", "gpu"):
         with pytest.raises(UserError, match=f"--device {name}: not available here"):
-            device_of(name)
+            device_from_name(name)
 
 
 def test_bfloat16_comes_to_numpy_as_float32():

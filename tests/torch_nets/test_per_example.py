@@ -12,12 +12,12 @@ from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
 from purenets.torch_nets.analysis import privacy
 from purenets.torch_nets.analysis.per_example import (
     check_per_example,
-    example_norms,
-    hardest,
+    example_grad_norms,
     influence,
-    layer_norms,
+    leaf_grad_norms,
     noise_scale,
     per_example_grads,
+    top_loss_indices,
 )
 from purenets.torch_nets.analysis.privacy import dp_grad_fn, epsilon, poisson_batches
 from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, serial
@@ -112,8 +112,8 @@ def test_reduced_gradients_equal_those_reduced_afterwards(chunk_size):
     model, params, buffers, batch = setting("mlp")
     grads, _ = per_example_grads(model)(params, buffers, batch)
     norms, _ = per_example_grads(model, reduce=tree.norm, chunk_size=chunk_size)(params, buffers, batch)
-    assert torch.allclose(norms, example_norms(grads), rtol=1e-13)
-    by_leaf = layer_norms(grads)
+    assert torch.allclose(norms, example_grad_norms(grads), rtol=1e-13)
+    by_leaf = leaf_grad_norms(grads)
     assert torch.allclose(by_leaf["fc1.weight"][2], grads["fc1.weight"][2].norm(), rtol=1e-13)
     assert torch.allclose(norms**2, sum(leaf**2 for leaf in by_leaf.values()), rtol=1e-13)
 
@@ -146,7 +146,7 @@ def test_planted_labels_are_hardest_and_do_harm():
     for _ in range(60):
         state, _ = step(state, (x, wrong))
     grads, losses = per_example_grads(model)(state.params, {}, (x, wrong))
-    assert set(hardest(losses, 4).tolist()) == set(planted.tolist())
+    assert set(top_loss_indices(losses, 4).tolist()) == set(planted.tolist())
     clean, _ = grad_fn(model)(state.params, {}, (x, y), None)
     helps = influence(grads, clean)
     assert set((-helps).topk(4).indices.tolist()) == set(planted.tolist())
@@ -174,7 +174,7 @@ def test_without_noise_and_clip_it_is_sgd(name):
 def test_each_gradient_is_clipped_by_itself():
     model, params, buffers, batch = setting("mlp")
     grads, _ = per_example_grads(model)(params, buffers, batch)
-    norms = example_norms(grads)
+    norms = example_grad_norms(grads)
     clip = float(norms.median()) * 1.01
     factors = (clip / norms).clamp(max=1.0)
     assert 0 < int((factors < 1).sum()) < 6
@@ -241,10 +241,10 @@ def test_no_argument_is_changed():
     grads, losses = per_example_grads(model)(params, buffers, batch)
     kept = [leaf.clone() for leaf in grads.values()]
     check_per_example(model, params, buffers, batch)
-    for f in (layer_norms, example_norms, noise_scale):
+    for f in (leaf_grad_norms, example_grad_norms, noise_scale):
         f(grads)
     influence(grads, params)
-    hardest(losses, 2)
+    top_loss_indices(losses, 2)
     privacy.add_noise(params, KEY, 1.0)
     dp_grad_fn(model, 1.0, 1.0)(params, buffers, batch, KEY)
     assert all(map(torch.equal, before, [leaf for part in (params, buffers) for leaf in part.values()]))

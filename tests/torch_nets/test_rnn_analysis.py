@@ -32,7 +32,7 @@ def test_the_last_state_is_that_of_the_recurrence():
 def test_gradients_by_states_go_back_by_jacobians():
     """dL/dh(N) by the chain rule's last link; dL/dh(t) by the products of the Jacobians."""
     params, x, y = setting(batch=1)
-    grads = rnn_states.gradients_by_states(params, x, y)[0]
+    grads = rnn_states.hidden_state_grads(params, x, y)[0]
 
     def loss(h):
         return cross_entropy(h[None] @ params["W_ph"].T + params["b_o"], y)
@@ -46,8 +46,8 @@ def test_gradients_by_states_go_back_by_jacobians():
 
 def test_each_example_has_a_gradient_of_its_own():
     params, x, y = setting()
-    together = rnn_states.gradients_by_states(params, x, y)
-    alone = rnn_states.gradients_by_states(params, x[2:3], y[2:3])[0]
+    together = rnn_states.hidden_state_grads(params, x, y)
+    alone = rnn_states.hidden_state_grads(params, x[2:3], y[2:3])[0]
     assert float((together[2] - alone).abs().max()) <= 1e-14
 
 

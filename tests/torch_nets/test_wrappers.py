@@ -36,7 +36,7 @@ def test_cast_computes_in_bfloat16_and_keeps_float32_params():
 
 
 def test_mirror_averaging_is_blind_to_mirrors_in_evaluation_only():
-    model, x = tta.mirror_averaged(MODEL), BATCH[0]
+    model, x = tta.flip_averaged(MODEL), BATCH[0]
     assert torch.allclose(
         model.apply(PARAMS, BUFFERS, x)[0], model.apply(PARAMS, BUFFERS, x.flip(3))[0], atol=1e-5
     )

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import UserError, init_state, make_step, optim, random
-from purenets.torch_nets import MLP, grad_fn
-from purenets.torch_nets.analysis.privacy import dp_grad_fn
+from purenets import UserError, optim, random
+from purenets.torch_nets import MLP
 from tests.wrong_numbers.choice import or_refused
 
 KEY = torch.as_tensor(random.key(0))
@@ -54,47 +53,3 @@ def test_nested_params_work_or_are_refused():
     adam, params = optim.adam(0.1), {"a": {"w": torch.ones(3)}}
     found = or_refused(lambda: adam.update(params, adam.init(params), params)[0])
     assert found is None or found["a"]["w"].tolist() == pytest.approx([-0.1] * 3)
-
-
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="a traceback")
-def test_list_as_params_is_refused():
-    with pytest.raises(UserError):
-        optim.adam().init([X])
-
-
-@pytest.mark.parametrize(
-    ("made_by", "used_by"),
-    [
-        pytest.param(
-            SGD,
-            optim.adam(0.1),
-            id="sgd-adam",
-            marks=pytest.mark.xfail(strict=True, raises=KeyError, reason="a traceback"),
-        ),
-        pytest.param(
-            optim.adam(0.1),
-            SGD,
-            id="adam-sgd",
-            marks=pytest.mark.xfail(
-                strict=True, raises=pytest.fail.Exception, reason="the moments are dropped"
-            ),
-        ),
-    ],
-)
-def test_state_of_another_optimizer_is_refused(made_by, used_by):
-    state, step = init_state(NET, made_by, KEY), make_step(grad_fn(NET), used_by)
-    with pytest.raises(UserError):
-        step(state, (X, Y))
-
-
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the noise is divided by 0")
-def test_private_step_on_an_empty_batch_leaves_params_finite():
-    grad = dp_grad_fn(NET, clip=1.0, noise_multiplier=1.0)
-    state = or_refused(make_step(grad, SGD), init_state(NET, SGD, KEY), (X[:0], Y[:0]))
-    assert state is None or all(leaf.isfinite().all() for leaf in state[0].params.values())
-
-
-def test_private_step_on_an_empty_batch_of_an_expected_size_is_finite():
-    grad = dp_grad_fn(NET, clip=1.0, noise_multiplier=1.0, batch_size=4)
-    state, _ = make_step(grad, SGD)(init_state(NET, SGD, KEY), (X[:0], Y[:0]))
-    assert all(leaf.isfinite().all() for leaf in state.params.values())

@@ -1,6 +1,6 @@
 """Curvature of the loss, as functions over dicts: nothing larger than a few dicts of params is ever built.
 
-f = loss_at(model, buffers, (x, y))            # params -> the loss, in evaluation mode
+f = eval_loss_fn(model, buffers, (x, y))            # params -> the loss, in evaluation mode
 hvp(f, params, v)                              # H v
 lanczos(lambda v: hvp(f, params, v), params, key, 20)    # the largest and smallest eigenvalues of H
 """
@@ -24,7 +24,7 @@ from purenets.torch_nets.losses import cross_entropy
 Scalar = Callable[[Params], Tensor]  # a loss as a function of the params alone
 
 
-def loss_at(model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy) -> Scalar:
+def eval_loss_fn(model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy) -> Scalar:
     """The loss of a batch as a function of the params, in evaluation mode."""
     x, y = batch
     return lambda params: loss(model.apply(params, buffers, x)[0], y)
@@ -106,6 +106,9 @@ def lanczos(
 
     k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
     """
+    if type(iterations) is not int or iterations < 1:
+        raise UserError(f"lanczos: iterations is {iterations!r}, needs a positive integer")
+    random.check_key(key)
     _, unravel = tree.ravel(params)
     n, dtype = tree.size(params), next(iter(params.values())).dtype
     q = random.normal(key, (n,), str(dtype).split(".")[-1])
@@ -172,7 +175,7 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
     return torch.stack(parts).sum(0)
 
 
-def filter_normalized(params: Params, key: Tensor) -> Params:
+def filter_normalized_direction(params: Params, key: Tensor) -> Params:
     """A random direction, each row (an output's weights) as long as that of the params, vectors left at zero:
     the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
 
@@ -190,6 +193,8 @@ def landscape(f: Scalar, params: Params, directions: Sequence[Params], steps: Se
     """f(params + a d1 + b d2) for all a and b of `steps`: (steps, steps), a along the rows."""
     if len(directions) != 2:
         raise UserError(f"landscape: {len(directions)} directions, a plane needs two")
+    if len(steps) == 0:
+        raise UserError("landscape: no steps, needs one or more")
 
     def at(a, b):
         move = tree.map(lambda d, e: a * d + b * e, *directions)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from purenets.core import random, tree
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.batch import count_examples, map_arrays
+from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -26,14 +28,24 @@ def per_example_grads(
     chunk_size: int | None = None,
     reduce: Callable[[Params], object] = lambda grads: grads,
 ) -> Callable:
-    """`f(params, buffers, batch, key=None) -> (grads, losses)` for batch = (x: (batch, ...), y: (batch,)).
+    """Return `f(params, buffers, batch, key=None) -> (grads, losses)`.
 
-    grads: a dict of (batch, ...) leaves, or what `reduce` makes of each example's dict; losses: (batch,).
-    key: with `train`, for models that draw; each example gets a key of its own.
+    batch: (x: (batch, ...), y: (batch, ...)); grads: a dict of (batch, ...) leaves, or what `reduce`
+    makes of each example's dict; losses: (batch,).
+
+    Args:
+        train: apply the model in training mode.
+        chunk_size: examples at a time, None for all; it limits the memory.
+        reduce: applied to each example's gradient before the next chunk.
+        key: with `train`, for models that draw; each example gets a key of its own.
+
+    Raises:
+        UserError: for a chunk that holds no example, and for an empty batch.
     """
+    check_chunk(chunk_size)
 
     def one(params, buffers, x, y, key):
-        logits, _ = model.apply(params, buffers, x[None], train=train, key=key)
+        logits, _ = model.apply(params, buffers, map_arrays(lambda a: a[None], x), train=train, key=key)
         value = loss(logits, y[None])
         return value, value.detach()
 
@@ -42,12 +54,20 @@ def per_example_grads(
         return reduce(grads), value
 
     def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
+        expect_tensors(params, batch)
+        n = count_examples(batch, "per_example_grads", at_least=0)
         x, y = batch
-        keys = None if key is None else example_keys(key, y.shape[0])
+        keys = None if key is None else example_keys(key, n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
         return torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)(params, buffers, x, y, keys)
 
     return per_example
+
+
+def check_chunk(chunk_size: int | None) -> None:
+    """Raise a UserError unless a chunk holds at least one example."""
+    if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
+        raise UserError(f"chunk_size: {chunk_size!r}, needs a positive integer, or None for all")
 
 
 def example_keys(key: Tensor, n: int) -> Tensor:
@@ -70,6 +90,7 @@ def check_per_example(
     their mean against the gradient of the whole batch. A UserError names the leaf if it is over `tolerance`,
     as where a model mixes its examples (BatchNorm in training mode).
     """
+    count_examples(batch, "check_per_example")
     x, y = batch
     together, _ = per_example_grads(model, loss, train=train)(params, buffers, batch, key)
     keys = [None] * len(y) if key is None else example_keys(key, len(y))
@@ -78,7 +99,8 @@ def check_per_example(
         return loss(model.apply(params, buffers, x, train=train, key=key)[0], y)
 
     grad = torch.func.grad(mean_loss)
-    looped = tree.stack([grad(params, x[i : i + 1], y[i : i + 1], keys[i]) for i in range(len(y))])
+    rows = (map_arrays(lambda a, i=i: a[i : i + 1], batch) for i in range(len(y)))
+    looped = tree.stack([grad(params, *row, keys[i]) for i, row in enumerate(rows)])
     worst = _worst(together, looped, "differs from the loop", tolerance)
     if key is not None:  # with draws, a batch as a whole draws something else
         return worst
@@ -98,14 +120,14 @@ def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
 # --- what per-example gradients tell ----------------------------------------------------------------------
 
 
-def layer_norms(grads: Params) -> Params:
+def leaf_grad_norms(grads: Params) -> Params:
     """The norm of each example's gradient in each leaf: (batch,) for (batch, ...)."""
     return tree.map(lambda g: g.flatten(1).norm(dim=1), grads)
 
 
-def example_norms(grads: Params) -> Tensor:
+def example_grad_norms(grads: Params) -> Tensor:
     """The norm of each example's gradient over all leaves: (batch,)."""
-    return torch.stack(list(layer_norms(grads).values())).norm(dim=0)
+    return torch.stack(list(leaf_grad_norms(grads).values())).norm(dim=0)
 
 
 def noise_scale(grads: Params) -> Tensor:
@@ -116,14 +138,16 @@ def noise_scale(grads: Params) -> Tensor:
     n = next(iter(grads.values())).shape[0]
     if n < 2:
         raise UserError(f"noise_scale: {n} example, needs two or more")
-    single = (example_norms(grads) ** 2).mean()
+    single = (example_grad_norms(grads) ** 2).mean()
     whole = tree.norm(tree.map(lambda g: g.mean(0), grads)) ** 2
     signal, noise = (n * whole - single) / (n - 1), (single - whole) / (1 - 1 / n)
     return noise / signal
 
 
-def hardest(losses: Tensor, k: int) -> Tensor:
-    """The indices (k,) of the largest losses, the hardest first: mislabelled examples are often among them."""
+def top_loss_indices(losses: Tensor, k: int) -> Tensor:
+    """Return the indices (k,) of the largest losses, largest first; mislabelled examples are often among them."""
+    if type(k) is not int or not 1 <= k <= losses.shape[0]:
+        raise UserError(f"top_loss_indices: k is {k!r}, needs an integer from 1 to {losses.shape[0]}")
     return torch.topk(losses, k).indices
 
 
@@ -133,6 +157,3 @@ def influence(grads: Params, reference: Params) -> Tensor:
     al. 2020)."""
     dots = tree.map(lambda g, r: g.flatten(1) @ r.flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)
-
-
-# --- differential privacy ---------------------------------------------------------------------------------

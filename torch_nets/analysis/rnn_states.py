@@ -27,7 +27,7 @@ def states(params: Params, x: Tensor, h: Tensor | None = None, perturbations: Te
     return torch.stack(found, dim=1)
 
 
-def gradients_by_states(params: Params, x: Tensor, y: Tensor) -> Tensor:
+def hidden_state_grads(params: Params, x: Tensor, y: Tensor) -> Tensor:
     """dL_i/dh_i(t) of each example's own loss: (batch, N, hidden). It is the gradient by a nudge of h(t)."""
 
     def loss(perturbations):

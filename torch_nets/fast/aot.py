@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from purenets.torch_nets.fast.structure import (
-    Leaf,
     Returned,
+    TensorSpec,
     Unsupported,
     flatten_fn,
     like,
@@ -77,7 +77,7 @@ def _dense_copy(x: Tensor) -> Tensor:
 
 
 def trace(f: Callable, expected: tuple, examples: Sequence[Tensor]) -> tuple[torch.fx.GraphModule, Any]:
-    """Return the graph of `f` and its result with a `Leaf` for each tensor.
+    """Return the graph of `f` and its result with a `TensorSpec` for each tensor.
 
     Raises:
         Unsupported: `f` cannot be traced, or is not pure.
@@ -91,7 +91,7 @@ def trace(f: Callable, expected: tuple, examples: Sequence[Tensor]) -> tuple[tor
         return tensors(value)
 
     try:
-        with compiling():
+        with force_is_compiling():
             graph = trace_flat(flat, examples)
     except Unsupported:
         raise
@@ -164,7 +164,7 @@ def _described(value: Any) -> Any:
     if isinstance(value, Tensor):
         if value.requires_grad:
             raise Unsupported("its result depends on a tensor that it closes over and that requires grad")
-        return Leaf((), (), value.dtype, value.device)
+        return TensorSpec((), (), value.dtype, value.device)
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         raise Unsupported("it returns a number that depends on the values of tensors")
     return map_parts(_described, value)
@@ -186,7 +186,7 @@ def _share_outputs(graph: torch.fx.GraphModule, result: Any) -> Any:
     places = iter(returned)
 
     def placed(part: Any) -> Any:
-        if type(part) is Leaf:
+        if type(part) is TensorSpec:
             return Returned(index[next(places)])
         return map_parts(placed, part)
 
@@ -207,7 +207,7 @@ def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Ca
     inner: list[Callable] = []
     try:
         # Casts are in the graph already; that the code cannot be saved matters to nobody.
-        with no_autocast(), quiet("torch._inductor.standalone_compile"):
+        with no_autocast(), silence_logger("torch._inductor.standalone_compile"):
             artifact = _compile(graph, list(examples), patches, inner)
     except Exception as error:
         raise Unsupported(reason(error)) from error
@@ -276,7 +276,7 @@ def no_autocast() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet(name: str) -> Iterator[None]:
+def silence_logger(name: str) -> Iterator[None]:
     """Silence the warnings of a logger."""
     logger = logging.getLogger(name)
     before = logger.level
@@ -288,7 +288,7 @@ def quiet(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
+def force_is_compiling() -> Iterator[None]:
     """Make `torch.compiler.is_compiling()` return True, as it does where torch.compile traces."""
     before, torch.compiler._is_compiling_flag = torch.compiler._is_compiling_flag, True
     try:

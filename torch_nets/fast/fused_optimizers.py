@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from purenets.core.base import Params
-from purenets.core.optim.hyper import as_numbers, counted, hyper
+from purenets.core.optim.hyper import as_numbers, next_count, resolve_hyper
 from purenets.core.optim.kernels import Rule
 from purenets.core.vector_dict import MAX_MEAN_SIZE
 from purenets.torch_nets.fast import enabled
@@ -28,7 +28,7 @@ def advance(rule: Rule, grads: Params, state: dict, params: Params) -> tuple[Par
     kept = [moments[name] for name in MOMENTS if name in moments]
     if not _suits(params, [grads, *kept]):
         return None
-    lr = hyper(rule.hypers["lr"], state[rule.places["lr"]], grads)
+    lr = resolve_hyper(rule.hypers["lr"], state[rule.places["lr"]], grads)
     if isinstance(lr, Tensor) and (lr.ndim or lr.requires_grad):
         return None
     return KERNELS[rule.kind](rule, lr, grads, state, params)
@@ -114,4 +114,4 @@ def _in_order(leaves: Params, names: Iterable[str]) -> list[Tensor]:
 
 def _next_state(rule: Rule, state: dict, moments: dict) -> dict:
     lr_at = rule.places["lr"]
-    return {**state, rule.places["moments"]: moments, lr_at: counted(state[lr_at])}
+    return {**state, rule.places["moments"]: moments, lr_at: next_count(state[lr_at])}

@@ -31,7 +31,7 @@ def _forward(x, W_hx, W_hh, b_h, states):
     factor = 2 if by_sigmoid else 1
     minus_one = x.new_tensor(-1) if by_sigmoid else None
     W_hx_T, W_hh_T, b_h = (factor * w for w in (W_hx.mT, W_hh.mT, b_h.unsqueeze(-2)))
-    by_onednn = W_hh.ndim == 2 and matmul.use_onednn(states[0], W_hh_T, matmul.MIN_MULTIPLIES_ONEDNN)
+    onednn_matmul = W_hh.ndim == 2 and matmul.use_onednn(states[0], W_hh_T, matmul.MIN_MULTIPLIES_ONEDNN)
     scalar, h = x.shape[-1] == 1, None
     if scalar:
         torch.addcmul(b_h.unsqueeze(-3), x, W_hx_T.unsqueeze(-3), out=states)
@@ -40,7 +40,7 @@ def _forward(x, W_hx, W_hh, b_h, states):
             add(b_h, x_t, W_hx_T, out=out)
         a = out
         if h is not None:
-            a = onednn.add_by_onednn(out, h, W_hh_T) if by_onednn else add(out, h, W_hh_T, out=out)
+            a = onednn.onednn_addmm(out, h, W_hh_T) if onednn_matmul else add(out, h, W_hh_T, out=out)
         if by_sigmoid:
             torch.add(minus_one, torch.sigmoid(a, out=out), alpha=2, out=out)
         else:
@@ -60,7 +60,7 @@ def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
 def _all_da(dh, h, W_hh):
     """da(t) of all steps, of one network. dh: (rows, hidden), h and result: (steps, rows, hidden)."""
     das = torch.empty_like(h)
-    multiply = onednn.by_onednn if matmul.use_onednn(dh, W_hh, matmul.MIN_MULTIPLIES_ONEDNN) else torch.mm
+    multiply = onednn.onednn_matmul if matmul.use_onednn(dh, W_hh, matmul.MIN_MULTIPLIES_ONEDNN) else torch.mm
     for t in reversed(range(len(h))):
         torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=das[t])  # dh (1 - h^2)
         dh = multiply(das[t], W_hh) if t > 0 else None
@@ -75,8 +75,8 @@ def _fill_by_products(das, h, x, W_hx, dx, dW_hx, dW_hh, db_h):
         torch.mm(flat, W_hx, out=dx.view(len(flat), -1))
     torch.mm(flat.mT, x.flatten(0, 1), out=dW_hx)
     later = das[1:].flatten(0, 1).mT
-    by_onednn = matmul.use_onednn(later, before, matmul.MIN_MULTIPLIES_ONEDNN)
-    dW_hh.copy_(onednn.by_onednn(later, before) if by_onednn else later @ before)
+    onednn_matmul = matmul.use_onednn(later, before, matmul.MIN_MULTIPLIES_ONEDNN)
+    dW_hh.copy_(onednn.onednn_matmul(later, before) if onednn_matmul else later @ before)
     torch.sum(flat, 0, out=db_h)
 
 
@@ -195,7 +195,7 @@ def _members_first(info, dims, arrays):
 class _Recurrence(operations.Function):
     @staticmethod
     def forward(ctx, x, W_hx, W_hh, b_h):
-        last, states = operations.below(torch.ops.purenets.recurrence, x, W_hx, W_hh, b_h)
+        last, states = operations.call_below_autograd(torch.ops.purenets.recurrence, x, W_hx, W_hh, b_h)
         ctx.mark_non_differentiable(states)
         ctx.save_for_backward(states, x, W_hx, W_hh)
         return last, states
@@ -212,7 +212,7 @@ class _Recurrence(operations.Function):
 class _RecurrenceBackward(operations.Function):
     @staticmethod
     def forward(ctx, *arguments):
-        return operations.below(torch.ops.purenets.recurrence_backward, *arguments)
+        return operations.call_below_autograd(torch.ops.purenets.recurrence_backward, *arguments)
 
     @staticmethod
     def backward(ctx, *grads):
@@ -221,5 +221,5 @@ class _RecurrenceBackward(operations.Function):
     jvp = backward
 
 
-operations.differentiable("purenets::recurrence", _Recurrence)
-operations.differentiable("purenets::recurrence_backward", _RecurrenceBackward)
+operations.register_derivative("purenets::recurrence", _Recurrence)
+operations.register_derivative("purenets::recurrence_backward", _RecurrenceBackward)

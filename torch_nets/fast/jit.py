@@ -101,7 +101,7 @@ def _forward_fn(f: Callable) -> Callable:
 # --- a call: cheap as long as the arguments are like those of the call before ---------------------
 
 
-class Ready(NamedTuple):
+class FastPath(NamedTuple):
     """Code for arguments like those of the last call.
 
     Attributes:
@@ -117,7 +117,7 @@ class Ready(NamedTuple):
     run: Callable[[list[Tensor]], Any] | None
 
 
-NOTHING = Ready(lambda given: None, lambda *leaves: False, (), None)
+NOTHING = FastPath(lambda given: None, lambda *leaves: False, (), None)
 
 
 def _call_fn(f: Callable, signatures: "_Signatures | _OneSignature") -> Callable:
@@ -125,7 +125,7 @@ def _call_fn(f: Callable, signatures: "_Signatures | _OneSignature") -> Callable
 
     @functools.wraps(f)
     def call(*args, **kwargs):
-        if is_observed():
+        if is_traced_or_transformed():
             return f(*args, **kwargs)
         take, guard, context, run = signatures.latest
         leaves = take((args, kwargs))
@@ -136,7 +136,7 @@ def _call_fn(f: Callable, signatures: "_Signatures | _OneSignature") -> Callable
     return call
 
 
-def is_observed() -> bool:
+def is_traced_or_transformed() -> bool:
     """Return True under torch.compile, a transform of torch.func, forward AD or a dispatch mode."""
     return (
         torch.compiler.is_compiling()
@@ -186,7 +186,7 @@ class _Signatures:
                 self.known.setdefault(key, {})[values] = compiled
             if why:
                 return result
-        self.latest = ready_for(compiled, given)
+        self.latest = fast_path_for(compiled, given)
         run = self.latest.run
         return self.f(*args, **kwargs) if run is None else run(self.latest.take(given))
 
@@ -226,7 +226,7 @@ class _OneSignature:
         check_arguments(self.compiled.expected, given)
         if needs_grad(given) or call_context()[-1] != self.autocast:
             return self.f(*args, **kwargs)
-        self.latest = ready_for(self.compiled, given)
+        self.latest = fast_path_for(self.compiled, given)
         return self.latest.run(self.latest.take(given))
 
 
@@ -235,12 +235,12 @@ def needs_grad(given: tuple) -> bool:
     return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in tensors(given))
 
 
-def ready_for(compiled: Compiled, given: tuple) -> Ready:
+def fast_path_for(compiled: Compiled, given: tuple) -> FastPath:
     """Return the code for arguments whose tensors are laid out in memory as these are."""
     leaves, run, strides = compiled.take(given), compiled.run, compiled.strides
     if run is not None and not all(map(has_strides, leaves, strides)):
         run = lambda leaves: compiled.run([*map(with_strides, leaves, strides)])
-    return Ready(compiled.take, guard_fn(leaves), call_context(), run)
+    return FastPath(compiled.take, guard_fn(leaves), call_context(), run)
 
 
 def has_strides(x: Tensor, strides: tuple[int, ...]) -> bool:

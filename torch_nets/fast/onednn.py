@@ -6,18 +6,18 @@ from torch import Tensor
 from purenets.torch_nets.fast import matmul, operations
 
 
-def by_onednn(a: Tensor, b: Tensor) -> Tensor:
+def onednn_matmul(a: Tensor, b: Tensor) -> Tensor:
     """Return a b, without a derivative."""
     return torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")
 
 
-def add_by_onednn(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def onednn_addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Return c + a b, without a derivative."""
     return torch.ops.mkldnn._linear_pointwise.binary(a, c, b.mT, None, "add")
 
 
 torch.library.define("purenets::product", "(Tensor a, Tensor b) -> Tensor")
-torch.library.impl("purenets::product", "CompositeExplicitAutograd", by_onednn)
+torch.library.impl("purenets::product", "CompositeExplicitAutograd", onednn_matmul)
 
 
 @torch.library.register_fake("purenets::product")
@@ -65,7 +65,7 @@ class _Product(operations.Function):
     def forward(ctx, a, b):
         ctx.save_for_backward(a, b)
         ctx.save_for_forward(a, b)
-        return operations.below(torch.ops.purenets.product, a, b)
+        return operations.call_below_autograd(torch.ops.purenets.product, a, b)
 
     @staticmethod
     def backward(ctx, dc):
@@ -84,7 +84,7 @@ class _Product(operations.Function):
 class _Sum(operations.Function):
     @staticmethod
     def forward(ctx, a, b):
-        return operations.below(torch.ops.purenets.sum, a, b)
+        return operations.call_below_autograd(torch.ops.purenets.sum, a, b)
 
     @staticmethod
     def backward(ctx, d):
@@ -97,5 +97,5 @@ class _Sum(operations.Function):
         return torch.ops.purenets.sum(da, db)
 
 
-operations.differentiable("purenets::product", _Product)
-operations.differentiable("purenets::sum", _Sum)
+operations.register_derivative("purenets::product", _Product)
+operations.register_derivative("purenets::sum", _Sum)

@@ -11,7 +11,7 @@ from torch.autograd.function import _SingleLevelFunction
 Function = _SingleLevelFunction  # as torch.autograd.Function, for one level of torch.func at a time
 
 
-def differentiable(name: str, function: type[Function]) -> None:
+def register_derivative(name: str, function: type[Function]) -> None:
     """`function` as the derivative of the operation "purenets::..."."""
 
     @torch.library.impl(name, "Autograd")
@@ -20,7 +20,7 @@ def differentiable(name: str, function: type[Function]) -> None:
             return function.apply(*arguments)
 
 
-def below(operation: Callable, *arguments):
+def call_below_autograd(operation: Callable, *arguments):
     """The operation itself, called from `forward` of its function; levels below may differentiate it too, backward
     and forward."""
     with torch.enable_grad(), _set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():

@@ -17,7 +17,7 @@ from purenets.core import tree
 from purenets.core.base import UserError
 
 
-class Leaf(NamedTuple):
+class TensorSpec(NamedTuple):
     """Describe a tensor: what compiled code relies on."""
 
     shape: tuple[int, ...]
@@ -37,9 +37,9 @@ class Unsupported(Exception):
 
 
 def like(value: Any) -> Any:
-    """Return the same dicts, tuples and lists with a `Leaf` for each tensor."""
+    """Return the same dicts, tuples and lists with a `TensorSpec` for each tensor."""
     if isinstance(value, Tensor):
-        return Leaf(tuple(value.shape), value.stride(), value.dtype, value.device)
+        return TensorSpec(tuple(value.shape), value.stride(), value.dtype, value.device)
     return map_parts(like, value)
 
 
@@ -56,7 +56,7 @@ def map_parts(f: Callable, value: Any) -> Any:
 
 def is_container(part: Any) -> bool:
     """Return True for a dict, list or tuple, but not for the description of a tensor."""
-    return isinstance(part, (dict, list, tuple)) and type(part) not in (Leaf, Returned)
+    return isinstance(part, (dict, list, tuple)) and type(part) not in (TensorSpec, Returned)
 
 
 def iter_nodes(expected: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
@@ -161,7 +161,7 @@ def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
         known.append(value)
 
     def visit(part: Any, at: str) -> None:
-        if type(part) is Leaf:
+        if type(part) is TensorSpec:
             leaves.append(at)
             return
         if not is_container(part):
@@ -198,14 +198,14 @@ def unflatten_fn(expected: Any) -> Callable[[Sequence], Any]:
     """Return the function that puts a sequence of tensors where `expected` has descriptions.
 
     Args:
-        expected: nested dicts, tuples and lists. Each `Leaf` takes the next tensor, each `Returned`
+        expected: nested dicts, tuples and lists. Each `TensorSpec` takes the next tensor, each `Returned`
             the one of its index; anything else is returned as it is.
     """
     source, leaves = _Source(), itertools.count()
 
     def written(part: Any) -> str:
-        if type(part) in (Leaf, Returned):
-            return f"given[{next(leaves) if type(part) is Leaf else part.index}]"
+        if type(part) in (TensorSpec, Returned):
+            return f"given[{next(leaves) if type(part) is TensorSpec else part.index}]"
         if isinstance(part, dict):
             items = (f"{source.name(key)}: {written(inner)}" for key, inner in part.items())
             return f"{{{', '.join(items)}}}"
@@ -238,10 +238,10 @@ def check_arguments(expected: tuple, given: tuple) -> None:
 
 def difference(expected: Any, value: Any) -> str | None:
     """Return what differs from one part of what `like` made; strides may."""
-    if type(expected) is Leaf:
+    if type(expected) is TensorSpec:
         if not isinstance(value, Tensor):
             return f"is {value!r:.40}, expected a tensor"
-        pairs = zip(Leaf._fields, like(value), expected, strict=True)
+        pairs = zip(TensorSpec._fields, like(value), expected, strict=True)
         different = [
             f"{what} is {a}, compiled for {b}" for what, a, b in pairs if a != b and what != "strides"
         ]

@@ -1,0 +1,129 @@
+"""BatchNorm's running statistics, taken anew for params such as averaged ones."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from purenets.core import random
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
+
+MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
+
+
+@torch.no_grad()
+def update_batchnorm(
+    model: Model, params: Params, buffers: Buffers, batches: Iterable[Batch], *, key: Tensor | None = None
+) -> Buffers:
+    """Return buffers whose running statistics are the means over `batches`, for these params.
+
+    As `torch.optim.swa_utils.update_bn`: the mean over the batches of their mean and (unbiased)
+    variance, whatever the momentum. Other buffers go through training mode as in a training. A
+    layer whose statistics do not move in training mode (a frozen one) keeps them.
+
+    Args:
+        model: with any number of BatchNorm layers, of `layers.BatchNorm` or in a module of
+            `from_module`.
+        params: such as those of `optim.with_averaged_params(state)`.
+        buffers: of the same state; the old statistics have no influence.
+        batches: (inputs, targets) each, of the training set; `[batches(i) for i in range(100)]` of
+            a function.
+        key: for models that draw (dropout), which do so here too.
+
+    Raises:
+        UserError: if there is no batch.
+
+    Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better
+        generalization", section 3.2.
+    """
+    if callable(batches):
+        raise UserError("batches: a function, needs a list as [batches(i) for i in range(100)]")
+    n, statistics, track = 0, {}, None
+    for n, batch in enumerate(batches, start=1):
+        x, _ = batch
+        batch_key = None if key is None else random.fold_in(key, n)
+        train = _in_training(model, params, x, batch_key)
+        track = track or _tracking(train, buffers)
+        buffers, fresh = track(train, buffers)
+        means = {name: statistics.get(name, 0.0) for name in fresh}
+        statistics = {name: means[name] + (value - means[name]) / n for name, value in fresh.items()}
+    if n == 0:
+        raise UserError("update_batchnorm: no batches, needs one or more")
+    counts = {f"{prefix}{COUNT}" for prefix in map(_prefix, statistics)} & buffers.keys()
+    new = {name: value.to(buffers[name].dtype) for name, value in statistics.items()}
+    return {**buffers, **new, **{name: torch.full_like(buffers[name], n) for name in counts}}
+
+
+def _in_training(model: Model, params: Params, x, key) -> Callable[[Buffers], Buffers]:
+    """Return the function from buffers to the buffers after a forward pass in training mode."""
+
+    def train(buffers: Buffers) -> Buffers:
+        with _UnitMomentum():
+            return model.apply(params, buffers, x, train=True, key=key)[1]
+
+    return train
+
+
+def _tracking(train: Callable, buffers: Buffers) -> Callable:
+    """Return `track(train, buffers) -> (buffers, statistics of the batch)`.
+
+    A layer returns its running statistics moved towards the batch's: new = (1 - m) old + m batch,
+    with a momentum m that only the layer knows. Two passes from different `old` tell m, and then
+    one pass tells the batch's statistics; in float64, so that nothing is lost.
+    """
+    moved = {_prefix(name) for name, new in train(buffers).items() if _moved(name, buffers[name], new)}
+    names = [name for name in buffers if _leaf(name) in (MEAN, VAR) and _prefix(name) in moved]
+    start = {name: buffers[name].to(torch.float64) for name in names}
+    start = {name: torch.full_like(old, float(_leaf(name) == VAR)) for name, old in start.items()}
+    ahead = train({**buffers, **{name: value + 1 for name, value in start.items()}})
+    new = train({**buffers, **start})
+    momentum = {name: 1 - (ahead[name] - new[name]) for name in names}
+
+    def track(train: Callable, buffers: Buffers) -> tuple[Buffers, Buffers]:
+        new = train({**buffers, **start})
+        fresh = {name: (new[name] - start[name]) / momentum[name] + start[name] for name in names}
+        return {**new, **{name: buffers[name] for name in names}}, fresh
+
+    return track
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _prefix(name: str) -> str:
+    """Return "norm1." of "norm1.running_mean"."""
+    return name[: len(name) - len(_leaf(name))]
+
+
+def _moved(name: str, old: Tensor, new: Tensor) -> bool:
+    return _leaf(name) in (MEAN, VAR) and not torch.equal(old, new)
+
+
+class _UnitMomentum(TorchFunctionMode):
+    """Within the block torch.nn's BatchNorm sets its running statistics to those of the batch.
+
+    Its kernels take statistics of one dtype only, so float64 ones are written after the call.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is not torch.nn.functional.batch_norm:
+            return func(*args, **kwargs)
+        names = ("input", MEAN, VAR, "weight", "bias", "training", "momentum", "eps")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        running = given.get(MEAN), given.get(VAR)
+        if not given.get("training") or running[0] is None:
+            return func(**given)
+        own = [torch.zeros_like(value, dtype=_dtype(given)) for value in running]
+        y = func(**{**given, MEAN: own[0], VAR: own[1], "momentum": 1.0})
+        for value, fresh in zip(running, own, strict=True):
+            value.copy_(fresh)
+        return y
+
+
+def _dtype(arguments: dict) -> torch.dtype:
+    """Return the dtype of statistics: that of the weights, or of the inputs; at least float32."""
+    like = arguments["input"] if arguments.get("weight") is None else arguments["weight"]
+    return torch.promote_types(like.dtype, torch.float32)

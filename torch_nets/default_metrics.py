@@ -1,0 +1,85 @@
+"""Which accuracy a loss means: of classes, of yes or no, or none.
+
+By shape and dtype alone a regression of one number and a binary classification by one logit are the
+same, and so are soft labels and a regression of several numbers. What tells them apart is the loss,
+where it is one of torch's. Of a loss that is not known there is an accuracy for class numbers only,
+and otherwise none, rather than a number without meaning.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from purenets.core.metrics import accuracy, binary_accuracy, class_accuracy, means_classes, means_one_hot
+from purenets.torch_nets.losses import cross_entropy, smoothed_cross_entropy
+
+CLASSES = (
+    cross_entropy,
+    smoothed_cross_entropy,
+    F.cross_entropy,
+    F.nll_loss,
+    F.multi_margin_loss,
+    nn.CrossEntropyLoss,
+    nn.NLLLoss,
+    nn.MultiMarginLoss,
+)
+THRESHOLDS = {  # between no and yes
+    F.binary_cross_entropy_with_logits: 0.0,
+    F.soft_margin_loss: 0.0,
+    F.multilabel_soft_margin_loss: 0.0,
+    F.binary_cross_entropy: 0.5,
+    nn.BCEWithLogitsLoss: 0.0,
+    nn.SoftMarginLoss: 0.0,
+    nn.MultiLabelSoftMarginLoss: 0.0,
+    nn.BCELoss: 0.5,
+}
+NUMBERS = (
+    F.mse_loss,
+    F.l1_loss,
+    F.smooth_l1_loss,
+    F.huber_loss,
+    F.poisson_nll_loss,
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.PoissonNLLLoss,
+)
+
+
+def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
+    """Return the accuracy that `loss` means: `f(logits, targets)`, None where there is none.
+
+    | loss                         | targets                                 | accuracy          |
+    |------------------------------|-----------------------------------------|-------------------|
+    | binary cross-entropy         | as the logits                           | `binary_accuracy` |
+    | cross-entropy, nll           | class numbers, one-hot or soft labels   | `accuracy`        |
+    | mse, l1, huber, poisson      | any                                     | none              |
+    | any other                    | class numbers of two or more classes    | `accuracy`        |
+    | any other                    | any other                               | none              |
+    """
+    kind = _kind(loss)
+    if kind in NUMBERS:
+        return lambda logits, targets: None
+    if kind in THRESHOLDS:
+        return functools.partial(binary_accuracy, threshold=THRESHOLDS[kind])
+
+    if kind in CLASSES:
+        return _of_classes
+    return lambda logits, targets: accuracy(logits, targets) if means_classes(logits, targets) else None
+
+
+def _of_classes(logits: Tensor, targets: Tensor) -> Tensor | None:
+    """Return the accuracy where the loss is one of classes, in the shapes that torch's take."""
+    if means_classes(logits, targets, least=1) or means_one_hot(logits, targets, least=1):
+        return class_accuracy(logits, targets)
+    return None
+
+
+def _kind(loss: Callable) -> Callable:
+    """Return the function that a `functools.partial` is of, and the class of a module of torch."""
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    return type(loss) if isinstance(loss, nn.Module) else loss
