@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from purenets import UserError, data, make_step, optim, random, train_state
-from purenets.torch_nets import ensemble, from_module, grad_fn, module_draws, stack_states
+from purenets.torch_nets import ensemble, from_module, grad_fn, jit, module_draws, stack_states
 from purenets.torch_nets.module_draws import KeyedDraws
 
 KEY = torch.as_tensor(random.key(0))
