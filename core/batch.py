@@ -16,13 +16,13 @@ def map_arrays(f: Callable[[Array], Array], part: Any) -> Any:
     return f(part)
 
 
-def count_examples(batch: Batch, name: str, at_least: int = 1) -> int:
+def count_examples(batch: Batch, name: str) -> int:
     """Return the length of the first axis, which all arrays of a batch share.
 
     Raises:
-        UserError: if they do not share one, or it is below `at_least`; `name` begins the message.
+        UserError: if they do not share one, or it is 0; `name` begins the message.
     """
     lengths = [array.shape[0] if array.ndim else 0 for part in batch for array in input_leaves(part)]
-    if not lengths or min(lengths) != max(lengths) or lengths[0] < at_least:
-        raise UserError(f"{name}: arrays of {lengths} examples; needs as many in each, at least {at_least}")
+    if not lengths or min(lengths) != max(lengths) or not lengths[0]:
+        raise UserError(f"{name}: arrays of {lengths} examples; needs as many in each, at least one")
     return lengths[0]

@@ -82,16 +82,6 @@ def test_a_trained_rnn_may_use_its_fused_recurrence():
     assert all(torch.allclose(a[name], b[name], rtol=1e-10, atol=1e-14) for name in a)
 
 
-def test_no_example_has_no_gradient():
-    model = VanillaRNN(3, 1, 5, 10)
-    params, _ = model.init(torch.as_tensor(random.key(0)))
-    batch = torch.zeros(0, 3, 1), torch.zeros(0, dtype=torch.int64)
-    for train in (False, True):
-        grads, losses = per_example_grads(model, train=train)(params, {}, batch)
-        assert losses.shape == (0,)
-        assert all(grads[name].shape == (0, *p.shape) for name, p in params.items())
-
-
 def test_examples_that_mix_are_found():
     model, params, buffers, batch = setting("cnn")
     with pytest.raises(UserError, match=r": per-example gradient mean differs .*: examples mix, by"):

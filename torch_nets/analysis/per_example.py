@@ -55,7 +55,7 @@ def per_example_grads(
 
     def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
         expect_tensors(params, batch)
-        n = count_examples(batch, "per_example_grads", at_least=0)
+        n = count_examples(batch, "per_example_grads")
         x, y = batch
         keys = None if key is None else example_keys(key, n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
