@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from purenets import UserError, data, make_step, optim, random, train_state
-from purenets.torch_nets import ensemble, from_module, grad_fn, module_draws, stack_states
+from purenets.torch_nets import ensemble, from_module, grad_fn, jit, module_draws, stack_states
 from purenets.torch_nets.module_draws import KeyedDraws
 
 KEY = torch.as_tensor(random.key(0))
@@ -179,14 +179,40 @@ def test_draw_that_no_member_can_have_of_its_own_is_refused(name):
         ensemble(make_step(grad_fn(model), SGD), same_batch=True)(members, (SEQUENCES, Y))
 
 
-@pytest.mark.parametrize("name", ["functional", "dropout in place", "attention", "F.gumbel_softmax", "ones"])
+def after_a_step(step, model, seed=0) -> dict:
+    return step(start(model, seed=seed), (SEQUENCES, Y))[0].params
+
+
+def near(a: dict, b: dict) -> bool:
+    return all(torch.allclose(a[leaf], b[leaf], atol=1e-5) for leaf in b)
+
+
+@pytest.mark.parametrize("name", ["functional", "attention", "lstm", "torch.rand_like", "normal_"])
 def test_compiled_step_draws_the_same(name):
+    model = from_module(KEYED[name]())
+    step = make_step(grad_fn(model), SGD)
+    compiled = jit(step)
+    assert near(after_a_step(compiled, model), after_a_step(step, model))
+    assert near(after_a_step(compiled, model, 1), after_a_step(step, model, 1))
+
+
+@pytest.mark.filterwarnings("ignore:jit")
+@pytest.mark.parametrize("name", ["torch.multinomial", "torch.native_dropout"])
+def test_step_that_cannot_be_compiled_draws_the_same(name):
+    model = from_module(SEEDED[name]())
+    step = make_step(grad_fn(model), SGD)
+    compiled = jit(step)
+    assert near(after_a_step(compiled, model), after_a_step(step, model))
+    assert near(after_a_step(compiled, model, 1), after_a_step(step, model, 1))
+
+
+@pytest.mark.parametrize("name", ["functional", "dropout in place", "attention", "F.gumbel_softmax", "ones"])
+def test_step_that_torch_compiles_draws_the_same(name):
     torch.compiler.reset()
     model = from_module(KEYED[name]())
     step = make_step(grad_fn(model), SGD)
-    compiled = torch.compile(step, backend="eager", fullgraph=True)(start(model), (SEQUENCES, Y))[0].params
-    eager = step(start(model), (SEQUENCES, Y))[0].params
-    assert all(torch.allclose(compiled[leaf], eager[leaf], atol=1e-5) for leaf in eager)
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    assert near(after_a_step(compiled, model), after_a_step(step, model))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own
@@ -194,10 +220,9 @@ def test_compiled_step_draws_the_same(name):
 def test_draw_that_torch_compile_would_take_from_its_generator_is_an_error(name):
     torch.compiler.reset()
     model = from_module({**KEYED, **SEEDED}[name]())
+    compiled = torch.compile(make_step(grad_fn(model), SGD), fullgraph=True, backend="eager")
     with pytest.raises(Exception, match=r"random|draws|super"):
-        torch.compile(make_step(grad_fn(model), SGD), backend="eager", fullgraph=True)(
-            start(model), (SEQUENCES, Y)
-        )
+        after_a_step(compiled, model)
 
 
 @pytest.mark.parametrize("name", ["lstm", "functional", "F.gumbel_softmax", "dropout in place"])
