@@ -1,4 +1,6 @@
-"""All benchmarks, one after the other, each in a process of its own, and their summary: `make bench`."""
+"""All benchmarks, one after the other, each in a process of its own, and their summary: `make
+bench`.
+"""
 
 import subprocess
 import sys

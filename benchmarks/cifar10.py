@@ -1,13 +1,15 @@
-"""CIFAR-10 in little time: scripts/cifar10_cnn.py beside the public speed run, on the same images and machine.
+"""CIFAR-10 in little time: scripts/cifar10_cnn.py beside the public speed run, on the same images
+and machine.
 
     python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir DIR --seeds 3
 
-`--recipe` is the file of that name from the repository KellerJordan/cifar10-airbench; no code of it is here.
-It is run as it stands where there is a GPU. On a CPU its words for devices are replaced: tensors stay on the
-CPU, half precision is bfloat16 (a CPU has no fast half), the network is not compiled unless `--compile`. Its
-images are those of `--data`, all training images. The contestants take turns, seed by seed, each in a process
-of its own. Seconds are of training and of the final test over views of an image, without the evaluations in
-between and without the start of the process, for both. Rows that `--results` has are kept.
+`--recipe` is the file of that name from the repository KellerJordan/cifar10-airbench; no code of it
+is here. It is run as it stands where there is a GPU. On a CPU its words for devices are replaced:
+tensors stay on the CPU, half precision is bfloat16 (a CPU has no fast half), the network is not
+compiled unless `--compile`. Its images are those of `--data`, all training images. The contestants
+take turns, seed by seed, each in a process of its own. Seconds are of training and of the final
+test over views of an image, without the evaluations in between and without the start of the
+process, for both. Rows that `--results` has are kept.
 """
 
 import json
@@ -34,20 +36,25 @@ ON_CPU = (
     ("torch.cuda.Event(enable_timing=True)", "Moment()"),
     ("torch.cuda.synchronize()", "None"),
 )
-COMMAND = (
-    "python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir data/cifar10-jpeg75"
-)
+COMMAND = "python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir "
+"data/cifar10-jpeg75"
 
 
 @dataclass(frozen=True)
 class Config(Options):
     """Train our fast net and the public recipe in turns."""
 
-    recipe: str = option("airbench94_muon.py", "the public file; where it is missing only ours is run")
+    recipe: str = option(
+        "airbench94_muon.py", "the public file; where it is missing only ours is run"
+    )
     preset: str = option("94", "of scripts/cifar10_cnn.py")
-    data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data: str = option(
+        "cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
+    )
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    image_size: int = option(0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative)
+    image_size: int = option(
+        0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative
+    )
     compile: bool = option(False, "the public recipe's network compiled, on a CPU too")
     seeds: int = option(3, "of each contestant", positive)
     first_seed: int = option(0, "the first of them", not_negative)
@@ -80,8 +87,12 @@ def public(config: Config, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         write_images(config, Path(folder))
         exec(compile(source.replace('"cifar10"', repr(folder)), config.recipe, "exec"), recipe)
-        recipe["print_training_details"] = lambda variables, is_final_entry: rows.append(dict(variables))
-        net = recipe["CifarNet"]().to("cuda" if on_gpu else "cpu", memory_format=torch.channels_last)
+        recipe["print_training_details"] = lambda variables, is_final_entry: rows.append(
+            dict(variables)
+        )
+        net = recipe["CifarNet"]().to(
+            "cuda" if on_gpu else "cpu", memory_format=torch.channels_last
+        )
         if on_gpu or config.compile:
             net.compile(mode="max-autotune")
             recipe["main"]("warmup", net)
@@ -91,7 +102,9 @@ def public(config: Config, seed: int) -> dict:
         "accuracy": last["val_acc"],
         "views_accuracy": last["tta_val_acc"],
         "seconds": last["time_seconds"],
-        "epochs": [{"accuracy": row["val_acc"], "seconds": row["time_seconds"]} for row in rows[:-1]],
+        "epochs": [
+            {"accuracy": row["val_acc"], "seconds": row["time_seconds"]} for row in rows[:-1]
+        ],
     }
 
 
@@ -104,7 +117,11 @@ def write_images(config: Config, folder: Path) -> None:
     found = images.load(config.data, config.data_dir, config.image_size)
     for name, (x, y) in {"train": found.train, "test": found.test}.items():
         pixels = torch.from_numpy(rearrange(np.array(x), "n c h w -> n h w c").copy())
-        content = {"images": pixels, "labels": torch.from_numpy(np.array(y)), "classes": list(found.classes)}
+        content = {
+            "images": pixels,
+            "labels": torch.from_numpy(np.array(y)),
+            "classes": list(found.classes),
+        }
         torch.save(content, folder / f"{name}.pt")
 
 
@@ -134,9 +151,17 @@ def main(config: Config) -> list[dict]:
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         for name, contestant in contestants.items():
             if not any((row["contestant"], row["seed"]) == (name, seed) for row in rows):
-                found = timing.apart(one, contestant, config, seed, memory_reused=contestant is ours)()
+                found = timing.apart(
+                    one, contestant, config, seed, memory_reused=contestant is ours
+                )()
                 rows.append(
-                    {"contestant": name, "seed": seed, **runs.environment(), **runs.machine(), **found}
+                    {
+                        "contestant": name,
+                        "seed": seed,
+                        **runs.environment(),
+                        **runs.machine(),
+                        **found,
+                    }
                 )
                 n = min(map(len, grouped(rows, "contestant").values()))
                 about = {"command": COMMAND, "n": n, **runs.environment(), **runs.machine()}
@@ -152,7 +177,9 @@ def table(rows: list[dict]) -> Table:
     """Return a row for each contestant: accuracies in percent, and the median of the seconds."""
     cells = []
     for name, mine in grouped(rows, "contestant").items():
-        accuracies = (spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy"))
+        accuracies = (
+            spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy")
+        )
         seconds = np.median([row["seconds"] for row in mine])
         cells.append((name, *accuracies, f"{seconds:.0f}", len(mine)))
     return table_of(("contestant", "test", "mean over views", "seconds", "n"), cells)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.cnn            # writes results/benchmarks_cnn.json
 
-Each contestant trains in a process of its own with all cores, and they take turns, step by step: allocators
-and caches of one do not help another. Ours run as in our scripts, with memory reused (`core/runs/malloc.py`);
-torch.nn once in its defaults and once with the same setting. All begin with the same params, and the losses
-of the first ten steps are compared: nobody does less work.
+Each contestant trains in a process of its own with all cores, and they take turns, step by step:
+allocators and caches of one do not help another. Ours run as in our scripts, with memory reused
+(`core/runs/malloc.py`); torch.nn once in its defaults and once with the same setting. All begin
+with the same params, and the losses of the first ten steps are compared: nobody does less work.
 """
 
 from collections.abc import Callable
@@ -96,10 +96,14 @@ def contestants(size: int) -> dict[str, Callable[[], float]]:
 
 
 def assert_same_work(calls: dict[str, Callable[[], float]]) -> None:
-    """The losses of ten steps from the same params: those of torch.nn within what bfloat16 rounds."""
+    """The losses of ten steps from the same params: those of torch.nn within what bfloat16
+    rounds.
+    """
     losses = {name: np.array([call() for _ in range(10)]) for name, call in calls.items()}
     for name, values in losses.items():
-        assert np.abs(values[0] - losses[PEER][0]) < 0.02, f"{name}: another first loss, {values[0]}"
+        assert np.abs(values[0] - losses[PEER][0]) < 0.02, (
+            f"{name}: another first loss, {values[0]}"
+        )
         assert values[-1] < 0.5 * values[0], f"{name}: does not learn its batch, {values}"
 
 
@@ -113,7 +117,8 @@ def main(config: Config) -> dict:
         "n": config.rounds,
         **runs.environment(),
         **runs.machine(),
-        "setting": f"reduced VGG, batch {config.batch_size}, Adam 1e-3, {torch.get_num_threads()} threads",
+        "setting": f"reduced VGG, batch {config.batch_size}, Adam 1e-3, "
+        f"{torch.get_num_threads()} threads",
         "ms": medians(times),
         "ratio": {
             f"{name} / {peer}": ratio(times[name], times[peer])
@@ -129,7 +134,9 @@ def main(config: Config) -> dict:
 def table(found: dict, peers: list[str]) -> Table:
     """Return a row for each peer: its time, and the ratio of ours to it with quartiles."""
     names = (OURS, f"{OURS}, compiled")
-    ours = ", ".join(f"{found['ms'][name]:.0f} ms ({name.removeprefix('ours: ')})" for name in names)
+    ours = ", ".join(
+        f"{found['ms'][name]:.0f} ms ({name.removeprefix('ours: ')})" for name in names
+    )
     caption = f"One step of the {found['setting']}; median of {found['n']} rounds. Ours: {ours}."
     rows = []
     for peer in peers:

@@ -1,9 +1,11 @@
-"""The reduced VGG as an nn.Module, trained the way scripts/cnn_train.py trains ours: do both learn the same?
+"""The reduced VGG as an nn.Module, trained the way scripts/cnn_train.py trains ours: do both learn
+the same?
 
-    python -m benchmarks.cnn_twin --data folder --data_dir DIR --seeds 3 --results results/part2_twin.json
+    python -m benchmarks.cnn_twin --seeds 3 --results results/part2_twin.json
 
-torch.nn and torch.optim.Adam in their defaults (float32, contiguous), from the very params, over the very
-batches of the seed. The rows of seeds that `--results` has already are kept, so that seeds can be added.
+torch.nn and torch.optim.Adam in their defaults (float32, contiguous), from the very params, over
+the very batches of the seed. The rows of seeds that `--results` has already are kept, so that seeds
+can be added.
 """
 
 import json
@@ -29,7 +31,9 @@ from scripts.shared.sweeps import spread
 class Config(Options):
     """Train the reduced VGG with torch.nn and torch.optim."""
 
-    data: str = option("cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data: str = option(
+        "cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
+    )
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     learning_rate: float = option(1e-3, "Adam's rate", positive)
     max_steps: int = option(5000, "steps to train for", positive)
@@ -42,7 +46,9 @@ class Config(Options):
 
 def train(config: Config, seed: int) -> dict:
     """The test loss and accuracy of the twin after its training."""
-    split_key, init_key, batch_key, _ = random.split(random.key(seed), 4)  # as in scripts/cnn_train.py
+    split_key, init_key, batch_key, _ = random.split(
+        random.key(seed), 4
+    )  # as in scripts/cnn_train.py
     task = images.prepare(images.load(config.data, config.data_dir), split_key, valid_fraction=0.1)
     n_channels, n_classes = task.train[0].shape[1], len(task.classes)
     params, buffers = CNN(n_channels, n_classes).init(init_key)
@@ -74,12 +80,19 @@ def main(config: Config) -> dict:
         if seed not in {row["seed"] for row in rows}:
             rows.append(train(config, seed))
             write(path, config, sorted(rows, key=lambda row: row["seed"]))
-    print(f"twin: test accuracy {spread([row['test']['accuracy'] for row in rows])} %, n = {len(rows)}")
+    print(
+        f"twin: test accuracy {spread([row['test']['accuracy'] for row in rows])} %, n = "
+        f"{len(rows)}"
+    )
     return {"rows": rows}
 
 
 def write(path: Path, config: Config, rows: list[dict]) -> None:
-    about = {"command": "python -m benchmarks.cnn_twin", "options": config.to_dict(), "n": len(rows)}
+    about = {
+        "command": "python -m benchmarks.cnn_twin",
+        "options": config.to_dict(),
+        "n": len(rows),
+    }
     found = {**about, **runs.environment(), **runs.machine(), "rows": rows}
     write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
 

@@ -1,9 +1,10 @@
-"""How time and memory of a training step grow over width, batch, depth, length and members, by a factor of 100.
+"""How time and memory of a training step grow over width, batch, depth, length and members, by a
+factor of 100.
 
-    python -m benchmarks.growth         # writes results/benchmarks_growth.json and docs/figures/growth.png
+    python -m benchmarks.growth  # writes results/benchmarks_growth.json and docs/figures/growth.png
 
-Every point is measured in a process of its own, ours (eager) and torch.nn in turns: the median milliseconds of a
-step, and by how many MiB the process's largest memory grows while it steps.
+Every point is measured in a process of its own, ours (eager) and torch.nn in turns: the median
+milliseconds of a step, and by how many MiB the process's largest memory grows while it steps.
 """
 
 import resource
@@ -101,7 +102,9 @@ def peer(axis: str, value: int) -> Callable[[], object]:
 
 
 def net_of(sizes: list[int]) -> nn.Sequential:
-    layers = [part for i in range(1, len(sizes)) for part in (nn.Linear(*sizes[i - 1 : i + 1]), nn.ReLU())]
+    layers = [
+        part for i in range(1, len(sizes)) for part in (nn.Linear(*sizes[i - 1 : i + 1]), nn.ReLU())
+    ]
     return nn.Sequential(*layers[:-1])
 
 
@@ -111,7 +114,9 @@ def batch_of(sizes: list[int], n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(x), torch.tensor(draw.integers(0, sizes[-1], n))
 
 
-def point(backend: Callable, axis: str, value: int, steps: int) -> Callable[[], tuple[float, float]]:
+def point(
+    backend: Callable, axis: str, value: int, steps: int
+) -> Callable[[], tuple[float, float]]:
     """The function that measures a point: (median milliseconds of a step, MiB)."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -131,10 +136,14 @@ def point(backend: Callable, axis: str, value: int, steps: int) -> Callable[[], 
 
 
 def curves_of(axis: str, steps: int) -> dict:
-    """The points of one axis, and the exponent of the last half of each curve of times (1 is linear)."""
+    """The points of one axis, and the exponent of the last half of each curve of times (1 is
+    linear).
+    """
     found = {"values": list(AXES[axis])}
     for name, backend in (("ours", ours), ("torch.nn", peer)):
-        points = [apart(point, backend, axis, value, steps, memory_reused=False)() for value in AXES[axis]]
+        points = [
+            apart(point, backend, axis, value, steps, memory_reused=False)() for value in AXES[axis]
+        ]
         ms, mib = (list(values) for values in zip(*points, strict=True))
         tail = np.log(AXES[axis][-3:]), np.log(ms[-3:])
         found[name] = {"ms": ms, "mib": mib, "exponent": float(np.polyfit(*tail, 1)[0])}
@@ -151,7 +160,9 @@ def draw(found: dict):
                 style = plots.MARKERS[i] + plots.LINES[i]
                 values = np.maximum(curve[name][what], 0.05)
                 axis.plot(curve["values"], values, style, color=plots.COLORS[i], label=name)
-            axis.set(xscale="log", yscale="log", xlabel=axis_name, ylabel=unit if column == 0 else "")
+            axis.set(
+                xscale="log", yscale="log", xlabel=axis_name, ylabel=unit if column == 0 else ""
+            )
             for scale in (axis.xaxis, axis.yaxis):
                 scale.set_major_formatter("{x:g}")
                 scale.set_minor_formatter(NullFormatter())

@@ -1,10 +1,12 @@
-"""Opening a folder of images: seconds and memory, when it is decoded and when it comes from the cache.
+"""Opening a folder of images: seconds and memory, when it is decoded and when it comes from the
+cache.
 
-    python -m benchmarks.images --data_dir data/cifar10-jpeg75     # writes results/benchmarks_images.json
+    python -m benchmarks.images --data_dir data/cifar10-jpeg75
 
-Each start is a process of its own. Memory is the peak above that after the imports, while images are decoded,
-split and normalized. The last line has the seconds from the imports to the end of the first training step of
-scripts/cnn_train.py, the probe of the fastest way and the evaluation before the first step included.
+Each start is a process of its own. Memory is the peak above that after the imports, while images
+are decoded, split and normalized. The last line has the seconds from the imports to the end of the
+first training step of scripts/cnn_train.py, the probe of the fastest way and the evaluation before
+the first step included.
 """
 
 import json
@@ -48,7 +50,9 @@ def data_handling(root: str) -> dict:
 
 
 def to_first_step(root: str) -> float:
-    """Seconds of scripts/cnn_train.py, once everything is imported, up to the end of its first step."""
+    """Seconds of scripts/cnn_train.py, once everything is imported, up to the end of its first
+    step.
+    """
     import purenets.core.report.plots  # noqa: F401 (what it imports when work starts)
 
     begin, original = time.perf_counter(), runs.fit_and_save

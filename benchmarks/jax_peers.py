@@ -1,4 +1,6 @@
-"""The same steps in JAX and optax under jit, for where both are installed (`pip install -e .[bench]`)."""
+"""The same steps in JAX and optax under jit, for where both are installed (`pip install -e
+.[bench]`).
+"""
 
 import importlib.util
 from collections.abc import Callable
@@ -11,7 +13,9 @@ def installed() -> bool:
 
 
 class Step:
-    """Steps of `loss(params, x, y)` by an optax optimizer, one a call or `k` by lax.scan; it keeps its state."""
+    """Steps of `loss(params, x, y)` by an optax optimizer, one a call or `k` by lax.scan; it keeps
+    its state.
+    """
 
     def __init__(self, loss: Callable, optimizer, params: dict, batch: tuple, k: int = 1):
         import jax
@@ -28,7 +32,11 @@ class Step:
 
         batch = tuple(map(jax.numpy.asarray, batch))
         params = {name: jax.numpy.asarray(leaf) for name, leaf in params.items()}
-        self.call, self.carry, self.k = jax.jit(steps, donate_argnums=0), (params, optimizer.init(params)), k
+        self.call, self.carry, self.k = (
+            jax.jit(steps, donate_argnums=0),
+            (params, optimizer.init(params)),
+            k,
+        )
 
     def __call__(self) -> None:
         self.carry, values = self.call(self.carry)
@@ -39,7 +47,9 @@ class Step:
 
 
 def mlp_loss(layers: int) -> Callable:
-    """The mean cross-entropy of an MLP whose params are named as ours: "fc1.weight" (out, in), ..."""
+    """The mean cross-entropy of an MLP whose params are named as ours: "fc1.weight" (out,
+    in), ...
+    """
     import jax
     import optax
 
@@ -53,7 +63,9 @@ def mlp_loss(layers: int) -> Callable:
 
 
 def rnn_loss() -> Callable:
-    """The mean cross-entropy of the vanilla RNN's last step, equations (1) to (4), its loop by lax.scan."""
+    """The mean cross-entropy of the vanilla RNN's last step, equations (1) to (4), its loop by
+    lax.scan.
+    """
     import jax
     import jax.numpy as jnp
     import optax

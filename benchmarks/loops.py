@@ -31,7 +31,9 @@ class Config(Options):
     """Time compiled steps and loops."""
 
     rounds: int = option(20, "rounds in which all contestants take turns", positive)
-    compilations: int = option(3, "times that each loop is compiled; 0 to leave it out", not_negative)
+    compilations: int = option(
+        3, "times that each loop is compiled; 0 to leave it out", not_negative
+    )
     results: str = option("results/benchmarks_loops.json", "JSON file for the numbers")
 
 
@@ -61,7 +63,9 @@ def microseconds(rounds: int) -> dict[str, dict]:
     """Return the microseconds of a step: the least and the median of the rounds."""
     nets = contestants()
     times = {name: 1e3 * ms / nets[name].k for name, ms in in_turns(nets, rounds).items()}
-    return {name: {"least": float(t.min()), "median": float(np.median(t))} for name, t in times.items()}
+    return {
+        name: {"least": float(t.min()), "median": float(np.median(t))} for name, t in times.items()
+    }
 
 
 def seconds_to_compile(length: int) -> float:
@@ -104,7 +108,8 @@ def markdown(found: dict) -> str:
     """Return a row for each contestant, and one for each loop that was compiled."""
     lines = ["| | microseconds a step: least | median |", "|---|---|---|"]
     lines += [
-        f"| {name} | {t['least']:.1f} | {t['median']:.1f} |" for name, t in found["microseconds"].items()
+        f"| {name} | {t['least']:.1f} | {t['median']:.1f} |"
+        for name, t in found["microseconds"].items()
     ]
     lines += ["", "| scan of | seconds to compile, each |", "|---|---|"]
     for length, seconds in found["seconds to compile"].items():

@@ -2,12 +2,13 @@
 
     python -m benchmarks.mlp            # writes results/benchmarks_mlp.json
 
-The nets are 2-20-2, batch 32, and 3072-1024-1024-10, batch 128. All contestants of a net take turns, round by
-round, in one process: on one thread for the tiny net, on all cores for the wide one. Before that all take 100
-steps and end with the params of torch.nn, which is asserted: nobody does less work. Ours are the code that a user
-writes. Eager steps and NumPy measure loss and accuracy, ours and those of torch.nn; compiled ones and the other
-peers measure the loss. All have malloc in its defaults, unless the environment sets it. A peer that is not
-installed is left out by name.
+The nets are 2-20-2, batch 32, and 3072-1024-1024-10, batch 128. All contestants of a net take
+turns, round by round, in one process: on one thread for the tiny net, on all cores for the wide
+one. Before that all take 100 steps and end with the params of torch.nn, which is asserted: nobody
+does less work. Ours are the code that a user writes. Eager steps and NumPy measure loss and
+accuracy, ours and those of torch.nn; compiled ones and the other peers measure the loss. All have
+malloc in its defaults, unless the environment sets it. A peer that is not installed is left out by
+name.
 """
 
 import importlib.util
@@ -32,7 +33,10 @@ from purenets.torch_nets import pytorch_mlp, to_numpy
 
 TINY, WIDE = (2, 20, 2), (3072, 1024, 1024, 10)
 BATCHES = {TINY: 32, WIDE: 128}
-RATES = {TINY: 1e-2, WIDE: 1e-5}  # of Adam; the wide net's is so low that rounding does not lead nets apart
+RATES = {
+    TINY: 1e-2,
+    WIDE: 1e-5,
+}  # of Adam; the wide net's is so low that rounding does not lead nets apart
 SCANNED = 100  # steps in one compiled call, by scan and lax.scan
 
 
@@ -57,7 +61,10 @@ def first_params(sizes: Sequence[int]) -> dict:
 
 
 class Ours:
-    """Steps of ours, k in a call, that keep their state. make(model, optimizer) gives the function of a call."""
+    """Steps of ours, k in a call, that keep their state.
+
+    make(model, optimizer) gives the function of a call.
+    """
 
     def __init__(self, sizes, MLP, convert: Callable, optimizer, make: Callable, k: int = 1):
         model = MLP(sizes[0], list(sizes[1:-1]), sizes[-1])
@@ -65,7 +72,9 @@ class Ours:
         if k > 1:
             batch = tuple(np.stack([part] * k) for part in batch)
         self.k, self.batch = k, tuple(map(convert, batch))
-        self.state = train_state(tree.map(convert, first_params(sizes)), {}, optimizer, random.key(1))
+        self.state = train_state(
+            tree.map(convert, first_params(sizes)), {}, optimizer, random.key(1)
+        )
         self.call = make(model, optimizer)
 
     def __call__(self) -> None:
@@ -142,7 +151,9 @@ class TorchOpt:
 
 def sklearn_step(sizes) -> Callable[[], None]:
     x, y = data(sizes)
-    net = MLPClassifier(list(sizes[1:-1]), learning_rate_init=RATES[sizes], batch_size=len(x), alpha=0.0)
+    net = MLPClassifier(
+        list(sizes[1:-1]), learning_rate_init=RATES[sizes], batch_size=len(x), alpha=0.0
+    )
     return lambda: net.partial_fit(x, y, classes=list(range(sizes[-1])))
 
 
@@ -200,12 +211,17 @@ def wide() -> tuple[dict, dict]:
         "torch, eager": in_torch(WIDE, adam, accuracy=True),
         "torch, jit": in_torch(WIDE, adam, torch_nets.jit),
     }
-    peers = {"torch.nn": Torch(WIDE, accuracy=True), "torch.nn, compiled": Torch(WIDE, compiled=True)}
+    peers = {
+        "torch.nn": Torch(WIDE, accuracy=True),
+        "torch.nn, compiled": Torch(WIDE, compiled=True),
+    }
     return ours, peers | ({"JAX jit": in_jax(WIDE)} if jax_peers.installed() else {})
 
 
 def assert_same_work(nets: dict, tolerance: float) -> None:
-    """After 100 steps all params are those of torch.nn, but for `tolerance` of the largest of a leaf."""
+    """After 100 steps all params are those of torch.nn, but for `tolerance` of the largest of a
+    leaf.
+    """
     for net in nets.values():
         for _ in range(100 // net.k):
             net()
@@ -216,7 +232,9 @@ def assert_same_work(nets: dict, tolerance: float) -> None:
             assert error < tolerance, f"{name}: {leaf} differs from torch.nn's by {error}"
 
 
-def measure(ours: dict, peers: dict, rounds: int, tolerance: float, more: dict | None = None) -> dict:
+def measure(
+    ours: dict, peers: dict, rounds: int, tolerance: float, more: dict | None = None
+) -> dict:
     """Milliseconds of a step of each, and the ratios of ours to the peers."""
     assert_same_work(ours | peers, tolerance)
     nets = ours | peers | (more or {})
@@ -239,7 +257,8 @@ def main(config: Config) -> dict:
         "n": config.rounds,
         **runs.environment(),
         **runs.machine(),
-        "setting": f"MLP 2-20-2, batch {BATCHES[TINY]}, Adam, one thread, float32; torch.nn: fused Adam",
+        "setting": f"MLP 2-20-2, batch {BATCHES[TINY]}, Adam, one thread, float32; torch.nn: "
+        "fused Adam",
         **measure(ours, peers, config.rounds, 1e-3, {"scikit-learn": sklearn_step(TINY)}),
     }
     if config.wide_rounds:

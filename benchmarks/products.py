@@ -1,8 +1,10 @@
-"""Matrix products in float32: oneDNN, which ours take (torch_nets/fast/onednn.py), beside torch's own, by MKL.
+"""Matrix products in float32: oneDNN, which ours take (torch_nets/fast/onednn.py), beside torch's
+own, by MKL.
 
     python -m benchmarks.products            # writes results/benchmarks_products.json
 
-Each product, and those of its two gradients, on one thread and on all cores; both take turns (`timing.py`).
+Each product, and those of its two gradients, on one thread and on all cores; both take turns
+(`timing.py`).
 """
 
 import os
@@ -17,7 +19,13 @@ from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets.fast import matmul, onednn
 
-SIZES = ((128, 128, 128), (128, 784, 100), (200, 3072, 100), (128, 1024, 1024), (128, 3072, 1024))  # m, k, n
+SIZES = (
+    (128, 128, 128),
+    (128, 784, 100),
+    (200, 3072, 100),
+    (128, 1024, 1024),
+    (128, 3072, 1024),
+)  # m, k, n
 
 
 @dataclass(frozen=True)

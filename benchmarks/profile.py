@@ -1,10 +1,11 @@
-"""Where the time of the tiny MLP's step goes, ours and the peers': what stands behind the bars that are missed.
+"""Where the time of the tiny MLP's step goes, ours and the peers': what stands behind the bars that
+are missed.
 
     python -m benchmarks.profile            # writes results/benchmarks_profile.json
 
-MLP 2-20-2, batch 32, Adam, one thread. Parts take turns (`timing.py`), each by itself on the same values again
-and again, so that their sum is less than a whole step. "A call" is a compiled function of the whole state
-that counts the step and nothing else: what is paid before anything is computed.
+MLP 2-20-2, batch 32, Adam, one thread. Parts take turns (`timing.py`), each by itself on the same
+values again and again, so that their sum is less than a whole step. "A call" is a compiled function
+of the whole state that counts the step and nothing else: what is paid before anything is computed.
 """
 
 from collections.abc import Callable
@@ -37,11 +38,16 @@ def parts_of_ours() -> dict[str, Callable]:
     net = mlp.in_torch(mlp.TINY, optim.adam(mlp.RATES[mlp.TINY]), accuracy=True)
     model = pytorch_mlp.MLP(mlp.TINY[0], list(mlp.TINY[1:-1]), mlp.TINY[-1])
     state, (x, y) = net.state, net.batch
-    advance, gradient = advance_fn(optim.adam(mlp.RATES[mlp.TINY])), torch_nets.grad_fn(model, metrics={})
+    advance, gradient = (
+        advance_fn(optim.adam(mlp.RATES[mlp.TINY])),
+        torch_nets.grad_fn(model, metrics={}),
+    )
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in state.params.items()}
     grads, _ = gradient(state.params, {}, (x, y), None)
     return {
-        "forward and loss": lambda: functional.cross_entropy(model.apply(leaves, {}, x, train=True)[0], y),
+        "forward and loss": lambda: functional.cross_entropy(
+            model.apply(leaves, {}, x, train=True)[0], y
+        ),
         "forward, loss and backward": lambda: gradient(state.params, {}, (x, y), None),
         "accuracy": lambda: accuracy(x, y),
         "Adam, and the sum": lambda: advance(grads, state.opt_state, state.params),

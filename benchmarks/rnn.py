@@ -1,11 +1,12 @@
-"""The vanilla RNN beside nn.RNN and JAX: one training step, its growth with T, and an ensemble beside single runs.
+"""The vanilla RNN beside nn.RNN and JAX: one training step, its growth with T, and an ensemble
+beside single runs.
 
-    python -m benchmarks.rnn            # writes results/benchmarks_rnn.json and docs/figures/rnn_cost.png
+    python -m benchmarks.rnn  # writes results/benchmarks_rnn.json and docs/figures/rnn_cost.png
 
-All contestants of a comparison take turns, round by round, in one process on one thread, so that a ratio is
-that of neighbors in time; it is given as the median over the rounds, with quartiles. A step is the same for
-all: gradient of the cross-entropy, clipping at 10, RMSProp 1e-3; batch 128, 128 units, scalar input. T is the
-length of the palindrome: T-1 digits are read.
+All contestants of a comparison take turns, round by round, in one process on one thread, so that a
+ratio is that of neighbors in time; it is given as the median over the rounds, with quartiles. A
+step is the same for all: gradient of the cross-entropy, clipping at 10, RMSProp 1e-3; batch 128,
+128 units, scalar input. T is the length of the palindrome: T-1 digits are read.
 """
 
 import json
@@ -42,7 +43,9 @@ class Config(Options):
 
     rounds: int = option(30, "rounds in which all contestants take turns", positive)
     results: str = option("results/benchmarks_rnn.json", "JSON file for the numbers")
-    whole_runs: bool = option(False, "time the commands too: ten seeds in one sweep, and a single run")
+    whole_runs: bool = option(
+        False, "time the commands too: ten seeds in one sweep, and a single run"
+    )
     figure: str = option("docs/figures/rnn_cost.png", "PNG for the growth with T")
 
 
@@ -54,7 +57,8 @@ def first_params(T: int) -> dict:
     return VanillaRNN(T - 1, 1, HIDDEN, 10).init(random.key(0))[0]
 
 
-# the params of nn.RNN and nn.Linear by the names of ours; nn.RNN's second bias adds nothing and stays 0
+# the params of nn.RNN and nn.Linear by the names of ours; nn.RNN's second bias adds nothing and
+# stays 0
 NAMES = {
     "W_hx": "rnn.weight_ih_l0",
     "W_hh": "rnn.weight_hh_l0",
@@ -74,7 +78,9 @@ class Twin(nn.Module):
         first = {NAMES[name]: leaf for name, leaf in first_params(T).items()}
         self.load_state_dict(first | {"rnn.bias_hh_l0": torch.zeros(HIDDEN)})
         self.rnn.bias_hh_l0.requires_grad_(False)
-        self.optimizer = torch.optim.RMSprop([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+        self.optimizer = torch.optim.RMSprop(
+            [p for p in self.parameters() if p.requires_grad], lr=1e-3
+        )
         self.batch = data(T)
 
     def forward(self):
@@ -97,12 +103,15 @@ class Ours:
         optimizer = optim.chain(optim.clip_by_global_norm(10.0), optim.rmsprop(lr=1e-3))
         step, self.batch = make_step(grad_fn(model), optimizer), data(T)
         states = [
-            train_state(first_params(T), {}, optimizer, random.key(seed)) for seed in range(max(1, members))
+            train_state(first_params(T), {}, optimizer, random.key(seed))
+            for seed in range(max(1, members))
         ]
         self.state: TrainState = stack_states(states) if members else states[0]
         if members:
             step = ensemble(step)
-            self.batch = tuple(part.expand(members, *part.shape).contiguous() for part in self.batch)
+            self.batch = tuple(
+                part.expand(members, *part.shape).contiguous() for part in self.batch
+            )
         self.step = wrap(step)
 
     def __call__(self) -> None:
@@ -113,7 +122,9 @@ class Ours:
 
 
 def in_jax(T: int) -> jax_peers.Step:
-    """The step in JAX, its loop by lax.scan; optax's RMSProp as torch's: eps outside of the root."""
+    """The step in JAX, its loop by lax.scan; optax's RMSProp as torch's: eps outside of the
+    root.
+    """
     import optax
 
     rmsprop = optax.rmsprop(1e-3, decay=0.99, eps=1e-8, eps_in_sqrt=False)
@@ -123,19 +134,24 @@ def in_jax(T: int) -> jax_peers.Step:
 
 
 def one_step(rounds: int, T: int, check: bool = False) -> dict:
-    """A step beside those of nn.RNN and of JAX. check: first 100 steps, after which all params agree."""
+    """A step beside those of nn.RNN and of JAX.
+
+    check: first 100 steps, after which all params agree.
+    """
     peers = {"nn.RNN": Twin(T)} | ({"JAX jit": in_jax(T)} if jax_peers.installed() else {})
     ours = {"eager": Ours(T), "compiled": Ours(T, jit)}
     if check:
         assert_same_work(ours | peers)
     times = in_turns(ours | peers, rounds)
-    ratios = {f"{name} / {peer}": ratio(times[name], times[peer]) for peer in peers for name in ours}
+    ratios = {
+        f"{name} / {peer}": ratio(times[name], times[peer]) for peer in peers for name in ours
+    }
     return {"T": T, "ms": medians(times), "ratio": ratios}
 
 
 def assert_same_work(nets: dict) -> None:
-    """After 100 steps the params are those of nn.RNN, but for a twentieth of the largest of a leaf (RMSProp makes
-    steps of rounding too)."""
+    """After 100 steps the params are those of nn.RNN, but for a twentieth of the largest of a leaf
+    (RMSProp makes steps of rounding too)."""
     for net in nets.values():
         for _ in range(100):
             net()
@@ -153,14 +169,15 @@ def growth(rounds: int, lengths=(25, 50, 100, 200, 400)) -> dict:
         for name, value in one_step(rounds, T)["ms"].items():
             rows.setdefault(name, []).append(value)
     exponents = {
-        name: float(np.polyfit(np.log(lengths), np.log(values), 1)[0]) for name, values in rows.items()
+        name: float(np.polyfit(np.log(lengths), np.log(values), 1)[0])
+        for name, values in rows.items()
     }
     return {"T": list(lengths), "ms": rows, "exponent": exponents}
 
 
 def on_all_cores(call: Callable[[], None]) -> Callable[[], None]:
-    """The call with a thread for each core: members are shared out among them. One network alone is fastest
-    on one thread."""
+    """The call with a thread for each core: members are shared out among them. One network alone is
+    fastest on one thread."""
 
     def threaded():
         torch.set_num_threads(os.cpu_count())
@@ -183,14 +200,18 @@ def members_together(rounds: int, T: int) -> dict:
     )
     pairs = [(a, b) for a in ("compiled", "eager") for b in ("eager", "compiled")]
     ratios = {
-        f"ensemble, {a} / {MEMBERS} x one, {b}": ratio(times[f"ensemble, {a}"], MEMBERS * times[f"one, {b}"])
+        f"ensemble, {a} / {MEMBERS} x one, {b}": ratio(
+            times[f"ensemble, {a}"], MEMBERS * times[f"one, {b}"]
+        )
         for a, b in pairs
     }
     return {"T": T, "ms": medians(times), "ratio": ratios}
 
 
 def whole_runs(T: int, steps: int = 10_000) -> dict:
-    """Seconds of the commands, from start to end: the sweep of ten seeds, and a single run of its defaults."""
+    """Seconds of the commands, from start to end: the sweep of ten seeds, and a single run of its
+    defaults.
+    """
     with tempfile.TemporaryDirectory() as folder:
         sweep = {"--lengths": T, "--seeds": MEMBERS, "--steps": steps, "--out": f"{folder}/sweep"}
         single = {"--input_length": T - 1, "--train_steps": steps, "--out": f"{folder}/single"}
@@ -216,7 +237,13 @@ def draw(found: dict):
     axis = axes[0, 0]
     for i, (name, values) in enumerate(found["ms"].items()):
         label = f"ours, {name}" if name in ("eager", "compiled") else name
-        axis.plot(found["T"], values, plots.MARKERS[i] + plots.LINES[i], color=plots.COLORS[i], label=label)
+        axis.plot(
+            found["T"],
+            values,
+            plots.MARKERS[i] + plots.LINES[i],
+            color=plots.COLORS[i],
+            label=label,
+        )
     axis.set(xlabel="length of the palindrome T", ylabel="one training step (ms)", xlim=0, ylim=0)
     axis.set_title("The cost of a step is linear in T")
     axis.legend(frameon=False)
@@ -230,7 +257,8 @@ def main(config: Config) -> dict:
     about = {"command": command, "n": config.rounds, **runs.environment(), **runs.machine()}
     found = {
         **about,
-        "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, float32, one thread (the ensemble: one a core)",
+        "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, float32, one thread (the "
+        "ensemble: one a core)",
         "one_step": one_step(config.rounds, 50, check=True),
         "growth": growth(max(3, config.rounds // 3)),
         "ensemble": [members_together(config.rounds, T) for T in (5, 11, 50)],

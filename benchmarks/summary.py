@@ -1,6 +1,7 @@
-"""What all benchmarks found, against what they are meant to reach: one table, one JSON file, one picture.
+"""What all benchmarks found, against what they are meant to reach: one table, one JSON file, one
+picture.
 
-    python -m benchmarks.summary        # reads results/benchmarks_*.json, writes results/benchmarks.json
+    python -m benchmarks.summary  # reads results/benchmarks_*.json, writes results/benchmarks.json
 
 A ratio is ours to the peer's, so below 1 is faster; the bar is the largest that is meant to be.
 """
@@ -32,9 +33,21 @@ class Bar(NamedTuple):
 MLP, FAST = "MLP 2-20-2, batch 32, Adam", "numpy, fast_step"
 VGG = "ours: bfloat16, channels_last"
 BARS = [
-    Bar(f"{MLP}: NumPy by hand", "torch.nn, fused Adam", 0.35, "mlp", ("ratio", f"{FAST} / torch.nn")),
+    Bar(
+        f"{MLP}: NumPy by hand",
+        "torch.nn, fused Adam",
+        0.35,
+        "mlp",
+        ("ratio", f"{FAST} / torch.nn"),
+    ),
     Bar(f"{MLP}: NumPy by hand", "scikit-learn", 0.35, "mlp", ("ratio", f"{FAST} / scikit-learn")),
-    Bar(f"{MLP}: torch, eager", "torch.nn, fused Adam", 1.0, "mlp", ("ratio", "torch, fast_step / torch.nn")),
+    Bar(
+        f"{MLP}: torch, eager",
+        "torch.nn, fused Adam",
+        1.0,
+        "mlp",
+        ("ratio", "torch, fast_step / torch.nn"),
+    ),
     Bar(
         f"{MLP}: torch, compiled",
         "JAX jit, optax",
@@ -56,9 +69,19 @@ BARS = [
         "mlp",
         ("wide", "ratio", "torch, compiled / torch.nn, compiled"),
     ),
-    Bar("RNN T = 50, batch 128: compiled", "nn.RNN", 0.6, "rnn", ("one_step", "ratio", "compiled / nn.RNN")),
     Bar(
-        "RNN T = 50, batch 128: compiled", "JAX jit", 1.2, "rnn", ("one_step", "ratio", "compiled / JAX jit")
+        "RNN T = 50, batch 128: compiled",
+        "nn.RNN",
+        0.6,
+        "rnn",
+        ("one_step", "ratio", "compiled / nn.RNN"),
+    ),
+    Bar(
+        "RNN T = 50, batch 128: compiled",
+        "JAX jit",
+        1.2,
+        "rnn",
+        ("one_step", "ratio", "compiled / JAX jit"),
     ),
     Bar(
         "reduced VGG, batch 128",
@@ -67,8 +90,22 @@ BARS = [
         "cnn",
         ("ratio", f"{VGG} / torch.nn: bfloat16, channels_last, compiled"),
     ),
-    Bar("per-example gradients, CNN", "Opacus", 0.7, "toolbox", ("per-example cnn", "times as fast"), True),
-    Bar("per-example gradients, MLP", "Opacus", 0.7, "toolbox", ("per-example mlp", "times as fast"), True),
+    Bar(
+        "per-example gradients, CNN",
+        "Opacus",
+        0.7,
+        "toolbox",
+        ("per-example cnn", "times as fast"),
+        True,
+    ),
+    Bar(
+        "per-example gradients, MLP",
+        "Opacus",
+        0.7,
+        "toolbox",
+        ("per-example mlp", "times as fast"),
+        True,
+    ),
     Bar(
         "ensemble of 64 MLPs",
         "torch.nn, one by one",
@@ -142,7 +179,12 @@ def main(config: Config) -> list[dict]:
     Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
     plots.save(draw(rows), Path(config.figure))
     n = min(row["n"] for row in rows)
-    about = {"command": "python -m benchmarks.summary", "n": n, **runs.environment(), **runs.machine()}
+    about = {
+        "command": "python -m benchmarks.summary",
+        "n": n,
+        **runs.environment(),
+        **runs.machine(),
+    }
     write(str(folder / "benchmarks.json"), about | {"rows": rows}, table(rows))
     return rows
 

@@ -15,7 +15,9 @@ from purenets.core.runs import malloc
 from purenets.core.runs.files import write_atomically
 
 
-def in_turns(contestants: dict[str, Callable], rounds: int, seconds: float = 0.05) -> dict[str, np.ndarray]:
+def in_turns(
+    contestants: dict[str, Callable], rounds: int, seconds: float = 0.05
+) -> dict[str, np.ndarray]:
     """Milliseconds a call, (rounds,) for each contestant; calls are repeated within a round to fill
     `seconds`."""
     repeats = {}
@@ -58,16 +60,20 @@ def with_quartiles(ratio: dict) -> str:
 
 
 def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Callable[[], object]:
-    """The function that `build(*arguments)` makes, in a process of its own, which ends with this one.
+    """The function that `build(*arguments)` makes, in a process of its own, which ends with this
+    one.
 
-    memory_reused: with malloc as `malloc.keep_freed_memory` sets it, as our scripts have it; else in its defaults.
+    memory_reused: with malloc as `malloc.keep_freed_memory` sets it, as our scripts have it; else
+    in its defaults.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     before = dict(os.environ)
     os.environ.pop("THP_MEM_ALLOC_ENABLE", None)  # set by the process that measures
     try:
-        context.Process(target=_serve, args=(theirs, build, arguments, memory_reused), daemon=True).start()
+        context.Process(
+            target=_serve, args=(theirs, build, arguments, memory_reused), daemon=True
+        ).start()
     finally:
         os.environ.update(before)
 

@@ -1,14 +1,16 @@
-"""Per-example gradients beside Opacus, and an ensemble of 64 MLPs beside 64 runs of torch.nn one after the other.
+"""Per-example gradients beside Opacus, and an ensemble of 64 MLPs beside 64 runs of torch.nn one
+after the other.
 
     python -m benchmarks.toolbox            # writes results/benchmarks_toolbox.json
 
-Contestants take turns on one thread (`timing.py`): a ratio is the median over the rounds, with quartiles. What is
-large, the gradients of every example, is made in a process of its own for each contestant: with malloc as our
-scripts set it (malloc.py), and as it is. Opacus (`pip install 'purenets[dp]'`) is left out where it is not
-installed. Per-example gradients: batch 64, nn.Linear 784-128-10, 1x28x28 images through two convolutions with
-GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (Opacus' own DPRNN, since nn.RNN cannot be hooked);
-eager on both sides. Ensemble: MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with
-torch.optim, eager.
+Contestants take turns on one thread (`timing.py`): a ratio is the median over the rounds, with
+quartiles. What is large, the gradients of every example, is made in a process of its own for each
+contestant: with malloc as our scripts set it (malloc.py), and as it is. Opacus (`pip install
+'purenets[dp]'`) is left out where it is not installed. Per-example gradients: batch 64, nn.Linear
+784-128-10, 1x28x28 images through two convolutions with GroupNorm, and a tanh RNN of 128 units over
+10 one-hot digits (Opacus' own DPRNN, since nn.RNN cannot be hooked); eager on both sides. Ensemble:
+MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with torch.optim,
+eager.
 """
 
 import importlib.metadata
@@ -80,7 +82,7 @@ def data(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ours(name: str) -> Callable[[], dict]:
-    """The function that gives the gradient of each example by ours, from the module's own params."""
+    """Return our function for the gradient of each example, from the module's own params."""
     make, shape = NETS[name]
     torch.manual_seed(0)
     model = VanillaRNN(*shape, 128, 10) if name == "rnn" else from_module(make())
@@ -106,7 +108,9 @@ def opacus(name: str) -> Callable[[], list]:
 
 
 def timed(build: Callable, name: str) -> Callable[[], None]:
-    """What `build(name)` gives, on one thread and without its result, which need not leave its process."""
+    """What `build(name)` gives, on one thread and without its result, which need not leave its
+    process.
+    """
     torch.set_num_threads(1)
     call = build(name)
 
@@ -117,8 +121,8 @@ def timed(build: Callable, name: str) -> Callable[[], None]:
 
 
 def assert_same_work(name: str) -> None:
-    """Both give the same gradients (of the RNN, whose params have other names and places, the same numbers of
-    them)."""
+    """Both give the same gradients (of the RNN, whose params have other names and places, the same
+    numbers of them)."""
     mine, theirs = ours(name)(), opacus(name)()
     if name == "rnn":
         assert sum(g.numel() for g in mine.values()) <= sum(g.numel() for g in theirs)
@@ -158,12 +162,14 @@ def one_by_one() -> Callable[[], None]:
 
 
 def against_opacus(name: str, rounds: int) -> dict:
-    """Ours as our scripts run it, with memory reused (malloc.py), beside Opacus as it is; and both in the
-    other way. Each in a process of its own."""
+    """Ours as our scripts run it, with memory reused (malloc.py), beside Opacus as it is; and both
+    in the other way. Each in a process of its own."""
     assert_same_work(name)
     times = in_turns(
         {
-            f"{who}{', memory reused' if reused else ''}": apart(timed, build, name, memory_reused=reused)
+            f"{who}{', memory reused' if reused else ''}": apart(
+                timed, build, name, memory_reused=reused
+            )
             for who, build in (("ours", ours), ("opacus", opacus))
             for reused in (True, False)
         },

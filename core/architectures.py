@@ -13,12 +13,14 @@ VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "p
 def reduced_vgg(
     backend, n_channels: int, n_classes: int, width: float = 1.0, norm: Callable | None = None
 ) -> dict:
-    """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ... "fc".
+    """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ...
+    "fc".
 
-    A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3, stride 2,
-    padding 1. A pool comes before the ReLU that the assignment has before it: the maximum of what a ReLU
-    leaves is what the ReLU leaves of the maximum, in value and gradient, and of a quarter as many pixels.
-    backend: as in `mlp_layers`; width: a factor of all channels; norm: a constructor in place of BatchNorm.
+    A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3,
+    stride 2, padding 1. A pool comes before the ReLU that the assignment has before it: the maximum
+    of what a ReLU leaves is what the ReLU leaves of the maximum, in value and gradient, and of a
+    quarter as many pixels. backend: as in `mlp_layers`; width: a factor of all channels; norm: a
+    constructor in place of BatchNorm.
     """
     expect_sizes("CNN", n_channels=n_channels, n_classes=n_classes)
     if not 0 < width < math.inf:
@@ -48,7 +50,9 @@ RNN_INITS = (
 
 
 def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the vanilla RNN's params, by the names of the assignment's equations (1) and (2)."""
+    """The shapes of the vanilla RNN's params, by the names of the assignment's equations (1) and
+    (2).
+    """
     return {
         "W_hx": (num_hidden, input_dim),
         "W_hh": (num_hidden, num_hidden),
@@ -61,15 +65,20 @@ def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, t
 def mlp_layers(
     backend, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
 ) -> dict:
-    """The layers of a multi-layer perceptron by name: "fc1", "relu1", ("dropout1",) ... and a last "fc".
+    """The layers of a multi-layer perceptron by name: "fc1", "relu1", ("dropout1",) ... and a last
+    "fc".
 
-    backend: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of layers.
+    backend: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of
+    layers.
     """
     if activation not in backend.ACTIVATIONS:
-        raise UserError(f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}")
+        raise UserError(
+            f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}"
+        )
     if isinstance(n_hidden, str) or not hasattr(n_hidden, "__iter__"):
         raise UserError(
-            f"MLP: n_hidden is {n_hidden!r}, needs a list of the units of each hidden layer, as [20]"
+            f"MLP: n_hidden is {n_hidden!r}, needs a list of the units of each hidden layer, as "
+            "[20]"
         )
     units_of = {f"n_hidden[{i}]": units for i, units in enumerate(n_hidden)}
     expect_sizes("MLP", n_inputs=n_inputs, **units_of, n_classes=n_classes)

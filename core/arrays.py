@@ -1,4 +1,6 @@
-"""One vocabulary for NumPy arrays and torch tensors: the array API standard, by array-api-compat."""
+"""One vocabulary for NumPy arrays and torch tensors: the array API standard, by
+array-api-compat.
+"""
 
 from collections.abc import Callable
 
@@ -30,7 +32,8 @@ def to_host(x: Array) -> np.ndarray:
 def plain(x: Array) -> Array:
     """Return a torch.nn.Parameter as a plain tensor of its values, anything else as it is.
 
-    A Parameter requires grad: each step of a training that began at it would hold on to the step before.
+    A Parameter requires grad: each step of a training that began at it would hold on to the step
+    before.
     """
     if isinstance(x, NUMPY):
         return x
@@ -48,7 +51,8 @@ def like(value, reference: Array) -> Array:
 
 
 def is_tracing() -> bool:
-    """Return True under torch.compile or a torch.func transform, where no value of a tensor may be read.
+    """Return True under torch.compile or a torch.func transform, where no value of a tensor may be
+    read.
 
     Without `purenets.torch_nets`, which knows, the answer is True: always right, and slower.
     """

@@ -127,8 +127,8 @@ class Schedule(Protocol):
 class UserError(ValueError):
     """Wrong input, told in one line that names the flag, file, argument or leaf.
 
-    Scripts print the message and exit with code 2. Characters that cannot be printed, as they may come from a
-    file, are escaped.
+    Scripts print the message and exit with code 2. Characters that cannot be printed, as they may
+    come from a file, are escaped.
     """
 
     def __init__(self, message: str):

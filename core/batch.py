@@ -1,4 +1,6 @@
-"""Batches whose inputs are an array, or a tuple or dict of arrays: the examples, counted and sliced."""
+"""Batches whose inputs are an array, or a tuple or dict of arrays: the examples, counted and
+sliced.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +24,11 @@ def count_examples(batch: Batch, name: str) -> int:
     Raises:
         UserError: if they do not share one, or it is 0; `name` begins the message.
     """
-    lengths = [array.shape[0] if array.ndim else 0 for part in batch for array in input_leaves(part)]
+    lengths = [
+        array.shape[0] if array.ndim else 0 for part in batch for array in input_leaves(part)
+    ]
     if not lengths or min(lengths) != max(lengths) or not lengths[0]:
-        raise UserError(f"{name}: arrays of {lengths} examples; needs as many in each, at least one")
+        raise UserError(
+            f"{name}: arrays of {lengths} examples; needs as many in each, at least one"
+        )
     return lengths[0]

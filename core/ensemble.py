@@ -1,8 +1,8 @@
 """Ensembles: states of several members stacked into one, and the loop that steps them on NumPy.
 
     state = stack_states([init_state(model, optimizer, random.key(seed)) for seed in range(10)])
-    state, metrics = ensemble(step)(state, batch)   # batch: x (members, batch, ...), y (members, batch)
-    unstack_states(state)[3]                        # the state of seed 3, as if it had been trained alone
+    state, metrics = ensemble(step)(state, batch)  # x: (members, batch, ...)
+    unstack_states(state)[3]  # the state of seed 3, as if it had been trained alone
 
 `torch_nets.ensemble` has the same interface and steps all members at once, by vmap.
 """
@@ -35,7 +35,9 @@ def unstack_states(state: TrainState) -> list[TrainState]:
     """Return the members of a stacked state: the inverse of `stack_states`."""
     n = count_members(state)
     params, buffers, opt_states = (_unstacked(part, n) for part in state[:3])
-    return [TrainState(params[i], buffers[i], opt_states[i], state.key[i], state.step) for i in range(n)]
+    return [
+        TrainState(params[i], buffers[i], opt_states[i], state.key[i], state.step) for i in range(n)
+    ]
 
 
 def ensemble(step: Step, *, same_batch: bool = False) -> Step:
@@ -48,7 +50,9 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
         members = unstack_states(state)
         if not same_batch:
             check_member_batch(batch, len(members))
-        results = [step(member, _member_batch(batch, i, same_batch)) for i, member in enumerate(members)]
+        results = [
+            step(member, _member_batch(batch, i, same_batch)) for i, member in enumerate(members)
+        ]
         states, metrics = zip(*results, strict=True)
         return stack_states(states), tree.stack(metrics)
 
@@ -63,7 +67,9 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
         if not same_batch:
             check_member_batch(batch, n)
         states = zip(tree.unstack(params), _unstacked(buffers, n), strict=True)
-        rows = [metrics(*state, _member_batch(batch, i, same_batch)) for i, state in enumerate(states)]
+        rows = [
+            metrics(*state, _member_batch(batch, i, same_batch)) for i, state in enumerate(states)
+        ]
         return tree.stack(rows)
 
     return metrics_all
@@ -100,7 +106,9 @@ def check_member_batch(batch: Batch, n: int) -> None:
         for array in input_leaves(part):
             if array.ndim == 0 or array.shape[0] != n:
                 shape = tuple(array.shape)
-                raise UserError(f"ensemble: {name} {shape} for {n} members, needs ({n}, batch, ...)")
+                raise UserError(
+                    f"ensemble: {name} {shape} for {n} members, needs ({n}, batch, ...)"
+                )
 
 
 def _unstacked(part: dict, n: int) -> list[dict]:

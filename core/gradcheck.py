@@ -1,4 +1,4 @@
-"""A gradient checked against central differences along one random direction (as in HIPS autograd)."""
+"""Check a gradient against central differences along one random direction (as HIPS autograd)."""
 
 from collections.abc import Callable
 
@@ -8,23 +8,34 @@ from purenets.core.optim.elementwise import apply_updates
 
 
 def check_gradient(
-    f: Callable[[Params], Array], params: Params, grads: Params, key, eps: float = 1e-5, tolerance=1e-7
+    f: Callable[[Params], Array],
+    params: Params,
+    grads: Params,
+    key,
+    eps: float = 1e-5,
+    tolerance=1e-7,
 ) -> float:
     """The relative error of `grads` as the gradient of the scalar `f` at `params` (float64).
 
-    Along a direction d of norm 1, (f(p + eps d) - f(p - eps d)) / (2 eps) must be grads . d. A UserError if
-    it errs by more than `tolerance` of the gradient's norm (or of 1, if that is larger).
+    Along a direction d of norm 1, (f(p + eps d) - f(p - eps d)) / (2 eps) must be grads . d. A
+    UserError if it errs by more than `tolerance` of the gradient's norm (or of 1, if that is
+    larger).
     """
     tree.check_names(grads, params)
     direction = random_direction(params, key)
     ahead, behind = (
-        f(apply_updates(params, tree.map(lambda d, s=sign: s * eps * d, direction))) for sign in (1, -1)
+        f(apply_updates(params, tree.map(lambda d, s=sign: s * eps * d, direction)))
+        for sign in (1, -1)
     )
     numeric = float(ahead - behind) / (2 * eps)
-    exact = float(sum((g * d).sum() for g, d in zip(tree.leaves(grads), tree.leaves(direction), strict=True)))
+    exact = float(
+        sum((g * d).sum() for g, d in zip(tree.leaves(grads), tree.leaves(direction), strict=True))
+    )
     error = abs(numeric - exact) / max(1.0, float(tree.norm(grads)))
     if not error <= tolerance:
-        raise UserError(f"gradient along a random direction: {exact}, by central differences {numeric}")
+        raise UserError(
+            f"gradient along a random direction: {exact}, by central differences {numeric}"
+        )
     return error
 
 

@@ -36,7 +36,8 @@ def accuracy(predictions: Array, targets: Array) -> Array:
 
 
 def class_accuracy(predictions: Array, targets: Array) -> Array:
-    """Return `accuracy` for a loss of classes, which ignores no target: the part of a training step.
+    """Return `accuracy` for a loss of classes, which ignores no target: the part of a training
+    step.
 
     There may be a single class, which is always right.
     """
@@ -60,7 +61,9 @@ def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
         xp = namespace(predictions)
         classes = _classes("top_k_accuracy", predictions, targets)
         if predictions.shape[1] < k:
-            raise UserError(f"top_k_accuracy: k is {k}, but there are {predictions.shape[1]} classes")
+            raise UserError(
+                f"top_k_accuracy: k is {k}, but there are {predictions.shape[1]} classes"
+            )
         n, n_classes, *rest = predictions.shape
         index = _arange_like(n_classes, classes).reshape((n_classes, *[1] * len(rest)))
         number = classes.reshape((n, 1, *rest))
@@ -86,7 +89,9 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
         n_bins: the number of intervals.
     """
     if type(n_bins) is not int or n_bins < 1:
-        raise UserError(f"expected_calibration_error: n_bins is {n_bins!r}, needs a positive integer")
+        raise UserError(
+            f"expected_calibration_error: n_bins is {n_bins!r}, needs a positive integer"
+        )
     xp = namespace(predictions)
     classes = _classes("expected_calibration_error", predictions, targets)
     logits = xp.astype(predictions, xp.float64)
@@ -167,7 +172,11 @@ def means_classes(predictions: Array, targets: Array, least: int = 2) -> bool:
 
 def means_one_hot(predictions: Array, targets: Array, least: int = 2) -> bool:
     """Return True for scores of `least` or more classes and targets of the same shape."""
-    return predictions.ndim >= 2 and predictions.shape[1] >= least and targets.shape == predictions.shape
+    return (
+        predictions.ndim >= 2
+        and predictions.shape[1] >= least
+        and targets.shape == predictions.shape
+    )
 
 
 def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> Array:
@@ -179,7 +188,9 @@ def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> A
         xp = namespace(targets)
         numbers = xp.astype(targets, xp.int8) if xp.isdtype(targets.dtype, "bool") else targets
         return xp.argmax(numbers, axis=1)
-    shapes = f"predictions {tuple(predictions.shape)}, {_dtype(targets)} targets {tuple(targets.shape)}"
+    shapes = (
+        f"predictions {tuple(predictions.shape)}, {_dtype(targets)} targets {tuple(targets.shape)}"
+    )
     raise UserError(
         f"{name}: {shapes}; needs two or more classes (batch, classes, ...) and integers "
         "(batch, ...), or both alike; see binary_accuracy and r2 for other targets"
@@ -222,7 +233,9 @@ def _as_float32(x: Array) -> Array:
 def _is_integer(x: Array) -> bool:
     """Return True for integers and truth values."""
     kind = getattr(x.dtype, "kind", None)  # of NumPy only
-    return kind in ("i", "u", "b") if kind else not (x.dtype.is_floating_point or x.dtype.is_complex)
+    return (
+        kind in ("i", "u", "b") if kind else not (x.dtype.is_floating_point or x.dtype.is_complex)
+    )
 
 
 def _dtype(x: Array) -> str:

@@ -1,17 +1,18 @@
-"""Randomness as an argument: draws are pure functions of a key, the same bits on NumPy and on torch.
+"""Randomness as an argument: draws are pure functions of a key, the same bits on NumPy and on
+torch.
 
-A key is an int64 array (2,), two words of 32 bits; or (3,) or (4,), a key with one or two numbers folded in
-that are not hashed yet. `fold_in` only writes the number beside the key, and a draw hashes all of it at once:
-a net that draws nothing pays nothing for the key of its step.
+A key is an int64 array (2,), two words of 32 bits; or (3,) or (4,), a key with one or two numbers
+folded in that are not hashed yet. `fold_in` only writes the number beside the key, and a draw
+hashes all of it at once: a net that draws nothing pays nothing for the key of its step.
 
     key  = random.key(0)
-    a, b = random.split(key)              # never draw twice from one key: split it, or fold a number in
-    x    = random.normal(a, (3, 2))       # a NumPy key draws NumPy arrays, a torch key tensors beside it
+    a, b = random.split(key)         # never draw twice from one key: split it, or fold a number in
+    x    = random.normal(a, (3, 2))  # a NumPy key draws NumPy arrays, a torch key tensors
 
-The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): the
-counter of a draw is (index, first folded number, second folded number, tag). Its integers wrap as int64 does
-in both libraries, and everything after it uses only operations that IEEE 754 rounds exactly (no log, no
-cosine), hence the same bits on NumPy, torch CPU and CUDA.
+The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"):
+the counter of a draw is (index, first folded number, second folded number, tag). Its integers wrap
+as int64 does in both libraries, and everything after it uses only operations that IEEE 754 rounds
+exactly (no log, no cosine), hence the same bits on NumPy, torch CPU and CUDA.
 """
 
 import math
@@ -58,7 +59,9 @@ def split(key: Array, n: int = 2) -> Array:
 
 
 def fold_in(key: Array, data: int | Array) -> Array:
-    """The key of `data`, an integer from 0 to 2**32 - 1: another key for every step, layer or epoch."""
+    """The key of `data`, an integer from 0 to 2**32 - 1: another key for every step, layer or
+    epoch.
+    """
     if not hasattr(key, "dtype"):
         check_key(key)
     xp = namespace(key)
@@ -81,7 +84,9 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
     xp, n = namespace(key), math.prod(shape)
     if dtype == "float64":
         words = bits(key, 2 * n)
-        unit = xp.astype(words[:n] >> 5, xp.float64) * 2.0**26 + xp.astype(words[n:] >> 6, xp.float64)
+        unit = xp.astype(words[:n] >> 5, xp.float64) * 2.0**26 + xp.astype(
+            words[n:] >> 6, xp.float64
+        )
         unit = unit * 2.0**-53
     else:
         unit = xp.astype(bits(key, n) >> 8, getattr(xp, dtype)) * 2.0**-24
@@ -89,12 +94,17 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
 
 
 def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
-    """Standard normal draws. Any dtype gets the same numbers, rounded: 2**32 of them, up to |z| = 6.3."""
+    """Standard normal draws.
+
+    Any dtype gets the same numbers, rounded: 2**32 of them, up to |z| = 6.3.
+    """
     return _normal(bits(key, math.prod(shape)), shape, dtype)
 
 
 def truncated_normal(key: Array, shape=(), low=-2.0, high=2.0, dtype: str = "float32") -> Array:
-    """Standard normal draws, given that they lie in [low, high] (numbers, at most 6 away from zero)."""
+    """Standard normal draws, given that they lie in [low, high] (numbers, at most 6 away from
+    zero).
+    """
     begin, end = (round(NormalDist().cdf(bound) * 2**32) for bound in (low, high))
     if not 0 < begin < end < 2**32:
         raise UserError(f"truncated_normal: [{low}, {high}] is not an interval within [-6, 6]")
@@ -110,7 +120,9 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
 
 
 def randint(key: Array, shape, low: int, high: int) -> Array:
-    """Integers from low to high - 1, uniform up to (high - low) / 2**32; high - low at most 2**31."""
+    """Integers from low to high - 1, uniform up to (high - low) / 2**32; high - low at most
+    2**31.
+    """
     if not 0 < high - low <= 2**31:
         raise UserError(f"randint: no integer between {low} and {high} - 1, or over 2**31 of them")
     words = bits(key, math.prod(shape)) * (high - low) >> 32
@@ -137,7 +149,12 @@ def philox(counter, key):
     k0, k1 = key
     for _ in range(10):
         p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # 64 bits; int64 wraps and keeps them all
-        c0, c1, c2, c3 = (p1 >> 32 & MASK) ^ c1 ^ k0, p1 & MASK, (p0 >> 32 & MASK) ^ c3 ^ k1, p0 & MASK
+        c0, c1, c2, c3 = (
+            (p1 >> 32 & MASK) ^ c1 ^ k0,
+            p1 & MASK,
+            (p0 >> 32 & MASK) ^ c3 ^ k1,
+            p0 & MASK,
+        )
         k0, k1 = k0 + 0x9E3779B9 & MASK, k1 + 0xBB67AE85 & MASK
     return c0, c1, c2, c3
 
@@ -153,14 +170,17 @@ def _hash(key: Array, n: int, purpose: int):
 
 
 def _normal(words: Array, shape, dtype: str) -> Array:
-    """The inverse of the normal distribution at p = (words + 1/2) / 2**32, by polynomials of a table.
+    """The inverse of the normal distribution at p = (words + 1/2) / 2**32, by polynomials of a
+    table.
 
-    With x = 2**32 * min(p, 1 - p): a row for each octave of x, a polynomial in x's place within the octave.
+    With x = 2**32 * min(p, 1 - p): a row for each octave of x, a polynomial in x's place within the
+    octave.
     """
     xp = namespace(words)
     upper = words > MASK >> 1
     x = xp.astype(xp.where(upper, MASK - words, words), xp.float64) + 0.5
-    # x is 1/2 or half-way between integers, so never close to a power of two: any log2 finds its octave
+    # x is 1/2 or half-way between integers, so never close to a power of two: any log2 finds its
+    # octave
     octave = xp.astype(xp.clip(xp.floor(xp.log2(x)), -1, 30), xp.int64) + 1
     table, scale = (xp.asarray(t, device=words.device) for t in (QUANTILES, OCTAVE_SCALE))
     place = x * scale[octave] - 1.5  # in [-1/2, 1/2)
@@ -172,8 +192,9 @@ def _normal(words: Array, shape, dtype: str) -> Array:
 
 
 def _quantile_table(degree: int) -> np.ndarray:
-    """Coefficients (degree + 1, octaves) of `_normal`'s polynomials: Chebyshev interpolation of the inverse
-    distribution. Rounded to 2**-44, so that the last bit of a machine's mathematics does not show."""
+    """Coefficients (degree + 1, octaves) of `_normal`'s polynomials: Chebyshev interpolation of the
+    inverse distribution. Rounded to 2**-44, so that the last bit of a machine's mathematics does
+    not show."""
     n = degree + 1
     nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
     chebyshev = np.polynomial.chebyshev.chebvander(nodes, degree)

@@ -44,7 +44,9 @@ def add(sums: Metrics, metrics: Metrics) -> Metrics:
     return new
 
 
-def add_compensated(total: float | Array, rounding: float | Array, value: Array) -> tuple[Array, Array]:
+def add_compensated(
+    total: float | Array, rounding: float | Array, value: Array
+) -> tuple[Array, Array]:
     """Return total + rounding + value as two numbers: the sum and what its rounding lost.
 
     Knuth's sum of two numbers (total + value = new + lost, exactly), and Dekker's to bring what is
@@ -61,7 +63,9 @@ def add_compensated(total: float | Array, rounding: float | Array, value: Array)
 def means(sums: Metrics, names: Iterable[str], step: int) -> dict[str, float]:
     """Return the means over the steps up to `step` as numbers; here a device is waited for."""
     count = step - int(sums[STEP])
-    totals = {name: _number(name, sums[name]) + float(sums.get(name + ROUNDING, 0.0)) for name in names}
+    totals = {
+        name: _number(name, sums[name]) + float(sums.get(name + ROUNDING, 0.0)) for name in names
+    }
     return {name: total / count for name, total in totals.items()}
 
 

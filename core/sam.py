@@ -7,10 +7,11 @@ from purenets.core.optim.elementwise import apply_updates
 
 
 def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
-    """`grad_fn` at p + rho g / |g|, where g is the gradient at p. Two passes a step.
+    """Return `grad_fn` at p + rho g / |g|, where g is the gradient at p. Two passes a step.
 
-    adaptive: the neighborhood scales with the params, p + rho p^2 g / |p g| (Kwon et al. 2021; rho about 1).
-    Buffers and metrics are those of the first pass, at p itself. Both passes draw from the same key.
+    adaptive: the neighborhood scales with the params, p + rho p^2 g / |p g| (Kwon et al. 2021; rho
+    about 1). Buffers and metrics are those of the first pass, at p itself. Both passes draw from
+    the same key.
     """
 
     def grad(params, buffers, batch, key):

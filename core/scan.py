@@ -140,12 +140,16 @@ def check_carry(new: Any, old: Any) -> None:
     before, after = dict(iter_named(old, "carry")), dict(iter_named(new, "carry"))
     if kinds(new) != kinds(old):
         lacks = ", ".join(sorted({*before} ^ {*after})) or "a container"
-        raise UserError(f"scan: f returned a carry of another structure than it was given: {lacks} differs")
+        raise UserError(
+            f"scan: f returned a carry of another structure than it was given: {lacks} differs"
+        )
     for name, leaf in before.items():
         for what in ("shape", "dtype"):
             was, now = getattr(leaf, what, None), getattr(after[name], what, None)
             if was is not None and now is not None and was != now:
-                raise UserError(f"scan: {name}: f returned the {what} {_text(now)}, was given {_text(was)}")
+                raise UserError(
+                    f"scan: {name}: f returned the {what} {_text(now)}, was given {_text(was)}"
+                )
 
 
 def _text(shape_or_dtype) -> str:

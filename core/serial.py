@@ -8,8 +8,8 @@ from purenets.core.base import Array, Params, UserError
 
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing raises the
-    KeyError that `serial_apply` names)."""
+    """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing
+    raises the KeyError that `serial_apply` names)."""
     if len(params) > len(shapes):
         known = f"the layer has {', '.join(shapes) or 'none'}"
         raise UserError(f"{', '.join(params.keys() - shapes.keys())}: unknown in params; {known}")
@@ -60,13 +60,16 @@ def serial_init(layers: dict) -> Callable:
 
 
 def serial_apply(layers: dict, method: str) -> Callable:
-    """Return `run(params, buffers, x, *, train, key) -> (x, buffers, extras)` of layers in sequence.
+    """Return `run(params, buffers, x, *, train, key) -> (x, buffers, extras)` of layers in
+    sequence.
 
     method: the name of the function that is called on each layer, "apply" or "forward".
     extras: what each layer returns beyond x and buffers, by its name.
     Raises a UserError that names the leaf that is missing, unknown or misshapen.
     """
-    steps = [(i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())]
+    steps = [
+        (i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())
+    ]
 
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
         mine_of = _by_layer(layers, params, "params")
@@ -88,7 +91,10 @@ def serial_apply(layers: dict, method: str) -> Callable:
 
 
 def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
-    """The leaves "fc1.weight", ... as a dict for each layer that has any; a UserError names those of no layer."""
+    """The leaves "fc1.weight", ...
+
+    as a dict for each layer that has any; a UserError names those of no layer.
+    """
     if not isinstance(leaves, dict):
         raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
     parts = {}
@@ -100,11 +106,15 @@ def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
             parts[layer] = {name: leaf}
         else:
             unknown = [other for other in leaves if other.partition(".")[0] not in layers]
-            raise UserError(f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}")
+            raise UserError(
+                f"{', '.join(unknown)}: unknown in {what}; the layers are {', '.join(layers)}"
+            )
     return parts
 
 
 def expect_channels(x: Array, n: int) -> None:
-    """Raise a UserError if the input is not a batch of images of `n` channels, of one pixel or more."""
+    """Raise a UserError if the input is not a batch of images of `n` channels, of one pixel or
+    more.
+    """
     if x.ndim != 4 or x.shape[1] != n or 0 in x.shape[2:]:
         raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n}, height, width)")

@@ -18,8 +18,9 @@ def ignore() -> None:
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Within the block the first Ctrl-C or SIGTERM only makes the given function true; the second acts as
-    usual. Outside the main thread, where Python delivers no signals, and after `ignore` it stays false."""
+    """Within the block the first Ctrl-C or SIGTERM only makes the given function true; the second
+    acts as usual. Outside the main thread, where Python delivers no signals, and after `ignore` it
+    stays false."""
     asked = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

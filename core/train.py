@@ -62,8 +62,8 @@ def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:
     """Return the state before the first step, with given params; key and step lie on their device.
 
-    A torch.nn.Parameter is taken by its values. To differentiate a training by the params that it begins
-    with, give plain tensors.
+    A torch.nn.Parameter is taken by its values. To differentiate a training by the params that it
+    begins with, give plain tensors.
 
     Raises:
         UserError: if the params or buffers are no dict of arrays, or the key is none.
@@ -83,8 +83,9 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
 def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     """Return the pure function `step(state, batch) -> (state, metrics)` of one update.
 
-    An optimizer that takes `value` and `value_and_grad_fn` gets the loss of the step, and the function that
-    evaluates the loss and its gradient at other params on the same batch with the same key.
+    An optimizer that takes `value` and `value_and_grad_fn` gets the loss of the step, and the
+    function that evaluates the loss and its gradient at other params on the same batch with the
+    same key.
     """
     takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
     uses_key = getattr(grad_fn, "uses_key", True)  # unknown of a function that wraps another
@@ -98,7 +99,9 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
             grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
             return metrics["loss"], grads
 
-        extra = {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
+        extra = (
+            {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
+        )
         try:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
         except KeyError:
@@ -127,8 +130,8 @@ def fit(
     """Train from `state.step` to `steps`; return the last state and a row for every `every` steps.
 
     A row holds the step, the mean of the metrics of the steps since the row before (or since this
-    call began), and what `evaluate(state)` returns; the row of step 0 is only evaluated. Between rows
-    nothing waits for the device (`core/running_sums.py`).
+    call began), and what `evaluate(state)` returns; the row of step 0 is only evaluated. Between
+    rows nothing waits for the device (`core/running_sums.py`).
 
     Args:
         step: as `make_step` returns it.
@@ -150,7 +153,10 @@ def fit(
     """
     history, begin, names = list(history), int(state.step), None
     _check_plan(steps, every, history, begin)
-    sums, good = running_sums.begin(metric_sums, history, begin), state  # good: the state of the last row
+    sums, good = (
+        running_sums.begin(metric_sums, history, begin),
+        state,
+    )  # good: the state of the last row
     with (
         stop_requested() as stop,
         np.errstate(over="ignore", invalid="ignore"),  # the rows are checked instead
@@ -168,7 +174,11 @@ def fit(
             bar.update()
             done = i + 1
             if done == steps or (every and done % every == 0):
-                row = _row(done, running_sums.means(sums, metrics, done), evaluate(state) if evaluate else {})
+                row = _row(
+                    done,
+                    running_sums.means(sums, metrics, done),
+                    evaluate(state) if evaluate else {},
+                )
                 if not all(math.isfinite(value) for value in row.values()):
                     raise Diverged(_where_it_diverged(step, good, batches, row))
                 history.append(row)
@@ -189,12 +199,16 @@ def _check_plan(steps: int, every: int, history: History, begin: int) -> None:
         if not isinstance(value, int | np.integer) or value < 0:
             raise UserError(f"{name}: {value!r}, needs an integer that is not negative")
     if steps < begin:
-        raise UserError(f"steps: {steps}, but the state has taken {begin}; steps count from the first")
+        raise UserError(
+            f"steps: {steps}, but the state has taken {begin}; steps count from the first"
+        )
     last = max((row.get("step", math.inf) for row in history), default=0)
     if last == math.inf:
         raise UserError("history: a row without its 'step'")
     if last > begin:
-        raise UserError(f"history: a row of step {last}, but the state has taken {begin} steps only")
+        raise UserError(
+            f"history: a row of step {last}, but the state has taken {begin} steps only"
+        )
 
 
 def _row(step: int, means: dict[str, float], found: dict[str, float]) -> dict[str, float]:
@@ -211,10 +225,14 @@ def _expect_new_names(found: dict, row: dict) -> None:
     twice = sorted(found.keys() & row.keys())
     if twice:
         names = ", ".join(twice)
-        raise UserError(f"evaluate: returns {names}, which every row has already; try test_{twice[0]}")
+        raise UserError(
+            f"evaluate: returns {names}, which every row has already; try test_{twice[0]}"
+        )
 
 
-def evaluate(metrics: MetricsFn, state: TrainState, data: Batch, batch_size: int = 0) -> dict[str, float]:
+def evaluate(
+    metrics: MetricsFn, state: TrainState, data: Batch, batch_size: int = 0
+) -> dict[str, float]:
     """Return the metrics of a state on all of `data`, as numbers, in evaluation mode.
 
     Args:
@@ -223,16 +241,20 @@ def evaluate(metrics: MetricsFn, state: TrainState, data: Batch, batch_size: int
         batch_size: examples at a time, 0 for all; metrics of the parts are averaged by size.
 
     Raises:
-        UserError: for no examples, a `batch_size` that is no size, and a metric that is not the mean
-            of its values on parts (`r2`).
+        UserError: for no examples, a `batch_size` that is no size, and a metric that is not the
+            mean of its values on parts (`r2`).
     """
     n = count_examples(data, "evaluate")
     if not isinstance(batch_size, int | np.integer) or batch_size < 0:
-        raise UserError(f"batch_size: {batch_size!r}, needs a positive integer, or 0 for all at once")
+        raise UserError(
+            f"batch_size: {batch_size!r}, needs a positive integer, or 0 for all at once"
+        )
     size = min(batch_size or n, n)
     whole_only = getattr(metrics, "whole_only", ())
     if size < n and whole_only:
-        raise UserError(f"batch_size: {', '.join(whole_only)} of {n} examples is no mean of parts, needs 0")
+        raise UserError(
+            f"batch_size: {', '.join(whole_only)} of {n} examples is no mean of parts, needs 0"
+        )
     totals: dict[str, float] = {}
     for begin in range(0, n, size):
         x, y = (map_arrays(lambda a, begin=begin: a[begin : begin + size], part) for part in data)

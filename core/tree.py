@@ -1,6 +1,7 @@
 """Functions over dicts of arrays: flat ones (params) and nested ones (optimizer states).
 
-A leaf is whatever is not a dict. Dicts that are combined must have the same names; what differs is named.
+A leaf is whatever is not a dict. Dicts that are combined must have the same names; what differs is
+named.
 """
 
 import math
@@ -11,7 +12,9 @@ from purenets.core.base import Array, Params, UserError
 from purenets.core.vector_dict import from_vector, vector_of
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
-Layout = tuple[tuple[str, slice, tuple[int, ...]], ...]  # name, place in a vector and shape of each leaf
+Layout = tuple[
+    tuple[str, slice, tuple[int, ...]], ...
+]  # name, place in a vector and shape of each leaf
 
 
 def map(f: Callable, tree: dict, *rest: dict) -> dict:
@@ -26,7 +29,9 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
     if len(rest) == 1:  # most calls, and the quickest way
         other = rest[0]
         for name, leaf in tree.items():
-            new[name] = map(f, leaf, other[name]) if isinstance(leaf, dict) else f(leaf, other[name])
+            new[name] = (
+                map(f, leaf, other[name]) if isinstance(leaf, dict) else f(leaf, other[name])
+            )
         return new
     for name, leaf in tree.items():
         others = [other[name] for other in rest]
@@ -54,7 +59,9 @@ def check_names(tree: dict, like: dict) -> None:
     if type(tree) is dict and tree.keys() == like.keys():
         return
     if not isinstance(tree, dict):
-        raise UserError(f"expected a dict with the leaves {', '.join(like)}, got {type(tree).__name__}")
+        raise UserError(
+            f"expected a dict with the leaves {', '.join(like)}, got {type(tree).__name__}"
+        )
     if tree.keys() != like.keys():
         missing, unknown = sorted(like.keys() - tree.keys()), sorted(tree.keys() - like.keys())
         parts = [f"missing {', '.join(missing)}"] * bool(missing)
@@ -63,7 +70,9 @@ def check_names(tree: dict, like: dict) -> None:
 
 
 def check_like(tree: dict, like: dict) -> None:
-    """Raise a UserError that names the first leaf whose name, shape or dtype differs from that in `like`."""
+    """Raise a UserError that names the first leaf whose name, shape or dtype differs from that in
+    `like`.
+    """
     check_flat(flatten(tree), flatten(like))
 
 
@@ -101,7 +110,9 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
         if not isinstance(name, str) or SEPARATOR in name:
             raise UserError(f"{prefix}{name}: a leaf's name must be a string without {SEPARATOR!r}")
         nested = isinstance(leaf, dict)
-        flat.update(flatten(leaf, f"{prefix}{name}{SEPARATOR}") if nested else {prefix + name: leaf})
+        flat.update(
+            flatten(leaf, f"{prefix}{name}{SEPARATOR}") if nested else {prefix + name: leaf}
+        )
     return flat
 
 
@@ -178,15 +189,17 @@ def views_at(places: Layout) -> Callable[[Array], Params]:
 
 
 def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
-    """All leaves as one vector (n,), and the function that makes the dict of a vector again: its leaves are
-    views, so no data is copied."""
+    """All leaves as one vector (n,), and the function that makes the dict of a vector again: its
+    leaves are views, so no data is copied."""
     flat = flatten(tree)
     views, length = views_at(flat_layout(flat)), size(flat)
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
     def unravel(vector: Array) -> dict:
         if vector.shape[0] != length:
-            raise UserError(f"a vector of {vector.shape[0]} elements does not fill a dict of {length}")
+            raise UserError(
+                f"a vector of {vector.shape[0]} elements does not fill a dict of {length}"
+            )
         return unflatten(views(vector), tree)
 
     return namespace(parts[0]).concat(parts), unravel

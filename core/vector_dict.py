@@ -1,12 +1,13 @@
 """A dict of arrays that carries the vector that its leaves are views of.
 
-In nets of some dozen units an operation costs more than its arithmetic, and an optimizer has several for
-each leaf. On the vector of all leaves it has them once (`optim.elementwise`). To whoever looks it is a plain
-dict: it is equal to, prints as and pickles as one, and `dict(params)` is one.
+In nets of some dozen units an operation costs more than its arithmetic, and an optimizer has
+several for each leaf. On the vector of all leaves it has them once (`optim.elementwise`). To
+whoever looks it is a plain dict: it is equal to, prints as and pickles as one, and `dict(params)`
+is one.
 
     params = with_vector({"fc1.weight": w, "fc1.bias": b})
     vector_of(params)                  # (n,): all leaves
-    params["fc1.bias"]                 # a view, made when somebody looks at a leaf for the first time
+    params["fc1.bias"]  # a view, made when somebody looks at a leaf for the first time
     params["fc1.bias"] = new           # a plain dict from here on
 """
 
@@ -19,8 +20,9 @@ import numpy as np
 from purenets.core.arrays import is_tracing, namespace
 from purenets.core.base import Array, Params
 
-# Elements of a leaf on average, up to which one vector pays: to concatenate a leaf is a pass over its memory,
-# which takes as long as the calls that the vector saves at about this size (measured on one core of a Zen 5).
+# Elements of a leaf on average, up to which one vector pays: to concatenate a leaf is a pass over
+# its memory, which takes as long as the calls that the vector saves at about this size (measured on
+# one core of a Zen 5).
 MAX_MEAN_SIZE = 1 << 14
 ALL = ""  # the name of the vector, in a dict that holds nothing else
 
@@ -45,19 +47,24 @@ class Layout(NamedTuple):
     def split(self, vector: Array) -> Params:
         """Return the leaves of a tensor, by one operation, whose backward is one too."""
         parts = zip(vector.split_with_sizes(self.sizes), self.shapes.items(), strict=True)
-        return {name: part if len(shape) == 1 else part.view(shape) for part, (name, shape) in parts}
+        return {
+            name: part if len(shape) == 1 else part.view(shape) for part, (name, shape) in parts
+        }
 
 
 class _ShownAsDict(type):
     def __repr__(cls) -> str:
-        """Return that of dict: torch compares the structure of pytrees by it, in torch.func.jvp for one."""
+        """Return that of dict: torch compares the structure of pytrees by it, in torch.func.jvp for
+        one.
+        """
         return repr(dict)
 
 
 class VectorDict(dict, metaclass=_ShownAsDict):
     """A dict whose leaves are views of one vector, made at the first look.
 
-    Whatever changes the dict first makes it a plain one. `vector_of` alone says whether the vector may be used.
+    Whatever changes the dict first makes it a plain one. `vector_of` alone says whether the vector
+    may be used.
     """
 
     __slots__ = ("_vector", "_views", "layout")
@@ -178,7 +185,9 @@ def leaves_of(layout: Layout, vector: Array) -> tuple[Array, ...]:
 
 
 def as_dict(params: Params) -> Params:
-    """Return a plain dict of the leaves, for who reads each of them once; `params` itself if it is one."""
+    """Return a plain dict of the leaves, for who reads each of them once; `params` itself if it is
+    one.
+    """
     if type(params) is not VectorDict:
         return params
     if params._vector is None or params._views is not None:
@@ -187,7 +196,7 @@ def as_dict(params: Params) -> Params:
 
 
 def vector_of(params: Params) -> Array | None:
-    """Return the vector of all leaves, or None where there is none or a leaf is no longer its view."""
+    """Return the vector of all leaves, or None without one or if a leaf is no longer its view."""
     if type(params) is not VectorDict or is_tracing_like(params._vector):
         return None
     return _untraced_vector_of(params)
@@ -204,7 +213,7 @@ def is_tracing_like(leaf: Array | None) -> bool:
 
 
 def _is_intact(params: VectorDict) -> bool:
-    """Return True if all leaves are the very views that were made of the vector, where they were."""
+    """Return True if all leaves are the very views that were made of the vector."""
     leaves, layout, vector = dict.values(params), params.layout, params._vector
     if not all(map(is_, leaves, params._views)):
         return False
@@ -214,7 +223,9 @@ def _is_intact(params: VectorDict) -> bool:
         return True
     begin, size = vector.data_ptr(), vector.element_size()  # `p.data = other` moves a tensor
     pairs = zip(leaves, layout.places, strict=True)
-    return not any(p.data_ptr() != begin + size * place.start or p.requires_grad for p, place in pairs)
+    return not any(
+        p.data_ptr() != begin + size * place.start or p.requires_grad for p, place in pairs
+    )
 
 
 def layout_of(params: Params) -> Layout:
@@ -229,8 +240,8 @@ def layout_of(params: Params) -> Layout:
 def with_vector(params: Params) -> Params:
     """Return the same params on one vector, if that pays; else `params` itself.
 
-    It pays for several leaves that are small on average (MAX_MEAN_SIZE). One vector needs leaves of one type,
-    dtype and device, contiguous, and that nothing differentiates, maps or traces.
+    It pays for several leaves that are small on average (MAX_MEAN_SIZE). One vector needs leaves of
+    one type, dtype and device, contiguous, and that nothing differentiates, maps or traces.
     """
     if type(params) is VectorDict:
         return params if vector_of(params) is not None else dict(params)
@@ -256,7 +267,9 @@ def _fit_together(leaves: list) -> bool:
     if type(first).__name__ != "Tensor" or is_tracing():  # a Parameter is not moved to a vector
         return False
     return all(
-        (type(leaf), leaf.dtype, leaf.device) == kind and not leaf.requires_grad and leaf.is_contiguous()
+        (type(leaf), leaf.dtype, leaf.device) == kind
+        and not leaf.requires_grad
+        and leaf.is_contiguous()
         for leaf in leaves
     )
 
@@ -281,7 +294,9 @@ def packed(layout: Layout, leaves: Params) -> Array | None:
         return None
     ordered = [leaves[name] for name in layout.keys]
     dtype = ordered[0].dtype
-    if [leaf.shape for leaf in ordered] != layout.shape_list or any(leaf.dtype != dtype for leaf in ordered):
+    if [leaf.shape for leaf in ordered] != layout.shape_list or any(
+        leaf.dtype != dtype for leaf in ordered
+    ):
         return None
     if not isinstance(ordered[0], np.ndarray) and any(leaf.requires_grad for leaf in ordered):
         return None

@@ -8,7 +8,8 @@ from purenets.numpy_nets.modules import serial
 def CNN(n_channels: int, n_classes: int, *, width: float = 1.0) -> NumpyModel:
     """x: (batch, n_channels, 32, 32) -> logits: (batch, n_classes); 9,231,114 params for 3 and 10.
 
-    Other sizes of images work too: what the last pooling leaves is averaged. width: a factor of all channels.
+    Other sizes of images work too: what the last pooling leaves is averaged. width: a factor of all
+    channels.
     """
     from purenets.numpy_nets import image_modules  # it loads einops, which an MLP has no use for
 

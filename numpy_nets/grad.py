@@ -17,7 +17,9 @@ from purenets.numpy_nets.modules import (
 
 
 class NumpyModel(NamedTuple):
-    """A `Model` with its forward and backward passes: the fields of `Model` and of `Module` together."""
+    """A `Model` with its forward and backward passes: the fields of `Model` and of `Module`
+    together.
+    """
 
     init: Init
     apply: Apply
@@ -69,7 +71,10 @@ def metrics_fn(model: NumpyModel) -> Callable[[Params, Buffers, Batch], Metrics]
         expect_arrays(params, batch)
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
-        return {"loss": softmax_cross_entropy_forward(logits, y)[0], "accuracy": class_accuracy(logits, y)}
+        return {
+            "loss": softmax_cross_entropy_forward(logits, y)[0],
+            "accuracy": class_accuracy(logits, y),
+        }
 
     return metrics
 

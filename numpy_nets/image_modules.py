@@ -17,11 +17,13 @@ from purenets.numpy_nets.modules import Linear, Module, ReLU
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
 
-# --- windows ----------------------------------------------------------------------------------------------
+# --- windows --------------------------------------------------------------------------------------
 
 
 def padded(x, padding, value=0.0):
-    """x with `padding` more pixels of `value` on each side: (B, C, H, W) -> (B, C, H + 2p, W + 2p)."""
+    """x with `padding` more pixels of `value` on each side: (B, C, H, W) -> (B, C, H + 2p,
+    W + 2p).
+    """
     width = ((0, 0), (0, 0), (padding, padding), (padding, padding))
     return np.pad(x, width, constant_values=value)
 
@@ -33,10 +35,11 @@ def windows(x, size, stride):
 
 
 def add_windows(parts, shape, size, stride, padding):
-    """The adjoint of `windows` after `padded`: each pixel gets the sum over the windows that it lies in.
+    """The adjoint of `windows` after `padded`: each pixel gets the sum over the windows that it
+    lies in.
 
-    parts: (B, C, H', W', size, size), or a function of the place (i, j) in the window to (B, C, H', W').
-    shape: that of the images (B, C, H, W).
+    parts: (B, C, H', W', size, size), or a function of the place (i, j) in the window to (B, C, H',
+    W'). shape: that of the images (B, C, H, W).
     """
     B, C, H, W = shape
     total = None
@@ -50,7 +53,7 @@ def add_windows(parts, shape, size, stride, padding):
     return total[:, :, padding : padding + H, padding : padding + W]
 
 
-# --- convolution ------------------------------------------------------------------------------------------
+# --- convolution ----------------------------------------------------------------------------------
 
 
 def conv_forward(x, weight, bias, stride=1, padding=0):
@@ -90,7 +93,7 @@ def conv_backward_params(dout, cache):
     return (dy.T @ flat).reshape(weight.shape), dy.sum(axis=0)
 
 
-# --- max pooling ------------------------------------------------------------------------------------------
+# --- max pooling ----------------------------------------------------------------------------------
 
 
 def max_pool_forward(x, size, stride, padding=0):
@@ -111,7 +114,7 @@ def max_pool_backward(dout, cache):
     return add_windows(lambda i, j: dout * (place == i * size + j), shape, size, stride, padding)
 
 
-# --- global average pooling -------------------------------------------------------------------------------
+# --- global average pooling -----------------------------------------------------------------------
 
 
 def global_avg_pool_forward(x):
@@ -125,7 +128,7 @@ def global_avg_pool_backward(dout, cache):
     return repeat(dout / (H * W), "b c -> b c h w", h=H, w=W)
 
 
-# --- BatchNorm --------------------------------------------------------------------------------------------
+# --- BatchNorm ------------------------------------------------------------------------------------
 
 
 def over_pixels(per_channel):
@@ -161,19 +164,22 @@ def batch_norm_backward(dout, cache):
     return inner * over_pixels(weight * inverse_deviation), dweight, dbias
 
 
-# --- modules ----------------------------------------------------------------------------------------------
+# --- modules --------------------------------------------------------------------------------------
 
 
 def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int = 0) -> Module:
-    """(B, n_in, H, W) -> (B, n_out, H', W'). Weights and bias uniform within 1 / sqrt(n_in size^2), as in
-    PyTorch, and drawn as `purenets.torch_nets.layers.Conv` draws them."""
+    """(B, n_in, H, W) -> (B, n_out, H', W'). Weights and bias uniform within 1 / sqrt(n_in size^2),
+    as in PyTorch, and drawn as `purenets.torch_nets.layers.Conv` draws them."""
     expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):
         weight_key, bias_key = random.split(key)
         weight = random.uniform(weight_key, (n_out, n_in, size, size), low=-bound, high=bound)
-        return {"weight": weight, "bias": random.uniform(bias_key, (n_out,), low=-bound, high=bound)}, {}
+        return {
+            "weight": weight,
+            "bias": random.uniform(bias_key, (n_out,), low=-bound, high=bound),
+        }, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
         expect(params, {"weight": (n_out, n_in, size, size), "bias": (n_out,)})
@@ -217,7 +223,7 @@ def GlobalAvgPool() -> Module:
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
-    """BatchNorm with running statistics in the buffers, as `purenets.torch_nets.layers.BatchNorm`."""
+    """BatchNorm with running statistics in the buffers, as `torch_nets.layers.BatchNorm`."""
     expect_sizes("BatchNorm", n=n)
 
     def init(key):
@@ -241,7 +247,10 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         count = x.size / n
         if count <= 1:
             raise UserError("input: BatchNorm in training needs more than one value in a channel")
-        new = {"running_mean": mean, "running_var": var * (count / (count - 1))}  # unbiased, as in PyTorch
+        new = {
+            "running_mean": mean,
+            "running_var": var * (count / (count - 1)),
+        }  # unbiased, as in PyTorch
         moved = {
             name: (buffers[name] + momentum * (value - buffers[name])).astype(buffers[name].dtype)
             for name, value in new.items()

@@ -1,11 +1,11 @@
 """Every layer's forward and backward pass, written out by hand, one under the other.
 
-The convention is that of CS231n: `f_forward(...) -> (out, cache)`, `f_backward(dout, cache) -> gradients`,
-where `dout` is the gradient of the loss by `out` and the cache holds what the backward pass needs. The
-derivations, with the dimensions of all matrices, are in docs/backprop.md.
+The convention is that of CS231n: `f_forward(...) -> (out, cache)`, `f_backward(dout, cache) ->
+gradients`, where `dout` is the gradient of the loss by `out` and the cache holds what the backward
+pass needs. The derivations, with the dimensions of all matrices, are in docs/backprop.md.
 
-Below the pairs stand the modules `Linear`, `ReLU`, ...: constructors of a `Module`, which binds a pair to
-params, so that modules can be put in a row (`mlp_numpy.py`).
+Below the pairs stand the modules `Linear`, `ReLU`, ...: constructors of a `Module`, which binds a
+pair to params, so that modules can be put in a row (`mlp_numpy.py`).
 """
 
 import math
@@ -26,7 +26,7 @@ from purenets.core.serial import (
     serial_uses_key,
 )
 
-# --- linear -----------------------------------------------------------------------------------------------
+# --- linear ---------------------------------------------------------------------------------------
 
 
 def linear_forward(x, weight, bias):
@@ -37,7 +37,9 @@ def linear_forward(x, weight, bias):
 
 
 def linear_backward(dout, cache):
-    """dout: (batch, out) -> dx = dout W: (batch, in), dW = dout^T x: (out, in), db = sum of rows: (out,)."""
+    """dout: (batch, out) -> dx = dout W: (batch, in), dW = dout^T x: (out, in), db = sum of rows:
+    (out,).
+    """
     _, weight = cache
     return dout.dot(weight), *linear_backward_params(dout, cache)
 
@@ -48,7 +50,7 @@ def linear_backward_params(dout, cache):
     return dout.T.dot(x), np.add.reduce(dout, axis=0)
 
 
-# --- activations ------------------------------------------------------------------------------------------
+# --- activations ----------------------------------------------------------------------------------
 
 
 def relu_forward(x):
@@ -73,7 +75,7 @@ def tanh_backward(dout, cache):
     return dout * (1 - cache * cache)
 
 
-# --- dropout ----------------------------------------------------------------------------------------------
+# --- dropout --------------------------------------------------------------------------------------
 
 
 def dropout_forward(x, key, rate):
@@ -87,12 +89,12 @@ def dropout_backward(dout, cache):
     return dout * cache
 
 
-# --- softmax and cross-entropy ----------------------------------------------------------------------------
+# --- softmax and cross-entropy --------------------------------------------------------------------
 
 
 def softmax_forward(x):
-    """p_k = exp(x_k) / sum_j exp(x_j), along the last axis; the largest x is subtracted first, which changes
-    nothing but keeps exp from overflowing."""
+    """p_k = exp(x_k) / sum_j exp(x_j), along the last axis; the largest x is subtracted first,
+    which changes nothing but keeps exp from overflowing."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
     return p, p
@@ -105,8 +107,8 @@ def softmax_backward(dout, cache):
 
 
 def cross_entropy_forward(p, targets):
-    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,) int,
-    or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
+    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,)
+    int, or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
     targets = classes_or_labels(p, targets)
     if targets.ndim == 2:
         log_p = np.log(np.where(targets == 0, 1, p))  # where t_k = 0, p_k may be 0 too
@@ -169,7 +171,8 @@ def _softmax_labels_backward(dout, p, t):
 
 
 def classes_or_labels(logits, targets):
-    """Return the targets as class numbers (batch,) int64, or as labels (batch, classes) like the logits.
+    """Return the targets as class numbers (batch,) int64, or as labels (batch, classes) like the
+    logits.
 
     Args:
         logits: (batch, classes).
@@ -185,9 +188,13 @@ def classes_or_labels(logits, targets):
         return _checked_labels(targets).astype(logits.dtype, copy=False)
     if targets.dtype != np.int64:
         targets = targets.astype(np.int64)
-    if np.maximum.reduce(targets.view(np.uint64)) >= n_classes:  # a negative one is a large one there
+    if (
+        np.maximum.reduce(targets.view(np.uint64)) >= n_classes
+    ):  # a negative one is a large one there
         wrong = targets[(targets < 0) | (targets >= n_classes)][0]
-        raise UserError(f"cross_entropy: target {wrong} is none of the classes 0 to {n_classes - 1}")
+        raise UserError(
+            f"cross_entropy: target {wrong} is none of the classes 0 to {n_classes - 1}"
+        )
     return targets
 
 
@@ -199,7 +206,7 @@ def _checked_labels(labels):
     return labels
 
 
-# --- modules ----------------------------------------------------------------------------------------------
+# --- modules --------------------------------------------------------------------------------------
 
 
 class Module(NamedTuple):
@@ -212,8 +219,8 @@ class Module(NamedTuple):
         uses_key: False if `forward` never draws from its key.
         kind: its name in a table, such as "Linear".
         layers: the modules it applies in sequence, by name.
-        backward_params: `backward_params(dout, cache) -> grads`, `backward` without dx, which nobody needs of
-            the first layer; None where that saves nothing.
+        backward_params: `backward_params(dout, cache) -> grads`, `backward` without dx, which
+            nobody needs of the first layer; None where that saves nothing.
     """
 
     init: Callable
@@ -226,12 +233,15 @@ class Module(NamedTuple):
 
 
 def params_backward(module) -> Callable:
-    """Return `f(dout, cache) -> grads` of a module or a model, without dx where it can do without."""
+    """Return `f(dout, cache) -> grads` of a module or a model, without dx if possible."""
     return module.backward_params or (lambda dout, cache: module.backward(dout, cache)[1])
 
 
 def Linear(n_in: int, n_out: int) -> Module:
-    """x: (batch, n_in) -> (batch, n_out). Small normal weights of deviation 1 / sqrt(n_in), zero bias."""
+    """x: (batch, n_in) -> (batch, n_out).
+
+    Small normal weights of deviation 1 / sqrt(n_in), zero bias.
+    """
     expect_sizes("Linear", n_in=n_in, n_out=n_out)
 
     shapes = {"weight": (n_out, n_in), "bias": (n_out,)}
@@ -329,9 +339,11 @@ def serial(**modules: Module) -> Module:
 
     backwards, forward = list(reversed(modules.items())), serial_apply(modules, "forward")
     uses_key = serial_uses_key(modules)
-    return Module(serial_init(modules), forward, backward, uses_key, "Serial", modules, backward_params)
+    return Module(
+        serial_init(modules), forward, backward, uses_key, "Serial", modules, backward_params
+    )
 
 
 def _joined(parts: list[tuple[str, dict]]) -> dict:
-    """Return the gradients of layers, last layer first, by the names of the params, in their order."""
+    """Return the gradients of layers, last layer first, by name, in the order of the params."""
     return {f"{name}.{leaf}": g for name, mine in reversed(parts) for leaf, g in mine.items()}

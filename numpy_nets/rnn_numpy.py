@@ -3,8 +3,8 @@
     h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h)     (1)     h(0) = 0
     o    = W_ph h(T-1) + b_o                       (2)     after the last digit that is read
 
-The same network, params and names as `torch_nets.vanilla_rnn`; T is the palindrome's length. The derivation,
-with the dimensions of every matrix, is in docs/backprop_rnn.md.
+The same network, params and names as `torch_nets.vanilla_rnn`; T is the palindrome's length. The
+derivation, with the dimensions of every matrix, is in docs/backprop_rnn.md.
 """
 
 import math
@@ -19,7 +19,10 @@ from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_ba
 
 
 def rnn_forward(x, W_hx, W_hh, b_h):
-    """x: (batch, steps, inputs) -> the last h: (batch, hidden). The cache holds h(0), ..., h(steps)."""
+    """x: (batch, steps, inputs) -> the last h: (batch, hidden).
+
+    The cache holds h(0), ..., h(steps).
+    """
     h = np.zeros((x.shape[0], W_hh.shape[0]), dtype=W_hh.dtype)
     states = [h]
     for t in range(x.shape[1]):
@@ -49,8 +52,9 @@ def rnn_backward(dh, cache):
 def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: int) -> NumpyModel:
     """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
 
-    input_length: T-1, on which the params do not depend. Params: W_hx (hidden, input), W_hh (hidden, hidden),
-    b_h (hidden,), W_ph (classes, hidden) and b_o (classes,), uniform within 1 / sqrt(hidden) as nn.RNN's.
+    input_length: T-1, on which the params do not depend. Params: W_hx (hidden, input), W_hh
+    (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and b_o (classes,), uniform within 1 /
+    sqrt(hidden) as nn.RNN's.
     """
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
     if min(input_length, input_dim, num_hidden, num_classes) < 1:

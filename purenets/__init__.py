@@ -1,15 +1,17 @@
 """Deep learning as pure functions over plain dicts, on NumPy and on torch.
 
     from purenets import data, fit, init_state, make_step, optim, random
-    from purenets.torch_nets import MLP, grad_fn, jit         # or: from purenets.numpy_nets import MLP, grad_fn
+    from purenets.torch_nets import MLP, grad_fn, jit  # or: from purenets.numpy_nets import ...
 
-This is the front door: what both backends share. Importing it imports neither torch, scikit-learn nor matplotlib.
+This is the front door: what both backends share. Importing it imports neither torch, scikit-learn
+nor matplotlib.
 """
 
 import sys
 from pathlib import Path
 
-# In a checkout the subpackages core/, numpy_nets/ and torch_nets/ lie beside this folder; in a wheel, inside it.
+# In a checkout the subpackages core/, numpy_nets/ and torch_nets/ lie beside this folder; in a
+# wheel, inside it.
 if not (Path(__file__).parent / "core").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 

@@ -1,8 +1,9 @@
-"""Part I, task 3: CIFAR-10 as high as it goes: a fast convolutional net, and a deeper one for accuracy.
+"""Part I, task 3: CIFAR-10 as high as it goes: a fast convolutional net, and a deeper one for
+accuracy.
 
 python scripts/cifar10_cnn.py --preset 94 --out runs/fast
 python scripts/cifar10_cnn.py --preset 94 --data folder --data_dir DIR --out runs/fast
-python scripts/cifar10_cnn.py --preset digits                     # in small, on data that is always there
+python scripts/cifar10_cnn.py --preset digits  # in small, on data that is always there
 """
 
 import sys
@@ -40,8 +41,12 @@ class Config(ImageOptions):
     whiten: bool = option(True, "the first layer's filters are fixed and whiten its patches")
     dirac: bool = option(True, "convolutions begin as the identity, as far as they can")
     logit_scale: float = option(1.0, "factor of the logits, beside 1 / features", positive)
-    optimizer: str = option("muon", "of the filters: muon or nesterov", choices=["muon", "nesterov"])
-    learning_rate: float = option(0.12, "of the filters (nesterov: for each image), falling to 0", positive)
+    optimizer: str = option(
+        "muon", "of the filters: muon or nesterov", choices=["muon", "nesterov"]
+    )
+    learning_rate: float = option(
+        0.12, "of the filters (nesterov: for each image), falling to 0", positive
+    )
     momentum: float = option(0.6, "of the filters, of muon", fraction)
     bias_rate: float = option(0.053, "of the biases, for each image of a batch", positive)
     head_rate: float = option(0.67, "of the last layer, for each image of a batch", positive)
@@ -101,7 +106,9 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
 
     height, width = task.train[0].shape[2:]
     if min(height, width) < SMALLEST:
-        raise UserError(f"--image_size: images are {height} x {width}, the net needs {SMALLEST} or more")
+        raise UserError(
+            f"--image_size: images are {height} x {width}, the net needs {SMALLEST} or more"
+        )
     x = task.train[0]
     return FastCNN(
         x.shape[1],
@@ -123,11 +130,15 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
         return schedules.linear(rate, 0.0, end)
 
     def sgd(rate: float, end: float = steps) -> Optimizer:
-        return optim.nesterov(falling(rate * batch, end), momentum=0.85, weight_decay=config.decay / rate)
+        return optim.nesterov(
+            falling(rate * batch, end), momentum=0.85, weight_decay=config.decay / rate
+        )
 
     def muon(rate: float) -> Optimizer:
         direction = optim.scale_by_muon(config.momentum, ns_steps=3, precision="bfloat16")
-        return optim.normalize_weights(optim.chain(direction, optim.scale_by_learning_rate(falling(rate))))
+        return optim.normalize_weights(
+            optim.chain(direction, optim.scale_by_learning_rate(falling(rate)))
+        )
 
     parts = {
         "first bias": sgd(config.bias_rate, config.whiten_epochs * steps_per_epoch),

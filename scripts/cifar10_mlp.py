@@ -2,7 +2,7 @@
 
 python scripts/cifar10_mlp.py --preset mlp --out runs/mlp
 python scripts/cifar10_mlp.py --preset mlp --data folder --data_dir DIR --out runs/mlp
-python scripts/cifar10_mlp.py --preset digits                      # in small, on data that is always there
+python scripts/cifar10_mlp.py --preset digits  # in small, on data that is always there
 """
 
 import functools
@@ -23,7 +23,9 @@ from scripts.shared.images import CIFAR10, ImageOptions, report
 from scripts.shared.result import Result
 
 # as quick as it can be, and with a rate that means what AdamW's does
-MUON = functools.partial(optim.muon, adjust_lr_fn="match_rms_adamw", ns_steps=3, precision="bfloat16")
+MUON = functools.partial(
+    optim.muon, adjust_lr_fn="match_rms_adamw", ns_steps=3, precision="bfloat16"
+)
 OPTIMIZERS = optim.OPTIMIZERS | {"muon": MUON}
 NETS = ("plain", "batch_norm", "residual", "s_fc")
 
@@ -42,7 +44,9 @@ class Config(ImageOptions):
     optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     learning_rate: float = option(1e-3, "the optimizer's peak rate", positive)
     schedule: str = option("one_cycle", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
-    weight_decay: float = option(0.0, "as the optimizer takes it; not of biases and norms", not_negative)
+    weight_decay: float = option(
+        0.0, "as the optimizer takes it; not of biases and norms", not_negative
+    )
     lasso: float = option(0.0, "lambda of beta-lasso; 0 for none", not_negative)
     beta: float = option(50.0, "beta of beta-lasso", positive)
 
@@ -122,7 +126,12 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
     if config.net == "s_fc":
         return image_mlps.s_fc(n_inputs, config.width, n_classes, norm=norm)
     return image_mlps.residual_mlp(
-        n_inputs, config.width, config.depth, n_classes, expansion=config.expansion, dropout=config.dropout
+        n_inputs,
+        config.width,
+        config.depth,
+        n_classes,
+        expansion=config.expansion,
+        dropout=config.dropout,
     )
 
 

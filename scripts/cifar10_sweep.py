@@ -1,10 +1,10 @@
 """Part I, task 3: settings and seeds of scripts/cifar10_cnn.py and scripts/cifar10_mlp.py.
 
     python scripts/cifar10_sweep.py --settings final --results results/part1_cifar10.json
-    python scripts/cifar10_sweep.py --settings ablation --results results/part1_cifar10_ablation.json
+    python scripts/cifar10_sweep.py --settings ablation --results results/x.json
 
-A setting is a preset of one of the two scripts, or one of VARIANTS: a preset with an ingredient changed. Runs
-and rows are kept as scripts/cnn_sweep.py keeps them.
+A setting is a preset of one of the two scripts, or one of VARIANTS: a preset with an ingredient
+changed. Runs and rows are kept as scripts/cnn_sweep.py keeps them.
 """
 
 import itertools
@@ -21,9 +21,14 @@ from scripts import cifar10_cnn, cifar10_mlp
 from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp}
-PRESETS = {f"{kind} {name}": (kind, name, {}) for kind, script in SCRIPTS.items() for name in script.PRESETS}
+PRESETS = {
+    f"{kind} {name}": (kind, name, {})
+    for kind, script in SCRIPTS.items()
+    for name in script.PRESETS
+}
 
-# presets in short, and with one ingredient changed: what each of them gives, on a fifth of the training images
+# presets in short, and with one ingredient changed: what each of them gives, on a fifth of the
+# training images
 SHORT = {"views": "none", "valid_fraction": 0.2}
 CNN, MLP = SHORT | {"epochs": 2.0}, SHORT | {"epochs": 5.0}
 VARIANTS = {
@@ -70,7 +75,9 @@ class Config(Options):
     valid_fraction: float = option(
         None, "the part of training images held out; by default the preset's", positive
     )
-    data: str = option("folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data: str = option(
+        "folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
+    )
     data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
     out: str = option("runs/cifar10", "folder of the runs")
@@ -108,8 +115,8 @@ def main(config: Config) -> list[dict]:
 
 
 def table(rows: list[dict]) -> Table:
-    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the seeds,
-    and the mean of the minutes of training."""
+    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
+    seeds, and the mean of the minutes of training."""
     header = ("setting", "steps", "validation", "test", "test, mean over views", "minutes", "n")
     return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
 

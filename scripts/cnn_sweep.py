@@ -1,10 +1,12 @@
-"""Part II: the reduced VGG with several optimizers, rates and seeds, and what it reaches at its best.
+"""Part II: the reduced VGG with several optimizers, rates and seeds, and what it reaches at its
+best.
 
     python scripts/cnn_sweep.py --data_dir DIR --results results/part2_settings.json
 
-Each setting and seed is a run of scripts/cnn_train.py in a folder of its own in --out; a run that was stopped
-goes on, one that has ended is only read. Runs that --results has already are kept and not trained again, so
-that settings and seeds can be added to it, also on another machine: each row names its own.
+Each setting and seed is a run of scripts/cnn_train.py in a folder of its own in --out; a run that
+was stopped goes on, one that has ended is only read. Runs that --results has already are kept and
+not trained again, so that settings and seeds can be added to it, also on another machine: each row
+names its own.
 """
 
 import itertools
@@ -56,7 +58,9 @@ class Config(Options):
     )
     seeds: int = option(3, "seeds of each setting", positive)
     first_seed: int = option(0, "the first of them", not_negative)
-    data: str = option("folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"])
+    data: str = option(
+        "folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
+    )
     data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
     max_steps: int = option(5000, "steps of the settings that do not count epochs", positive)
     width: float = option(1.0, "factor of the channels", positive)
@@ -83,7 +87,9 @@ def main(config: Config) -> list[dict]:
 
 
 def table(rows: list[dict]) -> Table:
-    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the seeds."""
+    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
+    seeds.
+    """
     header = ("setting", "steps", "train", "validation", "test", "test with mirror image", "n")
     return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
 

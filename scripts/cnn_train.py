@@ -31,7 +31,9 @@ class Config(ImageOptions):
     learning_rate: float = option(1e-4, "the optimizer's (peak) rate", positive)
     optimizer: str = option("adam", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
-    weight_decay: float = option(0.0, "as the optimizer takes it; not of biases and norms", not_negative)
+    weight_decay: float = option(
+        0.0, "as the optimizer takes it; not of biases and norms", not_negative
+    )
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
 
 

@@ -1,10 +1,11 @@
-"""Part I: the NumPy and the PyTorch MLP on the same data, from the same params, over the same batches.
+"""Part I: the NumPy and the PyTorch MLP on the same data, from the same params, over the same
+batches.
 
     python scripts/compare_mlps.py --datasets moons,circles,blobs --seeds 5 --out runs/compare
 
 Every combination of set, noise, optimizer and batch size is trained in both backends for each seed.
-`table.json` in --out has a row for each run (and the history of the first seed), `table.md` the means and
-deviations, two figures the curves and the decision boundaries.
+`table.json` in --out has a row for each run (and the history of the first seed), `table.md` the
+means and deviations, two figures the curves and the decision boundaries.
 """
 
 import itertools
@@ -64,7 +65,12 @@ def main(config: Config) -> list[dict]:
     folder = runs.open_run(config)
     path = folder / "table.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    about = {"command": runs.command_line(config), "n": config.seeds, **runs.environment(), **runs.machine()}
+    about = {
+        "command": runs.command_line(config),
+        "n": config.seeds,
+        **runs.environment(),
+        **runs.machine(),
+    }
     for case in cases(config):
         if not any(row["case"] == case.to_dict() for row in rows):
             rows += compare(case, config.compile, keep_history=case.seed == config.first_seed)
@@ -91,12 +97,16 @@ def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:
 
 
 def same_params(case: mlp_task.MLPConfig) -> Params:
-    """The params that both backends start from: those that the PyTorch MLP draws, as NumPy arrays."""
+    """The params that both backends start from: those that the PyTorch MLP draws, as NumPy
+    arrays.
+    """
     from purenets.torch_nets import to_numpy  # when work starts, so that --help is quick
 
     key = random.key(case.seed)
     task = mlp_task.load_data(case, random.split(key, 4)[0])
-    model = mlp_task.make_model(pytorch_train_mlp.backend_of(pytorch_train_mlp.Config()), case, task)
+    model = mlp_task.make_model(
+        pytorch_train_mlp.backend_of(pytorch_train_mlp.Config()), case, task
+    )
     return to_numpy(model.init(random.fold_in(key, 0))[0])
 
 
@@ -131,7 +141,9 @@ def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False)
 
 def largest_difference(a: Params, b: Params) -> float:
     """The largest absolute difference between two dicts of NumPy arrays."""
-    return max(float(np.abs(x - y).max()) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+    return max(
+        float(np.abs(x - y).max()) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
+    )
 
 
 def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
@@ -142,7 +154,10 @@ def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
     data_key, batch_key, step_key = random.split(random.key(case.seed), 3)
     task = mlp_task.load_data(case, data_key)
     backends = []
-    for backend in (train_mlp_numpy.BACKEND, pytorch_train_mlp.backend_of(pytorch_train_mlp.Config())):
+    for backend in (
+        train_mlp_numpy.BACKEND,
+        pytorch_train_mlp.backend_of(pytorch_train_mlp.Config()),
+    ):
         optimizer = OPTIMIZERS[case.optimizer](lr=case.learning_rate)
         start = tree.map(backend.array, tree.cast(params, case.dtype))
         batch_at = data.batches(tuple(map(backend.array, task.train)), case.batch_size, batch_key)
@@ -150,7 +165,9 @@ def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
         backends.append((step, train_state(start, {}, optimizer, step_key), batch_at))
     found = []
     for i in range(steps):
-        backends = [(step, step(state, batch_at(i))[0], batch_at) for step, state, batch_at in backends]
+        backends = [
+            (step, step(state, batch_at(i))[0], batch_at) for step, state, batch_at in backends
+        ]
         found.append(largest_difference(*(to_numpy(state.params) for _, state, _ in backends)))
     return found
 
@@ -197,7 +214,9 @@ def cells(entry: dict) -> tuple:
 
 
 def boundaries(pairs: dict[str, dict[str, Result]]) -> Figure:
-    """A column for each set of two features, a row for each backend: regions, points and test accuracy."""
+    """A column for each set of two features, a row for each backend: regions, points and test
+    accuracy.
+    """
     figure, axes = plots.panels(2, len(pairs), 4.4, 3.7)
     for column, (name, results) in zip(axes.T, pairs.items(), strict=True):
         for axis, (backend, result) in zip(column, results.items(), strict=True):

@@ -1,9 +1,10 @@
-"""The archive to hand in: NUMBER_assignment2.zip, with code, executed notebooks, results and the report.
+"""The archive to hand in: NUMBER_assignment2.zip, with code, executed notebooks, results and the
+report.
 
-    python scripts/make_submission.py --student-number 12345678        # or: make submission STUDENT=12345678
+    python scripts/make_submission.py --student-number 12345678  # or: make submission
 
-No data, caches or checkpoints go in. The same files give the same bytes. Before it is done, the archive is
-unpacked into an empty folder and its quick path runs there.
+No data, caches or checkpoints go in. The same files give the same bytes. Before it is done, the
+archive is unpacked into an empty folder and its quick path runs there.
 """
 
 import io
@@ -81,7 +82,10 @@ def main(config: Config) -> Path:
     report = made_report()
     first = {"READ_ME_FIRST.md": FIRST.format(number=config.student_number).encode()}
     content = packed(
-        {f"{top}/{name}": data for name, data in sorted({**first, **report, **dict(files())}.items())}
+        {
+            f"{top}/{name}": data
+            for name, data in sorted({**first, **report, **dict(files())}.items())
+        }
     )
     if config.check:
         check(content, top)
@@ -123,15 +127,26 @@ def packed(contents: dict[str, bytes]) -> bytes:
 
 
 def check(content: bytes, top: str) -> None:
-    """Unpack into an empty folder and run the quick path from what is there; a UserError if it fails."""
+    """Unpack into an empty folder and run the quick path from what is there; a UserError if it
+    fails.
+    """
     print("unpacking the archive and running its quick path ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
         place = Path(folder) / top
         command = [sys.executable, "scripts/run_quick.py", "--out", "runs/quick"]
-        environment = {**os.environ, "PYTHONPATH": str(place)}  # its own code, whatever is installed
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(place),
+        }  # its own code, whatever is installed
         done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST
+            command,
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST,
         )
         if done.returncode or not (place / "runs" / "quick" / "report.html").exists():
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]

@@ -1,4 +1,5 @@
-"""Train an MLP at many learning rates, each with many seeds, all in one vmapped run, and draw the map.
+"""Train an MLP at many learning rates, each with many seeds, all in one vmapped run, and draw the
+map.
 
 python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
 """
@@ -50,11 +51,19 @@ def members(config: Config) -> list[tuple[float, int]]:
 
 
 def train(config: Config) -> np.ndarray:
-    """The accuracy of every member on a fifth of the training set, held out to choose by: (rates, seeds). The
-    test set is not looked at."""
+    """The accuracy of every member on a fifth of the training set, held out to choose by: (rates,
+    seeds). The test set is not looked at."""
     import torch  # when work starts, so that --help is quick
 
-    from purenets.torch_nets import MLP, ensemble, ensemble_metrics, grad_fn, jit, metrics_fn, stack_states
+    from purenets.torch_nets import (
+        MLP,
+        ensemble,
+        ensemble_metrics,
+        grad_fn,
+        jit,
+        metrics_fn,
+        stack_states,
+    )
 
     torch.set_num_threads(1)
     task = data.load(config.dataset, random.key(0))
@@ -72,17 +81,22 @@ def train(config: Config) -> np.ndarray:
     step = ensemble(make_step(grad_fn(model), optimizer))
     step = jit(step) if config.compile else step
     orders = [
-        data.batches(train_set, config.batch_size, random.key(1000 + seed)) for seed in range(config.seeds)
+        data.batches(train_set, config.batch_size, random.key(1000 + seed))
+        for seed in range(config.seeds)
     ]
     for i in range(config.steps):
         each = [batches(i) for batches in orders] * config.rates
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
-    accuracy = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)["accuracy"]
+    accuracy = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)[
+        "accuracy"
+    ]
     return rearrange(to_host(accuracy), "(rate seed) -> rate seed", seed=config.seeds)
 
 
 def draw(config: Config, accuracy: np.ndarray):
-    """The map: a row for each seed, a column for each rate; and the mean over the seeds above it."""
+    """The map: a row for each seed, a column for each rate; and the mean over the seeds
+    above it.
+    """
     from purenets.core.report import plots
 
     figure, axes = plots.panels(1, 1, 1 + 0.75 * config.rates, 1.6 + 0.4 * config.seeds)
@@ -91,9 +105,16 @@ def draw(config: Config, accuracy: np.ndarray):
     for (i, j), value in np.ndenumerate(accuracy):
         color = "black" if value > 0.6 else "white"
         axis.text(i, j, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
-    axis.set(xticks=range(config.rates), yticks=range(config.seeds), xlabel="learning rate", ylabel="seed")
+    axis.set(
+        xticks=range(config.rates),
+        yticks=range(config.seeds),
+        xlabel="learning rate",
+        ylabel="seed",
+    )
     axis.set_xticklabels(rates)
-    axis.set_title(f"{config.dataset}, {config.optimizer}, {config.steps} steps: validation accuracy, %")
+    axis.set_title(
+        f"{config.dataset}, {config.optimizer}, {config.steps} steps: validation accuracy, %"
+    )
     axis.grid(False)
     figure.colorbar(image, ax=axis, label="validation accuracy")
     return figure
@@ -104,7 +125,9 @@ def main(config: Config) -> np.ndarray:
         raise UserError("--resume: needs --out, the folder of the sweep")
     path = runs.open_run(config) / "sweep.json" if config.out else None
     done = config.resume and path.exists()
-    accuracy = np.array(json.loads(path.read_text())["validation_accuracy"]) if done else train(config)
+    accuracy = (
+        np.array(json.loads(path.read_text())["validation_accuracy"]) if done else train(config)
+    )
     rates = [rate for rate, seed in members(config) if seed == 0]
     print("rate      mean    std     (validation accuracy over the seeds)")
     for rate, row in zip(rates, accuracy, strict=True):

@@ -2,10 +2,10 @@
 
     python scripts/palindrome_sweep.py --lengths 5,6,8,10 --seeds 10 --results results/rnn.json
 
-The seeds of a length are trained together, as one vmapped ensemble: member i is what `scripts/train.py
---seed i` trains. Each setting and length is a cell with a folder of its own in --out. A sweep that was
-stopped goes on with --resume, within a cell too, and ends with the same results. Under torchrun the processes
-share out the cells. T is a palindrome's length.
+The seeds of a length are trained together, as one vmapped ensemble: member i is what
+`scripts/train.py --seed i` trains. Each setting and length is a cell with a folder of its own in
+--out. A sweep that was stopped goes on with --resume, within a cell too, and ends with the same
+results. Under torchrun the processes share out the cells. T is a palindrome's length.
 """
 
 import contextlib
@@ -81,7 +81,9 @@ class Config(Options):
     learning_rate: float = option(None, "in place of the settings' own", positive)
     curriculum: tuple[int, ...] = option((), "lengths T to train at first", rnn.lengths)
     eval_freq: int = option(1000, "steps between evaluations", positive)
-    eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
+    eval_size: int = option(
+        10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
+    )
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(
         0, "CPU threads, among which members are shared out; 0 for one a core", not_negative
@@ -114,7 +116,12 @@ def main(config: Config) -> dict:
                     raise Interrupted(f"{error}; go on with --resume") from error
         barrier(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
-    found = {"command": runs.command_line(config), "n": config.seeds, **runs.environment(), **runs.machine()}
+    found = {
+        "command": runs.command_line(config),
+        "n": config.seeds,
+        **runs.environment(),
+        **runs.machine(),
+    }
     found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
     if config.results and group.writes:
         path = Path(config.results)
@@ -124,8 +131,8 @@ def main(config: Config) -> dict:
 
 
 def table(found: dict) -> Table:
-    """Return a row for each cell and each length at which it was evaluated: mean ± standard deviation
-    of the accuracy over the seeds, and the worst seed."""
+    """Return a row for each cell and each length at which it was evaluated: mean ± standard
+    deviation of the accuracy over the seeds, and the worst seed."""
     header = ("setting", "steps", "trained at T", "evaluated at T", "accuracy", "worst seed", "n")
     rows = []
     for row in found["cells"]:
@@ -139,7 +146,9 @@ def table(found: dict) -> Table:
 
 
 def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict:
-    """What the seeds of one setting and length reach; read from the folder where that is known already."""
+    """What the seeds of one setting and length reach; read from the folder where that is known
+    already.
+    """
     path = folder / "cell.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -151,8 +160,18 @@ def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict
 
 def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
     """The options of one member, but for its seed."""
-    shared = ("batch_size", "num_hidden", "curriculum", "eval_freq", "eval_size", "compile", "threads")
-    own = SETTINGS[setting] | ({"learning_rate": config.learning_rate} if config.learning_rate else {})
+    shared = (
+        "batch_size",
+        "num_hidden",
+        "curriculum",
+        "eval_freq",
+        "eval_size",
+        "compile",
+        "threads",
+    )
+    own = SETTINGS[setting] | (
+        {"learning_rate": config.learning_rate} if config.learning_rate else {}
+    )
     options = {name: getattr(config, name) for name in shared} | own
     if not config.threads:
         import torch
@@ -168,7 +187,8 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states
 
     rnn.set_up_torch(member)
-    torch.compiler.reset()  # or the functions that all cells share reach the limit of recompilations
+    # or the functions that all cells share reach the limit of recompilations
+    torch.compiler.reset()
     T, one_hot = member.input_length + 1, member.input_dim != 1
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     model, optimizer = rnn.make_model(member), rnn.make_optimizer(member)
@@ -198,7 +218,9 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
         "T": T,
         "steps": member.train_steps,
         "seeds": list(seeds),
-        "options": {name: value for name, value in member.to_dict().items() if name not in ("seed", "out")},
+        "options": {
+            name: value for name, value in member.to_dict().items() if name not in ("seed", "out")
+        },
         "accuracy": at_lengths(evaluate, state, lengths, config.eval_size),
         "history": history,
     }
@@ -213,7 +235,9 @@ def step_of(member: rnn.Config, model, optimizer):
 
 
 def at_lengths(evaluate, state, lengths, size: int) -> dict:
-    """By length: how many palindromes were evaluated, whether these were all, and each seed's accuracy."""
+    """By length: how many palindromes were evaluated, whether these were all, and each seed's
+    accuracy.
+    """
     from purenets.core.data.palindromes import is_exhaustive
 
     return {
@@ -226,7 +250,9 @@ def at_lengths(evaluate, state, lengths, size: int) -> dict:
 
 
 def ensemble_batches(member: rnn.Config, keys):
-    """The function from the step to the palindromes of all members (members, batch, ...), as one draw."""
+    """The function from the step to the palindromes of all members (members, batch, ...), as one
+    draw.
+    """
     import torch
 
     from purenets.core.data.palindromes import palindromes
@@ -267,7 +293,9 @@ def summary(row: dict) -> str:
     parts = []
     for T, found in row["accuracy"].items():
         values = np.array(found["by_seed"])
-        parts.append(f"T = {T}: {values.mean():.4f} (min {values.min():.4f}, max {values.max():.4f})")
+        parts.append(
+            f"T = {T}: {values.mean():.4f} (min {values.min():.4f}, max {values.max():.4f})"
+        )
     return f"{row['setting']}, trained at T = {row['T']}: " + ", ".join(parts)
 
 

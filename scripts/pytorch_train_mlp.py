@@ -37,7 +37,12 @@ def backend_of(config: Config) -> mlp_task.Backend:
     device = device_from_name(config.device)
     compiler = jit if config.compile else lambda step: step
     return mlp_task.Backend(
-        "PyTorch MLP", MLP, grad_fn, metrics_fn, lambda x: torch.as_tensor(x, device=device), compiler
+        "PyTorch MLP",
+        MLP,
+        grad_fn,
+        metrics_fn,
+        lambda x: torch.as_tensor(x, device=device),
+        compiler,
     )
 
 

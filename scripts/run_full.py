@@ -1,11 +1,12 @@
-"""The whole assignment in full: every experiment of the report from the start, then the report. Hours long.
+"""The whole assignment in full: every experiment of the report from the start, then the report.
+Hours long.
 
     make full                                                                      # or:
     python scripts/run_full.py --data folder --data_dir data/cifar10-jpeg75 --out runs/full
 
-Each stage is a command that writes one file of results; the files of this repository's results/ were written by
-the same commands. What is done is kept: after Ctrl-C, a kill or a failure the same command goes on, within a
-stage too.
+Each stage is a command that writes one file of results; the files of this repository's results/
+were written by the same commands. What is done is kept: after Ctrl-C, a kill or a failure the same
+command goes on, within a stage too.
 """
 
 import json
@@ -44,41 +45,54 @@ class Stage(NamedTuple):
 LATCHES = "palindrome_sweep.py --settings latches"
 STAGES = {
     "part1_sets": Stage("compare_mlps.py", 2),
-    "part1_strategies": Stage("compare_mlps.py --datasets moons --batch_sizes 0,32,1 --max_steps 200", 2),
-    "part1_noise": Stage("compare_mlps.py --datasets moons --noises 0.1,0.2,0.3 --optimizers sgd,adam", 2),
+    "part1_strategies": Stage(
+        "compare_mlps.py --datasets moons --batch_sizes 0,32,1 --max_steps 200", 2
+    ),
+    "part1_noise": Stage(
+        "compare_mlps.py --datasets moons --noises 0.1,0.2,0.3 --optimizers sgd,adam", 2
+    ),
     "part1_cifar10": Stage("cifar10_sweep.py --settings final", 120, images=True),
     "part1_cifar10_ablation": Stage("cifar10_sweep.py --settings ablation", 100, images=True),
     "part2_settings": Stage("cnn_sweep.py", 150, images=True),
-    "part2_best": Stage("cnn_sweep.py --settings best --seeds 1", 50, images=True, into="part2_settings"),
+    "part2_best": Stage(
+        "cnn_sweep.py --settings best --seeds 1", 50, images=True, into="part2_settings"
+    ),
     "rnn_lengths": Stage("palindrome_sweep.py", 60),
     "rnn_settings": Stage(
-        "palindrome_sweep.py --settings default,scalar-unclipped,scalar-orthogonal,scalar-orthogonal-unclipped,"
+        "palindrome_sweep.py --settings "
+        "default,scalar-unclipped,scalar-orthogonal,scalar-orthogonal-unclipped,"
         "onehot,onehot-unclipped,onehot-orthogonal,onehot-orthogonal-unclipped,scalar-frozen,onehot-frozen,"
-        "scalar-orthogonal-frozen,onehot-orthogonal-frozen --lengths 10,20 --seeds 5 --steps 1500 --eval_freq 500 "
+        "scalar-orthogonal-frozen,onehot-orthogonal-frozen --lengths 10,20 --seeds 5 --steps "
+        "1500 --eval_freq 500 "
         "--eval_size 2000 --no-compile",
         20,
     ),
     "rnn_memory": Stage(
-        f"{LATCHES} --lengths 20 --also 10,50,100,200,500,1000,2000,5000 --seeds 5 --steps 2000 --eval_freq 200",
+        f"{LATCHES} --lengths 20 --also 10,50,100,200,500,1000,2000,5000 --seeds 5 --steps 2000 "
+        "--eval_freq 200",
         15,
     ),
     "rnn_memory_T500": Stage(
-        f"{LATCHES} --lengths 500 --also 100,750,1000,2000 --seeds 5 --steps 500 --eval_freq 100 --eval_size 2000",
+        f"{LATCHES} --lengths 500 --also 100,750,1000,2000 --seeds 5 --steps 500 --eval_freq "
+        "100 --eval_size 2000",
         15,
     ),
     "rnn_memory_T1000": Stage(
-        f"{LATCHES} --lengths 1000 --also 500,1500,2000 --seeds 5 --steps 400 --batch_size 64 --eval_freq 100 "
+        f"{LATCHES} --lengths 1000 --also 500,1500,2000 --seeds 5 --steps 400 --batch_size 64 "
+        "--eval_freq 100 "
         "--eval_size 2000",
         15,
     ),
     "rnn_memory_why": Stage(
         f"{LATCHES},latches-gain1,latches-gain1.5,latches-gain3,latches-frozen,latches-scalar,latches-orthogonal,"
-        "small-input-orthogonal,onehot --lengths 20 --also 10,50,100,200,500,1000 --seeds 5 --steps 2000 "
+        "small-input-orthogonal,onehot --lengths 20 --also 10,50,100,200,500,1000 --seeds 5 "
+        "--steps 2000 "
         "--eval_freq 200 --eval_size 2000",
         40,
     ),
 }
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, {remaining} left]"
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
+"{remaining} left]"
 KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # what goes on by itself; the others are told to
 
 
@@ -116,7 +130,9 @@ def main(config: Config) -> Path:
     from scripts import make_report  # draws and trains, so only now
 
     make_report.main(
-        make_report.Config(out=str(folder / "report"), results=str(folder / "results"), pdf=config.pdf)
+        make_report.Config(
+            out=str(folder / "report"), results=str(folder / "results"), pdf=config.pdf
+        )
     )
     return folder / "report" / "report.html"
 
@@ -145,21 +161,30 @@ def command_of(config: Config, folder: Path, name: str) -> list[str]:
 
 
 def run_stage(config: Config, folder: Path, name: str) -> float:
-    """The seconds that a stage took. Ctrl-C and SIGTERM are handed on once: the stage saves and ends."""
+    """The seconds that a stage took.
+
+    Ctrl-C and SIGTERM are handed on once: the stage saves and ends.
+    """
     log, begin, told = folder / "logs" / f"{name}.log", time.monotonic(), False
     command = command_of(config, folder, name)
     with log.open("a") as file, stop_requested() as stop:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         while process.poll() is None:
             time.sleep(0.1)
             if stop() and not told:
                 process.send_signal(signal.SIGINT)
                 told = True
         if told:
-            raise Interrupted(f"stopped in stage {name}; the same command goes on, and keeps what is done")
+            raise Interrupted(
+                f"stopped in stage {name}; the same command goes on, and keeps what is done"
+            )
     if process.returncode != 0:
         last = log.read_text().strip().splitlines()[-1:]
-        raise UserError(f"stage {name}: {''.join(last)} (see {log}); the same command goes on from here")
+        raise UserError(
+            f"stage {name}: {''.join(last)} (see {log}); the same command goes on from here"
+        )
     return time.monotonic() - begin
 
 

@@ -1,9 +1,9 @@
 """Part III: train the vanilla RNN to tell the last digit of a palindrome from the digits before it.
 
-    python scripts/train.py --input_length 4 --out runs/rnn          # T = 5, the assignment's defaults
-    python scripts/train.py --input_length 499 --input_dim 10 --init identity --gain 2 --curriculum 20 \
-        --train_steps 1000                                           # T = 500, trained at T = 20 first
-    torchrun --nproc-per-node 2 scripts/train.py --input_length 4    # batches shared by two processes
+    python scripts/train.py --input_length 4 --out runs/rnn     # T = 5, the assignment's defaults
+    python scripts/train.py --input_length 499 --input_dim 10 --init identity --gain 2 \
+        --curriculum 20 --train_steps 1000                   # T = 500, trained at T = 20 first
+    torchrun --nproc-per-node 2 scripts/train.py --input_length 4  # batches shared by two processes
 
 T is the length of a palindrome; the network reads its first T-1 digits, and --input_length is T-1.
 """
@@ -54,24 +54,32 @@ def all_ten_digits(value: int) -> str | None:
 class Config(Options):
     """Train the vanilla RNN on palindromes of length T = input_length + 1."""
 
-    input_length: int = option(10, "digits that are read: T-1 for palindromes of length T", positive)
+    input_length: int = option(
+        10, "digits that are read: T-1 for palindromes of length T", positive
+    )
     input_dim: int = option(1, "1: a digit is a number; 10: one-hot")
     num_classes: int = option(10, "the digits", all_ten_digits)
     num_hidden: int = option(128, "units of the hidden layer", positive)
     batch_size: int = option(128, "palindromes in a step, always fresh ones", positive)
     learning_rate: float = option(1e-3, "the optimizer's rate", positive)
     train_steps: int = option(10000, "steps to train for", positive)
-    max_norm: float = option(10.0, "clip the gradient's global norm at this; 0 for no clipping", not_negative)
+    max_norm: float = option(
+        10.0, "clip the gradient's global norm at this; 0 for no clipping", not_negative
+    )
     optimizer: str = option("rmsprop", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     init: str = option("default", f"of W_hh: one of {', '.join(RNN_INITS)}", one_of(RNN_INITS))
     gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
     input_scale: float = option(1.0, "inputs are multiplied with this", positive)
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
     curriculum: tuple[int, ...] = option((), "lengths T to train at first, as 20,50,100", lengths)
-    curriculum_fraction: float = option(0.6, "the part of the steps that these share equally", fraction)
+    curriculum_fraction: float = option(
+        0.6, "the part of the steps that these share equally", fraction
+    )
     freeze_recurrence: bool = option(False, "leave W_hh as it began")
     eval_freq: int = option(500, "steps between evaluations", positive)
-    eval_size: int = option(10000, "palindromes to evaluate: all of them, or this many fresh ones", positive)
+    eval_size: int = option(
+        10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
+    )
     exhaustive: bool = option(False, "evaluate all palindromes, however many (T up to 12)")
     seed: int = option(0, "all randomness: params and palindromes", not_negative)
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
@@ -83,7 +91,9 @@ class Config(Options):
 
 def make_model(config: Config) -> Model:
     """The network that the options describe."""
-    from purenets.torch_nets import VanillaRNN  # when work starts, here and below, so that --help is quick
+    from purenets.torch_nets import (
+        VanillaRNN,
+    )  # when work starts, here and below, so that --help is quick
 
     return VanillaRNN(
         config.input_length,
@@ -109,7 +119,9 @@ def without_recurrence(updates: Params, params: Params) -> Params:
 
 
 def length_at(config: Config) -> Callable[[int], int]:
-    """The function from the step (from 0) to the T of its palindromes: the curriculum's, then the last."""
+    """The function from the step (from 0) to the T of its palindromes: the curriculum's, then the
+    last.
+    """
     stages = config.curriculum
     share = config.train_steps * config.curriculum_fraction / max(1, len(stages))
 
@@ -143,8 +155,12 @@ def batches(config: Config, key, device) -> Callable[[int], Batch]:
     return batch_at
 
 
-def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, one_hot: bool) -> dict:
-    """The metrics of a state on palindromes of length T, all or `size` fresh ones: the means, on the host."""
+def evaluate_at(
+    metrics: Callable, state: TrainState, key, T: int, size: int, one_hot: bool
+) -> dict:
+    """The metrics of a state on palindromes of length T, all or `size` fresh ones: the means, on
+    the host.
+    """
     import torch
 
     from purenets.core.data.palindromes import evaluation_batches
@@ -159,7 +175,9 @@ def evaluate_at(metrics: Callable, state: TrainState, key, T: int, size: int, on
 
 
 def evaluation_size(config: Config) -> int:
-    """How many palindromes to evaluate; a UserError if all of them are asked for and are too many."""
+    """How many palindromes to evaluate; a UserError if all of them are asked for and are
+    too many.
+    """
     from purenets.core.data.palindromes import check_listable, count
 
     T = config.input_length + 1
@@ -170,7 +188,10 @@ def evaluation_size(config: Config) -> int:
 
 
 def set_up_torch(config: Config):
-    """Threads, and no denormal numbers: vanishing gradients are full of them, which is slow. The device."""
+    """Threads, and no denormal numbers: vanishing gradients are full of them, which is slow.
+
+    The device.
+    """
     import torch
 
     from purenets.torch_nets.convert import device_from_name
@@ -203,7 +224,9 @@ def train_as(config: Config, device, group) -> Result:
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        means = evaluate_at(metrics, optim.with_averaged_params(state), evaluation_key, T, size, one_hot)
+        means = evaluate_at(
+            metrics, optim.with_averaged_params(state), evaluation_key, T, size, one_hot
+        )
         return {name: float(value) for name, value in means.items()}
 
     state, history = runs.fit_and_save(
@@ -251,7 +274,10 @@ def main(config: Config) -> Result:
     T, last = config.input_length + 1, result.history[-1]
     size = evaluation_size(config)
     what = f"all {count(T)}" if is_exhaustive(T, size) else f"{size} fresh"
-    print(f"T = {T}: accuracy {last['test_accuracy']:.4f} on {what} palindromes after {last['step']} steps")
+    print(
+        f"T = {T}: accuracy {last['test_accuracy']:.4f} on {what} palindromes after "
+        f"{last['step']} steps"
+    )
     return result
 
 

@@ -1,4 +1,5 @@
-"""Put the tables of results/*.md into README.md and docs, between `<!-- results/NAME.md -->` and `<!-- end -->`.
+"""Put the tables of results/*.md into README.md and docs, between `<!-- results/NAME.md -->` and
+`<!-- end -->`.
 
 python scripts/update_readme.py
 """

@@ -3,7 +3,9 @@
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices are small here; threads would only wait
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # matrices are small here; threads would only wait
 
 import numpy as np
 import pytest

@@ -19,7 +19,11 @@ from purenets import (
 from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import layers
 from purenets.torch_nets.analysis.curvature import fisher_diagonal, lanczos, landscape
-from purenets.torch_nets.analysis.per_example import check_per_example, per_example_grads, top_loss_indices
+from purenets.torch_nets.analysis.per_example import (
+    check_per_example,
+    per_example_grads,
+    top_loss_indices,
+)
 from purenets.torch_nets.analysis.privacy import dp_grad_fn, epsilon, poisson_batches
 
 KEY = torch.as_tensor(random.key(0))
@@ -105,13 +109,17 @@ def test_number_for_a_key_is_refused(nets, key):
         train_state(*net.init(random.key(0)), SGD, key)
 
 
-@pytest.mark.parametrize("f", [random.split, random.bits, random.uniform, random.fold_in, random.normal])
+@pytest.mark.parametrize(
+    "f", [random.split, random.bits, random.uniform, random.fold_in, random.normal]
+)
 def test_number_for_a_key_of_a_draw_is_refused(f):
     with pytest.raises(UserError, match="key: 7 is no key"):
         f(7, (3,)) if f in (random.uniform, random.normal) else f(7, 3)
 
 
-@pytest.mark.parametrize("key", [np.zeros(2), np.zeros((3, 2), int), np.array(5), torch.zeros(7).long()])
+@pytest.mark.parametrize(
+    "key", [np.zeros(2), np.zeros((3, 2), int), np.array(5), torch.zeros(7).long()]
+)
 def test_array_that_is_no_key_is_refused(key):
     with pytest.raises(UserError, match=r"needs int64 of shape \(2,\)"):
         init_state(NET, SGD, key)
@@ -201,11 +209,15 @@ def test_torch_batch_for_a_numpy_net_is_refused():
 )
 def test_state_of_another_optimizer_is_told(mine, other):
     optim.check_opt_state(mine, PARAMS, mine.init(PARAMS))
-    with pytest.raises(UserError, match="opt_state: of another optimizer or other params: the names"):
+    with pytest.raises(
+        UserError, match="opt_state: of another optimizer or other params: the names"
+    ):
         optim.check_opt_state(mine, PARAMS, other.init(PARAMS))
     wider, _ = torch_nets.MLP(4, [9], 3).init(KEY)
     if mine.init(PARAMS) != {"0": {}}:
-        with pytest.raises(UserError, match=r"opt_state: .*fc1.weight: shape is \(9, 4\), expected \(8, 4\)"):
+        with pytest.raises(
+            UserError, match=r"opt_state: .*fc1.weight: shape is \(9, 4\), expected \(8, 4\)"
+        ):
             optim.check_opt_state(mine, PARAMS, mine.init(wider))
 
 

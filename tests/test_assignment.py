@@ -28,8 +28,12 @@ def test_every_command_names_a_script_and_its_flags():
 def test_every_section_of_a_notebook_exists():
     import json
 
-    for name, sections in re.findall(r"\[notebooks/(\w+)\.ipynb\]\([^)]+\) \(sections? ([\d and]+)\)", TEXT):
+    for name, sections in re.findall(
+        r"\[notebooks/(\w+)\.ipynb\]\([^)]+\) \(sections? ([\d and]+)\)", TEXT
+    ):
         cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
-        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        text = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+        )
         for number in re.findall(r"\d+", sections):
             assert re.search(rf"^## {number}\. ", text, re.MULTILINE), f"{name}: section {number}"

@@ -69,7 +69,10 @@ def test_the_public_recipe_runs_on_a_cpu_by_its_words_alone(tmp_path, monkeypatc
     monkeypatch.setattr("sys.argv", ["pytest"])
     threads = torch.get_num_threads()
     found = cifar10.public(
-        cifar10.Config(recipe=str(recipe), data="folder", data_dir=str(tmp_path / "data"), threads=1), seed=0
+        cifar10.Config(
+            recipe=str(recipe), data="folder", data_dir=str(tmp_path / "data"), threads=1
+        ),
+        seed=0,
     )
     torch.set_num_threads(threads)
     assert found["views_accuracy"] == found["accuracy"] == found["epochs"][0]["accuracy"]
@@ -80,7 +83,9 @@ def test_the_public_recipe_runs_on_a_cpu_by_its_words_alone(tmp_path, monkeypatc
 def test_the_summary_is_that_of_the_files():
     path = ROOT / "results" / "benchmarks.json"
     assert json.loads(path.read_text())["rows"] == summary.found(ROOT / "results")
-    assert path.with_suffix(".md").read_text() == to_markdown(summary.table(summary.found(ROOT / "results")))
+    assert path.with_suffix(".md").read_text() == to_markdown(
+        summary.table(summary.found(ROOT / "results"))
+    )
 
 
 def test_the_summary_turns_a_speed_up_around_and_says_what_is_missed(tmp_path):
@@ -121,4 +126,6 @@ def test_the_step_in_jax_is_torchs():
 def test_the_step_with_torchopt_is_torchs():
     from benchmarks import mlp
 
-    mlp.assert_same_work({"TorchOpt": mlp.TorchOpt(mlp.TINY), "torch.nn": mlp.Torch(mlp.TINY)}, 1e-3)
+    mlp.assert_same_work(
+        {"TorchOpt": mlp.TorchOpt(mlp.TINY), "torch.nn": mlp.Torch(mlp.TINY)}, 1e-3
+    )

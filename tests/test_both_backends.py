@@ -1,4 +1,6 @@
-"""The NumPy net by hand and the torch net by torch.func are the same function, and stay so in training."""
+"""The NumPy net by hand and the torch net by torch.func are the same function, and stay so in
+training.
+"""
 
 import numpy as np
 import pytest
@@ -6,7 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purenets import UserError, data, make_step, numpy_nets, optim, random, torch_nets, train_state, tree
+from purenets import (
+    UserError,
+    data,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    torch_nets,
+    train_state,
+    tree,
+)
 from purenets.core.gradcheck import check_gradient
 from purenets.numpy_nets import mlp_numpy
 from purenets.torch_nets import pytorch_mlp
@@ -17,12 +29,18 @@ sizes = st.integers(1, 9)
 def setting(n_inputs, n_hidden, n_classes, batch, activation="relu", dropout=0.0):
     """Both models, the same float64 params for both, and a batch for both."""
     make = {"activation": activation, "dropout": dropout}
-    models = [backend.MLP(n_inputs, n_hidden, n_classes, **make) for backend in (mlp_numpy, pytorch_mlp)]
+    models = [
+        backend.MLP(n_inputs, n_hidden, n_classes, **make) for backend in (mlp_numpy, pytorch_mlp)
+    ]
     params = tree.cast(models[0].init(random.key(1))[0], "float64")
     draw = np.random.default_rng(2)
     params = tree.map(lambda p: p + 0.1 * draw.normal(size=p.shape), params)
     x, y = draw.normal(size=(batch, n_inputs)), draw.integers(0, n_classes, batch)
-    return models, (params, tree.map(torch.tensor, params)), ((x, y), (torch.tensor(x), torch.tensor(y)))
+    return (
+        models,
+        (params, tree.map(torch.tensor, params)),
+        ((x, y), (torch.tensor(x), torch.tensor(y))),
+    )
 
 
 @given(
@@ -49,10 +67,14 @@ def test_gradients_are_equal(n_inputs, n_hidden, n_classes, batch, activation, d
 
 @given(sizes, st.lists(sizes, max_size=3), sizes, sizes)
 def test_gradients_equal_central_differences(n_inputs, n_hidden, n_classes, batch):
-    (model, _), (params, _), (numpy_batch, _) = setting(n_inputs, n_hidden, n_classes, batch, "tanh")
+    (model, _), (params, _), (numpy_batch, _) = setting(
+        n_inputs, n_hidden, n_classes, batch, "tanh"
+    )
     grad_fn = numpy_nets.grad_fn(model)
     grads, _ = grad_fn(params, {}, numpy_batch, None)
-    check_gradient(lambda p: grad_fn(p, {}, numpy_batch, None)[1][1]["loss"], params, grads, random.key(5))
+    check_gradient(
+        lambda p: grad_fn(p, {}, numpy_batch, None)[1][1]["loss"], params, grads, random.key(5)
+    )
 
 
 def test_1000_adam_steps_stay_together():
@@ -92,14 +114,23 @@ def test_params_have_the_names_and_shapes_of_a_state_dict(backend):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: {k: v for k, v in p.items() if k != "fc2.bias"}, r"fc2\.bias: missing in params"),
-        (lambda p: {**p, "fc3.bias": p["fc2.bias"]}, r"fc3\.bias: unknown in params; the layers are fc1"),
+        (
+            lambda p: {k: v for k, v in p.items() if k != "fc2.bias"},
+            r"fc2\.bias: missing in params",
+        ),
+        (
+            lambda p: {**p, "fc3.bias": p["fc2.bias"]},
+            r"fc3\.bias: unknown in params; the layers are fc1",
+        ),
         (lambda p: {**p, "fc1.wieght": p["fc2.bias"]}, r"fc1\.wieght: unknown in params"),
         (
             lambda p: {**p, "fc1.weight": p["fc1.weight"][:3]},
             r"fc1\.weight: shape is \(3, 2\), expected \(4, 2\)",
         ),
-        (lambda p: {**p, "fc2.bias": p["fc2.bias"][:1]}, r"fc2\.bias: shape is \(1,\), expected \(3,\)"),
+        (
+            lambda p: {**p, "fc2.bias": p["fc2.bias"][:1]},
+            r"fc2\.bias: shape is \(1,\), expected \(3,\)",
+        ),
     ],
 )
 def test_wrong_params_are_named_by_their_leaf(index, change, message):

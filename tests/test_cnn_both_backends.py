@@ -45,7 +45,9 @@ def small(seed=0, size=32, batch=6):
 
 def close(a: dict, b: dict, tolerance: float) -> bool:
     scale = max(float(abs(leaf).max()) for leaf in b.values())
-    return all(float(abs(np.asarray(a[k]) - np.asarray(b[k])).max()) <= tolerance * scale for k in b)
+    return all(
+        float(abs(np.asarray(a[k]) - np.asarray(b[k])).max()) <= tolerance * scale for k in b
+    )
 
 
 @pytest.mark.parametrize("backend", [cnn_model, cnn_numpy], ids=["torch", "numpy"])
@@ -74,7 +76,9 @@ def test_state_dict_goes_both_ways():
     module = reduced_vgg(1 / 16).double().eval()
     state = dict(module.state_dict())
     new_params = {k: state[k] for k in params}
-    assert torch.allclose(ours.apply(new_params, {k: state[k] for k in buffers}, x)[0], module(x), rtol=1e-12)
+    assert torch.allclose(
+        ours.apply(new_params, {k: state[k] for k in buffers}, x)[0], module(x), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("size", [8, 32, 40])
@@ -123,13 +127,17 @@ def test_numpy_by_hand_equals_torch_func():
     assert close(a, torch_nets.to_numpy(b), 1e-9)
     assert close(new_a, torch_nets.to_numpy(new_b), 1e-12)
     logits = by_hand.apply(host[0], new_a, x)[0]
-    assert np.allclose(logits, ours.apply(params, new_b, torch.tensor(x))[0].numpy(), rtol=1e-10, atol=1e-12)
+    assert np.allclose(
+        logits, ours.apply(params, new_b, torch.tensor(x))[0].numpy(), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_numpy_and_torch_draw_the_same_convolutions():
     a, b = cnn_numpy.CNN(3, 10, width=1 / 16), cnn_model.CNN(3, 10, width=1 / 16)
     params, twins = a.init(random.key(4))[0], torch_nets.to_numpy(b.init(random.key(4))[0])
-    assert all(np.array_equal(params[k], twins[k]) for k in params if k.startswith(("conv", "norm")))
+    assert all(
+        np.array_equal(params[k], twins[k]) for k in params if k.startswith(("conv", "norm"))
+    )
 
 
 def test_numpy_cnn_learns_digits():

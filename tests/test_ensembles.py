@@ -1,5 +1,5 @@
-"""Members of an ensemble, each with its own key, data and hyper-parameters, train as they would alone; the
-vmapped torch ensemble and the NumPy loop go through the same interface."""
+"""Members of an ensemble, each with its own key, data and hyper-parameters, train as they would
+alone; the vmapped torch ensemble and the NumPy loop go through the same interface."""
 
 import numpy as np
 import pytest

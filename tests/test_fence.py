@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("purenets", "core", "numpy_nets", "torch_nets", "scripts", "benchmarks", "notebooks")
-PRIVATE = re.compile(r"\btorch\._[a-zA-Z]|_functorch|_inductor|_dynamo|_C\._|ops\.mkldnn|torch\.utils\._")
+PRIVATE = re.compile(
+    r"\btorch\._[a-zA-Z]|_functorch|_inductor|_dynamo|_C\._|ops\.mkldnn|torch\.utils\._"
+)
 SOURCES = [
     path
     for folder in FOLDERS
@@ -55,7 +57,9 @@ def test_no_private_name_of_torch_in(path):
 def results(plain: bool) -> dict[str, list[float]]:
     environment = {**os.environ, "PURENETS_PLAIN": "1" if plain else "0"}
     command = [sys.executable, "-c", CODE]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT
+    )
     return json.loads(done.stdout)
 
 
@@ -71,7 +75,8 @@ def test_the_switch_turns_everything_off():
         "from purenets.torch_nets.fast import enabled, matmul, recurrence; import sys\n"
         "assert not enabled() and not matmul.ONEDNN and recurrence.fused is recurrence.loop\n"
         "loaded = [m for m in sys.modules if m.startswith('purenets.torch_nets.fast.')]\n"
-        "assert not any(m.endswith(('onednn', 'fused_recurrence', 'operations')) for m in loaded), loaded"
+        "assert not any(m.endswith(('onednn', 'fused_recurrence', 'operations')) for m in "
+        "loaded), loaded"
     )
     environment = {**os.environ, "PURENETS_PLAIN": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=ROOT)

@@ -41,7 +41,10 @@ def assert_same(found, right):
 
 
 FORMS = {
-    **{dtype: Y.astype(dtype) for dtype in ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64")},
+    **{
+        dtype: Y.astype(dtype)
+        for dtype in ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64")
+    },
     **{
         f"one-hot {dtype}": ONE_HOT.astype(dtype)
         for dtype in ("bool", "uint8", "int64", "float32", "float64")
@@ -86,7 +89,10 @@ WRONG = {
     "floats": (Y.astype(np.float32), "class numbers must be integers, got .*float32"),
     "minus 1": (np.full(6, -1), "target -1 is none of the classes 0 to 2"),
     "minus 1 in int8": (np.full(6, -1, np.int8), "target -1 is none of the classes 0 to 2"),
-    "minus 100": (np.array([0, 1, 2, -100, -100, -100]), "target -100 is none of the classes 0 to 2"),
+    "minus 100": (
+        np.array([0, 1, 2, -100, -100, -100]),
+        "target -100 is none of the classes 0 to 2",
+    ),
     "beyond": (np.array([0, 1, 2, 3, 1, 2]), "target 3 is none of the classes 0 to 2"),
     "from 1": (Y + 1, "target 3 is none of the classes 0 to 2"),
 }

@@ -1,7 +1,8 @@
 """Every optimizer of the catalogue ends at the same params, whichever way its steps are taken.
 
-A new optimizer joins by its entry in `optim.OPTIMIZERS`. The reference is NumPy on plain dicts, leaf by leaf. All
-is float64, where 50 steps of any two ways agree to 1e-9 of an element: they differ by rounding alone.
+A new optimizer joins by its entry in `optim.OPTIMIZERS`. The reference is NumPy on plain dicts,
+leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an element: they
+differ by rounding alone.
 """
 
 import functools
@@ -133,7 +134,10 @@ def test_large_leaves_beside_small_ones(name):
 @pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
 def test_ensemble(nets, name):
     optimizer = optimizer_of(name)
-    step, (state, (x, y)) = nets.ensemble(step_of(nets, optimizer), same_batch=True), start(nets, optimizer)
+    step, (state, (x, y)) = (
+        nets.ensemble(step_of(nets, optimizer), same_batch=True),
+        start(nets, optimizer),
+    )
     other = state._replace(params=tree.map(lambda p: p + 0.1, state.params))
     states = nets.stack_states([other, state])
     for i in range(STEPS):
@@ -156,7 +160,9 @@ def compiled() -> dict[str, TrainState]:
     steps = {name: step_of(torch_nets, optimizer_of(name)) for name in optim.OPTIMIZERS}
     states = {name: start(torch_nets, optimizer_of(name))[0] for name in steps}
     x, y = map(torch.as_tensor, batches())
-    step_all = torch_nets.jit(lambda states, batch: {n: steps[n](s, batch)[0] for n, s in states.items()})
+    step_all = torch_nets.jit(
+        lambda states, batch: {n: steps[n](s, batch)[0] for n, s in states.items()}
+    )
     for i in range(STEPS):
         states = step_all(states, (x[i], y[i]))
     return states

@@ -12,7 +12,11 @@ import purenets
 from purenets import numpy_nets, torch_nets
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"purenets.core": "core", "purenets.numpy_nets": "numpy_nets", "purenets.torch_nets": "torch_nets"}
+FOLDERS = {
+    "purenets.core": "core",
+    "purenets.numpy_nets": "numpy_nets",
+    "purenets.torch_nets": "torch_nets",
+}
 HEAVY = ("torch", "torchvision", "sklearn", "matplotlib", "scipy", "PIL")
 
 
@@ -75,5 +79,7 @@ def test_an_unpacked_copy_runs_without_install(tmp_path):
     for command in (["scripts/train.py", *flags], ["-m", "scripts.train", "--help"]):
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=copy)
         assert done.returncode == 0, done.stderr
-    where = "import sys; sys.path.insert(0, '.'); import purenets.core; print(purenets.core.__file__)"
+    where = (
+        "import sys; sys.path.insert(0, '.'); import purenets.core; print(purenets.core.__file__)"
+    )
     assert run(where, copy).strip() == str(copy / "core" / "__init__.py")

@@ -22,11 +22,15 @@ from purenets.torch_nets import convert, grad, layers, pytorch_mlp
     ("imports", "absent"),
     [
         (
-            "purenets, purenets.optim, purenets.core.gradcheck, purenets.core.sam, purenets.core.vector_dict, "
+            "purenets, purenets.optim, purenets.core.gradcheck, purenets.core.sam, "
+            "purenets.core.vector_dict, "
             "purenets.core.report.plots, purenets.core.runs.checkpoint",
             "torch",
         ),
-        ("purenets.numpy_nets, purenets.numpy_nets.modules, purenets.numpy_nets.mlp_numpy", "torch"),
+        (
+            "purenets.numpy_nets, purenets.numpy_nets.modules, purenets.numpy_nets.mlp_numpy",
+            "torch",
+        ),
         ("scripts.train_mlp_numpy", "torch"),
         ("purenets, purenets.core.gradcheck, purenets.core.runs.checkpoint", "einops"),
         ("purenets.torch_nets", "purenets.numpy_nets"),
@@ -41,7 +45,8 @@ def test_arrows_point_one_way(imports, absent):
 def test_a_numpy_training_never_imports_torch():
     code = (
         "import sys; from scripts.train_mlp_numpy import Config, train;"
-        "train(Config(max_steps=2, optimizer='adam', dropout=0.1)); sys.exit('torch' in sys.modules)"
+        "train(Config(max_steps=2, optimizer='adam', dropout=0.1)); sys.exit('torch' in "
+        "sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -50,7 +55,8 @@ def test_a_gradient_of_a_numpy_cnn_never_imports_torch():
     code = (
         "import sys, numpy as np;"
         "from purenets import random; from purenets.numpy_nets import CNN, grad_fn;"
-        "batch = np.ones((2, 1, 8, 8), np.float32), np.array([0, 1]); model = CNN(1, 2, width=0.0625);"
+        "batch = np.ones((2, 1, 8, 8), np.float32), np.array([0, 1]); model = CNN(1, 2, "
+        "width=0.0625);"
         "grad_fn(model)(*model.init(random.key(0)), batch, None); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -66,7 +72,7 @@ class Frozen(dict):
 
 
 def freeze(value):
-    """The same value, such that a change of it raises (dicts, arrays) or is seen later (tensors)."""
+    """The same value, where a change raises (dicts, arrays) or is seen later (tensors)."""
     if isinstance(value, dict):
         return Frozen({name: freeze(leaf) for name, leaf in value.items()})
     if isinstance(value, np.ndarray):
@@ -155,23 +161,33 @@ CALLS = {
     "hyper.count_to_dtype": lambda p: hyper.count_to_dtype(hyper.zero_count(p), p),
     "hyper.count_as_float": lambda p: hyper.count_as_float(hyper.zero_count(p), p),
     "arithmetic.scaled": lambda p: arithmetic.scaled(p, 2.0),
-    "arithmetic.divided_by_root": lambda p: arithmetic.divided_by_root(p, tree.map(lambda a: a * a, p), 1e-8),
+    "arithmetic.divided_by_root": lambda p: arithmetic.divided_by_root(
+        p, tree.map(lambda a: a * a, p), 1e-8
+    ),
     "arithmetic.running_mean": lambda p: arithmetic.running_mean(0.9, p, p),
     "arithmetic.running_mean_of_squares": lambda p: arithmetic.running_mean_of_squares(0.9, p, p),
-    "hyper.stateless_with_hyper": lambda p: hyper.stateless_with_hyper(0.1, lambda h, g, _: g).update(
-        p, Frozen(), p
+    "hyper.stateless_with_hyper": lambda p: hyper.stateless_with_hyper(
+        0.1, lambda h, g, _: g
+    ).update(p, Frozen(), p),
+    "arithmetic.moments": lambda p: arithmetic.moments(
+        0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)
     ),
-    "arithmetic.moments": lambda p: arithmetic.moments(0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)),
     "arithmetic.choose": lambda p: arithmetic.choose(p["fc1.bias"][0] > 0, p, p),
-    "transforms.rectification": lambda p: transforms.rectification(0.99, hyper.zero_count(p) + 1, p),
+    "transforms.rectification": lambda p: transforms.rectification(
+        0.99, hyper.zero_count(p) + 1, p
+    ),
     "wrappers.partition": update_with(
-        lambda: wrappers.partition({"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim))
+        lambda: wrappers.partition(
+            {"1": optim.sgd(0.1), "2": optim.adam()}, lambda name, p: str(p.ndim)
+        )
     ),
     "wrappers.all_finite": wrappers.all_finite,
     "ensemble.check_stacked": lambda p: ensemble.check_stacked(tree.stack([p, p]), n=2),
     "state.check_opt_state": lambda p: state.check_opt_state(optim.adam(), p, optim.adam().init(p)),
     "state.get_state": lambda p: state.get_state(Frozen(inner=p), "fc1.bias"),
-    "state.set_hyperparams": lambda p: state.set_hyperparams(Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}),
+    "state.set_hyperparams": lambda p: state.set_hyperparams(
+        Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}
+    ),
     "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
     "train.train_state": lambda p: train.train_state(p, {}, optim.adam(), KEY),
     "gradcheck.random_direction": lambda p: gradcheck.random_direction(p, KEY),
@@ -205,14 +221,17 @@ CALLS = {
     "optim wrappers": update_with(
         lambda: optim.chain(
             optim.apply_if_finite(
-                optim.accumulate(optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2)
+                optim.accumulate(
+                    optim.lookahead(optim.inject_hyperparams(optim.adam, lr=0.1), 2), 2
+                )
             ),
             optim.masked(optim.trace(0.9), optim.is_matrix),
             optim.ema(0.9),
         )
     ),
 }
-# these take functions, layers or a folder beside dicts; what they make or call is in CALLS or in the models
+# these take functions, layers or a folder beside dicts; what they make or call is in CALLS or in
+# the models
 ELSEWHERE = {
     "train.fit", "serial.serial_uses_key", "serial.serial_init",
     "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load", "folder.save",
@@ -234,7 +253,9 @@ def test_no_function_changes_its_arguments(name, backend, seed):
 
 
 @pytest.mark.parametrize(
-    ("module", "model"), [(numpy_nets, mlp_numpy.MLP), (torch_nets, pytorch_mlp.MLP)], ids=["numpy", "torch"]
+    ("module", "model"),
+    [(numpy_nets, mlp_numpy.MLP), (torch_nets, pytorch_mlp.MLP)],
+    ids=["numpy", "torch"],
 )
 def test_no_model_changes_its_arguments(module, model):
     params = make_params(0)
@@ -274,4 +295,6 @@ def test_every_public_function_that_takes_a_dict_is_called_above():
                 continue
             kinds = [str(kind) for kind in inspect.signature(f).parameters.values()]
             if any("dict" in kind and "Callable" not in kind for kind in kinds):
-                assert f"{short}.{name}" in CALLS.keys() | ELSEWHERE, f"{short}.{name} is not tested"
+                assert f"{short}.{name}" in CALLS.keys() | ELSEWHERE, (
+                    f"{short}.{name} is not tested"
+                )

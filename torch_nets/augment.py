@@ -2,8 +2,8 @@
 
     f(key, x: (batch, C, H, W)) -> x of the same shape and dtype
 
-`augmented(grad_fn, f)` wraps a gradient function, so that a step draws anew for every batch; `chain` puts
-functions in a row, each with a key of its own. All of it runs under torch.compile.
+`augmented(grad_fn, f)` wraps a gradient function, so that a step draws anew for every batch;
+`chain` puts functions in a row, each with a key of its own. All of it runs under torch.compile.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,9 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
 
 def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
     """`grad_fn` on inputs that `f` maps, such as a normalization."""
-    return lambda params, buffers, batch, key: grad_fn(params, buffers, (f(batch[0]), batch[1]), key)
+    return lambda params, buffers, batch, key: grad_fn(
+        params, buffers, (f(batch[0]), batch[1]), key
+    )
 
 
 def chain(*functions: Augmentation) -> Augmentation:
@@ -62,8 +64,9 @@ def alternating_flips(key, n: int, epoch: int) -> Tensor:
 
 
 def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int], Batch]:
-    """`data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of which are
-    mirrored again in every other epoch. A batch across two epochs is taken as of the first."""
+    """`data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of
+    which are mirrored again in every other epoch. A batch across two epochs is taken as of the
+    first."""
     x, y = data
     flip_key, order_key = random.split(key)
     which = alternating_flips(flip_key, len(y), 0).to(x.device)
@@ -121,8 +124,8 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
 
 
 def mixup(grad_fn: GradFn, n_classes: int) -> GradFn:
-    """`grad_fn` on mixtures of two examples, targets (batch, classes) mixed alike; the share is uniform
-    within [0, 1], one for a batch (Zhang et al. 2018 with alpha = 1)."""
+    """`grad_fn` on mixtures of two examples, targets (batch, classes) mixed alike; the share is
+    uniform within [0, 1], one for a batch (Zhang et al. 2018 with alpha = 1)."""
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
@@ -136,7 +139,9 @@ def mixup(grad_fn: GradFn, n_classes: int) -> GradFn:
 
 
 def _reflected(move: Tensor, n: int) -> Tensor:
-    """The places (batch, n) that an image moved by `move` (batch,) is read from, reflected at its borders."""
+    """The places (batch, n) that an image moved by `move` (batch,) is read from, reflected at its
+    borders.
+    """
     place = (torch.arange(n, device=move.device) + move[:, None]).abs()
     return torch.where(place >= n, 2 * (n - 1) - place, place).clamp(0, n - 1)
 

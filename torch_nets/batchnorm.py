@@ -14,7 +14,12 @@ MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
 
 @torch.no_grad()
 def update_batchnorm(
-    model: Model, params: Params, buffers: Buffers, batches: Iterable[Batch], *, key: Tensor | None = None
+    model: Model,
+    params: Params,
+    buffers: Buffers,
+    batches: Iterable[Batch],
+    *,
+    key: Tensor | None = None,
 ) -> Buffers:
     """Return buffers whose running statistics are the means over `batches`, for these params.
 
@@ -47,7 +52,9 @@ def update_batchnorm(
         track = track or _tracking(train, buffers)
         buffers, fresh = track(train, buffers)
         means = {name: statistics.get(name, 0.0) for name in fresh}
-        statistics = {name: means[name] + (value - means[name]) / n for name, value in fresh.items()}
+        statistics = {
+            name: means[name] + (value - means[name]) / n for name, value in fresh.items()
+        }
     if n == 0:
         raise UserError("update_batchnorm: no batches, needs one or more")
     counts = {f"{prefix}{COUNT}" for prefix in map(_prefix, statistics)} & buffers.keys()
@@ -72,7 +79,9 @@ def _tracking(train: Callable, buffers: Buffers) -> Callable:
     with a momentum m that only the layer knows. Two passes from different `old` tell m, and then
     one pass tells the batch's statistics; in float64, so that nothing is lost.
     """
-    moved = {_prefix(name) for name, new in train(buffers).items() if _moved(name, buffers[name], new)}
+    moved = {
+        _prefix(name) for name, new in train(buffers).items() if _moved(name, buffers[name], new)
+    }
     names = [name for name in buffers if _leaf(name) in (MEAN, VAR) and _prefix(name) in moved]
     start = {name: buffers[name].to(torch.float64) for name in names}
     start = {name: torch.full_like(old, float(_leaf(name) == VAR)) for name, old in start.items()}

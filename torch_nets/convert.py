@@ -8,7 +8,9 @@ from purenets.core.base import UserError
 
 
 def to_torch(params: dict, *, device=None, dtype=None) -> dict:
-    """Every leaf as a tensor of its own memory; floating-point leaves as `dtype` if one is given."""
+    """Every leaf as a tensor of its own memory; floating-point leaves as `dtype` if one is
+    given.
+    """
 
     def one(leaf):
         tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else torch.tensor(leaf)
@@ -29,7 +31,10 @@ def to_numpy(params: dict) -> dict:
 
 
 def device_from_name(name: str) -> torch.device:
-    """The device called `name` ("auto" is CUDA where there is one); a UserError if it is not there."""
+    """The device called `name` ("auto" is CUDA where there is one);
+
+    a UserError if it is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

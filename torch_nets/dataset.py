@@ -1,7 +1,9 @@
-"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from the rest.
+"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from
+the rest.
 
-T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are uniform, leading
-zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2) palindromes, all as likely.
+T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are
+uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2)
+palindromes, all as likely.
 """
 
 import numpy as np
@@ -13,14 +15,19 @@ from purenets.core.data.palindromes import DIGITS, check_length, free_digits, mi
 
 
 def generate_palindrome(length: int, key: Array) -> np.ndarray:
-    """One palindrome as its digits, int64 (length,); drawn from a key, not from a global generator."""
+    """One palindrome as its digits, int64 (length,); drawn from a key, not from a global
+    generator.
+    """
     check_length(length)
-    return mirror_digits(random.randint(np.asarray(key), (1, free_digits(length)), 0, DIGITS), length)[0]
+    return mirror_digits(
+        random.randint(np.asarray(key), (1, free_digits(length)), 0, DIGITS), length
+    )[0]
 
 
 class PalindromeDataset(torch.utils.data.Dataset):
-    """Palindromes of length `seq_length` (= T) for a DataLoader: item i is (the first T-1 digits as a float32
-    tensor (T-1,), the last digit), drawn from the key of i: the same whenever it is asked for."""
+    """Palindromes of length `seq_length` (= T) for a DataLoader: item i is (the first T-1 digits as
+    a float32 tensor (T-1,), the last digit), drawn from the key of i: the same whenever it is asked
+    for."""
 
     def __init__(self, seq_length: int, key: Array | None = None, size: int = 2**31):
         check_length(seq_length)

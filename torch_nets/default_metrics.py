@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purenets.core.metrics import accuracy, binary_accuracy, class_accuracy, means_classes, means_one_hot
+from purenets.core.metrics import (
+    accuracy,
+    binary_accuracy,
+    class_accuracy,
+    means_classes,
+    means_one_hot,
+)
 from purenets.torch_nets.losses import cross_entropy, smoothed_cross_entropy
 
 OURS = (cross_entropy, smoothed_cross_entropy)  # which ignore no target
@@ -70,18 +76,24 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
         return _of_checked_classes
     if kind in CLASSES:
         return _of_classes
-    return lambda logits, targets: accuracy(logits, targets) if means_classes(logits, targets) else None
+    return lambda logits, targets: (
+        accuracy(logits, targets) if means_classes(logits, targets) else None
+    )
 
 
 def _of_checked_classes(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the accuracy where the loss has refused every target that is no class: in fewer operations."""
+    """Return the accuracy where the loss has refused every target that is no class: in fewer
+    operations.
+    """
     if targets.shape == logits.shape:
         return class_accuracy(logits, targets)
     return (logits.argmax(1) == targets).mean(dtype=torch.float32)
 
 
 def _of_classes(logits: Tensor, targets: Tensor) -> Tensor | None:
-    """Return the accuracy for a loss of torch, which takes more shapes, and ignores targets of -100."""
+    """Return the accuracy for a loss of torch, which takes more shapes, and ignores targets of
+    -100.
+    """
     if means_classes(logits, targets) or means_one_hot(logits, targets):
         return accuracy(logits, targets)
     return None

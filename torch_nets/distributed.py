@@ -2,10 +2,10 @@
 
     torchrun --nproc-per-node 2 scripts/cnn_train.py --data digits --out runs/two
 
-Every process (a rank) holds the same state and sees the same batches; of each it takes its part, and the mean
-of the gradients comes back to all. That is the gradient of the whole batch, so the training is the one of a
-single process: as functions, `data_parallel(grad_fn, group)` is `grad_fn`. Rank 0 writes the run's folder,
-which all must be able to read. gloo connects CPUs, nccl GPUs.
+Every process (a rank) holds the same state and sees the same batches; of each it takes its part,
+and the mean of the gradients comes back to all. That is the gradient of the whole batch, so the
+training is the one of a single process: as functions, `data_parallel(grad_fn, group)` is `grad_fn`.
+Rank 0 writes the run's folder, which all must be able to read. gloo connects CPUs, nccl GPUs.
 """
 
 import contextlib
@@ -24,7 +24,9 @@ from purenets.core import random, signals, tree
 from purenets.core.base import GradFn, UserError
 from purenets.core.train import PeerLost
 
-LONGEST_WAIT = timedelta(days=1)  # of ranks that share out long work; one that is lost is noticed at once
+LONGEST_WAIT = timedelta(
+    days=1
+)  # of ranks that share out long work; one that is lost is noticed at once
 
 
 class Group(NamedTuple):
@@ -45,9 +47,11 @@ class Group(NamedTuple):
 
 @contextlib.contextmanager
 def processes(device: torch.device) -> Iterator[Group]:
-    """The Group of a process that torchrun has started, connected while the block lasts; else a group of one.
+    """The Group of a process that torchrun has started, connected while the block lasts; else a
+    group of one.
 
-    The first rank alone hears Ctrl-C and SIGTERM, saves and leaves; the others follow when it is gone.
+    The first rank alone hears Ctrl-C and SIGTERM, saves and leaves; the others follow when it is
+    gone.
     """
     if "WORLD_SIZE" not in os.environ:
         yield Group()
@@ -67,8 +71,9 @@ def processes(device: torch.device) -> Iterator[Group]:
 
 
 def data_parallel(grad_fn: GradFn, group: Group) -> GradFn:
-    """`grad_fn` of batches whose parts are worked on by the ranks; augmentation belongs around it, so that it
-    draws for the whole batch. A net that draws (dropout) draws otherwise on every rank."""
+    """`grad_fn` of batches whose parts are worked on by the ranks; augmentation belongs around it,
+    so that it draws for the whole batch. A net that draws (dropout) draws otherwise on every
+    rank."""
     if group.size == 1:
         return grad_fn
 
@@ -115,14 +120,18 @@ def mean_over_ranks(values: dict, group: Group) -> dict:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over the ranks; every rank's loss depends on it, so the gradient is a sum over the ranks too."""
+    """The sum over the ranks; every rank's loss depends on it, so the gradient is a sum over the
+    ranks too.
+    """
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return _all_reduced(x)
 
     @staticmethod
-    def setup_context(context, inputs, output) -> None:  # apart from forward, as torch.func needs it
+    def setup_context(
+        context, inputs, output
+    ) -> None:  # apart from forward, as torch.func needs it
         pass
 
     @staticmethod
@@ -146,7 +155,9 @@ def broadcast_from_rank0(value, group: Group):
 
 
 def rank0_first(f: Callable, group: Group):
-    """`f()` on all ranks, on the first one before the others: it may make files that the others only read."""
+    """`f()` on all ranks, on the first one before the others: it may make files that the others
+    only read.
+    """
     value = f() if group.writes else None
     barrier(group)
     return value if group.writes else f()
@@ -162,7 +173,9 @@ def barrier(group: Group) -> None:
 def check_share(batch_size: int, group: Group) -> None:
     """A UserError if a batch has no equal parts for all ranks."""
     if batch_size % group.size:
-        raise UserError(f"--batch_size {batch_size}: cannot be shared equally among {group.size} processes")
+        raise UserError(
+            f"--batch_size {batch_size}: cannot be shared equally among {group.size} processes"
+        )
 
 
 def _all_reduced(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Many networks at once: stacked, in one step by torch.func.vmap, or side by side, as one model.
 
 state = stack_states([init_state(model, optimizer, random.key(seed)) for seed in range(10)])
-state, metrics = ensemble(step)(state, batch)     # batch: x (members, batch, ...), y (members, batch)
-unstack_states(state)[3]                          # the state of seed 3, as if it had been trained alone
+state, metrics = ensemble(step)(state, batch)  # x: (members, batch, ...)
+unstack_states(state)[3]  # the state of seed 3, as if it had been trained alone
 
 model = deep_ensemble(net, 2)                         # its logits are the mean of those of two nets
 step  = make_step(per_member_grad_fn(grad_fn(net), 2), optimizer)
@@ -16,14 +16,16 @@ from purenets.core import random, tree
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 
-AXES = TrainState(params=0, buffers=0, opt_state=0, key=0, step=None)  # all have taken as many steps
+AXES = TrainState(
+    params=0, buffers=0, opt_state=0, key=0, step=None
+)  # all have taken as many steps
 
 
 def ensemble(step: Step, *, same_batch: bool = False) -> Step:
     """`step` for a stacked state and stacked batches; metrics come back as (members,).
 
-    same_batch: all members see one batch, without an axis of members. A member's key is its own, so members
-    that draw (dropout) draw differently.
+    same_batch: all members see one batch, without an axis of members. A member's key is its own, so
+    members that draw (dropout) draw differently.
     """
     step_all = torch.func.vmap(
         step, in_dims=(AXES, None if same_batch else 0), out_dims=(AXES, 0), randomness="error"
@@ -51,7 +53,7 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
     return checked
 
 
-# --- side by side: large nets, for which vmap would be no faster ---------------------------------------------
+# --- side by side: large nets, for which vmap would be no faster ----------------------------------
 
 
 def check_members(k: int) -> None:
@@ -66,12 +68,15 @@ def check_prefixes(k: int, params: Params, buffers: Buffers) -> None:
         known = {str(i) for i in range(k)}
         if found - known or len(found) < needed:
             names = ", ".join(sorted(found)) or "none"
-            raise UserError(f"ensemble of {k}: {what} of the members {names}, expected 0 to {k - 1}")
+            raise UserError(
+                f"ensemble of {k}: {what} of the members {names}, expected 0 to {k - 1}"
+            )
 
 
 def deep_ensemble(model: Model, k: int) -> Model:
-    """`k` nets as one model, whose logits are the mean of theirs (Lakshminarayanan et al. 2017, "Simple and
-    scalable predictive uncertainty estimation using deep ensembles"). Params: "0.fc1.weight", "1.fc1.weight"..."""
+    """`k` nets as one model, whose logits are the mean of theirs (Lakshminarayanan et al. 2017,
+    "Simple and scalable predictive uncertainty estimation using deep ensembles"). Params:
+    "0.fc1.weight", "1.fc1.weight"..."""
     check_members(k)
 
     def init(key):
@@ -97,8 +102,8 @@ def deep_ensemble(model: Model, k: int) -> Model:
 
 
 def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
-    """The gradients of the members of `deep_ensemble`, each of its own loss and with a key of its own: what trains
-    them as if each were alone. Metrics are the mean of theirs."""
+    """The gradients of the members of `deep_ensemble`, each of its own loss and with a key of its
+    own: what trains them as if each were alone. Metrics are the mean of theirs."""
     check_members(k)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):

@@ -1,8 +1,8 @@
 """A small convolutional net that learns CIFAR-10 fast, in the manner of the public speed runs.
 
-After K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498), which stands on
-D. Page's and T. Balsam's: fixed whitening filters, three groups of 3x3 convolutions that begin as the identity
-as far as they can, BatchNorm that only shifts, GELU, and logits scaled down.
+After K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498), which
+stands on D. Page's and T. Balsam's: fixed whitening filters, three groups of 3x3 convolutions that
+begin as the identity as far as they can, BatchNorm that only shifts, GELU, and logits scaled down.
 """
 
 import functools
@@ -29,12 +29,14 @@ def FastCNN(
     logit_scale: float = 1.0,
     norm: Callable[..., Model] = layers.BatchNorm,
 ) -> Model:
-    """x: (batch, n_channels, height, width) of 25 pixels or more, normalized -> logits: (batch, n_classes).
+    """x: (batch, n_channels, height, width) of 25 pixels or more, normalized -> logits: (batch,
+    n_classes).
 
-    filters: of the first layer, from `whitening_filters`; by default 2x2 filters that are trained. depth:
-    convolutions of a group, 2 or 3; with 3 the second and the third are a residual branch. dirac: see
-    `layers.Conv`. momentum: of the running statistics of BatchNorm. Logits are the mean over the last features
-    times weights of variance 1, times `logit_scale`. norm: the constructor of BatchNorm.
+    filters: of the first layer, from `whitening_filters`; by default 2x2 filters that are trained.
+    depth: convolutions of a group, 2 or 3; with 3 the second and the third are a residual branch.
+    dirac: see `layers.Conv`. momentum: of the running statistics of BatchNorm. Logits are the mean
+    over the last features times weights of variance 1, times `logit_scale`. norm: the constructor
+    of BatchNorm.
     """
     norm = functools.partial(norm, scale=False, momentum=momentum, eps=1e-12)
     n_in = 8 * n_channels if filters is None else len(filters)

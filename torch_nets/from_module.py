@@ -36,9 +36,15 @@ DRAWING = (
 )
 DRAWING_ALWAYS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # in evaluation too
 HALF = (torch.float16, torch.bfloat16)
-MIXED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)  # take inputs of another dtype
+MIXED = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+)  # take inputs of another dtype
 CHECKPOINTED = (
-    "runs under torch.utils.checkpoint or saved-tensor hooks, which would compute again with other params; "
+    "runs under torch.utils.checkpoint or saved-tensor hooks, which would compute again with "
+    "other params; "
     "leave them out"
 )
 
@@ -50,16 +56,17 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         module: a module, or a function without arguments that builds one.
 
     Returns:
-        A model. `init(None)` copies the module's own values. `init(key)` builds the module anew, its
-        draws from the key; of an instance it calls `reset_parameters` instead and refuses leaves that
-        this does not draw or that hold other values (trained, loaded, set to zero). `apply` takes one
-        input, a tuple of them, or a dict of keyword inputs; several outputs come back as the module
-        gives them. `uses_key` is False for layers of torch.nn none of which draws.
+        A model. `init(None)` copies the module's own values. `init(key)` builds the module anew,
+        its draws from the key; of an instance it calls `reset_parameters` instead and refuses
+        leaves that this does not draw or that hold other values (trained, loaded, set to zero).
+        `apply` takes one input, a tuple of them, or a dict of keyword inputs; several outputs come
+        back as the module gives them. `uses_key` is False for layers of torch.nn none of which
+        draws.
 
     Raises:
-        UserError: for a lazy layer whose shapes are not known yet, or params that share memory without
-            being the same; in `apply` for a draw without a key or one that no key reaches, for
-            torch.utils.checkpoint, and for a tensor written into that is not a buffer.
+        UserError: for a lazy layer whose shapes are not known yet, or params that share memory
+            without being the same; in `apply` for a draw without a key or one that no key reaches,
+            for torch.utils.checkpoint, and for a tensor written into that is not a buffer.
     """
     module, make = _built(module)
     name = type(module).__name__
@@ -77,7 +84,9 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         net = modes[bool(train)]
         with _guards(net, name, traits, train, key) as own:
             call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
-            args, kwargs = _inputs(map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x)
+            args, kwargs = _inputs(
+                map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x
+            )
             y = call(net, (params, buffers), args, kwargs)
         return y, buffers
 
@@ -98,17 +107,21 @@ def _expect_known_leaves(name: str, module: nn.Module) -> None:
     """Raise a UserError for leaves without a shape, and for two that lie in the same memory."""
     for leaf, value in [*module.named_parameters(), *module.named_buffers()]:
         if nn.parameter.is_lazy(value):
-            raise UserError(f"{leaf}: {name} is lazy, call it on an example once, so that shapes are known")
+            raise UserError(
+                f"{leaf}: {name} is lazy, call it on an example once, so that shapes are known"
+            )
     places: dict[Any, str] = {}
     for leaf, p in module.named_parameters():
         place = (p.device, p.data_ptr()) if p.numel() and not p.is_meta else leaf
         if place in places:
             first = places[place]
-            raise UserError(f"{leaf}: shares its memory with {first}; tie them by the same nn.Parameter")
+            raise UserError(
+                f"{leaf}: shares its memory with {first}; tie them by the same nn.Parameter"
+            )
         places[place] = leaf
 
 
-# --- what a module may do ---------------------------------------------------------------------------------
+# --- what a module may do -------------------------------------------------------------------------
 
 
 class _Traits(NamedTuple):
@@ -134,9 +147,13 @@ class _Traits(NamedTuple):
 def _traits(module: nn.Module) -> _Traits:
     parts = list(module.modules())
     custom = any(_is_custom(part, "torch.nn.", "torchvision.") for part in parts)
-    unknown = any(_is_custom(part, "torch.nn.") for part in parts)  # torchvision draws, but writes no params
+    unknown = any(
+        _is_custom(part, "torch.nn.") for part in parts
+    )  # torchvision draws, but writes no params
     always = unknown or any(isinstance(part, DRAWING_ALWAYS) for part in parts)
-    renormed = [p for part in parts if getattr(part, "max_norm", None) for p in part.parameters(False)]
+    renormed = [
+        p for part in parts if getattr(part, "max_norm", None) for p in part.parameters(False)
+    ]
     written = {n for n, p in module.named_parameters() if any(p is other for other in renormed)}
     written |= {n for n, _ in module.named_buffers()}
     return _Traits(
@@ -145,18 +162,23 @@ def _traits(module: nn.Module) -> _Traits:
         draws_always=always,
         writes_inputs=unknown or any(getattr(part, "inplace", False) for part in parts),
         written=None if custom else frozenset(written),
-        elsewhere=custom and any("random" in names for part in parts for names in _names_used(part)),
+        elsewhere=custom
+        and any("random" in names for part in parts for names in _names_used(part)),
     )
 
 
 def _is_custom(part: nn.Module, *known: str) -> bool:
-    """Return True if code from elsewhere takes part: the class, a hook, or a forward of the instance."""
+    """Return True if code from elsewhere takes part: the class, a hook, or a forward of the
+    instance.
+    """
     hooks = part._forward_pre_hooks or part._forward_hooks or "forward" in vars(part)
     return bool(hooks) or not type(part).__module__.startswith(known)
 
 
 def _draws_in_training(part: nn.Module) -> bool:
-    """Return True for a layer of torch.nn that draws: dropout, or attention and recurrent layers with it."""
+    """Return True for a layer of torch.nn that draws: dropout, or attention and recurrent layers
+    with it.
+    """
     rate = getattr(part, "dropout", 0.0)
     return isinstance(part, DRAWING) or (isinstance(rate, float) and rate > 0)
 
@@ -164,11 +186,13 @@ def _draws_in_training(part: nn.Module) -> bool:
 def _names_used(part: nn.Module) -> Iterator[tuple[str, ...]]:
     """Yield the global names and attributes that each method of a module's own class uses."""
     for method in vars(type(part)).values():
-        if hasattr(method, "__code__") and not type(part).__module__.startswith(("torch.", "torchvision.")):
+        if hasattr(method, "__code__") and not type(part).__module__.startswith(
+            ("torch.", "torchvision.")
+        ):
             yield method.__code__.co_names
 
 
-# --- norms, which stay in float32 -------------------------------------------------------------------------
+# --- norms, which stay in float32 -----------------------------------------------------------------
 
 
 def is_norm_kind(kind: str) -> bool:
@@ -198,7 +222,9 @@ def _in_own_dtype(part: nn.Module) -> Callable:
         own = next(_floating(part), x)
         if own.dtype == x.dtype or x.dtype not in HALF:
             return forward(x, *args, **kwargs)
-        return forward(x if isinstance(part, MIXED) else x.to(own.dtype), *args, **kwargs).to(x.dtype)
+        return forward(x if isinstance(part, MIXED) else x.to(own.dtype), *args, **kwargs).to(
+            x.dtype
+        )
 
     return wrapped
 
@@ -210,7 +236,9 @@ def _floating(part: nn.Module) -> Iterator[Tensor]:
 
 
 def _prepared(module: nn.Module) -> nn.Module:
-    """Return a copy without values of its own: gradients of embeddings are dense, norms take any dtype."""
+    """Return a copy without values of its own: gradients of embeddings are dense, norms take any
+    dtype.
+    """
     net = detached_copy(module, share=True)
     for part in net.modules():
         if getattr(part, "sparse", False) is True:
@@ -220,7 +248,7 @@ def _prepared(module: nn.Module) -> nn.Module:
     return net
 
 
-# --- calls ------------------------------------------------------------------------------------------------
+# --- calls ----------------------------------------------------------------------------------------
 
 
 def _call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
@@ -228,9 +256,13 @@ def _call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
 
 
 def _refusing_call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
-    """Call a module so that torch's own draws are errors: torch.compile hides some of them from modes."""
+    """Call a module so that torch's own draws are errors: torch.compile hides some of them from
+    modes.
+    """
     once = torch.zeros(1, device=next(iter(leaves[0].values())).device)
-    call = torch.func.vmap(lambda _: _call(net, leaves, args, kwargs), out_dims=None, randomness="error")
+    call = torch.func.vmap(
+        lambda _: _call(net, leaves, args, kwargs), out_dims=None, randomness="error"
+    )
     return call(once)
 
 
@@ -243,7 +275,9 @@ def _inputs(x: Any) -> tuple[tuple, dict]:
 
 def _copied(leaves: dict[str, Tensor], written: frozenset[str] | None) -> dict[str, Tensor]:
     """Return the leaves, with copies of those that may be written into."""
-    return {n: leaf.clone() if written is None or n in written else leaf for n, leaf in leaves.items()}
+    return {
+        n: leaf.clone() if written is None or n in written else leaf for n, leaf in leaves.items()
+    }
 
 
 def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
@@ -260,8 +294,11 @@ def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _guards(net: nn.Module, name: str, traits: _Traits, train: bool, key: Any) -> Iterator[Callable]:
-    """Draw from the key within the block, and let no call leave a trace that the next one would see.
+def _guards(
+    net: nn.Module, name: str, traits: _Traits, train: bool, key: Any
+) -> Iterator[Callable]:
+    """Draw from the key within the block, and let no call leave a trace that the next one would
+    see.
 
     Yields a function of a tensor that draws may be written into.
     """
@@ -280,7 +317,9 @@ def _guards(net: nn.Module, name: str, traits: _Traits, train: bool, key: Any) -
 
 @contextlib.contextmanager
 def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
-    """Put back the plain attributes that a call sets; raise a UserError for a tensor it wrote into."""
+    """Put back the plain attributes that a call sets; raise a UserError for a tensor it
+    wrote into.
+    """
     before = [(part, dict(vars(part))) for part in net.modules()]
     tensors = [
         (attribute, value, value._version)
@@ -296,12 +335,16 @@ def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
             vars(part).update(attributes)
     for attribute, value, version in tensors:
         if value._version != version:
-            raise UserError(f"{name}: writes into {attribute}, which is no buffer; use register_buffer")
+            raise UserError(
+                f"{name}: writes into {attribute}, which is no buffer; use register_buffer"
+            )
 
 
 @contextlib.contextmanager
 def _without_checkpoints(name: str) -> Iterator[None]:
-    """Refuse torch.utils.checkpoint: it calls the module again in the backward pass, without these params."""
+    """Refuse torch.utils.checkpoint: it calls the module again in the backward pass, without these
+    params.
+    """
     text = f"{name}: {CHECKPOINTED}"
     try:
         with torch.autograd.graph.disable_saved_tensors_hooks(text):
@@ -314,20 +357,27 @@ def _without_checkpoints(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_other_draws(name: str, elsewhere: bool) -> Iterator[None]:
-    """Raise a UserError if a generator moves within the block: what drew from it did not ask the key."""
+    """Raise a UserError if a generator moves within the block: what drew from it did not ask the
+    key.
+    """
     before = _generators(elsewhere)
     yield
     for (kind, old), (_, new) in zip(before, _generators(elsewhere), strict=True):
         if not (torch.equal(old, new) if isinstance(old, Tensor) else old == new):
-            raise UserError(f"{name}: draws from the generator of {kind} in a way that no key reaches")
+            raise UserError(
+                f"{name}: draws from the generator of {kind} in a way that no key reaches"
+            )
 
 
 def _generators(elsewhere: bool) -> list[tuple[str, Any]]:
-    """Return the states of torch's generators, and with `elsewhere` those of Python and of NumPy."""
+    """Return the states of torch's generators, with `elsewhere` also those of Python and NumPy."""
     states = [("torch", torch.random.get_rng_state())]
     if torch.cuda.is_initialized():
         states += [("CUDA", state) for state in torch.cuda.get_rng_state_all()]
     if elsewhere:
         numpy_state = np.random.get_state()  # noqa: NPY002 (what a module may draw from)
-        states += [("Python", python_random.getstate()), ("NumPy", (bytes(numpy_state[1]), numpy_state[2]))]
+        states += [
+            ("Python", python_random.getstate()),
+            ("NumPy", (bytes(numpy_state[1]), numpy_state[2])),
+        ]
     return states

@@ -1,4 +1,6 @@
-"""From a model to its gradient: by torch.func, or by autograd on leaves where that gives the same sooner."""
+"""From a model to its gradient: by torch.func, or by autograd on leaves where that gives the same
+sooner.
+"""
 
 from collections.abc import Callable
 
@@ -31,8 +33,8 @@ def grad_fn(
             By default the accuracy, where loss and targets mean one (`default_metrics.py`).
 
     Returns:
-        A gradient function. Where something beside the params requires grad (inputs, a temperature in
-        the loss, a learning rate of an earlier step), the gradients can be differentiated by it.
+        A gradient function. Where something beside the params requires grad (inputs, a temperature
+        in the loss, a learning rate of an earlier step), the gradients can be differentiated by it.
         A torch.nn.Parameter among the params counts as its values only.
     """
     forward = loss_fn(model, loss, metrics)
@@ -62,7 +64,12 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
 
 
 def autograd_grads(
-    forward: Callable, params: Params, buffers: Buffers, batch: Batch, key, create_graph: bool | None = None
+    forward: Callable,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    key,
+    create_graph: bool | None = None,
 ) -> tuple[Params, tuple[Buffers, Metrics]]:
     """Return the gradients of a `loss_fn` by autograd, and its (buffers, metrics).
 
@@ -83,16 +90,19 @@ def autograd_grads(
         create_graph = _depends_on_others(value, inputs)
     grads = gradients(value, tuple(inputs.values()), create_graph)
     pairs = zip(inputs.items(), grads, strict=True)
-    grads = {name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in pairs}  # if not used
+    grads = {
+        name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in pairs
+    }  # if not used
     grads = grads if vector is None else from_vector(params.layout, grads[ALL])
     return grads, (buffers if create_graph else tree.map(torch.Tensor.detach, buffers), found)
 
 
 def _depends_on_others(value: Tensor, leaves: Params) -> bool:
-    """Return True if the graph of `value` ends in a tensor that requires grad and is not one of `leaves`.
+    """Return True if the graph of `value` ends in a tensor that requires grad and is not one of
+    `leaves`.
 
-    Closures hide what a loss depends on, so the graph itself is walked. That costs 2 us for an MLP of
-    two layers and 0.1% of a gradient for a CNN.
+    Closures hide what a loss depends on, so the graph itself is walked. That costs 2 us for an MLP
+    of two layers and 0.1% of a gradient for a CNN.
     """
     known, seen = {id(leaf) for leaf in leaves.values()}, set()
     left = [value.grad_fn] if value.grad_fn is not None else []
@@ -110,13 +120,15 @@ def _depends_on_others(value: Tensor, leaves: Params) -> bool:
 
 def _values(params: Params) -> Params:
     """Return the params with each torch.nn.Parameter as a plain tensor of its values."""
-    return {name: p.detach() if isinstance(p, torch.nn.Parameter) else p for name, p in params.items()}
+    return {
+        name: p.detach() if isinstance(p, torch.nn.Parameter) else p for name, p in params.items()
+    }
 
 
 def can_use_autograd(params: Params) -> bool:
-    """Return True if nothing differentiates the gradient by the params: no transform of torch.func, no
-    torch.compile, no graph that they belong to. Autograd on leaves then gives the same in half the time
-    on tiny nets."""
+    """Return True if nothing differentiates the gradient by the params: no transform of torch.func,
+    no torch.compile, no graph that they belong to. Autograd on leaves then gives the same in half
+    the time on tiny nets."""
     if vector_of(params) is not None:
         return True
     return not is_tracing() and not any(
@@ -137,7 +149,9 @@ def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> d
     return metrics
 
 
-def compute_metrics(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
+def compute_metrics(
+    loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]
+) -> Metrics:
     """Return the loss and each metric by its name, without those that are None."""
     found = {"loss": loss}
     for name, f in metrics.items():
@@ -163,7 +177,9 @@ def expect_tensors(params: Params, batch: Batch) -> None:
 def metrics_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """Return `f(params, buffers, batch)`: the loss and `metrics` (as in `grad_fn`) in evaluation."""
+    """Return `f(params, buffers, batch)`: the loss and `metrics` (as in `grad_fn`) in
+    evaluation.
+    """
     metrics = metrics_or_default(metrics, loss)
 
     @torch.no_grad()

@@ -28,7 +28,9 @@ class ImageTask(NamedTuple):
     valid: Batch
     test: Batch
     classes: tuple[str, ...]
-    normalize: Callable[[Tensor], Tensor]  # uint8 (batch, C, H, W) -> float32, by train's mean and deviation
+    normalize: Callable[
+        [Tensor], Tensor
+    ]  # uint8 (batch, C, H, W) -> float32, by train's mean and deviation
 
 
 def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
@@ -46,7 +48,9 @@ def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
     if source == "digits":
         return images.digits(size)
     if size not in (0, 32):
-        raise UserError(f"image_size: {size}, but the images of cifar10 are 32 x 32 and are not resized")
+        raise UserError(
+            f"image_size: {size}, but the images of cifar10 are 32 x 32 and are not resized"
+        )
     return cifar10(Path(data_dir))
 
 
@@ -66,8 +70,11 @@ def cifar10(root: Path) -> ImageDataset:
     return ImageDataset(*zip(pixels, targets, strict=True), tuple(parts[0].classes))
 
 
-def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_train: int = 0) -> ImageTask:
-    """Return the images on a device: a validation part split off, normalization from what remains of train.
+def prepare(
+    found: ImageDataset, key, valid_fraction: float, device="cpu", n_train: int = 0
+) -> ImageTask:
+    """Return the images on a device: a validation part split off, normalization from what remains
+    of train.
 
     Args:
         found: uint8 images and their class numbers.
@@ -90,7 +97,11 @@ def prepare(found: ImageDataset, key, valid_fraction: float, device="cpu", n_tra
         train_rows, valid_rows = rows, rows[:0]
     train_rows = train_rows[:n_train] if n_train else train_rows
     x, y = found.train
-    parts = ((x[train_rows], y[train_rows]), (x[valid_rows], y[valid_rows]), tuple(map(np.array, found.test)))
+    parts = (
+        (x[train_rows], y[train_rows]),
+        (x[valid_rows], y[valid_rows]),
+        tuple(map(np.array, found.test)),
+    )
     mean, deviation = (
         rearrange(torch.tensor(a, dtype=torch.float32, device=device), "c -> 1 c 1 1")
         for a in channel_mean_std(parts[0][0])

@@ -3,8 +3,8 @@
     init(key) -> (params, buffers)
     apply(params, buffers, x, *, train=False, key=None) -> (y, buffers)
 
-`serial(fc1=Linear(2, 20), relu1=ReLU(), ...)` puts them in a row and is a layer itself. Params are float32
-tensors on the CPU, drawn as PyTorch's modules draw theirs.
+`serial(fc1=Linear(2, 20), relu1=ReLU(), ...)` puts them in a row and is a layer itself. Params are
+float32 tensors on the CPU, drawn as PyTorch's modules draw theirs.
 """
 
 import math
@@ -32,8 +32,8 @@ MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a l
 
 
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
-    """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 / sqrt(n_in), as
-    nn.Linear."""
+    """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 /
+    sqrt(n_in), as nn.Linear."""
     expect_sizes("Linear", n_in=n_in, n_out=n_out)
     if bound is not None and not 0 <= bound < math.inf:
         raise UserError(f"Linear: bound is {bound}, needs a number that is not negative")
@@ -42,7 +42,9 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 
     def init(key):
         draws = zip(shapes.items(), random.split(torch.as_tensor(key), 2), strict=False)
-        return {name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws}, {}
+        return {
+            name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws
+        }, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
@@ -53,8 +55,9 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which become one loop with
-    what stands around them: to call a library for it would take longer. A large one may be for oneDNN."""
+    """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which
+    become one loop with what stands around them: to call a library for it would take longer. A
+    large one may be for oneDNN."""
     multiplications = x.numel() * weight.shape[0]
     if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
@@ -87,7 +90,7 @@ def Tanh() -> Model:
 
 
 def GELU() -> Model:
-    """x Phi(x), Phi the normal distribution function, in its tanh form (Hendrycks and Gimpel 2016)."""
+    """x Phi(x), Phi the normal distribution function, in its tanh form (Hendrycks, Gimpel 2016)."""
     return elementwise(lambda x: torch.nn.functional.gelu(x, approximate="tanh"), "GELU")
 
 
@@ -126,13 +129,18 @@ def Dropout(rate: float) -> Model:
 
 
 def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al. 2016)."""
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al.
+
+    2016).
+    """
     expect_sizes("LayerNorm", n=n)
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, {"weight": (n,), "bias": (n,)})
         expect_features(x, n)
-        return torch.nn.functional.layer_norm(x, (n,), params["weight"], params["bias"], eps), buffers
+        return torch.nn.functional.layer_norm(
+            x, (n,), params["weight"], params["bias"], eps
+        ), buffers
 
     def init(key):
         return {"weight": torch.ones(n), "bias": torch.zeros(n)}, {}
@@ -162,7 +170,7 @@ def serial(**layers: Model) -> Model:
     return Model(serial_init(layers), apply, serial_uses_key(layers), "Serial", layers)
 
 
-# --- images: (batch, channels, height, width) -------------------------------------------------------------
+# --- images: (batch, channels, height, width) -----------------------------------------------------
 
 
 def Conv(
@@ -176,7 +184,8 @@ def Conv(
     dirac: bool = False,
 ) -> Model:
     """Cross-correlation with (n_out, n_in, size, size) weights; drawn as nn.Conv2d: uniform within
-    1 / sqrt(n_in size^2). dirac: the first n_in filters let their channel pass as it is, at the start."""
+    1 / sqrt(n_in size^2). dirac: the first n_in filters let their channel pass as it is, at the
+    start."""
     expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
     shapes = {"weight": (n_out, n_in, size, size)} | ({"bias": (n_out,)} if bias else {})
     bound = 1 / math.sqrt(n_in * size * size)
@@ -184,7 +193,9 @@ def Conv(
     def init(key):
         keys = random.split(torch.as_tensor(key), 2)
         draws = zip(shapes.items(), keys, strict=False)
-        params = {name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws}
+        params = {
+            name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws
+        }
         if dirac:
             identity = torch.nn.init.dirac_(torch.empty(min(n_in, n_out), n_in, size, size))
             params["weight"] = torch.cat([identity, params["weight"][n_in:]])
@@ -194,7 +205,11 @@ def Conv(
         expect(params, shapes)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
-        if (size, stride, padding) == (3, 1, 1) and max(x.shape[2:]) <= 2 and x.device.type == "cpu":
+        if (
+            (size, stride, padding) == (3, 1, 1)
+            and max(x.shape[2:]) <= 2
+            and x.device.type == "cpu"
+        ):
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
@@ -202,8 +217,9 @@ def Conv(
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution, stride and padding 1, of images of at most 2x2 pixels: each pixel sees all others, so
-    it is one matrix product, without the taps that would only meet the padding (on 2x2: 4 of 9 are left)."""
+    """A 3x3 convolution, stride and padding 1, of images of at most 2x2 pixels: each pixel sees all
+    others, so it is one matrix product, without the taps that would only meet the padding (on 2x2:
+    4 of 9 are left)."""
     height, width = x.shape[2:]
     taps = rearrange(weight, "o i kh kw -> o kh kw i")  # channels come last, as they lie in memory
     pixels = [(row, column) for row in range(height) for column in range(width)]
@@ -215,8 +231,8 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def FixedConv(filters: Tensor) -> Model:
-    """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not trained,
-    plus a bias that is, 0 at the start."""
+    """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not
+    trained, plus a bias that is, 0 at the start."""
     shape = tuple(filters.shape)
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -239,17 +255,18 @@ def BatchNorm(
     scale: bool = True,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> Model:
-    """Normalize each channel of images, or each feature of (batch, n), over the batch (nn.BatchNorm2d).
+    """Normalize each channel of images, or each feature of (batch, n), over the batch
+    (nn.BatchNorm2d).
 
-    y = (x - mean) / sqrt(var + eps) * weight + bias (Ioffe and Szegedy 2015). Training takes mean and variance
-    of the batch and returns the running ones, moved by `momentum`, in `buffers`; evaluation takes the running
-    ones.
+    y = (x - mean) / sqrt(var + eps) * weight + bias (Ioffe and Szegedy 2015). Training takes mean
+    and variance of the batch and returns the running ones, moved by `momentum`, in `buffers`;
+    evaluation takes the running ones.
 
     Args:
         n: the number of channels or features.
         scale: whether there is a weight; without it, it is 1.
-        total: the sum over all processes that share a batch (`torch_nets.distributed.total`); then mean and
-            variance are those of the whole batch.
+        total: the sum over all processes that share a batch (`torch_nets.distributed.total`); then
+            mean and variance are those of the whole batch.
     """
     expect_sizes("BatchNorm", n=n)
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
@@ -266,20 +283,30 @@ def BatchNorm(
         weight = params["weight"] if scale else torch.ones_like(bias)
         if not train:
             running = buffers["running_mean"], buffers["running_var"]
-            return torch.nn.functional.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
+            return torch.nn.functional.batch_norm(
+                x, *running, weight, bias, False, 0.0, eps
+            ), buffers
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
     return Model(init, apply, uses_key=False, kind="BatchNorm")
 
 
-def _batch_normalized(x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable | None) -> tuple:
-    """Return the normalized batch, the number of values a channel, and their mean and (biased) variance."""
+def _batch_normalized(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable | None
+) -> tuple:
+    """Return the normalized batch, the number of values a channel, and their mean and (biased)
+    variance.
+    """
     if total:
         return _batch_normalized_by_total(x, weight, bias, eps, total)
     if x.numel() == x.shape[1]:
-        raise UserError(f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more")
-    y, mean, inverse_deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        raise UserError(
+            f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more"
+        )
+    y, mean, inverse_deviation = torch.native_batch_norm(
+        x, weight, bias, None, None, True, 0.0, eps
+    )
     return y, x.numel() / x.shape[1], mean, inverse_deviation.detach() ** -2 - eps
 
 
@@ -314,7 +341,9 @@ def _running_statistics(buffers, count, mean: Tensor, var: Tensor, momentum: flo
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
     expect_sizes("MaxPool", size=size, stride=stride)
-    return elementwise(lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding), "MaxPool")
+    return elementwise(
+        lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding), "MaxPool"
+    )
 
 
 def GlobalAvgPool() -> Model:

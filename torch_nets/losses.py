@@ -59,7 +59,9 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
             raise
         wrong = re.search(r"-?\d+", str(error)).group()
         last = logits.shape[1] - 1
-        raise UserError(f"cross_entropy: target {wrong} is none of the classes 0 to {last}") from error
+        raise UserError(
+            f"cross_entropy: target {wrong} is none of the classes 0 to {last}"
+        ) from error
 
 
 def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:

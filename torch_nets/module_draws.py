@@ -1,9 +1,9 @@
 """The random operations of a torch.nn.Module as functions of a key.
 
-Within `KeyedDraws(key)` the i-th random operation draws from `fold_in(key, i)`, so the same key gives
-the same numbers on CPU and CUDA, under torch.func.vmap and under torch.compile. An operation for
-which there is no such form is run with torch's generator seeded from its key, or refused where that
-is impossible (vmap, torch.compile). A draw without a key is refused.
+Within `KeyedDraws(key)` the i-th random operation draws from `fold_in(key, i)`, so the same key
+gives the same numbers on CPU and CUDA, under torch.func.vmap and under torch.compile. An operation
+for which there is no such form is run with torch's generator seeded from its key, or refused where
+that is impossible (vmap, torch.compile). A draw without a key is refused.
 """
 
 import contextlib
@@ -54,7 +54,8 @@ class KeyedDraws(TorchFunctionMode):
         """Return the key of one more draw."""
         if self.key is None:
             raise UserError(
-                f"{self.name}: {func.__name__} draws and there is no key; pass key=, or draw in training only"
+                f"{self.name}: {func.__name__} draws and there is no key; pass key=, or draw in "
+                "training only"
             )
         self.count += 1
         return random.fold_in(self.key, self.count - 1)
@@ -70,13 +71,17 @@ class KeyedDraws(TorchFunctionMode):
         return UserError(f"{self.name}: {func.__name__} {reason}")
 
 
-# --- functions of torch.nn.functional that draw in their bodies -------------------------------------------
+# --- functions of torch.nn.functional that draw in their bodies -----------------------------------
 
 
 def _opened(function: Callable) -> Callable:
     """Return a copy of a function whose own calls a mode sees: it does not ask for modes first."""
     copy = types.FunctionType(
-        function.__code__, OPEN_NAMES, function.__name__, function.__defaults__, function.__closure__
+        function.__code__,
+        OPEN_NAMES,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
     )
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
@@ -114,12 +119,14 @@ def _first_unless_indices(pool: Callable, *args, return_indices: bool = False, *
     return found if return_indices else found[0]
 
 
-# --- dropout ----------------------------------------------------------------------------------------------
+# --- dropout --------------------------------------------------------------------------------------
 
 ALPHA = 1.7580993408473766  # minus the limit of SELU at -infinity
 
 
-def _dropout(draws, func, input, p=0.5, training=None, inplace=False, *, feature=False, alpha=False):
+def _dropout(
+    draws, func, input, p=0.5, training=None, inplace=False, *, feature=False, alpha=False
+):
     """Return `input` with elements, or for `feature` channels, dropped with probability p.
 
     training: if None, as the function has it by default, which is True but for alpha dropout.
@@ -145,11 +152,15 @@ def _overwrite(draws, func, target: Tensor, values: Tensor) -> Tensor:
     try:
         return target.copy_(values)
     except RuntimeError:
-        reason = "cannot write a draw of its own for each member under vmap into a tensor that all share"
+        reason = (
+            "cannot write a draw of its own for each member under vmap into a tensor that all share"
+        )
         raise draws.refuse(func, reason) from None
 
 
-def _rrelu(draws, func, input, lower=1 / 8, upper=1 / 3, training=False, inplace=False, generator=None):
+def _rrelu(
+    draws, func, input, lower=1 / 8, upper=1 / 3, training=False, inplace=False, generator=None
+):
     """Return x, where negative times a slope uniform between lower and upper."""
     if not training:
         return func(input, lower, upper, training, inplace)
@@ -159,7 +170,7 @@ def _rrelu(draws, func, input, lower=1 / 8, upper=1 / 3, training=False, inplace
     return _overwrite(draws, func, input, y) if inplace else y
 
 
-# --- attention and recurrent layers, which drop out within one operation ----------------------------------
+# --- attention and recurrent layers, which drop out within one operation --------------------------
 
 
 def _attention(
@@ -193,12 +204,18 @@ def _attention(
 
 
 def _recurrent(draws, func, *args):
-    """Return what torch.lstm and its kin return, layer by layer where dropout lies between the layers.
+    """Return what torch.lstm and its kin return, layer by layer where dropout lies between the
+    layers.
 
-    args: input, [batch_sizes,] state, weights, biases, layers, dropout, train, bidirectional [, batch_first]
+    args: input, [batch_sizes,] state, weights, biases, layers, dropout, train, bidirectional [,
+    batch_first]
     """
     at = 1 if isinstance(args[3], bool) else 2  # packed sequences bring their batch sizes
-    x, sizes, (state, weights, biases, layers, p, train, both, *rest) = args[0], args[1:at], args[at:]
+    x, sizes, (state, weights, biases, layers, p, train, both, *rest) = (
+        args[0],
+        args[1:at],
+        args[at:],
+    )
     if not train or p == 0 or layers == 1:
         return func(*args)
     states = state if isinstance(state, tuple | list) else (state,)
@@ -214,13 +231,15 @@ def _recurrent(draws, func, *args):
     return x, *map(torch.cat, zip(*found, strict=True))
 
 
-# --- noise ------------------------------------------------------------------------------------------------
+# --- noise ----------------------------------------------------------------------------------------
 
 
 def _refuse_generator(draws, func, generator=None, out=None) -> None:
     """Raise a UserError if the caller brings a generator or a place for the result."""
     if generator is not None:
-        raise draws.refuse(func, "draws from a generator of its own, which no key reaches; leave it out")
+        raise draws.refuse(
+            func, "draws from a generator of its own, which no key reaches; leave it out"
+        )
     if out is not None:
         raise draws.refuse(func, "draws into out=, which is not supported; use what it returns")
 
@@ -257,7 +276,9 @@ def _randint(key: Tensor, like: Tensor, low: int, high: int) -> Tensor:
     return random.randint(key, like.shape, low, high).to(like.device, like.dtype)
 
 
-def _filled(draws, func, blank: Callable, fill: Callable, *args, generator=None, out=None, **kwargs):
+def _filled(
+    draws, func, blank: Callable, fill: Callable, *args, generator=None, out=None, **kwargs
+):
     """Return draws of the shape that torch's function `blank` gives for these arguments."""
     _refuse_generator(draws, func, generator, out)
     drawn = fill(draws.next_key(func), blank(*args, **kwargs))
@@ -273,13 +294,19 @@ def _rand_ints(draws, func, *args, size=None, low=0, high=None, dtype=torch.int6
     return _filled(draws, func, torch.empty, fill, size, dtype=dtype, **kwargs)
 
 
-def _permutation(draws, func, n, *, dtype=torch.int64, device=None, generator=None, out=None, **kwargs):
+def _permutation(
+    draws, func, n, *, dtype=torch.int64, device=None, generator=None, out=None, **kwargs
+):
     _refuse_generator(draws, func, generator, out)
-    return random.permutation(draws.next_key(func), n).to(device or torch.get_default_device(), dtype)
+    return random.permutation(draws.next_key(func), n).to(
+        device or torch.get_default_device(), dtype
+    )
 
 
 def _in_place(fill: Callable, defaults: dict[str, Any]) -> Callable:
-    """Return the keyed form of a method that overwrites a tensor: fill(key, like, *its arguments)."""
+    """Return the keyed form of a method that overwrites a tensor: fill(key, like, *its
+    arguments).
+    """
 
     def overwrite(draws, func, target, *args, generator=None, **kwargs):
         _refuse_generator(draws, func, generator)
@@ -310,7 +337,7 @@ def _normal_of(draws, func, mean=0.0, std=1.0, size=None, *, generator=None, out
     return _normal(draws.next_key(func), like) * std + mean
 
 
-# --- what has no form of its own here ---------------------------------------------------------------------
+# --- what has no form of its own here -------------------------------------------------------------
 
 
 def _seeded_call(draws, func, *args, generator=None, **kwargs):
@@ -356,7 +383,9 @@ FACTORIES = ("empty", "zeros", "ones", "full")
 KEYED = {
     "bernoulli": _bernoulli,
     "bernoulli_": _in_place(_ones_with_probability, {"p": 0.5}),
-    "exponential_": _in_place(lambda key, like, rate: _exponential(key, like) / rate, {"lambd": 1.0}),
+    "exponential_": _in_place(
+        lambda key, like, rate: _exponential(key, like) / rate, {"lambd": 1.0}
+    ),
     "gru": _recurrent,
     "lstm": _recurrent,
     "normal": _normal_of,
@@ -364,10 +393,14 @@ KEYED = {
         lambda key, like, mean, std: _normal(key, like) * std + mean, {"mean": 0.0, "std": 1.0}
     ),
     "rand": lambda draws, func, *a, **k: _filled(draws, func, torch.empty, _uniform, *a, **k),
-    "rand_like": lambda draws, func, *a, **k: _filled(draws, func, torch.empty_like, _uniform, *a, **k),
+    "rand_like": lambda draws, func, *a, **k: _filled(
+        draws, func, torch.empty_like, _uniform, *a, **k
+    ),
     "randint": _rand_ints,
     "randn": lambda draws, func, *a, **k: _filled(draws, func, torch.empty, _normal, *a, **k),
-    "randn_like": lambda draws, func, *a, **k: _filled(draws, func, torch.empty_like, _normal, *a, **k),
+    "randn_like": lambda draws, func, *a, **k: _filled(
+        draws, func, torch.empty_like, _normal, *a, **k
+    ),
     "randperm": _permutation,
     "rnn_relu": _recurrent,
     "rnn_tanh": _recurrent,
@@ -375,12 +408,14 @@ KEYED = {
     "rrelu_": lambda draws, func, *a, **k: _rrelu(draws, F.rrelu, *a, inplace=True, **k),
     "scaled_dot_product_attention": _attention,
     "uniform_": _in_place(
-        lambda key, like, low, high: _uniform(key, like) * (high - low) + low, {"from": 0.0, "to": 1.0}
+        lambda key, like, low, high: _uniform(key, like) * (high - low) + low,
+        {"from": 0.0, "to": 1.0},
     ),
 }
 for _name in FACTORIES:
     KEYED |= dict.fromkeys(
-        (_name, f"{_name}_like", f"new_{_name}"), functools.partial(_own_memory, empty=_name == "empty")
+        (_name, f"{_name}_like", f"new_{_name}"),
+        functools.partial(_own_memory, empty=_name == "empty"),
     )
 for _prefix, _options in {
     "": {},
@@ -389,7 +424,9 @@ for _prefix, _options in {
     "feature_alpha_": {"feature": True, "alpha": True},
 }.items():
     for _suffix in ("", "_"):
-        KEYED[f"{_prefix}dropout{_suffix}"] = functools.partial(_dropout, **_options, inplace=_suffix == "_")
+        KEYED[f"{_prefix}dropout{_suffix}"] = functools.partial(
+            _dropout, **_options, inplace=_suffix == "_"
+        )
 
 KEYED_FUNCTIONS = {  # of torch.nn.functional, which have a flag for in place
     F.dropout: _dropout,

@@ -1,8 +1,8 @@
 """The first params of a torch.nn.Module under a key: by construction, or by `reset_parameters`.
 
-Construction draws every leaf as the module's author meant it. `reset_parameters` is all that an instance
-offers, and it is the same only for a module that was built of such layers and not touched since. What is
-not is refused by name.
+Construction draws every leaf as the module's author meant it. `reset_parameters` is all that an
+instance offers, and it is the same only for a module that was built of such layers and not touched
+since. What is not is refused by name.
 """
 
 import contextlib
@@ -20,7 +20,9 @@ from purenets.core.base import Buffers, Params, UserError
 from purenets.torch_nets.module_draws import seeded
 
 SAMPLE = 4096  # elements of a leaf that are compared with those drawn anew
-CRITICAL = 2.7  # of the Kolmogorov-Smirnov statistic, times sqrt(1/n + 1/m): one leaf in 10**6 by chance
+CRITICAL = (
+    2.7  # of the Kolmogorov-Smirnov statistic, times sqrt(1/n + 1/m): one leaf in 10**6 by chance
+)
 NAMED = 6  # leaves that an error names
 
 
@@ -58,8 +60,8 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
     Frozen params, and buffers that no `reset_parameters` writes, keep the module's values.
 
     Raises:
-        UserError: names the params that no `reset_parameters` draws, and the leaves whose values did
-            not come of it: trained, loaded, set to zero, or drawn in another way.
+        UserError: names the params that no `reset_parameters` draws, and the leaves whose values
+            did not come of it: trained, loaded, set to zero, or drawn in another way.
     """
     key = torch.as_tensor(key)
     first, writes = _reset(module, key)
@@ -72,7 +74,10 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
         name
         for name, leaf in drawn.items()
         if name not in undrawn
-        and (own[name]._version > writes[name] or not _plausible(own[name].detach(), leaf, others[name]))
+        and (
+            own[name]._version > writes[name]
+            or not _plausible(own[name].detach(), leaf, others[name])
+        )
     ]
     if undrawn or set_since:
         raise UserError(_refusal(type(module).__name__, undrawn, set_since))
@@ -80,7 +85,9 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
 
 
 def _reset(module: nn.Module, key: Tensor) -> tuple[tuple[Params, Buffers], dict[str, int]]:
-    """Return the leaves after a reset, NaN where a param was not written, and how often each was written."""
+    """Return the leaves after a reset, NaN where a param was not written, and how often each was
+    written.
+    """
     fresh = detached_copy(module)
     named = dict([*fresh.named_parameters(), *fresh.named_buffers()])
     for p in fresh.parameters():
@@ -88,7 +95,9 @@ def _reset(module: nn.Module, key: Tensor) -> tuple[tuple[Params, Buffers], dict
             p.detach().fill_(torch.nan)
     before = {name: leaf._version for name, leaf in named.items()}
     with seeded(key):
-        for name, part in reversed(list(fresh.named_modules())):  # the inner ones first, as in construction
+        for name, part in reversed(
+            list(fresh.named_modules())
+        ):  # the inner ones first, as in construction
             if hasattr(part, "reset_parameters") and not _is_frozen(part):
                 _call_reset(part, f"{name}.reset_parameters" if name else "reset_parameters")
     writes = {name: leaf._version - before[name] for name, leaf in named.items()}
@@ -117,7 +126,9 @@ def _refusal(name: str, undrawn: list[str], set_since: list[str]) -> str:
     if undrawn:
         reasons.append(f"{_some(undrawn)}: not drawn by reset_parameters")
     if set_since:
-        reasons.append(f"{_some(set_since)}: trained, loaded or initialized otherwise, would be overwritten")
+        reasons.append(
+            f"{_some(set_since)}: trained, loaded or initialized otherwise, would be overwritten"
+        )
     remedy = "give from_module a function that builds it, or init(None) for the values it has"
     return f"init(key) of {name}: {'; '.join(reasons)}; {remedy}"
 
@@ -130,7 +141,8 @@ def _some(names: list[str]) -> str:
 def _plausible(own: Tensor, first: Tensor, second: Tensor) -> bool:
     """Return True if a leaf's values may be of the same distribution as two that were drawn.
 
-    Constants must be equal. The rest is compared by the Kolmogorov-Smirnov statistic of some elements.
+    Constants must be equal. The rest is compared by the Kolmogorov-Smirnov statistic of some
+    elements.
     """
     constant = (first == second) & ((first == 0) | (first == 1))
     if not torch.equal(own[constant], first[constant]):
@@ -158,9 +170,11 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def detached_copy(module: nn.Module, share: bool = False) -> nn.Module:
-    """Return a deep copy; tensors that hooks computed of params, as old weight_norm does, are cut first.
+    """Return a deep copy; tensors that hooks computed of params, as old weight_norm does, are cut
+    first.
 
-    share: let the copy have the very params and buffers of the module, where both are only replaced.
+    share: let the copy have the very params and buffers of the module, where both are only
+    replaced.
     """
     memo = {}
     for part in module.modules():

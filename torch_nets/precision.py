@@ -1,4 +1,6 @@
-"""Wrappers for the precision and the memory format of a model, and the choice of the fastest by measurement."""
+"""Wrappers for the precision and the memory format of a model, and the choice of the fastest by
+measurement.
+"""
 
 import fnmatch
 import statistics
@@ -17,10 +19,11 @@ from purenets.torch_nets.grad import grad_fn
 def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
     """Return the model computed in `dtype`; the params that are trained keep theirs.
 
-    Floating-point params, buffers and inputs are cast on the way in, outputs to float32 on the way out.
-    Integers (token ids), masks and complex numbers stay as they are. So do the params and statistics of
-    normalizations, which are known by their kind: layers whose `kind` ends with "Norm", modules of such
-    a class in `from_module`, and in any net what lies beside a "running_mean".
+    Floating-point params, buffers and inputs are cast on the way in, outputs to float32 on the way
+    out. Integers (token ids), masks and complex numbers stay as they are. So do the params and
+    statistics of normalizations, which are known by their kind: layers whose `kind` ends with
+    "Norm", modules of such a class in `from_module`, and in any net what lies beside a
+    "running_mean".
 
     Args:
         model: the network.
@@ -38,7 +41,10 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
             for part in (params, buffers)
         ]
         y, new = model.apply(*inside, map_tensors(narrow, x), train=train, key=key)
-        new = {name: _cast_back(leaf, inside[1].get(name), buffers.get(name)) for name, leaf in new.items()}
+        new = {
+            name: _cast_back(leaf, inside[1].get(name), buffers.get(name))
+            for name, leaf in new.items()
+        }
         return map_tensors(lambda t: t.float() if t.is_floating_point() else t, y), new
 
     return model._replace(apply=apply, layers={})
@@ -47,7 +53,9 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
 def _float32_leaves(model: Model, params: Params, buffers: Buffers, keep: str | None) -> set[str]:
     """Return the names of the leaves of normalizations, and of those that match `keep`."""
     names = [*params, *buffers]
-    prefixes = {name.removesuffix("running_mean") for name in buffers if name.endswith("running_mean")}
+    prefixes = {
+        name.removesuffix("running_mean") for name in buffers if name.endswith("running_mean")
+    }
     prefixes |= set(_norm_prefixes(model))
     kept = set(_declared(model)) | {name for name in names if _prefix(name) in prefixes}
     return kept | set(fnmatch.filter(names, keep) if keep else ())
@@ -81,15 +89,17 @@ def _cast_back(new: Tensor, given: Tensor | None, before: Tensor | None) -> Tens
 
 
 def channels_last(model: Model) -> Model:
-    """The model on images and weights whose channels lie next to each other in memory: the same numbers,
-    faster convolutions on most hardware."""
+    """The model on images and weights whose channels lie next to each other in memory: the same
+    numbers, faster convolutions on most hardware."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         params = {
             name: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p
             for name, p in params.items()
         }
-        x = map_tensors(lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t, x)
+        x = map_tensors(
+            lambda t: t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t, x
+        )
         return model.apply(params, buffers, x, train=train, key=key)
 
     return model._replace(apply=apply, layers={})
@@ -104,10 +114,11 @@ VARIANTS: dict[str, Callable[[Model], Model]] = {
 
 
 def autotune(model: Model, batch: Batch, variants, repeats: int = 2) -> dict[str, float]:
-    """The median seconds of a gradient of `batch` in each of `variants`, taken in turn after a warm-up.
+    """The median seconds of a gradient of `batch` in each of `variants`, taken in turn after a
+    warm-up.
 
-    batch: inputs as the model takes them; 32 of its examples are enough to tell the ways apart. One way alone is
-    not measured.
+    batch: inputs as the model takes them; 32 of its examples are enough to tell the ways apart. One
+    way alone is not measured.
     """
     if len(variants) == 1:
         return {variants[0]: 0.0}
@@ -131,6 +142,8 @@ def autotune(model: Model, batch: Batch, variants, repeats: int = 2) -> dict[str
 
 
 def variants_for(precision: str) -> list[str]:
-    """The ways that a `--precision` leaves: auto any; float32 and bfloat16 one each, so that nothing is measured
-    and two runs compute the same bits."""
-    return {"float32": ["float32"], "bfloat16": ["bfloat16 channels_last"]}.get(precision, list(VARIANTS))
+    """The ways that a `--precision` leaves: auto any; float32 and bfloat16 one each, so that
+    nothing is measured and two runs compute the same bits."""
+    return {"float32": ["float32"], "bfloat16": ["bfloat16 channels_last"]}.get(
+        precision, list(VARIANTS)
+    )

@@ -15,8 +15,10 @@ def MLP(
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> Model:
-    """x: (batch, n_inputs) -> logits: (batch, n_classes), through hidden layers of `n_hidden` units each.
+    """x: (batch, n_inputs) -> logits: (batch, n_classes), through hidden layers of `n_hidden` units
+    each.
 
-    No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias", ...
+    No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs),
+    "fc1.bias", ...
     """
     return layers.serial(**mlp_layers(layers, n_inputs, n_hidden, n_classes, activation, dropout))

@@ -55,11 +55,15 @@ def checkpoint(f: Callable) -> Callable:
     return call
 
 
-CAPTURED = "checkpoint: the function closes over a tensor that needs a gradient; make it an argument"
+CAPTURED = (
+    "checkpoint: the function closes over a tensor that needs a gradient; make it an argument"
+)
 TENSOR = object()  # stands for a tensor among the leaves of a nested value
 
 
-def _on_tensors(f: Callable, given: tuple) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+def _on_tensors(
+    f: Callable, given: tuple
+) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
     """Return `f` as a function from tensors to tensors, and the tensors among its arguments.
 
     Its attribute `result` gets the structure of what `f` returned; `transformed` says that
@@ -85,7 +89,9 @@ def _without_tensor(leaf: Any) -> Any:
 
 
 def _autocast_state() -> list[tuple]:
-    return [(name, torch.get_autocast_dtype(name), torch.is_autocast_enabled(name)) for name in DEVICES]
+    return [
+        (name, torch.get_autocast_dtype(name), torch.is_autocast_enabled(name)) for name in DEVICES
+    ]
 
 
 @contextlib.contextmanager
@@ -108,7 +114,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(flat, *tensors):
         # Look for captured tensors that a gradient is to go to: it would be lost in silence.
-        watched = RaiseOnWrapped(UserError(CAPTURED)) if flat.transformed else contextlib.nullcontext()
+        watched = (
+            RaiseOnWrapped(UserError(CAPTURED)) if flat.transformed else contextlib.nullcontext()
+        )
         with torch.enable_grad(), watched:
             outputs = flat(*(x.detach() for x in tensors))
         if any(x.requires_grad for x in outputs):
@@ -125,7 +133,9 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx, *grads):
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
         moving = [i for i, x in enumerate(tensors) if needed[i] and is_differentiable(x)]
-        _, pullback = torch.func.vjp(_of_some(ctx.flat, tensors, moving), *(tensors[i] for i in moving))
+        _, pullback = torch.func.vjp(
+            _of_some(ctx.flat, tensors, moving), *(tensors[i] for i in moving)
+        )
         kept = tuple(grad for grad, x in zip(grads, ctx.kinds, strict=True) if x)
         found = dict(zip(moving, pullback(kept), strict=True))
         return None, *(found.get(i) for i in range(len(tensors)))

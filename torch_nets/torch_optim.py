@@ -1,16 +1,18 @@
 """The state of an optimizer to and from torch.optim, in the middle of a run.
 
-    state_dict = to_torch_state_dict(state.opt_state, "adamw", state.params, {"lr": 1e-3}, step=state.step)
-    torch.optim.AdamW(module.parameters(), lr=1e-3).load_state_dict(state_dict)      # hand over
+    torch_state = to_torch_state_dict(
+        state.opt_state, "adamw", state.params, {"lr": 1e-3}, step=state.step
+    )
+    torch.optim.AdamW(module.parameters(), lr=1e-3).load_state_dict(torch_state)  # hand over
 
     opt_state = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), params)    # take over
 
-Arrays go over bit by bit. The optimizers' states bear the same names in both, so both ways are the same for
-all: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam.
+Arrays go over bit by bit. The optimizers' states bear the same names in both, so both ways are the
+same for all: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam.
 
-torch numbers its parameters. Which is which is read from `param_names`, which torch keeps where it was given
-`named_parameters()`; else one group is taken to be in the order of `params`, or of `order` if that is given.
-Several groups without names need `order`.
+torch numbers its parameters. Which is which is read from `param_names`, which torch keeps where it
+was given `named_parameters()`; else one group is taken to be in the order of `params`, or of
+`order` if that is given. Several groups without names need `order`.
 """
 
 from collections.abc import Sequence
@@ -21,7 +23,17 @@ from purenets.core.base import Optimizer, Params, UserError
 
 CLASSES = {
     name.lower(): getattr(torch.optim, name)
-    for name in ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+    for name in (
+        "SGD",
+        "RMSprop",
+        "Adagrad",
+        "Adadelta",
+        "Adam",
+        "AdamW",
+        "Adamax",
+        "NAdam",
+        "RAdam",
+    )
 }
 SHARED = {"mu_product"}  # one number here, one for each parameter there
 
@@ -52,9 +64,13 @@ def to_torch_state_dict(
     count = int(entries.get("count", step))
     names = list(params if order is None else order)
     _expect_names(names, params, "order")
-    theirs = CLASSES[optimizer_name]([(name, params[name].clone()) for name in names], **(hyper or {}))
+    theirs = CLASSES[optimizer_name](
+        [(name, params[name].clone()) for name in names], **(hyper or {})
+    )
     state = {}
-    if count or optimizer_name == "adagrad":  # torch begins the states of the others at their first step
+    if (
+        count or optimizer_name == "adagrad"
+    ):  # torch begins the states of the others at their first step
         for i, name in enumerate(names):
             state[i] = {k: _of_leaf(v, name) for k, v in entries.items() if k != "count"}
             if optimizer_name != "sgd":
@@ -69,14 +85,15 @@ def from_torch_state_dict(
     step: int | None = None,
     order: Sequence[str] | None = None,
 ) -> dict:
-    """Return the state of `optimizer` that goes on where the torch optimizer of `state_dict` stopped.
+    """Return the state of `optimizer` that goes on where the torch optimizer of `state_dict`
+    stopped.
 
     Args:
         state_dict: of torch's optimizer, with one group of parameters or several.
         optimizer: ours; for several groups with hyperparameters of their own a `partition`.
         params: the params that it updates.
-        step: how many updates have been made, if the optimizer counts them (a schedule, dampening) and
-            torch's (sgd) does not.
+        step: how many updates have been made, if the optimizer counts them (a schedule, dampening)
+            and torch's (sgd) does not.
         order: the names in the order in which torch's optimizer was given them, group after group,
             where `state_dict` does not hold them.
 
@@ -120,7 +137,9 @@ def _by_name(state_dict: dict, params: Params, order: Sequence[str] | None) -> d
 
 
 def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> list[str]:
-    """Return the names of torch's parameters in its order, or raise a UserError where that is not known."""
+    """Return the names of torch's parameters in its order, or raise a UserError where that is not
+    known.
+    """
     if all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
         _expect_names(names, params, "state_dict: param_names")
@@ -132,7 +151,8 @@ def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> l
         return list(order)
     if len(groups) > 1:
         raise UserError(
-            f"state_dict: {len(groups)} groups without param_names; give their order, or build torch's "
+            f"state_dict: {len(groups)} groups without param_names; give their order, or build "
+            "torch's "
             "optimizer from named_parameters()"
         )
     return list(params)
@@ -149,7 +169,9 @@ def _shared(theirs: dict[str, dict], name: str) -> torch.Tensor | None:
     found = {leaf: entries.get(name) for leaf, entries in theirs.items()}
     first = next(iter(found.values()), None)
     for leaf, value in found.items():
-        if (value is None) != (first is None) or (value is not None and float(value) != float(first)):
+        if (value is None) != (first is None) or (
+            value is not None and float(value) != float(first)
+        ):
             raise UserError(f"{leaf}: {name} is {value}, that of another parameter {first}")
     return first
 
@@ -160,7 +182,9 @@ def _known(entries: dict, name: str, leaf: str, old: torch.Tensor) -> torch.Tens
     if found is None and entries and any(v is not None for v in entries.values()):
         raise UserError(f"{leaf}: no {name} in state_dict, it holds {', '.join(entries)}")
     if found is not None and found.shape != old.shape:
-        raise UserError(f"{leaf}: {name} has the shape {tuple(found.shape)}, expected {tuple(old.shape)}")
+        raise UserError(
+            f"{leaf}: {name} has the shape {tuple(found.shape)}, expected {tuple(old.shape)}"
+        )
     return old if found is None else found.detach().clone().to(old)
 
 

@@ -6,7 +6,9 @@ from purenets.core.base import Model
 
 
 def flip_averaged(model: Model) -> Model:
-    """Test-time augmentation: in evaluation the mean of the logits of an image and of its mirror image."""
+    """Test-time augmentation: in evaluation the mean of the logits of an image and of its mirror
+    image.
+    """
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, new = model.apply(params, buffers, x, train=train, key=key)
@@ -18,8 +20,8 @@ def flip_averaged(model: Model) -> Model:
 
 
 def shift_averaged(model: Model) -> Model:
-    """Test-time augmentation: in evaluation half the logits of an image and a quarter each of the image moved
-    by one pixel up and left, and down and right."""
+    """Test-time augmentation: in evaluation half the logits of an image and a quarter each of the
+    image moved by one pixel up and left, and down and right."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, new = model.apply(params, buffers, x, train=train, key=key)

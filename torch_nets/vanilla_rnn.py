@@ -4,8 +4,9 @@
     o(t) = W_ph h(t) + b_o                         (2)
     y(t) = softmax(o(t))                           (3)
 
-The loss (4) is the cross-entropy of the last step only, so `apply` returns the logits o of the last step and
-`torch_nets.grad_fn` takes the loss of them. In code a row is an example: h = tanh(x W_hx^T + h W_hh^T + b_h).
+The loss (4) is the cross-entropy of the last step only, so `apply` returns the logits o of the last
+step and `torch_nets.grad_fn` takes the loss of them. In code a row is an example: h = tanh(x W_hx^T
++ h W_hh^T + b_h).
 """
 
 import math
@@ -31,13 +32,12 @@ def VanillaRNN(
 ) -> Model:
     """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
 
-    input_length: T-1, the digits that are read; the params do not depend on it, and longer or shorter inputs
-    are read just as well. input_dim: 1 (a digit is a number) or num_classes (one-hot).
-    init: how W_hh begins, a name in INITS; gain: what it is multiplied with then. With identity and a gain
-    over 1 a unit begins as a latch: h = 0 is unstable, the first inputs push it to one of two stable states.
-    input_scale: what inputs are multiplied with.
-    Params: W_hx (hidden, input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and
-    b_o (classes,).
+    input_length: T-1, the digits that are read; the params do not depend on it, and longer or
+    shorter inputs are read just as well. input_dim: 1 (a digit is a number) or num_classes
+    (one-hot). init: how W_hh begins, a name in INITS; gain: what it is multiplied with then. With
+    identity and a gain over 1 a unit begins as a latch: h = 0 is unstable, the first inputs push it
+    to one of two stable states. input_scale: what inputs are multiplied with. Params: W_hx (hidden,
+    input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and b_o (classes,).
     """
     check(input_length, input_dim, num_hidden, num_classes, init)
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
@@ -56,7 +56,10 @@ def VanillaRNN(
 
 
 def last_state(params: Params, x: Tensor, *, train: bool = False) -> Tensor:
-    """h(T-1), by equation (1): (batch, T-1, input) -> (batch, hidden). With `train` its gradient is fast."""
+    """h(T-1), by equation (1): (batch, T-1, input) -> (batch, hidden).
+
+    With `train` its gradient is fast.
+    """
     run = recurrence.fused if train else recurrence.loop
     return run(x, params["W_hx"], params["W_hh"], params["b_h"])
 
@@ -89,7 +92,7 @@ def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
         raise UserError(f"x: {tuple(x.shape)}, expected (batch, T-1, {shapes['W_hx'][1]})")
 
 
-# --- initialization ---------------------------------------------------------------------------------------
+# --- initialization -------------------------------------------------------------------------------
 
 
 def default_init(key: Tensor, shapes: dict) -> Params:
@@ -103,11 +106,13 @@ def default_init(key: Tensor, shapes: dict) -> Params:
 
 
 def orthogonal_init(key: Tensor, shapes: dict) -> Params:
-    """`default_init`, but W_hh a random rotation (Saxe et al. 2013) and b_h zero: the first states keep their
-    norm, and so does the gradient on its way back."""
+    """`default_init`, but W_hh a random rotation (Saxe et al. 2013) and b_h zero: the first states
+    keep their norm, and so does the gradient on its way back."""
     W_key, rest_key = random.split(key)
     q, r = torch.linalg.qr(random.normal(W_key, shapes["W_hh"], "float64"))
-    W_hh = (q * torch.sign(torch.diagonal(r))).float()  # the sign makes it uniform over all rotations
+    W_hh = (
+        q * torch.sign(torch.diagonal(r))
+    ).float()  # the sign makes it uniform over all rotations
     return default_init(rest_key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros(shapes["b_h"])}
 
 

@@ -29,7 +29,8 @@ def are_class_indices(logits: Array, targets: Array, integers: bool) -> bool:
     shape, labels = tuple(shape), tuple(labels)
     if len(labels) < 2:
         raise UserError(
-            f"cross_entropy: logits of shape {labels}, needs (batch, classes); a single logit for each "
+            f"cross_entropy: logits of shape {labels}, needs (batch, classes); a single logit "
+            "for each "
             "example takes a binary cross-entropy"
         )
     if labels[0] == 0:
@@ -103,7 +104,8 @@ def _expect_one_length(parts: list[tuple[str, Array]], name: str) -> int:
             raise UserError(f"{name}: {what}s must be an array, got {type(array).__name__}")
         if len(array.shape) == 0 or kind_of(array) not in "bifc":
             raise UserError(
-                f"{name}: {what}s are {array.dtype} of shape {tuple(array.shape)}, needs numbers (n, ...)"
+                f"{name}: {what}s are {array.dtype} of shape {tuple(array.shape)}, needs "
+                "numbers (n, ...)"
             )
     target = parts[-1][1]
     n = int(target.shape[0])
@@ -114,7 +116,8 @@ def _expect_one_length(parts: list[tuple[str, Array]], name: str) -> int:
             )
         if namespace(array) is not namespace(target) or array.device != target.device:
             raise UserError(
-                f"{name}: inputs are {_place(array)}, targets {_place(target)}; needs both in one place"
+                f"{name}: inputs are {_place(array)}, targets {_place(target)}; needs both in "
+                "one place"
             )
     return n
 
@@ -139,12 +142,14 @@ def _expect_class_numbers(y: Array, name: str) -> None:
     shape = tuple(y.shape)
     if len(shape) == 2 and shape[1] == 1:
         raise UserError(
-            f"{name}: targets are a column of integers {shape}; class numbers have shape {shape[:1]} "
+            f"{name}: targets are a column of integers {shape}; class numbers have shape "
+            f"{shape[:1]} "
             "(targets[:, 0]), targets of a regression are floating point"
         )
     if kind_of(y) == "i" and int(namespace(y).min(y)) < 0:
         row = tuple(int(i[0]) for i in namespace(y).nonzero(y < 0))
         raise UserError(
-            f"{name}: target {int(y[row])} of example {row[0]} is no class, which count from 0; targets of a "
+            f"{name}: target {int(y[row])} of example {row[0]} is no class, which count from 0; "
+            "targets of a "
             "regression are floating point"
         )

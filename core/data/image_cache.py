@@ -62,7 +62,8 @@ def cached(
                     _write(entry, classes, decode)
     except OSError as error:
         raise UserError(
-            f"{folder}: the cache of images cannot be written ({error.strerror or error}); name another "
+            f"{folder}: the cache of images cannot be written ({error.strerror or error}); name "
+            "another "
             "folder by the environment variable PURENETS_CACHE"
         ) from error
     return _read(entry, classes)
@@ -77,7 +78,11 @@ def _write(entry: Path, classes: Sequence[str], decode: Callable[[Path], None]) 
     place.mkdir()
     try:
         decode(place)
-        about = {"key": entry.name, "classes": list(classes), "digest": _digest(place, entry.name, classes)}
+        about = {
+            "key": entry.name,
+            "classes": list(classes),
+            "digest": _digest(place, entry.name, classes),
+        }
         (place / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
         place.rename(entry)
     finally:
@@ -103,7 +108,9 @@ def _read(entry: Path, classes: Sequence[str]) -> list[tuple[np.ndarray, np.ndar
         }
         if about != expected:
             raise ValueError("its digest is another")
-        return [(_array(entry, f"{part}_x.npy"), np.load(entry / f"{part}_y.npy")) for part in PARTS]
+        return [
+            (_array(entry, f"{part}_x.npy"), np.load(entry / f"{part}_y.npy")) for part in PARTS
+        ]
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{entry}: the cache is damaged ({error}); remove that folder") from error
 

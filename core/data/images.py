@@ -54,8 +54,8 @@ def digits(size: int = 0) -> ImageDataset:
 def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset:
     """Return the images of `root/{train,test}/CLASS/*.{png,jpg,jpeg}`, classes sorted by name.
 
-    Gray where all images are gray, else RGB; as `image_files.decoded` says. Nothing is written below `root`,
-    which may be read-only.
+    Gray where all images are gray, else RGB; as `image_files.decoded` says. Nothing is written
+    below `root`, which may be read-only.
 
     Args:
         root: of the set.
@@ -71,13 +71,17 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
     classes = tuple(sorted(listed["train"]))
     if classes != tuple(sorted(listed["test"])):
         differ = ", ".join(sorted(set(classes) ^ set(listed["test"])))
-        raise UserError(f"{root}: the classes of train and test differ: {differ} is in one of them only")
+        raise UserError(
+            f"{root}: the classes of train and test differ: {differ} is in one of them only"
+        )
     files = {
         part: [(path, label) for label, name in enumerate(classes) for path in listed[part][name]]
         for part in PARTS
     }
     key = _key(root, [path for part in PARTS for path, _ in files[part]], size)
-    parts = cached(cache or cache_folder(), key, classes, lambda into: _decode_parts(files, size, into))
+    parts = cached(
+        cache or cache_folder(), key, classes, lambda into: _decode_parts(files, size, into)
+    )
     return ImageDataset(*parts, classes)
 
 
@@ -88,7 +92,9 @@ def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     deviation 1.
     """
     if x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
-        raise UserError(f"images: {x.dtype} of shape {x.shape}, needs uint8 (n, channels, height, width)")
+        raise UserError(
+            f"images: {x.dtype} of shape {x.shape}, needs uint8 (n, channels, height, width)"
+        )
     values = np.arange(256)
     counts = np.zeros((x.shape[1], 256))
     for begin in range(0, len(x), 1000):
@@ -109,14 +115,18 @@ def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _expect_size(size: int) -> None:
     if not isinstance(size, int | np.integer) or size < 0:
-        raise UserError(f"size: {size!r} is no height and width; needs an integer, or 0 to leave it")
+        raise UserError(
+            f"size: {size!r} is no height and width; needs an integer, or 0 to leave it"
+        )
 
 
 def _listed(part: Path) -> dict[str, list[str]]:
     """Return the paths of every class's image files, sorted; as texts, since there may be many."""
     try:
         with os.scandir(part) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+            names = sorted(
+                entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
+            )
         found = {_utf8(name, part): images_in(os.fspath(part / name)) for name in names}
     except UserError:
         raise
@@ -138,7 +148,9 @@ def _utf8(name: str, part: Path) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{part / name}: the name of this class is not UTF-8; rename the folder") from error
+        raise UserError(
+            f"{part / name}: the name of this class is not UTF-8; rename the folder"
+        ) from error
     return name
 
 
@@ -184,7 +196,8 @@ def _of_shape(pixels: np.ndarray, shape: tuple, path: str) -> np.ndarray:
     if pixels.shape[1:] != shape[1:]:
         height, width = pixels.shape[1:]
         raise UserError(
-            f"{path}: is {width} x {height}, others are {shape[2]} x {shape[1]}; resize all with --image_size"
+            f"{path}: is {width} x {height}, others are {shape[2]} x {shape[1]}; resize all "
+            "with --image_size"
         )
     return pixels
 

@@ -1,7 +1,9 @@
-"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from the rest.
+"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from
+the rest.
 
-T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are uniform, leading
-zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2) palindromes, all as likely.
+T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are
+uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2)
+palindromes, all as likely.
 """
 
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ MOST_LISTED = 10**6  # `all_palindromes` lists no more than these: T up to 12
 
 
 def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
-    """`batch` palindromes of length T, uniform over all: x (batch, T-1, 1 or 10) float32, y (batch,) int64.
+    """`batch` palindromes of length T, uniform over all: x (batch, T-1, 1 or 10) float32, y
+    (batch,) int64.
 
     A pure function of the key: the same digits from a NumPy key (arrays) and a torch key (tensors).
     """
@@ -31,7 +34,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
 
 
 def all_palindromes(T: int, one_hot: bool = False) -> Batch:
-    """Each of the 10 ** ceil(T/2) palindromes of length T once, in rising order, as NumPy arrays."""
+    """Return each of the 10 ** ceil(T/2) palindromes of length T once, in rising order (NumPy)."""
     check_listable(T)
     n = count(T)
     places = DIGITS ** np.arange(free_digits(T))[::-1]
@@ -54,7 +57,9 @@ def evaluation_batches(
             yield x[begin : begin + chunk], y[begin : begin + chunk]
     else:
         for i, begin in enumerate(range(0, size, chunk)):
-            yield palindromes(random.fold_in(np.asarray(key), i), min(chunk, size - begin), T, one_hot)
+            yield palindromes(
+                random.fold_in(np.asarray(key), i), min(chunk, size - begin), T, one_hot
+            )
 
 
 def is_exhaustive(T: int, size: int) -> bool:
@@ -70,13 +75,17 @@ def streams(key: Array) -> tuple[Array, Array]:
 
 
 def mirror_digits(half: Array, T: int) -> Array:
-    """The palindromes (batch, T) whose first ceil(T/2) digits are `half`; odd T has a digit in the middle."""
+    """The palindromes (batch, T) whose first ceil(T/2) digits are `half`; odd T has a digit in the
+    middle.
+    """
     xp = namespace(half)
     return xp.concat([half, xp.flip(half[:, : T // 2], axis=1)], axis=1)
 
 
 def inputs_and_targets(digits: Array, one_hot: bool) -> Batch:
-    """(batch, T) integers to x: (batch, T-1, 1), or (batch, T-1, 10) one-hot, float32, and y: (batch,)."""
+    """(batch, T) integers to x: (batch, T-1, 1), or (batch, T-1, 10) one-hot, float32, and y:
+    (batch,).
+    """
     xp = namespace(digits)
     x, y = digits[:, :-1, None], digits[:, -1]
     if one_hot:

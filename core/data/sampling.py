@@ -74,7 +74,8 @@ def _checked_size(batch_size: int, n: int, repeat: bool) -> int:
         raise UserError(f"batch_size: {size} is negative; 0 is full-batch")
     if size > n and not repeat:
         raise UserError(
-            f"batch_size: {size} is more than the {n} examples; 0 is full-batch, and repeat=True takes "
+            f"batch_size: {size} is more than the {n} examples; 0 is full-batch, and "
+            "repeat=True takes "
             "examples more than once"
         )
     return size

@@ -34,8 +34,8 @@ def from_csv(
         key: of the split.
         test_fraction: the part of the examples that becomes the test set.
         dtype: of the inputs, "float32" or "float64".
-        header: True if the first row names the columns, False if it holds numbers. None: it names them if
-            none of its cells is a number.
+        header: True if the first row names the columns, False if it holds numbers. None: it names
+            them if none of its cells is a number.
         n_classes: None if every class has an example; else how many there are.
 
     Raises:
@@ -96,12 +96,14 @@ def _without_header(path: Path, rows: list[Row], header: bool | None) -> list[Ro
         header = True
     if "" in names:
         raise UserError(
-            f"{path}: row {number} names no column {names.index('') + 1}: {_shown(names)}; remove that column "
+            f"{path}: row {number} names no column {names.index('') + 1}: {_shown(names)}; "
+            "remove that column "
             "(an index is no feature), or name it"
         )
     if len(rows) > 1 and len(rows[1][1]) != len(names):
         raise UserError(
-            f"{path}: row {number} names {len(names)} columns, row {rows[1][0]} has {len(rows[1][1])}: "
+            f"{path}: row {number} names {len(names)} columns, row {rows[1][0]} has "
+            f"{len(rows[1][1])}: "
             f"{_shown(rows[1][1])}"
         )
     return rows[1:]
@@ -112,7 +114,8 @@ def _expect_no_column_numbers(path: Path, row: Row) -> None:
     number, cells = row
     if len(cells) > 1 and cells == [str(i) for i in range(len(cells))]:
         raise UserError(
-            f"{path}: row {number} is {_shown(cells)}: an example, or the numbers of the columns? Remove it or "
+            f"{path}: row {number} is {_shown(cells)}: an example, or the numbers of the "
+            "columns? Remove it or "
             "give the columns names; if it is an example, say header=False or write 0.0 for 0"
         )
 
@@ -134,11 +137,14 @@ def _numbers(path: Path, row: Row, width: int) -> list[float]:
         numbers = []
     if len(numbers) != width or len(cells) != width:
         hint = next(
-            (f"; columns are separated by commas, not {c!r}" for c in ";\t" if c in "".join(cells)), ""
+            (f"; columns are separated by commas, not {c!r}" for c in ";\t" if c in "".join(cells)),
+            "",
         )
         raise UserError(f"{path}: row {number} is not {width} numbers: {_shown(cells)}{hint}")
     if not all(map(math.isfinite, numbers)):
-        wrong = next(cell for cell, value in zip(cells, numbers, strict=True) if not math.isfinite(value))
+        wrong = next(
+            cell for cell, value in zip(cells, numbers, strict=True) if not math.isfinite(value)
+        )
         raise UserError(f"{path}: row {number} has a value that is not finite: {wrong}")
     return numbers
 
@@ -151,7 +157,8 @@ def _classes(path: Path, y: np.ndarray, rows: Sequence[int], n_classes: int | No
         i = int(np.argmin(right))
         range_of = "from 0 on" if n_classes is None else f"from 0 to {last}"
         raise UserError(
-            f"{path}: row {rows[i]}: the last column must be the class, an integer {range_of}, not {y[i]:g}"
+            f"{path}: row {rows[i]}: the last column must be the class, an integer {range_of}, "
+            f"not {y[i]:g}"
         )
     y = y.astype(np.int64)
     present = np.unique(y)
@@ -159,7 +166,8 @@ def _classes(path: Path, y: np.ndarray, rows: Sequence[int], n_classes: int | No
         missing = int(np.argmax(present != np.arange(len(present))))
         i = int(np.argmax(y > missing))
         raise UserError(
-            f"{path}: row {rows[i]} has class {y[i]}, but none has class {missing}; number the classes from 0 "
+            f"{path}: row {rows[i]} has class {y[i]}, but none has class {missing}; number the "
+            "classes from 0 "
             "without a gap, or say n_classes"
         )
     return y

@@ -9,7 +9,9 @@ from purenets.core.arrays import like, namespace, to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples, kind_of
 
-ROUNDINGS = 4.0  # a spread of so many units in the last place of a feature is noise, not information
+ROUNDINGS = (
+    4.0  # a spread of so many units in the last place of a feature is noise, not information
+)
 
 
 class Dataset(NamedTuple):
@@ -22,7 +24,11 @@ class Dataset(NamedTuple):
 
 
 def prepare(
-    batch: Batch, key: Array, test_fraction: float, dtype: str = "float32", n_classes: int | None = None
+    batch: Batch,
+    key: Array,
+    test_fraction: float,
+    dtype: str = "float32",
+    n_classes: int | None = None,
 ) -> Dataset:
     """Return inputs and targets as a task: checked, split, standardized on the training part only.
 
@@ -66,7 +72,9 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
     expect_examples(batch, name)
     y = to_host(batch[1])
     if y.ndim != 1 or y.dtype.kind not in "iub":
-        raise UserError(f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}")
+        raise UserError(
+            f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}"
+        )
     last = y.max() if n_classes is None else n_classes - 1
     if y.min() < 0 or y.max() > last:
         wrong = int(y[(y < 0) | (y > last)][0])
@@ -81,7 +89,8 @@ def _expect_no_gap(y: np.ndarray, name: str) -> None:
     if len(present) <= int(present[-1]):
         missing = int(np.argmax(present != np.arange(len(present))))
         raise UserError(
-            f"{name}: no example has target {missing}, but one has {present[-1]}; number the classes from 0 "
+            f"{name}: no example has target {missing}, but one has {present[-1]}; number the "
+            "classes from 0 "
             "without a gap, or say n_classes"
         )
 
@@ -104,8 +113,8 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
 def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
     """Return `train` with mean 0 and deviation 1 in every feature, and the others by the same map.
 
-    A feature is constant if its values on `train` differ by no more than rounding (4 units in the last place
-    of their dtype). It becomes 0, and elsewhere the difference to its value on `train`.
+    A feature is constant if its values on `train` differ by no more than rounding (4 units in the
+    last place of their dtype). It becomes 0, and elsewhere the difference to its value on `train`.
 
     Args:
         train: (n, features), real. Computed in float64, returned in its own dtype (integers:
@@ -140,7 +149,9 @@ def _statistics(x: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, ...]:
     """
     mean, deviation, largest = x.mean(axis=0), x.std(axis=0), np.abs(x).max(axis=0)
     rounding_of_mean = len(x) * np.finfo(np.float64).eps * largest  # a bound
-    plain = constant | ((rounding_of_mean <= 1e-8 * deviation) & (largest < 1e100) & (deviation > 1e-100))
+    plain = constant | (
+        (rounding_of_mean <= 1e-8 * deviation) & (largest < 1e100) & (deviation > 1e-100)
+    )
     exponent = np.where(plain, 0, np.frexp(largest)[1])
     scaled = np.ldexp(x, -exponent)
     shift = np.where(plain, 0.0, scaled[0])
@@ -153,7 +164,8 @@ def _statistics(x: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, ...]:
 def _as_float64(x: Array, train: Array) -> np.ndarray:
     if x.ndim < 1 or kind_of(x) not in "bif" or x.shape[1:] != train.shape[1:]:
         raise UserError(
-            f"standardize: {x.dtype} of shape {tuple(x.shape)}, needs real numbers (n, features) with the "
+            f"standardize: {x.dtype} of shape {tuple(x.shape)}, needs real numbers (n, "
+            "features) with the "
             f"features of train {tuple(train.shape)}"
         )
     if train.shape[0] == 0:
@@ -162,7 +174,9 @@ def _as_float64(x: Array, train: Array) -> np.ndarray:
         x = to_host(namespace(x).astype(x, namespace(x).float64))
     x = x.astype(np.float64, copy=False)
     if not np.isfinite(x).all():
-        raise UserError(f"standardize: a value of example {np.argwhere(~np.isfinite(x))[0][0]} is not finite")
+        raise UserError(
+            f"standardize: a value of example {np.argwhere(~np.isfinite(x))[0][0]} is not finite"
+        )
     return x
 
 

@@ -56,7 +56,9 @@ def bias_correction(beta: float | Array, count: float | Array) -> float | Array:
         exponent = count * (math.log(beta) if beta > 0 else -math.inf)
     else:
         exponent = count * namespace(beta).log(beta)
-    return -math.expm1(exponent) if type(exponent) is float else -namespace(exponent).expm1(exponent)
+    return (
+        -math.expm1(exponent) if type(exponent) is float else -namespace(exponent).expm1(exponent)
+    )
 
 
 def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) -> dict:
@@ -68,7 +70,9 @@ def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) ->
 
 
 def sign(a: Array) -> Array:
-    """1, -1, or the element itself where that is 0 or NaN (array-api-compat's does not run under vmap)."""
+    """1, -1, or the element itself where that is 0 or NaN (array-api-compat's does not run under
+    vmap).
+    """
     xp = namespace(a)
     return xp.where(a > 0, xp.ones_like(a), xp.where(a < 0, -xp.ones_like(a), a))
 
@@ -79,5 +83,7 @@ def maximum(a: Array, b: Array) -> Array:
 
 
 def choose(condition: Array, new: dict, old: dict) -> dict:
-    """`new` where the scalar condition holds, else `old`; both are nested dicts of the same names."""
+    """`new` where the scalar condition holds, else `old`; both are nested dicts of the same
+    names.
+    """
     return tree.map(lambda a, b: namespace(a).where(condition, a, b), new, old)

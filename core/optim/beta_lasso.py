@@ -11,10 +11,12 @@ from purenets.core.optim.wrappers import Predicate, is_matrix
 def beta_lasso(
     optimizer: Optimizer, lam: float, beta: float = 50.0, where: Predicate = is_matrix
 ) -> Optimizer:
-    """`optimizer` for the loss plus lam |p|_1, after whose updates all weights below beta lam are set to 0;
-    both for the leaves that `where(name, leaf)` picks (B. Neyshabur 2020, arXiv 2007.13657, algorithm 1).
+    """Return `optimizer` for the loss plus lam |p|_1 that sets all weights below beta lam to 0.
 
-    A weight at 0 comes back where a single update lifts it over the threshold.
+    Both for the leaves that `where(name, leaf)` picks. A weight at 0 comes back
+    where a single update lifts it over the threshold.
+
+    Source: B. Neyshabur 2020, arXiv 2007.13657, algorithm 1.
     """
 
     def update(grads, state, params, **extra):

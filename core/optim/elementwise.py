@@ -1,9 +1,10 @@
 """Optimizers that treat every element alone: their arithmetic once on the vector of all leaves.
 
-`elementwise(optimizer)` declares that an update reads of the leaves their elements only, whichever leaf they are
-in, and of the state arrays shaped as the params, and scalars. What is not declared, an optimizer that looks at a
-leaf's norm or shape, gets plain leaves. So the declaration decides about time alone: where params have no vector
-(`core.vector_dict`), or something traces, declared updates take the leaves too.
+`elementwise(optimizer)` declares that an update reads of the leaves their elements only, whichever
+leaf they are in, and of the state arrays shaped as the params, and scalars. What is not declared,
+an optimizer that looks at a leaf's norm or shape, gets plain leaves. So the declaration decides
+about time alone: where params have no vector (`core.vector_dict`), or something traces, declared
+updates take the leaves too.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
 
 
 def elementwise_as(inner: Optimizer, optimizer: Optimizer) -> Optimizer:
-    """Return `optimizer`, which wraps `inner`, declared to treat every element alone if `inner` is."""
+    """Return `optimizer`, declared elementwise if `inner`, which it wraps, is."""
     return elementwise(optimizer) if is_elementwise(inner) else optimizer
 
 
@@ -46,7 +47,8 @@ def on_leaves(optimizer: Optimizer) -> Callable:
 
 
 def on_vectors(f: Callable, grads: Params, state: dict, params: Params) -> tuple[Params, dict]:
-    """Return `f(grads, state, params) -> (params, state)` of vectors, where all dicts of leaves have one.
+    """Return `f(grads, state, params) -> (params, state)` of vectors, where all dicts of leaves
+    have one.
 
     f: treats every element alone.
     """
@@ -69,7 +71,9 @@ def _packed_state(layout, state: dict) -> dict:
     """Return a state with the vector of each dict of leaves, under ALL, in its place."""
     new = {}
     for name, part in state.items():
-        if type(part) is VectorDict or (isinstance(part, dict) and part.keys() == layout.keys.keys()):
+        if type(part) is VectorDict or (
+            isinstance(part, dict) and part.keys() == layout.keys.keys()
+        ):
             vector = packed(layout, part)
             if vector is None:
                 raise _NoVectorError
@@ -106,7 +110,9 @@ def apply_update(param: Array, update: Array) -> Array:
 
 
 def advance_fn(optimizer: Optimizer) -> Callable:
-    """Return `advance(grads, opt_state, params, **extra) -> (params, opt_state)`: an update, applied."""
+    """Return `advance(grads, opt_state, params, **extra) -> (params, opt_state)`: an update,
+    applied.
+    """
     if hasattr(optimizer.update, "advance"):
         return optimizer.update.advance
     if not is_elementwise(optimizer):

@@ -1,7 +1,7 @@
 """Arguments of an update beyond the gradient: the loss, and a function that evaluates it elsewhere.
 
-`value` and `value_and_grad_fn` reach an optimizer only where it takes them, through every wrapper; an update that
-needs neither has the plain signature `update(grads, opt_state, params)`.
+`value` and `value_and_grad_fn` reach an optimizer only where it takes them, through every wrapper;
+an update that needs neither has the plain signature `update(grads, opt_state, params)`.
 """
 
 import inspect
@@ -17,20 +17,25 @@ def takes_extra_args(update: Update) -> bool:
     code = getattr(update, "__code__", None)
     if code is not None:  # torch.compile traces this, and cannot trace inspect.signature
         keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-        return bool(code.co_flags & inspect.CO_VARKEYWORDS) or any(name in NAMES for name in keywords)
+        return bool(code.co_flags & inspect.CO_VARKEYWORDS) or any(
+            name in NAMES for name in keywords
+        )
     parameters = inspect.signature(update).parameters.values()
     return any(p.kind is p.VAR_KEYWORD or p.name in NAMES for p in parameters)
 
 
 def with_extra_args(update: Update) -> Update:
-    """Return `update`, made to accept `value` and `value_and_grad_fn` and to ignore them if it needs neither."""
+    """Return `update`, made to accept `value` and `value_and_grad_fn` and to ignore them if it
+    needs neither.
+    """
     if takes_extra_args(update):
         return update
     return lambda grads, state, params, **extra: update(grads, state, params)
 
 
 def like_inner(update: Callable, inner: Iterable[Optimizer]) -> Update:
-    """Return `update(grads, state, params, **extra)` with the plain signature if no inner optimizer takes more.
+    """Return `update(grads, state, params, **extra)` with the plain signature if no inner optimizer
+    takes more.
 
     A wrapper ends in this, so that nobody computes arguments that nobody reads.
     """

@@ -1,6 +1,6 @@
-"""Hyper-parameters of optimizers: a number, a schedule (a function of the count of updates, from 0) or a
-scalar array, so that it can be vmapped over. There is no branch on a value: all of it runs under vmap and
-torch.compile."""
+"""Hyper-parameters of optimizers: a number, a schedule (a function of the count of updates, from 0)
+or a scalar array, so that it can be vmapped over. There is no branch on a value: all of it runs
+under vmap and torch.compile."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,9 @@ Hyper = float | Array | Callable[[Array], Array]
 
 
 def is_zero(value: Hyper) -> bool:
-    """Whether a hyper-parameter is the number 0, which leaves its transform out (an array never is)."""
+    """Whether a hyper-parameter is the number 0, which leaves its transform out (an array never
+    is).
+    """
     return type(value) in (int, float) and value == 0
 
 
@@ -28,7 +30,9 @@ def unless_zero(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[
 def stateless_with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Optimizer:
     """The transform `f(value, grads, params) -> updates` of one hyper-parameter."""
     if type(value) in (int, float):
-        return Optimizer(lambda params: {}, lambda grads, state, params: (f(value, grads, params), state))
+        return Optimizer(
+            lambda params: {}, lambda grads, state, params: (f(value, grads, params), state)
+        )
 
     def update(grads, state, params):
         return f(resolve_hyper(value, state, grads), grads, params), next_count(state)
@@ -37,8 +41,8 @@ def stateless_with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Para
 
 
 def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
-    """The value of a hyper-parameter: a number as it is, a schedule at the state's count, an array in the
-    dtype of the gradients (a NumPy float64 would promote float32 leaves)."""
+    """The value of a hyper-parameter: a number as it is, a schedule at the state's count, an array
+    in the dtype of the gradients (a NumPy float64 would promote float32 leaves)."""
     if type(value) in (int, float):
         return value
     if callable(value):
@@ -75,15 +79,16 @@ def zero_count(params: Params) -> Array:
 
 
 def count_to_dtype(count: Array, grads: Params) -> Array:
-    """The count as a number of the gradients' dtype (float32 at least), so that what is computed from it
-    has the dtype of the net."""
+    """The count as a number of the gradients' dtype (float32 at least), so that what is computed
+    from it has the dtype of the net."""
     leaf, xp = first_leaf(grads), namespace(count)
     return xp.astype(count, leaf.dtype if leaf.dtype == xp.float64 else xp.float32)
 
 
 def count_as_float(count: Array, grads: Params) -> float | Array:
-    """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy, or a tensor on
-    the CPU outside of torch.compile and of torch.func's transforms. Else as `count_to_dtype` has it."""
+    """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy,
+    or a tensor on the CPU outside of torch.compile and of torch.func's transforms. Else as
+    `count_to_dtype` has it."""
     readable = isinstance(count, NUMPY) or (count.is_cpu and not is_tracing())
     return float(count) if readable else count_to_dtype(count, grads)
 

@@ -1,9 +1,10 @@
 """Updates in one pass over memory, and in one call.
 
-An Adam step written as array operations takes some ten of both: calls are what costs in small nets, passes over
-memory in large ones. A backend may register a kernel that does a whole step, for the optimizers that
-say by a `Rule` what they compute. It makes new arrays, as every update does, and gives the same numbers as the
-plain arithmetic up to rounding: the order of the operations within an element is its own.
+An Adam step written as array operations takes some ten of both: calls are what costs in small nets,
+passes over memory in large ones. A backend may register a kernel that does a whole step, for the
+optimizers that say by a `Rule` what they compute. It makes new arrays, as every update does, and
+gives the same numbers as the plain arithmetic up to rounding: the order of the operations within an
+element is its own.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,9 @@ def rule_of(optimizer: Optimizer) -> Rule | None:
 
 
 def advance_by_kernel(rule: Rule, grads: Params, state: dict, params: Params):
-    """Return the params and the state after an update by a registered kernel, or None where none suits."""
+    """Return the params and the state after an update by a registered kernel, or None where none
+    suits.
+    """
     for kernel in _kernels:
         return kernel(rule, grads, state, params)
     return None

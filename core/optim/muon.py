@@ -1,9 +1,11 @@
-"""Muon: momentum whose matrices are orthogonalized (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
+"""Muon: momentum whose matrices are orthogonalized (Jordan et al. 2024,
+kellerjordan.github.io/posts/muon).
 
-A step is as long in every direction of a matrix: its singular values become about 1, by five Newton-Schulz
-iterations, which are products of matrices only. Numbers, names and defaults are those of torch.optim.Muon,
-which computes in bfloat16 (`precision="bfloat16"`) and takes matrices only; here a convolution's weights are
-the matrix (out, in * height * width), and all other leaves go to a second optimizer.
+A step is as long in every direction of a matrix: its singular values become about 1, by five
+Newton-Schulz iterations, which are products of matrices only. Numbers, names and defaults are those
+of torch.optim.Muon, which computes in bfloat16 (`precision="bfloat16"`) and takes matrices only;
+here a convolution's weights are the matrix (out, in * height * width), and all other leaves go to a
+second optimizer.
 """
 
 import math
@@ -23,7 +25,11 @@ from purenets.core.optim.transforms import (
 )
 from purenets.core.optim.wrappers import is_matrix, partition
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, steepest at 0; singular values end in [0.7, 1.2]
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # of the quintic, steepest at 0; singular values end in [0.7, 1.2]
 
 # how long the step of a matrix of (rows, columns) is, against that of a square one
 ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
@@ -47,13 +53,17 @@ def muon(
     eps: float = 1e-7,
     precision: str | None = None,
 ) -> Optimizer:
-    """Muon on the leaves that `matrices(name, leaf)` picks, `other` on the rest (AdamW of the same rate).
+    """Muon on the leaves that `matrices(name, leaf)` picks, `other` on the rest (AdamW of the same
+    rate).
 
-    adjust_lr_fn: a name in ADJUSTMENTS. precision: of the Newton-Schulz iteration, None for that of the leaf.
-    First and last layers often do better with `other`: `matrices=not_named("fc1.*", "fc3.*")`.
+    adjust_lr_fn: a name in ADJUSTMENTS. precision: of the Newton-Schulz iteration, None for that of
+    the leaf. First and last layers often do better with `other`: `matrices=not_named("fc1.*",
+    "fc3.*")`.
     """
     if adjust_lr_fn not in ADJUSTMENTS:
-        raise UserError(f"muon: unknown adjust_lr_fn {adjust_lr_fn!r}, choose from {', '.join(ADJUSTMENTS)}")
+        raise UserError(
+            f"muon: unknown adjust_lr_fn {adjust_lr_fn!r}, choose from {', '.join(ADJUSTMENTS)}"
+        )
     decay = unless_zero(weight_decay, add_decayed_weights)
     of_matrices = chain(
         scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision),
@@ -86,7 +96,9 @@ def scale_by_muon(
         mu = resolve_hyper(momentum, state, grads)
         mean = running_mean(mu, state["momentum_buffer"], grads)
         direction = running_mean(mu, mean, grads) if nesterov else mean
-        updates = tree.map(lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision), direction)
+        updates = tree.map(
+            lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision), direction
+        )
         return updates, {**next_count(state), "momentum_buffer": mean}
 
     return Optimizer(init, update)
@@ -109,7 +121,10 @@ def newton_schulz(
     eps: float = 1e-7,
     precision: str | None = None,
 ) -> Array:
-    """About U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x. g: (rows, ...), as a matrix."""
+    """About U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x.
+
+    g: (rows, ...), as a matrix.
+    """
     xp, (a, b, c) = namespace(g), coefficients
     x = g.reshape(g.shape[0], -1)
     x = x if precision is None else xp.astype(x, getattr(xp, precision))

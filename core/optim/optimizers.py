@@ -1,8 +1,8 @@
 """Optimizers as pairs of functions, for NumPy arrays and torch tensors alike.
 
-An `Optimizer` is `init(params) -> opt_state` and `update(grads, opt_state, params) -> (updates, opt_state)`;
-`apply_updates` adds. Each is a chain of small transforms (`optim.transforms`), composed below as in
-torch.optim, whose names, defaults and numbers they keep where it has them:
+An `Optimizer` is `init(params) -> opt_state` and `update(grads, opt_state, params) -> (updates,
+opt_state)`; `apply_updates` adds. Each is a chain of small transforms (`optim.transforms`),
+composed below as in torch.optim, whose names, defaults and numbers they keep where it has them:
 
     sgd       decayed weights | trace of momentum             | times -lr
     rmsprop   decayed weights | / root of mean square | trace | times -lr
@@ -16,12 +16,12 @@ torch.optim, whose names, defaults and numbers they keep where it has them:
     lion      sign of a moment | decayed weights              | times -lr
     lamb      moments | decayed weights | trust ratio         | times -lr
     lars      decayed weights | trust ratio | times -lr       | trace of momentum
-    muon      orthogonalized momentum of matrices | by shape | decayed weights | times -lr   (core/optim/muon.py)
+    muon      orthogonalized momentum of matrices | by shape | decayed weights | times -lr
 
-A hyper-parameter is a number, a schedule (a function of the count of updates, from 0) or a scalar array, so
-that it can be vmapped over. There is no branch on a value: all of it runs under vmap and torch.compile.
-What combines optimizers (parts of the params, averages, accumulation) is in `optim.wrappers`, and can be
-named here too: `optim.partition`, `optim.ema`.
+A hyper-parameter is a number, a schedule (a function of the count of updates, from 0) or a scalar
+array, so that it can be vmapped over. There is no branch on a value: all of it runs under vmap and
+torch.compile. What combines optimizers (parts of the params, averages, accumulation) is in
+`optim.wrappers`, and can be named here too: `optim.partition`, `optim.ema`.
 """
 
 from collections.abc import Callable
@@ -47,11 +47,15 @@ from purenets.core.optim.transforms import (
     trace,
 )
 
-# --- optimizers -------------------------------------------------------------------------------------------
+# --- optimizers -----------------------------------------------------------------------------------
 
 
 def sgd(
-    lr: Hyper = 1e-3, momentum: Hyper = 0, dampening: Hyper = 0, weight_decay: Hyper = 0, nesterov=False
+    lr: Hyper = 1e-3,
+    momentum: Hyper = 0,
+    dampening: Hyper = 0,
+    weight_decay: Hyper = 0,
+    nesterov=False,
 ) -> Optimizer:
     """Stochastic gradient descent (torch.optim.SGD): buf = momentum buf + g; p = p - lr buf.
 
@@ -103,8 +107,8 @@ def adagrad(
     initial_accumulator_value: float = 0,
     eps: Hyper = 1e-10,
 ) -> Optimizer:
-    """Adagrad (torch.optim.Adagrad; Duchi et al. 2011): s = s + g^2; p = p - lr g / (sqrt(s) + eps), where
-    lr falls as 1 / (1 + count lr_decay)."""
+    """Adagrad (torch.optim.Adagrad; Duchi et al. 2011): s = s + g^2; p = p - lr g / (sqrt(s) +
+    eps), where lr falls as 1 / (1 + count lr_decay)."""
 
     def decayed(count):
         rate, decay = (value(count) if callable(value) else value for value in (lr, lr_decay))
@@ -117,7 +121,9 @@ def adagrad(
     )
 
 
-def adadelta(lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0) -> Optimizer:
+def adadelta(
+    lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0
+) -> Optimizer:
     """Adadelta (torch.optim.Adadelta; Zeiler 2012): steps in the units of the params."""
     return chain(
         *unless_zero(weight_decay, add_decayed_weights),
@@ -127,12 +133,21 @@ def adadelta(lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay:
 
 
 def adam(
-    lr: Hyper = 1e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0, amsgrad: bool = False
+    lr: Hyper = 1e-3,
+    betas=(0.9, 0.999),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    amsgrad: bool = False,
 ) -> Optimizer:
-    """Adam (torch.optim.Adam; Kingma and Ba 2015). `weight_decay` is added to the gradient: see `adamw`."""
+    """Adam (torch.optim.Adam; Kingma and Ba 2015).
+
+    `weight_decay` is added to the gradient: see `adamw`.
+    """
     optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=False)
     places = {"moments": "0", "lr": "1"} if is_zero(weight_decay) else {"moments": "1", "lr": "2"}
-    return with_rule(optimizer, "adam", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    return with_rule(
+        optimizer, "adam", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
+    )
 
 
 def adamw(
@@ -142,14 +157,18 @@ def adamw(
     weight_decay: Hyper = 1e-2,
     amsgrad: bool = False,
 ) -> Optimizer:
-    """Adam with decoupled weight decay: p = p - lr weight_decay p (torch.optim.AdamW; Loshchilov and Hutter
-    2019)."""
+    """Adam with decoupled weight decay: p = p - lr weight_decay p (torch.optim.AdamW; Loshchilov
+    and Hutter 2019)."""
     optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=True)
     places = {"moments": "0", "lr": "1" if is_zero(weight_decay) else "2"}
-    return with_rule(optimizer, "adamw", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    return with_rule(
+        optimizer, "adamw", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
+    )
 
 
-def adamax(lr: Hyper = 2e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0) -> Optimizer:
+def adamax(
+    lr: Hyper = 2e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0
+) -> Optimizer:
     """Adam by the largest gradient of late (torch.optim.Adamax; Kingma and Ba 2015, section 7)."""
     return _decayed(scale_by_adamax(betas, eps), lr, weight_decay, decoupled=False)
 
@@ -163,7 +182,9 @@ def nadam(
     decoupled_weight_decay: bool = False,
 ) -> Optimizer:
     """Adam with Nesterov's momentum (torch.optim.NAdam; Dozat 2016)."""
-    return _decayed(scale_by_nadam(betas, eps, momentum_decay), lr, weight_decay, decoupled_weight_decay)
+    return _decayed(
+        scale_by_nadam(betas, eps, momentum_decay), lr, weight_decay, decoupled_weight_decay
+    )
 
 
 def radam(
@@ -178,14 +199,17 @@ def radam(
 
 
 def lion(lr: Hyper = 1e-4, betas=(0.9, 0.99), weight_decay: Hyper = 0) -> Optimizer:
-    """Lion (Chen et al. 2023, "Symbolic discovery of optimization algorithms"): p = p - lr (sign(b1 m +
-    (1 - b1) g) + weight_decay p). Rates are 3 to 10 times smaller than Adam's, decay as much larger."""
+    """Lion (Chen et al. 2023, "Symbolic discovery of optimization algorithms"): p = p - lr (sign(b1
+    m + (1 - b1) g) + weight_decay p). Rates are 3 to 10 times smaller than Adam's, decay as much
+    larger."""
     return _decayed(scale_by_lion(betas), lr, weight_decay, decoupled=True)
 
 
-def lamb(lr: Hyper = 1e-3, betas=(0.9, 0.999), eps: Hyper = 1e-6, weight_decay: Hyper = 0) -> Optimizer:
-    """LAMB (You et al. 2020, "Large batch optimization for deep learning"): AdamW whose step is, in each
-    leaf, as long as lr times the leaf."""
+def lamb(
+    lr: Hyper = 1e-3, betas=(0.9, 0.999), eps: Hyper = 1e-6, weight_decay: Hyper = 0
+) -> Optimizer:
+    """LAMB (You et al. 2020, "Large batch optimization for deep learning"): AdamW whose step is, in
+    each leaf, as long as lr times the leaf."""
     return chain(
         scale_by_adam(betas, eps),
         *unless_zero(weight_decay, add_decayed_weights),
@@ -202,8 +226,9 @@ def lars(
     eps: float = 0.0,
     nesterov: bool = False,
 ) -> Optimizer:
-    """LARS (You et al. 2017, "Large batch training of convolutional networks"): SGD with momentum, the
-    gradient of each leaf as long as trust_coefficient times the leaf. The rate is inside of the momentum."""
+    """LARS (You et al. 2017, "Large batch training of convolutional networks"): SGD with momentum,
+    the gradient of each leaf as long as trust_coefficient times the leaf. The rate is inside of the
+    momentum."""
     return chain(
         *unless_zero(weight_decay, add_decayed_weights),
         scale_by_trust_ratio(trust_coefficient, eps),
@@ -213,7 +238,9 @@ def lars(
 
 
 def _decayed(transform: Optimizer, lr: Hyper, weight_decay: Hyper, decoupled: bool) -> Optimizer:
-    """The transform with the decay added to the gradient before it, or to the step after it (decoupled)."""
+    """The transform with the decay added to the gradient before it, or to the step after it
+    (decoupled).
+    """
     decay = unless_zero(weight_decay, add_decayed_weights)
     parts = (transform, *decay) if decoupled else (*decay, transform)
     return chain(*parts, scale_by_learning_rate(lr))

@@ -1,12 +1,13 @@
-"""Schedule-free optimization: an average of the iterates in the place of a decaying rate (Defazio et al.
-2024, "The road less scheduled").
+"""Schedule-free optimization: an average of the iterates in the place of a decaying rate (Defazio
+et al. 2024, "The road less scheduled").
 
-The base optimizer moves z; x is the weighted mean of all z; gradients are taken at y, between the two:
+The base optimizer moves z; x is the weighted mean of all z; gradients are taken at y, between the
+two:
 
     z = z + base(g at y)        x = (1 - c) x + c z        y = beta x + (1 - beta) z
 
-with c the share of this step's weight, lr^2, in all weights so far. `state.params` are y: train with them,
-evaluate with x, which is `get_state(opt_state, "x")`.
+with c the share of this step's weight, lr^2, in all weights so far. `state.params` are y: train
+with them, evaluate with x, which is `get_state(opt_state, "x")`.
 """
 
 from purenets.core import tree
@@ -24,13 +25,20 @@ from purenets.core.optim.hyper import (
     unless_zero,
     zero_count,
 )
-from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_adam, scale_by_learning_rate
+from purenets.core.optim.transforms import (
+    add_decayed_weights,
+    chain,
+    scale_by_adam,
+    scale_by_learning_rate,
+)
 
 
 def schedule_free(
     optimizer: Optimizer, lr: Hyper, beta: Hyper = 0.9, weight_lr_power: float = 2.0
 ) -> Optimizer:
-    """`optimizer` (without a momentum of its own; its rate is `lr`), with averages in place of momentum."""
+    """`optimizer` (without a momentum of its own; its rate is `lr`), with averages in place of
+    momentum.
+    """
 
     def init(params):
         nothing = count_to_dtype(zero_count(params), params)
@@ -66,8 +74,8 @@ def schedule_free_adamw(
     weight_decay: Hyper = 0,
     warmup_steps: int = 0,
 ) -> Optimizer:
-    """AdamW without momentum, schedule-free, with a linear warm-up of the rate (the authors' package has
-    these defaults). The decay is that of y."""
+    """AdamW without momentum, schedule-free, with a linear warm-up of the rate (the authors'
+    package has these defaults). The decay is that of y."""
     rate = _warmed_up(lr, warmup_steps) if warmup_steps else lr
     base = chain(
         scale_by_adam((0.0, betas[1]), eps),

@@ -1,7 +1,8 @@
 """Schedules: functions from the count of updates (from 0) to the value of a hyper-parameter.
 
-They are built of array operations, so a count may be a Python number, a NumPy array (then: all values at
-once, as for a plot) or a tensor under vmap and torch.compile. After its end a schedule keeps its last value.
+They are built of array operations, so a count may be a Python number, a NumPy array (then: all
+values at once, as for a plot) or a tensor under vmap and torch.compile. After its end a schedule
+keeps its last value.
 """
 
 import math
@@ -27,7 +28,9 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
     """`values[i]` from `boundaries[i - 1]` on; one value more than boundaries."""
     if len(values) != len(boundaries) + 1:
-        raise UserError(f"piecewise: {len(boundaries)} boundaries need {len(boundaries) + 1} values")
+        raise UserError(
+            f"piecewise: {len(boundaries)} boundaries need {len(boundaries) + 1} values"
+        )
     return join([constant(value) for value in values], boundaries)
 
 
@@ -37,7 +40,9 @@ def exponential(value: float, gamma: float) -> Schedule:
 
 
 def polynomial(begin: float, end: float, steps: int, power: float = 1.0) -> Schedule:
-    """From `begin` to `end` in `steps` updates, as (1 - count / steps) ** power (torch: PolynomialLR)."""
+    """From `begin` to `end` in `steps` updates, as (1 - count / steps) ** power (torch:
+    PolynomialLR).
+    """
     _positive("steps", steps)
     return lambda count: end + (begin - end) * (1 - _fraction(count, steps)) ** power
 
@@ -48,8 +53,8 @@ def linear(begin: float, end: float, steps: int) -> Schedule:
 
 
 def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
-    """Half a cosine from `begin` to `end` in `steps` updates, then `end` (torch's CosineAnnealingLR would
-    rise again). Loshchilov and Hutter 2017, without restarts."""
+    """Half a cosine from `begin` to `end` in `steps` updates, then `end` (torch's CosineAnnealingLR
+    would rise again). Loshchilov and Hutter 2017, without restarts."""
     _positive("steps", steps)
 
     def schedule(count):
@@ -60,18 +65,22 @@ def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
 
 
 def warmup(schedule: Schedule, steps: int, begin: float = 0.0) -> Schedule:
-    """From `begin` in a straight line to `schedule(0)` in `steps` updates, then `schedule` from its 0 on."""
+    """From `begin` in a straight line to `schedule(0)` in `steps` updates, then `schedule` from its
+    0 on.
+    """
     return join([linear(begin, schedule(0), steps), schedule], [steps]) if steps else schedule
 
 
 def one_cycle(
     peak: float, steps: int, warmup_fraction: float = 0.3, divide=25.0, divide_final=1e4
 ) -> Schedule:
-    """By half cosines from `peak / divide` to `peak` and on to `peak / divide / divide_final` at update
-    `steps - 1` (torch: OneCycleLR). Smith and Topin 2018."""
+    """By half cosines from `peak / divide` to `peak` and on to `peak / divide / divide_final` at
+    update `steps - 1` (torch: OneCycleLR). Smith and Topin 2018."""
     top = warmup_fraction * steps - 1
     if not 0 < top < steps - 1:
-        raise UserError(f"one_cycle: {steps} steps are too few for a warm-up of {warmup_fraction} of them")
+        raise UserError(
+            f"one_cycle: {steps} steps are too few for a warm-up of {warmup_fraction} of them"
+        )
     low = peak / divide
     rise, fall = cosine(low, top, peak), cosine(peak, steps - 1 - top, low / divide_final)
     return join([rise, fall], [top])
@@ -80,7 +89,9 @@ def one_cycle(
 def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule:
     """`schedules[i]` from `boundaries[i - 1]` on; each counts from 0 at its own beginning."""
     if len(schedules) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
-        raise UserError("join: needs one schedule more than boundaries, and boundaries in rising order")
+        raise UserError(
+            "join: needs one schedule more than boundaries, and boundaries in rising order"
+        )
 
     def schedule(count):
         count = _real(count)

@@ -10,8 +10,9 @@ from purenets.core.optim.hyper import count_to_dtype, zero_count
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
-    """`make(**hypers)`, with those of its hyper-parameters that are floats, arrays or tuples of floats as
-    arrays in the state, under "hyper"; others (integers, flags, schedules, names) stay as they are.
+    """`make(**hypers)`, with those of its hyper-parameters that are floats, arrays or tuples of
+    floats as arrays in the state, under "hyper"; others (integers, flags, schedules, names) stay as
+    they are.
 
     optimizer = inject_hyperparams(adam, lr=1e-3, betas=(0.9, 0.99))
     get_state(opt_state, "hyper")["lr"]                  # read
@@ -56,7 +57,9 @@ def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> No
 
 
 def same_entries(a: dict, b: dict) -> bool:
-    """Return True if two states have the same entries; only the names of plain dicts are compared."""
+    """Return True if two states have the same entries; only the names of plain dicts are
+    compared.
+    """
     if a.keys() != b.keys():
         return False
     for name, inner in a.items():  # no generator: this is a part of every step
@@ -71,13 +74,14 @@ def with_averaged_params(state: TrainState) -> TrainState:
     """Return the state to evaluate: each leaf of its params replaced by the average kept of it.
 
     Averages are the "ema" of `ema` and the "x" of `schedule_free`, at any depth of the optimizer's
-    state; each may be of a part of the params (`partition`, `masked`, `muon(other=...)`). Leaves that
-    have none stay as they are, and so does the state of an optimizer that keeps none. BatchNorm's
-    running statistics in the buffers are still those of the raw params:
+    state; each may be of a part of the params (`partition`, `masked`, `muon(other=...)`). Leaves
+    that have none stay as they are, and so does the state of an optimizer that keeps none.
+    BatchNorm's running statistics in the buffers are still those of the raw params:
     `torch_nets.update_batchnorm` takes them anew.
 
     Raises:
-        UserError: if an average is not of these params (as that of a vector of all), or a leaf has two.
+        UserError: if an average is not of these params (as that of a vector of all), or a leaf has
+            two.
     """
     params, places = dict(state.params), {}
     for place, average in _averages(state.opt_state, ""):
@@ -88,7 +92,9 @@ def with_averaged_params(state: TrainState) -> TrainState:
                     f"with_averaged_params: {place} averages {what}, which is no leaf of the params"
                 )
             if name in places:
-                raise UserError(f"with_averaged_params: {name} has two averages, {places[name]} and {place}")
+                raise UserError(
+                    f"with_averaged_params: {name} has two averages, {places[name]} and {place}"
+                )
             places[name] = place
             params[name] = namespace(leaf).astype(leaf, params[name].dtype, copy=False)
     return state._replace(params=params) if places else state
@@ -104,7 +110,9 @@ def _averages(opt_state: dict, path: str) -> Iterator[tuple[str, Params]]:
         if not isinstance(inner, dict):
             continue
         is_average = entry == "ema" or (entry == "x" and "z" in opt_state)
-        is_state = inner.keys() <= {"count"} or any(isinstance(leaf, dict) for leaf in inner.values())
+        is_state = inner.keys() <= {"count"} or any(
+            isinstance(leaf, dict) for leaf in inner.values()
+        )
         if is_average and not is_state:
             yield path + entry, inner
         else:
@@ -119,15 +127,21 @@ def _entries(opt_state: dict):
 
 
 def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
-    """The state with other values of injected hyper-parameters; a UserError if it holds none of that name."""
+    """The state with other values of injected hyper-parameters; a UserError if it holds none of
+    that name.
+    """
     known = get_state(opt_state, "hyper")
     for name in values.keys() - known.keys():
-        raise UserError(f"{name}: not an injected hyper-parameter, the state holds {', '.join(known)}")
+        raise UserError(
+            f"{name}: not an injected hyper-parameter, the state holds {', '.join(known)}"
+        )
 
     def walk(state):
         new = {k: walk(inner) if isinstance(inner, dict) else inner for k, inner in state.items()}
         if "hyper" in new:
-            new["hyper"] = {k: like(values[k], v) if k in values else v for k, v in new["hyper"].items()}
+            new["hyper"] = {
+                k: like(values[k], v) if k in values else v for k, v in new["hyper"].items()
+            }
         return new
 
     return walk(opt_state)

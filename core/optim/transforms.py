@@ -1,8 +1,8 @@
 """Transforms: the small parts, pairs of functions, that optimizers are chains of.
 
-A transform is an `Optimizer`: `init(params) -> state` and `update(grads, state, params) -> (updates, state)`.
-It serves NumPy arrays and torch tensors alike; hyper-parameters are those of `optim.hyper`. The entries of the
-states bear the names that torch.optim gives them.
+A transform is an `Optimizer`: `init(params) -> state` and `update(grads, state, params) ->
+(updates, state)`. It serves NumPy arrays and torch tensors alike; hyper-parameters are those of
+`optim.hyper`. The entries of the states bear the names that torch.optim gives them.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ from purenets.core.optim.hyper import (
     zero_count,
 )
 
-# --- composition ------------------------------------------------------------------------------------------
+# --- composition ----------------------------------------------------------------------------------
 
 
 def chain(*transforms: Optimizer) -> Optimizer:
@@ -56,7 +56,8 @@ def chain(*transforms: Optimizer) -> Optimizer:
     named = {str(i): transform for i, transform in enumerate(transforms)}
     together = all(map(is_elementwise, transforms))
     plain = {
-        name: on_leaves(transform) if together else transform.update for name, transform in named.items()
+        name: on_leaves(transform) if together else transform.update
+        for name, transform in named.items()
     }
     updates = {name: with_extra_args(transform.update) for name, transform in named.items()}
 
@@ -85,7 +86,9 @@ def chain(*transforms: Optimizer) -> Optimizer:
 
 
 def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
-    """Return the update of a chain together with its application, which is that of the last transform."""
+    """Return the update of a chain together with its application, which is that of the last
+    transform.
+    """
     *others, last = named
 
     def advance_chain(grads, state, params):
@@ -103,7 +106,7 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
     return Optimizer(lambda params: {}, lambda grads, state, params: (f(grads, params), state))
 
 
-# --- transforms -------------------------------------------------------------------------------------------
+# --- transforms -----------------------------------------------------------------------------------
 
 
 def scale_by_learning_rate(lr: Hyper) -> Optimizer:
@@ -142,7 +145,7 @@ def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
 
 
 def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Optimizer:
-    """buf = momentum buf + (1 - dampening) g, but the first buf is g, undamped, as in torch.optim."""
+    """buf = momentum buf + (1 - dampening) g; the first is g, undamped, as in torch.optim."""
     damped = not is_zero(dampening)
 
     def init(params):
@@ -154,7 +157,10 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
         if damped:
             xp, count = namespace(state["count"]), count_to_dtype(state["count"], grads)
             fresh = scaled(
-                grads, xp.where(count == 0, xp.ones_like(count), 1 - resolve_hyper(dampening, state, grads))
+                grads,
+                xp.where(
+                    count == 0, xp.ones_like(count), 1 - resolve_hyper(dampening, state, grads)
+                ),
             )
         buffer = tree.map(lambda buf, g: decay * buf + g, state["momentum_buffer"], fresh)
         updates = tree.map(lambda g, buf: g + decay * buf, grads, buffer) if nesterov else buffer
@@ -164,7 +170,7 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
 
 
 def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False) -> Optimizer:
-    """g / (sqrt(v) + eps), v the running mean of g^2 (if centered, less the square of that of g)."""
+    """g / (sqrt(v) + eps), v the running mean of g^2 (if centered, its running variance)."""
 
     def init(params):
         means = {"square_avg": tree.zeros_like(params)}
@@ -201,8 +207,9 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
 
 
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
-    """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero. `amsgrad`
-    takes the largest v so far, before the correction, as torch does (Reddi et al. 2018)."""
+    """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero.
+    `amsgrad` takes the largest v so far, before the correction, as torch does (Reddi et al.
+    2018)."""
     check_decays(*betas)
     known = as_numbers(*betas, eps)
     names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
@@ -233,9 +240,11 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
     return elementwise(Optimizer(init, update))
 
 
-def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper = 4e-3) -> Optimizer:
-    """Adam with Nesterov's momentum (Dozat 2016), whose mu_t = b1 (1 - 0.96^(t momentum_decay) / 2):
-    ((1 - mu_t) g / (1 - prod mu) + mu_t+1 m / (1 - mu_t+1 prod mu)) / (sqrt(v) + eps)."""
+def scale_by_nadam(
+    betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper = 4e-3
+) -> Optimizer:
+    """Adam with Nesterov's momentum (Dozat 2016), whose mu_t = b1 (1 - 0.96^(t momentum_decay) /
+    2): ((1 - mu_t) g / (1 - prod mu) + mu_t+1 m / (1 - mu_t+1 prod mu)) / (sqrt(v) + eps)."""
     check_decays(*betas)
 
     def init(params):
@@ -247,7 +256,9 @@ def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper 
         }
 
     def update(grads, state, params):
-        b1, b2, e, decay = [resolve_hyper(value, state, grads) for value in (*betas, eps, momentum_decay)]
+        b1, b2, e, decay = [
+            resolve_hyper(value, state, grads) for value in (*betas, eps, momentum_decay)
+        ]
         means, counts = moments(b1, b2, grads, state), next_count(state)
         count = count_to_dtype(counts["count"], grads)
         mu, ahead = (b1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in (count, count + 1))
@@ -262,8 +273,9 @@ def scale_by_nadam(betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper 
 
 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
-    """Rectified Adam (Liu et al. 2020): r sqrt(1 - b2^t) m / (sqrt(v) + eps) where the length of the second
-    average, rho, is over 5, and m alone before; m without its bias, eps beside the root of the biased v."""
+    """Rectified Adam (Liu et al. 2020): r sqrt(1 - b2^t) m / (sqrt(v) + eps) where the length of
+    the second average, rho, is over 5, and m alone before; m without its bias, eps beside the root
+    of the biased v."""
     check_decays(*betas)
 
     def init(params):
@@ -286,7 +298,10 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
 
 def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Array, Array]:
-    """Whether rho > 5, and RAdam's r sqrt(1 - beta^t) then. In float64, since rho is a small difference."""
+    """Whether rho > 5, and RAdam's r sqrt(1 - beta^t) then.
+
+    In float64, since rho is a small difference.
+    """
     leaf, xp = first_leaf(grads), namespace(count)
     count = xp.astype(count, xp.float64)
     correction, longest = bias_correction(beta, count), 2 / (1 - beta) - 1
@@ -297,8 +312,10 @@ def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Arr
 
 
 def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
-    """m / u: m the running mean of g without its bias to zero, u = max(b2 u, |g| + eps) (Kingma and Ba 2015,
-    section 7)."""
+    """m / u: m the running mean of g without its bias to zero, u = max(b2 u, |g| + eps).
+
+    Source: Kingma and Ba 2015, section 7.
+    """
     check_decays(*betas)
 
     def init(params):
@@ -317,7 +334,9 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
 
 def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
-    """d = g sqrt(D + eps) / sqrt(v + eps), v the running mean of g^2 and D that of d^2 (Zeiler 2012)."""
+    """d = g sqrt(D + eps) / sqrt(v + eps), v the running mean of g^2 and D that of d^2 (Zeiler
+    2012).
+    """
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("square_avg", "acc_delta")}
@@ -355,8 +374,10 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
 
 
 def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimizer:
-    """Each leaf of g times coefficient |p| / (|g| + eps), or as it is where either norm is 0 (You et al.
-    2017)."""
+    """Each leaf of g times coefficient |p| / (|g| + eps), or as it is where either norm is 0.
+
+    Source: You et al. 2017.
+    """
 
     def scale(coefficient, grads, params):
         def one(g, p):

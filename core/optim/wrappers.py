@@ -5,8 +5,8 @@
     apply_if_finite             no update by a gradient that is not finite
     ema, lookahead              averages of the params
 
-`optim.state` reads and changes what they keep. Nothing branches on a value: an update that is not due is computed
-and not used.
+`optim.state` reads and changes what they keep. Nothing branches on a value: an update that is not
+due is computed and not used.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,20 @@ from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import choose, running_mean, scaled
 from purenets.core.optim.elementwise import elementwise, elementwise_as
 from purenets.core.optim.extra_args import like_inner, with_extra_args
-from purenets.core.optim.hyper import Hyper, first_leaf, init_count, next_count, resolve_hyper, zero_count
+from purenets.core.optim.hyper import (
+    Hyper,
+    first_leaf,
+    init_count,
+    next_count,
+    resolve_hyper,
+    zero_count,
+)
 from purenets.core.optim.transforms import chain, stateless
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
 
 
-# --- parts of the params ----------------------------------------------------------------------------------
+# --- parts of the params --------------------------------------------------------------------------
 
 
 def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array], str]) -> Optimizer:
@@ -109,8 +116,9 @@ def freeze() -> Optimizer:
 
 
 def normalize_weights(optimizer: Optimizer) -> Optimizer:
-    """Each update begins from the weights brought back to the length of the square root of their number of
-    rows, so that a rate means the same to every matrix and at all times (K. Jordan 2024)."""
+    """Each update begins from the weights brought back to the length of the square root of their
+    number of rows, so that a rate means the same to every matrix and at all times (K. Jordan
+    2024)."""
 
     def update(grads, state, params, **extra):
         updates, state = optimizer.update(grads, state, params, **extra)
@@ -126,16 +134,22 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
     return Optimizer(optimizer.init, like_inner(update, [optimizer]))
 
 
-# --- when to update ---------------------------------------------------------------------------------------
+# --- when to update -------------------------------------------------------------------------------
 
 
 def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
-    """Every k-th update is that of `optimizer` for the mean of the last k gradients; the others are zero."""
+    """Every k-th update is that of `optimizer` for the mean of the last k gradients; the others are
+    zero.
+    """
     if type(k) is not int or k < 1:
         raise UserError(f"accumulate: k is {k}, needs a positive integer")
 
     def init(params):
-        return {"count": zero_count(params), "sum": tree.zeros_like(params), "inner": optimizer.init(params)}
+        return {
+            "count": zero_count(params),
+            "sum": tree.zeros_like(params),
+            "inner": optimizer.init(params),
+        }
 
     def update(grads, state, params, **extra):
         count, total = state["count"] + 1, tree.map(lambda s, g: s + g, state["sum"], grads)
@@ -149,8 +163,8 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
 
 
 def apply_if_finite(optimizer: Optimizer) -> Optimizer:
-    """No update and no change of the inner state where the gradient has an infinity or a NaN; the entry
-    "skipped" counts these."""
+    """No update and no change of the inner state where the gradient has an infinity or a NaN; the
+    entry "skipped" counts these."""
 
     def init(params):
         return {"skipped": zero_count(params), "inner": optimizer.init(params)}
@@ -158,7 +172,9 @@ def apply_if_finite(optimizer: Optimizer) -> Optimizer:
     def update(grads, state, params, **extra):
         finite = all_finite(grads)
         nothing = tree.zeros_like(grads)
-        updates, inner = optimizer.update(choose(finite, grads, nothing), state["inner"], params, **extra)
+        updates, inner = optimizer.update(
+            choose(finite, grads, nothing), state["inner"], params, **extra
+        )
         skipped = namespace(finite).where(finite, state["skipped"], state["skipped"] + 1)
         return choose(finite, updates, nothing), {
             "skipped": skipped,
@@ -174,12 +190,12 @@ def all_finite(grads: Params) -> Array:
     return namespace(first_leaf(grads)).all(namespace(first_leaf(grads)).stack(each))
 
 
-# --- averages of the params -------------------------------------------------------------------------------
+# --- averages of the params -----------------------------------------------------------------------
 
 
 def ema(decay: Hyper = 0.999) -> Optimizer:
-    """The end of a chain: passes the updates and keeps, as the entry "ema", the running mean of the params
-    after them, from the first params on. Read it by `get_state(opt_state, "ema")`."""
+    """The end of a chain: passes the updates and keeps, as the entry "ema", the running mean of the
+    params after them, from the first params on. Read it by `get_state(opt_state, "ema")`."""
 
     def init(params):
         return {**init_count(params, decay), "ema": params.copy()}
@@ -193,8 +209,8 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
 
 
 def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer:
-    """After every k updates of `optimizer` the slow params go `alpha` of the way to the fast ones, and the
-    fast ones back to them (Zhang et al. 2019)."""
+    """After every k updates of `optimizer` the slow params go `alpha` of the way to the fast ones,
+    and the fast ones back to them (Zhang et al. 2019)."""
 
     def init(params):
         return {"count": zero_count(params), "slow": params.copy(), "inner": optimizer.init(params)}

@@ -1,4 +1,6 @@
-"""Drawings of networks: layers as boxes, with the dimensions that go forward and backward between them."""
+"""Drawings of networks: layers as boxes, with the dimensions that go forward and backward between
+them.
+"""
 
 from collections.abc import Sequence
 
@@ -23,8 +25,8 @@ JOINED = (
 
 def network(rows: Sequence[Row], title: str = "") -> Figure:
     """The layers of `tabulate` from the input down to the logits. Left of the boxes, in blue, what
-    each computes going forward; right, in orange, its products going backward; at the arrows the shapes that
-    are handed on."""
+    each computes going forward; right, in orange, its products going backward; at the arrows the
+    shapes that are handed on."""
     groups = _grouped(rows)
     figure, axes = panels(1, 1, 9.6, 0.9 + 0.72 * len(groups))
     axis = axes[0, 0]
@@ -42,10 +44,16 @@ def network(rows: Sequence[Row], title: str = "") -> Figure:
     return figure
 
 
-def box(axis: Axes, x: float, y: float, width: float, height: float, text: str, size: float = 8.5) -> None:
+def box(
+    axis: Axes, x: float, y: float, width: float, height: float, text: str, size: float = 8.5
+) -> None:
     """A box around its centre."""
     corner = (x - width / 2, y - height / 2)
-    style = {"boxstyle": "round,pad=0.02,rounding_size=0.06", "facecolor": "#f3f6fa", "edgecolor": "black"}
+    style = {
+        "boxstyle": "round,pad=0.02,rounding_size=0.06",
+        "facecolor": "#f3f6fa",
+        "edgecolor": "black",
+    }
     axis.add_patch(FancyBboxPatch(corner, width, height, **style))
     axis.text(x, y, text, ha="center", va="center", fontsize=size)
 

@@ -1,8 +1,9 @@
-"""A document of sections, paragraphs, tables and figures, written once: as one self-contained HTML page, as a
-PDF (by way of Typst), and its tables for a terminal.
+"""A document of sections, paragraphs, tables and figures, written once: as one self-contained HTML
+page, as a PDF (by way of Typst), and its tables for a terminal.
 
-In texts `code` and *emphasis* are marked as here, and @key stands for the number of the table or picture of that
-key ("Figure 3"). Everything else is taken literally, whatever it is: no text can become markup.
+In texts `code` and *emphasis* are marked as here, and @key stands for the number of the table or
+picture of that key ("Figure 3"). Everything else is taken literally, whatever it is: no text can
+become markup.
 """
 
 import io
@@ -35,7 +36,9 @@ class Section(NamedTuple):
 
 
 class Document(NamedTuple):
-    """contents: whether it begins with a table of contents. references: a numbered list at the end."""
+    """contents: whether it begins with a table of contents. references: a numbered list at
+    the end.
+    """
 
     title: str
     sections: Sequence[Section]
@@ -45,14 +48,16 @@ class Document(NamedTuple):
 
 
 def png(figure: Figure, dpi: int = 150) -> bytes:
-    """A Figure as PNG, in our style; without the date, so that the same figure gives the same bytes."""
+    """A Figure as PNG, in our style; without the date, so that the same figure gives the same
+    bytes.
+    """
     content = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
     return content.getvalue()
 
 
-# --- what both forms share --------------------------------------------------------------------------------
+# --- what both forms share ------------------------------------------------------------------------
 
 
 def _numbered(sections: Sequence[Section], lead: str = "", depth: int = 1) -> Iterator[tuple]:
@@ -71,7 +76,9 @@ def _numbers(document: Document) -> dict[int | str, str]:
             if isinstance(block, str) or not block.caption:
                 continue
             counts[type(block)] += 1
-            names[id(block)] = f"{'Table' if isinstance(block, Table) else 'Figure'} {counts[type(block)]}"
+            names[id(block)] = (
+                f"{'Table' if isinstance(block, Table) else 'Figure'} {counts[type(block)]}"
+            )
             if block.key in names:
                 raise ValueError(f"two tables or figures have the key {block.key}")
             if block.key:
@@ -95,7 +102,9 @@ class _Writer:
             if len(piece) > 2 and piece[0] == piece[-1] == "`":
                 parts.append(self.code(piece[1:-1]))
                 continue
-            for inner in re.split(r"((?<!\w)\*(?! )[^*\n]+(?<! )\*(?!\w))", self._with_numbers(piece)):
+            for inner in re.split(
+                r"((?<!\w)\*(?! )[^*\n]+(?<! )\*(?!\w))", self._with_numbers(piece)
+            ):
                 marked = len(inner) > 2 and inner[0] == inner[-1] == "*"
                 parts.append(self.emphasis(inner[1:-1]) if marked else self.literal(inner))
         return "".join(parts)
@@ -113,7 +122,7 @@ class _Writer:
         return self.table(block) if isinstance(block, Table) else self.picture(block)
 
 
-# --- HTML -------------------------------------------------------------------------------------------------
+# --- HTML -----------------------------------------------------------------------------------------
 
 
-# --- Typst ------------------------------------------------------------------------------------------------
+# --- Typst ----------------------------------------------------------------------------------------

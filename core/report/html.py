@@ -4,7 +4,15 @@ import base64
 import html
 from collections.abc import Sequence
 
-from purenets.core.report.document import Document, Picture, Section, _numbered, _numbers, _Writer, png
+from purenets.core.report.document import (
+    Document,
+    Picture,
+    Section,
+    _numbered,
+    _numbers,
+    _Writer,
+    png,
+)
 from purenets.core.report.tables import Table, numeric_columns
 
 CSS = """
@@ -21,7 +29,8 @@ a { color: inherit; }
 code { font-size: 0.85em; background: #8882; padding: 0.1em 0.3em; border-radius: 3px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.8rem; }
-th, td { padding: 0.3rem 0.5rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
+th, td { padding: 0.3rem 0.5rem; text-align: right; white-space: nowrap; }
+th, td { border-bottom: 1px solid #8884; }
 .text { text-align: left; }
 figure { margin: 1.5rem 0; }
 img { max-width: 100%; background: white; border-radius: 4px; }

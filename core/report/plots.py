@@ -1,7 +1,8 @@
 """Figures with one look: legible in black and white, safe for color-blind eyes.
 
-A class has a color and a shape, the split shows by fill (train filled, test hollow), a run by color and
-line style. Functions return a `matplotlib.figure.Figure`; nothing is global and nothing is shown.
+A class has a color and a shape, the split shows by fill (train filled, test hollow), a run by color
+and line style. Functions return a `matplotlib.figure.Figure`; nothing is global and nothing is
+shown.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,9 +50,11 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path)
 
 
-def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str = "", log: bool = False):
-    """One panel for each group of columns: `names = [("train_loss", "test_loss"), ...]`; a color for each
-    run, a line style for each column."""
+def curves(
+    runs: dict[str, History], names: Sequence[Sequence[str]], title: str = "", log: bool = False
+):
+    """One panel for each group of columns: `names = [("train_loss", "test_loss"), ...]`; a color
+    for each run, a line style for each column."""
     figure, axes = panels(1, len(names))
     for axis, group in zip(axes[0], names, strict=True):
         for i, (label, rows) in enumerate(runs.items()):
@@ -60,7 +63,9 @@ def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str 
                 part = name.split("_")[0] if "_" in name else "train"
                 text = " ".join(filter(None, (label, part)))
                 width = 3.2 if len(runs) == 2 and i == 0 else 1.6  # so that it shows below another
-                axis.plot(steps, values, LINES[j % 4], color=COLORS[i % 8], label=text, linewidth=width)
+                axis.plot(
+                    steps, values, LINES[j % 4], color=COLORS[i % 8], label=text, linewidth=width
+                )
         kind = group[0].split("_")[-1]
         axis.set(xlabel="step", ylabel=kind)
         if log and kind == "loss":
@@ -71,8 +76,8 @@ def curves(runs: dict[str, History], names: Sequence[Sequence[str]], title: str 
 
 
 def scatter(axis, data: Dataset, title: str = "") -> None:
-    """The points of a set: class by color and shape, train filled, test hollow; more than two features as
-    their first two principal components."""
+    """The points of a set: class by color and shape, train filled, test hollow; more than two
+    features as their first two principal components."""
     project = plane_of(data.train[0])
     for name, (x, y) in (("train", data.train), ("test", data.test)):
         points = project(np.asarray(x))
@@ -102,7 +107,9 @@ def plane_of(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: (x - mean) @ axes.T
 
 
-def boundary(axis, predict: Callable[[np.ndarray], np.ndarray], data: Dataset, title: str = "") -> None:
+def boundary(
+    axis, predict: Callable[[np.ndarray], np.ndarray], data: Dataset, title: str = ""
+) -> None:
     """Draw the regions of the predicted classes (two features only) behind the points.
 
     predict: (n, 2) -> (n,) class numbers.
@@ -115,7 +122,13 @@ def boundary(axis, predict: Callable[[np.ndarray], np.ndarray], data: Dataset, t
     classes = rearrange(predicted, "(rows columns) -> rows columns", rows=len(where[0]))
     colors = ListedColormap([COLORS[i % 8] for i in range(data.n_classes)])
     axis.pcolormesh(
-        *where, classes, cmap=colors, vmin=-0.5, vmax=data.n_classes - 0.5, alpha=0.22, rasterized=True
+        *where,
+        classes,
+        cmap=colors,
+        vmin=-0.5,
+        vmax=data.n_classes - 0.5,
+        alpha=0.22,
+        rasterized=True,
     )
     for label in range(data.n_classes - 1):
         axis.contour(*where, classes > label, levels=[0.5], colors="black", linewidths=1.0)
@@ -146,12 +159,16 @@ def confusion(axis, counts: np.ndarray, names: Sequence[str], title: str = "") -
 
 
 def landscape(axis, losses: np.ndarray, steps: Sequence[float], title: str = "") -> None:
-    """Contours of a plane of losses around params, on a logarithmic scale; the params are the cross in the
-    middle. losses: (steps, steps), the first direction along the rows."""
+    """Contours of a plane of losses around params, on a logarithmic scale; the params are the cross
+    in the middle. losses: (steps, steps), the first direction along the rows."""
     shown = np.log10(np.maximum(losses, 1e-12))
-    levels = np.linspace(shown.min(), shown.max() if shown.max() > shown.min() else shown.min() + 1, 13)
+    levels = np.linspace(
+        shown.min(), shown.max() if shown.max() > shown.min() else shown.min() + 1, 13
+    )
     filled = axis.contourf(steps, steps, shown, levels=levels, cmap="cividis")
-    axis.contour(steps, steps, shown, levels=levels, colors="white", linewidths=0.5, linestyles="solid")
+    axis.contour(
+        steps, steps, shown, levels=levels, colors="white", linewidths=0.5, linestyles="solid"
+    )
     axis.plot(0, 0, "+", color="white", markersize=12, markeredgewidth=2)
     axis.set(title=title, xlabel="along the second direction", ylabel="along the first direction")
     axis.grid(False)

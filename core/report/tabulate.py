@@ -1,12 +1,13 @@
-"""A table of a network, one row a layer: name, kind, shapes, parameters, and the dimensions of the matrix
-products of the forward and of the backward pass.
+"""A table of a network, one row a layer: name, kind, shapes, parameters, and the dimensions of the
+matrix products of the forward and of the backward pass.
 
     print(as_text(tabulate(MLP(2, [20], 2), np.zeros((32, 2), np.float32))))
 
 For NumPy nets, torch nets and `from_module` nets alike. The layers are those that a model names in
-`Model.layers`, applied in evaluation mode to `x`. For rows of a batch y = x W^T: forward (N x in)(in x out),
-backward dx = dy W: (N x out)(out x in) and dW = dy^T x: (out x N)(N x in). A convolution is the same product of
-patches: N = batch * height * width of the output, in = channels * kernel height * kernel width.
+`Model.layers`, applied in evaluation mode to `x`. For rows of a batch y = x W^T: forward (N x
+in)(in x out), backward dx = dy W: (N x out)(out x in) and dW = dy^T x: (out x N)(N x in). A
+convolution is the same product of patches: N = batch * height * width of the output, in = channels
+* kernel height * kernel width.
 """
 
 import contextlib
@@ -53,7 +54,9 @@ def tabulate(
 
 
 def _any_leaves(model: Model) -> tuple[Params, Buffers]:
-    """Return leaves for their shapes: drawn, or the values of a torch module that cannot be drawn anew."""
+    """Return leaves for their shapes: drawn, or the values of a torch module that cannot be drawn
+    anew.
+    """
     try:
         return model.init(random.key(0))
     except UserError:
@@ -63,7 +66,14 @@ def _any_leaves(model: Model) -> tuple[Params, Buffers]:
 def as_table(rows: Sequence[Row]) -> Table:
     """Return the rows as a Table; its last row has the sum of the parameters."""
     body = [
-        (row.name, row.operation, _shape(row.input), _shape(row.output), f"{row.params:,}", *row[5:])
+        (
+            row.name,
+            row.operation,
+            _shape(row.input),
+            _shape(row.output),
+            f"{row.params:,}",
+            *row[5:],
+        )
         for row in rows
     ]
     total = ("total", "", "", "", f"{sum(row.params for row in rows):,}", "", "")
@@ -80,10 +90,12 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return to_markdown(as_table(rows))
 
 
-# --- layers -----------------------------------------------------------------------------------------------
+# --- layers ---------------------------------------------------------------------------------------
 
 
-def _visit(rows: list[Row], name: str, model: Any, params: Params, buffers: Buffers, x: Array) -> Array:
+def _visit(
+    rows: list[Row], name: str, model: Any, params: Params, buffers: Buffers, x: Array
+) -> Array:
     """Add the rows of a model or layer called `name`, and return its output on `x`."""
     with _leaf_modules(x) as modules:
         y = (getattr(model, "apply", None) or model.forward)(params, buffers, x)[0]
@@ -100,7 +112,9 @@ def _visit(rows: list[Row], name: str, model: Any, params: Params, buffers: Buff
 
 
 class _Call(NamedTuple):
-    """A call of a torch.nn.Module: its name in the outermost module, itself, its inputs and output."""
+    """A call of a torch.nn.Module: its name in the outermost module, itself, its inputs and
+    output.
+    """
 
     name: str
     module: Any
@@ -110,7 +124,9 @@ class _Call(NamedTuple):
 
 @contextlib.contextmanager
 def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
-    """Collect the calls of torch.nn.Modules that hold no other, or params of their own, within the block."""
+    """Collect the calls of torch.nn.Modules that hold no other, or params of their own, within the
+    block.
+    """
     calls: list[_Call] = []
     if not hasattr(_first(x), "detach"):
         yield calls
@@ -127,7 +143,10 @@ def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
         if not list(module.children()) or list(module.parameters(recurse=False)):
             calls.append(_Call(names.get(id(module), ""), module, inputs, output))
 
-    handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
+    handles = [
+        hooks.register_module_forward_pre_hook(before),
+        hooks.register_module_forward_hook(after),
+    ]
     try:
         yield calls
     finally:
@@ -149,18 +168,22 @@ def _module_rows(prefix: str, calls: Sequence[_Call], params: Params) -> list[Ro
         rows.append(_row(name, type(call.module).__name__, own, call.x, call.y))
     for name, leaf in left.items():
         kind, shape = "parameter", tuple(leaf.shape)
-        rows.append(Row(f"{prefix}.{name}" if prefix else name, kind, (), shape, math.prod(shape), "", ""))
+        rows.append(
+            Row(f"{prefix}.{name}" if prefix else name, kind, (), shape, math.prod(shape), "", "")
+        )
     return rows
 
 
 def _first(y: Any) -> Any:
-    """Return the first tensor of inputs or an output, which may be nested in tuples, lists and dicts."""
+    """Return the first tensor of inputs or an output, which may be nested in tuples, lists and
+    dicts.
+    """
     if isinstance(y, Mapping):
         y = tuple(y.values())
     return _first(y[0]) if isinstance(y, tuple | list) and y else y
 
 
-# --- rows -------------------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
@@ -178,7 +201,9 @@ def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
 
 
 def _is_product(weight: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]) -> bool:
-    """Return True if a weight (out, in) or (out, in / groups, kernel...) maps the shape x to the shape y."""
+    """Return True if a weight (out, in) or (out, in / groups, kernel...) maps the shape x to the
+    shape y.
+    """
     if len(weight) == 2:
         return bool(x) and x[-1] == weight[1] and y[-1] == weight[0]
     axis = _channels(weight)
@@ -191,8 +216,8 @@ def _channels(weight: tuple[int, ...]) -> int:
 
 
 def _matrices(model: Model, params: Params, x: Array, y: Array) -> list[Row]:
-    """Return a row for each matrix of a net that is not made of layers, such as the recurrent one: each
-    multiplies rows of a batch (there, at each step of time)."""
+    """Return a row for each matrix of a net that is not made of layers, such as the recurrent one:
+    each multiplies rows of a batch (there, at each step of time)."""
     n, rows, kind = _first(x).shape[0], [], model.kind or UNNAMED
     for name, leaf in params.items():
         shape, size = tuple(leaf.shape), math.prod(leaf.shape)

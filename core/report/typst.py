@@ -45,7 +45,9 @@ def to_typst(document: Document, folder: Path) -> str:
     lines.append(f"#align(center, text(size: 18pt, weight: 700, {_string(document.title)}))")
     lines += map(write.paragraph, document.abstract)
     lines += (
-        ["#outline(depth: 2)", "#pagebreak()"] if document.contents else ["#set heading(numbering: none)"]
+        ["#outline(depth: 2)", "#pagebreak()"]
+        if document.contents
+        else ["#set heading(numbering: none)"]
     )
     for _, section, depth in _numbered(document.sections):
         lines.append(f"#heading(level: {depth}, {_string(section.title)})")
@@ -96,7 +98,9 @@ class _Typst(_Writer):
         path = self.folder / f"picture{self.pictures}.png"
         path.write_bytes(png(picture.figure, dpi=200))
         width, height = picture.figure.get_size_inches()
-        share = min(1, width / 7.2, 8.5 * width / (7.2 * height))  # of the line; a page is 8.5 inches high
+        share = min(
+            1, width / 7.2, 8.5 * width / (7.2 * height)
+        )  # of the line; a page is 8.5 inches high
         image = f'image("{path.name}", width: {share:.0%})'
         return f"#{self.figure('image', picture, image)}"
 

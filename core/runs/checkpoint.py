@@ -1,7 +1,9 @@
-"""Checkpoints: one safetensors file, whole or not at all, never pickle; and a JSON beside it to read.
+"""Checkpoints: one safetensors file, whole or not at all, never pickle; and a JSON beside it to
+read.
 
-The file alone is a checkpoint: its header holds the JSON `meta` and the SHA-256 of all its other bytes, so
-that any damaged byte is found before anything is used. `checkpoint.json` is a copy of `meta` for people.
+The file alone is a checkpoint: its header holds the JSON `meta` and the SHA-256 of all its other
+bytes, so that any damaged byte is found before anything is used. `checkpoint.json` is a copy of
+`meta` for people.
 """
 
 import hashlib
@@ -43,15 +45,17 @@ def save(folder: Path, arrays: dict, meta: dict[str, Any]) -> Path:
 def load(folder: Path, template: dict) -> tuple[dict, dict[str, Any]]:
     """The nested dict and the `meta` of `save`.
 
-    template: a dict of the names, shapes and dtypes that are expected; each array comes back as its library
-    and on its device. A UserError says what is damaged, or names the leaf that differs.
+    template: a dict of the names, shapes and dtypes that are expected; each array comes back as its
+    library and on its device. A UserError says what is damaged, or names the leaf that differs.
     """
     path = Path(folder) / NAME
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    damaged = UserError(f"{path}: damaged or not a checkpoint of purenets; restore it or start a new --out")
+    damaged = UserError(
+        f"{path}: damaged or not a checkpoint of purenets; restore it or start a new --out"
+    )
     if not _is_whole(content):
         raise damaged
     try:
@@ -65,7 +69,9 @@ def load(folder: Path, template: dict) -> tuple[dict, dict[str, Any]]:
         tree.check_flat(flat, {name: to_host(leaf) for name, leaf in expected.items()})
     except UserError as error:
         raise UserError(f"{path}: not of this model and optimizer: {error}") from error
-    return tree.unflatten({name: like(flat[name], leaf) for name, leaf in expected.items()}, template), meta
+    return tree.unflatten(
+        {name: like(flat[name], leaf) for name, leaf in expected.items()}, template
+    ), meta
 
 
 def _header(content: bytes) -> bytes:

@@ -13,8 +13,8 @@ from purenets.core.train import Diverged, Interrupted, PeerLost
 def command(
     config_class: type[Options], main: Callable[[Any], object], presets: dict | None = None
 ) -> NoReturn:
-    """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2, divergence
-    and lost processes in 1, an interruption in 130, too little memory in 2."""
+    """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2,
+    divergence and lost processes in 1, an interruption in 130, too little memory in 2."""
     malloc.keep_freed_memory()
     code = 0
     try:
@@ -26,7 +26,9 @@ def command(
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        code = _complain(f"not enough memory for this net or batch ({str(error).splitlines()[0]})", 2)
+        code = _complain(
+            f"not enough memory for this net or batch ({str(error).splitlines()[0]})", 2
+        )
     except Interrupted as error:
         code = _complain(error, 130)
     except KeyboardInterrupt:
@@ -36,7 +38,9 @@ def command(
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that there is no room, in NumPy's words or in torch's."""
-    return isinstance(error, MemoryError) or any(w in str(error) for w in ("can't allocate", "out of memory"))
+    return isinstance(error, MemoryError) or any(
+        w in str(error) for w in ("can't allocate", "out of memory")
+    )
 
 
 def _complain(message, code: int) -> int:

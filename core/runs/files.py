@@ -20,8 +20,8 @@ def folder_at(path: str) -> Path:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Within the block no other process is in such a block of the same folder: it gets a UserError. The lock is
-    the system's, so it is gone with its process, however that ends."""
+    """Within the block no other process is in such a block of the same folder: it gets a UserError.
+    The lock is the system's, so it is gone with its process, however that ends."""
     try:
         import fcntl
     except ImportError:  # Windows has no such lock
@@ -33,7 +33,8 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--out {folder}: another process is training there; wait for it, or name another folder"
+                f"--out {folder}: another process is training there; wait for it, or name "
+                "another folder"
             ) from None
         yield
     finally:
@@ -41,8 +42,8 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside `path`, flush it to the disk and rename it. What stood at `path`
-    stays until the new content is complete, whatever happens."""
+    """Write to a temporary file beside `path`, flush it to the disk and rename it. What stood at
+    `path` stays until the new content is complete, whatever happens."""
     path = Path(path)
     temporary = None
     try:
@@ -54,7 +55,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); what stood there is kept") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); what stood there is kept"
+        ) from error
     finally:
         if temporary:
             with contextlib.suppress(OSError):  # gone where the rename succeeded

@@ -18,8 +18,9 @@ FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run
 
 
 def open_run(config: Options, writes: bool = True) -> Path | None:
-    """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`; None if no
-    folder is asked for. With `writes=False` nothing is checked or written: another process does that.
+    """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`; None
+    if no folder is asked for. With `writes=False` nothing is checked or written: another process
+    does that.
 
     A UserError if it holds a run and no resumption is asked for, or a run of other options.
     """
@@ -37,17 +38,24 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
         before = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError) as error:
         raise UserError(f"--out {folder}: cannot be used ({error})") from error
-    if not isinstance(before, dict | None) or not isinstance((before or {}).get("config", {}), dict):
+    if not isinstance(before, dict | None) or not isinstance(
+        (before or {}).get("config", {}), dict
+    ):
         raise UserError(
-            f"--out {folder}: its config.json is not that of a run; restore it or name another folder"
+            f"--out {folder}: its config.json is not that of a run; restore it or name another "
+            "folder"
         )
     if before is None:
         if (folder / checkpoint.NAME).exists():
-            raise UserError(f"--out {folder}: holds a checkpoint but no config.json; name another folder")
+            raise UserError(
+                f"--out {folder}: holds a checkpoint but no config.json; name another folder"
+            )
         text = json.dumps({**about, **environment()}, indent=1)
         write_atomically(path, (text + "\n").encode())
     elif not config.resume:
-        raise UserError(f"--out {folder}: holds a run; go on with it by --resume, or name another folder")
+        raise UserError(
+            f"--out {folder}: holds a run; go on with it by --resume, or name another folder"
+        )
     else:
         _check_same(folder, before, about)
     return folder
@@ -69,18 +77,35 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
 
 
 def fit_and_save(
-    folder: Path | None, step: Step, state: TrainState, batches, *, hint: str, writes: bool = True, **options
+    folder: Path | None,
+    step: Step,
+    state: TrainState,
+    batches,
+    *,
+    hint: str,
+    writes: bool = True,
+    **options,
 ):
-    """`purenets.core.train.fit` from the folder's checkpoint on, saving there after each row; returns its results.
-    With `writes=False` the folder is only read: another process of the same run writes it.
+    """`purenets.core.train.fit` from the folder's checkpoint on, saving there after each row;
+    returns its results. With `writes=False` the folder is only read: another process of the same
+    run writes it.
 
-    What ends it early says what is saved and how to go on; `hint` is what may help a loss that diverges.
+    What ends it early says what is saved and how to go on; `hint` is what may help a loss that
+    diverges.
     """
     with exclusive_lock(folder) if folder and writes else contextlib.nullcontext():
         return _fit(folder, step, state, batches, hint, writes, options)
 
 
-def _fit(folder: Path | None, step: Step, state: TrainState, batches, hint: str, writes: bool, options: dict):
+def _fit(
+    folder: Path | None,
+    step: Step,
+    state: TrainState,
+    batches,
+    hint: str,
+    writes: bool,
+    options: dict,
+):
     history_, metric_sums = [], {}
     if folder:
         state, history_, metric_sums = restore(folder, state)
@@ -101,14 +126,20 @@ def _fit(folder: Path | None, step: Step, state: TrainState, batches, hint: str,
         raise train.PeerLost(f"{error}; {_last_good(folder)}{how}") from error
     except train.Interrupted as error:
         how = f"saved; go on with the same options and --out {folder} --resume"
-        raise train.Interrupted(f"{error}; {how if folder else 'nothing is saved without --out'}") from error
+        raise train.Interrupted(
+            f"{error}; {how if folder else 'nothing is saved without --out'}"
+        ) from error
 
 
 def timer(folder: Path | None) -> Callable[[int], None]:
-    """Starts; the function that it returns adds a lap, the step and the seconds since the run began, to
-    `seconds.json`. Evaluations and saving are included, what a killed process took after its last lap is not.
+    """Starts; the function that it returns adds a lap, the step and the seconds since the run
+    began, to `seconds.json`. Evaluations and saving are included, what a killed process took after
+    its last lap is not.
     """
-    before, begin = timings(folder)[-1]["seconds"] if folder and timings(folder) else 0.0, time.perf_counter()
+    before, begin = (
+        timings(folder)[-1]["seconds"] if folder and timings(folder) else 0.0,
+        time.perf_counter(),
+    )
 
     def lap(step: int) -> None:
         new = {"step": step, "seconds": before + time.perf_counter() - begin}
@@ -133,14 +164,21 @@ def _last_good(folder: Path | None) -> str:
     if folder is None:
         return "nothing is saved without --out"
     path = folder / checkpoint.NAME
-    return f"the last good checkpoint is {path}" if path.exists() else "there is no good checkpoint yet"
+    return (
+        f"the last good checkpoint is {path}"
+        if path.exists()
+        else "there is no good checkpoint yet"
+    )
 
 
 def _check_same(folder: Path, before: dict, about: dict) -> None:
     old, new = (
-        {"script": a.get("script")} | {f"--{k}": v for k, v in a.get("config", {}).items() if k not in FREE}
+        {"script": a.get("script")}
+        | {f"--{k}": v for k, v in a.get("config", {}).items() if k not in FREE}
         for a in (before, about)
     )
     for name in {**old, **new}:
         if old.get(name) != new.get(name):
-            raise UserError(f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}")
+            raise UserError(
+                f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}"
+            )

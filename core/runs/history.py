@@ -23,7 +23,10 @@ def write_csv(path: Path, rows: History) -> None:
 
 
 def read_csv(path: Path) -> History:
-    """The rows of `write_csv`; cells without a value are left out. A UserError if it is no such file."""
+    """The rows of `write_csv`; cells without a value are left out.
+
+    A UserError if it is no such file.
+    """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             return [

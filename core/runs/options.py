@@ -7,8 +7,8 @@
 
     Config.parse(["--learning_rate", "0.1", "--hidden_units", "100,50"])
 
-Values are checked when a Config is made, wherever it comes from. An option that is wrong raises a UserError
-that names it as a flag.
+Values are checked when a Config is made, wherever it comes from. An option that is wrong raises a
+UserError that names it as a flag.
 """
 
 import argparse
@@ -91,10 +91,13 @@ class Options:
                 raise UserError(f"--{field.name} {_as_text(value)}: needs {wrong}")
 
     @classmethod
-    def parse(cls, arguments: Sequence[str] | None = None, presets: dict[str, Self] | None = None) -> Self:
+    def parse(
+        cls, arguments: Sequence[str] | None = None, presets: dict[str, Self] | None = None
+    ) -> Self:
         """The Config of a command line; `--help` prints all options with their defaults.
 
-        presets: Configs by name; `--preset NAME` takes its values as the defaults of all other options.
+        presets: Configs by name; `--preset NAME` takes its values as the defaults of all other
+        options.
         """
         arguments = sys.argv[1:] if arguments is None else arguments
         arguments = [_spelled(argument) for argument in arguments]
@@ -105,13 +108,17 @@ class Options:
             text += f": {', '.join(presets)}" if presets and field.name == "preset" else ""
             name, default = f"--{field.name}", defaults.get(field.name, field.default)
             if field.type is bool:
-                parser.add_argument(name, action=argparse.BooleanOptionalAction, default=default, help=text)
+                parser.add_argument(
+                    name, action=argparse.BooleanOptionalAction, default=default, help=text
+                )
             else:
                 shown = "" if default is None else f" (default: {_as_text(default)})"
                 metavar = _METAVARS.get(field.type, "LIST")
                 parser.add_argument(name, default=default, help=text + shown, metavar=metavar)
         given = vars(parser.parse_args(arguments))
-        return cls(**{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)})
+        return cls(
+            **{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)}
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them; a list is the text that the command line takes."""
@@ -123,7 +130,9 @@ class Options:
         """Return the Config of `to_dict`'s values; unknown and missing names are errors."""
         names = {field.name for field in dataclasses.fields(cls)}
         if values.keys() != names:
-            raise UserError(f"config: {', '.join(sorted(values.keys() ^ names))} missing or unknown")
+            raise UserError(
+                f"config: {', '.join(sorted(values.keys() ^ names))} missing or unknown"
+            )
         return cls(**values)
 
 

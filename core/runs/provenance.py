@@ -28,7 +28,9 @@ def machine() -> dict:
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if "model name" in line
         ]
         name = names[0] if names else name
     return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}"}
@@ -50,10 +52,15 @@ def _script(config: Options) -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the source, with "-dirty" where files differ from it; None outside a checkout."""
+    """The commit of the source, with "-dirty" where files differ from it;
+
+    None outside a checkout.
+    """
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

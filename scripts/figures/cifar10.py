@@ -2,7 +2,8 @@
 
     python scripts/figures/cifar10.py   # accuracy over minutes, from results/part1_cifar10.json
 
-Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON, one for each setting and seed.
+Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON, one for each
+setting and seed.
 """
 
 import json
@@ -28,8 +29,8 @@ FAR = -20  # points of accuracy
 
 
 def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
-    """Validation accuracy over the minutes of training: thin lines are seeds, a marker the test accuracy at the
-    end, over views where they were taken."""
+    """Validation accuracy over the minutes of training: thin lines are seeds, a marker the test
+    accuracy at the end, over views where they were taken."""
     figure, axes = panels(1, 1, 7.2, 4.0)
     axis = axes[0, 0]
     for i, (setting, mine) in enumerate(grouped(list(rows)).items()):
@@ -39,7 +40,9 @@ def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
             label = None if j else f"{setting} (n = {len(mine)})"
             axis.plot(minutes, accuracy, line, color=color, linewidth=1.3, label=label)
             axis.plot(minutes[-1], final(row), MARKERS[i % len(MARKERS)], color=color, markersize=7)
-    axis.set(xlabel="minutes of training", ylabel="validation accuracy", title=title, ylim=(0.3, 1.0))
+    axis.set(
+        xlabel="minutes of training", ylabel="validation accuracy", title=title, ylim=(0.3, 1.0)
+    )
     axis.legend(fontsize=9, frameon=False, loc="lower right")
     return figure
 
@@ -47,7 +50,9 @@ def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
 def validation_over_minutes(row: dict) -> tuple[list[float], list[float]]:
     """The minutes since the start, and the validation accuracy then."""
     seconds = {lap["step"]: lap["seconds"] for lap in row["laps"]}
-    known = [point for point in row["history"] if "valid_accuracy" in point and point["step"] in seconds]
+    known = [
+        point for point in row["history"] if "valid_accuracy" in point and point["step"] in seconds
+    ]
     return [seconds[p["step"]] / 60 for p in known], [p["valid_accuracy"] for p in known]
 
 
@@ -57,8 +62,8 @@ def final(row: dict) -> float:
 
 
 def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
-    """What validation accuracy loses or gains when one ingredient of `base` is changed, in points, each seed
-    against the same seed of `base`."""
+    """What validation accuracy loses or gains when one ingredient of `base` is changed, in points,
+    each seed against the same seed of `base`."""
     by_setting = grouped(list(rows))
     whole = {row["seed"]: row["history"][-1]["valid_accuracy"] for row in by_setting[base]}
     return {
@@ -73,9 +78,13 @@ def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
 
 
 def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
-    """`changes` as bars, means with each seed as a dot, best first; what is lost beyond FAR is written."""
+    """`changes` as bars, means with each seed as a dot, best first; what is lost beyond FAR is
+    written.
+    """
     points = changes(rows, base)
-    whole = np.mean([row["history"][-1]["valid_accuracy"] for row in rows if row["setting"] == base])
+    whole = np.mean(
+        [row["history"][-1]["valid_accuracy"] for row in rows if row["setting"] == base]
+    )
     order = sorted(points, key=lambda name: np.mean(points[name]))
     figure, axes = panels(1, 1, 7.2, 0.9 + 0.34 * len(order))
     axis, places = axes[0, 0], np.arange(len(order))
@@ -106,7 +115,9 @@ def two_confusions(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
 
 
 def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
-    """The test accuracy of every class, of several nets: bars are means over seeds; {name: rows}."""
+    """The test accuracy of every class, of several nets: bars are means over seeds; {name:
+    rows}.
+    """
     figure, axes = panels(1, 1, 7.6, 3.8)
     axis = axes[0, 0]
     first = next(iter(rows.values()))
@@ -117,9 +128,21 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
         offset = (i - (len(rows) - 1) / 2) * width
         hatch = ("", "//", "..")[i % 3]
         bars = class_accuracy(mine)[order]
-        axis.bar(places + offset, bars, width, color=COLORS[i], hatch=hatch, edgecolor="white", label=name)
+        axis.bar(
+            places + offset,
+            bars,
+            width,
+            color=COLORS[i],
+            hatch=hatch,
+            edgecolor="white",
+            label=name,
+        )
     axis.set(
-        xticks=places, yticks=np.arange(0, 1.01, 0.2), ylabel="test accuracy", ylim=(0, 1.15), title=title
+        xticks=places,
+        yticks=np.arange(0, 1.01, 0.2),
+        ylabel="test accuracy",
+        ylim=(0, 1.15),
+        title=title,
     )
     axis.set_xticklabels([classes[i] for i in order], rotation=30, ha="right")
     axis.legend(fontsize=9, frameon=False, loc="upper center", ncols=len(rows))
@@ -151,7 +174,10 @@ def main(config: Config) -> None:
     rows = [
         row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1
     ]  # not single trials
-    save(over_minutes(rows, "CIFAR-10 (JPEG q75 mirror), with and without convolutions"), Path(config.out))
+    save(
+        over_minutes(rows, "CIFAR-10 (JPEG q75 mirror), with and without convolutions"),
+        Path(config.out),
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The figures of Part II, from what the sweep found and from a trained network.
 
-    python scripts/figures/cnn.py       # validation accuracy of all settings, from results/part2_settings.json
+    python scripts/figures/cnn.py  # validation accuracies, from results/part2_settings.json
 
-Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON (one for each setting and
-seed), images uint8 arrays or tensors (n, channels, height, width).
+Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON (one for each
+setting and seed), images uint8 arrays or tensors (n, channels, height, width).
 """
 
 import json
@@ -28,14 +28,18 @@ from scripts.shared.sweeps import grouped
 
 
 def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
-    """Loss and accuracy of all settings on the validation images: the mean of the seeds, and their range."""
+    """Loss and accuracy of all settings on the validation images: the mean of the seeds, and their
+    range.
+    """
     figure, axes = panels(1, 2, 5.4, 4.0)
     for axis, name in zip(axes[0], ("valid_loss", "valid_accuracy"), strict=True):
         for i, (setting, of_setting) in enumerate(grouped(list(rows)).items()):
             steps = column(of_setting[0]["history"], name)[0]
             values = np.array([column(row["history"], name)[1] for row in of_setting])
             color = COLORS[i % len(COLORS)]
-            axis.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0)
+            axis.fill_between(
+                steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0
+            )
             label = f"{setting} (n = {len(of_setting)})"
             axis.plot(steps, values.mean(0), LINES[i % len(LINES)], color=color, label=label)
         axis.set(xlabel="step", ylabel=name.replace("valid_", "validation "))
@@ -46,15 +50,20 @@ def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
 
 
 def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
-    """One setting's loss and accuracy: training (mean since the row before), validation, and test at the end;
-    thin lines are seeds."""
+    """One setting's loss and accuracy: training (mean since the row before), validation, and test
+    at the end; thin lines are seeds."""
     figure, axes = panels(1, 2, 4.8, 3.6)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         for i, row in enumerate(rows):
-            parts = ((name, "train", COLORS[0], "-"), (f"valid_{name}", "validation", COLORS[1], "--"))
+            parts = (
+                (name, "train", COLORS[0], "-"),
+                (f"valid_{name}", "validation", COLORS[1], "--"),
+            )
             for which, label, color, line in parts:
                 label = None if i else label
-                axis.plot(*column(row["history"], which), line, color=color, linewidth=1.3, label=label)
+                axis.plot(
+                    *column(row["history"], which), line, color=color, linewidth=1.3, label=label
+                )
             end, label = row["history"][-1]["step"], None if i else "test, at the end"
             axis.plot(end, row["test"][name], "*", color=COLORS[3], markersize=11, label=label)
         axis.set(xlabel="step", ylabel=name)
@@ -64,7 +73,9 @@ def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
 
 
 def per_class(rows: Sequence[dict], title: str = "") -> Figure:
-    """The test accuracy of every class, worst first: the mean of the seeds as a bar, each seed as a dot."""
+    """The test accuracy of every class, worst first: the mean of the seeds as a bar, each seed as a
+    dot.
+    """
     names = rows[0]["test"]["classes"]
     counts = np.array([row["test"]["confusion"] for row in rows])
     images = reduce(counts, "seed true predicted -> seed true", "sum")
@@ -90,7 +101,9 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") 
     return figure
 
 
-def grid(images, captions: Sequence[str], columns: int, size: float = 1.15, title: str = "") -> Figure:
+def grid(
+    images, captions: Sequence[str], columns: int, size: float = 1.15, title: str = ""
+) -> Figure:
     """Draw images (1 or 3 channels, height, width) in rows of `columns`, each below its caption."""
     rows = -(-len(images) // columns)
     figure, axes = panels(rows, columns, size, size * (1.2 if any(captions) else 1.0))
@@ -104,7 +117,9 @@ def grid(images, captions: Sequence[str], columns: int, size: float = 1.15, titl
 
 
 def augmentations(images, key, n: int = 8) -> Figure:
-    """The first n images as they are and under each augmentation; the same key draws the same again."""
+    """The first n images as they are and under each augmentation; the same key draws the same
+    again.
+    """
     import torch
 
     from purenets.torch_nets import augment
@@ -126,20 +141,26 @@ def augmentations(images, key, n: int = 8) -> Figure:
 
 def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figure:
     """A grid whose rows are labelled at their left end, where labels are longer than an image."""
-    figure = grid(images, ["" if not caption else " " for caption in captions], columns, title=title)
+    figure = grid(
+        images, ["" if not caption else " " for caption in captions], columns, title=title
+    )
     for axis, caption in zip(figure.axes, captions, strict=True):
         axis.set_title(caption, fontsize=9, loc="left")
     return figure
 
 
 def mistakes(logits, images, targets, classes: Sequence[str], n: int = 18) -> Figure:
-    """The wrong predictions with the highest probability: what was said, with which probability; what is."""
+    """The wrong predictions with the highest probability: what was said, with which probability;
+    what is.
+    """
     scores = np.asarray(logits, dtype=np.float64)
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     probability = scores / scores.sum(axis=1, keepdims=True)
     said, sure = probability.argmax(axis=1), probability.max(axis=1)
     targets = np.asarray(targets)
-    worst = np.argsort(np.where(said != targets, -sure, 0.0))[: min(n, int((said != targets).sum()))]
+    worst = np.argsort(np.where(said != targets, -sure, 0.0))[
+        : min(n, int((said != targets).sum()))
+    ]
     captions = [f"{classes[said[i]]} {sure[i]:.0%}\nis {classes[targets[i]]}" for i in worst]
     return grid(np.asarray(images)[worst], captions, 6, 1.4, "Most confident mistakes")
 
@@ -153,16 +174,21 @@ def filters(weight, title: str = "First-layer filters") -> Figure:
     return grid(pixels, [""] * len(pixels), 16, 0.5, title)
 
 
-def feature_maps(layers: dict, params: dict, buffers: dict, x, names: Sequence[str], n: int = 8) -> Figure:
-    """What the layers of `names` make of one image x (1, channels, height, width): of each the n maps with the
-    largest activation. A row of the first layers of a net is a net, with the params of those layers."""
+def feature_maps(
+    layers: dict, params: dict, buffers: dict, x, names: Sequence[str], n: int = 8
+) -> Figure:
+    """What the layers of `names` make of one image x (1, channels, height, width): of each the n
+    maps with the largest activation. A row of the first layers of a net is a net, with the params
+    of those layers."""
     from purenets.torch_nets.layers import serial
 
     order = list(layers)
     shown, captions = [], []
     for name in names:
         part = {k: layers[k] for k in order[: order.index(name) + 1]}
-        own, state = ({k: v for k, v in d.items() if k.split(".")[0] in part} for d in (params, buffers))
+        own, state = (
+            {k: v for k, v in d.items() if k.split(".")[0] in part} for d in (params, buffers)
+        )
         maps = np.asarray(serial(**part).apply(own, state, x)[0])[0]
         largest = reduce(maps, "map h w -> map", "max").argsort()[::-1][:n]
         shown += [*rearrange(maps[largest], "map h w -> map 1 h w")]

@@ -2,8 +2,8 @@
 
     python scripts/figures/rnn.py       # accuracy over length, from results/rnn_lengths.json
 
-Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JSON; T is the length of a
-palindrome.
+Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JSON; T is the length
+of a palindrome.
 """
 
 import json
@@ -64,7 +64,9 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
     figure, axes = panels(rows, columns, 3.6, 2.6, sharex=True, sharey=True)
     for axis, cell in zip(axes.flat, cells, strict=False):
         steps = [row["step"] for row in cell["history"]]
-        curves = np.array([[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]])
+        curves = np.array(
+            [[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]]
+        )
         axis.plot(steps, curves, color=COLORS[5], linewidth=0.9, alpha=0.8)
         axis.plot(steps, curves.mean(axis=1), color=COLORS[0], linewidth=2.2)
         axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.2)
@@ -102,19 +104,29 @@ def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
 
 
 def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -> Figure:
-    """Accuracy over the length of evaluation, trained at one length: each seed a dot, the mean a line."""
+    """Accuracy over the length of evaluation, trained at one length: each seed a dot, the mean a
+    line.
+    """
     figure, axes = panels(1, 1, 7.8, 4.4)
     axis = axes[0, 0]
-    for i, (cell, label) in enumerate(zip(cells, labels or [c["setting"] for c in cells], strict=True)):
+    for i, (cell, label) in enumerate(
+        zip(cells, labels or [c["setting"] for c in cells], strict=True)
+    ):
         lengths = sorted(map(int, cell["accuracy"]))
         values = np.array([cell["accuracy"][str(T)]["by_seed"] for T in lengths])
         color, shape, line = COLORS[i % 8], MARKERS[i % 10], LINES[i // 2 % 4]
-        axis.plot(lengths, values.mean(axis=1), shape + line, color=color, label=label, markersize=6)
+        axis.plot(
+            lengths, values.mean(axis=1), shape + line, color=color, label=label, markersize=6
+        )
         axis.plot(lengths, values, ".", color=color, markersize=4, alpha=0.6)
     axis.axvline(cells[0]["T"], color="gray", linewidth=1, linestyle="--")
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(
-        xscale="log", xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title
+        xscale="log",
+        xlabel="length of the palindrome T",
+        ylabel="accuracy",
+        ylim=(0, 1.04),
+        title=title,
     )
     axis.set_xticks(lengths, [str(T) for T in lengths])
     axis.minorticks_off()
@@ -128,7 +140,12 @@ def over_time(groups: dict[str, dict[str, np.ndarray]], ylabel: str, log: bool =
     for axis, (title, curves) in zip(axes[0], groups.items(), strict=True):
         for i, (name, values) in enumerate(curves.items()):
             axis.plot(
-                range(1, len(values) + 1), values, LINES[i % 4], color=COLORS[i], label=name, linewidth=2
+                range(1, len(values) + 1),
+                values,
+                LINES[i % 4],
+                color=COLORS[i],
+                label=name,
+                linewidth=2,
             )
         axis.set(xlabel="time t", title=title, yscale="log" if log else "linear")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -144,7 +161,12 @@ def singular_values(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
         for i, (name, values) in enumerate(curves.items()):
             shown = np.maximum(values, 1e-12)
             axis.plot(
-                range(1, len(values) + 1), shown, LINES[i % 4], color=COLORS[i], label=name, linewidth=2
+                range(1, len(values) + 1),
+                shown,
+                LINES[i % 4],
+                color=COLORS[i],
+                label=name,
+                linewidth=2,
             )
         axis.axhline(1, color="black", linewidth=0.8)
         axis.set(xlabel="number", title=title, yscale="log")
@@ -154,8 +176,9 @@ def singular_values(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[int]) -> Figure:
-    """Hidden states in the plane of their first two principal axes, colored by the first digit: a row for
-    each network, a column for each time. A value of `panels_of` is (points (examples, N, 2), digits)."""
+    """Hidden states in the plane of their first two principal axes, colored by the first digit: a
+    row for each network, a column for each time. A value of `panels_of` is (points (examples, N,
+    2), digits)."""
     figure, axes = panels(len(panels_of), len(times), 2.9, 2.7)
     for row, (name, (points, digits)) in zip(axes, panels_of.items(), strict=True):
         for axis, t in zip(row, times, strict=True):
@@ -174,12 +197,14 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
             axis.tick_params(labelsize=8)
         row[0].set_ylabel(name)
     handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, title="first digit", loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(
+        handles, names, title="first digit", loc="outside right center", frameon=False, fontsize=9
+    )
     return figure
 
 
 def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) -> Figure:
-    """The network through time, with the dimensions that go forward (blue) and backward (orange)."""
+    """The network through time, with its dimensions forward (blue) and backward (orange)."""
     figure, axes = panels(1, 1, 10, 3.9)
     axis, times = axes[0, 0], ["1", "2", "...", str(steps)]
     axis.set(xlim=(-1.6, 9.6), ylim=(-1.7, 3.2), title="The recurrence, unrolled through time")
@@ -187,7 +212,9 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
     h_shape, forward, backward = f"{batch} x {hidden}", COLORS[0], COLORS[3]
 
     def arrow(begin, end, color):
-        axis.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.4})
+        axis.annotate(
+            "", end, begin, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.4}
+        )
 
     def both_ways(x, y, end_x, end_y, up: bool):
         shift = (0, 0.13) if not up else (0.13, 0)
@@ -202,7 +229,9 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
         else:
             box(axis, x, 0, 1.3, 0.75, f"tanh, h({t})\n{h_shape}")
             arrow((x, -1.15), (x, -0.42), forward)
-            axis.text(x, -1.4, f"x({t}): {batch} x {input_dim}", ha="center", fontsize=8, color=forward)
+            axis.text(
+                x, -1.4, f"x({t}): {batch} x {input_dim}", ha="center", fontsize=8, color=forward
+            )
         if i:
             both_ways(x - 1.85, 0, x - 0.66, 0, up=False)
             axis.text(x - 1.25, 0.3, "W_hh", ha="center", fontsize=8, color=forward)
@@ -213,7 +242,9 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
     both_ways(x, 0.42, x, 1.2, up=True)
     axis.text(x + 0.35, 0.8, f"do W_ph: {h_shape}", fontsize=7.5, color=backward, va="center")
     axis.text(x, 2.4, "softmax, cross-entropy (4)", ha="center", fontsize=8)
-    shapes = f"W_hx: {hidden} x {input_dim}   W_hh: {hidden} x {hidden}   W_ph: {classes} x {hidden}"
+    shapes = (
+        f"W_hx: {hidden} x {input_dim}   W_hh: {hidden} x {hidden}   W_ph: {classes} x {hidden}"
+    )
     sums = "dW_hx = sum over t of da(t)^T x(t)   dW_hh = sum over t of da(t)^T h(t-1)"
     axis.text(-1.5, 2.6, f"{shapes}\n{sums}", fontsize=8, va="top")
     return figure
@@ -223,7 +254,9 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
 class Config(Options):
     """Draw accuracy over length from what a sweep found."""
 
-    results: str = option("results/rnn_lengths.json", "the JSON file of scripts/palindrome_sweep.py")
+    results: str = option(
+        "results/rnn_lengths.json", "the JSON file of scripts/palindrome_sweep.py"
+    )
     figure: str = option("docs/figures/rnn_lengths.png", "PNG to write")
 
 
@@ -232,7 +265,9 @@ def main(config: Config) -> Figure:
         found = json.loads(Path(config.results).read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"--results {config.results}: cannot be read ({error})") from error
-    title = f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
+    title = (
+        f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
+    )
     figure = accuracy_over_length(found["cells"], title)
     save(figure, Path(config.figure))
     return figure

@@ -52,7 +52,8 @@ class ImageOptions(Options):
     members: int = option(1, "nets trained side by side; logits are averaged", positive)
     views: str = option(
         "none",
-        "test also the mean over views: mirror (an image and its mirror image) or shift (moved too)",
+        "test also the mean over views: mirror (an image and its mirror image) or shift (moved "
+        "too)",
         one_of(VIEWS),
     )
     # the machine

@@ -28,7 +28,15 @@ from purenets import (
 )
 from purenets.core.arrays import to_host
 from purenets.core.optim.state import with_averaged_params
-from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import (
+    Options,
+    fraction,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    widths,
+)
 from purenets.data import DATASETS, Dataset
 from purenets.optim import OPTIMIZERS
 from scripts.shared.result import Result
@@ -38,7 +46,11 @@ CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
 
 def known_dataset(value: str) -> str | None:
     good = value in DATASETS or value.endswith(".csv")
-    return None if good else f"one of {', '.join(DATASETS)}, or a file.csv with the class in its last column"
+    return (
+        None
+        if good
+        else f"one of {', '.join(DATASETS)}, or a file.csv with the class in its last column"
+    )
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,9 @@ class MLPConfig(Options):
     eval_freq: int = option(10, "epochs between evaluations", positive)
     dataset: str = option("moons", f"{', '.join(DATASETS)}, or a CSV file", known_dataset)
     n_samples: int = option(1000, "points to draw of a generated set", positive)
-    noise: float = option(None, "deviation of a generated set's noise; each set has its own", not_negative)
+    noise: float = option(
+        None, "deviation of a generated set's noise; each set has its own", not_negative
+    )
     test_fraction: float = option(0.2, "the part of the points held out for the test", fraction)
     batch_size: int = option(32, "examples in a step: 1 single-sample, 0 full-batch", not_negative)
     optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
@@ -108,7 +122,9 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     train_set, test_set = (tuple(map(backend.array, part)) for part in (task.train, task.test))
     n = len(train_set[1])
     if config.batch_size > n:
-        raise UserError(f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all")
+        raise UserError(
+            f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all"
+        )
     model = make_model(backend, config, task)
     optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
     drawn, buffers = model.init(init_key)

@@ -1,5 +1,6 @@
-"""What sweeps of trainings on images share: each setting and seed is a run of a script in a folder of its own; a
-run that was stopped goes on, one that has ended is only read, and rows that `--results` has are kept."""
+"""What sweeps of trainings on images share: each setting and seed is a run of a script in a folder
+of its own; a run that was stopped goes on, one that has ended is only read, and rows that
+`--results` has are kept."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -21,8 +22,8 @@ def sweep(
     row_of: Callable[[str, int], dict],
     table: Callable[[list[dict]], Table],
 ) -> list[dict]:
-    """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order of settings
-    in which they came, and by seed. Beside the file lies their table as Markdown."""
+    """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order
+    of settings in which they came, and by seed. Beside the file lies their table as Markdown."""
     rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
@@ -32,14 +33,21 @@ def sweep(
         order = list(grouped(rows))
         rows.sort(key=lambda row: (order.index(row["setting"]), row["seed"]))
         if path:
-            about = {"n": min(map(len, grouped(rows).values())), **runs.environment(), **runs.machine()}
+            about = {
+                "n": min(map(len, grouped(rows).values())),
+                **runs.environment(),
+                **runs.machine(),
+            }
             write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
             write_atomically(path.with_suffix(".md"), to_markdown(table(rows)).encode())
     return rows
 
 
 def trained(script: ModuleType, config: Options) -> dict:
-    """What the run of a script found, trained as far as it is not yet. `config` says where it is kept."""
+    """What the run of a script found, trained as far as it is not yet.
+
+    `config` says where it is kept.
+    """
     folder = Path(config.out)
     if not (folder / "results.json").exists():
         script.main(config)

@@ -49,17 +49,22 @@ ALL = {
     "injected": lambda: optim.inject_hyperparams(
         lambda lr: optim.chain(optim.adam(lr), optim.ema(0.9)), lr=0.1
     ),
-    "partition of all": lambda: optim.partition({"matrix": averaged(), "vector": averaged()}, by_shape),
+    "partition of all": lambda: optim.partition(
+        {"matrix": averaged(), "vector": averaged()}, by_shape
+    ),
     "labels called ema and x": lambda: optim.partition(
         {"ema": averaged(), "x": averaged()}, lambda name, leaf: "ema" if leaf.ndim > 1 else "x"
     ),
     "partition, then ema": lambda: optim.chain(
-        optim.partition({"matrix": optim.adam(0.1), "vector": optim.sgd(0.1)}, by_shape), optim.ema(0.9)
+        optim.partition({"matrix": optim.adam(0.1), "vector": optim.sgd(0.1)}, by_shape),
+        optim.ema(0.9),
     ),
     "muon and adam": lambda: optim.chain(optim.muon(0.02, other=optim.adam(0.1)), optim.ema(0.9)),
 }
 PARTS = {
-    "partition": lambda: optim.partition({"matrix": optim.sgd(0.1), "vector": averaged()}, by_shape),
+    "partition": lambda: optim.partition(
+        {"matrix": optim.sgd(0.1), "vector": averaged()}, by_shape
+    ),
     "muon": lambda: optim.muon(0.02, other=averaged()),
     "partition in a partition": lambda: optim.partition(
         {
@@ -100,7 +105,9 @@ def test_average_of_a_part_of_the_params_is_merged_leaf_by_leaf(name, backend):
 
 @both_backends
 def test_two_parts_with_averages_of_two_kinds(backend):
-    optimizer = optim.partition({"matrix": optim.schedule_free_adamw(0.1), "vector": averaged()}, by_shape)
+    optimizer = optim.partition(
+        {"matrix": optim.schedule_free_adamw(0.1), "vector": averaged()}, by_shape
+    )
     state, mean = after_steps(optimizer, backend)
     found = optim.with_averaged_params(state).params
     free = optim.get_state(state.opt_state, "x")
@@ -117,7 +124,9 @@ def test_averaged_params_have_the_dtype_of_the_params(dtype):
 
 
 def test_averaged_params_of_all_members_of_an_ensemble():
-    states = [after_steps(PARTS["muon"](), steps=n)[0]._replace(step=torch.tensor(0)) for n in (3, 5)]
+    states = [
+        after_steps(PARTS["muon"](), steps=n)[0]._replace(step=torch.tensor(0)) for n in (3, 5)
+    ]
     found = torch_nets.unstack_states(optim.with_averaged_params(torch_nets.stack_states(states)))
     for one, state in zip(found, states, strict=True):
         alone = optim.with_averaged_params(state).params
@@ -125,7 +134,9 @@ def test_averaged_params_of_all_members_of_an_ensemble():
 
 
 @both_backends
-@pytest.mark.parametrize("optimizer", [optim.adam(0.1), optim.lookahead(optim.adam(0.1)), optim.muon(0.02)])
+@pytest.mark.parametrize(
+    "optimizer", [optim.adam(0.1), optim.lookahead(optim.adam(0.1)), optim.muon(0.02)]
+)
 def test_optimizer_without_an_average_leaves_the_state_as_it_is(optimizer, backend):
     state, _ = after_steps(optimizer, backend)
     assert optim.with_averaged_params(state) is state

@@ -52,7 +52,9 @@ def test_any_flipped_byte_is_refused(saved):
     path = saved / checkpoint.NAME
     content = path.read_bytes()
     for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+        )
         with pytest.raises(UserError, match="damaged"):
             checkpoint.load(saved, ARRAYS)
 

@@ -1,4 +1,6 @@
-"""What combines optimizers, against what it says by hand; on NumPy and, where it may differ, on torch."""
+"""What combines optimizers, against what it says by hand; on NumPy and, where it may differ, on
+torch.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,8 @@ def gradients(params):
 
 def close(a, b, rtol=1e-13):
     return all(
-        np.allclose(x, y, rtol=rtol, atol=1e-14) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
+        np.allclose(x, y, rtol=rtol, atol=1e-14)
+        for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
     )
 
 
@@ -87,7 +90,8 @@ def test_masked_adamw_equals_torchs_groups(params, gradients):
 
 def test_what_is_frozen_stays(params, gradients):
     optimizer = optim.partition(
-        {"on": optim.adam(), "off": optim.freeze()}, lambda name, _: "off" if "fc1" in name else "on"
+        {"on": optim.adam(), "off": optim.freeze()},
+        lambda name, _: "off" if "fc1" in name else "on",
     )
     last = run(optimizer, params, gradients)[0][-1]
     assert all(np.array_equal(last[n], params[n]) == ("fc1" in n) for n in params)
@@ -96,7 +100,8 @@ def test_what_is_frozen_stays(params, gradients):
 def test_accumulated_gradients_equal_their_mean(params, gradients):
     path, state = run(optim.accumulate(optim.adam(0.1), 3), params, gradients)
     means = [
-        tree.map(lambda *each: sum(each) / 3, *gradients[begin : begin + 3]) for begin in range(0, 12, 3)
+        tree.map(lambda *each: sum(each) / 3, *gradients[begin : begin + 3])
+        for begin in range(0, 12, 3)
     ]
     expected, inner = run(optim.adam(0.1), params, means)
     assert all(map(close, path[2::3], expected))
@@ -110,7 +115,9 @@ def test_accumulated_gradients_equal_their_mean(params, gradients):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_is_skipped(bad, params, gradients):
     spoiled = {**gradients[0], "fc1.bias": np.full_like(params["fc1.bias"], bad)}
-    path, state = run(optim.apply_if_finite(optim.adam(0.1)), params, [*gradients[:2], spoiled, gradients[2]])
+    path, state = run(
+        optim.apply_if_finite(optim.adam(0.1)), params, [*gradients[:2], spoiled, gradients[2]]
+    )
     expected, inner = run(optim.adam(0.1), params, gradients[:3])
     assert close(path[-1], expected[-1])
     assert close(state["inner"], inner)
@@ -138,7 +145,9 @@ def test_averaged_is_the_state_to_evaluate(params, gradients, make, entry):
     path, opt_state = run(make(), params, gradients)
     state = TrainState(path[-1], {}, opt_state, None, None)
     expected = optim.get_state(opt_state, entry) if entry else path[-1]
-    assert all(np.array_equal(optim.with_averaged_params(state).params[k], expected[k]) for k in params)
+    assert all(
+        np.array_equal(optim.with_averaged_params(state).params[k], expected[k]) for k in params
+    )
     assert (entry is None) == (optim.with_averaged_params(state) is state)
 
 
@@ -170,7 +179,9 @@ def test_injected_hyper_parameters_are_read_and_replaced(convert, params, gradie
     other = optim.adamw(0.01, (0.8, 0.95), weight_decay=0.1, amsgrad=True)
     state_of_other = {"0": inner["0"], "1": {}, "2": {}}
     assert close(updates, other.update(gradients[6], state_of_other, path[-1])[0], 1e-12)
-    with pytest.raises(UserError, match="learning_rate: not an injected hyper-parameter, the state holds lr"):
+    with pytest.raises(
+        UserError, match="learning_rate: not an injected hyper-parameter, the state holds lr"
+    ):
         optim.set_hyperparams(state, learning_rate=1.0)
     with pytest.raises(UserError, match="hyper: no such entry"):
         optim.set_hyperparams(optim.adam().init(params), lr=1.0)
@@ -190,7 +201,17 @@ def test_members_of_a_vmapped_state_have_their_own_rate(params, gradients):
 ELEMENTWISE = {
     **{
         name: optim.OPTIMIZERS[name](lr=0.05)
-        for name in ("sgd", "nesterov", "rmsprop", "adam", "adamw", "nadam", "radam", "lion", "adadelta")
+        for name in (
+            "sgd",
+            "nesterov",
+            "rmsprop",
+            "adam",
+            "adamw",
+            "nadam",
+            "radam",
+            "lion",
+            "adadelta",
+        )
     },
     "ema": optim.chain(optim.adam(0.05), optim.ema(0.9)),
     "accumulate": optim.accumulate(optim.adam(0.05), 2),
@@ -223,12 +244,16 @@ LOOKING = {
     "lars": optim.lars(0.05),
     "muon": optim.muon(0.05),
     "clipped by norm": optim.chain(optim.clip_by_global_norm(0.1), optim.adam(0.05)),
-    "masked": optim.chain(optim.masked(optim.add_decayed_weights(0.1), optim.is_matrix), optim.adam(0.05)),
+    "masked": optim.chain(
+        optim.masked(optim.add_decayed_weights(0.1), optim.is_matrix), optim.adam(0.05)
+    ),
     "normalized": optim.normalize_weights(optim.sgd(0.05)),
     "if finite": optim.apply_if_finite(optim.adam(0.05)),
     "injected": optim.inject_hyperparams(optim.adam, lr=0.05),
     "beta_lasso": optim.beta_lasso(optim.adam(0.05), 0.01),
-    "average inside": optim.partition({"a": optim.chain(optim.adam(0.05), optim.ema(0.9))}, lambda *_: "a"),
+    "average inside": optim.partition(
+        {"a": optim.chain(optim.adam(0.05), optim.ema(0.9))}, lambda *_: "a"
+    ),
 }
 
 

@@ -149,7 +149,9 @@ def test_run_ends_in_one_line_and_a_code(error, code, capsys, monkeypatch):
 
 def test_flags_may_be_spelled_with_dashes():
     assert Dashed.parse(["--learning-rate", "0.5"]) == Dashed.parse(["--learning_rate=0.5"])
-    assert Dashed.parse(["--no-use-bias"]) == Dashed.parse(["--no-use_bias"]) == Dashed(use_bias=False)
+    assert (
+        Dashed.parse(["--no-use-bias"]) == Dashed.parse(["--no-use_bias"]) == Dashed(use_bias=False)
+    )
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,15 @@ class Dashed(Options):
 
 
 def test_a_preset_gives_the_defaults_of_the_other_options():
-    presets = {"small": Small(preset="small", rate=0.5), "large": Small(preset="large", rate=2.0, on=True)}
+    presets = {
+        "small": Small(preset="small", rate=0.5),
+        "large": Small(preset="large", rate=2.0, on=True),
+    }
     assert Small.parse([], presets) == presets["small"]
     assert Small.parse(["--preset", "large"], presets) == presets["large"]
-    assert Small.parse(["--rate", "3", "--preset=large", "--no-on"], presets) == Small("large", 3.0, False)
+    assert Small.parse(["--rate", "3", "--preset=large", "--no-on"], presets) == Small(
+        "large", 3.0, False
+    )
     with pytest.raises(UserError, match="--preset huge: needs one of small, large"):
         Small.parse(["--preset", "huge"], presets)
     with pytest.raises(UserError, match="expected one argument"):
@@ -182,7 +189,10 @@ class Small(Options):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError("Unable to allocate 9 TiB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        MemoryError("Unable to allocate 9 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
 )
 def test_too_little_memory_is_one_line(error, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["script"])

@@ -67,7 +67,10 @@ WRONG = {
     "an index without a name": (",a,c\n0,1,0\n1,2,1\n", "row 1 names no column 1"),
     "names for fewer columns": ("a,c\n0,1,0\n1,2,1\n", "row 1 names 2 columns, row 2 has 3"),
     "names that are column numbers": ("0,1\n" + ROWS, "row 1 is 0,1: an example, or the numbers"),
-    "names and years": ("2019,2020,class\n1,2,0\n1,2,1\n", "row 1 is not 3 numbers: 2019,2020,class"),
+    "names and years": (
+        "2019,2020,class\n1,2,0\n1,2,1\n",
+        "row 1 is not 3 numbers: 2019,2020,class",
+    ),
     "semicolons": ("1.5;2.5;0\n1;2;1\n", "row 1 is not 2 numbers.*separated by commas, not ';'"),
     "semicolons after names": ("a;b;c\n1;2;0\n1;2;1\n", "row 1 is not 2 numbers.*not ';'"),
     "decimal commas": ("1,5;2,5;0\n1,5;2,5;1\n", "row 1 is not 3 numbers.*not ';'"),
@@ -83,9 +86,15 @@ WRONG = {
     "inf": (ROWS + "-inf,1\n", "row 101 has a value that is not finite: -inf"),
     "an overflow": (ROWS + "1e999,1\n", "row 101 has a value that is not finite: 1e999"),
     "a nan as class": (ROWS + "1,nan\n", "row 101 has a value that is not finite"),
-    "a fraction as class": ("1,2,0.5\n1,2,1\n", "row 1: the last column must be the class.* not 0.5"),
+    "a fraction as class": (
+        "1,2,0.5\n1,2,1\n",
+        "row 1: the last column must be the class.* not 0.5",
+    ),
     "a negative class": ("1,2,0\n1,2,-1\n", "row 2: the last column must be the class.* not -1"),
-    "a huge class": (ROWS + "1,1e300\n", r"row 101: the last column must be the class.* not 1e\+300"),
+    "a huge class": (
+        ROWS + "1,1e300\n",
+        r"row 101: the last column must be the class.* not 1e\+300",
+    ),
     "a gap in the classes": ("5,1000000\n" + ROWS, "row 1 has class 1000000, but none has class 2"),
     "classes from 1": ("5,1\n6,2\n", "row 1 has class 1, but none has class 0"),
     "one column": ("1\n2\n", "row 1 is not 2 numbers"),
@@ -115,7 +124,9 @@ def test_first_row_is_what_the_caller_says(tmp_path):
 
 def test_classes_without_examples_are_there_if_the_caller_says_so(tmp_path):
     assert read(tmp_path, "5,3\n" + ROWS, n_classes=5).n_classes == 5
-    with pytest.raises(UserError, match="row 1: the last column must be the class, an integer from 0 to 2"):
+    with pytest.raises(
+        UserError, match="row 1: the last column must be the class, an integer from 0 to 2"
+    ):
         read(tmp_path, "5,3\n" + ROWS, n_classes=3)
 
 

@@ -81,8 +81,16 @@ def test_full_batch_is_the_data():
     [
         (np.zeros((2, 1)), np.array([0, 3]), "target 3 is none of the classes 0 to 1"),
         (np.zeros((2, 1)), np.array([0, -1]), "target -1"),
-        (np.array([[0.0], [np.nan]]), np.array([0, 1]), "input 1 has a value that is not finite: nan"),
-        (np.array([[np.inf], [0.0]]), np.array([0, 1]), "input 0 has a value that is not finite: inf"),
+        (
+            np.array([[0.0], [np.nan]]),
+            np.array([0, 1]),
+            "input 1 has a value that is not finite: nan",
+        ),
+        (
+            np.array([[np.inf], [0.0]]),
+            np.array([0, 1]),
+            "input 0 has a value that is not finite: inf",
+        ),
         (np.zeros((2, 1)), np.array([0.0, 1.0]), "targets must be integers"),
         (np.zeros((2, 1)), np.array([0]), "2 inputs and 1 targets"),
         (np.zeros((0, 1)), np.zeros(0, int), "0 inputs"),
@@ -122,7 +130,7 @@ def test_inputs_are_not_standardized_into_integers(dtype):
         data.load("moons", KEY, dtype=dtype)
 
 
-# --- batches ----------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 X = random.normal(random.key(1), (6, 4))
 TARGETS = {
@@ -178,7 +186,10 @@ FLAWS = {
     "a number": ((X, np.array(1)), r"targets are int64 of shape \(\)"),
     "lists": ((X.tolist(), [0] * 6), "inputs must be an array, got list"),
     "three parts": ((X, X, X), "needs a pair"),
-    "both libraries": ((torch.tensor(X), np.arange(6)), "inputs are a tensor on cpu, targets a NumPy array"),
+    "both libraries": (
+        (torch.tensor(X), np.arange(6)),
+        "inputs are a tensor on cpu, targets a NumPy array",
+    ),
 }
 
 
@@ -192,13 +203,15 @@ def test_batches_name_what_is_wrong(flaw, batch_size):
 
 def test_a_batch_is_never_larger_than_its_set_unless_that_is_said():
     small = np.zeros((800, 2), np.float32), np.zeros(800, np.int64)
-    with pytest.raises(UserError, match="batch_size: 5000 is more than the 800 examples; 0 is full-batch"):
+    with pytest.raises(
+        UserError, match="batch_size: 5000 is more than the 800 examples; 0 is full-batch"
+    ):
         data.batches(small, 5000, KEY)
     assert len(data.batches(small, 5000, KEY, repeat=True)(0)[1]) == 5000
     assert len(data.batches(small, 800, KEY)(0)[1]) == 800
 
 
-# --- standardization --------------------------------------------------------------------------------------
+# --- standardization ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [0.1, 14.62, 1 / 3, 100.0, 1e-300, 5e-324, 1e300, -1e9 / 3, 0.0])

@@ -1,4 +1,6 @@
-"""A document says the same as HTML and as Typst, numbers its figures, and lets no text become markup."""
+"""A document says the same as HTML and as Typst, numbers its figures, and lets no text become
+markup.
+"""
 
 import pytest
 
@@ -13,7 +15,9 @@ BAD = "<script>alert('x')</script> & \"more\" #emph[x] \\ $y$ [z] // ~ <a> @b"
 
 def example(text: str = BAD) -> Document:
     figure, _ = plots.panels(1, 1)
-    inner = Section(text, [Picture(figure, text, "picture"), "see @picture and @table, `a*b*` and *this*"])
+    inner = Section(
+        text, [Picture(figure, text, "picture"), "see @picture and @table, `a*b*` and *this*"]
+    )
     blocks = [text, Table([[text, "n"], [text, "1"]], text, "table")]
     return Document(text, [Section(text, blocks, [inner])], [text], [text], contents=True)
 

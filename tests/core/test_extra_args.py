@@ -1,4 +1,6 @@
-"""An optimizer that asks for the loss gets it, through every wrapper; one that does not pays nothing."""
+"""An optimizer that asks for the loss gets it, through every wrapper; one that does not pays
+nothing.
+"""
 
 import numpy as np
 import pytest

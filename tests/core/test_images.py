@@ -32,7 +32,9 @@ def entries(cache):
 
 
 def make(root, classes=("cat", "dog"), n=3, size=(6, 5), mode="RGB", suffix="png"):
-    """DIR/{train,test}/CLASS/*.png of random pixels; returns the pixels (n, H, W, C) of train's first class."""
+    """DIR/{train,test}/CLASS/*.png of random pixels; returns the pixels (n, H, W, C) of train's
+    first class.
+    """
     first = None
     for part in ("train", "test"):
         for name in classes:
@@ -81,7 +83,12 @@ def test_a_changed_source_is_decoded_again(tmp_path, change):
     elif change == "fewer":
         path.unlink()
     found = images.folder(tmp_path, size=8 if change == "size" else 0)
-    expected = {"pixels": (6, 3, 5, 6), "more": (7, 3, 5, 6), "fewer": (5, 3, 5, 6), "size": (6, 3, 8, 8)}
+    expected = {
+        "pixels": (6, 3, 5, 6),
+        "more": (7, 3, 5, 6),
+        "fewer": (5, 3, 5, 6),
+        "size": (6, 3, 8, 8),
+    }
     assert found.train[0].shape == expected[change]
     assert change != "pixels" or (found.train[0][0] == 0).all()
 
@@ -194,7 +201,7 @@ def test_what_are_no_images_have_no_mean(x):
         images.channel_mean_std(x)
 
 
-# --- files that are not what most are ---------------------------------------------------------------------
+# --- files that are not what most are -------------------------------------------------------------
 
 GRAYS = np.array([[0, 1000, 20000, 65535]] * 4, np.uint16)
 TOP_BLACK = np.r_[np.zeros((8, 16, 3), np.uint8), np.full((8, 16, 3), 255, np.uint8)]
@@ -249,7 +256,9 @@ def test_gray_of_few_bits_fills_the_range(tmp_path, bits):
 def test_photo_stands_as_viewers_show_it(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    blocks = np.kron(np.array([[0, 80, 160], [240, 40, 200]], np.uint8), np.ones((16, 16), np.uint8))
+    blocks = np.kron(
+        np.array([[0, 80, 160], [240, 40, 200]], np.uint8), np.ones((16, 16), np.uint8)
+    )
     x = first(tmp_path, saved(Image.fromarray(blocks), f"0.{suffix}", exif=exif))[0][8::16, 8::16]
     grid = blocks[8::16, 8::16]  # by the table of the EXIF standard
     right = [grid, grid[:, ::-1], grid[::-1, ::-1], grid[::-1], grid.T]
@@ -260,7 +269,9 @@ def test_photo_stands_as_viewers_show_it(tmp_path, orientation, suffix):
 
 def test_palette_becomes_its_colors(tmp_path):
     image = Image.fromarray(COLORS).quantize(16)
-    assert np.array_equal(first(tmp_path, saved(image)).transpose(1, 2, 0), np.asarray(image.convert("RGB")))
+    assert np.array_equal(
+        first(tmp_path, saved(image)).transpose(1, 2, 0), np.asarray(image.convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -299,7 +310,9 @@ def test_cmyk_photo_becomes_rgb(tmp_path):
 @pytest.mark.parametrize("order", [("0.png", "1.png"), ("1.png", "0.png")])
 def test_one_color_image_among_gray_ones_keeps_its_colors(tmp_path, order):
     gray = Image.fromarray(COLORS).convert("L")
-    found = folder_of(tmp_path, saved(gray, order[0]), saved(Image.fromarray(COLORS), order[1])).train[0]
+    found = folder_of(
+        tmp_path, saved(gray, order[0]), saved(Image.fromarray(COLORS), order[1])
+    ).train[0]
     right = [np.repeat(np.asarray(gray)[None], 3, 0), COLORS.transpose(2, 0, 1)]
     assert np.array_equal(found, right if order[0] == "0.png" else right[::-1])
 
@@ -321,7 +334,10 @@ ODD = {
     "a folder": (lambda path: path.mkdir(), "no regular file"),
     "text": (lambda path: path.write_text("no image"), "cannot be decoded"),
     **{
-        kind: (lambda path, kind=kind: Image.fromarray(COLORS).save(path, kind), "cannot be decoded")
+        kind: (
+            lambda path, kind=kind: Image.fromarray(COLORS).save(path, kind),
+            "cannot be decoded",
+        )
         for kind in ("EPS", "GIF", "BMP", "TIFF", "PDF", "WEBP", "PPM", "TGA")
     },
 }
@@ -391,7 +407,7 @@ def test_path_with_a_nul_is_refused():
         images.folder(Path("a\0b"))
 
 
-# --- the cache --------------------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------------------
 
 
 def test_nothing_is_written_or_removed_beside_the_images(tmp_path):
@@ -428,7 +444,9 @@ def test_cache_stands_where_it_is_asked_for(tmp_path, cache):
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write everywhere"
+)
 def test_read_only_set_is_read(tmp_path):
     make(tmp_path / "set")
     for path in [tmp_path / "set", *(tmp_path / "set").rglob("*")]:
@@ -440,7 +458,9 @@ def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     make(tmp_path / "set")
     (tmp_path / "file").touch()
     monkeypatch.setenv("PURENETS_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(UserError, match=r"cannot be written .* environment variable PURENETS_CACHE"):
+    with pytest.raises(
+        UserError, match=r"cannot be written .* environment variable PURENETS_CACHE"
+    ):
         images.folder(tmp_path / "set")
 
 

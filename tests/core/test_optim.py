@@ -1,4 +1,6 @@
-"""Every optimizer against torch.optim, on NumPy arrays and on tensors; and what torch.optim cannot do."""
+"""Every optimizer against torch.optim, on NumPy arrays and on tensors; and what torch.optim cannot
+do.
+"""
 
 import numpy as np
 import pytest
@@ -53,8 +55,16 @@ CASES = {
         torch.optim.AdamW,
         {"lr": 0.02, "betas": (0.8, 0.97), "eps": 1e-6, "weight_decay": 0.05},
     ),
-    "adam amsgrad": (optim.adam, torch.optim.Adam, {"lr": 0.02, "betas": (0.8, 0.9), "amsgrad": True}),
-    "adamw amsgrad": (optim.adamw, torch.optim.AdamW, {"lr": 0.02, "amsgrad": True, "weight_decay": 0.1}),
+    "adam amsgrad": (
+        optim.adam,
+        torch.optim.Adam,
+        {"lr": 0.02, "betas": (0.8, 0.9), "amsgrad": True},
+    ),
+    "adamw amsgrad": (
+        optim.adamw,
+        torch.optim.AdamW,
+        {"lr": 0.02, "amsgrad": True, "weight_decay": 0.1},
+    ),
     "adadelta": (
         optim.adadelta,
         torch.optim.Adadelta,
@@ -68,7 +78,13 @@ CASES = {
     "nadam": (
         optim.nadam,
         torch.optim.NAdam,
-        {"lr": 0.02, "betas": (0.8, 0.97), "eps": 1e-6, "weight_decay": 0.05, "momentum_decay": 0.01},
+        {
+            "lr": 0.02,
+            "betas": (0.8, 0.97),
+            "eps": 1e-6,
+            "weight_decay": 0.05,
+            "momentum_decay": 0.01,
+        },
     ),
     "nadam decoupled": (
         optim.nadam,
@@ -175,7 +191,10 @@ def test_float32_nets_stay_float32_whatever_the_hyper_parameters(name, params):
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_vmap_over_rates_equals_one_run_for_each(name, params):
-    tensors, rates = tree.map(torch.tensor, params), torch.tensor([0.1, 0.01, 0.003], dtype=torch.float64)
+    tensors, rates = (
+        tree.map(torch.tensor, params),
+        torch.tensor([0.1, 0.01, 0.003], dtype=torch.float64),
+    )
 
     def two_steps(lr):
         optimizer = optim.OPTIMIZERS[name](lr=lr)
@@ -215,14 +234,18 @@ def test_all_optimizers_compile_whole(params):
     for name in optimizers:
         for a, b in zip(tree.leaves(eager[name][1]), tree.leaves(compiled[name][1]), strict=True):
             assert torch.allclose(a.double(), b.double(), rtol=1e-13)
-        assert all(torch.allclose(eager[name][0][k], compiled[name][0][k], rtol=1e-12) for k in tensors), name
+        assert all(
+            torch.allclose(eager[name][0][k], compiled[name][0][k], rtol=1e-12) for k in tensors
+        ), name
 
 
 def test_clipping_by_global_norm_is_exact_and_close_to_torchs(params):
     clip = optim.clip_by_global_norm(0.5)
     clipped, _ = clip.update(params, clip.init(params), params)
     assert np.isclose(tree.norm(clipped), 0.5, rtol=1e-14)
-    tensors = [torch.nn.Parameter(torch.zeros(p.shape, dtype=torch.float64)) for p in params.values()]
+    tensors = [
+        torch.nn.Parameter(torch.zeros(p.shape, dtype=torch.float64)) for p in params.values()
+    ]
     for tensor, grad in zip(tensors, params.values(), strict=True):
         tensor.grad = torch.tensor(grad)
     torch.nn.utils.clip_grad_norm_(tensors, 0.5)

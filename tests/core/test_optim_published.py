@@ -1,5 +1,5 @@
-"""Optimizers that torch.optim does not have: by hand, against the packages of peers, and as functions that
-go downhill."""
+"""Optimizers that torch.optim does not have: by hand, against the packages of peers, and as
+functions that go downhill."""
 
 import math
 
@@ -25,14 +25,17 @@ def run(optimizer, params, gradient, steps):
 
 def noisy(params, i):
     draw = np.random.default_rng(i)
-    return {name: np.sin(3 * params[name]) + draw.normal(size=params[name].shape) for name in sorted(params)}
+    return {
+        name: np.sin(3 * params[name]) + draw.normal(size=params[name].shape)
+        for name in sorted(params)
+    }
 
 
 def difference(a, b):
     return max(np.abs(np.asarray(a[name]) - np.asarray(b[name])).max() for name in a)
 
 
-# --- by hand ----------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 ONE = {"w": np.array([1.0, -2.0])}
 
@@ -96,7 +99,7 @@ def test_sam_by_hand(adaptive):
     assert metrics["loss"] == 1.0
 
 
-# --- muon -------------------------------------------------------------------------------------------------
+# --- muon -----------------------------------------------------------------------------------------
 
 DRAW = np.random.default_rng(5).normal
 MATRICES = {"wide": DRAW(size=(3, 7)), "tall": DRAW(size=(6, 2))}
@@ -114,7 +117,13 @@ def torch_muon(steps, **hyper):
 
 HYPERS = [
     {},
-    {"lr": 0.02, "weight_decay": 0.3, "momentum": 0.8, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"},
+    {
+        "lr": 0.02,
+        "weight_decay": 0.3,
+        "momentum": 0.8,
+        "nesterov": False,
+        "adjust_lr_fn": "match_rms_adamw",
+    },
     {"lr": 0.02, "weight_decay": 0.0, "ns_steps": 3, "ns_coefficients": (2.0, -1.5, 0.5)},
 ]
 
@@ -158,7 +167,7 @@ def test_muon_leaves_vectors_to_the_other_optimizer(params):
         optim.muon(adjust_lr_fn="none")
 
 
-# --- peers ------------------------------------------------------------------------------------------------
+# --- peers ----------------------------------------------------------------------------------------
 
 
 def run_optax(theirs, params, steps):
@@ -214,11 +223,12 @@ def test_the_authors_schedule_free_gives_the_same(hyper, params):
     assert difference(got, {n: t.detach().numpy() for n, t in tensors.items()}) < 1e-11
     theirs.eval()
     assert (
-        difference(optim.get_state(state, "x"), {n: t.detach().numpy() for n, t in tensors.items()}) < 1e-11
+        difference(optim.get_state(state, "x"), {n: t.detach().numpy() for n, t in tensors.items()})
+        < 1e-11
     )
 
 
-# --- downhill ---------------------------------------------------------------------------------------------
+# --- downhill -------------------------------------------------------------------------------------
 
 
 def parabola(p):
@@ -240,7 +250,8 @@ def rosenbrock_gradient(p, i):
     return {"x": np.array([[-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)]])}
 
 
-# rates for the parabola and for Rosenbrock's function, decayed by a cosine to 0 (where it is not free of one)
+# rates for the parabola and for Rosenbrock's function, decayed by a cosine to 0 (where it is not
+# free of one)
 RATES = {
     "sgd": (0.2, 1e-3),
     "momentum": (0.05, 5e-4),
@@ -273,7 +284,9 @@ def test_every_optimizer_goes_downhill(name):
     for (f, gradient, start, steps, bound), rate in zip(hills, RATES[name], strict=True):
         free = name in ("schedule_free_adamw", "adadelta", "sgd", "adagrad")
         optimizer = make(lr=rate if free else schedules.cosine(rate, steps), **extra)
-        if name == "radam":  # its first steps are those of a momentum, too long where the hill is steep
+        if (
+            name == "radam"
+        ):  # its first steps are those of a momentum, too long where the hill is steep
             optimizer = optim.chain(optim.clip_by_global_norm(1.0), optimizer)
         end, state = run(optimizer, start, gradient, steps)
         end = optim.get_state(state, "x") if name.startswith("schedule_free") else end

@@ -10,7 +10,12 @@ HISTORY = [{"step": i, "train_loss": 1 / (i + 1), "test_loss": 1.1 / (i + 1)} fo
 def test_curves_draw_every_column_of_every_run():
     figure = plots.curves({"numpy": HISTORY, "torch": HISTORY}, [("train_loss", "test_loss")])
     lines = figure.axes[0].lines
-    assert [line.get_label() for line in lines] == ["numpy train", "numpy test", "torch train", "torch test"]
+    assert [line.get_label() for line in lines] == [
+        "numpy train",
+        "numpy test",
+        "torch train",
+        "torch test",
+    ]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 4
     assert np.array_equal(lines[1].get_ydata(), [row["test_loss"] for row in HISTORY])
 

@@ -94,7 +94,9 @@ def test_draws_follow_their_distribution(draw, cdf):
 
 
 def test_normal_is_the_inverse_of_its_distribution_to_the_grid():
-    words = np.concatenate([np.arange(2000), random.bits(random.key(0), 50_000), 2**32 - 1 - np.arange(2000)])
+    words = np.concatenate(
+        [np.arange(2000), random.bits(random.key(0), 50_000), 2**32 - 1 - np.arange(2000)]
+    )
     z = random._normal(words, words.shape, "float64")
     expected = stats.norm.ppf((words + 0.5) / 2**32)
     assert np.abs(z - expected).max() < 1e-9
@@ -129,7 +131,9 @@ def test_keys_do_not_collide():
     derived += [random.fold_in(key, i) for i in range(100)]
     derived += [random.fold_in(random.fold_in(key, i), j) for i in range(10) for j in range(10)]
     derived += [
-        random.fold_in(random.fold_in(random.fold_in(key, 0), i), j) for i in range(5) for j in range(5)
+        random.fold_in(random.fold_in(random.fold_in(key, 0), i), j)
+        for i in range(5)
+        for j in range(5)
     ]
     draws = {tuple(random.bits(k, 4)) for k in derived}
     assert len(draws) == len(derived)

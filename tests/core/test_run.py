@@ -23,7 +23,10 @@ def test_laps_add_up_over_resumed_processes(tmp_path):
     rows = runs.timings(tmp_path)
     assert [row["step"] for row in rows] == [10, 15]
     assert 200 < rows[1]["seconds"] < 201
-    assert runs.timings(tmp_path / "nowhere") == [] and runs.training_seconds(tmp_path / "nowhere") == 0
+    assert (
+        runs.timings(tmp_path / "nowhere") == []
+        and runs.training_seconds(tmp_path / "nowhere") == 0
+    )
 
 
 def test_a_folder_is_one_run_at_a_time(tmp_path):

@@ -32,7 +32,12 @@ def test_plain_float32_sum_would_be_worse():
     for value in values:
         plain = plain + value
     right = 20_000 * float(values[0])
-    assert abs(compensated_sum(values) - right) < 1e-9 * right < 1e-6 * right < abs(float(plain) - right)
+    assert (
+        abs(compensated_sum(values) - right)
+        < 1e-9 * right
+        < 1e-6 * right
+        < abs(float(plain) - right)
+    )
 
 
 @given(st.lists(st.floats(0, 2**10, width=32), min_size=1, max_size=50))

@@ -14,7 +14,10 @@ TWINS = {
         schedules.piecewise([10, 25], [0.4, 0.04, 0.004]),
         lambda o: lr_scheduler.MultiStepLR(o, [10, 25], 0.1),
     ),
-    "cosine": (schedules.cosine(0.4, N, 0.01), lambda o: lr_scheduler.CosineAnnealingLR(o, N, 0.01)),
+    "cosine": (
+        schedules.cosine(0.4, N, 0.01),
+        lambda o: lr_scheduler.CosineAnnealingLR(o, N, 0.01),
+    ),
     "exponential": (schedules.exponential(0.4, 0.9), lambda o: lr_scheduler.ExponentialLR(o, 0.9)),
     "polynomial": (
         schedules.polynomial(0.4, 0.0, 40, 2.0),

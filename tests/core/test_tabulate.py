@@ -18,7 +18,8 @@ from purenets.torch_nets.precision import cast
 
 
 @pytest.mark.parametrize(
-    ("backend", "x"), [(mlp_numpy, np.zeros((32, 2), np.float32)), (pytorch_mlp, torch.zeros(32, 2))]
+    ("backend", "x"),
+    [(mlp_numpy, np.zeros((32, 2), np.float32)), (pytorch_mlp, torch.zeros(32, 2))],
 )
 def test_an_mlp_by_hand(backend, x):
     rows = tabulate(backend.MLP(2, [20], 3), x)
@@ -44,7 +45,8 @@ def test_both_backends_have_the_same_cnn():
 
 
 @pytest.mark.parametrize(
-    ("backend", "x"), [(rnn_numpy, np.zeros((4, 9, 1), np.float32)), (vanilla_rnn, torch.zeros(4, 9, 1))]
+    ("backend", "x"),
+    [(rnn_numpy, np.zeros((4, 9, 1), np.float32)), (vanilla_rnn, torch.zeros(4, 9, 1))],
 )
 def test_a_recurrent_net_has_a_row_for_each_matrix(backend, x):
     rows = {row.name: row for row in tabulate(backend.VanillaRNN(9, 1, 128, 10), x)}
@@ -60,7 +62,10 @@ def test_modules_have_the_rows_of_their_twin():
     twin = tabulate(pytorch_mlp.MLP(2, [20], 3), torch.zeros(32, 2))
     assert [row[1:] for row in rows] == [row[1:] for row in twin]
     assert [row.name for row in rows] == ["0", "1", "2"]
-    handles = torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks
+    handles = (
+        torch.nn.modules.module._global_forward_hooks,
+        torch.nn.modules.module._global_forward_pre_hooks,
+    )
     assert not any(handles)
 
 
@@ -75,7 +80,9 @@ def test_resnet18_has_its_known_size():
     resnet18 = pytest.importorskip("torchvision.models").resnet18
     module = resnet18()
     rows = tabulate(from_module(module), torch.zeros(1, 3, 64, 64))
-    assert sum(row.params for row in rows) == sum(p.numel() for p in module.parameters()) == 11_689_512
+    assert (
+        sum(row.params for row in rows) == sum(p.numel() for p in module.parameters()) == 11_689_512
+    )
     assert rows[0][:4] == ("conv1", "Conv2d 7x7", (1, 3, 64, 64), (1, 64, 32, 32))
     assert "layer4.1.conv2" in {row.name for row in rows}
 
@@ -98,7 +105,9 @@ def test_three_forms_show_the_same_cells():
     rows = tabulate(pytorch_mlp.MLP(2, [20], 3), torch.zeros(32, 2))
     table = as_table(rows)
     assert table.rows[-1][4] == "123"
-    markdown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in as_markdown(rows).splitlines()]
+    markdown = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in as_markdown(rows).splitlines()
+    ]
     assert [markdown[0], *markdown[2:]] == table.rows
     text, html = as_text(rows), to_html(Document("An MLP", [Section("Layers", [table])]))
     for line in table.rows:
@@ -110,7 +119,10 @@ def test_three_forms_show_the_same_cells():
 def test_a_failing_net_leaves_no_hook():
     with pytest.raises(ValueError, match="fc1"):
         tabulate(pytorch_mlp.MLP(2, [20], 3), torch.zeros(32, 5))
-    handles = torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks
+    handles = (
+        torch.nn.modules.module._global_forward_hooks,
+        torch.nn.modules.module._global_forward_pre_hooks,
+    )
     assert not any(handles)
 
 

@@ -1,4 +1,6 @@
-"""The total of a table is the number of parameters: all layers of torch.nn, and models of torchvision."""
+"""The total of a table is the number of parameters: all layers of torch.nn, and models of
+torchvision.
+"""
 
 import inspect
 
@@ -119,8 +121,14 @@ LAYERS = {
     "ZeroPad2d": ((1,), IMAGE),
     "ZeroPad3d": ((1,), CUBE),
 }
-ALL = [name for name, value in vars(nn).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
-LOSSES_AND_LAZY = [name for name in ALL if (("Loss" in name) and name not in LAYERS) or "Lazy" in name]
+ALL = [
+    name
+    for name, value in vars(nn).items()
+    if inspect.isclass(value) and issubclass(value, nn.Module)
+]
+LOSSES_AND_LAZY = [
+    name for name in ALL if (("Loss" in name) and name not in LAYERS) or "Lazy" in name
+]
 CALLED = [name for name in ALL if name not in LOSSES_AND_LAZY and LAYERS.get(name, ()) is not None]
 
 
@@ -159,7 +167,10 @@ MODELS = (
     "swin_t",
     "vit_b_16",
 )
-OPTIONS = {"googlenet": {"init_weights": False, "aux_logits": False}, "vit_b_16": {"image_size": 32}}
+OPTIONS = {
+    "googlenet": {"init_weights": False, "aux_logits": False},
+    "vit_b_16": {"image_size": 32},
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -40,7 +40,8 @@ def start():
 
 def same(a, b) -> bool:
     return all(
-        np.array_equal(x, y) for x, y in zip(tree.leaves(a._asdict()), tree.leaves(b._asdict()), strict=True)
+        np.array_equal(x, y)
+        for x, y in zip(tree.leaves(a._asdict()), tree.leaves(b._asdict()), strict=True)
     )
 
 
@@ -91,7 +92,14 @@ def test_divergence_names_its_step():
 
     saved = []
     with pytest.raises(Diverged, match="loss is nan at step 18"):
-        fit(STEP, start(), batches, steps=40, every=10, save=lambda *what: saved.append(int(what[0].step)))
+        fit(
+            STEP,
+            start(),
+            batches,
+            steps=40,
+            every=10,
+            save=lambda *what: saved.append(int(what[0].step)),
+        )
     assert saved == [10]
 
 
@@ -182,7 +190,9 @@ def test_later_fit_that_is_stopped_and_resumed_counts_its_own_steps():
 @pytest.mark.parametrize("every", [0, 10])
 def test_history_from_the_future_is_refused_by_name(every):
     for rows in ([{"step": 300}], [{"step": 0}, {"step": 300}], [{"step": 300}, {"step": 0}]):
-        with pytest.raises(UserError, match="history: a row of step 300, but the state has taken 0"):
+        with pytest.raises(
+            UserError, match="history: a row of step 300, but the state has taken 0"
+        ):
             fit(STEP, start(), BATCHES, steps=5, every=every, history=rows)
     with pytest.raises(UserError, match="history: a row without its 'step'"):
         fit(STEP, start(), BATCHES, steps=5, history=[{"loss": 1.0}])
@@ -249,7 +259,9 @@ def test_wrong_numbers_of_steps_are_refused():
 def test_mean_of_2000_equal_steps_is_that_of_one(backend, dtype):
     step, state, batches = standing_still(backend, dtype)
     _, history = fit(step, state, batches, steps=2000)
-    assert history[-1]["loss"] == pytest.approx(float(step(state, batches(0))[1]["loss"]), rel=1e-12)
+    assert history[-1]["loss"] == pytest.approx(
+        float(step(state, batches(0))[1]["loss"]), rel=1e-12
+    )
 
 
 def test_metric_that_is_not_finite_is_named_with_its_step():

@@ -10,14 +10,16 @@ names = st.text("abcdef.", min_size=1, max_size=5)
 arrays = st.lists(st.integers(0, 3), max_size=3).map(
     lambda shape: np.random.default_rng(0).normal(size=shape)
 )
-trees = st.recursive(arrays, lambda inner: st.dictionaries(names, inner, max_size=4), max_leaves=8).filter(
-    lambda t: isinstance(t, dict)
-)
+trees = st.recursive(
+    arrays, lambda inner: st.dictionaries(names, inner, max_size=4), max_leaves=8
+).filter(lambda t: isinstance(t, dict))
 full_trees = trees.filter(lambda t: tree.leaves(t))
 
 
 def same(a: dict, b: dict) -> bool:
-    return all(tree.leaves(tree.map(lambda x, y: np.array_equal(x, y) and x.dtype == y.dtype, a, b)))
+    return all(
+        tree.leaves(tree.map(lambda x, y: np.array_equal(x, y) and x.dtype == y.dtype, a, b))
+    )
 
 
 @given(trees)
@@ -72,7 +74,9 @@ def test_select_inverts_prefixed(params):
 
 
 def test_differing_names_are_named(params):
-    wrong = {("fc1.wieght" if name == "fc1.weight" else name): leaf for name, leaf in params.items()}
+    wrong = {
+        ("fc1.wieght" if name == "fc1.weight" else name): leaf for name, leaf in params.items()
+    }
     with pytest.raises(UserError, match=r"missing fc1\.weight; unknown fc1\.wieght"):
         tree.map(lambda a, b: a, params, wrong)
     with pytest.raises(UserError, match="expected a dict"):

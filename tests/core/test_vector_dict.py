@@ -1,4 +1,4 @@
-"""A dict that carries its vector is a plain dict to whoever looks, and never uses a stale vector."""
+"""A dict that carries its vector looks like a plain dict and never uses a stale vector."""
 
 import copy
 import gc
@@ -144,7 +144,10 @@ def test_replaced_data_moves_from_where_it_was_put(convert):
     """The step uses what the dict shows."""
     nets = numpy_nets if convert is np.asarray else torch_nets
     model, optimizer = nets.MLP(3, [4], 2), optim.sgd(1e-3)
-    step, state = make_step(nets.grad_fn(model), optimizer), init_state(model, optimizer, random.key(0))
+    step, state = (
+        make_step(nets.grad_fn(model), optimizer),
+        init_state(model, optimizer, random.key(0)),
+    )
     batch = convert(np.ones((5, 3), np.float32)), convert(np.zeros(5, np.int64))
     state, _ = step(state, batch)
     seven = convert(np.full(4, 7, np.float32))
@@ -203,7 +206,9 @@ def test_is_a_dict_to_the_pytrees_of_torch():
         lambda p: sum((leaf**2).sum() for leaf in p.values()), (with_vector(plain),), (plain,)
     )
     assert torch.isclose(derivative, 2 * total)
-    rows = torch.func.vmap(lambda p: p["w"].sum() + p["b"].sum(), in_dims=({"w": 0, "b": None},))(carried)
+    rows = torch.func.vmap(lambda p: p["w"].sum() + p["b"].sum(), in_dims=({"w": 0, "b": None},))(
+        carried
+    )
     assert torch.allclose(rows, plain["w"].sum(1) + plain["b"].sum())
     grads = torch.func.grad(lambda p: (p["w"] ** 2).sum())(carried)
     assert equal(grads, {"w": 2 * plain["w"], "b": 0 * plain["b"]})
@@ -226,7 +231,10 @@ def test_is_freed_with_its_last_owner(convert):
 def test_a_state_of_a_step_is_freed_with_it(convert):
     nets = numpy_nets if convert is np.asarray else torch_nets
     model, optimizer = nets.MLP(3, [4], 2), optim.adam()
-    step, state = make_step(nets.grad_fn(model), optimizer), init_state(model, optimizer, random.key(0))
+    step, state = (
+        make_step(nets.grad_fn(model), optimizer),
+        init_state(model, optimizer, random.key(0)),
+    )
     batch = convert(np.ones((5, 3), np.float32)), convert(np.zeros(5, np.int64))
     state, _ = step(state, batch)
     vector = weakref.ref(vector_of(state.params))
@@ -239,7 +247,10 @@ def test_a_state_of_a_step_is_freed_with_it(convert):
 def test_a_step_changes_no_state_that_shares_its_leaves(convert):
     nets = numpy_nets if convert is np.asarray else torch_nets
     model, optimizer = nets.MLP(3, [4], 2), optim.adam(1e-1)
-    step, state = make_step(nets.grad_fn(model), optimizer), init_state(model, optimizer, random.key(0))
+    step, state = (
+        make_step(nets.grad_fn(model), optimizer),
+        init_state(model, optimizer, random.key(0)),
+    )
     batch = convert(np.ones((5, 3), np.float32)), convert(np.zeros(5, np.int64))
     one, _ = step(state, batch)
     before = copy.deepcopy(one.params)

@@ -1,4 +1,6 @@
-"""Stop a script at random moments, go on with it, and see that it leaves what an uninterrupted run leaves."""
+"""Stop a script at random moments, go on with it, and see that it leaves what an uninterrupted run
+leaves.
+"""
 
 import signal
 import subprocess
@@ -15,11 +17,11 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # one
 def stop_and_resume(
     command: Sequence, folder: Path, seconds: float, resume: Sequence = ("--resume",), most: int = 2
 ) -> Counter:
-    """Run `command --out folder` with `resume`, stopped up to `most` times, until it ends by itself; how often
-    each signal stopped it.
+    """Run `command --out folder` with `resume`, stopped up to `most` times, until it ends by
+    itself; how often each signal stopped it.
 
-    seconds: what an uninterrupted run takes; each process is stopped within half of that, if it is still there.
-    So some stops fall into its start, some into a step, some into a checkpoint.
+    seconds: what an uninterrupted run takes; each process is stopped within half of that, if it is
+    still there. So some stops fall into its start, some into a step, some into a checkpoint.
     """
     random, counts = np.random.default_rng(), Counter()
     command = [*map(str, command), "--out", str(folder), *resume]
@@ -39,8 +41,8 @@ def stop_and_resume(
 
 
 def _traceback(error: str) -> bool:
-    """Whether a script ended in a traceback, but for Ctrl-C before it began: while Python itself starts and
-    imports the script, nobody can hear it."""
+    """Whether a script ended in a traceback, but for Ctrl-C before it began: while Python itself
+    starts and imports the script, nobody can hear it."""
     return "Traceback" in error and not (
         error.strip().endswith("KeyboardInterrupt") and "in run" not in error
     )

@@ -1,9 +1,10 @@
-"""Coverage-guided fuzzing of all that reads a file, by atheris (`pip install -e .[fuzz]`): one parser at a time.
+"""Coverage-guided fuzzing of all that reads a file, by atheris (`pip install -e .[fuzz]`): one
+parser at a time.
 
     python -m tests.faults.parsers checkpoint 100000 FOLDER
 
-Anything but success and a UserError of one line ends it with a traceback. At the end FOLDER/counts.json says how
-many inputs were taken and refused.
+Anything but success and a UserError of one line ends it with a traceback. At the end
+FOLDER/counts.json says how many inputs were taken and refused.
 """
 
 import contextlib
@@ -58,7 +59,9 @@ def examples(name: str, folder: Path) -> None:
     elif name == "config":
         runs.open_run(train_mlp_numpy.Config(out=str(folder)))
     elif name == "history":
-        history.write_csv(folder / "history.csv", [{"step": 0, "loss": 0.5}, {"step": 10, "accuracy": 1.0}])
+        history.write_csv(
+            folder / "history.csv", [{"step": 0, "loss": 0.5}, {"step": 10, "accuracy": 1.0}]
+        )
     else:
         (folder / "table.csv").write_text("a,b,class\n1,2.5,0\n3,-1,1\n0,0,1\n2,2,0\n1,1,0\n")
 

@@ -1,7 +1,7 @@
 """How much of the campaign is run, and where its figures go.
 
-`make test` runs a quick part. `make faults` runs all of it: PURENETS_FAULTS names the JSON file that every test
-adds its figures to.
+`make test` runs a quick part. `make faults` runs all of it: PURENETS_FAULTS names the JSON file
+that every test adds its figures to.
 """
 
 import fcntl

@@ -30,7 +30,11 @@ def damaged(content: bytes, other: bytes, kind: str, draw: np.random.Generator) 
     place = int(draw.integers(len(content)))
     length = int(draw.integers(1, 64))
     if kind == "flipped":
-        return content[:place] + bytes([content[place] ^ (1 << int(draw.integers(8)))]) + content[place + 1 :]
+        return (
+            content[:place]
+            + bytes([content[place] ^ (1 << int(draw.integers(8)))])
+            + content[place + 1 :]
+        )
     if kind == "cut":
         return content[:place]
     if kind == "grown":

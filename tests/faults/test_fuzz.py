@@ -1,4 +1,6 @@
-"""Whatever comes in at an entrance, it is taken or refused in one line: no traceback, no file lost."""
+"""Whatever comes in at an entrance, it is taken or refused in one line: no traceback, no
+file lost.
+"""
 
 import contextlib
 import dataclasses
@@ -28,8 +30,18 @@ SCRIPTS = (
     "cifar10_mlp",
     "cifar10_sweep",
 )
-SCRIPTS += ("train", "palindrome_sweep", "compare_mlps", "mlp_sweep", "cnn_sweep", "run_full", "make_report")
-CONFIGS = [importlib.import_module(f"scripts.{name}").Config for name in (*SCRIPTS, "make_submission")]
+SCRIPTS += (
+    "train",
+    "palindrome_sweep",
+    "compare_mlps",
+    "mlp_sweep",
+    "cnn_sweep",
+    "run_full",
+    "make_report",
+)
+CONFIGS = [
+    importlib.import_module(f"scripts.{name}").Config for name in (*SCRIPTS, "make_submission")
+]
 LEAVES = st.sampled_from(
     ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias", "W_hh", "", ".", "fc1", "fc9.x", "é"]
 )
@@ -42,7 +54,22 @@ TEXTS = st.one_of(
     st.text(max_size=12),
     NUMBERS.map(str),
     st.sampled_from(
-        ["nan", "inf", "-inf", "-0", "1,2", ",", "1,,2", "adam", "moons", "cpu", "../..", "/", "\\0", "--"]
+        [
+            "nan",
+            "inf",
+            "-inf",
+            "-0",
+            "1,2",
+            ",",
+            "1,,2",
+            "adam",
+            "moons",
+            "cpu",
+            "../..",
+            "/",
+            "\\0",
+            "--",
+        ]
     ),
 )
 
@@ -78,7 +105,11 @@ def taken_or_refused(call, counts: Counter) -> None:
 
 def values_of(field) -> st.SearchStrategy:
     """Words after a flag: what its type takes, its default, or anything."""
-    plausible = {int: st.integers(0, 1000), float: st.floats(1e-6, 1.0), str: st.just(field.default or "1")}
+    plausible = {
+        int: st.integers(0, 1000),
+        float: st.floats(1e-6, 1.0),
+        str: st.just(field.default or "1"),
+    }
     return st.one_of(plausible.get(field.type, st.nothing()).map(str), TEXTS)
 
 
@@ -108,7 +139,9 @@ def test_command_lines():
 
 def test_values_of_a_config_file():
     counts = Counter()
-    anything = st.one_of(TEXTS, NUMBERS, st.none(), st.booleans(), st.lists(st.integers(), max_size=2))
+    anything = st.one_of(
+        TEXTS, NUMBERS, st.none(), st.booleans(), st.lists(st.integers(), max_size=2)
+    )
     plausible = {int: st.integers(0, 1000), float: st.floats(1e-6, 1.0), bool: st.booleans()}
 
     @fuzzed(300, 20_000)
@@ -135,7 +168,8 @@ def tables(draw):
     cell = number if draw(st.integers(0, 2)) else st.one_of(number, odd)
     label = st.integers(0, 2).map(str) if draw(st.integers(0, 2)) else odd
     rows = [
-        ",".join([*(draw(cell) for _ in range(width)), draw(label)]) for _ in range(draw(st.integers(0, 8)))
+        ",".join([*(draw(cell) for _ in range(width)), draw(label)])
+        for _ in range(draw(st.integers(0, 8)))
     ]
     return "\n".join(["a,b,c"] * draw(st.integers(0, 1)) + rows).encode()
 
@@ -161,7 +195,9 @@ def test_histories_and_checkpoints(tmp_path):
     parts = st.one_of(
         st.binary(max_size=80),
         st.builds(
-            lambda a, b: good[:a] + b + good[a:], st.integers(0, len(good)), st.binary(min_size=1, max_size=9)
+            lambda a, b: good[:a] + b + good[a:],
+            st.integers(0, len(good)),
+            st.binary(min_size=1, max_size=9),
         ),
     )
 
@@ -217,7 +253,9 @@ def test_dicts_of_params():
                 params.pop(leaf, None)
             else:
                 shape = (
-                    data.draw(SHAPES) if what == "shape" or leaf not in params else tuple(params[leaf].shape)
+                    data.draw(SHAPES)
+                    if what == "shape" or leaf not in params
+                    else tuple(params[leaf].shape)
                 )
                 value = data.draw(st.sampled_from([0.0, 1.0, float("nan"), float("inf"), 1e38]))
                 dtype = np.float32 if name == "numpy" else torch.float32
@@ -245,7 +283,9 @@ def datasets(draw):
     )
     classes = draw(st.sampled_from([[0], [0, 1], [0, 1, 2], [0, 10**6], [-1, 0], [0.5, 1.0]]))
     m = n if draw(st.integers(0, 4)) else draw(st.integers(0, 9))
-    y = np.array(draw(st.lists(st.sampled_from(classes), min_size=m, max_size=m)), dtype=type(classes[0]))
+    y = np.array(
+        draw(st.lists(st.sampled_from(classes), min_size=m, max_size=m)), dtype=type(classes[0])
+    )
     return x.reshape(-1, 2), y
 
 
@@ -256,14 +296,18 @@ def test_datasets():
     @given(datasets(), st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0, -1.0, float("nan")]))
     def check(batch, fraction):
         with np.errstate(all="ignore"):
-            taken_or_refused(lambda: data.prepare(batch, random.key(0), fraction, "float32"), counts)
+            taken_or_refused(
+                lambda: data.prepare(batch, random.key(0), fraction, "float32"), counts
+            )
 
     check()
     record("fuzzed: datasets", **counts, other=other(counts))
 
 
 def test_whole_scripts_at_the_edges(tmp_path):
-    """Tiny trainings from random options: they train, or refuse, and never leave a folder half-written."""
+    """Tiny trainings from random options: they train, or refuse, and never leave a folder
+    half-written.
+    """
     from scripts import train_mlp_numpy
 
     counts = Counter()
@@ -289,7 +333,9 @@ def test_whole_scripts_at_the_edges(tmp_path):
         try:
             with contextlib.redirect_stdout(printed):
                 train_mlp_numpy.train(
-                    train_mlp_numpy.Config(**{"max_steps": 1, "eval_freq": 1, **changes, "out": str(folder)})
+                    train_mlp_numpy.Config(
+                        **{"max_steps": 1, "eval_freq": 1, **changes, "out": str(folder)}
+                    )
                 )
             counts["taken"] += 1
         except (UserError, ArithmeticError, MemoryError) as error:  # Diverged is one
@@ -302,6 +348,8 @@ def test_whole_scripts_at_the_edges(tmp_path):
 
 
 def test_argparse_itself_never_prints_a_usage():
-    """Even what argparse refuses comes as a UserError (its own way out is exit code 2 with several lines)."""
+    """Even what argparse refuses comes as a UserError (its own way out is exit code 2 with several
+    lines).
+    """
     with pytest.raises(UserError):
         CONFIGS[0].parse(["--seed"])

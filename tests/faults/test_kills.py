@@ -1,5 +1,5 @@
-"""Every training script, stopped by SIGKILL, SIGTERM or Ctrl-C at random moments and gone on with, ends with the
-bytes of an uninterrupted run."""
+"""Every training script, stopped by SIGKILL, SIGTERM or Ctrl-C at random moments and gone on with,
+ends with the bytes of an uninterrupted run."""
 
 import shutil
 import sys
@@ -18,9 +18,8 @@ ROOT = Path(__file__).parents[2]
 RUN = (checkpoint.NAME, "history.csv", "curves.png")
 IMAGES = (*RUN, "results.json", "confusion.png")
 DIGITS = "--data digits --threads 1 --precision float32"
-CIFAR10 = (
-    f"--preset digits {DIGITS} --flip alternating --mixup --cutout 2 --ema 0.9 --evaluations 40 --epochs 8"
-)
+CIFAR10 = f"--preset digits {DIGITS} --flip alternating --mixup --cutout 2 --ema 0.9 "
+"--evaluations 40 --epochs 8"
 
 
 class Case(NamedTuple):
@@ -43,16 +42,20 @@ CASES = {
     "cifar10_cnn": Case(f"{CIFAR10} --channels 8,8,8", IMAGES),
     "cifar10_mlp": Case(f"{CIFAR10} --optimizer muon", IMAGES),
     "train": Case(
-        "--input_length 6 --num_hidden 16 --batch_size 16 --eval_freq 10 --eval_size 200 --train_steps 600 "
+        "--input_length 6 --num_hidden 16 --batch_size 16 --eval_freq 10 --eval_size 200 "
+        "--train_steps 600 "
         "--no-compile --threads 1",
         RUN,
     ),
     "palindrome_sweep": Case(
-        "--lengths 5,6 --seeds 2 --num_hidden 16 --batch_size 16 --steps 200 --eval_freq 10 --eval_size 200 "
+        "--lengths 5,6 --seeds 2 --num_hidden 16 --batch_size 16 --steps 200 --eval_freq 10 "
+        "--eval_size 200 "
         "--no-compile --threads 1",
         tuple(f"default-T{T}/{name}" for T in (5, 6) for name in (checkpoint.NAME, "cell.json")),
     ),
-    "compare_mlps": Case("--datasets moons,blobs --seeds 2 --max_steps 20 --no-compile", ("table.md",)),
+    "compare_mlps": Case(
+        "--datasets moons,blobs --seeds 2 --max_steps 20 --no-compile", ("table.md",)
+    ),
     "make_report": Case("--no-pdf", ("report.html",), resume=()),
     "make_submission": Case("--student_number 123 --no-check", ("123_assignment2.zip",), resume=()),
 }
@@ -69,7 +72,9 @@ def test_stopped_at_random_and_resumed_gives_the_same_bytes(name, tmp_path):
     stops, stopped_runs, different = Counter(), 0, []
     while stopped_runs < wanted:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        if (whole / "probe.json").exists():  # the fastest way is measured: one measurement for all runs
+        if (
+            whole / "probe.json"
+        ).exists():  # the fastest way is measured: one measurement for all runs
             shutil.copy(whole / "probe.json", folder)
         own = stop_and_resume(command, folder, seconds, case.resume)
         stops += own

@@ -1,4 +1,6 @@
-"""A long training in one process: memory and speed stay what they were; and which bits depend on threads."""
+"""A long training in one process: memory and speed stay what they were; and which bits depend on
+threads.
+"""
 
 import hashlib
 import resource
@@ -30,7 +32,10 @@ def test_a_long_training_keeps_its_memory_and_its_speed():
     task = data.load("moons", random.key(0))
     model, optimizer = MLP(2, [20], 2), optim.adam(lr=1e-3)
     step = make_step(grad_fn(model), optimizer)
-    state, draw = init_state(model, optimizer, random.key(0)), batches(task.train, 32, random.key(1))
+    state, draw = (
+        init_state(model, optimizer, random.key(0)),
+        batches(task.train, 32, random.key(1)),
+    )
     block, times = steps // 100, []
     for i in range(1000):
         state, metrics = step(state, draw(i))
@@ -46,7 +51,11 @@ def test_a_long_training_keeps_its_memory_and_its_speed():
     assert all(np.isfinite(leaf).all() for leaf in state.params.values())
     slower = float(np.median(times[-10:]) / np.median(times[:10]) - 1)
     record(
-        "soak", steps=steps, memory_growth=growth, slower=slower, microseconds=1e6 * float(np.median(times))
+        "soak",
+        steps=steps,
+        memory_growth=growth,
+        slower=slower,
+        microseconds=1e6 * float(np.median(times)),
     )
 
 
@@ -55,13 +64,15 @@ def digest_of(script: str, flags: list[str], threads: int, folder: Path) -> str:
     command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *flags, "--out", str(folder)]
     environment = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
     subprocess.run(
-        ["env", *(f"{k}={v}" for k, v in environment.items()), *command], check=True, capture_output=True
+        ["env", *(f"{k}={v}" for k, v in environment.items()), *command],
+        check=True,
+        capture_output=True,
     )
     return hashlib.sha256((folder / "history.csv").read_bytes()).hexdigest()
 
 
 def test_the_same_bits_with_one_and_with_two_threads(tmp_path):
-    """Promised for the NumPy MLP and the torch MLP, whose products are too small to be shared out."""
+    """Promised for the MLPs, whose products are too small to be shared among threads."""
     scripts, differing = ("train_mlp_numpy", "pytorch_train_mlp"), 0
     for script in scripts:
         flags = ["--max_steps", "20", "--optimizer", "adam"] + ["--no-compile"] * (

@@ -1,4 +1,6 @@
-"""What happens around a run: another one in its folder, no room, no memory, images that change, names that lie."""
+"""What happens around a run: another one in its folder, no room, no memory, images that change,
+names that lie.
+"""
 
 import os
 import re
@@ -50,7 +52,9 @@ def test_two_runs_in_one_folder(tmp_path):
     while not (folder / checkpoint.NAME).exists():
         assert first.poll() is None
         time.sleep(0.01)
-    second = subprocess.run([*long, folder, "--resume"], capture_output=True, text=True, check=False)
+    second = subprocess.run(
+        [*long, folder, "--resume"], capture_output=True, text=True, check=False
+    )
     assert first.poll() is None, "the first was done too soon for this test"
     assert "another process is training there" in in_one_line(second)
     first.send_signal(signal.SIGINT)
@@ -63,9 +67,21 @@ def test_two_runs_in_one_folder(tmp_path):
 
 
 def test_a_full_disk(tmp_path):
-    """No file may grow over a limit, as on a full disk: the last checkpoint stays, byte for byte."""
+    """No file may grow over a limit, as on a full disk: the last checkpoint stays, byte for
+    byte.
+    """
     folder = tmp_path / "run"
-    small = [*MLP, "--dnn_hidden_units", "40,40", "--max_steps", "4", "--eval_freq", "1", "--out", folder]
+    small = [
+        *MLP,
+        "--dnn_hidden_units",
+        "40,40",
+        "--max_steps",
+        "4",
+        "--eval_freq",
+        "1",
+        "--out",
+        folder,
+    ]
     subprocess.run(small, check=True, capture_output=True)
     before = (folder / checkpoint.NAME).read_bytes()
     more = [*small, "--max_steps", "8", "--resume"]
@@ -79,13 +95,23 @@ def test_a_full_disk(tmp_path):
 
 @pytest.mark.parametrize("place", ["/proc/run", "/dev/null/run"])
 def test_a_folder_that_cannot_be_written(place):
-    line = in_one_line(subprocess.run([*MLP, "--out", place], capture_output=True, text=True, check=False))
+    line = in_one_line(
+        subprocess.run([*MLP, "--out", place], capture_output=True, text=True, check=False)
+    )
     assert f"--out {place}: cannot be" in line
 
 
 def test_too_little_memory(tmp_path):
     """A net that does not fit: one line, exit code 2, nothing written over the folder's run."""
-    command = [*MLP, "--dnn_hidden_units", "300000,300000", "--max_steps", "1", "--out", tmp_path / "run"]
+    command = [
+        *MLP,
+        "--dnn_hidden_units",
+        "300000,300000",
+        "--max_steps",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
     line = in_one_line(limited(f"-v {4 * 2**20}", command))
     assert "memory" in line
 
@@ -95,9 +121,13 @@ def test_a_clock_that_jumps_changes_no_result(tmp_path, monkeypatch):
     times = iter(np.random.default_rng(0).uniform(-1e9, 1e9, 10**5))
     monkeypatch.setattr(time, "time", lambda: float(next(times)))
     monkeypatch.setattr(time, "time_ns", lambda: int(next(times)) * 10**9)
-    jumped = train_mlp_numpy.train(train_mlp_numpy.Config(max_steps=20, out=str(tmp_path / "jumped")))
+    jumped = train_mlp_numpy.train(
+        train_mlp_numpy.Config(max_steps=20, out=str(tmp_path / "jumped"))
+    )
     assert whole.history == jumped.history
-    assert differing(tmp_path / "whole", tmp_path / "jumped", (checkpoint.NAME, "history.csv")) == []
+    assert (
+        differing(tmp_path / "whole", tmp_path / "jumped", (checkpoint.NAME, "history.csv")) == []
+    )
 
 
 def picture(path: Path, shade: int) -> None:
@@ -128,7 +158,9 @@ def test_names_of_classes_are_text_and_nothing_else(tmp_path):
             picture(tmp_path / "data" / part / name / "0.png", 7)
     (tmp_path / "data" / "train" / "dot").symlink_to(tmp_path)
     (tmp_path / "data" / "test" / "dot").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="holds no images"):  # a link is followed to read, never to write
+    with pytest.raises(
+        UserError, match="holds no images"
+    ):  # a link is followed to read, never to write
         images.folder(tmp_path / "data")
     for part in ("train", "test"):
         (tmp_path / "data" / part / "dot").unlink()
@@ -147,7 +179,9 @@ def test_names_of_classes_are_text_and_nothing_else(tmp_path):
 
 
 def test_a_worker_of_a_dataloader_that_dies_is_said_and_nothing_hangs():
-    """Our scripts draw their batches in the process itself; a user's DataLoader over our dataset does not hang."""
+    """Our scripts draw their batches in the process itself; a user's DataLoader over our dataset
+    does not hang.
+    """
     dataset = PalindromeDataset(6, size=10**6)
     loader = torch.utils.data.DataLoader(dataset, batch_size=4, num_workers=1, timeout=30)
     drawn = iter(loader)

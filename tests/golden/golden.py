@@ -3,8 +3,9 @@
     python tests/golden/golden.py record     # write the digests of this machine into golden.json
     python tests/golden/golden.py check      # compare; exit code 1 names the runs that differ
 
-A digest covers every number of a run: the rows of history.csv and the arrays of the checkpoint. Bits depend on the
-processor and on the versions of torch and NumPy, so digests are kept by all three.
+A digest covers every number of a run: the rows of history.csv and the arrays of the checkpoint.
+Bits depend on the processor and on the versions of torch and NumPy, so digests are kept by all
+three.
 """
 
 import hashlib
@@ -22,19 +23,25 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNS = {
     "mlp numpy moons": "train_mlp_numpy --max_steps 40",
-    "mlp numpy digits dropout": "train_mlp_numpy --dataset digits --max_steps 4 --optimizer adam --dropout 0.2",
+    "mlp numpy digits dropout": "train_mlp_numpy --dataset digits --max_steps 4 --optimizer "
+    "adam --dropout 0.2",
     "mlp torch moons": "pytorch_train_mlp --max_steps 40",
-    "mlp torch circles muon": "pytorch_train_mlp --dataset circles --max_steps 20 --optimizer muon --no-compile",
-    "cnn plain": "cnn_train --data digits --width 0.125 --max_steps 12 --eval_freq 4 --precision float32",
+    "mlp torch circles muon": "pytorch_train_mlp --dataset circles --max_steps 20 --optimizer "
+    "muon --no-compile",
+    "cnn plain": "cnn_train --data digits --width 0.125 --max_steps 12 --eval_freq 4 "
+    "--precision float32",
     "cnn regularized": (
         "cnn_train --data digits --width 0.125 --epochs 1 --eval_freq 10 --precision float32 "
         "--optimizer nesterov --learning_rate 0.1 --schedule one_cycle --weight_decay 5e-4 "
         "--flip random --crop 4 --cutout 8 --label_smoothing 0.1 --views mirror "
         "--batch_size 128 --ema 0.9 --image_size 16"
     ),
-    "cifar10 cnn": "cifar10_cnn --preset digits --epochs 1 --precision float32 --flip alternating --views shift",
-    "cifar10 mlp": "cifar10_mlp --preset digits --epochs 2 --precision bfloat16 --mixup --cutout 2 --flip random",
-    "rnn eager": "train --input_length 6 --train_steps 40 --eval_freq 20 --eval_size 500 --no-compile",
+    "cifar10 cnn": "cifar10_cnn --preset digits --epochs 1 --precision float32 --flip "
+    "alternating --views shift",
+    "cifar10 mlp": "cifar10_mlp --preset digits --epochs 2 --precision bfloat16 --mixup "
+    "--cutout 2 --flip random",
+    "rnn eager": "train --input_length 6 --train_steps 40 --eval_freq 20 --eval_size 500 "
+    "--no-compile",
     "rnn compiled": "train --input_length 4 --train_steps 40 --eval_freq 20 --eval_size 500",
 }
 
@@ -54,7 +61,9 @@ def digest(folder: Path) -> str:
     total = hashlib.sha256((folder / "history.csv").read_bytes())
     for name, tensor in sorted(load_file(folder / "checkpoint.safetensors").items()):
         array = tensor.view(torch.uint8) if tensor.ndim else tensor.reshape(1).view(torch.uint8)
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + array.numpy().tobytes())
+        total.update(
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + array.numpy().tobytes()
+        )
     return total.hexdigest()
 
 

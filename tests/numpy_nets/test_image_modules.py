@@ -71,7 +71,12 @@ def test_batch_norm_equals_torchs():
 def test_mean_equals_torchs():
     x = DRAW.normal(size=(4, 3, 5, 2))
     out, cache = m.global_avg_pool_forward(x)
-    both_ways(out, lambda dout: (m.global_avg_pool_backward(dout, cache),), lambda x: x.mean(dim=(2, 3)), [x])
+    both_ways(
+        out,
+        lambda dout: (m.global_avg_pool_backward(dout, cache),),
+        lambda x: x.mean(dim=(2, 3)),
+        [x],
+    )
 
 
 def test_backward_equals_central_differences():

@@ -1,4 +1,6 @@
-"""Each backward pass: against central differences along random directions, and against torch's autograd."""
+"""Each backward pass: against central differences along random directions, and against torch's
+autograd.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,11 @@ PAIRS = {
     "linear": (
         m.linear_forward,
         m.linear_backward,
-        {"x": DRAW.normal(size=(7, 3)), "weight": DRAW.normal(size=(5, 3)), "bias": DRAW.normal(size=5)},
+        {
+            "x": DRAW.normal(size=(7, 3)),
+            "weight": DRAW.normal(size=(5, 3)),
+            "bias": DRAW.normal(size=5),
+        },
     ),
     "relu": (m.relu_forward, m.relu_backward, {"x": DRAW.normal(size=(7, 5))}),
     "tanh": (m.tanh_forward, m.tanh_backward, {"x": DRAW.normal(size=(7, 5))}),
@@ -67,7 +73,10 @@ def test_backward_equals_central_differences(name):
         ("tanh", torch.tanh),
         ("softmax", lambda x: torch.softmax(x, dim=-1)),
         ("cross_entropy", lambda p: torch.nn.functional.nll_loss(p.log(), torch.tensor(TARGETS))),
-        ("softmax_cross_entropy", lambda x: torch.nn.functional.cross_entropy(x, torch.tensor(TARGETS))),
+        (
+            "softmax_cross_entropy",
+            lambda x: torch.nn.functional.cross_entropy(x, torch.tensor(TARGETS)),
+        ),
     ],
 )
 def test_equals_autograd(name, twin):
@@ -90,7 +99,9 @@ def test_the_fused_gradient_is_the_chain_of_both():
     apart = m.softmax_backward(m.cross_entropy_backward(1.0, loss_cache), softmax_cache)
     fused_loss, fused_cache = m.softmax_cross_entropy_forward(x, TARGETS)
     assert np.isclose(loss, fused_loss, rtol=1e-14)
-    assert np.allclose(apart, m.softmax_cross_entropy_backward(1.0, fused_cache), rtol=1e-12, atol=1e-16)
+    assert np.allclose(
+        apart, m.softmax_cross_entropy_backward(1.0, fused_cache), rtol=1e-12, atol=1e-16
+    )
 
 
 @given(st.floats(-1e3, 1e3), st.floats(0, 1e4))

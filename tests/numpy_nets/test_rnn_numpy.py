@@ -1,4 +1,6 @@
-"""Backpropagation through time by hand equals torch.func and central differences, and trains by itself."""
+"""Backpropagation through time by hand equals torch.func and central differences, and trains by
+itself.
+"""
 
 import subprocess
 import sys
@@ -85,14 +87,21 @@ def test_both_backends_begin_with_the_same_params():
 
 @pytest.mark.slow
 def test_it_learns_all_palindromes_of_length_5():
-    """The defaults of scripts/train.py, in NumPy alone: RMSProp 1e-3, clipped at 10, batches of 128."""
+    """The defaults of scripts/train.py, in NumPy alone: RMSProp 1e-3, clipped at 10, batches of
+    128.
+    """
     model = rnn_numpy.VanillaRNN(4, 1, 128, 10)
     optimizer = optim.chain(optim.clip_by_global_norm(10.0), optim.rmsprop(1e-3))
     train_key, _ = streams(random.key(1))
-    step, state = make_step(numpy_nets.grad_fn(model), optimizer), init_state(model, optimizer, random.key(0))
+    step, state = (
+        make_step(numpy_nets.grad_fn(model), optimizer),
+        init_state(model, optimizer, random.key(0)),
+    )
     metrics, everything = numpy_nets.metrics_fn(model), all_palindromes(5)
     for steps in range(500, 4001, 500):
-        state, _ = fit(step, state, lambda i: palindromes(random.fold_in(train_key, i), 128, 5), steps=steps)
+        state, _ = fit(
+            step, state, lambda i: palindromes(random.fold_in(train_key, i), 128, 5), steps=steps
+        )
         if evaluate(metrics, state, everything)["accuracy"] == 1.0:
             return
     pytest.fail("not all 1,000 palindromes of length 5 are right after 4,000 steps")

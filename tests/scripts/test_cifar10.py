@@ -1,4 +1,6 @@
-"""The scripts for CIFAR-10 as high as it goes: what they learn, their presets, their sweep, kills, wrong input."""
+"""The scripts for CIFAR-10 as high as it goes: what they learn, their presets, their sweep, kills,
+wrong input.
+"""
 
 import contextlib
 import dataclasses
@@ -24,7 +26,13 @@ ALL = [(script, preset) for script in SCRIPTS.values() for preset in script.PRES
 
 def tiny(script, preset: str, **changes):
     """A preset on digits, with few units and steps: all its ingredients are there."""
-    small = {"data": "digits", "image_size": 32, "batch_size": 100, "epochs": 0.6, "train_images": 600}
+    small = {
+        "data": "digits",
+        "image_size": 32,
+        "batch_size": 100,
+        "epochs": 0.6,
+        "train_images": 600,
+    }
     small |= {"valid_fraction": 0.1, "threads": 1, "compile": False, "precision": "float32"}
     mlp = {"width": 8, "depth": 2, "hidden": (20,)}
     small |= {"channels": (8, 16, 16)} if script is cifar10_cnn else mlp
@@ -33,11 +41,15 @@ def tiny(script, preset: str, **changes):
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_it_learns_digits(script):
-    result = script.train(dataclasses.replace(script.PRESETS["digits"], threads=1, precision="float32"))
+    result = script.train(
+        dataclasses.replace(script.PRESETS["digits"], threads=1, precision="float32")
+    )
     assert result.test["accuracy"] > (0.97 if script is cifar10_cnn else 0.88)
 
 
-@pytest.mark.parametrize(("script", "preset"), ALL, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("script", "preset"), ALL, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_each_preset_runs_in_small(script, preset, tmp_path):
     config = tiny(script, preset, out=str(tmp_path / "run"))
     result = script.train(config)
@@ -55,7 +67,8 @@ def test_two_nets_side_by_side_go_on_where_they_were_stopped(tmp_path, monkeypat
     whole = cifar10_cnn.train(dataclasses.replace(config, out=str(tmp_path / "whole")))
     asked = iter([False, False])
     monkeypatch.setattr(
-        "purenets.core.train.stop_requested", lambda: contextlib.nullcontext(lambda: next(asked, True))
+        "purenets.core.train.stop_requested",
+        lambda: contextlib.nullcontext(lambda: next(asked, True)),
     )
     stopped = dataclasses.replace(config, out=str(tmp_path / "stopped"))
     with pytest.raises(Interrupted):
@@ -68,7 +81,9 @@ def test_two_nets_side_by_side_go_on_where_they_were_stopped(tmp_path, monkeypat
 
 
 def test_without_a_validation_part_all_training_images_are_trained_on(tmp_path):
-    config = tiny(cifar10_cnn, "digits", valid_fraction=0.0, train_images=0, out=str(tmp_path / "run"))
+    config = tiny(
+        cifar10_cnn, "digits", valid_fraction=0.0, train_images=0, out=str(tmp_path / "run")
+    )
     result = cifar10_cnn.train(config)
     assert len(result.task.valid[1]) == 0
     assert len(result.task.train[1]) == 1438
@@ -85,7 +100,9 @@ def test_preset_gives_the_defaults_of_all_other_options():
     assert parse([], presets) == next(iter(presets.values()))
 
 
-@pytest.mark.skipif(not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75")
+@pytest.mark.skipif(
+    not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75"
+)
 def test_the_fast_net_learns_from_cifar10():
     few = {"data": "folder", "image_size": 0, "train_images": 2000, "epochs": 8.0, "views": "none"}
     config = tiny(cifar10_cnn, "94", **few, data_dir=str(MIRROR), channels=(16, 32, 32))
@@ -96,10 +113,17 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
     for script in SCRIPTS.values():
         monkeypatch.setitem(script.PRESETS, "digits", tiny(script, "digits", flip="none"))
     results = tmp_path / "results.json"
-    options = {"data": "digits", "threads": 1, "out": str(tmp_path / "runs"), "results": str(results)}
+    options = {
+        "data": "digits",
+        "threads": 1,
+        "out": str(tmp_path / "runs"),
+        "results": str(results),
+    }
     cifar10_sweep.main(cifar10_sweep.Config(settings="cnn digits", seeds=1, **options))
     first = json.loads(results.read_text())["rows"]
-    both = cifar10_sweep.main(cifar10_sweep.Config(settings="cnn digits,mlp digits", seeds=2, **options))
+    both = cifar10_sweep.main(
+        cifar10_sweep.Config(settings="cnn digits,mlp digits", seeds=2, **options)
+    )
     assert [(row["setting"], row["seed"]) for row in both] == [
         ("cnn digits", 0), ("cnn digits", 1), ("mlp digits", 0), ("mlp digits", 1)
     ]  # fmt: skip
@@ -130,8 +154,16 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
             "--image_size: images are 8 x 8, the net needs 25",
         ),
         (cifar10_mlp, ["--preset", "digits", "--net", "cnn"], "--net cnn: needs one of plain"),
-        (cifar10_mlp, ["--preset", "digits", "--batch_size", "9999"], "--batch_size 9999: more than the"),
-        (cifar10_mlp, ["--preset", "digits", "--optimizer", "adagrid"], "--optimizer adagrid: needs one of"),
+        (
+            cifar10_mlp,
+            ["--preset", "digits", "--batch_size", "9999"],
+            "--batch_size 9999: more than the",
+        ),
+        (
+            cifar10_mlp,
+            ["--preset", "digits", "--optimizer", "adagrid"],
+            "--optimizer adagrid: needs one of",
+        ),
         (cifar10_mlp, ["--max_steps", "9"], "--max_steps 9: --epochs 30.0 decides"),
         (cifar10_mlp, ["--eval_freq", "9"], "--eval_freq 9: --evaluations 10 decides"),
     ],
@@ -152,7 +184,8 @@ def test_wrong_settings_of_the_sweep_are_named():
 
 
 @pytest.mark.parametrize(
-    "lost", [{}, {"no crop": 1.0}, {"no crop": 1.0, "Nesterov": -3.0, "logits": -66.0}, {"logits": -30.0}]
+    "lost",
+    [{}, {"no crop": 1.0}, {"no crop": 1.0, "Nesterov": -3.0, "logits": -66.0}, {"logits": -30.0}],
 )
 def test_the_ablation_shows_what_is_far_and_what_is_near(lost):
     def row(setting, points):
@@ -160,7 +193,9 @@ def test_the_ablation_shows_what_is_far_and_what_is_near(lost):
 
     rows = [row("cnn", 0.0), *(row(f"cnn: {name}", points) for name, points in lost.items())]
     axis = figures.ablation(rows, "cnn").axes[0]
-    assert [text.get_text() for text in axis.texts] == [f"{p:.0f}" for p in lost.values() if p < figures.FAR]
+    assert [text.get_text() for text in axis.texts] == [
+        f"{p:.0f}" for p in lost.values() if p < figures.FAR
+    ]
     left, right = axis.get_xlim()
     assert left >= figures.FAR - 1
     assert all(left < points < right for points in lost.values() if points > figures.FAR)

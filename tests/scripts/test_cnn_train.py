@@ -40,7 +40,10 @@ def test_flags_have_the_names_and_defaults_of_the_assignment():
 
 def test_it_learns_digits():
     config = Config(
-        **SMALL | {"width": 0.25, "eval_freq": 100}, max_steps=200, learning_rate=1e-2, schedule="one_cycle"
+        **SMALL | {"width": 0.25, "eval_freq": 100},
+        max_steps=200,
+        learning_rate=1e-2,
+        schedule="one_cycle",
     )
     result = cnn_train.train(config)
     assert result.test["accuracy"] > 0.95
@@ -50,7 +53,9 @@ def test_it_learns_digits():
     assert [row["step"] for row in result.history] == [0, 100, 200]
 
 
-@pytest.mark.skipif(not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75")
+@pytest.mark.skipif(
+    not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75"
+)
 def test_it_learns_from_cifar10():
     config = Config(
         data="folder", data_dir=str(MIRROR), width=0.125, batch_size=64, max_steps=60, eval_freq=60,
@@ -78,7 +83,8 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
     line = full.stderr.strip().splitlines()[-1]
     assert (
         line
-        == f"error: {folder / checkpoint.NAME}: cannot be written (File too large); what stood there is kept"
+        == f"error: {folder / checkpoint.NAME}: cannot be written (File too large); what stood "
+        "there is kept"
     )
     assert "Traceback" not in full.stderr
     assert (folder / checkpoint.NAME).read_bytes() == before
@@ -147,7 +153,9 @@ def test_cifar10_names_the_ways_out_where_there_is_no_network(tmp_path, monkeypa
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refuse)
-    with pytest.raises(UserError, match=r"no network.*with a network.*--data folder.*--data digits") as error:
+    with pytest.raises(
+        UserError, match=r"no network.*with a network.*--data folder.*--data digits"
+    ) as error:
         cnn_train.train(Config(data_dir=str(tmp_path)))
     assert "\n" not in str(error.value)
 
@@ -160,6 +168,8 @@ def test_four_images_of_a_class_are_enough(tmp_path):
                 image = np.full((9, 9), 200 * (name == "a") + i, np.uint8)
                 Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
     options = SMALL | {"data": "folder", "batch_size": 4, "eval_freq": 100, "learning_rate": 1e-3}
-    result = cnn_train.train(Config(**options, data_dir=str(tmp_path), valid_fraction=0.25, max_steps=100))
+    result = cnn_train.train(
+        Config(**options, data_dir=str(tmp_path), valid_fraction=0.25, max_steps=100)
+    )
     assert result.task.classes == ("a", "b")
     assert result.test["accuracy"] == 1.0

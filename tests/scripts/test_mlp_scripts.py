@@ -124,7 +124,10 @@ def test_a_wrong_flag_of_a_real_process_leaves_no_traceback():
 
 def test_a_csv_with_wrong_values_is_named(tmp_path):
     path = tmp_path / "data.csv"
-    for text, message in (("1,2,0\nnan,2,1\n", "not finite"), ("1,2,0\n3,4,-1\n", "must be the class")):
+    for text, message in (
+        ("1,2,0\nnan,2,1\n", "not finite"),
+        ("1,2,0\n3,4,-1\n", "must be the class"),
+    ):
         path.write_text(text * 5)
         with pytest.raises(UserError, match=message):
             train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=str(path)))
@@ -137,11 +140,16 @@ def test_out_is_never_overwritten(tmp_path):
     for change, message in [
         ({}, "holds a run; go on with it by --resume"),
         ({"resume": True, "seed": 5}, "holds a run with --seed 0, not 5"),
-        ({"resume": True, "dnn_hidden_units": "30"}, "holds a run with --dnn_hidden_units 20, not 30"),
+        (
+            {"resume": True, "dnn_hidden_units": "30"},
+            "holds a run with --dnn_hidden_units 20, not 30",
+        ),
     ]:
         with pytest.raises(UserError, match=message):
             train_mlp_numpy.train(config_of("train_mlp_numpy", **{**config, **change}))
-    with pytest.raises(UserError, match="holds a run with script train_mlp_numpy, not pytorch_train_mlp"):
+    with pytest.raises(
+        UserError, match="holds a run with script train_mlp_numpy, not pytorch_train_mlp"
+    ):
         pytorch_train_mlp.train(config_of("pytorch_train_mlp", **config, resume=True))
     assert files == {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
 
@@ -165,18 +173,26 @@ def test_a_damaged_checkpoint_and_an_unusable_out_are_named(tmp_path):
 def test_more_steps_may_be_asked_of_a_finished_run(tmp_path):
     config = {"max_steps": 4, "eval_freq": 2, "out": str(tmp_path / "run")}
     train_mlp_numpy.train(config_of("train_mlp_numpy", **config))
-    longer = train_mlp_numpy.train(config_of("train_mlp_numpy", **{**config, "max_steps": 8}, resume=True))
-    whole = train_mlp_numpy.train(config_of("train_mlp_numpy", **{**config, "max_steps": 8, "out": None}))
+    longer = train_mlp_numpy.train(
+        config_of("train_mlp_numpy", **{**config, "max_steps": 8}, resume=True)
+    )
+    whole = train_mlp_numpy.train(
+        config_of("train_mlp_numpy", **{**config, "max_steps": 8, "out": None})
+    )
     assert longer.history == whole.history
     assert history.read_csv(tmp_path / "run" / "history.csv") == whole.history
     assert all(
         np.array_equal(a, b)
-        for a, b in zip(tree.leaves(longer.state.params), tree.leaves(whole.state.params), strict=True)
+        for a, b in zip(
+            tree.leaves(longer.state.params), tree.leaves(whole.state.params), strict=True
+        )
     )
 
 
 def test_divergence_says_the_step_the_checkpoint_and_a_hint(tmp_path):
-    config = config_of("train_mlp_numpy", learning_rate=1e30, out=str(tmp_path / "run"), eval_freq=1)
+    config = config_of(
+        "train_mlp_numpy", learning_rate=1e30, out=str(tmp_path / "run"), eval_freq=1
+    )
     with pytest.raises(Diverged, match=r"step \d+; there is no good checkpoint yet; try a lower"):
         train_mlp_numpy.train(config)
 
@@ -186,4 +202,6 @@ def test_the_run_folder_says_what_was_run(tmp_path):
     about = json.loads((tmp_path / "run" / "config.json").read_text())
     assert about["config"]["max_steps"] == 1
     assert about["versions"]["numpy"] == np.__version__
-    assert {"curves.png", "boundary.png", "checkpoint.json"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"curves.png", "boundary.png", "checkpoint.json"} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }

@@ -1,4 +1,4 @@
-"""The report says what results/ says, and the archive holds what it must, byte for byte the same."""
+"""The report says what results/ says; the archive is reproducible and complete."""
 
 import io
 import json
@@ -33,14 +33,20 @@ def blocks(sections) -> list:
 
 def test_every_network_has_structure_dimensions_and_analysis(report):
     for section in report.sections:
-        assert [part.title for part in section.parts] == ["Structure", "Training and dimensions", "Analysis"]
+        assert [part.title for part in section.parts] == [
+            "Structure",
+            "Training and dimensions",
+            "Analysis",
+        ]
         for part in section.parts:
             assert any(isinstance(block, Table | Picture) for block in part.blocks), part.title
 
 
 def test_every_figure_and_table_with_a_key_is_spoken_of(report):
     text = " ".join(block for block in blocks(report.sections) if isinstance(block, str))
-    keys = {block.key for block in blocks(report.sections) if not isinstance(block, str) and block.key}
+    keys = {
+        block.key for block in blocks(report.sections) if not isinstance(block, str) and block.key
+    }
     assert keys == set(re.findall(r"@([\w-]+)", text))
 
 
@@ -54,10 +60,14 @@ def test_the_abstract_has_the_numbers_of_the_parts(report):
     _, numbers = report.abstract
     text = " ".join(block for block in blocks(report.sections) if isinstance(block, str))
     for kind in ("without", "with"):
-        found = re.search(rf"network {kind} convolutions reaches (\S+ ± \S+%) in (\d+) minutes", numbers)
+        found = re.search(
+            rf"network {kind} convolutions reaches (\S+ ± \S+%) in (\d+) minutes", numbers
+        )
         assert f"reaches {found[1]} test accuracy" in text
         assert f"after {found[2]} minutes" in text
-    tables = {block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)}
+    tables = {
+        block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)
+    }
     vgg = {row[0]: row[4] for row in tables["settings"]}
     assert f"reaches {vgg['adam 1e-3']}% with the assignment's training" in numbers
     assert f"the reduced VGG reaches {vgg['best']}% (n = 1)" in numbers
@@ -68,7 +78,9 @@ def test_the_abstract_has_the_numbers_of_the_parts(report):
 
 
 def test_numbers_are_those_of_the_results(report):
-    tables = {block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)}
+    tables = {
+        block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)
+    }
     cells = json.loads((ROOT / "results" / "rnn_lengths.json").read_text())["cells"]
     for cell, row in zip(cells, tables["accuracies"][1:], strict=True):
         values = cell["accuracy"][str(cell["T"])]["by_seed"]
@@ -83,7 +95,9 @@ def test_numbers_are_those_of_the_results(report):
 
 def test_a_missing_result_is_trained_in_small_and_said(tmp_path, monkeypatch):
     parts = []
-    monkeypatch.setattr(results, "quick_run", lambda part, config: parts.append(part) or ["in small"])
+    monkeypatch.setattr(
+        results, "quick_run", lambda part, config: parts.append(part) or ["in small"]
+    )
     document = make_report.make(make_report.Config(results=str(tmp_path), pdf=False))
     assert parts == make_report.run_quick.PARTS
     assert to_html(document).count("trained in small for this report") == len(parts)
@@ -93,13 +107,25 @@ def test_a_missing_result_is_trained_in_small_and_said(tmp_path, monkeypatch):
 def test_the_archive_has_code_notebooks_and_results_and_nothing_else():
     names = [name for name, _ in make_submission.files()]
     for needed in (
-        *("core/base.py", "numpy_nets/mlp_numpy.py", "torch_nets/vanilla_rnn.py", "scripts/train.py"),
-        *("notebooks/part1_mlp.ipynb", "notebooks/part2_cnn.ipynb", "notebooks/part3_rnn.ipynb", "setup.cfg"),
+        *(
+            "core/base.py",
+            "numpy_nets/mlp_numpy.py",
+            "torch_nets/vanilla_rnn.py",
+            "scripts/train.py",
+        ),
+        *(
+            "notebooks/part1_mlp.ipynb",
+            "notebooks/part2_cnn.ipynb",
+            "notebooks/part3_rnn.ipynb",
+            "setup.cfg",
+        ),
         *("results/rnn_lengths.json", "docs/assignment.md", "Makefile", "README.md"),
         "scripts/report/text/part1.md",
     ):
         assert needed in names
-    assert not [name for name in names if re.search(r"pycache|safetensors|\.jpg$|^data|^runs|/\.", name)]
+    assert not [
+        name for name in names if re.search(r"pycache|safetensors|\.jpg$|^data|^runs|/\.", name)
+    ]
 
 
 def test_the_same_files_give_the_same_bytes():
@@ -114,8 +140,12 @@ def test_the_same_files_give_the_same_bytes():
 def test_an_archive_that_does_not_run_is_not_written(tmp_path, monkeypatch):
     broken = [("scripts/run_quick.py", b"raise SystemExit('broken')")]
     monkeypatch.setattr(make_submission, "files", lambda: broken)
-    monkeypatch.setattr(make_report, "make", lambda config: make_report.Document("t", [Section("s")]))
-    with pytest.raises(make_submission.UserError, match=r"not written: its quick path fails \(broken\)"):
+    monkeypatch.setattr(
+        make_report, "make", lambda config: make_report.Document("t", [Section("s")])
+    )
+    with pytest.raises(
+        make_submission.UserError, match=r"not written: its quick path fails \(broken\)"
+    ):
         make_submission.main(make_submission.Config(student_number="1", out=str(tmp_path)))
     assert not list(tmp_path.iterdir())
 

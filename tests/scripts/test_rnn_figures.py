@@ -6,7 +6,9 @@ from scripts.figures import rnn as rnn_figures
 
 
 def cell(T: int, setting: str = "default") -> dict:
-    history = [{"step": s, "test_accuracy_0": 0.1 + s / 100, "test_accuracy_1": 0.1} for s in (0, 50)]
+    history = [
+        {"step": s, "test_accuracy_0": 0.1 + s / 100, "test_accuracy_1": 0.1} for s in (0, 50)
+    ]
     accuracy = {str(n): {"exhaustive": False, "by_seed": [0.6, 0.1]} for n in (T, 2 * T)}
     return {"setting": setting, "T": T, "seeds": [0, 1], "accuracy": accuracy, "history": history}
 
@@ -17,7 +19,9 @@ def texts(axis) -> list[str]:
 
 def test_accuracy_over_length():
     axis = rnn_figures.accuracy_over_length([cell(5), cell(9)]).axes[0]
-    dots = np.concatenate([part.get_offsets() for part in axis.collections if len(part.get_offsets()) == 2])
+    dots = np.concatenate(
+        [part.get_offsets() for part in axis.collections if len(part.get_offsets()) == 2]
+    )
     assert sorted(dots[:, 1].tolist()) == [0.1, 0.1, 0.6, 0.6]
     assert axis.lines[0].get_ydata().tolist() == [0.35, 0.35]
 

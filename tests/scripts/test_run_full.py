@@ -1,4 +1,6 @@
-"""Everything in full: that its commands are those of results/, that it resumes, what it says of a failure."""
+"""Everything in full: that its commands are those of results/, that it resumes, what it says of a
+failure.
+"""
 
 import itertools
 import json
@@ -24,7 +26,9 @@ def options_of(command: str) -> list[tuple[str, ...]]:
     words = [word for word in shlex.split(command) if word not in ("python", "--resume")]
     flags = [i for i, word in enumerate(words) if word.startswith("--")]
     pairs = [tuple(words[a:b]) for a, b in itertools.pairwise([*flags, len(words)])]
-    return sorted(pair for pair in pairs if pair[0] not in ("--out", "--results", "--data", "--data_dir"))
+    return sorted(
+        pair for pair in pairs if pair[0] not in ("--out", "--results", "--data", "--data_dir")
+    )
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -40,7 +44,10 @@ def test_stages_are_the_commands_that_wrote_the_results(name):
 
 
 def test_goes_on_where_it_failed_and_ends_in_a_report(tmp_path, monkeypatch, capsys):
-    stages = {"part1_sets": Stage(TOY, 1), "part1_noise": Stage("compare_mlps.py --datasets none", 1)}
+    stages = {
+        "part1_sets": Stage(TOY, 1),
+        "part1_noise": Stage("compare_mlps.py --datasets none", 1),
+    }
     monkeypatch.setattr(run_full, "STAGES", stages)
     config = Config(stages="part1_sets,part1_noise", out=str(tmp_path / "full"), pdf=False)
     with pytest.raises(
@@ -60,10 +67,20 @@ def test_goes_on_where_it_failed_and_ends_in_a_report(tmp_path, monkeypatch, cap
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     code = (
         "import sys; from scripts import run_full; from purenets.core.runs.command import command\n"
-        "run_full.STAGES['part1_sets'] = run_full.Stage('compare_mlps.py --datasets moons --max_steps 9999', 1)\n"
+        "run_full.STAGES['part1_sets'] = run_full.Stage('compare_mlps.py --datasets moons "
+        "--max_steps 9999', 1)\n"
         "command(run_full.Config, run_full.main)"
     )
-    command = [sys.executable, "-c", code, "--stages", "part1_sets", "--out", tmp_path / "full", "--no-pdf"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--stages",
+        "part1_sets",
+        "--out",
+        tmp_path / "full",
+        "--no-pdf",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     rows = tmp_path / "full" / "part1_sets" / "config.json"
     while not rows.exists():

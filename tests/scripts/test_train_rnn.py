@@ -1,4 +1,6 @@
-"""The RNN's training script and the sweep as a user calls them: results, resumption, wrong input."""
+"""The RNN's training script and the sweep as a user calls them: results, resumption, wrong
+input.
+"""
 
 import json
 import subprocess
@@ -26,7 +28,9 @@ def largest(a: dict, b: dict) -> float:
 
 
 def test_it_learns_length_5():
-    result = train.train(train.Config(input_length=4, train_steps=1000, compile=False, eval_size=1000))
+    result = train.train(
+        train.Config(input_length=4, train_steps=1000, compile=False, eval_size=1000)
+    )
     assert result.history[0]["test_accuracy"] < 0.3
     assert max(row["test_accuracy"] for row in result.history) > 0.95
 
@@ -34,7 +38,16 @@ def test_it_learns_length_5():
 def test_the_command_writes_a_folder(tmp_path):
     out = tmp_path / "run"
     done = call(
-        "train", "--input_length", 4, "--train_steps", 30, "--eval_freq", 10, "--no-compile", "--out", out
+        "train",
+        "--input_length",
+        4,
+        "--train_steps",
+        30,
+        "--eval_freq",
+        10,
+        "--no-compile",
+        "--out",
+        out,
     )
     assert done.returncode == 0, done.stderr
     assert "T = 5: accuracy 0." in done.stdout and "all 1000 palindromes" in done.stdout
@@ -83,7 +96,13 @@ def test_wrong_options(options, message):
 
 
 def test_resumed_equals_uninterrupted(tmp_path):
-    options = {**SMALL, "input_length": 6, "curriculum": "3,5", "schedule": "cosine", "train_steps": 40}
+    options = {
+        **SMALL,
+        "input_length": 6,
+        "curriculum": "3,5",
+        "schedule": "cosine",
+        "train_steps": 40,
+    }
     whole = train.train(train.Config(**options))
     interrupted = train.Config(**options, out=str(tmp_path / "run"))
     stop_after(interrupted, step=17)
@@ -149,11 +168,16 @@ def test_a_sweep_resumes_to_the_same_results(tmp_path):
     for stop in (0, 13):  # in the first cell, twice
         resume = stop > 0
         stop_after(
-            sweep_options(tmp_path, "parts", resume=resume), stop, palindrome_sweep, palindrome_sweep.main
+            sweep_options(tmp_path, "parts", resume=resume),
+            stop,
+            palindrome_sweep,
+            palindrome_sweep.main,
         )
     palindrome_sweep.main(sweep_options(tmp_path, "parts", resume=True))
     assert found_in(tmp_path / "whole.json") == found_in(tmp_path / "parts.json")
-    assert len(whole["cells"]) == 4 and whole["command"].startswith("python scripts/palindrome_sweep.py")
+    assert len(whole["cells"]) == 4 and whole["command"].startswith(
+        "python scripts/palindrome_sweep.py"
+    )
     for cell in whole["cells"]:
         assert set(cell["accuracy"]) == {str(cell["T"]), "4", "20"}
         assert all(len(found["by_seed"]) == 2 for found in cell["accuracy"].values())

@@ -1,4 +1,6 @@
-"""Augmentations: pure functions of a key, equal to what they say pixel by pixel, compiled and eager."""
+"""Augmentations: pure functions of a key, equal to what they say pixel by pixel, compiled and
+eager.
+"""
 
 import numpy as np
 import pytest
@@ -41,7 +43,9 @@ def test_compiled_equals_eager():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_cuda_equals_the_cpu(name):
-    assert torch.allclose(FUNCTIONS[name](KEY.cuda(), X.cuda()).cpu(), FUNCTIONS[name](KEY, X), atol=1e-6)
+    assert torch.allclose(
+        FUNCTIONS[name](KEY.cuda(), X.cuda()).cpu(), FUNCTIONS[name](KEY, X), atol=1e-6
+    )
 
 
 def test_flip_mirrors_about_half():
@@ -73,7 +77,9 @@ def test_cutout_is_a_square_of_zeros():
     out = augment.cutout(5)(KEY, X.abs() + 1)
     holes = (out == 0).all(dim=1)
     assert ((out == 0) == holes[:, None]).all()
-    sizes = {tuple(hole.nonzero().amax(0) - hole.nonzero().amin(0) + 1) for hole in holes if hole.any()}
+    sizes = {
+        tuple(hole.nonzero().amax(0) - hole.nonzero().amin(0) + 1) for hole in holes if hole.any()
+    }
     sizes = {(int(h), int(w)) for h, w in sizes}
     assert (5, 5) in sizes
     assert all(h <= 5 and w <= 5 for h, w in sizes)

@@ -1,4 +1,6 @@
-"""Products with the Hessian and its kin against the whole matrices, on nets small enough to build them."""
+"""Products with the Hessian and its kin against the whole matrices, on nets small enough to build
+them.
+"""
 
 import copy
 
@@ -42,7 +44,9 @@ def net(request):
 def matrix_of(product, params):
     """The matrix whose product is given, column by column."""
     vector, unravel = tree.ravel(params)
-    columns = [tree.ravel(product(unravel(e)))[0] for e in torch.eye(len(vector), dtype=vector.dtype)]
+    columns = [
+        tree.ravel(product(unravel(e)))[0] for e in torch.eye(len(vector), dtype=vector.dtype)
+    ]
     return torch.stack(columns, dim=1)
 
 
@@ -55,7 +59,9 @@ def test_hvp_is_the_hessian(net):
     model, params, batch = net
     f = eval_loss_fn(model, {}, batch)
     whole = hessian(of_vector(f, params)[0])(of_vector(f, params)[1])
-    assert torch.allclose(matrix_of(lambda v: hvp(f, params, v), params), whole, rtol=1e-10, atol=1e-13)
+    assert torch.allclose(
+        matrix_of(lambda v: hvp(f, params, v), params), whole, rtol=1e-10, atol=1e-13
+    )
 
 
 def test_gauss_newton_is_built_of_its_jacobians(net):
@@ -74,7 +80,9 @@ def test_fisher_is_the_mean_of_squares(net):
     got = fisher_diagonal(model, params, {}, (x, y), chunk_size=3)
     each = [grad_fn(model)(params, {}, (x[i : i + 1], y[i : i + 1]), None)[0] for i in range(7)]
     for name in params:
-        assert torch.allclose(got[name], sum(g[name] ** 2 for g in each) / 7, rtol=1e-10, atol=1e-16)
+        assert torch.allclose(
+            got[name], sum(g[name] ** 2 for g in each) / 7, rtol=1e-10, atol=1e-16
+        )
 
 
 def test_lanczos_finds_the_largest_and_the_smallest(net):
@@ -167,7 +175,7 @@ def test_no_argument_is_changed(net):
     assert all(map(torch.equal, before, params.values()))
 
 
-# --- modules without forward derivatives -------------------------------------------------------------------
+# --- modules without forward derivatives ----------------------------------------------------------
 
 
 class Last(torch.nn.Module):
@@ -251,7 +259,10 @@ def test_other_products_of_a_sequence_module(sequence_net):
     slope = differences(lambda p: {"y": double.apply(p, {}, wide_x)[0]}, wide, wide)["y"].float()
     moved = linearize(net, params).apply(tree.map(lambda p: 2 * p, params), buffers, x)[0]
     assert torch.allclose(moved, net.apply(params, buffers, x)[0] + slope, rtol=1e-3, atol=1e-4)
-    outputs, loss = (lambda p: net.apply(p, buffers, x)[0]), (lambda logits: cross_entropy(logits, y))
+    outputs, loss = (
+        (lambda p: net.apply(p, buffers, x)[0]),
+        (lambda logits: cross_entropy(logits, y)),
+    )
     bent = torch.func.hessian(loss)(outputs(params)).flatten(2).flatten(0, 1) @ slope.flatten()
     right = torch.func.vjp(outputs, params)[1](bent.view_as(slope))[0]
     for name, found in ggn_vp(outputs, loss, params, params).items():
@@ -265,7 +276,10 @@ def test_vector_in_another_order_of_the_names():
     f, backwards = eval_loss_fn(model, {}, batch), dict(reversed(params.items()))
     right, found = hvp(f, params, params), hvp(f, params, backwards)
     assert all(torch.allclose(found[name], right[name]) for name in right)
-    outputs, loss = (lambda p: model.apply(p, {}, batch[0])[0]), (lambda logits: cross_entropy(logits, Y))
+    outputs, loss = (
+        (lambda p: model.apply(p, {}, batch[0])[0]),
+        (lambda logits: cross_entropy(logits, Y)),
+    )
     right, found = (ggn_vp(outputs, loss, params, v) for v in (params, backwards))
     assert all(torch.allclose(found[name], right[name]) for name in right)
     linear = linearize(model, params)

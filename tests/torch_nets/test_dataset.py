@@ -77,13 +77,17 @@ def test_evaluation_is_exhaustive_where_it_can_be():
     assert [len(y) for _, y in parts] == [300, 300, 300, 100]
     assert len(np.unique(np.concatenate([digits_of(*part) for part in parts]), axis=0)) == 1000
     assert is_exhaustive(5, 1000) and not is_exhaustive(5, 999) and not is_exhaustive(30, 10**9)
-    fresh = np.concatenate([digits_of(*part) for part in evaluation_batches(random.key(0), 30, 700)])
+    fresh = np.concatenate(
+        [digits_of(*part) for part in evaluation_batches(random.key(0), 30, 700)]
+    )
     assert len(np.unique(fresh, axis=0)) == 700
 
 
 def test_streams_are_disjoint():
     train_key, evaluation_key = streams(random.key(0))
-    seen = {digits_of(*palindromes(random.fold_in(train_key, i), 100, 30)).tobytes() for i in range(20)}
+    seen = {
+        digits_of(*palindromes(random.fold_in(train_key, i), 100, 30)).tobytes() for i in range(20)
+    }
     parts = evaluation_batches(random.fold_in(evaluation_key, 30), 30, 2000, chunk=100)
     assert not seen & {digits_of(*part).tobytes() for part in parts}
 

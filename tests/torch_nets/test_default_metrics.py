@@ -32,7 +32,7 @@ COLUMN = CLASSES.float().unsqueeze(1)
 
 
 def measured(net, loss, targets):
-    """The metrics of the gradient, of the evaluation and of the private gradient, which must agree."""
+    """The metrics of gradient, evaluation and private gradient, which must agree."""
     params, _ = net.init(KEY)
     batch = X, targets
     found = [
@@ -106,7 +106,9 @@ def test_loss_that_is_not_known_has_no_accuracy_where_shapes_do_not_tell(net, lo
         F.cross_entropy,
         nn.CrossEntropyLoss(label_smoothing=0.1),
         label_smoothed(0.1),
-        functools.partial(functools.partial(F.cross_entropy, label_smoothing=0.1), reduction="mean"),
+        functools.partial(
+            functools.partial(F.cross_entropy, label_smoothing=0.1), reduction="mean"
+        ),
         lambda logits, y: F.cross_entropy(2 * logits, y),
     ],
 )
@@ -148,7 +150,9 @@ def test_ignored_targets_are_in_neither_loss_nor_accuracy():
     metrics = metrics_fn(TWO, F.cross_entropy)
     right = metrics(params, {}, (X[:10], CLASSES[:10]))
     found = metrics(params, {}, (X, targets))
-    assert {k: float(v) for k, v in found.items()} == pytest.approx({k: float(v) for k, v in right.items()})
+    assert {k: float(v) for k, v in found.items()} == pytest.approx(
+        {k: float(v) for k, v in right.items()}
+    )
 
 
 def test_asking_for_an_accuracy_that_means_nothing_is_refused():

@@ -54,7 +54,8 @@ with processes(torch.device("cpu")) as group:
     step = make_step(data_parallel(grad_fn(model), group), optimizer)
     for i in range({STEPS}):
         state, metrics = step(state, (x[i], y[i]))
-    found = parallel_metrics(metrics_fn(model), group)(state.params, state.buffers, (x[0, :5], y[0, :5]))
+    few = (x[0, :5], y[0, :5])
+    found = parallel_metrics(metrics_fn(model), group)(state.params, state.buffers, few)
     if group.writes:
         tested = {{f"test_{{name}}": value for name, value in found.items()}}
         np.savez(out, **to_numpy(state.params | state.buffers | metrics | tested))
@@ -76,7 +77,9 @@ def test_two_processes_end_as_one_does(name, tmp_path):
     one, two = (np.load(tmp_path / f"{how}.npz") for how in starts)
     assert set(one) == set(two)
     for leaf in one:
-        assert np.abs(one[leaf] - two[leaf]).max() < (1e-6 if leaf.endswith("accuracy") else 1e-10), leaf
+        assert np.abs(one[leaf] - two[leaf]).max() < (
+            1e-6 if leaf.endswith("accuracy") else 1e-10
+        ), leaf
 
 
 SMALL = (
@@ -116,7 +119,9 @@ IN_TWO = {
 
 @pytest.mark.parametrize("name", IN_TWO)
 def test_two_processes_train_a_preset_as_one_does(name, tmp_path):
-    flags = "--preset digits --flip alternating --optimizer nesterov --precision float32 --threads 1"
+    flags = (
+        "--preset digits --flip alternating --optimizer nesterov --precision float32 --threads 1"
+    )
     script = [str(ROOT / "scripts" / f"{name}.py"), *flags.split(), *IN_TWO[name].split()]
     for how, start in {"one": [sys.executable], "two": [*TORCHRUN, "2"]}.items():
         command = [*start, *script, "--out", tmp_path / how]
@@ -137,7 +142,11 @@ def test_compile_is_refused_in_several_processes():
 def test_a_batch_that_cannot_be_shared_is_named(tmp_path):
     script = [ROOT / "scripts" / "cnn_train.py", *SMALL.split(), "--batch_size", "63"]
     done = subprocess.run(
-        [*TORCHRUN, "2", *map(str, script)], env=environment(), capture_output=True, text=True, check=False
+        [*TORCHRUN, "2", *map(str, script)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "error: --batch_size 63: cannot be shared equally among 2 processes" in done.stderr
     assert 'cnn_train.py", line' not in done.stderr  # no traceback of ours
@@ -147,7 +156,10 @@ def rank_of(folder: Path, rank: int) -> int:
     """The process of a rank of the run in a folder (Linux)."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+            command, variables = (
+                (process / "cmdline").read_bytes(),
+                (process / "environ").read_bytes(),
+            )
         except OSError:
             continue
         if str(folder).encode() in command and f"\0RANK={rank}\0".encode() in variables:

@@ -72,7 +72,9 @@ def test_equals_its_module_twin(depth):
     for name, b in new_buffers.items():
         torch.testing.assert_close(b, twin.state_dict()[name], rtol=1e-9, atol=1e-12)
     twin.eval()
-    torch.testing.assert_close(model.apply(params, new_buffers, x)[0], twin(x), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        model.apply(params, new_buffers, x)[0], twin(x), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_the_fast_net_of_the_speed_runs_has_their_size():
@@ -97,7 +99,9 @@ def test_convolutions_begin_as_the_identity():
     x = torch.randn(2, 24, 5, 5)
     y = nn.functional.conv2d(x, params["group1.conv1.weight"], padding=1)
     torch.testing.assert_close(y[:, :24], x)
-    narrower = nn.functional.conv2d(torch.randn(2, 32, 5, 5), params["group2.conv1.weight"], padding=1)
+    narrower = nn.functional.conv2d(
+        torch.randn(2, 32, 5, 5), params["group2.conv1.weight"], padding=1
+    )
     assert narrower.shape[1] == 16
     drawn, _ = FastCNN(3, 10, dirac=False).init(random.key(0))
     assert drawn["group1.conv1.weight"].abs().max() <= 1 / math.sqrt(24 * 9)

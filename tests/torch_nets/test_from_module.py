@@ -87,14 +87,20 @@ def in_place(method, *args):
 
 KEYED = {
     "lstm": lambda: Last(nn.LSTM(4, 8, 3, dropout=0.5, batch_first=True, bidirectional=True), 16),
-    "lstm, projected": lambda: Last(nn.LSTM(4, 8, 2, dropout=0.5, batch_first=True, proj_size=3), 3),
+    "lstm, projected": lambda: Last(
+        nn.LSTM(4, 8, 2, dropout=0.5, batch_first=True, proj_size=3), 3
+    ),
     "gru": lambda: Last(nn.GRU(4, 8, 2, dropout=0.5, batch_first=True), 8),
     "rnn": lambda: Last(nn.RNN(4, 8, 2, dropout=0.5, batch_first=True), 8),
     "attention": lambda: Last(nn.MultiheadAttention(4, 2, 0.5, batch_first=True), 4),
-    "encoder": lambda: nn.Sequential(nn.TransformerEncoderLayer(4, 2, 8, 0.5, batch_first=True), Mean()),
+    "encoder": lambda: nn.Sequential(
+        nn.TransformerEncoderLayer(4, 2, 8, 0.5, batch_first=True), Mean()
+    ),
     "functional": FunctionalDropout,
     "rrelu": RandomReLU,
-    "dropout in place": lambda: nn.Sequential(Mean(), nn.Dropout(0.5, inplace=True), nn.Linear(4, 3)),
+    "dropout in place": lambda: nn.Sequential(
+        Mean(), nn.Dropout(0.5, inplace=True), nn.Linear(4, 3)
+    ),
     "alpha dropout": lambda: nn.Sequential(Mean(), nn.AlphaDropout(0.5), nn.Linear(4, 3)),
     "stochastic depth": lambda: nn.Sequential(Mean(), StochasticDepth(0.5, "row"), nn.Linear(4, 3)),
     "F.dropout": lambda: functional(lambda net, x: F.dropout(x, 0.5, net.training)),
@@ -129,13 +135,19 @@ KEYED = {
 SEEDED = {  # eagerly by torch's generator, seeded from the key
     "torch.multinomial": lambda: functional(lambda net, x: x * torch.multinomial(torch.ones(9), 4)),
     "torch.poisson": lambda: functional(lambda net, x: x * torch.poisson(torch.full((4,), 9.0))),
-    "torch.native_dropout": lambda: functional(lambda net, x: torch.native_dropout(x, 0.5, True)[0]),
-    "torch.ops": lambda: functional(lambda net, x: torch.ops.aten.bernoulli.default(x.sigmoid()) * x),
+    "torch.native_dropout": lambda: functional(
+        lambda net, x: torch.native_dropout(x, 0.5, True)[0]
+    ),
+    "torch.ops": lambda: functional(
+        lambda net, x: torch.ops.aten.bernoulli.default(x.sigmoid()) * x
+    ),
     "cauchy_": lambda: functional(in_place("cauchy_")),
     "Categorical": lambda: functional(
         lambda net, x: x * torch.distributions.Categorical(logits=x).sample()[:, None]
     ),
-    "Gamma": lambda: functional(lambda net, x: x * torch.distributions.Gamma(x.exp(), 1.0).sample()),
+    "Gamma": lambda: functional(
+        lambda net, x: x * torch.distributions.Gamma(x.exp(), 1.0).sample()
+    ),
 }
 
 
@@ -206,7 +218,9 @@ def test_step_that_cannot_be_compiled_draws_the_same(name):
     assert near(after_a_step(compiled, model, 1), after_a_step(step, model, 1))
 
 
-@pytest.mark.parametrize("name", ["functional", "dropout in place", "attention", "F.gumbel_softmax", "ones"])
+@pytest.mark.parametrize(
+    "name", ["functional", "dropout in place", "attention", "F.gumbel_softmax", "ones"]
+)
 def test_step_that_torch_compiles_draws_the_same(name):
     torch.compiler.reset()
     model = from_module(KEYED[name]())
@@ -233,7 +247,9 @@ def test_draw_without_a_key_is_refused(name):
 
 
 def test_draw_in_evaluation_needs_a_key_too():
-    model = from_module(functional(lambda net, x: F.dropout(x, 0.5)))  # training=True, whatever the mode
+    model = from_module(
+        functional(lambda net, x: F.dropout(x, 0.5))
+    )  # training=True, whatever the mode
     params, buffers = model.init(None)
     with pytest.raises(UserError, match="there is no key"):
         model.apply(params, buffers, SEQUENCES)
@@ -277,7 +293,9 @@ def test_dropout_keeps_the_share_and_the_scale(p):
     module = nn.Sequential(nn.Dropout(p))
     y, _ = from_module(module).apply({}, {}, torch.ones(400, 500), train=True, key=KEY)
     assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
-    assert float((y == 0).float().mean()) == pytest.approx(p, abs=5 * (p * (1 - p) / y.numel()) ** 0.5)
+    assert float((y == 0).float().mean()) == pytest.approx(
+        p, abs=5 * (p * (1 - p) / y.numel()) ** 0.5
+    )
 
 
 def test_alpha_dropout_keeps_mean_and_deviation():
@@ -301,14 +319,18 @@ def test_attention_written_out_is_that_of_torch_where_nothing_drops():
 
 @pytest.mark.parametrize("part", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent_layers_run_one_by_one_are_those_run_at_once(part):
-    module = Last(part(4, 6, 3, dropout=1e-12, batch_first=True, bidirectional=True), 12)  # drops nothing
+    module = Last(
+        part(4, 6, 3, dropout=1e-12, batch_first=True, bidirectional=True), 12
+    )  # drops nothing
     model = from_module(module)
     found, _ = model.apply(*model.init(None), SEQUENCES, train=True, key=KEY)
     assert torch.allclose(found, module(SEQUENCES), atol=1e-6)
 
 
 def test_packed_sequences_drop_out_too():
-    packed = nn.utils.rnn.pack_padded_sequence(SEQUENCES, torch.tensor([5, 4, 3, 2, 2, 1]), batch_first=True)
+    packed = nn.utils.rnn.pack_padded_sequence(
+        SEQUENCES, torch.tensor([5, 4, 3, 2, 2, 1]), batch_first=True
+    )
     model = from_module(nn.GRU(4, 6, 2, dropout=0.5, batch_first=True))
     draw = lambda seed: model.apply(
         *model.init(None), packed, train=True, key=torch.as_tensor(random.key(seed))
@@ -323,7 +345,8 @@ def test_every_operation_that_torch_tags_as_random_is_known():
         name
         for name in dir(torch) + dir(torch.Tensor)
         for overload in getattr(getattr(torch.ops.aten, name, None), "overloads", list)()
-        if torch.Tag.nondeterministic_seeded in getattr(getattr(torch.ops.aten, name), overload).tags
+        if torch.Tag.nondeterministic_seeded
+        in getattr(getattr(torch.ops.aten, name), overload).tags
     }
     assert "bernoulli_" in tagged
     public = {name for name in tagged if not name.startswith(("_", "miopen"))}
@@ -375,7 +398,11 @@ WRITES = {
 
 
 def copies(*parts) -> list:
-    return [leaf.clone() for part in parts for leaf in (part.values() if isinstance(part, dict) else [part])]
+    return [
+        leaf.clone()
+        for part in parts
+        for leaf in (part.values() if isinstance(part, dict) else [part])
+    ]
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -547,7 +574,9 @@ def test_values_that_did_not_come_of_a_reset_are_not_drawn_over(name):
 
 FRESH = {
     "linear": lambda: nn.Linear(4, 8),
-    "convolutions": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 3)),
+    "convolutions": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ConvTranspose2d(8, 4, 3)
+    ),
     "norms": lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.LayerNorm(4), nn.RMSNorm(4), nn.PReLU()),
     "embedding": lambda: nn.Embedding(50, 8, padding_idx=0),
     "recurrent": lambda: nn.LSTM(4, 8, 2),
@@ -575,10 +604,17 @@ def test_fresh_layers_are_drawn_anew(name, seed):
     )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert same(one, again)
-    varied = [leaf for leaf, p in module.named_parameters() if p.unique().numel() > 1 or name == "scalar"]
-    assert varied == [leaf for leaf in one if not torch.equal(one[leaf], other[leaf])] or name == "norms"
+    varied = [
+        leaf for leaf, p in module.named_parameters() if p.unique().numel() > 1 or name == "scalar"
+    ]
+    assert (
+        varied == [leaf for leaf in one if not torch.equal(one[leaf], other[leaf])]
+        or name == "norms"
+    )
     assert [p.dtype for p in one.values()] == [p.dtype for p in module.parameters()]
-    assert set(one) | set(buffers) == set(module.state_dict()) - ({"1.weight"} if name == "tied" else set())
+    assert set(one) | set(buffers) == set(module.state_dict()) - (
+        {"1.weight"} if name == "tied" else set()
+    )
 
 
 def test_construction_under_the_key_leaves_the_generators_as_they_were():
@@ -730,7 +766,9 @@ def test_dict_is_the_keyword_inputs_of_a_module():
     assert torch.allclose(*bilinear({"input1": X, "input2": 2 * X}))
 
 
-@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm, weight_norm, spectral_norm])
+@pytest.mark.parametrize(
+    "norm", [nn.utils.weight_norm, nn.utils.spectral_norm, weight_norm, spectral_norm]
+)
 def test_weight_and_spectral_norm_of_both_kinds(norm):
     module = norm(nn.Linear(4, 3)).eval()
     model = from_module(module)
@@ -744,7 +782,10 @@ def test_several_outputs_and_keyword_inputs_train():
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
-            self.attention, self.out = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+            self.attention, self.out = (
+                nn.MultiheadAttention(4, 2, batch_first=True),
+                nn.Linear(4, 3),
+            )
 
         def forward(self, query, memory, *, scale=1.0):
             y, weights = self.attention(query, memory, memory)

@@ -34,7 +34,10 @@ def run(optimizer, dtype, steps: int = 20):
     """Return the state after steps along the distance from a target, and the one before."""
 
     def grad(params, buffers, batch, key):
-        return {name: p - batch[name] for name, p in params.items()}, (buffers, {"loss": torch.zeros(())})
+        return {name: p - batch[name] for name, p in params.items()}, (
+            buffers,
+            {"loss": torch.zeros(())},
+        )
 
     step, target = make_step(grad, optimizer), leaves(1, dtype)
     state = before = train_state(leaves(0, dtype), {}, optimizer, torch.tensor([0, 1]))
@@ -112,7 +115,9 @@ def test_a_vector_over_the_limit_takes_the_plain_arithmetic(calls):
 
 
 def test_a_small_vector_takes_the_kernel_and_a_larger_one_does_not(calls, monkeypatch):
-    params, grads = ({n: p[:20, ...] for n, p in leaves(i, torch.float32).items()} for i in range(2))
+    params, grads = (
+        {n: p[:20, ...] for n, p in leaves(i, torch.float32).items()} for i in range(2)
+    )
     found = one_step(params, grads).params
     assert calls == ["adam"]
     monkeypatch.setattr(fused_optimizers, "MAX_VECTOR_SIZE", 100)

@@ -91,7 +91,9 @@ def test_gradients_go_through_two_steps():
         return sum((leaf**2).sum() for leaf in after.params.values())
 
     expected = torch.func.grad(total)(tree.map(torch.clone, state.params))
-    leaves = {name: leaf.requires_grad_() for name, leaf in state.params.items()}  # those of the state
+    leaves = {
+        name: leaf.requires_grad_() for name, leaf in state.params.items()
+    }  # those of the state
     found = torch.autograd.grad(total(state.params), list(leaves.values()))
     for ours, theirs in zip(found, expected.values(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
@@ -138,7 +140,9 @@ def test_the_engine_gives_the_gradients_of_torch(monkeypatch):
     assert found[2] is expected[2] is None
     assert all(map(torch.equal, found[:2], expected[:2]))
     assert a.grad is None
-    with pytest.raises(RuntimeError, match="grad can be implicitly created only for scalar outputs"):
+    with pytest.raises(
+        RuntimeError, match="grad can be implicitly created only for scalar outputs"
+    ):
         gradients(a * b, [a])
     with pytest.raises(RuntimeError, match="does not require grad"):
         gradients(torch.zeros(()), [a])

@@ -64,12 +64,16 @@ def test_gradient_of_the_gradient_by_the_inputs_is_there():
 
 
 def test_gradient_by_the_inputs_of_a_module_agrees_with_ours():
-    net = from_module(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)))
+    net = from_module(
+        torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    )
     params, _ = net.init(None)
     x = X.clone().requires_grad_()
     grads, _ = grad_fn(net)(params, {}, (x, Y), None)
     by_autograd = torch.autograd.grad(grads["0.weight"].square().sum(), x)[0]
-    by_func = torch.func.grad(lambda x: grad_fn(net)(params, {}, (x, Y), None)[0]["0.weight"].square().sum())
+    by_func = torch.func.grad(
+        lambda x: grad_fn(net)(params, {}, (x, Y), None)[0]["0.weight"].square().sum()
+    )
     assert torch.allclose(by_autograd, by_func(X), atol=1e-6)
 
 
@@ -98,8 +102,13 @@ def test_gradient_by_the_first_params_of_a_training_agrees_with_differences():
     gradient, difference = gradient_and_difference(after, 1.5)
     assert gradient == difference
     leaves = {name: p.clone().requires_grad_() for name, p in PARAMS.items()}
-    state, _ = make_step(grad_fn(NET), optim.sgd(0.5))(train_state(leaves, {}, optim.sgd(0.5), KEY), (X, Y))
-    assert all(g.any() for g in torch.autograd.grad(state.params["fc1.weight"].sum(), [*leaves.values()][:1]))
+    state, _ = make_step(grad_fn(NET), optim.sgd(0.5))(
+        train_state(leaves, {}, optim.sgd(0.5), KEY), (X, Y)
+    )
+    assert all(
+        g.any()
+        for g in torch.autograd.grad(state.params["fc1.weight"].sum(), [*leaves.values()][:1])
+    )
 
 
 def test_nothing_is_held_where_nothing_else_requires_grad():

@@ -15,13 +15,21 @@ NETS = {
 
 @pytest.mark.parametrize("name", NETS)
 def test_takes_images_and_knows_nothing_of_their_neighbors(name):
-    """A net without convolution and patches is the same net after any fixed permutation of the pixels."""
+    """A net without convolution and patches is the same net after any fixed permutation of the
+    pixels.
+    """
     model, order = NETS[name](), random.permutation(torch.as_tensor(random.key(3)), 27)
     params, buffers = model.init(random.key(0))
     x = torch.randn(5, 3, 3, 3)
     y, _ = model.apply(params, buffers, x, train=True, key=torch.as_tensor(random.key(1)))
     assert y.shape == (5, 4)
-    first = "embed.weight" if name == "residual" else "mlp.fc1.weight" if name == "plain" else "fc1.weight"
+    first = (
+        "embed.weight"
+        if name == "residual"
+        else "mlp.fc1.weight"
+        if name == "plain"
+        else "fc1.weight"
+    )
     permuted = params | {first: params[first][:, order]}
     moved = x.flatten(1)[:, order].view_as(x)
     again, _ = model.apply(permuted, buffers, moved, train=True, key=torch.as_tensor(random.key(1)))
@@ -46,7 +54,9 @@ def test_residual_mlp_equals_its_module_twin():
     expected = x.flatten(1)
     for part in twin.values():
         expected = part(expected)
-    torch.testing.assert_close(residual_mlp(12, 6, 2, 3, expansion=2).apply(params, {}, x)[0], expected)
+    torch.testing.assert_close(
+        residual_mlp(12, 6, 2, 3, expansion=2).apply(params, {}, x)[0], expected
+    )
 
 
 def test_s_fc_has_the_sizes_of_the_paper():

@@ -332,7 +332,9 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(f, why):
     CLOSED.zero_()
     quick = jit(f)
     torch.manual_seed(0)
-    with pytest.warns(UserWarning, match=f"jit: {f.__name__} runs eagerly, uncompiled: ({why})") as caught:
+    with pytest.warns(
+        UserWarning, match=f"jit: {f.__name__} runs eagerly, uncompiled: ({why})"
+    ) as caught:
         first = quick(torch.ones(3))
     assert caught[0].filename == __file__
     assert len(str(caught[0].message).splitlines()) == 1
@@ -374,7 +376,9 @@ def test_a_net_on_numpy_runs_eagerly_with_one_warning():
 def test_values_that_never_repeat_end_in_eager_calls():
     quick, x = jit(lambda x, i: x + i), torch.zeros(2)
     assert [quick(x, i)[0].item() for i in range(8)] == list(range(8))
-    with pytest.warns(UserWarning, match="8 values of its static arguments already; pass as a tensor"):
+    with pytest.warns(
+        UserWarning, match="8 values of its static arguments already; pass as a tensor"
+    ):
         assert quick(x, 8)[0] == 8
     assert [quick(x, i)[0].item() for i in range(12)] == list(range(12))
 
@@ -414,7 +418,9 @@ def test_transforms_and_gradients_go_through_the_function_itself():
     assert torch.allclose(torch.func.grad(total)(x), 3 * x**2)
     leaf = x.clone().requires_grad_()
     assert torch.allclose(torch.autograd.grad(total(leaf), leaf)[0], 3 * x**2)
-    members = torch.func.vmap(lambda x: compiled({"x": x}, PAIR, 3, None)["sum"])(torch.stack([x, x]))
+    members = torch.func.vmap(lambda x: compiled({"x": x}, PAIR, 3, None)["sum"])(
+        torch.stack([x, x])
+    )
     assert torch.equal(members[1], x**3 + 1)
     last = torch.func.vmap(lambda x: compiled({"x": x}, PAIR, 3, None)["sum"], in_dims=2)(
         torch.stack([x, x], 2)
@@ -436,9 +442,8 @@ def test_without_a_compiler_the_step_runs_eagerly_and_says_so(monkeypatch, trace
 
 
 def test_a_compiled_script_is_quiet_about_what_is_not_there():
-    code = (
-        "import torch; from purenets.torch_nets import jit\nprint(jit(lambda x: x + 1)(torch.ones(1)).item())"
-    )
+    code = "import torch; from purenets.torch_nets import jit\nprint(jit(lambda x: x + "
+    "1)(torch.ones(1)).item())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("2.0\n", "")
 

@@ -14,7 +14,9 @@ def test_a_leaf_of_a_state_is_named():
     quick = jit(make_step(grad_fn(model), optimizer)).lower(state, batch).compile()
     assert quick(state, batch)[0].step == 1
     wrong = state._replace(params=state.params | {"fc1.bias": torch.zeros(5)})
-    with pytest.raises(UserError, match=r"argument/0/params/fc1\.bias: shape is \(5,\), compiled for \(4,\)"):
+    with pytest.raises(
+        UserError, match=r"argument/0/params/fc1\.bias: shape is \(5,\), compiled for \(4,\)"
+    ):
         quick(wrong, batch)
 
 
@@ -78,7 +80,9 @@ def test_what_cannot_be_compiled_is_the_function_with_a_reason():
     def f(x):
         return x if x.sum() > 0 else -x
 
-    with pytest.warns(UserWarning, match="f runs eagerly, uncompiled: it needs the value of a tensor"):
+    with pytest.warns(
+        UserWarning, match="f runs eagerly, uncompiled: it needs the value of a tensor"
+    ):
         assert jit(f).lower(torch.ones(3)).compile() is f
 
 

@@ -103,14 +103,18 @@ def test_fixed_filters_are_a_buffer_and_their_bias_is_trained():
 @pytest.mark.parametrize("shape", [(0, 3, 3, 0), (2, 3, 0, 0), (2, 3, 4), (2, 4, 4, 4)])
 def test_images_without_pixels_or_of_other_channels_are_named(shape):
     conv = layers.Conv(3, 2, padding=1)
-    with pytest.raises(UserError, match=r"input: shape is .*, expected \(batch, 3, height, width\)"):
+    with pytest.raises(
+        UserError, match=r"input: shape is .*, expected \(batch, 3, height, width\)"
+    ):
         conv.apply(conv.init(random.key(0))[0], {}, torch.zeros(shape))
 
 
 def test_buffers_of_no_layer_are_named():
     model = layers.serial(norm1=layers.BatchNorm(3), fc1=layers.Linear(3, 2))
     params, buffers = model.init(random.key(0))
-    with pytest.raises(UserError, match=r"norm2\.mean: unknown in buffers; the layers are norm1, fc1"):
+    with pytest.raises(
+        UserError, match=r"norm2\.mean: unknown in buffers; the layers are norm1, fc1"
+    ):
         model.apply(params, {**buffers, "norm2.mean": torch.zeros(3)}, torch.zeros(4, 3))
 
 

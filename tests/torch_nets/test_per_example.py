@@ -1,4 +1,6 @@
-"""Gradients of single examples against the loop; what is made of them against its definition; DP-SGD."""
+"""Gradients of single examples against the loop; what is made of them against its definition;
+DP-SGD.
+"""
 
 import sys
 
@@ -53,7 +55,10 @@ NETS = {
     "cnn": (cnn, (2, 6, 6)),
     "group norm": (group_norm, (2, 6, 6)),
     "rnn": (lambda: VanillaRNN(7, 1, 9, 3), (7, 1)),
-    "nn.Module": (lambda: from_module(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))), (5,)),
+    "nn.Module": (
+        lambda: from_module(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))),
+        (5,),
+    ),
 }
 
 
@@ -62,7 +67,12 @@ def setting(name, n=6, seed=0):
     model, draw = make(), np.random.default_rng(seed)
     params, buffers = (tree.cast(part, "float64") for part in model.init(KEY))
     params = tree.map(lambda p: p + 0.1 * torch.tensor(draw.normal(size=p.shape)), params)
-    return model, params, buffers, (torch.tensor(draw.normal(size=(n, *shape))), torch.arange(n) % 3)
+    return (
+        model,
+        params,
+        buffers,
+        (torch.tensor(draw.normal(size=(n, *shape))), torch.arange(n) % 3),
+    )
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -73,18 +83,24 @@ def test_gradients_equal_the_loop(name):
     assert all(grads[leaf].shape == (6, *p.shape) for leaf, p in params.items())
     x, y = batch
     logits = model.apply(params, buffers, x)[0]
-    assert torch.allclose(losses, nn.functional.cross_entropy(logits, y, reduction="none"), rtol=1e-12)
+    assert torch.allclose(
+        losses, nn.functional.cross_entropy(logits, y, reduction="none"), rtol=1e-12
+    )
 
 
 def test_a_trained_rnn_may_use_its_fused_recurrence():
     model, params, buffers, batch = setting("rnn")
-    a, b = (per_example_grads(model, train=train)(params, buffers, batch)[0] for train in (False, True))
+    a, b = (
+        per_example_grads(model, train=train)(params, buffers, batch)[0] for train in (False, True)
+    )
     assert all(torch.allclose(a[name], b[name], rtol=1e-10, atol=1e-14) for name in a)
 
 
 def test_examples_that_mix_are_found():
     model, params, buffers, batch = setting("cnn")
-    with pytest.raises(UserError, match=r": per-example gradient mean differs .*: examples mix, by"):
+    with pytest.raises(
+        UserError, match=r": per-example gradient mean differs .*: examples mix, by"
+    ):
         check_per_example(model, params, buffers, batch, train=True)
 
 
@@ -101,7 +117,9 @@ def test_each_example_has_a_dropout_of_its_own():
 def test_reduced_gradients_equal_those_reduced_afterwards(chunk_size):
     model, params, buffers, batch = setting("mlp")
     grads, _ = per_example_grads(model)(params, buffers, batch)
-    norms, _ = per_example_grads(model, reduce=tree.norm, chunk_size=chunk_size)(params, buffers, batch)
+    norms, _ = per_example_grads(model, reduce=tree.norm, chunk_size=chunk_size)(
+        params, buffers, batch
+    )
     assert torch.allclose(norms, example_grad_norms(grads), rtol=1e-13)
     by_leaf = leaf_grad_norms(grads)
     assert torch.allclose(by_leaf["fc1.weight"][2], grads["fc1.weight"][2].norm(), rtol=1e-13)
@@ -144,7 +162,7 @@ def test_planted_labels_are_hardest_and_do_harm():
     assert np.isclose(float(helps[5]), dot, rtol=1e-4)
 
 
-# --- differential privacy ---------------------------------------------------------------------------------
+# --- differential privacy -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["mlp", "rnn"])
@@ -177,11 +195,16 @@ def test_each_gradient_is_clipped_by_itself():
 def test_noise_has_the_deviation_it_should():
     model = MLP(200, [200], 3)
     params, _ = model.init(KEY)
-    x, y = torch.randn(4, 200, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    x, y = (
+        torch.randn(4, 200, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 0]),
+    )
     noisy, _ = dp_grad_fn(model, 0.5, 3.0)(params, {}, (x, y), KEY)
     clean, _ = dp_grad_fn(model, 0.5, 0.0)(params, {}, (x, y), KEY)
     noise = torch.cat([(noisy[n] - clean[n]).flatten() for n in params])
-    assert abs(float(noise.std()) / (3.0 * 0.5 / 4) - 1) < 0.01  # 40,803 draws: 3 deviations are 0.0105
+    assert (
+        abs(float(noise.std()) / (3.0 * 0.5 / 4) - 1) < 0.01
+    )  # 40,803 draws: 3 deviations are 0.0105
     assert abs(float(noise.mean())) < 3 * 3.0 * 0.5 / 4 / len(noise) ** 0.5
     again, _ = dp_grad_fn(model, 0.5, 3.0)(params, {}, (x, y), KEY)
     assert all(torch.equal(noisy[n], again[n]) for n in params)
@@ -237,7 +260,9 @@ def test_no_argument_is_changed():
     top_loss_indices(losses, 2)
     privacy.add_noise(params, KEY, 1.0)
     dp_grad_fn(model, 1.0, 1.0)(params, buffers, batch, KEY)
-    assert all(map(torch.equal, before, [leaf for part in (params, buffers) for leaf in part.values()]))
+    assert all(
+        map(torch.equal, before, [leaf for part in (params, buffers) for leaf in part.values()])
+    )
     assert all(map(torch.equal, kept, grads.values()))
 
 
@@ -248,7 +273,13 @@ def test_opacus_gives_the_same(name):
     from opacus.grad_sample import GradSampleModule
 
     parts = {
-        "group norm": [nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)],
+        "group norm": [
+            nn.Conv2d(2, 4, 3),
+            nn.GroupNorm(2, 4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 3),
+        ],
         "nn.Module": [nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)],
     }
     module, (x, y) = nn.Sequential(*parts[name]).double(), setting(name)[3]

@@ -5,7 +5,9 @@ from purenets import random
 from purenets.torch_nets import MLP, grad_fn, layers
 from purenets.torch_nets.fast import matmul, onednn
 
-pytestmark = pytest.mark.skipif(not matmul.ONEDNN, reason="this torch has no oneDNN for float32 products")
+pytestmark = pytest.mark.skipif(
+    not matmul.ONEDNN, reason="this torch has no oneDNN for float32 products"
+)
 
 
 def matrices(m=5, k=7, n=3):
@@ -60,15 +62,20 @@ def test_gradients_and_their_gradients(always):
     )
 
 
-@pytest.mark.parametrize("twice", ["forward over forward", "backward over backward", "backward over forward"])
+@pytest.mark.parametrize(
+    "twice", ["forward over forward", "backward over backward", "backward over forward"]
+)
 def test_second_derivatives_in_any_order(always, twice):
     outer, inner = (
-        torch.func.jacfwd if way == "forward" else torch.func.jacrev for way in twice.split(" over ")
+        torch.func.jacfwd if way == "forward" else torch.func.jacrev
+        for way in twice.split(" over ")
     )
     a, b = matrices(2, 3, 2)
     for argnums in (0, 1):
         ours, theirs = (
-            outer(inner(lambda a, b, m=m: torch.sin(m(torch.sin(m(a, b)), m(a, b))).sum(), argnums), 0)(a, b)
+            outer(
+                inner(lambda a, b, m=m: torch.sin(m(torch.sin(m(a, b)), m(a, b))).sum(), argnums), 0
+            )(a, b)
             for m in (matmul.product, torch.mm)
         )
         assert torch.allclose(ours, theirs, atol=1e-4)
@@ -132,4 +139,6 @@ def test_small_products_and_other_types_are_left_to_torch():
     assert not matmul.use_onednn(a, b, matmul.MIN_MULTIPLIES_ONEDNN)
     assert not matmul.use_onednn(a.double(), b.double(), 1)
     assert not matmul.use_onednn(a.bfloat16(), b.bfloat16(), 1)
-    assert matmul.use_onednn(torch.empty(128, 128), torch.empty(128, 128), matmul.MIN_MULTIPLIES_ONEDNN)
+    assert matmul.use_onednn(
+        torch.empty(128, 128), torch.empty(128, 128), matmul.MIN_MULTIPLIES_ONEDNN
+    )

@@ -55,7 +55,9 @@ def test_training_equals_nn_module_and_torch_optim():
 
 def test_shapes_hold_for_any_batch():
     @jaxtyped(typechecker=beartype)
-    def logits(x: Float[Tensor, "batch features"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch 4"]:
+    def logits(
+        x: Float[Tensor, "batch features"], y: Int64[Tensor, "batch"]
+    ) -> Float[Tensor, "batch 4"]:
         return MLP(x.shape[1], [7, 5], 4).apply(params, {}, x)[0]
 
     params, _ = MLP(3, [7, 5], 4).init(random.key(0))

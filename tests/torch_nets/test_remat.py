@@ -45,7 +45,9 @@ def test_the_result_is_that_of_the_function():
 
 TRANSFORMS = {
     "grad": lambda f: torch.func.grad(f, argnums=(0, 1)),
-    "vjp": lambda f: lambda p, x: torch.func.vjp(f, p, x)[1](torch.tensor(2.0, dtype=torch.float64)),
+    "vjp": lambda f: (
+        lambda p, x: torch.func.vjp(f, p, x)[1](torch.tensor(2.0, dtype=torch.float64))
+    ),
     "jvp": lambda f: lambda p, x: torch.func.jvp(f, (p, x), (p, x)),
     "vmap": lambda f: torch.func.vmap(f, in_dims=(None, 0)),
     "per-example gradients": lambda f: torch.func.vmap(torch.func.grad(f), in_dims=(None, 0)),
@@ -81,7 +83,9 @@ def test_autograd_to_any_order():
 def test_forward_mode():
     def tangent(f):
         with forward_ad.dual_level():
-            return forward_ad.unpack_dual(f(PARAMS, forward_ad.make_dual(X, torch.ones_like(X)))).tangent
+            return forward_ad.unpack_dual(
+                f(PARAMS, forward_ad.make_dual(X, torch.ones_like(X)))
+            ).tangent
 
     assert_close(tangent(STORED), tangent(PLAIN))
 

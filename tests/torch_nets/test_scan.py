@@ -16,7 +16,9 @@ class Pair(NamedTuple):
 
 
 def step(carry: Pair, x: dict):
-    new = Pair(carry.sum + x["a"], {"last": x["b"], "none": None, "empty": {}, "same": carry.rest["same"]})
+    new = Pair(
+        carry.sum + x["a"], {"last": x["b"], "none": None, "empty": {}, "same": carry.rest["same"]}
+    )
     return new, (carry.sum * carry.rest["same"], [2 * x["b"], None])
 
 
@@ -117,7 +119,9 @@ def test_no_carry_and_no_ys():
 
 
 def test_no_iterations():
-    carry, ys = jit(lambda x: scan(lambda c, v: (c + v, 2 * v), torch.ones(3), x))(torch.zeros(0, 3))
+    carry, ys = jit(lambda x: scan(lambda c, v: (c + v, 2 * v), torch.ones(3), x))(
+        torch.zeros(0, 3)
+    )
     assert torch.equal(carry, torch.ones(3))
     assert ys.shape == (0, 3)
 
@@ -142,7 +146,9 @@ def test_a_counter_of_python_is_refused_under_jit():
 
 
 def test_wrong_carries_are_named_under_jit():
-    with pytest.raises(UserError, match=r"scan: carry: f returned the shape \(1, 3\), was given \(3,\)"):
+    with pytest.raises(
+        UserError, match=r"scan: carry: f returned the shape \(1, 3\), was given \(3,\)"
+    ):
         jit(lambda x: scan(lambda c, v: (c[None], v), torch.zeros(3), x))(torch.zeros(5, 3))
 
 
@@ -169,7 +175,9 @@ def test_training_steps(unroll, loops):
     eager, metrics = scan(one, state, (xs, ys))
     assert_close(eager, expected, 0)
     assert torch.equal(metrics["loss"], torch.stack(losses))
-    found, metrics = jit(lambda state, batch: scan(one, state, batch, unroll=unroll))(state, (xs, ys))
+    found, metrics = jit(lambda state, batch: scan(one, state, batch, unroll=unroll))(
+        state, (xs, ys)
+    )
     assert_close(found, expected, 1e-4)
     assert_close(metrics["loss"], torch.stack(losses), 1e-5)
     assert loops == [1]

@@ -33,7 +33,9 @@ def double():
 
 def gradient(params, i):
     draw = np.random.default_rng(i)
-    return {n: torch.sin(3 * p) + torch.tensor(draw.normal(size=p.shape)) for n, p in params.items()}
+    return {
+        n: torch.sin(3 * p) + torch.tensor(draw.normal(size=p.shape)) for n, p in params.items()
+    }
 
 
 def ours(optimizer, state, params, steps):
@@ -86,7 +88,9 @@ def test_a_state_comes_back_bit_by_bit(case, params):
     name, hyper = case.split()[0], HYPER[case]
     optimizer, tensors = getattr(optim, name)(**hyper), tree.map(torch.tensor, params)
     after, state = ours(optimizer, optimizer.init(tensors), tensors, range(7))
-    again = from_torch_state_dict(to_torch_state_dict(state, name, after, hyper, step=7), optimizer, after)
+    again = from_torch_state_dict(
+        to_torch_state_dict(state, name, after, hyper, step=7), optimizer, after
+    )
     tree.check_like(again, state)
     assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))
 
@@ -109,13 +113,17 @@ def test_what_does_not_fit_is_named(params):
         to_torch_state_dict({}, "lion", tensors)
     theirs = Theirs("adam", tensors, {})
     theirs.run(range(2))
-    with pytest.raises(UserError, match=r"fc1\.weight: no square_avg in state_dict, it holds step, exp_avg"):
+    with pytest.raises(
+        UserError, match=r"fc1\.weight: no square_avg in state_dict, it holds step, exp_avg"
+    ):
         from_torch_state_dict(theirs.optimizer.state_dict(), optim.rmsprop(), tensors)
     fewer = {name: leaf for name, leaf in tensors.items() if name != "fc1.bias"}
     with pytest.raises(UserError, match="holds 4 parameters, expected 3"):
         from_torch_state_dict(theirs.optimizer.state_dict(), optim.adam(), fewer)
     wider = {**tensors, "fc1.weight": torch.zeros(9, 3)}
-    with pytest.raises(UserError, match=r"fc1\.weight: exp_avg has the shape \(5, 3\), expected \(9, 3\)"):
+    with pytest.raises(
+        UserError, match=r"fc1\.weight: exp_avg has the shape \(5, 3\), expected \(9, 3\)"
+    ):
         from_torch_state_dict(theirs.optimizer.state_dict(), optim.adam(), wider)
 
 
@@ -161,7 +169,9 @@ def test_moments_in_the_order_of_the_module_go_to_their_layers():
 def two_groups(named: bool = False) -> list[dict]:
     parts = (MODULE[1].parameters(), MODULE[0].parameters())
     if named:
-        parts = ([(name, NAMED[name]) for name in names] for names in (LAST_FIRST[:2], LAST_FIRST[2:]))
+        parts = (
+            [(name, NAMED[name]) for name in names] for names in (LAST_FIRST[:2], LAST_FIRST[2:])
+        )
     first, second = parts
     return [{"params": first}, {"params": second, "lr": 1e-4}]
 

@@ -1,4 +1,6 @@
-"""The vanilla RNN: equal to nn.RNN, its two recurrences equal to each other under every transform."""
+"""The vanilla RNN: equal to nn.RNN, its two recurrences equal to each other under every
+transform.
+"""
 
 import pytest
 import torch
@@ -72,7 +74,11 @@ def test_gradients_equal_those_of_the_twin():
     loss.backward()
     assert abs(float(metrics["loss"] - loss.detach())) <= 1e-12
     rnn, linear = twin.rnn, twin.linear
-    theirs = {"W_hx": rnn.weight_ih_l0.grad, "W_hh": rnn.weight_hh_l0.grad, "b_h": rnn.bias_ih_l0.grad}
+    theirs = {
+        "W_hx": rnn.weight_ih_l0.grad,
+        "W_hh": rnn.weight_hh_l0.grad,
+        "b_h": rnn.bias_ih_l0.grad,
+    }
     theirs |= {"W_ph": linear.weight.grad, "b_o": linear.bias.grad}
     assert largest(grads, theirs) <= 1e-12
 
@@ -82,7 +88,9 @@ def test_fused_equals_the_loop(batch, steps, inputs, hidden):
     """Values, and gradients by the params and by the inputs."""
     keys = random.split(torch.as_tensor(random.key(batch + 7 * steps)), 5)
     shapes = [(batch, steps, inputs), (hidden, inputs), (hidden, hidden), (hidden,)]
-    arguments = [random.normal(key, shape, "float64") for key, shape in zip(keys, shapes, strict=False)]
+    arguments = [
+        random.normal(key, shape, "float64") for key, shape in zip(keys, shapes, strict=False)
+    ]
     weight = random.normal(keys[4], (batch, hidden), "float64")
 
     def total(run, *arguments):
@@ -90,7 +98,9 @@ def test_fused_equals_the_loop(batch, steps, inputs, hidden):
 
     everything = (0, 1, 2, 3)
     (grads, value), (loop_grads, loop_value) = (
-        torch.func.grad_and_value(lambda *a, run=run: total(run, *a), argnums=everything)(*arguments)
+        torch.func.grad_and_value(lambda *a, run=run: total(run, *a), argnums=everything)(
+            *arguments
+        )
         for run in (recurrence.fused, recurrence.loop)
     )
     assert float((value - loop_value).abs()) <= 1e-12
@@ -100,11 +110,14 @@ def test_fused_equals_the_loop(batch, steps, inputs, hidden):
 
 @pytest.mark.parametrize("inputs", [1, 10])
 def test_fused_in_float32_is_that_of_float64(inputs):
-    """With as many rows and units as the assignment has, products go by another way (`fast/matmul.py`)."""
+    """With as many rows and units as the assignment has, products go by another way
+    (`fast/matmul.py`).
+    """
     keys = random.split(torch.as_tensor(random.key(3)), 4)
     shapes = [(128, 9, inputs), (128, inputs), (128, 128), (128,)]
     arguments = [
-        random.normal(key, shape) / shape[-1] ** 0.5 for key, shape in zip(keys, shapes, strict=True)
+        random.normal(key, shape) / shape[-1] ** 0.5
+        for key, shape in zip(keys, shapes, strict=True)
     ]
 
     def total(run, *arguments):
@@ -140,7 +153,9 @@ def test_per_example_gradients(train):
     assert largest(tree.map(lambda g: g.mean(0), each), whole) <= 1e-14
 
 
-@pytest.mark.skipif(recurrence.fused is recurrence.loop, reason="PURENETS_PLAIN=1: only the loop is there")
+@pytest.mark.skipif(
+    recurrence.fused is recurrence.loop, reason="PURENETS_PLAIN=1: only the loop is there"
+)
 def test_second_derivatives_by_the_loop_only():
     model, params, (x, y) = net(5, 1, hidden=4)
 
@@ -192,7 +207,11 @@ def test_initializations():
     rotation = drawn["orthogonal"]["W_hh"]
     assert float((rotation @ rotation.T - eye).abs().max()) <= 1e-6
     assert float((drawn["identity"]["W_hh"] - eye).abs().max()) == 0
-    assert float(drawn["identity"]["b_h"].abs().max()) == float(drawn["orthogonal"]["b_h"].abs().max()) == 0
+    assert (
+        float(drawn["identity"]["b_h"].abs().max())
+        == float(drawn["orthogonal"]["b_h"].abs().max())
+        == 0
+    )
     assert float(net(5, 1, init="identity", gain=2.0)[1]["W_hh"][0, 0]) == 2
 
 

@@ -16,13 +16,16 @@ BATCH = torch.randn(8, 3, 16, 16), torch.arange(8) % 10
 
 def test_channels_last_gives_the_same_numbers():
     a, b = (
-        grad_fn(model)(PARAMS, BUFFERS, BATCH, None)[0] for model in (MODEL, precision.channels_last(MODEL))
+        grad_fn(model)(PARAMS, BUFFERS, BATCH, None)[0]
+        for model in (MODEL, precision.channels_last(MODEL))
     )
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
 
 def test_cast_computes_in_bfloat16_and_keeps_float32_params():
-    grads, (new, metrics) = grad_fn(precision.cast(MODEL, torch.bfloat16))(PARAMS, BUFFERS, BATCH, None)
+    grads, (new, metrics) = grad_fn(precision.cast(MODEL, torch.bfloat16))(
+        PARAMS, BUFFERS, BATCH, None
+    )
     exact, (_, exact_metrics) = grad_fn(MODEL)(PARAMS, BUFFERS, BATCH, None)
     assert {g.dtype for g in grads.values()} == {torch.float32}
     assert new["norm1.running_mean"].dtype == torch.float32
@@ -65,11 +68,15 @@ def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
     assert torch.allclose(found, expected, atol=1e-5)
     as_uint8 = (x * 50 + 100).clamp(0, 255).byte()
     seen = []
-    model = MODEL._replace(apply=lambda p, b, x, **_: (seen.append(x) or torch.zeros(len(x), 10), b))
+    model = MODEL._replace(
+        apply=lambda p, b, x, **_: (seen.append(x) or torch.zeros(len(x), 10), b)
+    )
     tta.shift_averaged(model).apply(PARAMS, BUFFERS, as_uint8)
     assert [view.dtype for view in seen] == [torch.uint8] * 3
     assert torch.equal(seen[2][:, :, :-1, :-1], as_uint8[:, :, 1:, 1:])
-    trained, plain = (m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (tta.shift_averaged(MODEL), MODEL))
+    trained, plain = (
+        m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (tta.shift_averaged(MODEL), MODEL)
+    )
     assert torch.equal(trained, plain)
 
 
@@ -144,7 +151,9 @@ WHOLE = {
     "keyword inputs": (lambda: nn.Bilinear(4, 4, 3), {"input1": X, "input2": X}),
     "frozen": (lambda: between(nn.LayerNorm(8)).requires_grad_(False), X),
     "FrozenBatchNorm2d": (
-        lambda: nn.Sequential(torchvision.ops.FrozenBatchNorm2d(3), nn.Conv2d(3, 3, 16), nn.Flatten()),
+        lambda: nn.Sequential(
+            torchvision.ops.FrozenBatchNorm2d(3), nn.Conv2d(3, 3, 16), nn.Flatten()
+        ),
         BATCH[0],
     ),
     "InstanceNorm2d": (
@@ -152,7 +161,9 @@ WHOLE = {
         BATCH[0],
     ),
 }
-CAST = {name: (lambda make=make: between(make()), X) for name, make in {**NORMS, **OTHERS}.items()} | WHOLE
+CAST = {
+    name: (lambda make=make: between(make()), X) for name, make in {**NORMS, **OTHERS}.items()
+} | WHOLE
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

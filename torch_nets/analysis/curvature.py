@@ -1,4 +1,5 @@
-"""Curvature of the loss, as functions over dicts: nothing larger than a few dicts of params is ever built.
+"""Curvature of the loss, as functions over dicts: nothing larger than a few dicts of params is ever
+built.
 
 f = eval_loss_fn(model, buffers, (x, y))            # params -> the loss, in evaluation mode
 hvp(f, params, v)                              # H v
@@ -24,14 +25,17 @@ from purenets.torch_nets.losses import cross_entropy
 Scalar = Callable[[Params], Tensor]  # a loss as a function of the params alone
 
 
-def eval_loss_fn(model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy) -> Scalar:
+def eval_loss_fn(
+    model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy
+) -> Scalar:
     """The loss of a batch as a function of the params, in evaluation mode."""
     x, y = batch
     return lambda params: loss(model.apply(params, buffers, x)[0], y)
 
 
 def hvp(f: Scalar, params: Params, v: Params) -> Params:
-    """Return H v, the Hessian of f times v: the derivative of the gradient along v (Pearlmutter 1994).
+    """Return H v, the Hessian of f times v: the derivative of the gradient along v (Pearlmutter
+    1994).
 
     Forward over reverse; where an operation of f has no forward derivative, such as a fused LSTM,
     reverse over reverse, which gives the same as H is symmetric.
@@ -63,7 +67,9 @@ def _differentiable_attention():
 
 @contextlib.contextmanager
 def _fallback_of(error: RuntimeError) -> Iterator[None]:
-    """Turn off the fused recurrent kernels of CUDA; if that fails too, show the first error as well."""
+    """Turn off the fused recurrent kernels of CUDA; if that fails too, show the first error as
+    well.
+    """
     with torch.backends.cudnn.flags(enabled=False):
         try:
             yield
@@ -74,8 +80,8 @@ def _fallback_of(error: RuntimeError) -> Iterator[None]:
 def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v: Params) -> Params:
     """Return the Gauss-Newton matrix J^T H_out J times v (Schraudolph 2002).
 
-    outputs(params) are logits and loss(logits) is a number. Positive semi-definite where the loss is
-    convex in the logits.
+    outputs(params) are logits and loss(logits) is a number. Positive semi-definite where the loss
+    is convex in the logits.
     """
     logits, along = _jvp(outputs, params, _in_order(v, params))
     bent = jvp(grad(loss), (logits,), (along,))[1]
@@ -91,7 +97,9 @@ def fisher_diagonal(
     loss: Callable = cross_entropy,
     chunk_size=None,
 ) -> Params:
-    """The diagonal of the empirical Fisher matrix: the mean of the squared gradients of single examples."""
+    """The diagonal of the empirical Fisher matrix: the mean of the squared gradients of single
+    examples.
+    """
     squares = per_example_grads(
         model, loss, chunk_size=chunk_size, reduce=lambda grads: tree.map(torch.square, grads)
     )
@@ -101,8 +109,9 @@ def fisher_diagonal(
 def lanczos(
     product: Callable[[Params], Params], params: Params, key: Tensor, iterations: int = 20
 ) -> tuple[Tensor, list[Params]]:
-    """Ritz values (k,), rising, and the directions that belong to them, of the symmetric matrix whose
-    `product(v)` is given (Lanczos 1950, with full orthogonalization). The extreme ones converge first.
+    """Ritz values (k,), rising, and the directions that belong to them, of the symmetric matrix
+    whose `product(v)` is given (Lanczos 1950, with full orthogonalization). The extreme ones
+    converge first.
 
     k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
     """
@@ -144,9 +153,9 @@ def _in_order(leaves: Params, like: Params) -> Params:
 
 
 def linearize(model: Model, params: Params) -> Model:
-    """The model's first-order expansion around `params`, f(p0) + J (p - p0): a `Model` that is linear in its
-    params and trains as the others do, the net itself in evaluation mode. `init` returns p0 and the model's
-    buffers."""
+    """The model's first-order expansion around `params`, f(p0) + J (p - p0): a `Model` that is
+    linear in its params and trains as the others do, the net itself in evaluation mode. `init`
+    returns p0 and the model's buffers."""
 
     def init(key):
         return dict(params), model.init(key)[1]
@@ -176,8 +185,8 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
 
 
 def filter_normalized_direction(params: Params, key: Tensor) -> Params:
-    """A random direction, each row (an output's weights) as long as that of the params, vectors left at zero:
-    the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
+    """A random direction, each row (an output's weights) as long as that of the params, vectors
+    left at zero: the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
 
     def one(i, p):
         if p.ndim < 2:
@@ -189,7 +198,9 @@ def filter_normalized_direction(params: Params, key: Tensor) -> Params:
     return {name: one(i, p) for i, (name, p) in enumerate(params.items())}
 
 
-def landscape(f: Scalar, params: Params, directions: Sequence[Params], steps: Sequence[float]) -> np.ndarray:
+def landscape(
+    f: Scalar, params: Params, directions: Sequence[Params], steps: Sequence[float]
+) -> np.ndarray:
     """f(params + a d1 + b d2) for all a and b of `steps`: (steps, steps), a along the rows."""
     if len(directions) != 2:
         raise UserError(f"landscape: {len(directions)} directions, a plane needs two")

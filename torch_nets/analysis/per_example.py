@@ -1,11 +1,13 @@
 """One gradient for each example of a batch, by torch.func.vmap, and what is made of them.
 
-    grads, losses = per_example_grads(model)(params, buffers, (x, y))   # grads["fc1.weight"]: (batch, out, in)
-    norms, _ = per_example_grads(model, reduce=tree.norm, chunk_size=64)(params, buffers, (x, y))  # (batch,)
+    grads, losses = per_example_grads(model)(params, buffers, (x, y))
+    grads["fc1.weight"].shape  # (batch, out, in)
+    norm_fn = per_example_grads(model, reduce=tree.norm, chunk_size=64)
+    norms, _ = norm_fn(params, buffers, (x, y))  # (batch,)
 
-Any model will do whose examples do not mix: BatchNorm only in evaluation mode, which is the default here.
-`check_per_example` tells. `reduce` is applied to each example's dict inside of the vmap, so that no more than
-`chunk_size` gradients are held at a time.
+Any model will do whose examples do not mix: BatchNorm only in evaluation mode, which is the default
+here. `check_per_example` tells. `reduce` is applied to each example's dict inside of the vmap, so
+that no more than `chunk_size` gradients are held at a time.
 """
 
 from collections.abc import Callable
@@ -30,8 +32,8 @@ def per_example_grads(
 ) -> Callable:
     """Return `f(params, buffers, batch, key=None) -> (grads, losses)`.
 
-    batch: (x: (batch, ...), y: (batch, ...)); grads: a dict of (batch, ...) leaves, or what `reduce`
-    makes of each example's dict; losses: (batch,).
+    batch: (x: (batch, ...), y: (batch, ...)); grads: a dict of (batch, ...) leaves, or what
+    `reduce` makes of each example's dict; losses: (batch,).
 
     Args:
         train: apply the model in training mode.
@@ -45,7 +47,9 @@ def per_example_grads(
     check_chunk(chunk_size)
 
     def one(params, buffers, x, y, key):
-        logits, _ = model.apply(params, buffers, map_arrays(lambda a: a[None], x), train=train, key=key)
+        logits, _ = model.apply(
+            params, buffers, map_arrays(lambda a: a[None], x), train=train, key=key
+        )
         value = loss(logits, y[None])
         return value, value.detach()
 
@@ -59,7 +63,9 @@ def per_example_grads(
         x, y = batch
         keys = None if key is None else example_keys(key, n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
-        return torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)(params, buffers, x, y, keys)
+        return torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)(
+            params, buffers, x, y, keys
+        )
 
     return per_example
 
@@ -86,9 +92,9 @@ def check_per_example(
     key: Tensor | None = None,
     tolerance: float = 1e-6,
 ) -> float:
-    """The largest relative error of vmapped gradients against those of a loop over batches of one, and of
-    their mean against the gradient of the whole batch. A UserError names the leaf if it is over `tolerance`,
-    as where a model mixes its examples (BatchNorm in training mode).
+    """The largest relative error of vmapped gradients against those of a loop over batches of one,
+    and of their mean against the gradient of the whole batch. A UserError names the leaf if it is
+    over `tolerance`, as where a model mixes its examples (BatchNorm in training mode).
     """
     count_examples(batch, "check_per_example")
     x, y = batch
@@ -105,7 +111,10 @@ def check_per_example(
     if key is not None:  # with draws, a batch as a whole draws something else
         return worst
     mean, whole = tree.map(lambda g: g.mean(0), together), grad(params, x, y, None)
-    return max(worst, _worst(mean, whole, "mean differs from the batch's gradient: examples mix", tolerance))
+    return max(
+        worst,
+        _worst(mean, whole, "mean differs from the batch's gradient: examples mix", tolerance),
+    )
 
 
 def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
@@ -113,11 +122,13 @@ def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
     errors = {name: float((a[name] - b[name]).abs().max()) / scale for name in b}
     name = max(errors, key=errors.get)
     if not errors[name] <= tolerance:
-        raise UserError(f"{name}: per-example gradient {text}, by {errors[name]:.1e} of the largest element")
+        raise UserError(
+            f"{name}: per-example gradient {text}, by {errors[name]:.1e} of the largest element"
+        )
     return errors[name]
 
 
-# --- what per-example gradients tell ----------------------------------------------------------------------
+# --- what per-example gradients tell --------------------------------------------------------------
 
 
 def leaf_grad_norms(grads: Params) -> Params:
@@ -131,9 +142,15 @@ def example_grad_norms(grads: Params) -> Tensor:
 
 
 def noise_scale(grads: Params) -> Tensor:
-    """The batch size at which the noise of the gradient is as large as the gradient: tr(S) / |G|^2, both
-    without bias (McCandlish et al. 2018, "An empirical model of large-batch training", appendix A). grads:
-    (batch, ...), of at least two examples. Not positive where the batch is too small to see the gradient.
+    """Return tr(S) / |G|^2: the batch size at which the gradient's noise is as large as itself.
+
+    Both estimates are unbiased. The result is not positive where the batch is too small to see the
+    gradient.
+
+    Args:
+        grads: of at least two examples, leaves (batch, ...).
+
+    Source: McCandlish et al. 2018, "An empirical model of large-batch training", appendix A.
     """
     n = next(iter(grads.values())).shape[0]
     if n < 2:
@@ -145,15 +162,19 @@ def noise_scale(grads: Params) -> Tensor:
 
 
 def top_loss_indices(losses: Tensor, k: int) -> Tensor:
-    """Return the indices (k,) of the largest losses, largest first; mislabelled examples are often among them."""
+    """Return the indices (k,) of the largest losses, largest first; mislabelled examples are often
+    among them.
+    """
     if type(k) is not int or not 1 <= k <= losses.shape[0]:
-        raise UserError(f"top_loss_indices: k is {k!r}, needs an integer from 1 to {losses.shape[0]}")
+        raise UserError(
+            f"top_loss_indices: k is {k!r}, needs an integer from 1 to {losses.shape[0]}"
+        )
     return torch.topk(losses, k).indices
 
 
 def influence(grads: Params, reference: Params) -> Tensor:
-    """How much a step along each example's gradient lowers the loss whose gradient is `reference`, to first
-    order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one checkpoint; Pruthi et
-    al. 2020)."""
+    """How much a step along each example's gradient lowers the loss whose gradient is `reference`,
+    to first order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one
+    checkpoint; Pruthi et al. 2020)."""
     dots = tree.map(lambda g, r: g.flatten(1) @ r.flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)

@@ -36,15 +36,17 @@ def dp_grad_fn(
         noise_multiplier: deviation of the noise in units of `clip`.
         loss: `loss(logits, targets) -> a scalar`, of a batch of one.
         metrics: as those of `grad_fn`. An empty batch has the loss 0 and metrics of 0.
-        batch_size: what the sum is divided by: the expected size of a batch, for Poisson samples; None
-            for the size of each batch.
+        batch_size: what the sum is divided by: the expected size of a batch, for Poisson samples;
+            None for the size of each batch.
         chunk_size: examples at a time, None for all.
 
     Raises:
         UserError: for an empty batch without a `batch_size`, and for noise without a key.
     """
     if not clip > 0 or not noise_multiplier >= 0:
-        raise UserError(f"dp: clip {clip} must be positive, noise_multiplier {noise_multiplier} not negative")
+        raise UserError(
+            f"dp: clip {clip} must be positive, noise_multiplier {noise_multiplier} not negative"
+        )
     if clip == float("inf") and noise_multiplier:
         raise UserError("dp: noise of an infinite clip has no deviation; give a finite clip")
     if noise_multiplier == float("inf"):
@@ -76,7 +78,11 @@ def dp_grad_fn(
             total = add_noise(total, key, noise_multiplier * clip)
         with torch.no_grad():
             logits, _ = model.apply(params, buffers, x)
-            found = compute_metrics(value, logits, y, metrics) if n else _zeros(value, logits, y, metrics)
+            found = (
+                compute_metrics(value, logits, y, metrics)
+                if n
+                else _zeros(value, logits, y, metrics)
+            )
         return tree.map(lambda g: g / (batch_size or n), total), (buffers, found)
 
     return grad
@@ -91,14 +97,16 @@ def _zeros(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Cal
 def add_noise(grads: Params, key: Tensor, deviation: float) -> Params:
     """Normal noise on every element, another draw for each leaf; a pure function of the key."""
     return {
-        name: g + deviation * random.normal(random.fold_in(key, i), g.shape, str(g.dtype).split(".")[-1])
+        name: g
+        + deviation * random.normal(random.fold_in(key, i), g.shape, str(g.dtype).split(".")[-1])
         for i, (name, g) in enumerate(grads.items())
     }
 
 
 def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Batch]:
-    """`batches(step)`: each example is in a batch with probability `rate`, as the accountants suppose.
-    Batches differ in size and may be empty; tell `dp_grad_fn` the expected size, rate * n."""
+    """`batches(step)`: each example is in a batch with probability `rate`, as the accountants
+    suppose. Batches differ in size and may be empty; tell `dp_grad_fn` the expected size, rate *
+    n."""
     if not 0 < rate <= 1:
         raise UserError(f"poisson_batches: rate {rate} is not a probability over 0")
     n = count_examples(data, "poisson_batches")
@@ -113,8 +121,9 @@ def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Ba
 def epsilon(
     steps: int, sample_rate: float, noise_multiplier: float, delta: float, accountant: str = "rdp"
 ) -> float:
-    """The epsilon of (epsilon, delta)-differential privacy after `steps` Poisson-sampled steps, by Opacus's
-    accountant "rdp", "gdp" or "prv"; a UserError where Opacus (the extra `dp`) is not installed."""
+    """The epsilon of (epsilon, delta)-differential privacy after `steps` Poisson-sampled steps, by
+    Opacus's accountant "rdp", "gdp" or "prv"; a UserError where Opacus (the extra `dp`) is not
+    installed."""
     if steps < 0 or not 0 < sample_rate <= 1 or not noise_multiplier > 0 or not 0 < delta < 1:
         raise UserError(
             f"epsilon: steps {steps} must not be negative, sample_rate {sample_rate} in (0, 1], "

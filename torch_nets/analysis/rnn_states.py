@@ -1,4 +1,5 @@
-"""What a vanilla RNN does over time: hidden states, gradients by them, Jacobians. All by torch.func.
+"""What a vanilla RNN does over time: hidden states, gradients by them, Jacobians. All by
+torch.func.
 
 T is the length of a palindrome; N = T-1 digits are read, so time goes from 1 to N.
 """
@@ -11,7 +12,9 @@ from purenets.core.base import Params
 from purenets.torch_nets.losses import cross_entropy
 
 
-def states(params: Params, x: Tensor, h: Tensor | None = None, perturbations: Tensor | None = None) -> Tensor:
+def states(
+    params: Params, x: Tensor, h: Tensor | None = None, perturbations: Tensor | None = None
+) -> Tensor:
     """Return all h(t) of equation (1): x (batch, N, input) -> (batch, N, hidden).
 
     Args:
@@ -28,7 +31,10 @@ def states(params: Params, x: Tensor, h: Tensor | None = None, perturbations: Te
 
 
 def hidden_state_grads(params: Params, x: Tensor, y: Tensor) -> Tensor:
-    """dL_i/dh_i(t) of each example's own loss: (batch, N, hidden). It is the gradient by a nudge of h(t)."""
+    """dL_i/dh_i(t) of each example's own loss: (batch, N, hidden).
+
+    It is the gradient by a nudge of h(t).
+    """
 
     def loss(perturbations):
         last = states(params, x, perturbations=perturbations)[:, -1]
@@ -38,8 +44,8 @@ def hidden_state_grads(params: Params, x: Tensor, y: Tensor) -> Tensor:
 
 
 def jacobians(params: Params, x: Tensor) -> Tensor:
-    """J(t) = dh(t)/dh(t-1) = diag(1 - h(t)^2) W_hh along the way of one example: x (N, input) -> (N, hidden,
-    hidden)."""
+    """J(t) = dh(t)/dh(t-1) = diag(1 - h(t)^2) W_hh along the way of one example: x (N, input) ->
+    (N, hidden, hidden)."""
     h = states(params, x[None])[0]
     before = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
 
@@ -59,6 +65,6 @@ def jacobian_products(params: Params, x: Tensor) -> list[Tensor]:
 
 
 def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (features,) and the first two principal axes (2, features) of points (n, features)."""
+    """Return the mean (features,) and two principal axes (2, features) of points (n, features)."""
     mean = points.mean(0)
     return mean, torch.linalg.svd(points - mean, full_matrices=False)[2][:2]

@@ -76,7 +76,9 @@ def _dense_copy(x: Tensor) -> Tensor:
     return x.detach().resolve_conj().resolve_neg().clone()
 
 
-def trace(f: Callable, expected: tuple, examples: Sequence[Tensor]) -> tuple[torch.fx.GraphModule, Any]:
+def trace(
+    f: Callable, expected: tuple, examples: Sequence[Tensor]
+) -> tuple[torch.fx.GraphModule, Any]:
     """Return the graph of `f` and its result with a `TensorSpec` for each tensor.
 
     Raises:
@@ -122,7 +124,9 @@ class _Purity(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.made: dict[int, Tensor] = {}  # by storage; the tensor keeps it, so that no other takes its place
+        self.made: dict[
+            int, Tensor
+        ] = {}  # by storage; the tensor keeps it, so that no other takes its place
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -135,7 +139,9 @@ class _Purity(TorchDispatchMode):
             )
         for x in _written(operation, args, kwargs):
             if _storage(x) not in self.made:
-                raise Unsupported(f"it changes an argument or a captured tensor in place ({operation})")
+                raise Unsupported(
+                    f"it changes an argument or a captured tensor in place ({operation})"
+                )
         result = operation(*args, **kwargs)
         given = {_storage(x) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for x in pytree.tree_leaves(result):
@@ -149,7 +155,9 @@ def _written(operation, args: tuple, kwargs: dict) -> list[Tensor]:
     schema = operation._schema
     if not schema.is_mutable:
         return []
-    values = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+    values = (
+        dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+    )
     writes = [x.name for x in schema.arguments if x.alias_info and x.alias_info.is_write]
     found = pytree.tree_leaves([values.get(name) for name in writes])
     return [x for x in found if isinstance(x, Tensor)]
@@ -163,7 +171,9 @@ def _described(value: Any) -> Any:
     """Return `like(value)` of a traced result, whose shapes may not be known."""
     if isinstance(value, Tensor):
         if value.requires_grad:
-            raise Unsupported("its result depends on a tensor that it closes over and that requires grad")
+            raise Unsupported(
+                "its result depends on a tensor that it closes over and that requires grad"
+            )
         return TensorSpec((), (), value.dtype, value.device)
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         raise Unsupported("it returns a number that depends on the values of tensors")
@@ -193,7 +203,9 @@ def _share_outputs(graph: torch.fx.GraphModule, result: Any) -> Any:
     return placed(result)
 
 
-def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+def compile_graph(
+    graph: torch.fx.GraphModule, examples: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
     """Return a graph of plain operations compiled by inductor for inputs like `examples`.
 
     Raises:
@@ -217,7 +229,9 @@ def compile_graph(graph: torch.fx.GraphModule, examples: Sequence[Tensor]) -> Ca
     return without_autocast(compiled) if autocast else compiled
 
 
-def _compile(graph: torch.fx.GraphModule, examples: list[Tensor], patches: dict, inner: list) -> Callable:
+def _compile(
+    graph: torch.fx.GraphModule, examples: list[Tensor], patches: dict, inner: list
+) -> Callable:
     """Return inductor's compiled function; add to `inner` the code in it, where that can be called
     alone.
 
@@ -300,7 +314,13 @@ def force_is_compiling() -> Iterator[None]:
 def reason(error: Exception) -> str:
     """Return one line on why a function could not be traced or compiled."""
     text = str(error)
-    if "data-dependent" in text or "_local_scalar_dense" in text or ".numpy()" in text or "tolist" in text:
-        return "it needs the value of a tensor while it is traced, as in `if`, float(), .item() or .numpy()"
+    if (
+        "data-dependent" in text
+        or "_local_scalar_dense" in text
+        or ".numpy()" in text
+        or "tolist" in text
+    ):
+        return "it needs the value of a tensor while it is traced, as in `if`, float(), .item() "
+        "or .numpy()"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

@@ -14,13 +14,16 @@ from purenets.torch_nets.fast import enabled
 def gradients(
     value: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradient of `value`, a scalar, by each of `inputs`; None for one that it does not depend on.
+    """Return the gradient of `value`, a scalar, by each of `inputs`; None for one that it does not
+    depend on.
 
     create_graph: make the gradients differentiable.
     """
     unusual = create_graph or value.ndim or not value.requires_grad  # torch says what is wrong
     if unusual or not enabled():
-        return torch.autograd.grad(value, tuple(inputs), allow_unused=True, create_graph=create_graph)
+        return torch.autograd.grad(
+            value, tuple(inputs), allow_unused=True, create_graph=create_graph
+        )
     engine = torch.autograd.Variable._execution_engine
     return engine.run_backward(
         (value,),

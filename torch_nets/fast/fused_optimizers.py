@@ -1,6 +1,8 @@
-"""Steps of Adam, AdamW and SGD with momentum by torch's fused kernels, on copies: one pass over memory.
+"""Steps of Adam, AdamW and SGD with momentum by torch's fused kernels, on copies: one pass over
+memory.
 
-The copies make the step pure. They cost two passes more than a step in place; the plain arithmetic has about ten.
+The copies make the step pure. They cost two passes more than a step in place; the plain arithmetic
+has about ten.
 """
 
 from collections.abc import Iterable
@@ -19,10 +21,10 @@ from purenets.torch_nets.fast.tracing import is_tracing
 def advance(rule: Rule, grads: Params, state: dict, params: Params) -> tuple[Params, dict] | None:
     """Return the params and the state after a step, or None where the kernel does not suit.
 
-    It suits float32 and float64 leaves of one device, contiguous, that nothing differentiates, maps or traces:
-    a vector of at most MAX_VECTOR_SIZE elements, where calls cost most, and leaves of more than MAX_MEAN_SIZE on
-    average, where passes over memory do. In between it would be faster too, but the arithmetic on the vector gives
-    the very bits of earlier versions.
+    It suits float32 and float64 leaves of one device, contiguous, that nothing differentiates, maps
+    or traces: a vector of at most MAX_VECTOR_SIZE elements, where calls cost most, and leaves of
+    more than MAX_MEAN_SIZE on average, where passes over memory do. In between it would be faster
+    too, but the arithmetic on the vector gives the very bits of earlier versions.
     """
     if type(next(iter(params.values()))) is not Tensor:  # of NumPy, or a Parameter
         return None
@@ -70,7 +72,10 @@ def _adam(rule: Rule, lr, grads: Params, state: dict, params: Params) -> tuple[P
         return None
     beta1, beta2, eps, weight_decay = numbers
     count = state[at]["count"] + 1
-    new, kept = _copies(params), {name: _copies(part) for name, part in state[at].items() if name in MOMENTS}
+    new, kept = (
+        _copies(params),
+        {name: _copies(part) for name, part in state[at].items() if name in MOMENTS},
+    )
     lists = [_in_order(kept[name], new) if name in kept else [] for name in MOMENTS[:3]]
     kernel = torch._fused_adam_ if rule.kind == "adam" else torch._fused_adamw_
     kernel(

@@ -1,7 +1,7 @@
 """The recurrence of `recurrence.loop` as one operation of torch, with its derivative by hand.
 
-It runs under torch.func.grad and vmap and inside torch.compile, for which it is one opaque call: compiling takes
-the same time for any number of steps.
+It runs under torch.func.grad and vmap and inside torch.compile, for which it is one opaque call:
+compiling takes the same time for any number of steps.
 """
 
 import torch
@@ -12,26 +12,30 @@ from purenets.torch_nets.fast import matmul, onednn, operations
 
 
 def fused(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
-    """Return what `recurrence.loop` returns: x (batch, steps, inputs) -> the last h (batch, hidden)."""
+    """Return what `recurrence.loop` returns: x (batch, steps, inputs) -> the last h (batch,
+    hidden).
+    """
     by_time = rearrange(x, "b t i -> t b i")
     return torch.ops.purenets.recurrence(by_time, W_hx, W_hh, b_h)[0]
 
 
-# --- the two passes, of one network or of members along a first axis ---------------------------------------
+# --- the two passes, of one network or of members along a first axis ------------------------------
 
 
 def _forward(x, W_hx, W_hh, b_h, states):
     """x: (..., steps, batch, inputs); fills states: (..., steps, batch, hidden).
 
-    On a CPU float32 has tanh(a) = 2 sigmoid(2a) - 1, much faster than torch's tanh there and as good to the
-    last bit of 1; the factor inside is taken into the weights.
+    On a CPU float32 has tanh(a) = 2 sigmoid(2a) - 1, much faster than torch's tanh there and as
+    good to the last bit of 1; the factor inside is taken into the weights.
     """
     add = torch.addmm if W_hh.ndim == 2 else torch.baddbmm
     by_sigmoid = x.dtype == torch.float32 and x.device.type == "cpu"
     factor = 2 if by_sigmoid else 1
     minus_one = x.new_tensor(-1) if by_sigmoid else None
     W_hx_T, W_hh_T, b_h = (factor * w for w in (W_hx.mT, W_hh.mT, b_h.unsqueeze(-2)))
-    onednn_matmul = W_hh.ndim == 2 and matmul.use_onednn(states[0], W_hh_T, matmul.MIN_MULTIPLIES_ONEDNN)
+    onednn_matmul = W_hh.ndim == 2 and matmul.use_onednn(
+        states[0], W_hh_T, matmul.MIN_MULTIPLIES_ONEDNN
+    )
     scalar, h = x.shape[-1] == 1, None
     if scalar:
         torch.addcmul(b_h.unsqueeze(-3), x, W_hx_T.unsqueeze(-3), out=states)
@@ -40,7 +44,11 @@ def _forward(x, W_hx, W_hh, b_h, states):
             add(b_h, x_t, W_hx_T, out=out)
         a = out
         if h is not None:
-            a = onednn.onednn_addmm(out, h, W_hh_T) if onednn_matmul else add(out, h, W_hh_T, out=out)
+            a = (
+                onednn.onednn_addmm(out, h, W_hh_T)
+                if onednn_matmul
+                else add(out, h, W_hh_T, out=out)
+            )
         if by_sigmoid:
             torch.add(minus_one, torch.sigmoid(a, out=out), alpha=2, out=out)
         else:
@@ -49,8 +57,8 @@ def _forward(x, W_hx, W_hh, b_h, states):
 
 
 def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
-    """From dL/dh of the last step back to the first; fills dx if it is not empty, dW_hx, dW_hh and db_h, which
-    are zeros. `da` is dL/da(t) of a(t) = W_hx x(t) + W_hh h(t-1) + b_h."""
+    """From dL/dh of the last step back to the first; fills dx if it is not empty, dW_hx, dW_hh and
+    db_h, which are zeros. `da` is dL/da(t) of a(t) = W_hx x(t) + W_hh h(t-1) + b_h."""
     if W_hh.ndim == 2:
         _fill_by_products(_all_da(dh, states, W_hh), states, x, W_hx, dx, dW_hx, dW_hh, db_h)
     else:
@@ -58,9 +66,16 @@ def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
 
 
 def _all_da(dh, h, W_hh):
-    """da(t) of all steps, of one network. dh: (rows, hidden), h and result: (steps, rows, hidden)."""
+    """da(t) of all steps, of one network.
+
+    dh: (rows, hidden), h and result: (steps, rows, hidden).
+    """
     das = torch.empty_like(h)
-    multiply = onednn.onednn_matmul if matmul.use_onednn(dh, W_hh, matmul.MIN_MULTIPLIES_ONEDNN) else torch.mm
+    multiply = (
+        onednn.onednn_matmul
+        if matmul.use_onednn(dh, W_hh, matmul.MIN_MULTIPLIES_ONEDNN)
+        else torch.mm
+    )
     for t in reversed(range(len(h))):
         torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=das[t])  # dh (1 - h^2)
         dh = multiply(das[t], W_hh) if t > 0 else None
@@ -96,7 +111,7 @@ def _fill_by_steps(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
             torch.bmm(da, W_hh, out=dh)
 
 
-# --- as operations of torch, of one network or of members along a first axis (vmap) -------------------------
+# --- as operations of torch, of one network or of members along a first axis (vmap) ---------------
 
 torch.library.define(
     "purenets::recurrence", "(Tensor x, Tensor W_hx, Tensor W_hh, Tensor b_h) -> (Tensor, Tensor)"
@@ -156,7 +171,9 @@ def _(info, dims, x, *weights):
 def _(info, dims, *arguments):
     *arrays, needs_dx = arguments
     if dims[3:5] != (None, None) or arrays[4].ndim > 2:
-        return torch.ops.purenets.recurrence_backward(*_members_first(info, dims, arrays), needs_dx), (
+        return torch.ops.purenets.recurrence_backward(
+            *_members_first(info, dims, arrays), needs_dx
+        ), (
             0,
             0,
             0,
@@ -189,20 +206,24 @@ def _members_first(info, dims, arrays):
     ]
 
 
-# --- the derivative ---------------------------------------------------------------------------------------
+# --- the derivative -------------------------------------------------------------------------------
 
 
 class _Recurrence(operations.Function):
     @staticmethod
     def forward(ctx, x, W_hx, W_hh, b_h):
-        last, states = operations.call_below_autograd(torch.ops.purenets.recurrence, x, W_hx, W_hh, b_h)
+        last, states = operations.call_below_autograd(
+            torch.ops.purenets.recurrence, x, W_hx, W_hh, b_h
+        )
         ctx.mark_non_differentiable(states)
         ctx.save_for_backward(states, x, W_hx, W_hh)
         return last, states
 
     @staticmethod
     def backward(ctx, dh, _):
-        return torch.ops.purenets.recurrence_backward(dh, *ctx.saved_tensors, ctx.needs_input_grad[0])
+        return torch.ops.purenets.recurrence_backward(
+            dh, *ctx.saved_tensors, ctx.needs_input_grad[0]
+        )
 
     @staticmethod
     def jvp(ctx, *tangents):

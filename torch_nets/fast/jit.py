@@ -158,7 +158,9 @@ def call_context() -> tuple:
 
 def _autocast() -> tuple:
     devices = ("cpu", "cuda")
-    return tuple((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices)
+    return tuple(
+        (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices
+    )
 
 
 class _Signatures:
@@ -194,7 +196,8 @@ class _Signatures:
         """Return the code for a new signature, and why it runs eagerly; None is not to be kept."""
         if len(self.known.get(key, ())) == MAX_VALUES:
             return None, (
-                f"it is compiled for {MAX_VALUES} values of its static arguments already; pass as a "
+                f"it is compiled for {MAX_VALUES} values of its static arguments already; pass "
+                "as a "
                 "tensor what changes from call to call"
             )
         if key not in self.known and len(self.known) == MAX_STRUCTURES:
@@ -258,8 +261,8 @@ def with_strides(x: Tensor, strides: tuple[int, ...]) -> Tensor:
 def guard_fn(leaves: Sequence[Tensor]) -> Callable[..., bool]:
     """Return the function that is True of tensors like `leaves`.
 
-    It compares type, shape, strides, dtype, device and requires_grad: by the guards of torch.compile
-    in C++, where all tensors are different, as these want.
+    It compares type, shape, strides, dtype, device and requires_grad: by the guards of
+    torch.compile in C++, where all tensors are different, as these want.
     """
     if not leaves:
         return lambda *given: True
@@ -270,7 +273,8 @@ def guard_fn(leaves: Sequence[Tensor]) -> Callable[..., bool]:
         )
         return lambda *given: (
             wanted == [_described(leaf) for leaf in given]
-            and repeats == (len(set(map(id, given))) < len(given))  # or the fast guards are never tried
+            and repeats
+            == (len(set(map(id, given))) < len(given))  # or the fast guards are never tried
         )
     shapes, strides = ([list(sizes) for sizes in parts] for parts in (
         (leaf.shape for leaf in leaves), (leaf.stride() for leaf in leaves)

@@ -1,4 +1,6 @@
-"""Matrix products by oneDNN as operations of torch, with derivatives to any order, backward and forward."""
+"""Matrix products by oneDNN as operations of torch, with derivatives to any order, backward and
+forward.
+"""
 
 import torch
 from torch import Tensor
@@ -35,8 +37,8 @@ def _(info, dims, a, b):
     return a @ b.movedim(b_dim, 0), 0
 
 
-# torch turns forward derivatives off around jvp, for levels below too; an operation of ours turns them on again,
-# so the sum in jvp is one
+# torch turns forward derivatives off around jvp, for levels below too; an operation of ours turns
+# them on again, so the sum in jvp is one
 torch.library.define("purenets::sum", "(Tensor a, Tensor b) -> Tensor")
 torch.library.impl("purenets::sum", "CompositeExplicitAutograd", torch.add)
 torch.library.register_fake("purenets::sum", torch.add)
@@ -54,8 +56,8 @@ def _(info, dims, a, b):
 def _gradient_by_b(a: Tensor, b: Tensor, dc: Tensor) -> Tensor:
     """Return a^T dc in the layout of b.
 
-    Where b is a weight transposed, the gradient of the weight is contiguous, and an optimizer passes through
-    the memory of both once.
+    Where b is a weight transposed, the gradient of the weight is contiguous, and an optimizer
+    passes through the memory of both once.
     """
     return matmul.product(a.mT, dc) if b.is_contiguous() else matmul.product(dc.mT, a).mT
 
@@ -71,7 +73,9 @@ class _Product(operations.Function):
     def backward(ctx, dc):
         a, b = ctx.saved_tensors
         by_a, by_b = ctx.needs_input_grad
-        return matmul.product(dc, b.mT) if by_a else None, _gradient_by_b(a, b, dc) if by_b else None
+        return matmul.product(dc, b.mT) if by_a else None, _gradient_by_b(
+            a, b, dc
+        ) if by_b else None
 
     @staticmethod
     def jvp(ctx, da, db):

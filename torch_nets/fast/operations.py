@@ -1,5 +1,6 @@
-"""Operations of our own that torch knows under the name `torch.ops.purenets`, and how they are differentiated:
-under plain autograd, torch.func and torch.compile alike (torch.library.register_autograd knows no torch.func)."""
+"""Operations of our own that torch knows under the name `torch.ops.purenets`, and how they are
+differentiated: under plain autograd, torch.func and torch.compile alike
+(torch.library.register_autograd knows no torch.func)."""
 
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ def register_derivative(name: str, function: type[Function]) -> None:
 
 
 def call_below_autograd(operation: Callable, *arguments):
-    """The operation itself, called from `forward` of its function; levels below may differentiate it too, backward
-    and forward."""
+    """The operation itself, called from `forward` of its function; levels below may differentiate
+    it too, backward and forward."""
     with torch.enable_grad(), _set_fwd_grad_enabled(True), torch._C._AutoDispatchBelowAutograd():
         return operation(*arguments)

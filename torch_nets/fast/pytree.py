@@ -1,4 +1,6 @@
-"""`VectorDict` as torch's pytrees know a dict: its leaves in order, and a plain dict when it is built again."""
+"""`VectorDict` as torch's pytrees know a dict: its leaves in order, and a plain dict when it is
+built again.
+"""
 
 from torch.utils import _pytree
 

@@ -61,7 +61,9 @@ def is_traced(*values: Any) -> bool:
 
 def _after_first(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, Any]:
     """Return the loop from a carry with numbers, which the first iteration makes tensors."""
-    first, rest = (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    first, rest = (
+        (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    )
     carry, y = core.plain_loop(f, init, map_leaves(lambda leaf: leaf[first], xs), 1)
     for name, leaf in iter_named(carry, "carry"):
         if not isinstance(leaf, Tensor):
@@ -88,7 +90,9 @@ def _dynamo_loop(f, init, xs, n: int, reverse: bool) -> tuple[Any, Any] | None:
 
     if n < 3:
         return None
-    first, rest = (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    first, rest = (
+        (slice(-1, None), slice(None, -1)) if reverse else (slice(None, 1), slice(1, None))
+    )
     carry, y = core.plain_loop(f, init, map_leaves(lambda leaf: leaf[first], xs), 1)
 
     def body(leaves: list[Tensor], slices: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -142,12 +146,16 @@ def _loop(f, init, xs, n: int) -> tuple[Any, Any]:
     first = pack.pack([carry[i] for i in moving])
     captured = [*(carry[i] for i in fixed), *map(_on_graph, step.captured)]
     graph = _trace(body, [*first, *idle, *map(_slice, slices), *captured])
-    vectors, _, ys = _split(scan_op(graph, first + idle, slices, tuple(captured)), len(first), len(idle))
+    vectors, _, ys = _split(
+        scan_op(graph, first + idle, slices, tuple(captured)), len(first), len(idle)
+    )
     new = dict(enumerate(carry)) | dict(zip(moving, pack.unpack(vectors), strict=True))
     ys = iter(pack_y.unpack(ys))
     return (
         with_leaves(init, [new[i] for i in range(len(carry))]),
-        map_leaves(lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y),
+        map_leaves(
+            lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y
+        ),
     )
 
 
@@ -188,7 +196,10 @@ def _traced_step(f, init, xs, carry: Sequence[Tensor], slices: Sequence[Tensor])
 def _trace(f: Callable, examples: Sequence[Tensor]) -> torch.fx.GraphModule:
     """Return the graph of a function of tensors like `examples`, as a graph of its own."""
     with _disable_current_modes(), torch._guards.detect_fake_mode(examples):
-        empty = [torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device) for x in examples]
+        empty = [
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device)
+            for x in examples
+        ]
     with _disable_current_modes():
         return trace_flat(f, empty)
 

@@ -198,8 +198,8 @@ def unflatten_fn(expected: Any) -> Callable[[Sequence], Any]:
     """Return the function that puts a sequence of tensors where `expected` has descriptions.
 
     Args:
-        expected: nested dicts, tuples and lists. Each `TensorSpec` takes the next tensor, each `Returned`
-            the one of its index; anything else is returned as it is.
+        expected: nested dicts, tuples and lists. Each `TensorSpec` takes the next tensor, each
+            `Returned` the one of its index; anything else is returned as it is.
     """
     source, leaves = _Source(), itertools.count()
 
@@ -243,7 +243,9 @@ def difference(expected: Any, value: Any) -> str | None:
             return f"is {value!r:.40}, expected a tensor"
         pairs = zip(TensorSpec._fields, like(value), expected, strict=True)
         different = [
-            f"{what} is {a}, compiled for {b}" for what, a, b in pairs if a != b and what != "strides"
+            f"{what} is {a}, compiled for {b}"
+            for what, a, b in pairs
+            if a != b and what != "strides"
         ]
         return different[0] if different else None
     if isinstance(expected, dict):
@@ -252,7 +254,11 @@ def difference(expected: Any, value: Any) -> str | None:
         except UserError as error:
             return str(error)
         in_order = list(value) == list(expected)
-        return None if in_order else f"has the names {list(value)}, compiled for the order {list(expected)}"
+        return (
+            None
+            if in_order
+            else f"has the names {list(value)}, compiled for the order {list(expected)}"
+        )
     if is_container(expected):
         same = type(value) is type(expected) and len(value) == len(expected)
         kind = type(expected).__name__
