@@ -29,6 +29,7 @@ from purenets.core.optim.state import (
     set_hyperparams,
     with_averaged_params,
 )
+from purenets.core.optim.swa import swa
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -115,6 +116,7 @@ __all__ = [
     "set_hyperparams",
     "sgd",
     "stateless",
+    "swa",
     "trace",
     "with_averaged_params",
 ]
