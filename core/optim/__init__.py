@@ -1,5 +1,12 @@
 """Optimizers as pairs of functions, with the transforms and wrappers that they are made of."""
 
+from purenets.core.optim.adafactor import (
+    adafactor,
+    clip_by_block_rms,
+    scale_by_factored_rms,
+    scale_by_param_rms,
+)
+from purenets.core.optim.asgd import asgd
 from purenets.core.optim.beta_lasso import beta_lasso
 from purenets.core.optim.elementwise import apply_updates, elementwise
 from purenets.core.optim.hyper import Hyper
@@ -21,6 +28,7 @@ from purenets.core.optim.optimizers import (
     rmsprop,
     sgd,
 )
+from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
 from purenets.core.optim.state import (
     check_opt_state,
@@ -67,6 +75,7 @@ __all__ = [
     "Hyper",
     "accumulate",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamax",
@@ -74,9 +83,11 @@ __all__ = [
     "add_decayed_weights",
     "apply_if_finite",
     "apply_updates",
+    "asgd",
     "beta_lasso",
     "chain",
     "check_opt_state",
+    "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_value",
     "elementwise",
@@ -100,13 +111,16 @@ __all__ = [
     "partition",
     "radam",
     "rmsprop",
+    "rprop",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_adamax",
+    "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_muon",
     "scale_by_nadam",
+    "scale_by_param_rms",
     "scale_by_radam",
     "scale_by_rms",
     "scale_by_sum_of_squares",

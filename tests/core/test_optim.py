@@ -101,6 +101,26 @@ CASES = {
         torch.optim.RAdam,
         {"lr": 0.02, "weight_decay": 0.05, "decoupled_weight_decay": True},
     ),
+    "adafactor": (
+        optim.adafactor,
+        torch.optim.Adafactor,
+        {"lr": 0.02, "beta2_decay": -0.7, "d": 1.3, "weight_decay": 0.05},
+    ),
+    "adafactor eps": (
+        optim.adafactor,
+        torch.optim.Adafactor,
+        {"lr": 0.3, "eps": (0.1, 0.6)},
+    ),
+    "asgd": (
+        optim.asgd,
+        torch.optim.ASGD,
+        {"lr": 0.02, "lambd": 0.1, "alpha": 0.6, "weight_decay": 0.05},
+    ),
+    "rprop": (
+        optim.rprop,
+        torch.optim.Rprop,
+        {"lr": 0.02, "etas": (0.4, 1.3), "step_sizes": (1e-4, 0.1)},
+    ),
 }
 SCHEDULES = {
     "constant": (None, None),
@@ -167,6 +187,7 @@ def test_200_steps_equal_torch_optim(case, scheduled, convert, params):
 
 
 DEFAULTS = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+DEFAULTS += ("Adafactor", "ASGD", "Rprop")
 
 
 @pytest.mark.parametrize("name", ["momentum", "nesterov", *(kind.lower() for kind in DEFAULTS)])
@@ -176,6 +197,30 @@ def test_defaults_equal_those_of_torch(name, params):
     got = run_ours(optim.OPTIMIZERS[name](), params, 200)
     expected = run_torch(getattr(torch.optim, theirs[name]), extra.get(name, {}), None, params, 200)
     assert max(np.abs(got[leaf] - expected[leaf]).max() for leaf in params) < 1e-12
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_averaged_params_of_asgd_equal_torchs(params, convert):
+    hyper = {"lr": 0.05, "lambd": 0.1, "t0": 5}
+    optimizer, ours = optim.asgd(**hyper), tree.map(convert, params)
+    state = optimizer.init(ours)
+    tensors = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in params.items()}
+    theirs = torch.optim.ASGD(tensors.values(), **hyper)
+    torch.set_default_dtype(torch.float64)  # that of torch's rate and weight
+    try:
+        for i in range(40):
+            grads = gradient(tree.map(np.asarray, ours), i)
+            updates, state = optimizer.update(tree.map(convert, grads), state, ours)
+            ours = optim.apply_updates(ours, updates)
+            for name, tensor in tensors.items():
+                tensor.grad = torch.tensor(grads[name])
+            theirs.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = optim.get_state(state, "ax")
+    for name, tensor in tensors.items():
+        assert np.abs(np.asarray(found[name]) - theirs.state[tensor]["ax"].numpy()).max() < 1e-12
+        assert np.abs(np.asarray(found[name]) - np.asarray(ours[name])).max() > 0.01
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)

@@ -269,6 +269,9 @@ RATES = {
     "lars": (10.0, 1.0),
     "muon": (0.05, 0.01),
     "schedule_free_adamw": (20.0, 0.1),
+    "adafactor": (0.1, 0.01),
+    "asgd": (0.2, 1e-3),
+    "rprop": (0.1, 0.01),
 }
 
 
