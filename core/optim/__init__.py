@@ -6,6 +6,10 @@ from purenets.core.optim.adafactor import (
     scale_by_factored_rms,
     scale_by_param_rms,
 )
+from purenets.core.optim.adan import adan, proximal_step, scale_by_adan
+from purenets.core.optim.ademamix import ademamix, scale_by_ademamix
+from purenets.core.optim.adopt import adopt, scale_by_adopt
+from purenets.core.optim.agc import adaptive_grad_clip
 from purenets.core.optim.asgd import asgd
 from purenets.core.optim.beta_lasso import beta_lasso
 from purenets.core.optim.elementwise import apply_updates, elementwise
@@ -30,6 +34,7 @@ from purenets.core.optim.optimizers import (
 )
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
+from purenets.core.optim.sophia import hutchinson_diagonal, scale_by_sophia, sophia
 from purenets.core.optim.state import (
     check_opt_state,
     get_state,
@@ -80,7 +85,11 @@ __all__ = [
     "adam",
     "adamax",
     "adamw",
+    "adan",
+    "adaptive_grad_clip",
     "add_decayed_weights",
+    "ademamix",
+    "adopt",
     "apply_if_finite",
     "apply_updates",
     "asgd",
@@ -94,6 +103,7 @@ __all__ = [
     "ema",
     "freeze",
     "get_state",
+    "hutchinson_diagonal",
     "inject_hyperparams",
     "is_matrix",
     "lamb",
@@ -109,12 +119,16 @@ __all__ = [
     "normalize_weights",
     "not_named",
     "partition",
+    "proximal_step",
     "radam",
     "rmsprop",
     "rprop",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_ademamix",
+    "scale_by_adopt",
     "scale_by_factored_rms",
     "scale_by_learning_rate",
     "scale_by_lion",
@@ -123,12 +137,14 @@ __all__ = [
     "scale_by_param_rms",
     "scale_by_radam",
     "scale_by_rms",
+    "scale_by_sophia",
     "scale_by_sum_of_squares",
     "scale_by_trust_ratio",
     "schedule_free",
     "schedule_free_adamw",
     "set_hyperparams",
     "sgd",
+    "sophia",
     "stateless",
     "swa",
     "trace",

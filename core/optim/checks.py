@@ -24,6 +24,12 @@ def check_hyper(
         raise UserError(f"{name} is {value}, needs {_interval(least, most, open_ends)}")
 
 
+def check_count(name: str, value, least: int = 1) -> None:
+    """Raise a UserError unless `value` is an integer, `least` or larger."""
+    if type(value) is not int or value < least:
+        raise UserError(f"{name} is {value!r}, needs an integer, {least} or larger")
+
+
 def _interval(least: float, most: float, open_ends: bool) -> str:
     if most == math.inf:
         return f"a number over {least}" if open_ends else f"a number, {least} or larger"

@@ -7,7 +7,7 @@ an update that needs neither has the plain signature `update(grads, opt_state, p
 import inspect
 from collections.abc import Callable, Iterable
 
-from purenets.core.base import Optimizer, Update
+from purenets.core.base import Array, Optimizer, Params, Update, UserError
 
 NAMES = ("value", "value_and_grad_fn")
 
@@ -42,3 +42,24 @@ def like_inner(update: Callable, inner: Iterable[Optimizer]) -> Update:
     if any(takes_extra_args(optimizer.update) for optimizer in inner):
         return update
     return lambda grads, state, params: update(grads, state, params)
+
+
+def need_value_and_grad_fn(name: str, value_and_grad_fn: Callable | None) -> Callable:
+    """Return `value_and_grad_fn`; a UserError that names the optimizer if it is missing."""
+    if value_and_grad_fn is None:
+        raise UserError(
+            f"{name}: update needs value_and_grad_fn, a function params -> (loss, grads); "
+            "make_step passes it"
+        )
+    return value_and_grad_fn
+
+
+def need_value(
+    name: str, value: Array | None, value_and_grad_fn: Callable | None, params: Params
+) -> Array:
+    """Return the loss at `params`: `value`, or computed if that is missing."""
+    if value is not None:
+        return value
+    if value_and_grad_fn is None:
+        raise UserError(f"{name}: update needs value, the loss; make_step passes it")
+    return value_and_grad_fn(params)[0]

@@ -28,12 +28,16 @@ from collections.abc import Callable
 
 from purenets.core.base import Optimizer, UserError
 from purenets.core.optim.adafactor import adafactor
+from purenets.core.optim.adan import adan
+from purenets.core.optim.ademamix import ademamix
+from purenets.core.optim.adopt import adopt
 from purenets.core.optim.asgd import asgd
 from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
 from purenets.core.optim.kernels import with_rule
 from purenets.core.optim.muon import muon
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free_adamw
+from purenets.core.optim.sophia import sophia
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -254,5 +258,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     for f in (
         *(sgd, momentum, nesterov, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam),
         *(lion, lamb, lars, muon, schedule_free_adamw, adafactor, asgd, rprop),
+        *(adan, adopt, ademamix, sophia),
     )
 }

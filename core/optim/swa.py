@@ -1,7 +1,8 @@
 """Stochastic weight averaging: the mean of the params along a training (Izmailov et al. 2018)."""
 
 from purenets.core import tree
-from purenets.core.base import Optimizer, UserError
+from purenets.core.base import Optimizer
+from purenets.core.optim.checks import check_count
 from purenets.core.optim.elementwise import elementwise
 from purenets.core.optim.hyper import count_to_dtype, zero_count
 
@@ -26,9 +27,8 @@ def swa(start: int = 0, every: int = 1) -> Optimizer:
 
     Source: arXiv 1803.05407.
     """
-    for name, value, least in (("start", start, 0), ("every", every, 1)):
-        if type(value) is not int or value < least:
-            raise UserError(f"swa: {name} is {value!r}, needs an integer, {least} or larger")
+    check_count("swa: start", start, least=0)
+    check_count("swa: every", every)
 
     def init(params):
         zero = zero_count(params)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from purenets import UserError, optim, schedules, tree
+from purenets.core.optim.extra_args import with_extra_args
 
 # ours, torch's, hyper-parameters other than the defaults
 CASES = {
@@ -173,6 +174,22 @@ def _run_torch(make, hyper, scheduler, params, steps):
     return {name: t.detach().numpy() for name, t in tensors.items()}
 
 
+def with_loss(value_and_grad):
+    """The function from params to what an update that asks for the loss is passed."""
+    return lambda params: {
+        "value": value_and_grad(params)[0],
+        "value_and_grad_fn": value_and_grad,
+    }
+
+
+def half_square(params):
+    return sum((p * p).sum() for p in params.values()) / 2, params
+
+
+def sum_of_sines(params):
+    return sum(p.sin().sum() for p in params.values()), tree.map(torch.cos, params)
+
+
 @pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
 @pytest.mark.parametrize("scheduled", SCHEDULES)
 @pytest.mark.parametrize("case", CASES)
@@ -228,8 +245,9 @@ def test_float32_nets_stay_float32_whatever_the_hyper_parameters(name, params):
     single = tree.cast(params, "float32")
     for rate in (1e-2, np.float64(1e-2), np.array(1e-2), schedules.cosine(1e-2, 10)):
         optimizer = optim.OPTIMIZERS[name](lr=rate)
-        updates, state = optimizer.update(single, optimizer.init(single), single)
-        updates, state = optimizer.update(single, state, single)
+        update, loss = with_extra_args(optimizer.update), with_loss(half_square)
+        updates, state = update(single, optimizer.init(single), single, **loss(single))
+        updates, state = update(single, state, single, **loss(single))
         floats = [leaf for leaf in tree.leaves(state) if leaf.dtype.kind == "f"]
         assert {leaf.dtype for leaf in [*floats, *updates.values()]} == {np.dtype("float32")}
 
@@ -244,8 +262,9 @@ def test_vmap_over_rates_equals_one_run_for_each(name, params):
     def two_steps(lr):
         optimizer = optim.OPTIMIZERS[name](lr=lr)
         p, state = tensors, optimizer.init(tensors)
+        update, loss = with_extra_args(optimizer.update), with_loss(sum_of_sines)
         for _ in range(2):
-            updates, state = optimizer.update(tree.map(torch.cos, p), state, p)
+            updates, state = update(tree.map(torch.cos, p), state, p, **loss(p))
             p = optim.apply_updates(p, updates)
         return p
 
@@ -272,7 +291,11 @@ def test_all_optimizers_compile_whole(params):
     states = {name: o.init(tensors) for name, o in optimizers.items()}
 
     def update(grads, states, params):
-        return {name: o.update(grads, states[name], params) for name, o in optimizers.items()}
+        loss = with_loss(half_square)(params)
+        return {
+            name: with_extra_args(o.update)(grads, states[name], params, **loss)
+            for name, o in optimizers.items()
+        }
 
     eager = update(tensors, states, tensors)
     compiled = torch.compile(update, fullgraph=True)(tensors, states, tensors)

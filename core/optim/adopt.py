@@ -1,0 +1,77 @@
+"""ADOPT: Adam that converges with any second decay, since a gradient is divided by the root of the
+squares before it.
+
+Source: Taniguchi et al. 2024, arXiv 2411.02853; numbers, names and defaults of the authors'
+implementation.
+"""
+
+from purenets.core import tree
+from purenets.core.arrays import namespace
+from purenets.core.base import Optimizer
+from purenets.core.optim.arithmetic import add_square, lerp, maximum, sqrt
+from purenets.core.optim.elementwise import elementwise
+from purenets.core.optim.hyper import (
+    Hyper,
+    check_decays,
+    count_to_dtype,
+    is_zero,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
+from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
+
+
+def adopt(
+    lr: Hyper = 1e-3,
+    betas=(0.9, 0.9999),
+    eps: Hyper = 1e-6,
+    weight_decay: Hyper = 0,
+    decoupled_weight_decay: bool = False,
+    clip: bool = True,
+) -> Optimizer:
+    """Return ADOPT. The first gradient only begins the mean of squares: no step is taken.
+
+    Args:
+        lr: the learning rate.
+        betas: decays of the means of the scaled gradient and of its square.
+        eps: the smallest root to divide by.
+        weight_decay: added to the gradient, or to the step if `decoupled_weight_decay`.
+        decoupled_weight_decay: as in AdamW.
+        clip: hold the scaled gradient of update t (from 0) within t^(1/4).
+    """
+    if decoupled_weight_decay:
+        return chain(scale_by_adopt(betas, eps, clip, weight_decay), scale_by_learning_rate(lr))
+    decay = unless_zero(weight_decay, add_decayed_weights)
+    return chain(*decay, scale_by_adopt(betas, eps, clip), scale_by_learning_rate(lr))
+
+
+def scale_by_adopt(
+    betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True, weight_decay: Hyper = 0
+) -> Optimizer:
+    """Return m, the running mean of g / max(sqrt(v), eps), plus weight_decay p; v is the mean of
+    the squares before g. The first update is 0."""
+    check_decays(*betas)
+
+    def init(params):
+        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
+        return {"count": zero_count(params), **means}
+
+    def update(grads, state, params):
+        hypers = (*betas, eps, weight_decay)
+        b1, b2, e, decay = [resolve_hyper(value, state, grads) for value in hypers]
+        first, limit = state["count"] == 0, count_to_dtype(state["count"], grads) ** 0.25
+
+        def leaf(m, v, g, p):
+            xp = namespace(g)
+            scaled = g / maximum(sqrt(v), e + 0 * v)
+            scaled = xp.clip(scaled, -limit, limit) if clip else scaled
+            new = xp.where(first, m, lerp(m, scaled, 1 - b1))
+            square = xp.where(first, g * g, add_square(b2 * v, g, 1 - b2))
+            step = new if is_zero(weight_decay) else xp.where(first, 0 * new, new + decay * p)
+            return step, new, square
+
+        parts = tree.map_to_several(leaf, 3, state["exp_avg"], state["exp_avg_sq"], grads, params)
+        return parts[0], {"count": state["count"] + 1, "exp_avg": parts[1], "exp_avg_sq": parts[2]}
+
+    return elementwise(Optimizer(init, update))

@@ -1,0 +1,293 @@
+"""Optimizers against a transcription of their published updates: NumPy, leaf by leaf, in place.
+
+A transcription is a function `step(p, g, s, t)` that changes the array p; s is an empty dict at
+first, t counts from 1. It shares no code with what it tests.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from purenets import UserError, numpy_nets, optim, random, torch_nets, tree
+from purenets.core.optim.extra_args import with_extra_args
+from purenets.core.optim.sophia import random_signs
+
+STEPS = 60
+both_backends = pytest.mark.parametrize(
+    "convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"]
+)
+
+
+def gradient(params: dict, i: int) -> dict:
+    """A gradient that depends on the params and on the step, so that any difference grows."""
+    noise = np.random.default_rng(i)
+    return {name: np.sin(3 * p) + noise.normal(size=p.shape) for name, p in params.items()}
+
+
+def run(optimizer, params: dict, convert, steps: int = STEPS) -> dict:
+    params = tree.map(convert, params)
+    state = optimizer.init(params)
+    for i in range(steps):
+        grads = tree.map(convert, gradient(tree.map(np.asarray, params), i))
+        updates, state = optimizer.update(grads, state, params)
+        params = optim.apply_updates(params, updates)
+    return tree.map(np.asarray, params)
+
+
+def transcribed(step, params: dict, steps: int = STEPS) -> dict:
+    params, states = tree.map(np.copy, params), {name: {} for name in params}
+    for t in range(1, steps + 1):
+        grads = gradient(params, t - 1)
+        for name, p in params.items():
+            step(p, grads[name].copy(), states[name], t)
+    return params
+
+
+def difference(a: dict, b: dict) -> float:
+    return max(np.abs(a[name] - b[name]).max() for name in a)
+
+
+# --- the updates of the papers --------------------------------------------------------------------
+
+
+def adan(lr, betas, eps, weight_decay, proximal=True):
+    b1, b2, b3 = betas
+
+    def step(p, g, s, t):
+        old = s.get("g", g)
+        for name, beta, new in (
+            ("m", b1, g),
+            ("v", b2, g - old),
+            ("n", b3, (g + b2 * (g - old)) ** 2),
+        ):
+            s[name] = beta * s.get(name, 0) + (1 - beta) * new
+        s["g"] = g
+        eta = lr / (np.sqrt(s["n"] / (1 - b3**t)) + eps)
+        if not proximal:
+            p -= lr * weight_decay * p
+        p -= eta * (s["m"] / (1 - b1**t) + b2 * s["v"] / (1 - b2**t))
+        if proximal:
+            p /= 1 + lr * weight_decay
+
+    return step
+
+
+def adopt(lr, betas, eps, weight_decay=0, decoupled_weight_decay=False, clip=True):
+    b1, b2 = betas
+
+    def step(p, g, s, t):
+        if not decoupled_weight_decay:
+            g = g + weight_decay * p
+        if t == 1:
+            s.update(v=g * g, m=0 * g)
+            return
+        if decoupled_weight_decay:
+            p -= lr * weight_decay * p
+        scaled = g / np.maximum(np.sqrt(s["v"]), eps)
+        if clip:
+            scaled = np.clip(scaled, -((t - 1) ** 0.25), (t - 1) ** 0.25)
+        s["m"] = b1 * s["m"] + (1 - b1) * scaled
+        p -= lr * s["m"]
+        s["v"] = b2 * s["v"] + (1 - b2) * g * g
+
+    return step
+
+
+def ademamix(lr, betas, alpha, eps, weight_decay=0, warmup_steps=None):
+    b1, b2, b3 = betas
+
+    def step(p, g, s, t):
+        a, slow = alpha, b3
+        if warmup_steps is not None:
+            part = t / warmup_steps
+            a = min(part * alpha, alpha)
+            log1, log3 = math.log(b1), math.log(b3)
+            slow = min(math.exp(log1 * log3 / ((1 - part) * log3 + part * log1)), b3)
+            slow = b3 if t > warmup_steps else slow
+        for name, beta, new in (("m1", b1, g), ("m2", slow, g), ("v", b2, g * g)):
+            s[name] = beta * s.get(name, 0) + (1 - beta) * new
+        root = np.sqrt(s["v"] / (1 - b2**t)) + eps
+        p -= lr * ((s["m1"] / (1 - b1**t) + a * s["m2"]) / root + weight_decay * p)
+
+    return step
+
+
+BETAS = (0.8, 0.9, 0.95)
+CASES = {
+    "adan": (adan, {"lr": 0.02, "betas": BETAS, "eps": 1e-3, "weight_decay": 0.3}),
+    "adan decoupled": (
+        adan,
+        {"lr": 0.02, "betas": BETAS, "eps": 1e-8, "weight_decay": 0.3, "proximal": False},
+    ),
+    "adan without decay": (adan, {"lr": 0.02, "betas": BETAS, "eps": 1e-8, "weight_decay": 0}),
+    "adopt": (adopt, {"lr": 0.02, "betas": BETAS[:2], "eps": 1e-6, "weight_decay": 0.1}),
+    "adopt decoupled": (
+        adopt,
+        {
+            "lr": 0.02,
+            "betas": BETAS[:2],
+            "eps": 1e-6,
+            "weight_decay": 0.1,
+            "decoupled_weight_decay": True,
+        },
+    ),
+    "adopt unclipped": (adopt, {"lr": 0.02, "betas": BETAS[:2], "eps": 0.4, "clip": False}),
+    "ademamix": (
+        ademamix,
+        {"lr": 0.01, "betas": (0.8, 0.95, 0.99), "alpha": 4.0, "eps": 1e-6, "weight_decay": 0.1},
+    ),
+    "ademamix warm-up": (
+        ademamix,
+        {"lr": 0.01, "betas": (0.8, 0.95, 0.99), "alpha": 4.0, "eps": 1e-8, "warmup_steps": 25},
+    ),
+}
+
+
+@both_backends
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_transcription(case, convert, params):
+    make, hyper = CASES[case]
+    got = run(optim.OPTIMIZERS[make.__name__](**hyper), params, convert)
+    assert difference(got, transcribed(make(**hyper), params)) < 1e-12
+    assert difference(got, params) > 0.1
+
+
+DEFAULTS = {
+    "adan": {"lr": 1e-3, "betas": (0.98, 0.92, 0.99), "eps": 1e-8, "weight_decay": 0},
+    "adopt": {"lr": 1e-3, "betas": (0.9, 0.9999), "eps": 1e-6},
+    "ademamix": {"lr": 1e-3, "betas": (0.9, 0.999, 0.9999), "alpha": 5.0, "eps": 1e-8},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_the_published_ones(name, params):
+    got = run(optim.OPTIMIZERS[name](), params, np.asarray)
+    assert difference(got, transcribed(globals()[name](**DEFAULTS[name]), params)) < 1e-12
+
+
+# --- adaptive gradient clipping -------------------------------------------------------------------
+
+
+@both_backends
+def test_adaptive_clipping_of_each_row(convert):
+    draw = np.random.default_rng(0).normal
+    params = {"w": draw(size=(4, 3)), "conv": draw(size=(3, 2, 2, 2)), "b": draw(size=5)}
+    params["w"][1] = 0  # counts as eps
+    grads = {name: 0.05 * draw(size=p.shape) for name, p in params.items()}
+    grads["w"][2] *= 1e-3  # short enough
+    expected = tree.map(np.copy, grads)
+    for name, g in expected.items():
+        pair = ([g], [params[name]]) if g.ndim == 1 else (g, params[name])
+        for row, weights in zip(*pair, strict=True):
+            limit = 0.02 * max(np.linalg.norm(weights), 1e-2)
+            if np.linalg.norm(row) > limit:
+                row *= limit / np.linalg.norm(row)
+    clip = optim.adaptive_grad_clip(0.02, 1e-2)
+    got, _ = clip.update(tree.map(convert, grads), {}, tree.map(convert, params))
+    assert difference(tree.map(np.asarray, got), expected) < 1e-15
+    assert np.array_equal(np.asarray(got["w"])[2], grads["w"][2])
+    assert difference(tree.map(np.asarray, got), grads) > 0.01
+
+
+# --- Sophia ---------------------------------------------------------------------------------------
+
+
+def quadratic(convert):
+    """f = p A p / 2 on two leaves, so that differences of gradients are exact."""
+    draw = np.random.default_rng(3).normal(size=(8, 8))
+    matrix = draw @ draw.T
+    shapes = {"a": (2, 3), "b": (2,)}
+
+    def value_and_grad(params):
+        vector = np.concatenate([np.asarray(params[name]).reshape(-1) for name in shapes])
+        slope = matrix @ vector
+        grads = {"a": convert(slope[:6].reshape(2, 3)), "b": convert(slope[6:])}
+        return convert(vector @ slope / 2), grads
+
+    return matrix, value_and_grad
+
+
+@both_backends
+def test_sophia_equals_the_transcription(convert):
+    matrix, f = quadratic(convert)
+    lr, (b1, b2), gamma, eps, decay = 0.05, (0.9, 0.8), 2.0, 1e-12, 0.1
+    optimizer = optim.sophia(lr, (b1, b2), gamma, eps, decay, every=3, seed=4)
+    params = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([1.0, -2.0])}
+    ours = tree.map(convert, params)
+    state = optimizer.init(ours)
+    p = np.concatenate([params["a"].reshape(-1), params["b"]])
+    m, h, clipped = np.zeros(8), np.zeros(8), []
+    for t in range(20):
+        value, grads = f(ours)
+        updates, state = optimizer.update(grads, state, ours, value=value, value_and_grad_fn=f)
+        ours = optim.apply_updates(ours, updates)
+        m = b1 * m + (1 - b1) * (matrix @ p)
+        if t % 3 == 0:
+            key = random.fold_in(random.key(4), t)
+            u = np.concatenate([leaf.reshape(-1) for leaf in random_signs(key, params).values()])
+            assert set(np.unique(u)) == {-1.0, 1.0}
+            h = b2 * h + (1 - b2) * u * (matrix @ u)
+        ratio = m / np.maximum(gamma * h, eps)
+        clipped += [*(np.abs(ratio) > 1)]
+        p = p - lr * decay * p - lr * np.clip(ratio, -1, 1)
+        found = np.concatenate([np.asarray(leaf).reshape(-1) for leaf in ours.values()])
+        np.testing.assert_allclose(found, p, rtol=0, atol=1e-9)
+    assert 0.05 < np.mean(clipped) < 0.95
+
+
+@pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
+def test_hutchinson_diagonal_of_a_net_on_average(nets):
+    """The mean over many draws is the diagonal of the Hessian, by second differences."""
+    net, convert = nets.MLP(2, [3], 2), np.asarray if nets is numpy_nets else torch.as_tensor
+    params = tree.cast(net.init(convert(random.key(0)))[0], "float64")
+    batch = convert(random.normal(random.key(1), (9, 2), "float64")), convert(np.arange(9) % 2)
+    grad = nets.grad_fn(net)
+
+    def f(params):
+        grads, (_, metrics) = grad(params, {}, batch, None)
+        return metrics["loss"], grads
+
+    estimate = optim.hutchinson_diagonal(1e-4)
+    keys = (random.fold_in(convert(random.key(2)), i) for i in range(300))
+    draws = [tree.map(np.asarray, estimate(f, params, key)) for key in keys]
+    for name, p in params.items():
+        mean = np.mean([draw[name] for draw in draws], axis=0)
+        spread = np.std([draw[name] for draw in draws], axis=0) / math.sqrt(len(draws))
+        for place in np.ndindex(p.shape):
+            one = np.zeros(p.shape)
+            one[place] = 1e-4
+            sides = [f({**params, name: p + convert(s * one)})[1][name][place] for s in (1, -1)]
+            exact = float(sides[0] - sides[1]) / 2e-4
+            assert abs(mean[place] - exact) < 6 * spread[place] + 1e-6
+
+
+def test_sophia_without_a_function_says_what_it_needs(params):
+    optimizer = optim.sophia()
+    with pytest.raises(UserError, match="sophia: update needs value_and_grad_fn"):
+        optimizer.update(params, optimizer.init(params), params)
+    assert with_extra_args(optimizer.update) is optimizer.update
+
+
+WRONG = {
+    "adan: weight_decay is -0.1": lambda: optim.adan(weight_decay=-0.1),
+    "betas: 1.0 is not": lambda: optim.adan(betas=(0.9, 1.0, 0.9)),
+    "betas: -1 is not": lambda: optim.adopt(betas=(-1, 0.9)),
+    "ademamix: warmup_steps is 0": lambda: optim.ademamix(warmup_steps=0),
+    "ademamix: alpha is -1": lambda: optim.ademamix(alpha=-1),
+    "sophia: every is 0": lambda: optim.sophia(every=0),
+    "sophia: gamma is 0": lambda: optim.sophia(gamma=0),
+    "adaptive_grad_clip: clipping is 0": lambda: optim.adaptive_grad_clip(0),
+    "hutchinson_diagonal: step is 0": lambda: optim.hutchinson_diagonal(0),
+    "adafactor: d is 0.5": lambda: optim.adafactor(d=0.5),
+    "adafactor: beta2_decay is 0.8": lambda: optim.adafactor(beta2_decay=0.8),
+    "rprop: etas are": lambda: optim.rprop(etas=(1.5, 1.2)),
+    "asgd: lambd is -1": lambda: optim.asgd(lambd=-1),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_arguments_are_named(message):
+    with pytest.raises(UserError, match=message):
+        WRONG[message]()
