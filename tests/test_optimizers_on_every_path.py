@@ -32,7 +32,8 @@ from purenets.core.vector_dict import VectorDict, vector_of
 STEPS = 50
 TOLERANCE = 1e-9
 RATES = {"lars": 0.5, "adadelta": 1.0}  # of those whose steps are short else
-EXTRA: dict[str, dict] = {}  # arguments beside the rate
+RATES |= {"dadapt_adam": 1.0, "prodigy": 1.0, "dog": 1.0}
+EXTRA: dict[str, dict] = {"dog": {"reps_rel": 1e-3}}  # arguments beside the rate
 FEWER: dict[str, int] = {}  # steps of those that are costly
 by_optimizer = pytest.mark.parametrize("name", optim.OPTIMIZERS)
 

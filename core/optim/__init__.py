@@ -32,6 +32,7 @@ from purenets.core.optim.optimizers import (
     rmsprop,
     sgd,
 )
+from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
 from purenets.core.optim.sophia import hutchinson_diagonal, scale_by_sophia, sophia
@@ -99,6 +100,8 @@ __all__ = [
     "clip_by_block_rms",
     "clip_by_global_norm",
     "clip_by_value",
+    "dadapt_adam",
+    "dog",
     "elementwise",
     "ema",
     "freeze",
@@ -119,6 +122,7 @@ __all__ = [
     "normalize_weights",
     "not_named",
     "partition",
+    "prodigy",
     "proximal_step",
     "radam",
     "rmsprop",

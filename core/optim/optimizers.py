@@ -35,6 +35,7 @@ from purenets.core.optim.asgd import asgd
 from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
 from purenets.core.optim.kernels import with_rule
 from purenets.core.optim.muon import muon
+from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free_adamw
 from purenets.core.optim.sophia import sophia
@@ -258,6 +259,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     for f in (
         *(sgd, momentum, nesterov, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam),
         *(lion, lamb, lars, muon, schedule_free_adamw, adafactor, asgd, rprop),
-        *(adan, adopt, ademamix, sophia),
+        *(adan, adopt, ademamix, sophia, dadapt_adam, prodigy, dog),
     )
 }

@@ -282,6 +282,9 @@ RATES = {
     "adopt": (0.5, 0.5),
     "ademamix": (0.5, 0.1),
     "sophia": (0.1, 0.02),
+    "dadapt_adam": (1.0, 1.0),
+    "prodigy": (1.0, 0.5),
+    "dog": (1.0, 1.0),
 }
 
 
@@ -295,7 +298,7 @@ def test_every_optimizer_goes_downhill(name):
         (rosenbrock, rosenbrock_gradient, {"x": np.array([[-1.2, 1.0]])}, 3000, 0.05),
     )
     for (f, gradient, start, steps, bound), rate in zip(hills, RATES[name], strict=True):
-        free = name in ("schedule_free_adamw", "adadelta", "sgd", "adagrad")
+        free = name in ("schedule_free_adamw", "adadelta", "sgd", "adagrad", "dog")
         optimizer = make(lr=rate if free else schedules.cosine(rate, steps), **extra)
         if (
             name == "radam"

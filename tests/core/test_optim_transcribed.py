@@ -167,6 +167,178 @@ def test_defaults_are_the_published_ones(name, params):
     assert difference(got, transcribed(globals()[name](**DEFAULTS[name]), params)) < 1e-12
 
 
+# --- updates that look at all leaves together -----------------------------------------------------
+
+
+def flat(leaves: dict) -> np.ndarray:
+    return np.concatenate([leaf.reshape(-1) for leaf in leaves.values()])
+
+
+def dadapt_adam(
+    lr=1.0,
+    betas=(0.9, 0.999),
+    eps=1e-8,
+    weight_decay=0,
+    decoupled_weight_decay=False,
+    use_bias_correction=False,
+    d0=1e-6,
+    growth_rate=math.inf,
+):
+    b1, b2 = betas
+
+    def step(p, g, state, t):
+        if t == 1:
+            state.update(d=d0, r=0.0, s=0 * p, m=0 * p, v=0 * p)
+        if not decoupled_weight_decay:
+            g = g + weight_decay * p
+        dlr = state["d"] * lr
+        if use_bias_correction:
+            dlr *= math.sqrt(1 - b2**t) / (1 - b1**t)
+        root = math.sqrt(b2)
+        inner = g @ (state["s"] / (np.sqrt(state["v"]) + eps))
+        state["r"] = root * state["r"] + (1 - root) * dlr * inner
+        state["s"] = root * state["s"] + (1 - root) * dlr * g
+        state["m"] = b1 * state["m"] + (1 - b1) * dlr * g
+        state["v"] = b2 * state["v"] + (1 - b2) * g * g
+        found = state["r"] / ((1 - root) * np.abs(state["s"]).sum())
+        state["d"] = max(state["d"], min(found, growth_rate * state["d"]))
+        if decoupled_weight_decay:
+            p -= dlr * weight_decay * p
+        p -= state["m"] / (np.sqrt(state["v"]) + eps)
+
+    return step
+
+
+def prodigy(
+    lr=1.0,
+    betas=(0.9, 0.999),
+    beta3=None,
+    eps=1e-8,
+    weight_decay=0,
+    decoupled_weight_decay=True,
+    use_bias_correction=False,
+    safeguard_warmup=False,
+    d0=1e-6,
+    d_coef=1.0,
+    growth_rate=math.inf,
+):
+    b1, b2 = betas
+    b3 = math.sqrt(b2) if beta3 is None else beta3
+
+    def step(p, g, state, t):
+        if t == 1:
+            state.update(d=d0, most=d0, r=0.0, s=0 * p, m=0 * p, v=0 * p, first=p.copy())
+        if not decoupled_weight_decay:
+            g = g + weight_decay * p
+        d = state["d"]
+        dlr = d * lr
+        if use_bias_correction:
+            dlr *= math.sqrt(1 - b2**t) / (1 - b1**t)
+        state["r"] = b3 * state["r"] + d / d0 * dlr * (g @ (state["first"] - p))
+        state["s"] = b3 * state["s"] + d / d0 * (d if safeguard_warmup else dlr) * g
+        state["m"] = b1 * state["m"] + (1 - b1) * d * g
+        state["v"] = b2 * state["v"] + (1 - b2) * d * d * g * g
+        found = d_coef * state["r"] / np.abs(state["s"]).sum()
+        if d == d0:
+            d = max(d, found)
+        state["most"] = max(state["most"], found)
+        state["d"] = min(state["most"], d * growth_rate)
+        if decoupled_weight_decay:
+            p -= dlr * weight_decay * p
+        p -= dlr * state["m"] / (np.sqrt(state["v"]) + state["d"] * eps)
+
+    return step
+
+
+def dog(lr=1.0, reps_rel=1e-6, eps=1e-8, weight_decay=0):
+    def step(p, g, state, t):
+        if t == 1:
+            state.update(first=p.copy(), rbar=reps_rel * (1 + np.linalg.norm(p)), total=eps)
+        g = g + weight_decay * p
+        state["rbar"] = max(state["rbar"], np.linalg.norm(p - state["first"]))
+        state["total"] += g @ g
+        p -= lr * state["rbar"] / math.sqrt(state["total"]) * g
+
+    return step
+
+
+def transcribed_together(step, params: dict, steps: int = STEPS) -> dict:
+    """As `transcribed`, with one array p of all elements."""
+    vector, state = flat(params), {}
+    unravel = tree.ravel(params)[1]
+    for t in range(1, steps + 1):
+        step(vector, flat(gradient(unravel(vector), t - 1)), state, t)
+    return unravel(vector)
+
+
+TOGETHER = {
+    "dadapt_adam": (dadapt_adam, {}),
+    "dadapt_adam decay": (dadapt_adam, {"lr": 0.7, "weight_decay": 0.1, "d0": 1e-2}),
+    "dadapt_adam decoupled": (
+        dadapt_adam,
+        {
+            "betas": (0.8, 0.95),
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "decoupled_weight_decay": True,
+            "use_bias_correction": True,
+            "d0": 1e-2,
+            "growth_rate": 1.3,
+        },
+    ),
+    "prodigy": (prodigy, {}),
+    "prodigy decay": (
+        prodigy,
+        {"weight_decay": 0.1, "decoupled_weight_decay": False, "d0": 1e-2, "growth_rate": 1.2},
+    ),
+    "prodigy decoupled": (
+        prodigy,
+        {
+            "lr": 0.8,
+            "betas": (0.8, 0.95),
+            "beta3": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "use_bias_correction": True,
+            "safeguard_warmup": True,
+            "d0": 1e-2,
+            "d_coef": 1.5,
+        },
+    ),
+    "dog": (dog, {}),
+    "dog decay": (dog, {"lr": 0.9, "reps_rel": 1e-3, "eps": 0.5, "weight_decay": 0.2}),
+}
+
+
+@both_backends
+@pytest.mark.parametrize("case", TOGETHER)
+def test_of_all_leaves_equals_the_transcription(case, convert, params):
+    make, hyper = TOGETHER[case]
+    got = run(optim.OPTIMIZERS[make.__name__](**hyper), params, convert, 40)
+    assert difference(got, transcribed_together(make(**hyper), params, 40)) < 1e-12
+    assert difference(got, params) > 1e-4
+
+
+@both_backends
+def test_layerwise_dog_is_dog_on_each_leaf(convert, params):
+    def step(p, g, state, t):
+        dog(reps_rel=1e-2)(p.reshape(-1), g.reshape(-1), state, t)
+
+    got = run(optim.dog(reps_rel=1e-2, layerwise=True), params, convert)
+    assert difference(got, transcribed(step, params)) < 1e-12
+    together = run(optim.dog(reps_rel=1e-2), params, convert)
+    assert difference(got, together) > 1e-3
+
+
+@both_backends
+@pytest.mark.parametrize("name", ["dadapt_adam", "prodigy", "dog"])
+def test_a_gradient_of_zeros_moves_nothing(name, convert, params):
+    optimizer, params = optim.OPTIMIZERS[name](), tree.map(convert, params)
+    updates, state = optimizer.update(tree.zeros_like(params), optimizer.init(params), params)
+    assert all((np.asarray(leaf) == 0).all() for leaf in updates.values())
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in tree.leaves(state))
+
+
 # --- adaptive gradient clipping -------------------------------------------------------------------
 
 
@@ -283,6 +455,10 @@ WRONG = {
     "adafactor: d is 0.5": lambda: optim.adafactor(d=0.5),
     "adafactor: beta2_decay is 0.8": lambda: optim.adafactor(beta2_decay=0.8),
     "rprop: etas are": lambda: optim.rprop(etas=(1.5, 1.2)),
+    "prodigy: d0 is 0": lambda: optim.prodigy(d0=0),
+    "prodigy: d_coef is -1": lambda: optim.prodigy(d_coef=-1),
+    "dadapt_adam: growth_rate is 0.9": lambda: optim.dadapt_adam(growth_rate=0.9),
+    "dog: reps_rel is 0": lambda: optim.dog(reps_rel=0),
     "asgd: lambd is -1": lambda: optim.asgd(lambd=-1),
 }
 
