@@ -35,6 +35,8 @@ from purenets.core.optim.optimizers import (
 from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
+from purenets.core.optim.shampoo import scale_by_shampoo, shampoo
+from purenets.core.optim.soap import scale_by_soap, soap
 from purenets.core.optim.sophia import hutchinson_diagonal, scale_by_sophia, sophia
 from purenets.core.optim.state import (
     check_opt_state,
@@ -74,6 +76,7 @@ from purenets.core.optim.wrappers import (
     normalize_weights,
     not_named,
     partition,
+    skip_first,
 )
 
 __all__ = [
@@ -141,6 +144,8 @@ __all__ = [
     "scale_by_param_rms",
     "scale_by_radam",
     "scale_by_rms",
+    "scale_by_shampoo",
+    "scale_by_soap",
     "scale_by_sophia",
     "scale_by_sum_of_squares",
     "scale_by_trust_ratio",
@@ -148,6 +153,9 @@ __all__ = [
     "schedule_free_adamw",
     "set_hyperparams",
     "sgd",
+    "shampoo",
+    "skip_first",
+    "soap",
     "sophia",
     "stateless",
     "swa",

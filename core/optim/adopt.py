@@ -14,12 +14,12 @@ from purenets.core.optim.hyper import (
     Hyper,
     check_decays,
     count_to_dtype,
-    is_zero,
     resolve_hyper,
     unless_zero,
     zero_count,
 )
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
+from purenets.core.optim.wrappers import skip_first
 
 
 def adopt(
@@ -40,17 +40,14 @@ def adopt(
         decoupled_weight_decay: as in AdamW.
         clip: hold the scaled gradient of update t (from 0) within t^(1/4).
     """
-    if decoupled_weight_decay:
-        return chain(scale_by_adopt(betas, eps, clip, weight_decay), scale_by_learning_rate(lr))
-    decay = unless_zero(weight_decay, add_decayed_weights)
-    return chain(*decay, scale_by_adopt(betas, eps, clip), scale_by_learning_rate(lr))
+    decay, scale = unless_zero(weight_decay, add_decayed_weights), scale_by_adopt(betas, eps, clip)
+    parts = (scale, *decay) if decoupled_weight_decay else (*decay, scale)
+    return chain(skip_first(chain(*parts)), scale_by_learning_rate(lr))
 
 
-def scale_by_adopt(
-    betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True, weight_decay: Hyper = 0
-) -> Optimizer:
-    """Return m, the running mean of g / max(sqrt(v), eps), plus weight_decay p; v is the mean of
-    the squares before g. The first update is 0."""
+def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) -> Optimizer:
+    """Return m, the running mean of g / max(sqrt(v), eps); v is the mean of the squares before g.
+    The first update is 0."""
     check_decays(*betas)
 
     def init(params):
@@ -58,20 +55,17 @@ def scale_by_adopt(
         return {"count": zero_count(params), **means}
 
     def update(grads, state, params):
-        hypers = (*betas, eps, weight_decay)
-        b1, b2, e, decay = [resolve_hyper(value, state, grads) for value in hypers]
+        b1, b2, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
         first, limit = state["count"] == 0, count_to_dtype(state["count"], grads) ** 0.25
 
-        def leaf(m, v, g, p):
+        def leaf(m, v, g):
             xp = namespace(g)
             scaled = g / maximum(sqrt(v), e + 0 * v)
             scaled = xp.clip(scaled, -limit, limit) if clip else scaled
-            new = xp.where(first, m, lerp(m, scaled, 1 - b1))
-            square = xp.where(first, g * g, add_square(b2 * v, g, 1 - b2))
-            step = new if is_zero(weight_decay) else xp.where(first, 0 * new, new + decay * p)
-            return step, new, square
+            m = xp.where(first, m, lerp(m, scaled, 1 - b1))
+            return m, xp.where(first, g * g, add_square(b2 * v, g, 1 - b2))
 
-        parts = tree.map_to_several(leaf, 3, state["exp_avg"], state["exp_avg_sq"], grads, params)
-        return parts[0], {"count": state["count"] + 1, "exp_avg": parts[1], "exp_avg_sq": parts[2]}
+        m, v = tree.map_to_several(leaf, 2, state["exp_avg"], state["exp_avg_sq"], grads)
+        return m, {"count": state["count"] + 1, "exp_avg": m, "exp_avg_sq": v}
 
     return elementwise(Optimizer(init, update))

@@ -92,6 +92,14 @@ def count_as_float(count: Array, grads: Params) -> float | Array:
     return float(count) if is_readable(count) else count_to_dtype(count, grads)
 
 
+def is_concrete(x: Array) -> bool:
+    """Return True if `x` has a value: under no trace and no transform. To read it may wait for the
+    device, so this is for decisions about work that waits for it anyway, such as an
+    eigendecomposition.
+    """
+    return isinstance(x, NUMPY) or not is_tracing()
+
+
 def is_readable(x: Array) -> bool:
     """Return True if reading the value of `x` waits for nothing, and nothing looks on: an array of
     NumPy, or a tensor on the CPU outside of torch.compile and of torch.func's transforms.

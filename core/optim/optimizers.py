@@ -38,6 +38,8 @@ from purenets.core.optim.muon import muon
 from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free_adamw
+from purenets.core.optim.shampoo import shampoo
+from purenets.core.optim.soap import soap
 from purenets.core.optim.sophia import sophia
 from purenets.core.optim.transforms import (
     add_decayed_weights,
@@ -260,5 +262,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
         *(sgd, momentum, nesterov, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam),
         *(lion, lamb, lars, muon, schedule_free_adamw, adafactor, asgd, rprop),
         *(adan, adopt, ademamix, sophia, dadapt_adam, prodigy, dog),
+        *(shampoo, soap),
     )
 }

@@ -3,6 +3,7 @@
     partition, masked, freeze   a part of the params each, by name or shape
     accumulate                  one update for every k gradients
     apply_if_finite             no update by a gradient that is not finite
+    skip_first                  no update by the first gradient
     ema, lookahead              averages of the params
 
 `optim.state` reads and changes what they keep. Nothing branches on a value: an update that is not
@@ -182,6 +183,23 @@ def apply_if_finite(optimizer: Optimizer) -> Optimizer:
         }
 
     return Optimizer(init, like_inner(update, [optimizer]))
+
+
+def skip_first(optimizer: Optimizer) -> Optimizer:
+    """Return `optimizer` without its first update; its state advances.
+
+    For those that need a gradient before they can scale one.
+    """
+
+    def init(params):
+        return {"count": zero_count(params), "inner": optimizer.init(params)}
+
+    def update(grads, state, params, **extra):
+        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
+        updates = choose(state["count"] > 0, updates, tree.zeros_like(updates))
+        return updates, {"count": state["count"] + 1, "inner": inner}
+
+    return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
 
 
 def all_finite(grads: Params) -> Array:

@@ -285,13 +285,15 @@ RATES = {
     "dadapt_adam": (1.0, 1.0),
     "prodigy": (1.0, 0.5),
     "dog": (1.0, 1.0),
+    "shampoo": (1.0, 0.5),
+    "soap": (0.1, 0.05),
 }
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_every_optimizer_goes_downhill(name):
     make, extra = optim.OPTIMIZERS[name], {}
-    if name in ("adamw", "muon", "sophia"):
+    if name in ("adamw", "muon", "sophia", "soap"):
         extra = {"weight_decay": 0}
     hills = (
         (parabola, parabola_gradient, {"w": np.array([[3.0, -2.0], [0.5, 2.0]])}, 300, 1e-4),

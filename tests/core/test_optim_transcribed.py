@@ -12,6 +12,8 @@ import torch
 
 from purenets import UserError, numpy_nets, optim, random, torch_nets, tree
 from purenets.core.optim.extra_args import with_extra_args
+from purenets.core.optim.shampoo import inverse_root
+from purenets.core.optim.soap import eigenbasis
 from purenets.core.optim.sophia import random_signs
 
 STEPS = 60
@@ -339,6 +341,162 @@ def test_a_gradient_of_zeros_moves_nothing(name, convert, params):
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in tree.leaves(state))
 
 
+# --- Shampoo and SOAP -----------------------------------------------------------------------------
+
+
+def unfolded(g, axis):
+    return np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1)
+
+
+def folded(rows, shape, axis):
+    moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    return np.moveaxis(rows.reshape(moved), 0, axis)
+
+
+def shampoo(lr, eps, momentum=0, weight_decay=0, beta=None, every=1):
+    def step(p, g, s, t):
+        g = g + weight_decay * p
+        if t == 1:
+            s["L"] = [0 if beta else eps * np.eye(n) for n in g.shape]
+        for axis in range(g.ndim):
+            product = unfolded(g, axis) @ unfolded(g, axis).T
+            old = s["L"][axis]
+            s["L"][axis] = old + product if beta is None else beta * old + (1 - beta) * product
+        if (t - 1) % every == 0:
+            s["roots"] = []
+            for matrix in s["L"]:
+                full = matrix if beta is None else matrix + eps * np.eye(len(matrix))
+                u, values, _ = np.linalg.svd(full)
+                s["roots"].append(u @ np.diag(values ** (-1 / (2 * g.ndim))) @ u.T)
+        for axis, root in enumerate(s["roots"]):
+            g = folded(root @ unfolded(g, axis), g.shape, axis)
+        s["m"] = momentum * s.get("m", 0) + g
+        p -= lr * s["m"]
+
+    return step
+
+
+def soap(lr, betas, eps, weight_decay=0, shampoo_beta=None, precondition_frequency=10):
+    b1, b2 = betas
+    b3 = b2 if shampoo_beta is None else shampoo_beta
+
+    def rotate(g, bases, back=False):
+        for axis, q in enumerate(bases):
+            g = folded((q if back else q.T) @ unfolded(g, axis), g.shape, axis)
+        return g
+
+    def step(p, g, s, t):
+        axes = range(g.ndim if g.ndim > 1 else 0)
+        if t == 1:
+            s.update(m=0 * g, v=0 * g, L=[np.zeros((n, n)) for n in g.shape])
+        else:
+            k = t - 1
+            s["m"] = b1 * s["m"] + (1 - b1) * g
+            s["v"] = b2 * s["v"] + (1 - b2) * rotate(g, s["Q"]) ** 2
+            u = rotate(s["m"], s["Q"]) / (np.sqrt(s["v"]) + eps)
+            rate = lr * math.sqrt(1 - b2**k) / (1 - b1**k)
+            old = p.copy()
+            p -= rate * rotate(u, s["Q"], back=True)
+            p -= lr * weight_decay * old
+        for axis in axes:
+            product = unfolded(g, axis) @ unfolded(g, axis).T
+            s["L"][axis] = b3 * s["L"][axis] + (1 - b3) * product
+        if t == 1:
+            s["Q"] = [np.linalg.eigh(s["L"][axis])[1][:, ::-1] for axis in axes]
+        elif (t - 1) % precondition_frequency == 0:
+            for axis in axes:
+                q, matrix = s["Q"][axis], s["L"][axis]
+                order = np.argsort(-np.diag(q.T @ matrix @ q))
+                s["v"] = np.take(s["v"], order, axis)
+                s["Q"][axis] = np.linalg.qr(matrix @ q[:, order])[0]
+
+    return step
+
+
+def leaves_of_full_rank() -> dict:
+    draw = np.random.default_rng(2).normal
+    return {"w": draw(size=(4, 4)), "conv": draw(size=(3, 2, 2)), "b": draw(size=3)}
+
+
+MATRIX_CASES = {
+    "shampoo": (shampoo, {"lr": 0.1, "eps": 1e-2}),
+    "shampoo momentum": (
+        shampoo,
+        {"lr": 0.05, "eps": 1e-2, "momentum": 0.8, "weight_decay": 0.1, "every": 4},
+    ),
+    "shampoo running mean": (shampoo, {"lr": 0.05, "eps": 1e-1, "beta": 0.9}),
+    "soap": (soap, {"lr": 0.02, "betas": (0.9, 0.95), "eps": 1e-8}),
+    "soap decay": (
+        soap,
+        {
+            "lr": 0.02,
+            "betas": (0.8, 0.9),
+            "eps": 1e-3,
+            "weight_decay": 0.3,
+            "shampoo_beta": 0.7,
+            "precondition_frequency": 3,
+        },
+    ),
+}
+
+
+@both_backends
+@pytest.mark.parametrize("case", MATRIX_CASES)
+def test_matrix_optimizer_equals_the_transcription(case, convert):
+    make, hyper = MATRIX_CASES[case]
+    params, extra = leaves_of_full_rank(), {}
+    if make is soap and "weight_decay" not in hyper:
+        extra = {"weight_decay": 0}
+    got = run(optim.OPTIMIZERS[make.__name__](**hyper, **extra), params, convert, 40)
+    assert difference(got, transcribed(make(**hyper), params, 40)) < 1e-12
+    assert difference(got, params) > 0.1
+
+
+@both_backends
+def test_eigenbasis_of_a_matrix_of_low_rank_is_the_same_after_rounding(convert):
+    draw = np.random.default_rng(0).normal
+    low = draw(size=(6, 2))
+    matrix = low @ low.T
+    noise = 1e-15 * draw(size=(6, 6))
+    found = [np.asarray(eigenbasis(convert(m))) for m in (matrix, matrix + noise + noise.T)]
+    for q in found:
+        np.testing.assert_allclose(q.T @ q, np.eye(6), atol=1e-12)
+        diagonal = np.diag(np.diag(q.T @ matrix @ q))
+        np.testing.assert_allclose(q.T @ matrix @ q, diagonal, atol=1e-12)
+        assert (np.diff(np.diag(diagonal)) < 1e-12).all()
+    np.testing.assert_allclose(np.abs((found[0] * found[1]).sum(0)), 1, atol=1e-9)
+    plain = [np.linalg.eigh(m)[1][:, ::-1] for m in (matrix, matrix + noise + noise.T)]
+    assert np.abs(plain[0] * plain[1]).sum(0)[2:].min() < 0.99  # without the rule: another basis
+
+
+@both_backends
+@pytest.mark.parametrize("make", [optim.shampoo, optim.soap])
+def test_long_axes_are_left_alone(make, convert):
+    """With no axis short enough, SOAP is Adam after an idle update, and Shampoo is SGD."""
+    params = leaves_of_full_rank()
+    limit = {"max_dim": 1} if make is optim.shampoo else {"max_precond_dim": 1, "weight_decay": 0}
+    optimizer = make(0.1, **limit)
+    state = optimizer.init(tree.map(convert, params))
+    kept = optim.get_state(state, "statistics" if make is optim.shampoo else "GG")
+    assert kept == {name: {} for name in params}
+    got = run(optimizer, params, convert, 2)
+    grads = [gradient(params, i) for i in range(2)]
+    if make is optim.shampoo:
+        after = tree.map(lambda p, g: p - 0.1 * g, params, grads[0])
+        expected = tree.map(lambda p, g: p - 0.1 * g, after, gradient(after, 1))
+    else:
+        expected = tree.map(lambda p, g: p - 0.1 * np.sign(g), params, grads[1])
+    assert difference(got, expected) < 1e-6
+
+
+def test_inverse_root_of_a_matrix_without_full_rank():
+    draw = np.random.default_rng(0).normal(size=(5, 2))
+    matrix = draw @ draw.T
+    root = inverse_root(matrix, 4, 1e-3)
+    fourth = np.linalg.matrix_power(root, 4)
+    np.testing.assert_allclose(fourth @ (matrix + 1e-3 * np.eye(5)), np.eye(5), atol=1e-9)
+
+
 # --- adaptive gradient clipping -------------------------------------------------------------------
 
 
@@ -459,6 +617,11 @@ WRONG = {
     "prodigy: d_coef is -1": lambda: optim.prodigy(d_coef=-1),
     "dadapt_adam: growth_rate is 0.9": lambda: optim.dadapt_adam(growth_rate=0.9),
     "dog: reps_rel is 0": lambda: optim.dog(reps_rel=0),
+    "shampoo: eps is 0": lambda: optim.shampoo(eps=0),
+    "shampoo: every is 0": lambda: optim.shampoo(every=0),
+    "betas: 1.0 is not from": lambda: optim.shampoo(beta=1.0),
+    "soap: precondition_frequency is 0": lambda: optim.soap(precondition_frequency=0),
+    "soap: max_precond_dim is 0": lambda: optim.soap(max_precond_dim=0),
     "asgd: lambd is -1": lambda: optim.asgd(lambd=-1),
 }
 
