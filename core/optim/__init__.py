@@ -11,9 +11,11 @@ from purenets.core.optim.ademamix import ademamix, scale_by_ademamix
 from purenets.core.optim.adopt import adopt, scale_by_adopt
 from purenets.core.optim.agc import adaptive_grad_clip
 from purenets.core.optim.asgd import asgd
+from purenets.core.optim.backtracking import backtracking
 from purenets.core.optim.beta_lasso import beta_lasso
 from purenets.core.optim.elementwise import apply_updates, elementwise
 from purenets.core.optim.hyper import Hyper
+from purenets.core.optim.momo import momo, momo_adam
 from purenets.core.optim.muon import muon, scale_by_muon
 from purenets.core.optim.optimizers import (
     OPTIMIZERS,
@@ -33,6 +35,8 @@ from purenets.core.optim.optimizers import (
     sgd,
 )
 from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
+from purenets.core.optim.plateau import reduce_on_plateau
+from purenets.core.optim.polyak import polyak
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
 from purenets.core.optim.shampoo import scale_by_shampoo, shampoo
@@ -97,6 +101,7 @@ __all__ = [
     "apply_if_finite",
     "apply_updates",
     "asgd",
+    "backtracking",
     "beta_lasso",
     "chain",
     "check_opt_state",
@@ -118,6 +123,8 @@ __all__ = [
     "lookahead",
     "masked",
     "momentum",
+    "momo",
+    "momo_adam",
     "muon",
     "nadam",
     "named",
@@ -125,9 +132,11 @@ __all__ = [
     "normalize_weights",
     "not_named",
     "partition",
+    "polyak",
     "prodigy",
     "proximal_step",
     "radam",
+    "reduce_on_plateau",
     "rmsprop",
     "rprop",
     "scale_by_adadelta",

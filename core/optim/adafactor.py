@@ -11,7 +11,7 @@ import math
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.arithmetic import lerp, sqrt
+from purenets.core.optim.arithmetic import at_least, at_most, lerp, sqrt
 from purenets.core.optim.checks import check_hyper
 from purenets.core.optim.hyper import (
     Hyper,
@@ -110,8 +110,7 @@ def clip_by_block_rms(limit: Hyper) -> Optimizer:
 
     def clip(limit, grads, params):
         def one(g):
-            ratio = rms(g) / limit
-            return g / namespace(g).where(ratio > 1, ratio, 1 + 0 * ratio)
+            return g / at_least(rms(g) / limit, 1.0)
 
         return tree.map(one, grads)
 
@@ -123,8 +122,7 @@ def scale_by_param_rms(eps: Hyper = 1e-3) -> Optimizer:
 
     def scale(eps, grads, params):
         def one(g, p):
-            size = rms(p)
-            return g * namespace(p).where(size > eps, size, eps + 0 * size)
+            return g * at_least(rms(p), eps)
 
         return tree.map(one, grads, params)
 
@@ -143,7 +141,7 @@ def _relative_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
         rate, decay = (resolve_hyper(value, state, grads) for value in (lr, weight_decay))
         counts = next_count(state)
         limit = 1 / sqrt(count_to_dtype(counts["count"], grads))
-        step = namespace(limit).where(limit < rate, limit, rate + 0 * limit)
+        step = at_most(limit, rate)
         if is_zero(weight_decay):
             return tree.map(lambda g: -step * g, grads), counts
         return tree.map(lambda g, p: -step * g - rate * decay * p, grads, params), counts

@@ -67,7 +67,9 @@ def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
         counts = next_count(state)
         count, first = count_to_dtype(counts["count"], grads), state["count"] == 0
         diff = tree.map(
-            lambda g, old: namespace(g).where(first, 0 * g, g - old), grads, state["previous_grad"]
+            lambda g, old: namespace(g).where(first, namespace(g).zeros_like(g), g - old),
+            grads,
+            state["previous_grad"],
         )
         m = running_mean(b1, state["exp_avg"], grads)
         d = running_mean(b2, state["exp_avg_diff"], diff)

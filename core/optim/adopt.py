@@ -8,7 +8,7 @@ implementation.
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
-from purenets.core.optim.arithmetic import add_square, lerp, maximum, sqrt
+from purenets.core.optim.arithmetic import add_square, at_least, lerp, sqrt
 from purenets.core.optim.elementwise import elementwise
 from purenets.core.optim.hyper import (
     Hyper,
@@ -60,7 +60,7 @@ def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) ->
 
         def leaf(m, v, g):
             xp = namespace(g)
-            scaled = g / maximum(sqrt(v), e + 0 * v)
+            scaled = g / at_least(sqrt(v), e)
             scaled = xp.clip(scaled, -limit, limit) if clip else scaled
             m = xp.where(first, m, lerp(m, scaled, 1 - b1))
             return m, xp.where(first, g * g, add_square(b2 * v, g, 1 - b2))

@@ -7,7 +7,7 @@ arXiv 2102.06171.
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer
-from purenets.core.optim.arithmetic import maximum, sqrt
+from purenets.core.optim.arithmetic import at_least, sqrt
 from purenets.core.optim.checks import check_hyper
 from purenets.core.optim.hyper import Hyper, stateless_with_hyper
 
@@ -28,7 +28,7 @@ def adaptive_grad_clip(clipping: Hyper = 0.01, eps: float = 1e-3) -> Optimizer:
     def clip(clipping, grads, params):
         def one(g, p):
             g_norm, p_norm = unit_norms(g), unit_norms(p)
-            limit = clipping * maximum(p_norm, eps + 0 * p_norm)
+            limit = clipping * at_least(p_norm, eps)
             too_long = g_norm > limit
             ratio = limit / namespace(g).where(too_long, g_norm, limit)
             return g * ratio

@@ -2,7 +2,7 @@
 
 from purenets.core import tree
 from purenets.core.base import Optimizer
-from purenets.core.optim.arithmetic import maximum
+from purenets.core.optim.arithmetic import at_least, full_like
 from purenets.core.optim.checks import check_hyper
 from purenets.core.optim.elementwise import elementwise
 from purenets.core.optim.hyper import (
@@ -42,7 +42,7 @@ def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
     def init(params):
         zero = zero_count(params)
         number = count_to_dtype(zero, params)
-        first = resolve_hyper(lr, {"count": zero}, params) + 0 * number
+        first = full_like(number, resolve_hyper(lr, {"count": zero}, params))
         return {"count": zero, "eta": first, "mu": number + 1, "ax": params.copy()}
 
     def update(grads, state, params):
@@ -53,7 +53,7 @@ def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
         count = count_to_dtype(counts, grads)
         new = {
             "eta": rate / (1 + decay * rate * count) ** power,
-            "mu": 1 / maximum(count - t0, 1 + 0 * count),
+            "mu": 1 / at_least(count - t0, 1.0),
         }
         return updates, {"count": counts, **new, "ax": ax}
 

@@ -7,7 +7,9 @@ an update that needs neither has the plain signature `update(grads, opt_state, p
 import inspect
 from collections.abc import Callable, Iterable
 
+from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params, Update, UserError
+from purenets.core.optim.hyper import count_to_dtype, zero_count
 
 NAMES = ("value", "value_and_grad_fn")
 
@@ -54,12 +56,19 @@ def need_value_and_grad_fn(name: str, value_and_grad_fn: Callable | None) -> Cal
     return value_and_grad_fn
 
 
-def need_value(
+def loss_value(
     name: str, value: Array | None, value_and_grad_fn: Callable | None, params: Params
 ) -> Array:
-    """Return the loss at `params`: `value`, or computed if that is missing."""
-    if value is not None:
-        return value
-    if value_and_grad_fn is None:
+    """Return the loss at `params`: `value`, or computed if that is missing.
+
+    Its dtype is that of the params, float32 at least. A UserError names the optimizer if neither is
+    there.
+    """
+    if value is None and value_and_grad_fn is None:
         raise UserError(f"{name}: update needs value, the loss; make_step passes it")
-    return value_and_grad_fn(params)[0]
+    if value is None:
+        value = value_and_grad_fn(params)[0]
+    number = count_to_dtype(zero_count(params), params)
+    if not hasattr(value, "dtype"):
+        return like(value, number)
+    return namespace(value).astype(value, number.dtype)

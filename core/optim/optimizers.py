@@ -32,10 +32,13 @@ from purenets.core.optim.adan import adan
 from purenets.core.optim.ademamix import ademamix
 from purenets.core.optim.adopt import adopt
 from purenets.core.optim.asgd import asgd
+from purenets.core.optim.backtracking import backtracking
 from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
 from purenets.core.optim.kernels import with_rule
+from purenets.core.optim.momo import momo, momo_adam
 from purenets.core.optim.muon import muon
 from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
+from purenets.core.optim.polyak import polyak
 from purenets.core.optim.rprop import rprop
 from purenets.core.optim.schedule_free import schedule_free_adamw
 from purenets.core.optim.shampoo import shampoo
@@ -262,6 +265,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
         *(sgd, momentum, nesterov, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam),
         *(lion, lamb, lars, muon, schedule_free_adamw, adafactor, asgd, rprop),
         *(adan, adopt, ademamix, sophia, dadapt_adam, prodigy, dog),
-        *(shampoo, soap),
+        *(shampoo, soap, polyak, backtracking, momo, momo_adam),
     )
 }

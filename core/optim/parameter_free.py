@@ -12,8 +12,12 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.arithmetic import (
     add_square,
+    at_most,
     bias_correction,
+    dot,
+    full_like,
     maximum,
+    nonzero,
     running_mean_of_squares,
     scaled,
     sqrt,
@@ -73,8 +77,8 @@ def dadapt_adam(
         numerator = root * state["numerator"] + (1 - root) * dlr * dot(grads, ratios)
         s = _decayed_sum(root, state["s"], (1 - root) * dlr, grads)
         length = absolute_sum(s)
-        found = numerator / ((1 - root) * _nonzero(length))
-        new_d = maximum(d, _smaller(found, growth_rate * d))
+        found = numerator / ((1 - root) * nonzero(length))
+        new_d = maximum(d, at_most(found, growth_rate * d))
         m = _decayed_sum(b1, state["exp_avg"], (1 - b1) * dlr, grads)
         v = running_mean_of_squares(b2, state["exp_avg_sq"], grads)
         updates = tree.map(lambda m, v: -m / (sqrt(v) + e), m, v)
@@ -133,10 +137,10 @@ def prodigy(
         weight = (d / d0) * (d if safeguard_warmup else dlr)
         s = _decayed_sum(b3, state["s"], weight, grads)
         length = absolute_sum(s)
-        found = d_coef * numerator / _nonzero(length)
-        first = namespace(d).where(d == d0 + 0 * d, maximum(d, found), d)
+        found = d_coef * numerator / nonzero(length)
+        first = namespace(d).where(d == full_like(d, d0), maximum(d, found), d)
         d_max = maximum(state["d_max"], found)
-        new_d = _smaller(d_max, growth_rate * first)
+        new_d = at_most(d_max, growth_rate * first)
         m = _decayed_sum(b1, state["exp_avg"], (1 - b1) * d, grads)
         v = tree.map(
             lambda v, g: add_square(b2 * v, g, d * d * (1 - b2)), state["exp_avg_sq"], grads
@@ -182,7 +186,7 @@ def dog(
         return {
             **init_count(params, lr),
             "rbar": {name: reps_rel * (1 + size) for name, size in sizes.items()},
-            "sum": {name: eps + 0 * size for name, size in sizes.items()},
+            "sum": {name: full_like(size, eps) for name, size in sizes.items()},
             "p0": params.copy(),
         }
 
@@ -233,20 +237,6 @@ def _adam_correction(b1, b2, count: Array, grads: Params, wanted: bool) -> float
 def _decayed_sum(beta: float | Array, total: Params, weight: Array, new: Params) -> Params:
     """Return beta total + weight new."""
     return tree.map(lambda t, n: t + n, scaled(total, beta), scaled(new, weight))
-
-
-def _nonzero(x: Array) -> Array:
-    """Return `x`, or 1 where it is 0."""
-    return namespace(x).where(x == 0, 1 + 0 * x, x)
-
-
-def _smaller(a: Array, b: Array) -> Array:
-    return namespace(a).where(b < a, b, a)
-
-
-def dot(a: Params, b: Params) -> Array:
-    """Return the inner product of two dicts."""
-    return sum(tree.leaves(tree.map(lambda x, y: (x * y).sum(), a, b)))
 
 
 def absolute_sum(a: Params) -> Array:

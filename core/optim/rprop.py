@@ -41,7 +41,7 @@ def rprop(
             grown = xp.where(agreement > 0, grow * one, one)
             factor = xp.where(agreement < 0, shrink * one, grown)
             size = xp.clip(size * factor, least, most)
-            g = xp.where(agreement < 0, 0 * one, g)
+            g = xp.where(agreement < 0, namespace(g).zeros_like(g), g)
             return -sign(g) * size, g, size
 
         parts = tree.map_to_several(leaf, 3, grads, state["prev"], state["step_size"])

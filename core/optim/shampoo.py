@@ -72,7 +72,7 @@ def scale_by_shampoo(
         check_decays(beta)
 
     def init(params):
-        zeros = axis_matrices(lambda leaf, axis: 0 * outer(leaf, axis), params, max_dim)
+        zeros = tree.zeros_like(axis_matrices(outer, params, max_dim))
         return {"count": zero_count(params), "statistics": zeros, "roots": zeros}
 
     def update(grads, state, params):

@@ -12,10 +12,10 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer
 from purenets.core.optim.arithmetic import (
     add_square,
+    at_least,
     bias_correction,
     choose,
     lerp,
-    maximum,
     sqrt,
 )
 from purenets.core.optim.checks import check_count
@@ -77,7 +77,7 @@ def scale_by_soap(
         return {name: found[name] if leaf.ndim > 1 else {} for name, leaf in leaves.items()}
 
     def init(params):
-        zeros = matrices(lambda leaf, axis: 0 * outer(leaf, axis), params)
+        zeros = tree.zeros_like(matrices(outer, params))
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
         return {"count": zero_count(params), **means, "GG": zeros, "Q": zeros}
 
@@ -97,9 +97,9 @@ def scale_by_soap(
         m, v = tree.map_to_several(
             moments, 2, state["exp_avg"], state["exp_avg_sq"], grads, rotated
         )
-        t = maximum(t, 1 + 0 * t)
+        t = at_least(t, 1.0)
         factor = sqrt(bias_correction(b2, t)) / bias_correction(b1, t)
-        factor = namespace(t).where(first, 0 * factor, factor)
+        factor = namespace(t).where(first, namespace(t).zeros_like(t), factor)
         steps = tree.map(lambda m, v: factor * m / (sqrt(v) + e), _rotated(bases, m), v)
         updates = {name: along_axes(bases[name], step) for name, step in steps.items()}
         products = tree.map(

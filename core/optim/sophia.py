@@ -11,7 +11,7 @@ from collections.abc import Callable
 from purenets.core import random, tree
 from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.arithmetic import choose, maximum, running_mean
+from purenets.core.optim.arithmetic import at_least, choose, running_mean
 from purenets.core.optim.checks import check_count, check_hyper
 from purenets.core.optim.extra_args import need_value_and_grad_fn
 from purenets.core.optim.hyper import (
@@ -93,7 +93,7 @@ def scale_by_sophia(
         m = running_mean(b1, state["exp_avg"], grads)
 
         def leaf(m, h):
-            return namespace(m).clip(m / maximum(scale * h, e + 0 * h), -1.0, 1.0)
+            return namespace(m).clip(m / at_least(scale * h, e), -1.0, 1.0)
 
         return tree.map(leaf, m, h), {"count": count + 1, "exp_avg": m, "hessian": h}
 
