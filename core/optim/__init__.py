@@ -15,6 +15,7 @@ from purenets.core.optim.backtracking import backtracking
 from purenets.core.optim.beta_lasso import beta_lasso
 from purenets.core.optim.elementwise import apply_updates, elementwise
 from purenets.core.optim.hyper import Hyper
+from purenets.core.optim.lbfgs import lbfgs
 from purenets.core.optim.momo import momo, momo_adam
 from purenets.core.optim.muon import muon, scale_by_muon
 from purenets.core.optim.optimizers import (
@@ -68,6 +69,7 @@ from purenets.core.optim.transforms import (
     stateless,
     trace,
 )
+from purenets.core.optim.wolfe import strong_wolfe
 from purenets.core.optim.wrappers import (
     accumulate,
     apply_if_finite,
@@ -119,6 +121,7 @@ __all__ = [
     "is_matrix",
     "lamb",
     "lars",
+    "lbfgs",
     "lion",
     "lookahead",
     "masked",
@@ -167,6 +170,7 @@ __all__ = [
     "soap",
     "sophia",
     "stateless",
+    "strong_wolfe",
     "swa",
     "trace",
     "with_averaged_params",

@@ -7,7 +7,9 @@ from purenets.core.optim.hyper import is_readable
 from purenets.core.scan import scan
 
 
-def masked_loop(body: Callable[[dict], dict], carry: dict, n: int) -> dict:
+def masked_loop(
+    body: Callable[[dict], dict], carry: dict, n: int, masks_itself: bool = False
+) -> dict:
     """Return `carry = body(carry)`, repeated while carry["running"] and at most `n` times.
 
     Under torch.compile and vmap there are always `n` iterations, whose results are not used once
@@ -17,11 +19,12 @@ def masked_loop(body: Callable[[dict], dict], carry: dict, n: int) -> dict:
         body: returns a dict with the names, shapes and dtypes of its argument.
         carry: a nested dict of arrays; "running" is a truth value, a scalar array.
         n: the most iterations.
+        masks_itself: `body` changes nothing that is used where "running" does not hold.
     """
 
     def step(carry, _):
         new = body(carry)
-        return choose(carry["running"], new, carry), None
+        return new if masks_itself else choose(carry["running"], new, carry), None
 
     if not is_readable(carry["running"]):
         return scan(step, carry, length=n)[0]

@@ -35,6 +35,7 @@ from purenets.core.optim.asgd import asgd
 from purenets.core.optim.backtracking import backtracking
 from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
 from purenets.core.optim.kernels import with_rule
+from purenets.core.optim.lbfgs import lbfgs
 from purenets.core.optim.momo import momo, momo_adam
 from purenets.core.optim.muon import muon
 from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
@@ -59,6 +60,7 @@ from purenets.core.optim.transforms import (
     scale_by_trust_ratio,
     trace,
 )
+from purenets.core.optim.wolfe import strong_wolfe
 
 # --- optimizers -----------------------------------------------------------------------------------
 
@@ -266,5 +268,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
         *(lion, lamb, lars, muon, schedule_free_adamw, adafactor, asgd, rprop),
         *(adan, adopt, ademamix, sophia, dadapt_adam, prodigy, dog),
         *(shampoo, soap, polyak, backtracking, momo, momo_adam),
+        *(strong_wolfe, lbfgs),
     )
 }
