@@ -32,14 +32,18 @@ from purenets.core.vector_dict import VectorDict, vector_of
 STEPS = 50
 TOLERANCE = 1e-9
 RATES = {"lars": 0.5, "adadelta": 1.0}  # of those whose steps are short else
-RATES |= {"dadapt_adam": 1.0, "prodigy": 1.0, "dog": 1.0}
+RATES |= dict.fromkeys(("dadapt_adam", "prodigy", "dog", "strong_wolfe", "lbfgs"), 1.0)
 EXTRA: dict[str, dict] = {  # arguments beside the rate
     "dog": {"reps_rel": 1e-3},
     # rotated gradients may be 0 but for rounding, which a root enlarges
     "soap": {"eps": 1e-3, "max_precond_dim": 4, "precondition_frequency": 3},
     "shampoo": {"max_dim": 4, "every": 3},
+    "backtracking": {"max_steps": 6},
+    "strong_wolfe": {"max_eval": 6},
+    "lbfgs": {"line_search_fn": "strong_wolfe", "max_iter": 2, "max_eval": 6, "history_size": 3},
 }
-FEWER: dict[str, int] = {}  # steps of those that are costly
+FEWER = dict.fromkeys(("backtracking", "strong_wolfe", "lbfgs"), 10)  # steps: each has several
+LOOPS = tuple(FEWER)  # those with a loop in an update, which is compiled otherwise than the rest
 by_optimizer = pytest.mark.parametrize("name", optim.OPTIMIZERS)
 
 
@@ -180,13 +184,18 @@ def test_scan(nets, name):
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, TrainState]:
     """The states after 50 calls of one compiled function that takes a step with each optimizer."""
-    steps = {name: step_of(torch_nets, optimizer_of(name)) for name in optim.OPTIMIZERS}
+    others = [name for name in optim.OPTIMIZERS if name not in LOOPS]
+    return after_compiled_steps(others) | after_compiled_steps(LOOPS)
+
+
+def after_compiled_steps(names) -> dict[str, TrainState]:
+    steps = {name: step_of(torch_nets, optimizer_of(name)) for name in names}
     states = {name: start(torch_nets, optimizer_of(name))[0] for name in steps}
     x, y = map(torch.as_tensor, batches())
     step_all = torch_nets.jit(
         lambda states, batch: {n: steps[n](s, batch)[0] for n, s in states.items()}
     )
-    found = {}
+    found: dict[str, TrainState] = {}
     for i in range(STEPS):
         states = step_all(states, (x[i], y[i]))
         found |= {name: state for name, state in states.items() if steps_of(name) == i + 1}

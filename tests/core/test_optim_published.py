@@ -291,6 +291,8 @@ RATES = {
     "backtracking": (1.0, 1.0),
     "momo": (0.5, 0.5),
     "momo_adam": (0.5, 0.5),
+    "strong_wolfe": (1.0, 1.0),
+    "lbfgs": (0.1, 0.001),
 }
 
 
