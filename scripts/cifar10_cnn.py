@@ -2,7 +2,6 @@
 accuracy.
 
 python scripts/cifar10_cnn.py --preset 94 --out runs/fast
-python scripts/cifar10_cnn.py --preset 94 --data folder --data_dir DIR --out runs/fast
 python scripts/cifar10_cnn.py --preset digits  # in small, on data that is always there
 """
 

@@ -1,7 +1,6 @@
 """Part I, task 3: CIFAR-10 as high as it goes without any convolution or patch.
 
 python scripts/cifar10_mlp.py --preset mlp --out runs/mlp
-python scripts/cifar10_mlp.py --preset mlp --data folder --data_dir DIR --out runs/mlp
 python scripts/cifar10_mlp.py --preset digits  # in small, on data that is always there
 """
 

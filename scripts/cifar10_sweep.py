@@ -18,6 +18,7 @@ from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cifar10_cnn, cifar10_mlp
+from scripts.shared.images import SOURCES
 from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp}
@@ -75,10 +76,8 @@ class Config(Options):
     valid_fraction: float = option(
         None, "the part of training images held out; by default the preset's", positive
     )
-    data: str = option(
-        "folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
-    )
-    data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
+    data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
+    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
     out: str = option("runs/cifar10", "folder of the runs")
     results: str = option(None, "JSON file for what all runs found; what it has is kept")

@@ -1,7 +1,7 @@
 """Part II: the reduced VGG with several optimizers, rates and seeds, and what it reaches at its
 best.
 
-    python scripts/cnn_sweep.py --data_dir DIR --results results/part2_settings.json
+    python scripts/cnn_sweep.py --results results/part2_settings.json
 
 Each setting and seed is a run of scripts/cnn_train.py in a folder of its own in --out; a run that
 was stopped goes on, one that has ended is only read. Runs that --results has already are kept and
@@ -20,6 +20,7 @@ from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cnn_train
+from scripts.shared.images import SOURCES
 from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
 
 # Named changes of the options of scripts/cnn_train.py
@@ -58,10 +59,8 @@ class Config(Options):
     )
     seeds: int = option(3, "seeds of each setting", positive)
     first_seed: int = option(0, "the first of them", not_negative)
-    data: str = option(
-        "folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
-    )
-    data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
+    data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
+    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     max_steps: int = option(5000, "steps of the settings that do not count epochs", positive)
     width: float = option(1.0, "factor of the channels", positive)
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)

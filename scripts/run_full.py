@@ -1,8 +1,8 @@
 """The whole assignment in full: every experiment of the report from the start, then the report.
 Hours long.
 
-    make full                                                                      # or:
-    python scripts/run_full.py --data folder --data_dir data/cifar10-jpeg75 --out runs/full
+    make full                                                      # or:
+    python scripts/run_full.py --data_dir data --out runs/full
 
 Each stage is a command that writes one file of results; the files of this repository's results/
 were written by the same commands. What is done is kept: after Ctrl-C, a kill or a failure the same

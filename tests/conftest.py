@@ -1,6 +1,7 @@
 """What all tests share: quick properties, and small nets with their data."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault(
@@ -23,6 +24,15 @@ def cache_of_images(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PURENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def cifar10_dir() -> str:
+    """CIFAR-10 itself, as `--data_dir` takes it; the test is skipped where it is not unpacked."""
+    folder = Path(__file__).parents[1] / "data"
+    if not (folder / "cifar-10-batches-py").exists():
+        pytest.skip("CIFAR-10 is not unpacked at data/cifar-10-batches-py")
+    return str(folder)
 
 
 @pytest.fixture(autouse=True)

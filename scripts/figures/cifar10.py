@@ -23,7 +23,7 @@ from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
-from scripts.shared.sweeps import grouped
+from scripts.shared.sweeps import grouped, images_of
 
 FAR = -20  # points of accuracy
 
@@ -174,10 +174,8 @@ def main(config: Config) -> None:
     rows = [
         row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1
     ]  # not single trials
-    save(
-        over_minutes(rows, "CIFAR-10 (JPEG q75 mirror), with and without convolutions"),
-        Path(config.out),
-    )
+    title = f"{images_of(rows)}, with and without convolutions"
+    save(over_minutes(rows, title), Path(config.out))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from purenets.core.report.plots import COLORS, LINES, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
 from purenets.core.runs.options import Options, option
-from scripts.shared.sweeps import grouped
+from scripts.shared.sweeps import grouped, images_of
 
 
 def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
@@ -209,7 +209,7 @@ def main(config: Config) -> None:
     if not path.exists():
         raise UserError(f"--results {path}: does not exist; scripts/cnn_sweep.py writes it")
     rows = [row for row in json.loads(path.read_text())["rows"] if row["setting"] != "best"]
-    save(settings_curves(rows, "The reduced VGG on CIFAR-10 (JPEG q75 mirror)"), Path(config.out))
+    save(settings_curves(rows, f"The reduced VGG on {images_of(rows)}"), Path(config.out))
 
 
 if __name__ == "__main__":

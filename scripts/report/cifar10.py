@@ -13,7 +13,7 @@ from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, run_quick
 from scripts.figures import cifar10 as figures
 from scripts.report.prose import sections
 from scripts.report.results import in_small
-from scripts.shared.sweeps import grouped, spread
+from scripts.shared.sweeps import grouped, images_of, spread
 
 BATCH = 16  # of the dimensions that are shown
 PIXELS = 3 * 32 * 32
@@ -100,7 +100,7 @@ def of_kind(found: dict, kind: str) -> list[dict]:
 def source(found: dict, settings: str) -> str:
     """Return where the results come from, for a caption."""
     command = f"`python scripts/cifar10_sweep.py --settings {settings}`"
-    return f"CIFAR-10 (JPEG q75 mirror); {command}, {found['machine']}."
+    return f"{images_of(found['rows'])}; {command}, {found['machine']}."
 
 
 def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:

@@ -2,7 +2,9 @@
 of its own; a run that was stopped goes on, one that has ended is only read, and rows that
 `--results` has are kept."""
 
+import itertools
 import json
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +81,20 @@ def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
     """The rows of each setting."""
     names = dict.fromkeys(row[by] for row in rows)
     return {name: [row for row in rows if row[by] == name] for name in names}
+
+
+def images_of(rows: list[dict]) -> str:
+    """Return what the rows were trained on, by their commands: CIFAR-10, or the folder's name."""
+    names = {_images_of(shlex.split(row["command"])) for row in rows}
+    return " and ".join(sorted(names))
+
+
+def _images_of(words: list[str]) -> str:
+    given = dict(itertools.pairwise(words))  # each flag with its value
+    source = given.get("--data", "cifar10")
+    if source == "folder":
+        return Path(given["--data_dir"]).name
+    return {"cifar10": "CIFAR-10"}.get(source, source)
 
 
 def spread(values: list[float | None]) -> str:

@@ -16,7 +16,6 @@ from scripts import cnn_train
 from scripts.cnn_train import Config
 
 ROOT = Path(__file__).parents[2]
-MIRROR = ROOT / "data" / "cifar10-jpeg75"
 SMALL = {
     "data": "digits",
     "width": 0.125,
@@ -53,12 +52,9 @@ def test_it_learns_digits():
     assert [row["step"] for row in result.history] == [0, 100, 200]
 
 
-@pytest.mark.skipif(
-    not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75"
-)
-def test_it_learns_from_cifar10():
+def test_it_learns_from_cifar10(cifar10_dir):
     config = Config(
-        data="folder", data_dir=str(MIRROR), width=0.125, batch_size=64, max_steps=60, eval_freq=60,
+        data_dir=cifar10_dir, width=0.125, batch_size=64, max_steps=60, eval_freq=60,
         learning_rate=3e-3, precision="float32", train_images=2000, valid_fraction=0.02,
         flip="random", crop=4, cutout=8,
     )  # fmt: skip
