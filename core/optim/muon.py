@@ -16,6 +16,7 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import running_mean
 from purenets.core.optim.hyper import Hyper, init_count, next_count, resolve_hyper, unless_zero
+from purenets.core.optim.newton_schulz import METHODS
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -52,12 +53,14 @@ def muon(
     ns_steps: int = 5,
     eps: float = 1e-7,
     precision: str | None = None,
+    method: str = "direct",
 ) -> Optimizer:
     """Muon on the leaves that `matrices(name, leaf)` picks, `other` on the rest (AdamW of the same
     rate).
 
     adjust_lr_fn: a name in ADJUSTMENTS. precision: of the Newton-Schulz iteration, None for that of
-    the leaf. First and last layers often do better with `other`: `matrices=not_named("fc1.*",
+    the leaf. method: "direct", or "gram" for fewer multiplications with the same result up to
+    rounding. First and last layers often do better with `other`: `matrices=not_named("fc1.*",
     "fc3.*")`.
     """
     if adjust_lr_fn not in ADJUSTMENTS:
@@ -66,7 +69,7 @@ def muon(
         )
     decay = unless_zero(weight_decay, add_decayed_weights)
     of_matrices = chain(
-        scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision),
+        scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision, method),
         scale_by_shape(adjust_lr_fn),
         *decay,
         scale_by_learning_rate(lr),
@@ -86,8 +89,11 @@ def scale_by_muon(
     ns_steps: int = 5,
     eps: float = 1e-7,
     precision: str | None = None,
+    method: str = "direct",
 ) -> Optimizer:
     """The running mean of g (Nesterov: one step ahead), orthogonalized."""
+    if method not in METHODS:
+        raise UserError(f"muon: unknown method {method!r}, choose from {', '.join(METHODS)}")
 
     def init(params):
         return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}
@@ -97,7 +103,7 @@ def scale_by_muon(
         mean = running_mean(mu, state["momentum_buffer"], grads)
         direction = running_mean(mu, mean, grads) if nesterov else mean
         updates = tree.map(
-            lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision), direction
+            lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision, method), direction
         )
         return updates, {**next_count(state), "momentum_buffer": mean}
 
@@ -120,18 +126,17 @@ def newton_schulz(
     steps: int = 5,
     eps: float = 1e-7,
     precision: str | None = None,
+    method: str = "direct",
 ) -> Array:
     """About U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x.
 
-    g: (rows, ...), as a matrix.
+    g: (rows, ...), as a matrix. method: a name in `newton_schulz.METHODS`.
     """
-    xp, (a, b, c) = namespace(g), coefficients
+    xp = namespace(g)
     x = g.reshape(g.shape[0], -1)
     x = x if precision is None else xp.astype(x, getattr(xp, precision))
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
     x = x / xp.clip(xp.sqrt((x * x).sum()), eps, None)  # so that no singular value is over 1
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    x = METHODS[method](x, coefficients, steps)
     return xp.astype((x if wide else x.T).reshape(g.shape), g.dtype)
