@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
-from purenets import Model, Optimizer, optim
+from purenets import Model, Optimizer, UserError, optim
+from purenets.core.optim.newton_schulz import METHODS
 from purenets.core.runs.command import command
 from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
 from purenets.optim import beta_lasso
@@ -26,7 +27,8 @@ MUON = functools.partial(
     optim.muon, adjust_lr_fn="match_rms_adamw", ns_steps=3, precision="bfloat16"
 )
 OPTIMIZERS = optim.OPTIMIZERS | {"muon": MUON}
-NETS = ("plain", "batch_norm", "residual", "s_fc")
+NETS = ("plain", "batch_norm", "bottleneck", "residual", "s_fc")
+NORMS = ("layer", "batch")
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,24 @@ class Config(ImageOptions):
 
     preset: str = option("", "the named set of values that all other options begin with")
     net: str = option("residual", f"one of {', '.join(NETS)}", one_of(NETS))
-    hidden: tuple[int, ...] = option((1024, 1024), "hidden units of plain and batch_norm", widths)
+    hidden: tuple[int, ...] = option(
+        (1024, 1024), "hidden units of plain, batch_norm and bottleneck", widths
+    )
+    bottleneck: int = option(256, "linear units between the hidden layers of bottleneck", positive)
+    norm: str = option("layer", "the residual net's normalization: layer or batch", one_of(NORMS))
+    pca: int = option(
+        0,
+        "take so many principal components of the pixels, of variance 1; 0 for the pixels",
+        not_negative,
+    )
     width: int = option(512, "of the residual net; alpha of s_fc", positive)
     depth: int = option(4, "blocks of the residual net", positive)
     expansion: int = option(4, "how much wider a block of the residual net is inside", positive)
     dropout: float = option(0.0, "the part of units set to 0", fraction)
     optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
+    muon_method: str = option(
+        "direct", "the order of muon's products; gram takes fewer of them", one_of(METHODS)
+    )
     learning_rate: float = option(1e-3, "the optimizer's peak rate", positive)
     schedule: str = option("one_cycle", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
     weight_decay: float = option(
@@ -115,12 +129,30 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
     """Return the net of `config` for the images of `task`."""
     from purenets.torch_nets import image_mlps
 
+    if config.small_size:
+        raise UserError("--small_size: a net without convolutions takes images of one size")
     n_inputs, n_classes = task.train[0][0].numel(), len(task.classes)
+    if not config.pca:
+        return net_of(config, n_inputs, n_classes, norm)
+    if config.pca > n_inputs:
+        raise UserError(f"--pca {config.pca}: an image has {n_inputs} numbers only")
+    parts = (task.normalize(part).cpu() for part in task.train[0].split(1000))
+    weight, bias = image_mlps.whitening_map(parts, config.pca)
+    return image_mlps.whitened(net_of(config, config.pca, n_classes, norm), weight, bias)
+
+
+def net_of(config: Config, n_inputs: int, n_classes: int, norm: Callable[..., Model]) -> Model:
+    """Return the net of `config` for inputs of `n_inputs` features."""
+    from purenets.torch_nets import image_mlps, layers
+
+    hidden, dropout = config.hidden, config.dropout
     if config.net == "plain":
-        return image_mlps.plain_mlp(n_inputs, config.hidden, n_classes, dropout=config.dropout)
+        return image_mlps.plain_mlp(n_inputs, hidden, n_classes, dropout=dropout)
     if config.net == "batch_norm":
-        return image_mlps.batch_norm_mlp(
-            n_inputs, config.hidden, n_classes, dropout=config.dropout, norm=norm
+        return image_mlps.batch_norm_mlp(n_inputs, hidden, n_classes, dropout=dropout, norm=norm)
+    if config.net == "bottleneck":
+        return image_mlps.bottleneck_mlp(
+            n_inputs, hidden, config.bottleneck, n_classes, dropout=dropout, norm=norm
         )
     if config.net == "s_fc":
         return image_mlps.s_fc(n_inputs, config.width, n_classes, norm=norm)
@@ -130,13 +162,17 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
         config.depth,
         n_classes,
         expansion=config.expansion,
-        dropout=config.dropout,
+        dropout=dropout,
+        norm=norm if config.norm == "batch" else layers.LayerNorm,
     )
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
     """Return the optimizer with its schedule, inside of beta-lasso where `--lasso` is given."""
-    optimizer = training.scheduled(OPTIMIZERS[config.optimizer], config, steps)
+    make = OPTIMIZERS[config.optimizer]
+    if config.optimizer == "muon":
+        make = functools.partial(make, method=config.muon_method)
+    optimizer = training.scheduled(make, config, steps)
     return beta_lasso(optimizer, config.lasso, config.beta) if config.lasso else optimizer
 
 

@@ -68,6 +68,20 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
+def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
+    """y = x W^T + b with given W (n_out, n_in) and b (n_out,), which are buffers and not trained:
+    (..., n_in) -> (..., n_out)."""
+    given = {"weight": weight, "bias": bias}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, {})
+        expect_features(x, weight.shape[1])
+        fixed = {name: buffers[name].to(x.dtype) for name in given}
+        return _product(x, fixed["weight"], fixed["bias"]), buffers
+
+    return Model(lambda key: ({}, given), apply, uses_key=False, kind="FixedLinear")
+
+
 def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
     """Return a layer without params, y = f(x); `kind` is its name in a table."""
 
@@ -230,19 +244,24 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
-def FixedConv(filters: Tensor) -> Model:
+def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
     """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not
-    trained, plus a bias that is, 0 at the start."""
+    trained, plus a bias that is, 0 at the start.
+
+    Without the bias nothing before the next layer is trained, and its gradient by its input is not
+    computed.
+    """
     shape = tuple(filters.shape)
+    shapes = {"bias": (shape[0],)} if bias else {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, {"bias": (shape[0],)})
+        expect(params, shapes)
         expect_channels(x, shape[1])
         weight = buffers["weight"].to(x.dtype)
-        return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
+        return torch.nn.functional.conv2d(x, weight, params.get("bias")), buffers
 
     def init(key):
-        return {"bias": torch.zeros(shape[0])}, {"weight": filters}
+        return {name: torch.zeros(n) for name, n in shapes.items()}, {"weight": filters}
 
     return Model(init, apply, uses_key=False, kind="FixedConv")
 

@@ -5,16 +5,21 @@ A script hands over a `Recipe`: its net and its optimizer. `ImageOptions` choose
 
 import functools
 import inspect
+import io
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from purenets import (
     GradFn,
+    History,
     Model,
     Optimizer,
+    Step,
     TrainState,
     UserError,
     evaluate,
@@ -30,6 +35,9 @@ from purenets.schedules import SCHEDULES
 from scripts.shared.images import ImageOptions, open_task, save, tested
 from scripts.shared.result import Result
 
+STATISTICS = 5000  # training images that BatchNorm's statistics of averaged params are taken over
+ROWS = "hardest.npy"  # in a run's folder: which rows of each batch are trained on
+
 
 class Recipe(NamedTuple):
     """What a script adds to the training.
@@ -41,18 +49,48 @@ class Recipe(NamedTuple):
         make_optimizer: `make_optimizer(config, steps, steps_per_epoch)` -> the optimizer.
         chain_moves: flip and crop take their keys from `augment.chain` instead of one after the
             other. Both are as random; each script keeps the numbers that its seeds have had.
+        proxy: `proxy(config)` -> the options of the small net of --hardest.
     """
 
     title: str
     make_net: Callable[[Any, Any, Callable[..., Model]], Model]
     make_optimizer: Callable[[Any, int, float], Optimizer]
     chain_moves: bool = False
+    proxy: Callable[[Any], Any] | None = None
+
+
+class Training(NamedTuple):
+    """All of a training but its loop.
+
+    Args:
+        folder: of the run, or None.
+        task: the images.
+        model: of uint8 images.
+        step: `fit` takes this, `state` and `batches`.
+        state: before the first step.
+        batches: the function from a step to its batch.
+        steps: to train for.
+        every: steps between two evaluations.
+        averaged: `averaged(state)` -> the state to evaluate.
+        evaluate: the function of a state that `fit` evaluates; None where no images are held out.
+    """
+
+    folder: Path | None
+    task: Any
+    model: Model
+    step: Step
+    state: TrainState
+    batches: Callable
+    steps: int
+    every: int
+    averaged: Callable[[TrainState], TrainState]
+    evaluate: Callable[[TrainState], dict[str, float]] | None
 
 
 def train(config: ImageOptions, recipe: Recipe) -> Result:
     """Train the net of a recipe; under torchrun in several processes, which share its batches.
 
-    The test images are looked at once, at the end.
+    The test images are looked at once, at the end; with --no-test not at all.
     """
     import torch  # when work starts, here and below, so that --help is quick
 
@@ -67,12 +105,46 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
 
 def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
-    from purenets.torch_nets import jit, metrics_fn
+    training = prepare(config, recipe, device, group)
+    state, history = fit(training, recipe.title, group)
+    state = training.averaged(state)
+    lap = runs.timer(training.folder if group.writes else None)
+    found = tested(config, training.model, state, training.task) if config.test else None
+    result = Result(state, history, training.model, training.task, found)
+    if training.folder and group.writes:
+        lap(int(state.step))  # the test belongs to the time of a run
+        save(result, training.folder, recipe.title)
+    return result
+
+
+def fit(training: Training, title: str, group) -> tuple[TrainState, History]:
+    """Train from where the run's folder stands; return the last state and the history."""
+    return runs.fit_and_save(
+        training.folder,
+        training.step,
+        training.state,
+        training.batches,
+        steps=training.steps,
+        every=training.every,
+        evaluate=training.evaluate,
+        label=title,
+        hint="try a lower --learning_rate",
+        writes=group.writes,
+    )
+
+
+def prepare(config: ImageOptions, recipe: Recipe, device, group, rows=None) -> Training:
+    """Return the training of a recipe, ready to begin or to go on with.
+
+    Args:
+        rows: of each batch to train on, (steps, images), for --hardest; by default those that the
+            small net finds, which is trained for it.
+    """
+    from purenets.torch_nets import metrics_fn
     from purenets.torch_nets.distributed import check_share, parallel_metrics
 
     check_share(config.batch_size, group)
-    if config.compile and group.size > 1:
-        raise UserError("--compile: not with several processes; leave it out")
+    check_one_process(config, group)
     split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = open_task(config, split_key, device, group)
     folder = runs.open_run(config, group.writes)
@@ -81,26 +153,37 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     model, grad = with_members(config, model, make_grad_fn(config, recipe, model, task, group))
     steps, per_epoch = steps_of(config, task)
     optimizer = make_optimizer(config, recipe, steps, per_epoch)
-    step = make_step(grad, optimizer)
-    state, history = runs.fit_and_save(
-        folder,
-        jit(step) if config.compile else step,
-        start(model, optimizer, init_key, step_key, device),
-        batches_of(config, task, batch_key),
+    batches = batches_of(config, recipe, task, batch_key, steps)
+    if config.hardest < 1:
+        batches = hardest_batches(config, recipe, task, batches, steps, folder, group, rows)
+    averaged = averaged_state_fn(model, task, config.batch_size)
+    return Training(
+        folder=folder,
+        task=task,
+        model=model,
+        step=compiled(config, make_step(grad, optimizer)),
+        state=start(model, optimizer, init_key, step_key, device),
+        batches=batches,
         steps=steps,
         every=steps_between_evaluations(config, steps, per_epoch),
-        evaluate=validation(parallel_metrics(metrics_fn(model), group), task),
-        label=recipe.title,
-        hint="try a lower --learning_rate",
-        writes=group.writes,
+        averaged=averaged,
+        evaluate=validation(parallel_metrics(metrics_fn(model), group), averaged, task),
     )
-    state = optim.with_averaged_params(state)
-    lap = runs.timer(folder if group.writes else None)
-    result = Result(state, history, model, task, tested(config, model, state, task))
-    if folder and group.writes:
-        lap(int(state.step))  # the test belongs to the time of a run
-        save(result, folder, recipe.title)
-    return result
+
+
+def check_one_process(config: ImageOptions, group) -> None:
+    """Raise a UserError for options that several processes do not share."""
+    if group.size == 1:
+        return
+    for given, flag in ((config.compile, "--compile"), (config.hardest < 1, "--hardest")):
+        if given:
+            raise UserError(f"{flag}: not with several processes; leave it out")
+
+
+def compiled(config: ImageOptions, step: Step) -> Step:
+    from purenets.torch_nets import jit
+
+    return jit(step) if config.compile else step
 
 
 # --- the length of the training -------------------------------------------------------------------
@@ -119,6 +202,11 @@ def steps_between_evaluations(config: ImageOptions, steps: int, per_epoch: float
     return config.eval_freq or math.ceil(per_epoch)
 
 
+def small_steps(config: ImageOptions, steps: int) -> int:
+    """Return how many steps see images of --small_size: the first of all."""
+    return round(config.small_fraction * steps) if config.small_size else 0
+
+
 # --- model ----------------------------------------------------------------------------------------
 
 
@@ -131,9 +219,9 @@ def batch_norm_of(group) -> Callable[..., Model]:
 
 
 def autotuned(plain: Model, task, precision: str, folder: Path | None, group) -> Model:
-    """Return the model of uint8 images, in the precision and memory format measured to be fastest.
+    """Return the model of uint8 images, in the precision and memory format that `precision` names.
 
-    A resumed run goes on as its `probe.json` says.
+    Only "auto" measures which is fastest; a resumed run goes on as its `probe.json` says.
     """
     from purenets.torch_nets import distributed
     from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
@@ -191,34 +279,125 @@ def make_grad_fn(config: ImageOptions, recipe: Recipe, model: Model, task, group
 
     grad = data_parallel(grad_fn(model, label_smoothed(config.label_smoothing)), group)
     if config.mixup:
-        grad = augment.mixup(grad, len(task.classes))
+        grad = augment.mixup(grad, len(task.classes), config.mixup_alpha)
     if config.cutout:  # filled with the mean, so after the normalization
         grad = augment.augmented(grad, augment.cutout(config.cutout))
+    if config.brightness or config.contrast:  # in deviations, so there too
+        grad = augment.augmented(grad, augment.color_jitter(config.brightness, config.contrast))
     grad = augment.with_input_transform(grad, task.normalize)
-    moves = [augment.flip] if config.flip == "random" else []
-    moves += [augment.crop(config.crop)] if config.crop else []
-    if moves and recipe.chain_moves:
-        moves = [augment.chain(*moves)]
-    for move in reversed(moves):  # the outermost wrapper is the first to draw and to move
+    in_gradient = moves_of(config, recipe) if config.hardest == 1 else []
+    for move in reversed(in_gradient):  # the outermost wrapper is the first to draw and to move
         grad = augment.augmented(grad, move)
     return grad
 
 
-def batches_of(config: ImageOptions, task, key) -> Callable:
-    """Return the function from the step to its batch."""
-    from purenets.data import batches
-    from purenets.torch_nets.augment import alternating_flip_batches
+def moves_of(config: ImageOptions, recipe: Recipe) -> list:
+    """Return the augmentations of uint8 images, in their order."""
+    from purenets.torch_nets import augment
 
-    draw = alternating_flip_batches if config.flip == "alternating" else batches
-    return draw(task.train, config.batch_size, key)
+    moves = [augment.flip] if config.flip == "random" else []
+    moves += [augment.crop(config.crop)] if config.crop else []
+    return [augment.chain(*moves)] if moves and recipe.chain_moves else moves
+
+
+def batches_of(config: ImageOptions, recipe: Recipe, task, key, steps: int) -> Callable:
+    """Return the function from the step to its batch; the first steps' images may be smaller."""
+    from purenets.torch_nets.augment import resized
+
+    full = drawn_batches(config, recipe, task.train, key)
+    end, size = small_steps(config, steps), config.small_size
+    if not end:
+        return full
+    height, width = task.train[0].shape[2:]
+    if size >= min(height, width):
+        raise UserError(f"--small_size {size}: images are {height} x {width}, needs a smaller one")
+    x, y = task.train
+    small = drawn_batches(config, recipe, (resized(x, size), y), key)  # the same, in the same order
+    return lambda step: (small if step < end else full)(step)
+
+
+def drawn_batches(config: ImageOptions, recipe: Recipe, images, key) -> Callable:
+    """Return the batches of images and classes; with --hardest flipped and moved already, so that
+    both nets see the same."""
+    from purenets.data import batches
+    from purenets.torch_nets import augment
+
+    alternating = config.flip == "alternating"
+    draw = augment.alternating_flip_batches if alternating else batches
+    found = draw(images, config.batch_size, key)
+    moves = moves_of(config, recipe) if config.hardest < 1 else []
+    if not moves:
+        return found
+    return augment.augmented_batches(found, augment.chain(*moves), random.fold_in(key, MOVES))
+
+
+MOVES = 1 << 31  # folded into the key of the batches, which themselves fold in the epoch
+
+
+# --- the hardest images ---------------------------------------------------------------------------
+
+
+def hardest_batches(
+    config: ImageOptions,
+    recipe: Recipe,
+    task,
+    batches,
+    steps: int,
+    folder: Path | None,
+    group,
+    rows=None,
+) -> Callable:
+    """Return the batches of the images that a small net finds hardest; a resumed run has them."""
+    import torch
+
+    from purenets.torch_nets.selection import selected
+
+    path = folder / ROWS if folder else None
+    if path and path.exists():
+        rows = torch.from_numpy(np.load(path))
+    elif rows is None:
+        lap = runs.timer(folder)
+        rows = hardest_rows_of(config, recipe, task, batches, steps, group)
+        if path:
+            lap(0)  # it belongs to the time of the run
+            file = io.BytesIO()
+            np.save(file, rows.numpy())
+            write_atomically(path, file.getvalue())
+    return selected(batches, rows)
+
+
+def hardest_rows_of(config: ImageOptions, recipe: Recipe, task, batches, steps: int, group):
+    """Train the small net of the recipe; return the rows of each batch that it finds hardest."""
+    from purenets.torch_nets.selection import hardest_rows
+
+    model, step, state = proxy_of(config, recipe, task, steps, group)
+    return hardest_rows(model, step, state, batches, steps, config.images_in_step)
+
+
+def proxy_of(config: ImageOptions, recipe: Recipe, task, steps: int, group) -> tuple:
+    """Return model, step and first state of the small net."""
+    from purenets.torch_nets.selection import TRAINED, proxy_steps
+
+    if recipe.proxy is None:
+        raise UserError(f"--hardest {config.hardest}: there is no small net for the {recipe.title}")
+    small = recipe.proxy(config)
+    plain = recipe.make_net(small, task, batch_norm_of(group))
+    model = autotuned(plain, task, config.precision, None, group)
+    grad = make_grad_fn(small, recipe, model, task, group)
+    per_epoch = len(task.train[1]) / config.batch_size / TRAINED
+    optimizer = recipe.make_optimizer(small, proxy_steps(steps), per_epoch)
+    init_key, step_key = random.split(random.fold_in(random.key(config.seed), 0))
+    state = start(model, optimizer, init_key, step_key, task.train[0].device)
+    return model, compiled(config, make_step(grad, optimizer)), state
 
 
 # --- optimizer ------------------------------------------------------------------------------------
 
 
 def make_optimizer(config: ImageOptions, recipe: Recipe, steps: int, per_epoch: float) -> Optimizer:
-    """Return the recipe's optimizer; the running mean of the params last."""
+    """Return the recipe's optimizer; lookahead around it, the running mean of the params last."""
     optimizer = recipe.make_optimizer(config, steps, per_epoch)
+    optimizer = optim.lookahead(optimizer, config.lookahead) if config.lookahead else optimizer
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
 
 
@@ -242,14 +421,40 @@ def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
 # --- evaluation -----------------------------------------------------------------------------------
 
 
-def validation(metrics: Callable, task) -> Callable[[TrainState], dict[str, float]] | None:
-    """Return what `fit` evaluates: the metrics of the (averaged) params on the validation images.
+def averaged_state_fn(model: Model, task, batch_size: int) -> Callable[[TrainState], TrainState]:
+    """Return the function from a state to the one to evaluate: its averaged params, where the
+    optimizer keeps an average, with BatchNorm's statistics taken anew for them.
+
+    The statistics are those of the first training images, as they are: so are the images of the
+    evaluation.
+    """
+    from purenets.torch_nets import update_batchnorm
+
+    x, y = task.train
+    size = min(batch_size, 500, len(y))
+    ends = range(size, min(len(y), STATISTICS) + 1, size)  # no batch of a few images
+    parts = [(x[end - size : end], y[end - size : end]) for end in ends]
+
+    def averaged(state: TrainState) -> TrainState:
+        found = optim.with_averaged_params(state)
+        if found is state or not any(name.endswith("running_mean") for name in state.buffers):
+            return found
+        buffers = update_batchnorm(model, found.params, found.buffers, parts, key=state.key)
+        return found._replace(buffers=buffers)
+
+    return averaged
+
+
+def validation(
+    metrics: Callable, averaged: Callable[[TrainState], TrainState], task
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """Return what `fit` evaluates: the metrics of the `averaged` state on the validation images.
 
     None where no images are held out.
     """
 
     def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, optim.with_averaged_params(state), task.valid, batch_size=500)
+        found = evaluate(metrics, averaged(state), task.valid, batch_size=500)
         return {f"valid_{name}": value for name, value in found.items()}
 
     return validate if len(task.valid[1]) else None
