@@ -68,18 +68,22 @@ def preset(name: str, **values) -> Config:
     return Config(**CIFAR10 | {"preset": name} | values)
 
 
+# What long trainings share: what costs accuracy in a short one pays in these.
+LONG = {
+    "optimizer": "muon",
+    "muon_method": "gram",
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "crop": 4,
+    "mixup": True,
+    "mixup_alpha": 0.8,
+    "label_smoothing": 0.3,
+}
 # Those for a GPU train on all images and compile the step; they are tested on a small CPU run only.
 PRESETS = {
-    "mlp": preset(
-        "mlp",
-        optimizer="muon",
-        learning_rate=2e-3,
-        weight_decay=0.05,
-        epochs=30.0,
-        batch_size=1000,
-        crop=4,
-        dropout=0.1,
-        evaluations=10,
+    "mlp": preset("mlp", **LONG, epochs=250.0, batch_size=1000),
+    "mlp-long": preset(
+        "mlp-long", **LONG, width=1024, depth=6, epochs=600.0, batch_size=2000, ema=0.999
     ),
     "mlp-gpu": preset(
         "mlp-gpu",
@@ -121,6 +125,7 @@ PRESETS = {
         views="none",
         learning_rate=3e-3,
         weight_decay=0.05,
+        precision="float32",
     ),
 }
 

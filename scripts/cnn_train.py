@@ -79,8 +79,10 @@ PRESETS = {
         optimizer=FILTER_MUON,
         learning_rate=0.12,
         schedule="linear",
+        muon_method="gram",
         dirac=True,
-        epochs=40.0,
+        small_size=24,
+        epochs=36.0,
         crop=4,
     ),
 }
