@@ -227,7 +227,9 @@ class _Recurrence(operations.Function):
 
     @staticmethod
     def jvp(ctx, *tangents):
-        raise NotImplementedError("recurrence.fused has no forward derivative; use recurrence.loop")
+        raise NotImplementedError(
+            'recurrence.fused has no forward derivative; use recurrence="loop"'
+        )
 
 
 class _RecurrenceBackward(operations.Function):
@@ -237,7 +239,9 @@ class _RecurrenceBackward(operations.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        raise NotImplementedError("recurrence.fused has no second derivative; use recurrence.loop")
+        raise NotImplementedError(
+            'recurrence.fused has no second derivative; use recurrence="loop"'
+        )
 
     jvp = backward
 
