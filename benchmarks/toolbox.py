@@ -85,7 +85,9 @@ def ours(name: str) -> Callable[[], dict]:
     """Return our function for the gradient of each example, from the module's own params."""
     make, shape = NETS[name]
     torch.manual_seed(0)
-    model = VanillaRNN(*shape, 128, 10) if name == "rnn" else from_module(make())
+    model = (
+        VanillaRNN(*shape, 128, 10, recurrence="fused") if name == "rnn" else from_module(make())
+    )
     params, buffers = model.init(torch.as_tensor(random.key(0)) if name == "rnn" else None)
     grads, batch = per_example_grads(model, train=True), data(shape)  # no layer here draws or mixes
     return lambda: grads(params, buffers, batch)[0]

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import Interrupted, fit, init_state, make_step, random, runs
+from purenets.core.architectures import RNN_RECURRENCES
 from purenets.core.report.tables import Table, table_of, to_markdown
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_lock, write_atomically
@@ -83,6 +84,9 @@ class Config(Options):
     eval_freq: int = option(1000, "steps between evaluations", positive)
     eval_size: int = option(
         10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
+    )
+    recurrence: str = option(
+        "fused", "of a training step: as in scripts/train.py", one_of(RNN_RECURRENCES)
     )
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(
@@ -166,6 +170,7 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
         "curriculum",
         "eval_freq",
         "eval_size",
+        "recurrence",
         "compile",
         "threads",
     )

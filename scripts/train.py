@@ -28,7 +28,7 @@ from purenets import (
     random,
     runs,
 )
-from purenets.core.architectures import RNN_INITS
+from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES
 from purenets.core.runs.command import command
 from purenets.core.runs.options import (
     Options,
@@ -71,6 +71,11 @@ class Config(Options):
     gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
     input_scale: float = option(1.0, "inputs are multiplied with this", positive)
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
+    recurrence: str = option(
+        "loop",
+        "of a training step: loop (autograd) or fused (one operation, faster)",
+        one_of(RNN_RECURRENCES),
+    )
     curriculum: tuple[int, ...] = option((), "lengths T to train at first, as 20,50,100", lengths)
     curriculum_fraction: float = option(
         0.6, "the part of the steps that these share equally", fraction
@@ -103,6 +108,7 @@ def make_model(config: Config) -> Model:
         init=config.init,
         gain=config.gain,
         input_scale=config.input_scale,
+        recurrence=config.recurrence,
     )
 
 

@@ -1,5 +1,7 @@
 """Networks on torch: pure functions over dicts of tensors, torch.func, torch.compile."""
 
+import torch
+
 from purenets.core.arrays import register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
 from purenets.core.optim.kernels import register_kernel
@@ -21,7 +23,7 @@ from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_tracing(is_tracing)
 pytree.register()
-register_kernel(fused_optimizers.advance)
+register_kernel(torch.Tensor, fused_optimizers.step)
 register_loop(traced_loop)
 
 __all__ = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from purenets.core import train
 from purenets.core.base import Metrics, Step, TrainState, UserError
+from purenets.core.kernel_rules import product_rule_name, use_product_rule
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.files import exclusive_lock, write_atomically
 from purenets.core.runs.options import Options
@@ -50,7 +51,8 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
             raise UserError(
                 f"--out {folder}: holds a checkpoint but no config.json; name another folder"
             )
-        text = json.dumps({**about, **environment()}, indent=1)
+        kernels = {"products": product_rule_name()}
+        text = json.dumps({**about, "kernels": kernels, **environment()}, indent=1)
         write_atomically(path, (text + "\n").encode())
     elif not config.resume:
         raise UserError(
@@ -58,7 +60,21 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
         )
     else:
         _check_same(folder, before, about)
+        _use_kernels(folder, before)
     return folder
+
+
+def _use_kernels(folder: Path, before: dict) -> None:
+    """Let this process take the kernels of the run that it resumes; one recorded before kernels
+    were has those of this processor.
+    """
+    kernels = before.get("kernels", {})
+    try:
+        use_product_rule(kernels.get("products", product_rule_name()))
+    except (UserError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"--out {folder}: its config.json names unknown kernels ({error})"
+        ) from error
 
 
 def save(folder: Path, state: TrainState, rows: history.History, metric_sums: Metrics) -> None:

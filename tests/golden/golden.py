@@ -40,9 +40,12 @@ RUNS = {
     "alternating --views shift",
     "cifar10 mlp": "cifar10_mlp --preset digits --epochs 2 --precision bfloat16 --mixup "
     "--cutout 2 --flip random",
-    "rnn eager": "train --input_length 6 --train_steps 40 --eval_freq 20 --eval_size 500 "
+    "rnn eager": "train --recurrence fused --input_length 6 --train_steps 40 --eval_freq 20 "
+    "--eval_size 500 --no-compile",
+    "rnn loop": "train --input_length 6 --train_steps 40 --eval_freq 20 --eval_size 500 "
     "--no-compile",
-    "rnn compiled": "train --input_length 4 --train_steps 40 --eval_freq 20 --eval_size 500",
+    "rnn compiled": "train --recurrence fused --input_length 4 --train_steps 40 --eval_freq 20 "
+    "--eval_size 500",
 }
 
 
