@@ -181,18 +181,17 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
     return beta_lasso(optimizer, config.lasso, config.beta) if config.lasso else optimizer
 
 
-def title(config: Config) -> str:
-    return f"{config.net} net without convolution"
+RECIPE = training.Recipe("net without convolution", make_net, make_optimizer)
 
 
 def train(config: Config) -> Result:
     """Train the net of `config`; the test images are looked at once, at the end."""
-    return training.train(config, training.Recipe(title(config), make_net, make_optimizer))
+    return training.train(config, RECIPE)
 
 
 def main(config: Config) -> Result:
     result = train(config)
-    report(title(config), result)
+    report(RECIPE.title, result)
     return result
 
 

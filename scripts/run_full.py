@@ -51,11 +51,16 @@ STAGES = {
     "part1_noise": Stage(
         "compare_mlps.py --datasets moons --noises 0.1,0.2,0.3 --optimizers sgd,adam", 2
     ),
-    "part1_cifar10": Stage("cifar10_sweep.py --settings final", 120, images=True),
-    "part1_cifar10_ablation": Stage("cifar10_sweep.py --settings ablation", 100, images=True),
-    "part2_settings": Stage("cnn_sweep.py", 150, images=True),
+    "part1_cifar10": Stage("cifar10_sweep.py --settings final --first_seed 100", 800, images=True),
+    "part1_cifar10_ablation": Stage(
+        "cifar10_sweep.py --settings ablation --seeds 2", 450, images=True
+    ),
+    "part2_settings": Stage("cnn_sweep.py", 200, images=True),
     "part2_best": Stage(
-        "cnn_sweep.py --settings best --seeds 1", 50, images=True, into="part2_settings"
+        'cnn_sweep.py --settings "40 epochs plain,40 epochs augmented,best" --seeds 2',
+        300,
+        images=True,
+        into="part2_settings",
     ),
     "rnn_lengths": Stage("palindrome_sweep.py", 60),
     "rnn_settings": Stage(

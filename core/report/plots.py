@@ -75,6 +75,16 @@ def curves(
     return figure
 
 
+def training_and_validation(axis, histories: Sequence[History], name: str) -> None:
+    """Draw a metric of several runs over the steps: of the training solid, of the validation
+    dashed, where there is one."""
+    parts = ((name, "training", COLORS[0], "-"), (f"valid_{name}", "validation", COLORS[1], "--"))
+    for which, label, color, line in parts:
+        drawn = [column(rows, which) for rows in histories]
+        for i, (steps, values) in enumerate(found for found in drawn if found[0]):
+            axis.plot(steps, values, line, color=color, linewidth=1.3, label=None if i else label)
+
+
 def scatter(axis, data: Dataset, title: str = "") -> None:
     """The points of a set: class by color and shape, train filled, test hollow; more than two
     features as their first two principal components."""

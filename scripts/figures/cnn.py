@@ -54,16 +54,8 @@ def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
     at the end; thin lines are seeds."""
     figure, axes = panels(1, 2, 4.8, 3.6)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
+        plots.training_and_validation(axis, [row["history"] for row in rows], name)
         for i, row in enumerate(rows):
-            parts = (
-                (name, "train", COLORS[0], "-"),
-                (f"valid_{name}", "validation", COLORS[1], "--"),
-            )
-            for which, label, color, line in parts:
-                label = None if i else label
-                axis.plot(
-                    *column(row["history"], which), line, color=color, linewidth=1.3, label=label
-                )
             end, label = row["history"][-1]["step"], None if i else "test, at the end"
             axis.plot(end, row["test"][name], "*", color=COLORS[3], markersize=11, label=label)
         axis.set(xlabel="step", ylabel=name)

@@ -5,7 +5,7 @@ of its own; a run that was stopped goes on, one that has ended is only read, and
 import itertools
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +16,7 @@ from purenets.core.report.tables import Table, to_markdown
 from purenets.core.runs import history
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options
+from purenets.core.runs.rows import rounded, rows_text
 
 
 def sweep(
@@ -40,7 +41,7 @@ def sweep(
                 **runs.environment(),
                 **runs.machine(),
             }
-            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            write_atomically(path, rows_text({**about, "rows": rows}).encode())
             write_atomically(path.with_suffix(".md"), to_markdown(table(rows)).encode())
     return rows
 
@@ -60,10 +61,10 @@ def trained(script: ModuleType, config: Options) -> dict:
         "torch": begun["versions"]["torch"],
         **runs.machine(),
         "training_seconds": runs.training_seconds(folder) or None,
-        "laps": runs.timings(folder),
+        "laps": rounded(runs.timings(folder)),
         "way": fastest(json.loads((folder / "probe.json").read_text())),
         "test": json.loads((folder / "results.json").read_text()),
-        "history": history.read_csv(folder / "history.csv"),
+        "history": rounded(history.read_csv(folder / "history.csv")),
     }
 
 
@@ -81,6 +82,22 @@ def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
     """The rows of each setting."""
     names = dict.fromkeys(row[by] for row in rows)
     return {name: [row for row in rows if row[by] == name] for name in names}
+
+
+def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
+    """Return what validation accuracy loses or gains when one ingredient of `base` is changed, in
+    points, each seed against the same seed of `base`."""
+    by_setting = grouped(list(rows))
+    whole = {row["seed"]: row["history"][-1]["valid_accuracy"] for row in by_setting[base]}
+    return {
+        setting.removeprefix(f"{base}: "): [
+            100 * (row["history"][-1]["valid_accuracy"] - whole[row["seed"]])
+            for row in mine
+            if row["seed"] in whole
+        ]
+        for setting, mine in by_setting.items()
+        if setting.startswith(f"{base}: ")
+    }
 
 
 def images_of(rows: list[dict]) -> str:

@@ -28,9 +28,7 @@ MLP = dataclasses.replace(
 
 
 def prepared(script, config):
-    recipe = getattr(script, "RECIPE", None)
-    recipe = recipe or training.Recipe("net", script.make_net, script.make_optimizer)
-    return training.prepare(config, recipe, torch.device("cpu"), Group())
+    return training.prepare(config, script.RECIPE, torch.device("cpu"), Group())
 
 
 def first_steps(script, config, n=2):
