@@ -126,9 +126,11 @@ class ImageOptions(Options):
             if first and second not in (0, fields[loses].default):
                 raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0")
         for name, other, without in NEEDS:
-            value = getattr(self, name)
-            if value != fields[name].default and getattr(self, other) == without:
-                raise UserError(f"--{name} {value}: means nothing without --{other}")
+            value, default = getattr(self, name), fields[name].default
+            if value != default and getattr(self, other) == without:
+                raise UserError(
+                    f"--{name} {value}: means nothing without --{other}; needs --{name} {default}"
+                )
 
     @property
     def images_in_step(self) -> int:

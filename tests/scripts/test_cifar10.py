@@ -98,7 +98,8 @@ def test_preset_gives_the_defaults_of_all_other_options():
 
 
 def test_the_fast_net_learns_from_cifar10(cifar10_dir):
-    few = {"data": "cifar10", "image_size": 0, "train_images": 2000, "epochs": 8.0, "views": "none"}
+    few = {"data": "cifar10", "image_size": 0, "train_images": 2000, "epochs": 5.0}
+    few |= {"views": "none", "views_below": 1.0, "valid_fraction": 0.01}
     config = tiny(cifar10_cnn, "94", **few, data_dir=cifar10_dir, channels=(16, 32, 32))
     assert cifar10_cnn.train(config).test["accuracy"] > 0.4  # chance is 0.1
 
@@ -129,7 +130,7 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
         blocks = report_cifar10.analysis(found, kind)
         mine = [figures.final(row) for row in both if row["setting"].startswith(kind)]
         assert blocks[0].startswith(f"The network reaches {spread(mine)}% test accuracy (n = 2)")
-        assert len([block for block in blocks if isinstance(block, Picture)]) == 2
+        assert len([block for block in blocks if isinstance(block, Picture)]) == 3
 
 
 @pytest.mark.parametrize(
@@ -158,8 +159,12 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
             ["--preset", "digits", "--optimizer", "adagrid"],
             "--optimizer adagrid: needs one of",
         ),
-        (cifar10_mlp, ["--max_steps", "9"], "--max_steps 9: --epochs 30.0 decides"),
-        (cifar10_mlp, ["--eval_freq", "9"], "--eval_freq 9: --evaluations 10 decides"),
+        (cifar10_mlp, ["--max_steps", "9"], "--max_steps 9: --epochs 250.0 decides"),
+        (
+            cifar10_mlp,
+            ["--preset", "mlp-gpu", "--eval_freq", "9"],
+            "--eval_freq 9: --evaluations 10 decides",
+        ),
     ],
 )
 def test_wrong_options_end_in_one_line(script, flags, message, capsys, monkeypatch):
