@@ -81,7 +81,7 @@ CHANGES: dict[str, tuple[str, str, dict, dict[str, dict]]] = {
                 "muon_method": "direct",
             },
             "plain": {"net": "plain", "hidden": (2048, 1024, 1024)},
-            "BatchNorm, not residual": {"net": "batch_norm", "hidden": (2048, 1024, 1024)},
+            "BatchNorm without residuals": {"net": "batch_norm", "hidden": (2048, 1024, 1024)},
             "linear bottlenecks": {
                 "net": "bottleneck",
                 "hidden": (2048, 2048, 2048),
