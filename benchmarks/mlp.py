@@ -327,9 +327,9 @@ def table(found: dict) -> Table:
     rows = []
     for name in ours:
         ratios = (found["ratio"][f"{name} / {peer}"] for peer in peers)
-        rows.append((name, f"{found['ms'][name]:.3f}", *map(with_quartiles, ratios)))
+        rows.append((name, f"{found['ms'][name]:.3f}", *map(with_quartiles, ratios), found["n"]))
     caption = f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles)."
-    return table_of(("ours", "ms", *heads), rows, caption)
+    return table_of(("ours", "ms", *heads, "n"), rows, caption)
 
 
 if __name__ == "__main__":

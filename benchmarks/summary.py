@@ -6,17 +6,18 @@ picture.
 A ratio is ours to the peer's, so below 1 is faster; the bar is the largest that is meant to be.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.timing import with_quartiles, write
+from benchmarks.timing import save_figure, with_quartiles, write
 from purenets import runs
 from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
 
 
 class Bar(NamedTuple):
@@ -130,7 +131,7 @@ def found(folder: Path) -> list[dict]:
     rows = []
     for bar in BARS:
         path = folder / f"benchmarks_{bar.file}.json"
-        inner = json.loads(path.read_text()) if path.exists() else {}
+        inner = result_files.read(path) if path.exists() else {}
         about = {name: inner.get(name) for name in ("command", "n", "machine", "git_commit")}
         for name in bar.path:
             inner = inner.get(name, {})
@@ -152,8 +153,11 @@ def table(rows: list[dict]) -> Table:
     for row in rows:
         met = "" if row["median"] <= row["at_most"] else " (missed)"
         bar = f"{row['at_most']:g}{met}"
-        cells.append((row["work"], row["peer"], with_quartiles(row), bar, row["n"]))
-    return table_of(("work", "peer", "ratio (quartiles)", "meant to be at most", "n"), cells)
+        cells.append(
+            (row["work"], row["peer"], with_quartiles(row), bar, row["n"], *origin_cells([row]))
+        )
+    header = ("work", "peer", "ratio: ours / peer, median (quartiles)", "meant to be at most", "n")
+    return table_of((*header, *ORIGIN), cells)
 
 
 def draw(rows: list[dict]):
@@ -176,8 +180,7 @@ def draw(rows: list[dict]):
 def main(config: Config) -> list[dict]:
     folder = Path(config.folder)
     rows = found(folder)
-    Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(rows), Path(config.figure))
+    save_figure(draw(rows), config.figure)
     n = min(row["n"] for row in rows)
     about = {
         "command": "python -m benchmarks.summary",

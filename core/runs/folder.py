@@ -12,7 +12,7 @@ from purenets.core.kernel_rules import product_rule_name, use_product_rule
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.files import exclusive_lock, write_atomically
 from purenets.core.runs.options import Options
-from purenets.core.runs.provenance import _script, environment
+from purenets.core.runs.provenance import DIRTY, _script, environment, machine, origin
 
 TIME = "seconds.json"  # apart from the history, which is the same whenever and wherever it is made
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
@@ -52,8 +52,7 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
                 f"--out {folder}: holds a checkpoint but no config.json; name another folder"
             )
         kernels = {"products": product_rule_name()}
-        text = json.dumps({**about, "kernels": kernels, **environment()}, indent=1)
-        write_atomically(path, (text + "\n").encode())
+        _write_config(path, {**about, "kernels": kernels, **environment(), **machine()})
     elif not config.resume:
         raise UserError(
             f"--out {folder}: holds a run; go on with it by --resume, or name another folder"
@@ -61,6 +60,7 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
     else:
         _check_same(folder, before, about)
         _use_kernels(folder, before)
+        _mark_dirty(path, before)
     return folder
 
 
@@ -75,6 +75,12 @@ def _use_kernels(folder: Path, before: dict) -> None:
         raise UserError(
             f"--out {folder}: its config.json names unknown kernels ({error})"
         ) from error
+
+
+def origin_of(folder: Path) -> dict:
+    """Return the commit and the machine of the run in a folder, as its `config.json` names them."""
+    config = json.loads((folder / "config.json").read_text())
+    return {name: config.get(name, value) for name, value in origin().items()}
 
 
 def save(folder: Path, state: TrainState, rows: history.History, metric_sums: Metrics) -> None:
@@ -185,6 +191,17 @@ def _last_good(folder: Path | None) -> str:
         if path.exists()
         else "there is no good checkpoint yet"
     )
+
+
+def _write_config(path: Path, config: dict) -> None:
+    write_atomically(path, (json.dumps(config, indent=1) + "\n").encode())
+
+
+def _mark_dirty(path: Path, before: dict) -> None:
+    """Name the commit of a run that changed code goes on with as dirty, and for good."""
+    commit = str(origin()["git_commit"])
+    if commit.endswith(DIRTY) and not str(before.get("git_commit")).endswith(DIRTY):
+        _write_config(path, {**before, "git_commit": commit})
 
 
 def _check_same(folder: Path, before: dict, about: dict) -> None:
