@@ -79,7 +79,7 @@ def array_operations(params: dict, x: np.ndarray, y: np.ndarray) -> Callable[[],
     """Return the calls of NumPy that the step makes, one after the other: what remains if all that
     stands around them costs nothing."""
     w1, b1, w2, b2 = params.values()
-    p = m = v = g = np.concatenate(list(params.values()), axis=None)
+    p = m = v = np.concatenate(list(params.values()), axis=None)
     v, n, zero = v * v, len(y), np.zeros((), p.dtype)
 
     def call():
