@@ -7,7 +7,7 @@ named.
 import math
 from collections.abc import Callable, Sequence
 
-from purenets.core.arrays import namespace
+from purenets.core.arrays import FULL, dtype_called, kind_of, namespace, sqrt, widened
 from purenets.core.base import Array, Params, UserError
 from purenets.core.vector_dict import from_vector, vector_of
 
@@ -150,9 +150,9 @@ def cast(tree: dict, dtype: str) -> dict:
     """Floating-point leaves as `dtype` ("float32", "float64", "bfloat16", ...); others stay."""
 
     def one(leaf):
-        xp = namespace(leaf)
-        floating = xp.isdtype(leaf.dtype, "real floating")
-        return xp.astype(leaf, getattr(xp, dtype), copy=False) if floating else leaf
+        if kind_of(leaf) != "f":
+            return leaf
+        return namespace(leaf).astype(leaf, dtype_called(dtype, leaf, "cast"), copy=False)
 
     return map(one, tree)
 
@@ -168,9 +168,29 @@ def size(tree: dict) -> int:
 
 
 def norm(tree: dict) -> Array:
-    """The Euclidean norm of all leaves together, a scalar array."""
-    squares = [(leaf * leaf).sum() for leaf in leaves(tree)]
-    return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))
+    """Return the Euclidean norm of all leaves together, a scalar array.
+
+    Of half-precision leaves in float32, of complex ones the root of the sum of |z|^2. Its derivative
+    where all elements are 0 is 0.
+
+    >>> import numpy as np
+    >>> float(norm({"a": np.array([300.0], "float16"), "b": np.array([400j])}))
+    500.0
+    """
+    squares = [_sum_of_squares(leaf) for leaf in leaves(tree)]
+    if not squares:
+        raise UserError("norm: a dict without leaves has none")
+    return sqrt(sum(squares[1:], squares[0]))
+
+
+def _sum_of_squares(leaf: Array) -> Array:
+    if leaf.dtype in FULL:
+        return (leaf * leaf).sum()
+    leaf, kind, xp = widened(leaf), kind_of(leaf), namespace(leaf)
+    if kind == "c":
+        return sum((part * part).sum() for part in (xp.real(leaf), xp.imag(leaf)))
+    leaf = leaf if kind == "f" else xp.astype(leaf, xp.float64)  # squares of integers may overflow
+    return (leaf * leaf).sum()
 
 
 def flat_layout(flat: Params) -> Layout:

@@ -13,6 +13,7 @@ from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.kernels import advance_by_kernel, rule_of
+from purenets.core.optim.precision import any_dtype, for_full
 from purenets.core.vector_dict import ALL, VectorDict, from_vector, packed, vector_of
 
 
@@ -21,19 +22,21 @@ class _NoVectorError(Exception):
 
 
 def elementwise(optimizer: Optimizer) -> Optimizer:
-    """Return `optimizer`, declared to treat every element alone."""
-    plain = optimizer.update
+    """Return `optimizer`, declared to treat every element alone, for leaves of `any_dtype`."""
+    optimizer = any_dtype(optimizer)
+    plain, full = optimizer.update, for_full(optimizer.update)
 
     def update(grads, state, params):
         return on_vectors(plain, grads, state, params)
 
     update.on_leaves = plain
+    update.full = lambda grads, state, params: on_vectors(full, grads, state, params)
     return Optimizer(optimizer.init, update)
 
 
 def elementwise_as(inner: Optimizer, optimizer: Optimizer) -> Optimizer:
     """Return `optimizer`, declared elementwise if `inner`, which it wraps, is."""
-    return elementwise(optimizer) if is_elementwise(inner) else optimizer
+    return elementwise(optimizer) if is_elementwise(inner) else any_dtype(optimizer)
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:

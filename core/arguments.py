@@ -1,0 +1,113 @@
+"""Checks of the numbers that a user hands over, made once, where a function is called or built.
+
+    expect_hypers("adam", NOT_NEGATIVE, lr=lr, eps=eps)
+    expect_integers("lookahead", 1, k=k)
+
+Each raises a `UserError` of one line that names the function, the argument and what is right. What
+is no plain number is let through where it may be meant: arrays, since a value under vmap or
+torch.compile cannot be read, and schedules where a hyper-parameter is asked for.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from purenets.core.base import UserError
+
+
+class Range(NamedTuple):
+    """A set of numbers: what it is called, and whether it holds a number."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+NOT_NEGATIVE = Range("a finite number from 0 on", lambda v: 0 <= v < math.inf)
+POSITIVE = Range("a finite number above 0", lambda v: 0 < v < math.inf)
+ABOVE_0 = Range("above 0", lambda v: v > 0)
+FINITE = Range("a finite number", lambda v: -math.inf < v < math.inf)
+DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
+FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
+PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def expect_hypers(function: str, right: Range, **values: Any) -> None:
+    """Raise a UserError for a hyper-parameter that is no number of the range `right`, no schedule
+    and no array.
+    """
+    for name, value in values.items():
+        if not callable(value):
+            _expect(function, name, value, right, "a number, a schedule or an array")
+
+
+def expect_numbers(function: str, right: Range, **values: Any) -> None:
+    """Raise a UserError for an argument that is no number of the range `right` and no array."""
+    for name, value in values.items():
+        _expect(function, name, value, right, "a number")
+
+
+def expect_betas(function: str, betas: Any) -> None:
+    """Raise a UserError unless there are two decays of running means (or an array of two)."""
+    if not hasattr(betas, "dtype") and not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise UserError(f"{function}: betas: {betas!r} is not a pair, such as (0.9, 0.999)")
+    for beta in betas:
+        expect_hypers(function, DECAY, betas=beta)
+
+
+def expect_integers(function: str, least: int, **values: Any) -> None:
+    """Raise a UserError for an argument that is no integer from `least` on."""
+    for name, value in values.items():
+        if not is_integer(value) or value < least:
+            right = {0: "an integer from 0 on", 1: "a positive integer"}
+            right = right.get(least, f"an integer from {least} on")
+            raise UserError(f"{function}: {name} is {value!r}, needs {right}")
+
+
+def expect_flags(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise UserError(f"{function}: {name} is {value!r}, needs True or False")
+
+
+def expect_functions(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that cannot be called."""
+    for name, value in values.items():
+        if not callable(value):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a function")
+
+
+def expect_optimizers(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no pair of the functions `init` and `update`."""
+    for name, value in values.items():
+        if not (hasattr(value, "init") and hasattr(value, "update")):
+            hint = f"; call it: {value.__name__}(...)" if hasattr(value, "__name__") else ""
+            raise UserError(
+                f"{function}: {name} is {_shown(value)}, needs an Optimizer, as sgd(0.1){hint}"
+            )
+
+
+def is_integer(value: Any) -> bool:
+    """Return True for an integer of Python or NumPy that is no truth value."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> None:
+    """Raise a UserError unless `value` is an array, or a number in the range."""
+    kind = type(value)
+    if kind is float or kind is int or isinstance(value, int | float | np.integer | np.floating):
+        if kind is not bool and right.holds(value):
+            return
+        wrong = kinds if kind is bool else right.text
+        raise UserError(f"{function}: {name}: {value!r} is not {wrong}")
+    if not hasattr(value, "dtype") or isinstance(value, np.bool_):
+        raise UserError(f"{function}: {name}: {_shown(value)} is not {kinds}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it: short ones in full, others by their type."""
+    text = repr(value)
+    short = len(text) <= 40 and "\n" not in text and not callable(value)
+    return text if short else f"a {type(value).__name__}"
