@@ -24,7 +24,6 @@ from torch import nn
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
 from purenets import make_step, numpy_nets, optim, random, runs, scan, torch_nets, train_state, tree
-from purenets.core.metrics import accuracy as accuracy_of
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
@@ -172,7 +171,7 @@ def in_torch(
     """Return our ordinary step on torch; for k > 1, a scan of k of them."""
 
     def make(model, optimizer):
-        metrics = {"accuracy": accuracy_of} if accuracy else {}
+        metrics = None if accuracy else {}  # by default the accuracy
         step = make_step(torch_nets.grad_fn(model, metrics=metrics), optimizer)
         return wrap((lambda state, batches: scan(step, state, batches)) if k > 1 else step)
 

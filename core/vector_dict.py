@@ -299,9 +299,9 @@ def packed(layout: Layout, leaves: Params) -> Array | None:
         return None
     ordered = [leaves[name] for name in layout.keys]
     dtype = ordered[0].dtype
-    if [leaf.shape for leaf in ordered] != layout.shape_list or any(
-        leaf.dtype != dtype for leaf in ordered
-    ):
+    if [leaf.shape for leaf in ordered] != layout.shape_list:
+        return None
+    if [leaf.dtype for leaf in ordered] != [dtype] * len(ordered):
         return None
     if not isinstance(ordered[0], np.ndarray) and any(leaf.requires_grad for leaf in ordered):
         return None

@@ -61,7 +61,7 @@ def relu_forward(x):
 
 def relu_backward(dout, cache):
     """dx = dout where y > 0, else 0 (also at x = 0, as in PyTorch)."""
-    return dout * (cache > 0)
+    return dout * np.sign(cache)  # y is not negative
 
 
 def tanh_forward(x):
@@ -136,22 +136,25 @@ def softmax_cross_entropy_forward(logits, targets):
     targets = classes_or_labels(logits, targets)
     if targets.ndim == 2:
         return _softmax_labels_forward(logits, targets)
-    rows = np.arange(len(targets))
-    shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
+    n, n_classes = logits.shape
+    begins = np.arange(0, n * n_classes, n_classes)  # of the rows, in the order of memory
+    places = begins + targets
+    largest = logits.take(begins + logits.argmax(axis=1))  # half the time of logits.max(axis=1)
+    shifted = logits - largest[:, None]
     e = np.exp(shifted)
-    total = np.add.reduce(e, axis=-1, keepdims=True)
-    losses = np.log(total[:, 0]) - shifted[rows, targets]
+    total = np.add.reduce(e, axis=1, keepdims=True)
+    losses = np.log(total[:, 0]) - shifted.take(places)
     e /= total
-    return np.add.reduce(losses) / losses.dtype.type(len(losses)), (e, targets, rows)
+    return np.add.reduce(losses) / losses.dtype.type(n), (e, targets, places)
 
 
 def softmax_cross_entropy_backward(dout, cache):
     """dx = dout (p - onehot(target)) / batch."""
-    p, targets, rows = cache
-    if rows is None:
+    p, targets, places = cache
+    if places is None:
         return _softmax_labels_backward(dout, p, targets)
     dx = p.copy()
-    dx[rows, targets] -= 1
+    dx.put(places, dx.take(places) - 1)
     dx *= dout / len(targets)
     return dx
 
@@ -261,7 +264,8 @@ def Linear(n_in: int, n_out: int) -> Module:
         return dx, {"weight": dweight, "bias": dbias}
 
     def backward_params(dout, cache):
-        return dict(zip(("weight", "bias"), linear_backward_params(dout, cache), strict=True))
+        dweight, dbias = linear_backward_params(dout, cache)
+        return {"weight": dweight, "bias": dbias}
 
     return Module(init, forward, backward, False, "Linear", backward_params=backward_params)
 

@@ -24,7 +24,7 @@ from purenets.torch_nets.vanilla_rnn import VanillaRNN
 register_full(torch.float32, torch.float64)
 register_tracing(is_tracing)
 pytree.register()
-register_kernel(fused_optimizers.advance)
+register_kernel(torch.Tensor, fused_optimizers.step)
 register_loop(traced_loop)
 
 __all__ = [

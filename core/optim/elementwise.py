@@ -12,9 +12,17 @@ from collections.abc import Callable
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.blocks import advance_in_blocks
 from purenets.core.optim.kernels import advance_by_kernel, rule_of
 from purenets.core.optim.precision import any_dtype, for_full
-from purenets.core.vector_dict import ALL, VectorDict, from_vector, packed, vector_of
+from purenets.core.vector_dict import (
+    ALL,
+    VectorDict,
+    are_large,
+    from_vector,
+    packed,
+    vector_of,
+)
 
 
 class _NoVectorError(Exception):
@@ -128,10 +136,13 @@ def advance_fn(optimizer: Optimizer) -> Callable:
     update, rule = on_leaves(optimizer), rule_of(optimizer)
 
     def advance_leaves(grads, state, params):
-        done = rule and advance_by_kernel(rule, grads, state, params)
-        if done:
-            return done
         updates, state = update(grads, state, params)
         return tree.map(apply_update, params, updates), state
 
-    return lambda grads, state, params: on_vectors(advance_leaves, grads, state, params)
+    def advance_elementwise(grads, state, params):
+        done = rule and advance_by_kernel(rule, grads, state, params)
+        if not done and type(params) is dict and are_large(params):
+            done = advance_in_blocks(advance_leaves, grads, state, params)
+        return done or on_vectors(advance_leaves, grads, state, params)
+
+    return advance_elementwise

@@ -84,7 +84,9 @@ def chain(*transforms: Optimizer) -> Optimizer:
         return {name: transform.init(params) for name, transform in named.items()}
 
     any_leaves = Optimizer(init, _in_sequence(inner, takes_more))
-    full_only = Optimizer(init, _in_sequence({n: for_full(u) for n, u in inner.items()}, takes_more))
+    full_only = Optimizer(
+        init, _in_sequence({n: for_full(u) for n, u in inner.items()}, takes_more)
+    )
     optimizer = any_dtype(full_only, any_leaves)
     if together:
         return elementwise(optimizer)

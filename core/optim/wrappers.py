@@ -113,7 +113,7 @@ def named(*patterns: str) -> Predicate:
     """
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise UserError(f"named: {pattern!r} is no pattern, such as \"*.bias\"")
+            raise UserError(f'named: {pattern!r} is no pattern, such as "*.bias"')
     return lambda name, leaf: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
