@@ -27,9 +27,11 @@ class Range(NamedTuple):
 NOT_NEGATIVE = Range("a finite number from 0 on", lambda v: 0 <= v < math.inf)
 POSITIVE = Range("a finite number above 0", lambda v: 0 < v < math.inf)
 ABOVE_0 = Range("above 0", lambda v: v > 0)
+ANY = Range("a number", lambda v: True)  # its range is told by the caller
 FINITE = Range("a finite number", lambda v: -math.inf < v < math.inf)
 DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
 FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
+OPEN_FRACTION = Range("between 0 and 1", lambda v: 0 < v < 1)
 PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
 
 

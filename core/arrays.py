@@ -121,7 +121,7 @@ def dtype_called(name: str, reference: Array, function: str):
     found = getattr(xp, name, None) if isinstance(name, str) else None
     try:
         if found is not None and xp.isdtype(found, "real floating"):
-            return found
+            return np.dtype(found) if library == "NumPy" else found
     except TypeError:  # an attribute that is no dtype, such as "sum"
         pass
     raise UserError(

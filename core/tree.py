@@ -170,8 +170,8 @@ def size(tree: dict) -> int:
 def norm(tree: dict) -> Array:
     """Return the Euclidean norm of all leaves together, a scalar array.
 
-    Of half-precision leaves in float32, of complex ones the root of the sum of |z|^2. Its derivative
-    where all elements are 0 is 0.
+    Of half-precision leaves in float32, of complex ones the root of the sum of |z|^2. Where all
+    elements are 0 its derivative is 0.
 
     >>> import numpy as np
     >>> float(norm({"a": np.array([300.0], "float16"), "b": np.array([400j])}))

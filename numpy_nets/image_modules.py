@@ -11,6 +11,7 @@ import numpy as np
 from einops import rearrange, reduce, repeat
 
 from purenets.core import random
+from purenets.core.arrays import FULL, widened
 from purenets.core.base import UserError
 from purenets.core.serial import expect, expect_channels, expect_sizes
 from purenets.numpy_nets.modules import Linear, Module, ReLU
@@ -140,14 +141,16 @@ def batch_norm_forward(x, weight, bias, eps=1e-5):
     """Return y = n weight + bias with n = (x - mean) / sqrt(var + eps), mean, var and a cache.
 
     x, y: (B, C, H, W); weight, bias: (C,). mean and (biased) var: (C,), over batch and pixels.
+    Half precision is computed in float32, as in PyTorch.
     """
+    dtype, x = x.dtype, widened(x)
     mean = reduce(x, "b c h w -> c", "mean")
     centered = x - over_pixels(mean)
     var = reduce(centered * centered, "b c h w -> c", "mean")
     inverse_deviation = 1 / np.sqrt(var + x.dtype.type(eps))
     n = centered * over_pixels(inverse_deviation)
     y = n * over_pixels(weight) + over_pixels(bias)
-    return y, mean, var, (n, weight, inverse_deviation)
+    return y.astype(dtype, copy=False), mean, var, (n, weight, inverse_deviation)
 
 
 def batch_norm_backward(dout, cache):
@@ -236,10 +239,10 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         expect_channels(x, n)
         weight, bias = params["weight"], params["bias"]
         if not train:
-            mean, var = buffers["running_mean"], buffers["running_var"]
+            mean, var = widened(buffers["running_mean"]), widened(buffers["running_var"])
             scale = weight / np.sqrt(var + var.dtype.type(eps))
             y = (x - over_pixels(mean)) * over_pixels(scale) + over_pixels(bias)
-            return y, buffers, None
+            return (y if x.dtype in FULL else y.astype(x.dtype)), buffers, None
         out, mean, var, cache = batch_norm_forward(x, weight, bias, eps)
         return out, _moved(buffers, x, mean, var), cache
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
 from purenets.core.serial import (
@@ -95,9 +96,10 @@ def dropout_backward(dout, cache):
 def softmax_forward(x):
     """p_k = exp(x_k) / sum_j exp(x_j), along the last axis; the largest x is subtracted first,
     which changes nothing but keeps exp from overflowing."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    wide = widened(x)
+    e = np.exp(wide - wide.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
-    return p, p
+    return p.astype(x.dtype, copy=False), p
 
 
 def softmax_backward(dout, cache):
@@ -109,6 +111,7 @@ def softmax_backward(dout, cache):
 def cross_entropy_forward(p, targets):
     """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,)
     int, or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
+    p = widened(p)
     targets = classes_or_labels(p, targets)
     if targets.ndim == 2:
         log_p = np.log(np.where(targets == 0, 1, p))  # where t_k = 0, p_k may be 0 too
@@ -131,8 +134,10 @@ def cross_entropy_backward(dout, cache):
 def softmax_cross_entropy_forward(logits, targets):
     """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits.
 
-    targets: (batch,) int, or (batch, classes) labels, one-hot or soft.
+    targets: (batch,) int, or (batch, classes) labels, one-hot or soft. Of half-precision logits
+    the loss and the gradient are in float32.
     """
+    logits = widened(logits)
     targets = classes_or_labels(logits, targets)
     if targets.ndim == 2:
         return _softmax_labels_forward(logits, targets)

@@ -13,6 +13,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.architectures import rnn_shapes
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.numpy_nets.grad import NumpyModel
 from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
@@ -37,8 +38,8 @@ def rnn_backward(dh, cache):
     Backpropagation through time: `da` is dL/da(t), where a(t) = W_hx x(t) + W_hh h(t-1) + b_h.
     """
     x, states, W_hx, W_hh = cache
-    dx, dW_hx, dW_hh = np.empty_like(x), np.zeros_like(W_hx), np.zeros_like(W_hh)
-    db_h = np.zeros(len(W_hh), dtype=W_hh.dtype)
+    dx, dW_hx, dW_hh = np.empty_like(x), np.zeros_like(widened(W_hx)), np.zeros_like(widened(W_hh))
+    db_h = np.zeros(len(W_hh), dtype=dW_hh.dtype)
     for t in reversed(range(x.shape[1])):
         da = tanh_backward(dh, states[t + 1])
         dW_hx += da.T @ x[:, t]

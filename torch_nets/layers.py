@@ -15,6 +15,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
 from purenets.core.serial import (
     expect,
@@ -318,7 +319,7 @@ def _batch_normalized_by_total(
     def channels(v):
         return v.view(-1, *[1] * (x.ndim - 2))
 
-    wide = x.to(weight.dtype)
+    wide = widened(x.to(weight.dtype))
     count = total(wide.new_full((), x.numel() / x.shape[1]))
     others = [axis for axis in range(x.ndim) if axis != 1]
     mean = total(wide.sum(dim=others)) / count

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
 
@@ -46,7 +47,11 @@ def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes."""
+    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes.
+
+    Of half-precision logits in float32: in their own dtype the mean of large losses overflows.
+    """
+    logits = widened(logits)
     try:
         return torch.nn.functional.cross_entropy(
             logits,

@@ -87,7 +87,7 @@ def are_full(leaves: Params) -> bool:
     if not isinstance(leaves, dict):
         return False
     for leaf in leaves.values():  # no generator: this is a part of every step
-        if getattr(leaf, "dtype", None) not in FULL:
+        if getattr(leaf, "dtype", None) not in FULL:  # noqa: SIM110
             return False
     return True
 

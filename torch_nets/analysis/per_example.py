@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.torch_nets.grad import expect_tensors
@@ -132,8 +133,9 @@ def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
 
 
 def leaf_grad_norms(grads: Params) -> Params:
-    """The norm of each example's gradient in each leaf: (batch,) for (batch, ...)."""
-    return tree.map(lambda g: g.flatten(1).norm(dim=1), grads)
+    """The norm of each example's gradient in each leaf: (batch,) for (batch, ...), in float32 of
+    half precision."""
+    return tree.map(lambda g: widened(g).flatten(1).norm(dim=1), grads)
 
 
 def example_grad_norms(grads: Params) -> Tensor:
@@ -156,7 +158,7 @@ def noise_scale(grads: Params) -> Tensor:
     if n < 2:
         raise UserError(f"noise_scale: {n} example, needs two or more")
     single = (example_grad_norms(grads) ** 2).mean()
-    whole = tree.norm(tree.map(lambda g: g.mean(0), grads)) ** 2
+    whole = tree.norm(tree.map(lambda g: widened(g).mean(0), grads)) ** 2
     signal, noise = (n * whole - single) / (n - 1), (single - whole) / (1 - 1 / n)
     return noise / signal
 
@@ -176,5 +178,5 @@ def influence(grads: Params, reference: Params) -> Tensor:
     """How much a step along each example's gradient lowers the loss whose gradient is `reference`,
     to first order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one
     checkpoint; Pruthi et al. 2020)."""
-    dots = tree.map(lambda g, r: g.flatten(1) @ r.flatten(), grads, reference)
+    dots = tree.map(lambda g, r: widened(g).flatten(1) @ widened(r).flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)
