@@ -1,7 +1,8 @@
-"""Checks of the numbers that a user hands over, made once, where a function is called or built.
+"""Checks of what a user hands over, made once, where a function is called or built.
 
     expect_hypers("adam", NOT_NEGATIVE, lr=lr, eps=eps)
     expect_integers("lookahead", 1, k=k)
+    expect_optimizers("accumulate", optimizer=optimizer)
 
 Each raises a `UserError` of one line that names the function, the argument and what is right. What
 is no plain number is let through where it may be meant: arrays, since a value under vmap or
@@ -9,7 +10,7 @@ torch.compile cannot be read, and schedules where a hyper-parameter is asked for
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,15 @@ def expect_flags(function: str, **values: Any) -> None:
             raise UserError(f"{function}: {name} is {value!r}, needs True or False")
 
 
+def expect_choice(function: str, choices: Iterable[str], **values: Any) -> None:
+    """Raise a UserError for an argument that is none of the names `choices`."""
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in choices:
+            raise UserError(
+                f"{function}: unknown {name} {_shown(value)}, choose from {', '.join(choices)}"
+            )
+
+
 def expect_functions(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that cannot be called."""
     for name, value in values.items():
@@ -81,14 +91,35 @@ def expect_functions(function: str, **values: Any) -> None:
             raise UserError(f"{function}: {name} is {_shown(value)}, needs a function")
 
 
+def expect_dicts(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no dict."""
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a dict of arrays")
+
+
 def expect_optimizers(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no pair of the functions `init` and `update`."""
+    _expect_fields(function, ("init", "update"), "an Optimizer, as sgd(0.1)", values)
+
+
+def expect_models(function: str, fields: tuple[str, ...] = ("init", "apply"), **values) -> None:
+    """Raise a UserError for an argument that lacks one of the functions that a model has."""
+    _expect_fields(function, fields, f"a model with {' and '.join(fields)}", values)
+
+
+def expect_states(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no `TrainState`."""
+    fields = ("params", "buffers", "opt_state", "key", "step")
+    _expect_fields(function, fields, "a TrainState, as init_state returns it", values)
+
+
+def _expect_fields(function: str, fields: tuple[str, ...], right: str, values: dict) -> None:
     for name, value in values.items():
-        if not (hasattr(value, "init") and hasattr(value, "update")):
-            hint = f"; call it: {value.__name__}(...)" if hasattr(value, "__name__") else ""
-            raise UserError(
-                f"{function}: {name} is {_shown(value)}, needs an Optimizer, as sgd(0.1){hint}"
-            )
+        if not all(hasattr(value, field) for field in fields):
+            made_by = getattr(value, "__name__", "<lambda>")
+            hint = "" if made_by.startswith("<") else f"; call it: {made_by}(...)"
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs {right}{hint}")
 
 
 def is_integer(value: Any) -> bool:
@@ -110,6 +141,8 @@ def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> N
 
 def _shown(value: Any) -> str:
     """Return a value as a message shows it: short ones in full, others by their type."""
+    kind = type(value).__name__
+    if callable(value) or hasattr(value, "dtype"):
+        return f"a {kind}"
     text = repr(value)
-    short = len(text) <= 40 and "\n" not in text and not callable(value)
-    return text if short else f"a {type(value).__name__}"
+    return text if len(text) <= 40 and "\n" not in text else f"a {kind}"

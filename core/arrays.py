@@ -125,7 +125,7 @@ def dtype_called(name: str, reference: Array, function: str):
     except TypeError:  # an attribute that is no dtype, such as "sum"
         pass
     raise UserError(
-        f"{function}: dtype: {name!r} is no floating-point dtype of {library}, as \"float32\" is"
+        f'{function}: dtype: {name!r} is no floating-point dtype of {library}, as "float32" is'
     )
 
 

@@ -156,6 +156,8 @@ def permutation(key: Array, n: int) -> Array:
 
 def bits(key: Array, n: int) -> Array:
     """`n` random words (n,) of 32 bits, in int64."""
+    if not isinstance(n, int | np.integer) or n < 0:
+        raise UserError(f"bits: {n!r} words; needs an integer that is not negative")
     return namespace(key).concat(_hash(key, -(-n // 4), DRAW))[:n]
 
 

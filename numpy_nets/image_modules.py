@@ -11,9 +11,10 @@ import numpy as np
 from einops import rearrange, reduce, repeat
 
 from purenets.core import random
+from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_integers, expect_numbers
 from purenets.core.arrays import FULL, widened
 from purenets.core.base import UserError
-from purenets.core.serial import expect, expect_channels, expect_sizes
+from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
 from purenets.numpy_nets.modules import Linear, Module, ReLU
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
@@ -174,6 +175,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     """(B, n_in, H, W) -> (B, n_out, H', W'). Weights and bias uniform within 1 / sqrt(n_in size^2),
     as in PyTorch, and drawn as `purenets.torch_nets.layers.Conv` draws them."""
     expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
+    expect_integers("Conv", 0, padding=padding)
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):
@@ -217,6 +219,7 @@ def _fixed(kind, forward, backward, *arguments) -> Module:
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
     """The largest value of each window; the padding never wins."""
     expect_sizes("MaxPool", size=size, stride=stride)
+    expect_padding("MaxPool", padding, size)
     return _fixed("MaxPool", max_pool_forward, max_pool_backward, size, stride, padding)
 
 
@@ -228,6 +231,8 @@ def GlobalAvgPool() -> Module:
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
     """BatchNorm with running statistics in the buffers, as `torch_nets.layers.BatchNorm`."""
     expect_sizes("BatchNorm", n=n)
+    expect_numbers("BatchNorm", FRACTION, momentum=momentum)
+    expect_numbers("BatchNorm", NOT_NEGATIVE, eps=eps)
 
     def init(key):
         params = {"weight": np.ones(n, np.float32), "bias": np.zeros(n, np.float32)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.architectures import rnn_shapes
+from purenets.core.arguments import is_integer
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.numpy_nets.grad import NumpyModel
@@ -58,7 +59,7 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
     sqrt(hidden) as nn.RNN's.
     """
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
-    if min(input_length, input_dim, num_hidden, num_classes) < 1:
+    if not all(is_integer(n) and n > 0 for n in (input_length, *shapes["W_hx"], num_classes)):
         raise UserError(
             f"VanillaRNN: needs positive sizes, got {input_length}, {shapes['W_hx']}, {num_classes}"
         )
@@ -96,5 +97,7 @@ def _check(params, shapes, x):
         if name not in params or params[name].shape != shape:
             have = params[name].shape if name in params else "missing in params"
             raise UserError(f"{name}: {have}, expected {shape}")
+    if not isinstance(x, np.ndarray):
+        raise UserError(f"x: a {type(x).__name__}, needs a NumPy array (batch, T-1, input_dim)")
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
         raise UserError(f"x: {x.shape}, expected (batch, T-1, {shapes['W_hx'][1]})")

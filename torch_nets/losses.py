@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from purenets.core.arguments import ANY, expect_numbers
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
@@ -41,6 +42,7 @@ def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
 
     Source: Szegedy et al. 2016.
     """
+    expect_numbers("label_smoothed", ANY, amount=amount)
     if not 0 <= amount <= 1:
         raise UserError(f"label_smoothed: amount {amount} is not from 0 to 1")
     return functools.partial(smoothed_cross_entropy, smoothing=amount)

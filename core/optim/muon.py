@@ -74,6 +74,8 @@ def muon(
     """
     expect_hypers("muon", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     expect_hypers("muon", DECAY, momentum=momentum)
+    expect_flags("muon", nesterov=nesterov)
+    _expect_precision("muon", precision)
     _expect_iteration("muon", ns_coefficients, ns_steps, eps)
     expect_functions("muon", matrices=matrices)
     _expect_adjustment("muon", adjust_lr_fn)
@@ -95,9 +97,14 @@ def muon(
 
 
 def _expect_adjustment(function: str, name: str) -> None:
-    if name not in ADJUSTMENTS:
+    if not isinstance(name, str) or name not in ADJUSTMENTS:
         known = ", ".join(ADJUSTMENTS)
         raise UserError(f"{function}: unknown adjust_lr_fn {name!r}, choose from {known}")
+
+
+def _expect_precision(function: str, precision: str | None) -> None:
+    if precision is not None and not isinstance(precision, str):
+        raise UserError(f"{function}: precision is {precision!r}, needs a dtype's name or None")
 
 
 def _expect_iteration(function: str, coefficients, steps: int, eps: float) -> None:
@@ -122,6 +129,7 @@ def scale_by_muon(
     expect_hypers("scale_by_muon", DECAY, momentum=momentum)
     expect_flags("scale_by_muon", nesterov=nesterov)
     _expect_iteration("scale_by_muon", ns_coefficients, ns_steps, eps)
+    _expect_precision("scale_by_muon", precision)
 
     def init(params):
         return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from purenets.core import tree
 from purenets.core.arrays import FULL, kind_of, namespace, widened
-from purenets.core.base import Array, Optimizer, Params, Update, UserError
+from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.vector_dict import VectorDict, from_vector, vector_of
 
@@ -50,7 +50,11 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
 
     def update(grads, state, params):
         full = are_full(grads) and are_full(params)
-        return (plain if full else update_of_any)(grads, state, params)
+        try:
+            return (plain if full else update_of_any)(grads, state, params)
+        except STATE_ERRORS:  # costs nothing where there is none
+            expect_state(init, state, params)
+            raise
 
     def update_with_loss(grads, state, params, **extra):
         full = are_full(grads) and are_full(params)
@@ -77,6 +81,19 @@ def real_only(name: str, optimizer: Optimizer) -> Optimizer:
     return optimizer._replace(init=init)
 
 
+STATE_ERRORS = (KeyError, TypeError, AttributeError)  # of an entry that is missing, or no dict
+
+
+def expect_state(init: InitState, state: dict, params: Params) -> None:
+    """Raise a UserError unless the state has the entries and shapes that `init(params)` has."""
+    if not isinstance(state, dict):
+        raise UserError(f"opt_state: a {type(state).__name__}, needs what init returns")
+    try:
+        tree.check_like(state, init(params))
+    except UserError as error:
+        raise UserError(f"opt_state: of another optimizer or other params: {error}") from error
+
+
 # --- what leaves there are ------------------------------------------------------------------------
 
 
@@ -87,7 +104,8 @@ def are_full(leaves: Params) -> bool:
     if not isinstance(leaves, dict):
         return False
     for leaf in leaves.values():  # no generator: this is a part of every step
-        if getattr(leaf, "dtype", None) not in FULL:  # noqa: SIM110
+        dtype = getattr(leaf, "dtype", None)
+        if dtype not in FULL:
             return False
     return True
 

@@ -17,9 +17,17 @@ from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_integers
+from purenets.core.arguments import (
+    FINITE,
+    expect_dicts,
+    expect_functions,
+    expect_integers,
+    expect_models,
+    expect_numbers,
+)
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.batch import count_examples
 from purenets.core.optim.elementwise import apply_updates
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.losses import cross_entropy
@@ -31,6 +39,9 @@ def eval_loss_fn(
     model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy
 ) -> Scalar:
     """The loss of a batch as a function of the params, in evaluation mode."""
+    expect_models("eval_loss_fn", ("apply",), model=model)
+    expect_functions("eval_loss_fn", loss=loss)
+    count_examples(batch, "eval_loss_fn")
     x, y = batch
     return lambda params: loss(model.apply(params, buffers, x)[0], y)
 
@@ -42,6 +53,8 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
     Forward over reverse; where an operation of f has no forward derivative, such as a fused LSTM,
     reverse over reverse, which gives the same as H is symmetric.
     """
+    expect_functions("hvp", f=f)
+    expect_dicts("hvp", params=params)
     v = _in_order(v, params)
     with _differentiable_attention():
         try:
@@ -121,6 +134,8 @@ def lanczos(
     k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
     Half-precision params are multiplied in their dtype; all else is float32.
     """
+    expect_functions("lanczos", product=product)
+    expect_dicts("lanczos", params=params)
     expect_integers("lanczos", 1, iterations=iterations)
     random.check_key(key)
     vector, unravel = tree.ravel(params)
@@ -211,10 +226,18 @@ def landscape(
     f: Scalar, params: Params, directions: Sequence[Params], steps: Sequence[float]
 ) -> np.ndarray:
     """f(params + a d1 + b d2) for all a and b of `steps`: (steps, steps), a along the rows."""
+    expect_functions("landscape", f=f)
+    expect_dicts("landscape", params=params)
+    if not isinstance(directions, list | tuple):
+        raise UserError("landscape: directions: needs a list of two dicts")
     if len(directions) != 2:
         raise UserError(f"landscape: {len(directions)} directions, a plane needs two")
+    if not hasattr(steps, "__len__") or isinstance(steps, str | dict):
+        raise UserError(f"landscape: steps is {steps!r}, needs a list of numbers")
     if len(steps) == 0:
         raise UserError("landscape: no steps, needs one or more")
+    for step in steps:
+        expect_numbers("landscape", FINITE, steps=step)
 
     def at(a, b):
         move = tree.map(lambda d, e: a * d + b * e, *directions)

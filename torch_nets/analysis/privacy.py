@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
-from purenets.core.arguments import ANY, expect_functions, expect_numbers
+from purenets.core.arguments import ANY, expect_functions, expect_models, expect_numbers
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
@@ -46,6 +46,7 @@ def dp_grad_fn(
         UserError: for an empty batch without a `batch_size`, and for noise without a key.
     """
     expect_numbers("dp", ANY, clip=clip, noise_multiplier=noise_multiplier)
+    expect_models("dp", ("apply",), model=model)
     expect_functions("dp", loss=loss)
     if batch_size is not None:
         expect_numbers("dp", ANY, batch_size=batch_size)
@@ -119,6 +120,7 @@ def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Ba
     if not 0 < rate <= 1:
         raise UserError(f"poisson_batches: rate {rate} is not a probability over 0")
     n = count_examples(data, "poisson_batches")
+    random.check_key(key)
 
     def batch(step: int) -> Batch:
         chosen = random.bernoulli(random.fold_in(key, step), rate, (n,))
