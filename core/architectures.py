@@ -47,11 +47,9 @@ def reduced_vgg(
     return layers | {"mean": backend.GlobalAvgPool(), "fc": backend.Linear(channels, n_classes)}
 
 
-RNN_INITS = (
-    "default",
-    "orthogonal",
-    "identity",
-)  # how W_hh begins, functions of purenets.torch_nets.vanilla_rnn
+# How W_hh begins, and how a training step computes equation (1): in torch_nets/vanilla_rnn.py
+RNN_INITS = ("default", "orthogonal", "identity")
+RNN_RECURRENCES = ("loop", "fused")
 
 
 def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, tuple[int, ...]]:

@@ -22,6 +22,7 @@ from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
+from scripts.shared.sweeps import MEAN_SD, spread
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ def main(config: Config) -> np.ndarray:
         np.array(json.loads(path.read_text())["validation_accuracy"]) if done else train(config)
     )
     rates = [rate for rate, seed in members(config) if seed == 0]
-    print("rate      mean    std     (validation accuracy over the seeds)")
+    print(f"rate      validation accuracy over {config.seeds} seeds ({MEAN_SD})")
     for rate, row in zip(rates, accuracy, strict=True):
-        print(f"{rate:<8.2g}  {row.mean():.2%}  {row.std():.2%}")
+        print(f"{rate:<8.2g}  {spread(row.tolist(), unit='%')}")
     if path:
         from purenets.core.report import plots
 

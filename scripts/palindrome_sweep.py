@@ -20,11 +20,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import Interrupted, fit, init_state, make_step, random, runs
-from purenets.core.report.tables import Table, table_of, to_markdown
+from purenets.core.architectures import RNN_RECURRENCES
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_lock, write_atomically
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import train as rnn
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, spread
 
 # Named changes of the options of scripts/train.py
 ONE_HOT, UNCLIPPED, FROZEN = {"input_dim": 10}, {"max_norm": 0.0}, {"freeze_recurrence": True}
@@ -84,6 +88,9 @@ class Config(Options):
     eval_size: int = option(
         10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
     )
+    recurrence: str = option(
+        "fused", "of a training step: as in scripts/train.py", one_of(RNN_RECURRENCES)
+    )
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(
         0, "CPU threads, among which members are shared out; 0 for one a core", not_negative
@@ -99,6 +106,7 @@ def main(config: Config) -> dict:
 
     from purenets.torch_nets.distributed import barrier, processes
 
+    about = runs.environment() | runs.machine()  # of the beginning
     with processes(torch.device("cpu")) as group:
         folder = runs.open_run(config, group.writes)
         barrier(group)  # until the folder is there
@@ -116,32 +124,29 @@ def main(config: Config) -> dict:
                     raise Interrupted(f"{error}; go on with --resume") from error
         barrier(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
-    found = {
-        "command": runs.command_line(config),
-        "n": config.seeds,
-        **runs.environment(),
-        **runs.machine(),
-    }
+    found = {"command": runs.command_line(config), "n": config.seeds, **about}
     found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
     if config.results and group.writes:
-        path = Path(config.results)
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        write_atomically(path.with_suffix(".md"), to_markdown(table(found)).encode())
+        result_files.write(config.results, found, table(found))
     return found
 
 
 def table(found: dict) -> Table:
     """Return a row for each cell and each length at which it was evaluated: mean ± standard
     deviation of the accuracy over the seeds, and the worst seed."""
-    header = ("setting", "steps", "trained at T", "evaluated at T", "accuracy", "worst seed", "n")
+    accuracy = f"accuracy ({MEAN_SD})"
+    header = (
+        *("setting", "steps", "trained at T", "evaluated at T", accuracy, "worst seed", "n"),
+        *ORIGIN,
+    )
     rows = []
     for row in found["cells"]:
         for T, at in row["accuracy"].items():
-            values = np.array(at["by_seed"])
-            spread = f"{values.mean():.1%} ± {values.std(ddof=1) if len(values) > 1 else 0:.1%}"
+            values = at["by_seed"]
             which = f"{T} (all palindromes)" if at["exhaustive"] else T
-            trained = (row["setting"], row["steps"], row["T"])
-            rows.append((*trained, which, spread, f"{values.min():.1%}", len(values)))
+            trained = (row["setting"], row["steps"], row["T"], which)
+            reached = (spread(values, digits=1, unit="%"), f"{min(values):.1%}", len(values))
+            rows.append((*trained, *reached, *origin_cells([row])))
     return table_of(header, rows)
 
 
@@ -149,11 +154,11 @@ def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict
     """What the seeds of one setting and length reach; read from the folder where that is known
     already.
     """
-    path = folder / "cell.json"
+    path, origin = folder / "cell.json", runs.origin_of(folder.parent)
     if path.exists():
-        return json.loads(path.read_text())
+        return origin | json.loads(path.read_text())
     folder.mkdir(exist_ok=True)
-    found = train_cell(config, rnn_config(config, setting, T), setting, folder, place)
+    found = train_cell(config, rnn_config(config, setting, T), setting, folder, place) | origin
     write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
     return found
 
@@ -166,6 +171,7 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
         "curriculum",
         "eval_freq",
         "eval_size",
+        "recurrence",
         "compile",
         "threads",
     )

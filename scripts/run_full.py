@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Interrupted, UserError
 from purenets.core.report.tables import table_of, to_text
+from purenets.core.runs import provenance
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import Options, each, one_of, option
@@ -110,6 +111,7 @@ class Config(Options):
 def main(config: Config) -> Path:
     """All stages that are not done yet; prints a table and returns the path of the report."""
     names = config.stages
+    expect_clean_tree()
     if any(STAGES[name].images for name in names):
         open_images(config)
     folder = folder_at(config.out)
@@ -135,6 +137,15 @@ def main(config: Config) -> Path:
         )
     )
     return folder / "report" / "report.html"
+
+
+def expect_clean_tree() -> None:
+    """Refuse to work for hours on results that the report would not read."""
+    if changed := provenance.changed_files():
+        raise UserError(
+            f"{changed[0]}: differs from the commit, so that all results would be drafts, which "
+            "no report reads; commit first"
+        )
 
 
 def open_images(config: Config) -> None:

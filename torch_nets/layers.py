@@ -27,6 +27,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
+from purenets.core.kernel_rules import product_rule
 from purenets.core.serial import (
     expect,
     expect_batch,
@@ -79,9 +80,10 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     become one loop with what stands around them: to call a library for it would take longer. A
     large one may be for oneDNN."""
     multiplications = x.numel() * weight.shape[0]
+    least = product_rule().min_multiplies_operation
     if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
-    elif multiplications >= matmul.MIN_MULTIPLIES_OPERATION and matmul.onednn_supports(x, weight):
+    elif multiplications >= least and matmul.onednn_supports(x, weight):
         y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
     else:
         return torch.nn.functional.linear(x, weight, bias)

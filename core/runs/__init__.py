@@ -3,6 +3,7 @@
 from purenets.core.runs.folder import (
     fit_and_save,
     open_run,
+    origin_of,
     restore,
     save,
     timer,
@@ -10,7 +11,7 @@ from purenets.core.runs.folder import (
     training_seconds,
 )
 from purenets.core.runs.options import Options, option
-from purenets.core.runs.provenance import command_line, environment, machine
+from purenets.core.runs.provenance import command_line, environment, machine, origin
 
 __all__ = [
     "Options",
@@ -20,6 +21,8 @@ __all__ = [
     "machine",
     "open_run",
     "option",
+    "origin",
+    "origin_of",
     "restore",
     "save",
     "timer",

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from purenets.core import train
 from purenets.core.base import Metrics, Step, TrainState, UserError
+from purenets.core.kernel_rules import product_rule_name, use_product_rule
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.files import exclusive_lock, write_atomically
 from purenets.core.runs.options import Options
-from purenets.core.runs.provenance import _script, environment
+from purenets.core.runs.provenance import DIRTY, _script, environment, machine, origin
 
 TIME = "seconds.json"  # apart from the history, which is the same whenever and wherever it is made
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
@@ -50,15 +51,36 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
             raise UserError(
                 f"--out {folder}: holds a checkpoint but no config.json; name another folder"
             )
-        text = json.dumps({**about, **environment()}, indent=1)
-        write_atomically(path, (text + "\n").encode())
+        kernels = {"products": product_rule_name()}
+        _write_config(path, {**about, "kernels": kernels, **environment(), **machine()})
     elif not config.resume:
         raise UserError(
             f"--out {folder}: holds a run; go on with it by --resume, or name another folder"
         )
     else:
         _check_same(folder, before, about)
+        _use_kernels(folder, before)
+        _mark_dirty(path, before)
     return folder
+
+
+def _use_kernels(folder: Path, before: dict) -> None:
+    """Let this process take the kernels of the run that it resumes; one recorded before kernels
+    were has those of this processor.
+    """
+    kernels = before.get("kernels", {})
+    try:
+        use_product_rule(kernels.get("products", product_rule_name()))
+    except (UserError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"--out {folder}: its config.json names unknown kernels ({error})"
+        ) from error
+
+
+def origin_of(folder: Path) -> dict:
+    """Return the commit and the machine of the run in a folder, as its `config.json` names them."""
+    config = json.loads((folder / "config.json").read_text())
+    return {name: config.get(name, value) for name, value in origin().items()}
 
 
 def save(folder: Path, state: TrainState, rows: history.History, metric_sums: Metrics) -> None:
@@ -169,6 +191,17 @@ def _last_good(folder: Path | None) -> str:
         if path.exists()
         else "there is no good checkpoint yet"
     )
+
+
+def _write_config(path: Path, config: dict) -> None:
+    write_atomically(path, (json.dumps(config, indent=1) + "\n").encode())
+
+
+def _mark_dirty(path: Path, before: dict) -> None:
+    """Name the commit of a run that changed code goes on with as dirty, and for good."""
+    commit = str(origin()["git_commit"])
+    if commit.endswith(DIRTY) and not str(before.get("git_commit")).endswith(DIRTY):
+        _write_config(path, {**before, "git_commit": commit})
 
 
 def _check_same(folder: Path, before: dict, about: dict) -> None:

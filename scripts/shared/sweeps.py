@@ -3,17 +3,19 @@ of its own; a run that was stopped goes on, one that has ended is only read, and
 `--results` has are kept."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from purenets import runs
-from purenets.core.report.tables import Table, to_markdown
+from purenets.core.report.tables import Table
 from purenets.core.runs import history
-from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options
+from scripts.shared import result_files
+
+MEAN_SD = "mean ± SD, n - 1"  # of every table: the deviation of a sample, over n - 1
 
 
 def sweep(
@@ -24,7 +26,8 @@ def sweep(
 ) -> list[dict]:
     """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order
     of settings in which they came, and by seed. Beside the file lies their table as Markdown."""
-    rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
+    about = runs.environment() | runs.machine()  # of the beginning
+    rows = result_files.read(path, drafts=True)["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
@@ -33,13 +36,8 @@ def sweep(
         order = list(grouped(rows))
         rows.sort(key=lambda row: (order.index(row["setting"]), row["seed"]))
         if path:
-            about = {
-                "n": min(map(len, grouped(rows).values())),
-                **runs.environment(),
-                **runs.machine(),
-            }
-            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-            write_atomically(path.with_suffix(".md"), to_markdown(table(rows)).encode())
+            n = min(map(len, grouped(rows).values()))
+            result_files.write(path, {"n": n, **about, "rows": rows}, table(rows))
     return rows
 
 
@@ -54,9 +52,8 @@ def trained(script: ModuleType, config: Options) -> dict:
     begun = json.loads((folder / "config.json").read_text())
     return {
         "command": runs.command_line(config),
-        "git_commit": begun["git_commit"],
+        **runs.origin_of(folder),
         "torch": begun["versions"]["torch"],
-        **runs.machine(),
         "training_seconds": runs.training_seconds(folder) or None,
         "laps": runs.timings(folder),
         "way": fastest(json.loads((folder / "probe.json").read_text())),
@@ -81,9 +78,17 @@ def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
     return {name: [row for row in rows if row[by] == name] for name in names}
 
 
-def spread(values: list[float | None]) -> str:
-    """Mean ± standard deviation in percent; without the latter for one value."""
+def deviation(values: Iterable[float]) -> float | None:
+    """Return the standard deviation of a sample, over n - 1; None of a single value."""
+    values = list(values)
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def spread(values: Sequence[float | None], digits: int = 2, unit: str = "") -> str:
+    """Return mean ± standard deviation (n - 1) in percent; without the latter for one value."""
     if None in values:
         return ""
-    deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.2f}{deviation}"
+    texts = [f"{100 * np.mean(values):.{digits}f}{unit}"]
+    if len(values) > 1:
+        texts.append(f"{100 * deviation(values):.{digits}f}{unit}")
+    return " ± ".join(texts)
