@@ -255,10 +255,8 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         count = x.size / n
         if count <= 1:
             raise UserError("input: BatchNorm in training needs more than one value in a channel")
-        new = {
-            "running_mean": mean,
-            "running_var": var * (count / (count - 1)),
-        }  # unbiased, as in PyTorch
+        unbiased = var * (count / (count - 1))  # as in PyTorch
+        new = {"running_mean": mean, "running_var": unbiased}
         moved = {
             name: (buffers[name] + momentum * (value - buffers[name])).astype(buffers[name].dtype)
             for name, value in new.items()

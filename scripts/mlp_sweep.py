@@ -88,10 +88,8 @@ def train(config: Config) -> np.ndarray:
     for i in range(config.steps):
         each = [batches(i) for batches in orders] * config.rates
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
-    accuracy = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)[
-        "accuracy"
-    ]
-    return rearrange(to_host(accuracy), "(rate seed) -> rate seed", seed=config.seeds)
+    found = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)
+    return rearrange(to_host(found["accuracy"]), "(rate seed) -> rate seed", seed=config.seeds)
 
 
 def draw(config: Config, accuracy: np.ndarray):

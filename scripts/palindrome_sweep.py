@@ -218,16 +218,11 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
         metric_sums=sums,
         label=f"{place} {setting}, T = {T}",
     )
-    lengths = [T, *config.also]
-    return {
-        "setting": setting,
-        "T": T,
-        "steps": member.train_steps,
-        "seeds": list(seeds),
-        "options": {
-            name: value for name, value in member.to_dict().items() if name not in ("seed", "out")
-        },
-        "accuracy": at_lengths(evaluate, state, lengths, config.eval_size),
+    options = {n: value for n, value in member.to_dict().items() if n not in ("seed", "out")}
+    about = {"setting": setting, "T": T, "steps": member.train_steps, "seeds": list(seeds)}
+    return about | {
+        "options": options,
+        "accuracy": at_lengths(evaluate, state, [T, *config.also], config.eval_size),
         "history": history,
     }
 
