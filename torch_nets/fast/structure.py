@@ -175,7 +175,7 @@ def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
         if isinstance(part, dict):  # the order of names too: what f does may depend on it
             compare(f"isinstance({here}, dict) and tuple({here})", tuple(part))
         else:
-            compare(f"type({here}), len({here})", (type(part), len(part)))
+            compare(f"(type({here}), len({here}))", (type(part), len(part)))
         for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
             visit(inner, f"{here}[{source.name(key)}]")
 
