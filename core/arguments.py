@@ -53,8 +53,9 @@ def expect_numbers(function: str, right: Range, **values: Any) -> None:
 
 def expect_betas(function: str, betas: Any) -> None:
     """Raise a UserError unless there are two decays of running means (or an array of two)."""
-    if not hasattr(betas, "dtype") and not (isinstance(betas, tuple | list) and len(betas) == 2):
-        raise UserError(f"{function}: betas: {betas!r} is not a pair, such as (0.9, 0.999)")
+    is_array = hasattr(betas, "dtype") and getattr(betas, "shape", ()) == (2,)
+    if not is_array and not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise UserError(f"{function}: betas: {_shown(betas)} is not a pair, such as (0.9, 0.999)")
     for beta in betas:
         expect_hypers(function, DECAY, betas=beta)
 

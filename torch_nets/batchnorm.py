@@ -9,7 +9,6 @@ from torch.overrides import TorchFunctionMode
 from purenets.core import random
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.batch import count_examples
 
 MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
 
@@ -52,7 +51,8 @@ def update_batchnorm(
         raise UserError("batches: a function, needs a list as [batches(i) for i in range(100)]")
     n, statistics, track = 0, {}, None
     for n, batch in enumerate(batches, start=1):
-        count_examples(batch, "update_batchnorm")
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise UserError(f"update_batchnorm: a batch is a {type(batch).__name__}, needs a pair")
         x, _ = batch
         batch_key = None if key is None else random.fold_in(key, n)
         train = _in_training(model, params, x, batch_key)
