@@ -37,8 +37,10 @@ ON_CPU = (
     ("torch.cuda.Event(enable_timing=True)", "Moment()"),
     ("torch.cuda.synchronize()", "None"),
 )
-COMMAND = "python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir "
-"data/cifar10-jpeg75"
+COMMAND = (
+    "python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir "
+    "data/cifar10-jpeg75"
+)
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,10 @@ STAGES = {
         40,
     ),
 }
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
-"{remaining} left]"
+BAR = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
+    "{remaining} left]"
+)
 KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # what goes on by itself; the others are told to
 
 
