@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from tests.tree_files import checked_in_files
+from tests.tree_files import ROOT, checked_in_files
 
 FILES = [path for path in checked_in_files() if path.endswith(".py")]
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -30,7 +30,6 @@ def is_string(line: ast.stmt) -> bool:
 @pytest.mark.parametrize("path", FILES)
 def test_no_string_stands_alone(path):
     """A text on two lines without parentheses loses its second half in silence."""
-    with open(path) as file:
-        tree = ast.parse(file.read())
+    tree = ast.parse((ROOT / path).read_text())
     lines = [line.lineno for node in ast.walk(tree) for line in lonely_strings(node)]
     assert not lines, f"{path}: lines {lines}"
