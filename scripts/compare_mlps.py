@@ -24,7 +24,7 @@ from purenets import Params, data, make_step, random, runs, train_state, tree
 from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.files import exclusive_file, write_atomically
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
@@ -62,7 +62,14 @@ class Config(Options):
 
 def main(config: Config) -> list[dict]:
     """All runs; the rows of the table."""
-    folder = runs.open_run(config)
+    with runs.open_run(config) as folder:
+        rows = compared(config, folder)
+    print(to_text(table(rows)))
+    return rows
+
+
+def compared(config: Config, folder: Path) -> list[dict]:
+    """Train what the folder does not have yet, write its table and figures; return all rows."""
     path = folder / "table.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     about = {
@@ -77,11 +84,12 @@ def main(config: Config) -> list[dict]:
             write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
     text = to_markdown(table(rows))
     write_atomically(folder / "table.md", text.encode())
-    print(to_text(table(rows)))
     draw(config, rows, folder)
-    if config.results:
-        write_atomically(Path(config.results), path.read_bytes())
-        write_atomically(Path(config.results).with_suffix(".md"), text.encode())
+    copy = Path(config.results) if config.results else None
+    with exclusive_file(copy):
+        if copy:
+            write_atomically(copy, path.read_bytes())
+            write_atomically(copy.with_suffix(".md"), text.encode())
     return rows
 
 

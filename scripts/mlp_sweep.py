@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 from einops import rearrange
 
-from purenets import UserError, data, init_state, make_step, optim, random, runs
+from purenets import data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
 from purenets.core.base import TrainState
 from purenets.core.runs.command import command
@@ -22,6 +22,8 @@ from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
+
+SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -121,24 +123,31 @@ def draw(config: Config, accuracy: np.ndarray):
 
 
 def main(config: Config) -> np.ndarray:
-    if config.resume and not config.out:
-        raise UserError("--resume: needs --out, the folder of the sweep")
-    path = runs.open_run(config) / "sweep.json" if config.out else None
-    done = config.resume and path.exists()
-    accuracy = (
-        np.array(json.loads(path.read_text())["validation_accuracy"]) if done else train(config)
-    )
-    rates = [rate for rate, seed in members(config) if seed == 0]
+    with runs.open_run(config) as folder:
+        accuracy = found_in(folder, config)
+        rates = [rate for rate, seed in members(config) if seed == 0]
+        if folder:
+            save(folder, config, rates, accuracy)
     print("rate      mean    std     (validation accuracy over the seeds)")
     for rate, row in zip(rates, accuracy, strict=True):
         print(f"{rate:<8.2g}  {row.mean():.2%}  {row.std():.2%}")
-    if path:
-        from purenets.core.report import plots
-
-        found = {"rates": rates, "validation_accuracy": accuracy.tolist()}
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        plots.save(draw(config, accuracy), path.with_suffix(".png"))
     return accuracy
+
+
+def found_in(folder: Path | None, config: Config) -> np.ndarray:
+    """Return the accuracies (rates, seeds) that the folder has, or those of a new training."""
+    if config.resume and (folder / SWEEP).exists():
+        return np.array(json.loads((folder / SWEEP).read_text())["validation_accuracy"])
+    return train(config)
+
+
+def save(folder: Path, config: Config, rates: list[float], accuracy: np.ndarray) -> None:
+    """Write the numbers and the map."""
+    from purenets.core.report import plots
+
+    found = {"rates": rates, "validation_accuracy": accuracy.tolist()}
+    write_atomically(folder / SWEEP, (json.dumps(found, indent=1) + "\n").encode())
+    plots.save(draw(config, accuracy), (folder / SWEEP).with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ The seeds of a length are trained together, as one vmapped ensemble: member i is
 results. Under torchrun the processes share out the cells. T is a palindrome's length.
 """
 
-import contextlib
 import functools
 import json
 import sys
@@ -22,7 +21,13 @@ import numpy as np
 from purenets import Interrupted, fit, init_state, make_step, random, runs
 from purenets.core.report.tables import Table, table_of, to_markdown
 from purenets.core.runs.command import command
-from purenets.core.runs.files import exclusive_lock, write_atomically
+from purenets.core.runs.files import (
+    exclusive_file,
+    exclusive_lock,
+    folder_at,
+    remove_unfinished,
+    write_atomically,
+)
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import train as rnn
 
@@ -99,8 +104,11 @@ def main(config: Config) -> dict:
 
     from purenets.torch_nets.distributed import barrier, processes
 
-    with processes(torch.device("cpu")) as group:
-        folder = runs.open_run(config, group.writes)
+    with (
+        processes(torch.device("cpu")) as group,
+        runs.open_run(config, group.writes) as folder,
+        exclusive_file(results_of(config, group)),
+    ):
         barrier(group)  # until the folder is there
         cells = [(name, T) for name in config.settings for T in config.lengths]
 
@@ -108,26 +116,35 @@ def main(config: Config) -> dict:
             setting, T = cells[i]
             return cell(config, setting, T, folder / f"{setting}-T{T}", f"{i + 1}/{len(cells)}")
 
-        with exclusive_lock(folder) if group.writes else contextlib.nullcontext():
-            for i in range(group.rank, len(cells), group.size):
-                try:
-                    print(summary(row(i)), flush=True)
-                except Interrupted as error:
-                    raise Interrupted(f"{error}; go on with --resume") from error
+        for i in range(group.rank, len(cells), group.size):
+            try:
+                print(summary(row(i)), flush=True)
+            except Interrupted as error:
+                raise Interrupted(f"{error}; go on with --resume") from error
         barrier(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
-    found = {
-        "command": runs.command_line(config),
-        "n": config.seeds,
-        **runs.environment(),
-        **runs.machine(),
-    }
-    found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
-    if config.results and group.writes:
-        path = Path(config.results)
+        found = {
+            "command": runs.command_line(config),
+            "n": config.seeds,
+            **runs.environment(),
+            **runs.machine(),
+            "settings": {name: SETTINGS[name] for name in config.settings},
+            "cells": rows,
+        }
+        save(results_of(config, group), found)
+    return found
+
+
+def results_of(config: Config, group) -> Path | None:
+    """Return the file of results that this process writes, if any."""
+    return Path(config.results) if config.results and group.writes else None
+
+
+def save(path: Path | None, found: dict) -> None:
+    """Write what all cells found, and its table beside it."""
+    if path:
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
         write_atomically(path.with_suffix(".md"), to_markdown(table(found)).encode())
-    return found
 
 
 def table(found: dict) -> Table:
@@ -152,9 +169,10 @@ def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict
     path = folder / "cell.json"
     if path.exists():
         return json.loads(path.read_text())
-    folder.mkdir(exist_ok=True)
-    found = train_cell(config, rnn_config(config, setting, T), setting, folder, place)
-    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    with exclusive_lock(folder_at(folder)):
+        remove_unfinished(folder)
+        found = train_cell(config, rnn_config(config, setting, T), setting, folder, place)
+        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
     return found
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import (
     Batch,
+    History,
     Model,
     Optimizer,
     Params,
@@ -213,13 +214,12 @@ def train(config: Config) -> Result:
 def train_as(config: Config, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
     from purenets.torch_nets import metrics_fn
-    from purenets.torch_nets.distributed import check_share, parallel_metrics
+    from purenets.torch_nets.distributed import barrier, check_share, parallel_metrics
 
     check_share(config.batch_size, group)
     state_key, train_key, evaluation_key = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
     first = on_device(init_state(model, optimizer, state_key), device)
-    folder = runs.open_run(config, group.writes)
     metrics = parallel_metrics(metrics_fn(model), group)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
@@ -229,24 +229,31 @@ def train_as(config: Config, device, group) -> Result:
         )
         return {name: float(value) for name, value in means.items()}
 
-    state, history = runs.fit_and_save(
-        folder,
-        step_of(config, model, optimizer, group),
-        first,
-        batches(config, train_key, device),
-        steps=config.train_steps,
-        every=config.eval_freq,
-        evaluate=evaluate,
-        label=f"RNN, T = {T}",
-        hint="try a lower --learning_rate or --max_norm",
-        writes=group.writes,
-    )
-    if folder and group.writes:
-        from purenets.core.report import plots
-
-        figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
-        plots.save(figure, folder / "curves.png")
+    with runs.open_run(config, group.writes) as folder:
+        barrier(group)  # until the folder is as it has to be
+        state, history = runs.fit_and_save(
+            folder,
+            step_of(config, model, optimizer, group),
+            first,
+            batches(config, train_key, device),
+            steps=config.train_steps,
+            every=config.eval_freq,
+            evaluate=evaluate,
+            label=f"RNN, T = {T}",
+            hint="try a lower --learning_rate or --max_norm",
+            writes=group.writes,
+        )
+        if folder and group.writes:
+            draw(history, folder)
     return Result(state, history, model, first_params=first.params)
+
+
+def draw(history: History, folder: Path) -> None:
+    """Write the curves as PNG."""
+    from purenets.core.report import plots
+
+    figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
+    plots.save(figure, folder / "curves.png")
 
 
 def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:

@@ -5,6 +5,7 @@ and line style. Functions return a `matplotlib.figure.Figure`; nothing is global
 shown.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from purenets.core.base import History
 from purenets.core.data.tasks import Dataset
+from purenets.core.runs.files import write_atomically
 from purenets.core.runs.history import column
 
 # Okabe and Ito (2008): distinct under all common kinds of color blindness
@@ -45,9 +47,11 @@ def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.4, **o
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, in our resolution."""
+    """Write a PNG, in our resolution, whole or not at all."""
+    content = io.BytesIO()
     with rc_context(STYLE):
-        figure.savefig(path)
+        figure.savefig(content, format="png")
+    write_atomically(Path(path), content.getvalue())
 
 
 def curves(

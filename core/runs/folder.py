@@ -3,13 +3,18 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from purenets.core import train
 from purenets.core.base import Metrics, Step, TrainState, UserError
 from purenets.core.runs import checkpoint, history
-from purenets.core.runs.files import exclusive_lock, write_atomically
+from purenets.core.runs.files import (
+    exclusive_lock,
+    folder_at,
+    remove_unfinished,
+    write_atomically,
+)
 from purenets.core.runs.options import Options
 from purenets.core.runs.provenance import _script, environment
 
@@ -17,24 +22,43 @@ TIME = "seconds.json"  # apart from the history, which is the same whenever and 
 FREE = ("out", "resume", "max_steps", "train_steps")  # may differ between a run and its resumption
 
 
-def open_run(config: Options, writes: bool = True) -> Path | None:
-    """The folder `config.out`, new or to be resumed (`config.resume`), with its `config.json`; None
-    if no folder is asked for. With `writes=False` nothing is checked or written: another process
-    does that.
+@contextlib.contextmanager
+def open_run(config: Options, writes: bool = True) -> Iterator[Path | None]:
+    """Hold the folder `config.out`, new or to be resumed (`config.resume`), within the block.
 
-    A UserError if it holds a run and no resumption is asked for, or a run of other options.
+    No other process can open it meanwhile. It has its `config.json`, and nothing that a killed
+    process left half-written.
+
+    Args:
+        config: options with `out` and `resume`.
+        writes: False in a process that only reads the folder, while another one of the same run
+            checks, locks and writes it.
+
+    Yields:
+        The folder, or None if none is asked for.
+
+    Raises:
+        UserError: another process holds it, or it holds a run and no resumption is asked for, or a
+            run of other options.
     """
     if config.out is None:
         if config.resume:
             raise UserError("--resume: needs --out, the folder of the run to go on with")
-        return None
-    folder = Path(config.out)
-    if not writes:
-        return folder
+        yield None
+    elif not writes:
+        yield Path(config.out)
+    else:
+        folder = folder_at(config.out)
+        with exclusive_lock(folder):  # before anything is read or written there
+            remove_unfinished(folder)
+            _begin_or_resume(config, folder)
+            yield folder
+
+
+def _begin_or_resume(config: Options, folder: Path) -> None:
     path = folder / "config.json"
     about = {"script": _script(config), "config": config.to_dict()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         before = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError) as error:
         raise UserError(f"--out {folder}: cannot be used ({error})") from error
@@ -58,7 +82,6 @@ def open_run(config: Options, writes: bool = True) -> Path | None:
         )
     else:
         _check_same(folder, before, about)
-    return folder
 
 
 def save(folder: Path, state: TrainState, rows: history.History, metric_sums: Metrics) -> None:
@@ -87,25 +110,12 @@ def fit_and_save(
     **options,
 ):
     """`purenets.core.train.fit` from the folder's checkpoint on, saving there after each row;
-    returns its results. With `writes=False` the folder is only read: another process of the same
-    run writes it.
+    returns its results. To be called while `open_run` holds the folder. With `writes=False` it is
+    only read: another process of the same run writes it.
 
     What ends it early says what is saved and how to go on; `hint` is what may help a loss that
     diverges.
     """
-    with exclusive_lock(folder) if folder and writes else contextlib.nullcontext():
-        return _fit(folder, step, state, batches, hint, writes, options)
-
-
-def _fit(
-    folder: Path | None,
-    step: Step,
-    state: TrainState,
-    batches,
-    hint: str,
-    writes: bool,
-    options: dict,
-):
     history_, metric_sums = [], {}
     if folder:
         state, history_, metric_sums = restore(folder, state)

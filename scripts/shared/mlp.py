@@ -131,22 +131,22 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     params = tree.map(backend.array, tree.cast(params or drawn, config.dtype))
     state = train_state(params, buffers, optimizer, step_key)
 
-    folder = runs.open_run(config)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    state, history = runs.fit_and_save(
-        folder,
-        backend.compile(make_step(backend.grad_fn(model), optimizer)),
-        state,
-        data.batches(train_set, config.batch_size, batch_key),
-        steps=math.ceil(config.max_steps * epoch),
-        every=math.ceil(config.eval_freq * epoch),
-        evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
-        label=backend.name,
-        hint="try a lower --learning_rate",
-    )
-    result = Result(state, history, model, task, predict=predictor(backend, model, state))
-    if folder:
-        draw(result, backend, folder)
+    with runs.open_run(config) as folder:
+        state, history = runs.fit_and_save(
+            folder,
+            backend.compile(make_step(backend.grad_fn(model), optimizer)),
+            state,
+            data.batches(train_set, config.batch_size, batch_key),
+            steps=math.ceil(config.max_steps * epoch),
+            every=math.ceil(config.eval_freq * epoch),
+            evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
+            label=backend.name,
+            hint="try a lower --learning_rate",
+        )
+        result = Result(state, history, model, task, predict=predictor(backend, model, state))
+        if folder:
+            draw(result, backend, folder)
     return result
 
 

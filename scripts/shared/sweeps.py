@@ -12,18 +12,40 @@ import numpy as np
 from purenets import runs
 from purenets.core.report.tables import Table, to_markdown
 from purenets.core.runs import history
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.files import (
+    exclusive_file,
+    exclusive_lock,
+    folder_at,
+    write_atomically,
+)
 from purenets.core.runs.options import Options
 
 
 def sweep(
-    path: Path | None,
+    out: str,
+    results: str | None,
     wanted: Iterable[tuple[str, int]],
     row_of: Callable[[str, int], dict],
     table: Callable[[list[dict]], Table],
 ) -> list[dict]:
-    """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order
-    of settings in which they came, and by seed. Beside the file lies their table as Markdown."""
+    """Make a row for each setting and seed of `wanted` that the results have not yet.
+
+    Args:
+        out: the folder of the runs; no other process sweeps there meanwhile.
+        results: the JSON file of the rows, or None. Beside it lies their table as Markdown.
+        wanted: settings and seeds.
+        row_of: `row_of(setting, seed)` trains, or reads what is trained already.
+        table: of all rows.
+
+    Returns:
+        All rows, in the order of settings in which they came, and by seed.
+    """
+    path = Path(results) if results else None
+    with exclusive_lock(folder_at(out)), exclusive_file(path):
+        return _rows(path, wanted, row_of, table)
+
+
+def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[dict]:
     rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):

@@ -68,38 +68,39 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
 def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
     from purenets.torch_nets import jit, metrics_fn
-    from purenets.torch_nets.distributed import check_share, parallel_metrics
+    from purenets.torch_nets.distributed import barrier, check_share, parallel_metrics
 
     check_share(config.batch_size, group)
     if config.compile and group.size > 1:
         raise UserError("--compile: not with several processes; leave it out")
     split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = open_task(config, split_key, device, group)
-    folder = runs.open_run(config, group.writes)
     plain = recipe.make_net(config, task, batch_norm_of(group))
-    model = autotuned(plain, task, config.precision, folder, group)
-    model, grad = with_members(config, model, make_grad_fn(config, recipe, model, task, group))
     steps, per_epoch = steps_of(config, task)
     optimizer = make_optimizer(config, recipe, steps, per_epoch)
-    step = make_step(grad, optimizer)
-    state, history = runs.fit_and_save(
-        folder,
-        jit(step) if config.compile else step,
-        start(model, optimizer, init_key, step_key, device),
-        batches_of(config, task, batch_key),
-        steps=steps,
-        every=steps_between_evaluations(config, steps, per_epoch),
-        evaluate=validation(parallel_metrics(metrics_fn(model), group), task),
-        label=recipe.title,
-        hint="try a lower --learning_rate",
-        writes=group.writes,
-    )
-    state = optim.with_averaged_params(state)
-    lap = runs.timer(folder if group.writes else None)
-    result = Result(state, history, model, task, tested(config, model, state, task))
-    if folder and group.writes:
-        lap(int(state.step))  # the test belongs to the time of a run
-        save(result, folder, recipe.title)
+    with runs.open_run(config, group.writes) as folder:
+        barrier(group)  # until the folder is as it has to be
+        model = autotuned(plain, task, config.precision, folder, group)
+        model, grad = with_members(config, model, make_grad_fn(config, recipe, model, task, group))
+        step = make_step(grad, optimizer)
+        state, history = runs.fit_and_save(
+            folder,
+            jit(step) if config.compile else step,
+            start(model, optimizer, init_key, step_key, device),
+            batches_of(config, task, batch_key),
+            steps=steps,
+            every=steps_between_evaluations(config, steps, per_epoch),
+            evaluate=validation(parallel_metrics(metrics_fn(model), group), task),
+            label=recipe.title,
+            hint="try a lower --learning_rate",
+            writes=group.writes,
+        )
+        state = optim.with_averaged_params(state)
+        lap = runs.timer(folder if group.writes else None)
+        result = Result(state, history, model, task, tested(config, model, state, task))
+        if folder and group.writes:
+            lap(int(state.step))  # the test belongs to the time of a run
+            save(result, folder, recipe.title)
     return result
 
 
