@@ -9,7 +9,6 @@ means and deviations, two figures the curves and the decision boundaries.
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_file, write_atomically
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts import pytorch_train_mlp, train_mlp_numpy
 from scripts.shared import mlp as mlp_task
 from scripts.shared.result import Result
+from scripts.shared.schemas import COMPARISON
 
 BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 SETS = ("moons", "circles", "blobs", "overlap", "digits")
@@ -71,7 +72,7 @@ def main(config: Config) -> list[dict]:
 def compared(config: Config, folder: Path) -> list[dict]:
     """Train what the folder does not have yet, write its table and figures; return all rows."""
     path = folder / "table.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = read_json(path, COMPARISON)["rows"] if path.exists() else []
     about = {
         "command": runs.command_line(config),
         "n": config.seeds,
@@ -79,9 +80,9 @@ def compared(config: Config, folder: Path) -> list[dict]:
         **runs.machine(),
     }
     for case in cases(config):
-        if not any(row["case"] == case.to_dict() for row in rows):
+        if not any(same_case(row["case"], case.to_dict()) for row in rows):
             rows += compare(case, config.compile, keep_history=case.seed == config.first_seed)
-            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            write_json(path, {**about, "rows": rows})
     text = to_markdown(table(rows))
     write_atomically(folder / "table.md", text.encode())
     draw(config, rows, folder)
@@ -91,6 +92,12 @@ def compared(config: Config, folder: Path) -> list[dict]:
             write_atomically(copy, path.read_bytes())
             write_atomically(copy.with_suffix(".md"), text.encode())
     return rows
+
+
+def same_case(a: dict, b: dict) -> bool:
+    """Return True if two cases train the same."""
+    kept = ("out", "resume", "keep")  # they say only what is kept of a run
+    return all(a.get(name) == b.get(name) for name in {**a, **b} if name not in kept)
 
 
 def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:

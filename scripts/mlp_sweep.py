@@ -4,8 +4,8 @@ map.
 python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
 """
 
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from purenets import data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
 from purenets.core.base import TrainState
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import Options, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
+from scripts.shared.schemas import all_of
 
-SWEEP = "sweep.json"
+SWEEP, ACCURACY = "sweep.json", "validation_accuracy"
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,27 @@ def main(config: Config) -> np.ndarray:
 def found_in(folder: Path | None, config: Config) -> np.ndarray:
     """Return the accuracies (rates, seeds) that the folder has, or those of a new training."""
     if config.resume and (folder / SWEEP).exists():
-        return np.array(json.loads((folder / SWEEP).read_text())["validation_accuracy"])
+        shape = all_of([[float]], of_shape(config.rates, config.seeds))
+        return np.array(read_json(folder / SWEEP, {ACCURACY: shape})[ACCURACY])
     return train(config)
+
+
+def of_shape(rates: int, seeds: int) -> Callable[[list], str | None]:
+    """Return the check of accuracies read back: so many rates, each with so many seeds."""
+
+    def check(value: list) -> str | None:
+        good = len(value) == rates and all(len(row) == seeds for row in value)
+        return None if good else f"needs {rates} rates with {seeds} seeds each"
+
+    return check
 
 
 def save(folder: Path, config: Config, rates: list[float], accuracy: np.ndarray) -> None:
     """Write the numbers and the map."""
     from purenets.core.report import plots
 
-    found = {"rates": rates, "validation_accuracy": accuracy.tolist()}
-    write_atomically(folder / SWEEP, (json.dumps(found, indent=1) + "\n").encode())
+    found = {"rates": rates, ACCURACY: accuracy.tolist()}
+    write_json(folder / SWEEP, found)
     plots.save(draw(config, accuracy), (folder / SWEEP).with_suffix(".png"))
 
 

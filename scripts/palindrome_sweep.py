@@ -8,8 +8,6 @@ The seeds of a length are trained together, as one vmapped ensemble: member i is
 results. Under torchrun the processes share out the cells. T is a palindrome's length.
 """
 
-import functools
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 import numpy as np
 
-from purenets import Interrupted, fit, init_state, make_step, random, runs
+from purenets import init_state, make_step, random, runs
 from purenets.core.report.tables import Table, table_of, to_markdown
 from purenets.core.runs.command import command
 from purenets.core.runs.files import (
@@ -28,8 +26,10 @@ from purenets.core.runs.files import (
     remove_unfinished,
     write_atomically,
 )
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import train as rnn
+from scripts.shared.schemas import CELL
 
 # Named changes of the options of scripts/train.py
 ONE_HOT, UNCLIPPED, FROZEN = {"input_dim": 10}, {"max_norm": 0.0}, {"freeze_recurrence": True}
@@ -106,7 +106,7 @@ def main(config: Config) -> dict:
 
     with (
         processes(torch.device("cpu")) as group,
-        runs.open_run(config, group.writes) as folder,
+        runs.open_run(config, group.writes, group.size) as folder,
         exclusive_file(results_of(config, group)),
     ):
         barrier(group)  # until the folder is there
@@ -117,10 +117,7 @@ def main(config: Config) -> dict:
             return cell(config, setting, T, folder / f"{setting}-T{T}", f"{i + 1}/{len(cells)}")
 
         for i in range(group.rank, len(cells), group.size):
-            try:
-                print(summary(row(i)), flush=True)
-            except Interrupted as error:
-                raise Interrupted(f"{error}; go on with --resume") from error
+            print(summary(row(i)), flush=True)
         barrier(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
         found = {
@@ -143,7 +140,7 @@ def results_of(config: Config, group) -> Path | None:
 def save(path: Path | None, found: dict) -> None:
     """Write what all cells found, and its table beside it."""
     if path:
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_json(path, found)
         write_atomically(path.with_suffix(".md"), to_markdown(table(found)).encode())
 
 
@@ -168,11 +165,12 @@ def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict
     """
     path = folder / "cell.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return read_json(path, CELL)
     with exclusive_lock(folder_at(folder)):
         remove_unfinished(folder)
+        runs.settle(folder)
         found = train_cell(config, rnn_config(config, setting, T), setting, folder, place)
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        write_json(path, found)
     return found
 
 
@@ -212,23 +210,23 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     model, optimizer = rnn.make_model(member), rnn.make_optimizer(member)
     state_keys, train_keys, evaluation_keys = zip(*map(rnn.keys, seeds), strict=True)
     state = stack_states([init_state(model, optimizer, key) for key in state_keys])
-    state, history, sums = runs.restore(folder, state)
     metrics = ensemble_metrics(metrics_fn(model))
 
     def evaluate(state, T=T) -> dict:
         return rnn.evaluate_at(metrics, state, evaluation_keys[0], T, config.eval_size, one_hot)
 
-    state, history = fit(
+    state, history = runs.fit_and_save(
+        folder,
         step_of(member, model, optimizer),
         state,
         ensemble_batches(member, train_keys),
         steps=member.train_steps,
         every=member.eval_freq,
         evaluate=lambda state: by_seed(evaluate(state), seeds),
-        save=functools.partial(runs.save, folder),
-        history=history,
-        metric_sums=sums,
         label=f"{place} {setting}, T = {T}",
+        hint="try a lower --learning_rate",
+        steps_flag="--steps",
+        resume_hint="saved; go on with the same options and --resume",
     )
     lengths = [T, *config.also]
     return {

@@ -40,6 +40,7 @@ from purenets.core.runs.options import (
     option,
     positive,
 )
+from purenets.core.runs.rotation import KEEP
 from purenets.optim import OPTIMIZERS
 from purenets.schedules import SCHEDULES
 from scripts.shared.result import Result
@@ -87,7 +88,12 @@ class Config(Options):
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
     threads: int = option(1, "CPU threads; 128 units are fastest on one", positive)
     out: str = option(None, "folder for config, history, checkpoint and figures")
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
+
+    def needs_length(self) -> str:
+        parts = [f"its schedule ({self.schedule})"] * (self.schedule != "constant")
+        return " and ".join(parts + ["its curriculum"] * bool(self.curriculum))
 
 
 def make_model(config: Config) -> Model:
@@ -229,7 +235,7 @@ def train_as(config: Config, device, group) -> Result:
         )
         return {name: float(value) for name, value in means.items()}
 
-    with runs.open_run(config, group.writes) as folder:
+    with runs.open_run(config, group.writes, group.size) as folder:
         barrier(group)  # until the folder is as it has to be
         state, history = runs.fit_and_save(
             folder,
@@ -242,6 +248,8 @@ def train_as(config: Config, device, group) -> Result:
             label=f"RNN, T = {T}",
             hint="try a lower --learning_rate or --max_norm",
             writes=group.writes,
+            keep=config.keep,
+            steps_flag="--train_steps",
         )
         if folder and group.writes:
             draw(history, folder)

@@ -4,7 +4,6 @@
 python scripts/update_readme.py
 """
 
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import UserError
 from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
 
 PAGES = ("README.md", "docs/reliability.md")
@@ -30,7 +30,7 @@ class Config(Options):
 
 def origin(path: Path) -> str:
     """Where the table comes from: the machine, n and the commit that its JSON names."""
-    about = json.loads(path.with_suffix(".json").read_text())
+    about = read_json(path.with_suffix(".json"), {"machine": str, "git_commit": str, "n?": int})
     n = f"n = {about['n']}; " if "n" in about else ""
     return f"*{about['machine']}; {n}commit {about['git_commit'][:10]}.*\n"
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from purenets.core.runs.options import Options
 
+ROOT = Path(__file__).parents[2]  # of a checkout
+
 
 def environment() -> dict:
     """The versions and the git commit that a result comes from."""
     packages = ("torch", "torchvision", "numpy", "scikit-learn")
     return {
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "git_commit": _git_commit(),
+        "versions": {name: _version(name) for name in packages},
+        "git_commit": git_commit(),
     }
 
 
@@ -38,29 +40,61 @@ def machine() -> dict:
 
 def command_line(config: Options) -> str:
     """The command that makes the same results again: only what differs from the defaults."""
-    parts = []
+    parts, texts = [], config.to_dict()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != field.default and field.name != "resume":
             flag = f"--{field.name}" if value is not False else f"--no-{field.name}"
-            parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(str(value))}")
-    return " ".join([f"python scripts/{_script(config)}.py", *parts])
+            text = str(texts[field.name])  # of a list as the command line takes it
+            parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(text)}")
+    return " ".join([f"python scripts/{script_of(config)}.py", *parts])
 
 
-def _script(config: Options) -> str:
+def script_of(config: Options) -> str:
+    """Return the name of the script that a Config belongs to."""
     return Path(inspect.getfile(type(config))).stem
 
 
-def _git_commit() -> str | None:
-    """The commit of the source, with "-dirty" where files differ from it;
+def git_commit(root: Path = ROOT) -> str | None:
+    """Return the commit of the source, with "-dirty" where files differ from it.
 
-    None outside a checkout.
+    None where the source is no checkout of this project: a copy that is installed or unpacked
+    within another project's checkout has no part in its commits.
+
+    Args:
+        root: the folder of the source, in which `core/runs` lies.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or not _same_folder(Path(top), root):
+        return None
+    here = Path(__file__).relative_to(ROOT)
+    if _git(root, "ls-files", "--error-unmatch", str(here)) is None:
+        return None  # it lies there, but the checkout is of something else
+    return _git(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _git(root: Path, *command: str) -> str | None:
+    """Return what git prints, or None if it fails."""
+    # GIT_DIR and the like are of whoever calls, such as a hook of another project
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", *command], cwd=root, env=own, capture_output=True, text=True, check=True
         )
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def _same_folder(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's J
 setting and seed.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,9 @@ from purenets import UserError
 from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.command import command
+from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
+from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import grouped
 
 FAR = -20  # points of accuracy
@@ -169,7 +170,7 @@ def main(config: Config) -> None:
     path = Path(config.results)
     if not path.exists():
         raise UserError(f"--results {path}: does not exist; scripts/cifar10_sweep.py writes it")
-    by_setting = grouped(json.loads(path.read_text())["rows"])
+    by_setting = grouped(read_json(path, SWEEP)["rows"])
     seeds = max(map(len, by_setting.values()))
     rows = [
         row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1

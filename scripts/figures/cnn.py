@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's J
 setting and seed), images uint8 arrays or tensors (n, channels, height, width).
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
+from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
+from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import grouped
 
 
@@ -208,7 +209,7 @@ def main(config: Config) -> None:
     path = Path(config.results)
     if not path.exists():
         raise UserError(f"--results {path}: does not exist; scripts/cnn_sweep.py writes it")
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["setting"] != "best"]
+    rows = [row for row in read_json(path, SWEEP)["rows"] if row["setting"] != "best"]
     save(settings_curves(rows, "The reduced VGG on CIFAR-10 (JPEG q75 mirror)"), Path(config.out))
 
 

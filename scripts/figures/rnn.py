@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JS
 of a palindrome.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy
 import numpy as np
 from matplotlib.figure import Figure
 
-from purenets import UserError
 from purenets.core.report.diagrams import box
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.command import command
+from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
+from scripts.shared.schemas import CELLS
 
 CHANCE = 0.1  # ten digits
 
@@ -261,10 +261,7 @@ class Config(Options):
 
 
 def main(config: Config) -> Figure:
-    try:
-        found = json.loads(Path(config.results).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"--results {config.results}: cannot be read ({error})") from error
+    found = read_json(Path(config.results), CELLS)
     title = (
         f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
     )

@@ -2,7 +2,6 @@
 of its own; a run that was stopped goes on, one that has ended is only read, and rows that
 `--results` has are kept."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
@@ -11,14 +10,19 @@ import numpy as np
 
 from purenets import runs
 from purenets.core.report.tables import Table, to_markdown
-from purenets.core.runs import history
 from purenets.core.runs.files import (
     exclusive_file,
     exclusive_lock,
     folder_at,
     write_atomically,
 )
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import Options
+from purenets.core.runs.provenance import script_of
+from purenets.core.runs.record import check_same
+from scripts.shared.images import FIGURES, RESULTS
+from scripts.shared.schemas import SWEEP, TEST
+from scripts.shared.training import read_probe
 
 
 def sweep(
@@ -46,7 +50,7 @@ def sweep(
 
 
 def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[dict]:
-    rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
+    rows = read_json(path, SWEEP)["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
@@ -60,7 +64,7 @@ def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[
                 **runs.environment(),
                 **runs.machine(),
             }
-            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            write_json(path, {**about, "rows": rows})
             write_atomically(path.with_suffix(".md"), to_markdown(table(rows)).encode())
     return rows
 
@@ -71,19 +75,20 @@ def trained(script: ModuleType, config: Options) -> dict:
     `config` says where it is kept.
     """
     folder = Path(config.out)
-    if not (folder / "results.json").exists():
+    if not all((folder / name).exists() for name in (RESULTS, *FIGURES)):
         script.main(config)
-    begun = json.loads((folder / "config.json").read_text())
+    begun = runs.read_config(folder)
+    check_same(folder, begun, {"script": script_of(config), "config": config.to_dict()})
     return {
         "command": runs.command_line(config),
         "git_commit": begun["git_commit"],
-        "torch": begun["versions"]["torch"],
+        "torch": (begun["versions"] or {}).get("torch"),
         **runs.machine(),
         "training_seconds": runs.training_seconds(folder) or None,
         "laps": runs.timings(folder),
-        "way": fastest(json.loads((folder / "probe.json").read_text())),
-        "test": json.loads((folder / "results.json").read_text()),
-        "history": history.read_csv(folder / "history.csv"),
+        "way": fastest(read_probe(folder)),
+        "test": read_json(folder / RESULTS, TEST),
+        "history": runs.read_history(folder),
     }
 
 
