@@ -126,7 +126,7 @@ def encoded(flat: dict[str, np.ndarray], meta: dict[str, Any]) -> bytes:
 
 def described(flat: dict[str, np.ndarray], meta: dict[str, Any]) -> bytes:
     """Return `meta` and what arrays there are, as JSON for people."""
-    arrays = {name: [str(a.dtype), list(a.shape)] for name, a in flat.items()}
+    arrays = {name: [str(a.dtype), list(a.shape)] for name, a in sorted(flat.items())}
     return json.dumps({**meta, "arrays": arrays}, indent=1).encode()
 
 

@@ -11,7 +11,7 @@ from purenets.core.runs.provenance import command_line, environment, script_of
 
 NAME = "config.json"
 LENGTHS = ("max_steps", "train_steps")
-FREE = ("out", "resume", "keep", *LENGTHS)  # may differ between a run and its resumption
+FREE = ("out", "results", "resume", "keep", *LENGTHS)  # may differ between a run and its resumption
 PLACE = {"python": (str, None), "versions": ({str: (str, None)}, None), "git_commit": (str, None)}
 SCHEMA = {"script": str, "config": {str: (str, int, float, bool, None)}}
 RESTORE = "restore it or name another folder"
