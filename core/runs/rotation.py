@@ -38,7 +38,7 @@ def commit(
         newest: the step of the one that it replaces, None if there is none.
     """
     step, kept = int(flat["step"]), steps_kept(meta["history"], int(flat["step"]), keep)
-    if newest in kept:  # it stays, under another name
+    if newest in kept and (folder / NAME).exists():  # it stays, under another name
         link_atomically(folder / NAME, older(folder, newest))
     write_atomically(folder / NAME, checkpoint.encoded(flat, meta))
     follow(folder, flat, meta, keep)
