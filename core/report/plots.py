@@ -39,6 +39,15 @@ STYLE = {
 }
 
 
+def literal(text: str) -> str:
+    """Return a text that a figure shows as it is: a name from a file may look like mathematics.
+
+    >>> literal("$x$")
+    '\\\\$x\\\\$'
+    """
+    return str(text).replace("$", r"\$")
+
+
 def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.4, **options):
     """A Figure in our style and its axes (rows, columns), each of `width` by `height` inches."""
     with rc_context(STYLE):
@@ -65,7 +74,7 @@ def curves(
             for j, name in enumerate(group):
                 steps, values = column(rows, name)
                 part = name.split("_")[0] if "_" in name else "train"
-                text = " ".join(filter(None, (label, part)))
+                text = literal(" ".join(filter(None, (label, part))))
                 width = 3.2 if len(runs) == 2 and i == 0 else 1.6  # so that it shows below another
                 axis.plot(
                     steps, values, LINES[j % 4], color=COLORS[i % 8], label=text, linewidth=width
@@ -75,7 +84,7 @@ def curves(
         if log and kind == "loss":
             axis.set_yscale("log")
         axis.legend(fontsize=9, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     return figure
 
 
@@ -156,9 +165,9 @@ def confusion(axis, counts: np.ndarray, names: Sequence[str], title: str = "") -
                 color="white" if share[i, j] > 0.5 else "black",
             )
     ticks = range(len(names))
-    axis.set(xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="true", title=title)
-    axis.set_xticklabels(names, rotation=45, ha="right")
-    axis.set_yticklabels(names)
+    axis.set(xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="true", title=literal(title))
+    axis.set_xticklabels(map(literal, names), rotation=45, ha="right")
+    axis.set_yticklabels(map(literal, names))
     axis.grid(False)
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from purenets import UserError
 from purenets.core.report import plots
-from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
+from purenets.core.report.plots import COLORS, LINES, MARKERS, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
@@ -145,7 +145,7 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
         ylim=(0, 1.15),
         title=title,
     )
-    axis.set_xticklabels([classes[i] for i in order], rotation=30, ha="right")
+    axis.set_xticklabels([literal(classes[i]) for i in order], rotation=30, ha="right")
     axis.legend(fontsize=9, frameon=False, loc="upper center", ncols=len(rows))
     axis.grid(axis="x", visible=False)
     return figure

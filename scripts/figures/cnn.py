@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from purenets import UserError
 from purenets.core.report import plots
-from purenets.core.report.plots import COLORS, LINES, panels, save
+from purenets.core.report.plots import COLORS, LINES, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
 from purenets.core.runs.json_files import read_json
@@ -89,7 +89,8 @@ def per_class(rows: Sequence[dict], title: str = "") -> Figure:
         axis.plot(values[order], places, "o", color=COLORS[0], markersize=4)
     for place, value in zip(places, accuracy.mean(axis=0)[order], strict=True):
         axis.text(0.02, place, f"{value:.1%}", va="center", fontsize=9)
-    axis.set(yticks=places, yticklabels=[names[i] for i in order], xlim=(0, 1), title=title)
+    axis.set(yticks=places, yticklabels=[literal(names[i]) for i in order], xlim=(0, 1))
+    axis.set_title(literal(title))
     axis.set_xlabel("test accuracy")
     axis.grid(axis="y", visible=False)
     return figure
@@ -112,8 +113,8 @@ def grid(
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
         axis.imshow(rearrange(np.asarray(image), "c h w -> h w c"), cmap="gray")
-        axis.set_title(caption, fontsize=8)
-    figure.suptitle(title)
+        axis.set_title(literal(caption), fontsize=8)
+    figure.suptitle(literal(title))
     return figure
 
 
@@ -146,7 +147,7 @@ def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figur
         images, ["" if not caption else " " for caption in captions], columns, title=title
     )
     for axis, caption in zip(figure.axes, captions, strict=True):
-        axis.set_title(caption, fontsize=9, loc="left")
+        axis.set_title(literal(caption), fontsize=9, loc="left")
     return figure
 
 
