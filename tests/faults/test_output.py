@@ -16,8 +16,7 @@ from purenets.core.runs import checkpoint
 from tests.faults.record import record, scaled
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = [sys.executable, str(ROOT / "scripts" / "compare_mlps.py")]
-FLAGS = ["--datasets", "moons", "--seeds", "1", "--max_steps", "1", "--no-compile", "--out"]
+MLP = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py")]
 # what stands after the command in a shell, and how it ends
 ENDS = {
     ">&-": 0,
@@ -33,12 +32,11 @@ ENDS = {
 @pytest.mark.parametrize("end", ENDS)
 def test_results_are_there_whoever_takes_the_output(tmp_path, end):
     shell = f'"$@" {end}; exit ${{PIPESTATUS[0]}}'
-    command = ["bash", "-c", shell, "-", *SCRIPT, *FLAGS, str(tmp_path / "run")]
+    command = ["bash", "-c", shell, "-", *MLP, "--max_steps", "1", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == ENDS[end], done.stderr
-    assert {"table.json", "table.md", "curves.png"} <= {
-        p.name for p in (tmp_path / "run").iterdir()
-    }
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"history.csv", "curves.png", "boundary.png"} <= names
     full = "error: standard output: cannot be written (No space left on device)\n"
     assert done.stderr == (full if end == ">/dev/full" else "")
     record(f"output: {end}", tried=1, tracebacks=int("Traceback" in done.stderr))
@@ -46,7 +44,8 @@ def test_results_are_there_whoever_takes_the_output(tmp_path, end):
 
 def test_an_ascii_stdout_gets_escapes(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    command = [*SCRIPT, *FLAGS, str(tmp_path / "run")]
+    command = [sys.executable, str(ROOT / "scripts" / "compare_mlps.py"), "--datasets", "moons"]
+    command += ["--seeds", "1", "--max_steps", "1", "--no-compile", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert r"\xb1 0.00%" in done.stdout
     assert "±" in (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
@@ -55,7 +54,7 @@ def test_an_ascii_stdout_gets_escapes(tmp_path):
 def test_a_full_disk_at_a_figure_keeps_the_results(tmp_path):
     """No file may grow over a limit that only the figure needs more than."""
     folder = tmp_path / "run"
-    script = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py"), "--max_steps", "2"]
+    script = [*MLP, "--max_steps", "2"]
     shell = ["bash", "-c", 'ulimit -f 20; exec "$@"', "-", *script, "--out", str(folder)]
     done = subprocess.run(shell, capture_output=True, text=True, check=False)
     assert done.returncode == 2
