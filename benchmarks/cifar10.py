@@ -12,7 +12,6 @@ test over views of an image, without the evaluations in between and without the 
 process, for both. Rows that `--results` has are kept.
 """
 
-import json
 import sys
 import tempfile
 import time
@@ -27,7 +26,9 @@ from purenets import runs
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
-from scripts.shared.sweeps import grouped, spread
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, grouped, spread
 
 # what the file says of the GPU, and what is said of the CPU instead
 ON_CPU = (
@@ -142,7 +143,7 @@ def ours(config: Config, seed: int) -> dict:
 
 def main(config: Config) -> list[dict]:
     path = Path(config.results)
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = result_files.read(path, drafts=True)["rows"] if path.exists() else []
     contestants = {f"purenets {config.preset}": ours}
     if Path(config.recipe).exists():
         contestants[Path(config.recipe).stem] = public
@@ -175,14 +176,13 @@ def one(contestant, config: Config, seed: int):
 
 def table(rows: list[dict]) -> Table:
     """Return a row for each contestant: accuracies in percent, and the median of the seconds."""
+    accuracies = [f"{part}, % ({MEAN_SD})" for part in ("test", "mean over views")]
     cells = []
     for name, mine in grouped(rows, "contestant").items():
-        accuracies = (
-            spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy")
-        )
+        reached = (spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy"))
         seconds = np.median([row["seconds"] for row in mine])
-        cells.append((name, *accuracies, f"{seconds:.0f}", len(mine)))
-    return table_of(("contestant", "test", "mean over views", "seconds", "n"), cells)
+        cells.append((name, *reached, f"{seconds:.0f}", len(mine), *origin_cells(mine)))
+    return table_of(("contestant", *accuracies, "seconds, median", "n", *ORIGIN), cells)
 
 
 if __name__ == "__main__":

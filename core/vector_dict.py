@@ -73,6 +73,11 @@ class VectorDict(dict, metaclass=_ShownAsDict):
         self.layout = self._vector = self._views = None
         super().__init__(*arguments, **leaves)
 
+    @property
+    def dtype(self):
+        """The dtype of all leaves; None without a vector."""
+        return None if self._vector is None else self._vector.dtype
+
     def _look(self) -> None:
         if self._vector is not None and self._views is None:
             views = leaves_of(self.layout, self._vector)
@@ -294,9 +299,9 @@ def packed(layout: Layout, leaves: Params) -> Array | None:
         return None
     ordered = [leaves[name] for name in layout.keys]
     dtype = ordered[0].dtype
-    if [leaf.shape for leaf in ordered] != layout.shape_list or any(
-        leaf.dtype != dtype for leaf in ordered
-    ):
+    if [leaf.shape for leaf in ordered] != layout.shape_list:
+        return None
+    if [leaf.dtype for leaf in ordered] != [dtype] * len(ordered):
         return None
     if not isinstance(ordered[0], np.ndarray) and any(leaf.requires_grad for leaf in ordered):
         return None

@@ -18,7 +18,8 @@ from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cifar10_cnn, cifar10_mlp
-from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, folder_of, grouped, spread, sweep, trained
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp}
 PRESETS = {
@@ -118,7 +119,9 @@ def main(config: Config) -> list[dict]:
 def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
     seeds, and the mean of the minutes of training."""
-    header = ("setting", "steps", "validation", "test", "test, mean over views", "minutes", "n")
+    parts = ("validation", "test", "test, mean over views")
+    accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
+    header = ("setting", "steps", *accuracies, "minutes", "n", *ORIGIN)
     return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
 
 
@@ -133,6 +136,7 @@ def cells(setting: str, rows: list[dict]) -> tuple:
         spread([row["test"].get("views_accuracy") for row in rows]),
         f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",
         len(rows),
+        *origin_cells(rows),
     )
 
 

@@ -23,6 +23,7 @@ from purenets.core.runs.options import Options, one_of, option, positive, widths
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts.shared.schemas import all_of
+from scripts.shared.sweeps import MEAN_SD, spread
 
 SWEEP, ACCURACY = "sweep.json", "validation_accuracy"
 
@@ -129,9 +130,9 @@ def main(config: Config) -> np.ndarray:
         rates = [rate for rate, seed in members(config) if seed == 0]
         if folder:
             save(folder, config, rates, accuracy)
-    print("rate      mean    std     (validation accuracy over the seeds)")
+    print(f"rate      validation accuracy over {config.seeds} seeds ({MEAN_SD})")
     for rate, row in zip(rates, accuracy, strict=True):
-        print(f"{rate:<8.2g}  {row.mean():.2%}  {row.std():.2%}")
+        print(f"{rate:<8.2g}  {spread(row.tolist(), unit='%')}")
     return accuracy
 
 

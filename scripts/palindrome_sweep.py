@@ -17,19 +17,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import init_state, make_step, random, runs
-from purenets.core.report.tables import Table, table_of, to_markdown
+from purenets.core.architectures import RNN_RECURRENCES
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.files import (
     exclusive_file,
     exclusive_lock,
     folder_at,
     remove_unfinished,
-    write_atomically,
 )
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import train as rnn
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
 from scripts.shared.schemas import CELL
+from scripts.shared.sweeps import MEAN_SD, spread
 
 # Named changes of the options of scripts/train.py
 ONE_HOT, UNCLIPPED, FROZEN = {"input_dim": 10}, {"max_norm": 0.0}, {"freeze_recurrence": True}
@@ -89,6 +92,9 @@ class Config(Options):
     eval_size: int = option(
         10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
     )
+    recurrence: str = option(
+        "fused", "of a training step: as in scripts/train.py", one_of(RNN_RECURRENCES)
+    )
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(
         0, "CPU threads, among which members are shared out; 0 for one a core", not_negative
@@ -104,10 +110,11 @@ def main(config: Config) -> dict:
 
     from purenets.torch_nets.distributed import barrier, processes
 
+    about = runs.environment() | runs.machine()  # of the beginning
     with (
         processes(torch.device("cpu")) as group,
         runs.open_run(config, group.writes, group.size) as folder,
-        exclusive_file(results_of(config, group)),
+        exclusive_file(results_of(config, group)) as results,
     ):
         barrier(group)  # until the folder is there
         cells = [(name, T) for name in config.settings for T in config.lengths]
@@ -120,15 +127,10 @@ def main(config: Config) -> dict:
             print(summary(row(i)), flush=True)
         barrier(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
-        found = {
-            "command": runs.command_line(config),
-            "n": config.seeds,
-            **runs.environment(),
-            **runs.machine(),
-            "settings": {name: SETTINGS[name] for name in config.settings},
-            "cells": rows,
-        }
-        save(results_of(config, group), found)
+        found = {"command": runs.command_line(config), "n": config.seeds, **about}
+        found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
+        if results:
+            result_files.write(results, found, table(found))
     return found
 
 
@@ -137,25 +139,22 @@ def results_of(config: Config, group) -> Path | None:
     return Path(config.results) if config.results and group.writes else None
 
 
-def save(path: Path | None, found: dict) -> None:
-    """Write what all cells found, and its table beside it."""
-    if path:
-        write_json(path, found)
-        write_atomically(path.with_suffix(".md"), to_markdown(table(found)).encode())
-
-
 def table(found: dict) -> Table:
     """Return a row for each cell and each length at which it was evaluated: mean ± standard
     deviation of the accuracy over the seeds, and the worst seed."""
-    header = ("setting", "steps", "trained at T", "evaluated at T", "accuracy", "worst seed", "n")
+    accuracy = f"accuracy ({MEAN_SD})"
+    header = (
+        *("setting", "steps", "trained at T", "evaluated at T", accuracy, "worst seed", "n"),
+        *ORIGIN,
+    )
     rows = []
     for row in found["cells"]:
         for T, at in row["accuracy"].items():
-            values = np.array(at["by_seed"])
-            spread = f"{values.mean():.1%} ± {values.std(ddof=1) if len(values) > 1 else 0:.1%}"
+            values = at["by_seed"]
             which = f"{T} (all palindromes)" if at["exhaustive"] else T
-            trained = (row["setting"], row["steps"], row["T"])
-            rows.append((*trained, which, spread, f"{values.min():.1%}", len(values)))
+            trained = (row["setting"], row["steps"], row["T"], which)
+            reached = (spread(values, digits=1, unit="%"), f"{min(values):.1%}", len(values))
+            rows.append((*trained, *reached, *origin_cells([row])))
     return table_of(header, rows)
 
 
@@ -163,13 +162,13 @@ def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict
     """What the seeds of one setting and length reach; read from the folder where that is known
     already.
     """
-    path = folder / "cell.json"
+    path, origin = folder / "cell.json", runs.origin_of(folder.parent)
     if path.exists():
-        return read_json(path, CELL)
+        return origin | read_json(path, CELL)
     with exclusive_lock(folder_at(folder)):
         remove_unfinished(folder)
         runs.settle(folder)
-        found = train_cell(config, rnn_config(config, setting, T), setting, folder, place)
+        found = train_cell(config, rnn_config(config, setting, T), setting, folder, place) | origin
         write_json(path, found)
     return found
 
@@ -182,6 +181,7 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
         "curriculum",
         "eval_freq",
         "eval_size",
+        "recurrence",
         "compile",
         "threads",
     )

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Interrupted, UserError
 from purenets.core.report.tables import table_of, to_text
+from purenets.core.runs import provenance
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_lock, folder_at, remove_unfinished
 from purenets.core.runs.json_files import read_json, write_json
@@ -111,6 +112,7 @@ class Config(Options):
 def main(config: Config) -> Path:
     """All stages that are not done yet; prints a table and returns the path of the report."""
     names = config.stages
+    expect_clean_tree()
     if any(STAGES[name].images for name in names):
         open_images(config)
     folder = folder_at(config.out)
@@ -144,6 +146,15 @@ def run_stages(config: Config, folder: Path) -> dict[str, float]:
                 write_json(folder / DONE, {"seconds": done})
                 bar.update(minutes[name])
     return done
+
+
+def expect_clean_tree() -> None:
+    """Refuse to work for hours on results that the report would not read."""
+    if changed := provenance.changed_files():
+        raise UserError(
+            f"{changed[0]}: differs from the commit, so that all results would be drafts, which "
+            "no report reads; commit first"
+        )
 
 
 def open_images(config: Config) -> None:

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import (
+    Array,
     Batch,
     History,
     Model,
@@ -29,7 +31,7 @@ from purenets import (
     random,
     runs,
 )
-from purenets.core.architectures import RNN_INITS
+from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES
 from purenets.core.runs.command import command
 from purenets.core.runs.options import (
     Options,
@@ -73,6 +75,11 @@ class Config(Options):
     gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
     input_scale: float = option(1.0, "inputs are multiplied with this", positive)
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
+    recurrence: str = option(
+        "loop",
+        "of a training step: loop (autograd) or fused (one operation, faster)",
+        one_of(RNN_RECURRENCES),
+    )
     curriculum: tuple[int, ...] = option((), "lengths T to train at first, as 20,50,100", lengths)
     curriculum_fraction: float = option(
         0.6, "the part of the steps that these share equally", fraction
@@ -110,6 +117,7 @@ def make_model(config: Config) -> Model:
         init=config.init,
         gain=config.gain,
         input_scale=config.input_scale,
+        recurrence=config.recurrence,
     )
 
 
@@ -139,12 +147,22 @@ def length_at(config: Config) -> Callable[[int], int]:
     return length
 
 
-def keys(seed: int):
-    """The keys of a seed: of the params, of the training stream and of the evaluation stream."""
+class Keys(NamedTuple):
+    """The keys of a run: no draw of training comes from the key of the evaluation, or from one of
+    which that is made.
+    """
+
+    state: Array
+    training: Array
+    evaluation: Array
+
+
+def keys(seed: int) -> Keys:
+    """Return the keys of a seed: of the state, of the training and of the evaluation stream."""
     from purenets.core.data.palindromes import streams
 
     state_key, data_key = random.split(random.key(seed))
-    return state_key, *streams(data_key)
+    return Keys(state_key, *streams(data_key))
 
 
 def batches(config: Config, key, device) -> Callable[[int], Batch]:
@@ -223,15 +241,15 @@ def train_as(config: Config, device, group) -> Result:
     from purenets.torch_nets.distributed import barrier, check_share, parallel_metrics
 
     check_share(config.batch_size, group)
-    state_key, train_key, evaluation_key = keys(config.seed)
+    own = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
-    first = on_device(init_state(model, optimizer, state_key), device)
+    first = on_device(init_state(model, optimizer, own.state), device)
     metrics = parallel_metrics(metrics_fn(model), group)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         means = evaluate_at(
-            metrics, optim.with_averaged_params(state), evaluation_key, T, size, one_hot
+            metrics, optim.with_averaged_params(state), own.evaluation, T, size, one_hot
         )
         return {name: float(value) for name, value in means.items()}
 
@@ -241,7 +259,7 @@ def train_as(config: Config, device, group) -> Result:
             folder,
             step_of(config, model, optimizer, group),
             first,
-            batches(config, train_key, device),
+            batches(config, own.training, device),
             steps=config.train_steps,
             every=config.eval_freq,
             evaluate=evaluate,

@@ -13,6 +13,12 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.arguments import (
+    NOT_NEGATIVE,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
 from purenets.core.base import Batch, GradFn
 from purenets.core.data.sampling import batches
 
@@ -21,6 +27,7 @@ Augmentation = Callable[[Tensor, Tensor], Tensor]
 
 def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
     """`grad_fn` on augmented inputs; it gets a key of its own."""
+    expect_functions("augmented", grad_fn=grad_fn, f=f)
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
@@ -31,6 +38,7 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
 
 def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
     """`grad_fn` on inputs that `f` maps, such as a normalization."""
+    expect_functions("with_input_transform", grad_fn=grad_fn, f=f)
     return lambda params, buffers, batch, key: grad_fn(
         params, buffers, (f(batch[0]), batch[1]), key
     )
@@ -38,6 +46,7 @@ def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> Grad
 
 def chain(*functions: Augmentation) -> Augmentation:
     """One augmentation after the other."""
+    expect_functions("chain", **{f"functions[{i}]": f for i, f in enumerate(functions)})
 
     def f(key, x):
         for i, function in enumerate(functions):
@@ -81,6 +90,7 @@ def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int
 
 def crop(padding: int) -> Augmentation:
     """Move each image by up to `padding` pixels in both directions; its reflection comes in."""
+    expect_integers("crop", 0, padding=padding)
 
     def f(key, x):
         B, C, H, W = x.shape
@@ -99,6 +109,7 @@ def cutout(size: int) -> Augmentation:
 
     Put it after the normalization, where 0 is the mean. Source: DeVries and Taylor 2017.
     """
+    expect_integers("cutout", 1, size=size)
 
     def f(key, x):
         B, _, H, W = x.shape
@@ -115,6 +126,7 @@ def cutout(size: int) -> Augmentation:
 def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation:
     """Each image times one factor and plus one offset, for float images: x -> c x + b with c within
     1 - contrast ... 1 + contrast and b within - brightness ... brightness (in deviations)."""
+    expect_numbers("color_jitter", NOT_NEGATIVE, brightness=brightness, contrast=contrast)
 
     def f(key, x):
         draws = random.uniform(key, (2, x.shape[0], 1, 1, 1), low=-1.0, high=1.0).to(x.dtype)
@@ -126,6 +138,8 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
 def mixup(grad_fn: GradFn, n_classes: int) -> GradFn:
     """`grad_fn` on mixtures of two examples, targets (batch, classes) mixed alike; the share is
     uniform within [0, 1], one for a batch (Zhang et al. 2018 with alpha = 1)."""
+    expect_functions("mixup", grad_fn=grad_fn)
+    expect_integers("mixup", 1, n_classes=n_classes)
 
     def wrapped(params, buffers, batch, key):
         x, y = batch

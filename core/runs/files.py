@@ -53,19 +53,20 @@ def exclusive_lock(folder: Path, name: str = LOCK, flag: str = "--out") -> Itera
 
 
 @contextlib.contextmanager
-def exclusive_file(path: Path | None, flag: str = "--results") -> Iterator[None]:
+def exclusive_file(path: str | Path | None, flag: str = "--results") -> Iterator[Path | None]:
     """Exclude other processes from a file that is read, and later written with more in it.
 
-    What a killed process left of a write of it is removed. None: nothing to exclude from.
+    What a killed process left of a write of it is removed. Yields its path; None for None, where
+    there is nothing to exclude from.
     """
     if path is None:
-        yield
+        yield None
         return
     path = Path(path)
     folder_at(path.parent, flag)
     with exclusive_lock(path.parent, f".{path.name}.lock", flag):
         remove_unfinished(path.parent, (path.name, path.with_suffix(".md").name))
-        yield
+        yield path
 
 
 def write_atomically(path: Path, content: bytes) -> None:

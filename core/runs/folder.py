@@ -9,7 +9,7 @@ from purenets.core.base import Metrics, Step, TrainState, UserError
 from purenets.core.runs import checkpoint, history, rotation
 from purenets.core.runs.files import exclusive_lock, folder_at, remove_unfinished
 from purenets.core.runs.options import Options
-from purenets.core.runs.record import begin_or_resume
+from purenets.core.runs.record import NAME, begin_or_resume, read_config, use_kernels
 from purenets.core.runs.saving import saver
 
 
@@ -114,6 +114,8 @@ def fit_and_save(
         options: further ones of `fit`.
     """
     rows, metric_sums = [], {}
+    if folder and not writes and (folder / NAME).exists():
+        use_kernels(folder, read_config(folder))  # as the process that writes has done
     if folder:
         state, rows, metric_sums = restore(folder, state)
         _expect_steps(folder, int(state.step), steps, steps_flag)

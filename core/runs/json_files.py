@@ -14,8 +14,8 @@ MARKS = (b'"digest"', b"sha256:")  # one of them survives a damage that hits the
 
 
 def encoded(value: dict) -> bytes:
-    """Return an object as JSON that begins with the digest of all of it."""
-    text = json.dumps({DIGEST: UNSIGNED, **value}, indent=1)
+    """Return an object as JSON that ends with the digest of all of it."""
+    text = json.dumps({**value, DIGEST: UNSIGNED}, indent=1)
     return sign((text + "\n").encode())
 
 

@@ -3,38 +3,61 @@
 from pathlib import Path
 
 from purenets.core.base import UserError
+from purenets.core.kernel_rules import product_rule_name, use_product_rule
 from purenets.core.runs import rotation
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.notes import warn
 from purenets.core.runs.options import Options
-from purenets.core.runs.provenance import command_line, environment, script_of
+from purenets.core.runs.provenance import (
+    DIRTY,
+    command_line,
+    environment,
+    machine,
+    origin,
+    script_of,
+)
 
 NAME = "config.json"
 LENGTHS = ("max_steps", "train_steps")
 FREE = ("out", "results", "resume", "keep", *LENGTHS)  # may differ between a run and its resumption
-PLACE = {"python": (str, None), "versions": ({str: (str, None)}, None), "git_commit": (str, None)}
-SCHEMA = {"script": str, "config": {str: (str, int, float, bool, None)}}
+ABOUT = ("python", "versions", "git_commit", "machine", "processes")
+SCHEMA = {
+    "script": str,
+    "config": {str: (str, int, float, bool, None)},
+    "kernels?": {"products": str},
+    "git_commit?": (str, None),
+    "machine?": (str, None),
+    "versions?": ({str: (str, None)}, None),
+    "commands?": [dict],
+}
 RESTORE = "restore it or name another folder"
 
 
 def read_config(folder: Path) -> dict:
     """Return the content of a folder's `config.json`, checked."""
     found = read_json(Path(folder) / NAME, SCHEMA, restore=RESTORE)
-    about = {name: found.get(name) for name in (*PLACE, "processes")}
-    return found | about | {"commands": found.get("commands", [])}
+    return dict.fromkeys(ABOUT) | {"commands": []} | found
+
+
+def origin_of(folder: Path) -> dict:
+    """Return the commit and the machine of the run in a folder, as its `config.json` names them."""
+    config = read_config(folder)
+    return {name: config[name] or value for name, value in origin().items()}
 
 
 def begin_or_resume(config: Options, folder: Path, processes: int) -> None:
     """Write `config.json`, or check it and add the command that goes on with the run."""
     about = {"script": script_of(config), "config": config.to_dict()}
-    here = {"command": command_line(config), **environment(), "processes": processes}
+    here = {**environment(), **machine(), "processes": processes}
+    entry = {"command": command_line(config), **here}
     path = folder / NAME
     if not path.exists():
         if rotation.any_checkpoint(folder):
             raise UserError(
                 f"--out {folder}: holds a checkpoint but no {NAME}; name another folder"
             )
-        write_json(path, {**about, **here, "commands": [here]})
+        kernels = {"products": product_rule_name()}
+        write_json(path, {**about, "kernels": kernels, **here, "commands": [entry]})
         return
     before = _named(folder)
     if not config.resume:
@@ -43,8 +66,28 @@ def begin_or_resume(config: Options, folder: Path, processes: int) -> None:
         )
     check_same(folder, before, about)
     _check_length(folder, config, before["config"])
+    use_kernels(folder, before)
     _tell_differences(folder, before, here)
-    write_json(path, before | {"commands": [*before["commands"], here]})
+    commands = [*before["commands"], entry]
+    write_json(path, before | {"git_commit": _commit(before, here), "commands": commands})
+
+
+def use_kernels(folder: Path, config: dict) -> None:
+    """Let this process take the kernels of the run that it resumes.
+
+    A run that was recorded before kernels were has those of this processor.
+    """
+    try:
+        use_product_rule(config.get("kernels", {}).get("products", product_rule_name()))
+    except UserError as error:
+        raise UserError(f"--out {folder}: its {NAME} names unknown kernels ({error})") from error
+
+
+def _commit(before: dict, here: dict) -> str | None:
+    """Return the commit of a run: where it began, or dirty for good once changed code goes on."""
+    now = str(here["git_commit"])
+    was = before["git_commit"]
+    return now if now.endswith(DIRTY) and not str(was).endswith(DIRTY) else was
 
 
 def check_same(folder: Path, before: dict, about: dict) -> None:
@@ -103,7 +146,7 @@ def _tell_differences(folder: Path, before: dict, here: dict) -> None:
 def _facts(about: dict) -> dict:
     versions = about.get("versions") or {}
     return {
-        **{name: about.get(name) for name in ("processes", "python")},
+        **{name: about.get(name) for name in ("processes", "python", "machine")},
         **(versions if isinstance(versions, dict) else {}),
         "commit": about.get("git_commit"),
     }

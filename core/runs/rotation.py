@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from purenets.core.base import History, UserError
 from purenets.core.runs import checkpoint, history
-from purenets.core.runs.checkpoint import NAME, Damaged
+from purenets.core.runs.checkpoint import NAME, Damaged, Stored
 from purenets.core.runs.files import link_atomically, write_atomically
 from purenets.core.runs.notes import warn
 
@@ -26,7 +24,7 @@ META = {"history": history.check_rows, "sums": {str: float}}
 
 
 def commit(
-    folder: Path, flat: dict[str, np.ndarray], meta: dict[str, Any], keep: int, newest: int | None
+    folder: Path, flat: dict[str, Stored], meta: dict[str, Any], keep: int, newest: int | None
 ) -> int:
     """Save a checkpoint as the newest one; return its step.
 
@@ -37,7 +35,8 @@ def commit(
         keep: how many checkpoints to keep, the best one apart.
         newest: the step of the one that it replaces, None if there is none.
     """
-    step, kept = int(flat["step"]), steps_kept(meta["history"], int(flat["step"]), keep)
+    step = step_of(flat)
+    kept = steps_kept(meta["history"], step, keep)
     if newest in kept and (folder / NAME).exists():  # it stays, under another name
         link_atomically(folder / NAME, older(folder, newest))
     write_atomically(folder / NAME, checkpoint.encoded(flat, meta))
@@ -61,12 +60,12 @@ def settle(folder: Path, keep: int = KEEP) -> int | None:
     if path.name != NAME:
         link_atomically(path, folder / NAME)
     follow(folder, flat, meta, keep)
-    return int(flat["step"])
+    return step_of(flat)
 
 
-def follow(folder: Path, flat: dict[str, np.ndarray], meta: dict[str, Any], keep: int) -> None:
+def follow(folder: Path, flat: dict[str, Stored], meta: dict[str, Any], keep: int) -> None:
     """Write what follows from the newest checkpoint, where it is not there yet."""
-    rows, step = meta["history"], int(flat["step"])
+    rows, step = meta["history"], step_of(flat)
     kept = steps_kept(rows, step, keep)
     for path, of_step in older_ones(folder):
         if of_step not in kept:
@@ -84,6 +83,11 @@ def read_history(folder: Path) -> History:
     """Return the rows of a run: those of its newest good checkpoint, [] where there is none."""
     found = first_good(Path(folder))
     return found[2]["history"] if found else []
+
+
+def step_of(flat: dict[str, Stored]) -> int:
+    """Return how many steps the state of a checkpoint has taken."""
+    return int(flat["step"].array)
 
 
 def steps_kept(rows: History, step: int, keep: int) -> list[int]:
@@ -112,7 +116,7 @@ def any_checkpoint(folder: Path) -> bool:
     return next(_candidates(folder), None) is not None
 
 
-def first_good(folder: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]] | None:
+def first_good(folder: Path) -> tuple[Path, dict[str, Stored], dict[str, Any]] | None:
     """Return path, arrays and `meta` of the newest good checkpoint; None if there is none at all.
 
     Raises:
@@ -127,7 +131,7 @@ def first_good(folder: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, Any
             continue
         if path.name != NAME:
             why = str(wrong[0]).split(";")[0] if wrong else f"{folder / NAME}: is missing"
-            warn(f"{why}; going on from {path}, of step {int(flat['step'])}")
+            warn(f"{why}; going on from {path}, of step {step_of(flat)}")
         return path, flat, meta
     if wrong:
         raise wrong[0]
@@ -139,10 +143,10 @@ def _candidates(folder: Path) -> Iterator[Path]:
     return (path for path in names if path.exists())
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
     flat, meta = checkpoint.read(path, META)
-    step, last = flat.get("step"), meta["history"][-1]["step"] if meta["history"] else 0
-    if step is None or step.shape or step.dtype.kind != "i" or step < last:
+    last = meta["history"][-1]["step"] if meta["history"] else 0
+    if "step" not in flat or flat["step"][:2] != ("int64", ()) or step_of(flat) < last:
         raise Damaged(f"{path}: {checkpoint.DAMAGED} (its step is not that of its history)")
     return flat, meta
 

@@ -39,7 +39,7 @@ def saver(
         _finish(pending)
         flat = checkpoint.on_host(state._asdict())
         sums = {name: float(value) for name, value in metric_sums.items()}
-        rows_of_time = lap(int(flat["step"]), [row["step"] for row in rows])
+        rows_of_time = lap(rotation.step_of(flat), [row["step"] for row in rows])
         pending.append(pool.submit(write, rows_of_time, flat, {"history": [*rows], "sums": sums}))
 
     with ThreadPoolExecutor(1, "purenets-save") as pool:

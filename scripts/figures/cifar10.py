@@ -17,12 +17,11 @@ import numpy as np
 from einops import reduce
 from matplotlib.figure import Figure
 
-from purenets import UserError
 from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, MARKERS, literal, panels, save
 from purenets.core.runs.command import command
-from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
+from scripts.shared import result_files
 from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import grouped
 
@@ -167,10 +166,7 @@ class Config(Options):
 
 
 def main(config: Config) -> None:
-    path = Path(config.results)
-    if not path.exists():
-        raise UserError(f"--results {path}: does not exist; scripts/cifar10_sweep.py writes it")
-    by_setting = grouped(read_json(path, SWEEP)["rows"])
+    by_setting = grouped(result_files.read(config.results, SWEEP)["rows"])
     seeds = max(map(len, by_setting.values()))
     rows = [
         row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1

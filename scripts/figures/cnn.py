@@ -17,13 +17,12 @@ import numpy as np
 from einops import rearrange, reduce
 from matplotlib.figure import Figure
 
-from purenets import UserError
 from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
-from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
+from scripts.shared import result_files
 from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import grouped
 
@@ -207,10 +206,8 @@ class Config(Options):
 
 
 def main(config: Config) -> None:
-    path = Path(config.results)
-    if not path.exists():
-        raise UserError(f"--results {path}: does not exist; scripts/cnn_sweep.py writes it")
-    rows = [row for row in read_json(path, SWEEP)["rows"] if row["setting"] != "best"]
+    rows = result_files.read(config.results, SWEEP)["rows"]
+    rows = [row for row in rows if row["setting"] != "best"]
     save(settings_curves(rows, "The reduced VGG on CIFAR-10 (JPEG q75 mirror)"), Path(config.out))
 
 

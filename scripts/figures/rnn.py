@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from purenets.core.report.diagrams import box
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.command import command
-from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options, option
+from scripts.shared import result_files
 from scripts.shared.schemas import CELLS
+from scripts.shared.sweeps import MEAN_SD, deviation
 
 CHANCE = 0.1  # ten digits
 
@@ -32,19 +33,20 @@ def at_own_length(cell: dict) -> np.ndarray:
 
 
 def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
-    """Each seed a dot, their mean a line, the mean ± a deviation a band, and chance."""
+    """Each seed a dot, their mean a line, mean ± standard deviation (n - 1) a band, and chance."""
     figure, axes = panels(1, 1, 7.5, 4.2)
     axis, lengths = axes[0, 0], np.array([cell["T"] for cell in cells])
     values = [at_own_length(cell) for cell in cells]
-    mean, deviation = (np.array([f(v) for v in values]) for f in (np.mean, np.std))
+    mean = np.array([v.mean() for v in values])
+    sd = np.array([deviation(v) or 0.0 for v in values])  # of one seed there is no band
     axis.fill_between(
         lengths,
-        np.clip(mean - deviation, 0, 1),
-        np.clip(mean + deviation, 0, 1),
+        np.clip(mean - sd, 0, 1),
+        np.clip(mean + sd, 0, 1),
         color=COLORS[0],
         alpha=0.15,
         linewidth=0,
-        label="mean ± deviation",
+        label=MEAN_SD,
     )
     axis.plot(lengths, mean, color=COLORS[0], label="mean")
     for T, of_seeds in zip(lengths, values, strict=True):
@@ -82,7 +84,7 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
 
 
 def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
-    """Settings by lengths: the mean accuracy as color; mean and deviation as text."""
+    """Settings by lengths: the mean accuracy as color; mean and deviation (n - 1) as text."""
     settings = list(dict.fromkeys(cell["setting"] for cell in cells))
     lengths = sorted({cell["T"] for cell in cells})
     found = {(cell["setting"], cell["T"]): at_own_length(cell) for cell in cells}
@@ -92,7 +94,8 @@ def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
     picture = axis.imshow(means, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i, name in enumerate(settings):
         for j, T in enumerate(lengths):
-            text = f"{means[i, j]:.2f} ± {found[name, T].std():.2f}"
+            sd = deviation(found[name, T])
+            text = f"{means[i, j]:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
             color = "white" if means[i, j] > 0.55 else "black"
             axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
     axis.set_xticks(range(len(lengths)), [f"T = {T}" for T in lengths])
@@ -261,7 +264,7 @@ class Config(Options):
 
 
 def main(config: Config) -> Figure:
-    found = read_json(Path(config.results), CELLS)
+    found = result_files.read(config.results, CELLS)
     title = (
         f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
     )

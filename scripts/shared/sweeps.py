@@ -2,27 +2,25 @@
 of its own; a run that was stopped goes on, one that has ended is only read, and rows that
 `--results` has are kept."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from purenets import runs
-from purenets.core.report.tables import Table, to_markdown
-from purenets.core.runs.files import (
-    exclusive_file,
-    exclusive_lock,
-    folder_at,
-    write_atomically,
-)
-from purenets.core.runs.json_files import read_json, write_json
+from purenets.core.report.tables import Table
+from purenets.core.runs.files import exclusive_file, exclusive_lock, folder_at
+from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options
 from purenets.core.runs.provenance import script_of
 from purenets.core.runs.record import check_same
+from scripts.shared import result_files
 from scripts.shared.images import FIGURES, RESULTS
 from scripts.shared.schemas import SWEEP, TEST
 from scripts.shared.training import read_probe
+
+MEAN_SD = "mean ± SD, n - 1"  # of every table: the deviation of a sample, over n - 1
 
 
 def sweep(
@@ -44,13 +42,13 @@ def sweep(
     Returns:
         All rows, in the order of settings in which they came, and by seed.
     """
-    path = Path(results) if results else None
-    with exclusive_lock(folder_at(out)), exclusive_file(path):
+    with exclusive_lock(folder_at(out)), exclusive_file(results) as path:
         return _rows(path, wanted, row_of, table)
 
 
 def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[dict]:
-    rows = read_json(path, SWEEP)["rows"] if path and path.exists() else []
+    about = runs.environment() | runs.machine()  # of the beginning
+    rows = result_files.read(path, SWEEP, drafts=True)["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
@@ -59,13 +57,8 @@ def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[
         order = list(grouped(rows))
         rows.sort(key=lambda row: (order.index(row["setting"]), row["seed"]))
         if path:
-            about = {
-                "n": min(map(len, grouped(rows).values())),
-                **runs.environment(),
-                **runs.machine(),
-            }
-            write_json(path, {**about, "rows": rows})
-            write_atomically(path.with_suffix(".md"), to_markdown(table(rows)).encode())
+            n = min(map(len, grouped(rows).values()))
+            result_files.write(path, {"n": n, **about, "rows": rows}, table(rows))
     return rows
 
 
@@ -81,9 +74,8 @@ def trained(script: ModuleType, config: Options) -> dict:
     check_same(folder, begun, {"script": script_of(config), "config": config.to_dict()})
     return {
         "command": runs.command_line(config),
-        "git_commit": begun["git_commit"],
+        **runs.origin_of(folder),
         "torch": (begun["versions"] or {}).get("torch"),
-        **runs.machine(),
         "training_seconds": runs.training_seconds(folder) or None,
         "laps": runs.timings(folder),
         "way": fastest(read_probe(folder)),
@@ -108,9 +100,17 @@ def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
     return {name: [row for row in rows if row[by] == name] for name in names}
 
 
-def spread(values: list[float | None]) -> str:
-    """Mean ± standard deviation in percent; without the latter for one value."""
+def deviation(values: Iterable[float]) -> float | None:
+    """Return the standard deviation of a sample, over n - 1; None of a single value."""
+    values = list(values)
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def spread(values: Sequence[float | None], digits: int = 2, unit: str = "") -> str:
+    """Return mean ± standard deviation (n - 1) in percent; without the latter for one value."""
     if None in values:
         return ""
-    deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.2f}{deviation}"
+    texts = [f"{100 * np.mean(values):.{digits}f}{unit}"]
+    if len(values) > 1:
+        texts.append(f"{100 * deviation(values):.{digits}f}{unit}")
+    return " ± ".join(texts)

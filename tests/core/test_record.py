@@ -1,14 +1,11 @@
-"""What a resumed run tells of itself, and which checkout a commit is of."""
+"""What a resumed run tells of itself."""
 
-import shutil
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from purenets import UserError, runs
-from purenets.core.runs import provenance, record
+from purenets.core.runs import record
 from purenets.core.runs.options import Options, option, positive
 
 
@@ -107,34 +104,3 @@ def test_a_folder_of_an_earlier_version_is_taken(tmp_path, environment):
     (tmp_path / "config.json").write_text(old)
     found = open_in(tmp_path, resume=True)
     assert [row["git_commit"] for row in found["commands"]] == ["abc"]
-
-
-# --- git ------------------------------------------------------------------------------------------
-
-
-def git(folder: Path, *command: str) -> None:
-    who = ("-c", "user.name=a", "-c", "user.email=a@b")
-    subprocess.run(["git", *who, *command], cwd=folder, check=True, capture_output=True)
-
-
-def test_a_commit_is_that_of_this_checkout_only(tmp_path, monkeypatch):
-    outer = tmp_path / "theirs"
-    copy = outer / "lib" / "purenets"
-    (copy / "core" / "runs").mkdir(parents=True)
-    shutil.copy(provenance.__file__, copy / "core" / "runs")
-    git(outer.parent, "init", "-q", "theirs")
-    git(outer, "add", ".")
-    git(outer, "commit", "-qm", "theirs")
-    assert provenance.git_commit(copy) is None  # a copy within another project
-    git(copy, "init", "-q")
-    assert provenance.git_commit(copy) is None  # a checkout that our files are no part of
-    git(copy, "add", ".")
-    git(copy, "commit", "-qm", "ours")
-    ours = provenance.git_commit(copy)
-    assert len(ours) == 40
-    (copy / "core" / "runs" / "provenance.py").write_text("changed")
-    assert provenance.git_commit(copy) == f"{ours}-dirty"
-    assert provenance.git_commit(tmp_path / "nowhere") is None
-    before = provenance.git_commit()
-    monkeypatch.setenv("GIT_DIR", str(outer / ".git"))  # as in a hook
-    assert provenance.git_commit() == before

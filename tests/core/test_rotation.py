@@ -45,13 +45,13 @@ def test_so_many_are_kept(tmp_path, keep, older):
     assert names(tmp_path) == expected
     for step in older:
         flat, meta = checkpoint.read(tmp_path / f"checkpoint-{step}.safetensors")
-        assert int(flat["step"]) == meta["history"][-1]["step"] == step
+        assert rotation.step_of(flat) == meta["history"][-1]["step"] == step
 
 
 def test_the_best_by_validation_is_kept(tmp_path):
     save_all(tmp_path, 10, 20, 30, 40, keep=1, accuracy=[0.5, 0.9, 0.9, 0.7])
     assert names(tmp_path) == {checkpoint.NAME, rotation.BEST}
-    assert int(checkpoint.read(tmp_path / rotation.BEST)[0]["step"]) == 20
+    assert rotation.step_of(checkpoint.read(tmp_path / rotation.BEST)[0]) == 20
     assert runs.restore(tmp_path, STATE)[0].step == 40
 
 

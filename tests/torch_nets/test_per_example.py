@@ -54,7 +54,7 @@ NETS = {
     "mlp": (lambda: MLP(5, [8], 3), (5,)),
     "cnn": (cnn, (2, 6, 6)),
     "group norm": (group_norm, (2, 6, 6)),
-    "rnn": (lambda: VanillaRNN(7, 1, 9, 3), (7, 1)),
+    "rnn": (lambda: VanillaRNN(7, 1, 9, 3, recurrence="fused"), (7, 1)),
     "nn.Module": (
         lambda: from_module(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))),
         (5,),
