@@ -53,6 +53,9 @@ class Config(ImageOptions):
     decay: float = option(2e-6, "of biases and last layer, for each image of a batch", not_negative)
     whiten_epochs: float = option(3.0, "the first layer's bias is trained for so long", positive)
 
+    def needs_length(self) -> str:
+        return "every rate, which falls to 0,"
+
 
 def preset(name: str, **values) -> Config:
     return Config(**CIFAR10 | {"preset": name} | values)

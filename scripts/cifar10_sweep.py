@@ -106,7 +106,8 @@ def main(config: Config) -> list[dict]:
     names = expanded(config.settings)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     rows = sweep(
-        Path(config.results) if config.results else None,
+        config.out,
+        config.results,
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
         table,

@@ -82,7 +82,7 @@ def main(config: Config) -> list[dict]:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = itertools.product(config.settings, seeds)
-    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, table)
+    rows = sweep(config.out, config.results, wanted, row_of, table)
     print(to_text(table(rows)))
     return rows
 

@@ -21,6 +21,7 @@ from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
 from scripts.shared import result_files
+from scripts.shared.schemas import CELLS
 from scripts.shared.sweeps import MEAN_SD, deviation
 
 CHANCE = 0.1  # ten digits
@@ -259,7 +260,7 @@ class Config(Options):
 
 
 def main(config: Config) -> Figure:
-    found = result_files.read(config.results)
+    found = result_files.read(config.results, CELLS)
     title = (
         f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
     )

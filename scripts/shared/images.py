@@ -1,20 +1,21 @@
 """Training on images: the options, the data, the test, and the report of a run."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from purenets import Model, TrainState, UserError, tree
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import write_json
 from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive
+from purenets.core.runs.rotation import KEEP
 from scripts.shared.result import Result
 
 SOURCES = ("cifar10", "folder", "digits")
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
 FLIPS = ("none", "random", "alternating")
+RESULTS, FIGURES = "results.json", ("curves.png", "confusion.png")
 VIEWS = ("none", "mirror", "shift")
 
 
@@ -67,7 +68,12 @@ class ImageOptions(Options):
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
     seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
     out: str = option(None, "folder for config, history, checkpoint, results and figures")
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
+
+    def needs_length(self) -> str:
+        schedule = getattr(self, "schedule", "constant")
+        return "" if schedule == "constant" else f"its schedule ({schedule})"
 
     def __post_init__(self):
         super().__post_init__()
@@ -153,12 +159,13 @@ def save(result: Result, folder: Path, title: str) -> None:
     """Write `results.json`, and the curves and the confusion matrix as PNG."""
     from purenets.core.report import plots
 
-    write_atomically(folder / "results.json", json.dumps(result.test, indent=1).encode())
-    plots.save(plots.curves({"": result.history}, CURVES, title), folder / "curves.png")
+    write_json(folder / RESULTS, result.test)
+    curves, confusion = (folder / name for name in FIGURES)
+    plots.save(plots.curves({"": result.history}, CURVES, title), curves)
     figure, axes = plots.panels(1, 1, 6.5, 5.5)
     text = f"test accuracy {result.test['accuracy']:.1%}"
     plots.confusion(axes[0, 0], np.array(result.test["confusion"]), result.test["classes"], text)
-    plots.save(figure, folder / "confusion.png")
+    plots.save(figure, confusion)
 
 
 def report(title: str, result: Result) -> None:

@@ -2,7 +2,6 @@
 of its own; a run that was stopped goes on, one that has ended is only read, and rows that
 `--results` has are kept."""
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,23 +10,45 @@ import numpy as np
 
 from purenets import runs
 from purenets.core.report.tables import Table
-from purenets.core.runs import history
+from purenets.core.runs.files import exclusive_file, exclusive_lock, folder_at
+from purenets.core.runs.json_files import read_json
 from purenets.core.runs.options import Options
+from purenets.core.runs.provenance import script_of
+from purenets.core.runs.record import check_same
 from scripts.shared import result_files
+from scripts.shared.images import FIGURES, RESULTS
+from scripts.shared.schemas import SWEEP, TEST
+from scripts.shared.training import read_probe
 
 MEAN_SD = "mean ± SD, n - 1"  # of every table: the deviation of a sample, over n - 1
 
 
 def sweep(
-    path: Path | None,
+    out: str,
+    results: str | None,
     wanted: Iterable[tuple[str, int]],
     row_of: Callable[[str, int], dict],
     table: Callable[[list[dict]], Table],
 ) -> list[dict]:
-    """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order
-    of settings in which they came, and by seed. Beside the file lies their table as Markdown."""
+    """Make a row for each setting and seed of `wanted` that the results have not yet.
+
+    Args:
+        out: the folder of the runs; no other process sweeps there meanwhile.
+        results: the JSON file of the rows, or None. Beside it lies their table as Markdown.
+        wanted: settings and seeds.
+        row_of: `row_of(setting, seed)` trains, or reads what is trained already.
+        table: of all rows.
+
+    Returns:
+        All rows, in the order of settings in which they came, and by seed.
+    """
+    with exclusive_lock(folder_at(out)), exclusive_file(results) as path:
+        return _rows(path, wanted, row_of, table)
+
+
+def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[dict]:
     about = runs.environment() | runs.machine()  # of the beginning
-    rows = result_files.read(path, drafts=True)["rows"] if path and path.exists() else []
+    rows = result_files.read(path, SWEEP, drafts=True)["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
@@ -47,18 +68,19 @@ def trained(script: ModuleType, config: Options) -> dict:
     `config` says where it is kept.
     """
     folder = Path(config.out)
-    if not (folder / "results.json").exists():
+    if not all((folder / name).exists() for name in (RESULTS, *FIGURES)):
         script.main(config)
-    begun = json.loads((folder / "config.json").read_text())
+    begun = runs.read_config(folder)
+    check_same(folder, begun, {"script": script_of(config), "config": config.to_dict()})
     return {
         "command": runs.command_line(config),
         **runs.origin_of(folder),
-        "torch": begun["versions"]["torch"],
+        "torch": (begun["versions"] or {}).get("torch"),
         "training_seconds": runs.training_seconds(folder) or None,
         "laps": runs.timings(folder),
-        "way": fastest(json.loads((folder / "probe.json").read_text())),
-        "test": json.loads((folder / "results.json").read_text()),
-        "history": history.read_csv(folder / "history.csv"),
+        "way": fastest(read_probe(folder)),
+        "test": read_json(folder / RESULTS, TEST),
+        "history": runs.read_history(folder),
     }
 
 

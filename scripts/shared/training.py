@@ -5,7 +5,6 @@ A script hands over a `Recipe`: its net and its optimizer. `ImageOptions` choose
 
 import functools
 import inspect
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +24,13 @@ from purenets import (
     train_state,
     tree,
 )
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
 from scripts.shared.images import ImageOptions, open_task, save, tested
 from scripts.shared.result import Result
+from scripts.shared.schemas import all_of
+
+PROBE = "probe.json"
 
 
 class Recipe(NamedTuple):
@@ -68,38 +70,40 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
 def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
     from purenets.torch_nets import jit, metrics_fn
-    from purenets.torch_nets.distributed import check_share, parallel_metrics
+    from purenets.torch_nets.distributed import barrier, check_share, parallel_metrics
 
     check_share(config.batch_size, group)
     if config.compile and group.size > 1:
         raise UserError("--compile: not with several processes; leave it out")
     split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = open_task(config, split_key, device, group)
-    folder = runs.open_run(config, group.writes)
     plain = recipe.make_net(config, task, batch_norm_of(group))
-    model = autotuned(plain, task, config.precision, folder, group)
-    model, grad = with_members(config, model, make_grad_fn(config, recipe, model, task, group))
     steps, per_epoch = steps_of(config, task)
     optimizer = make_optimizer(config, recipe, steps, per_epoch)
-    step = make_step(grad, optimizer)
-    state, history = runs.fit_and_save(
-        folder,
-        jit(step) if config.compile else step,
-        start(model, optimizer, init_key, step_key, device),
-        batches_of(config, task, batch_key),
-        steps=steps,
-        every=steps_between_evaluations(config, steps, per_epoch),
-        evaluate=validation(parallel_metrics(metrics_fn(model), group), task),
-        label=recipe.title,
-        hint="try a lower --learning_rate",
-        writes=group.writes,
-    )
-    state = optim.with_averaged_params(state)
-    lap = runs.timer(folder if group.writes else None)
-    result = Result(state, history, model, task, tested(config, model, state, task))
-    if folder and group.writes:
-        lap(int(state.step))  # the test belongs to the time of a run
-        save(result, folder, recipe.title)
+    with runs.open_run(config, group.writes, group.size) as folder:
+        barrier(group)  # until the folder is as it has to be
+        model = autotuned(plain, task, config.precision, folder, group)
+        model, grad = with_members(config, model, make_grad_fn(config, recipe, model, task, group))
+        step = make_step(grad, optimizer)
+        state, history = runs.fit_and_save(
+            folder,
+            jit(step) if config.compile else step,
+            start(model, optimizer, init_key, step_key, device),
+            batches_of(config, task, batch_key),
+            steps=steps,
+            every=steps_between_evaluations(config, steps, per_epoch),
+            evaluate=validation(parallel_metrics(metrics_fn(model), group), task),
+            label=recipe.title,
+            hint="try a lower --learning_rate",
+            writes=group.writes,
+            keep=config.keep,
+        )
+        state = optim.with_averaged_params(state)
+        lap = runs.timer(folder if group.writes else None)
+        result = Result(state, history, model, task, tested(config, model, state, task))
+        if folder and group.writes:
+            lap(int(state.step))  # the test belongs to the time of a run
+            save(result, folder, recipe.title)
     return result
 
 
@@ -138,20 +142,35 @@ def autotuned(plain: Model, task, precision: str, folder: Path | None, group) ->
     from purenets.torch_nets import distributed
     from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
 
-    recorded = folder / "probe.json" if folder else None
+    recorded = folder / PROBE if folder else None
     if recorded and recorded.exists():
-        seconds = json.loads(recorded.read_text())
+        seconds = read_probe(folder)
     else:
         batch = task.normalize(task.train[0][:32]), task.train[1][:32]
         seconds = autotune(plain, batch, variants_for(precision))
         seconds = distributed.broadcast_from_rank0(seconds, group)
         if recorded and group.writes:
-            write_atomically(recorded, json.dumps(seconds, indent=1).encode())
+            write_json(recorded, {"seconds": seconds})
     variant = min(seconds, key=seconds.get)
     if len(seconds) > 1:
         times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
         print(f"computing in {variant} (gradient of 32 images: {times}); params stay float32")
     return normalized(VARIANTS[variant](plain), task.normalize)
+
+
+def read_probe(folder: Path) -> dict[str, float]:
+    """Return the seconds of each variant that `probe.json` holds."""
+    from purenets.torch_nets.precision import VARIANTS
+
+    def known(value: dict) -> str | None:
+        good = value and all(
+            name in VARIANTS and type(value[name]) in (int, float) for name in value
+        )
+        return None if good else f"needs seconds by names among {', '.join(VARIANTS)}"
+
+    schema = ({"seconds": all_of(dict, known)}, all_of(dict, known))  # the second: as it was before
+    found = read_json(folder / PROBE, schema)
+    return found.get("seconds", found)
 
 
 def normalized(model: Model, normalize: Callable) -> Model:

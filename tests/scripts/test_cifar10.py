@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from purenets import Interrupted, UserError
+from purenets import Interrupted, UserError, runs
 from purenets.core.report.document import Picture
 from purenets.core.runs import provenance
 from purenets.core.runs.command import command
@@ -58,7 +58,7 @@ def test_each_preset_runs_in_small(script, preset, tmp_path):
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert found["accuracy"] == result.test["accuracy"]
     assert ("views_accuracy" in found) == (config.views != "none")
-    laps = json.loads((tmp_path / "run" / "seconds.json").read_text())
+    laps = runs.timings(tmp_path / "run")
     assert laps[-1]["step"] == result.history[-1]["step"] == 4
     assert laps[-1]["seconds"] > 0
 
