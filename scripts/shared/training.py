@@ -244,12 +244,14 @@ def make_optimizer(config: ImageOptions, recipe: Recipe, steps: int, per_epoch: 
 def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
     """Return the optimizer of a constructor, by the options that scripts with a choice of it have.
 
-    The options are --learning_rate, --schedule and --weight_decay; only matrices and filters decay.
+    The options are --learning_rate, --schedule and --weight_decay; only matrices and filters decay,
+    and without --weight_decay nothing does, whatever the optimizer's own default is.
     """
     rate = SCHEDULES[config.schedule](config.learning_rate, steps)
+    decays = "weight_decay" in inspect.signature(make).parameters
     if not config.weight_decay:
-        return make(lr=rate)
-    if "weight_decay" not in inspect.signature(make).parameters:
+        return make(lr=rate, weight_decay=0) if decays else make(lr=rate)
+    if not decays:
         raise UserError(f"--weight_decay: {make.__name__} takes none")
     parts = {
         "decayed": make(lr=rate, weight_decay=config.weight_decay),
