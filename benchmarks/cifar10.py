@@ -18,7 +18,6 @@ Accuracy: with `--seeds` all train in full, seed by seed in turns, on all traini
 long. Rows that `--results` has are kept.
 """
 
-import json
 import os
 import tempfile
 from dataclasses import dataclass
@@ -33,8 +32,10 @@ from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option
 from scripts import cifar10_sweep
+from scripts.shared import result_files
 from scripts.shared.images import SOURCES
-from scripts.shared.sweeps import grouped, spread
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, grouped, spread
 
 WARMUP = 2  # rounds that do not count
 
@@ -65,7 +66,8 @@ class Config(Options):
 def main(config: Config) -> dict:
     """Measure what is asked for; return the content of `--results`."""
     path = Path(config.results)
-    found = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    found = result_files.read(path, {"rows": [dict]}, drafts=True) if path.exists() else {}
+    found = {"rows": [], **found}
     expect_same_images(config, found)
     if config.rounds:
         found["time"] = measured(config, found["rows"])
@@ -267,14 +269,13 @@ def time_table(found: dict) -> Table:
 
 def table(rows: list[dict]) -> Table:
     """Return a row for each contestant: accuracies in percent, and the median of the seconds."""
+    accuracies = [f"{part}, % ({MEAN_SD})" for part in ("test", "mean over views")]
     cells = []
     for name, mine in grouped(rows, "contestant").items():
-        accuracies = (
-            spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy")
-        )
+        reached = (spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy"))
         seconds = np.median([row["seconds"] for row in mine])
-        cells.append((name, *accuracies, f"{seconds:.0f}", len(mine)))
-    return table_of(("contestant", "test", "mean over views", "seconds", "n"), cells)
+        cells.append((name, *reached, f"{seconds:.0f}", len(mine), *origin_cells(mine)))
+    return table_of(("contestant", *accuracies, "seconds, median", "n", *ORIGIN), cells)
 
 
 if __name__ == "__main__":

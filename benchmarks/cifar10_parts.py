@@ -92,11 +92,11 @@ def ours(source: Source, setting: str, views_part: float) -> Callable[[], dict]:
     given = source._asdict() | {"valid_fraction": 0.0}
     config = dataclasses.replace(script.PRESETS[preset], **given)
     rows = torch.arange(config.images_in_step).expand(1 << 40, -1)  # no memory: all rows are one
-    run = training.prepare(config, script.RECIPE, device_from_name(config.device), Group(), rows)
-    parts = our_steps(config, run) | small_net_parts(config, script.RECIPE, run)
-    parts |= our_views(config, run, views_part)
-    about = {"precision": config.precision, "steps": run.steps}
-    about["once_seconds"] = once_seconds(config, script.RECIPE, run)
+    plan = training.plan_of(config, script.RECIPE, device_from_name(config.device), Group())
+    run = training.prepare(plan, rows=rows)
+    parts = our_steps(plan, run) | small_net_parts(plan, run) | our_views(plan, run, views_part)
+    about = {"precision": config.precision, "steps": plan.steps}
+    about["once_seconds"] = once_seconds(plan)
     repeats = {name: max(1, public.BATCH // config.batch_size) for name in parts if "step" in name}
     return rounds_of(about, parts, repeats)
 
@@ -110,7 +110,7 @@ def kinds_of_steps(config, steps: int) -> dict[str, tuple[int, int]]:
     return kinds | ({"step, small images": (0, end)} if end else {})
 
 
-def our_steps(config, run) -> dict[str, Part]:
+def our_steps(plan, run) -> dict[str, Part]:
     """Return the steps of a training, each with the drawing of its batch."""
     state = run.state
 
@@ -120,24 +120,22 @@ def our_steps(config, run) -> dict[str, Part]:
 
     return {
         name: Part(count, lambda i, begin=begin: take(begin + i))
-        for name, (begin, count) in kinds_of_steps(config, run.steps).items()
+        for name, (begin, count) in kinds_of_steps(plan.config, plan.steps).items()
     }
 
 
-def small_net_parts(config, recipe, run) -> dict[str, Part]:
+def small_net_parts(plan, run) -> dict[str, Part]:
     """Return what the small net of --hardest does for each batch, and for each that it learns."""
-    from purenets import random
-    from purenets.torch_nets.distributed import Group
     from purenets.torch_nets.selection import losses, proxy_steps
     from scripts.shared import training
 
+    config = plan.config
     if config.hardest == 1:
         return {}
-    batches = training.batches_of(config, recipe, run.task, random.key(config.seed), run.steps)
-    model, step, state = training.proxy_of(config, recipe, run.task, run.steps, Group())
+    batches = training.batches_of(config, plan.recipe, plan.task, plan.batch_key, plan.steps)
+    model, step, state = training.proxy_of(plan)
     parts = {}
-    for name, (begin, count) in kinds_of_steps(config, run.steps).items():
-        learned = count * proxy_steps(run.steps) / run.steps
+    for name, (begin, count) in kinds_of_steps(config, plan.steps).items():
 
         def look(i: int, begin=begin) -> None:
             losses(model, state, batches(begin + i)).topk(config.images_in_step)
@@ -146,17 +144,18 @@ def small_net_parts(config, recipe, run) -> dict[str, Part]:
             step(state, run.batches(begin + i))
 
         parts[f"small net's look before a {name}"] = Part(count, look)
-        parts[f"small net's {name}"] = Part(learned, learn)
+        parts[f"small net's {name}"] = Part(count * proxy_steps(plan.steps) / plan.steps, learn)
     return parts
 
 
-def our_views(config, run, views_part: float) -> dict[str, Part]:
+def our_views(plan, run, views_part: float) -> dict[str, Part]:
     """Return the test over views: of all images, or a plain pass and the views of the unsure."""
     from scripts.shared.images import averaged_over, logits_of
 
+    config = plan.config
     if config.views == "none":
         return {}
-    x = run.task.test[0][:VIEWS]
+    x = plan.task.test[0][:VIEWS]
     averaged = averaged_over(config.views, run.model)
 
     def views(i: int) -> None:
@@ -173,16 +172,14 @@ def our_views(config, run, views_part: float) -> dict[str, Part]:
     }
 
 
-def once_seconds(config, recipe, run) -> float:
+def once_seconds(plan) -> float:
     """Return the seconds of what comes once, before the first step: the net with its fixed layers,
     and the images of a smaller size."""
-    from purenets import random
-    from purenets.torch_nets.distributed import Group
     from scripts.shared import training
 
     begin = time.perf_counter()
-    recipe.make_net(config, run.task, training.batch_norm_of(Group()))
-    training.batches_of(config, recipe, run.task, random.key(0), run.steps)
+    plan.recipe.make_net(plan.config, plan.task, training.batch_norm_of(plan.group))
+    training.batches_of(plan.config, plan.recipe, plan.task, plan.batch_key, plan.steps)
     return time.perf_counter() - begin
 
 

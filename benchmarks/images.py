@@ -9,7 +9,6 @@ first training step of scripts/cnn_train.py, the probe of the fastest way and th
 the first step included.
 """
 
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -22,10 +21,10 @@ from purenets import random, runs
 from purenets.core.data.images import folder
 from purenets.core.runs import malloc
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import images
 from scripts import cnn_train
+from scripts.shared import result_files
 
 
 class FirstStepTaken(Exception):
@@ -100,7 +99,7 @@ def main(config: Config) -> dict:
         "second_starts": second,
         "seconds_to_first_step": starts,
     }
-    write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())
+    result_files.write(config.results, found)
     print(f"first start: {first['seconds']:.1f} s, {first['peak_mib']:.0f} MiB above the imports")
     for row in second:
         print(f"second start: {row['seconds']:.2f} s, {row['peak_mib']:.0f} MiB above the imports")

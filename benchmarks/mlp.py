@@ -25,7 +25,7 @@ from torch import nn
 
 from benchmarks import jax_peers
 from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
-from purenets import make_step, numpy_nets, optim, random, runs, scan, torch_nets, train_state, tree
+from purenets import make_step, numpy_nets, optim, random, scan, torch_nets, train_state, tree
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
@@ -290,8 +290,6 @@ def main(config: Config) -> dict:
     found = {
         "command": "python -m benchmarks.mlp",
         "n": config.rounds,
-        **runs.environment(),
-        **runs.machine(),
         "setting": f"MLP 2-20-2, batch {BATCHES[TINY]}, Adam, one thread, float32; torch.nn: "
         "fused Adam",
         **measure(ours, peers, config.rounds, TINY, {"scikit-learn": sklearn_step(TINY)}),
@@ -327,9 +325,9 @@ def table(found: dict) -> Table:
     rows = []
     for name in ours:
         ratios = (found["ratio"][f"{name} / {peer}"] for peer in peers)
-        rows.append((name, f"{found['ms'][name]:.3f}", *map(with_quartiles, ratios)))
+        rows.append((name, f"{found['ms'][name]:.3f}", *map(with_quartiles, ratios), found["n"]))
     caption = f"One step of an {found['setting']}; median ratio of {found['n']} rounds (quartiles)."
-    return table_of(("ours", "ms", *heads), rows, caption)
+    return table_of(("ours", "ms", *heads, "n"), rows, caption)
 
 
 if __name__ == "__main__":

@@ -24,15 +24,15 @@ import torch
 from torch import nn
 
 from benchmarks import jax_peers
-from benchmarks.timing import in_turns, medians, ratio
+from benchmarks.timing import in_turns, medians, ratio, save_figure
 from purenets import make_step, optim, random, runs, train_state
 from purenets.core.base import TrainState
 from purenets.core.data.palindromes import palindromes
 from purenets.core.report import plots
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import VanillaRNN, ensemble, grad_fn, jit, stack_states, to_numpy
+from scripts.shared import result_files
 
 BATCH, HIDDEN, MEMBERS = 128, 128, 10
 
@@ -276,9 +276,8 @@ def main(config: Config) -> dict:
     }
     if config.whole_runs:
         found["whole_runs"] = [whole_runs(T) for T in (5, 11)]
-    Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(found["growth"]), Path(config.figure))
-    write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())
+    save_figure(draw(found["growth"]), config.figure)
+    result_files.write(config.results, found)
     print(json.dumps({name: found[name] for name in ("one_step", "growth", "ensemble")}, indent=1))
     return found
 

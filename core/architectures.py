@@ -1,11 +1,16 @@
 """The layer lists of the reduced VGG, the RNN and the MLP, for the NumPy and the torch backend."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
+from purenets.core.arguments import (
+    ANY,
+    POSITIVE,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
 from purenets.core.base import UserError
-from purenets.core.serial import expect_sizes
 
 VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
@@ -27,11 +32,11 @@ def reduced_vgg(
     quarter as many pixels. backend: as in `mlp_layers`; width: a factor of all channels; norm and
     conv: constructors in place of BatchNorm and Conv.
     """
-    expect_sizes("CNN", n_channels=n_channels, n_classes=n_classes)
-    if not 0 < width < math.inf:
-        raise UserError(f"CNN: width is {width}, needs a positive factor of all channels")
+    expect_integers("CNN", 1, n_channels=n_channels, n_classes=n_classes)
+    expect_numbers("CNN", POSITIVE, width=width)
     norm = backend.BatchNorm if norm is None else norm
     conv = backend.Conv if conv is None else conv
+    expect_functions("CNN", norm=norm, conv=conv)
     layers, convolutions, pools, channels = {}, 0, 0, n_channels
     for what, then in itertools.pairwise((*VGG, None)):
         if what == "pool":
@@ -75,17 +80,18 @@ def mlp_layers(
     backend: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of
     layers.
     """
-    if activation not in backend.ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in backend.ACTIVATIONS:
         raise UserError(
             f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}"
         )
+    expect_numbers("MLP", ANY, dropout=dropout)
     if isinstance(n_hidden, str) or not hasattr(n_hidden, "__iter__"):
         raise UserError(
             f"MLP: n_hidden is {n_hidden!r}, needs a list of the units of each hidden layer, as "
             "[20]"
         )
     units_of = {f"n_hidden[{i}]": units for i, units in enumerate(n_hidden)}
-    expect_sizes("MLP", n_inputs=n_inputs, **units_of, n_classes=n_classes)
+    expect_integers("MLP", 1, n_inputs=n_inputs, **units_of, n_classes=n_classes)
     layers, width = {}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         layers[f"fc{i}"] = backend.Linear(width, units)

@@ -6,11 +6,10 @@ in the table here. It is recorded in a run's `config.json` and obeyed when the r
 whatever processor.
 """
 
-import functools
-from pathlib import Path
 from typing import NamedTuple
 
 from purenets.core.base import UserError
+from purenets.core.processor import cpu_info
 
 
 class ProductRule(NamedTuple):
@@ -37,13 +36,9 @@ PRODUCT_RULES = {
 BY_PROCESSOR = {("AuthenticAMD", 26): "oneDNN", ("AuthenticAMD", 25): "oneDNN if large"}
 
 
-@functools.cache
 def processor() -> tuple[str, int]:
     """Return the vendor and the family of this processor; ("", 0) where the system does not say."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    found = {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
-    return found.get("vendor_id", ""), int(found.get("cpu family", 0))
+    return cpu_info().get("vendor_id", ""), int(cpu_info().get("cpu family", 0))
 
 
 _chosen: list[str] = []

@@ -73,6 +73,11 @@ class VectorDict(dict, metaclass=_ShownAsDict):
         self.layout = self._vector = self._views = None
         super().__init__(*arguments, **leaves)
 
+    @property
+    def dtype(self):
+        """The dtype of all leaves; None without a vector."""
+        return None if self._vector is None else self._vector.dtype
+
     def _look(self) -> None:
         if self._vector is not None and self._views is None:
             views = leaves_of(self.layout, self._vector)

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arguments import ANY, expect_numbers
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
 from purenets.core.serial import (
@@ -95,9 +97,10 @@ def dropout_backward(dout, cache):
 def softmax_forward(x):
     """p_k = exp(x_k) / sum_j exp(x_j), along the last axis; the largest x is subtracted first,
     which changes nothing but keeps exp from overflowing."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    wide = widened(x)
+    e = np.exp(wide - wide.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
-    return p, p
+    return p.astype(x.dtype, copy=False), p
 
 
 def softmax_backward(dout, cache):
@@ -109,6 +112,7 @@ def softmax_backward(dout, cache):
 def cross_entropy_forward(p, targets):
     """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,)
     int, or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
+    p = widened(p)
     targets = classes_or_labels(p, targets)
     if targets.ndim == 2:
         log_p = np.log(np.where(targets == 0, 1, p))  # where t_k = 0, p_k may be 0 too
@@ -131,8 +135,10 @@ def cross_entropy_backward(dout, cache):
 def softmax_cross_entropy_forward(logits, targets):
     """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits.
 
-    targets: (batch,) int, or (batch, classes) labels, one-hot or soft.
+    targets: (batch,) int, or (batch, classes) labels, one-hot or soft. Of half-precision logits
+    the loss and the gradient are in float32.
     """
+    logits = widened(logits)
     targets = classes_or_labels(logits, targets)
     if targets.ndim == 2:
         return _softmax_labels_forward(logits, targets)
@@ -302,6 +308,7 @@ def SoftMax() -> Module:
 
 def Dropout(rate: float) -> Module:
     """Zeros with probability `rate` when training; needs a key then."""
+    expect_numbers("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
 

@@ -60,6 +60,9 @@ class Config(ImageOptions):
         3.0, "the first layer's bias is trained for so long; 0 for no such bias", not_negative
     )
 
+    def needs_length(self) -> str:
+        return "every rate, which falls to 0,"
+
 
 def preset(name: str, **values) -> Config:
     return Config(**CIFAR10 | {"preset": name} | values)

@@ -29,7 +29,8 @@ from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train
 from scripts.shared.images import SOURCES
-from scripts.shared.sweeps import changes, folder_of, grouped, spread, sweep, trained
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, changes, folder_of, grouped, spread, sweep, trained
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp, "vgg": cnn_train}
 PRESETS = {
@@ -202,7 +203,8 @@ def main(config: Config) -> list[dict]:
         member(config, name, config.first_seed)  # what is wrong is said before the first training
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     rows = sweep(
-        Path(config.results) if config.results else None,
+        config.out,
+        config.results,
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
         table,
@@ -217,7 +219,9 @@ def main(config: Config) -> list[dict]:
 def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
     seeds, and the mean of the minutes of training."""
-    header = ("setting", "steps", "validation", "test", "test, mean over views", "minutes", "n")
+    parts = ("validation", "test", "test, mean over views")
+    accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
+    header = ("setting", "steps", *accuracies, "minutes", "n", *ORIGIN)
     return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
 
 
@@ -232,6 +236,7 @@ def cells(setting: str, rows: list[dict]) -> tuple:
         spread([row["test"].get("views_accuracy") for row in rows]),
         f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",
         len(rows),
+        *origin_cells(rows),
     )
 
 

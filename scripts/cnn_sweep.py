@@ -21,7 +21,8 @@ from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
 from scripts import cnn_train
 from scripts.shared.images import SOURCES
-from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, folder_of, grouped, spread, sweep, trained
 
 # Named changes of the options of scripts/cnn_train.py. The assignment's training is Adam at its
 # default rate; others differ in the optimizer or the rate, of which the better one on validation
@@ -92,7 +93,7 @@ def main(config: Config) -> list[dict]:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = itertools.product(config.settings, seeds)
-    rows = sweep(Path(config.results) if config.results else None, wanted, row_of, table)
+    rows = sweep(config.out, config.results, wanted, row_of, table)
     print(to_text(table(rows)))
     return rows
 
@@ -101,7 +102,9 @@ def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
     seeds.
     """
-    header = ("setting", "steps", "train", "validation", "test", "test with mirror image", "n")
+    parts = ("train", "validation", "test", "test with mirror image")
+    accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
+    header = ("setting", "steps", *accuracies, "n", *ORIGIN)
     return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
 
 
@@ -116,6 +119,7 @@ def cells(setting: str, rows: list[dict]) -> tuple:
         spread([row["test"]["accuracy"] for row in rows]),
         spread([row["test"].get("views_accuracy") for row in rows]),
         len(rows),
+        *origin_cells(rows),
     )
 
 

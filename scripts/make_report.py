@@ -20,7 +20,8 @@ from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import Options, not_negative, option
 from scripts import run_quick
-from scripts.report import assemble, results
+from scripts.report import assemble
+from scripts.shared import result_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +51,7 @@ def main(config: Config) -> Document:
 def make(config: Config) -> Document:
     """Return the report as a document."""
     quick = run_quick.Config(out=config.out, seed=config.seed)
-    return assemble.document(results.load(config.results), quick)
+    return assemble.document(result_files.load(config.results), quick)
 
 
 if __name__ == "__main__":

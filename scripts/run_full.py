@@ -9,7 +9,6 @@ were written by the same commands. What is done is kept: after Ctrl-C, a kill or
 command goes on, within a stage too.
 """
 
-import json
 import shlex
 import signal
 import subprocess
@@ -25,12 +24,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Interrupted, UserError
 from purenets.core.report.tables import table_of, to_text
+from purenets.core.runs import provenance
 from purenets.core.runs.command import command
-from purenets.core.runs.files import folder_at, write_atomically
+from purenets.core.runs.files import exclusive_lock, folder_at, remove_unfinished
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import Options, each, one_of, option
 from purenets.core.signals import stop_requested
 
 ROOT = Path(__file__).parents[1]
+DONE = "stages.json"  # the seconds of each stage that is done
 
 
 class Stage(NamedTuple):
@@ -96,8 +98,10 @@ STAGES = {
         40,
     ),
 }
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
-"{remaining} left]"
+BAR = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
+    "{remaining} left]"
+)
 KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # what goes on by itself; the others are told to
 
 
@@ -115,21 +119,15 @@ class Config(Options):
 def main(config: Config) -> Path:
     """All stages that are not done yet; prints a table and returns the path of the report."""
     names = config.stages
+    expect_clean_tree()
     if any(STAGES[name].images for name in names):
         open_images(config)
     folder = folder_at(config.out)
     for part in ("results", "logs", "report"):
-        folder_at(str(folder / part))
-    done = read(folder)
-    minutes = {name: STAGES[name].minutes for name in names}
-    before = sum(minutes[name] for name in names if name in done)
-    with tqdm(total=sum(minutes.values()), initial=before, bar_format=BAR, disable=None) as bar:
-        for i, name in enumerate(names, start=1):
-            if name not in done:
-                bar.set_description(f"{name} ({i} of {len(names)})")
-                done[name] = run_stage(config, folder, name)
-                write_atomically(folder / "stages.json", json.dumps(done, indent=1).encode())
-                bar.update(minutes[name])
+        folder_at(folder / part)
+    with exclusive_lock(folder):
+        remove_unfinished(folder)
+        done = run_stages(config, folder)
     spent = [(name, f"{done[name] / 60:.1f}") for name in names]
     print(to_text(table_of(["stage", "minutes"], spent)))
     from scripts import make_report  # draws and trains, so only now
@@ -142,6 +140,30 @@ def main(config: Config) -> Path:
     return folder / "report" / "report.html"
 
 
+def run_stages(config: Config, folder: Path) -> dict[str, float]:
+    """Run the stages that are not done; return the seconds of all that are."""
+    names, done = config.stages, read(folder)
+    minutes = {name: STAGES[name].minutes for name in names}
+    before = sum(minutes[name] for name in names if name in done)
+    with tqdm(total=sum(minutes.values()), initial=before, bar_format=BAR, disable=None) as bar:
+        for i, name in enumerate(names, start=1):
+            if name not in done:
+                bar.set_description(f"{name} ({i} of {len(names)})")
+                done[name] = run_stage(config, folder, name)
+                write_json(folder / DONE, {"seconds": done})
+                bar.update(minutes[name])
+    return done
+
+
+def expect_clean_tree() -> None:
+    """Refuse to work for hours on results that the report would not read."""
+    if changed := provenance.changed_files():
+        raise UserError(
+            f"{changed[0]}: differs from the commit, so that all results would be drafts, which "
+            "no report reads; commit first"
+        )
+
+
 def open_images(config: Config) -> None:
     """Find out now, not after an hour, that the images cannot be opened; their cache is filled."""
     from purenets.torch_nets import images
@@ -151,8 +173,10 @@ def open_images(config: Config) -> None:
 
 def read(folder: Path) -> dict[str, float]:
     """The seconds of each stage that is done."""
-    path = folder / "stages.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    path, seconds = folder / DONE, {str: float}
+    # the second schema: as it was written before
+    found = read_json(path, ({"seconds": seconds}, seconds)) if path.exists() else {}
+    return found.get("seconds", found)
 
 
 def command_of(config: Config, folder: Path, name: str) -> list[str]:

@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import (
+    Array,
     Batch,
+    History,
     Model,
     Optimizer,
     Params,
@@ -39,6 +42,7 @@ from purenets.core.runs.options import (
     option,
     positive,
 )
+from purenets.core.runs.rotation import KEEP
 from purenets.optim import OPTIMIZERS
 from purenets.schedules import SCHEDULES
 from scripts.shared.result import Result
@@ -91,7 +95,12 @@ class Config(Options):
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
     threads: int = option(1, "CPU threads; 128 units are fastest on one", positive)
     out: str = option(None, "folder for config, history, checkpoint and figures")
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
+
+    def needs_length(self) -> str:
+        parts = [f"its schedule ({self.schedule})"] * (self.schedule != "constant")
+        return " and ".join(parts + ["its curriculum"] * bool(self.curriculum))
 
 
 def make_model(config: Config) -> Model:
@@ -138,12 +147,22 @@ def length_at(config: Config) -> Callable[[int], int]:
     return length
 
 
-def keys(seed: int):
-    """The keys of a seed: of the params, of the training stream and of the evaluation stream."""
+class Keys(NamedTuple):
+    """The keys of a run: no draw of training comes from the key of the evaluation, or from one of
+    which that is made.
+    """
+
+    state: Array
+    training: Array
+    evaluation: Array
+
+
+def keys(seed: int) -> Keys:
+    """Return the keys of a seed: of the state, of the training and of the evaluation stream."""
     from purenets.core.data.palindromes import streams
 
     state_key, data_key = random.split(random.key(seed))
-    return state_key, *streams(data_key)
+    return Keys(state_key, *streams(data_key))
 
 
 def batches(config: Config, key, device) -> Callable[[int], Batch]:
@@ -219,40 +238,48 @@ def train(config: Config) -> Result:
 def train_as(config: Config, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
     from purenets.torch_nets import metrics_fn
-    from purenets.torch_nets.distributed import check_share, parallel_metrics
+    from purenets.torch_nets.distributed import barrier, check_share, parallel_metrics
 
     check_share(config.batch_size, group)
-    state_key, train_key, evaluation_key = keys(config.seed)
+    own = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
-    first = on_device(init_state(model, optimizer, state_key), device)
-    folder = runs.open_run(config, group.writes)
+    first = on_device(init_state(model, optimizer, own.state), device)
     metrics = parallel_metrics(metrics_fn(model), group)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         means = evaluate_at(
-            metrics, optim.with_averaged_params(state), evaluation_key, T, size, one_hot
+            metrics, optim.with_averaged_params(state), own.evaluation, T, size, one_hot
         )
         return {name: float(value) for name, value in means.items()}
 
-    state, history = runs.fit_and_save(
-        folder,
-        step_of(config, model, optimizer, group),
-        first,
-        batches(config, train_key, device),
-        steps=config.train_steps,
-        every=config.eval_freq,
-        evaluate=evaluate,
-        label=f"RNN, T = {T}",
-        hint="try a lower --learning_rate or --max_norm",
-        writes=group.writes,
-    )
-    if folder and group.writes:
-        from purenets.core.report import plots
-
-        figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
-        plots.save(figure, folder / "curves.png")
+    with runs.open_run(config, group.writes, group.size) as folder:
+        barrier(group)  # until the folder is as it has to be
+        state, history = runs.fit_and_save(
+            folder,
+            step_of(config, model, optimizer, group),
+            first,
+            batches(config, own.training, device),
+            steps=config.train_steps,
+            every=config.eval_freq,
+            evaluate=evaluate,
+            label=f"RNN, T = {T}",
+            hint="try a lower --learning_rate or --max_norm",
+            writes=group.writes,
+            keep=config.keep,
+            steps_flag="--train_steps",
+        )
+        if folder and group.writes:
+            draw(history, folder)
     return Result(state, history, model, first_params=first.params)
+
+
+def draw(history: History, folder: Path) -> None:
+    """Write the curves as PNG."""
+    from purenets.core.report import plots
+
+    figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
+    plots.save(figure, folder / "curves.png")
 
 
 def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:

@@ -13,6 +13,12 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.arguments import (
+    NOT_NEGATIVE,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
 from purenets.core.base import Batch, GradFn, UserError
 from purenets.core.data.sampling import batches
 
@@ -22,6 +28,7 @@ TRIES = 40
 
 def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
     """`grad_fn` on augmented inputs; it gets a key of its own."""
+    expect_functions("augmented", grad_fn=grad_fn, f=f)
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
@@ -32,6 +39,7 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
 
 def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
     """`grad_fn` on inputs that `f` maps, such as a normalization."""
+    expect_functions("with_input_transform", grad_fn=grad_fn, f=f)
     return lambda params, buffers, batch, key: grad_fn(
         params, buffers, (f(batch[0]), batch[1]), key
     )
@@ -39,6 +47,7 @@ def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> Grad
 
 def chain(*functions: Augmentation) -> Augmentation:
     """One augmentation after the other."""
+    expect_functions("chain", **{f"functions[{i}]": f for i, f in enumerate(functions)})
 
     def f(key, x):
         for i, function in enumerate(functions):
@@ -94,6 +103,7 @@ def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int
 
 def crop(padding: int) -> Augmentation:
     """Move each image by up to `padding` pixels in both directions; its reflection comes in."""
+    expect_integers("crop", 0, padding=padding)
 
     def f(key, x):
         B, C, H, W = x.shape
@@ -112,6 +122,7 @@ def cutout(size: int) -> Augmentation:
 
     Put it after the normalization, where 0 is the mean. Source: DeVries and Taylor 2017.
     """
+    expect_integers("cutout", 1, size=size)
 
     def f(key, x):
         B, _, H, W = x.shape
@@ -128,6 +139,7 @@ def cutout(size: int) -> Augmentation:
 def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation:
     """Each image times one factor and plus one offset, for float images: x -> c x + b with c within
     1 - contrast ... 1 + contrast and b within - brightness ... brightness (in deviations)."""
+    expect_numbers("color_jitter", NOT_NEGATIVE, brightness=brightness, contrast=contrast)
 
     def f(key, x):
         draws = random.uniform(key, (2, x.shape[0], 1, 1, 1), low=-1.0, high=1.0).to(x.dtype)
@@ -155,7 +167,8 @@ def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
 
     alpha: above 0 to 1.
     """
-
+    expect_functions("mixup", grad_fn=grad_fn)
+    expect_integers("mixup", 1, n_classes=n_classes)
     draw = (lambda key: random.uniform(key, ())) if alpha == 1 else symmetric_beta(alpha)
 
     def wrapped(params, buffers, batch, key):

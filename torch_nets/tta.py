@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from purenets.core.arguments import expect_models
 from purenets.core.base import Model
 
 
@@ -10,6 +11,7 @@ def flip_averaged(model: Model) -> Model:
     """Test-time augmentation: in evaluation the mean of the logits of an image and of its mirror
     image.
     """
+    expect_models("flip_averaged", model=model)
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, new = model.apply(params, buffers, x, train=train, key=key)
@@ -23,6 +25,7 @@ def flip_averaged(model: Model) -> Model:
 def shift_averaged(model: Model) -> Model:
     """Test-time augmentation: in evaluation half the logits of an image and a quarter each of the
     image moved by one pixel up and left, and down and right."""
+    expect_models("shift_averaged", model=model)
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, new = model.apply(params, buffers, x, train=train, key=key)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arguments import expect_flags, is_integer
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, UserError
 
@@ -26,7 +27,8 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     A pure function of the key: the same digits from a NumPy key (arrays) and a torch key (tensors).
     """
     check_length(T)
-    if batch < 1:
+    expect_flags("palindromes", one_hot=one_hot)
+    if not is_integer(batch) or batch < 1:
         raise UserError(f"batch: {batch} palindromes make no batch; needs 1 or more")
     return inputs_and_targets(
         mirror_digits(random.randint(key, (batch, free_digits(T)), 0, DIGITS), T), one_hot
@@ -49,8 +51,9 @@ def evaluation_batches(
     In NumPy batches of at most `chunk`, so that long palindromes need little memory.
     """
     for name, number in (("size", size), ("chunk", chunk)):
-        if number < 1:
+        if not is_integer(number) or number < 1:
             raise UserError(f"{name}: {number} palindromes make no evaluation; needs 1 or more")
+    random.check_key(key)
     if is_exhaustive(T, size):
         x, y = all_palindromes(T, one_hot)
         for begin in range(0, len(y), chunk):

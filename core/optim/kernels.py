@@ -103,11 +103,14 @@ def advance_by_kernel(rule: Rule, grads: Params, state: dict, params: Params):
 
 def _vectors(layout, vector: Array, grads: Params, inner: dict):
     """Return leaves that are one vector, and the function from a list of it to a dict."""
-    arrays = {name: packed(layout, part) for name, part in inner.items() if name != "count"}
-    grad = packed(layout, grads)
-    if grad is None or any(array is None for array in arrays.values()):
+    grad, moments = packed(layout, grads), {}
+    if grad is None:
         return None, None
-    moments = {name: [array] for name, array in arrays.items()}
+    for name, part in inner.items():
+        if name != "count":
+            moments[name] = [packed(layout, part)]
+            if moments[name][0] is None:
+                return None, None
     return Leaves([vector], [grad], moments, True), lambda arrays: from_vector(layout, *arrays)
 
 

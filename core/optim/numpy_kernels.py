@@ -18,14 +18,15 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 def step(rule: Rule, lr, count: Array | None, leaves: Leaves):
     """Return the params and the moments after a step, or None where this does not suit."""
-    if not leaves.is_vector or leaves.params[0].dtype not in DTYPES:
+    if not leaves.is_vector:
         return None
-    p, g = leaves.params[0], leaves.grads[0]
-    moments = {name: arrays[0] for name, arrays in leaves.moments.items()}
-    if any(array.dtype != p.dtype for array in (g, *moments.values())):
+    (p,), (g,), moments, _ = leaves
+    if p.dtype not in DTYPES or g.dtype != p.dtype:
         return None
-    done = KINDS[rule.kind](rule, lr, count, p, g, moments)
-    return done and ([done[0]], {name: [array] for name, array in done[1].items()})
+    for (array,) in moments.values():
+        if array.dtype != p.dtype:
+            return None
+    return KINDS[rule.kind](rule, lr, count, p, g, moments)
 
 
 def _adam(rule: Rule, lr, count, p, g, moments: dict):
@@ -35,16 +36,17 @@ def _adam(rule: Rule, lr, count, p, g, moments: dict):
     )
     if weight_decay and rule.kind == "adam":
         g = g + decay * p
-    m = keep1 * moments["exp_avg"] + add1 * g
-    v = b2_ * moments["exp_avg_sq"] + add2 * (g * g)
-    new = {"exp_avg": m, "exp_avg_sq": v}
+    m = keep1 * moments["exp_avg"][0] + add1 * g
+    v = b2_ * moments["exp_avg_sq"][0] + add2 * (g * g)
+    new = {"exp_avg": [m], "exp_avg_sq": [v]}
     if "max_exp_avg_sq" in moments:
-        v = new["max_exp_avg_sq"] = np.maximum(moments["max_exp_avg_sq"], v)
+        v = np.maximum(moments["max_exp_avg_sq"][0], v)
+        new["max_exp_avg_sq"] = [v]
     c1, c2 = bias_correction(b1, float(count)), bias_correction(b2, float(count))
     u = m / (np.sqrt(v) * (c1 / c2**0.5) + c1 * eps)
     if weight_decay and rule.kind == "adamw":
         u = u + decay * p
-    return p + u * _minus(lr, p.dtype), new
+    return [p + u * _minus(lr, p.dtype)], new
 
 
 def _sgd(rule: Rule, lr, count, p, g, moments: dict):
@@ -54,9 +56,9 @@ def _sgd(rule: Rule, lr, count, p, g, moments: dict):
     decay, kept = _constants((weight_decay, momentum), p.dtype)
     if weight_decay:
         g = g + decay * p
-    buffer = kept * moments["momentum_buffer"] + g
+    buffer = kept * moments["momentum_buffer"][0] + g
     u = g + kept * buffer if rule.hypers["nesterov"] else buffer
-    return p + u * _minus(lr, p.dtype), {"momentum_buffer": buffer}
+    return [p + u * _minus(lr, p.dtype)], {"momentum_buffer": [buffer]}
 
 
 KINDS = {"adam": _adam, "adamw": _adam, "sgd": _sgd}

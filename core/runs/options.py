@@ -120,6 +120,13 @@ class Options:
             **{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)}
         )
 
+    def needs_length(self) -> str:
+        """Return what of the training depends on its length, such as a schedule; "" for nothing.
+
+        A run of which something does is not gone on with to another length.
+        """
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them; a list is the text that the command line takes."""
         names = [field.name for field in dataclasses.fields(self)]

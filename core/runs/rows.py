@@ -2,24 +2,27 @@
 
 import json
 
+PLACE = "@rows@"  # where the rows come
 DIGITS = 6  # of a curve's values: more than a figure or a table shows
 
 
 def rows_text(found: dict) -> str:
-    """Return `found` as JSON whose "rows" take a line each, so that curves of many epochs stay
-    short and a new row is one new line.
+    """Return `found` as JSON in which each of its "rows" takes a line, so that curves of many
+    epochs stay short and a new row is one new line.
 
-    >>> print(rows_text({"n": 1, "rows": [{"seed": 0, "loss": [3, 2, 1]}]}), end="")
+    >>> print(rows_text({"rows": [{"seed": 0, "loss": [3, 2, 1]}], "n": 1}))
     {
-     "n": 1,
      "rows": [
       {"seed": 0, "loss": [3, 2, 1]}
-     ]
+     ],
+     "n": 1
     }
     """
-    head = json.dumps({**found, "rows": []}, indent=1).removesuffix("[]\n}")
+    if not isinstance(found.get("rows"), list):
+        return json.dumps(found, indent=1)
     lines = ",\n".join(f"  {json.dumps(row)}" for row in found["rows"])
-    return f"{head}[\n{lines}\n ]\n}}\n"
+    text = json.dumps({**found, "rows": PLACE}, indent=1)
+    return text.replace(f'"rows": "{PLACE}"', f'"rows": [\n{lines}\n ]', 1)
 
 
 def rounded(rows: list[dict]) -> list[dict]:

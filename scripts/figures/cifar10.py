@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's J
 setting and seed.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ import numpy as np
 from einops import reduce
 from matplotlib.figure import Figure
 
-from purenets import UserError
 from purenets.core.report import plots
-from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
+from purenets.core.report.plots import COLORS, LINES, MARKERS, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
+from scripts.shared import result_files
+from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import changes, grouped, images_of
 
 FAR = -20  # points of accuracy
@@ -149,7 +149,7 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
         ylim=(0, 1.15),
         title=title,
     )
-    axis.set_xticklabels([classes[i] for i in order], rotation=30, ha="right")
+    axis.set_xticklabels([literal(classes[i]) for i in order], rotation=30, ha="right")
     axis.legend(fontsize=9, frameon=False, loc="upper center", ncols=len(rows))
     axis.grid(axis="x", visible=False)
     return figure
@@ -171,10 +171,7 @@ class Config(Options):
 
 
 def main(config: Config) -> None:
-    path = Path(config.results)
-    if not path.exists():
-        raise UserError(f"--results {path}: does not exist; scripts/cifar10_sweep.py writes it")
-    by_setting = grouped(json.loads(path.read_text())["rows"])
+    by_setting = grouped(result_files.read(config.results, SWEEP)["rows"])
     seeds = max(map(len, by_setting.values()))
     rows = [
         row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1

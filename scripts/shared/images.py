@@ -1,14 +1,13 @@
 """Training on images: the options, the data, the test, and the report of a run."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from purenets import Model, TrainState, UserError, tree
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import (
     Options,
     fraction,
@@ -18,11 +17,14 @@ from purenets.core.runs.options import (
     option,
     positive,
 )
+from purenets.core.runs.rotation import KEEP
 from scripts.shared.result import Result
+from scripts.shared.schemas import TEST, no_test
 
 SOURCES = ("cifar10", "folder", "digits")
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
 FLIPS = ("none", "random", "alternating")
+RESULTS, FIGURES = "results.json", ("curves.png", "confusion.png")
 VIEWS = ("none", "mirror", "shift")
 # an option, the option without which it means nothing, and that one's value then
 NEEDS = (
@@ -115,7 +117,12 @@ class ImageOptions(Options):
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
     seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
     out: str = option(None, "folder for config, history, checkpoint, results and figures")
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
+
+    def needs_length(self) -> str:
+        schedule = getattr(self, "schedule", "constant")
+        return "" if schedule == "constant" else f"its schedule ({schedule})"
 
     def __post_init__(self):
         super().__post_init__()
@@ -239,14 +246,28 @@ def save(result: Result, folder: Path, title: str) -> None:
     """
     from purenets.core.report import plots
 
-    write_atomically(folder / "results.json", json.dumps(result.test or {}, indent=1).encode())
-    plots.save(plots.curves({"": result.history}, CURVES, title), folder / "curves.png")
+    write_json(folder / RESULTS, result.test or {})
+    curves, confusion = (folder / name for name in FIGURES)
+    plots.save(plots.curves({"": result.history}, CURVES, title), curves)
     if not result.test:
         return
     figure, axes = plots.panels(1, 1, 6.5, 5.5)
     text = f"test accuracy {result.test['accuracy']:.1%}"
     plots.confusion(axes[0, 0], np.array(result.test["confusion"]), result.test["classes"], text)
-    plots.save(figure, folder / "confusion.png")
+    plots.save(figure, confusion)
+
+
+def has_ended(folder: Path) -> bool:
+    """Return whether the run of a folder has written all that `save` writes."""
+    if not (folder / RESULTS).exists():
+        return False
+    curves, confusion = (folder / name for name in FIGURES)
+    return curves.exists() and (confusion.exists() or not results_of(folder))
+
+
+def results_of(folder: Path) -> dict:
+    """Return what a run found on the test images; empty where it did not look at them."""
+    return read_json(folder / RESULTS, (TEST, no_test))
 
 
 def report(title: str, result: Result) -> None:

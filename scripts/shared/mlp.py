@@ -37,6 +37,7 @@ from purenets.core.runs.options import (
     positive,
     widths,
 )
+from purenets.core.runs.rotation import KEEP
 from purenets.data import DATASETS, Dataset
 from purenets.optim import OPTIMIZERS
 from scripts.shared.result import Result
@@ -76,6 +77,7 @@ class MLPConfig(Options):
     seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
     out: str = option(None, "folder for config, history, checkpoint and figures")
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
 
 
@@ -131,22 +133,23 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     params = tree.map(backend.array, tree.cast(params or drawn, config.dtype))
     state = train_state(params, buffers, optimizer, step_key)
 
-    folder = runs.open_run(config)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    state, history = runs.fit_and_save(
-        folder,
-        backend.compile(make_step(backend.grad_fn(model), optimizer)),
-        state,
-        data.batches(train_set, config.batch_size, batch_key),
-        steps=math.ceil(config.max_steps * epoch),
-        every=math.ceil(config.eval_freq * epoch),
-        evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
-        label=backend.name,
-        hint="try a lower --learning_rate",
-    )
-    result = Result(state, history, model, task, predict=predictor(backend, model, state))
-    if folder:
-        draw(result, backend, folder)
+    with runs.open_run(config) as folder:
+        state, history = runs.fit_and_save(
+            folder,
+            backend.compile(make_step(backend.grad_fn(model), optimizer)),
+            state,
+            data.batches(train_set, config.batch_size, batch_key),
+            steps=math.ceil(config.max_steps * epoch),
+            every=math.ceil(config.eval_freq * epoch),
+            evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
+            label=backend.name,
+            hint="try a lower --learning_rate",
+            keep=config.keep,
+        )
+        result = Result(state, history, model, task, predict=predictor(backend, model, state))
+        if folder:
+            draw(result, backend, folder)
     return result
 
 

@@ -5,14 +5,10 @@ A script hands over a `Recipe`: its net and its optimizer. `ImageOptions` choose
 
 import functools
 import inspect
-import io
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from purenets import (
     GradFn,
@@ -30,13 +26,17 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.runs import checkpoint
 from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
 from scripts.shared.images import ImageOptions, open_task, save, tested
 from scripts.shared.result import Result
+from scripts.shared.schemas import all_of
 
+PROBE = "probe.json"
 STATISTICS = 5000  # training images that BatchNorm's statistics of averaged params are taken over
-ROWS = "hardest.npy"  # in a run's folder: which rows of each batch are trained on
+ROWS = "hardest.safetensors"  # in a run's folder: which rows of each batch are trained on
 
 
 class Recipe(NamedTuple):
@@ -59,30 +59,50 @@ class Recipe(NamedTuple):
     proxy: Callable[[Any], Any] | None = None
 
 
+class Plan(NamedTuple):
+    """What a training consists of, before its folder is opened.
+
+    Args:
+        config: the options.
+        recipe: of the script.
+        group: the processes.
+        task: the images.
+        plain: the model of normalized images in float32.
+        optimizer: with its schedule.
+        steps: to train for.
+        per_epoch: steps of an epoch.
+        init_key, batch_key, step_key: of the params, of the batches, and of what a step draws.
+    """
+
+    config: ImageOptions
+    recipe: Recipe
+    group: Any
+    task: Any
+    plain: Model
+    optimizer: Optimizer
+    steps: int
+    per_epoch: float
+    init_key: Any
+    batch_key: Any
+    step_key: Any
+
+
 class Training(NamedTuple):
     """All of a training but its loop.
 
     Args:
-        folder: of the run, or None.
-        task: the images.
         model: of uint8 images.
         step: `fit` takes this, `state` and `batches`.
         state: before the first step.
         batches: the function from a step to its batch.
-        steps: to train for.
-        every: steps between two evaluations.
         averaged: `averaged(state)` -> the state to evaluate.
         evaluate: the function of a state that `fit` evaluates; None where no images are held out.
     """
 
-    folder: Path | None
-    task: Any
     model: Model
     step: Step
     state: TrainState
     batches: Callable
-    steps: int
-    every: int
     averaged: Callable[[TrainState], TrainState]
     evaluate: Callable[[TrainState], dict[str, float]] | None
 
@@ -105,67 +125,79 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
 
 def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
-    training = prepare(config, recipe, device, group)
-    state, history = fit(training, recipe.title, group)
-    state = training.averaged(state)
-    lap = runs.timer(training.folder if group.writes else None)
-    found = tested(config, training.model, state, training.task) if config.test else None
-    result = Result(state, history, training.model, training.task, found)
-    if training.folder and group.writes:
-        lap(int(state.step))  # the test belongs to the time of a run
-        save(result, training.folder, recipe.title)
+    from purenets.torch_nets.distributed import barrier
+
+    plan = plan_of(config, recipe, device, group)
+    with runs.open_run(config, group.writes, group.size) as folder:
+        barrier(group)  # until the folder is as it has to be
+        training = prepare(plan, folder)
+        state, history = fit(plan, training, folder)
+        state = training.averaged(state)
+        lap = runs.timer(folder if group.writes else None)
+        found = tested(config, training.model, state, plan.task) if config.test else None
+        result = Result(state, history, training.model, plan.task, found)
+        if folder and group.writes:
+            lap(int(state.step))  # the test belongs to the time of a run
+            save(result, folder, recipe.title)
     return result
 
 
-def fit(training: Training, title: str, group) -> tuple[TrainState, History]:
+def fit(plan: Plan, training: Training, folder: Path | None) -> tuple[TrainState, History]:
     """Train from where the run's folder stands; return the last state and the history."""
     return runs.fit_and_save(
-        training.folder,
+        folder,
         training.step,
         training.state,
         training.batches,
-        steps=training.steps,
-        every=training.every,
+        steps=plan.steps,
+        every=steps_between_evaluations(plan.config, plan.steps, plan.per_epoch),
         evaluate=training.evaluate,
-        label=title,
+        label=plan.recipe.title,
         hint="try a lower --learning_rate",
-        writes=group.writes,
+        writes=plan.group.writes,
+        keep=plan.config.keep,
     )
 
 
-def prepare(config: ImageOptions, recipe: Recipe, device, group, rows=None) -> Training:
-    """Return the training of a recipe, ready to begin or to go on with.
+def plan_of(config: ImageOptions, recipe: Recipe, device, group) -> Plan:
+    """Return the plan of a training; what cannot be is said here, before its folder is opened."""
+    from purenets.torch_nets.distributed import check_share
+
+    check_share(config.batch_size, group)
+    check_one_process(config, group)
+    if config.hardest < 1 and recipe.proxy is None:
+        raise UserError(f"--hardest {config.hardest}: there is no small net for the {recipe.title}")
+    keys = random.split(random.key(config.seed), 4)
+    task = open_task(config, keys[0], device, group)
+    check_small_size(config, task)
+    plain = recipe.make_net(config, task, batch_norm_of(group))
+    steps, per_epoch = steps_of(config, task)
+    optimizer = make_optimizer(config, recipe, steps, per_epoch)
+    return Plan(config, recipe, group, task, plain, optimizer, steps, per_epoch, *keys[1:])
+
+
+def prepare(plan: Plan, folder: Path | None = None, rows=None) -> Training:
+    """Return the training of a plan, ready to begin or to go on with in its folder.
 
     Args:
+        plan: as `plan_of` returns it.
+        folder: the opened one of the run, or None.
         rows: of each batch to train on, (steps, images), for --hardest; by default those that the
             small net finds, which is trained for it.
     """
     from purenets.torch_nets import metrics_fn
-    from purenets.torch_nets.distributed import check_share, parallel_metrics
+    from purenets.torch_nets.distributed import parallel_metrics
 
-    check_share(config.batch_size, group)
-    check_one_process(config, group)
-    split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
-    task = open_task(config, split_key, device, group)
-    folder = runs.open_run(config, group.writes)
-    plain = recipe.make_net(config, task, batch_norm_of(group))
-    model = autotuned(plain, task, config.precision, folder, group)
-    model, grad = with_members(config, model, make_grad_fn(config, recipe, model, task, group))
-    steps, per_epoch = steps_of(config, task)
-    optimizer = make_optimizer(config, recipe, steps, per_epoch)
-    batches = batches_of(config, recipe, task, batch_key, steps)
-    if config.hardest < 1:
-        batches = hardest_batches(config, recipe, task, batches, steps, folder, group, rows)
+    config, task, group = plan.config, plan.task, plan.group
+    model = autotuned(plan.plain, task, config.precision, folder, group)
+    grad = make_grad_fn(config, plan.recipe, model, task, group)
+    model, grad = with_members(config, model, grad)
     averaged = averaged_state_fn(model, task, config.batch_size)
     return Training(
-        folder=folder,
-        task=task,
         model=model,
-        step=compiled(config, make_step(grad, optimizer)),
-        state=start(model, optimizer, init_key, step_key, device),
-        batches=batches,
-        steps=steps,
-        every=steps_between_evaluations(config, steps, per_epoch),
+        step=compiled(config, make_step(grad, plan.optimizer)),
+        state=start(model, plan.optimizer, plan.init_key, plan.step_key, task.train[0].device),
+        batches=hardest_batches(plan, folder, rows),
         averaged=averaged,
         evaluate=validation(parallel_metrics(metrics_fn(model), group), averaged, task),
     )
@@ -226,20 +258,35 @@ def autotuned(plain: Model, task, precision: str, folder: Path | None, group) ->
     from purenets.torch_nets import distributed
     from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
 
-    recorded = folder / "probe.json" if folder else None
+    recorded = folder / PROBE if folder else None
     if recorded and recorded.exists():
-        seconds = json.loads(recorded.read_text())
+        seconds = read_probe(folder)
     else:
         batch = task.normalize(task.train[0][:32]), task.train[1][:32]
         seconds = autotune(plain, batch, variants_for(precision))
         seconds = distributed.broadcast_from_rank0(seconds, group)
         if recorded and group.writes:
-            write_atomically(recorded, json.dumps(seconds, indent=1).encode())
+            write_json(recorded, {"seconds": seconds})
     variant = min(seconds, key=seconds.get)
     if len(seconds) > 1:
         times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
         print(f"computing in {variant} (gradient of 32 images: {times}); params stay float32")
     return normalized(VARIANTS[variant](plain), task.normalize)
+
+
+def read_probe(folder: Path) -> dict[str, float]:
+    """Return the seconds of each variant that `probe.json` holds."""
+    from purenets.torch_nets.precision import VARIANTS
+
+    def known(value: dict) -> str | None:
+        good = value and all(
+            name in VARIANTS and type(value[name]) in (int, float) for name in value
+        )
+        return None if good else f"needs seconds by names among {', '.join(VARIANTS)}"
+
+    schema = ({"seconds": all_of(dict, known)}, all_of(dict, known))  # the second: as it was before
+    found = read_json(folder / PROBE, schema)
+    return found.get("seconds", found)
 
 
 def normalized(model: Model, normalize: Callable) -> Model:
@@ -308,12 +355,16 @@ def batches_of(config: ImageOptions, recipe: Recipe, task, key, steps: int) -> C
     end, size = small_steps(config, steps), config.small_size
     if not end:
         return full
-    height, width = task.train[0].shape[2:]
-    if size >= min(height, width):
-        raise UserError(f"--small_size {size}: images are {height} x {width}, needs a smaller one")
     x, y = task.train
     small = drawn_batches(config, recipe, (resized(x, size), y), key)  # the same, in the same order
     return lambda step: (small if step < end else full)(step)
+
+
+def check_small_size(config: ImageOptions, task) -> None:
+    height, width = task.train[0].shape[2:]
+    size = config.small_size
+    if size and size >= min(height, width):
+        raise UserError(f"--small_size {size}: images are {height} x {width}, needs a smaller one")
 
 
 def drawn_batches(config: ImageOptions, recipe: Recipe, images, key) -> Callable:
@@ -337,58 +388,59 @@ MOVES = 1 << 31  # folded into the key of the batches, which themselves fold in 
 # --- the hardest images ---------------------------------------------------------------------------
 
 
-def hardest_batches(
-    config: ImageOptions,
-    recipe: Recipe,
-    task,
-    batches,
-    steps: int,
-    folder: Path | None,
-    group,
-    rows=None,
-) -> Callable:
-    """Return the batches of the images that a small net finds hardest; a resumed run has them."""
-    import torch
-
+def hardest_batches(plan: Plan, folder: Path | None, rows=None) -> Callable:
+    """Return the batches of a training: with --hardest of the images that a small net finds
+    hardest, which is trained here, but for a run that is resumed."""
     from purenets.torch_nets.selection import selected
+
+    config = plan.config
+    batches = batches_of(config, plan.recipe, plan.task, plan.batch_key, plan.steps)
+    if config.hardest == 1:
+        return batches
+    return selected(batches, rows_in(plan, folder, batches) if rows is None else rows)
+
+
+def rows_in(plan: Plan, folder: Path | None, batches: Callable):
+    """Return the hardest rows that a folder keeps; else find them, and keep them there."""
+    import torch
 
     path = folder / ROWS if folder else None
     if path and path.exists():
-        rows = torch.from_numpy(np.load(path))
-    elif rows is None:
-        lap = runs.timer(folder)
-        rows = hardest_rows_of(config, recipe, task, batches, steps, group)
-        if path:
-            lap(0)  # it belongs to the time of the run
-            file = io.BytesIO()
-            np.save(file, rows.numpy())
-            write_atomically(path, file.getvalue())
-    return selected(batches, rows)
+        rows = checkpoint.read(path)[0]["rows"].array
+        if len(rows) != plan.steps:
+            raise UserError(
+                f"{path}: is of {len(rows)} steps; with --hardest a run goes on to as many"
+            )
+        return torch.from_numpy(rows)
+    lap = runs.timer(folder)
+    rows = hardest_rows_of(plan, batches)
+    if path:
+        lap(0)  # it belongs to the time of the run
+        write_atomically(path, checkpoint.encoded(checkpoint.on_host({"rows": rows}), {}))
+    return rows
 
 
-def hardest_rows_of(config: ImageOptions, recipe: Recipe, task, batches, steps: int, group):
+def hardest_rows_of(plan: Plan, batches: Callable):
     """Train the small net of the recipe; return the rows of each batch that it finds hardest."""
     from purenets.torch_nets.selection import hardest_rows
 
-    model, step, state = proxy_of(config, recipe, task, steps, group)
-    return hardest_rows(model, step, state, batches, steps, config.images_in_step)
+    model, step, state = proxy_of(plan)
+    return hardest_rows(model, step, state, batches, plan.steps, plan.config.images_in_step)
 
 
-def proxy_of(config: ImageOptions, recipe: Recipe, task, steps: int, group) -> tuple:
+def proxy_of(plan: Plan) -> tuple:
     """Return model, step and first state of the small net."""
     from purenets.torch_nets.selection import TRAINED, proxy_steps
 
-    if recipe.proxy is None:
-        raise UserError(f"--hardest {config.hardest}: there is no small net for the {recipe.title}")
-    small = recipe.proxy(config)
+    recipe, task, group = plan.recipe, plan.task, plan.group
+    small = recipe.proxy(plan.config)
     plain = recipe.make_net(small, task, batch_norm_of(group))
-    model = autotuned(plain, task, config.precision, None, group)
+    model = autotuned(plain, task, small.precision, None, group)
     grad = make_grad_fn(small, recipe, model, task, group)
-    per_epoch = len(task.train[1]) / config.batch_size / TRAINED
-    optimizer = recipe.make_optimizer(small, proxy_steps(steps), per_epoch)
-    init_key, step_key = random.split(random.fold_in(random.key(config.seed), 0))
+    optimizer = recipe.make_optimizer(small, proxy_steps(plan.steps), plan.per_epoch / TRAINED)
+    init_key, step_key = random.split(random.fold_in(random.key(small.seed), 0))
     state = start(model, optimizer, init_key, step_key, task.train[0].device)
-    return model, compiled(config, make_step(grad, optimizer)), state
+    return model, compiled(small, make_step(grad, optimizer)), state
 
 
 # --- optimizer ------------------------------------------------------------------------------------
@@ -404,12 +456,14 @@ def make_optimizer(config: ImageOptions, recipe: Recipe, steps: int, per_epoch: 
 def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
     """Return the optimizer of a constructor, by the options that scripts with a choice of it have.
 
-    The options are --learning_rate, --schedule and --weight_decay; only matrices and filters decay.
+    The options are --learning_rate, --schedule and --weight_decay; only matrices and filters decay,
+    and without --weight_decay nothing does, whatever the optimizer's own default is.
     """
     rate = SCHEDULES[config.schedule](config.learning_rate, steps)
+    decays = "weight_decay" in inspect.signature(make).parameters
     if not config.weight_decay:
-        return make(lr=rate)
-    if "weight_decay" not in inspect.signature(make).parameters:
+        return make(lr=rate, weight_decay=0) if decays else make(lr=rate)
+    if not decays:
         raise UserError(f"--weight_decay: {make.__name__} takes none")
     parts = {
         "decayed": make(lr=rate, weight_decay=config.weight_decay),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import optim, tree
+from purenets import optim, torch_nets, tree  # noqa: F401 (registers the kernels of torch)
 from purenets.core.optim import blocks
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.kernels import KERNELS

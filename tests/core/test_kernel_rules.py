@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from purenets import UserError
+from purenets import UserError, runs
 from purenets.core import kernel_rules
+from purenets.core.runs.json_files import write_json
 from scripts import pytorch_train_mlp
 
 
@@ -52,6 +53,6 @@ def test_a_resumed_run_obeys_the_rule_of_its_first_processor(tmp_path, monkeypat
 def test_a_rule_that_nobody_knows_ends_in_one_line(tmp_path):
     train(tmp_path / "run")
     path = tmp_path / "run" / "config.json"
-    path.write_text(path.read_text().replace(kernel_rules.product_rule_name(), "other"))
+    write_json(path, runs.read_config(path.parent) | {"kernels": {"products": "other"}})
     with pytest.raises(UserError, match=r"config\.json names unknown kernels \(products: 'other'"):
         train(tmp_path / "run", resume=True)

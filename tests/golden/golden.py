@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from purenets.core.processor import cpu_info
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNS = {
@@ -51,11 +53,7 @@ RUNS = {
 
 def machine() -> str:
     """Return the processor's family and model with the versions that the bits depend on."""
-    info = {}
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        info.setdefault(name.strip(), value.strip())
-    cpu = "{vendor_id} family {cpu family} model {model}".format_map(info)
+    cpu = "{vendor_id} family {cpu family} model {model}".format_map(cpu_info())
     return f"{cpu}, torch {torch.__version__}, numpy {np.__version__}"
 
 

@@ -1,6 +1,5 @@
 """The CNN script: what it learns, that it resumes bit by bit, and what it says of wrong input."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,11 @@ from PIL import Image
 from purenets import UserError
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.command import command
+from purenets.core.runs.files import LOCK
+from purenets.core.runs.json_files import read_json
 from scripts import cnn_train
 from scripts.cnn_train import Config
+from scripts.shared.schemas import TEST
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -84,7 +86,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
     )
     assert "Traceback" not in full.stderr
     assert (folder / checkpoint.NAME).read_bytes() == before
-    assert not list(folder.glob(".*"))  # nothing half-written
+    assert [path.name for path in folder.glob(".*")] == [LOCK]  # nothing half-written
     subprocess.run([*more, "--resume"], check=True, capture_output=True)
     assert history.read_csv(folder / "history.csv")[-1]["step"] == 20
 
@@ -100,7 +102,7 @@ def test_the_run_folder_has_what_was_found(tmp_path):
         "curves.png",
         "confusion.png",
     } <= names
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.test
+    assert read_json(tmp_path / "run" / "results.json", TEST) == result.test
 
 
 def test_the_running_mean_is_what_is_evaluated():

@@ -2,21 +2,20 @@
 
 import contextlib
 import dataclasses
-import json
 import types
 
-import numpy as np
 import pytest
 import torch
 
-from purenets import Interrupted, UserError, evaluate, optim, random
+from purenets import Interrupted, UserError, evaluate, optim, runs
+from purenets.core.runs import checkpoint
 from purenets.torch_nets import metrics_fn, update_batchnorm
 from purenets.torch_nets.augment import resized
 from purenets.torch_nets.distributed import Group
 from purenets.torch_nets.losses import cross_entropy
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train
 from scripts.shared import training
-from scripts.shared.images import logits_of
+from scripts.shared.images import has_ended, logits_of, results_of
 
 VGG = cnn_train.Config(data="digits", width=0.125, batch_size=64, eval_freq=0, threads=1)
 FAST = dataclasses.replace(
@@ -28,7 +27,11 @@ MLP = dataclasses.replace(
 
 
 def prepared(script, config):
-    return training.prepare(config, script.RECIPE, torch.device("cpu"), Group())
+    plan = training.plan_of(config, script.RECIPE, torch.device("cpu"), Group())
+    if config.out is None:
+        return types.SimpleNamespace(**plan._asdict(), **training.prepare(plan)._asdict())
+    with runs.open_run(config) as folder:
+        return types.SimpleNamespace(**plan._asdict(), **training.prepare(plan, folder)._asdict())
 
 
 def first_steps(script, config, n=2):
@@ -113,25 +116,24 @@ def test_the_small_net_says_which_images_are_trained_on(tmp_path):
     config = dataclasses.replace(FAST, hardest=0.25, crop=2, out=str(tmp_path / "run"))
     run = prepared(cifar10_cnn, config)
     whole = prepared(cifar10_cnn, dataclasses.replace(config, hardest=1.0, out=None))
-    rows = np.load(tmp_path / "run" / training.ROWS)
+    rows = checkpoint.read(tmp_path / "run" / training.ROWS)[0]["rows"].array
     assert rows.shape == (run.steps, 25)
     x, y = run.batches(1)
     assert torch.equal(y, whole.batches(1)[1][rows[1]])
     assert torch.equal(run.batches(1)[0], x)
     moved = (x != whole.batches(1)[0][rows[1]]).flatten(1).any(1)
     assert moved.any()  # the batches are cropped already
-    laps = json.loads((tmp_path / "run" / "seconds.json").read_text())
+    laps = runs.timings(tmp_path / "run")
     assert laps[0]["step"] == 0
     assert laps[0]["seconds"] > 0
 
 
 def test_the_hardest_images_have_the_larger_loss():
     config = dataclasses.replace(FAST, hardest=0.5, epochs=4.0)
-    task = prepared(cifar10_cnn, config).task
-    key = random.key(1)
-    whole = training.batches_of(config, cifar10_cnn.RECIPE, task, key, 16)
-    rows = training.hardest_rows_of(config, cifar10_cnn.RECIPE, task, whole, 16, Group())
-    model, step, state = training.proxy_of(config, cifar10_cnn.RECIPE, task, 16, Group())
+    plan = training.plan_of(config, cifar10_cnn.RECIPE, torch.device("cpu"), Group())
+    whole = training.batches_of(config, plan.recipe, plan.task, plan.batch_key, plan.steps)
+    rows = training.hardest_rows_of(plan, whole)
+    model, step, state = training.proxy_of(plan)
     for i in range(0, 16, 4):
         x, y = whole(i)
         state, _ = step(state, (x[rows[i]], y[rows[i]]))
@@ -243,7 +245,8 @@ def test_without_a_look_at_the_test_images_there_is_no_test(tmp_path, capsys, mo
     config = dataclasses.replace(FAST, test=False, out=str(tmp_path / "run"))
     result = cifar10_cnn.main(config)
     assert result.test is None
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == {}
+    assert results_of(tmp_path / "run") == {}
+    assert has_ended(tmp_path / "run")
     assert not (tmp_path / "run" / "confusion.png").exists()
     assert "test" not in capsys.readouterr().out
 
@@ -290,7 +293,7 @@ def test_options_that_do_not_fit_the_net_are_refused(script, config, message):
 def test_several_processes_refuse_what_they_do_not_share():
     config = dataclasses.replace(FAST, hardest=0.5)
     with pytest.raises(UserError, match="--hardest: not with several processes"):
-        training.prepare(config, cifar10_cnn.RECIPE, torch.device("cpu"), Group(rank=0, size=2))
+        training.plan_of(config, cifar10_cnn.RECIPE, torch.device("cpu"), Group(rank=0, size=2))
 
 
 # --- the same bits --------------------------------------------------------------------------------

@@ -58,12 +58,13 @@ def _copies(leaves: list[Tensor]) -> list[Tensor]:
 def _adam(rule: Rule, lr, count: Tensor, leaves: Leaves):
     beta1, beta2, eps, weight_decay = rule.numbers
     new, moments = _copies(leaves.params), {n: _copies(m) for n, m in leaves.moments.items()}
-    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     kernel = torch._fused_adam_ if rule.kind == "adam" else torch._fused_adamw_
     kernel(
         new,
         leaves.grads,
-        *[moments.get(name, []) for name in names],
+        moments["exp_avg"],
+        moments["exp_avg_sq"],
+        moments.get("max_exp_avg_sq", []),
         [count.float()] * len(new),
         lr=lr,
         beta1=beta1,
