@@ -58,7 +58,7 @@ def like(value, reference: Array, dtype=None) -> Array:
     """
     xp, dtype = namespace(reference), dtype or reference.dtype
     if xp is numpy_namespace:
-        return np.asarray(value, dtype=dtype)
+        return np.asarray(to_host(value), dtype=dtype)
     return xp.asarray(value, dtype=dtype, device=reference.device)
 
 
