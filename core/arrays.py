@@ -152,8 +152,8 @@ def sqrt(x: Array) -> Array:
 
 
 def is_tracing() -> bool:
-    """Return True under torch.compile or a torch.func transform, where no value of a tensor may be
-    read.
+    """Return True under torch.compile, a torch.func transform or forward AD, where no value of a
+    tensor may be read.
 
     Without `purenets.torch_nets`, which knows, the answer is True: always right, and slower.
     """
