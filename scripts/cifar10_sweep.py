@@ -16,7 +16,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    seed_count,
+    thread_count_or_0,
+)
 from scripts import cifar10_cnn, cifar10_mlp
 from scripts.shared.result_files import ORIGIN, origin_cells
 from scripts.shared.sweeps import MEAN_SD, folder_of, grouped, spread, sweep, trained
@@ -71,7 +81,7 @@ class Config(Options):
         "presets, variants and groups, with commas",
         each(one_of([*GROUPS, *PRESETS, *VARIANTS])),
     )
-    seeds: int = option(3, "seeds of each setting", positive)
+    seeds: int = option(3, "seeds of each setting", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     valid_fraction: float = option(
         None, "the part of training images held out; by default the preset's", positive
@@ -79,10 +89,12 @@ class Config(Options):
     data: str = option(
         "folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
     )
-    data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    out: str = option("runs/cifar10", "folder of the runs")
-    results: str = option(None, "JSON file for what all runs found; what it has is kept")
+    data_dir: str = option(
+        "data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images", file_path
+    )
+    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    out: str = option("runs/cifar10", "folder of the runs", file_path)
+    results: str = option(None, "JSON file for what all runs found; what it has is kept", file_path)
 
 
 def expanded(settings: tuple[str, ...]) -> list[str]:

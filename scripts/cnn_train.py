@@ -16,7 +16,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Model, Optimizer
 from purenets.core.runs.command import command
-from purenets.core.runs.options import not_negative, one_of, option, positive
+from purenets.core.runs.options import (
+    not_negative,
+    one_of,
+    option,
+    positive,
+)
 from purenets.optim import OPTIMIZERS
 from purenets.schedules import SCHEDULES
 from scripts.shared import training

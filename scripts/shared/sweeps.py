@@ -12,7 +12,9 @@ from purenets import runs
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import exclusive_file, exclusive_lock, folder_at
 from purenets.core.runs.json_files import read_json
-from purenets.core.runs.options import Options
+from purenets.core.runs.options import (
+    Options,
+)
 from purenets.core.runs.provenance import script_of
 from purenets.core.runs.record import check_same
 from scripts.shared import result_files

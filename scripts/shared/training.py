@@ -24,6 +24,7 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.memory import expect_room_for
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
 from scripts.shared.images import ImageOptions, open_task, save, tested
@@ -78,6 +79,7 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = open_task(config, split_key, device, group)
     plain = recipe.make_net(config, task, batch_norm_of(group))
+    expect_room_for(plain, "take a smaller net", config.members)
     steps, per_epoch = steps_of(config, task)
     optimizer = make_optimizer(config, recipe, steps, per_epoch)
     with runs.open_run(config, group.writes, group.size) as folder:
