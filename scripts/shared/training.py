@@ -26,6 +26,7 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.memory import expect_room_for
 from purenets.core.runs import checkpoint
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.json_files import read_json, write_json
@@ -171,6 +172,7 @@ def plan_of(config: ImageOptions, recipe: Recipe, device, group) -> Plan:
     task = open_task(config, keys[0], device, group)
     check_small_size(config, task)
     plain = recipe.make_net(config, task, batch_norm_of(group))
+    expect_room_for(plain, "take a smaller net", config.members)
     steps, per_epoch = steps_of(config, task)
     optimizer = make_optimizer(config, recipe, steps, per_epoch)
     return Plan(config, recipe, group, task, plain, optimizer, steps, per_epoch, *keys[1:])
