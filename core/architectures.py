@@ -16,7 +16,12 @@ VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "p
 
 
 def reduced_vgg(
-    backend, n_channels: int, n_classes: int, width: float = 1.0, norm: Callable | None = None
+    backend,
+    n_channels: int,
+    n_classes: int,
+    width: float = 1.0,
+    norm: Callable | None = None,
+    conv: Callable | None = None,
 ) -> dict:
     """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ...
     "fc".
@@ -24,20 +29,21 @@ def reduced_vgg(
     A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3,
     stride 2, padding 1. A pool comes before the ReLU that the assignment has before it: the maximum
     of what a ReLU leaves is what the ReLU leaves of the maximum, in value and gradient, and of a
-    quarter as many pixels. backend: as in `mlp_layers`; width: a factor of all channels; norm: a
-    constructor in place of BatchNorm.
+    quarter as many pixels. backend: as in `mlp_layers`; width: a factor of all channels; norm and
+    conv: constructors in place of BatchNorm and Conv.
     """
     expect_integers("CNN", 1, n_channels=n_channels, n_classes=n_classes)
     expect_numbers("CNN", POSITIVE, width=width)
     norm = backend.BatchNorm if norm is None else norm
-    expect_functions("CNN", norm=norm)
+    conv = backend.Conv if conv is None else conv
+    expect_functions("CNN", norm=norm, conv=conv)
     layers, convolutions, pools, channels = {}, 0, 0, n_channels
     for what, then in itertools.pairwise((*VGG, None)):
         if what == "pool":
             continue
         convolutions += 1
         more = max(1, round(what * width))
-        layers[f"conv{convolutions}"] = backend.Conv(channels, more, 3, padding=1)
+        layers[f"conv{convolutions}"] = conv(channels, more, 3, padding=1)
         layers[f"norm{convolutions}"] = norm(more)
         if then == "pool":
             pools += 1

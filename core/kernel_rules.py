@@ -41,17 +41,22 @@ def processor() -> tuple[str, int]:
     return cpu_info().get("vendor_id", ""), int(cpu_info().get("cpu family", 0))
 
 
-_chosen: list[str] = []
+def default_rule_name() -> str:
+    """Return the name of the rule of this processor."""
+    return BY_PROCESSOR.get(processor(), "torch")
+
+
+_chosen = [default_rule_name()]
 
 
 def product_rule_name() -> str:
-    """Return the name of the rule in force: the last of `use_product_rule`, or the processor's."""
-    return _chosen[-1] if _chosen else BY_PROCESSOR.get(processor(), "torch")
+    """Return the name of the rule in force: the processor's, until `use_product_rule`."""
+    return _chosen[-1]
 
 
 def product_rule() -> ProductRule:
     """Return the rule in force."""
-    return PRODUCT_RULES[product_rule_name()]
+    return PRODUCT_RULES[_chosen[-1]]
 
 
 def use_product_rule(name: str) -> None:

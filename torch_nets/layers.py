@@ -28,6 +28,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
 from purenets.core.kernel_rules import product_rule
+from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
     expect_batch,
@@ -66,7 +67,7 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
         expect_features(x, n_in)
         return _product(x, params["weight"], params.get("bias")), buffers
 
-    return Model(init, apply, uses_key=False, kind="Linear")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Linear")
 
 
 def _expect_tensor(x: Tensor) -> None:
@@ -88,6 +89,20 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     else:
         return torch.nn.functional.linear(x, weight, bias)
     return y if bias is None else y + bias
+
+
+def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
+    """y = x W^T + b with given W (n_out, n_in) and b (n_out,), which are buffers and not trained:
+    (..., n_in) -> (..., n_out)."""
+    given = {"weight": weight, "bias": bias}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, {})
+        expect_features(x, weight.shape[1])
+        fixed = {name: buffers[name].to(x.dtype) for name in given}
+        return _product(x, fixed["weight"], fixed["bias"]), buffers
+
+    return Model(lambda key: ({}, given), apply, uses_key=False, kind="FixedLinear")
 
 
 def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
@@ -172,6 +187,7 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
     def init(key):
         return {"weight": torch.ones(n), "bias": torch.zeros(n)}, {}
 
+    init = sized(init, {"weight": (n,), "bias": (n,)})
     return Model(init, apply, uses_key=False, kind="LayerNorm")
 
 
@@ -243,7 +259,7 @@ def Conv(
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
-    return Model(init, apply, uses_key=False, kind="Conv")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Conv")
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -260,22 +276,28 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
-def FixedConv(filters: Tensor) -> Model:
+def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
     """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not
-    trained, plus a bias that is, 0 at the start."""
+    trained, plus a bias that is, 0 at the start.
+
+    Without the bias nothing before the next layer is trained, and its gradient by its input is not
+    computed.
+    """
     if not isinstance(filters, Tensor) or filters.ndim != 4:
         raise UserError("FixedConv: filters: needs a tensor (n_out, n_in, height, width)")
+    expect_flags("FixedConv", bias=bias)
     shape = tuple(filters.shape)
+    shapes = {"bias": (shape[0],)} if bias else {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, {"bias": (shape[0],)})
+        expect(params, shapes)
         _expect_tensor(x)
         expect_channels(x, shape[1])
         weight = buffers["weight"].to(x.dtype)
-        return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
+        return torch.nn.functional.conv2d(x, weight, params.get("bias")), buffers
 
     def init(key):
-        return {"bias": torch.zeros(shape[0])}, {"weight": filters}
+        return {name: torch.zeros(n) for name, n in shapes.items()}, {"weight": filters}
 
     return Model(init, apply, uses_key=False, kind="FixedConv")
 
@@ -327,7 +349,7 @@ def BatchNorm(
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
-    return Model(init, apply, uses_key=False, kind="BatchNorm")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="BatchNorm")
 
 
 def _batch_normalized(

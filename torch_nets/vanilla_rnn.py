@@ -18,6 +18,7 @@ from purenets.core import random
 from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES, rnn_shapes
 from purenets.core.arguments import FINITE, expect_numbers
 from purenets.core.base import Model, Params, UserError
+from purenets.core.memory import sized
 from purenets.torch_nets.fast.recurrence import fused, loop
 
 RECURRENCES = dict(zip(RNN_RECURRENCES, (loop, fused), strict=True))
@@ -40,21 +41,14 @@ def VanillaRNN(
     b_o (classes,).
 
     Args:
-        input_length: T-1, the digits that are read; the params do not depend on it, and longer or
-            shorter inputs are read just as well.
+        input_length: T-1, the digits that are read; longer inputs are read just as well.
         input_dim: 1 (a digit is a number) or num_classes (one-hot).
-        num_hidden: units of h.
-        num_classes: of the logits.
         init: how W_hh begins, a name in INITS.
         gain: what W_hh is multiplied with then. With identity and a gain over 1 a unit begins as a
             latch: h = 0 is unstable, the first inputs push it to one of two stable states.
         input_scale: what inputs are multiplied with.
-        recurrence: how a training step computes equation (1): "loop", a for loop that autograd
-            differentiates, or "fused", one operation with a backward pass by hand, which is faster
-            and can be differentiated once. The numbers are the same up to rounding.
-
-    Raises:
-        UserError: for a size that is no positive integer, an unknown `init` or `recurrence`.
+        recurrence: of a training step: "loop", which autograd differentiates, or "fused", one
+            operation with a backward pass by hand; faster, with one derivative.
     """
     check(input_length, input_dim, num_hidden, num_classes, init)
     expect_numbers("VanillaRNN", FINITE, gain=gain, input_scale=input_scale)
@@ -74,7 +68,7 @@ def VanillaRNN(
         h = run(x, params["W_hx"], params["W_hh"], params["b_h"])  # (1)
         return torch.nn.functional.linear(h, params["W_ph"], params["b_o"]), buffers  # (2)
 
-    return Model(draw, apply, uses_key=False, kind="VanillaRNN")
+    return Model(sized(draw, shapes), apply, uses_key=False, kind="VanillaRNN")
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from purenets import UserError
+from purenets import UserError, runs
 from purenets.core import kernel_rules
+from purenets.core.runs.json_files import write_json
 from scripts import pytorch_train_mlp
 
 
 @pytest.fixture(autouse=True)
-def nothing_chosen(monkeypatch):
-    monkeypatch.setattr(kernel_rules, "_chosen", [])
+def own_choice(monkeypatch):
+    monkeypatch.setattr(kernel_rules, "_chosen", [kernel_rules.default_rule_name()])
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,8 @@ def nothing_chosen(monkeypatch):
 )
 def test_the_rule_is_that_of_the_processor(processor, rule, monkeypatch):
     monkeypatch.setattr(kernel_rules, "processor", lambda: processor)
-    assert kernel_rules.product_rule_name() == rule
+    assert kernel_rules.default_rule_name() == rule
+    kernel_rules.use_product_rule(rule)
     assert kernel_rules.product_rule() is kernel_rules.PRODUCT_RULES[rule]
 
 
@@ -39,12 +41,12 @@ def train(out, **options):
     return pytorch_train_mlp.train(config)
 
 
-def test_a_resumed_run_obeys_the_rule_of_its_first_processor(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernel_rules, "processor", lambda: ("AuthenticAMD", 25))
+def test_a_resumed_run_obeys_the_rule_of_its_first_processor(tmp_path):
+    kernel_rules.use_product_rule("oneDNN if large")  # as on another processor
     train(tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     assert json.loads(path.read_text())["kernels"] == {"products": "oneDNN if large"}
-    monkeypatch.setattr(kernel_rules, "processor", lambda: ("AuthenticAMD", 26))
+    kernel_rules.use_product_rule("oneDNN")
     train(tmp_path / "run", resume=True)
     assert kernel_rules.product_rule_name() == "oneDNN if large"
 
@@ -52,6 +54,6 @@ def test_a_resumed_run_obeys_the_rule_of_its_first_processor(tmp_path, monkeypat
 def test_a_rule_that_nobody_knows_ends_in_one_line(tmp_path):
     train(tmp_path / "run")
     path = tmp_path / "run" / "config.json"
-    path.write_text(path.read_text().replace(kernel_rules.product_rule_name(), "other"))
+    write_json(path, runs.read_config(path.parent) | {"kernels": {"products": "other"}})
     with pytest.raises(UserError, match=r"config\.json names unknown kernels \(products: 'other'"):
         train(tmp_path / "run", resume=True)

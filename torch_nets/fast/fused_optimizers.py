@@ -13,7 +13,7 @@ from purenets.core.optim.kernels import Leaves, Rule
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.tracing import is_tracing
 
-MAX_VECTOR_SIZE = 1 << 16
+MAX_VECTOR_SIZE = 1 << 17
 
 
 def step(rule: Rule, lr, count: Tensor | None, leaves: Leaves):
