@@ -122,7 +122,7 @@ def dtype_called(name: str, reference: Array, function: str):
     try:
         if found is not None and xp.isdtype(found, "real floating"):
             return np.dtype(found) if library == "NumPy" else found
-    except TypeError:  # an attribute that is no dtype, such as "sum"
+    except (TypeError, AttributeError):  # of what is no dtype, such as "sum"
         pass
     raise UserError(
         f'{function}: dtype: {name!r} is no floating-point dtype of {library}, as "float32" is'
