@@ -84,14 +84,14 @@ EXPERIMENTS = [
     ),
     Mutation(
         "the decay is not divided by the rate",
-        "scripts/cifar10_cnn.py",
-        "weight_decay=config.decay / rate",
-        "weight_decay=config.decay",
+        "scripts/shared/filters.py",
+        "weight_decay=decay / rate",
+        "weight_decay=decay",
         f"{RECIPES}::test_momentum_decay_and_rates_of_the_fast_cnn_are_those_of_the_table",
     ),
     Mutation(
         "another momentum of the last layer and the biases",
-        "scripts/cifar10_cnn.py",
+        "scripts/shared/filters.py",
         "momentum=0.85",
         "momentum=0.9",
         f"{RECIPES}::test_momentum_decay_and_rates_of_the_fast_cnn_are_those_of_the_table",
@@ -105,7 +105,7 @@ EXPERIMENTS = [
     ),
     Mutation(
         "more iterations of Newton-Schulz in the recipe",
-        "scripts/cifar10_cnn.py",
+        "scripts/shared/filters.py",
         "ns_steps=3",
         "ns_steps=5",
         f"{RECIPES}::test_filters_of_the_fast_cnn_follow_muon_as_in_the_table",
@@ -113,15 +113,15 @@ EXPERIMENTS = [
     Mutation(
         "another length of a preset",
         "scripts/cifar10_cnn.py",
-        'preset("94", epochs=9.0)',
-        'preset("94", epochs=10.0)',
+        'preset("94", **SMALL_FIRST, epochs=8.0',
+        'preset("94", **SMALL_FIRST, epochs=9.0',
         f"{RECIPES}::test_presets_are_those_of_the_table",
     ),
     Mutation(
         "another weight decay of the net without convolutions",
         "scripts/cifar10_mlp.py",
-        "        weight_decay=0.05,\n        epochs=30.0,",
-        "        weight_decay=0.005,\n        epochs=30.0,",
+        '    "weight_decay": 0.05,\n    "crop": 4,',
+        '    "weight_decay": 0.005,\n    "crop": 4,',
         f"{RECIPES}::test_presets_are_those_of_the_table",
     ),
     Mutation(
@@ -179,6 +179,66 @@ EXPERIMENTS = [
         "confusion(classes, y.cpu().numpy(), len(task.classes))",
         "confusion(y.cpu().numpy(), classes, len(task.classes))",
         f"{CANARIES}::test_the_test_is_of_the_test_images",
+    ),
+    Mutation(
+        "settings are chosen with a look at the test images",
+        "scripts/cifar10_sweep.py",
+        '{"valid_fraction": 0.1, "test": False}',
+        '{"valid_fraction": 0.1, "test": True}',
+        "tests/scripts/test_sweeps.py::"
+        "test_settings_are_chosen_on_5000_images_and_the_test_is_not_looked_at",
+    ),
+    Mutation(
+        "averaged params are evaluated with the statistics of the raw ones",
+        "scripts/shared/training.py",
+        "return found._replace(buffers=buffers)",
+        "return found",
+        "tests/scripts/test_training.py::"
+        "test_averaged_params_are_evaluated_with_statistics_of_their_own",
+    ),
+    Mutation(
+        "a preset asks the clock which precision to take",
+        "scripts/shared/images.py",
+        '    "precision": "bfloat16",\n}',
+        '    "precision": "auto",\n}',
+        "tests/scripts/test_training.py::test_no_preset_asks_the_clock",
+    ),
+    Mutation(
+        "components of the pixels by the test images",
+        "scripts/cifar10_mlp.py",
+        "for part in task.train[0].split(1000)",
+        "for part in task.test[0].split(1000)",
+        f"{CANARIES}::test_test_images_change_nothing_but_the_test",
+    ),
+    Mutation(
+        "the easiest images are trained on",
+        "torch_nets/selection.py",
+        ".topk(keep).indices",
+        ".topk(keep, largest=False).indices",
+        "tests/torch_nets/test_selection.py::test_the_rows_are_those_of_the_largest_losses",
+    ),
+    Mutation(
+        "the views of sure images are taken",
+        "torch_nets/tta.py",
+        ".amax(dim=1) < below",
+        ".amax(dim=1) > below",
+        "tests/torch_nets/test_wrappers.py::test_only_unsure_images_are_seen_in_several_views",
+    ),
+    Mutation(
+        "the factors of the Gram order in one step too few",
+        "core/optim/newton_schulz.py",
+        "    for _ in range(steps - 1):",
+        "    for _ in range(steps - 2):",
+        "tests/core/test_newton_schulz.py::"
+        "test_both_orders_equal_the_polynomial_of_the_singular_values",
+    ),
+    Mutation(
+        "the standard error of an ingredient is not divided by the root of the seeds",
+        "scripts/cifar10_sweep.py",
+        "np.std(values, ddof=1) / len(values) ** 0.5",
+        "np.std(values, ddof=1)",
+        "tests/scripts/test_sweeps.py::"
+        "test_an_ingredient_counts_by_the_difference_of_the_same_seeds",
     ),
     Mutation(
         "validation accuracies in the column of the test",
@@ -371,7 +431,7 @@ OPTIMIZERS = [
     ),
     Mutation(
         "Muon's matrices are orthogonalized by another polynomial",
-        "core/optim/muon.py",
+        "core/optim/newton_schulz.py",
         "x = a * x + (b * gram + c * (gram @ gram)) @ x",
         "x = a * x + (b * gram - c * (gram @ gram)) @ x",
         f"{PUBLISHED}::test_muon_makes_singular_values_about_one",

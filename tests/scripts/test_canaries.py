@@ -50,6 +50,11 @@ IMAGE_RUNS = {
         cifar10_cnn.Config(**SMALL | {"flip": "alternating"}, channels=(4, 8, 8)),
     ),
     "cifar10_mlp": (cifar10_mlp, cifar10_mlp.Config(**SMALL, width=8, depth=1)),
+    "hardest of small images": (
+        cifar10_cnn,
+        cifar10_cnn.Config(**SMALL, channels=(4, 8, 8), hardest=0.5, small_size=26),
+    ),
+    "whitened inputs": (cifar10_mlp, cifar10_mlp.Config(**SMALL, width=8, depth=1, pca=20)),
 }
 image_runs = pytest.mark.parametrize(
     ("script", "config"), IMAGE_RUNS.values(), ids=list(IMAGE_RUNS)
