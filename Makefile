@@ -1,6 +1,6 @@
 # make run   the whole assignment in small: own venv, install, train, table, HTML report
 # make test  own venv, install with the test extras, lint, all tests
-# make full  every experiment of the report from the start, hours long; FULL="--data folder --data_dir DIR"
+# make full  every experiment of the report from the start, hours long; FULL="--data_dir DIR" says where CIFAR-10 is
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
 # make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in

@@ -98,8 +98,14 @@ class Twin(nn.Module):
 class Ours:
     """A step of ours: of one network, or of an ensemble."""
 
-    def __init__(self, T: int, wrap: Callable = lambda step: step, members: int = 0):
-        model = VanillaRNN(T - 1, 1, HIDDEN, 10)
+    def __init__(
+        self,
+        T: int,
+        wrap: Callable = lambda step: step,
+        members: int = 0,
+        recurrence: str = "loop",
+    ):
+        model = VanillaRNN(T - 1, 1, HIDDEN, 10, recurrence=recurrence)
         optimizer = optim.chain(optim.clip_by_global_norm(10.0), optim.rmsprop(lr=1e-3))
         step, self.batch = make_step(grad_fn(model), optimizer), data(T)
         states = [
@@ -139,7 +145,11 @@ def one_step(rounds: int, T: int, check: bool = False) -> dict:
     check: first 100 steps, after which all params agree.
     """
     peers = {"nn.RNN": Twin(T)} | ({"JAX jit": in_jax(T)} if jax_peers.installed() else {})
-    ours = {"eager": Ours(T), "compiled": Ours(T, jit)}
+    ours = {"loop, eager": Ours(T), "fused, eager": Ours(T, recurrence="fused")} | {
+        "fused, jit": Ours(T, jit, recurrence="fused")
+    }
+    if T <= 50:  # unrolled, a long loop compiles for minutes
+        ours["loop, jit"] = Ours(T, jit)
     if check:
         assert_same_work(ours | peers)
     times = in_turns(ours | peers, rounds)
@@ -168,6 +178,7 @@ def growth(rounds: int, lengths=(25, 50, 100, 200, 400)) -> dict:
     for T in lengths:
         for name, value in one_step(rounds, T)["ms"].items():
             rows.setdefault(name, []).append(value)
+    rows = {name: values for name, values in rows.items() if len(values) == len(lengths)}
     exponents = {
         name: float(np.polyfit(np.log(lengths), np.log(values), 1)[0])
         for name, values in rows.items()
@@ -191,10 +202,10 @@ def members_together(rounds: int, T: int) -> dict:
     """An ensemble, on all cores, beside its members one after the other, each as fast as it can."""
     times = in_turns(
         {
-            "one, eager": Ours(T),
-            "one, compiled": Ours(T, jit),
-            "ensemble, eager": on_all_cores(Ours(T, members=MEMBERS)),
-            "ensemble, compiled": on_all_cores(Ours(T, jit, MEMBERS)),
+            "one, eager": Ours(T, recurrence="fused"),
+            "one, compiled": Ours(T, jit, recurrence="fused"),
+            "ensemble, eager": on_all_cores(Ours(T, members=MEMBERS, recurrence="fused")),
+            "ensemble, compiled": on_all_cores(Ours(T, jit, MEMBERS, "fused")),
         },
         rounds,
     )
@@ -236,7 +247,7 @@ def draw(found: dict):
     figure, axes = plots.panels(1, 1, 6, 4)
     axis = axes[0, 0]
     for i, (name, values) in enumerate(found["ms"].items()):
-        label = f"ours, {name}" if name in ("eager", "compiled") else name
+        label = f"ours, {name}" if "," in name else name
         axis.plot(
             found["T"],
             values,

@@ -23,7 +23,18 @@ from purenets import Params, data, make_step, random, runs, train_state, tree
 from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
+from purenets.core.runs.files import exclusive_file
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    seed_count,
+    widths,
+)
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts import pytorch_train_mlp, train_mlp_numpy
@@ -31,6 +42,7 @@ from scripts.shared import mlp as mlp_task
 from scripts.shared import result_files
 from scripts.shared.result import Result
 from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import COMPARISON
 from scripts.shared.sweeps import MEAN_SD, deviation, spread
 
 BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
@@ -53,20 +65,29 @@ class Config(Options):
     learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
-    seeds: int = option(5, "seeds 0, 1, ... of each combination", positive)
+    seeds: int = option(5, "seeds 0, 1, ... of each combination", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
     compile: bool = option(True, "the torch step under torch.compile")
-    out: str = option("runs/compare_mlps", "folder for table and figures")
-    results: str = option(None, "JSON file for a copy of the table; as Markdown beside it")
+    out: str = option("runs/compare_mlps", "folder for table and figures", file_path)
+    results: str = option(
+        None, "JSON file for a copy of the table; as Markdown beside it", file_path
+    )
     resume: bool = option(False, "keep the rows that --out has already")
 
 
 def main(config: Config) -> list[dict]:
     """All runs; the rows of the table."""
-    folder = runs.open_run(config)
+    with runs.open_run(config) as folder:
+        rows = compared(config, folder)
+    print(to_text(table(rows)))
+    return rows
+
+
+def compared(config: Config, folder: Path) -> list[dict]:
+    """Train what the folder does not have yet, write its table and figures; return all rows."""
     path = folder / "table.json"
-    rows = result_files.read(path, drafts=True)["rows"] if path.exists() else []
+    rows = result_files.read(path, COMPARISON, drafts=True)["rows"] if path.exists() else []
     about = {
         "command": runs.command_line(config),
         "n": config.seeds,
@@ -74,15 +95,21 @@ def main(config: Config) -> list[dict]:
         **runs.machine(),
     }
     for case in cases(config):
-        if not any(row["case"] == case.to_dict() for row in rows):
+        if not any(same_case(row["case"], case.to_dict()) for row in rows):
             new = compare(case, config.compile, keep_history=case.seed == config.first_seed)
             rows += [{**row, **runs.origin_of(folder)} for row in new]
             result_files.write(path, {**about, "rows": rows}, table(rows))
-    print(to_text(table(rows)))
     draw(config, rows, folder)
-    if config.results:
-        result_files.write(config.results, {**about, "rows": rows}, table(rows))
+    with exclusive_file(config.results) as copy:
+        if copy:
+            result_files.write(copy, {**about, "rows": rows}, table(rows))
     return rows
+
+
+def same_case(a: dict, b: dict) -> bool:
+    """Return True if two cases train the same."""
+    kept = ("out", "resume", "keep")  # they say only what is kept of a run
+    return all(a.get(name) == b.get(name) for name in {**a, **b} if name not in kept)
 
 
 def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:

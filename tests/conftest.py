@@ -30,6 +30,15 @@ def cache_of_images(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def cifar10_dir() -> str:
+    """CIFAR-10 itself, as `--data_dir` takes it; the test is skipped where it is not unpacked."""
+    folder = Path(__file__).parents[1] / "data"
+    if not (folder / "cifar-10-batches-py").exists():
+        pytest.skip("CIFAR-10 is not unpacked at data/cifar-10-batches-py")
+    return str(folder)
+
+
 @pytest.fixture(autouse=True)
 def denormal_numbers():
     """As they are by default after every test: the RNN's script has them flushed to zero."""

@@ -42,7 +42,7 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
         for name in ("lengths", "settings", "memory", "memory_why", "memory_T500", "memory_T1000")
     },
     "benchmarks": of_rows(summary.table),
-    "benchmarks_cifar10": of_rows(cifar10_benchmark.table),
+    "benchmarks_cifar10": cifar10_benchmark.tables,
     "benchmarks_cnn": of_cnn_benchmark,
     "benchmarks_growth": lambda found: [growth.table(found["curves"], found["n"])],
     "benchmarks_mlp": mlp.tables,

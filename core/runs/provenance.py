@@ -10,9 +10,11 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from purenets.core.processor import cpu_info
 from purenets.core.runs.options import Options
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().relative_to(ROOT).as_posix()
 OUTPUTS = ("results", "notebooks", "docs/figures")  # written by runs and read by none of them
 DIRTY = "-dirty"
 
@@ -22,7 +24,7 @@ def environment() -> dict:
     packages = ("torch", "torchvision", "numpy", "scikit-learn")
     return {
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages},
         "git_commit": git_commit(),
     }
 
@@ -45,14 +47,20 @@ def command_line(config: Options) -> str:
         if value != field.default and field.name != "resume":
             flag = f"--{field.name}" if value is not False else f"--no-{field.name}"
             parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(text)}")
-    return " ".join([f"python scripts/{_script(config)}.py", *parts])
+    return " ".join([f"python scripts/{script_of(config)}.py", *parts])
+
+
+def script_of(config: Options) -> str:
+    """Return the name of the script that a Config belongs to."""
+    return Path(inspect.getfile(type(config))).stem
 
 
 @functools.cache  # the code of a process is that of its start
 def git_commit() -> str | None:
     """Return the commit of the source, with "-dirty" if `changed_files` has any.
 
-    None outside of a checkout of this repository, and where git is not installed.
+    None outside of a checkout of this repository, and where git is not installed. A copy that is
+    installed or unpacked within another project's checkout has no part in its commits.
     """
     commit = _head()
     return commit and commit + (DIRTY if changed_files() else "")
@@ -76,31 +84,37 @@ def _head() -> str | None:
     if found is None:
         return None
     top, commit = found.splitlines()
-    # else unpacked or installed somewhere below another repository
-    return commit if Path(top).resolve() == ROOT else None
+    if Path(top).resolve() != ROOT:
+        return None  # unpacked or installed somewhere below another repository
+    # or right at its top: then our files are none of its own
+    return commit if _git("ls-files", "--error-unmatch", "--", HERE) is not None else None
 
 
 def _git(*arguments: str) -> str | None:
+    """Return what git prints, or None if it fails."""
+    # GIT_DIR and the like are of whoever calls, such as a hook of another project
+    kept = ("GIT_CEILING_DIRECTORIES", "GIT_CONFIG")
+    own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k.startswith(kept)}
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=ROOT, env=own, capture_output=True, text=True, check=True
         )
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
     return done.stdout
 
 
 def _processor() -> str:
     """Return the processor's name, with family and model where the system tells them."""
-    info, path = {}, Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.exists() else ():
-        name, _, value = line.partition(":")
-        info.setdefault(name.strip(), value.strip())
+    info = cpu_info()
     name = info.get("model name") or platform.processor() or platform.machine()
     if "cpu family" not in info or "model" not in info:
         return name
     return f"{name} (family {info['cpu family']}, model {info['model']})"
 
 
-def _script(config: Options) -> str:
-    return Path(inspect.getfile(type(config))).stem
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

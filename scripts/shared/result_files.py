@@ -6,18 +6,22 @@ outside of results/, notebooks/ and docs/figures/ is a draft: the file says so, 
 it, so that no page, report, figure or notebook shows a number that no commit gives.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from purenets import UserError, runs
 from purenets.core.report.tables import Table, to_markdown
 from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.provenance import DIRTY
+from purenets.core.runs.schema import mismatch
+from scripts.shared.schemas import of_results
 
 ORIGIN = ("commit", "machine")  # the last columns of every table
 DRAFT = "made from files that differ from their commit; commit them and run it again"
 LISTS = ("rows", "cells")  # of a file: what has an origin of its own
+ORIGINS = {f"{name}?": [dict] for name in LISTS}
 
 
 def write(path: str | Path, found: dict, *tables: Table) -> None:
@@ -30,44 +34,62 @@ def write(path: str | Path, found: dict, *tables: Table) -> None:
     if is_draft(found):
         found = {"draft": DRAFT, **found}
         print(f"{path}: a draft, {DRAFT}")
-    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-    if tables:
+    if tables:  # first: who finds the JSON finds all that belongs to it
         write_atomically(path.with_suffix(".md"), markdown(found, *tables).encode())
+    write_json(path, found)
 
 
-def read(path: str | Path, drafts: bool = False) -> dict:
+def read(path: str | Path, schema: Any = dict, drafts: bool = False) -> dict:
     """Return the content of a file of results; every row names its commit and machine.
 
     Args:
         path: of the JSON file.
+        schema: what it has to look like (`core/runs/schema.py`).
         drafts: read a draft too, to go on with it.
 
     Raises:
-        UserError: the file cannot be read, or is a draft.
+        UserError: the file cannot be read, is not as the schema says, or is a draft.
     """
     try:
-        found = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as a result ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: cannot be read as a result (holds no object)")
+        found = read_json(Path(path), dict)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: cannot be read as a result ({reason})") from error
     if "draft" in found and not drafts:
         raise UserError(f"{path}: a draft, {DRAFT}")
+    expect_schema(path, found, ORIGINS)
+    expect_schema(path, found, schema)
     return complete(found)
+
+
+def expect_schema(path: str | Path, found: dict, schema: Any) -> None:
+    """Raise a UserError that names what in a file of results is not as the schema says."""
+    wrong = mismatch(found, schema)
+    if wrong:
+        raise UserError(f"{path}: cannot be read as a result ({wrong})")
 
 
 def load(folder: str | Path) -> dict[str, dict]:
     """Return the content of every JSON file in a folder, by its name without suffix.
 
     Drafts are left out, by name.
+
+    Raises:
+        UserError: the folder or a file of it cannot be read.
     """
     found = {}
-    for path in sorted(Path(folder).glob("*.json")):
+    try:
+        paths = sorted(path for path in Path(folder).iterdir() if path.suffix == ".json")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--results {folder}: cannot be read ({reason})") from error
+    for path in paths:
         content = read(path, drafts=True)
         if "draft" in content:
             print(f"{path}: left out; a draft, {DRAFT}")
-        else:
-            found[path.stem] = content
+            continue
+        expect_schema(path, content, of_results(path.stem))
+        found[path.stem] = content
     return found
 
 

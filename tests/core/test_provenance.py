@@ -27,10 +27,16 @@ def git(root, *arguments: str) -> str:
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """Return a checkout with one file in each folder, and without changes."""
-    for name in ("core/a.py", "results/a.json", "notebooks/a.ipynb", "docs/figures/a.png"):
+    for name in (
+        provenance.HERE,
+        "core/a.py",
+        "results/a.json",
+        "notebooks/a.ipynb",
+        "docs/figures/a.png",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-    (tmp_path / ".gitignore").write_text("runs/\n")
+    (tmp_path / ".gitignore").write_text("/runs/\n")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-q", "-m", "first")
@@ -84,6 +90,24 @@ def test_a_copy_outside_of_any_repository_has_no_commit(tmp_path, monkeypatch):
     assert provenance.changed_files() == []
 
 
+def test_a_copy_at_the_top_of_another_repository_has_no_commit(checkout):
+    git(checkout, "rm", "-q", "--cached", provenance.HERE)
+    assert provenance.git_commit() is None
+
+
+def test_a_commit_is_asked_for_here_whatever_git_is_told(checkout, tmp_path, monkeypatch):
+    other = tmp_path / "runs"  # as in a hook of another project
+    other.mkdir()
+    git(other, "init", "-q")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert provenance.git_commit() == git_without(checkout, "GIT_DIR", monkeypatch)
+
+
+def git_without(root, name: str, monkeypatch) -> str:
+    monkeypatch.delenv(name)
+    return git(root, "rev-parse", "HEAD")
+
+
 def test_the_machine_says_family_and_model_where_the_system_does():
     info = Path("/proc/cpuinfo")
     if not info.exists() or "cpu family" not in info.read_text():
@@ -117,12 +141,17 @@ def test_a_run_that_changed_code_goes_on_with_is_dirty_for_good(tmp_path, monkey
 
     def open_at(commit: str, resume: bool) -> str:
         monkeypatch.setattr(provenance, "git_commit", lambda: commit)
-        path = runs.open_run(Config(out=str(tmp_path / "run"), resume=resume))
-        config = json.loads((path / "config.json").read_text())
-        assert runs.origin_of(path) == {name: config[name] for name in ("git_commit", "machine")}
+        with runs.open_run(Config(out=str(tmp_path / "run"), resume=resume)) as path:
+            config = json.loads((path / "config.json").read_text())
+            origin = {name: config[name] for name in ("git_commit", "machine")}
+            assert runs.origin_of(path) == origin
         return config["git_commit"]
 
+    def resume_at(commit: str) -> str:
+        with pytest.warns(runs.RunWarning, match="the run so far is of commit"):
+            return open_at(commit, True)
+
     assert open_at(clean, False) == clean
-    assert open_at("b" * 40, True) == clean  # where it began
-    assert open_at(f"{clean}-dirty", True) == f"{clean}-dirty"
-    assert open_at(clean, True) == f"{clean}-dirty"
+    assert resume_at("b" * 40) == clean  # where it began
+    assert resume_at(f"{clean}-dirty") == f"{clean}-dirty"
+    assert resume_at(clean) == f"{clean}-dirty"

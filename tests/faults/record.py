@@ -4,10 +4,11 @@
 that every test adds its figures to.
 """
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
+
+from filelock import FileLock
 
 from purenets import runs
 from purenets.core.report.tables import Table, table_of
@@ -27,8 +28,7 @@ def record(name: str, **figures) -> None:
     if not FILE:
         return
     path = Path(FILE)
-    with (Path(tempfile.gettempdir()) / "purenets-faults.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
+    with FileLock(Path(tempfile.gettempdir()) / "purenets-faults.lock"):  # of several processes
         found = result_files.read(path, drafts=True) if path.exists() else {}
         found |= {"command": "make faults", **runs.environment(), **runs.machine()}
         found["figures"] = found.get("figures", {}) | {name: figures}

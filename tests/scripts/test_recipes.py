@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from purenets import optim, random, schedules, torch_nets, tree
-from purenets.torch_nets import fast_cnn, images, layers
+from purenets.torch_nets import fast_cnn, image_mlps, images, layers, selection
 from scripts import (
     cifar10_cnn,
     cifar10_mlp,
@@ -39,7 +39,7 @@ SCRIPTS = {
     "cifar10_sweep": cifar10_sweep, "palindrome_sweep": palindrome_sweep,
 }  # fmt: skip
 # where files are, and on what machine: no hyper-parameters
-PLACES = {"out", "resume", "results", "preset", "data_dir", "device"}
+PLACES = {"out", "resume", "results", "preset", "data_dir", "device", "keep"}
 
 
 def table(header: str) -> list[list[list[str]]]:
@@ -76,9 +76,13 @@ def test_defaults_are_those_of_the_table(name):
     assert documented == {k: as_shown(v) for k, v in config.items() if k not in PLACES}
 
 
-@pytest.mark.parametrize("name", ["cifar10_cnn", "cifar10_mlp"])
+@pytest.mark.parametrize("name", ["cifar10_cnn", "cifar10_mlp", "cnn_train"])
 def test_presets_are_those_of_the_table(name):
-    rows = {row[1][0]: row[2][0] for row in table("script | preset | options") if row[0][0] == name}
+    rows = {
+        preset[0]: flags[0] if flags else ""
+        for (script_name, *_), preset, flags in table("script | preset | options")
+        if script_name == name
+    }
     script = SCRIPTS[name]
     assert list(rows) == list(script.PRESETS)
     for preset, flags in rows.items():
@@ -182,7 +186,8 @@ CNN_PRESETS = [
 @pytest.mark.parametrize("config", CNN_PRESETS, ids=lambda c: f"{c.preset} {c.optimizer}")
 def test_momentum_decay_and_rates_of_the_fast_cnn_are_those_of_the_table(config):
     """The last layer and the biases against torch.optim.SGD."""
-    steps, per_epoch, batch = 100, 0.7, config.batch_size
+    steps, per_epoch = 100, 0.7
+    batch = round(config.hardest * config.batch_size)
     rates = {"first.bias": config.bias_rate, "group1.norm1.bias": config.bias_rate}
     rates |= {"fc.weight": config.head_rate}
     if config.optimizer == "nesterov":
@@ -210,6 +215,7 @@ def test_filters_of_the_fast_cnn_follow_muon_as_in_the_table(config):
         config.momentum,
         ns_steps=int(FIXED["cnn ns_steps"]),
         precision=FIXED["cnn ns_precision"],
+        method=config.muon_method,
     )
     falling = schedules.linear(config.learning_rate, 0.0, 100)
     expected = optim.normalize_weights(
@@ -251,7 +257,7 @@ def test_without_weight_decay_nothing_decays(name):
     assert all(float(leaf.abs().max()) < 1e-12 for leaf in tree.leaves(updates))
 
 
-@pytest.mark.parametrize("preset", ["mlp", "mlp-gpu"])
+@pytest.mark.parametrize("preset", ["mlp", "mlp-long", "mlp-gpu"])
 def test_muon_of_the_mlp_is_that_of_the_table(preset):
     config = cifar10_mlp.PRESETS[preset]
     muon = functools.partial(
@@ -260,6 +266,7 @@ def test_muon_of_the_mlp_is_that_of_the_table(preset):
         adjust_lr_fn=FIXED["mlp adjust_lr_fn"],
         ns_steps=int(FIXED["mlp ns_steps"]),
         precision=FIXED["mlp ns_precision"],
+        method=config.muon_method,
     )
     parts = {"yes": muon(weight_decay=config.weight_decay), "no": muon(weight_decay=0.0)}
     expected = optim.partition(parts, lambda name, leaf: "yes" if leaf.ndim > 1 else "no")
@@ -310,6 +317,13 @@ def test_batch_norm_of_the_fast_cnn_is_that_of_the_table():
     assert seen == [{"scale": False, **expected}] * 6
 
 
+def test_what_no_option_changes_is_that_of_the_table():
+    assert int(FIXED["small net trained"]) == selection.TRAINED
+    assert int(FIXED["averaged statistics"]) == training.STATISTICS
+    defaults = inspect.signature(image_mlps.whitening_map).parameters
+    assert float(FIXED["pca eps"]) == defaults["eps"].default
+
+
 def test_the_rnn_clips_and_steps_as_in_the_table():
     shapes = {"W_hx": (6, 3), "W_hh": (6, 6), "b_h": (6,)}
     config = rnn.Config(max_norm=0.5, schedule="cosine", train_steps=50)
@@ -342,30 +356,55 @@ SHARED = {
     "crop": 2,
     "cutout": 6,
     "mixup": True,
+    "mixup_alpha": 0.5,
+    "brightness": 0.3,
+    "contrast": 0.3,
     "label_smoothing": 0.2,
     "ema": 0.9,
+    "lookahead": 2,
     "members": 2,
     "views": ["mirror", "shift"],
+    "views_below": 0.5,
+    "test": False,
     "precision": "bfloat16",
     "seed": 1,
     "learning_rate": 0.03,
 }
+FEWER = {"small_size": 26, "small_fraction": 0.2, "hardest": 0.5, "muon_method": "gram"}
+# options that mean something beside another one only, and how that one is set for both runs
+BESIDE = {
+    "mixup_alpha": {"mixup": True},
+    "views_below": {"views": "shift"},
+    "small_fraction": {"small_size": 26},
+    "bottleneck": {"net": "bottleneck", "hidden": (6, 6)},
+}
+BESIDE_OF = {
+    "cnn_train": BESIDE
+    | {name: {"optimizer": cnn_train.FILTER_MUON} for name in cnn_train.OF_FILTER_MUON},
+    "cifar10_cnn": BESIDE,
+    "cifar10_mlp": BESIDE | {"muon_method": {"optimizer": "muon"}},
+}
 CHANGES = {
     "cnn_train": (
         {"width": 0.03, "optimizer": "adamw"},
-        SHARED | {"optimizer": "lion", "schedule": "one_cycle", "weight_decay": 0.5, "width": 0.04},
+        SHARED
+        | {"optimizer": "lion", "schedule": "one_cycle", "weight_decay": 0.5, "width": 0.04}
+        | {"dirac": True, "momentum": 0.9, "bias_rate": 0.1, "head_rate": 0.1, "decay": 0.1}
+        | FEWER,
     ),
     "cifar10_cnn": (
         {"channels": (4, 4, 4)},
         SHARED
         | {"channels": (4, 4, 5), "depth": 3, "whiten": False, "dirac": False, "logit_scale": 2.0}
         | {"optimizer": "nesterov", "momentum": 0.9, "bias_rate": 0.1, "head_rate": 0.1}
-        | {"decay": 0.1, "whiten_epochs": 1.0},
+        | {"decay": 0.1, "whiten_epochs": 1.0}
+        | FEWER,
     ),
     "cifar10_mlp": (
         {"width": 8, "depth": 1},
         SHARED
-        | {"net": ["plain", "batch_norm", "s_fc"], "width": 9, "depth": 2, "expansion": 2}
+        | {"net": ["plain", "batch_norm", "bottleneck", "s_fc"], "width": 9, "depth": 2}
+        | {"expansion": 2, "norm": "batch", "pca": 20, "bottleneck": 5, "muon_method": "gram"}
         | {"dropout": 0.5, "optimizer": "muon", "schedule": "cosine", "weight_decay": 0.5}
         | {"lasso": 1e-3},
     ),
@@ -391,16 +430,19 @@ def trained(name: str, *changes: tuple) -> tuple[bytes, str]:
 
 @pytest.mark.parametrize(("name", "option", "value"), CASES, ids=lambda value: str(value))
 def test_no_option_of_a_recipe_is_ignored(name, option, value):
-    plain, other = trained(name), trained(name, (option, value))
-    assert other[1 if option == "views" else 0] != plain[1 if option == "views" else 0]
+    beside = tuple(BESIDE_OF[name].get(option, {}).items())
+    plain, other = trained(name, *beside), trained(name, *beside, (option, value))
+    of_the_test = option in ("views", "views_below", "test")
+    assert other[1 if of_the_test else 0] != plain[1 if of_the_test else 0]
 
 
 def test_every_hyper_parameter_of_an_image_recipe_is_tried():
     untried = {"data", "image_size", "max_steps", "eval_freq", "evaluations", "compile", "threads"}
     untried |= {"beta", "hidden"}  # of another net or optimizer than the plain one
+    refused = {"cifar10_mlp": {"small_size", "small_fraction", "hardest"}}
     for name, (_, changes) in CHANGES.items():
         fields = {field.name for field in dataclasses.fields(SCRIPTS[name].Config)}
-        assert fields - PLACES - untried == set(changes)
+        assert fields - PLACES - untried - refused.get(name, set()) == set(changes)
 
 
 def test_holes_are_of_the_mean_color():

@@ -71,11 +71,11 @@ def test_goes_on_where_it_failed_and_ends_in_a_report(clean_checkout, tmp_path):
     assert re.search(
         r"stage part1_noise: error: --datasets none: needs .*part1_noise.log", failed.stderr
     )
-    before = json.loads((out / "stages.json").read_text())
+    before = run_full.read(out)
     second = f"{TOY} --noises 0.1,0.2 --optimizers sgd,adam"
     done = in_checkout(clean_checkout, second, "--out", out)
     assert done.returncode == 0, done.stderr
-    stages = json.loads((out / "stages.json").read_text())
+    stages = run_full.read(out)
     assert stages["part1_sets"] == before["part1_sets"]  # not run again
     assert list(stages) == ["part1_sets", "part1_noise"]
     assert "part1_sets" in done.stdout
