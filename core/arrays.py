@@ -58,7 +58,7 @@ def like(value, reference: Array, dtype=None) -> Array:
     """
     xp, dtype = namespace(reference), dtype or reference.dtype
     if xp is numpy_namespace:
-        return np.asarray(value, dtype=dtype)
+        return np.asarray(to_host(value), dtype=dtype)
     return xp.asarray(value, dtype=dtype, device=reference.device)
 
 
@@ -122,7 +122,7 @@ def dtype_called(name: str, reference: Array, function: str):
     try:
         if found is not None and xp.isdtype(found, "real floating"):
             return np.dtype(found) if library == "NumPy" else found
-    except TypeError:  # an attribute that is no dtype, such as "sum"
+    except (TypeError, AttributeError):  # of what is no dtype, such as "sum"
         pass
     raise UserError(
         f'{function}: dtype: {name!r} is no floating-point dtype of {library}, as "float32" is'
@@ -152,8 +152,8 @@ def sqrt(x: Array) -> Array:
 
 
 def is_tracing() -> bool:
-    """Return True under torch.compile or a torch.func transform, where no value of a tensor may be
-    read.
+    """Return True under torch.compile, a torch.func transform or forward AD, where no value of a
+    tensor may be read.
 
     Without `purenets.torch_nets`, which knows, the answer is True: always right, and slower.
     """

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from purenets.core.base import UserError
 
@@ -30,7 +31,7 @@ def sized_like(init: Callable, parts: list, copies: int = 1) -> Callable:
     return init
 
 
-def expect_room_for(model, hint: str = "", copies: int = 1) -> None:
+def expect_room_for(model: Any, hint: str = "", copies: int = 1) -> None:
     """Raise a UserError if a model's params cannot be trained in the memory that is available.
 
     Args:
@@ -48,7 +49,7 @@ def expect_room(needed: int, what: str, hint: str = "") -> None:
     room = available()
     if room is not None and needed > room:
         raise UserError(
-            f"{what} needs about {_gib(needed)} GiB of memory, {_gib(room)} GiB are available"
+            f"{what}: needs about {_gib(needed)} GiB of memory, {_gib(room)} GiB are available"
             + (f"; {hint}" if hint else "")
         )
 

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from purenets.core import random, tree
 from purenets.core.arguments import expect_integers, expect_models
 from purenets.core.base import Array, Params, UserError
+from purenets.core.memory import sized_like
+
+LARGEST_SIZE = 2**62
 
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -21,6 +24,9 @@ def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
 def expect_sizes(layer: str, **sizes: int) -> None:
     """Raise a UserError that names the size of a layer that is no positive integer."""
     expect_integers(layer, 1, **sizes)
+    for name, value in sizes.items():
+        if value >= LARGEST_SIZE:
+            raise UserError(f"{layer}: {name} has {len(str(value))} digits, which no memory holds")
 
 
 def expect_padding(layer: str, padding: int, size: int) -> None:
@@ -67,7 +73,7 @@ def serial_init(layers: dict) -> Callable:
             buffers |= tree.prefixed(state, f"{name}.")
         return params, buffers
 
-    return init
+    return sized_like(init, [*layers.values()])
 
 
 def serial_apply(layers: dict, method: str) -> Callable:

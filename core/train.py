@@ -36,6 +36,7 @@ from purenets.core.base import (
     UserError,
 )
 from purenets.core.batch import count_examples, map_arrays
+from purenets.core.memory import expect_room_for
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
@@ -62,10 +63,14 @@ def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
 
     Args:
         key: made by `random.key(seed)`; NumPy or torch.
+
+    Raises:
+        UserError: an argument is none of these, or the net is too large for the memory.
     """
     expect_models("init_state", model=model)
     expect_optimizers("init_state", optimizer=optimizer)
     init_key, step_key = random.split(random.check_key(key))
+    expect_room_for(model)
     return train_state(*model.init(init_key), optimizer, step_key)
 
 

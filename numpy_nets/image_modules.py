@@ -14,6 +14,7 @@ from purenets.core import random
 from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_integers, expect_numbers
 from purenets.core.arrays import FULL, widened
 from purenets.core.base import UserError
+from purenets.core.memory import sized
 from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
 from purenets.numpy_nets.modules import Linear, Module, ReLU
 
@@ -199,6 +200,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     def backward_params(dout, cache):
         return dict(zip(("weight", "bias"), conv_backward_params(dout, cache), strict=True))
 
+    init = sized(init, {"weight": (n_out, n_in, size, size), "bias": (n_out,)})
     return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
@@ -267,4 +269,5 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         dx, dweight, dbias = batch_norm_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
+    init = sized(init, {"weight": (n,), "bias": (n,)})
     return Module(init, forward, backward, uses_key=False, kind="BatchNorm")

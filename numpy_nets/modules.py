@@ -19,6 +19,7 @@ from purenets.core.arguments import ANY, expect_numbers
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
+from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
     expect_features,
@@ -273,6 +274,7 @@ def Linear(n_in: int, n_out: int) -> Module:
         dweight, dbias = linear_backward_params(dout, cache)
         return {"weight": dweight, "bias": dbias}
 
+    init = sized(init, shapes)
     return Module(init, forward, backward, False, "Linear", backward_params=backward_params)
 
 

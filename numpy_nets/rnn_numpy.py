@@ -16,6 +16,7 @@ from purenets.core.architectures import rnn_shapes
 from purenets.core.arguments import is_integer
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
+from purenets.core.memory import sized
 from purenets.numpy_nets.grad import NumpyModel
 from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 
@@ -89,6 +90,7 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
         logits, buffers, _ = forward(params, buffers, x)
         return logits, buffers
 
+    init = sized(init, shapes)
     return NumpyModel(init, apply, forward, backward, uses_key=False, kind="VanillaRNN")
 
 

@@ -16,7 +16,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import Model, Optimizer, UserError, optim, schedules
 from purenets.core.optim.newton_schulz import METHODS
 from purenets.core.runs.command import command
-from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import (
+    fraction,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    widths,
+)
 from scripts.shared import training
 from scripts.shared.filters import muon_of_filters, nesterov_per_image
 from scripts.shared.images import CIFAR10, ImageOptions, report

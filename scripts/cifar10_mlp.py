@@ -15,7 +15,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import Model, Optimizer, UserError, optim
 from purenets.core.optim.newton_schulz import METHODS
 from purenets.core.runs.command import command
-from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import (
+    fraction,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    up_to,
+    widths,
+)
 from purenets.optim import beta_lasso
 from purenets.schedules import SCHEDULES
 from scripts.shared import training
@@ -48,7 +56,7 @@ class Config(ImageOptions):
         not_negative,
     )
     width: int = option(512, "of the residual net; alpha of s_fc", positive)
-    depth: int = option(4, "blocks of the residual net", positive)
+    depth: int = option(4, "blocks of the residual net", up_to(1000))
     expansion: int = option(4, "how much wider a block of the residual net is inside", positive)
     dropout: float = option(0.0, "the part of units set to 0", fraction)
     optimizer: str = option("adamw", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))

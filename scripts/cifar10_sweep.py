@@ -26,7 +26,16 @@ import numpy as np
 
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    seed_count,
+    thread_count_or_0,
+)
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
@@ -145,16 +154,18 @@ class Config(Options):
     choose: bool = option(
         False, "hold out 5,000 training images, and do not look at the test images"
     )
-    seeds: int = option(3, "seeds of each setting", positive)
+    seeds: int = option(3, "seeds of each setting", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     valid_fraction: float = option(
         None, "the part of training images held out; by default the setting's", not_negative
     )
     data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    out: str = option("runs/cifar10", "folder of the runs")
-    results: str = option(None, "JSON file for what all runs found; what it has is kept")
+    data_dir: str = option(
+        "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
+    )
+    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    out: str = option("runs/cifar10", "folder of the runs", file_path)
+    results: str = option(None, "JSON file for what all runs found; what it has is kept", file_path)
 
 
 def expanded(settings: tuple[str, ...]) -> list[str]:

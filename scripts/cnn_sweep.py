@@ -18,7 +18,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    seed_count,
+    thread_count_or_0,
+)
 from scripts import cnn_train
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
@@ -66,18 +76,20 @@ class Config(Options):
         "named settings, with commas",
         each(one_of(SETTINGS)),
     )
-    seeds: int = option(3, "seeds of each setting", positive)
+    seeds: int = option(3, "seeds of each setting", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
+    data_dir: str = option(
+        "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
+    )
     max_steps: int = option(5000, "steps of the settings that do not count epochs", positive)
     precision: str = option(
         "float32", "of the settings that do not name theirs", choices=["float32", "bfloat16"]
     )
     width: float = option(1.0, "factor of the channels", positive)
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    out: str = option("runs/cnn_settings", "folder of the runs")
-    results: str = option(None, "JSON file for what all runs found; what it has is kept")
+    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    out: str = option("runs/cnn_settings", "folder of the runs", file_path)
+    results: str = option(None, "JSON file for what all runs found; what it has is kept", file_path)
 
 
 def main(config: Config) -> list[dict]:

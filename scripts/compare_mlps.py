@@ -24,7 +24,17 @@ from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_file
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    seed_count,
+    widths,
+)
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts import pytorch_train_mlp, train_mlp_numpy
@@ -55,12 +65,14 @@ class Config(Options):
     learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
-    seeds: int = option(5, "seeds 0, 1, ... of each combination", positive)
+    seeds: int = option(5, "seeds 0, 1, ... of each combination", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
     compile: bool = option(True, "the torch step under torch.compile")
-    out: str = option("runs/compare_mlps", "folder for table and figures")
-    results: str = option(None, "JSON file for a copy of the table; as Markdown beside it")
+    out: str = option("runs/compare_mlps", "folder for table and figures", file_path)
+    results: str = option(
+        None, "JSON file for a copy of the table; as Markdown beside it", file_path
+    )
     resume: bool = option(False, "keep the rows that --out has already")
 
 

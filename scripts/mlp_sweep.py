@@ -17,9 +17,18 @@ from einops import rearrange
 from purenets import data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
 from purenets.core.base import TrainState
+from purenets.core.memory import expect_room_for
 from purenets.core.runs.command import command
 from purenets.core.runs.json_files import read_json, write_json
-from purenets.core.runs.options import Options, one_of, option, positive, widths
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    one_of,
+    option,
+    positive,
+    up_to,
+    widths,
+)
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts.shared.schemas import all_of
@@ -39,12 +48,12 @@ class Config(Options):
     optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     lowest: float = option(1e-3, "the lowest rate", positive)
     highest: float = option(10.0, "the highest rate", positive)
-    rates: int = option(9, "rates, equally far apart on a logarithmic scale", positive)
-    seeds: int = option(5, "seeds of each rate: params, key and order of batches", positive)
+    rates: int = option(9, "rates, equally far apart on a logarithmic scale", up_to(1000))
+    seeds: int = option(5, "seeds of each rate: params, key and order of batches", up_to(1000))
     steps: int = option(500, "steps of every member", positive)
     batch_size: int = option(32, "examples in a step", positive)
     compile: bool = option(True, "the step of all members under torch.compile")
-    out: str = option(None, "folder for config.json, sweep.json and sweep.png")
+    out: str = option(None, "folder for config.json, sweep.json and sweep.png", file_path)
     resume: bool = option(False, "take the numbers that --out has, and draw the map again")
 
 
@@ -75,6 +84,8 @@ def train(config: Config) -> np.ndarray:
     held_out = len(y) // 5
     train_set, validation_set = (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out])
     model = MLP(task.n_features, config.dnn_hidden_units, task.n_classes)
+    members_ = config.rates * config.seeds
+    expect_room_for(model, "take fewer --rates or --seeds, or a smaller net", members_)
     optimizer = optim.inject_hyperparams(OPTIMIZERS[config.optimizer], lr=1.0)
 
     def begin(rate: float, seed: int) -> TrainState:

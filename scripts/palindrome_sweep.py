@@ -27,7 +27,17 @@ from purenets.core.runs.files import (
     remove_unfinished,
 )
 from purenets.core.runs.json_files import read_json, write_json
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    seed_count,
+    thread_count_or_0,
+)
 from scripts import train as rnn
 from scripts.shared import result_files
 from scripts.shared.result_files import ORIGIN, origin_cells
@@ -81,7 +91,7 @@ class Config(Options):
     )
     lengths: tuple[int, ...] = option(LENGTHS, "lengths T to train at, with commas", some_lengths)
     also: tuple[int, ...] = option((), "more lengths T, only to evaluate at", rnn.lengths)
-    seeds: int = option(10, "seeds 0, 1, ... of each length", positive)
+    seeds: int = option(10, "seeds 0, 1, ... of each length", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     steps: int = option(10000, "steps to train for", positive)
     batch_size: int = option(128, "palindromes in a step", positive)
@@ -97,10 +107,10 @@ class Config(Options):
     )
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(
-        0, "CPU threads, among which members are shared out; 0 for one a core", not_negative
+        0, "CPU threads, among which members are shared out; 0 for one a core", thread_count_or_0
     )
-    out: str = option("runs/palindrome_sweep", "folder of the cells")
-    results: str = option(None, "JSON file for what all cells found")
+    out: str = option("runs/palindrome_sweep", "folder of the cells", file_path)
+    results: str = option(None, "JSON file for what all cells found", file_path)
     resume: bool = option(False, "go on with the sweep in --out")
 
 
@@ -203,6 +213,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states
 
     rnn.set_up_torch(member)
+    rnn.expect_room_for_batches(member, config.seeds)
     # or the functions that all cells share reach the limit of recompilations
     torch.compiler.reset()
     T, one_hot = member.input_length + 1, member.input_dim != 1

@@ -28,7 +28,13 @@ from purenets.core.runs import provenance
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_lock, folder_at, remove_unfinished
 from purenets.core.runs.json_files import read_json, write_json
-from purenets.core.runs.options import Options, each, one_of, option
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    one_of,
+    option,
+)
 from purenets.core.signals import stop_requested
 
 ROOT = Path(__file__).parents[1]
@@ -110,10 +116,12 @@ class Config(Options):
     """Run every experiment of the report, then make the report."""
 
     data: str = option("cifar10", "cifar10 or folder", choices=["cifar10", "folder"])
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
+    data_dir: str = option(
+        "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
+    )
     stages: tuple[str, ...] = option(tuple(STAGES), "with commas", each(one_of(STAGES)))
     pdf: bool = option(True, "the report as a PDF too (needs the package typst)")
-    out: str = option("runs/full", "folder of runs, results, logs and report")
+    out: str = option("runs/full", "folder of runs, results, logs and report", file_path)
 
 
 def main(config: Config) -> Path:

@@ -32,21 +32,25 @@ from purenets import (
     runs,
 )
 from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES
+from purenets.core.memory import expect_room, expect_room_for
 from purenets.core.runs.command import command
 from purenets.core.runs.options import (
     Options,
+    file_path,
     fraction,
     integers_from,
     not_negative,
     one_of,
     option,
     positive,
+    thread_count,
 )
 from purenets.core.runs.rotation import KEEP
 from purenets.optim import OPTIMIZERS
 from purenets.schedules import SCHEDULES
 from scripts.shared.result import Result
 
+CHUNK = 500  # palindromes that are evaluated at a time
 lengths = integers_from(2, "lengths T from 2 on with commas between them, as 20,50,100")
 
 
@@ -93,8 +97,8 @@ class Config(Options):
     seed: int = option(0, "all randomness: params and palindromes", not_negative)
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
-    threads: int = option(1, "CPU threads; 128 units are fastest on one", positive)
-    out: str = option(None, "folder for config, history, checkpoint and figures")
+    threads: int = option(1, "CPU threads; 128 units are fastest on one", thread_count)
+    out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
 
@@ -119,6 +123,19 @@ def make_model(config: Config) -> Model:
         input_scale=config.input_scale,
         recurrence=config.recurrence,
     )
+
+
+def expect_room_for_batches(config: Config, members: int = 1) -> None:
+    """Raise a UserError if the net, or a batch with its hidden states, does not fit into memory.
+
+    Called before anything is drawn.
+    """
+    expect_room_for(make_model(config), "take a smaller --num_hidden", members)
+    longest = max(config.input_length + 1, *config.curriculum, 0)
+    each = 8 * config.input_dim + 4 * config.num_hidden + 64  # digits, inputs and states at a time
+    what = f"a batch of {config.batch_size:,} palindromes of length {longest:,}"
+    hint = "take a smaller --batch_size or --input_length"
+    expect_room(members * max(config.batch_size, CHUNK) * longest * each, what, hint)
 
 
 def make_optimizer(config: Config) -> Optimizer:
@@ -241,6 +258,7 @@ def train_as(config: Config, device, group) -> Result:
     from purenets.torch_nets.distributed import barrier, check_share, parallel_metrics
 
     check_share(config.batch_size, group)
+    expect_room_for_batches(config)
     own = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
     first = on_device(init_state(model, optimizer, own.state), device)

@@ -14,7 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import UserError
 from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, option
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    option,
+)
 from scripts.shared import result_files
 
 PAGES = ("README.md", "docs/reliability.md")
@@ -25,7 +29,7 @@ BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOT
 class Config(Options):
     """Put the tables of results/ into README.md and docs."""
 
-    root: str = option(str(Path(__file__).parents[1]), "the folder of README.md")
+    root: str = option(str(Path(__file__).parents[1]), "the folder of README.md", file_path)
 
 
 def filled(text: str, root: Path) -> str:

@@ -16,6 +16,7 @@ from purenets.core.runs.files import write_atomically
 from scripts import cifar10_sweep, cnn_sweep, compare_mlps, palindrome_sweep
 from scripts.shared import result_files
 from tests.faults import record
+from tests.mutants import run as mutants
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -49,6 +50,7 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "benchmarks_profile": lambda found: [profile.table(found)],
     "benchmarks_toolbox": lambda found: [toolbox.table(found)],
     "faults": lambda found: [record.table(found)],
+    "mutants": lambda found: [mutants.table(found)],
 }
 
 

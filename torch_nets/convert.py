@@ -37,7 +37,7 @@ def device_from_name(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()  # "meta" has no values
+    except (RuntimeError, AssertionError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"--device {name}: not available here, try cpu") from error
     return torch.device(name)

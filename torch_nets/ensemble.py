@@ -16,6 +16,7 @@ from purenets.core import random, tree
 from purenets.core.arguments import expect_flags, expect_functions, expect_models
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
+from purenets.core.memory import sized_like
 
 AXES = TrainState(
     params=0, buffers=0, opt_state=0, key=0, step=None
@@ -104,6 +105,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
             new |= tree.prefixed(state, f"{i}.")
         return sum(logits[1:], logits[0]) / k, new
 
+    init = sized_like(init, [model], k)
     return model._replace(init=init, apply=apply, kind="Ensemble", layers={})
 
 

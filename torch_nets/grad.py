@@ -177,7 +177,10 @@ def expect_tensors(params: Params, batch: Batch) -> None:
         return
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         for array in input_leaves(part):
-            if isinstance(array, np.ndarray | np.generic | list | str | int | float | None):
+            alone = array is part  # among several inputs there may be numbers
+            if isinstance(array, np.ndarray | np.generic | list) or (
+                alone and not isinstance(array, Tensor)
+            ):
                 kind = type(array).__name__
                 raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")
 

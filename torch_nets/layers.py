@@ -28,6 +28,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
 from purenets.core.kernel_rules import product_rule
+from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
     expect_batch,
@@ -66,7 +67,7 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
         expect_features(x, n_in)
         return _product(x, params["weight"], params.get("bias")), buffers
 
-    return Model(init, apply, uses_key=False, kind="Linear")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Linear")
 
 
 def _expect_tensor(x: Tensor) -> None:
@@ -186,6 +187,7 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
     def init(key):
         return {"weight": torch.ones(n), "bias": torch.zeros(n)}, {}
 
+    init = sized(init, {"weight": (n,), "bias": (n,)})
     return Model(init, apply, uses_key=False, kind="LayerNorm")
 
 
@@ -257,7 +259,7 @@ def Conv(
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
-    return Model(init, apply, uses_key=False, kind="Conv")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Conv")
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -347,7 +349,7 @@ def BatchNorm(
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
-    return Model(init, apply, uses_key=False, kind="BatchNorm")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="BatchNorm")
 
 
 def _batch_normalized(

@@ -18,6 +18,7 @@ from purenets.core import random
 from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES, rnn_shapes
 from purenets.core.arguments import FINITE, expect_numbers
 from purenets.core.base import Model, Params, UserError
+from purenets.core.memory import sized
 from purenets.torch_nets.fast.recurrence import fused, loop
 
 RECURRENCES = dict(zip(RNN_RECURRENCES, (loop, fused), strict=True))
@@ -67,7 +68,7 @@ def VanillaRNN(
         h = run(x, params["W_hx"], params["W_hh"], params["b_h"])  # (1)
         return torch.nn.functional.linear(h, params["W_ph"], params["b_o"]), buffers  # (2)
 
-    return Model(draw, apply, uses_key=False, kind="VanillaRNN")
+    return Model(sized(draw, shapes), apply, uses_key=False, kind="VanillaRNN")
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def evaluation_batches(
 def is_exhaustive(T: int, size: int) -> bool:
     """Whether `evaluation_batches` goes through all palindromes."""
     check_length(T)
-    return count(T) <= min(size, MOST_LISTED)
+    return is_listable(T) and count(T) <= size
 
 
 def streams(key: Array) -> tuple[Array, Array]:
@@ -100,6 +100,11 @@ def free_digits(T: int) -> int:
     return (T + 1) // 2
 
 
+def is_listable(T: int) -> bool:
+    """Return True if there are at most MOST_LISTED palindromes of length T."""
+    return 10 ** min(free_digits(T), 7) <= MOST_LISTED
+
+
 def count(T: int) -> int:
     """How many palindromes of length T there are."""
     return DIGITS ** free_digits(T)
@@ -107,9 +112,10 @@ def count(T: int) -> int:
 
 def check_listable(T: int) -> None:
     check_length(T)
-    if count(T) > MOST_LISTED:
+    if not is_listable(T):
+        n = count(T) if T <= 60 else f"10^{free_digits(T)}"  # a number of so many digits
         raise UserError(
-            f"T = {T}: has {count(T)} palindromes, too many to list (T up to 12); draw fresh ones"
+            f"T = {T}: has {n} palindromes, too many to list (T up to 12); draw fresh ones"
         )
 
 

@@ -8,6 +8,9 @@ from purenets.core import random
 from purenets.core.arguments import ANY, expect_numbers, is_integer
 from purenets.core.base import Array, UserError
 from purenets.core.data.tasks import Dataset, prepare
+from purenets.core.memory import expect_room
+
+BYTES = 200  # an example takes, drawn, split and standardized in float64
 
 
 def load(
@@ -40,6 +43,7 @@ def load(
         expect_numbers("load", ANY, noise=noise)
     if noise is not None and not 0 <= noise < float("inf"):
         raise UserError(f"noise: {noise} is no deviation; needs a finite number from 0 on")
+    expect_room(BYTES * n, f"n: a set of {n:,} examples")
     draw_key, split_key = random.split(key)
     seed = int(random.bits(draw_key, 1)[0])
     return prepare(DATASETS[name](n, noise, seed), split_key, test_fraction, dtype)

@@ -166,7 +166,7 @@ def _stored(leaf: Array) -> Stored:
     if name in BITS:
         integer = BITS[name][1]
         bits = leaf.detach().cpu().contiguous().view(getattr(namespace(leaf), integer))
-        return Stored(name, tuple(leaf.shape), np.array(bits))
+        return Stored(name, tuple(leaf.shape), np.array(np.asarray(bits)))
     array = np.array(to_host(leaf), order="C")
     if name == "complex128":
         pairs = array.reshape(*array.shape, 1).view(np.float64)

@@ -44,7 +44,7 @@ def exclusive_lock(folder: Path, name: str = LOCK, flag: str = "--out") -> Itera
         raise UserError(
             f"{flag} {shown}: another process is training there; wait for it, or name another"
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError, ValueError) as error:  # a ValueError: no name of a file
         raise UserError(f"{flag} {shown}: cannot be locked ({_reason(error)})") from error
     try:
         yield

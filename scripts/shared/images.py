@@ -10,12 +10,15 @@ from purenets import Model, TrainState, UserError, tree
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import (
     Options,
+    file_path,
     fraction,
     not_negative,
     one_of,
     open_fraction,
     option,
     positive,
+    thread_count_or_0,
+    up_to,
 )
 from purenets.core.runs.rotation import KEEP
 from scripts.shared.result import Result
@@ -44,7 +47,9 @@ class ImageOptions(Options):
 
     # data
     data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
+    data_dir: str = option(
+        "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
+    )
     image_size: int = option(0, "resize a folder's images or digits; 0 for not", not_negative)
     valid_fraction: float = option(
         0.1, "the part of the training images held out for validation; 0 for none", fraction
@@ -52,7 +57,9 @@ class ImageOptions(Options):
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     # length and evaluations
     max_steps: int = option(5000, "steps to train for", positive)
-    epochs: float = option(0.0, "passes to train for instead; 0 for --max_steps", not_negative)
+    epochs: float = option(
+        0.0, "passes to train for instead; 0 for --max_steps", up_to(1e9, not_negative)
+    )
     batch_size: int = option(32, "images in a step", positive)
     eval_freq: int = option(500, "steps between evaluations; 0 for one an epoch", not_negative)
     evaluations: int = option(0, "evaluations in all instead; 0 for --eval_freq", not_negative)
@@ -81,7 +88,7 @@ class ImageOptions(Options):
         "every so many steps go half of the way back to where they began; 0 for none",
         not_negative,
     )
-    members: int = option(1, "nets trained side by side; logits are averaged", positive)
+    members: int = option(1, "nets trained side by side; logits are averaged", up_to(1000))
     views: str = option(
         "none",
         "test also the mean over views: mirror (an image and its mirror image) or shift (moved "
@@ -114,9 +121,11 @@ class ImageOptions(Options):
     )
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
+    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
     seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
-    out: str = option(None, "folder for config, history, checkpoint, results and figures")
+    out: str = option(
+        None, "folder for config, history, checkpoint, results and figures", file_path
+    )
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
 

@@ -27,9 +27,11 @@ from purenets import (
     tree,
 )
 from purenets.core.arrays import to_host
+from purenets.core.memory import expect_room_for
 from purenets.core.optim.state import with_averaged_params
 from purenets.core.runs.options import (
     Options,
+    file_path,
     fraction,
     not_negative,
     one_of,
@@ -76,7 +78,7 @@ class MLPConfig(Options):
     dropout: float = option(0.0, "probability to drop a hidden unit", fraction)
     seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
-    out: str = option(None, "folder for config, history, checkpoint and figures")
+    out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
 
@@ -128,6 +130,7 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
             f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all"
         )
     model = make_model(backend, config, task)
+    expect_room_for(model, "take fewer or smaller --dnn_hidden_units")
     optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
     drawn, buffers = model.init(init_key)
     params = tree.map(backend.array, tree.cast(params or drawn, config.dtype))

@@ -146,6 +146,17 @@ def test_the_test_is_of_the_test_images(script, config, train_on):
     assert held_out == [200, 288, 359]
 
 
+@image_runs
+def test_the_validation_is_of_the_params_that_are_tested(script, config, train_on):
+    """The running mean, with --ema: its accuracy is what the last row has."""
+    result = train_on(script, config)
+    x, y = result.task.valid
+    with torch.no_grad():
+        logits, _ = result.model.apply(result.state.params, result.state.buffers, x)
+    loss = torch.nn.functional.cross_entropy(logits, y)
+    assert result.history[-1]["valid_loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
 def test_all_of_the_test_images_are_tested(monkeypatch):
     """A net that reads the class from the first pixel makes exactly the mistakes that are planted,
     in each part of the test set."""

@@ -126,7 +126,7 @@ def test_the_running_mean_is_what_is_evaluated():
             "--valid_fraction 1.0: needs a number from 0 to below 1",
         ),
         (["--data", "digits", "--optimizer", "muonn"], "--optimizer muonn: needs one of"),
-        (["--precision", "float16"], "--precision float16: needs one of auto"),
+        (["--precision", "float16"], "--precision float16: needs one of float32"),
         (["--epochs", "-1"], "--epochs -1.0: needs a number that is not negative"),
         (["--epochs", "2", "--max_steps", "9"], "--max_steps 9: --epochs 2.0 decides"),
         (["--device", "gpu", "--data", "digits"], "--device gpu: not available here"),

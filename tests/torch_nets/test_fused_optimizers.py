@@ -5,7 +5,6 @@ import torch
 
 from purenets import make_step, optim, schedules, train_state, tree
 from purenets.core.optim import kernels
-from purenets.core.optim.elementwise import advance_fn
 from purenets.core.vector_dict import MAX_MEAN_SIZE, vector_of
 from purenets.torch_nets.fast import fused_optimizers
 
@@ -107,22 +106,24 @@ def test_other_leaves_take_the_plain_arithmetic(change, calls):
     assert not calls
 
 
-def test_a_vector_takes_the_kernel(calls, monkeypatch):
-    params, grads = ({n: p[:20, ...] for n, p in leaves(i, torch.float32).items()} for i in (0, 1))
-    state = one_step(params, grads)
-    assert calls == ["adam"]
-    assert vector_of(state.params) is not None
-    monkeypatch.delitem(kernels.KERNELS, torch.Tensor)
-    plain = one_step(params, grads).params
-    assert all(
-        torch.allclose(state.params[name], p, rtol=0, atol=1e-6) for name, p in plain.items()
-    )
-
-
-def test_small_leaves_without_a_vector_take_the_plain_arithmetic(calls):
-    optimizer, params = optim.adam(1e-2), {"w": torch.ones(3, 2), "b": torch.ones(3)}
-    advance_fn(optimizer)(params, optimizer.init(params), params)
+def test_a_vector_over_the_limit_takes_the_plain_arithmetic(calls):
+    """One of more elements than a large leaf has, too."""
+    params = {str(i): torch.zeros(MAX_MEAN_SIZE) for i in range(9)}
+    assert 9 * MAX_MEAN_SIZE > fused_optimizers.MAX_VECTOR_SIZE
+    assert vector_of(one_step(params, params).params) is not None
     assert not calls
+
+
+def test_a_small_vector_takes_the_kernel_and_a_larger_one_does_not(calls, monkeypatch):
+    params, grads = (
+        {n: p[:20, ...] for n, p in leaves(i, torch.float32).items()} for i in range(2)
+    )
+    found = one_step(params, grads).params
+    assert calls == ["adam"]
+    monkeypatch.setattr(fused_optimizers, "MAX_VECTOR_SIZE", 100)
+    plain = one_step(params, grads).params
+    assert calls == ["adam"]
+    assert all(torch.allclose(found[name], p, rtol=0, atol=1e-6) for name, p in plain.items())
 
 
 def test_gradients_of_another_dtype_take_the_plain_arithmetic(calls):

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
-from purenets.core.arguments import ANY, expect_functions, expect_models, expect_numbers
+from purenets.core.arguments import (
+    ANY,
+    expect_functions,
+    expect_integers,
+    expect_models,
+    expect_numbers,
+)
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
@@ -135,8 +141,9 @@ def epsilon(
     """The epsilon of (epsilon, delta)-differential privacy after `steps` Poisson-sampled steps, by
     Opacus's accountant "rdp", "gdp" or "prv"; a UserError where Opacus (the extra `dp`) is not
     installed."""
-    numbers = {"steps": steps, "sample_rate": sample_rate, "delta": delta}
-    expect_numbers("epsilon", ANY, **numbers, noise_multiplier=noise_multiplier)
+    expect_integers("epsilon", 0, steps=steps)
+    numbers = {"sample_rate": sample_rate, "noise_multiplier": noise_multiplier, "delta": delta}
+    expect_numbers("epsilon", ANY, **numbers)
     if steps < 0 or not 0 < sample_rate <= 1 or not noise_multiplier > 0 or not 0 < delta < 1:
         raise UserError(
             f"epsilon: steps {steps} must not be negative, sample_rate {sample_rate} in (0, 1], "

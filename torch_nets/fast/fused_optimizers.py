@@ -13,13 +13,16 @@ from purenets.core.optim.kernels import Leaves, Rule
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.tracing import is_tracing
 
+MAX_VECTOR_SIZE = 1 << 17
+
 
 def step(rule: Rule, lr, count: Tensor | None, leaves: Leaves):
     """Return the params and the moments after a step, or None where the kernel does not suit.
 
     It suits float32 and float64 leaves of one device, contiguous, that nothing differentiates, maps
-    or traces: one vector, where calls cost most, and leaves of more than MAX_MEAN_SIZE on average,
-    where passes over memory do.
+    or traces: a vector of at most MAX_VECTOR_SIZE elements, where calls cost most, and leaves of
+    more than MAX_MEAN_SIZE on average, where passes over memory do. In between it would be faster
+    too, but the arithmetic on the vector gives the very bits of earlier versions.
     """
     if not enabled() or is_tracing() or not _fit(leaves):
         return None
@@ -31,8 +34,9 @@ def step(rule: Rule, lr, count: Tensor | None, leaves: Leaves):
 def _fit(leaves: Leaves) -> bool:
     params = leaves.params
     dtype, device = params[0].dtype, params[0].device
+    size = sum([p.numel() for p in params])
     large = vector_dict.MAX_MEAN_SIZE * len(params)
-    if not leaves.is_vector and sum([p.numel() for p in params]) <= large:
+    if not (size <= MAX_VECTOR_SIZE if leaves.is_vector else size > large):
         return False
     if dtype not in (torch.float32, torch.float64):
         return False
