@@ -20,6 +20,7 @@ from purenets.core.arguments import expect_dicts, expect_flags, expect_functions
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
+from purenets.torch_nets.fast.outer_products import by_multiplication
 from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.losses import cross_entropy
 
@@ -68,9 +69,9 @@ def per_example_grads(
         x, y = batch
         keys = None if key is None else example_keys(key, n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
-        return torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)(
-            params, buffers, x, y, keys
-        )
+        each = torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)
+        with by_multiplication(params, n):
+            return each(params, buffers, x, y, keys)
 
     return per_example
 
