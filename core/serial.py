@@ -1,10 +1,13 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
-import numbers
 from collections.abc import Callable
 
 from purenets.core import random, tree
+from purenets.core.arguments import expect_integers, expect_models
 from purenets.core.base import Array, Params, UserError
+from purenets.core.memory import sized_like
+
+LARGEST_SIZE = 2**62
 
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -20,21 +23,35 @@ def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def expect_sizes(layer: str, **sizes: int) -> None:
     """Raise a UserError that names the size of a layer that is no positive integer."""
+    expect_integers(layer, 1, **sizes)
     for name, value in sizes.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{layer}: {name} is {value!r}, needs a positive integer")
+        if value >= LARGEST_SIZE:
+            raise UserError(f"{layer}: {name} has {len(str(value))} digits, which no memory holds")
+
+
+def expect_padding(layer: str, padding: int, size: int) -> None:
+    """Raise a UserError for a padding that lets a window see nothing else."""
+    expect_integers(layer, 0, padding=padding)
+    if 2 * padding > size:
+        raise UserError(f"{layer}: padding is {padding}, needs half of size {size} at most")
 
 
 def expect_features(x: Array, n: int) -> None:
     """Raise a UserError if the last axis of the input is not `n` long."""
-    if x.ndim == 0 or x.shape[-1] != n:
-        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n})")
+    if getattr(x, "ndim", 0) == 0 or x.shape[-1] != n:
+        raise UserError(f"input: {_about(x)}, expected (batch, {n})")
 
 
 def expect_batch(x: Array) -> None:
     """Raise a UserError if the input has no axis beside that of the batch."""
-    if x.ndim < 2:
-        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, ...)")
+    if getattr(x, "ndim", 0) < 2:
+        raise UserError(f"input: {_about(x)}, expected (batch, ...)")
+
+
+def _about(x: Array) -> str:
+    if not hasattr(x, "shape"):
+        return f"a {type(x).__name__}"
+    return f"shape is {tuple(x.shape)}"
 
 
 def serial_uses_key(layers: dict) -> bool:
@@ -56,7 +73,7 @@ def serial_init(layers: dict) -> Callable:
             buffers |= tree.prefixed(state, f"{name}.")
         return params, buffers
 
-    return init
+    return sized_like(init, [*layers.values()])
 
 
 def serial_apply(layers: dict, method: str) -> Callable:
@@ -67,6 +84,7 @@ def serial_apply(layers: dict, method: str) -> Callable:
     extras: what each layer returns beyond x and buffers, by its name.
     Raises a UserError that names the leaf that is missing, unknown or misshapen.
     """
+    expect_models("serial", ("init", method), **layers)
     steps = [
         (i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())
     ]
@@ -116,5 +134,5 @@ def expect_channels(x: Array, n: int) -> None:
     """Raise a UserError if the input is not a batch of images of `n` channels, of one pixel or
     more.
     """
-    if x.ndim != 4 or x.shape[1] != n or 0 in x.shape[2:]:
-        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n}, height, width)")
+    if getattr(x, "ndim", 0) != 4 or x.shape[1] != n or 0 in x.shape[2:]:
+        raise UserError(f"input: {_about(x)}, expected (batch, {n}, height, width)")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from purenets.core.arguments import expect_models
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
 from purenets.core.metrics import class_accuracy
 from purenets.core.vector_dict import as_dict
@@ -35,6 +36,8 @@ def model_from_module(module: Module) -> NumpyModel:
     """Return a module whose output is logits as a model."""
 
     def apply(params, buffers, x, *, train=False, key=None):
+        if not isinstance(x, np.ndarray):
+            raise UserError(f"input: a {type(x).__name__}, needs a NumPy array")
         logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
         return logits, buffers
 
@@ -44,6 +47,7 @@ def model_from_module(module: Module) -> NumpyModel:
 
 def grad_fn(model: NumpyModel) -> GradFn:
     """The gradient of the mean cross-entropy: forward, loss, and back by hand."""
+    expect_models("grad_fn", ("forward", "backward"), model=model)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
@@ -66,6 +70,7 @@ def _accuracy(logits: np.ndarray, targets: np.ndarray) -> np.float32:
 
 def metrics_fn(model: NumpyModel) -> Callable[[Params, Buffers, Batch], Metrics]:
     """Loss and accuracy of a batch in evaluation mode."""
+    expect_models("metrics_fn", ("apply",), model=model)
 
     def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)
@@ -83,6 +88,8 @@ def expect_arrays(params: Params, batch: Batch) -> None:
     """Raise a UserError for params that are no dict, or a batch of anything but NumPy arrays."""
     if not isinstance(params, dict):
         raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UserError(f"batch: a {type(batch).__name__}, needs a pair (inputs, targets)")
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         if not isinstance(part, np.ndarray):
             raise UserError(f"batch: the {name} are a {type(part).__name__}, needs NumPy arrays")

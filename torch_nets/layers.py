@@ -15,12 +15,26 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.arguments import (
+    ANY,
+    FINITE,
+    FRACTION,
+    NOT_NEGATIVE,
+    expect_flags,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
+from purenets.core.kernel_rules import product_rule
+from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
     expect_batch,
     expect_channels,
     expect_features,
+    expect_padding,
     expect_sizes,
     serial_apply,
     serial_init,
@@ -35,8 +49,9 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
     """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 /
     sqrt(n_in), as nn.Linear."""
     expect_sizes("Linear", n_in=n_in, n_out=n_out)
-    if bound is not None and not 0 <= bound < math.inf:
-        raise UserError(f"Linear: bound is {bound}, needs a number that is not negative")
+    expect_flags("Linear", bias=bias)
+    if bound is not None:
+        expect_numbers("Linear", NOT_NEGATIVE, bound=bound)
     shapes = {"weight": (n_out, n_in)} | ({"bias": (n_out,)} if bias else {})
     bound = 1 / math.sqrt(n_in) if bound is None else bound
 
@@ -48,10 +63,17 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        _expect_tensor(x)
         expect_features(x, n_in)
         return _product(x, params["weight"], params.get("bias")), buffers
 
-    return Model(init, apply, uses_key=False, kind="Linear")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Linear")
+
+
+def _expect_tensor(x: Tensor) -> None:
+    """Raise a UserError for an input that is no tensor."""
+    if not isinstance(x, Tensor):
+        raise UserError(f"input: a {type(x).__name__}, needs a tensor; see to_torch")
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -59,17 +81,33 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     become one loop with what stands around them: to call a library for it would take longer. A
     large one may be for oneDNN."""
     multiplications = x.numel() * weight.shape[0]
+    least = product_rule().min_multiplies_operation
     if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
-    elif multiplications >= matmul.MIN_MULTIPLIES_OPERATION and matmul.onednn_supports(x, weight):
+    elif multiplications >= least and matmul.onednn_supports(x, weight):
         y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
     else:
         return torch.nn.functional.linear(x, weight, bias)
     return y if bias is None else y + bias
 
 
+def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
+    """y = x W^T + b with given W (n_out, n_in) and b (n_out,), which are buffers and not trained:
+    (..., n_in) -> (..., n_out)."""
+    given = {"weight": weight, "bias": bias}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, {})
+        expect_features(x, weight.shape[1])
+        fixed = {name: buffers[name].to(x.dtype) for name in given}
+        return _product(x, fixed["weight"], fixed["bias"]), buffers
+
+    return Model(lambda key: ({}, given), apply, uses_key=False, kind="FixedLinear")
+
+
 def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
     """Return a layer without params, y = f(x); `kind` is its name in a table."""
+    expect_functions("elementwise", f=f)
 
     def apply(params, buffers, x, *, train=False, key=None):
         if params:
@@ -96,6 +134,7 @@ def GELU() -> Model:
 
 def Scale(factor: float) -> Model:
     """factor * x."""
+    expect_numbers("Scale", FINITE, factor=factor)
     return elementwise(lambda x: factor * x, "Scale")
 
 
@@ -114,6 +153,7 @@ def Flatten() -> Model:
 
 def Dropout(rate: float) -> Model:
     """Zeros with probability `rate` when training, else x / (1 - rate); needs a key then."""
+    expect_numbers("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
 
@@ -134,9 +174,11 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
     2016).
     """
     expect_sizes("LayerNorm", n=n)
+    expect_numbers("LayerNorm", NOT_NEGATIVE, eps=eps)
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, {"weight": (n,), "bias": (n,)})
+        _expect_tensor(x)
         expect_features(x, n)
         return torch.nn.functional.layer_norm(
             x, (n,), params["weight"], params["bias"], eps
@@ -145,6 +187,7 @@ def LayerNorm(n: int, *, eps: float = 1e-5) -> Model:
     def init(key):
         return {"weight": torch.ones(n), "bias": torch.zeros(n)}, {}
 
+    init = sized(init, {"weight": (n,), "bias": (n,)})
     return Model(init, apply, uses_key=False, kind="LayerNorm")
 
 
@@ -187,6 +230,8 @@ def Conv(
     1 / sqrt(n_in size^2). dirac: the first n_in filters let their channel pass as it is, at the
     start."""
     expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
+    expect_integers("Conv", 0, padding=padding)
+    expect_flags("Conv", bias=bias, dirac=dirac)
     shapes = {"weight": (n_out, n_in, size, size)} | ({"bias": (n_out,)} if bias else {})
     bound = 1 / math.sqrt(n_in * size * size)
 
@@ -203,6 +248,7 @@ def Conv(
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        _expect_tensor(x)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
         if (
@@ -213,7 +259,7 @@ def Conv(
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
 
-    return Model(init, apply, uses_key=False, kind="Conv")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Conv")
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -230,19 +276,28 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
-def FixedConv(filters: Tensor) -> Model:
+def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
     """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not
-    trained, plus a bias that is, 0 at the start."""
+    trained, plus a bias that is, 0 at the start.
+
+    Without the bias nothing before the next layer is trained, and its gradient by its input is not
+    computed.
+    """
+    if not isinstance(filters, Tensor) or filters.ndim != 4:
+        raise UserError("FixedConv: filters: needs a tensor (n_out, n_in, height, width)")
+    expect_flags("FixedConv", bias=bias)
     shape = tuple(filters.shape)
+    shapes = {"bias": (shape[0],)} if bias else {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, {"bias": (shape[0],)})
+        expect(params, shapes)
+        _expect_tensor(x)
         expect_channels(x, shape[1])
         weight = buffers["weight"].to(x.dtype)
-        return torch.nn.functional.conv2d(x, weight, params["bias"]), buffers
+        return torch.nn.functional.conv2d(x, weight, params.get("bias")), buffers
 
     def init(key):
-        return {"bias": torch.zeros(shape[0])}, {"weight": filters}
+        return {name: torch.zeros(n) for name, n in shapes.items()}, {"weight": filters}
 
     return Model(init, apply, uses_key=False, kind="FixedConv")
 
@@ -269,6 +324,10 @@ def BatchNorm(
             mean and variance are those of the whole batch.
     """
     expect_sizes("BatchNorm", n=n)
+    expect_numbers("BatchNorm", FRACTION, momentum=momentum)
+    expect_numbers("BatchNorm", NOT_NEGATIVE, eps=eps)
+    expect_flags("BatchNorm", scale=scale)
+    expect_functions("BatchNorm", **({} if total is None else {"total": total}))
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
 
     def init(key):
@@ -278,6 +337,7 @@ def BatchNorm(
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        _expect_tensor(x)
         expect_features(x, n) if x.ndim == 2 else expect_channels(x, n)
         bias = params["bias"]
         weight = params["weight"] if scale else torch.ones_like(bias)
@@ -289,7 +349,7 @@ def BatchNorm(
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
-    return Model(init, apply, uses_key=False, kind="BatchNorm")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="BatchNorm")
 
 
 def _batch_normalized(
@@ -318,7 +378,7 @@ def _batch_normalized_by_total(
     def channels(v):
         return v.view(-1, *[1] * (x.ndim - 2))
 
-    wide = x.to(weight.dtype)
+    wide = widened(x.to(weight.dtype))
     count = total(wide.new_full((), x.numel() / x.shape[1]))
     others = [axis for axis in range(x.ndim) if axis != 1]
     mean = total(wide.sum(dim=others)) / count
@@ -341,6 +401,7 @@ def _running_statistics(buffers, count, mean: Tensor, var: Tensor, momentum: flo
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
     expect_sizes("MaxPool", size=size, stride=stride)
+    expect_padding("MaxPool", padding, size)
     return elementwise(
         lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding), "MaxPool"
     )

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from purenets.core.arguments import ANY, expect_numbers
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
 
@@ -40,13 +42,18 @@ def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
 
     Source: Szegedy et al. 2016.
     """
+    expect_numbers("label_smoothed", ANY, amount=amount)
     if not 0 <= amount <= 1:
         raise UserError(f"label_smoothed: amount {amount} is not from 0 to 1")
     return functools.partial(smoothed_cross_entropy, smoothing=amount)
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes."""
+    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes.
+
+    Of half-precision logits in float32: in their own dtype the mean of large losses overflows.
+    """
+    logits = widened(logits)
     try:
         return torch.nn.functional.cross_entropy(
             logits,

@@ -1,5 +1,8 @@
 """Optimizers as pairs of functions, with the transforms and wrappers that they are made of."""
 
+import numpy as np
+
+from purenets.core.optim import numpy_kernels
 from purenets.core.optim.adafactor import (
     adafactor,
     clip_by_block_rms,
@@ -15,6 +18,7 @@ from purenets.core.optim.backtracking import backtracking
 from purenets.core.optim.beta_lasso import beta_lasso
 from purenets.core.optim.elementwise import apply_updates, elementwise
 from purenets.core.optim.hyper import Hyper
+from purenets.core.optim.kernels import register_kernel
 from purenets.core.optim.lbfgs import lbfgs
 from purenets.core.optim.momo import momo, momo_adam
 from purenets.core.optim.muon import muon, scale_by_muon
@@ -84,6 +88,8 @@ from purenets.core.optim.wrappers import (
     partition,
     skip_first,
 )
+
+register_kernel(np.ndarray, numpy_kernels.step)
 
 __all__ = [
     "OPTIMIZERS",

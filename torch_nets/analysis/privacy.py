@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
+from purenets.core.arguments import (
+    ANY,
+    expect_functions,
+    expect_integers,
+    expect_models,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.core.optim.hyper import first_leaf, is_zero
@@ -43,6 +51,11 @@ def dp_grad_fn(
     Raises:
         UserError: for an empty batch without a `batch_size`, and for noise without a key.
     """
+    expect_numbers("dp", ANY, clip=clip, noise_multiplier=noise_multiplier)
+    expect_models("dp", ("apply",), model=model)
+    expect_functions("dp", loss=loss)
+    if batch_size is not None:
+        expect_numbers("dp", ANY, batch_size=batch_size)
     if not clip > 0 or not noise_multiplier >= 0:
         raise UserError(
             f"dp: clip {clip} must be positive, noise_multiplier {noise_multiplier} not negative"
@@ -56,6 +69,7 @@ def dp_grad_fn(
     metrics = metrics_or_default(metrics, loss)
 
     def clipped(grads):
+        grads = tree.map(widened, grads)  # a rounded gradient may be longer than `clip`
         factor = torch.clamp(clip / tree.norm(grads), max=1.0)
         return tree.map(lambda g: torch.where(factor < 1, g * factor, g), grads)
 
@@ -71,7 +85,8 @@ def dp_grad_fn(
             grads, losses = per_example(params, buffers, batch)
             total, value = tree.map(lambda g: g.sum(0), grads), losses.mean()
         else:  # a Poisson sample may be empty
-            total, value = tree.zeros_like(params), first_leaf(params).new_zeros(())
+            total = tree.zeros_like(tree.map(widened, params))
+            value = widened(first_leaf(params)).new_zeros(())
         if not is_zero(noise_multiplier):
             if key is None:
                 raise UserError("dp: noise needs a key")
@@ -107,9 +122,11 @@ def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Ba
     """`batches(step)`: each example is in a batch with probability `rate`, as the accountants
     suppose. Batches differ in size and may be empty; tell `dp_grad_fn` the expected size, rate *
     n."""
+    expect_numbers("poisson_batches", ANY, rate=rate)
     if not 0 < rate <= 1:
         raise UserError(f"poisson_batches: rate {rate} is not a probability over 0")
     n = count_examples(data, "poisson_batches")
+    random.check_key(key)
 
     def batch(step: int) -> Batch:
         chosen = random.bernoulli(random.fold_in(key, step), rate, (n,))
@@ -124,6 +141,9 @@ def epsilon(
     """The epsilon of (epsilon, delta)-differential privacy after `steps` Poisson-sampled steps, by
     Opacus's accountant "rdp", "gdp" or "prv"; a UserError where Opacus (the extra `dp`) is not
     installed."""
+    expect_integers("epsilon", 0, steps=steps)
+    numbers = {"sample_rate": sample_rate, "noise_multiplier": noise_multiplier, "delta": delta}
+    expect_numbers("epsilon", ANY, **numbers)
     if steps < 0 or not 0 < sample_rate <= 1 or not noise_multiplier > 0 or not 0 < delta < 1:
         raise UserError(
             f"epsilon: steps {steps} must not be negative, sample_rate {sample_rate} in (0, 1], "
