@@ -26,7 +26,7 @@ from purenets import (
     train_state,
     tree,
 )
-from purenets.core.optim.extra_args import with_extra_args
+from purenets.core.optim.internals.extra_args import with_extra_args
 from purenets.core.vector_dict import VectorDict, vector_of
 
 STEPS = 50
@@ -140,7 +140,7 @@ def test_plain_dicts(nets, name):
 def test_plain_dicts_without_vectors(nets, name, monkeypatch):
     """With a limit of no elements nothing is put on a vector: large leaves, in blocks."""
     monkeypatch.setattr("purenets.core.vector_dict.MAX_MEAN_SIZE", 0)
-    monkeypatch.setattr("purenets.core.optim.blocks.BLOCK", 7)
+    monkeypatch.setattr("purenets.core.optim.internals.blocks.BLOCK", 7)
     optimizer = optimizer_of(name)
     assert vector_of(start(nets, optimizer)[0].params) is None
     assert_same(loop(nets, name), name)

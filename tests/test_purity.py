@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from purenets import numpy_nets, optim, random, torch_nets, tree
 from purenets.core import ensemble, gradcheck, sam, serial, train, vector_dict
-from purenets.core.optim import arithmetic, hyper, state, transforms, wrappers
-from purenets.core.optim.extra_args import with_extra_args
+from purenets.core.optim import state, transforms, wrappers
+from purenets.core.optim.internals import arithmetic, hyper
+from purenets.core.optim.internals.extra_args import with_extra_args
 from purenets.core.runs import checkpoint, folder
 from purenets.numpy_nets import mlp_numpy, modules
 from purenets.torch_nets import convert, grad, layers, pytorch_mlp

@@ -2,26 +2,38 @@
 
 import numpy as np
 
-from purenets.core.optim import numpy_kernels
-from purenets.core.optim.adafactor import (
+from purenets.core.optim.internals import numpy_kernels
+from purenets.core.optim.internals.elementwise import apply_updates, elementwise
+from purenets.core.optim.internals.hyper import Hyper
+from purenets.core.optim.internals.kernels import register_kernel
+from purenets.core.optim.line_search.backtracking import backtracking
+from purenets.core.optim.line_search.lbfgs import lbfgs
+from purenets.core.optim.line_search.wolfe import strong_wolfe
+from purenets.core.optim.methods.adafactor import (
     adafactor,
     clip_by_block_rms,
     scale_by_factored_rms,
     scale_by_param_rms,
 )
-from purenets.core.optim.adan import adan, proximal_step, scale_by_adan
-from purenets.core.optim.ademamix import ademamix, scale_by_ademamix
-from purenets.core.optim.adopt import adopt, scale_by_adopt
-from purenets.core.optim.agc import adaptive_grad_clip
-from purenets.core.optim.asgd import asgd
-from purenets.core.optim.backtracking import backtracking
-from purenets.core.optim.beta_lasso import beta_lasso
-from purenets.core.optim.elementwise import apply_updates, elementwise
-from purenets.core.optim.hyper import Hyper
-from purenets.core.optim.kernels import register_kernel
-from purenets.core.optim.lbfgs import lbfgs
-from purenets.core.optim.momo import momo, momo_adam
-from purenets.core.optim.muon import muon, scale_by_muon
+from purenets.core.optim.methods.adan import adan, proximal_step, scale_by_adan
+from purenets.core.optim.methods.ademamix import ademamix, scale_by_ademamix
+from purenets.core.optim.methods.adopt import adopt, scale_by_adopt
+from purenets.core.optim.methods.agc import adaptive_grad_clip
+from purenets.core.optim.methods.asgd import asgd
+from purenets.core.optim.methods.beta_lasso import beta_lasso
+from purenets.core.optim.methods.d_adaptation import dadapt_adam
+from purenets.core.optim.methods.dog import dog
+from purenets.core.optim.methods.momo import momo, momo_adam
+from purenets.core.optim.methods.muon import muon, scale_by_muon
+from purenets.core.optim.methods.plateau import reduce_on_plateau
+from purenets.core.optim.methods.polyak import polyak
+from purenets.core.optim.methods.prodigy import prodigy
+from purenets.core.optim.methods.rprop import rprop
+from purenets.core.optim.methods.schedule_free import schedule_free, schedule_free_adamw
+from purenets.core.optim.methods.shampoo import scale_by_shampoo, shampoo
+from purenets.core.optim.methods.soap import scale_by_soap, soap
+from purenets.core.optim.methods.sophia import hutchinson_diagonal, scale_by_sophia, sophia
+from purenets.core.optim.methods.swa import swa
 from purenets.core.optim.optimizers import (
     OPTIMIZERS,
     adadelta,
@@ -39,14 +51,6 @@ from purenets.core.optim.optimizers import (
     rmsprop,
     sgd,
 )
-from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
-from purenets.core.optim.plateau import reduce_on_plateau
-from purenets.core.optim.polyak import polyak
-from purenets.core.optim.rprop import rprop
-from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
-from purenets.core.optim.shampoo import scale_by_shampoo, shampoo
-from purenets.core.optim.soap import scale_by_soap, soap
-from purenets.core.optim.sophia import hutchinson_diagonal, scale_by_sophia, sophia
 from purenets.core.optim.state import (
     check_opt_state,
     get_state,
@@ -54,7 +58,6 @@ from purenets.core.optim.state import (
     set_hyperparams,
     with_averaged_params,
 )
-from purenets.core.optim.swa import swa
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -73,7 +76,6 @@ from purenets.core.optim.transforms import (
     stateless,
     trace,
 )
-from purenets.core.optim.wolfe import strong_wolfe
 from purenets.core.optim.wrappers import (
     accumulate,
     apply_if_finite,

@@ -36,25 +36,28 @@ from purenets.core.arguments import (
     expect_numbers,
 )
 from purenets.core.base import Optimizer, UserError
-from purenets.core.optim.adafactor import adafactor
-from purenets.core.optim.adan import adan
-from purenets.core.optim.ademamix import ademamix
-from purenets.core.optim.adopt import adopt
-from purenets.core.optim.asgd import asgd
-from purenets.core.optim.backtracking import backtracking
-from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
-from purenets.core.optim.kernels import with_rule
-from purenets.core.optim.lbfgs import lbfgs
-from purenets.core.optim.momo import momo, momo_adam
-from purenets.core.optim.muon import muon
-from purenets.core.optim.parameter_free import dadapt_adam, dog, prodigy
-from purenets.core.optim.polyak import polyak
-from purenets.core.optim.rprop import rprop
-from purenets.core.optim.precision import real_only
-from purenets.core.optim.schedule_free import schedule_free_adamw
-from purenets.core.optim.shampoo import shampoo
-from purenets.core.optim.soap import soap
-from purenets.core.optim.sophia import sophia
+from purenets.core.optim.internals.hyper import Hyper, is_zero, unless_zero
+from purenets.core.optim.internals.kernels import with_rule
+from purenets.core.optim.internals.precision import real_only
+from purenets.core.optim.line_search.backtracking import backtracking
+from purenets.core.optim.line_search.lbfgs import lbfgs
+from purenets.core.optim.line_search.wolfe import strong_wolfe
+from purenets.core.optim.methods.adafactor import adafactor
+from purenets.core.optim.methods.adan import adan
+from purenets.core.optim.methods.ademamix import ademamix
+from purenets.core.optim.methods.adopt import adopt
+from purenets.core.optim.methods.asgd import asgd
+from purenets.core.optim.methods.d_adaptation import dadapt_adam
+from purenets.core.optim.methods.dog import dog
+from purenets.core.optim.methods.momo import momo, momo_adam
+from purenets.core.optim.methods.muon import muon
+from purenets.core.optim.methods.polyak import polyak
+from purenets.core.optim.methods.prodigy import prodigy
+from purenets.core.optim.methods.rprop import rprop
+from purenets.core.optim.methods.schedule_free import schedule_free_adamw
+from purenets.core.optim.methods.shampoo import shampoo
+from purenets.core.optim.methods.soap import soap
+from purenets.core.optim.methods.sophia import sophia
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -70,7 +73,6 @@ from purenets.core.optim.transforms import (
     scale_by_trust_ratio,
     trace,
 )
-from purenets.core.optim.wolfe import strong_wolfe
 
 # --- optimizers -----------------------------------------------------------------------------------
 

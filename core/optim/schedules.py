@@ -15,7 +15,10 @@ from purenets.core.arguments import (
     NOT_NEGATIVE,
     OPEN_FRACTION,
     POSITIVE,
+    expect_choice,
+    expect_flags,
     expect_functions,
+    expect_integers,
     expect_numbers,
 )
 from purenets.core.arrays import namespace
@@ -38,7 +41,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
 
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
     """`values[i]` from `boundaries[i - 1]` on; one value more than boundaries."""
-    _expect_boundaries("piecewise", boundaries)
+    _expect_counts("piecewise", boundaries=boundaries)
     if not hasattr(values, "__len__") or len(values) != len(boundaries) + 1:
         raise UserError(
             f"piecewise: {len(boundaries)} boundaries need {len(boundaries) + 1} values"
@@ -102,9 +105,9 @@ def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> S
         milestones: counts of updates in rising order; one that is named twice counts twice.
         gamma: the factor at each milestone.
     """
-    milestones = list(milestones)
-    if milestones != sorted(milestones):
-        raise UserError(f"multi_step: milestones {milestones} are not in rising order")
+    expect_numbers("multi_step", FINITE, value=value)
+    _expect_counts("multi_step", milestones=milestones)
+    expect_numbers("multi_step", NOT_NEGATIVE, gamma=gamma)
 
     def schedule(count):
         count = _real(count)
@@ -125,9 +128,9 @@ def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.
 
     Source: Loshchilov and Hutter 2017, arXiv 1608.03983.
     """
-    _positive("steps", steps)
-    if type(multiply) is not int or multiply < 1:
-        raise UserError(f"cosine_restarts: multiply is {multiply}, needs a positive integer")
+    expect_numbers("cosine_restarts", FINITE, begin=begin, end=end)
+    expect_numbers("cosine_restarts", POSITIVE, steps=steps)
+    expect_integers("cosine_restarts", 1, multiply=multiply)
 
     def schedule(count):
         count = _real(count)
@@ -189,10 +192,10 @@ def cyclic(
     Source: Smith 2017, arXiv 1506.01186.
     """
     steps_down = steps_up if steps_down is None else steps_down
-    _positive("steps_up", steps_up)
-    _positive("steps_down", steps_down)
-    if mode not in CYCLE_SCALES:
-        raise UserError(f"cyclic: unknown mode {mode!r}, choose from {', '.join(CYCLE_SCALES)}")
+    expect_numbers("cyclic", FINITE, low=low, high=high)
+    expect_numbers("cyclic", POSITIVE, steps_up=steps_up, steps_down=steps_down)
+    expect_choice("cyclic", CYCLE_SCALES, mode=mode)
+    expect_numbers("cyclic", NOT_NEGATIVE, gamma=gamma)
     length, ratio = steps_up + steps_down, steps_up / (steps_up + steps_down)
 
     def schedule(count):
@@ -231,6 +234,7 @@ def one_cycle(
     expect_numbers("one_cycle", FINITE, peak=peak)
     expect_numbers("one_cycle", POSITIVE, steps=steps, divide=divide, divide_final=divide_final)
     expect_numbers("one_cycle", OPEN_FRACTION, warmup_fraction=warmup_fraction)
+    expect_flags("one_cycle", three_phase=three_phase)
     top = warmup_fraction * steps - 1
     last = 2 * top if three_phase else top
     if top <= 0 or last >= steps - 1:
@@ -261,6 +265,10 @@ def swa(
 
     Source: Izmailov et al. 2018, arXiv 1803.05407.
     """
+    if not callable(schedule):
+        expect_numbers("swa", FINITE, schedule=schedule)
+    expect_numbers("swa", FINITE, rate=rate)
+    expect_numbers("swa", NOT_NEGATIVE, start=start, steps=steps)
     first = schedule if callable(schedule) else constant(schedule)
     line = _line("swa", anneal)
     later = line(first(start), steps, rate) if steps else constant(rate)
@@ -270,14 +278,13 @@ def swa(
 def _line(name: str, anneal: str) -> Callable[[float, float, float], Schedule]:
     """Return `f(begin, steps, end)`, the schedule that `anneal` names."""
     lines = {"cosine": cosine, "linear": lambda begin, steps, end: linear(begin, end, steps)}
-    if anneal not in lines:
-        raise UserError(f"{name}: unknown anneal {anneal!r}, choose from {', '.join(lines)}")
+    expect_choice(name, lines, anneal=anneal)
     return lines[anneal]
 
 
 def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule:
     """`schedules[i]` from `boundaries[i - 1]` on; each counts from 0 at its own beginning."""
-    _expect_boundaries("join", boundaries)
+    _expect_counts("join", boundaries=boundaries)
     if not isinstance(schedules, list | tuple) or len(schedules) != len(boundaries) + 1:
         raise UserError("join: needs a list of schedules, one more than boundaries")
     expect_functions("join", **{f"schedules[{i}]": part for i, part in enumerate(schedules)})
@@ -316,11 +323,12 @@ def _floor(x) -> Array:
     return namespace(x).floor(x)
 
 
-def _expect_boundaries(function: str, boundaries: Sequence[float]) -> None:
-    """Raise a UserError unless the boundaries are counts in rising order."""
-    if not hasattr(boundaries, "__iter__") or isinstance(boundaries, str):
-        raise UserError(f"{function}: boundaries is {boundaries!r}, needs a list of counts")
-    for boundary in boundaries:
-        expect_numbers(function, NOT_NEGATIVE, boundaries=boundary)
-    if list(boundaries) != sorted(boundaries):
-        raise UserError(f"{function}: boundaries {list(boundaries)} are not in rising order")
+def _expect_counts(function: str, **values: Sequence[float]) -> None:
+    """Raise a UserError for an argument that is no list of counts in rising order."""
+    for name, counts in values.items():
+        if not hasattr(counts, "__iter__") or isinstance(counts, str):
+            raise UserError(f"{function}: {name} is {counts!r}, needs a list of counts")
+        for count in counts:
+            expect_numbers(function, NOT_NEGATIVE, **{name: count})
+        if list(counts) != sorted(counts):
+            raise UserError(f"{function}: {name} {list(counts)} are not in rising order")

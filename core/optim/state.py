@@ -12,9 +12,9 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
-from purenets.core.optim.extra_args import like_inner
-from purenets.core.optim.hyper import count_to_dtype, zero_count
-from purenets.core.optim.precision import expect_state
+from purenets.core.optim.internals.extra_args import like_inner
+from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+from purenets.core.optim.internals.precision import expect_state
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:

@@ -24,10 +24,10 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
-from purenets.core.optim.arithmetic import choose, running_mean, scaled
-from purenets.core.optim.elementwise import elementwise, elementwise_as
-from purenets.core.optim.extra_args import like_inner, with_extra_args
-from purenets.core.optim.hyper import (
+from purenets.core.optim.internals.arithmetic import choose, running_mean, scaled
+from purenets.core.optim.internals.elementwise import elementwise, elementwise_as
+from purenets.core.optim.internals.extra_args import like_inner, with_extra_args
+from purenets.core.optim.internals.hyper import (
     Hyper,
     first_leaf,
     init_count,
@@ -35,7 +35,7 @@ from purenets.core.optim.hyper import (
     resolve_hyper,
     zero_count,
 )
-from purenets.core.optim.precision import any_dtype
+from purenets.core.optim.internals.precision import any_dtype
 from purenets.core.optim.transforms import chain
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
@@ -212,6 +212,7 @@ def skip_first(optimizer: Optimizer) -> Optimizer:
 
     For those that need a gradient before they can scale one.
     """
+    expect_optimizers("skip_first", optimizer=optimizer)
 
     def init(params):
         return {"count": zero_count(params), "inner": optimizer.init(params)}

@@ -8,7 +8,7 @@ import torch
 
 from purenets import UserError, init_state, make_step, numpy_nets, optim, random, torch_nets
 from purenets.core.base import Optimizer
-from purenets.core.optim.extra_args import takes_extra_args
+from purenets.core.optim.internals.extra_args import takes_extra_args
 
 WRAPPERS = {
     "chain": lambda inner: optim.chain(optim.clip_by_global_norm(9.0), inner),

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lbfgs import _strong_wolfe
 
 from purenets import UserError, optim, scan, tree
-from purenets.core.optim.line_search import advance_search, begin_search
+from purenets.core.optim.line_search.search import advance_search, begin_search
 from purenets.torch_nets import jit
 
 WOLFE = {"line_search_fn": "strong_wolfe"}

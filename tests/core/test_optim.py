@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from purenets import UserError, optim, schedules, tree
-from purenets.core.optim.extra_args import with_extra_args
+from purenets.core.optim.internals.extra_args import with_extra_args
 
 # ours, torch's, hyper-parameters other than the defaults
 CASES = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from purenets import UserError, numpy_nets, optim, random, schedules, torch_nets, tree
-from purenets.core.optim.extra_args import with_extra_args
-from purenets.core.optim.muon import newton_schulz
+from purenets.core.optim.internals.extra_args import with_extra_args
+from purenets.core.optim.methods.muon import newton_schulz
 from purenets.core.sam import sam
 from purenets.numpy_nets import mlp_numpy
 from purenets.optim import apply_updates

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from purenets import UserError, numpy_nets, optim, random, torch_nets, tree
-from purenets.core.optim.extra_args import with_extra_args
-from purenets.core.optim.shampoo import inverse_root
-from purenets.core.optim.soap import eigenbasis
-from purenets.core.optim.sophia import random_signs
+from purenets.core.optim.internals.extra_args import with_extra_args
+from purenets.core.optim.methods.shampoo import inverse_root
+from purenets.core.optim.methods.soap import eigenbasis
+from purenets.core.optim.methods.sophia import random_signs
 
 STEPS = 60
 both_backends = pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
-from purenets.core.optim.hyper import first_leaf, is_zero
+from purenets.core.optim.internals.hyper import first_leaf, is_zero
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.grad import compute_metrics, expect_tensors, metrics_or_default
 from purenets.torch_nets.losses import cross_entropy

@@ -1,0 +1,74 @@
+"""Arguments of an update beyond the gradient: the loss, and a function that evaluates it elsewhere.
+
+`value` and `value_and_grad_fn` reach an optimizer only where it takes them, through every wrapper;
+an update that needs neither has the plain signature `update(grads, opt_state, params)`.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+
+from purenets.core.arrays import like, namespace
+from purenets.core.base import Array, Optimizer, Params, Update, UserError
+from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+
+NAMES = ("value", "value_and_grad_fn")
+
+
+def takes_extra_args(update: Update) -> bool:
+    """Return True if `update` takes `value` and `value_and_grad_fn`."""
+    code = getattr(update, "__code__", None)
+    if code is not None:  # torch.compile traces this, and cannot trace inspect.signature
+        keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+        return bool(code.co_flags & inspect.CO_VARKEYWORDS) or any(
+            name in NAMES for name in keywords
+        )
+    parameters = inspect.signature(update).parameters.values()
+    return any(p.kind is p.VAR_KEYWORD or p.name in NAMES for p in parameters)
+
+
+def with_extra_args(update: Update) -> Update:
+    """Return `update`, made to accept `value` and `value_and_grad_fn` and to ignore them if it
+    needs neither.
+    """
+    if takes_extra_args(update):
+        return update
+    return lambda grads, state, params, **extra: update(grads, state, params)
+
+
+def like_inner(update: Callable, inner: Iterable[Optimizer]) -> Update:
+    """Return `update(grads, state, params, **extra)` with the plain signature if no inner optimizer
+    takes more.
+
+    A wrapper ends in this, so that nobody computes arguments that nobody reads.
+    """
+    if any(takes_extra_args(optimizer.update) for optimizer in inner):
+        return update
+    return lambda grads, state, params: update(grads, state, params)
+
+
+def need_value_and_grad_fn(name: str, value_and_grad_fn: Callable | None) -> Callable:
+    """Return `value_and_grad_fn`; a UserError that names the optimizer if it is missing."""
+    if value_and_grad_fn is None:
+        raise UserError(
+            f"{name}: update needs value_and_grad_fn, a function params -> (loss, grads); "
+            "make_step passes it"
+        )
+    return value_and_grad_fn
+
+
+def loss_value(
+    name: str, value: Array | None, value_and_grad_fn: Callable | None, params: Params
+) -> Array:
+    """Return the loss at `params`: `value`, or computed if that is missing.
+
+    Its dtype is that of the params, float32 at least. A UserError names the optimizer if neither is
+    there.
+    """
+    if value is None and value_and_grad_fn is None:
+        raise UserError(f"{name}: update needs value, the loss; make_step passes it")
+    if value is None:
+        value = value_and_grad_fn(params)[0]
+    number = count_to_dtype(zero_count(params), params)
+    if not hasattr(value, "dtype"):
+        return like(value, number)
+    return namespace(value).astype(value, number.dtype)

@@ -1,0 +1,195 @@
+"""Muon: momentum whose matrices are orthogonalized (Jordan et al. 2024,
+kellerjordan.github.io/posts/muon).
+
+A step is as long in every direction of a matrix: its singular values become about 1, by five
+Newton-Schulz iterations, which are products of matrices only. Numbers, names and defaults are those
+of torch.optim.Muon, which computes in bfloat16 (`precision="bfloat16"`) and takes matrices only;
+here a convolution's weights are the matrix (out, in * height * width), and all other leaves go to a
+second optimizer.
+"""
+
+import math
+from collections.abc import Callable
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    DECAY,
+    FINITE,
+    NOT_NEGATIVE,
+    expect_choice,
+    expect_flags,
+    expect_functions,
+    expect_hypers,
+    expect_integers,
+    expect_numbers,
+    expect_optimizers,
+)
+from purenets.core.arrays import dtype_called, namespace, sqrt
+from purenets.core.base import Array, Optimizer, Params, UserError
+from purenets.core.optim.internals.arithmetic import running_mean
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    init_count,
+    next_count,
+    resolve_hyper,
+    unless_zero,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
+from purenets.core.optim.methods.newton_schulz import METHODS
+from purenets.core.optim.transforms import (
+    add_decayed_weights,
+    chain,
+    scale_by_adam,
+    scale_by_learning_rate,
+    stateless,
+)
+from purenets.core.optim.wrappers import is_matrix, partition
+
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # of the quintic, steepest at 0; singular values end in [0.7, 1.2]
+
+# how long the step of a matrix of (rows, columns) is, against that of a square one
+ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
+    "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
+    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    "spectral_unclamped": lambda rows, columns: math.sqrt(rows / columns),
+}
+
+
+def muon(
+    lr: Hyper = 1e-3,
+    weight_decay: Hyper = 0.1,
+    momentum: Hyper = 0.95,
+    nesterov: bool = True,
+    *,
+    other: Optimizer | None = None,
+    matrices: Callable[[str, Array], bool] = is_matrix,
+    adjust_lr_fn: str = "original",
+    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    ns_steps: int = 5,
+    eps: float = 1e-7,
+    precision: str | None = None,
+    method: str = "direct",
+) -> Optimizer:
+    """Muon on the leaves that `matrices(name, leaf)` picks, `other` on the rest (AdamW of the same
+    rate).
+
+    adjust_lr_fn: a name in ADJUSTMENTS. precision: of the Newton-Schulz iteration, None for that of
+    the leaf. method: "direct", or "gram" for fewer multiplications with the same result up to
+    rounding. First and last layers often do better with `other`: `matrices=not_named("fc1.*",
+    "fc3.*")`.
+    """
+    expect_hypers("muon", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
+    expect_hypers("muon", DECAY, momentum=momentum)
+    expect_flags("muon", nesterov=nesterov)
+    _expect_precision("muon", precision)
+    _expect_iteration("muon", ns_coefficients, ns_steps, eps)
+    expect_functions("muon", matrices=matrices)
+    expect_choice("muon", ADJUSTMENTS, adjust_lr_fn=adjust_lr_fn)
+    expect_choice("muon", METHODS, method=method)
+    decay = unless_zero(weight_decay, add_decayed_weights)
+    of_matrices = chain(
+        scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision, method),
+        scale_by_shape(adjust_lr_fn),
+        *decay,
+        scale_by_learning_rate(lr),
+    )
+    if other is None:
+        other = chain(scale_by_adam(), *decay, scale_by_learning_rate(lr))
+    expect_optimizers("muon", other=other)
+
+    def label(name: str, leaf: Array) -> str:
+        return "muon" if leaf.ndim > 1 and matrices(name, leaf) else "other"
+
+    return real_only("muon", partition({"muon": of_matrices, "other": other}, label))
+
+
+def _expect_precision(function: str, precision: str | None) -> None:
+    if precision is not None and not isinstance(precision, str):
+        raise UserError(f"{function}: precision is {precision!r}, needs a dtype's name or None")
+
+
+def _expect_iteration(function: str, coefficients, steps: int, eps: float) -> None:
+    """Raise a UserError for what is no Newton-Schulz iteration."""
+    if not isinstance(coefficients, tuple | list) or len(coefficients) != 3:
+        raise UserError(f"{function}: ns_coefficients: {coefficients!r} are not three numbers")
+    for coefficient in coefficients:
+        expect_numbers(function, FINITE, ns_coefficients=coefficient)
+    expect_integers(function, 1, ns_steps=steps)
+    expect_numbers(function, NOT_NEGATIVE, eps=eps)
+
+
+def scale_by_muon(
+    momentum: Hyper = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+    ns_steps: int = 5,
+    eps: float = 1e-7,
+    precision: str | None = None,
+    method: str = "direct",
+) -> Optimizer:
+    """The running mean of g (Nesterov: one step ahead), orthogonalized."""
+    expect_hypers("scale_by_muon", DECAY, momentum=momentum)
+    expect_flags("scale_by_muon", nesterov=nesterov)
+    _expect_iteration("scale_by_muon", ns_coefficients, ns_steps, eps)
+    _expect_precision("scale_by_muon", precision)
+    expect_choice("scale_by_muon", METHODS, method=method)
+
+    def init(params):
+        return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}
+
+    def update(grads, state, params):
+        mu = resolve_hyper(momentum, state, grads)
+        mean = running_mean(mu, state["momentum_buffer"], grads)
+        direction = running_mean(mu, mean, grads) if nesterov else mean
+        updates = tree.map(
+            lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision, method), direction
+        )
+        return updates, {**next_count(state), "momentum_buffer": mean}
+
+    optimizer = Optimizer(init, update)
+    return any_dtype(optimizer, refusing("scale_by_muon", optimizer))
+
+
+def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
+    """Each matrix times what ADJUSTMENTS says of its shape."""
+    expect_choice("scale_by_shape", ADJUSTMENTS, adjust_lr_fn=adjust_lr_fn)
+
+    def scale(grads: Params, params: Params) -> Params:
+        factor = ADJUSTMENTS[adjust_lr_fn]
+        return tree.map(lambda g: g * factor(g.shape[0], math.prod(g.shape[1:])), grads)
+
+    return stateless(scale)
+
+
+def _normalized(x: Array, eps: float) -> Array:
+    """Return a matrix of Frobenius norm 1."""
+    return x / namespace(x).clip(sqrt((x * x).sum()), eps, None)
+
+
+def newton_schulz(
+    g: Array,
+    coefficients: tuple[float, float, float] = COEFFICIENTS,
+    steps: int = 5,
+    eps: float = 1e-7,
+    precision: str | None = None,
+    method: str = "direct",
+) -> Array:
+    """About U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x.
+
+    g: (rows, ...), as a matrix. It is divided by its norm first, so that no singular value is over
+    1: in its own dtype, whose numbers float16 may not hold, or in bfloat16, as in torch. method: a
+    name in `newton_schulz.METHODS`.
+    """
+    xp = namespace(g)
+    x = g.reshape(g.shape[0], -1)
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x if precision == "bfloat16" else _normalized(x, eps)
+    x = x if precision is None else xp.astype(x, dtype_called(precision, x, "muon"))
+    x = _normalized(x, eps) if precision == "bfloat16" else x
+    x = METHODS[method](x, coefficients, steps)
+    return xp.astype((x if wide else x.T).reshape(g.shape), g.dtype)

@@ -1,0 +1,113 @@
+"""Schedule-free optimization: an average of the iterates in the place of a decaying rate (Defazio
+et al. 2024, "The road less scheduled").
+
+The base optimizer moves z; x is the weighted mean of all z; gradients are taken at y, between the
+two:
+
+    z = z + base(g at y)        x = (1 - c) x + c z        y = beta x + (1 - beta) z
+
+with c the share of this step's weight, lr^2, in all weights so far. `state.params` are y: train
+with them, evaluate with x, which is `get_state(opt_state, "x")`.
+"""
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    FRACTION,
+    NOT_NEGATIVE,
+    expect_betas,
+    expect_hypers,
+    expect_integers,
+    expect_numbers,
+    expect_optimizers,
+)
+from purenets.core.arrays import namespace
+from purenets.core.base import Optimizer
+from purenets.core.optim.internals.arithmetic import maximum
+from purenets.core.optim.internals.elementwise import elementwise_as
+from purenets.core.optim.internals.extra_args import like_inner
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    init_count,
+    next_count,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import real_only
+from purenets.core.optim.transforms import (
+    add_decayed_weights,
+    chain,
+    scale_by_adam,
+    scale_by_learning_rate,
+)
+
+
+def schedule_free(
+    optimizer: Optimizer, lr: Hyper, beta: Hyper = 0.9, weight_lr_power: float = 2.0
+) -> Optimizer:
+    """`optimizer` (without a momentum of its own; its rate is `lr`), with averages in place of
+    momentum.
+    """
+    expect_optimizers("schedule_free", optimizer=optimizer)
+    expect_hypers("schedule_free", NOT_NEGATIVE, lr=lr)
+    expect_hypers("schedule_free", FRACTION, beta=beta)
+    expect_numbers("schedule_free", NOT_NEGATIVE, weight_lr_power=weight_lr_power)
+
+    def init(params):
+        nothing = count_to_dtype(zero_count(params), params)
+        return {
+            **init_count(params, lr, beta),
+            "lr_max": nothing,
+            "weight_sum": nothing,
+            "x": params.copy(),
+            "z": params.copy(),
+            "inner": optimizer.init(params),
+        }
+
+    def update(grads, state, params, **extra):
+        b = resolve_hyper(beta, state, grads)
+        lr_max = maximum(state["lr_max"], resolve_hyper(lr, state, grads) + 0 * state["lr_max"])
+        weight = lr_max**weight_lr_power
+        weight_sum = state["weight_sum"] + weight
+        c = weight / namespace(weight_sum).where(weight_sum > 0, weight_sum, 1 + 0 * weight_sum)
+        moves, inner = optimizer.update(grads, state["inner"], params, **extra)
+        z = tree.map(lambda z, u: z + u, state["z"], moves)
+        x = tree.map(lambda x, z: x + c * (z - x), state["x"], z)
+        updates = tree.map(lambda x, z, y: b * x + (1 - b) * z - y, x, z, params)
+        averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
+        return updates, {**next_count(state), **averages, "inner": inner}
+
+    return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
+
+
+def schedule_free_adamw(
+    lr: Hyper = 2.5e-3,
+    betas=(0.9, 0.999),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    warmup_steps: int = 0,
+) -> Optimizer:
+    """AdamW without momentum, schedule-free, with a linear warm-up of the rate (the authors'
+    package has these defaults). The decay is that of y."""
+    name = "schedule_free_adamw"
+    expect_hypers(name, NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_betas(name, betas)
+    expect_integers(name, 0, warmup_steps=warmup_steps)
+    rate = _warmed_up(lr, warmup_steps) if warmup_steps else lr
+    base = chain(
+        scale_by_adam((0.0, betas[1]), eps),
+        *unless_zero(weight_decay, add_decayed_weights),
+        scale_by_learning_rate(rate),
+    )
+    return real_only(name, schedule_free(base, rate, betas[0]))
+
+
+def _warmed_up(lr: Hyper, steps: int) -> Hyper:
+    """lr times (count + 1) / steps, until that is 1."""
+
+    def rate(count):
+        share = namespace(count).clip((count + 1) / steps, None, 1.0)
+        return (lr(count) if callable(lr) else lr) * share
+
+    return rate
