@@ -15,6 +15,7 @@ NAMES = (
     "cnn",
     "images",
     "toolbox",
+    "optimizers",
     "growth",
     "cifar10",
     "cnn_twin",

@@ -395,9 +395,8 @@ def soap(lr, betas, eps, weight_decay=0, shampoo_beta=None, precondition_frequen
             s["v"] = b2 * s["v"] + (1 - b2) * rotate(g, s["Q"]) ** 2
             u = rotate(s["m"], s["Q"]) / (np.sqrt(s["v"]) + eps)
             rate = lr * math.sqrt(1 - b2**k) / (1 - b1**k)
-            old = p.copy()
             p -= rate * rotate(u, s["Q"], back=True)
-            p -= lr * weight_decay * old
+            p -= lr * weight_decay * p
         for axis in axes:
             product = unfolded(g, axis) @ unfolded(g, axis).T
             s["L"][axis] = b3 * s["L"][axis] + (1 - b3) * product

@@ -24,17 +24,20 @@ from purenets.core.optim.internals.arithmetic import (
     choose,
     lerp,
 )
+from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    init_count,
     is_concrete,
+    next_count,
     resolve_hyper,
     unless_zero,
     zero_count,
 )
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.methods.shampoo import AxisMatrices, along_axes, axis_matrices, outer
-from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
+from purenets.core.optim.transforms import chain, scale_by_learning_rate
 from purenets.core.optim.wrappers import skip_first
 
 
@@ -54,7 +57,7 @@ def soap(
         betas: decays of the means of g and of the squares of the rotated g.
         shampoo_beta: decay of the matrices; that of the squares by default.
         eps: added to the root.
-        weight_decay: decoupled, times lr.
+        weight_decay: decoupled, times lr; of the params after the step, as the authors have it.
         precondition_frequency: updates from one basis to the next. Compiled or vmapped, a basis is
             computed in each update, since nothing can be left out there.
         max_precond_dim: longer axes are not rotated, and neither are leaves of one axis.
@@ -63,9 +66,21 @@ def soap(
     expect_hypers("soap", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     _expect_soap("soap", betas, shampoo_beta, eps, frequency, limit)
     scale = scale_by_soap(betas, shampoo_beta, eps, frequency, limit)
-    decay = unless_zero(weight_decay, add_decayed_weights)
-    optimizer = chain(skip_first(chain(scale, *decay)), scale_by_learning_rate(lr))
+    decay = unless_zero(weight_decay, lambda value: _decay_after_step(lr, value))
+    optimizer = skip_first(chain(scale, scale_by_learning_rate(lr), *decay))
     return real_only("soap", optimizer)
+
+
+def _decay_after_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
+    """Return the way from p to (p + u) (1 - lr weight_decay): the decay of the new params."""
+
+    def update(updates, state, params):
+        rate, decay = (resolve_hyper(value, state, updates) for value in (lr, weight_decay))
+        pull = rate * decay
+        updates = tree.map(lambda u, p: u - pull * (p + u), updates, params)
+        return updates, next_count(state)
+
+    return elementwise(Optimizer(lambda params: init_count(params, lr, weight_decay), update))
 
 
 def _expect_soap(name: str, betas, shampoo_beta, eps: Hyper, frequency: int, limit: int) -> None:
