@@ -30,6 +30,7 @@ def test_what_a_cell_names_is_there_and_nothing_of_an_empty_one(library, row):
         assert not [name for name in names_of(library) if is_named(name, row.words)]
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # TorchOpt's
 @pytest.mark.parametrize(("library", "row"), CELLS)
 def test_a_cell_runs_under_vmap_if_it_says_so(library, row):
     skip_without(library)
