@@ -4,7 +4,7 @@ from purenets.core.arrays import register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
 from purenets.core.optim.kernels import register_kernel
 from purenets.core.scan import register_loop
-from purenets.torch_nets import layers
+from purenets.torch_nets import layers, losses
 from purenets.torch_nets.batchnorm import update_batchnorm
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
@@ -35,6 +35,7 @@ __all__ = [
     "grad_fn",
     "jit",
     "layers",
+    "losses",
     "metrics_fn",
     "stack_states",
     "to_numpy",

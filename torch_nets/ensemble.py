@@ -15,6 +15,7 @@ import torch
 from purenets.core import random, tree
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
+from purenets.core.serial import init_leaves, takes_example
 
 AXES = TrainState(
     params=0, buffers=0, opt_state=0, key=0, step=None
@@ -79,13 +80,15 @@ def deep_ensemble(model: Model, k: int) -> Model:
     "0.fc1.weight", "1.fc1.weight"..."""
     check_members(k)
 
-    def init(key):
+    def init(key, example=None):
         params, buffers = {}, {}
         for i in range(k):
-            mine, state = model.init(random.fold_in(torch.as_tensor(key), i))
+            mine, state = init_leaves(model, random.fold_in(torch.as_tensor(key), i), example)
             params |= tree.prefixed(mine, f"{i}.")
             buffers |= tree.prefixed(state, f"{i}.")
         return params, buffers
+
+    init.takes_example = takes_example(model)
 
     def apply(params, buffers, x, *, train=False, key=None):
         check_prefixes(k, params, buffers)
