@@ -47,12 +47,12 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
         expect_features(x, n_in)
-        return _product(x, params["weight"], params.get("bias")), buffers
+        return linear(x, params["weight"], params.get("bias")), buffers
 
     return Model(uniform_init(shapes, bound), apply, uses_key=False, kind="Linear")
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which
     become one loop with what stands around them: to call a library for it would take longer. A
     large one may be for oneDNN."""

@@ -5,6 +5,7 @@ import numbers
 
 import torch
 import torch.nn.functional as F
+import torch.overrides
 from einops import rearrange, reduce
 from torch import Tensor
 
@@ -130,6 +131,7 @@ def _bound(shapes: dict[str, tuple[int, ...]]) -> float:
     return 1 / math.sqrt(math.prod(shapes["weight"][1:]))
 
 
+@torch.overrides.wrap_torch_function(lambda x, weight, *rest: (x, weight))
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -139,7 +141,10 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`; of images of at most 2x2 pixels as one matrix product."""
+    """`torch.nn.functional.conv2d`; of images of at most 2x2 pixels as one matrix product.
+
+    It is one operation for modes of torch, such as that of `analysis.ghost`.
+    """
     plain = (*weight.shape[2:], stride, padding, dilation, groups) == (3, 3, 1, 1, 1, 1)
     if plain and max(x.shape[2:]) <= 2 and x.device.type == "cpu":
         return _conv_of_few_pixels(x, weight, bias)
