@@ -13,6 +13,7 @@ NAMES = (
     "cnn",
     "images",
     "toolbox",
+    "private",
     "growth",
     "cifar10",
     "cnn_twin",

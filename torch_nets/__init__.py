@@ -14,9 +14,11 @@ from purenets.torch_nets.fast.jit import jit
 from purenets.torch_nets.fast.scan import traced_loop
 from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
+from purenets.torch_nets.frozen import frozen
 from purenets.torch_nets.grad import grad_fn, metrics_fn
 from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.remat import checkpoint
+from purenets.torch_nets.to_module import to_module
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_tracing(is_tracing)
@@ -32,12 +34,14 @@ __all__ = [
     "ensemble",
     "ensemble_metrics",
     "from_module",
+    "frozen",
     "grad_fn",
     "jit",
     "layers",
     "losses",
     "metrics_fn",
     "stack_states",
+    "to_module",
     "to_numpy",
     "to_torch",
     "unstack_states",

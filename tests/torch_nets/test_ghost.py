@@ -359,6 +359,32 @@ def test_each_example_draws_with_a_key_of_its_own():
         ghost_norms(model, train=True)(params, {}, batch)
 
 
+def test_an_input_that_is_changed_after_its_use_is_refused():
+    def f(p, x):
+        y = F.linear(x, p["w"])
+        z = torch.relu(F.linear(y, p["v"]))
+        y.mul_(2)
+        return y + z
+
+    model = custom({"w": (3, 5), "v": (3, 3)}, f)
+    with pytest.raises(UserError, match="writes into the input of a layer after its use"):
+        clipped_sum(model, 1.0)(model.init(KEY)[0], {}, (draw(6, 5), ONES))
+
+
+def test_autocast_and_half_precision_are_taken():
+    model = MLP(5, [8], 3)
+    params, _ = model.init(KEY)
+    batch = draw(6, 5).float(), ONES
+    expected, _ = ghost_norms(model)(params, {}, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        norms, _ = ghost_norms(model)(params, {}, batch)
+        sums, _ = clipped_sum(model, 1e9)(params, {}, batch)
+    torch.testing.assert_close(norms, expected, rtol=0.05, atol=0.01)
+    assert all(leaf.isfinite().all() for leaf in sums.values())
+    half, _ = ghost_norms(model)(tree.cast(params, "bfloat16"), {}, (batch[0].bfloat16(), ONES))
+    torch.testing.assert_close(half.float(), expected, rtol=0.05, atol=0.01)
+
+
 def test_a_net_without_gradients_has_norms_of_zero():
     model = custom({"w": (3,)}, lambda p, x: x[:, :3])
     params, _ = model.init(KEY)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from purenets.core import tree
-from purenets.core.base import Batch, Buffers, Model, Params
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.torch_nets.analysis.ghost_rules import RULES, SAME, TRANSPOSES, Leaf
 from purenets.torch_nets.analysis.ghost_terms import Each, Term, combined
@@ -58,7 +58,10 @@ class Backward(NamedTuple):
         return sum(parts, torch.zeros_like(self.losses)).clamp_min(0)  # a rounded 0 may be below
 
     def total(self, factors: Tensor, params: Params) -> Params:
-        """Return the sum of all gradients, each times its factor; `factors`: (examples,)."""
+        """Return the sum of all gradients, each times its factor, and use the terms up.
+
+        factors: (examples,). A term goes as soon as its leaf is done, and its memory with it.
+        """
         return {
             name: self.terms.pop(name).total(factors).view(p.shape)
             if name in self.terms
@@ -268,7 +271,8 @@ class Ghost:
         """Take the leaves as the model sees them: with an axis for the examples that vmap hides."""
         self.marker, self.known = marker, {}
         for name, leaf in leaves.items():
-            self.know(leaf, Leaf(name, self.values[name]))
+            if leaf.is_floating_point():
+                self.know(leaf, Leaf(name, self.values[name]))
 
     def know(self, x: Tensor, leaf: Leaf) -> None:
         self.known[id(x)] = x, leaf  # as long as x is held no other tensor has its id
@@ -340,10 +344,20 @@ class _Together(torch.autograd.Function):
         dim, _, _ = in_dims
         x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
         y = call.f(x)
-        kept = x.detach()
-        note = lambda dy: call.ghost.note(call.terms(kept, dy))
+        note = _note(call, x.detach(), x._version)
         y = _Noted.apply(y.clone() if y._is_view() else y, call.ghost.anchor, note)
         return (y if call.after is None else call.after(y, x)), 0
+
+
+def _note(call: _Call, x: Tensor, version: int) -> Callable[[Tensor], None]:
+    """Return the function of dy that notes the terms of a call; a UserError if x has changed."""
+
+    def note(dy: Tensor) -> None:
+        if x._version != version:
+            raise UserError("the model writes into the input of a layer after its use; leave it")
+        call.ghost.note(call.terms(x.to(dy.dtype) if x.is_floating_point() else x, dy))
+
+    return note
 
 
 class _Noted(torch.autograd.Function):

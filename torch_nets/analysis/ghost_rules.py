@@ -58,18 +58,18 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _matmul(ghost, input, other):
+def _matmul(ghost, input, other, *, out=None):
     """x M, M a leaf or one transposed."""
     leaf = ghost.leaf(other)
-    if leaf is None or leaf.value.ndim != 2:
+    if leaf is None or leaf.value.ndim != 2 or out is not None:
         return NotImplemented
     return _linear(ghost, input, leaf._replace(transposed=not leaf.transposed))
 
 
-def _addmm(ghost, input, mat1, mat2, *, beta=1, alpha=1):
+def _addmm(ghost, input, mat1, mat2, *, beta=1, alpha=1, out=None):
     """c + a M, M a leaf or one transposed."""
     leaf = ghost.leaf(mat2)
-    if leaf is None or (beta, alpha) != (1, 1):
+    if leaf is None or (beta, alpha) != (1, 1) or out is not None:
         return NotImplemented
     return _linear(ghost, mat1, leaf._replace(transposed=not leaf.transposed), input)
 
@@ -191,7 +191,7 @@ def _group_norm(ghost, input, num_groups, weight=None, bias=None, eps=1e-5):
     leaves = ghost.leaf(weight), ghost.leaf(bias)
     if not _are_leaves((weight, bias), leaves):
         return NotImplemented
-    call = lambda x, w, b: F.group_norm(x.flatten(0, 1), num_groups, w, b, eps).view(x.shape)
+    call = lambda x, w, b: F.group_norm(x.flatten(0, 1), num_groups, w, b, eps)
     rows = lambda x: x.flatten(3).movedim(2, -1).flatten(1, -2)  # (b, n, c, ...) -> (b, t, c)
     return _affine(ghost, call, rows, input, leaves)
 
@@ -205,18 +205,20 @@ def _are_leaves(given: tuple, leaves: tuple) -> bool:
 def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
     """y = n(x) w + b: f(x, w, b) with its leaves w and b, or None for them.
 
+    f: the normalization, (examples, ...) -> as many elements in the same order.
     rows: (examples, ...) -> (examples, positions, ...), each position of the shape of w and b.
     """
     weight, bias = leaves
     values = [leaf.value if leaf else None for leaf in leaves]
 
     def terms(x, dy):
-        found = {bias.name: Each(rows(dy).sum(1))} if bias else {}
+        dy = rows(dy.reshape(x.shape))
+        found = {bias.name: Each(dy.sum(1))} if bias else {}
         if weight:
-            found[weight.name] = Each((rows(f(x, None, None)) * rows(dy)).sum(1))
+            found[weight.name] = Each((rows(f(x, None, None).view(x.shape)) * dy).sum(1))
         return found
 
-    return ghost.call(lambda x: f(x, *values), terms, x)
+    return ghost.call(lambda x: f(x, *values), terms, x, after=lambda y, x: y.view(x.shape))
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ class Each(NamedTuple):
     grads: Tensor
 
     def squared_norms(self) -> Tensor:
-        return torch.linalg.vector_norm(self.grads.flatten(1), dim=1).square()
+        wide = torch.promote_types(self.grads.dtype, torch.float32)
+        return torch.linalg.vector_norm(self.grads.flatten(1), dim=1, dtype=wide).square()
 
     def total(self, factors: Tensor) -> Tensor:
         flat = self.grads.flatten(1)

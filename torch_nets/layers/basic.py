@@ -55,7 +55,9 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which
     become one loop with what stands around them: to call a library for it would take longer. A
-    large one may be for oneDNN."""
+    large one may be for oneDNN. Under torch.export, where sizes may be open, it is neither."""
+    if torch.compiler.is_exporting():
+        return torch.nn.functional.linear(x, weight, bias)
     multiplications = x.numel() * weight.shape[0]
     if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
