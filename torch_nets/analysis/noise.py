@@ -17,7 +17,7 @@ from purenets.core.arrays import is_tracing
 from purenets.core.base import Params
 from purenets.torch_nets.fast.jit import jit
 
-BLOCK = 1 << 16  # elements at a time, which a cache holds; the numbers do not depend on it
+BLOCK = 1 << 17  # elements at a time, which a cache holds; the numbers do not depend on it
 MIN_COMPILED = 1 << 19  # elements of all leaves from which on compiling pays, once for a process
 
 
