@@ -1,7 +1,8 @@
 # make run   the whole assignment in small: own venv, install, train, table, HTML report
 # make test  own venv, install with the test extras, lint, all tests
-# make full  every experiment of the report from the start, hours long; FULL="--data folder --data_dir DIR"
+# make full  every experiment of the report from the start, hours long; FULL="--data_dir DIR" says where CIFAR-10 is
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
+# make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
 
@@ -12,7 +13,7 @@ PLAIN := $(addprefix tests/, test_both_backends.py test_cnn_both_backends.py tes
     torch_nets/test_layers.py torch_nets/test_vanilla_rnn.py)
 export MPLBACKEND := Agg
 
-.PHONY: run full test faults lint format notebooks bench report submission clean
+.PHONY: run full test faults mutants lint format notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -30,6 +31,9 @@ faults: .venv/installed-test
 	-"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	rm -f results/faults.json
 	PURENETS_FAULTS=results/faults.json "$(BIN)/python" -m pytest tests/faults
+
+mutants: .venv/installed-test
+	"$(BIN)/python" -m tests.mutants.run
 
 lint: .venv/installed-test
 	"$(BIN)/ruff" check .

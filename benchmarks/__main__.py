@@ -7,6 +7,8 @@ import sys
 
 NAMES = (
     "mlp",
+    "loops",
+    "imports",
     "profile",
     "products",
     "rnn",

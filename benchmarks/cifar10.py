@@ -1,188 +1,281 @@
-"""CIFAR-10 in little time: scripts/cifar10_cnn.py beside the public speed run, on the same images
-and machine.
+"""CIFAR-10 in little time: our presets beside the public speed run, on the same images and machine.
 
-    python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir DIR --seeds 3
+    python -m benchmarks.cifar10 --recipe airbench94_muon.py --presets "cnn 94,cnn 95"
+    python -m benchmarks.cifar10 --recipe airbench94_muon.py --rounds 0 --seeds 3
 
-`--recipe` is the file of that name from the repository KellerJordan/cifar10-airbench; no code of it
-is here. It is run as it stands where there is a GPU. On a CPU its words for devices are replaced:
-tensors stay on the CPU, half precision is bfloat16 (a CPU has no fast half), the network is not
-compiled unless `--compile`. Its images are those of `--data`, all training images. The contestants
-take turns, seed by seed, each in a process of its own. Seconds are of training and of the final
-test over views of an image, without the evaluations in between and without the start of the
-process, for both. Rows that `--results` has are kept.
+`--recipe` is the file of that name from the repository KellerJordan/cifar10-airbench, run as it
+stands (`benchmarks/recipe.py`); ours are presets as scripts/cifar10_sweep.py names them.
+
+Time: in each round the recipe takes a step and every preset takes its steps on as many images, each
+contestant in a process of its own, all with malloc set as our scripts set it; the first rounds,
+which warm up, do not count. The time of a training is the sum over its parts
+(`benchmarks/cifar10_parts.py`): their number times the median of their seconds. It is given in
+units of A, the time of the recipe. Evaluations in between, reading the images and the start of the
+process are left out for all. Measure it on a machine that does nothing else: the load before and
+after is in the file.
+
+Accuracy: with `--seeds` all train in full, seed by seed in turns, on all training images; hours
+long. Rows that `--results` has are kept.
 """
 
-import json
-import sys
+import os
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from einops import rearrange
 
-from benchmarks import timing
-from purenets import runs
+from benchmarks import cifar10_parts, products, timing
+from benchmarks import recipe as public_recipe
+from purenets import UserError, runs
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, not_negative, option, positive
-from scripts.shared.sweeps import grouped, spread
+from purenets.core.runs.options import Options, each, not_negative, one_of, option
+from scripts import cifar10_sweep
+from scripts.shared import result_files
+from scripts.shared.images import SOURCES
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, grouped, spread
 
-# what the file says of the GPU, and what is said of the CPU instead
-ON_CPU = (
-    ('torch.device("cuda")', 'torch.device("cpu")'),
-    (".half()", ".bfloat16()"),
-    ("torch.cuda.Event(enable_timing=True)", "Moment()"),
-    ("torch.cuda.synchronize()", "None"),
-)
-COMMAND = "python -m benchmarks.cifar10 --recipe airbench94_muon.py --data folder --data_dir "
-"data/cifar10-jpeg75"
+WARMUP = 2  # rounds that do not count
 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Train our fast net and the public recipe in turns."""
+    """Time our presets and the public recipe in turns, or train all in full."""
 
     recipe: str = option(
         "airbench94_muon.py", "the public file; where it is missing only ours is run"
     )
-    preset: str = option("94", "of scripts/cifar10_cnn.py")
-    data: str = option(
-        "cifar10", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
+    presets: tuple[str, ...] = option(
+        ("cnn 94",), "of ours, with commas", each(one_of(cifar10_sweep.PRESETS))
     )
+    data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
     data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     image_size: int = option(
         0, "resize the images of a folder, or digits, to this; 0 to leave", not_negative
     )
     compile: bool = option(False, "the public recipe's network compiled, on a CPU too")
-    seeds: int = option(3, "of each contestant", positive)
+    rounds: int = option(20, "rounds of steps in turns; 0 to time nothing", not_negative)
+    seeds: int = option(0, "full trainings of each contestant, hours long", not_negative)
     first_seed: int = option(0, "the first of them", not_negative)
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
     results: str = option("results/benchmarks_cifar10.json", "JSON file for what was found")
 
 
-class Moment:
-    """An event of torch.cuda, on a CPU."""
+def main(config: Config) -> dict:
+    """Measure what is asked for; return the content of `--results`."""
+    path = Path(config.results)
+    found = result_files.read(path, {"rows": [dict]}, drafts=True) if path.exists() else {}
+    found = {"rows": [], **found}
+    expect_same_images(config, found)
+    if config.rounds:
+        found["time"] = measured(config, found["rows"])
+        write(config, found)
+    for seed in range(config.first_seed, config.first_seed + config.seeds):
+        for name, contestant in trainings(config).items():
+            if not any((row["contestant"], row["seed"]) == (name, seed) for row in found["rows"]):
+                reached = timing.apart(one, contestant, config, seed, memory_reused=True)()
+                about = {"contestant": name, "seed": seed, "images": images_of(config)}
+                found["rows"].append(about | runs.environment() | runs.machine() | reached)
+                write(config, found)
+    return found
 
-    def record(self) -> None:
-        self.time = time.perf_counter()
 
-    def elapsed_time(self, later: "Moment") -> float:
-        return 1e3 * (later.time - self.time)
+def images_of(config: Config) -> str:
+    """Return the name of what all contestants are trained on."""
+    return "CIFAR-10" if config.data == "cifar10" else f"{config.data} {config.data_dir}"
 
 
-def public(config: Config, seed: int) -> dict:
-    """What one run of the public recipe reaches, and its seconds."""
+def expect_same_images(config: Config, found: dict) -> None:
+    """Raise a UserError if the file has rows of other images."""
+    for row in found["rows"]:
+        if row.get("images") != images_of(config):
+            raise UserError(
+                f"--results {config.results}: holds rows of other images; name another file"
+            )
+
+
+def write(config: Config, found: dict) -> None:
+    about = {"command": "python -m benchmarks.cifar10", "options": config.to_dict()}
+    n = [len(mine) for mine in grouped(found["rows"], "contestant").values()]
+    n += [found["time"]["n"]] if "time" in found else []
+    about |= {"n": min(n), **runs.environment(), **runs.machine()}
+    timing.write(config.results, about | {"rows": []} | found, *tables(about | found))
+
+
+def recipe_name(config: Config) -> str | None:
+    """Return the name of the public recipe; None where its file is not there."""
+    if Path(config.recipe).exists():
+        return Path(config.recipe).stem
+    print(f"--recipe {config.recipe}: not there, so only ours is run")
+    return None
+
+
+# --- the time of a training -----------------------------------------------------------------------
+
+
+def measured(config: Config, rows: list[dict]) -> dict:
+    """Return the description and the seconds of each contestant, by parts, in turns."""
     import torch
 
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    torch.manual_seed(seed)
-    on_gpu, source = torch.cuda.is_available(), Path(config.recipe).read_text()
-    for old, new in () if on_gpu else ON_CPU:
-        source = source.replace(old, new)
-    sys.argv[0] = config.recipe  # it reads its own source
-    rows = []
-    recipe = {"__name__": "recipe", "Moment": Moment}
-    with tempfile.TemporaryDirectory() as folder:
-        write_images(config, Path(folder))
-        exec(compile(source.replace('"cifar10"', repr(folder)), config.recipe, "exec"), recipe)
-        recipe["print_training_details"] = lambda variables, is_final_entry: rows.append(
-            dict(variables)
+    threads = config.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    source = cifar10_parts.Source(config.data, config.data_dir, config.image_size, threads)
+    calls, theirs = {}, recipe_name(config)
+    if theirs:
+        path = str(Path(config.recipe).resolve())
+        calls[theirs] = timing.apart(
+            cifar10_parts.theirs, source, path, config.compile, memory_reused=True
         )
-        net = recipe["CifarNet"]().to(
-            "cuda" if on_gpu else "cpu", memory_format=torch.channels_last
+    for name in config.presets:
+        calls[f"purenets {name}"] = timing.apart(
+            cifar10_parts.ours, source, name, part_of_views(name, rows), memory_reused=True
         )
-        if on_gpu or config.compile:
-            net.compile(mode="max-autotune")
-            recipe["main"]("warmup", net)
-        recipe["main"](seed, net)
-    last = rows[-1]
+    load = os.getloadavg()
+    about = {name: call() for name, call in calls.items()}
+    rounds = [{name: call() for name, call in calls.items()} for _ in range(WARMUP + config.rounds)]
+    contestants = {name: summed(about[name], [r[name] for r in rounds[WARMUP:]]) for name in calls}
+    dtypes = {contestant["precision"] for contestant in contestants.values()}
     return {
-        "accuracy": last["val_acc"],
-        "views_accuracy": last["tta_val_acc"],
-        "seconds": last["time_seconds"],
-        "epochs": [
-            {"accuracy": row["val_acc"], "seconds": row["time_seconds"]} for row in rows[:-1]
-        ],
+        "n": config.rounds,
+        "threads": threads,
+        "load_before": load,
+        "load_after": os.getloadavg(),
+        "unit": theirs,
+        "peak_gigaflops": {dtype: products.peak_gigaflops(dtype) for dtype in sorted(dtypes)},
+        "contestants": contestants,
     }
 
 
-def write_images(config: Config, folder: Path) -> None:
-    """The images of `--data` as the files that the recipe keeps."""
-    import torch
-
-    from purenets.torch_nets import images
-
-    found = images.load(config.data, config.data_dir, config.image_size)
-    for name, (x, y) in {"train": found.train, "test": found.test}.items():
-        pixels = torch.from_numpy(rearrange(np.array(x), "n c h w -> n h w c").copy())
-        content = {
-            "images": pixels,
-            "labels": torch.from_numpy(np.array(y)),
-            "classes": list(found.classes),
-        }
-        torch.save(content, folder / f"{name}.pt")
+def part_of_views(setting: str, rows: list[dict]) -> float:
+    """Return the part of the test images whose views its trainings took; 1 where none is known."""
+    mine = [row for row in rows if row["contestant"] == f"purenets {setting}"]
+    return float(np.mean([row.get("views_part", 1.0) for row in mine])) if mine else 1.0
 
 
-def ours(config: Config, seed: int) -> dict:
-    """What one run of scripts/cifar10_cnn.py reaches, and its seconds."""
-    from scripts import cifar10_cnn
+def summed(about: dict, rounds: list[dict]) -> dict:
+    """Return a contestant's description with the median seconds of each part, and the whole."""
+    parts = {}
+    for name, part in about["parts"].items():
+        times = [found[name] for found in rounds if name in found]
+        low, median, high = np.quantile(times or [0.0], [0.25, 0.5, 0.75])
+        seconds = {"seconds": float(median), "quartiles": [float(low), float(high)]}
+        parts[name] = {**part, **seconds, "n": len(times)}
+    total = sum(part["count"] * part["seconds"] for part in parts.values())
+    count = sum(part["count"] * part["flops"] for part in parts.values())
+    whole = {"seconds": about["once_seconds"] + total, "teraflop": count / 1e12}
+    return about | {"parts": parts} | whole
 
-    settings = cifar10_cnn.PRESETS[config.preset].to_dict() | {"seed": seed, "valid_fraction": 0.0}
-    for name in ("data", "data_dir", "image_size", "threads"):
-        settings[name] = getattr(config, name)
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        result = cifar10_cnn.main(cifar10_cnn.Config.from_dict(settings | {"out": str(out)}))
-        laps = runs.timings(out)
-    found = {name: result.test[name] for name in ("accuracy", "views_accuracy")}
-    return found | {"seconds": laps[-1]["seconds"], "laps": laps}
+
+# --- full trainings -------------------------------------------------------------------------------
 
 
-def main(config: Config) -> list[dict]:
-    path = Path(config.results)
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    contestants = {f"purenets {config.preset}": ours}
-    if Path(config.recipe).exists():
-        contestants[Path(config.recipe).stem] = public
-    else:
-        print(f"--recipe {config.recipe}: not there, so only ours is run")
-    for seed in range(config.first_seed, config.first_seed + config.seeds):
-        for name, contestant in contestants.items():
-            if not any((row["contestant"], row["seed"]) == (name, seed) for row in rows):
-                found = timing.apart(
-                    one, contestant, config, seed, memory_reused=contestant is ours
-                )()
-                rows.append(
-                    {
-                        "contestant": name,
-                        "seed": seed,
-                        **runs.environment(),
-                        **runs.machine(),
-                        **found,
-                    }
-                )
-                n = min(map(len, grouped(rows, "contestant").values()))
-                about = {"command": COMMAND, "n": n, **runs.environment(), **runs.machine()}
-                timing.write(config.results, about | {"rows": rows}, table(rows))
-    return rows
+def trainings(config: Config) -> dict:
+    """Return the functions of the contestants, by name; each takes a seed."""
+    found = {f"purenets {name}": ours(name) for name in config.presets}
+    theirs = recipe_name(config)
+    return found | ({theirs: public} if theirs else {})
 
 
 def one(contestant, config: Config, seed: int):
     return lambda: contestant(config, seed)
 
 
+class ours:
+    """A full training of a preset: what it reaches, and its seconds."""
+
+    def __init__(self, setting: str):
+        self.setting = setting
+
+    def __call__(self, config: Config, seed: int) -> dict:
+        kind, preset, _ = cifar10_sweep.PRESETS[self.setting]
+        script = cifar10_sweep.SCRIPTS[kind]
+        names = ("data", "data_dir", "image_size", "threads")
+        settings = script.PRESETS[preset].to_dict() | {n: getattr(config, n) for n in names}
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            settings |= {"seed": seed, "valid_fraction": 0.0, "out": str(out)}
+            result = script.main(script.Config.from_dict(settings))
+            laps = runs.timings(out)
+        kept = ("accuracy", "views_accuracy", "views_part")
+        found = {name: result.test[name] for name in kept if name in result.test}
+        about = {"precision": settings["precision"], "seconds": laps[-1]["seconds"], "laps": laps}
+        return found | about
+
+
+def public(config: Config, seed: int) -> dict:
+    """A full training of the public recipe: what it reaches, and its seconds."""
+    import torch
+
+    from purenets.torch_nets import images
+
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    torch.manual_seed(seed)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        found = images.load(config.data, config.data_dir, config.image_size)
+        public_recipe.write_images(found, Path(folder))
+        recipe = public_recipe.loaded(config.recipe, Path(folder))
+        recipe["print_training_details"] = lambda variables, is_final_entry: rows.append(
+            dict(variables)
+        )
+        recipe["main"](seed, public_recipe.net_of(recipe, config.compile))
+    last = rows[-1]
+    epochs = [{"accuracy": row["val_acc"], "seconds": row["time_seconds"]} for row in rows[:-1]]
+    return {
+        "accuracy": last["val_acc"],
+        "views_accuracy": last["tta_val_acc"],
+        "precision": public_recipe.precision(),
+        "seconds": last["time_seconds"],
+        "epochs": epochs,
+    }
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def tables(found: dict) -> list[Table]:
+    """Return the table of times, where they were measured, and that of full trainings."""
+    times = [time_table(found["time"])] if "time" in found else []
+    return times + ([table(found["rows"])] if found["rows"] else [])
+
+
+def time_table(found: dict) -> Table:
+    """Return a row for each contestant: seconds of a step, and of a whole training with its test
+    over views, in units of the public recipe; its operations, and their part of the peak."""
+    unit = found["contestants"].get(found["unit"], {}).get("seconds")
+    rows = []
+    for name, one_ in found["contestants"].items():
+        part = one_["parts"]["step"]
+        low, high = part["quartiles"]
+        speed = 1e3 * one_["teraflop"] / one_["seconds"]
+        rows.append(
+            (
+                name,
+                one_["precision"],
+                f"{one_['steps']:,}",
+                f"{part['seconds']:.3f} ({low:.3f} to {high:.3f})",
+                f"{one_['seconds']:.0f}",
+                f"{one_['seconds'] / unit:.2f}" if unit else "",
+                f"{one_['teraflop']:.0f}",
+                f"{speed / found['peak_gigaflops'][one_['precision']]:.0%}",
+                found["n"],
+            )
+        )
+    header = ("contestant", "precision", "steps", "seconds of a step (quartiles)", "seconds")
+    return table_of((*header, "in A", "TFLOP", "of the peak", "n"), rows)
+
+
 def table(rows: list[dict]) -> Table:
     """Return a row for each contestant: accuracies in percent, and the median of the seconds."""
+    accuracies = [f"{part}, % ({MEAN_SD})" for part in ("test", "mean over views")]
     cells = []
     for name, mine in grouped(rows, "contestant").items():
-        accuracies = (
-            spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy")
-        )
+        reached = (spread([row[kind] for row in mine]) for kind in ("accuracy", "views_accuracy"))
         seconds = np.median([row["seconds"] for row in mine])
-        cells.append((name, *accuracies, f"{seconds:.0f}", len(mine)))
-    return table_of(("contestant", "test", "mean over views", "seconds", "n"), cells)
+        cells.append((name, *reached, f"{seconds:.0f}", len(mine), *origin_cells(mine)))
+    return table_of(("contestant", *accuracies, "seconds, median", "n", *ORIGIN), cells)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python -m benchmarks.cnn            # writes results/benchmarks_cnn.json
 
 Each contestant trains in a process of its own with all cores, and they take turns, step by step:
-allocators and caches of one do not help another. Ours run as in our scripts, with memory reused
-(`core/runs/malloc.py`); torch.nn once in its defaults and once with the same setting. All begin
-with the same params, and the losses of the first ten steps are compared: nobody does less work.
+allocators and caches of one do not help another. All have malloc as our scripts set it
+(`core/runs/malloc.py`), measure loss and accuracy, and torch.nn has the fused Adam: in float32 and
+bfloat16, eager and compiled, with channels last where that is faster. All begin with the same
+params, and the losses of the first ten steps are compared: nobody does less work.
 """
 
 from collections.abc import Callable
@@ -17,15 +18,27 @@ from torch import nn
 
 from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
 from benchmarks.twins import reduced_vgg
-from purenets import make_step, optim, random, runs, train_state
+from purenets import make_step, optim, random, train_state
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import CNN, grad_fn, jit
 from purenets.torch_nets.precision import VARIANTS
 
-OURS, PEER = "ours: bfloat16, channels_last", "torch.nn"
-BFLOAT16 = "torch.nn: bfloat16, channels_last"
+PEER = "torch.nn: float32"
+OURS = {  # by name: the variant of torch_nets.precision, and whether under jit
+    "ours: float32": ("float32", False),
+    "ours: float32, channels last": ("float32 channels_last", False),
+    "ours: bfloat16, channels last": ("bfloat16 channels_last", False),
+    "ours: bfloat16, channels last, jit": ("bfloat16 channels_last", True),
+}
+PEERS = {  # by name: bfloat16, channels last, compiled
+    PEER: (False, False, False),
+    "torch.nn: float32, channels last": (False, True, False),
+    "torch.nn: float32, channels last, compiled": (False, True, True),
+    "torch.nn: bfloat16, channels last": (True, True, False),
+    "torch.nn: bfloat16, channels last, compiled": (True, True, True),
+}
 
 
 @dataclass(frozen=True)
@@ -58,41 +71,36 @@ def ours(way: str, compiled: bool, batch_size: int) -> Callable[[], float]:
     return call
 
 
-def theirs(bfloat16: bool, compiled: bool, batch_size: int) -> Callable[[], float]:
+def theirs(
+    bfloat16: bool, channels_last: bool, compiled: bool, batch_size: int
+) -> Callable[[], float]:
     """The same with torch.nn and torch.optim."""
     params, buffers = CNN(3, 10).init(random.key(0))
     module = reduced_vgg()
     module.load_state_dict({**params, **buffers})
     x, y = data(batch_size)
-    if bfloat16:
+    if channels_last:
         module, x = (part.to(memory_format=torch.channels_last) for part in (module, x))
-    optimizer = torch.optim.Adam(module.parameters())
+    optimizer = torch.optim.Adam(module.parameters(), fused=True)
     net = torch.compile(module) if compiled else module
 
     def call() -> float:
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = net(x)
         loss = nn.functional.cross_entropy(logits.float(), y)
         loss.backward()
         optimizer.step()
+        (logits.detach().argmax(1) == y).float().mean()
         return float(loss.detach())
 
     return call
 
 
 def contestants(size: int) -> dict[str, Callable[[], float]]:
-    way = "bfloat16 channels_last"
-    return {
-        OURS: apart(ours, way, False, size, memory_reused=True),
-        f"{OURS}, compiled": apart(ours, way, True, size, memory_reused=True),
-        PEER: apart(theirs, False, False, size, memory_reused=False),
-        f"{PEER}, memory reused": apart(theirs, False, False, size, memory_reused=True),
-        BFLOAT16: apart(theirs, True, False, size, memory_reused=False),
-        f"{BFLOAT16}, memory reused": apart(theirs, True, False, size, memory_reused=True),
-        f"{BFLOAT16}, compiled": apart(theirs, True, True, size, memory_reused=False),
-        f"{BFLOAT16}, compiled, memory reused": apart(theirs, True, True, size, memory_reused=True),
-    }
+    """Ours and the peers by name, each in a process of its own."""
+    mine = {n: apart(ours, *how, size, memory_reused=True) for n, how in OURS.items()}
+    return mine | {n: apart(theirs, *how, size, memory_reused=True) for n, how in PEERS.items()}
 
 
 def assert_same_work(calls: dict[str, Callable[[], float]]) -> None:
@@ -111,39 +119,29 @@ def main(config: Config) -> dict:
     calls = contestants(config.batch_size)
     assert_same_work(calls)
     times = in_turns(calls, config.rounds)
-    peers = [name for name in calls if name.startswith(PEER)]
     found = {
         "command": "python -m benchmarks.cnn",
         "n": config.rounds,
-        **runs.environment(),
-        **runs.machine(),
         "setting": f"reduced VGG, batch {config.batch_size}, Adam 1e-3, "
         f"{torch.get_num_threads()} threads",
         "ms": medians(times),
-        "ratio": {
-            f"{name} / {peer}": ratio(times[name], times[peer])
-            for name in calls
-            if name.startswith(OURS)
-            for peer in peers
-        },
+        "ratio": {f"{a} / {b}": ratio(times[a], times[b]) for a in OURS for b in PEERS},
     }
-    write(config.results, found, table(found, peers))
+    write(config.results, found, table(found))
     return found
 
 
-def table(found: dict, peers: list[str]) -> Table:
-    """Return a row for each peer: its time, and the ratio of ours to it with quartiles."""
-    names = (OURS, f"{OURS}, compiled")
-    ours = ", ".join(
-        f"{found['ms'][name]:.0f} ms ({name.removeprefix('ours: ')})" for name in names
-    )
-    caption = f"One step of the {found['setting']}; median of {found['n']} rounds. Ours: {ours}."
+def table(found: dict) -> Table:
+    """Return a row for each peer: its time, and the ratio of each of ours to it with quartiles."""
+    ours = [name for name in found["ms"] if name.startswith("ours")]
     rows = []
-    for peer in peers:
-        ratios = (found["ratio"][f"{name} / {peer}"] for name in names)
-        rows.append((peer, f"{found['ms'][peer]:.0f}", *map(with_quartiles, ratios)))
-    header = ("peer", "ms", "ratio of ours to it (quartiles)", "of ours compiled")
-    return table_of(header, rows, caption)
+    for peer in [name for name in found["ms"] if name not in ours]:
+        ratios = (with_quartiles(found["ratio"][f"{name} / {peer}"]) for name in ours)
+        rows.append((peer, f"{found['ms'][peer]:.0f}", *ratios))
+    heads = [f"{name.removeprefix('ours: ')} ({found['ms'][name]:.0f} ms)" for name in ours]
+    caption = f"One step of the {found['setting']}; ratio of ours to the peer, median of "
+    caption += f"{found['n']} rounds (quartiles)."
+    return table_of(("peer", "ms", *heads), rows, caption)
 
 
 if __name__ == "__main__":

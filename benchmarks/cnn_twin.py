@@ -8,7 +8,6 @@ the very batches of the seed. The rows of seeds that `--results` has already are
 can be added.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ from tqdm import tqdm
 from benchmarks.twins import reduced_vgg
 from purenets import random, runs
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, not_negative, option, positive
 from purenets.data import batches
 from purenets.torch_nets import CNN, images
+from scripts.shared import result_files
 from scripts.shared.sweeps import spread
 
 
@@ -75,10 +74,10 @@ def test_of(logits_of: Callable, x: torch.Tensor, y: torch.Tensor) -> dict:
 def main(config: Config) -> dict:
     torch.set_num_threads(config.threads or torch.get_num_threads())
     path = Path(config.results)
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = result_files.read(path, drafts=True)["rows"] if path.exists() else []
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         if seed not in {row["seed"] for row in rows}:
-            rows.append(train(config, seed))
+            rows.append({**train(config, seed), **runs.origin()})
             write(path, config, sorted(rows, key=lambda row: row["seed"]))
     print(
         f"twin: test accuracy {spread([row['test']['accuracy'] for row in rows])} %, n = "
@@ -94,7 +93,7 @@ def write(path: Path, config: Config, rows: list[dict]) -> None:
         "n": len(rows),
     }
     found = {**about, **runs.environment(), **runs.machine(), "rows": rows}
-    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+    result_files.write(path, found)
 
 
 if __name__ == "__main__":

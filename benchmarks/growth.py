@@ -11,7 +11,6 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from matplotlib.ticker import NullFormatter
 from torch import nn
 
 from benchmarks import rnn
-from benchmarks.timing import apart, write
+from benchmarks.timing import apart, save_figure, write
 from purenets import make_step, optim, random, runs, train_state
 from purenets.core.metrics import accuracy
 from purenets.core.report import plots
@@ -178,8 +177,7 @@ def main(config: Config) -> dict:
         **runs.environment(),
         **runs.machine(),
     }
-    Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(curves), Path(config.figure))
+    save_figure(draw(curves), config.figure)
     write(config.results, about | {"curves": curves}, table(curves, config.steps))
     return curves
 

@@ -13,37 +13,44 @@ def installed() -> bool:
 
 
 class Step:
-    """Steps of `loss(params, x, y)` by an optax optimizer, one a call or `k` by lax.scan; it keeps
-    its state.
+    """Steps of `loss(params, x, y)` by an optax optimizer under jit, with donated buffers.
+
+    Args:
+        k: steps in a call, by lax.scan over k batches.
+        one_vector: keep the params as one vector, which a call takes and returns in less time.
     """
 
-    def __init__(self, loss: Callable, optimizer, params: dict, batch: tuple, k: int = 1):
+    def __init__(
+        self, loss: Callable, optimizer, params: dict, batch: tuple, k: int = 1, one_vector=False
+    ):
         import jax
+        import jax.flatten_util
         import optax
 
-        def step(carry, _):
+        def step(carry, batch):
             params, opt_state = carry
-            value, grads = jax.value_and_grad(loss)(params, *batch)
+            value, grads = jax.value_and_grad(lambda p: loss(self.unravel(p), *batch))(params)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), value
 
-        def steps(carry):
-            return step(carry, None) if k == 1 else jax.lax.scan(step, carry, None, length=k)
+        def steps(carry, batch):
+            return step(carry, batch) if k == 1 else jax.lax.scan(step, carry, batch)
 
-        batch = tuple(map(jax.numpy.asarray, batch))
         params = {name: jax.numpy.asarray(leaf) for name, leaf in params.items()}
-        self.call, self.carry, self.k = (
-            jax.jit(steps, donate_argnums=0),
-            (params, optimizer.init(params)),
-            k,
-        )
+        self.unravel, self.k = lambda p: p, k
+        if one_vector:
+            params, self.unravel = jax.flatten_util.ravel_pytree(params)
+        batch = batch if k == 1 else [np.stack([part] * k) for part in batch]
+        self.batch = tuple(map(jax.numpy.asarray, batch))
+        self.call = jax.jit(steps, donate_argnums=0)
+        self.carry = (params, optimizer.init(params))
 
     def __call__(self) -> None:
-        self.carry, values = self.call(self.carry)
+        self.carry, values = self.call(self.carry, self.batch)
         values.block_until_ready()
 
     def params(self) -> dict:
-        return {name: np.asarray(leaf) for name, leaf in self.carry[0].items()}
+        return {name: np.asarray(leaf) for name, leaf in self.unravel(self.carry[0]).items()}
 
 
 def mlp_loss(layers: int) -> Callable:

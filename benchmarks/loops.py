@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks import mlp
-from benchmarks.timing import in_turns, write
-from purenets import make_step, optim, runs, scan, torch_nets
+from benchmarks.timing import in_turns, medians, ratio, with_quartiles, write
+from purenets import make_step, optim, scan, torch_nets
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, not_negative, option, positive
 from purenets.torch_nets import pytorch_mlp
@@ -87,34 +88,48 @@ def compiled_anew(length: int) -> float:
     return float(done.stdout)
 
 
+def compilation(n: int) -> dict:
+    """Return the milliseconds to compile loops of each length, in turns, and their ratios."""
+    times = {f"scan of {k}": [] for k in LENGTHS}
+    for _ in range(n):
+        for k in LENGTHS:
+            times[f"scan of {k}"].append(1e3 * compiled_anew(k))
+    times = {name: np.array(values) for name, values in times.items()}
+    first, *others = times
+    ratios = {f"{name} / {first}": ratio(times[name], times[first]) for name in others}
+    return {"n": n, "ms": medians(times), "ratio": ratios}
+
+
 def main(config: Config) -> dict:
     torch.set_num_threads(1)
     found = {
         "command": "python -m benchmarks.loops",
         "n": config.rounds,
-        **runs.environment(),
-        **runs.machine(),
         "microseconds": microseconds(config.rounds),
-        "seconds to compile": {
-            str(k): sorted(compiled_anew(k) for _ in range(config.compilations))
-            for k in (LENGTHS if config.compilations else ())
-        },
     }
-    write(config.results, found, markdown(found))
+    if config.compilations:
+        found["compilation"] = compilation(config.compilations)
+    write(config.results, found, *tables(found))
     return found
 
 
-def markdown(found: dict) -> str:
-    """Return a row for each contestant, and one for each loop that was compiled."""
-    lines = ["| | microseconds a step: least | median |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {t['least']:.1f} | {t['median']:.1f} |"
-        for name, t in found["microseconds"].items()
+def tables(found: dict) -> list[Table]:
+    """Return a Table of the contestants, and one of the loops that were compiled."""
+    times = [
+        (n, f"{t['least']:.1f}", f"{t['median']:.1f}") for n, t in found["microseconds"].items()
     ]
-    lines += ["", "| scan of | seconds to compile, each |", "|---|---|"]
-    for length, seconds in found["seconds to compile"].items():
-        lines.append(f"| {length} | {', '.join(f'{value:.1f}' for value in seconds)} |")
-    return "\n".join(lines) + "\n"
+    header = ("", "least microseconds of a step", "median")
+    steps = table_of(header, times, f"MLP 2-20-2, batch 32, Adam; {found['n']} rounds.")
+    if "compilation" not in found:
+        return [steps]
+    times, ratios = found["compilation"]["ms"], found["compilation"]["ratio"]
+    rows = [
+        (name, f"{ms / 1e3:.1f}", with_quartiles(ratios[pair]) if pair in ratios else "")
+        for name, ms in times.items()
+        for pair in [f"{name} / scan of {LENGTHS[0]}"]
+    ]
+    header = ("", "seconds to compile", f"ratio to length {LENGTHS[0]} (quartiles)")
+    return [steps, table_of(header, rows, f"Median of {found['compilation']['n']}.")]
 
 
 if __name__ == "__main__":

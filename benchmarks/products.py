@@ -75,6 +75,17 @@ def main(config: Config) -> dict:
     return found
 
 
+def peak_gigaflops(dtype: str, size: int = 2048, rounds: int = 5) -> float:
+    """Return the speed of the fastest large square product in a dtype, in 10^9 operations a second:
+    what this machine reaches at most, by the best of torch's and oneDNN's kernels and rounds."""
+    a, b = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
+    kernels = {"torch": lambda: a @ b}
+    if matmul.ONEDNN and dtype == "float32":
+        kernels["oneDNN"] = lambda: onednn.onednn_matmul(a, b)
+    milliseconds = min(times.min() for times in in_turns(kernels, rounds).values())
+    return float(2e-6 * size**3 / milliseconds)
+
+
 def table(found: dict) -> Table:
     """Return a row for each size and number of threads."""
     header = (

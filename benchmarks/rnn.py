@@ -24,15 +24,15 @@ import torch
 from torch import nn
 
 from benchmarks import jax_peers
-from benchmarks.timing import in_turns, medians, ratio
+from benchmarks.timing import in_turns, medians, ratio, save_figure
 from purenets import make_step, optim, random, runs, train_state
 from purenets.core.base import TrainState
 from purenets.core.data.palindromes import palindromes
 from purenets.core.report import plots
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
 from purenets.core.runs.options import Options, option, positive
 from purenets.torch_nets import VanillaRNN, ensemble, grad_fn, jit, stack_states, to_numpy
+from scripts.shared import result_files
 
 BATCH, HIDDEN, MEMBERS = 128, 128, 10
 
@@ -98,8 +98,14 @@ class Twin(nn.Module):
 class Ours:
     """A step of ours: of one network, or of an ensemble."""
 
-    def __init__(self, T: int, wrap: Callable = lambda step: step, members: int = 0):
-        model = VanillaRNN(T - 1, 1, HIDDEN, 10)
+    def __init__(
+        self,
+        T: int,
+        wrap: Callable = lambda step: step,
+        members: int = 0,
+        recurrence: str = "loop",
+    ):
+        model = VanillaRNN(T - 1, 1, HIDDEN, 10, recurrence=recurrence)
         optimizer = optim.chain(optim.clip_by_global_norm(10.0), optim.rmsprop(lr=1e-3))
         step, self.batch = make_step(grad_fn(model), optimizer), data(T)
         states = [
@@ -139,7 +145,11 @@ def one_step(rounds: int, T: int, check: bool = False) -> dict:
     check: first 100 steps, after which all params agree.
     """
     peers = {"nn.RNN": Twin(T)} | ({"JAX jit": in_jax(T)} if jax_peers.installed() else {})
-    ours = {"eager": Ours(T), "compiled": Ours(T, jit)}
+    ours = {"loop, eager": Ours(T), "fused, eager": Ours(T, recurrence="fused")} | {
+        "fused, jit": Ours(T, jit, recurrence="fused")
+    }
+    if T <= 50:  # unrolled, a long loop compiles for minutes
+        ours["loop, jit"] = Ours(T, jit)
     if check:
         assert_same_work(ours | peers)
     times = in_turns(ours | peers, rounds)
@@ -168,6 +178,7 @@ def growth(rounds: int, lengths=(25, 50, 100, 200, 400)) -> dict:
     for T in lengths:
         for name, value in one_step(rounds, T)["ms"].items():
             rows.setdefault(name, []).append(value)
+    rows = {name: values for name, values in rows.items() if len(values) == len(lengths)}
     exponents = {
         name: float(np.polyfit(np.log(lengths), np.log(values), 1)[0])
         for name, values in rows.items()
@@ -191,10 +202,10 @@ def members_together(rounds: int, T: int) -> dict:
     """An ensemble, on all cores, beside its members one after the other, each as fast as it can."""
     times = in_turns(
         {
-            "one, eager": Ours(T),
-            "one, compiled": Ours(T, jit),
-            "ensemble, eager": on_all_cores(Ours(T, members=MEMBERS)),
-            "ensemble, compiled": on_all_cores(Ours(T, jit, MEMBERS)),
+            "one, eager": Ours(T, recurrence="fused"),
+            "one, compiled": Ours(T, jit, recurrence="fused"),
+            "ensemble, eager": on_all_cores(Ours(T, members=MEMBERS, recurrence="fused")),
+            "ensemble, compiled": on_all_cores(Ours(T, jit, MEMBERS, "fused")),
         },
         rounds,
     )
@@ -236,11 +247,11 @@ def draw(found: dict):
     figure, axes = plots.panels(1, 1, 6, 4)
     axis = axes[0, 0]
     for i, (name, values) in enumerate(found["ms"].items()):
-        label = f"ours, {name}" if name in ("eager", "compiled") else name
+        label = f"ours, {name}" if "," in name else name
         axis.plot(
             found["T"],
             values,
-            plots.MARKERS[i] + plots.LINES[i],
+            plots.MARKERS[i] + plots.LINES[i % len(plots.LINES)],
             color=plots.COLORS[i],
             label=label,
         )
@@ -265,9 +276,8 @@ def main(config: Config) -> dict:
     }
     if config.whole_runs:
         found["whole_runs"] = [whole_runs(T) for T in (5, 11)]
-    Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(found["growth"]), Path(config.figure))
-    write_atomically(Path(config.results), (json.dumps(found, indent=1) + "\n").encode())
+    save_figure(draw(found["growth"]), config.figure)
+    result_files.write(config.results, found)
     print(json.dumps({name: found[name] for name in ("one_step", "growth", "ensemble")}, indent=1))
     return found
 

@@ -3,117 +3,79 @@ picture.
 
     python -m benchmarks.summary  # reads results/benchmarks_*.json, writes results/benchmarks.json
 
-A ratio is ours to the peer's, so below 1 is faster; the bar is the largest that is meant to be.
+A ratio is our time to that of the fastest peer, so below 1 is faster; the bar is the largest that
+is meant to be.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.timing import with_quartiles, write
+from benchmarks import cnn
+from benchmarks.timing import save_figure, with_quartiles, write
 from purenets import runs
 from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
 
 
 class Bar(NamedTuple):
-    """A work, its peer, the largest ratio that is meant to be, and where it is found."""
+    """The largest ratio that ours is meant to have to the fastest of its peers.
+
+    Args:
+        work: what is timed.
+        ours: the contestant of ours.
+        peers: the names of the peers; those that were not measured are passed over.
+        at_most: the ratio.
+        file: results/benchmarks_{file}.json.
+        section: the entries below which the file has "ms" and "ratio".
+    """
 
     work: str
-    peer: str
+    ours: str
+    peers: tuple[str, ...]
     at_most: float
     file: str
-    path: tuple[str, ...]
-    inverse: bool = False  # the file has how many times as fast ours is
+    section: tuple[str, ...] = ()
 
 
-MLP, FAST = "MLP 2-20-2, batch 32, Adam", "numpy, fast_step"
-VGG = "ours: bfloat16, channels_last"
+TINY, WIDE = "MLP 2-20-2, batch 32", "MLP 3072-1024-1024-10, batch 128"
+JAX = ("JAX jit, dict", "JAX jit, one vector")
+OPACUS = ("opacus, hooks", "opacus, functorch", "opacus, ew")
 BARS = [
+    Bar(TINY, "numpy", ("torch.nn",), 0.30, "mlp"),
+    Bar(TINY, "torch, eager", ("torch.nn",), 0.95, "mlp"),
+    Bar(TINY, "torch, jit", JAX, 1.0, "mlp"),
     Bar(
-        f"{MLP}: NumPy by hand",
-        "torch.nn, fused Adam",
-        0.35,
-        "mlp",
-        ("ratio", f"{FAST} / torch.nn"),
-    ),
-    Bar(f"{MLP}: NumPy by hand", "scikit-learn", 0.35, "mlp", ("ratio", f"{FAST} / scikit-learn")),
-    Bar(
-        f"{MLP}: torch, eager",
-        "torch.nn, fused Adam",
-        1.0,
-        "mlp",
-        ("ratio", "torch, fast_step / torch.nn"),
-    ),
-    Bar(
-        f"{MLP}: torch, compiled",
-        "JAX jit, optax",
-        1.0,
-        "mlp",
-        ("ratio", "torch, flat, compile_for / JAX jit"),
-    ),
-    Bar(
-        f"{MLP}: torch, scan",
-        "JAX lax.scan",
-        1.3,
-        "mlp",
-        ("ratio", "torch, scan of 20, compile_for, C++ / JAX lax.scan"),
-    ),
-    Bar(
-        "MLP 3072-1024-1024-10, batch 128: compiled",
-        "torch.nn, fused Adam, compiled",
-        1.0,
-        "mlp",
-        ("wide", "ratio", "torch, compiled / torch.nn, compiled"),
-    ),
-    Bar(
-        "RNN T = 50, batch 128: compiled",
-        "nn.RNN",
-        0.6,
-        "rnn",
-        ("one_step", "ratio", "compiled / nn.RNN"),
-    ),
-    Bar(
-        "RNN T = 50, batch 128: compiled",
-        "JAX jit",
+        TINY,
+        "torch, jit, scan of 1000",
+        ("JAX lax.scan, dict", "JAX lax.scan, one vector"),
         1.2,
-        "rnn",
-        ("one_step", "ratio", "compiled / JAX jit"),
+        "mlp",
     ),
+    Bar(f"{TINY}: compile time", "scan of 1000", ("scan of 10",), 1.5, "loops", ("compilation",)),
+    Bar("MLP, 100 hidden layers", "torch, eager", ("torch.nn",), 1.0, "mlp", ("deep",)),
+    Bar(WIDE, "torch, eager", ("torch.nn",), 1.1, "mlp", ("wide",)),
+    Bar(WIDE, "torch, jit", ("torch.nn, compiled",), 0.9, "mlp", ("wide",)),
     Bar(
-        "reduced VGG, batch 128",
-        "nn.Module, bfloat16, channels-last, compiled",
-        1.0,
-        "cnn",
-        ("ratio", f"{VGG} / torch.nn: bfloat16, channels_last, compiled"),
+        WIDE,
+        "torch, jit, bfloat16",
+        ("torch.nn, compiled", "torch.nn, compiled, bfloat16"),
+        0.9,
+        "mlp",
+        ("wide",),
     ),
-    Bar(
-        "per-example gradients, CNN",
-        "Opacus",
-        0.7,
-        "toolbox",
-        ("per-example cnn", "times as fast"),
-        True,
-    ),
-    Bar(
-        "per-example gradients, MLP",
-        "Opacus",
-        0.7,
-        "toolbox",
-        ("per-example mlp", "times as fast"),
-        True,
-    ),
-    Bar(
-        "ensemble of 64 MLPs",
-        "torch.nn, one by one",
-        0.05,
-        "toolbox",
-        ("ensemble of 64", "times as fast"),
-        True,
-    ),
+    Bar(WIDE, "torch, jit", ("JAX jit",), 1.0, "mlp", ("wide",)),
+    Bar("RNN, T = 50, batch 128", "loop, jit", ("nn.RNN",), 1.0, "rnn", ("one_step",)),
+    Bar("RNN, T = 50, batch 128", "fused, jit", ("nn.RNN",), 0.7, "rnn", ("one_step",)),
+    Bar("RNN, T = 50, batch 128", "fused, jit", ("JAX jit",), 1.1, "rnn", ("one_step",)),
+    Bar("reduced VGG, batch 128", "ours: bfloat16, channels last", tuple(cnn.PEERS), 0.9, "cnn"),
+    Bar("per-example gradients, CNN", "ours", OPACUS, 0.8, "toolbox", ("per-example cnn",)),
+    Bar("per-example gradients, MLP", "ours", OPACUS, 0.8, "toolbox", ("per-example mlp",)),
+    Bar("64 MLPs 2-20-2", "ours", ("torch.nn, one by one",), 0.012, "toolbox", ("ensemble of 64",)),
 ]
 
 
@@ -126,23 +88,23 @@ class Config(Options):
 
 
 def found(folder: Path) -> list[dict]:
-    """A row for each bar whose file has it."""
+    """Return a row for each bar whose file has it."""
     rows = []
     for bar in BARS:
         path = folder / f"benchmarks_{bar.file}.json"
-        inner = json.loads(path.read_text()) if path.exists() else {}
+        inner = result_files.read(path) if path.exists() else {}
         about = {name: inner.get(name) for name in ("command", "n", "machine", "git_commit")}
-        for name in bar.path:
+        for name in bar.section:
             inner = inner.get(name, {})
             about["n"] = inner.get("n", about["n"])
-        if not inner:
-            print(f"{bar.work} / {bar.peer}: not in {path}")
+        ratios = inner.get("ratio", {})
+        peers = [peer for peer in bar.peers if f"{bar.ours} / {peer}" in ratios]
+        if not peers:
+            print(f"{bar.work}, {bar.ours}: not in {path}")
             continue
-        low, high = inner["quartiles"]
-        ratio = {"median": inner["median"], "quartiles": [low, high]}
-        if bar.inverse:
-            ratio = {"median": 1 / inner["median"], "quartiles": [1 / high, 1 / low]}
-        rows.append({"work": bar.work, "peer": bar.peer, "at_most": bar.at_most, **ratio, **about})
+        peer = min(peers, key=inner["ms"].get)
+        row = {"work": bar.work, "ours": bar.ours, "peer": peer, "at_most": bar.at_most}
+        rows.append({**row, **ratios[f"{bar.ours} / {peer}"], **about})
     return rows
 
 
@@ -151,9 +113,11 @@ def table(rows: list[dict]) -> Table:
     cells = []
     for row in rows:
         met = "" if row["median"] <= row["at_most"] else " (missed)"
+        names = (row["work"], row["ours"], row["peer"])
         bar = f"{row['at_most']:g}{met}"
-        cells.append((row["work"], row["peer"], with_quartiles(row), bar, row["n"]))
-    return table_of(("work", "peer", "ratio (quartiles)", "meant to be at most", "n"), cells)
+        cells.append((*names, with_quartiles(row), bar, row["n"], *origin_cells([row])))
+    header = ("work", "ours", "fastest peer", "ratio: ours / peer, median (quartiles)")
+    return table_of((*header, "meant to be at most", "n", *ORIGIN), cells)
 
 
 def draw(rows: list[dict]):
@@ -167,7 +131,7 @@ def draw(rows: list[dict]):
         axis.plot(row["median"], i, "o" if met else "D", color=color, markersize=7)
         axis.plot(row["at_most"], i, "|", color="black", markersize=14, markeredgewidth=2)
     axis.axvline(1, color="black", linewidth=1)
-    labels = [f"{row['work']}\n/ {row['peer']}" for row in reversed(rows)]
+    labels = [f"{row['work']}\n{row['ours']} / {row['peer']}" for row in reversed(rows)]
     axis.set(xscale="log", xlabel="time of ours / time of the peer (bar: meant to be at most)")
     axis.set_yticks(range(len(rows)), labels, fontsize=8)
     return figure
@@ -176,8 +140,7 @@ def draw(rows: list[dict]):
 def main(config: Config) -> list[dict]:
     folder = Path(config.folder)
     rows = found(folder)
-    Path(config.figure).parent.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(rows), Path(config.figure))
+    save_figure(draw(rows), config.figure)
     n = min(row["n"] for row in rows)
     about = {
         "command": "python -m benchmarks.summary",

@@ -1,43 +1,78 @@
-"""Contestants take turns: ratios of times that a noisy machine cannot bend."""
+"""Contestants take turns: ratios of times that a noisy machine cannot bend.
+
+In each round every contestant has one turn, in an order that is drawn anew, so that none always
+follows the same neighbor. All have the same number of threads.
+"""
 
 import contextlib
-import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from purenets.core.report.tables import Table, to_markdown, to_text
+from purenets import random, runs
+from purenets.core.report.tables import Table, to_text
 from purenets.core.runs import malloc
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.provenance import DIRTY
+from scripts.shared import result_files
 
 
 def in_turns(
-    contestants: dict[str, Callable], rounds: int, seconds: float = 0.05
+    contestants: dict[str, Callable], rounds: int, seconds: float = 0.05, key=None
 ) -> dict[str, np.ndarray]:
-    """Milliseconds a call, (rounds,) for each contestant; calls are repeated within a round to fill
-    `seconds`."""
-    repeats = {}
+    """Return the milliseconds of a call, (rounds,) for each contestant.
+
+    Args:
+        contestants: what to call, by name.
+        rounds: in each of them every contestant has one turn.
+        seconds: a turn's; calls are repeated to fill it.
+        key: of the order of the turns; None: `random.key(0)`.
+
+    Raises:
+        RuntimeError: a contestant changes the number of threads for those that come after it.
+    """
+    names, key = list(contestants), random.key(0) if key is None else key
+    repeats, threads = {}, torch_threads()
     for name, call in contestants.items():
         call(), call()  # compile, warm up
         begin = time.perf_counter()
         call()
         repeats[name] = max(1, int(seconds / (time.perf_counter() - begin)))
-    times = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, call in contestants.items():
-            begin = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            times[name].append(1e3 * (time.perf_counter() - begin) / repeats[name])
+    times = {name: [] for name in names}
+    for i in range(rounds):
+        for turn in random.permutation(random.fold_in(key, i), len(names)):
+            name = names[turn]
+            times[name].append(1e3 * turn_of(contestants[name], repeats[name]) / repeats[name])
+            if torch_threads() != threads:
+                raise RuntimeError(
+                    f"{name}: leaves {torch_threads()} threads to others, not {threads}"
+                )
     return {name: np.array(values) for name, values in times.items()}
 
 
+def turn_of(call: Callable, repeats: int) -> float:
+    """Return the seconds of so many calls."""
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return time.perf_counter() - begin
+
+
+def torch_threads() -> int | None:
+    """Return torch's number of threads in this process; None where torch is not loaded."""
+    torch = sys.modules.get("torch")
+    return torch.get_num_threads() if torch else None
+
+
 def ratio(a: np.ndarray, b: np.ndarray) -> dict:
-    """The median of a / b, round by round, and its quartiles."""
+    """Return the median of a / b, round by round, and its quartiles; below 1 if a takes less time.
+
+    a, b: (rounds,), times of the same rounds.
+    """
     low, median, high = np.quantile(a / b, [0.25, 0.5, 0.75])
     return {"median": float(median), "quartiles": [float(low), float(high)]}
 
@@ -48,10 +83,19 @@ def medians(times: dict[str, np.ndarray]) -> dict[str, float]:
 
 def write(path: str, found: dict, *tables: Table) -> None:
     """Write what a benchmark found as JSON and its tables as Markdown; print the tables."""
-    write_atomically(Path(path), (json.dumps(found, indent=1) + "\n").encode())
-    text = "\n".join(map(to_markdown, tables))
-    write_atomically(Path(path).with_suffix(".md"), text.encode())
+    result_files.write(path, found, *tables)
     print("\n\n".join(map(to_text, tables)))
+
+
+def save_figure(figure, path: str) -> None:
+    """Save a figure of what was measured, but not of a draft (`result_files`)."""
+    if str(runs.origin()["git_commit"]).endswith(DIRTY):
+        print(f"{path}: not drawn; a draft, {result_files.DRAFT}")
+        return
+    from purenets.core.report import plots  # matplotlib, which no contestant needs
+
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    plots.save(figure, Path(path))
 
 
 def with_quartiles(ratio: dict) -> str:
@@ -60,8 +104,9 @@ def with_quartiles(ratio: dict) -> str:
 
 
 def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Callable[[], object]:
-    """The function that `build(*arguments)` makes, in a process of its own, which ends with this
-    one.
+    """Return the function that `build(*arguments)` makes, in a process of its own.
+
+    That process has as many threads as this one, and ends with it.
 
     memory_reused: with malloc as `malloc.keep_freed_memory` sets it, as our scripts have it; else
     in its defaults.
@@ -71,9 +116,8 @@ def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Ca
     before = dict(os.environ)
     os.environ.pop("THP_MEM_ALLOC_ENABLE", None)  # set by the process that measures
     try:
-        context.Process(
-            target=_serve, args=(theirs, build, arguments, memory_reused), daemon=True
-        ).start()
+        options = (build, arguments, memory_reused, torch_threads())
+        context.Process(target=_serve, args=(theirs, *options), daemon=True).start()
     finally:
         os.environ.update(before)
 
@@ -87,9 +131,13 @@ def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Ca
     return call
 
 
-def _serve(pipe, build, arguments, memory_reused: bool) -> None:
+def _serve(pipe, build, arguments, memory_reused: bool, threads: int | None) -> None:
     if memory_reused:
         malloc.keep_freed_memory()
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     call = build(*arguments)
     with contextlib.suppress(EOFError):  # the one that measures has ended
         while pipe.recv() == "go":

@@ -5,12 +5,12 @@ after the other.
 
 Contestants take turns on one thread (`timing.py`): a ratio is the median over the rounds, with
 quartiles. What is large, the gradients of every example, is made in a process of its own for each
-contestant: with malloc as our scripts set it (malloc.py), and as it is. Opacus (`pip install
-'purenets[dp]'`) is left out where it is not installed. Per-example gradients: batch 64, nn.Linear
-784-128-10, 1x28x28 images through two convolutions with GroupNorm, and a tanh RNN of 128 units over
-10 one-hot digits (Opacus' own DPRNN, since nn.RNN cannot be hooked); eager on both sides. Ensemble:
-MLP 2-20-2, Adam, batch 32, a step of every member; compiled, beside torch.nn with torch.optim,
-eager.
+contestant, all with malloc as our scripts set it (malloc.py). Opacus (`pip install 'purenets[dp]'`)
+is left out where it is not installed; it has three ways to such gradients, by hooks, by torch.func
+and by expanded weights. Per-example gradients: batch 64, nn.Linear 784-128-10, 1x28x28 images
+through two convolutions with GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (Opacus'
+own DPRNN, since nn.RNN cannot be hooked); eager on both sides. Ensemble: MLP 2-20-2, Adam, batch
+32, a step of every member; under jit, beside torch.nn with the fused Adam, eager, member by member.
 """
 
 import importlib.metadata
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from benchmarks.timing import apart, in_turns, medians, ratio, with_quartiles, write
-from purenets import init_state, make_step, optim, random, runs
+from purenets import init_state, make_step, optim, random
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive
@@ -85,19 +85,24 @@ def ours(name: str) -> Callable[[], dict]:
     """Return our function for the gradient of each example, from the module's own params."""
     make, shape = NETS[name]
     torch.manual_seed(0)
-    model = VanillaRNN(*shape, 128, 10) if name == "rnn" else from_module(make())
+    model = (
+        VanillaRNN(*shape, 128, 10, recurrence="fused") if name == "rnn" else from_module(make())
+    )
     params, buffers = model.init(torch.as_tensor(random.key(0)) if name == "rnn" else None)
     grads, batch = per_example_grads(model, train=True), data(shape)  # no layer here draws or mixes
     return lambda: grads(params, buffers, batch)[0]
 
 
-def opacus(name: str) -> Callable[[], list]:
+MODES = ("hooks", "functorch", "ew")
+
+
+def opacus(name: str, mode: str) -> Callable[[], list]:
     """The same by Opacus."""
-    from opacus.grad_sample import GradSampleModule
+    from opacus.grad_sample import wrap_model
 
     make, shape = NETS[name]
     torch.manual_seed(0)
-    module, (x, y) = GradSampleModule(make(), loss_reduction="mean"), data(shape)
+    module, (x, y) = wrap_model(make(), mode, loss_reduction="mean"), data(shape)
 
     def call():
         module.zero_grad(set_to_none=True)
@@ -107,12 +112,9 @@ def opacus(name: str) -> Callable[[], list]:
     return call
 
 
-def timed(build: Callable, name: str) -> Callable[[], None]:
-    """What `build(name)` gives, on one thread and without its result, which need not leave its
-    process.
-    """
-    torch.set_num_threads(1)
-    call = build(name)
+def timed(build: Callable, *arguments) -> Callable[[], None]:
+    """What `build(*arguments)` gives, without its result, which need not leave its process."""
+    call = build(*arguments)
 
     def without_result():
         call()
@@ -120,15 +122,23 @@ def timed(build: Callable, name: str) -> Callable[[], None]:
     return without_result
 
 
-def assert_same_work(name: str) -> None:
-    """Both give the same gradients (of the RNN, whose params have other names and places, the same
-    numbers of them)."""
-    mine, theirs = ours(name)(), opacus(name)()
-    if name == "rnn":
-        assert sum(g.numel() for g in mine.values()) <= sum(g.numel() for g in theirs)
-        return
-    for (leaf, a), b in zip(mine.items(), theirs, strict=True):
-        assert torch.allclose(a, b, atol=1e-5), f"{name}: {leaf} differs from Opacus'"
+def modes_of(name: str) -> dict[str, tuple[str, str]]:
+    """Return the arguments of `opacus` for the modes that know all layers of a net and give its
+    gradients (of the RNN, whose params have other names and places, the same numbers of them)."""
+    mine, found = ours(name)(), {}
+    for mode in MODES:
+        try:
+            theirs = opacus(name, mode)()
+        except (NotImplementedError, RuntimeError, AttributeError, TypeError) as error:
+            print(f"opacus, {mode}: cannot compute the gradients of {name} ({error!r})"[:200])
+            continue
+        if name == "rnn":
+            assert sum(g.numel() for g in mine.values()) <= sum(g.numel() for g in theirs)
+        else:
+            for (leaf, a), b in zip(mine.items(), theirs, strict=True):
+                assert torch.allclose(a, b, atol=1e-5), f"{name}: {leaf} differs from {mode}"
+        found[f"opacus, {mode}"] = (name, mode)
+    return found
 
 
 def members() -> Callable[[], None]:
@@ -149,55 +159,45 @@ def members() -> Callable[[], None]:
 def one_by_one() -> Callable[[], None]:
     """A step of as many modules, one after the other."""
     modules = [nn.Sequential(nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 2)) for _ in range(MEMBERS)]
-    optimizers = [torch.optim.Adam(module.parameters(), lr=1e-2) for module in modules]
+    optimizers = [torch.optim.Adam(module.parameters(), lr=1e-2, fused=True) for module in modules]
     x, y = torch.randn(MEMBERS, 32, 2), torch.randint(0, 2, (MEMBERS, 32))
 
     def call():
         for i, (module, optimizer) in enumerate(zip(modules, optimizers, strict=True)):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(module(x[i]), y[i]).backward()
+            optimizer.zero_grad(set_to_none=True)
+            logits = module(x[i])
+            nn.functional.cross_entropy(logits, y[i]).backward()
             optimizer.step()
+            (logits.detach().argmax(1) == y[i]).float().mean()  # ours measures it too
 
     return call
 
 
+def section(contestants: dict[str, Callable], rounds: int) -> dict:
+    """Return the milliseconds of each contestant, and the ratios of "ours" to the others."""
+    times = in_turns(contestants, rounds)
+    peers = [name for name in contestants if name != "ours"]
+    ratios = {f"ours / {peer}": ratio(times["ours"], times[peer]) for peer in peers}
+    return {"n": rounds, "ms": medians(times), "ratio": ratios}
+
+
 def against_opacus(name: str, rounds: int) -> dict:
-    """Ours as our scripts run it, with memory reused (malloc.py), beside Opacus as it is; and both
-    in the other way. Each in a process of its own."""
-    assert_same_work(name)
-    times = in_turns(
-        {
-            f"{who}{', memory reused' if reused else ''}": apart(
-                timed, build, name, memory_reused=reused
-            )
-            for who, build in (("ours", ours), ("opacus", opacus))
-            for reused in (True, False)
-        },
-        rounds,
-    )
-    pairs = {
-        "times as fast": ("opacus", "ours, memory reused"),
-        "times as fast, both with memory reused": ("opacus, memory reused", "ours, memory reused"),
-        "times as fast, both without": ("opacus", "ours"),
+    """Ours beside each mode of Opacus, each in a process of its own."""
+    peers = modes_of(name)
+    contestants = {"ours": apart(timed, ours, name, memory_reused=True)} | {
+        peer: apart(timed, opacus, *how, memory_reused=True) for peer, how in peers.items()
     }
-    ratios = {what: ratio(times[peer], times[mine]) for what, (peer, mine) in pairs.items()}
-    return {
-        "milliseconds": medians(times),
-        "peer": f"opacus {importlib.metadata.version('opacus')}",
-        **ratios,
-    }
+    version = importlib.metadata.version("opacus")
+    return {"peer": f"opacus {version}", **section(contestants, rounds)}
 
 
 def main(config: Config) -> dict:
     torch.set_num_threads(1)
-    times = in_turns({"ours": members(), "torch.nn, one by one": one_by_one()}, config.rounds)
-    together = ratio(times["torch.nn, one by one"], times["ours"])
+    together = section({"ours": members(), "torch.nn, one by one": one_by_one()}, config.rounds)
     results = {
         "command": "python -m benchmarks.toolbox",
         "n": config.rounds,
-        **runs.environment(),
-        **runs.machine(),
-        "ensemble of 64": {"milliseconds": medians(times), "times as fast": together},
+        "ensemble of 64": together,
     }
     if importlib.util.find_spec("opacus"):
         results |= {f"per-example {name}": against_opacus(name, config.rounds) for name in NETS}
@@ -208,16 +208,16 @@ def main(config: Config) -> dict:
 
 
 def table(results: dict) -> Table:
-    """Return a row for each comparison: how many times as fast ours is."""
+    """Return a row for each comparison, with the ratio of our time to the peer's."""
     rows = []
     for title, found in results.items():
-        if not isinstance(found, dict) or "milliseconds" not in found:
+        if not isinstance(found, dict) or "ratio" not in found:
             continue
-        for what in [name for name in found if name.startswith("times as fast")]:
-            how = what.removeprefix("times as fast").strip(", ")
-            peer = found.get("peer", "torch.nn, one by one")
-            rows.append((title, f"{peer} ({how})" if how else peer, with_quartiles(found[what])))
-    return table_of(("what", "peer", "times as fast (quartiles)"), rows)
+        mine = f"{found['ms']['ours']:.2f}"
+        for pair, value in found["ratio"].items():
+            peer = pair.removeprefix("ours / ")
+            rows.append((title, peer, mine, f"{found['ms'][peer]:.2f}", with_quartiles(value)))
+    return table_of(("what", "peer", "ours (ms)", "peer (ms)", "ratio (quartiles)"), rows)
 
 
 if __name__ == "__main__":

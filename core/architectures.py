@@ -1,17 +1,27 @@
 """The layer lists of the reduced VGG, the RNN and the MLP, for the NumPy and the torch backend."""
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
+from purenets.core.arguments import (
+    ANY,
+    POSITIVE,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
 from purenets.core.base import UserError
-from purenets.core.serial import expect_sizes
 
 VGG = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
 
 def reduced_vgg(
-    backend, n_channels: int, n_classes: int, width: float = 1.0, norm: Callable | None = None
+    backend,
+    n_channels: int,
+    n_classes: int,
+    width: float = 1.0,
+    norm: Callable | None = None,
+    conv: Callable | None = None,
 ) -> dict:
     """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ...
     "fc".
@@ -19,20 +29,21 @@ def reduced_vgg(
     A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3,
     stride 2, padding 1. A pool comes before the ReLU that the assignment has before it: the maximum
     of what a ReLU leaves is what the ReLU leaves of the maximum, in value and gradient, and of a
-    quarter as many pixels. backend: as in `mlp_layers`; width: a factor of all channels; norm: a
-    constructor in place of BatchNorm.
+    quarter as many pixels. backend: as in `mlp_layers`; width: a factor of all channels; norm and
+    conv: constructors in place of BatchNorm and Conv.
     """
-    expect_sizes("CNN", n_channels=n_channels, n_classes=n_classes)
-    if not 0 < width < math.inf:
-        raise UserError(f"CNN: width is {width}, needs a positive factor of all channels")
+    expect_integers("CNN", 1, n_channels=n_channels, n_classes=n_classes)
+    expect_numbers("CNN", POSITIVE, width=width)
     norm = backend.BatchNorm if norm is None else norm
+    conv = backend.Conv if conv is None else conv
+    expect_functions("CNN", norm=norm, conv=conv)
     layers, convolutions, pools, channels = {}, 0, 0, n_channels
     for what, then in itertools.pairwise((*VGG, None)):
         if what == "pool":
             continue
         convolutions += 1
         more = max(1, round(what * width))
-        layers[f"conv{convolutions}"] = backend.Conv(channels, more, 3, padding=1)
+        layers[f"conv{convolutions}"] = conv(channels, more, 3, padding=1)
         layers[f"norm{convolutions}"] = norm(more)
         if then == "pool":
             pools += 1
@@ -42,11 +53,9 @@ def reduced_vgg(
     return layers | {"mean": backend.GlobalAvgPool(), "fc": backend.Linear(channels, n_classes)}
 
 
-RNN_INITS = (
-    "default",
-    "orthogonal",
-    "identity",
-)  # how W_hh begins, functions of purenets.torch_nets.vanilla_rnn
+# How W_hh begins, and how a training step computes equation (1): in torch_nets/vanilla_rnn.py
+RNN_INITS = ("default", "orthogonal", "identity")
+RNN_RECURRENCES = ("loop", "fused")
 
 
 def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, tuple[int, ...]]:
@@ -71,17 +80,18 @@ def mlp_layers(
     backend: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of
     layers.
     """
-    if activation not in backend.ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in backend.ACTIVATIONS:
         raise UserError(
             f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}"
         )
+    expect_numbers("MLP", ANY, dropout=dropout)
     if isinstance(n_hidden, str) or not hasattr(n_hidden, "__iter__"):
         raise UserError(
             f"MLP: n_hidden is {n_hidden!r}, needs a list of the units of each hidden layer, as "
             "[20]"
         )
     units_of = {f"n_hidden[{i}]": units for i, units in enumerate(n_hidden)}
-    expect_sizes("MLP", n_inputs=n_inputs, **units_of, n_classes=n_classes)
+    expect_integers("MLP", 1, n_inputs=n_inputs, **units_of, n_classes=n_classes)
     layers, width = {}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         layers[f"fc{i}"] = backend.Linear(width, units)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import array_api_compat.numpy as numpy_namespace
 import numpy as np
 
-from purenets.core.base import Array
+from purenets.core.base import Array, UserError
 
 NUMPY = (np.ndarray, np.generic, int, float)  # the types of NumPy's arrays, and of numbers
 
@@ -25,8 +25,18 @@ def namespace(x: Array):
 
 
 def to_host(x: Array) -> np.ndarray:
-    """`x` as a NumPy array; a tensor is copied from its device."""
-    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    """Return `x` as a NumPy array; a tensor is copied from its device.
+
+    Numbers that NumPy has no dtype for (bfloat16) come as float32, which holds each of them.
+    """
+    if not hasattr(x, "detach"):
+        return np.asarray(x)
+    x = x.detach().cpu()
+    if x.is_complex():
+        x = x.resolve_conj()
+    elif x.is_floating_point() and not hasattr(np, _name(x.dtype)):
+        x = x.float()
+    return np.asarray(x)
 
 
 def plain(x: Array) -> Array:
@@ -42,17 +52,108 @@ def plain(x: Array) -> Array:
     return x.detach() if isinstance(x, torch.nn.Parameter) else x
 
 
-def like(value, reference: Array) -> Array:
-    """`value` as an array of the library, dtype and device of `reference`."""
-    xp = namespace(reference)
+def like(value, reference: Array, dtype=None) -> Array:
+    """Return `value` as an array of the library, device and (if none is given) dtype of
+    `reference`.
+    """
+    xp, dtype = namespace(reference), dtype or reference.dtype
     if xp is numpy_namespace:
-        return np.asarray(value, dtype=reference.dtype)
-    return xp.asarray(value, dtype=reference.dtype, device=reference.device)
+        return np.asarray(to_host(value), dtype=dtype)
+    return xp.asarray(value, dtype=dtype, device=reference.device)
+
+
+# --- precision ------------------------------------------------------------------------------------
+
+# The dtypes that most params have, of which nothing is to be asked. torch_nets adds torch's.
+FULL = {np.dtype("float32"), np.dtype("float64")}
+
+
+def register_full(*dtypes) -> None:
+    """Add the float32 and float64 of another library; called where `purenets.torch_nets` is
+    imported.
+    """
+    FULL.update(dtypes)
+
+
+def widened(x: Array) -> Array:
+    """Return `x` in float32 (complex64) if its dtype has less than 32 bits a number, else itself.
+
+    Half precision is for what is stored. It has 8 or 11 significant bits, so sums stand still and
+    0.999 is 1; float16 ends at 65,504, so squares of 300 are infinite. Hence all that sums, squares
+    or averages takes its numbers by this function.
+    """
+    if x.dtype in FULL:
+        return x
+    kind = kind_of(x)
+    if kind not in "fc" or x.dtype.itemsize >= (4 if kind == "f" else 8):
+        return x
+    xp = namespace(x)
+    return xp.astype(x, xp.float32 if kind == "f" else xp.complex64)
+
+
+def real_dtype(x: Array):
+    """Return the dtype of real numbers that is as precise as that of `x`, float32 at least."""
+    xp = namespace(x)
+    return xp.float64 if x.dtype in (xp.float64, xp.complex128) else xp.float32
+
+
+def kind_of(x: Array) -> str:
+    """Return "b" for booleans, "i" integers, "f" real, "c" complex numbers, else another letter.
+
+    >>> kind_of(np.zeros(2)), kind_of(np.zeros(2, np.uint8)), kind_of(np.array(["a"]))
+    ('f', 'i', 'U')
+    """
+    if isinstance(x.dtype, np.dtype):
+        return "i" if x.dtype.kind == "u" else x.dtype.kind
+    if x.is_floating_point() or x.is_complex():
+        return "f" if x.is_floating_point() else "c"
+    return "b" if _name(x.dtype) == "bool" else "i"
+
+
+def dtype_called(name: str, reference: Array, function: str):
+    """Return the floating-point dtype called `name` in the library of `reference`.
+
+    Raises:
+        UserError: if it has none, as NumPy has no bfloat16.
+    """
+    library = "NumPy" if isinstance(reference, NUMPY) else "torch"
+    xp = namespace(reference)
+    found = getattr(xp, name, None) if isinstance(name, str) else None
+    try:
+        if found is not None and xp.isdtype(found, "real floating"):
+            return np.dtype(found) if library == "NumPy" else found
+    except (TypeError, AttributeError):  # of what is no dtype, such as "sum"
+        pass
+    raise UserError(
+        f'{function}: dtype: {name!r} is no floating-point dtype of {library}, as "float32" is'
+    )
+
+
+def _name(dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def sqrt(x: Array) -> Array:
+    """Return the root of each element, with a derivative of 0 where that is 0.
+
+    The slope of the root is infinite there, and times the slope 0 of a square it would be NaN. A
+    second `where` keeps it out of the backward pass (the first alone would multiply it by 0).
+    """
+    if isinstance(x, NUMPY):
+        return np.sqrt(x)
+    if not x.requires_grad and not is_tracing():
+        return x.sqrt()
+    xp, zero = namespace(x), x == 0
+    root = xp.where(zero, xp.ones_like(x), x).sqrt()
+    return xp.where(zero, xp.zeros_like(x), root)
+
+
+# --- tracing --------------------------------------------------------------------------------------
 
 
 def is_tracing() -> bool:
-    """Return True under torch.compile or a torch.func transform, where no value of a tensor may be
-    read.
+    """Return True under torch.compile, a torch.func transform or forward AD, where no value of a
+    tensor may be read.
 
     Without `purenets.torch_nets`, which knows, the answer is True: always right, and slower.
     """

@@ -24,6 +24,11 @@ def count_examples(batch: Batch, name: str) -> int:
     Raises:
         UserError: if they do not share one, or it is 0; `name` begins the message.
     """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UserError(f"{name}: batch is a {type(batch).__name__}, needs (inputs, targets)")
+    for array in (array for part in batch for array in input_leaves(part)):
+        if not hasattr(array, "shape"):
+            raise UserError(f"{name}: the batch holds a {type(array).__name__}, needs arrays")
     lengths = [
         array.shape[0] if array.ndim else 0 for part in batch for array in input_leaves(part)
     ]

@@ -10,6 +10,7 @@
 from collections.abc import Callable, Sequence
 
 from purenets.core import tree
+from purenets.core.arguments import expect_flags, expect_functions, expect_states
 from purenets.core.arrays import namespace
 from purenets.core.base import Batch, Step, TrainState, UserError
 from purenets.core.batch import map_arrays
@@ -18,8 +19,9 @@ from purenets.core.data.checks import input_leaves
 
 def stack_states(states: Sequence[TrainState]) -> TrainState:
     """Return states of the same shapes and the same step as one, with a first axis of members."""
-    if not states:
-        raise UserError("stack_states: no states, needs one or more")
+    if not isinstance(states, list | tuple) or not states:
+        raise UserError("stack_states: no states, needs a list of one or more")
+    expect_states("stack_states", **{f"states[{i}]": state for i, state in enumerate(states)})
     steps = [int(state.step) for state in states]
     if len(set(steps)) != 1:
         raise UserError(f"stack_states: needs states of one step, got {steps}")
@@ -45,6 +47,8 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
 
     same_batch: all members see one batch, without an axis of members.
     """
+    expect_functions("ensemble", step=step)
+    expect_flags("ensemble", same_batch=same_batch)
 
     def step_all(state: TrainState, batch):
         members = unstack_states(state)
@@ -61,6 +65,8 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
 
 def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
     """Return `metrics(params, buffers, batch)` of all members: each metric as (members,)."""
+    expect_functions("ensemble_metrics", metrics=metrics)
+    expect_flags("ensemble_metrics", same_batch=same_batch)
 
     def metrics_all(params, buffers, batch):
         n = check_stacked(params, buffers)
@@ -77,6 +83,7 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
 
 def count_members(state: TrainState) -> int:
     """Return how many members a stacked state has; a UserError if it is none."""
+    expect_states("ensemble", state=state)
     if state.key.ndim != 2:
         raise UserError("ensemble: the state is that of one net; stack_states makes one of several")
     check_stacked(*state[:3], n=state.key.shape[0])

@@ -209,6 +209,9 @@ def _same_shape(name: str, predictions: Array, targets: Array) -> tuple[Array, A
 
 def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
     """Raise a UserError unless both have the same number of examples, at least one."""
+    for part in (predictions, targets):
+        if not hasattr(part, "ndim"):
+            raise UserError(f"{name}: a {type(part).__name__}, needs an array (batch, ...)")
     if predictions.ndim == 0 or predictions.shape[0] == 0:
         raise UserError(f"{name}: an empty batch has none")
     n = targets.shape[0] if targets.ndim else 0

@@ -21,7 +21,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from purenets.core.arrays import namespace
+from purenets.core.arguments import FINITE, FRACTION, expect_integers, expect_numbers, is_integer
+from purenets.core.arrays import FULL, dtype_called, kind_of, namespace
 from purenets.core.base import Array, UserError
 
 MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
@@ -76,21 +77,31 @@ def fold_in(key: Array, data: int | Array) -> Array:
         if not 0 <= data <= MASK:
             raise UserError(f"fold_in: {data} is not between 0 and 2**32 - 1")
         data = xp.full((1,), data, dtype=key.dtype, device=key.device)
+    elif not hasattr(data, "dtype") or (data.dtype != key.dtype and kind_of(data) != "i"):
+        raise UserError(f"fold_in: {data!r} is not an integer")
     return xp.concat([key, xp.reshape(data, (1,)) & MASK])
 
 
 def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> Array:
-    """Uniform draws from [low, high); 24 random bits in float32, 53 in float64."""
-    xp, n = namespace(key), math.prod(shape)
-    if dtype == "float64":
+    """Return uniform draws from [low, high): 24 random bits in float32, 53 in float64.
+
+    In half precision the same numbers as in float32, rounded, but never up to `high`.
+    """
+    xp, n = namespace(check_key(key)), _size("uniform", shape)
+    dtype = dtype_called(dtype, key, "uniform")
+    _expect_interval("uniform", low, high)
+    if dtype == xp.float64:
         words = bits(key, 2 * n)
         unit = xp.astype(words[:n] >> 5, xp.float64) * 2.0**26 + xp.astype(
             words[n:] >> 6, xp.float64
         )
         unit = unit * 2.0**-53
     else:
-        unit = xp.astype(bits(key, n) >> 8, getattr(xp, dtype)) * 2.0**-24
-    return xp.reshape(unit if (low, high) == (0.0, 1.0) else low + (high - low) * unit, shape)
+        unit = xp.astype(bits(key, n) >> 8, xp.float32) * 2.0**-24
+    if dtype in FULL and (low, high) == (0.0, 1.0):
+        return xp.reshape(unit, shape)
+    draws = xp.reshape(xp.astype(low + (high - low) * unit, dtype, copy=False), shape)
+    return _within(draws, low, high, open_above=True)
 
 
 def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
@@ -98,24 +109,28 @@ def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
 
     Any dtype gets the same numbers, rounded: 2**32 of them, up to |z| = 6.3.
     """
-    return _normal(bits(key, math.prod(shape)), shape, dtype)
+    return _normal(bits(check_key(key), _size("normal", shape)), shape, dtype)
 
 
 def truncated_normal(key: Array, shape=(), low=-2.0, high=2.0, dtype: str = "float32") -> Array:
     """Standard normal draws, given that they lie in [low, high] (numbers, at most 6 away from
     zero).
     """
+    expect_numbers("truncated_normal", FINITE, low=low, high=high)
     begin, end = (round(NormalDist().cdf(bound) * 2**32) for bound in (low, high))
     if not 0 < begin < end < 2**32:
         raise UserError(f"truncated_normal: [{low}, {high}] is not an interval within [-6, 6]")
-    words = begin + ((bits(key, math.prod(shape)) >> 1) * (end - begin) >> 31)
-    return _normal(words, shape, dtype)
+    words = bits(check_key(key), _size("truncated_normal", shape))
+    words = begin + ((words >> 1) * (end - begin) >> 31)
+    return _within(_normal(words, shape, dtype), low, high)
 
 
 def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
     """True with probability `p`, a number or a scalar array; resolution 2**-32."""
-    xp = namespace(key)
-    words = xp.astype(bits(key, math.prod(shape)), xp.float64)  # exact: 32 of its 53 bits
+    xp = namespace(check_key(key))
+    expect_numbers("bernoulli", FRACTION, p=p)
+    words = bits(key, _size("bernoulli", shape))
+    words = xp.astype(words, xp.float64)  # exact: 32 of its 53 bits
     return xp.reshape(words < p * 2.0**32, shape)
 
 
@@ -123,20 +138,26 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
     """Integers from low to high - 1, uniform up to (high - low) / 2**32; high - low at most
     2**31.
     """
+    for bound in (low, high):
+        if not is_integer(bound):
+            raise UserError(f"randint: {bound!r} is not an integer")
     if not 0 < high - low <= 2**31:
         raise UserError(f"randint: no integer between {low} and {high} - 1, or over 2**31 of them")
-    words = bits(key, math.prod(shape)) * (high - low) >> 32
+    words = bits(key, _size("randint", shape)) * (high - low) >> 32
     return namespace(key).reshape(low + words, shape)
 
 
 def permutation(key: Array, n: int) -> Array:
     """A permutation of 0 ... n - 1: the order of n draws of 64 bits."""
+    expect_integers("permutation", 0, n=n)
     words = bits(key, 2 * n)
     return namespace(key).argsort((words[:n] << 32) | words[n:], stable=True)
 
 
 def bits(key: Array, n: int) -> Array:
     """`n` random words (n,) of 32 bits, in int64."""
+    if not isinstance(n, int | np.integer) or n < 0:
+        raise UserError(f"bits: {n!r} words; needs an integer that is not negative")
     return namespace(key).concat(_hash(key, -(-n // 4), DRAW))[:n]
 
 
@@ -183,7 +204,7 @@ def _normal(words: Array, shape, dtype: str) -> Array:
     With x = 2**32 * min(p, 1 - p): a row for each octave of x, a polynomial in x's place within the
     octave.
     """
-    xp = namespace(words)
+    xp, dtype = namespace(words), dtype_called(dtype, words, "normal")
     upper = words > MASK >> 1
     x = xp.astype(xp.where(upper, MASK - words, words), xp.float64) + 0.5
     # x is 1/2 or half-way between integers, so never close to a power of two: any log2 finds its
@@ -195,7 +216,50 @@ def _normal(words: Array, shape, dtype: str) -> Array:
     for coefficient in reversed(range(len(QUANTILES) - 1)):
         z = z * place + table[coefficient][octave]
     z = xp.where(upper, -z, z)
-    return xp.reshape(xp.astype(z, getattr(xp, dtype)), shape)
+    if dtype != xp.float64:  # also on the way to half precision, as torch rounds
+        z = xp.astype(z, xp.float32)
+    return xp.reshape(xp.astype(z, dtype, copy=False), shape)
+
+
+# --- what may be asked for ------------------------------------------------------------------------
+
+
+def _size(function: str, shape) -> int:
+    """Return the number of elements of a shape; a UserError if it is none."""
+    if not isinstance(shape, tuple | list) or any(isinstance(n, int) and n < 0 for n in shape):
+        raise UserError(f"{function}: shape is {shape!r}, needs a tuple of sizes, such as (3, 2)")
+    return math.prod(shape)
+
+
+def _expect_interval(function: str, low, high) -> None:
+    """Raise a UserError unless both are finite and in order."""
+    expect_numbers(function, FINITE, low=low, high=high)
+    if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+        raise UserError(f"{function}: low {low} is over high {high}")
+
+
+def _within(draws: Array, low, high, open_above: bool = False) -> Array:
+    """Return draws, those that were rounded over a bound (a number) at the next number within."""
+    if not (isinstance(low, int | float) and isinstance(high, int | float)) or low == high:
+        return draws
+    info = namespace(draws).finfo(draws.dtype)
+    spacing = float(info.eps), float(info.smallest_normal)
+    least, most = -_floor(-low, *spacing), _floor(high, *spacing)
+    if open_above and most == high:
+        most = _floor(high, *spacing, below=True)
+    return namespace(draws).clip(draws, least, most) if least <= most else draws
+
+
+def _floor(bound: float, eps: float, smallest: float, below: bool = False) -> float:
+    """Return the largest number of a dtype that is at most `bound`, or below it.
+
+    eps: the distance of 1 to the next number; smallest: the smallest normal number.
+    """
+    mantissa, exponent = math.frexp(bound)
+    if below and mantissa == 0.5:  # below a power of two numbers lie closer
+        exponent -= 1
+    unit = max(math.ldexp(eps, exponent - 1) if bound else 0.0, smallest * eps)
+    return (math.ceil(bound / unit) - 1 if below else math.floor(bound / unit)) * unit
 
 
 def _quantile_table(degree: int) -> np.ndarray:

@@ -9,6 +9,7 @@ registers a loop whose body is compiled once, for use under `jit`.
 from collections.abc import Callable
 from typing import Any
 
+from purenets.core.arguments import expect_flags, expect_functions
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, UserError
 from purenets.core.nested import iter_leaves, iter_named, kinds, map_leaves, with_leaves
@@ -59,6 +60,8 @@ def scan(
         >>> scan(add, np.array(0.0), np.array([1.0, 2.0, 3.0]))
         (np.float64(6.0), array([1., 3., 6.]))
     """
+    expect_functions("scan", f=f)
+    expect_flags("scan", reverse=reverse)
     n = scan_length(xs, length)
     if type(unroll) is not int or unroll < 1:
         raise UserError(f"scan: unroll is {unroll}, needs a positive integer")

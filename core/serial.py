@@ -1,11 +1,14 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 from purenets.core import random, tree
+from purenets.core.arguments import expect_integers, expect_models
 from purenets.core.base import Array, Buffers, Params, UserError
+from purenets.core.memory import sized_like
+
+LARGEST_SIZE = 2**62
 
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -21,21 +24,35 @@ def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def expect_sizes(layer: str, **sizes: int) -> None:
     """Raise a UserError that names the size of a layer that is no positive integer."""
+    expect_integers(layer, 1, **sizes)
     for name, value in sizes.items():
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{layer}: {name} is {value!r}, needs a positive integer")
+        if value >= LARGEST_SIZE:
+            raise UserError(f"{layer}: {name} has {len(str(value))} digits, which no memory holds")
+
+
+def expect_padding(layer: str, padding: int, size: int) -> None:
+    """Raise a UserError for a padding that lets a window see nothing else."""
+    expect_integers(layer, 0, padding=padding)
+    if 2 * padding > size:
+        raise UserError(f"{layer}: padding is {padding}, needs half of size {size} at most")
 
 
 def expect_features(x: Array, n: int) -> None:
     """Raise a UserError if the last axis of the input is not `n` long."""
-    if x.ndim == 0 or x.shape[-1] != n:
-        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n})")
+    if getattr(x, "ndim", 0) == 0 or x.shape[-1] != n:
+        raise UserError(f"input: {_about(x)}, expected (batch, {n})")
 
 
 def expect_batch(x: Array) -> None:
     """Raise a UserError if the input has no axis beside that of the batch."""
-    if x.ndim < 2:
-        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, ...)")
+    if getattr(x, "ndim", 0) < 2:
+        raise UserError(f"input: {_about(x)}, expected (batch, ...)")
+
+
+def _about(x: Array) -> str:
+    if not hasattr(x, "shape"):
+        return f"a {type(x).__name__}"
+    return f"shape is {tuple(x.shape)}"
 
 
 def serial_uses_key(layers: dict) -> bool:
@@ -75,7 +92,7 @@ def serial_init(layers: dict) -> Callable:
         return params, buffers
 
     init.takes_example = bool(lazy)
-    return init
+    return sized_like(init, [*layers.values()])
 
 
 def _applied(name: str, layer: Any, params: Params, buffers: Buffers, x: Array) -> Array:
@@ -94,6 +111,7 @@ def serial_apply(layers: dict, method: str) -> Callable:
     extras: what each layer returns beyond x and buffers, by its name.
     Raises a UserError that names the leaf that is missing, unknown or misshapen.
     """
+    expect_models("serial", ("init", method), **layers)
     steps = [
         (i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())
     ]
@@ -140,6 +158,6 @@ def by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
 def expect_channels(x: Array, n: int, axes: tuple[str, ...] = ("height", "width")) -> None:
     """Raise a UserError if the input is not (batch, n, *axes), of one pixel or more: a batch of
     images, or for the axes ("length",) of sequences, of `n` channels."""
-    if x.ndim != 2 + len(axes) or x.shape[1] != n or 0 in x.shape[2:]:
+    if getattr(x, "ndim", 0) != 2 + len(axes) or x.shape[1] != n or 0 in x.shape[2:]:
         expected = f"(batch, {n}, {', '.join(axes)})"
-        raise UserError(f"input: shape is {tuple(x.shape)}, expected {expected}")
+        raise UserError(f"input: {_about(x)}, expected {expected}")

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random, running_sums, tree
+from purenets.core import random, running_sums
+from purenets.core.arguments import (
+    expect_functions,
+    expect_models,
+    expect_optimizers,
+    expect_states,
+    is_integer,
+)
 from purenets.core.arrays import namespace, plain
 from purenets.core.base import (
     Array,
@@ -30,9 +37,11 @@ from purenets.core.base import (
     UserError,
 )
 from purenets.core.batch import count_examples, map_arrays
+from purenets.core.memory import expect_room_for
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
+from purenets.core.optim.precision import STATE_ERRORS, expect_params
 from purenets.core.optim.state import check_opt_state, same_entries
 from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested
@@ -57,8 +66,14 @@ def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = No
     Args:
         key: made by `random.key(seed)`; NumPy or torch.
         example: inputs of the model; only those with lazily sized layers need them.
+
+    Raises:
+        UserError: an argument is none of these, or the net is too large for the memory.
     """
+    expect_models("init_state", model=model)
+    expect_optimizers("init_state", optimizer=optimizer)
     init_key, step_key = random.split(random.check_key(key))
+    expect_room_for(model)
     return train_state(*init_leaves(model, init_key, example), optimizer, step_key)
 
 
@@ -74,7 +89,9 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     for name, part in (("params", params), ("buffers", buffers)):
         if not isinstance(part, dict):
             raise UserError(f"{name}: a {type(part).__name__}, needs a dict of arrays by name")
-    params = tree.map(plain, params)
+    expect_optimizers("train_state", optimizer=optimizer)
+    expect_params(params)
+    params = {name: plain(leaf) for name, leaf in params.items()}
     leaf = first_leaf(params)
     xp = namespace(leaf)
     key = xp.asarray(random.check_key(key), dtype=xp.int64, device=leaf.device)
@@ -90,10 +107,14 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     function that evaluates the loss and its gradient at other params on the same batch with the
     same key.
     """
+    expect_functions("make_step", grad_fn=grad_fn)
+    expect_optimizers("make_step", optimizer=optimizer)
     takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
     uses_key = getattr(grad_fn, "uses_key", True)  # unknown of a function that wraps another
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        if not hasattr(state, "opt_state"):
+            expect_states("step", state=state)
         key = random.fold_in(state.key, state.step) if uses_key else None
         params = with_vector(state.params)
         grads, (buffers, metrics) = grad_fn(params, state.buffers, batch, key)
@@ -107,7 +128,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         )
         try:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
-        except KeyError:
+        except STATE_ERRORS:
             check_opt_state(optimizer, params, state.opt_state)
             raise
         if not same_entries(opt_state, state.opt_state):
@@ -154,8 +175,11 @@ def fit(
         Diverged: once a metric is not finite; the step is found by taking the last steps again.
         UserError: for a history of later steps than the state, and for names that a row has twice.
     """
-    history, begin, names = list(history), int(state.step), None
-    _check_plan(steps, every, history, begin)
+    expect_functions("fit", step=step, batches=batches)
+    expect_functions("fit", **{n: f for n, f in (("evaluate", evaluate), ("save", save)) if f})
+    expect_states("fit", state=state)
+    begin, names = int(state.step), None
+    history = _check_plan(steps, every, history, begin)
     sums, good = (
         running_sums.begin(metric_sums, history, begin),
         state,
@@ -196,11 +220,16 @@ def fit(
     return state, history
 
 
-def _check_plan(steps: int, every: int, history: History, begin: int) -> None:
-    """Raise a UserError unless the steps are numbers and the history ends at `begin` or before."""
+def _check_plan(steps: int, every: int, history: Sequence[dict], begin: int) -> History:
+    """Return the history; a UserError unless it ends at `begin` or before and the steps are
+    numbers.
+    """
     for name, value in (("steps", steps), ("every", every)):
-        if not isinstance(value, int | np.integer) or value < 0:
+        if not is_integer(value) or value < 0:
             raise UserError(f"{name}: {value!r}, needs an integer that is not negative")
+    if not isinstance(history, list | tuple) or not all(isinstance(row, dict) for row in history):
+        raise UserError(f"history: a {type(history).__name__}, needs a list of rows (dicts)")
+    history = list(history)
     if steps < begin:
         raise UserError(
             f"steps: {steps}, but the state has taken {begin}; steps count from the first"
@@ -212,6 +241,7 @@ def _check_plan(steps: int, every: int, history: History, begin: int) -> None:
         raise UserError(
             f"history: a row of step {last}, but the state has taken {begin} steps only"
         )
+    return history
 
 
 def _row(step: int, means: dict[str, float], found: dict[str, float]) -> dict[str, float]:
@@ -247,8 +277,10 @@ def evaluate(
         UserError: for no examples, a `batch_size` that is no size, and a metric that is not the
             mean of its values on parts (`r2`).
     """
+    expect_functions("evaluate", metrics=metrics)
+    expect_states("evaluate", state=state)
     n = count_examples(data, "evaluate")
-    if not isinstance(batch_size, int | np.integer) or batch_size < 0:
+    if not is_integer(batch_size) or batch_size < 0:
         raise UserError(
             f"batch_size: {batch_size!r}, needs a positive integer, or 0 for all at once"
         )

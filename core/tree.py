@@ -7,7 +7,7 @@ named.
 import math
 from collections.abc import Callable, Sequence
 
-from purenets.core.arrays import namespace
+from purenets.core.arrays import FULL, dtype_called, kind_of, namespace, sqrt, widened
 from purenets.core.base import Array, Params, UserError
 from purenets.core.vector_dict import from_vector, vector_of
 
@@ -23,20 +23,29 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
     >>> map(lambda a, b: a + b, {"w": 1, "b": {"c": 2}}, {"w": 10, "b": {"c": 20}})
     {'w': 11, 'b': {'c': 22}}
     """
+    leaves_by_name = _items("map", tree)
     for other in rest:
         check_names(other, tree)
     new = {}
     if len(rest) == 1:  # most calls, and the quickest way
         other = rest[0]
-        for name, leaf in tree.items():
+        for name, leaf in leaves_by_name:
             new[name] = (
                 map(f, leaf, other[name]) if isinstance(leaf, dict) else f(leaf, other[name])
             )
         return new
-    for name, leaf in tree.items():
+    for name, leaf in leaves_by_name:
         others = [other[name] for other in rest]
         new[name] = map(f, leaf, *others) if isinstance(leaf, dict) else f(leaf, *others)
     return new
+
+
+def _items(function: str, tree: dict):
+    """Return the names and leaves of a dict; a UserError if it is none (at no cost if it is)."""
+    try:
+        return tree.items()
+    except AttributeError:
+        raise UserError(f"{function}: a {type(tree).__name__}, needs a dict of arrays") from None
 
 
 def map_to_several(f: Callable, n: int, tree: dict, *rest: dict) -> tuple[dict, ...]:
@@ -106,7 +115,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
     {'adam/count': 3, 'fc1.bias': 0}
     """
     flat = {}
-    for name, leaf in tree.items():
+    for name, leaf in _items("flatten", tree):
         if not isinstance(name, str) or SEPARATOR in name:
             raise UserError(f"{prefix}{name}: a leaf's name must be a string without {SEPARATOR!r}")
         nested = isinstance(leaf, dict)
@@ -129,13 +138,20 @@ def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
 def select(tree: dict, prefix: str) -> dict:
     """The entries below `prefix`, without it: `select({"fc1.bias": b, "fc2.bias": c}, "fc1.")` is
     `{"bias": b}`."""
-    n = len(prefix)
-    return {name[n:]: leaf for name, leaf in tree.items() if name.startswith(prefix)}
+    n = len(_text_only("select", prefix))
+    return {name[n:]: leaf for name, leaf in _items("select", tree) if name.startswith(prefix)}
 
 
 def prefixed(tree: dict, prefix: str) -> dict:
     """The inverse of `select`: every name with `prefix` before it."""
-    return {prefix + name: leaf for name, leaf in tree.items()}
+    prefix = _text_only("prefixed", prefix)
+    return {prefix + name: leaf for name, leaf in _items("prefixed", tree)}
+
+
+def _text_only(function: str, prefix: str) -> str:
+    if not isinstance(prefix, str):
+        raise UserError(f"{function}: prefix is {prefix!r}, needs the beginning of a name")
+    return prefix
 
 
 def zeros_like(tree: dict) -> dict:
@@ -143,16 +159,16 @@ def zeros_like(tree: dict) -> dict:
     vector = vector_of(tree)
     if vector is not None:
         return from_vector(tree.layout, namespace(vector).zeros_like(vector))
-    return map(lambda leaf: namespace(leaf).zeros_like(leaf), tree)
+    return map(lambda leaf: namespace(_array("zeros_like", leaf)).zeros_like(leaf), tree)
 
 
 def cast(tree: dict, dtype: str) -> dict:
     """Floating-point leaves as `dtype` ("float32", "float64", "bfloat16", ...); others stay."""
 
     def one(leaf):
-        xp = namespace(leaf)
-        floating = xp.isdtype(leaf.dtype, "real floating")
-        return xp.astype(leaf, getattr(xp, dtype), copy=False) if floating else leaf
+        if kind_of(_array("cast", leaf)) != "f":
+            return leaf
+        return namespace(leaf).astype(leaf, dtype_called(dtype, leaf, "cast"), copy=False)
 
     return map(one, tree)
 
@@ -164,13 +180,40 @@ def size(tree: dict) -> int:
     >>> size({"weight": np.zeros((20, 2)), "bias": np.zeros(20)})
     60
     """
-    return sum(math.prod(leaf.shape) for leaf in leaves(tree))
+    return sum(math.prod(_array("size", leaf).shape) for leaf in leaves(tree))
 
 
 def norm(tree: dict) -> Array:
-    """The Euclidean norm of all leaves together, a scalar array."""
-    squares = [(leaf * leaf).sum() for leaf in leaves(tree)]
-    return namespace(squares[0]).sqrt(sum(squares[1:], squares[0]))
+    """Return the Euclidean norm of all leaves together, a scalar array.
+
+    Of half-precision leaves in float32, of complex ones the root of the sum of |z|^2. Where all
+    elements are 0 its derivative is 0.
+
+    >>> import numpy as np
+    >>> float(norm({"a": np.array([300.0], "float16"), "b": np.array([400j])}))
+    500.0
+    """
+    squares = [_sum_of_squares(_array("norm", leaf)) for leaf in leaves(tree)]
+    if not squares:
+        raise UserError("norm: a dict without leaves has none")
+    return sqrt(sum(squares[1:], squares[0]))
+
+
+def _array(function: str, leaf: Array) -> Array:
+    """Return a leaf; a UserError if it is no array."""
+    if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        raise UserError(f"{function}: a leaf is a {type(leaf).__name__}, needs an array")
+    return leaf
+
+
+def _sum_of_squares(leaf: Array) -> Array:
+    if leaf.dtype in FULL:
+        return (leaf * leaf).sum()
+    leaf, kind, xp = widened(leaf), kind_of(leaf), namespace(leaf)
+    if kind == "c":
+        return sum((part * part).sum() for part in (xp.real(leaf), xp.imag(leaf)))
+    leaf = leaf if kind == "f" else xp.astype(leaf, xp.float64)  # squares of integers may overflow
+    return (leaf * leaf).sum()
 
 
 def flat_layout(flat: Params) -> Layout:
@@ -192,6 +235,8 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     """All leaves as one vector (n,), and the function that makes the dict of a vector again: its
     leaves are views, so no data is copied."""
     flat = flatten(tree)
+    if not flat:
+        raise UserError("ravel: a dict without leaves has no vector")
     views, length = views_at(flat_layout(flat)), size(flat)
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
@@ -207,9 +252,14 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
 
 def stack(trees: Sequence[dict]) -> dict:
     """Dicts of the same names and shapes as one dict with a new first axis."""
+    if not isinstance(trees, list | tuple) or not trees:
+        raise UserError("stack: needs a list of one dict or more")
     return map(lambda *each: namespace(each[0]).stack(each), trees[0], *trees[1:])
 
 
 def unstack(tree: dict) -> list[dict]:
     """The inverse of `stack`: one dict of views for each index of the first axis."""
-    return [map(lambda leaf, i=i: leaf[i], tree) for i in range(leaves(tree)[0].shape[0])]
+    lengths = {leaf.shape[:1] for leaf in (_array("unstack", leaf) for leaf in leaves(tree))}
+    if len(lengths) != 1 or () in lengths:
+        raise UserError("unstack: needs leaves with a first axis of one length")
+    return [map(lambda leaf, i=i: leaf[i], tree) for i in range(lengths.pop()[0])]

@@ -73,6 +73,11 @@ class VectorDict(dict, metaclass=_ShownAsDict):
         self.layout = self._vector = self._views = None
         super().__init__(*arguments, **leaves)
 
+    @property
+    def dtype(self):
+        """The dtype of all leaves; None without a vector."""
+        return None if self._vector is None else self._vector.dtype
+
     def _look(self) -> None:
         if self._vector is not None and self._views is None:
             views = leaves_of(self.layout, self._vector)
@@ -171,17 +176,23 @@ class VectorDict(dict, metaclass=_ShownAsDict):
 
 def from_vector(layout: Layout, vector: Array) -> Params:
     """Return the dict of the leaves that lie in a contiguous vector (n,)."""
-    if getattr(vector, "requires_grad", False):
+    if type(vector) is not np.ndarray and vector.requires_grad:
         return dict(zip(layout.keys, leaves_of(layout, vector), strict=True))
-    new = VectorDict(layout.keys)
-    new.layout, new._vector = layout, vector
+    new = dict.__new__(VectorDict)  # three in a step: `VectorDict(...)` would take twice as long
+    dict.update(new, layout.keys)
+    new.layout, new._vector, new._views = layout, vector, None
     return new
 
 
 def leaves_of(layout: Layout, vector: Array) -> tuple[Array, ...]:
     """Return the leaves in order, as views: no data is copied."""
     pairs = zip(layout.places, layout.shape_list, strict=True)
-    return tuple([vector[place].reshape(shape) for place, shape in pairs])
+    return tuple(
+        [
+            vector[place] if len(shape) == 1 else vector[place].reshape(shape)
+            for place, shape in pairs
+        ]
+    )
 
 
 def as_dict(params: Params) -> Params:
@@ -294,9 +305,9 @@ def packed(layout: Layout, leaves: Params) -> Array | None:
         return None
     ordered = [leaves[name] for name in layout.keys]
     dtype = ordered[0].dtype
-    if [leaf.shape for leaf in ordered] != layout.shape_list or any(
-        leaf.dtype != dtype for leaf in ordered
-    ):
+    if [leaf.shape for leaf in ordered] != layout.shape_list:
+        return None
+    if [leaf.dtype for leaf in ordered] != [dtype] * len(ordered):
         return None
     if not isinstance(ordered[0], np.ndarray) and any(leaf.requires_grad for leaf in ordered):
         return None

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from purenets.core.arguments import expect_models
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
 from purenets.core.vector_dict import as_dict
-from purenets.numpy_nets.losses import Loss, cross_entropy
+from purenets.numpy_nets.losses import Loss, cross_entropy, expect_losses
 from purenets.numpy_nets.modules import Module, params_backward
 
 
@@ -30,6 +31,8 @@ def model_from_module(module: Module) -> NumpyModel:
     """Return a module whose output is logits as a model."""
 
     def apply(params, buffers, x, *, train=False, key=None):
+        if not isinstance(x, np.ndarray):
+            raise UserError(f"input: a {type(x).__name__}, needs a NumPy array")
         logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
         return logits, buffers
 
@@ -42,6 +45,8 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
 
     loss: one of `numpy_nets.losses`. The accuracy is measured beside it where it means one.
     """
+    expect_models("grad_fn", ("forward", "backward"), model=model)
+    expect_losses("grad_fn", loss=loss)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
@@ -65,6 +70,8 @@ def metrics_fn(
     model: NumpyModel, loss: Loss = cross_entropy
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
     """Loss and accuracy of a batch in evaluation mode; `loss` as in `grad_fn`."""
+    expect_models("metrics_fn", ("apply",), model=model)
+    expect_losses("metrics_fn", loss=loss)
 
     def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)
@@ -80,6 +87,8 @@ def expect_arrays(params: Params, batch: Batch) -> None:
     """Raise a UserError for params that are no dict, or a batch of anything but NumPy arrays."""
     if not isinstance(params, dict):
         raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UserError(f"batch: a {type(batch).__name__}, needs a pair (inputs, targets)")
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         if not isinstance(part, np.ndarray):
             raise UserError(f"batch: the {name} are a {type(part).__name__}, needs NumPy arrays")

@@ -11,8 +11,11 @@ import numpy as np
 from einops import rearrange, reduce, repeat
 
 from purenets.core import random
+from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_integers, expect_numbers
+from purenets.core.arrays import FULL, widened
 from purenets.core.base import UserError
-from purenets.core.serial import expect, expect_channels, expect_sizes
+from purenets.core.memory import sized
+from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
 from purenets.numpy_nets.modules import Linear, Module, ReLU
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
@@ -140,14 +143,16 @@ def batch_norm_forward(x, weight, bias, eps=1e-5):
     """Return y = n weight + bias with n = (x - mean) / sqrt(var + eps), mean, var and a cache.
 
     x, y: (B, C, H, W); weight, bias: (C,). mean and (biased) var: (C,), over batch and pixels.
+    Half precision is computed in float32, as in PyTorch.
     """
+    dtype, x = x.dtype, widened(x)
     mean = reduce(x, "b c h w -> c", "mean")
     centered = x - over_pixels(mean)
     var = reduce(centered * centered, "b c h w -> c", "mean")
     inverse_deviation = 1 / np.sqrt(var + x.dtype.type(eps))
     n = centered * over_pixels(inverse_deviation)
     y = n * over_pixels(weight) + over_pixels(bias)
-    return y, mean, var, (n, weight, inverse_deviation)
+    return y.astype(dtype, copy=False), mean, var, (n, weight, inverse_deviation)
 
 
 def batch_norm_backward(dout, cache):
@@ -171,6 +176,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     """(B, n_in, H, W) -> (B, n_out, H', W'). Weights and bias uniform within 1 / sqrt(n_in size^2),
     as in PyTorch, and drawn as `purenets.torch_nets.layers.Conv` draws them."""
     expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
+    expect_integers("Conv", 0, padding=padding)
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):
@@ -194,6 +200,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     def backward_params(dout, cache):
         return dict(zip(("weight", "bias"), conv_backward_params(dout, cache), strict=True))
 
+    init = sized(init, {"weight": (n_out, n_in, size, size), "bias": (n_out,)})
     return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
@@ -214,6 +221,7 @@ def _fixed(kind, forward, backward, *arguments) -> Module:
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
     """The largest value of each window; the padding never wins."""
     expect_sizes("MaxPool", size=size, stride=stride)
+    expect_padding("MaxPool", padding, size)
     return _fixed("MaxPool", max_pool_forward, max_pool_backward, size, stride, padding)
 
 
@@ -225,6 +233,8 @@ def GlobalAvgPool() -> Module:
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
     """BatchNorm with running statistics in the buffers, as `torch_nets.layers.BatchNorm`."""
     expect_sizes("BatchNorm", n=n)
+    expect_numbers("BatchNorm", FRACTION, momentum=momentum)
+    expect_numbers("BatchNorm", NOT_NEGATIVE, eps=eps)
 
     def init(key):
         params = {"weight": np.ones(n, np.float32), "bias": np.zeros(n, np.float32)}
@@ -236,10 +246,10 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         expect_channels(x, n)
         weight, bias = params["weight"], params["bias"]
         if not train:
-            mean, var = buffers["running_mean"], buffers["running_var"]
+            mean, var = widened(buffers["running_mean"]), widened(buffers["running_var"])
             scale = weight / np.sqrt(var + var.dtype.type(eps))
             y = (x - over_pixels(mean)) * over_pixels(scale) + over_pixels(bias)
-            return y, buffers, None
+            return (y if x.dtype in FULL else y.astype(x.dtype)), buffers, None
         out, mean, var, cache = batch_norm_forward(x, weight, bias, eps)
         return out, _moved(buffers, x, mean, var), cache
 
@@ -247,10 +257,7 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         count = x.size / n
         if count <= 1:
             raise UserError("input: BatchNorm in training needs more than one value in a channel")
-        new = {
-            "running_mean": mean,
-            "running_var": var * (count / (count - 1)),
-        }  # unbiased, as in PyTorch
+        new = {"running_mean": mean, "running_var": var * (count / (count - 1))}  # unbiased
         moved = {
             name: (buffers[name] + momentum * (value - buffers[name])).astype(buffers[name].dtype)
             for name, value in new.items()
@@ -261,4 +268,5 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         dx, dweight, dbias = batch_norm_backward(dout, cache)
         return dx, {"weight": dweight, "bias": dbias}
 
+    init = sized(init, {"weight": (n,), "bias": (n,)})
     return Module(init, forward, backward, uses_key=False, kind="BatchNorm")

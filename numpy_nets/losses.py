@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from purenets.core.arguments import POSITIVE, expect_numbers
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.metrics import binary_accuracy, class_accuracy
 from purenets.numpy_nets.modules import (
@@ -32,6 +34,14 @@ class Loss(NamedTuple):
     accuracy: Callable | None = None
 
 
+def expect_losses(function: str, **values: Loss) -> None:
+    """Raise a UserError for an argument that is no `Loss`."""
+    for name, value in values.items():
+        if not isinstance(value, Loss):
+            kind = type(value).__name__
+            raise UserError(f"{function}: {name} is a {kind}, needs one of numpy_nets.losses")
+
+
 # --- classes, yes or no ---------------------------------------------------------------------------
 
 
@@ -47,7 +57,7 @@ cross_entropy = Loss(softmax_cross_entropy_forward, softmax_cross_entropy_backwa
 
 def binary_cross_entropy_forward(x, targets):
     """Return the mean of -t log s - (1 - t) log(1 - s) = max(x, 0) - x t + log(1 + exp(-|x|))."""
-    t = alike("binary_cross_entropy", x, targets)
+    x, t = alike("binary_cross_entropy", x, targets)
     losses = np.maximum(x, 0) - x * t + np.log1p(np.exp(-np.abs(x)))
     return losses.mean(), (x, t)
 
@@ -68,7 +78,7 @@ binary_cross_entropy = Loss(
 
 def mse_forward(y, targets):
     """Return the mean of (y - t)^2 over all elements."""
-    t = alike("mse", y, targets)
+    y, t = alike("mse", y, targets)
     r = y - t
     return (r * r).mean(), (r, t)
 
@@ -84,7 +94,7 @@ mse = Loss(mse_forward, mse_backward)
 
 def huber_forward(y, targets, delta):
     """Return the mean of r^2 / 2 where |r| < delta, else delta (|r| - delta / 2), r = y - t."""
-    t = alike("huber", y, targets)
+    y, t = alike("huber", y, targets)
     r, delta = y - t, y.dtype.type(delta)
     size = np.abs(r)
     losses = np.where(size < delta, r * r / 2, delta * (size - delta / 2))
@@ -99,16 +109,19 @@ def huber_backward(dout, cache):
 
 def huber(delta: float = 1.0) -> Loss:
     """Return the Huber loss, quadratic up to `delta` and linear beyond (Huber 1964)."""
-    if not 0 < delta < float("inf"):
-        raise UserError(f"huber: delta is {delta}, needs a positive number")
+    expect_numbers("huber", POSITIVE, delta=delta)
     return Loss(lambda y, targets: huber_forward(y, targets, delta), huber_backward)
 
 
-def alike(name: str, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the targets in shape and dtype of the outputs; (batch,) and (batch, 1) go together."""
+def alike(name: str, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both in the shape and the dtype of the outputs, half precision as float32.
+
+    (batch,) and (batch, 1) go together.
+    """
+    outputs = widened(outputs)
     a, b = outputs.shape, targets.shape
     if a != b and a != (*b, 1) and b != (*a, 1):
         raise UserError(f"{name}: outputs {a} and targets {b}, needs the same shape")
     if 0 in a:
         raise UserError(f"{name}: an empty batch has no mean")
-    return targets.reshape(a).astype(outputs.dtype, copy=False)
+    return outputs, targets.reshape(a).astype(outputs.dtype, copy=False)

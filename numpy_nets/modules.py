@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arguments import ANY, expect_numbers
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
+from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
     expect_features,
@@ -61,7 +64,7 @@ def relu_forward(x):
 
 def relu_backward(dout, cache):
     """dx = dout where y > 0, else 0 (also at x = 0, as in PyTorch)."""
-    return dout * (cache > 0)
+    return dout * np.sign(cache)  # y is not negative
 
 
 def tanh_forward(x):
@@ -113,9 +116,10 @@ def dropout_backward(dout, cache):
 def softmax_forward(x):
     """p_k = exp(x_k) / sum_j exp(x_j), along the last axis; the largest x is subtracted first,
     which changes nothing but keeps exp from overflowing."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    wide = widened(x)
+    e = np.exp(wide - wide.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
-    return p, p
+    return p.astype(x.dtype, copy=False), p
 
 
 def softmax_backward(dout, cache):
@@ -127,6 +131,7 @@ def softmax_backward(dout, cache):
 def cross_entropy_forward(p, targets):
     """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,)
     int, or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
+    p = widened(p)
     targets = classes_or_labels(p, targets)
     if targets.ndim == 2:
         log_p = np.log(np.where(targets == 0, 1, p))  # where t_k = 0, p_k may be 0 too
@@ -149,27 +154,32 @@ def cross_entropy_backward(dout, cache):
 def softmax_cross_entropy_forward(logits, targets):
     """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits.
 
-    targets: (batch,) int, or (batch, classes) labels, one-hot or soft.
+    targets: (batch,) int, or (batch, classes) labels, one-hot or soft. Of half-precision logits
+    the loss and the gradient are in float32.
     """
+    logits = widened(logits)
     targets = classes_or_labels(logits, targets)
     if targets.ndim == 2:
         return _softmax_labels_forward(logits, targets)
-    rows = np.arange(len(targets))
-    shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
+    n, n_classes = logits.shape
+    begins = np.arange(0, n * n_classes, n_classes)  # of the rows, in the order of memory
+    places = begins + targets
+    largest = logits.take(begins + logits.argmax(axis=1))  # half the time of logits.max(axis=1)
+    shifted = logits - largest[:, None]
     e = np.exp(shifted)
-    total = np.add.reduce(e, axis=-1, keepdims=True)
-    losses = np.log(total[:, 0]) - shifted[rows, targets]
+    total = np.add.reduce(e, axis=1, keepdims=True)
+    losses = np.log(total[:, 0]) - shifted.take(places)
     e /= total
-    return np.add.reduce(losses) / losses.dtype.type(len(losses)), (e, targets, rows)
+    return np.add.reduce(losses) / losses.dtype.type(n), (e, targets, places)
 
 
 def softmax_cross_entropy_backward(dout, cache):
     """dx = dout (p - onehot(target)) / batch."""
-    p, targets, rows = cache
-    if rows is None:
+    p, targets, places = cache
+    if places is None:
         return _softmax_labels_backward(dout, p, targets)
     dx = p.copy()
-    dx[rows, targets] -= 1
+    dx.put(places, dx.take(places) - 1)
     dx *= dout / len(targets)
     return dx
 
@@ -279,8 +289,10 @@ def Linear(n_in: int, n_out: int) -> Module:
         return dx, {"weight": dweight, "bias": dbias}
 
     def backward_params(dout, cache):
-        return dict(zip(("weight", "bias"), linear_backward_params(dout, cache), strict=True))
+        dweight, dbias = linear_backward_params(dout, cache)
+        return {"weight": dweight, "bias": dbias}
 
+    init = sized(init, shapes)
     return Module(init, forward, backward, False, "Linear", backward_params=backward_params)
 
 
@@ -321,6 +333,7 @@ def SoftMax() -> Module:
 
 def Dropout(rate: float) -> Module:
     """Zeros with probability `rate` when training; needs a key then."""
+    expect_numbers("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
 

@@ -13,7 +13,10 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.architectures import rnn_shapes
+from purenets.core.arguments import is_integer
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
+from purenets.core.memory import sized
 from purenets.numpy_nets.grad import NumpyModel
 from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 
@@ -37,8 +40,8 @@ def rnn_backward(dh, cache):
     Backpropagation through time: `da` is dL/da(t), where a(t) = W_hx x(t) + W_hh h(t-1) + b_h.
     """
     x, states, W_hx, W_hh = cache
-    dx, dW_hx, dW_hh = np.empty_like(x), np.zeros_like(W_hx), np.zeros_like(W_hh)
-    db_h = np.zeros(len(W_hh), dtype=W_hh.dtype)
+    dx, dW_hx, dW_hh = np.empty_like(x), np.zeros_like(widened(W_hx)), np.zeros_like(widened(W_hh))
+    db_h = np.zeros(len(W_hh), dtype=dW_hh.dtype)
     for t in reversed(range(x.shape[1])):
         da = tanh_backward(dh, states[t + 1])
         dW_hx += da.T @ x[:, t]
@@ -57,7 +60,7 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
     sqrt(hidden) as nn.RNN's.
     """
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
-    if min(input_length, input_dim, num_hidden, num_classes) < 1:
+    if not all(is_integer(n) and n > 0 for n in (input_length, *shapes["W_hx"], num_classes)):
         raise UserError(
             f"VanillaRNN: needs positive sizes, got {input_length}, {shapes['W_hx']}, {num_classes}"
         )
@@ -87,6 +90,7 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
         logits, buffers, _ = forward(params, buffers, x)
         return logits, buffers
 
+    init = sized(init, shapes)
     return NumpyModel(init, apply, forward, backward, uses_key=False, kind="VanillaRNN")
 
 
@@ -95,5 +99,7 @@ def _check(params, shapes, x):
         if name not in params or params[name].shape != shape:
             have = params[name].shape if name in params else "missing in params"
             raise UserError(f"{name}: {have}, expected {shape}")
+    if not isinstance(x, np.ndarray):
+        raise UserError(f"x: a {type(x).__name__}, needs a NumPy array (batch, T-1, input_dim)")
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
         raise UserError(f"x: {x.shape}, expected (batch, T-1, {shapes['W_hx'][1]})")

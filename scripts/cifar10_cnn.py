@@ -2,10 +2,10 @@
 accuracy.
 
 python scripts/cifar10_cnn.py --preset 94 --out runs/fast
-python scripts/cifar10_cnn.py --preset 94 --data folder --data_dir DIR --out runs/fast
 python scripts/cifar10_cnn.py --preset digits  # in small, on data that is always there
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +14,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import Model, Optimizer, UserError, optim, schedules
+from purenets.core.optim.newton_schulz import METHODS
 from purenets.core.runs.command import command
-from purenets.core.runs.options import fraction, not_negative, one_of, option, positive, widths
+from purenets.core.runs.options import (
+    fraction,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    widths,
+)
 from scripts.shared import training
+from scripts.shared.filters import muon_of_filters, nesterov_per_image
 from scripts.shared.images import CIFAR10, ImageOptions, report
 from scripts.shared.result import Result
 
@@ -48,22 +57,42 @@ class Config(ImageOptions):
         0.12, "of the filters (nesterov: for each image), falling to 0", positive
     )
     momentum: float = option(0.6, "of the filters, of muon", fraction)
+    muon_method: str = option(
+        "direct", "the order of muon's products; gram takes fewer of them", one_of(METHODS)
+    )
     bias_rate: float = option(0.053, "of the biases, for each image of a batch", positive)
     head_rate: float = option(0.67, "of the last layer, for each image of a batch", positive)
     decay: float = option(2e-6, "of biases and last layer, for each image of a batch", not_negative)
-    whiten_epochs: float = option(3.0, "the first layer's bias is trained for so long", positive)
+    whiten_epochs: float = option(
+        3.0, "the first layer's bias is trained for so long; 0 for no such bias", not_negative
+    )
+
+    def needs_length(self) -> str:
+        return "every rate, which falls to 0,"
 
 
 def preset(name: str, **values) -> Config:
     return Config(**CIFAR10 | {"preset": name} | values)
 
 
-# Named by the test accuracy, in percent on CIFAR-10's exact pixels, that they are built for; what
-# they reach is in results/. Those for a GPU train on all images and compile the step; they are
-# tested on a small CPU run only.
+# Named by the test accuracy, in percent, that they are built for; what they reach is in results/.
+# Those for a GPU train on all images and compile the step; they are tested on a small CPU run only.
+SMALL_FIRST = {"small_size": 26, "muon_method": "gram"}
 PRESETS = {
-    "94": preset("94", epochs=9.0),
-    "95": preset("95", epochs=16.0, depth=3),
+    "94": preset("94", **SMALL_FIRST, epochs=8.0, views_below=0.9),
+    "95": preset("95", **SMALL_FIRST, epochs=16.0, depth=3),
+    "96": preset(
+        "96",
+        **SMALL_FIRST,
+        batch_size=1000,
+        learning_rate=0.17,
+        epochs=32.0,
+        channels=(128, 384, 512),
+        depth=3,
+        crop=4,
+        cutout=12,
+        hardest=0.5,
+    ),
     "95-gpu": preset(
         "95-gpu",
         batch_size=1000,
@@ -95,6 +124,7 @@ PRESETS = {
         channels=(16, 32, 32),
         flip="none",
         views="none",
+        precision="float32",
     ),
 }
 BEST = "95"  # the preset of the final runs
@@ -109,6 +139,8 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
         raise UserError(
             f"--image_size: images are {height} x {width}, the net needs {SMALLEST} or more"
         )
+    if 0 < config.small_size < SMALLEST:
+        raise UserError(f"--small_size {config.small_size}: the net needs {SMALLEST} or more")
     x = task.train[0]
     return FastCNN(
         x.shape[1],
@@ -119,29 +151,25 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
         dirac=config.dirac,
         logit_scale=config.logit_scale,
         norm=norm,
+        first_bias=config.whiten_epochs > 0 or not config.whiten,
     )
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
     """Muon on filters of a fixed length; Nesterov's momentum on the last layer and the biases."""
-    batch = config.batch_size
 
-    def falling(rate: float, end: float = steps):
-        return schedules.linear(rate, 0.0, end)
+    def falling(end: float):
+        return lambda rate: schedules.linear(rate, 0.0, end)
 
     def sgd(rate: float, end: float = steps) -> Optimizer:
-        return optim.nesterov(
-            falling(rate * batch, end), momentum=0.85, weight_decay=config.decay / rate
-        )
+        return nesterov_per_image(rate, falling(end), config.decay, config.images_in_step)
 
     def muon(rate: float) -> Optimizer:
-        direction = optim.scale_by_muon(config.momentum, ns_steps=3, precision="bfloat16")
-        return optim.normalize_weights(
-            optim.chain(direction, optim.scale_by_learning_rate(falling(rate)))
-        )
+        return muon_of_filters(rate, falling(steps), config.momentum, config.muon_method)
 
+    first_steps = max(config.whiten_epochs * steps_per_epoch, 1)  # with 0 there is no such leaf
     parts = {
-        "first bias": sgd(config.bias_rate, config.whiten_epochs * steps_per_epoch),
+        "first bias": sgd(config.bias_rate, first_steps),
         "biases": sgd(config.bias_rate),
         "head": sgd(config.head_rate),
         "filters": {"muon": muon, "nesterov": sgd}[config.optimizer](config.learning_rate),
@@ -155,7 +183,15 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
     return optim.partition(parts, label)
 
 
-RECIPE = training.Recipe("fast CNN", make_net, make_optimizer)
+def proxy(config: Config) -> Config:
+    """Return the options of the small net of --hardest: about a tenth of the multiplications."""
+    small = tuple(
+        max(1, width // part) for width, part in zip(config.channels, (2, 4, 4), strict=True)
+    )
+    return dataclasses.replace(config, channels=small, depth=2)
+
+
+RECIPE = training.Recipe("fast CNN", make_net, make_optimizer, proxy=proxy)
 
 
 def train(config: Config) -> Result:

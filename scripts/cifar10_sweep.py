@@ -1,10 +1,18 @@
-"""Part I, task 3: settings and seeds of scripts/cifar10_cnn.py and scripts/cifar10_mlp.py.
+"""CIFAR-10 as high as it goes: settings and seeds of cifar10_cnn.py, cifar10_mlp.py and
+cnn_train.py.
 
-    python scripts/cifar10_sweep.py --settings final --results results/part1_cifar10.json
-    python scripts/cifar10_sweep.py --settings ablation --results results/x.json
+    python scripts/cifar10_sweep.py --settings "cnn 94,cnn 94: epochs=10 hardest=0.5" --choose \
+        --results results/x.json
+    python scripts/cifar10_sweep.py --settings ablation --seeds 2 --results results/x.json
+    python scripts/cifar10_sweep.py --settings final --first_seed 100 --results results/y.json
 
-A setting is a preset of one of the two scripts, or one of VARIANTS: a preset with an ingredient
-changed. Runs and rows are kept as scripts/cnn_sweep.py keeps them.
+A setting is a preset of one of the three scripts ("cnn 94"), a preset with options changed ("cnn
+94: epochs=10 channels=64x256x256 dirac=false"), or one of VARIANTS: a preset without one of its
+ingredients. Its name says all of it, and every setting that was tried is a row of the results.
+
+Settings are chosen on 5,000 of the training images (--choose, and the variants); the test images
+are not opened then. Final runs train on all 50,000 with seeds that chose nothing, and look at the
+test images once each. Runs and rows are kept as scripts/cnn_sweep.py keeps them.
 """
 
 import itertools
@@ -14,51 +22,124 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
+import numpy as np
+
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
-from scripts import cifar10_cnn, cifar10_mlp
-from scripts.shared.sweeps import folder_of, grouped, spread, sweep, trained
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    seed_count,
+    thread_count_or_0,
+)
+from scripts import cifar10_cnn, cifar10_mlp, cnn_train
+from scripts.shared.images import SOURCES
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, changes, folder_of, grouped, spread, sweep, trained
 
-SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp}
+SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp, "vgg": cnn_train}
 PRESETS = {
     f"{kind} {name}": (kind, name, {})
     for kind, script in SCRIPTS.items()
     for name in script.PRESETS
 }
+CHOOSE = {"valid_fraction": 0.1, "test": False}  # 5,000 of CIFAR-10's 50,000 training images
 
-# presets in short, and with one ingredient changed: what each of them gives, on a fifth of the
-# training images
-SHORT = {"views": "none", "valid_fraction": 0.2}
-CNN, MLP = SHORT | {"epochs": 2.0}, SHORT | {"epochs": 5.0}
-VARIANTS = {
-    "cnn": ("cnn", "94", CNN),
-    "cnn: trained first layer": ("cnn", "94", CNN | {"whiten": False}),
-    "cnn: no identity at the start": ("cnn", "94", CNN | {"dirac": False}),
-    "cnn: Nesterov": ("cnn", "94", CNN | {"optimizer": "nesterov", "learning_rate": 1.5e-3}),
-    "cnn: no label smoothing": ("cnn", "94", CNN | {"label_smoothing": 0.0}),
-    "cnn: random flip": ("cnn", "94", CNN | {"flip": "random"}),
-    "cnn: no flip": ("cnn", "94", CNN | {"flip": "none"}),
-    "cnn: no crop": ("cnn", "94", CNN | {"crop": 0}),
-    "cnn: logits 10 times": ("cnn", "94", CNN | {"logit_scale": 10.0}),
-    "cnn: batches of 2000": ("cnn", "94", CNN | {"batch_size": 2000, "learning_rate": 0.24}),
-    "mlp": ("mlp", "mlp", MLP),
-    "mlp: AdamW": ("mlp", "mlp", MLP | {"optimizer": "adamw", "learning_rate": 1e-3}),
-    "mlp: Nesterov": (
-        "mlp",
-        "mlp",
-        MLP | {"optimizer": "nesterov", "learning_rate": 0.1, "weight_decay": 5e-4},
+
+def shortened(kind: str, preset: str, part: float) -> dict:
+    """Return what makes a training for choosing of a preset, with a part of its epochs."""
+    return CHOOSE | {"epochs": SCRIPTS[kind].PRESETS[preset].epochs * part}
+
+
+# presets without one of their ingredients: 94 at its own length, the others at a tenth of theirs
+CNN = shortened("cnn", "94", 1.0)
+MLP = shortened("mlp", "mlp", 0.1)
+VGG = shortened("vgg", "vgg", 0.1)
+CHANGES: dict[str, tuple[str, str, dict, dict[str, dict]]] = {
+    "cnn": (
+        "cnn",
+        "94",
+        CNN,
+        {
+            "trained first layer": {"whiten": False},
+            "no bias of the first layer": {"whiten_epochs": 0.0},
+            "no identity at the start": {"dirac": False},
+            "Nesterov": {"optimizer": "nesterov", "learning_rate": 1.5e-3},
+            "Muon's products in direct order": {"muon_method": "direct"},
+            "no label smoothing": {"label_smoothing": 0.0},
+            "random flip": {"flip": "random"},
+            "no flip": {"flip": "none"},
+            "no crop": {"crop": 0},
+            "full size throughout": {"small_size": 0},
+            "logits 10 times": {"logit_scale": 10.0},
+        },
     ),
-    "mlp: plain": ("mlp", "mlp", MLP | {"net": "plain", "hidden": (2048, 1024, 1024)}),
-    "mlp: BatchNorm": ("mlp", "mlp", MLP | {"net": "batch_norm", "hidden": (2048, 1024, 1024)}),
-    "mlp: no label smoothing": ("mlp", "mlp", MLP | {"label_smoothing": 0.0}),
-    "mlp: no flip": ("mlp", "mlp", MLP | {"flip": "none"}),
-    "mlp: no crop": ("mlp", "mlp", MLP | {"crop": 0}),
-    "mlp: no weight decay": ("mlp", "mlp", MLP | {"weight_decay": 0.0}),
-    "mlp: mixup": ("mlp", "mlp", MLP | {"mixup": True}),
-    "mlp: no dropout": ("mlp", "mlp", MLP | {"dropout": 0.0}),
+    "mlp": (
+        "mlp",
+        "mlp",
+        MLP,
+        {
+            "AdamW": {"optimizer": "adamw", "learning_rate": 1e-3, "muon_method": "direct"},
+            "Nesterov": {
+                "optimizer": "nesterov",
+                "learning_rate": 0.1,
+                "weight_decay": 5e-4,
+                "muon_method": "direct",
+            },
+            "plain": {"net": "plain", "hidden": (2048, 1024, 1024)},
+            "BatchNorm without residuals": {"net": "batch_norm", "hidden": (2048, 1024, 1024)},
+            "linear bottlenecks": {
+                "net": "bottleneck",
+                "hidden": (2048, 2048, 2048),
+                "bottleneck": 512,
+            },
+            "BatchNorm for LayerNorm": {"norm": "batch"},
+            "whitened inputs": {"pca": 1024},
+            "no label smoothing": {"label_smoothing": 0.0},
+            "no flip": {"flip": "none"},
+            "no crop": {"crop": 0},
+            "no weight decay": {"weight_decay": 0.0},
+            "no mixup": {"mixup": False, "mixup_alpha": 1.0},
+        },
+    ),
+    "vgg": (
+        "vgg",
+        "vgg",
+        VGG,
+        {
+            "PyTorch's initialization": {"dirac": False},
+            "Adam": {"optimizer": "adam", "learning_rate": 1e-3, "muon_method": "direct"},
+            "no label smoothing": {"label_smoothing": 0.0},
+            "random flip": {"flip": "random"},
+            "no crop": {"crop": 0},
+            "full size throughout": {"small_size": 0},
+        },
+    ),
 }
-GROUPS = {"final": [f"cnn {cifar10_cnn.BEST}", "mlp mlp"], "ablation": list(VARIANTS)}
+VARIANTS = {
+    name: (kind, preset, short | change)
+    for base, (kind, preset, short, own) in CHANGES.items()
+    for name, change in [
+        (base, {}),
+        *((f"{base}: {text}", change) for text, change in own.items()),
+    ]
+}
+GROUPS = {
+    "final": ["cnn 94", "cnn 95", "cnn 96", "vgg vgg", "mlp mlp"],
+    "ablation": list(VARIANTS),
+}
+
+
+def known_setting(setting: str) -> str | None:
+    """Check the name of a setting; the options that it changes are checked by `member`."""
+    known = [*GROUPS, *PRESETS, *VARIANTS]
+    if ": " in setting and setting.split(": ")[0] in PRESETS:
+        return None
+    return one_of(known)(setting)
 
 
 @dataclass(frozen=True)
@@ -67,57 +148,91 @@ class Config(Options):
 
     settings: tuple[str, ...] = option(
         ("ablation",),
-        "presets, variants and groups, with commas",
-        each(one_of([*GROUPS, *PRESETS, *VARIANTS])),
+        "presets, presets with options changed, variants and groups, with commas",
+        each(known_setting),
     )
-    seeds: int = option(3, "seeds of each setting", positive)
+    choose: bool = option(
+        False, "hold out 5,000 training images, and do not look at the test images"
+    )
+    seeds: int = option(3, "seeds of each setting", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     valid_fraction: float = option(
-        None, "the part of training images held out; by default the preset's", positive
+        None, "the part of training images held out; by default the setting's", not_negative
     )
-    data: str = option(
-        "folder", "cifar10, folder or digits", choices=["cifar10", "folder", "digits"]
+    data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
+    data_dir: str = option(
+        "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
     )
-    data_dir: str = option("data/cifar10-jpeg75", "where cifar10 is kept, or the folder of images")
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
-    out: str = option("runs/cifar10", "folder of the runs")
-    results: str = option(None, "JSON file for what all runs found; what it has is kept")
+    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    out: str = option("runs/cifar10", "folder of the runs", file_path)
+    results: str = option(None, "JSON file for what all runs found; what it has is kept", file_path)
 
 
 def expanded(settings: tuple[str, ...]) -> list[str]:
-    """Return the presets and variants that `--settings` stands for, each once."""
+    """Return the settings that `--settings` stands for, each once."""
     return list(dict.fromkeys(itertools.chain(*(GROUPS.get(name, [name]) for name in settings))))
 
 
 def member(config: Config, setting: str, seed: int) -> tuple:
-    """The script and its Config of a setting and a seed."""
-    kind, preset, changes = (PRESETS | VARIANTS)[setting]
+    """Return the script and its Config of a setting and a seed."""
+    kind, preset, changes = (PRESETS | VARIANTS).get(setting) or changed(setting)
     script = SCRIPTS[kind]
-    values = script.PRESETS[preset].to_dict() | changes | folder_of(config.out, setting, seed)
+    out = str(Path(config.out) / "choose") if config.choose else config.out
+    values = script.PRESETS[preset].to_dict() | changes | folder_of(out, setting, seed)
     values |= {"data": config.data, "data_dir": config.data_dir, "threads": config.threads}
+    values |= CHOOSE if config.choose else {}
+    if "final" in config.settings and setting in GROUPS["final"]:
+        values["valid_fraction"] = 0.0  # what chose nothing is trained on all images
     if config.valid_fraction is not None:
         values["valid_fraction"] = config.valid_fraction
     return script, script.Config.from_dict(values)
 
 
+def changed(setting: str) -> tuple[str, str, dict]:
+    """Return script, preset and changed options of "cnn 94: epochs=10 dirac=false"."""
+    base, _, text = setting.partition(": ")
+    kind, preset, _ = PRESETS[base]
+    pairs = [word.partition("=")[::2] for word in text.split()]
+    flags = [word for name, value in pairs for word in flag(name, value)]
+    presets = SCRIPTS[kind].PRESETS
+    config = SCRIPTS[kind].Config.parse(["--preset", preset, *flags], presets)
+    return kind, preset, {name: config.to_dict()[name] for name, _ in pairs}
+
+
+def flag(name: str, value: str) -> list[str]:
+    """Return the words of the command line for an option; "64x256" is the list 64,256."""
+    if value in ("true", "false"):
+        return [f"--{name}" if value == "true" else f"--no-{name}"]
+    is_list = value.replace("x", "").isdigit() and "x" in value
+    return [f"--{name}", value.replace("x", ",") if is_list else value]
+
+
 def main(config: Config) -> list[dict]:
     """Every setting and seed; their rows, and those that `--results` had."""
     names = expanded(config.settings)
+    for name in names:
+        member(config, name, config.first_seed)  # what is wrong is said before the first training
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     rows = sweep(
-        Path(config.results) if config.results else None,
+        config.out,
+        config.results,
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
         table,
     )
     print(to_text(table(rows)))
+    for base in CHANGES:
+        if any(row["setting"].startswith(f"{base}: ") for row in rows):
+            print(f"\n{to_text(differences(rows, base))}")
     return rows
 
 
 def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
     seeds, and the mean of the minutes of training."""
-    header = ("setting", "steps", "validation", "test", "test, mean over views", "minutes", "n")
+    parts = ("validation", "test", "test, mean over views")
+    accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
+    header = ("setting", "steps", *accuracies, "minutes", "n", *ORIGIN)
     return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
 
 
@@ -128,11 +243,30 @@ def cells(setting: str, rows: list[dict]) -> tuple:
         setting,
         f"{last[0]['step']:,}",
         spread([row.get("valid_accuracy") for row in last]),
-        spread([row["test"]["accuracy"] for row in rows]),
+        spread([row["test"].get("accuracy") for row in rows]),
         spread([row["test"].get("views_accuracy") for row in rows]),
         f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",
         len(rows),
+        *origin_cells(rows),
     )
+
+
+def differences(rows: list[dict], base: str) -> Table:
+    """Return a row for each variant of `base`: by how many points of validation accuracy it differs
+    from it, each seed against the same seed, and the standard error of that mean."""
+    points = changes(rows, base)
+    header = (f"{base}, changed", "points of validation accuracy", "standard error", "n")
+    return table_of(
+        header,
+        [
+            (name, f"{np.mean(values):+.2f}", standard_error(values), len(values))
+            for name, values in points.items()
+        ],
+    )
+
+
+def standard_error(values: list[float]) -> str:
+    return f"{np.std(values, ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
 
 
 if __name__ == "__main__":

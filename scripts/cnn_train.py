@@ -1,12 +1,14 @@
 """Part II: train the reduced VGG on CIFAR-10, on any folder of images, or on scikit-learn's digits.
 
 python scripts/cnn_train.py --learning_rate 1e-3 --out runs/cnn         # Adam's default rate
+python scripts/cnn_train.py --preset vgg --out runs/vgg                # the same net at its best
 python scripts/cnn_train.py --data folder --data_dir DIR --out runs/cnn # DIR/{train,test}/CLASS/*
 python scripts/cnn_train.py --data digits --max_steps 300 --eval_freq 50
 python scripts/cnn_train.py --flip random --crop 4 --cutout 8 --views mirror
 torchrun --nproc-per-node 2 scripts/cnn_train.py --data digits --out runs/two
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,42 +16,114 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
-from purenets import Model, Optimizer
+from purenets import Model, Optimizer, UserError, optim
+from purenets.core.optim.newton_schulz import METHODS
 from purenets.core.runs.command import command
-from purenets.core.runs.options import not_negative, one_of, option, positive
+from purenets.core.runs.options import fraction, not_negative, one_of, option, positive
 from purenets.optim import OPTIMIZERS
 from purenets.schedules import SCHEDULES
 from scripts.shared import training
-from scripts.shared.images import ImageOptions, report
+from scripts.shared.filters import muon_of_filters, nesterov_per_image
+from scripts.shared.images import CIFAR10, ImageOptions, report
 from scripts.shared.result import Result
+
+FILTER_MUON = "filter_muon"
+OF_FILTER_MUON = ("momentum", "muon_method", "bias_rate", "head_rate", "decay")
+NAMES = (*OPTIMIZERS, FILTER_MUON)
 
 
 @dataclass(frozen=True)
 class Config(ImageOptions):
     """Train the reduced VGG of the assignment on images."""
 
+    preset: str = option("", "the named set of values that all other options begin with")
     learning_rate: float = option(1e-4, "the optimizer's (peak) rate", positive)
-    optimizer: str = option("adam", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
+    optimizer: str = option("adam", f"one of {', '.join(NAMES)}", one_of(NAMES))
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
     weight_decay: float = option(
         0.0, "as the optimizer takes it; not of biases and norms", not_negative
     )
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
+    dirac: bool = option(False, "convolutions begin as the identity, as far as they can")
+    # of the optimizer filter_muon, which trains filters of a fixed length by Muon
+    momentum: float = option(0.6, "of the filters", fraction)
+    muon_method: str = option(
+        "direct", "the order of its products; gram takes fewer of them", one_of(METHODS)
+    )
+    bias_rate: float = option(0.01, "of biases and scales, for each image of a batch", positive)
+    head_rate: float = option(1e-3, "of the last layer, for each image of a batch", positive)
+    decay: float = option(2e-6, "of both, for each image of a batch", not_negative)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.optimizer == FILTER_MUON:
+            if self.weight_decay:
+                raise UserError(
+                    f"--weight_decay: {FILTER_MUON} takes none, its filters have a length"
+                )
+            return
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in OF_FILTER_MUON and value != field.default:
+                raise UserError(f"--{field.name} {value}: needs --optimizer {FILTER_MUON}")
+
+
+def preset(name: str, **values) -> Config:
+    return Config(**CIFAR10 | {"preset": name} | values)
+
+
+PRESETS = {
+    "assignment": Config(preset="assignment"),
+    "vgg": preset(
+        "vgg",
+        optimizer=FILTER_MUON,
+        learning_rate=0.12,
+        schedule="linear",
+        muon_method="gram",
+        dirac=True,
+        small_size=24,
+        epochs=36.0,
+        crop=4,
+    ),
+}
 
 
 def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
     """Return the reduced VGG for the images of `task`."""
     from purenets.torch_nets import CNN
 
-    return CNN(task.train[0].shape[1], len(task.classes), width=config.width, norm=norm)
+    n_channels, n_classes = task.train[0].shape[1], len(task.classes)
+    return CNN(n_channels, n_classes, width=config.width, norm=norm, dirac=config.dirac)
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
     """Return the optimizer with its schedule."""
-    return training.scheduled(OPTIMIZERS[config.optimizer], config, steps)
+    if config.optimizer != FILTER_MUON:
+        return training.scheduled(OPTIMIZERS[config.optimizer], config, steps)
+
+    def schedule(rate: float):
+        return SCHEDULES[config.schedule](rate, steps)
+
+    def sgd(rate: float) -> Optimizer:
+        return nesterov_per_image(rate, schedule, config.decay, config.images_in_step)
+
+    parts = {
+        "vectors": sgd(config.bias_rate),
+        "head": sgd(config.head_rate),
+        "filters": muon_of_filters(
+            config.learning_rate, schedule, config.momentum, config.muon_method
+        ),
+    }
+    names = {1: "vectors", 2: "head", 4: "filters"}
+    return optim.partition(parts, lambda name, leaf: names[leaf.ndim])
 
 
-RECIPE = training.Recipe("reduced VGG", make_net, make_optimizer, chain_moves=True)
+def proxy(config: Config) -> Config:
+    """Return the options of the small net of --hardest: a ninth of the multiplications."""
+    return dataclasses.replace(config, width=config.width / 3)
+
+
+RECIPE = training.Recipe("reduced VGG", make_net, make_optimizer, chain_moves=True, proxy=proxy)
 
 
 def train(config: Config) -> Result:
@@ -64,4 +138,4 @@ def main(config: Config) -> Result:
 
 
 if __name__ == "__main__":
-    command(Config, main)
+    command(Config, main, PRESETS)

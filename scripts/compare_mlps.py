@@ -9,7 +9,6 @@ means and deviations, two figures the curves and the decision boundaries.
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,19 +21,34 @@ from matplotlib.figure import Figure
 
 from purenets import Params, data, make_step, random, runs, train_state, tree
 from purenets.core.report import plots
-from purenets.core.report.tables import Table, table_of, to_markdown, to_text
+from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive, widths
+from purenets.core.runs.files import exclusive_file
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    seed_count,
+    widths,
+)
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
 from scripts import pytorch_train_mlp, train_mlp_numpy
 from scripts.shared import mlp as mlp_task
+from scripts.shared import result_files
 from scripts.shared.result import Result
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import COMPARISON
+from scripts.shared.sweeps import MEAN_SD, deviation, spread
 
 BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 SETS = ("moons", "circles", "blobs", "overlap", "digits")
 KEYS = ("dataset", "noise", "optimizer", "batch_size")
+ACCURACIES = ("train_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
@@ -51,20 +65,29 @@ class Config(Options):
     learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
-    seeds: int = option(5, "seeds 0, 1, ... of each combination", positive)
+    seeds: int = option(5, "seeds 0, 1, ... of each combination", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
     compile: bool = option(True, "the torch step under torch.compile")
-    out: str = option("runs/compare_mlps", "folder for table and figures")
-    results: str = option(None, "JSON file for a copy of the table; as Markdown beside it")
+    out: str = option("runs/compare_mlps", "folder for table and figures", file_path)
+    results: str = option(
+        None, "JSON file for a copy of the table; as Markdown beside it", file_path
+    )
     resume: bool = option(False, "keep the rows that --out has already")
 
 
 def main(config: Config) -> list[dict]:
     """All runs; the rows of the table."""
-    folder = runs.open_run(config)
+    with runs.open_run(config) as folder:
+        rows = compared(config, folder)
+    print(to_text(table(rows)))
+    return rows
+
+
+def compared(config: Config, folder: Path) -> list[dict]:
+    """Train what the folder does not have yet, write its table and figures; return all rows."""
     path = folder / "table.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = result_files.read(path, COMPARISON, drafts=True)["rows"] if path.exists() else []
     about = {
         "command": runs.command_line(config),
         "n": config.seeds,
@@ -72,17 +95,21 @@ def main(config: Config) -> list[dict]:
         **runs.machine(),
     }
     for case in cases(config):
-        if not any(row["case"] == case.to_dict() for row in rows):
-            rows += compare(case, config.compile, keep_history=case.seed == config.first_seed)
-            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-    text = to_markdown(table(rows))
-    write_atomically(folder / "table.md", text.encode())
-    print(to_text(table(rows)))
+        if not any(same_case(row["case"], case.to_dict()) for row in rows):
+            new = compare(case, config.compile, keep_history=case.seed == config.first_seed)
+            rows += [{**row, **runs.origin_of(folder)} for row in new]
+            result_files.write(path, {**about, "rows": rows}, table(rows))
     draw(config, rows, folder)
-    if config.results:
-        write_atomically(Path(config.results), path.read_bytes())
-        write_atomically(Path(config.results).with_suffix(".md"), text.encode())
+    with exclusive_file(config.results) as copy:
+        if copy:
+            result_files.write(copy, {**about, "rows": rows}, table(rows))
     return rows
+
+
+def same_case(a: dict, b: dict) -> bool:
+    """Return True if two cases train the same."""
+    kept = ("out", "resume", "keep")  # they say only what is kept of a run
+    return all(a.get(name) == b.get(name) for name in {**a, **b} if name not in kept)
 
 
 def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:
@@ -173,18 +200,20 @@ def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """Mean and deviation over the seeds of each combination and backend."""
+    """Mean and standard deviation (n - 1) over the seeds of each combination and backend."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault((*(row["case"][key] for key in KEYS), row["backend"]), []).append(row)
     entries = []
     for group, members in groups.items():
         entry = dict(zip((*KEYS, "backend"), group, strict=True)) | {"n": len(members)}
-        for name in ("train_accuracy", "test_accuracy", "largest_difference"):
-            values = np.array([member[name] for member in members])
-            entry[name] = float(values.mean())
-            entry[f"{name}_deviation"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        for name in ACCURACIES:
+            values = [member[name] for member in members]
+            entry[name] = float(np.mean(values))
+            entry[f"{name}_deviation"] = deviation(values)
+            entry[f"{name}_spread"] = spread(values, unit="%")
         entry["largest_difference"] = max(member["largest_difference"] for member in members)
+        entry["origin"] = origin_cells(members)
         entries.append(entry)
     return entries
 
@@ -193,23 +222,24 @@ def table(rows: list[dict]) -> Table:
     """Return the summary as a Table."""
     header = (
         *("set", "noise", "optimizer", "batch", "net"),
-        *("train accuracy", "test accuracy", "n", "largest difference"),
+        *(f"{name.replace('_', ' ')} ({MEAN_SD})" for name in ACCURACIES),
+        *("n", "largest difference", *ORIGIN),
     )
     return table_of(header, map(cells, summary(rows)))
 
 
 def cells(entry: dict) -> tuple:
     """Return the row of an entry of the summary."""
-    names = ("train_accuracy", "test_accuracy")
     return (
         entry["dataset"],
         "own" if entry["noise"] is None else entry["noise"],
         entry["optimizer"],
         entry["batch_size"] or "full",
         entry["backend"],
-        *(f"{entry[name]:.2%} ± {entry[f'{name}_deviation']:.2%}" for name in names),
+        *(entry[f"{name}_spread"] for name in ACCURACIES),
         entry["n"],
         f"{entry['largest_difference']:.1e}",
+        *entry["origin"],
     )
 
 

@@ -18,9 +18,15 @@ from purenets.core.report.html import to_html
 from purenets.core.report.typst import write_pdf
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
-from purenets.core.runs.options import Options, not_negative, option
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    not_negative,
+    option,
+)
 from scripts import run_quick
-from scripts.report import assemble, results
+from scripts.report import assemble
+from scripts.shared import result_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,8 +35,10 @@ ROOT = Path(__file__).parents[1]
 class Config(Options):
     """Write the report as HTML and PDF."""
 
-    out: str = option("runs/report", "folder for report.html and report.pdf")
-    results: str = option(str(ROOT / "results"), "folder with what the experiments found")
+    out: str = option("runs/report", "folder for report.html and report.pdf", file_path)
+    results: str = option(
+        str(ROOT / "results"), "folder with what the experiments found", file_path
+    )
     seed: int = option(0, "of what is trained here", not_negative)
     pdf: bool = option(True, "write report.pdf too (needs the package typst)")
 
@@ -50,7 +58,7 @@ def main(config: Config) -> Document:
 def make(config: Config) -> Document:
     """Return the report as a document."""
     quick = run_quick.Config(out=config.out, seed=config.seed)
-    return assemble.document(results.load(config.results), quick)
+    return assemble.document(result_files.load(config.results), quick)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,11 @@ from purenets.core.report.html import to_html
 from purenets.core.report.typst import write_pdf
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
-from purenets.core.runs.options import Options, option
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    option,
+)
 from scripts import make_report
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +75,7 @@ class Config(Options):
     """Make the archive to hand in."""
 
     student_number: str = option("", "yours: it names the archive", student_number)
-    out: str = option(".", "folder for the archive")
+    out: str = option(".", "folder for the archive", file_path)
     check: bool = option(True, "unpack the archive and run its quick path before it is done")
 
 

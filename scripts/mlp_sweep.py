@@ -4,8 +4,8 @@ map.
 python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
 """
 
-import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +14,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 from einops import rearrange
 
-from purenets import UserError, data, init_state, make_step, optim, random, runs
+from purenets import data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
 from purenets.core.base import TrainState
+from purenets.core.memory import expect_room_for
 from purenets.core.runs.command import command
-from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, one_of, option, positive, widths
+from purenets.core.runs.json_files import read_json, write_json
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    one_of,
+    option,
+    positive,
+    up_to,
+    widths,
+)
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
+from scripts.shared.schemas import all_of
+from scripts.shared.sweeps import MEAN_SD, spread
+
+SWEEP, ACCURACY = "sweep.json", "validation_accuracy"
 
 
 @dataclass(frozen=True)
@@ -35,12 +48,12 @@ class Config(Options):
     optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     lowest: float = option(1e-3, "the lowest rate", positive)
     highest: float = option(10.0, "the highest rate", positive)
-    rates: int = option(9, "rates, equally far apart on a logarithmic scale", positive)
-    seeds: int = option(5, "seeds of each rate: params, key and order of batches", positive)
+    rates: int = option(9, "rates, equally far apart on a logarithmic scale", up_to(1000))
+    seeds: int = option(5, "seeds of each rate: params, key and order of batches", up_to(1000))
     steps: int = option(500, "steps of every member", positive)
     batch_size: int = option(32, "examples in a step", positive)
     compile: bool = option(True, "the step of all members under torch.compile")
-    out: str = option(None, "folder for config.json, sweep.json and sweep.png")
+    out: str = option(None, "folder for config.json, sweep.json and sweep.png", file_path)
     resume: bool = option(False, "take the numbers that --out has, and draw the map again")
 
 
@@ -51,8 +64,7 @@ def members(config: Config) -> list[tuple[float, int]]:
 
 
 def train(config: Config) -> np.ndarray:
-    """The accuracy of every member on a fifth of the training set, held out to choose by: (rates,
-    seeds). The test set is not looked at."""
+    """Return each member's accuracy on a held-out fifth of the training set: (rates, seeds)."""
     import torch  # when work starts, so that --help is quick
 
     from purenets.torch_nets import (
@@ -71,6 +83,8 @@ def train(config: Config) -> np.ndarray:
     held_out = len(y) // 5
     train_set, validation_set = (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out])
     model = MLP(task.n_features, config.dnn_hidden_units, task.n_classes)
+    members_ = config.rates * config.seeds
+    expect_room_for(model, "take fewer --rates or --seeds, or a smaller net", members_)
     optimizer = optim.inject_hyperparams(OPTIMIZERS[config.optimizer], lr=1.0)
 
     def begin(rate: float, seed: int) -> TrainState:
@@ -87,10 +101,8 @@ def train(config: Config) -> np.ndarray:
     for i in range(config.steps):
         each = [batches(i) for batches in orders] * config.rates
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
-    accuracy = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)[
-        "accuracy"
-    ]
-    return rearrange(to_host(accuracy), "(rate seed) -> rate seed", seed=config.seeds)
+    found = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)
+    return rearrange(to_host(found["accuracy"]), "(rate seed) -> rate seed", seed=config.seeds)
 
 
 def draw(config: Config, accuracy: np.ndarray):
@@ -121,24 +133,42 @@ def draw(config: Config, accuracy: np.ndarray):
 
 
 def main(config: Config) -> np.ndarray:
-    if config.resume and not config.out:
-        raise UserError("--resume: needs --out, the folder of the sweep")
-    path = runs.open_run(config) / "sweep.json" if config.out else None
-    done = config.resume and path.exists()
-    accuracy = (
-        np.array(json.loads(path.read_text())["validation_accuracy"]) if done else train(config)
-    )
-    rates = [rate for rate, seed in members(config) if seed == 0]
-    print("rate      mean    std     (validation accuracy over the seeds)")
+    with runs.open_run(config) as folder:
+        accuracy = found_in(folder, config)
+        rates = [rate for rate, seed in members(config) if seed == 0]
+        if folder:
+            save(folder, config, rates, accuracy)
+    print(f"rate      validation accuracy over {config.seeds} seeds ({MEAN_SD})")
     for rate, row in zip(rates, accuracy, strict=True):
-        print(f"{rate:<8.2g}  {row.mean():.2%}  {row.std():.2%}")
-    if path:
-        from purenets.core.report import plots
-
-        found = {"rates": rates, "validation_accuracy": accuracy.tolist()}
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        plots.save(draw(config, accuracy), path.with_suffix(".png"))
+        print(f"{rate:<8.2g}  {spread(row.tolist(), unit='%')}")
     return accuracy
+
+
+def found_in(folder: Path | None, config: Config) -> np.ndarray:
+    """Return the accuracies (rates, seeds) that the folder has, or those of a new training."""
+    if config.resume and (folder / SWEEP).exists():
+        shape = all_of([[float]], of_shape(config.rates, config.seeds))
+        return np.array(read_json(folder / SWEEP, {ACCURACY: shape})[ACCURACY])
+    return train(config)
+
+
+def of_shape(rates: int, seeds: int) -> Callable[[list], str | None]:
+    """Return the check of accuracies read back: so many rates, each with so many seeds."""
+
+    def check(value: list) -> str | None:
+        good = len(value) == rates and all(len(row) == seeds for row in value)
+        return None if good else f"needs {rates} rates with {seeds} seeds each"
+
+    return check
+
+
+def save(folder: Path, config: Config, rates: list[float], accuracy: np.ndarray) -> None:
+    """Write the numbers and the map."""
+    from purenets.core.report import plots
+
+    found = {"rates": rates, ACCURACY: accuracy.tolist()}
+    write_json(folder / SWEEP, found)
+    plots.save(draw(config, accuracy), (folder / SWEEP).with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,6 @@ The seeds of a length are trained together, as one vmapped ensemble: member i is
 results. Under torchrun the processes share out the cells. T is a palindrome's length.
 """
 
-import contextlib
-import functools
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +16,33 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 import numpy as np
 
-from purenets import Interrupted, fit, init_state, make_step, random, runs
-from purenets.core.report.tables import Table, table_of, to_markdown
+from purenets import init_state, make_step, random, runs
+from purenets.core.architectures import RNN_RECURRENCES
+from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
-from purenets.core.runs.files import exclusive_lock, write_atomically
-from purenets.core.runs.options import Options, each, not_negative, one_of, option, positive
+from purenets.core.runs.files import (
+    exclusive_file,
+    exclusive_lock,
+    folder_at,
+    remove_unfinished,
+)
+from purenets.core.runs.json_files import read_json, write_json
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    not_negative,
+    one_of,
+    option,
+    positive,
+    seed_count,
+    thread_count_or_0,
+)
 from scripts import train as rnn
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import CELL
+from scripts.shared.sweeps import MEAN_SD, spread
 
 # Named changes of the options of scripts/train.py
 ONE_HOT, UNCLIPPED, FROZEN = {"input_dim": 10}, {"max_norm": 0.0}, {"freeze_recurrence": True}
@@ -73,7 +91,7 @@ class Config(Options):
     )
     lengths: tuple[int, ...] = option(LENGTHS, "lengths T to train at, with commas", some_lengths)
     also: tuple[int, ...] = option((), "more lengths T, only to evaluate at", rnn.lengths)
-    seeds: int = option(10, "seeds 0, 1, ... of each length", positive)
+    seeds: int = option(10, "seeds 0, 1, ... of each length", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     steps: int = option(10000, "steps to train for", positive)
     batch_size: int = option(128, "palindromes in a step", positive)
@@ -84,12 +102,15 @@ class Config(Options):
     eval_size: int = option(
         10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
     )
+    recurrence: str = option(
+        "fused", "of a training step: as in scripts/train.py", one_of(RNN_RECURRENCES)
+    )
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(
-        0, "CPU threads, among which members are shared out; 0 for one a core", not_negative
+        0, "CPU threads, among which members are shared out; 0 for one a core", thread_count_or_0
     )
-    out: str = option("runs/palindrome_sweep", "folder of the cells")
-    results: str = option(None, "JSON file for what all cells found")
+    out: str = option("runs/palindrome_sweep", "folder of the cells", file_path)
+    results: str = option(None, "JSON file for what all cells found", file_path)
     resume: bool = option(False, "go on with the sweep in --out")
 
 
@@ -99,8 +120,12 @@ def main(config: Config) -> dict:
 
     from purenets.torch_nets.distributed import barrier, processes
 
-    with processes(torch.device("cpu")) as group:
-        folder = runs.open_run(config, group.writes)
+    about = runs.environment() | runs.machine()  # of the beginning
+    with (
+        processes(torch.device("cpu")) as group,
+        runs.open_run(config, group.writes, group.size) as folder,
+        exclusive_file(results_of(config, group)) as results,
+    ):
         barrier(group)  # until the folder is there
         cells = [(name, T) for name in config.settings for T in config.lengths]
 
@@ -108,40 +133,38 @@ def main(config: Config) -> dict:
             setting, T = cells[i]
             return cell(config, setting, T, folder / f"{setting}-T{T}", f"{i + 1}/{len(cells)}")
 
-        with exclusive_lock(folder) if group.writes else contextlib.nullcontext():
-            for i in range(group.rank, len(cells), group.size):
-                try:
-                    print(summary(row(i)), flush=True)
-                except Interrupted as error:
-                    raise Interrupted(f"{error}; go on with --resume") from error
+        for i in range(group.rank, len(cells), group.size):
+            print(summary(row(i)), flush=True)
         barrier(group)
         rows = [row(i) for i in range(len(cells))]  # all are there and are only read
-    found = {
-        "command": runs.command_line(config),
-        "n": config.seeds,
-        **runs.environment(),
-        **runs.machine(),
-    }
-    found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
-    if config.results and group.writes:
-        path = Path(config.results)
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        write_atomically(path.with_suffix(".md"), to_markdown(table(found)).encode())
+        found = {"command": runs.command_line(config), "n": config.seeds, **about}
+        found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
+        if results:
+            result_files.write(results, found, table(found))
     return found
+
+
+def results_of(config: Config, group) -> Path | None:
+    """Return the file of results that this process writes, if any."""
+    return Path(config.results) if config.results and group.writes else None
 
 
 def table(found: dict) -> Table:
     """Return a row for each cell and each length at which it was evaluated: mean ± standard
     deviation of the accuracy over the seeds, and the worst seed."""
-    header = ("setting", "steps", "trained at T", "evaluated at T", "accuracy", "worst seed", "n")
+    accuracy = f"accuracy ({MEAN_SD})"
+    header = (
+        *("setting", "steps", "trained at T", "evaluated at T", accuracy, "worst seed", "n"),
+        *ORIGIN,
+    )
     rows = []
     for row in found["cells"]:
         for T, at in row["accuracy"].items():
-            values = np.array(at["by_seed"])
-            spread = f"{values.mean():.1%} ± {values.std(ddof=1) if len(values) > 1 else 0:.1%}"
+            values = at["by_seed"]
             which = f"{T} (all palindromes)" if at["exhaustive"] else T
-            trained = (row["setting"], row["steps"], row["T"])
-            rows.append((*trained, which, spread, f"{values.min():.1%}", len(values)))
+            trained = (row["setting"], row["steps"], row["T"], which)
+            reached = (spread(values, digits=1, unit="%"), f"{min(values):.1%}", len(values))
+            rows.append((*trained, *reached, *origin_cells([row])))
     return table_of(header, rows)
 
 
@@ -149,12 +172,14 @@ def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict
     """What the seeds of one setting and length reach; read from the folder where that is known
     already.
     """
-    path = folder / "cell.json"
+    path, origin = folder / "cell.json", runs.origin_of(folder.parent)
     if path.exists():
-        return json.loads(path.read_text())
-    folder.mkdir(exist_ok=True)
-    found = train_cell(config, rnn_config(config, setting, T), setting, folder, place)
-    write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
+        return origin | read_json(path, CELL)
+    with exclusive_lock(folder_at(folder)):
+        remove_unfinished(folder)
+        runs.settle(folder)
+        found = train_cell(config, rnn_config(config, setting, T), setting, folder, place) | origin
+        write_json(path, found)
     return found
 
 
@@ -166,6 +191,7 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
         "curriculum",
         "eval_freq",
         "eval_size",
+        "recurrence",
         "compile",
         "threads",
     )
@@ -187,6 +213,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states
 
     rnn.set_up_torch(member)
+    rnn.expect_room_for_batches(member, config.seeds)
     # or the functions that all cells share reach the limit of recompilations
     torch.compiler.reset()
     T, one_hot = member.input_length + 1, member.input_dim != 1
@@ -194,34 +221,29 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
     model, optimizer = rnn.make_model(member), rnn.make_optimizer(member)
     state_keys, train_keys, evaluation_keys = zip(*map(rnn.keys, seeds), strict=True)
     state = stack_states([init_state(model, optimizer, key) for key in state_keys])
-    state, history, sums = runs.restore(folder, state)
     metrics = ensemble_metrics(metrics_fn(model))
 
     def evaluate(state, T=T) -> dict:
         return rnn.evaluate_at(metrics, state, evaluation_keys[0], T, config.eval_size, one_hot)
 
-    state, history = fit(
+    state, history = runs.fit_and_save(
+        folder,
         step_of(member, model, optimizer),
         state,
         ensemble_batches(member, train_keys),
         steps=member.train_steps,
         every=member.eval_freq,
         evaluate=lambda state: by_seed(evaluate(state), seeds),
-        save=functools.partial(runs.save, folder),
-        history=history,
-        metric_sums=sums,
         label=f"{place} {setting}, T = {T}",
+        hint="try a lower --learning_rate",
+        steps_flag="--steps",
+        resume_hint="saved; go on with the same options and --resume",
     )
-    lengths = [T, *config.also]
-    return {
-        "setting": setting,
-        "T": T,
-        "steps": member.train_steps,
-        "seeds": list(seeds),
-        "options": {
-            name: value for name, value in member.to_dict().items() if name not in ("seed", "out")
-        },
-        "accuracy": at_lengths(evaluate, state, lengths, config.eval_size),
+    options = {n: value for n, value in member.to_dict().items() if n not in ("seed", "out")}
+    about = {"setting": setting, "T": T, "steps": member.train_steps, "seeds": list(seeds)}
+    return about | {
+        "options": options,
+        "accuracy": at_lengths(evaluate, state, [T, *config.also], config.eval_size),
         "history": history,
     }
 

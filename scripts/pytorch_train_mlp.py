@@ -12,7 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import Params
 from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
 from purenets.core.runs.command import command
-from purenets.core.runs.options import option, positive
+from purenets.core.runs.options import (
+    option,
+    thread_count,
+)
 from scripts.shared import mlp as mlp_task
 from scripts.shared.result import Result
 
@@ -23,7 +26,7 @@ class Config(mlp_task.MLPConfig):
 
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
-    threads: int = option(1, "CPU threads; tiny nets are fastest on one", positive)
+    threads: int = option(1, "CPU threads; tiny nets are fastest on one", thread_count)
 
 
 def backend_of(config: Config) -> mlp_task.Backend:

@@ -1,15 +1,14 @@
 """The whole assignment in full: every experiment of the report from the start, then the report.
 Hours long.
 
-    make full                                                                      # or:
-    python scripts/run_full.py --data folder --data_dir data/cifar10-jpeg75 --out runs/full
+    make full                                                      # or:
+    python scripts/run_full.py --data_dir data --out runs/full
 
 Each stage is a command that writes one file of results; the files of this repository's results/
 were written by the same commands. What is done is kept: after Ctrl-C, a kill or a failure the same
 command goes on, within a stage too.
 """
 
-import json
 import shlex
 import signal
 import subprocess
@@ -25,12 +24,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Interrupted, UserError
 from purenets.core.report.tables import table_of, to_text
+from purenets.core.runs import provenance
 from purenets.core.runs.command import command
-from purenets.core.runs.files import folder_at, write_atomically
-from purenets.core.runs.options import Options, each, one_of, option
+from purenets.core.runs.files import exclusive_lock, folder_at, remove_unfinished
+from purenets.core.runs.json_files import read_json, write_json
+from purenets.core.runs.options import (
+    Options,
+    each,
+    file_path,
+    one_of,
+    option,
+)
 from purenets.core.signals import stop_requested
 
 ROOT = Path(__file__).parents[1]
+DONE = "stages.json"  # the seconds of each stage that is done
 
 
 class Stage(NamedTuple):
@@ -51,11 +59,16 @@ STAGES = {
     "part1_noise": Stage(
         "compare_mlps.py --datasets moons --noises 0.1,0.2,0.3 --optimizers sgd,adam", 2
     ),
-    "part1_cifar10": Stage("cifar10_sweep.py --settings final", 120, images=True),
-    "part1_cifar10_ablation": Stage("cifar10_sweep.py --settings ablation", 100, images=True),
-    "part2_settings": Stage("cnn_sweep.py", 150, images=True),
+    "part1_cifar10": Stage("cifar10_sweep.py --settings final --first_seed 100", 800, images=True),
+    "part1_cifar10_ablation": Stage(
+        "cifar10_sweep.py --settings ablation --seeds 2", 450, images=True
+    ),
+    "part2_settings": Stage("cnn_sweep.py", 200, images=True),
     "part2_best": Stage(
-        "cnn_sweep.py --settings best --seeds 1", 50, images=True, into="part2_settings"
+        'cnn_sweep.py --settings "40 epochs plain,40 epochs augmented,best" --seeds 2',
+        300,
+        images=True,
+        into="part2_settings",
     ),
     "rnn_lengths": Stage("palindrome_sweep.py", 60),
     "rnn_settings": Stage(
@@ -91,8 +104,10 @@ STAGES = {
         40,
     ),
 }
-BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
-"{remaining} left]"
+BAR = (
+    "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
+    "{remaining} left]"
+)
 KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # what goes on by itself; the others are told to
 
 
@@ -101,30 +116,26 @@ class Config(Options):
     """Run every experiment of the report, then make the report."""
 
     data: str = option("cifar10", "cifar10 or folder", choices=["cifar10", "folder"])
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
+    data_dir: str = option(
+        "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
+    )
     stages: tuple[str, ...] = option(tuple(STAGES), "with commas", each(one_of(STAGES)))
     pdf: bool = option(True, "the report as a PDF too (needs the package typst)")
-    out: str = option("runs/full", "folder of runs, results, logs and report")
+    out: str = option("runs/full", "folder of runs, results, logs and report", file_path)
 
 
 def main(config: Config) -> Path:
     """All stages that are not done yet; prints a table and returns the path of the report."""
     names = config.stages
+    expect_clean_tree()
     if any(STAGES[name].images for name in names):
         open_images(config)
     folder = folder_at(config.out)
     for part in ("results", "logs", "report"):
-        folder_at(str(folder / part))
-    done = read(folder)
-    minutes = {name: STAGES[name].minutes for name in names}
-    before = sum(minutes[name] for name in names if name in done)
-    with tqdm(total=sum(minutes.values()), initial=before, bar_format=BAR, disable=None) as bar:
-        for i, name in enumerate(names, start=1):
-            if name not in done:
-                bar.set_description(f"{name} ({i} of {len(names)})")
-                done[name] = run_stage(config, folder, name)
-                write_atomically(folder / "stages.json", json.dumps(done, indent=1).encode())
-                bar.update(minutes[name])
+        folder_at(folder / part)
+    with exclusive_lock(folder):
+        remove_unfinished(folder)
+        done = run_stages(config, folder)
     spent = [(name, f"{done[name] / 60:.1f}") for name in names]
     print(to_text(table_of(["stage", "minutes"], spent)))
     from scripts import make_report  # draws and trains, so only now
@@ -137,6 +148,30 @@ def main(config: Config) -> Path:
     return folder / "report" / "report.html"
 
 
+def run_stages(config: Config, folder: Path) -> dict[str, float]:
+    """Run the stages that are not done; return the seconds of all that are."""
+    names, done = config.stages, read(folder)
+    minutes = {name: STAGES[name].minutes for name in names}
+    before = sum(minutes[name] for name in names if name in done)
+    with tqdm(total=sum(minutes.values()), initial=before, bar_format=BAR, disable=None) as bar:
+        for i, name in enumerate(names, start=1):
+            if name not in done:
+                bar.set_description(f"{name} ({i} of {len(names)})")
+                done[name] = run_stage(config, folder, name)
+                write_json(folder / DONE, {"seconds": done})
+                bar.update(minutes[name])
+    return done
+
+
+def expect_clean_tree() -> None:
+    """Refuse to work for hours on results that the report would not read."""
+    if changed := provenance.changed_files():
+        raise UserError(
+            f"{changed[0]}: differs from the commit, so that all results would be drafts, which "
+            "no report reads; commit first"
+        )
+
+
 def open_images(config: Config) -> None:
     """Find out now, not after an hour, that the images cannot be opened; their cache is filled."""
     from purenets.torch_nets import images
@@ -146,8 +181,10 @@ def open_images(config: Config) -> None:
 
 def read(folder: Path) -> dict[str, float]:
     """The seconds of each stage that is done."""
-    path = folder / "stages.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    path, seconds = folder / DONE, {str: float}
+    # the second schema: as it was written before
+    found = read_json(path, ({"seconds": seconds}, seconds)) if path.exists() else {}
+    return found.get("seconds", found)
 
 
 def command_of(config: Config, folder: Path, name: str) -> list[str]:

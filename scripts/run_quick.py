@@ -21,7 +21,12 @@ from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
-from purenets.core.runs.options import Options, not_negative, option
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    not_negative,
+    option,
+)
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.figures.cnn import confusion_matrix
@@ -39,7 +44,7 @@ MLP_SETS = {"moons": 100, "circles": 60, "blobs": 30, "digits": 30}  # epochs
 class Config(Options):
     """The whole assignment in small: a table and an HTML report."""
 
-    out: str = option("runs/quick", "folder for the report")
+    out: str = option("runs/quick", "folder for the report", file_path)
     seed: int = option(0, "all randomness", not_negative)
 
 

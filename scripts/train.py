@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import (
+    Array,
     Batch,
+    History,
     Model,
     Optimizer,
     Params,
@@ -28,21 +31,26 @@ from purenets import (
     random,
     runs,
 )
-from purenets.core.architectures import RNN_INITS
+from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES
+from purenets.core.memory import expect_room, expect_room_for
 from purenets.core.runs.command import command
 from purenets.core.runs.options import (
     Options,
+    file_path,
     fraction,
     integers_from,
     not_negative,
     one_of,
     option,
     positive,
+    thread_count,
 )
+from purenets.core.runs.rotation import KEEP
 from purenets.optim import OPTIMIZERS
 from purenets.schedules import SCHEDULES
 from scripts.shared.result import Result
 
+CHUNK = 500  # palindromes that are evaluated at a time
 lengths = integers_from(2, "lengths T from 2 on with commas between them, as 20,50,100")
 
 
@@ -71,6 +79,11 @@ class Config(Options):
     gain: float = option(1.0, "W_hh begins as this times what --init gives", positive)
     input_scale: float = option(1.0, "inputs are multiplied with this", positive)
     schedule: str = option("constant", f"of the rate: {', '.join(SCHEDULES)}", one_of(SCHEDULES))
+    recurrence: str = option(
+        "loop",
+        "of a training step: loop (autograd) or fused (one operation, faster)",
+        one_of(RNN_RECURRENCES),
+    )
     curriculum: tuple[int, ...] = option((), "lengths T to train at first, as 20,50,100", lengths)
     curriculum_fraction: float = option(
         0.6, "the part of the steps that these share equally", fraction
@@ -84,9 +97,14 @@ class Config(Options):
     seed: int = option(0, "all randomness: params and palindromes", not_negative)
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
-    threads: int = option(1, "CPU threads; 128 units are fastest on one", positive)
-    out: str = option(None, "folder for config, history, checkpoint and figures")
+    threads: int = option(1, "CPU threads; 128 units are fastest on one", thread_count)
+    out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
+
+    def needs_length(self) -> str:
+        parts = [f"its schedule ({self.schedule})"] * (self.schedule != "constant")
+        return " and ".join(parts + ["its curriculum"] * bool(self.curriculum))
 
 
 def make_model(config: Config) -> Model:
@@ -103,7 +121,21 @@ def make_model(config: Config) -> Model:
         init=config.init,
         gain=config.gain,
         input_scale=config.input_scale,
+        recurrence=config.recurrence,
     )
+
+
+def expect_room_for_batches(config: Config, members: int = 1) -> None:
+    """Raise a UserError if the net, or a batch with its hidden states, does not fit into memory.
+
+    Called before anything is drawn.
+    """
+    expect_room_for(make_model(config), "take a smaller --num_hidden", members)
+    longest = max(config.input_length + 1, *config.curriculum, 0)
+    each = 8 * config.input_dim + 4 * config.num_hidden + 64  # digits, inputs and states at a time
+    what = f"a batch of {config.batch_size:,} palindromes of length {longest:,}"
+    hint = "take a smaller --batch_size or --input_length"
+    expect_room(members * max(config.batch_size, CHUNK) * longest * each, what, hint)
 
 
 def make_optimizer(config: Config) -> Optimizer:
@@ -132,12 +164,22 @@ def length_at(config: Config) -> Callable[[int], int]:
     return length
 
 
-def keys(seed: int):
-    """The keys of a seed: of the params, of the training stream and of the evaluation stream."""
+class Keys(NamedTuple):
+    """The keys of a run: no draw of training comes from the key of the evaluation, or from one of
+    which that is made.
+    """
+
+    state: Array
+    training: Array
+    evaluation: Array
+
+
+def keys(seed: int) -> Keys:
+    """Return the keys of a seed: of the state, of the training and of the evaluation stream."""
     from purenets.core.data.palindromes import streams
 
     state_key, data_key = random.split(random.key(seed))
-    return state_key, *streams(data_key)
+    return Keys(state_key, *streams(data_key))
 
 
 def batches(config: Config, key, device) -> Callable[[int], Batch]:
@@ -213,40 +255,49 @@ def train(config: Config) -> Result:
 def train_as(config: Config, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
     from purenets.torch_nets import metrics_fn
-    from purenets.torch_nets.distributed import check_share, parallel_metrics
+    from purenets.torch_nets.distributed import barrier, check_share, parallel_metrics
 
     check_share(config.batch_size, group)
-    state_key, train_key, evaluation_key = keys(config.seed)
+    expect_room_for_batches(config)
+    own = keys(config.seed)
     model, optimizer = make_model(config), make_optimizer(config)
-    first = on_device(init_state(model, optimizer, state_key), device)
-    folder = runs.open_run(config, group.writes)
+    first = on_device(init_state(model, optimizer, own.state), device)
     metrics = parallel_metrics(metrics_fn(model), group)
     T, one_hot, size = config.input_length + 1, config.input_dim != 1, evaluation_size(config)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         means = evaluate_at(
-            metrics, optim.with_averaged_params(state), evaluation_key, T, size, one_hot
+            metrics, optim.with_averaged_params(state), own.evaluation, T, size, one_hot
         )
         return {name: float(value) for name, value in means.items()}
 
-    state, history = runs.fit_and_save(
-        folder,
-        step_of(config, model, optimizer, group),
-        first,
-        batches(config, train_key, device),
-        steps=config.train_steps,
-        every=config.eval_freq,
-        evaluate=evaluate,
-        label=f"RNN, T = {T}",
-        hint="try a lower --learning_rate or --max_norm",
-        writes=group.writes,
-    )
-    if folder and group.writes:
-        from purenets.core.report import plots
-
-        figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
-        plots.save(figure, folder / "curves.png")
+    with runs.open_run(config, group.writes, group.size) as folder:
+        barrier(group)  # until the folder is as it has to be
+        state, history = runs.fit_and_save(
+            folder,
+            step_of(config, model, optimizer, group),
+            first,
+            batches(config, own.training, device),
+            steps=config.train_steps,
+            every=config.eval_freq,
+            evaluate=evaluate,
+            label=f"RNN, T = {T}",
+            hint="try a lower --learning_rate or --max_norm",
+            writes=group.writes,
+            keep=config.keep,
+            steps_flag="--train_steps",
+        )
+        if folder and group.writes:
+            draw(history, folder)
     return Result(state, history, model, first_params=first.params)
+
+
+def draw(history: History, folder: Path) -> None:
+    """Write the curves as PNG."""
+    from purenets.core.report import plots
+
+    figure = plots.curves({"": history}, [("loss", "test_loss"), ("accuracy", "test_accuracy")])
+    plots.save(figure, folder / "curves.png")
 
 
 def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:

@@ -4,7 +4,6 @@
 python scripts/update_readme.py
 """
 
-import json
 import re
 import sys
 from dataclasses import dataclass
@@ -15,7 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import UserError
 from purenets.core.runs.command import command
 from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, option
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    option,
+)
+from scripts.shared import result_files
 
 PAGES = ("README.md", "docs/reliability.md")
 BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -25,24 +29,22 @@ BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOT
 class Config(Options):
     """Put the tables of results/ into README.md and docs."""
 
-    root: str = option(str(Path(__file__).parents[1]), "the folder of README.md")
-
-
-def origin(path: Path) -> str:
-    """Where the table comes from: the machine, n and the commit that its JSON names."""
-    about = json.loads(path.with_suffix(".json").read_text())
-    n = f"n = {about['n']}; " if "n" in about else ""
-    return f"*{about['machine']}; {n}commit {about['git_commit'][:10]}.*\n"
+    root: str = option(str(Path(__file__).parents[1]), "the folder of README.md", file_path)
 
 
 def filled(text: str, root: Path) -> str:
-    """The text with every block holding its file's content."""
+    """Return the text with every block holding its file's tables.
+
+    Raises:
+        UserError: a file is missing, or is a draft.
+    """
 
     def fill(block: re.Match) -> str:
         path = root / block[2]
         if not path.exists():
             raise UserError(f"{path}: named in a page, but it does not exist")
-        return f"{block[1]}\n{path.read_text()}\n{origin(path)}\n{block[3]}"
+        result_files.read(path.with_suffix(".json"))  # refuses a draft
+        return f"{block[1]}\n{path.read_text()}\n{block[3]}"
 
     return BLOCK.sub(fill, text)
 

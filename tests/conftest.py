@@ -1,6 +1,9 @@
 """What all tests share: quick properties, and small nets with their data."""
 
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault(
@@ -11,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from tests.tree_files import ROOT, checked_in_files
 
 settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("quick")
@@ -23,6 +28,15 @@ def cache_of_images(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PURENETS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def cifar10_dir() -> str:
+    """CIFAR-10 itself, as `--data_dir` takes it; the test is skipped where it is not unpacked."""
+    folder = Path(__file__).parents[1] / "data"
+    if not (folder / "cifar-10-batches-py").exists():
+        pytest.skip("CIFAR-10 is not unpacked at data/cifar-10-batches-py")
+    return str(folder)
 
 
 @pytest.fixture(autouse=True)
@@ -42,3 +56,18 @@ def params() -> dict:
         "fc2.weight": draw(size=(2, 5)),
         "fc2.bias": draw(size=2),
     }
+
+
+@pytest.fixture(scope="session")
+def clean_checkout(tmp_path_factory) -> Path:
+    """Return a checkout of these very files that does not differ from its commit."""
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in checked_in_files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    user = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*user, "commit", "-q", "-m", "tests"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return folder

@@ -43,7 +43,11 @@ wide = random.normal(k, (256, 300)), torch.arange(256) % 10
 print(json.dumps({
     "mlp": run(MLP(300, [512, 512], 10, dropout=0.1), wide, optim.adam(1e-3)),
     "cnn": run(CNN(3, 10, width=0.125), images, optim.nesterov(1e-3)),
-    "rnn": run(VanillaRNN(9, 1, 128, 10), palindromes(k, 128, 10), optim.rmsprop(1e-3)),
+    "rnn": run(
+        VanillaRNN(9, 1, 128, 10, recurrence="fused"),
+        palindromes(k, 128, 10),
+        optim.rmsprop(1e-3),
+    ),
 }))
 """
 

@@ -112,8 +112,9 @@ def test_plain_dicts(nets, name):
 @by_optimizer
 @pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
 def test_plain_dicts_without_vectors(nets, name, monkeypatch):
-    """With a limit of no elements nothing is put on a vector, and kernels for large leaves suit."""
+    """With a limit of no elements nothing is put on a vector: large leaves, in blocks."""
     monkeypatch.setattr("purenets.core.vector_dict.MAX_MEAN_SIZE", 0)
+    monkeypatch.setattr("purenets.core.optim.blocks.BLOCK", 7)
     optimizer = optimizer_of(name)
     assert vector_of(start(nets, optimizer)[0].params) is None
     assert_same(loop(nets, name), name)

@@ -237,7 +237,9 @@ CALLS = {
 # the models
 ELSEWHERE = {
     "train.fit", "serial.serial_uses_key", "serial.serial_init",
-    "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load", "folder.save",
+    "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load",
+    "checkpoint.load_file", "checkpoint.read", "folder.save", "checkpoint.on_host",
+    "checkpoint.encoded", "checkpoint.described",
     "state.same_entries", "basic.uniform_init",
     "ensemble.ensemble_metrics",
 }  # fmt: skip

@@ -1,6 +1,8 @@
 """Networks on torch: pure functions over dicts of tensors, torch.func, torch.compile."""
 
-from purenets.core.arrays import register_tracing
+import torch
+
+from purenets.core.arrays import register_full, register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
 from purenets.core.optim.kernels import register_kernel
 from purenets.core.scan import register_loop
@@ -21,9 +23,10 @@ from purenets.torch_nets.remat import checkpoint
 from purenets.torch_nets.to_module import to_module
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
+register_full(torch.float32, torch.float64)
 register_tracing(is_tracing)
 pytree.register()
-register_kernel(fused_optimizers.advance)
+register_kernel(torch.Tensor, fused_optimizers.step)
 register_loop(traced_loop)
 
 __all__ = [

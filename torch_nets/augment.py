@@ -13,14 +13,22 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core import random
-from purenets.core.base import Batch, GradFn
+from purenets.core.arguments import (
+    NOT_NEGATIVE,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
+from purenets.core.base import Batch, GradFn, UserError
 from purenets.core.data.sampling import batches
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
+TRIES = 40
 
 
 def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
     """`grad_fn` on augmented inputs; it gets a key of its own."""
+    expect_functions("augmented", grad_fn=grad_fn, f=f)
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
@@ -31,6 +39,7 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
 
 def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
     """`grad_fn` on inputs that `f` maps, such as a normalization."""
+    expect_functions("with_input_transform", grad_fn=grad_fn, f=f)
     return lambda params, buffers, batch, key: grad_fn(
         params, buffers, (f(batch[0]), batch[1]), key
     )
@@ -38,6 +47,7 @@ def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> Grad
 
 def chain(*functions: Augmentation) -> Augmentation:
     """One augmentation after the other."""
+    expect_functions("chain", **{f"functions[{i}]": f for i, f in enumerate(functions)})
 
     def f(key, x):
         for i, function in enumerate(functions):
@@ -55,6 +65,18 @@ def flip(key: Tensor, x: Tensor) -> Tensor:
 def mirrored(x: Tensor, which: Tensor) -> Tensor:
     """Return x with the images of `which` (batch,) bool mirrored."""
     return torch.where(rearrange(which, "b -> b 1 1 1"), x.flip(3), x)
+
+
+def augmented_batches(batches: Callable[[int], Batch], f: Augmentation, key) -> Callable:
+    """`batches` of augmented inputs, a function of the step alone: whoever asks for a batch sees
+    the same images, as `augmented` cannot show them to two gradient functions."""
+    key = torch.as_tensor(key)
+
+    def batch_at(step: int) -> Batch:
+        x, y = batches(step)
+        return f(random.fold_in(key, step).to(x.device), x), y
+
+    return batch_at
 
 
 def alternating_flips(key, n: int, epoch: int) -> Tensor:
@@ -81,6 +103,7 @@ def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int
 
 def crop(padding: int) -> Augmentation:
     """Move each image by up to `padding` pixels in both directions; its reflection comes in."""
+    expect_integers("crop", 0, padding=padding)
 
     def f(key, x):
         B, C, H, W = x.shape
@@ -99,6 +122,7 @@ def cutout(size: int) -> Augmentation:
 
     Put it after the normalization, where 0 is the mean. Source: DeVries and Taylor 2017.
     """
+    expect_integers("cutout", 1, size=size)
 
     def f(key, x):
         B, _, H, W = x.shape
@@ -115,6 +139,7 @@ def cutout(size: int) -> Augmentation:
 def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation:
     """Each image times one factor and plus one offset, for float images: x -> c x + b with c within
     1 - contrast ... 1 + contrast and b within - brightness ... brightness (in deviations)."""
+    expect_numbers("color_jitter", NOT_NEGATIVE, brightness=brightness, contrast=contrast)
 
     def f(key, x):
         draws = random.uniform(key, (2, x.shape[0], 1, 1, 1), low=-1.0, high=1.0).to(x.dtype)
@@ -123,19 +148,58 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
     return f
 
 
-def mixup(grad_fn: GradFn, n_classes: int) -> GradFn:
+def resized(x: Tensor, size: int) -> Tensor:
+    """Return uint8 images (n, C, H, W) at `size` by `size` pixels, by antialiased bilinear
+    interpolation: a smaller image shows all of the larger one."""
+
+    def shrink(part: Tensor) -> Tensor:
+        found = torch.nn.functional.interpolate(
+            part.float(), (size, size), mode="bilinear", antialias=True
+        )
+        return found.round().clamp(0, 255).to(torch.uint8)
+
+    return torch.cat([shrink(part) for part in x.split(1000)])
+
+
+def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
     """`grad_fn` on mixtures of two examples, targets (batch, classes) mixed alike; the share is
-    uniform within [0, 1], one for a batch (Zhang et al. 2018 with alpha = 1)."""
+    drawn from Beta(alpha, alpha), uniform for 1, one for a batch (Zhang et al. 2018).
+
+    alpha: above 0 to 1.
+    """
+    expect_functions("mixup", grad_fn=grad_fn)
+    expect_integers("mixup", 1, n_classes=n_classes)
+    draw = (lambda key: random.uniform(key, ())) if alpha == 1 else symmetric_beta(alpha)
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
-        share = random.uniform(random.fold_in(key, 0), ()).to(x.dtype)
+        share = draw(random.fold_in(key, 0)).to(x.dtype)
         other = random.permutation(random.fold_in(key, 1), x.shape[0])
         soft = torch.nn.functional.one_hot(y, n_classes).to(x.dtype)
         mixed = (torch.lerp(a[other], a, share) for a in (x, soft))
         return grad_fn(params, buffers, tuple(mixed), random.fold_in(key, 2))
 
     return wrapped
+
+
+def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:
+    """Return the draw from Beta(alpha, alpha), a pure function of a key; alpha above 0 to 1.
+
+    The powers u^(1/alpha) and v^(1/alpha) of two uniform numbers, given that their sum is at most
+    1, make u' / (u' + v') such a draw (M. Joehnk 1964). At least half of the pairs are good, so one
+    of 40 is, but for 1 of 10^12 draws; that one is 1/2.
+    """
+    if not 0 < alpha <= 1:
+        raise UserError(f"symmetric_beta: alpha is {alpha}, needs a number above 0 to 1")
+
+    def draw(key: Tensor) -> Tensor:
+        u, v = random.uniform(key, (2, TRIES), "float64") ** (1 / alpha)
+        good = (u + v <= 1) & (u + v > 0)
+        first = torch.argmax(good.to(torch.int8))  # of equal values the first
+        share = torch.where(good, u, 0.5) / torch.where(good, u + v, 1.0)
+        return share.index_select(0, first.reshape(1))[0]
+
+    return draw
 
 
 def _reflected(move: Tensor, n: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from purenets.core import random
+from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 
 MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
@@ -42,10 +43,16 @@ def update_batchnorm(
     Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better
         generalization", section 3.2.
     """
+    expect_models("update_batchnorm", model=model)
+    expect_dicts("update_batchnorm", params=params, buffers=buffers)
+    if not hasattr(batches, "__iter__") and not callable(batches):
+        raise UserError(f"update_batchnorm: batches: a {type(batches).__name__}, needs a list")
     if callable(batches):
         raise UserError("batches: a function, needs a list as [batches(i) for i in range(100)]")
     n, statistics, track = 0, {}, None
     for n, batch in enumerate(batches, start=1):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise UserError(f"update_batchnorm: a batch is a {type(batch).__name__}, needs a pair")
         x, _ = batch
         batch_key = None if key is None else random.fold_in(key, n)
         train = _in_training(model, params, x, batch_key)

@@ -1,5 +1,6 @@
 """Dicts of arrays across the border between NumPy and torch."""
 
+import numpy as np
 import torch
 
 from purenets.core import tree
@@ -11,8 +12,12 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
     """Every leaf as a tensor of its own memory; floating-point leaves as `dtype` if one is
     given.
     """
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise UserError(f"to_torch: dtype: {dtype!r} is none of torch's, such as torch.float32")
 
     def one(leaf):
+        if not isinstance(leaf, torch.Tensor | np.ndarray | np.generic | int | float):
+            raise UserError(f"to_torch: a leaf is a {type(leaf).__name__}, needs an array")
         tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else torch.tensor(leaf)
         return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
@@ -21,13 +26,7 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
 
 def to_numpy(params: dict) -> dict:
     """Every leaf as a NumPy array of its own memory (bfloat16, which NumPy lacks, as float32)."""
-
-    def one(leaf):
-        if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bfloat16:
-            leaf = leaf.float()
-        return to_host(leaf).copy()
-
-    return tree.map(one, params)
+    return tree.map(lambda leaf: to_host(leaf).copy(), params)
 
 
 def device_from_name(name: str) -> torch.device:
@@ -38,7 +37,7 @@ def device_from_name(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()  # "meta" has no values
+    except (RuntimeError, AssertionError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"--device {name}: not available here, try cpu") from error
     return torch.device(name)

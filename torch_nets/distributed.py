@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from purenets.core import random, signals, tree
+from purenets.core.arrays import widened
 from purenets.core.base import GradFn, UserError
 from purenets.core.train import PeerLost
 
@@ -108,12 +109,17 @@ def parallel_metrics(metrics: Callable, group: Group) -> Callable:
 
 
 def mean_over_ranks(values: dict, group: Group) -> dict:
-    """The mean of every leaf over the ranks, in one message for each dtype."""
+    """Return the mean of every leaf over the ranks, in one message for each dtype.
+
+    Half-precision numbers are summed in float32.
+    """
     flat = tree.flatten(values)
     new = dict(flat)
     for dtype in dict.fromkeys(leaf.dtype for leaf in flat.values()):
         names = [name for name, leaf in flat.items() if leaf.dtype == dtype]
-        message = total(torch.cat([flat[name].reshape(-1) for name in names])) / group.size
+        message = widened(torch.cat([flat[name].reshape(-1) for name in names]))
+        message = total(message) / group.size
+        message = message.to(dtype) if dtype.is_floating_point else message
         parts = message.split([flat[name].numel() for name in names])
         new |= {name: part.view(flat[name].shape) for name, part in zip(names, parts, strict=True)}
     return tree.unflatten(new, values)

@@ -13,8 +13,10 @@ from collections.abc import Callable
 import torch
 
 from purenets.core import random, tree
+from purenets.core.arguments import expect_flags, expect_functions, expect_models
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
+from purenets.core.memory import sized_like
 from purenets.core.serial import init_leaves, takes_example
 
 AXES = TrainState(
@@ -28,6 +30,8 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
     same_batch: all members see one batch, without an axis of members. A member's key is its own, so
     members that draw (dropout) draw differently.
     """
+    expect_functions("ensemble", step=step)
+    expect_flags("ensemble", same_batch=same_batch)
     step_all = torch.func.vmap(
         step, in_dims=(AXES, None if same_batch else 0), out_dims=(AXES, 0), randomness="error"
     )
@@ -43,6 +47,8 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
 
 def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
     """`metrics(params, buffers, batch)` of all members: each metric as (members,)."""
+    expect_functions("ensemble_metrics", metrics=metrics)
+    expect_flags("ensemble_metrics", same_batch=same_batch)
     metrics_all = torch.func.vmap(metrics, in_dims=(0, 0, None if same_batch else 0))
 
     def checked(params: Params, buffers: Buffers, batch: Batch):
@@ -78,6 +84,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
     """`k` nets as one model, whose logits are the mean of theirs (Lakshminarayanan et al. 2017,
     "Simple and scalable predictive uncertainty estimation using deep ensembles"). Params:
     "0.fc1.weight", "1.fc1.weight"..."""
+    expect_models("deep_ensemble", model=model)
     check_members(k)
 
     def init(key, example=None):
@@ -101,12 +108,14 @@ def deep_ensemble(model: Model, k: int) -> Model:
             new |= tree.prefixed(state, f"{i}.")
         return sum(logits[1:], logits[0]) / k, new
 
+    init = sized_like(init, [model], k)
     return model._replace(init=init, apply=apply, kind="Ensemble", layers={})
 
 
 def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
     """The gradients of the members of `deep_ensemble`, each of its own loss and with a key of its
     own: what trains them as if each were alone. Metrics are the mean of theirs."""
+    expect_functions("per_member_grad_fn", grad_fn=grad_fn)
     check_members(k)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):

@@ -28,6 +28,7 @@ def FastCNN(
     momentum: float = 0.4,
     logit_scale: float = 1.0,
     norm: Callable[..., Model] = layers.BatchNorm,
+    first_bias: bool = True,
 ) -> Model:
     """x: (batch, n_channels, height, width) of 25 pixels or more, normalized -> logits: (batch,
     n_classes).
@@ -36,11 +37,13 @@ def FastCNN(
     depth: convolutions of a group, 2 or 3; with 3 the second and the third are a residual branch.
     dirac: see `layers.Conv`. momentum: of the running statistics of BatchNorm. Logits are the mean
     over the last features times weights of variance 1, times `logit_scale`. norm: the constructor
-    of BatchNorm.
+    of BatchNorm. first_bias: whether the layer of `filters` has a bias, which is trained.
     """
     norm = functools.partial(norm, scale=False, momentum=momentum, eps=1e-12)
     n_in = 8 * n_channels if filters is None else len(filters)
-    first = layers.Conv(n_channels, n_in, 2) if filters is None else layers.FixedConv(filters)
+    first = layers.Conv(n_channels, n_in, 2)
+    if filters is not None:
+        first = layers.FixedConv(filters, bias=first_bias)
     row = {"first": first, "gelu": layers.GELU()}
     for i, n_out in enumerate(widths, start=1):
         row[f"group{i}"] = _group(n_in, n_out, depth, dirac, norm)

@@ -69,9 +69,8 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
             for torch.utils.checkpoint, and for a tensor written into that is not a buffer.
     """
     module, make = _built(module)
-    name = type(module).__name__
+    name, traits = type(module).__name__, _traits(module)
     _expect_known_leaves(name, module)
-    traits = _traits(module)
     modes = {train: _prepared(module).train(train) for train in (True, False)}
 
     def init(key):
@@ -84,10 +83,8 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         net = modes[bool(train)]
         with _guards(net, name, traits, train, key) as own:
             call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
-            args, kwargs = _inputs(
-                map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x
-            )
-            y = call(net, (params, buffers), args, kwargs)
+            x = map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x
+            y = call(net, (params, buffers), *_inputs(x))
         return y, buffers
 
     init.float32_leaves = frozenset(_norm_leaves(module))  # what `precision.cast` does not cast

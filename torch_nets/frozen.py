@@ -1,5 +1,6 @@
 """A trained net as a part of another one that is not trained any further."""
 
+from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
 
 
@@ -17,7 +18,9 @@ def frozen(model: Model, params: Params, buffers: Buffers | None = None) -> Mode
         params: its values, by name.
         buffers: the same; none by default.
     """
-    buffers = buffers or {}
+    expect_models("frozen", ("apply",), model=model)
+    buffers = {} if buffers is None else buffers
+    expect_dicts("frozen", params=params, buffers=buffers)
     both = params.keys() & buffers.keys()
     if both:
         raise UserError(f"frozen: {', '.join(sorted(both))} in params and in buffers")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from purenets.core import tree
+from purenets.core.arguments import expect_functions, expect_models
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
@@ -37,6 +38,8 @@ def grad_fn(
         in the loss, a learning rate of an earlier step), the gradients can be differentiated by it.
         A torch.nn.Parameter among the params counts as its values only.
     """
+    expect_models("grad_fn", ("apply",), model=model)
+    expect_functions("grad_fn", loss=loss)
     forward = loss_fn(model, loss, metrics)
     by_func = torch.func.grad(forward, has_aux=True)
 
@@ -144,6 +147,9 @@ def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> d
     """
     if metrics is None:
         return {"accuracy": accuracy_for(loss)}
+    if not isinstance(metrics, dict):
+        raise UserError(f"metrics: a {type(metrics).__name__}, needs a dict of functions by name")
+    expect_functions("metrics", **metrics)
     if "loss" in metrics:
         raise UserError("metrics: the loss is always there; choose another name than 'loss'")
     return metrics
@@ -165,11 +171,16 @@ def expect_tensors(params: Params, batch: Batch) -> None:
     """Raise a UserError for params that are no dict and a batch that is not of tensors."""
     if not isinstance(params, dict):
         raise UserError(f"params: a {type(params).__name__}, needs a dict of tensors by name")
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UserError(f"batch: a {type(batch).__name__}, needs a pair (inputs, targets)")
     if isinstance(batch[0], Tensor) and isinstance(batch[1], Tensor):
         return
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         for array in input_leaves(part):
-            if isinstance(array, np.ndarray | np.generic | list):
+            alone = array is part  # among several inputs there may be numbers
+            if isinstance(array, np.ndarray | np.generic | list) or (
+                alone and not isinstance(array, Tensor)
+            ):
                 kind = type(array).__name__
                 raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")
 
@@ -180,6 +191,8 @@ def metrics_fn(
     """Return `f(params, buffers, batch)`: the loss and `metrics` (as in `grad_fn`) in
     evaluation.
     """
+    expect_models("metrics_fn", ("apply",), model=model)
+    expect_functions("metrics_fn", loss=loss)
     metrics = metrics_or_default(metrics, loss)
 
     @torch.no_grad()

@@ -70,6 +70,15 @@ def cifar10(root: Path) -> ImageDataset:
     return ImageDataset(*zip(pixels, targets, strict=True), tuple(parts[0].classes))
 
 
+def _split_rows(n: int, key, valid_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and those held out, of n."""
+    rows = np.arange(n)
+    if not valid_fraction:
+        return rows, rows[:0]
+    (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
+    return train_rows, valid_rows
+
+
 def prepare(
     found: ImageDataset, key, valid_fraction: float, device="cpu", n_train: int = 0
 ) -> ImageTask:
@@ -90,11 +99,7 @@ def prepare(
         data.check(part, len(found.classes), name)
     if n_train < 0:
         raise UserError(f"train_images: {n_train} is negative; 0 keeps all")
-    rows = np.arange(len(found.train[1]))
-    if valid_fraction:
-        (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
-    else:
-        train_rows, valid_rows = rows, rows[:0]
+    train_rows, valid_rows = _split_rows(len(found.train[1]), key, valid_fraction)
     train_rows = train_rows[:n_train] if n_train else train_rows
     x, y = found.train
     parts = (

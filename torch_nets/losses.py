@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from purenets.core.arguments import ANY, FRACTION, NOT_NEGATIVE, POSITIVE, expect_numbers
+from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
 
@@ -45,13 +47,18 @@ def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
 
     Source: Szegedy et al. 2016.
     """
+    expect_numbers("label_smoothed", ANY, amount=amount)
     if not 0 <= amount <= 1:
         raise UserError(f"label_smoothed: amount {amount} is not from 0 to 1")
     return functools.partial(smoothed_cross_entropy, smoothing=amount)
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes."""
+    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes.
+
+    Of half-precision logits in float32: in their own dtype the mean of large losses overflows.
+    """
+    logits = widened(logits)
     try:
         return F.cross_entropy(
             logits,
@@ -92,11 +99,13 @@ def focal(gamma: float = 2.0) -> Callable[[Tensor, Tensor], Tensor]:
 
     Source: Lin et al. 2017, "Focal loss for dense object detection".
     """
-    return functools.partial(focal_cross_entropy, gamma=_checked_gamma("focal", gamma))
+    expect_numbers("focal", NOT_NEGATIVE, gamma=gamma)
+    return functools.partial(focal_cross_entropy, gamma=gamma)
 
 
 def focal_cross_entropy(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """Return the focal loss of logits (batch, classes, ...) and targets as in `cross_entropy`."""
+    logits = widened(logits)
     targets = _classes_or_labels(logits, targets)
     log_p = F.log_softmax(logits, 1)
     weighted = (-torch.expm1(log_p)) ** gamma * log_p if gamma else log_p
@@ -131,9 +140,9 @@ def binary_focal(
 
     Source: Lin et al. 2017, "Focal loss for dense object detection".
     """
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise UserError(f"binary_focal: alpha {alpha} is not from 0 to 1")
-    gamma = _checked_gamma("binary_focal", gamma)
+    expect_numbers("binary_focal", NOT_NEGATIVE, gamma=gamma)
+    if alpha is not None:
+        expect_numbers("binary_focal", FRACTION, alpha=alpha)
     return functools.partial(focal_binary_cross_entropy, gamma=gamma, alpha=alpha)
 
 
@@ -146,12 +155,6 @@ def focal_binary_cross_entropy(
     miss = torch.sigmoid(x) * (1 - t) + torch.sigmoid(-x) * t  # 1 - p
     losses = miss**gamma * losses if gamma else losses
     return (losses if alpha is None else (alpha * t + (1 - alpha) * (1 - t)) * losses).mean()
-
-
-def _checked_gamma(name: str, gamma: float) -> float:
-    if not 0 <= gamma < float("inf"):
-        raise UserError(f"{name}: gamma is {gamma}, needs a number that is not negative")
-    return gamma
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -171,8 +174,7 @@ def huber(delta: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
 
     Source: Huber 1964; nn.HuberLoss.
     """
-    if not 0 < delta < float("inf"):
-        raise UserError(f"huber: delta is {delta}, needs a positive number")
+    expect_numbers("huber", POSITIVE, delta=delta)
     return functools.partial(huber_loss, delta=delta)
 
 
@@ -182,7 +184,14 @@ def huber_loss(outputs: Tensor, targets: Tensor, delta: float) -> Tensor:
 
 
 def _alike(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in one shape and dtype: broadcasting (batch, 1) with (batch,) would pair all."""
+    """Return both in one shape and dtype: broadcasting (batch, 1) with (batch,) would pair all.
+
+    Half precision comes back as float32, as in `smoothed_cross_entropy`.
+    """
+    for what, value in (("outputs", outputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise UserError(f"{name}: the {what} are a {type(value).__name__}, needs tensors")
+    outputs = widened(outputs)
     a, b = tuple(outputs.shape), tuple(targets.shape)
     if a != b and a != (*b, 1) and b != (*a, 1):
         raise UserError(f"{name}: outputs {a} and targets {b}, needs the same shape")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from purenets.core import random
-from purenets.core.base import Batch, Buffers, Model, Params
+from purenets.core.arguments import expect_models
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.torch_nets.from_module import is_norm_kind, map_tensors
 from purenets.torch_nets.grad import grad_fn
 
@@ -30,6 +31,9 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
         dtype: torch.bfloat16 or torch.float16.
         keep: a pattern of further leaves that are not cast, such as "head.*".
     """
+    expect_models("cast", model=model)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise UserError(f"cast: dtype: {dtype!r} is none of torch's, such as torch.bfloat16")
 
     def narrow(leaf):
         return leaf.to(dtype) if leaf.is_floating_point() else leaf
@@ -91,6 +95,7 @@ def _cast_back(new: Tensor, given: Tensor | None, before: Tensor | None) -> Tens
 def channels_last(model: Model) -> Model:
     """The model on images and weights whose channels lie next to each other in memory: the same
     numbers, faster convolutions on most hardware."""
+    expect_models("channels_last", model=model)
 
     def apply(params, buffers, x, *, train=False, key=None):
         params = {

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from purenets.core.arguments import expect_functions
 from purenets.core.base import UserError
 from purenets.core.nested import iter_leaves, map_leaves
 from purenets.torch_nets.fast.tracing import RaiseOnWrapped, is_forward_mode, is_transformed
@@ -43,6 +44,8 @@ def checkpoint(f: Callable) -> Callable:
         tensor([[3., 3.],
                 [3., 3.]])
     """
+
+    expect_functions("checkpoint", f=f)
 
     @functools.wraps(f)
     def call(*args, **kwargs):

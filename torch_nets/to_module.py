@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
 
 
@@ -46,7 +47,10 @@ def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> n
         >>> module(torch.zeros(5, 2)).shape
         torch.Size([5, 2])
     """
-    return _Net(model, params, buffers or {})
+    buffers = {} if buffers is None else buffers
+    expect_models("to_module", ("apply",), model=model)
+    expect_dicts("to_module", params=params, buffers=buffers)
+    return _Net(model, params, buffers)
 
 
 class _Leaves(nn.Module):

@@ -85,15 +85,13 @@ def from_torch_state_dict(
     step: int | None = None,
     order: Sequence[str] | None = None,
 ) -> dict:
-    """Return the state of `optimizer` that goes on where the torch optimizer of `state_dict`
-    stopped.
+    """Return the state of `optimizer` that goes on where that of `state_dict` stopped.
 
     Args:
         state_dict: of torch's optimizer, with one group of parameters or several.
         optimizer: ours; for several groups with hyperparameters of their own a `partition`.
         params: the params that it updates.
-        step: how many updates have been made, if the optimizer counts them (a schedule, dampening)
-            and torch's (sgd) does not.
+        step: how many updates have been made, if only ours counts them (a schedule, dampening).
         order: the names in the order in which torch's optimizer was given them, group after group,
             where `state_dict` does not hold them.
 
@@ -101,7 +99,6 @@ def from_torch_state_dict(
         UserError: where the order is not known, or names, shapes or steps do not fit.
     """
     theirs = _by_name(state_dict, params, order)
-    fresh = optimizer.init(params)
     count = _shared(theirs, "step") if step is None else step
     if count is None and not any(theirs.values()):
         count = 0
@@ -120,7 +117,7 @@ def from_torch_state_dict(
             return {inner: fill(inner, part) for inner, part in value.items()}
         raise UserError(f"{name}: not in the state of a torch optimizer")
 
-    return {name: fill(name, value) for name, value in fresh.items()}
+    return {name: fill(name, value) for name, value in optimizer.init(params).items()}
 
 
 def _by_name(state_dict: dict, params: Params, order: Sequence[str] | None) -> dict[str, dict]:

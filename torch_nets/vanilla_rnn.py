@@ -15,9 +15,13 @@ import torch
 from torch import Tensor
 
 from purenets.core import random
-from purenets.core.architectures import RNN_INITS, rnn_shapes
+from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES, rnn_shapes
+from purenets.core.arguments import FINITE, expect_numbers
 from purenets.core.base import Model, Params, UserError
-from purenets.torch_nets.fast import recurrence
+from purenets.core.memory import sized
+from purenets.torch_nets.fast.recurrence import fused, loop
+
+RECURRENCES = dict(zip(RNN_RECURRENCES, (loop, fused), strict=True))
 
 
 def VanillaRNN(
@@ -29,17 +33,28 @@ def VanillaRNN(
     init: str = "default",
     gain: float = 1.0,
     input_scale: float = 1.0,
+    recurrence: str = "loop",
 ) -> Model:
     """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
 
-    input_length: T-1, the digits that are read; the params do not depend on it, and longer or
-    shorter inputs are read just as well. input_dim: 1 (a digit is a number) or num_classes
-    (one-hot). init: how W_hh begins, a name in INITS; gain: what it is multiplied with then. With
-    identity and a gain over 1 a unit begins as a latch: h = 0 is unstable, the first inputs push it
-    to one of two stable states. input_scale: what inputs are multiplied with. Params: W_hx (hidden,
-    input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and b_o (classes,).
+    Params: W_hx (hidden, input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and
+    b_o (classes,).
+
+    Args:
+        input_length: T-1, the digits that are read; longer inputs are read just as well.
+        input_dim: 1 (a digit is a number) or num_classes (one-hot).
+        init: how W_hh begins, a name in INITS.
+        gain: what W_hh is multiplied with then. With identity and a gain over 1 a unit begins as a
+            latch: h = 0 is unstable, the first inputs push it to one of two stable states.
+        input_scale: what inputs are multiplied with.
+        recurrence: of a training step: "loop", which autograd differentiates, or "fused", one
+            operation with a backward pass by hand; faster, with one derivative.
     """
     check(input_length, input_dim, num_hidden, num_classes, init)
+    expect_numbers("VanillaRNN", FINITE, gain=gain, input_scale=input_scale)
+    if not isinstance(recurrence, str) or recurrence not in RECURRENCES:
+        raise UserError(f"--recurrence {recurrence}: needs one of {', '.join(RECURRENCES)}")
+    run_in_training = RECURRENCES[recurrence]
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
 
     def draw(key):
@@ -49,19 +64,11 @@ def VanillaRNN(
     def apply(params, buffers, x, *, train=False, key=None):
         _check_shapes(params, shapes, x)
         x = x.to(params["W_hx"].dtype) * input_scale
-        h = last_state(params, x, train=train)
+        run = run_in_training if train else loop
+        h = run(x, params["W_hx"], params["W_hh"], params["b_h"])  # (1)
         return torch.nn.functional.linear(h, params["W_ph"], params["b_o"]), buffers  # (2)
 
-    return Model(draw, apply, uses_key=False, kind="VanillaRNN")
-
-
-def last_state(params: Params, x: Tensor, *, train: bool = False) -> Tensor:
-    """h(T-1), by equation (1): (batch, T-1, input) -> (batch, hidden).
-
-    With `train` its gradient is fast.
-    """
-    run = recurrence.fused if train else recurrence.loop
-    return run(x, params["W_hx"], params["W_hh"], params["b_h"])
+    return Model(sized(draw, shapes), apply, uses_key=False, kind="VanillaRNN")
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -75,11 +82,11 @@ def check(input_length: int, input_dim: int, num_hidden: int, num_classes: int, 
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
             raise UserError(f"--{name} {value}: needs a positive integer")
-    if input_dim not in (1, num_classes):
+    if type(input_dim) is not int or input_dim not in (1, num_classes):
         raise UserError(
             f"--input_dim {input_dim}: needs 1 (digits) or {num_classes} (one-hot, --num_classes)"
         )
-    if init not in INITS:
+    if not isinstance(init, str) or init not in INITS:
         raise UserError(f"--init {init}: needs one of {', '.join(INITS)}")
 
 
@@ -88,6 +95,8 @@ def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
         if name not in params or tuple(params[name].shape) != shape:
             have = tuple(params[name].shape) if name in params else "missing in params"
             raise UserError(f"{name}: {have}, expected {shape}")
+    if not isinstance(x, Tensor):
+        raise UserError(f"x: a {type(x).__name__}, needs a tensor (batch, T-1, input_dim)")
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
         raise UserError(f"x: {tuple(x.shape)}, expected (batch, T-1, {shapes['W_hx'][1]})")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from purenets.core.arrays import namespace
+from purenets.core.arrays import kind_of, namespace
 from purenets.core.base import Array, Batch, UserError
 
 
@@ -83,19 +83,6 @@ def input_leaves(x: Any) -> list[Array]:
     if isinstance(x, dict):
         x = tuple(x.values())
     return [leaf for part in x for leaf in input_leaves(part)] if isinstance(x, tuple) else [x]
-
-
-def kind_of(x: Array) -> str:
-    """Return "b" for booleans, "i" integers, "f" real, "c" complex numbers, else another letter.
-
-    >>> kind_of(np.zeros(2)), kind_of(np.zeros(2, np.uint8)), kind_of(np.array(["a"]))
-    ('f', 'i', 'U')
-    """
-    if isinstance(x.dtype, np.dtype):
-        return "i" if x.dtype.kind == "u" else x.dtype.kind
-    if x.is_floating_point() or x.is_complex():
-        return "f" if x.is_floating_point() else "c"
-    return "b" if str(x.dtype) == "torch.bool" else "i"
 
 
 def _expect_one_length(parts: list[tuple[str, Array]], name: str) -> int:

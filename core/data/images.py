@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from purenets.core.base import Batch, UserError
 from purenets.core.data.image_cache import PARTS, cache_folder, cached
+from purenets.core.memory import expect_room
 from purenets.core.data.image_files import decoded, images_in, is_gray
 
 FORMAT = 2  # of what is made of the files
@@ -41,6 +42,7 @@ def digits(size: int = 0) -> ImageDataset:
 
     _expect_size(size)
     x, y = load_digits(return_X_y=True)
+    _expect_room(len(y), size)
     x = np.round(rearrange(x, "n (h w) -> n h w", h=8) * (255 / 16)).astype(np.uint8)
     if size:
         shape, method = (size, size), Image.Resampling.BICUBIC
@@ -78,6 +80,7 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
         part: [(path, label) for label, name in enumerate(classes) for path in listed[part][name]]
         for part in PARTS
     }
+    _expect_room(sum(map(len, files.values())), size)
     key = _key(root, [path for part in PARTS for path, _ in files[part]], size)
     parts = cached(
         cache or cache_folder(), key, classes, lambda into: _decode_parts(files, size, into)
@@ -118,6 +121,11 @@ def _expect_size(size: int) -> None:
         raise UserError(
             f"size: {size!r} is no height and width; needs an integer, or 0 to leave it"
         )
+
+
+def _expect_room(n: int, size: int) -> None:
+    """Raise a UserError for images that no memory holds once they are resized."""
+    expect_room(3 * n * size**2, f"--image_size {size:,}: {n:,} images of that size")
 
 
 def _listed(part: Path) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arguments import expect_flags, is_integer
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, UserError
 
@@ -26,7 +27,8 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     A pure function of the key: the same digits from a NumPy key (arrays) and a torch key (tensors).
     """
     check_length(T)
-    if batch < 1:
+    expect_flags("palindromes", one_hot=one_hot)
+    if not is_integer(batch) or batch < 1:
         raise UserError(f"batch: {batch} palindromes make no batch; needs 1 or more")
     return inputs_and_targets(
         mirror_digits(random.randint(key, (batch, free_digits(T)), 0, DIGITS), T), one_hot
@@ -49,8 +51,9 @@ def evaluation_batches(
     In NumPy batches of at most `chunk`, so that long palindromes need little memory.
     """
     for name, number in (("size", size), ("chunk", chunk)):
-        if number < 1:
+        if not is_integer(number) or number < 1:
             raise UserError(f"{name}: {number} palindromes make no evaluation; needs 1 or more")
+    random.check_key(key)
     if is_exhaustive(T, size):
         x, y = all_palindromes(T, one_hot)
         for begin in range(0, len(y), chunk):
@@ -65,7 +68,7 @@ def evaluation_batches(
 def is_exhaustive(T: int, size: int) -> bool:
     """Whether `evaluation_batches` goes through all palindromes."""
     check_length(T)
-    return count(T) <= min(size, MOST_LISTED)
+    return is_listable(T) and count(T) <= size
 
 
 def streams(key: Array) -> tuple[Array, Array]:
@@ -97,6 +100,11 @@ def free_digits(T: int) -> int:
     return (T + 1) // 2
 
 
+def is_listable(T: int) -> bool:
+    """Return True if there are at most MOST_LISTED palindromes of length T."""
+    return 10 ** min(free_digits(T), 7) <= MOST_LISTED
+
+
 def count(T: int) -> int:
     """How many palindromes of length T there are."""
     return DIGITS ** free_digits(T)
@@ -104,9 +112,10 @@ def count(T: int) -> int:
 
 def check_listable(T: int) -> None:
     check_length(T)
-    if count(T) > MOST_LISTED:
+    if not is_listable(T):
+        n = count(T) if T <= 60 else f"10^{free_digits(T)}"  # a number of so many digits
         raise UserError(
-            f"T = {T}: has {count(T)} palindromes, too many to list (T up to 12); draw fresh ones"
+            f"T = {T}: has {n} palindromes, too many to list (T up to 12); draw fresh ones"
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arguments import expect_flags
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples
@@ -60,24 +61,33 @@ def steps_per_epoch(data: Batch, batch_size: int) -> float:
 
     Not an integer where the last batch straddles epochs; 1 for full-batch (0).
     """
-    if batch_size < 0:
-        raise UserError(f"batch_size: {batch_size} is negative; 0 is full-batch")
+    expect_examples(data)
+    batch_size = _integer(batch_size)
     return data[1].shape[0] / batch_size if batch_size else 1
 
 
 def _checked_size(batch_size: int, n: int, repeat: bool) -> int:
-    try:
-        size = operator.index(batch_size)
-    except TypeError:
-        raise UserError(f"batch_size: {batch_size!r} is no integer; 0 is full-batch") from None
-    if size < 0:
-        raise UserError(f"batch_size: {size} is negative; 0 is full-batch")
+    size = _integer(batch_size)
+    expect_flags("batches", repeat=repeat)
     if size > n and not repeat:
         raise UserError(
             f"batch_size: {size} is more than the {n} examples; 0 is full-batch, and "
             "repeat=True takes "
             "examples more than once"
         )
+    return size
+
+
+def _integer(batch_size: int) -> int:
+    """Return a batch size as an integer; a UserError if it is none or negative."""
+    try:
+        size = None if isinstance(batch_size, bool) else operator.index(batch_size)
+    except TypeError:
+        size = None
+    if size is None:
+        raise UserError(f"batch_size: {batch_size!r} is no integer; 0 is full-batch")
+    if size < 0:
+        raise UserError(f"batch_size: {size} is negative; 0 is full-batch")
     return size
 
 

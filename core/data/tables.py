@@ -3,12 +3,14 @@
 import csv
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arguments import expect_flags
 from purenets.core.base import Array, UserError
 from purenets.core.data.tasks import Dataset, prepare
 
@@ -41,6 +43,10 @@ def from_csv(
     Raises:
         UserError: one line that names the file and the row that is wrong.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"from_csv: path is {path!r}, needs the path of a file")
+    if header is not None:
+        expect_flags("from_csv", header=header)
     rows = _without_header(path, _rows(path), header)
     if len(rows) < 2:
         raise UserError(f"{path}: needs at least two rows of numbers")

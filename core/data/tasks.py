@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from purenets.core import random
+from purenets.core.arguments import ANY, expect_integers, expect_numbers
 from purenets.core.arrays import like, namespace, to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples, kind_of
@@ -42,8 +43,9 @@ def prepare(
     Raises:
         UserError: see `check`; or a part of the split is empty, or `dtype` is not floating point.
     """
-    if np.dtype(dtype).kind != "f":
+    if not _is_float(dtype):
         raise UserError(f"dtype: {dtype} cannot hold standardized inputs; needs float32 or float64")
+    expect_numbers("prepare", ANY, test_fraction=test_fraction)
     x, y = map(to_host, check(batch, n_classes))
     if x.ndim != 2:
         raise UserError(f"data: inputs of shape {x.shape}, needs (n, features)")
@@ -54,6 +56,14 @@ def prepare(
     for x in (train_x, test_x):
         _check_spans(np.isfinite(x).all(axis=0), dtype)
     return Dataset((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
+
+
+def _is_float(dtype: str) -> bool:
+    """Return True for the name of a floating-point dtype of NumPy."""
+    try:
+        return isinstance(dtype, str | type | np.dtype) and np.dtype(dtype).kind == "f"
+    except TypeError:
+        return False
 
 
 def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:
@@ -70,6 +80,8 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
         UserError: one line that names the example or the class that is wrong.
     """
     expect_examples(batch, name)
+    if n_classes is not None:
+        expect_integers(name, 1, n_classes=n_classes)
     y = to_host(batch[1])
     if y.ndim != 1 or y.dtype.kind not in "iub":
         raise UserError(
@@ -97,6 +109,11 @@ def _expect_no_gap(y: np.ndarray, name: str) -> None:
 
 def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
     """Return a random (1 - fraction, fraction) of the examples; both parts hold at least one."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UserError(f"split: a {type(batch).__name__}, needs a pair (inputs, targets)")
+    if not all(getattr(part, "shape", ()) for part in batch):
+        raise UserError("split: needs arrays of inputs and targets (n, ...)")
+    expect_numbers("split", ANY, test_fraction=fraction)
     n = len(batch[1])
     if len(batch[0]) != n:
         raise UserError(f"split: {len(batch[0])} inputs and {n} targets; needs as many of both")
@@ -126,6 +143,9 @@ def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
             large.
     """
     arrays = (train, *others)
+    for array in arrays:
+        if not hasattr(array, "dtype") or not hasattr(array, "shape"):
+            raise UserError(f"standardize: a {type(array).__name__}, needs an array (n, features)")
     parts = [_as_float64(array, train) for array in arrays]
     rounding = ROUNDINGS * _epsilon(train) * np.abs(parts[0]).max(axis=0)
     with np.errstate(all="ignore"):

@@ -1,8 +1,12 @@
 """Optimizers as pairs of functions, with the transforms and wrappers that they are made of."""
 
+import numpy as np
+
+from purenets.core.optim import numpy_kernels
 from purenets.core.optim.beta_lasso import beta_lasso
 from purenets.core.optim.elementwise import apply_updates, elementwise
 from purenets.core.optim.hyper import Hyper
+from purenets.core.optim.kernels import register_kernel
 from purenets.core.optim.muon import muon, scale_by_muon
 from purenets.core.optim.optimizers import (
     OPTIMIZERS,
@@ -60,6 +64,8 @@ from purenets.core.optim.wrappers import (
     not_named,
     partition,
 )
+
+register_kernel(np.ndarray, numpy_kernels.step)
 
 __all__ = [
     "OPTIMIZERS",

@@ -2,10 +2,8 @@
 
 import math
 
-import numpy as np
-
 from purenets.core import tree
-from purenets.core.arrays import NUMPY, namespace
+from purenets.core.arrays import NUMPY, namespace, sqrt
 from purenets.core.base import Array, Params
 
 
@@ -43,11 +41,6 @@ def add_square(a: Array, b: Array, weight: float | Array) -> Array:
     if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
         return a + weight * (b * b)
     return a.addcmul(b, b, value=weight)
-
-
-def sqrt(a: Array) -> Array:
-    """The root of each element."""
-    return np.sqrt(a) if isinstance(a, NUMPY) else a.sqrt()
 
 
 def bias_correction(beta: float | Array, count: float | Array) -> float | Array:

@@ -1,10 +1,17 @@
 """Sparse weights: an optimizer that leaves few of them."""
 
 from purenets.core import tree
+from purenets.core.arguments import (
+    NOT_NEGATIVE,
+    expect_functions,
+    expect_numbers,
+    expect_optimizers,
+)
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer
 from purenets.core.optim.arithmetic import sign
 from purenets.core.optim.extra_args import like_inner
+from purenets.core.optim.precision import any_dtype, real_only
 from purenets.core.optim.wrappers import Predicate, is_matrix
 
 
@@ -18,6 +25,9 @@ def beta_lasso(
 
     Source: B. Neyshabur 2020, arXiv 2007.13657, algorithm 1.
     """
+    expect_optimizers("beta_lasso", optimizer=optimizer)
+    expect_numbers("beta_lasso", NOT_NEGATIVE, lam=lam, beta=beta)
+    expect_functions("beta_lasso", where=where)
 
     def update(grads, state, params, **extra):
         picked = {name: p for name, p in params.items() if where(name, p)}
@@ -28,4 +38,5 @@ def beta_lasso(
     def cut(p: Array, u: Array) -> Array:
         return namespace(p).where(abs(p + u) < beta * lam, -p, u)
 
-    return Optimizer(optimizer.init, like_inner(update, [optimizer]))
+    sparse = any_dtype(Optimizer(optimizer.init, like_inner(update, [optimizer])))
+    return real_only("beta_lasso", sparse)

@@ -10,10 +10,20 @@ updates take the leaves too.
 from collections.abc import Callable
 
 from purenets.core import tree
+from purenets.core.arguments import expect_dicts, expect_optimizers
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.blocks import advance_in_blocks
 from purenets.core.optim.kernels import advance_by_kernel, rule_of
-from purenets.core.vector_dict import ALL, VectorDict, from_vector, packed, vector_of
+from purenets.core.optim.precision import STATE_ERRORS, any_dtype, expect_state, for_full
+from purenets.core.vector_dict import (
+    ALL,
+    VectorDict,
+    are_large,
+    from_vector,
+    packed,
+    vector_of,
+)
 
 
 class _NoVectorError(Exception):
@@ -21,19 +31,26 @@ class _NoVectorError(Exception):
 
 
 def elementwise(optimizer: Optimizer) -> Optimizer:
-    """Return `optimizer`, declared to treat every element alone."""
-    plain = optimizer.update
+    """Return `optimizer`, declared to treat every element alone, for leaves of `any_dtype`."""
+    expect_optimizers("elementwise", optimizer=optimizer)
+    optimizer = any_dtype(optimizer)
+    plain, full = optimizer.update, for_full(optimizer.update)
 
     def update(grads, state, params):
-        return on_vectors(plain, grads, state, params)
+        try:
+            return on_vectors(plain, grads, state, params)
+        except STATE_ERRORS:
+            expect_state(optimizer.init, state, params)
+            raise
 
     update.on_leaves = plain
+    update.full = lambda grads, state, params: on_vectors(full, grads, state, params)
     return Optimizer(optimizer.init, update)
 
 
 def elementwise_as(inner: Optimizer, optimizer: Optimizer) -> Optimizer:
     """Return `optimizer`, declared elementwise if `inner`, which it wraps, is."""
-    return elementwise(optimizer) if is_elementwise(inner) else optimizer
+    return elementwise(optimizer) if is_elementwise(inner) else any_dtype(optimizer)
 
 
 def is_elementwise(optimizer: Optimizer) -> bool:
@@ -96,6 +113,7 @@ def _unpacked_state(layout, state: dict) -> dict:
 
 def apply_updates(params: Params, updates: Params) -> Params:
     """Return `params + updates`, each leaf in its own dtype."""
+    expect_dicts("apply_updates", params=params, updates=updates)
     return on_vectors(_added, updates, {}, params)[0]
 
 
@@ -125,10 +143,13 @@ def advance_fn(optimizer: Optimizer) -> Callable:
     update, rule = on_leaves(optimizer), rule_of(optimizer)
 
     def advance_leaves(grads, state, params):
-        done = rule and advance_by_kernel(rule, grads, state, params)
-        if done:
-            return done
         updates, state = update(grads, state, params)
         return tree.map(apply_update, params, updates), state
 
-    return lambda grads, state, params: on_vectors(advance_leaves, grads, state, params)
+    def advance_elementwise(grads, state, params):
+        done = rule and advance_by_kernel(rule, grads, state, params)
+        if not done and type(params) is dict and are_large(params):
+            done = advance_in_blocks(advance_leaves, grads, state, params)
+        return done or on_vectors(advance_leaves, grads, state, params)
+
+    return advance_elementwise

@@ -4,7 +4,7 @@ under vmap and torch.compile."""
 
 from collections.abc import Callable
 
-from purenets.core.arrays import NUMPY, is_tracing, like, namespace
+from purenets.core.arrays import NUMPY, is_tracing, like, namespace, real_dtype
 from purenets.core.base import Array, Optimizer, Params, UserError
 
 Hyper = float | Array | Callable[[Array], Array]
@@ -50,15 +50,9 @@ def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     leaf = first_leaf(grads)
     xp = namespace(value)
     if xp is not namespace(leaf):
-        return like(value, leaf)
-    return value if value.dtype == leaf.dtype else xp.astype(xp.asarray(value), leaf.dtype)
-
-
-def check_decays(*values: Hyper) -> None:
-    """Raise a UserError that names the number that no running mean can decay by."""
-    for value in values:
-        if type(value) in (int, float) and not 0 <= value < 1:
-            raise UserError(f"betas: {value} is not from 0 to below 1")
+        return like(value, leaf, real_dtype(leaf))
+    same = value.dtype == leaf.dtype
+    return value if same else xp.astype(xp.asarray(value), real_dtype(leaf))
 
 
 def init_count(params: Params, *values: Hyper) -> dict:
@@ -79,10 +73,10 @@ def zero_count(params: Params) -> Array:
 
 
 def count_to_dtype(count: Array, grads: Params) -> Array:
-    """The count as a number of the gradients' dtype (float32 at least), so that what is computed
-    from it has the dtype of the net."""
-    leaf, xp = first_leaf(grads), namespace(count)
-    return xp.astype(count, leaf.dtype if leaf.dtype == xp.float64 else xp.float32)
+    """Return the count as a real number of the gradients' dtype (float32 at least), so that what is
+    computed from it has the dtype of the net.
+    """
+    return namespace(count).astype(count, real_dtype(first_leaf(grads)))
 
 
 def count_as_float(count: Array, grads: Params) -> float | Array:

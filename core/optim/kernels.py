@@ -10,7 +10,9 @@ element is its own.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from purenets.core.base import Optimizer, Params
+from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.hyper import as_numbers, next_count, resolve_hyper
+from purenets.core.vector_dict import from_vector, packed, vector_of
 
 
 class Rule(NamedTuple):
@@ -20,26 +22,52 @@ class Rule(NamedTuple):
         kind: "adam", "adamw" or "sgd".
         hypers: the hyper-parameters of the constructor of that name.
         places: the entries of the state: "moments" (of the transform that keeps them) and "lr".
+        numbers: those of `hypers` that are not the rate, if all are numbers; else None, and no
+            kernel suits.
     """
 
     kind: str
     hypers: dict[str, Any]
     places: dict[str, str]
+    numbers: tuple[float, ...] | None
 
 
-Kernel = Callable[[Rule, Params, dict, Params], tuple[Params, dict] | None]
-_kernels: list[Kernel] = []
+class Leaves(NamedTuple):
+    """The leaves that a kernel advances, as lists in one order.
+
+    Args:
+        params: the arrays.
+        grads: one for each.
+        moments: lists of one array for each, by the name of the moment.
+        is_vector: True for one vector of all leaves.
+    """
+
+    params: list[Array]
+    grads: list[Array]
+    moments: dict[str, list[Array]]
+    is_vector: bool
 
 
-def register_kernel(kernel: Kernel) -> None:
-    """Let `advance_by_kernel` ask `kernel`, which returns None where it does not suit."""
-    _kernels[:] = [kernel]
+# kernel(rule, lr, count, leaves) -> (params, moments), or None where it does not suit; count: of
+# the step that is taken, None where the optimizer has none
+Kernel = Callable[[Rule, Any, Array | None, Leaves], tuple[list[Array], dict[str, list]] | None]
+KERNELS: dict[type, Kernel] = {}
+
+
+def register_kernel(array: type, kernel: Kernel) -> None:
+    """Let `advance_by_kernel` ask `kernel` where the params are arrays of type `array`."""
+    KERNELS[array] = kernel
 
 
 def with_rule(optimizer: Optimizer, kind: str, places: dict[str, str], **hypers) -> Optimizer:
     """Return `optimizer` with the rule that it computes."""
-    optimizer.update.rule = Rule(kind, hypers, places)
+    flat = [v for name, value in hypers.items() if name != "lr" for v in _flat(value)]
+    optimizer.update.rule = Rule(kind, hypers, places, as_numbers(*flat))
     return optimizer
+
+
+def _flat(value) -> tuple:
+    return () if isinstance(value, bool) else tuple(value) if isinstance(value, tuple) else (value,)
 
 
 def rule_of(optimizer: Optimizer) -> Rule | None:
@@ -51,6 +79,47 @@ def advance_by_kernel(rule: Rule, grads: Params, state: dict, params: Params):
     """Return the params and the state after an update by a registered kernel, or None where none
     suits.
     """
-    for kernel in _kernels:
-        return kernel(rule, grads, state, params)
-    return None
+    vector, inner = vector_of(params), state[rule.places["moments"]]
+    first = next(iter(params.values())) if vector is None else vector
+    kernel = KERNELS.get(type(first))
+    if kernel is None or rule.numbers is None:
+        return None
+    if vector is None:
+        leaves, dict_of = _lists(params, grads, inner)
+    else:
+        leaves, dict_of = _vectors(params.layout, vector, grads, inner)
+    if leaves is None:
+        return None
+    lr_at, count = rule.places["lr"], inner["count"] + 1 if "count" in inner else None
+    lr = resolve_hyper(rule.hypers["lr"], state[lr_at], {"": first})
+    done = kernel(rule, lr, count, leaves)
+    if done is None:
+        return None
+    moments = {name: dict_of(arrays) for name, arrays in done[1].items()}
+    moments = moments if count is None else {"count": count, **moments}
+    state = {**state, rule.places["moments"]: moments, lr_at: next_count(state[lr_at])}
+    return dict_of(done[0]), state
+
+
+def _vectors(layout, vector: Array, grads: Params, inner: dict):
+    """Return leaves that are one vector, and the function from a list of it to a dict."""
+    grad, moments = packed(layout, grads), {}
+    if grad is None:
+        return None, None
+    for name, part in inner.items():
+        if name != "count":
+            moments[name] = [packed(layout, part)]
+            if moments[name][0] is None:
+                return None, None
+    return Leaves([vector], [grad], moments, True), lambda arrays: from_vector(layout, *arrays)
+
+
+def _lists(params: Params, grads: Params, inner: dict):
+    """Return leaves in the order of the params, and the function from a list of them to a dict."""
+    if grads.keys() != params.keys():
+        return None, None
+    moments = {
+        name: [part[leaf] for leaf in params] for name, part in inner.items() if name != "count"
+    }
+    leaves = Leaves(list(params.values()), [grads[leaf] for leaf in params], moments, False)
+    return leaves, lambda arrays: dict(zip(params, arrays, strict=True))

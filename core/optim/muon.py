@@ -12,10 +12,23 @@ import math
 from collections.abc import Callable
 
 from purenets.core import tree
-from purenets.core.arrays import namespace
+from purenets.core.arguments import (
+    DECAY,
+    FINITE,
+    NOT_NEGATIVE,
+    expect_flags,
+    expect_functions,
+    expect_hypers,
+    expect_integers,
+    expect_numbers,
+    expect_optimizers,
+)
+from purenets.core.arrays import dtype_called, namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import running_mean
 from purenets.core.optim.hyper import Hyper, init_count, next_count, resolve_hyper, unless_zero
+from purenets.core.optim.newton_schulz import METHODS
+from purenets.core.optim.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -52,31 +65,65 @@ def muon(
     ns_steps: int = 5,
     eps: float = 1e-7,
     precision: str | None = None,
+    method: str = "direct",
 ) -> Optimizer:
     """Muon on the leaves that `matrices(name, leaf)` picks, `other` on the rest (AdamW of the same
     rate).
 
     adjust_lr_fn: a name in ADJUSTMENTS. precision: of the Newton-Schulz iteration, None for that of
-    the leaf. First and last layers often do better with `other`: `matrices=not_named("fc1.*",
+    the leaf. method: "direct", or "gram" for fewer multiplications with the same result up to
+    rounding. First and last layers often do better with `other`: `matrices=not_named("fc1.*",
     "fc3.*")`.
     """
-    if adjust_lr_fn not in ADJUSTMENTS:
-        raise UserError(
-            f"muon: unknown adjust_lr_fn {adjust_lr_fn!r}, choose from {', '.join(ADJUSTMENTS)}"
-        )
+    expect_hypers("muon", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
+    expect_hypers("muon", DECAY, momentum=momentum)
+    expect_flags("muon", nesterov=nesterov)
+    _expect_precision("muon", precision)
+    _expect_iteration("muon", ns_coefficients, ns_steps, eps)
+    expect_functions("muon", matrices=matrices)
+    _expect_adjustment("muon", adjust_lr_fn)
+    _expect_method("muon", method)
     decay = unless_zero(weight_decay, add_decayed_weights)
     of_matrices = chain(
-        scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision),
+        scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision, method),
         scale_by_shape(adjust_lr_fn),
         *decay,
         scale_by_learning_rate(lr),
     )
-    other = other or chain(scale_by_adam(), *decay, scale_by_learning_rate(lr))
+    if other is None:
+        other = chain(scale_by_adam(), *decay, scale_by_learning_rate(lr))
+    expect_optimizers("muon", other=other)
 
     def label(name: str, leaf: Array) -> str:
         return "muon" if leaf.ndim > 1 and matrices(name, leaf) else "other"
 
-    return partition({"muon": of_matrices, "other": other}, label)
+    return real_only("muon", partition({"muon": of_matrices, "other": other}, label))
+
+
+def _expect_adjustment(function: str, name: str) -> None:
+    if not isinstance(name, str) or name not in ADJUSTMENTS:
+        known = ", ".join(ADJUSTMENTS)
+        raise UserError(f"{function}: unknown adjust_lr_fn {name!r}, choose from {known}")
+
+
+def _expect_precision(function: str, precision: str | None) -> None:
+    if precision is not None and not isinstance(precision, str):
+        raise UserError(f"{function}: precision is {precision!r}, needs a dtype's name or None")
+
+
+def _expect_method(function: str, name: str) -> None:
+    if not isinstance(name, str) or name not in METHODS:
+        raise UserError(f"{function}: unknown method {name!r}, choose from {', '.join(METHODS)}")
+
+
+def _expect_iteration(function: str, coefficients, steps: int, eps: float) -> None:
+    """Raise a UserError for what is no Newton-Schulz iteration."""
+    if not isinstance(coefficients, tuple | list) or len(coefficients) != 3:
+        raise UserError(f"{function}: ns_coefficients: {coefficients!r} are not three numbers")
+    for coefficient in coefficients:
+        expect_numbers(function, FINITE, ns_coefficients=coefficient)
+    expect_integers(function, 1, ns_steps=steps)
+    expect_numbers(function, NOT_NEGATIVE, eps=eps)
 
 
 def scale_by_muon(
@@ -86,8 +133,14 @@ def scale_by_muon(
     ns_steps: int = 5,
     eps: float = 1e-7,
     precision: str | None = None,
+    method: str = "direct",
 ) -> Optimizer:
     """The running mean of g (Nesterov: one step ahead), orthogonalized."""
+    expect_hypers("scale_by_muon", DECAY, momentum=momentum)
+    expect_flags("scale_by_muon", nesterov=nesterov)
+    _expect_iteration("scale_by_muon", ns_coefficients, ns_steps, eps)
+    _expect_precision("scale_by_muon", precision)
+    _expect_method("scale_by_muon", method)
 
     def init(params):
         return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}
@@ -97,15 +150,17 @@ def scale_by_muon(
         mean = running_mean(mu, state["momentum_buffer"], grads)
         direction = running_mean(mu, mean, grads) if nesterov else mean
         updates = tree.map(
-            lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision), direction
+            lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision, method), direction
         )
         return updates, {**next_count(state), "momentum_buffer": mean}
 
-    return Optimizer(init, update)
+    optimizer = Optimizer(init, update)
+    return any_dtype(optimizer, refusing("scale_by_muon", optimizer))
 
 
 def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
     """Each matrix times what ADJUSTMENTS says of its shape."""
+    _expect_adjustment("scale_by_shape", adjust_lr_fn)
 
     def scale(grads: Params, params: Params) -> Params:
         factor = ADJUSTMENTS[adjust_lr_fn]
@@ -114,24 +169,31 @@ def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
     return stateless(scale)
 
 
+def _normalized(x: Array, eps: float) -> Array:
+    """Return a matrix of Frobenius norm 1."""
+    return x / namespace(x).clip(sqrt((x * x).sum()), eps, None)
+
+
 def newton_schulz(
     g: Array,
     coefficients: tuple[float, float, float] = COEFFICIENTS,
     steps: int = 5,
     eps: float = 1e-7,
     precision: str | None = None,
+    method: str = "direct",
 ) -> Array:
     """About U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x.
 
-    g: (rows, ...), as a matrix.
+    g: (rows, ...), as a matrix. It is divided by its norm first, so that no singular value is over
+    1: in its own dtype, whose numbers float16 may not hold, or in bfloat16, as in torch. method: a
+    name in `newton_schulz.METHODS`.
     """
-    xp, (a, b, c) = namespace(g), coefficients
+    xp = namespace(g)
     x = g.reshape(g.shape[0], -1)
-    x = x if precision is None else xp.astype(x, getattr(xp, precision))
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
-    x = x / xp.clip(xp.sqrt((x * x).sum()), eps, None)  # so that no singular value is over 1
-    for _ in range(steps):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    x = x if precision == "bfloat16" else _normalized(x, eps)
+    x = x if precision is None else xp.astype(x, dtype_called(precision, x, "muon"))
+    x = _normalized(x, eps) if precision == "bfloat16" else x
+    x = METHODS[method](x, coefficients, steps)
     return xp.astype((x if wide else x.T).reshape(g.shape), g.dtype)

@@ -26,10 +26,20 @@ torch.compile. What combines optimizers (parts of the params, averages, accumula
 
 from collections.abc import Callable
 
+from purenets.core.arguments import (
+    DECAY,
+    FRACTION,
+    NOT_NEGATIVE,
+    expect_betas,
+    expect_flags,
+    expect_hypers,
+    expect_numbers,
+)
 from purenets.core.base import Optimizer, UserError
 from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
 from purenets.core.optim.kernels import with_rule
 from purenets.core.optim.muon import muon
+from purenets.core.optim.precision import real_only
 from purenets.core.optim.schedule_free import schedule_free_adamw
 from purenets.core.optim.transforms import (
     add_decayed_weights,
@@ -61,6 +71,8 @@ def sgd(
 
     Nesterov's variant steps along g + momentum buf (Sutskever et al. 2013).
     """
+    _expect_sgd("sgd", lr, momentum, weight_decay, dampening=dampening)
+    expect_flags("sgd", nesterov=nesterov)
     if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise UserError("sgd: nesterov needs a momentum and no dampening")
     decay = unless_zero(weight_decay, add_decayed_weights)
@@ -74,11 +86,13 @@ def sgd(
 
 def momentum(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -> Optimizer:
     """`sgd` with heavy-ball momentum (Polyak 1964)."""
+    _expect_sgd("momentum", lr, momentum, weight_decay)
     return sgd(lr, momentum, weight_decay=weight_decay)
 
 
 def nesterov(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -> Optimizer:
     """`sgd` with Nesterov's momentum."""
+    _expect_sgd("nesterov", lr, momentum, weight_decay)
     return sgd(lr, momentum, weight_decay=weight_decay, nesterov=True)
 
 
@@ -92,6 +106,10 @@ def rmsprop(
 ) -> Optimizer:
     """RMSProp (torch.optim.RMSprop; Tieleman and Hinton 2012): v = alpha v + (1 - alpha) g^2;
     p = p - lr g / (sqrt(v) + eps). `centered` subtracts the squared mean gradient (Graves 2013)."""
+    expect_hypers("rmsprop", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_hypers("rmsprop", DECAY, alpha=alpha)
+    expect_hypers("rmsprop", FRACTION, momentum=momentum)
+    expect_flags("rmsprop", centered=centered)
     return chain(
         *unless_zero(weight_decay, add_decayed_weights),
         scale_by_rms(alpha, eps, centered),
@@ -109,6 +127,10 @@ def adagrad(
 ) -> Optimizer:
     """Adagrad (torch.optim.Adagrad; Duchi et al. 2011): s = s + g^2; p = p - lr g / (sqrt(s) +
     eps), where lr falls as 1 / (1 + count lr_decay)."""
+    expect_hypers("adagrad", NOT_NEGATIVE, lr=lr, lr_decay=lr_decay)
+    expect_hypers("adagrad", NOT_NEGATIVE, weight_decay=weight_decay, eps=eps)
+    initial = {"initial_accumulator_value": initial_accumulator_value}
+    expect_numbers("adagrad", NOT_NEGATIVE, **initial)
 
     def decayed(count):
         rate, decay = (value(count) if callable(value) else value for value in (lr, lr_decay))
@@ -125,6 +147,8 @@ def adadelta(
     lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0
 ) -> Optimizer:
     """Adadelta (torch.optim.Adadelta; Zeiler 2012): steps in the units of the params."""
+    expect_hypers("adadelta", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_hypers("adadelta", DECAY, rho=rho)
     return chain(
         *unless_zero(weight_decay, add_decayed_weights),
         scale_by_adadelta(rho, eps),
@@ -143,6 +167,7 @@ def adam(
 
     `weight_decay` is added to the gradient: see `adamw`.
     """
+    _expect_adam("adam", lr, betas, eps, weight_decay, amsgrad=amsgrad)
     optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=False)
     places = {"moments": "0", "lr": "1"} if is_zero(weight_decay) else {"moments": "1", "lr": "2"}
     return with_rule(
@@ -159,6 +184,7 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled weight decay: p = p - lr weight_decay p (torch.optim.AdamW; Loshchilov
     and Hutter 2019)."""
+    _expect_adam("adamw", lr, betas, eps, weight_decay, amsgrad=amsgrad)
     optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=True)
     places = {"moments": "0", "lr": "1" if is_zero(weight_decay) else "2"}
     return with_rule(
@@ -170,6 +196,7 @@ def adamax(
     lr: Hyper = 2e-3, betas=(0.9, 0.999), eps: Hyper = 1e-8, weight_decay: Hyper = 0
 ) -> Optimizer:
     """Adam by the largest gradient of late (torch.optim.Adamax; Kingma and Ba 2015, section 7)."""
+    _expect_adam("adamax", lr, betas, eps, weight_decay)
     return _decayed(scale_by_adamax(betas, eps), lr, weight_decay, decoupled=False)
 
 
@@ -182,6 +209,9 @@ def nadam(
     decoupled_weight_decay: bool = False,
 ) -> Optimizer:
     """Adam with Nesterov's momentum (torch.optim.NAdam; Dozat 2016)."""
+    decoupled = {"decoupled_weight_decay": decoupled_weight_decay}
+    _expect_adam("nadam", lr, betas, eps, weight_decay, **decoupled)
+    expect_hypers("nadam", NOT_NEGATIVE, momentum_decay=momentum_decay)
     return _decayed(
         scale_by_nadam(betas, eps, momentum_decay), lr, weight_decay, decoupled_weight_decay
     )
@@ -195,6 +225,8 @@ def radam(
     decoupled_weight_decay: bool = False,
 ) -> Optimizer:
     """Rectified Adam, which needs no warm-up (torch.optim.RAdam; Liu et al. 2020)."""
+    decoupled = {"decoupled_weight_decay": decoupled_weight_decay}
+    _expect_adam("radam", lr, betas, eps, weight_decay, **decoupled)
     return _decayed(scale_by_radam(betas, eps), lr, weight_decay, decoupled_weight_decay)
 
 
@@ -202,7 +234,8 @@ def lion(lr: Hyper = 1e-4, betas=(0.9, 0.99), weight_decay: Hyper = 0) -> Optimi
     """Lion (Chen et al. 2023, "Symbolic discovery of optimization algorithms"): p = p - lr (sign(b1
     m + (1 - b1) g) + weight_decay p). Rates are 3 to 10 times smaller than Adam's, decay as much
     larger."""
-    return _decayed(scale_by_lion(betas), lr, weight_decay, decoupled=True)
+    _expect_adam("lion", lr, betas, 0, weight_decay)
+    return real_only("lion", _decayed(scale_by_lion(betas), lr, weight_decay, decoupled=True))
 
 
 def lamb(
@@ -210,12 +243,14 @@ def lamb(
 ) -> Optimizer:
     """LAMB (You et al. 2020, "Large batch optimization for deep learning"): AdamW whose step is, in
     each leaf, as long as lr times the leaf."""
-    return chain(
+    _expect_adam("lamb", lr, betas, eps, weight_decay)
+    optimizer = chain(
         scale_by_adam(betas, eps),
         *unless_zero(weight_decay, add_decayed_weights),
         scale_by_trust_ratio(),
         scale_by_learning_rate(lr),
     )
+    return real_only("lamb", optimizer)
 
 
 def lars(
@@ -229,12 +264,30 @@ def lars(
     """LARS (You et al. 2017, "Large batch training of convolutional networks"): SGD with momentum,
     the gradient of each leaf as long as trust_coefficient times the leaf. The rate is inside of the
     momentum."""
-    return chain(
+    _expect_sgd("lars", lr, momentum, weight_decay)
+    expect_hypers("lars", NOT_NEGATIVE, trust_coefficient=trust_coefficient)
+    expect_numbers("lars", NOT_NEGATIVE, eps=eps)
+    expect_flags("lars", nesterov=nesterov)
+    optimizer = chain(
         *unless_zero(weight_decay, add_decayed_weights),
         scale_by_trust_ratio(trust_coefficient, eps),
         scale_by_learning_rate(lr),
         *unless_zero(momentum, lambda momentum: trace(momentum, nesterov=nesterov)),
     )
+    return real_only("lars", optimizer)
+
+
+def _expect_sgd(name: str, lr, momentum, weight_decay, **fractions) -> None:
+    """Raise a UserError for a hyper-parameter that SGD with momentum cannot have."""
+    expect_hypers(name, NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
+    expect_hypers(name, FRACTION, momentum=momentum, **fractions)
+
+
+def _expect_adam(name: str, lr, betas, eps, weight_decay, **flags) -> None:
+    """Raise a UserError for a hyper-parameter that an optimizer like Adam cannot have."""
+    expect_hypers(name, NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_betas(name, betas)
+    expect_flags(name, **flags)
 
 
 def _decayed(transform: Optimizer, lr: Hyper, weight_decay: Hyper, decoupled: bool) -> Optimizer:

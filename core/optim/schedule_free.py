@@ -11,6 +11,15 @@ with them, evaluate with x, which is `get_state(opt_state, "x")`.
 """
 
 from purenets.core import tree
+from purenets.core.arguments import (
+    FRACTION,
+    NOT_NEGATIVE,
+    expect_betas,
+    expect_hypers,
+    expect_integers,
+    expect_numbers,
+    expect_optimizers,
+)
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
 from purenets.core.optim.arithmetic import maximum
@@ -25,6 +34,7 @@ from purenets.core.optim.hyper import (
     unless_zero,
     zero_count,
 )
+from purenets.core.optim.precision import real_only
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -39,6 +49,10 @@ def schedule_free(
     """`optimizer` (without a momentum of its own; its rate is `lr`), with averages in place of
     momentum.
     """
+    expect_optimizers("schedule_free", optimizer=optimizer)
+    expect_hypers("schedule_free", NOT_NEGATIVE, lr=lr)
+    expect_hypers("schedule_free", FRACTION, beta=beta)
+    expect_numbers("schedule_free", NOT_NEGATIVE, weight_lr_power=weight_lr_power)
 
     def init(params):
         nothing = count_to_dtype(zero_count(params), params)
@@ -76,13 +90,17 @@ def schedule_free_adamw(
 ) -> Optimizer:
     """AdamW without momentum, schedule-free, with a linear warm-up of the rate (the authors'
     package has these defaults). The decay is that of y."""
+    name = "schedule_free_adamw"
+    expect_hypers(name, NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_betas(name, betas)
+    expect_integers(name, 0, warmup_steps=warmup_steps)
     rate = _warmed_up(lr, warmup_steps) if warmup_steps else lr
     base = chain(
         scale_by_adam((0.0, betas[1]), eps),
         *unless_zero(weight_decay, add_decayed_weights),
         scale_by_learning_rate(rate),
     )
-    return schedule_free(base, rate, betas[0])
+    return real_only(name, schedule_free(base, rate, betas[0]))
 
 
 def _warmed_up(lr: Hyper, steps: int) -> Hyper:

@@ -2,11 +2,19 @@
 
 from collections.abc import Callable, Iterator
 
-from purenets.core import tree
+from purenets.core.arguments import (
+    FINITE,
+    expect_dicts,
+    expect_functions,
+    expect_numbers,
+    expect_optimizers,
+    expect_states,
+)
 from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.extra_args import like_inner
 from purenets.core.optim.hyper import count_to_dtype, zero_count
+from purenets.core.optim.precision import expect_state
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
@@ -18,6 +26,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     get_state(opt_state, "hyper")["lr"]                  # read
     opt_state = set_hyperparams(opt_state, lr=1e-4)      # a new state with another value
     """
+    expect_functions("inject_hyperparams", make=make)
     held = {name: value for name, value in hypers.items() if _is_held(value)}
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
@@ -31,7 +40,9 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
         updates, inner = optimizer.update(grads, state["inner"], params, **extra)
         return updates, {"hyper": state["hyper"], "inner": inner}
 
-    return Optimizer(init, like_inner(update, [make(**hypers)]))
+    optimizer = make(**hypers)
+    expect_optimizers("inject_hyperparams", **{"what make returns": optimizer})
+    return Optimizer(init, like_inner(update, [optimizer]))
 
 
 def _is_held(value) -> bool:
@@ -42,6 +53,7 @@ def _is_held(value) -> bool:
 
 def get_state(opt_state: dict, name: str):
     """The first entry called `name` in a nested state; a UserError if there is none."""
+    expect_dicts("get_state", opt_state=opt_state)
     for entry, inner in _entries(opt_state):
         if entry == name:
             return inner
@@ -50,10 +62,8 @@ def get_state(opt_state: dict, name: str):
 
 def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> None:
     """Raise a UserError unless `opt_state` has the entries and shapes that `optimizer` keeps."""
-    try:
-        tree.check_like(opt_state, optimizer.init(params))
-    except UserError as error:
-        raise UserError(f"opt_state: of another optimizer or other params: {error}") from error
+    expect_optimizers("check_opt_state", optimizer=optimizer)
+    expect_state(optimizer.init, opt_state, params)
 
 
 def same_entries(a: dict, b: dict) -> bool:
@@ -83,6 +93,7 @@ def with_averaged_params(state: TrainState) -> TrainState:
         UserError: if an average is not of these params (as that of a vector of all), or a leaf has
             two.
     """
+    expect_states("with_averaged_params", state=state)
     params, places = dict(state.params), {}
     for place, average in _averages(state.opt_state, ""):
         for name, leaf in average.items():
@@ -130,6 +141,11 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
     """The state with other values of injected hyper-parameters; a UserError if it holds none of
     that name.
     """
+    expect_dicts("set_hyperparams", opt_state=opt_state)
+    for name, value in values.items():
+        each = value if isinstance(value, tuple | list) else (value,)
+        for number in each:
+            expect_numbers("set_hyperparams", FINITE, **{name: number})
     known = get_state(opt_state, "hyper")
     for name in values.keys() - known.keys():
         raise UserError(

@@ -8,7 +8,19 @@ A transform is an `Optimizer`: `init(params) -> state` and `update(grads, state,
 from collections.abc import Callable
 
 from purenets.core import tree
-from purenets.core.arrays import namespace
+from purenets.core.arguments import (
+    ABOVE_0,
+    DECAY,
+    FRACTION,
+    NOT_NEGATIVE,
+    expect_betas,
+    expect_flags,
+    expect_functions,
+    expect_hypers,
+    expect_numbers,
+    expect_optimizers,
+)
+from purenets.core.arrays import namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.arithmetic import (
     add_square,
@@ -21,7 +33,6 @@ from purenets.core.optim.arithmetic import (
     running_mean_of_squares,
     scaled,
     sign,
-    sqrt,
 )
 from purenets.core.optim.elementwise import (
     advance_fn,
@@ -33,7 +44,6 @@ from purenets.core.optim.extra_args import takes_extra_args, with_extra_args
 from purenets.core.optim.hyper import (
     Hyper,
     as_numbers,
-    check_decays,
     count_as_float,
     count_to_dtype,
     first_leaf,
@@ -44,6 +54,14 @@ from purenets.core.optim.hyper import (
     stateless_with_hyper,
     zero_count,
 )
+from purenets.core.optim.precision import (
+    any_dtype,
+    are_full,
+    for_full,
+    in_pairs,
+    refusing,
+    widened_leaves,
+)
 
 # --- composition ----------------------------------------------------------------------------------
 
@@ -51,22 +69,38 @@ from purenets.core.optim.hyper import (
 def chain(*transforms: Optimizer) -> Optimizer:
     """Apply one transform after the other; their states are the entries "0", "1", ... of the state.
 
-    A chain of transforms that treat every element alone does so itself (`optim.elementwise`).
+    A chain of transforms that treat every element alone does so itself (`optim.elementwise`). One
+    look at the dtypes is enough for all (`optim.precision`).
     """
+    expect_optimizers("chain", **{f"transform_{i}": part for i, part in enumerate(transforms)})
     named = {str(i): transform for i, transform in enumerate(transforms)}
     together = all(map(is_elementwise, transforms))
-    plain = {
-        name: on_leaves(transform) if together else transform.update
-        for name, transform in named.items()
-    }
-    updates = {name: with_extra_args(transform.update) for name, transform in named.items()}
+    takes_more = any(takes_extra_args(transform.update) for transform in transforms)
+    inner = {name: on_leaves(t) if together else t.update for name, t in named.items()}
+    if takes_more:
+        inner = {name: with_extra_args(update) for name, update in inner.items()}
 
     def init(params):
         return {name: transform.init(params) for name, transform in named.items()}
 
+    any_leaves = Optimizer(init, _in_sequence(inner, takes_more))
+    full_only = Optimizer(
+        init, _in_sequence({n: for_full(u) for n, u in inner.items()}, takes_more)
+    )
+    optimizer = any_dtype(full_only, any_leaves)
+    if together:
+        return elementwise(optimizer)
+    if not takes_more:
+        optimizer.update.advance = _advance_last(named, advance_fn(transforms[-1]))
+    return optimizer
+
+
+def _in_sequence(updates: dict[str, Callable], takes_more: bool) -> Callable:
+    """Return the update that applies one after the other, each to the updates of that before."""
+
     def update(grads, state, params):
         new_state = {}
-        for name, inner_update in plain.items():
+        for name, inner_update in updates.items():
             grads, new_state[name] = inner_update(grads, state[name], params)
         return grads, new_state
 
@@ -76,13 +110,7 @@ def chain(*transforms: Optimizer) -> Optimizer:
             grads, new_state[name] = inner_update(grads, state[name], params, **extra)
         return grads, new_state
 
-    takes_more = any(takes_extra_args(transform.update) for transform in transforms)
-    optimizer = Optimizer(init, update_with_loss if takes_more else update)
-    if together:
-        return elementwise(optimizer)
-    if not takes_more:
-        update.advance = _advance_last(named, advance_fn(transforms[-1]))
-    return optimizer
+    return update_with_loss if takes_more else update
 
 
 def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
@@ -92,9 +120,11 @@ def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
     *others, last = named
 
     def advance_chain(grads, state, params):
-        new_state = {}
+        new_state, wide = {}, params
+        if not (are_full(grads) and are_full(params)):
+            grads, wide = widened_leaves(grads), widened_leaves(params)
         for name in others:
-            grads, new_state[name] = named[name].update(grads, state[name], params)
+            grads, new_state[name] = named[name].update(grads, state[name], wide)
         params, new_state[last] = advance(grads, state[last], params)
         return params, new_state
 
@@ -103,7 +133,10 @@ def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
 
 def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
     """A transform without a state: `f(grads, params) -> updates`."""
-    return Optimizer(lambda params: {}, lambda grads, state, params: (f(grads, params), state))
+    expect_functions("stateless", f=f)
+    return any_dtype(
+        Optimizer(lambda params: {}, lambda grads, state, params: (f(grads, params), state))
+    )
 
 
 # --- transforms -----------------------------------------------------------------------------------
@@ -111,11 +144,13 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
 
 def scale_by_learning_rate(lr: Hyper) -> Optimizer:
     """Updates -lr g: the end of every chain."""
+    expect_hypers("scale_by_learning_rate", NOT_NEGATIVE, lr=lr)
     return elementwise(stateless_with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr)))
 
 
 def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
     """g + weight_decay p."""
+    expect_hypers("add_decayed_weights", NOT_NEGATIVE, weight_decay=weight_decay)
 
     def add(weight_decay, grads, params):
         return tree.map(lambda g, p: g + weight_decay * p, grads, params)
@@ -125,27 +160,34 @@ def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
 
 def clip_by_value(limit: Hyper) -> Optimizer:
     """Each element of g within [-limit, limit] (torch.nn.utils.clip_grad_value_)."""
+    expect_hypers("clip_by_value", ABOVE_0, limit=limit)
 
     def clip(limit, grads, params):
         return tree.map(lambda g: namespace(g).clip(g, -limit, limit), grads)
 
-    return elementwise(stateless_with_hyper(limit, clip))
+    clipped = stateless_with_hyper(limit, clip)
+    return elementwise(any_dtype(clipped, refusing("clip_by_value", clipped)))
 
 
 def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
     """All of g scaled so that its norm is at most `max_norm` (Pascanu et al. 2013). Exact: torch's
     clip_grad_norm_ divides by the norm + 1e-6."""
+    expect_hypers("clip_by_global_norm", ABOVE_0, max_norm=max_norm)
 
     def clip(max_norm, grads, params):
         norm = tree.norm(grads)
-        xp = namespace(norm)
-        return scaled(grads, xp.where(norm > max_norm, max_norm / norm, xp.ones_like(norm)))
+        xp, over = namespace(norm), norm > max_norm
+        # The inner `where`: a norm of 0 must not be divided by, in the backward pass either.
+        factor = xp.where(over, max_norm / xp.where(over, norm, 1.0), 1.0)
+        return scaled(grads, factor)
 
-    return stateless_with_hyper(max_norm, clip)
+    return any_dtype(stateless_with_hyper(max_norm, clip))
 
 
 def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Optimizer:
     """buf = momentum buf + (1 - dampening) g; the first is g, undamped, as in torch.optim."""
+    expect_hypers("trace", FRACTION, momentum=momentum, dampening=dampening)
+    expect_flags("trace", nesterov=nesterov)
     damped = not is_zero(dampening)
 
     def init(params):
@@ -171,6 +213,9 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
 
 def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False) -> Optimizer:
     """g / (sqrt(v) + eps), v the running mean of g^2 (if centered, its running variance)."""
+    expect_hypers("scale_by_rms", DECAY, alpha=alpha)
+    expect_hypers("scale_by_rms", NOT_NEGATIVE, eps=eps)
+    expect_flags("scale_by_rms", centered=centered)
 
     def init(params):
         means = {"square_avg": tree.zeros_like(params)}
@@ -186,11 +231,13 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
             variance = tree.map(lambda v, m: v - m * m, square, means["grad_avg"])
         return divided_by_root(grads, variance, e), {**next_count(state), **means}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(in_pairs(Optimizer(init, update)))
 
 
 def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer:
     """g / (sqrt(s) + eps), s the sum of all g^2 so far, from `initial` on."""
+    expect_numbers("scale_by_sum_of_squares", NOT_NEGATIVE, initial=initial)
+    expect_hypers("scale_by_sum_of_squares", NOT_NEGATIVE, eps=eps)
 
     def init(params):
         sums = tree.map(lambda p: namespace(p).full_like(p, initial), params)
@@ -203,14 +250,16 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
             "sum": sums,
         }
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(in_pairs(Optimizer(init, update)))
 
 
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
     """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero.
     `amsgrad` takes the largest v so far, before the correction, as torch does (Reddi et al.
     2018)."""
-    check_decays(*betas)
+    expect_betas("scale_by_adam", betas)
+    expect_hypers("scale_by_adam", NOT_NEGATIVE, eps=eps)
+    expect_flags("scale_by_adam", amsgrad=amsgrad)
     known = as_numbers(*betas, eps)
     names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
 
@@ -237,7 +286,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         new.update(zip(names, means, strict=True))
         return updates, new
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(in_pairs(Optimizer(init, update)))
 
 
 def scale_by_nadam(
@@ -245,7 +294,8 @@ def scale_by_nadam(
 ) -> Optimizer:
     """Adam with Nesterov's momentum (Dozat 2016), whose mu_t = b1 (1 - 0.96^(t momentum_decay) /
     2): ((1 - mu_t) g / (1 - prod mu) + mu_t+1 m / (1 - mu_t+1 prod mu)) / (sqrt(v) + eps)."""
-    check_decays(*betas)
+    expect_betas("scale_by_nadam", betas)
+    expect_hypers("scale_by_nadam", NOT_NEGATIVE, eps=eps, momentum_decay=momentum_decay)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
@@ -269,14 +319,15 @@ def scale_by_nadam(
         updates = divided_by_root(mixed, tree.map(lambda v: v / c2, means["exp_avg_sq"]), e)
         return updates, {**counts, "mu_product": product, **means}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(in_pairs(Optimizer(init, update)))
 
 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     """Rectified Adam (Liu et al. 2020): r sqrt(1 - b2^t) m / (sqrt(v) + eps) where the length of
     the second average, rho, is over 5, and m alone before; m without its bias, eps beside the root
     of the biased v."""
-    check_decays(*betas)
+    expect_betas("scale_by_radam", betas)
+    expect_hypers("scale_by_radam", NOT_NEGATIVE, eps=eps)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
@@ -294,7 +345,7 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
         return tree.map(scale, means["exp_avg"], means["exp_avg_sq"]), {**counts, **means}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(in_pairs(Optimizer(init, update)))
 
 
 def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Array, Array]:
@@ -316,7 +367,8 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
     Source: Kingma and Ba 2015, section 7.
     """
-    check_decays(*betas)
+    expect_betas("scale_by_adamax", betas)
+    expect_hypers("scale_by_adamax", NOT_NEGATIVE, eps=eps)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_inf")}
@@ -330,13 +382,15 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(in_pairs(Optimizer(init, update)))
 
 
 def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
     """d = g sqrt(D + eps) / sqrt(v + eps), v the running mean of g^2 and D that of d^2 (Zeiler
     2012).
     """
+    expect_hypers("scale_by_adadelta", DECAY, rho=rho)
+    expect_hypers("scale_by_adadelta", NOT_NEGATIVE, eps=eps)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("square_avg", "acc_delta")}
@@ -353,11 +407,12 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
         squares = running_mean(r, state["acc_delta"], tree.map(lambda d: d * d, delta))
         return delta, {**next_count(state), "square_avg": v, "acc_delta": squares}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(in_pairs(Optimizer(init, update)))
 
 
 def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
     """sign(b1 m + (1 - b1) g), then m = b2 m + (1 - b2) g (Chen et al. 2023)."""
+    expect_betas("scale_by_lion", betas)
 
     def init(params):
         return {**init_count(params, *betas), "exp_avg": tree.zeros_like(params)}
@@ -370,7 +425,8 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
             "exp_avg": running_mean(b2, state["exp_avg"], grads),
         }
 
-    return elementwise(Optimizer(init, update))
+    lion = Optimizer(init, update)
+    return elementwise(any_dtype(lion, refusing("scale_by_lion", lion)))
 
 
 def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimizer:
@@ -378,6 +434,8 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
 
     Source: You et al. 2017.
     """
+    expect_hypers("scale_by_trust_ratio", NOT_NEGATIVE, coefficient=coefficient)
+    expect_numbers("scale_by_trust_ratio", NOT_NEGATIVE, eps=eps)
 
     def scale(coefficient, grads, params):
         def one(g, p):
@@ -388,4 +446,4 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
 
         return tree.map(one, grads, params)
 
-    return stateless_with_hyper(coefficient, scale)
+    return any_dtype(stateless_with_hyper(coefficient, scale))

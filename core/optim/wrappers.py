@@ -13,6 +13,14 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from purenets.core import tree
+from purenets.core.arguments import (
+    DECAY,
+    PART,
+    expect_functions,
+    expect_hypers,
+    expect_integers,
+    expect_optimizers,
+)
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.arithmetic import choose, running_mean, scaled
@@ -26,7 +34,8 @@ from purenets.core.optim.hyper import (
     resolve_hyper,
     zero_count,
 )
-from purenets.core.optim.transforms import chain, stateless
+from purenets.core.optim.precision import any_dtype
+from purenets.core.optim.transforms import chain
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
 
@@ -39,6 +48,10 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
 
     partition({"2": adamw(1e-3), "1": adam(1e-3)}, lambda name, leaf: str(leaf.ndim))
     """
+    if not isinstance(optimizers, dict):
+        raise UserError(f"partition: optimizers is a {type(optimizers).__name__}, needs a dict")
+    expect_optimizers("partition", **{str(name): o for name, o in optimizers.items()})
+    expect_functions("partition", label_fn=label_fn)
 
     def labels(params):
         found = {name: label_fn(name, leaf) for name, leaf in params.items()}
@@ -85,6 +98,8 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
 
     masked(add_decayed_weights(1e-2), not_named("*.bias", "norm*"))
     """
+    expect_optimizers("masked", transform=transform)
+    expect_functions("masked", where=where)
     return partition(
         {"masked": transform, "other": chain()}, lambda *leaf: "masked" if where(*leaf) else "other"
     )
@@ -96,6 +111,9 @@ def named(*patterns: str) -> Predicate:
     >>> named("fc1.*", "*.bias")("fc2.bias", None)
     True
     """
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise UserError(f'named: {pattern!r} is no pattern, such as "*.bias"')
     return lambda name, leaf: any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -111,27 +129,30 @@ def is_matrix(name: str, leaf: Array) -> bool:
 
 
 def freeze() -> Optimizer:
-    """No update at all."""
-    return stateless(lambda grads, params: tree.zeros_like(grads))
+    """No update at all; the leaves may have any dtype."""
+    return Optimizer(
+        lambda params: {}, lambda grads, state, params: (tree.zeros_like(grads), state)
+    )
 
 
 def normalize_weights(optimizer: Optimizer) -> Optimizer:
     """Each update begins from the weights brought back to the length of the square root of their
     number of rows, so that a rate means the same to every matrix and at all times (K. Jordan
     2024)."""
+    expect_optimizers("normalize_weights", optimizer=optimizer)
 
     def update(grads, state, params, **extra):
         updates, state = optimizer.update(grads, state, params, **extra)
 
         def back(p, u):
-            xp = namespace(p)
-            length = xp.sqrt((p * p).sum())
+            xp, length = namespace(p), tree.norm({"": p})
             length = xp.where(length > 0, length, xp.ones_like(length))  # a leaf of zeros stays
-            return u + p * (p.shape[0] ** 0.5 / length - 1)
+            rows = p.shape[0] if p.ndim else 1
+            return u + p * (rows**0.5 / length - 1)
 
         return tree.map(back, params, updates), state
 
-    return Optimizer(optimizer.init, like_inner(update, [optimizer]))
+    return any_dtype(Optimizer(optimizer.init, like_inner(update, [optimizer])))
 
 
 # --- when to update -------------------------------------------------------------------------------
@@ -141,8 +162,8 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
     """Every k-th update is that of `optimizer` for the mean of the last k gradients; the others are
     zero.
     """
-    if type(k) is not int or k < 1:
-        raise UserError(f"accumulate: k is {k}, needs a positive integer")
+    expect_optimizers("accumulate", optimizer=optimizer)
+    expect_integers("accumulate", 1, k=k)
 
     def init(params):
         return {
@@ -165,6 +186,7 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
 def apply_if_finite(optimizer: Optimizer) -> Optimizer:
     """No update and no change of the inner state where the gradient has an infinity or a NaN; the
     entry "skipped" counts these."""
+    expect_optimizers("apply_if_finite", optimizer=optimizer)
 
     def init(params):
         return {"skipped": zero_count(params), "inner": optimizer.init(params)}
@@ -181,7 +203,7 @@ def apply_if_finite(optimizer: Optimizer) -> Optimizer:
             "inner": choose(finite, inner, state["inner"]),
         }
 
-    return Optimizer(init, like_inner(update, [optimizer]))
+    return any_dtype(Optimizer(init, like_inner(update, [optimizer])))
 
 
 def all_finite(grads: Params) -> Array:
@@ -196,6 +218,7 @@ def all_finite(grads: Params) -> Array:
 def ema(decay: Hyper = 0.999) -> Optimizer:
     """The end of a chain: passes the updates and keeps, as the entry "ema", the running mean of the
     params after them, from the first params on. Read it by `get_state(opt_state, "ema")`."""
+    expect_hypers("ema", DECAY, decay=decay)
 
     def init(params):
         return {**init_count(params, decay), "ema": params.copy()}
@@ -211,6 +234,9 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
 def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer:
     """After every k updates of `optimizer` the slow params go `alpha` of the way to the fast ones,
     and the fast ones back to them (Zhang et al. 2019)."""
+    expect_optimizers("lookahead", optimizer=optimizer)
+    expect_integers("lookahead", 1, k=k)
+    expect_hypers("lookahead", PART, alpha=alpha)
 
     def init(params):
         return {"count": zero_count(params), "slow": params.copy(), "inner": optimizer.init(params)}

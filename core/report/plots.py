@@ -5,6 +5,7 @@ and line style. Functions return a `matplotlib.figure.Figure`; nothing is global
 shown.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from purenets.core.base import History
 from purenets.core.data.tasks import Dataset
+from purenets.core.runs.files import write_atomically
 from purenets.core.runs.history import column
 
 # Okabe and Ito (2008): distinct under all common kinds of color blindness
@@ -37,6 +39,15 @@ STYLE = {
 }
 
 
+def literal(text: str) -> str:
+    """Return a text that a figure shows as it is: a name from a file may look like mathematics.
+
+    >>> literal("$x$")
+    '\\\\$x\\\\$'
+    """
+    return str(text).replace("$", r"\$")
+
+
 def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.4, **options):
     """A Figure in our style and its axes (rows, columns), each of `width` by `height` inches."""
     with rc_context(STYLE):
@@ -45,9 +56,11 @@ def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.4, **o
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, in our resolution."""
+    """Write a PNG, in our resolution, whole or not at all."""
+    content = io.BytesIO()
     with rc_context(STYLE):
-        figure.savefig(path)
+        figure.savefig(content, format="png")
+    write_atomically(Path(path), content.getvalue())
 
 
 def curves(
@@ -61,7 +74,7 @@ def curves(
             for j, name in enumerate(group):
                 steps, values = column(rows, name)
                 part = name.split("_")[0] if "_" in name else "train"
-                text = " ".join(filter(None, (label, part)))
+                text = literal(" ".join(filter(None, (label, part))))
                 width = 3.2 if len(runs) == 2 and i == 0 else 1.6  # so that it shows below another
                 axis.plot(
                     steps, values, LINES[j % 4], color=COLORS[i % 8], label=text, linewidth=width
@@ -71,8 +84,18 @@ def curves(
         if log and kind == "loss":
             axis.set_yscale("log")
         axis.legend(fontsize=9, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(literal(title))
     return figure
+
+
+def training_and_validation(axis, histories: Sequence[History], name: str) -> None:
+    """Draw a metric of several runs over the steps: of the training solid, of the validation
+    dashed, where there is one."""
+    parts = ((name, "training", COLORS[0], "-"), (f"valid_{name}", "validation", COLORS[1], "--"))
+    for which, label, color, line in parts:
+        drawn = [column(rows, which) for rows in histories]
+        for i, (steps, values) in enumerate(found for found in drawn if found[0]):
+            axis.plot(steps, values, line, color=color, linewidth=1.3, label=None if i else label)
 
 
 def scatter(axis, data: Dataset, title: str = "") -> None:
@@ -152,9 +175,9 @@ def confusion(axis, counts: np.ndarray, names: Sequence[str], title: str = "") -
                 color="white" if share[i, j] > 0.5 else "black",
             )
     ticks = range(len(names))
-    axis.set(xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="true", title=title)
-    axis.set_xticklabels(names, rotation=45, ha="right")
-    axis.set_yticklabels(names)
+    axis.set(xticks=ticks, yticks=ticks, xlabel="predicted", ylabel="true", title=literal(title))
+    axis.set_xticklabels(map(literal, names), rotation=45, ha="right")
+    axis.set_yticklabels(map(literal, names))
     axis.grid(False)
 
 

@@ -19,7 +19,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-NUMBER = re.compile(r"[-+]?(\.?\d|nan\b|inf\b)")  # what a cell with a number begins with
+COMMIT = r"(?=\d*[a-f])[0-9a-f]{10}\b"  # ten digits of a commit are no number
+NUMBER = re.compile(rf"(?!{COMMIT})[-+]?(\.?\d|nan\b|inf\b)")  # how a cell with a number begins
 
 
 class Table(NamedTuple):

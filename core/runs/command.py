@@ -1,39 +1,62 @@
 """The last line of a script: parse the options, run, exit with the right code."""
 
+import atexit
+import contextlib
+import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from purenets.core.base import UserError
-from purenets.core.runs import malloc
+from purenets.core.runs import malloc, output
+from purenets.core.runs.notes import RunWarning
 from purenets.core.runs.options import Options
 from purenets.core.train import Diverged, Interrupted, PeerLost
+
+BROKEN_PIPE = 141  # as a shell has it of a command that SIGPIPE ended
 
 
 def command(
     config_class: type[Options], main: Callable[[Any], object], presets: dict | None = None
 ) -> NoReturn:
     """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2,
-    divergence and lost processes in 1, an interruption in 130, too little memory in 2."""
+    divergence and lost processes in 1, an interruption in 130, too little memory in 2. Output that
+    nobody takes changes nothing but the exit code: 141 for a closed pipe, 1 for a full disk."""
     malloc.keep_freed_memory()
-    code = 0
+    output.tolerate()
+    with _notes_in_one_line():
+        code = _run(config_class, main, presets)
+        atexit.register(_ignore_interrupts)
+        sys.exit(code or _code_of_output())
+
+
+def _run(config_class: type[Options], main: Callable[[Any], object], presets: dict | None) -> int:
     try:
         main(config_class.parse(presets=presets))
     except UserError as error:
-        code = _complain(error, 2)
+        return _complain(error, 2)
     except (Diverged, PeerLost) as error:
-        code = _complain(error, 1)
+        return _complain(error, 1)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        code = _complain(
-            f"not enough memory for this net or batch ({str(error).splitlines()[0]})", 2
-        )
+        reason = (str(error).splitlines() or ["no more to be had"])[0]
+        return _complain(f"not enough memory for this net or batch ({reason})", 2)
     except Interrupted as error:
-        code = _complain(error, 130)
+        return _complain(error, 130)
     except KeyboardInterrupt:
-        code = _complain("interrupted", 130)
-    sys.exit(code)
+        return _complain("interrupted", 130)
+    return 0
+
+
+def _ignore_interrupts() -> None:
+    """Let the process end: what ends with it, as the compiler's own, answers Ctrl-C by a traceback.
+
+    Registered last, so called first of what is called at the end.
+    """
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -44,5 +67,31 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def _complain(message, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr, flush=True)
     return code
+
+
+def _code_of_output() -> int:
+    failed = output.failure()
+    if failed is None:
+        return 0
+    if isinstance(failed, BrokenPipeError):
+        return BROKEN_PIPE
+    return _complain(f"standard output: cannot be written ({failed.strerror})", 1)
+
+
+@contextlib.contextmanager
+def _notes_in_one_line():
+    """Print warnings about a run as `warning: ...`, without the line of the source."""
+    before = warnings.formatwarning
+
+    def formatted(message, category, *place):
+        if issubclass(category, RunWarning):
+            return f"warning: {message}\n"
+        return before(message, category, *place)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

@@ -2,10 +2,37 @@
 
 import csv
 import io
+import itertools
 from pathlib import Path
+from typing import Any
 
 from purenets.core.base import History, UserError
 from purenets.core.runs.files import write_atomically
+from purenets.core.runs.schema import mismatch
+
+# what the best row is chosen by: columns of the validation set, and the sign that is better
+VALIDATION = (("valid_accuracy", 1), ("valid_loss", -1))
+
+
+def check_rows(value: Any) -> str | None:
+    """Check rows that are read back (a schema of `schema.py`)."""
+    wrong = mismatch(value, [{"step": int}]) or mismatch(value, [{str: float}])
+    steps = [] if wrong else [row["step"] for row in value]
+    if any(step < 0 for step in steps) or any(a >= b for a, b in itertools.pairwise(steps)):
+        return "the steps do not rise"
+    return wrong
+
+
+def best_step(rows: History) -> int | None:
+    """Return the step of the best row by validation: its accuracy, then its loss, then the first.
+
+    None where nothing is validated.
+    """
+    names = [(name, sign) for name, sign in VALIDATION if any(name in row for row in rows)]
+    kept = [row for row in rows if row["step"] > 0 and all(name in row for name, _ in names)]
+    if not names or not kept:
+        return None
+    return max(kept, key=lambda row: [sign * row[name] for name, sign in names])["step"]
 
 
 def to_csv(rows: History) -> str:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, Self
 
 from purenets.core.base import UserError
 
+LARGEST = 2**64  # what no count, step or seed reaches
 Check = Callable[[Any], str | None]  # what would be right, if the value is not
 
 
@@ -42,6 +43,27 @@ def positive(value) -> str | None:
 
 def not_negative(value) -> str | None:
     return None if value >= 0 and math.isfinite(value) else "a number that is not negative"
+
+
+def up_to(highest: float, check: Check = positive) -> Check:
+    """Return the check of a number that `check` takes and that is at most `highest`."""
+
+    def within(value) -> str | None:
+        return check(value) or (None if value <= highest else f"at most {highest:,}")
+
+    return within
+
+
+# more threads than any machine has cores end in an error of the system, more seeds than these in
+# a list that fills the memory
+thread_count = up_to(1024)
+thread_count_or_0 = up_to(1024, not_negative)
+seed_count = up_to(100_000)
+
+
+def file_path(value: str) -> str | None:
+    """Check the path of a file or folder."""
+    return None if value else "a path; . is the folder that you are in"
 
 
 def fraction(value) -> str | None:
@@ -88,7 +110,7 @@ class Options:
             object.__setattr__(self, field.name, value)
             wrong = _wrong(field, value)
             if wrong:
-                raise UserError(f"--{field.name} {_as_text(value)}: needs {wrong}")
+                raise UserError(f"--{field.name} {_shortened(value)}: needs {wrong}")
 
     @classmethod
     def parse(
@@ -119,6 +141,13 @@ class Options:
         return cls(
             **{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)}
         )
+
+    def needs_length(self) -> str:
+        """Return what of the training depends on its length, such as a schedule; "" for nothing.
+
+        A run of which something does is not gone on with to another length.
+        """
+        return ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them; a list is the text that the command line takes."""
@@ -194,11 +223,27 @@ def _wrong(field, value) -> str | None:
     if value is None and field.default is None:
         return None
     if item is None:
-        return _WORDS[field.type] if type(value) is not field.type else check and check(value)
+        return _wrong_kind(field.type, value) or (check and check(value))
     words = f"{_MANY[item]} with commas between them"
     if not isinstance(value, tuple):
         return words
     return (check and check(value)) or (None if all(type(v) is item for v in value) else words)
+
+
+def _wrong_kind(kind: type, value) -> str | None:
+    if type(value) is not kind:
+        return _WORDS[kind]
+    if kind is int and abs(value) >= LARGEST:
+        return "an integer below 2^64"
+    return "a text without NUL" if kind is str and "\0" in value else None
+
+
+def _shortened(value) -> str:
+    try:
+        text = str(_as_text(value))
+    except ValueError:  # an integer of more digits than Python prints
+        return "of so many digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _as_text(value):

@@ -1,6 +1,7 @@
 """Where a result comes from: versions, git commit, machine and command."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
 import os
@@ -9,58 +10,111 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from purenets.core.processor import cpu_info
 from purenets.core.runs.options import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().relative_to(ROOT).as_posix()
+OUTPUTS = ("results", "notebooks", "docs/figures")  # written by runs and read by none of them
+DIRTY = "-dirty"
 
 
 def environment() -> dict:
-    """The versions and the git commit that a result comes from."""
+    """Return the versions and the git commit that a result comes from."""
     packages = ("torch", "torchvision", "numpy", "scikit-learn")
     return {
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-        "git_commit": _git_commit(),
+        "versions": {name: _version(name) for name in packages},
+        "git_commit": git_commit(),
     }
 
 
 def machine() -> dict:
-    """What a figure's text says of the machine: processor, cores, system."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if "model name" in line
-        ]
-        name = names[0] if names else name
-    return {"machine": f"{name}, {os.cpu_count()} cores, {platform.system()}"}
+    """Return what a table says of the machine: processor, cores, system."""
+    return {"machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"}
+
+
+def origin() -> dict:
+    """Return what every row of a result names: the commit and the machine."""
+    return {"git_commit": git_commit(), **machine()}
 
 
 def command_line(config: Options) -> str:
-    """The command that makes the same results again: only what differs from the defaults."""
-    parts = []
+    """Return the command that makes the same results again: what differs from the defaults."""
+    parts, texts = [], config.to_dict()
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, text = getattr(config, field.name), str(texts[field.name])
         if value != field.default and field.name != "resume":
             flag = f"--{field.name}" if value is not False else f"--no-{field.name}"
-            parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(str(value))}")
-    return " ".join([f"python scripts/{_script(config)}.py", *parts])
+            parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(text)}")
+    return " ".join([f"python scripts/{script_of(config)}.py", *parts])
 
 
-def _script(config: Options) -> str:
+def script_of(config: Options) -> str:
+    """Return the name of the script that a Config belongs to."""
     return Path(inspect.getfile(type(config))).stem
 
 
-def _git_commit() -> str | None:
-    """The commit of the source, with "-dirty" where files differ from it;
+@functools.cache  # the code of a process is that of its start
+def git_commit() -> str | None:
+    """Return the commit of the source, with "-dirty" if `changed_files` has any.
 
-    None outside a checkout.
+    None outside of a checkout of this repository, and where git is not installed. A copy that is
+    installed or unpacked within another project's checkout has no part in its commits.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = _head()
+    return commit and commit + (DIRTY if changed_files() else "")
+
+
+def changed_files() -> list[str]:
+    """Return the files of this checkout that differ from the commit or are not in it.
+
+    Ignored files do not count, nor what lies in OUTPUTS. None differs outside of a checkout.
+    """
+    if _head() is None:
+        return []
+    excluded = (f":(exclude){folder}" for folder in OUTPUTS)
+    status = ("--no-optional-locks", "status", "--porcelain", "--no-renames", "-z")
+    found = _git(*status, "--", ".", *excluded)
+    return [entry[3:] for entry in (found or "").split("\0") if entry]
+
+
+def _head() -> str | None:
+    found = _git("rev-parse", "--show-toplevel", "HEAD")
+    if found is None:
+        return None
+    top, commit = found.splitlines()
+    if Path(top).resolve() != ROOT:
+        return None  # unpacked or installed somewhere below another repository
+    # or right at its top: then our files are none of its own
+    return commit if _git("ls-files", "--error-unmatch", "--", HERE) is not None else None
+
+
+def _git(*arguments: str) -> str | None:
+    """Return what git prints, or None if it fails."""
+    # GIT_DIR and the like are of whoever calls, such as a hook of another project
+    kept = ("GIT_CEILING_DIRECTORIES", "GIT_CONFIG")
+    own = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") or k.startswith(kept)}
     try:
         done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=ROOT, env=own, capture_output=True, text=True, check=True
         )
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return done.stdout
+
+
+def _processor() -> str:
+    """Return the processor's name, with family and model where the system tells them."""
+    info = cpu_info()
+    name = info.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" not in info or "model" not in info:
+        return name
+    return f"{name} (family {info['cpu family']}, model {info['model']})"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

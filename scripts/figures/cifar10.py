@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's J
 setting and seed.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,63 +17,69 @@ import numpy as np
 from einops import reduce
 from matplotlib.figure import Figure
 
-from purenets import UserError
 from purenets.core.report import plots
-from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
+from purenets.core.report.plots import COLORS, LINES, MARKERS, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
-from scripts.shared.sweeps import grouped
+from scripts.shared import result_files
+from scripts.shared.schemas import SWEEP
+from scripts.shared.sweeps import changes, grouped, images_of
 
 FAR = -20  # points of accuracy
 
 
 def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
-    """Validation accuracy over the minutes of training: thin lines are seeds, a marker the test
-    accuracy at the end, over views where they were taken."""
+    """Validation accuracy over the minutes of training (where no images were held out, that of the
+    training): thin lines are seeds, a marker the test accuracy at the end, over views where they
+    were taken."""
     figure, axes = panels(1, 1, 7.2, 4.0)
     axis = axes[0, 0]
     for i, (setting, mine) in enumerate(grouped(list(rows)).items()):
         color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
         for j, row in enumerate(mine):
-            minutes, accuracy = validation_over_minutes(row)
+            minutes, accuracy = accuracy_over_minutes(row)
             label = None if j else f"{setting} (n = {len(mine)})"
             axis.plot(minutes, accuracy, line, color=color, linewidth=1.3, label=label)
-            axis.plot(minutes[-1], final(row), MARKERS[i % len(MARKERS)], color=color, markersize=7)
-    axis.set(
-        xlabel="minutes of training", ylabel="validation accuracy", title=title, ylim=(0.3, 1.0)
-    )
+            if row["test"]:
+                mark = MARKERS[i % len(MARKERS)]
+                axis.plot(minutes[-1], final(row), mark, color=color, markersize=7)
+    part = "validation" if all(map(held_out, rows)) else "validation or training"
+    axis.set(xlabel="minutes of training", ylabel=f"{part} accuracy", title=title, ylim=(0.3, 1.0))
     axis.legend(fontsize=9, frameon=False, loc="lower right")
     return figure
 
 
-def validation_over_minutes(row: dict) -> tuple[list[float], list[float]]:
-    """The minutes since the start, and the validation accuracy then."""
+def held_out(row: dict) -> bool:
+    """Return whether a run held images out for validation."""
+    return "valid_accuracy" in row["history"][-1]
+
+
+def accuracy_over_minutes(row: dict) -> tuple[list[float], list[float]]:
+    """The minutes since the start, and the validation accuracy then; without validation images that
+    of the training steps since the point before."""
+    name = "valid_accuracy" if held_out(row) else "accuracy"
     seconds = {lap["step"]: lap["seconds"] for lap in row["laps"]}
-    known = [
-        point for point in row["history"] if "valid_accuracy" in point and point["step"] in seconds
-    ]
-    return [seconds[p["step"]] / 60 for p in known], [p["valid_accuracy"] for p in known]
+    known = [point for point in row["history"] if name in point and point["step"] in seconds]
+    return [seconds[p["step"]] / 60 for p in known], [p[name] for p in known]
+
+
+def learning_curves(rows: Sequence[dict], title: str = "") -> Figure:
+    """Loss and accuracy of each setting, a row of two panels: training beside validation; each line
+    is a seed. Those of the training are means over its steps, on augmented images."""
+    by_setting = grouped(list(rows))
+    figure, axes = panels(len(by_setting), 2, 4.8, 3.2)
+    for (setting, mine), pair in zip(by_setting.items(), axes, strict=True):
+        for axis, name in zip(pair, ("loss", "accuracy"), strict=True):
+            plots.training_and_validation(axis, [row["history"] for row in mine], name)
+            axis.set(xlabel="step", ylabel=name, title=setting)
+        pair[0].legend(fontsize=9, frameon=False)
+    figure.suptitle(title)
+    return figure
 
 
 def final(row: dict) -> float:
     """The test accuracy, of the mean over views where they were taken."""
     return row["test"].get("views_accuracy", row["test"]["accuracy"])
-
-
-def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
-    """What validation accuracy loses or gains when one ingredient of `base` is changed, in points,
-    each seed against the same seed of `base`."""
-    by_setting = grouped(list(rows))
-    whole = {row["seed"]: row["history"][-1]["valid_accuracy"] for row in by_setting[base]}
-    return {
-        setting.removeprefix(f"{base}: "): [
-            100 * (row["history"][-1]["valid_accuracy"] - whole[row["seed"]])
-            for row in mine
-            if row["seed"] in whole
-        ]
-        for setting, mine in by_setting.items()
-        if setting.startswith(f"{base}: ")
-    }
 
 
 def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
@@ -144,7 +149,7 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
         ylim=(0, 1.15),
         title=title,
     )
-    axis.set_xticklabels([classes[i] for i in order], rotation=30, ha="right")
+    axis.set_xticklabels([literal(classes[i]) for i in order], rotation=30, ha="right")
     axis.legend(fontsize=9, frameon=False, loc="upper center", ncols=len(rows))
     axis.grid(axis="x", visible=False)
     return figure
@@ -166,18 +171,13 @@ class Config(Options):
 
 
 def main(config: Config) -> None:
-    path = Path(config.results)
-    if not path.exists():
-        raise UserError(f"--results {path}: does not exist; scripts/cifar10_sweep.py writes it")
-    by_setting = grouped(json.loads(path.read_text())["rows"])
+    by_setting = grouped(result_files.read(config.results, SWEEP)["rows"])
     seeds = max(map(len, by_setting.values()))
     rows = [
         row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1
     ]  # not single trials
-    save(
-        over_minutes(rows, "CIFAR-10 (JPEG q75 mirror), with and without convolutions"),
-        Path(config.out),
-    )
+    title = f"{images_of(rows)}, with and without convolutions"
+    save(over_minutes(rows, title), Path(config.out))
 
 
 if __name__ == "__main__":

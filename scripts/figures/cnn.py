@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's J
 setting and seed), images uint8 arrays or tensors (n, channels, height, width).
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +17,14 @@ import numpy as np
 from einops import rearrange, reduce
 from matplotlib.figure import Figure
 
-from purenets import UserError
 from purenets.core.report import plots
-from purenets.core.report.plots import COLORS, LINES, panels, save
+from purenets.core.report.plots import COLORS, LINES, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
 from purenets.core.runs.options import Options, option
-from scripts.shared.sweeps import grouped
+from scripts.shared import result_files
+from scripts.shared.schemas import SWEEP
+from scripts.shared.sweeps import grouped, images_of
 
 
 def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
@@ -54,16 +54,8 @@ def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
     at the end; thin lines are seeds."""
     figure, axes = panels(1, 2, 4.8, 3.6)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
+        plots.training_and_validation(axis, [row["history"] for row in rows], name)
         for i, row in enumerate(rows):
-            parts = (
-                (name, "train", COLORS[0], "-"),
-                (f"valid_{name}", "validation", COLORS[1], "--"),
-            )
-            for which, label, color, line in parts:
-                label = None if i else label
-                axis.plot(
-                    *column(row["history"], which), line, color=color, linewidth=1.3, label=label
-                )
             end, label = row["history"][-1]["step"], None if i else "test, at the end"
             axis.plot(end, row["test"][name], "*", color=COLORS[3], markersize=11, label=label)
         axis.set(xlabel="step", ylabel=name)
@@ -88,7 +80,8 @@ def per_class(rows: Sequence[dict], title: str = "") -> Figure:
         axis.plot(values[order], places, "o", color=COLORS[0], markersize=4)
     for place, value in zip(places, accuracy.mean(axis=0)[order], strict=True):
         axis.text(0.02, place, f"{value:.1%}", va="center", fontsize=9)
-    axis.set(yticks=places, yticklabels=[names[i] for i in order], xlim=(0, 1), title=title)
+    axis.set(yticks=places, yticklabels=[literal(names[i]) for i in order], xlim=(0, 1))
+    axis.set_title(literal(title))
     axis.set_xlabel("test accuracy")
     axis.grid(axis="y", visible=False)
     return figure
@@ -111,8 +104,8 @@ def grid(
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
         axis.imshow(rearrange(np.asarray(image), "c h w -> h w c"), cmap="gray")
-        axis.set_title(caption, fontsize=8)
-    figure.suptitle(title)
+        axis.set_title(literal(caption), fontsize=8)
+    figure.suptitle(literal(title))
     return figure
 
 
@@ -145,7 +138,7 @@ def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figur
         images, ["" if not caption else " " for caption in captions], columns, title=title
     )
     for axis, caption in zip(figure.axes, captions, strict=True):
-        axis.set_title(caption, fontsize=9, loc="left")
+        axis.set_title(literal(caption), fontsize=9, loc="left")
     return figure
 
 
@@ -205,11 +198,9 @@ class Config(Options):
 
 
 def main(config: Config) -> None:
-    path = Path(config.results)
-    if not path.exists():
-        raise UserError(f"--results {path}: does not exist; scripts/cnn_sweep.py writes it")
-    rows = [row for row in json.loads(path.read_text())["rows"] if row["setting"] != "best"]
-    save(settings_curves(rows, "The reduced VGG on CIFAR-10 (JPEG q75 mirror)"), Path(config.out))
+    rows = result_files.read(config.results, SWEEP)["rows"]
+    rows = [row for row in rows if row["setting"] != "best"]
+    save(settings_curves(rows, f"The reduced VGG on {images_of(rows)}"), Path(config.out))
 
 
 if __name__ == "__main__":

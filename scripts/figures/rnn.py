@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JS
 of a palindrome.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +16,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy
 import numpy as np
 from matplotlib.figure import Figure
 
-from purenets import UserError
 from purenets.core.report.diagrams import box
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
+from scripts.shared import result_files
+from scripts.shared.schemas import CELLS
+from scripts.shared.sweeps import MEAN_SD, deviation
 
 CHANCE = 0.1  # ten digits
 
@@ -32,19 +33,20 @@ def at_own_length(cell: dict) -> np.ndarray:
 
 
 def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
-    """Each seed a dot, their mean a line, the mean ± a deviation a band, and chance."""
+    """Each seed a dot, their mean a line, mean ± standard deviation (n - 1) a band, and chance."""
     figure, axes = panels(1, 1, 7.5, 4.2)
     axis, lengths = axes[0, 0], np.array([cell["T"] for cell in cells])
     values = [at_own_length(cell) for cell in cells]
-    mean, deviation = (np.array([f(v) for v in values]) for f in (np.mean, np.std))
+    mean = np.array([v.mean() for v in values])
+    sd = np.array([deviation(v) or 0.0 for v in values])  # of one seed there is no band
     axis.fill_between(
         lengths,
-        np.clip(mean - deviation, 0, 1),
-        np.clip(mean + deviation, 0, 1),
+        np.clip(mean - sd, 0, 1),
+        np.clip(mean + sd, 0, 1),
         color=COLORS[0],
         alpha=0.15,
         linewidth=0,
-        label="mean ± deviation",
+        label=MEAN_SD,
     )
     axis.plot(lengths, mean, color=COLORS[0], label="mean")
     for T, of_seeds in zip(lengths, values, strict=True):
@@ -82,7 +84,7 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
 
 
 def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
-    """Settings by lengths: the mean accuracy as color; mean and deviation as text."""
+    """Settings by lengths: the mean accuracy as color; mean and deviation (n - 1) as text."""
     settings = list(dict.fromkeys(cell["setting"] for cell in cells))
     lengths = sorted({cell["T"] for cell in cells})
     found = {(cell["setting"], cell["T"]): at_own_length(cell) for cell in cells}
@@ -92,7 +94,8 @@ def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
     picture = axis.imshow(means, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i, name in enumerate(settings):
         for j, T in enumerate(lengths):
-            text = f"{means[i, j]:.2f} ± {found[name, T].std():.2f}"
+            sd = deviation(found[name, T])
+            text = f"{means[i, j]:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
             color = "white" if means[i, j] > 0.55 else "black"
             axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
     axis.set_xticks(range(len(lengths)), [f"T = {T}" for T in lengths])
@@ -205,16 +208,15 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
 
 def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) -> Figure:
     """The network through time, with its dimensions forward (blue) and backward (orange)."""
-    figure, axes = panels(1, 1, 10, 3.9)
-    axis, times = axes[0, 0], ["1", "2", "...", str(steps)]
+    figure, ((axis,),) = panels(1, 1, 10, 3.9)
+    times = ["1", "2", "...", str(steps)]
     axis.set(xlim=(-1.6, 9.6), ylim=(-1.7, 3.2), title="The recurrence, unrolled through time")
-    axis.axis("off")
+    axis.set_axis_off()
     h_shape, forward, backward = f"{batch} x {hidden}", COLORS[0], COLORS[3]
 
     def arrow(begin, end, color):
-        axis.annotate(
-            "", end, begin, arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.4}
-        )
+        style = {"arrowstyle": "->", "color": color, "linewidth": 1.4}
+        axis.annotate("", end, begin, arrowprops=style)
 
     def both_ways(x, y, end_x, end_y, up: bool):
         shift = (0, 0.13) if not up else (0.13, 0)
@@ -225,28 +227,25 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
     for i, t in enumerate(times):
         x = 2.5 * i
         if t == "...":
-            axis.text(x, 0, "...", fontsize=16, ha="center", va="center")
+            axis.text(x, 0, t, fontsize=16, ha="center", va="center")
         else:
             box(axis, x, 0, 1.3, 0.75, f"tanh, h({t})\n{h_shape}")
             arrow((x, -1.15), (x, -0.42), forward)
-            axis.text(
-                x, -1.4, f"x({t}): {batch} x {input_dim}", ha="center", fontsize=8, color=forward
-            )
+            read = f"x({t}): {batch} x {input_dim}"
+            axis.text(x, -1.4, read, ha="center", fontsize=8, color=forward)
         if i:
             both_ways(x - 1.85, 0, x - 0.66, 0, up=False)
             axis.text(x - 1.25, 0.3, "W_hh", ha="center", fontsize=8, color=forward)
             axis.text(x - 1.25, -0.45, f"dh: {h_shape}", ha="center", fontsize=7, color=backward)
     arrow((-1.0, 0.0), (-0.66, 0.0), forward)
-    x = 2.5 * (len(times) - 1)
     box(axis, x, 1.6, 1.7, 0.75, f"o = h W_ph^T + b_o\n{batch} x {classes}")
     both_ways(x, 0.42, x, 1.2, up=True)
     axis.text(x + 0.35, 0.8, f"do W_ph: {h_shape}", fontsize=7.5, color=backward, va="center")
     axis.text(x, 2.4, "softmax, cross-entropy (4)", ha="center", fontsize=8)
-    shapes = (
-        f"W_hx: {hidden} x {input_dim}   W_hh: {hidden} x {hidden}   W_ph: {classes} x {hidden}"
-    )
+    shapes = f"W_hx: {hidden} x {input_dim}   W_hh: {hidden} x {hidden}"
     sums = "dW_hx = sum over t of da(t)^T x(t)   dW_hh = sum over t of da(t)^T h(t-1)"
-    axis.text(-1.5, 2.6, f"{shapes}\n{sums}", fontsize=8, va="top")
+    text = f"{shapes}   W_ph: {classes} x {hidden}\n{sums}"
+    axis.text(-1.5, 2.6, text, fontsize=8, va="top")
     return figure
 
 
@@ -261,10 +260,7 @@ class Config(Options):
 
 
 def main(config: Config) -> Figure:
-    try:
-        found = json.loads(Path(config.results).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"--results {config.results}: cannot be read ({error})") from error
+    found = result_files.read(config.results, CELLS)
     title = (
         f"Default parameters, {found['cells'][0]['steps']:,} steps, {found['n']} seeds at each T"
     )

@@ -7,7 +7,7 @@ from purenets.core.report.document import Document
 from scripts import compare_mlps, run_quick
 from scripts.report import cifar10, part1, part2, part3
 from scripts.report.prose import sections
-from scripts.shared.sweeps import grouped, spread
+from scripts.shared.sweeps import grouped, images_of, spread
 
 PARTS = (part1.section, cifar10.mlp_section, cifar10.cnn_section, part2.section, part3.section)
 
@@ -53,7 +53,9 @@ def of_cifar10(found: dict) -> dict:
     values = {}
     for kind in ("mlp", "cnn"):
         rows = cifar10.of_kind(found, kind)
-        reached = cifar10.reached(rows) if rows else {"accuracy": None}
+        reached = {"accuracy": None}
+        if rows:
+            reached = cifar10.reached(rows) | {"images": images_of(rows)}
         values |= {f"{kind}_{name}": value for name, value in reached.items()}
     return values
 
@@ -69,7 +71,8 @@ def of_setting(name: str, rows: Sequence[dict] | None) -> dict:
     if rows is None:
         return {f"{name}_accuracy": None}
     accuracy = spread([row["test"]["accuracy"] for row in rows])
-    return {f"{name}_accuracy": accuracy, f"{name}_n": len(rows)}
+    images = images_of(rows)
+    return {f"{name}_accuracy": accuracy, f"{name}_n": len(rows), f"{name}_images": images}
 
 
 def of_rnn(found: dict) -> dict:

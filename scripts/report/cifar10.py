@@ -13,7 +13,7 @@ from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, run_quick
 from scripts.figures import cifar10 as figures
 from scripts.report.prose import sections
 from scripts.report.results import in_small
-from scripts.shared.sweeps import grouped, spread
+from scripts.shared.sweeps import grouped, images_of, spread
 
 BATCH = 16  # of the dimensions that are shown
 PIXELS = 3 * 32 * 32
@@ -25,6 +25,7 @@ def mlp_section(found: dict, quick: run_quick.Config) -> Section:
 
     preset = cifar10_mlp.PRESETS["mlp"]
     names = ("width", "depth", "expansion", "learning_rate", "weight_decay", "dropout")
+    names += ("mixup_alpha",)
     values = of_network("mlp", residual_mlp(PIXELS, preset.width, preset.depth, 10))
     values |= of_preset(preset, *names, "epochs") | {"pixels": PIXELS}
     values |= analysis_or_quick(found, "mlp", run_quick.part1_mlp, quick)
@@ -42,7 +43,8 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
     filters = torch.zeros(24, 3, 2, 2)  # their values do not matter here
     net = FastCNN(3, 10, filters=filters, widths=preset.channels, depth=preset.depth)
     values = of_network("cnn", net)
-    values |= of_preset(preset, "depth") | {"features": preset.channels[-1]}
+    values |= of_preset(preset, "depth", "small_size", "small_fraction")
+    values |= {"features": preset.channels[-1]}
     values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
     (part,) = sections("part1_cnn", values)
     return part
@@ -85,6 +87,7 @@ def analysis(found: dict, kind: str) -> list[Block]:
         "source": source(found["part1_cifar10"], "final"),
         f"best-{kind}-settings": cifar10_sweep.table(rows),
         f"best-{kind}-minutes": figures.over_minutes(rows),
+        f"best-{kind}-curves": figures.learning_curves(rows),
         f"best-{kind}-confusion": figures.two_confusions(headline(rows)),
     }
     (section,) = sections("part1_cifar10", values)
@@ -100,7 +103,7 @@ def of_kind(found: dict, kind: str) -> list[dict]:
 def source(found: dict, settings: str) -> str:
     """Return where the results come from, for a caption."""
     command = f"`python scripts/cifar10_sweep.py --settings {settings}`"
-    return f"CIFAR-10 (JPEG q75 mirror); {command}, {found['machine']}."
+    return f"{images_of(found['rows'])}; {command}, {found['machine']}."
 
 
 def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
@@ -131,21 +134,29 @@ def reached(rows: Sequence[dict]) -> dict:
 def of_headline(rows: Sequence[dict]) -> dict:
     """Return what the headline reached, in numbers."""
     (mine,) = headline(rows).values()
-    last = [row["history"][-1] for row in mine]
     views = [figures.final(row) - row["test"]["accuracy"] for row in mine]
     classes = mine[0]["test"]["classes"]
     by_class = figures.class_accuracy(mine)
     worst, *_, best = by_class.argsort()
     return reached(rows) | {
         "from_views": 100 * np.mean(views),
-        "gap": 100 * np.mean([row["accuracy"] - row["valid_accuracy"] for row in last]),
-        "late_gain": late_gain(mine),
+        **of_validation(mine),
         "worst": classes[worst],
         "worst_accuracy": by_class[worst],
         "best": classes[best],
         "best_accuracy": by_class[best],
         **of_other_seeds(rows),
     }
+
+
+def of_validation(rows: Sequence[dict]) -> dict:
+    """Return how far training accuracy is above validation accuracy at the end, and what the latter
+    gains late; None where all images are trained on."""
+    if not all(map(figures.held_out, rows)):
+        return {"gap": None, "late_gain": None}
+    last = [row["history"][-1] for row in rows]
+    gap = 100 * np.mean([row["accuracy"] - row["valid_accuracy"] for row in last])
+    return {"gap": gap, "late_gain": late_gain(rows)}
 
 
 def of_other_seeds(rows: Sequence[dict]) -> dict:

@@ -11,7 +11,7 @@ from scripts import cnn_sweep, cnn_train, run_quick
 from scripts.figures import cnn as figures
 from scripts.report.prose import sections
 from scripts.report.results import in_small
-from scripts.shared.sweeps import grouped
+from scripts.shared.sweeps import grouped, images_of
 
 BATCH = 32  # of the dimensions that are shown
 TRAINING_IMAGES = 50_000  # of CIFAR-10, before some are held out for validation
@@ -58,8 +58,9 @@ def training() -> cnn_train.Config:
 def analysis(found: dict) -> dict:
     """Return the values of the analysis."""
     by_setting = grouped(found["rows"])
-    source = f"CIFAR-10 (JPEG q75 mirror); `python scripts/cnn_sweep.py`, {found['machine']}."
-    values = {"source": source, "settings": cnn_sweep.table(found["rows"])}
+    images = images_of(found["rows"])
+    source = f"{images}; `python scripts/cnn_sweep.py`, {found['machine']}."
+    values = {"images": images, "source": source, "settings": cnn_sweep.table(found["rows"])}
     values |= of_adam(by_setting.get(ADAM)) | of_best(by_setting.get(BEST))
     return values | of_optimizers(by_setting) | {"gain": gain(by_setting)}
 

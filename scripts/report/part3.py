@@ -11,6 +11,8 @@ from scripts import train as rnn
 from scripts.figures import rnn as figures
 from scripts.report.prose import sections
 from scripts.report.results import in_small, source
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import deviation
 
 LENGTH = 5  # of the palindromes whose dimensions are shown
 USES = {
@@ -95,9 +97,11 @@ def accuracies(cells: Sequence[dict]) -> Table:
     rows = []
     for cell in cells:
         values = figures.at_own_length(cell)
-        found = (values.mean(), values.std(ddof=1), values.min(), values.max())
-        rows.append((cell["T"], *(f"{value:.1%}" for value in found), len(values)))
-    return table_of(("T", "mean accuracy", "deviation", "worst seed", "best seed", "n"), rows)
+        found = (values.mean(), deviation(values), values.min(), values.max())
+        texts = ("" if value is None else f"{value:.1%}" for value in found)
+        rows.append((cell["T"], *texts, len(values), *origin_cells([cell])))
+    header = ("T", "mean accuracy", "SD (n - 1)", "worst seed", "best seed", "n", *ORIGIN)
+    return table_of(header, rows)
 
 
 def of_figure(name: str, draw, found: dict | None) -> dict:

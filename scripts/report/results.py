@@ -1,8 +1,6 @@
-"""The result files that the report is made of, and what stands in for one that is missing."""
+"""Where a result of the report comes from, and what stands in for one that is missing."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 from purenets.core.report.document import Block, Section
 from purenets.core.runs.files import folder_at
@@ -10,11 +8,6 @@ from scripts import run_quick
 from scripts.report.prose import sections
 
 FILE_FLAGS = ("--out", "--results")  # they only say where files go
-
-
-def load(folder: str) -> dict[str, dict]:
-    """Return the content of every JSON file in a folder, by its name without suffix."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json"))}
 
 
 def source(found: dict) -> str:

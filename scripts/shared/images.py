@@ -1,21 +1,44 @@
 """Training on images: the options, the data, the test, and the report of a run."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from purenets import Model, TrainState, UserError, tree
-from purenets.core.runs.files import write_atomically
-from purenets.core.runs.options import Options, fraction, not_negative, one_of, option, positive
+from purenets.core.runs.json_files import read_json, write_json
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    fraction,
+    not_negative,
+    one_of,
+    open_fraction,
+    option,
+    positive,
+    thread_count_or_0,
+    up_to,
+)
+from purenets.core.runs.rotation import KEEP
 from scripts.shared.result import Result
+from scripts.shared.schemas import TEST, no_test
 
 SOURCES = ("cifar10", "folder", "digits")
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
 FLIPS = ("none", "random", "alternating")
+RESULTS, FIGURES = "results.json", ("curves.png", "confusion.png")
 VIEWS = ("none", "mirror", "shift")
+# an option, the option without which it means nothing, and that one's value then
+NEEDS = (
+    ("mixup_alpha", "mixup", False),
+    ("views_below", "views", "none"),
+    ("small_fraction", "small_size", 0),
+)
+
+
+def unit_interval(value) -> str | None:
+    return None if 0 < value <= 1 else "a number above 0 to 1"
 
 
 @dataclass(frozen=True)
@@ -24,7 +47,9 @@ class ImageOptions(Options):
 
     # data
     data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
-    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
+    data_dir: str = option(
+        "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
+    )
     image_size: int = option(0, "resize a folder's images or digits; 0 for not", not_negative)
     valid_fraction: float = option(
         0.1, "the part of the training images held out for validation; 0 for none", fraction
@@ -32,7 +57,9 @@ class ImageOptions(Options):
     train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
     # length and evaluations
     max_steps: int = option(5000, "steps to train for", positive)
-    epochs: float = option(0.0, "passes to train for instead; 0 for --max_steps", not_negative)
+    epochs: float = option(
+        0.0, "passes to train for instead; 0 for --max_steps", up_to(1e9, not_negative)
+    )
     batch_size: int = option(32, "images in a step", positive)
     eval_freq: int = option(500, "steps between evaluations; 0 for one an epoch", not_negative)
     evaluations: int = option(0, "evaluations in all instead; 0 for --eval_freq", not_negative)
@@ -44,30 +71,67 @@ class ImageOptions(Options):
     )
     crop: int = option(0, "move images by up to so many pixels", not_negative)
     cutout: int = option(0, "set a square of so many pixels to the mean; 0 for none", not_negative)
+    brightness: float = option(
+        0.0, "add up to so many deviations to an image, or subtract them", not_negative
+    )
+    contrast: float = option(0.0, "scale an image by up to so much up or down", fraction)
     mixup: bool = option(False, "train on mixtures of two images")
+    mixup_alpha: float = option(
+        1.0, "the share of each is drawn from Beta(alpha, alpha): 1 for uniform", unit_interval
+    )
     label_smoothing: float = option(0.0, "the part of a target spread over all classes", fraction)
     ema: float = option(
         0.0, "decay of the running mean of the params, which is evaluated; 0 for none", fraction
     )
-    members: int = option(1, "nets trained side by side; logits are averaged", positive)
+    lookahead: int = option(
+        0,
+        "every so many steps go half of the way back to where they began; 0 for none",
+        not_negative,
+    )
+    members: int = option(1, "nets trained side by side; logits are averaged", up_to(1000))
     views: str = option(
         "none",
         "test also the mean over views: mirror (an image and its mirror image) or shift (moved "
         "too)",
         one_of(VIEWS),
     )
+    views_below: float = option(
+        1.0, "take the views only of images without a class as probable as this", unit_interval
+    )
+    test: bool = option(True, "look at the test images, once, at the end; not to choose settings")
+    # fewer operations
+    small_size: int = option(
+        0,
+        "height and width of the images in the first part of the training; 0 for all at full size",
+        not_negative,
+    )
+    small_fraction: float = option(0.5, "the part of the steps with --small_size", open_fraction)
+    hardest: float = option(
+        1.0,
+        "train on this part of each batch: the images that a small net, trained before, finds "
+        "hardest",
+        unit_interval,
+    )
     # the machine
     precision: str = option(
-        "auto",
-        "float32, bfloat16 (channels last), or auto: what is measured to be fastest",
-        choices=["auto", "float32", "bfloat16"],
+        "float32",
+        "float32, bfloat16 (channels last), or auto: what is measured to be fastest here, so that "
+        "another run may compute other bits",
+        choices=["float32", "bfloat16", "auto"],
     )
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
-    threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
+    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
     seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
-    out: str = option(None, "folder for config, history, checkpoint, results and figures")
+    out: str = option(
+        None, "folder for config, history, checkpoint, results and figures", file_path
+    )
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
+
+    def needs_length(self) -> str:
+        schedule = getattr(self, "schedule", "constant")
+        return "" if schedule == "constant" else f"its schedule ({schedule})"
 
     def __post_init__(self):
         super().__post_init__()
@@ -77,9 +141,21 @@ class ImageOptions(Options):
             first, second = getattr(self, wins), getattr(self, loses)
             if first and second not in (0, fields[loses].default):
                 raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0")
+        for name, other, without in NEEDS:
+            value, default = getattr(self, name), fields[name].default
+            if value != default and getattr(self, other) == without:
+                raise UserError(
+                    f"--{name} {value}: means nothing without --{other}; needs --{name} {default}"
+                )
+
+    @property
+    def images_in_step(self) -> int:
+        """How many images of a batch a step is taken on: all, or the part of --hardest."""
+        return max(1, round(self.hardest * self.batch_size))
 
 
-# What the presets of both CIFAR-10 scripts begin with.
+# What the presets of all three scripts begin with: an evaluation after each epoch, and a precision
+# that no measurement chooses, so that a preset computes the same bits again.
 CIFAR10 = {
     "valid_fraction": 0.02,
     "epochs": 8.0,
@@ -89,6 +165,7 @@ CIFAR10 = {
     "crop": 2,
     "label_smoothing": 0.2,
     "views": "shift",
+    "precision": "bfloat16",
 }
 
 
@@ -122,10 +199,32 @@ def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
         "confusion": confusion(classes, y.cpu().numpy(), len(task.classes)).tolist(),
         "classes": list(task.classes),
     }
+    return found | tested_over_views(config, model, state, task.test, logits)
+
+
+def tested_over_views(config: ImageOptions, model: Model, state: TrainState, test, logits) -> dict:
+    """Return the accuracy over the views of --views and --views_below; nothing without views."""
+    from purenets.torch_nets.tta import unsure
+
     if config.views == "none":
+        return {}
+    x, y = test
+    over_views = logits_of(with_views(config, model), state, x)
+    found = {"views": config.views, "views_accuracy": accuracy_of(over_views, y)}
+    if config.views_below == 1:
         return found
-    over_views = logits_of(averaged_over(config.views, model), state, x)
-    return found | {"views": config.views, "views_accuracy": accuracy_of(over_views, y)}
+    part = float(unsure(logits, config.views_below).float().mean())
+    return found | {"views_below": config.views_below, "views_part": part}
+
+
+def with_views(config: ImageOptions, model: Model) -> Model:
+    """Return the model that averages its logits over views, of all images or of the unsure ones."""
+    from purenets.torch_nets.tta import where_unsure
+
+    averaged = averaged_over(config.views, model)
+    return (
+        averaged if config.views_below == 1 else where_unsure(model, averaged, config.views_below)
+    )
 
 
 def averaged_over(views: str, model: Model) -> Model:
@@ -150,15 +249,34 @@ def logits_of(model: Model, state: TrainState, x):
 
 
 def save(result: Result, folder: Path, title: str) -> None:
-    """Write `results.json`, and the curves and the confusion matrix as PNG."""
+    """Write `results.json`, and the curves and the confusion matrix as PNG.
+
+    Where the test images were not looked at, `results.json` is an empty object.
+    """
     from purenets.core.report import plots
 
-    write_atomically(folder / "results.json", json.dumps(result.test, indent=1).encode())
-    plots.save(plots.curves({"": result.history}, CURVES, title), folder / "curves.png")
+    write_json(folder / RESULTS, result.test or {})
+    curves, confusion = (folder / name for name in FIGURES)
+    plots.save(plots.curves({"": result.history}, CURVES, title), curves)
+    if not result.test:
+        return
     figure, axes = plots.panels(1, 1, 6.5, 5.5)
     text = f"test accuracy {result.test['accuracy']:.1%}"
     plots.confusion(axes[0, 0], np.array(result.test["confusion"]), result.test["classes"], text)
-    plots.save(figure, folder / "confusion.png")
+    plots.save(figure, confusion)
+
+
+def has_ended(folder: Path) -> bool:
+    """Return whether the run of a folder has written all that `save` writes."""
+    if not (folder / RESULTS).exists():
+        return False
+    curves, confusion = (folder / name for name in FIGURES)
+    return curves.exists() and (confusion.exists() or not results_of(folder))
+
+
+def results_of(folder: Path) -> dict:
+    """Return what a run found on the test images; empty where it did not look at them."""
+    return read_json(folder / RESULTS, (TEST, no_test))
 
 
 def report(title: str, result: Result) -> None:
@@ -167,6 +285,8 @@ def report(title: str, result: Result) -> None:
     print(f"{title}: {tree.size(result.state.params):,} parameters, {last['step']} steps")
     if "valid_loss" in last:
         print(f"  valid  loss {last['valid_loss']:.4f}  accuracy {last['valid_accuracy']:.2%}")
+    if not test:
+        return
     print(f"  test   loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%}")
     if "views" in test:
         print(f"  test, mean over views ({test['views']})  accuracy {test['views_accuracy']:.2%}")

@@ -27,9 +27,11 @@ from purenets import (
     tree,
 )
 from purenets.core.arrays import to_host
+from purenets.core.memory import expect_room_for
 from purenets.core.optim.state import with_averaged_params
 from purenets.core.runs.options import (
     Options,
+    file_path,
     fraction,
     not_negative,
     one_of,
@@ -37,6 +39,7 @@ from purenets.core.runs.options import (
     positive,
     widths,
 )
+from purenets.core.runs.rotation import KEEP
 from purenets.data import DATASETS, Dataset
 from purenets.optim import OPTIMIZERS
 from scripts.shared.result import Result
@@ -75,7 +78,8 @@ class MLPConfig(Options):
     dropout: float = option(0.0, "probability to drop a hidden unit", fraction)
     seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
-    out: str = option(None, "folder for config, history, checkpoint and figures")
+    out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
+    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
 
 
@@ -126,27 +130,29 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
             f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all"
         )
     model = make_model(backend, config, task)
+    expect_room_for(model, "take fewer or smaller --dnn_hidden_units")
     optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
     drawn, buffers = model.init(init_key)
     params = tree.map(backend.array, tree.cast(params or drawn, config.dtype))
     state = train_state(params, buffers, optimizer, step_key)
 
-    folder = runs.open_run(config)
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    state, history = runs.fit_and_save(
-        folder,
-        backend.compile(make_step(backend.grad_fn(model), optimizer)),
-        state,
-        data.batches(train_set, config.batch_size, batch_key),
-        steps=math.ceil(config.max_steps * epoch),
-        every=math.ceil(config.eval_freq * epoch),
-        evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
-        label=backend.name,
-        hint="try a lower --learning_rate",
-    )
-    result = Result(state, history, model, task, predict=predictor(backend, model, state))
-    if folder:
-        draw(result, backend, folder)
+    with runs.open_run(config) as folder:
+        state, history = runs.fit_and_save(
+            folder,
+            backend.compile(make_step(backend.grad_fn(model), optimizer)),
+            state,
+            data.batches(train_set, config.batch_size, batch_key),
+            steps=math.ceil(config.max_steps * epoch),
+            every=math.ceil(config.eval_freq * epoch),
+            evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
+            label=backend.name,
+            hint="try a lower --learning_rate",
+            keep=config.keep,
+        )
+        result = Result(state, history, model, task, predict=predictor(backend, model, state))
+        if folder:
+            draw(result, backend, folder)
     return result
 
 

@@ -2,29 +2,55 @@
 of its own; a run that was stopped goes on, one that has ended is only read, and rows that
 `--results` has are kept."""
 
-import json
-from collections.abc import Callable, Iterable
+import itertools
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from purenets import runs
-from purenets.core.report.tables import Table, to_markdown
-from purenets.core.runs import history
-from purenets.core.runs.files import write_atomically
+from purenets.core.report.tables import Table
+from purenets.core.runs.files import exclusive_file, exclusive_lock, folder_at
 from purenets.core.runs.options import Options
+from purenets.core.runs.provenance import script_of
+from purenets.core.runs.record import check_same
+from purenets.core.runs.rows import rounded
+from scripts.shared import result_files
+from scripts.shared.images import has_ended, results_of
+from scripts.shared.schemas import SWEEP
+from scripts.shared.training import read_probe
+
+MEAN_SD = "mean ± SD, n - 1"  # of every table: the deviation of a sample, over n - 1
 
 
 def sweep(
-    path: Path | None,
+    out: str,
+    results: str | None,
     wanted: Iterable[tuple[str, int]],
     row_of: Callable[[str, int], dict],
     table: Callable[[list[dict]], Table],
 ) -> list[dict]:
-    """A row for each setting and seed of `wanted` that the file has not yet; all rows, in the order
-    of settings in which they came, and by seed. Beside the file lies their table as Markdown."""
-    rows = json.loads(path.read_text())["rows"] if path and path.exists() else []
+    """Make a row for each setting and seed of `wanted` that the results have not yet.
+
+    Args:
+        out: the folder of the runs; no other process sweeps there meanwhile.
+        results: the JSON file of the rows, or None. Beside it lies their table as Markdown.
+        wanted: settings and seeds.
+        row_of: `row_of(setting, seed)` trains, or reads what is trained already.
+        table: of all rows.
+
+    Returns:
+        All rows, in the order of settings in which they came, and by seed.
+    """
+    with exclusive_lock(folder_at(out)), exclusive_file(results) as path:
+        return _rows(path, wanted, row_of, table)
+
+
+def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[dict]:
+    about = runs.environment() | runs.machine()  # of the beginning
+    rows = result_files.read(path, SWEEP, drafts=True)["rows"] if path and path.exists() else []
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
@@ -33,13 +59,8 @@ def sweep(
         order = list(grouped(rows))
         rows.sort(key=lambda row: (order.index(row["setting"]), row["seed"]))
         if path:
-            about = {
-                "n": min(map(len, grouped(rows).values())),
-                **runs.environment(),
-                **runs.machine(),
-            }
-            write_atomically(path, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-            write_atomically(path.with_suffix(".md"), to_markdown(table(rows)).encode())
+            n = min(map(len, grouped(rows).values()))
+            result_files.write(path, {"n": n, **about, "rows": rows}, table(rows))
     return rows
 
 
@@ -49,19 +70,19 @@ def trained(script: ModuleType, config: Options) -> dict:
     `config` says where it is kept.
     """
     folder = Path(config.out)
-    if not (folder / "results.json").exists():
+    if not has_ended(folder):
         script.main(config)
-    begun = json.loads((folder / "config.json").read_text())
+    begun = runs.read_config(folder)
+    check_same(folder, begun, {"script": script_of(config), "config": config.to_dict()})
     return {
         "command": runs.command_line(config),
-        "git_commit": begun["git_commit"],
-        "torch": begun["versions"]["torch"],
-        **runs.machine(),
+        **runs.origin_of(folder),
+        "torch": (begun["versions"] or {}).get("torch"),
         "training_seconds": runs.training_seconds(folder) or None,
-        "laps": runs.timings(folder),
-        "way": fastest(json.loads((folder / "probe.json").read_text())),
-        "test": json.loads((folder / "results.json").read_text()),
-        "history": history.read_csv(folder / "history.csv"),
+        "laps": rounded(runs.timings(folder)),
+        "way": fastest(read_probe(folder)),
+        "test": results_of(folder),
+        "history": rounded(runs.read_history(folder)),
     }
 
 
@@ -81,9 +102,47 @@ def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
     return {name: [row for row in rows if row[by] == name] for name in names}
 
 
-def spread(values: list[float | None]) -> str:
-    """Mean ± standard deviation in percent; without the latter for one value."""
+def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
+    """Return what validation accuracy loses or gains when one ingredient of `base` is changed, in
+    points, each seed against the same seed of `base`."""
+    by_setting = grouped(list(rows))
+    whole = {row["seed"]: row["history"][-1]["valid_accuracy"] for row in by_setting[base]}
+    return {
+        setting.removeprefix(f"{base}: "): [
+            100 * (row["history"][-1]["valid_accuracy"] - whole[row["seed"]])
+            for row in mine
+            if row["seed"] in whole
+        ]
+        for setting, mine in by_setting.items()
+        if setting.startswith(f"{base}: ")
+    }
+
+
+def images_of(rows: list[dict]) -> str:
+    """Return what the rows were trained on, by their commands: CIFAR-10, or the folder's name."""
+    names = {_images_of(shlex.split(row["command"])) for row in rows}
+    return " and ".join(sorted(names))
+
+
+def _images_of(words: list[str]) -> str:
+    given = dict(itertools.pairwise(words))  # each flag with its value
+    source = given.get("--data", "cifar10")
+    if source == "folder":
+        return Path(given["--data_dir"]).name
+    return {"cifar10": "CIFAR-10"}.get(source, source)
+
+
+def deviation(values: Iterable[float]) -> float | None:
+    """Return the standard deviation of a sample, over n - 1; None of a single value."""
+    values = list(values)
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def spread(values: Sequence[float | None], digits: int = 2, unit: str = "") -> str:
+    """Return mean ± standard deviation (n - 1) in percent; without the latter for one value."""
     if None in values:
         return ""
-    deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{100 * np.mean(values):.2f}{deviation}"
+    texts = [f"{100 * np.mean(values):.{digits}f}{unit}"]
+    if len(values) > 1:
+        texts.append(f"{100 * deviation(values):.{digits}f}{unit}")
+    return " ± ".join(texts)

@@ -5,7 +5,6 @@ A script hands over a `Recipe`: its net and its optimizer. `ImageOptions` choose
 
 import functools
 import inspect
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any, NamedTuple
 
 from purenets import (
     GradFn,
+    History,
     Model,
     Optimizer,
+    Step,
     TrainState,
     UserError,
     evaluate,
@@ -25,10 +26,18 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.memory import expect_room_for
+from purenets.core.runs import checkpoint
 from purenets.core.runs.files import write_atomically
+from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
 from scripts.shared.images import ImageOptions, open_task, save, tested
 from scripts.shared.result import Result
+from scripts.shared.schemas import all_of
+
+PROBE = "probe.json"
+STATISTICS = 5000  # training images that BatchNorm's statistics of averaged params are taken over
+ROWS = "hardest.safetensors"  # in a run's folder: which rows of each batch are trained on
 
 
 class Recipe(NamedTuple):
@@ -41,18 +50,68 @@ class Recipe(NamedTuple):
         make_optimizer: `make_optimizer(config, steps, steps_per_epoch)` -> the optimizer.
         chain_moves: flip and crop take their keys from `augment.chain` instead of one after the
             other. Both are as random; each script keeps the numbers that its seeds have had.
+        proxy: `proxy(config)` -> the options of the small net of --hardest.
     """
 
     title: str
     make_net: Callable[[Any, Any, Callable[..., Model]], Model]
     make_optimizer: Callable[[Any, int, float], Optimizer]
     chain_moves: bool = False
+    proxy: Callable[[Any], Any] | None = None
+
+
+class Plan(NamedTuple):
+    """What a training consists of, before its folder is opened.
+
+    Args:
+        config: the options.
+        recipe: of the script.
+        group: the processes.
+        task: the images.
+        plain: the model of normalized images in float32.
+        optimizer: with its schedule.
+        steps: to train for.
+        per_epoch: steps of an epoch.
+        init_key, batch_key, step_key: of the params, of the batches, and of what a step draws.
+    """
+
+    config: ImageOptions
+    recipe: Recipe
+    group: Any
+    task: Any
+    plain: Model
+    optimizer: Optimizer
+    steps: int
+    per_epoch: float
+    init_key: Any
+    batch_key: Any
+    step_key: Any
+
+
+class Training(NamedTuple):
+    """All of a training but its loop.
+
+    Args:
+        model: of uint8 images.
+        step: `fit` takes this, `state` and `batches`.
+        state: before the first step.
+        batches: the function from a step to its batch.
+        averaged: `averaged(state)` -> the state to evaluate.
+        evaluate: the function of a state that `fit` evaluates; None where no images are held out.
+    """
+
+    model: Model
+    step: Step
+    state: TrainState
+    batches: Callable
+    averaged: Callable[[TrainState], TrainState]
+    evaluate: Callable[[TrainState], dict[str, float]] | None
 
 
 def train(config: ImageOptions, recipe: Recipe) -> Result:
     """Train the net of a recipe; under torchrun in several processes, which share its batches.
 
-    The test images are looked at once, at the end.
+    The test images are looked at once, at the end; with --no-test not at all.
     """
     import torch  # when work starts, here and below, so that --help is quick
 
@@ -67,40 +126,98 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
 
 def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     """Train as one of the processes; all return the same result, and rank 0 writes it."""
-    from purenets.torch_nets import jit, metrics_fn
-    from purenets.torch_nets.distributed import check_share, parallel_metrics
+    from purenets.torch_nets.distributed import barrier
+
+    plan = plan_of(config, recipe, device, group)
+    with runs.open_run(config, group.writes, group.size) as folder:
+        barrier(group)  # until the folder is as it has to be
+        training = prepare(plan, folder)
+        state, history = fit(plan, training, folder)
+        state = training.averaged(state)
+        lap = runs.timer(folder if group.writes else None)
+        found = tested(config, training.model, state, plan.task) if config.test else None
+        result = Result(state, history, training.model, plan.task, found)
+        if folder and group.writes:
+            lap(int(state.step))  # the test belongs to the time of a run
+            save(result, folder, recipe.title)
+    return result
+
+
+def fit(plan: Plan, training: Training, folder: Path | None) -> tuple[TrainState, History]:
+    """Train from where the run's folder stands; return the last state and the history."""
+    return runs.fit_and_save(
+        folder,
+        training.step,
+        training.state,
+        training.batches,
+        steps=plan.steps,
+        every=steps_between_evaluations(plan.config, plan.steps, plan.per_epoch),
+        evaluate=training.evaluate,
+        label=plan.recipe.title,
+        hint="try a lower --learning_rate",
+        writes=plan.group.writes,
+        keep=plan.config.keep,
+    )
+
+
+def plan_of(config: ImageOptions, recipe: Recipe, device, group) -> Plan:
+    """Return the plan of a training; what cannot be is said here, before its folder is opened."""
+    from purenets.torch_nets.distributed import check_share
 
     check_share(config.batch_size, group)
-    if config.compile and group.size > 1:
-        raise UserError("--compile: not with several processes; leave it out")
-    split_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
-    task = open_task(config, split_key, device, group)
-    folder = runs.open_run(config, group.writes)
+    check_one_process(config, group)
+    if config.hardest < 1 and recipe.proxy is None:
+        raise UserError(f"--hardest {config.hardest}: there is no small net for the {recipe.title}")
+    keys = random.split(random.key(config.seed), 4)
+    task = open_task(config, keys[0], device, group)
+    check_small_size(config, task)
     plain = recipe.make_net(config, task, batch_norm_of(group))
-    model = autotuned(plain, task, config.precision, folder, group)
-    model, grad = with_members(config, model, make_grad_fn(config, recipe, model, task, group))
+    expect_room_for(plain, "take a smaller net", config.members)
     steps, per_epoch = steps_of(config, task)
     optimizer = make_optimizer(config, recipe, steps, per_epoch)
-    step = make_step(grad, optimizer)
-    state, history = runs.fit_and_save(
-        folder,
-        jit(step) if config.compile else step,
-        start(model, optimizer, init_key, step_key, device),
-        batches_of(config, task, batch_key),
-        steps=steps,
-        every=steps_between_evaluations(config, steps, per_epoch),
-        evaluate=validation(parallel_metrics(metrics_fn(model), group), task),
-        label=recipe.title,
-        hint="try a lower --learning_rate",
-        writes=group.writes,
+    return Plan(config, recipe, group, task, plain, optimizer, steps, per_epoch, *keys[1:])
+
+
+def prepare(plan: Plan, folder: Path | None = None, rows=None) -> Training:
+    """Return the training of a plan, ready to begin or to go on with in its folder.
+
+    Args:
+        plan: as `plan_of` returns it.
+        folder: the opened one of the run, or None.
+        rows: of each batch to train on, (steps, images), for --hardest; by default those that the
+            small net finds, which is trained for it.
+    """
+    from purenets.torch_nets import metrics_fn
+    from purenets.torch_nets.distributed import parallel_metrics
+
+    config, task, group = plan.config, plan.task, plan.group
+    model = autotuned(plan.plain, task, config.precision, folder, group)
+    grad = make_grad_fn(config, plan.recipe, model, task, group)
+    model, grad = with_members(config, model, grad)
+    averaged = averaged_state_fn(model, task, config.batch_size, group)
+    return Training(
+        model=model,
+        step=compiled(config, make_step(grad, plan.optimizer)),
+        state=start(model, plan.optimizer, plan.init_key, plan.step_key, task.train[0].device),
+        batches=hardest_batches(plan, folder, rows),
+        averaged=averaged,
+        evaluate=validation(parallel_metrics(metrics_fn(model), group), averaged, task),
     )
-    state = optim.with_averaged_params(state)
-    lap = runs.timer(folder if group.writes else None)
-    result = Result(state, history, model, task, tested(config, model, state, task))
-    if folder and group.writes:
-        lap(int(state.step))  # the test belongs to the time of a run
-        save(result, folder, recipe.title)
-    return result
+
+
+def check_one_process(config: ImageOptions, group) -> None:
+    """Raise a UserError for options that several processes do not share."""
+    if group.size == 1:
+        return
+    for given, flag in ((config.compile, "--compile"), (config.hardest < 1, "--hardest")):
+        if given:
+            raise UserError(f"{flag}: not with several processes; leave it out")
+
+
+def compiled(config: ImageOptions, step: Step) -> Step:
+    from purenets.torch_nets import jit
+
+    return jit(step) if config.compile else step
 
 
 # --- the length of the training -------------------------------------------------------------------
@@ -119,6 +236,11 @@ def steps_between_evaluations(config: ImageOptions, steps: int, per_epoch: float
     return config.eval_freq or math.ceil(per_epoch)
 
 
+def small_steps(config: ImageOptions, steps: int) -> int:
+    """Return how many steps see images of --small_size: the first of all."""
+    return round(config.small_fraction * steps) if config.small_size else 0
+
+
 # --- model ----------------------------------------------------------------------------------------
 
 
@@ -131,27 +253,42 @@ def batch_norm_of(group) -> Callable[..., Model]:
 
 
 def autotuned(plain: Model, task, precision: str, folder: Path | None, group) -> Model:
-    """Return the model of uint8 images, in the precision and memory format measured to be fastest.
+    """Return the model of uint8 images, in the precision and memory format that `precision` names.
 
-    A resumed run goes on as its `probe.json` says.
+    Only "auto" measures which is fastest; a resumed run goes on as its `probe.json` says.
     """
     from purenets.torch_nets import distributed
     from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
 
-    recorded = folder / "probe.json" if folder else None
+    recorded = folder / PROBE if folder else None
     if recorded and recorded.exists():
-        seconds = json.loads(recorded.read_text())
+        seconds = read_probe(folder)
     else:
         batch = task.normalize(task.train[0][:32]), task.train[1][:32]
         seconds = autotune(plain, batch, variants_for(precision))
         seconds = distributed.broadcast_from_rank0(seconds, group)
         if recorded and group.writes:
-            write_atomically(recorded, json.dumps(seconds, indent=1).encode())
+            write_json(recorded, {"seconds": seconds})
     variant = min(seconds, key=seconds.get)
     if len(seconds) > 1:
         times = ", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in seconds.items())
         print(f"computing in {variant} (gradient of 32 images: {times}); params stay float32")
     return normalized(VARIANTS[variant](plain), task.normalize)
+
+
+def read_probe(folder: Path) -> dict[str, float]:
+    """Return the seconds of each variant that `probe.json` holds."""
+    from purenets.torch_nets.precision import VARIANTS
+
+    def known(value: dict) -> str | None:
+        good = value and all(
+            name in VARIANTS and type(value[name]) in (int, float) for name in value
+        )
+        return None if good else f"needs seconds by names among {', '.join(VARIANTS)}"
+
+    schema = ({"seconds": all_of(dict, known)}, all_of(dict, known))  # the second: as it was before
+    found = read_json(folder / PROBE, schema)
+    return found.get("seconds", found)
 
 
 def normalized(model: Model, normalize: Callable) -> Model:
@@ -191,46 +328,144 @@ def make_grad_fn(config: ImageOptions, recipe: Recipe, model: Model, task, group
 
     grad = data_parallel(grad_fn(model, label_smoothed(config.label_smoothing)), group)
     if config.mixup:
-        grad = augment.mixup(grad, len(task.classes))
+        grad = augment.mixup(grad, len(task.classes), config.mixup_alpha)
     if config.cutout:  # filled with the mean, so after the normalization
         grad = augment.augmented(grad, augment.cutout(config.cutout))
+    if config.brightness or config.contrast:  # in deviations, so there too
+        grad = augment.augmented(grad, augment.color_jitter(config.brightness, config.contrast))
     grad = augment.with_input_transform(grad, task.normalize)
-    moves = [augment.flip] if config.flip == "random" else []
-    moves += [augment.crop(config.crop)] if config.crop else []
-    if moves and recipe.chain_moves:
-        moves = [augment.chain(*moves)]
-    for move in reversed(moves):  # the outermost wrapper is the first to draw and to move
+    in_gradient = moves_of(config, recipe) if config.hardest == 1 else []
+    for move in reversed(in_gradient):  # the outermost wrapper is the first to draw and to move
         grad = augment.augmented(grad, move)
     return grad
 
 
-def batches_of(config: ImageOptions, task, key) -> Callable:
-    """Return the function from the step to its batch."""
-    from purenets.data import batches
-    from purenets.torch_nets.augment import alternating_flip_batches
+def moves_of(config: ImageOptions, recipe: Recipe) -> list:
+    """Return the augmentations of uint8 images, in their order."""
+    from purenets.torch_nets import augment
 
-    draw = alternating_flip_batches if config.flip == "alternating" else batches
-    return draw(task.train, config.batch_size, key)
+    moves = [augment.flip] if config.flip == "random" else []
+    moves += [augment.crop(config.crop)] if config.crop else []
+    return [augment.chain(*moves)] if moves and recipe.chain_moves else moves
+
+
+def batches_of(config: ImageOptions, recipe: Recipe, task, key, steps: int) -> Callable:
+    """Return the function from the step to its batch; the first steps' images may be smaller."""
+    from purenets.torch_nets.augment import resized
+
+    full = drawn_batches(config, recipe, task.train, key)
+    end, size = small_steps(config, steps), config.small_size
+    if not end:
+        return full
+    x, y = task.train
+    small = drawn_batches(config, recipe, (resized(x, size), y), key)  # the same, in the same order
+    return lambda step: (small if step < end else full)(step)
+
+
+def check_small_size(config: ImageOptions, task) -> None:
+    height, width = task.train[0].shape[2:]
+    size = config.small_size
+    if size and size >= min(height, width):
+        raise UserError(f"--small_size {size}: images are {height} x {width}, needs a smaller one")
+
+
+def drawn_batches(config: ImageOptions, recipe: Recipe, images, key) -> Callable:
+    """Return the batches of images and classes; with --hardest flipped and moved already, so that
+    both nets see the same."""
+    from purenets.data import batches
+    from purenets.torch_nets import augment
+
+    alternating = config.flip == "alternating"
+    draw = augment.alternating_flip_batches if alternating else batches
+    found = draw(images, config.batch_size, key)
+    moves = moves_of(config, recipe) if config.hardest < 1 else []
+    if not moves:
+        return found
+    return augment.augmented_batches(found, augment.chain(*moves), random.fold_in(key, MOVES))
+
+
+MOVES = 1 << 31  # folded into the key of the batches, which themselves fold in the epoch
+
+
+# --- the hardest images ---------------------------------------------------------------------------
+
+
+def hardest_batches(plan: Plan, folder: Path | None, rows=None) -> Callable:
+    """Return the batches of a training: with --hardest of the images that a small net finds
+    hardest, which is trained here, but for a run that is resumed."""
+    from purenets.torch_nets.selection import selected
+
+    config = plan.config
+    batches = batches_of(config, plan.recipe, plan.task, plan.batch_key, plan.steps)
+    if config.hardest == 1:
+        return batches
+    return selected(batches, rows_in(plan, folder, batches) if rows is None else rows)
+
+
+def rows_in(plan: Plan, folder: Path | None, batches: Callable):
+    """Return the hardest rows that a folder keeps; else find them, and keep them there."""
+    import torch
+
+    path = folder / ROWS if folder else None
+    if path and path.exists():
+        rows = checkpoint.read(path)[0]["rows"].array
+        if len(rows) != plan.steps:
+            raise UserError(
+                f"{path}: is of {len(rows)} steps; with --hardest a run goes on to as many"
+            )
+        return torch.from_numpy(rows)
+    lap = runs.timer(folder)
+    rows = hardest_rows_of(plan, batches)
+    if path:
+        lap(0)  # it belongs to the time of the run
+        write_atomically(path, checkpoint.encoded(checkpoint.on_host({"rows": rows}), {}))
+    return rows
+
+
+def hardest_rows_of(plan: Plan, batches: Callable):
+    """Train the small net of the recipe; return the rows of each batch that it finds hardest."""
+    from purenets.torch_nets.selection import hardest_rows
+
+    model, step, state = proxy_of(plan)
+    return hardest_rows(model, step, state, batches, plan.steps, plan.config.images_in_step)
+
+
+def proxy_of(plan: Plan) -> tuple:
+    """Return model, step and first state of the small net."""
+    from purenets.torch_nets.selection import TRAINED, proxy_steps
+
+    recipe, task, group = plan.recipe, plan.task, plan.group
+    small = recipe.proxy(plan.config)
+    plain = recipe.make_net(small, task, batch_norm_of(group))
+    model = autotuned(plain, task, small.precision, None, group)
+    grad = make_grad_fn(small, recipe, model, task, group)
+    optimizer = recipe.make_optimizer(small, proxy_steps(plan.steps), plan.per_epoch / TRAINED)
+    init_key, step_key = random.split(random.fold_in(random.key(small.seed), 0))
+    state = start(model, optimizer, init_key, step_key, task.train[0].device)
+    return model, compiled(small, make_step(grad, optimizer)), state
 
 
 # --- optimizer ------------------------------------------------------------------------------------
 
 
 def make_optimizer(config: ImageOptions, recipe: Recipe, steps: int, per_epoch: float) -> Optimizer:
-    """Return the recipe's optimizer; the running mean of the params last."""
+    """Return the recipe's optimizer; lookahead around it, the running mean of the params last."""
     optimizer = recipe.make_optimizer(config, steps, per_epoch)
+    optimizer = optim.lookahead(optimizer, config.lookahead) if config.lookahead else optimizer
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
 
 
 def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
     """Return the optimizer of a constructor, by the options that scripts with a choice of it have.
 
-    The options are --learning_rate, --schedule and --weight_decay; only matrices and filters decay.
+    The options are --learning_rate, --schedule and --weight_decay; only matrices and filters decay,
+    and without --weight_decay nothing does, whatever the optimizer's own default is.
     """
     rate = SCHEDULES[config.schedule](config.learning_rate, steps)
+    decays = "weight_decay" in inspect.signature(make).parameters
     if not config.weight_decay:
-        return make(lr=rate)
-    if "weight_decay" not in inspect.signature(make).parameters:
+        return make(lr=rate, weight_decay=0) if decays else make(lr=rate)
+    if not decays:
         raise UserError(f"--weight_decay: {make.__name__} takes none")
     parts = {
         "decayed": make(lr=rate, weight_decay=config.weight_decay),
@@ -242,14 +477,45 @@ def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
 # --- evaluation -----------------------------------------------------------------------------------
 
 
-def validation(metrics: Callable, task) -> Callable[[TrainState], dict[str, float]] | None:
-    """Return what `fit` evaluates: the metrics of the (averaged) params on the validation images.
+def averaged_state_fn(
+    model: Model, task, batch_size: int, group
+) -> Callable[[TrainState], TrainState]:
+    """Return the function from a state to the one to evaluate: its averaged params, where the
+    optimizer keeps an average, with BatchNorm's statistics taken anew for them.
+
+    The statistics are those of the first training images, as they are: so are the images of the
+    evaluation. Processes share each batch, as BatchNorm takes its statistics over all of them.
+    """
+    from purenets.torch_nets import update_batchnorm
+
+    x, y = task.train
+    size = min(batch_size, 500, len(y))
+    size -= size % group.size
+    begins = range(0, min(len(y), STATISTICS) - size + 1, size)  # no batch of a few images
+    share = size // group.size
+    own = [slice(i + group.rank * share, i + (group.rank + 1) * share) for i in begins]
+    parts = [(x[at], y[at]) for at in own]
+
+    def averaged(state: TrainState) -> TrainState:
+        found = optim.with_averaged_params(state)
+        if found is state or not any(name.endswith("running_mean") for name in state.buffers):
+            return found
+        buffers = update_batchnorm(model, found.params, found.buffers, parts, key=state.key)
+        return found._replace(buffers=buffers)
+
+    return averaged
+
+
+def validation(
+    metrics: Callable, averaged: Callable[[TrainState], TrainState], task
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """Return what `fit` evaluates: the metrics of the `averaged` state on the validation images.
 
     None where no images are held out.
     """
 
     def validate(state: TrainState) -> dict[str, float]:
-        found = evaluate(metrics, optim.with_averaged_params(state), task.valid, batch_size=500)
+        found = evaluate(metrics, averaged(state), task.valid, batch_size=500)
         return {f"valid_{name}": value for name, value in found.items()}
 
     return validate if len(task.valid[1]) else None

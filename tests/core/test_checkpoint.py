@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from purenets import UserError, tree
 from purenets.core.runs import checkpoint
+from purenets.core.runs.signed import UNSIGNED
 
 ARRAYS = {
     "params": {"fc1.weight": np.arange(6, dtype=np.float32).reshape(2, 3)},
@@ -102,14 +103,23 @@ def test_the_last_one_stays_when_writing_fails(saved, monkeypatch):
     assert sorted(p.name for p in saved.iterdir()) == ["checkpoint.json", checkpoint.NAME]
 
 
+def test_who_reads_the_last_one_is_not_disturbed(saved):
+    """A new file takes its place: one that is open, or has another name too, stays as it is."""
+    path, other = saved / checkpoint.NAME, saved / "other"
+    other.hardlink_to(path)
+    before = path.read_bytes()
+    checkpoint.save(saved, {**ARRAYS, "more": np.zeros(1000)}, META)
+    assert other.read_bytes() == before != path.read_bytes()
+
+
 @pytest.mark.parametrize(
     "header", [b"", b"[]", b'{"__metadata__": {}}', b'{"__metadata__": {"purenets": "1"}}']
 )
 def test_a_file_that_is_signed_but_no_checkpoint_is_refused(tmp_path, header):
     """As a fuzzer makes it that watches the comparison of digests."""
-    body = header + b"sha256:" + checkpoint.UNSIGNED.encode()
+    body = header + UNSIGNED.encode()
     content = len(body).to_bytes(8, "little") + body
     digest = hashlib.sha256(content).hexdigest().encode()
-    (tmp_path / checkpoint.NAME).write_bytes(content.replace(checkpoint.UNSIGNED.encode(), digest))
+    (tmp_path / checkpoint.NAME).write_bytes(content.replace(UNSIGNED.encode(), digest))
     with pytest.raises(UserError, match="damaged or not a checkpoint"):
         checkpoint.load(tmp_path, ARRAYS)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,30 @@ def test_permutation_holds_each_number_once(seed, n):
     assert np.array_equal(np.sort(random.permutation(random.key(seed), n)), np.arange(n))
 
 
+def test_every_order_is_as_likely():
+    """Neighbors change places in half of all permutations, and a number comes anywhere."""
+    n, draws = 50, 400
+    orders = np.stack(
+        [random.permutation(random.fold_in(random.key(3), i), n) for i in range(draws)]
+    )
+    places = np.argsort(orders, axis=1)
+    swapped = (places[:, 1:] < places[:, :-1]).sum()
+    pairs = draws * (n - 1)
+    assert abs(swapped - pairs / 2) < 4 * np.sqrt(pairs / 4)
+    counts = np.bincount(places[:, 0] // 10, minlength=5)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_new_key_is_nothing_that_its_key_draws():
+    key = random.key(0)
+    drawn = set(random.bits(key, 400).tolist())
+    for made in (
+        random.split(key, 100),
+        random.fold_in(random.fold_in(random.fold_in(key, 1), 2), 3),
+    ):
+        assert drawn.isdisjoint(np.ravel(made[..., :2]).tolist())
+
+
 def test_keys_do_not_collide():
     key = random.key(0)
     derived = [key, *random.split(key, 100)]
@@ -161,5 +187,119 @@ def test_a_float32_draw_is_the_rounded_float64_draw():
     ],
 )
 def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+# --- half precision and bounds --------------------------------------------------------------------
+
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+N = 1 << 16
+# of a dtype: the distance of numbers just below 1
+SPACING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24, "float64": 2.0**-53}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_uniform_draws_of_every_dtype_are_uniform_from_0_to_below_1(dtype):
+    draws = random.uniform(torch.as_tensor(random.key(3)), (N,), dtype)
+    assert str(draws.dtype) == f"torch.{dtype}"
+    u = draws.double().numpy()
+    assert u.min() >= 0
+    assert u.max() == pytest.approx(1, abs=6e-4 if dtype[:5] == "float" else 5e-3)
+    assert u.max() < 1
+    assert u.mean() == pytest.approx(0.5, abs=4 / math.sqrt(12 * N) + SPACING[dtype] ** 2)
+    assert u.std() == pytest.approx(math.sqrt(1 / 12), abs=2e-3)
+    share = np.histogram(u, bins=16, range=(0, 1))[0] * 16 / N
+    assert np.abs(share - 1).max() < 0.08
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_draws_are_those_of_float32_rounded(dtype):
+    key = torch.as_tensor(random.key(4))
+    for draw in (random.uniform, random.normal):
+        wide, narrow = draw(key, (N,)), draw(key, (N,), dtype)
+        rounded = wide.to(narrow.dtype)
+        rounded = (
+            torch.where(rounded == 1, 1 - SPACING[dtype], rounded)
+            if draw is random.uniform
+            else rounded
+        )
+        assert torch.equal(narrow, rounded.to(narrow.dtype))
+
+
+@pytest.mark.parametrize("draw", [random.uniform, random.normal])
+def test_float16_draws_of_numpy_and_torch_are_the_same_bits(draw):
+    key = random.key(5)
+    ours, theirs = draw(key, (N,), "float16"), draw(torch.as_tensor(key), (N,), "float16")
+    assert ours.dtype == np.float16
+    assert np.array_equal(ours, theirs.numpy())
+    bounds = {"low": -0.3, "high": 0.7}
+    ours, theirs = (
+        random.uniform(k, (N,), "float16", **bounds) for k in (key, torch.as_tensor(key))
+    )
+    assert np.array_equal(ours, theirs.numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(-1.0, 1.0), (0.0, 3.0), (1000.0, 1001.0), (-3.3, -3.2), (0.1, 0.7), (-1e-7, 0.0)],
+)
+def test_uniform_draws_stay_within_their_bounds_after_rounding(dtype, low, high):
+    draws = random.uniform(torch.as_tensor(random.key(6)), (N,), dtype, low, high).double()
+    assert draws.min() >= low
+    assert draws.max() < high
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_truncated_draws_stay_within_their_bounds_after_rounding(dtype):
+    draws = random.truncated_normal(torch.as_tensor(random.key(7)), (N,), -1.999, 0.1, dtype)
+    assert draws.double().min() >= -1.999
+    assert draws.double().max() <= 0.1
+
+
+def test_bounds_that_are_equal_are_the_draw():
+    assert (random.uniform(random.key(0), (9,), low=0.3, high=0.3) == np.float32(0.3)).all()
+
+
+K, T = random.key(0), torch.as_tensor(random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: random.uniform(K, (2,), "bfloat16"),
+            "'bfloat16' is no floating-point dtype of NumPy",
+        ),
+        (
+            lambda: random.normal(K, (2,), "bfloat16"),
+            "'bfloat16' is no floating-point dtype of NumPy",
+        ),
+        (lambda: random.uniform(T, (2,), "int32"), "'int32' is no floating-point dtype of torch"),
+        (lambda: random.uniform(T, (2,), "sum"), "'sum' is no floating-point dtype of torch"),
+        (lambda: random.uniform(T, (2,), torch.float16), "is no floating-point dtype of torch"),
+        (lambda: random.normal(T, (2,), None), "None is no floating-point dtype of torch"),
+        (lambda: random.uniform(K, 3), "uniform: shape is 3"),
+        (lambda: random.normal(K, (-1,)), r"normal: shape is \(-1,\)"),
+        (lambda: random.bernoulli(K, 0.5, "ab"), "bernoulli: shape is 'ab'"),
+        (lambda: random.uniform(K, (2,), low=1.0, high=0.0), "uniform: low 1.0 is over high 0.0"),
+        (lambda: random.uniform(K, (2,), low=math.nan), "uniform: low: nan"),
+        (lambda: random.uniform(K, (2,), high="1"), "uniform: high: '1'"),
+        (lambda: random.truncated_normal(K, (2,), math.nan), "truncated_normal: low: nan"),
+        (lambda: random.bernoulli(K, 1.5), "bernoulli: p: 1.5 is not from 0 to 1"),
+        (lambda: random.bernoulli(K, math.nan), "bernoulli: p: nan"),
+        (lambda: random.bernoulli(K, None), "bernoulli: p: None"),
+        (lambda: random.randint(K, (2,), 0, 2.5), "randint: 2.5 is not an integer"),
+        (lambda: random.randint(K, (2,), None, 2), "randint: None is not an integer"),
+        (lambda: random.permutation(K, -1), "permutation: n is -1"),
+        (lambda: random.permutation(K, 2.0), "permutation: n is 2.0"),
+        (lambda: random.bits(K, -1), "bits: -1"),
+        (lambda: random.fold_in(K, "a"), "fold_in: 'a' is not an integer"),
+        (lambda: random.fold_in(K, None), "fold_in: None is not an integer"),
+        (lambda: random.fold_in(T, torch.tensor(1.5)), "fold_in: .*1.5.* is not an integer"),
+    ],
+)
+def test_draw_that_means_nothing_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         call()

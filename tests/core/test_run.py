@@ -3,7 +3,7 @@ import json
 import pytest
 
 from purenets import UserError, runs
-from purenets.core.runs import folder
+from purenets.core.runs import laps
 from purenets.core.runs.files import exclusive_lock
 
 
@@ -14,7 +14,7 @@ def test_laps_add_up_over_resumed_processes(tmp_path):
     first = runs.timings(tmp_path)
     assert [row["step"] for row in first] == [10, 20]
     assert 0 < first[0]["seconds"] <= first[1]["seconds"] == runs.training_seconds(tmp_path)
-    (tmp_path / folder.TIME).write_text(
+    (tmp_path / laps.TIME).write_text(
         json.dumps([{"step": 10, "seconds": 100.0}, {"step": 20, "seconds": 200.0}])
     )
     runs.timer(tmp_path)(

@@ -33,7 +33,8 @@ def read_checkpoint(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> None:
-    runs.open_run(train_mlp_numpy.Config(out=str(folder), resume=True))
+    with runs.open_run(train_mlp_numpy.Config(out=str(folder), resume=True)):
+        pass
 
 
 def read_history(folder: Path) -> None:
@@ -57,7 +58,8 @@ def examples(name: str, folder: Path) -> None:
     if name == "checkpoint":
         checkpoint.save(folder, TEMPLATE, {"history": []})
     elif name == "config":
-        runs.open_run(train_mlp_numpy.Config(out=str(folder)))
+        with runs.open_run(train_mlp_numpy.Config(out=str(folder))):
+            pass
     elif name == "history":
         history.write_csv(
             folder / "history.csv", [{"step": 0, "loss": 0.5}, {"step": 10, "accuracy": 1.0}]

@@ -4,15 +4,16 @@
 that every test adds its figures to.
 """
 
-import fcntl
-import json
 import os
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 from purenets import runs
-from purenets.core.report.tables import Table, table_of, to_markdown
-from purenets.core.runs.files import write_atomically
+from purenets.core.report.tables import Table, table_of
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
 
 FILE = os.environ.get("PURENETS_FAULTS")
 
@@ -27,22 +28,21 @@ def record(name: str, **figures) -> None:
     if not FILE:
         return
     path = Path(FILE)
-    with (Path(tempfile.gettempdir()) / "purenets-faults.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run in several processes
-        found = json.loads(path.read_text()) if path.exists() else {}
+    with FileLock(Path(tempfile.gettempdir()) / "purenets-faults.lock"):  # of several processes
+        found = result_files.read(path, drafts=True) if path.exists() else {}
         found |= {"command": "make faults", **runs.environment(), **runs.machine()}
         found["figures"] = found.get("figures", {}) | {name: figures}
-        write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        write_atomically(path.with_suffix(".md"), to_markdown(table(found["figures"])).encode())
+        found["origins"] = found.get("origins", {}) | {name: runs.origin()}
+        result_files.write(path, found, table(found))
 
 
-def table(figures: dict[str, dict]) -> Table:
+def table(found: dict) -> Table:
     """Return a row for each test of the campaign."""
-    rows = [
-        (name, "; ".join(f"{words(k)} {words(v)}" for k, v in values.items()))
-        for name, values in sorted(figures.items())
-    ]
-    return table_of(("what", "figures"), rows)
+    rows = []
+    for name, values in sorted(found["figures"].items()):
+        figures = "; ".join(f"{words(k)} {words(v)}" for k, v in values.items())
+        rows.append((name, figures, *origin_cells([found.get("origins", {}).get(name, found)])))
+    return table_of(("what", "figures", *ORIGIN), rows)
 
 
 def words(value) -> str:

@@ -17,7 +17,7 @@ KINDS = ("flipped", "cut", "grown", "zeroed", "swapped", "shuffled", "header")
 @pytest.fixture
 def saved(tmp_path):
     """A run's checkpoint, its state, and the checkpoint of a run of another net."""
-    state = init_state(MLP(2, [20], 2), optim.adam(), random.key(0))
+    state = init_state(MLP(2, [20], 2), optim.adam(), random.key(0))._replace(step=np.int64(1))
     runs.save(tmp_path, state, [{"step": 1, "loss": 0.5}], {})
     other = tmp_path / "other"
     other.mkdir()

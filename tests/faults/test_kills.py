@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[2]
 RUN = (checkpoint.NAME, "history.csv", "curves.png")
 IMAGES = (*RUN, "results.json", "confusion.png")
 DIGITS = "--data digits --threads 1 --precision float32"
-CIFAR10 = f"--preset digits {DIGITS} --flip alternating --mixup --cutout 2 --ema 0.9 "
-"--evaluations 40 --epochs 8"
+CIFAR10 = (
+    f"--preset digits {DIGITS} --flip alternating --mixup --cutout 2 --ema 0.9 "
+    "--evaluations 40 --epochs 8"
+)
 
 
 class Case(NamedTuple):

@@ -2,6 +2,7 @@
 names that lie.
 """
 
+import json
 import os
 import re
 import signal
@@ -22,9 +23,11 @@ from purenets.core.report.document import Document, Picture, Section
 from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
 from purenets.core.runs import checkpoint, history
+from purenets.core.runs.files import LOCK, exclusive_file, exclusive_lock, folder_at
 from purenets.torch_nets.dataset import PalindromeDataset
 from scripts import train_mlp_numpy
 from tests.faults.kills import differing
+from tests.faults.record import record, scaled
 
 ROOT = Path(__file__).parents[2]
 MLP = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py")]
@@ -66,6 +69,39 @@ def test_two_runs_in_one_folder(tmp_path):
     assert differing(folder, tmp_path / "alone", (checkpoint.NAME, "history.csv")) == []
 
 
+def test_two_runs_begun_at_once_in_a_new_folder(tmp_path):
+    """The folder is that of the one that trains: its options, its checkpoint."""
+    trials, wrong = scaled(2, 60), 0
+    for i in range(trials):
+        folder = tmp_path / str(i)
+        command = [*MLP, "--max_steps", "40", "--eval_freq", "20", "--out", folder, "--seed"]
+        both = [
+            subprocess.Popen([*map(str, command), seed], stderr=subprocess.PIPE, text=True)
+            for seed in "12"
+        ]
+        errors = [process.communicate()[1] for process in both]
+        codes = [process.returncode for process in both]
+        assert sorted(codes) == [0, 2], errors
+        assert errors[codes.index(2)].startswith(f"error: --out {folder}: ")
+        config = json.loads((folder / "config.json").read_text())
+        wrong += config["config"]["seed"] != 1 + codes.index(0)
+    record("two runs begun at once", tried=trials, refused=trials, differing=wrong)
+    assert wrong == 0
+
+
+def test_a_sweep_holds_its_folder(tmp_path):
+    """A second sweep in the folder, or into the same results, is refused before it trains."""
+    out, results = tmp_path / "out", tmp_path / "rows.json"
+    sweep = [sys.executable, str(ROOT / "scripts" / "cnn_sweep.py"), "--data", "digits"]
+    with exclusive_lock(folder_at(out)):
+        done = subprocess.run([*sweep, "--out", out], capture_output=True, text=True, check=False)
+    assert "another process is training there" in in_one_line(done)
+    with exclusive_file(results):
+        sweep += ["--out", tmp_path / "other", "--results", results]
+        done = subprocess.run(sweep, capture_output=True, text=True, check=False)
+    assert f"--results {results}: another process" in in_one_line(done)
+
+
 def test_a_full_disk(tmp_path):
     """No file may grow over a limit, as on a full disk: the last checkpoint stays, byte for
     byte.
@@ -88,7 +124,7 @@ def test_a_full_disk(tmp_path):
     line = in_one_line(limited(f"-f {len(before) // 1024 - 2}", more))
     assert "cannot be written (File too large); what stood there is kept" in line
     assert (folder / checkpoint.NAME).read_bytes() == before
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [LOCK]
     subprocess.run(more, check=True, capture_output=True)
     assert history.read_csv(folder / "history.csv")[-1]["step"] > 4
 

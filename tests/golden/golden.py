@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from purenets.core.processor import cpu_info
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RUNS = {
@@ -40,19 +42,18 @@ RUNS = {
     "alternating --views shift",
     "cifar10 mlp": "cifar10_mlp --preset digits --epochs 2 --precision bfloat16 --mixup "
     "--cutout 2 --flip random",
-    "rnn eager": "train --input_length 6 --train_steps 40 --eval_freq 20 --eval_size 500 "
+    "rnn eager": "train --recurrence fused --input_length 6 --train_steps 40 --eval_freq 20 "
+    "--eval_size 500 --no-compile",
+    "rnn loop": "train --input_length 6 --train_steps 40 --eval_freq 20 --eval_size 500 "
     "--no-compile",
-    "rnn compiled": "train --input_length 4 --train_steps 40 --eval_freq 20 --eval_size 500",
+    "rnn compiled": "train --recurrence fused --input_length 4 --train_steps 40 --eval_freq 20 "
+    "--eval_size 500",
 }
 
 
 def machine() -> str:
     """Return the processor's family and model with the versions that the bits depend on."""
-    info = {}
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        info.setdefault(name.strip(), value.strip())
-    cpu = "{vendor_id} family {cpu family} model {model}".format_map(info)
+    cpu = "{vendor_id} family {cpu family} model {model}".format_map(cpu_info())
     return f"{cpu}, torch {torch.__version__}, numpy {np.__version__}"
 
 

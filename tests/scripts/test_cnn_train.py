@@ -1,6 +1,5 @@
 """The CNN script: what it learns, that it resumes bit by bit, and what it says of wrong input."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,13 @@ from PIL import Image
 from purenets import UserError
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.command import command
+from purenets.core.runs.files import LOCK
+from purenets.core.runs.json_files import read_json
 from scripts import cnn_train
 from scripts.cnn_train import Config
+from scripts.shared.schemas import TEST
 
 ROOT = Path(__file__).parents[2]
-MIRROR = ROOT / "data" / "cifar10-jpeg75"
 SMALL = {
     "data": "digits",
     "width": 0.125,
@@ -53,12 +54,9 @@ def test_it_learns_digits():
     assert [row["step"] for row in result.history] == [0, 100, 200]
 
 
-@pytest.mark.skipif(
-    not MIRROR.exists(), reason="CIFAR-10's images are not below data/cifar10-jpeg75"
-)
-def test_it_learns_from_cifar10():
+def test_it_learns_from_cifar10(cifar10_dir):
     config = Config(
-        data="folder", data_dir=str(MIRROR), width=0.125, batch_size=64, max_steps=60, eval_freq=60,
+        data_dir=cifar10_dir, width=0.125, batch_size=64, max_steps=60, eval_freq=60,
         learning_rate=3e-3, precision="float32", train_images=2000, valid_fraction=0.02,
         flip="random", crop=4, cutout=8,
     )  # fmt: skip
@@ -88,7 +86,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
     )
     assert "Traceback" not in full.stderr
     assert (folder / checkpoint.NAME).read_bytes() == before
-    assert not list(folder.glob(".*"))  # nothing half-written
+    assert [path.name for path in folder.glob(".*")] == [LOCK]  # nothing half-written
     subprocess.run([*more, "--resume"], check=True, capture_output=True)
     assert history.read_csv(folder / "history.csv")[-1]["step"] == 20
 
@@ -104,7 +102,7 @@ def test_the_run_folder_has_what_was_found(tmp_path):
         "curves.png",
         "confusion.png",
     } <= names
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == result.test
+    assert read_json(tmp_path / "run" / "results.json", TEST) == result.test
 
 
 def test_the_running_mean_is_what_is_evaluated():
@@ -128,7 +126,7 @@ def test_the_running_mean_is_what_is_evaluated():
             "--valid_fraction 1.0: needs a number from 0 to below 1",
         ),
         (["--data", "digits", "--optimizer", "muonn"], "--optimizer muonn: needs one of"),
-        (["--precision", "float16"], "--precision float16: needs one of auto"),
+        (["--precision", "float16"], "--precision float16: needs one of float32"),
         (["--epochs", "-1"], "--epochs -1.0: needs a number that is not negative"),
         (["--epochs", "2", "--max_steps", "9"], "--max_steps 9: --epochs 2.0 decides"),
         (["--device", "gpu", "--data", "digits"], "--device gpu: not available here"),

@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_and_an_unusable_out_are_named(tmp_path):
     with pytest.raises(UserError, match="damaged or not a checkpoint"):
         train_mlp_numpy.train(config_of("train_mlp_numpy", **config, resume=True))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--out .*file.*: cannot be used"):
+    with pytest.raises(UserError, match=r"--out .*file.*: cannot be made"):
         train_mlp_numpy.train(config_of("train_mlp_numpy", out=str(tmp_path / "file" / "run")))
     if os.geteuid() != 0:  # root may write anywhere
         tmp_path.chmod(0o500)

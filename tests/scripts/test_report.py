@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import statistics
 import sys
 import zipfile
 from pathlib import Path
@@ -85,7 +86,10 @@ def test_numbers_are_those_of_the_results(report):
     for cell, row in zip(cells, tables["accuracies"][1:], strict=True):
         values = cell["accuracy"][str(cell["T"])]["by_seed"]
         assert row[:2] == [str(cell["T"]), f"{sum(values) / len(values):.1%}"]
-        assert row[3:] == [f"{min(values):.1%}", f"{max(values):.1%}", str(len(values))]
+        assert row[2:6] == [
+            f"{statistics.stdev(values):.1%}",  # over n - 1
+            *(f"{min(values):.1%}", f"{max(values):.1%}", str(len(values))),
+        ]
     rows = json.loads((ROOT / "results" / "part2_settings.json").read_text())["rows"]
     for row in tables["settings"][1:]:
         accuracies = [100 * r["test"]["accuracy"] for r in rows if r["setting"] == row[0]]

@@ -34,7 +34,7 @@ def test_learning_curves_hide_the_panels_left_over():
 
 def test_heatmap_has_a_number_for_each_cell():
     figure = rnn_figures.heatmap([cell(T, name) for T in (5, 9) for name in ("a", "b")])
-    assert texts(figure.axes[0]) == ["0.35 ± 0.25"] * 4
+    assert texts(figure.axes[0]) == ["0.35 ± 0.35"] * 4  # over n - 1
 
 
 def test_memory_over_lengths():

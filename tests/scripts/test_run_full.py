@@ -4,6 +4,8 @@ failure.
 
 import itertools
 import json
+import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from purenets import UserError
+from purenets.core.runs import provenance
 from scripts import run_full
-from scripts.run_full import STAGES, Config, Stage
+from scripts.run_full import STAGES, Config
 
 ROOT = Path(__file__).parents[2]
 TOY = "compare_mlps.py --datasets moons --max_steps 4 --seeds 2 --no-compile"
@@ -43,30 +46,55 @@ def test_stages_are_the_commands_that_wrote_the_results(name):
     assert (ROOT / "scripts" / STAGES[name].command.split()[0]).exists()
 
 
-def test_goes_on_where_it_failed_and_ends_in_a_report(tmp_path, monkeypatch, capsys):
-    stages = {
-        "part1_sets": Stage(TOY, 1),
-        "part1_noise": Stage("compare_mlps.py --datasets none", 1),
-    }
-    monkeypatch.setattr(run_full, "STAGES", stages)
-    config = Config(stages="part1_sets,part1_noise", out=str(tmp_path / "full"), pdf=False)
-    with pytest.raises(
-        UserError, match=r"stage part1_noise: error: --datasets none: needs .*part1_noise.log"
-    ):
-        run_full.main(config)
-    before = (tmp_path / "full" / "stages.json").read_bytes()
-    stages["part1_noise"] = Stage(f"{TOY} --noises 0.1,0.2 --optimizers sgd,adam", 1)
-    page = run_full.main(config)
-    done = json.loads((tmp_path / "full" / "stages.json").read_text())
-    assert done["part1_sets"] == json.loads(before)["part1_sets"]  # not run again
-    assert list(done) == ["part1_sets", "part1_noise"]
-    assert "moons" in page.read_text()
-    assert "part1_sets" in capsys.readouterr().out
+def in_checkout(folder: Path, second: str, *flags) -> subprocess.CompletedProcess:
+    """Run two small stages in a checkout without changes, where results are no drafts."""
+    code = (
+        "import sys; sys.path.insert(0, '.'); from scripts import run_full\n"
+        "from purenets.core.runs.command import command\n"
+        "from scripts.report import results\n"
+        "results.quick_run = lambda part, config: ['in small']\n"
+        f"run_full.STAGES = {{'part1_sets': run_full.Stage({TOY!r}, 1),\n"
+        f" 'part1_noise': run_full.Stage({second!r}, 1)}}\n"
+        "command(run_full.Config, run_full.main)"
+    )
+    command = [sys.executable, "-c", code, "--stages", "part1_sets,part1_noise", "--no-pdf"]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(
+        [*command, *flags], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_goes_on_where_it_failed_and_ends_in_a_report(clean_checkout, tmp_path):
+    out = tmp_path / "full"
+    failed = in_checkout(clean_checkout, "compare_mlps.py --datasets none", "--out", out)
+    assert failed.returncode == 2
+    assert re.search(
+        r"stage part1_noise: error: --datasets none: needs .*part1_noise.log", failed.stderr
+    )
+    before = run_full.read(out)
+    second = f"{TOY} --noises 0.1,0.2 --optimizers sgd,adam"
+    done = in_checkout(clean_checkout, second, "--out", out)
+    assert done.returncode == 0, done.stderr
+    stages = run_full.read(out)
+    assert stages["part1_sets"] == before["part1_sets"]  # not run again
+    assert list(stages) == ["part1_sets", "part1_noise"]
+    assert "part1_sets" in done.stdout
+    assert "draft" not in done.stdout
+    page = (out / "report" / "report.html").read_text()
+    assert f"python scripts/{TOY}</code>, n = 2, " in page
+
+
+def test_changed_files_are_named_before_hours_are_spent(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "changed_files", lambda: ["core/base.py", "setup.cfg"])
+    with pytest.raises(UserError, match=r"core/base.py: differs from the commit.*commit first"):
+        run_full.main(Config(out=str(tmp_path / "full")))
+    assert not (tmp_path / "full").exists()
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     code = (
         "import sys; from scripts import run_full; from purenets.core.runs.command import command\n"
+        "run_full.expect_clean_tree = lambda: None\n"
         "run_full.STAGES['part1_sets'] = run_full.Stage('compare_mlps.py --datasets moons "
         "--max_steps 9999', 1)\n"
         "command(run_full.Config, run_full.main)"
@@ -94,7 +122,8 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert not (tmp_path / "full" / "stages.json").exists()
 
 
-def test_unknown_stages_and_missing_images_are_named_at_once(tmp_path):
+def test_unknown_stages_and_missing_images_are_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "changed_files", list)
     with pytest.raises(UserError, match="--stages part9: needs one of part1_sets"):
         run_full.main(Config(stages="part9"))
     missing = Config(data="folder", data_dir=str(tmp_path / "none"), out=str(tmp_path / "full"))

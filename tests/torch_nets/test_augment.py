@@ -5,8 +5,10 @@ eager.
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy import stats
 
-from purenets import random
+from purenets import UserError, random
 from purenets.torch_nets import augment
 
 KEY = torch.as_tensor(random.key(0))
@@ -133,3 +135,71 @@ def test_alternately_flipped_batches_show_each_image_both_ways_in_two_epochs():
     mirrored = sum(torch.equal(first[i], x[i].flip(2)) for i in range(10))
     assert 0 < mirrored < 10
     assert torch.equal(draw(3)[0], draw(3)[0])
+
+
+def test_color_jitter_is_one_factor_and_one_offset_for_each_image():
+    out = augment.color_jitter(brightness=0.3, contrast=0.5)(KEY, X).numpy()
+    factors, offsets = [], []
+    for image, before in zip(out, X.numpy(), strict=True):
+        factor, offset = np.polyfit(before.ravel(), image.ravel(), 1)
+        np.testing.assert_allclose(image, factor * before + offset, atol=1e-5)
+        factors.append(factor)
+        offsets.append(offset)
+    for values, middle, reach in ((factors, 1, 0.5), (offsets, 0, 0.3)):
+        assert min(values) >= middle - reach
+        assert max(values) <= middle + reach
+        assert max(values) - min(values) > 1.6 * reach  # of 2, by 64 draws
+    assert abs(np.corrcoef(factors, offsets)[0, 1]) < 0.4
+
+
+def test_resized_images_are_those_of_pillow():
+    x = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    small = augment.resized(x, 26)
+    assert small.dtype == torch.uint8
+    for image, before in zip(small, x, strict=True):
+        expected = Image.fromarray(before.permute(1, 2, 0).numpy())
+        expected = np.asarray(expected.resize((26, 26), Image.Resampling.BILINEAR))
+        difference = image.permute(1, 2, 0).numpy().astype(int) - expected.astype(int)
+        assert np.abs(difference).max() <= 1  # both round, Pillow twice
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
+def test_the_shares_of_mixup_are_drawn_from_beta(alpha):
+    draw = augment.symmetric_beta(alpha)
+    shares = np.array([float(draw(random.fold_in(KEY, i))) for i in range(2000)])
+    assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
+    assert float(draw(KEY)) == float(draw(KEY))
+    compiled = torch.compile(draw, fullgraph=True)(KEY)
+    assert abs(float(compiled) - float(draw(KEY))) < 1e-12
+
+
+def test_mixup_mixes_by_the_drawn_share():
+    seen = []
+
+    def grad_fn(params, buffers, batch, key):
+        seen.append(batch)
+        return {}, (buffers, {})
+
+    y = torch.arange(64) % 4
+    augment.mixup(grad_fn, 4, alpha=0.8)({}, {}, (X, y), KEY)
+    share = augment.symmetric_beta(0.8)(random.fold_in(KEY, 0)).float()
+    other = random.permutation(random.fold_in(KEY, 1), 64)
+    x, soft = seen.pop()
+    torch.testing.assert_close(x, share * X + (1 - share) * X[other])
+    labels = torch.nn.functional.one_hot(y, 4).float()
+    torch.testing.assert_close(soft, share * labels + (1 - share) * labels[other])
+
+
+def test_a_share_that_cannot_be_drawn_is_named():
+    with pytest.raises(UserError, match="alpha is 2, needs a number above 0 to 1"):
+        augment.mixup(None, 4, alpha=2)
+
+
+def test_augmented_batches_are_the_same_for_whoever_asks():
+    x, y = X, torch.arange(64)
+    draw = augment.augmented_batches(lambda step: (x, y), augment.crop(2), random.key(3))
+    assert torch.equal(draw(5)[0], draw(5)[0])
+    assert not torch.equal(draw(5)[0], draw(6)[0])
+    key = random.fold_in(torch.as_tensor(random.key(3)), 5)
+    assert torch.equal(draw(5)[0], augment.crop(2)(key, x))
+    assert draw(5)[1] is y

@@ -105,3 +105,24 @@ def test_convolutions_begin_as_the_identity():
     assert narrower.shape[1] == 16
     drawn, _ = FastCNN(3, 10, dirac=False).init(random.key(0))
     assert drawn["group1.conv1.weight"].abs().max() <= 1 / math.sqrt(24 * 9)
+
+
+def test_without_a_bias_of_the_first_layer_nothing_before_the_groups_is_trained():
+    filters = whitening_filters(torch.randn(50, 3, 9, 9))
+    with_bias = FastCNN(3, 10, filters=filters, widths=(8, 8, 8))
+    without = FastCNN(3, 10, filters=filters, widths=(8, 8, 8), first_bias=False)
+    (params, buffers), (fewer, _) = (net.init(random.key(0)) for net in (with_bias, without))
+    assert params.keys() - fewer.keys() == {"first.bias"}
+    x = torch.randn(4, 3, 32, 32)
+    batch = x, torch.arange(4)
+    grads, _ = grad_fn(with_bias)(params, buffers, batch, None)  # the bias is 0 at the start
+    fewer_grads, _ = grad_fn(without)(fewer, buffers, batch, None)
+    for name, grad in fewer_grads.items():
+        torch.testing.assert_close(grad, grads[name])
+
+
+@pytest.mark.parametrize("size", [25, 26, 29, 32])
+def test_images_of_several_sizes_go_through_the_same_net(size):
+    net = FastCNN(3, 10, filters=torch.randn(24, 3, 2, 2), widths=(8, 8, 8))
+    params, buffers = net.init(random.key(0))
+    assert net.apply(params, buffers, torch.randn(2, 3, size, size))[0].shape == (2, 10)

@@ -1,14 +1,26 @@
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import nn
 
 from purenets import UserError, random, tree
-from purenets.torch_nets.image_mlps import batch_norm_mlp, plain_mlp, residual_mlp, s_fc
+from purenets.torch_nets import layers
+from purenets.torch_nets.image_mlps import (
+    batch_norm_mlp,
+    bottleneck_mlp,
+    plain_mlp,
+    residual_mlp,
+    s_fc,
+    whitened,
+    whitening_map,
+)
 
 NETS = {
     "plain": lambda: plain_mlp(27, (8, 6), 4),
     "batch_norm": lambda: batch_norm_mlp(27, (8, 6), 4, dropout=0.1),
     "residual": lambda: residual_mlp(27, 8, 2, 4, dropout=0.1),
+    "residual, BatchNorm": lambda: residual_mlp(27, 8, 2, 4, norm=layers.BatchNorm),
+    "bottleneck": lambda: bottleneck_mlp(27, (8, 6), 3, 4, dropout=0.1),
     "s_fc": lambda: s_fc(27, 1, 4),
 }
 
@@ -25,7 +37,7 @@ def test_takes_images_and_knows_nothing_of_their_neighbors(name):
     assert y.shape == (5, 4)
     first = (
         "embed.weight"
-        if name == "residual"
+        if name.startswith("residual")
         else "mlp.fc1.weight"
         if name == "plain"
         else "fc1.weight"
@@ -70,3 +82,78 @@ def test_wrong_images_are_named():
     params, buffers = plain_mlp(27, (8,), 4).init(random.key(0))
     with pytest.raises(UserError, match=r"shape is \(2, 48\), expected \(batch, 27\)"):
         plain_mlp(27, (8,), 4).apply(params, buffers, torch.zeros(2, 3, 4, 4))
+
+
+def test_residual_mlp_with_batchnorm_equals_its_module_twin():
+    model = residual_mlp(12, 6, 1, 3, expansion=2, norm=layers.BatchNorm)
+    params, buffers = model.init(random.key(0))
+    embed, fc1, fc2, fc = nn.Linear(12, 6), nn.Linear(6, 12), nn.Linear(12, 6), nn.Linear(6, 3)
+    inner, outer = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+    names = {"embed": embed, "block1.norm": inner, "block1.fc1": fc1, "block1.fc2": fc2}
+    twin = nn.ModuleDict({name.replace(".", "_"): part for name, part in names.items()})
+    twin.update({"norm": outer, "fc": fc})
+    state = {name.replace("block1.", "block1_"): v for name, v in {**params, **buffers}.items()}
+    twin.load_state_dict(state)
+
+    def forward(x):
+        x = embed(x.flatten(1))
+        x = x + fc2(nn.functional.gelu(fc1(inner(x)), approximate="tanh"))
+        return fc(outer(x))
+
+    x = torch.randn(16, 3, 2, 2)
+    found, new = model.apply(params, buffers, x, train=True)
+    torch.testing.assert_close(found, forward(x))
+    torch.testing.assert_close(new["norm.running_var"], outer.running_var)
+    twin.eval()
+    torch.testing.assert_close(model.apply(params, new, x)[0], forward(x))
+
+
+def test_the_bottleneck_is_one_matrix_of_low_rank_between_two_layers():
+    model = bottleneck_mlp(12, (9, 8), 3, 4, norm=layers.LayerNorm)
+    params, _ = model.init(random.key(0))
+    assert params["narrow2.weight"].shape == (3, 9)
+    assert params["fc2.weight"].shape == (8, 3)
+    product = params["fc2.weight"] @ params["narrow2.weight"]
+    assert torch.linalg.matrix_rank(product) == 3
+    x = torch.randn(5, 12)
+
+    def hidden(name, h):
+        norm = nn.functional.layer_norm(h, (h.shape[1],))
+        return torch.relu(norm * params[f"{name}.weight"] + params[f"{name}.bias"])
+
+    h = hidden("norm1", x @ params["fc1.weight"].T)
+    h = hidden("norm2", h @ product.T)
+    expected = h @ params["fc.weight"].T + params["fc.bias"]
+    torch.testing.assert_close(model.apply(params, {}, x)[0], expected)
+
+
+def test_whitened_inputs_are_the_components_of_scikit_learn():
+    mix = torch.randn(12, 12)
+    x = (torch.randn(400, 12) @ mix + 3).view(400, 3, 2, 2)
+    weight, bias = whitening_map(x.split(150), 5, eps=0.0)
+    found = (x.flatten(1) @ weight.T + bias).double()
+    expected = torch.tensor(PCA(5, whiten=True, svd_solver="full").fit_transform(x.flatten(1)))
+    expected = expected * (400 / 399) ** 0.5  # it divides by n - 1
+    signs = torch.sign((found * expected).sum(0))
+    torch.testing.assert_close(found, signs * expected, rtol=1e-3, atol=1e-3)
+    covariance = found.T @ found / len(found)
+    torch.testing.assert_close(covariance, torch.eye(5).double(), rtol=0, atol=1e-3)
+
+
+def test_the_net_of_whitened_inputs_trains_only_what_comes_after_them():
+    x = torch.randn(50, 3, 3, 3)
+    weight, bias = whitening_map([x], 6)
+    model = whitened(plain_mlp(6, (8,), 4), weight, bias)
+    params, buffers = model.init(random.key(0))
+    assert all(name.startswith("net.") for name in params)
+    assert buffers["whiten.weight"].shape == (6, 27)
+    inner = {name.removeprefix("net."): leaf for name, leaf in params.items()}
+    expected, _ = plain_mlp(6, (8,), 4).apply(inner, {}, x.flatten(1) @ weight.T + bias)
+    torch.testing.assert_close(model.apply(params, buffers, x)[0], expected)
+
+
+def test_components_that_are_not_there_are_named():
+    with pytest.raises(UserError, match="28 components of 50 images"):
+        whitening_map([torch.randn(50, 3, 3, 3)], 28)
+    with pytest.raises(UserError, match="3 components of 0 images"):
+        whitening_map([], 3)

@@ -442,8 +442,8 @@ def test_without_a_compiler_the_step_runs_eagerly_and_says_so(monkeypatch, trace
 
 
 def test_a_compiled_script_is_quiet_about_what_is_not_there():
-    code = "import torch; from purenets.torch_nets import jit\nprint(jit(lambda x: x + "
-    "1)(torch.ones(1)).item())"
+    code = "import torch; from purenets.torch_nets import jit\n"
+    code += "print(jit(lambda x: x + 1)(torch.ones(1)).item())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("2.0\n", "")
 

@@ -399,12 +399,12 @@ WRONG = {
     "input: float64, needs integers": lambda: layers.Embedding(7, 3).apply(
         layers.Embedding(7, 3).init(KEY)[0], {}, draw(3)
     ),
-    "GELU: approximate is 'erf'": lambda: layers.GELU(approximate="erf"),
+    "GELU: unknown approximate 'erf', choose from": lambda: layers.GELU(approximate="erf"),
     "GroupNorm: 6 channels do not divide into 4 groups": lambda: layers.GroupNorm(6, groups=4),
     "Conv: 4 and 6 channels do not divide into 4 groups": lambda: layers.Conv(4, 6, groups=4),
     "Conv1d: padding is -1": lambda: layers.Conv1d(4, 6, padding=-1),
     "Conv: dirac needs groups of 1": lambda: layers.Conv(4, 4, groups=2, dirac=True),
-    "ConvTranspose: output_padding is 2, needs an integer from 0 to below the stride, 2": (
+    "ConvTranspose: output_padding is 2, needs an integer below the stride, 2": (
         lambda: layers.ConvTranspose(4, 6, stride=2, output_padding=2)
     ),
     r"expected \(batch, 4, length\)": lambda: layers.Conv1d(4, 6).apply(

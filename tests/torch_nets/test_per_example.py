@@ -21,7 +21,13 @@ from purenets.torch_nets.analysis.per_example import (
     per_example_grads,
     top_loss_indices,
 )
-from purenets.torch_nets.analysis.privacy import dp_grad_fn, epsilon, poisson_batches
+from purenets.torch_nets.analysis.privacy import (
+    add_noise,
+    dp_grad_fn,
+    epsilon,
+    poisson_batches,
+)
+from purenets.torch_nets.fast import outer_products
 from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, serial
 
 KEY = torch.as_tensor(random.key(7))
@@ -54,7 +60,7 @@ NETS = {
     "mlp": (lambda: MLP(5, [8], 3), (5,)),
     "cnn": (cnn, (2, 6, 6)),
     "group norm": (group_norm, (2, 6, 6)),
-    "rnn": (lambda: VanillaRNN(7, 1, 9, 3), (7, 1)),
+    "rnn": (lambda: VanillaRNN(7, 1, 9, 3, recurrence="fused"), (7, 1)),
     "nn.Module": (
         lambda: from_module(nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))),
         (5,),
@@ -94,6 +100,26 @@ def test_a_trained_rnn_may_use_its_fused_recurrence():
         per_example_grads(model, train=train)(params, buffers, batch)[0] for train in (False, True)
     )
     assert all(torch.allclose(a[name], b[name], rtol=1e-10, atol=1e-14) for name in a)
+
+
+def test_outer_products_are_multiplications_with_the_same_bits(monkeypatch):
+    model, params, buffers, batch = setting("mlp")
+    monkeypatch.setattr(outer_products, "MIN_ELEMENTS", 0)
+    found, _ = per_example_grads(model)(params, buffers, batch)
+    calls = []
+    original = outer_products._OuterProducts.__torch_dispatch__
+
+    def counted(self, func, types, args=(), kwargs=None):
+        calls.append(func is outer_products.BATCHED_PRODUCT and args[0].shape[-1] == 1)
+        return original(self, func, types, args, kwargs)
+
+    monkeypatch.setattr(outer_products._OuterProducts, "__torch_dispatch__", counted)
+    per_example_grads(model)(params, buffers, batch)
+    assert sum(calls) == 2  # one for each layer
+    monkeypatch.setattr(outer_products, "MIN_ELEMENTS", 1 << 22)
+    plain, _ = per_example_grads(model)(params, buffers, batch)
+    assert sum(calls) == 2
+    assert all(torch.equal(found[name], plain[name]) for name in plain)
 
 
 def test_examples_that_mix_are_found():
@@ -210,6 +236,15 @@ def test_noise_has_the_deviation_it_should():
     assert all(torch.equal(noisy[n], again[n]) for n in params)
     other, _ = dp_grad_fn(model, 0.5, 3.0)(params, {}, (x, y), KEY + 1)
     assert not torch.equal(noisy["fc1.bias"], other["fc1.bias"])
+
+
+def test_noise_is_another_one_in_every_leaf_and_step():
+    nothing = {name: torch.zeros(2000) for name in "abc"}
+    noise = [*add_noise(nothing, KEY, 1.0).values()]
+    noise += add_noise(nothing, random.fold_in(KEY, 1), 1.0).values()
+    assert all(abs(float(leaf.std()) - 1) < 0.1 for leaf in noise)
+    correlations = torch.corrcoef(torch.stack(noise)) - torch.eye(6)
+    assert float(correlations.abs().max()) < 5 / 2000**0.5
 
 
 def test_poisson_batches_draw_each_example_at_the_rate():

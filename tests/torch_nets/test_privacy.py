@@ -146,8 +146,11 @@ def test_the_budget_is_that_of_opacus(steps, q, sigma):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: noise_for(0.0, 1e-5, 0.01, 100), "noise_for: epsilon 0.0 and steps 100"),
-        (lambda: noise_for(1.0, 1e-5, 0.01, 0), "noise_for: epsilon 1.0 and steps 0"),
+        (
+            lambda: noise_for(0.0, 1e-5, 0.01, 100),
+            "noise_for: epsilon: 0.0 is not a finite number above 0",
+        ),
+        (lambda: noise_for(1.0, 1e-5, 0.01, 0), "noise_for: steps is 0, needs a positive integer"),
         (lambda: noise_for(1e-4, 1e-5, 0.01, 100), "no noise gives an epsilon of 0.0001"),
         (lambda: noise_for(1.0, 2.0, 0.01, 100), r"delta 2.0 in \(0, 1\)"),
         (lambda: noise_for(1.0, 1e-5, 0.0, 100), r"sample_rate 0.0 in \(0, 1\]"),

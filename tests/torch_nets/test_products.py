@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from purenets import random
+from purenets.core import kernel_rules
 from purenets.torch_nets import MLP, grad_fn, layers
 from purenets.torch_nets.fast import matmul, onednn
 
+RULE = kernel_rules.PRODUCT_RULES["oneDNN"]
 pytestmark = pytest.mark.skipif(
     not matmul.ONEDNN, reason="this torch has no oneDNN for float32 products"
 )
@@ -22,7 +24,8 @@ def close(a, b):
 @pytest.fixture
 def always(monkeypatch):
     """oneDNN for the smallest product too."""
-    monkeypatch.setattr(matmul, "MIN_MULTIPLIES_OPERATION", 1)
+    monkeypatch.setitem(kernel_rules.PRODUCT_RULES, "oneDNN", kernel_rules.ProductRule(1, 1))
+    monkeypatch.setattr(kernel_rules, "_chosen", ["oneDNN"])
 
 
 def test_is_the_product_whatever_the_strides(always):
@@ -108,13 +111,12 @@ def test_members(always, dims):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_net_of_such_products(monkeypatch, compiled):
+def test_a_net_of_such_products(always, monkeypatch, compiled):
     model = MLP(6, [8], 3)
     params, buffers = model.init(random.key(0))
     x, y = random.normal(torch.as_tensor(random.key(1)), (10, 6)), torch.arange(10) % 3
     expected, _ = grad_fn(model)(params, buffers, (x, y), None)
     monkeypatch.setattr(layers, "MAX_MULTIPLIES_INLINE", 0)
-    monkeypatch.setattr(matmul, "MIN_MULTIPLIES_OPERATION", 1)
     gradient = grad_fn(model)
     if compiled:
         gradient = torch.compile(gradient, fullgraph=True)
@@ -136,9 +138,8 @@ def test_large_layers_of_other_types_stay_one_operation(always):
 
 def test_small_products_and_other_types_are_left_to_torch():
     a, b = matrices()
-    assert not matmul.use_onednn(a, b, matmul.MIN_MULTIPLIES_ONEDNN)
+    assert not matmul.use_onednn(a, b, RULE.min_multiplies)
     assert not matmul.use_onednn(a.double(), b.double(), 1)
     assert not matmul.use_onednn(a.bfloat16(), b.bfloat16(), 1)
-    assert matmul.use_onednn(
-        torch.empty(128, 128), torch.empty(128, 128), matmul.MIN_MULTIPLIES_ONEDNN
-    )
+    square = torch.empty(128, 128)
+    assert matmul.use_onednn(square, square, RULE.min_multiplies)

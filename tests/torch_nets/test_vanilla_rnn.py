@@ -35,6 +35,7 @@ class Twin(nn.Module):
 
 
 def net(T: int, input_dim: int, hidden: int = 128, classes: int = 10, **options):
+    options.setdefault("recurrence", "fused")
     model = VanillaRNN(T - 1, input_dim, hidden, classes, **options)
     params = tree.cast(model.init(random.key(T))[0], "float64")
     x, y = palindromes(torch.as_tensor(random.key(T + 1)), 6, T, input_dim != 1)
@@ -165,19 +166,41 @@ def test_second_derivatives_by_the_loop_only():
 
     second = torch.func.grad(lambda p: along(p, False))(params)
     assert float(tree.norm(second)) > 0
-    with pytest.raises(NotImplementedError, match=r"use recurrence\.loop"):
+    with pytest.raises(NotImplementedError, match='use recurrence="loop"'):
         torch.func.grad(lambda p: along(p, True))(params)
     leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
-    with pytest.raises(NotImplementedError, match=r"use recurrence\.loop"):
+    with pytest.raises(NotImplementedError, match='use recurrence="loop"'):
         along(leaves, True).backward()
     by_params = torch.func.grad(lambda p: loss_of(model, p, x, y))
     for f in (by_params, lambda p: loss_of(model, p, x, y)):
-        with pytest.raises(NotImplementedError, match=r"use recurrence\.loop"):
+        with pytest.raises(NotImplementedError, match='use recurrence="loop"'):
             torch.func.jvp(f, (params,), (params,))
 
 
-def test_compiled_step_equals_eager():
-    model, optimizer = VanillaRNN(6, 1, 16, 10), optim.rmsprop(1e-3)
+def test_by_default_a_training_step_is_the_plain_loop():
+    """Which autograd differentiates as often as one asks, forward too."""
+    default, params, (x, y) = net(5, 1, hidden=4, recurrence="loop")
+    assert default.apply(params, {}, x, train=True)[0].equal(
+        VanillaRNN(4, 1, 4, 10).apply(params, {}, x, train=True)[0]
+    )
+
+    def squared_gradient(params):
+        grads = torch.func.grad(lambda p: loss_of(default, p, x, y, True))(params)
+        return sum((g * g).sum() for g in grads.values())
+
+    second = torch.func.grad(squared_gradient)(params)
+    assert float(tree.norm(second)) > 0
+    torch.func.jvp(lambda p: loss_of(default, p, x, y, True), (params,), (params,))
+
+
+def test_an_unknown_recurrence_is_named():
+    with pytest.raises(UserError, match="--recurrence scan: needs one of loop, fused"):
+        VanillaRNN(4, 1, 8, 10, recurrence="scan")
+
+
+@pytest.mark.parametrize("recurrence_", ["loop", "fused"])
+def test_compiled_step_equals_eager(recurrence_):
+    model, optimizer = VanillaRNN(6, 1, 16, 10, recurrence=recurrence_), optim.rmsprop(1e-3)
     step, state = make_step(grad_fn(model), optimizer), init_state(model, optimizer, random.key(0))
     state = state._replace(params=tree.cast(state.params, "float64"))
     state = state._replace(opt_state=optimizer.init(state.params))

@@ -80,6 +80,37 @@ def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
     assert torch.equal(trained, plain)
 
 
+def test_only_unsure_images_are_seen_in_several_views():
+    x = BATCH[0]
+    averaged = tta.flip_averaged(MODEL)
+    plain, mean = (m.apply(PARAMS, BUFFERS, x)[0] for m in (MODEL, averaged))
+    largest = torch.softmax(plain.double(), 1).max(1).values
+    below = float(largest.median())  # so that some are sure and some are not
+    found, _ = tta.where_unsure(MODEL, averaged, below).apply(PARAMS, BUFFERS, x)
+    for i in range(len(x)):
+        expected = mean[i] if largest[i] < below else plain[i]
+        torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-4)
+    assert 0 < int((largest < below).sum()) < len(x)
+    every, _ = tta.where_unsure(MODEL, averaged, 1.1).apply(PARAMS, BUFFERS, x)
+    torch.testing.assert_close(every, mean, rtol=1e-4, atol=1e-5)
+    none, _ = tta.where_unsure(MODEL, averaged, 0.0).apply(PARAMS, BUFFERS, x)
+    assert torch.equal(none, plain)
+    trained, _ = tta.where_unsure(MODEL, averaged, 0.5).apply(PARAMS, BUFFERS, x, train=True)
+    assert torch.equal(trained, MODEL.apply(PARAMS, BUFFERS, x, train=True)[0])
+
+
+def test_the_views_of_sure_images_are_not_computed():
+    seen = []
+
+    def counted(params, buffers, x, **_):
+        seen.append(len(x))
+        return torch.zeros(len(x), 10), buffers
+
+    sure = MODEL._replace(apply=lambda p, b, x, **_: (20.0 * torch.eye(10)[BATCH[1] * 0], b))
+    tta.where_unsure(sure, MODEL._replace(apply=counted), 0.9).apply({}, {}, BATCH[0])
+    assert seen == []
+
+
 # --- cast by kind and dtype ---------------------------------------------------------------
 
 

@@ -17,7 +17,17 @@ from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from purenets.core import random, tree
+from purenets.core.arguments import (
+    FINITE,
+    expect_dicts,
+    expect_functions,
+    expect_integers,
+    expect_models,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.batch import count_examples
 from purenets.core.optim.elementwise import apply_updates
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.losses import cross_entropy
@@ -29,6 +39,9 @@ def eval_loss_fn(
     model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy
 ) -> Scalar:
     """The loss of a batch as a function of the params, in evaluation mode."""
+    expect_models("eval_loss_fn", ("apply",), model=model)
+    expect_functions("eval_loss_fn", loss=loss)
+    count_examples(batch, "eval_loss_fn")
     x, y = batch
     return lambda params: loss(model.apply(params, buffers, x)[0], y)
 
@@ -40,6 +53,8 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
     Forward over reverse; where an operation of f has no forward derivative, such as a fused LSTM,
     reverse over reverse, which gives the same as H is symmetric.
     """
+    expect_functions("hvp", f=f)
+    expect_dicts("hvp", params=params)
     v = _in_order(v, params)
     with _differentiable_attention():
         try:
@@ -101,7 +116,10 @@ def fisher_diagonal(
     examples.
     """
     squares = per_example_grads(
-        model, loss, chunk_size=chunk_size, reduce=lambda grads: tree.map(torch.square, grads)
+        model,
+        loss,
+        chunk_size=chunk_size,
+        reduce=lambda grads: tree.map(lambda g: torch.square(widened(g)), grads),
     )
     return tree.map(lambda g: g.mean(0), squares(params, buffers, batch)[0])
 
@@ -114,16 +132,19 @@ def lanczos(
     converge first.
 
     k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
+    Half-precision params are multiplied in their dtype; all else is float32.
     """
-    if type(iterations) is not int or iterations < 1:
-        raise UserError(f"lanczos: iterations is {iterations!r}, needs a positive integer")
+    expect_functions("lanczos", product=product)
+    expect_dicts("lanczos", params=params)
+    expect_integers("lanczos", 1, iterations=iterations)
     random.check_key(key)
-    _, unravel = tree.ravel(params)
-    n, dtype = tree.size(params), next(iter(params.values())).dtype
+    vector, unravel = tree.ravel(params)
+    n, dtype = tree.size(params), widened(vector).dtype
     q = random.normal(key, (n,), str(dtype).split(".")[-1])
     basis, diagonal, side = [q / q.norm()], [], []
     for _ in range(min(iterations, n)):
-        w = tree.ravel(_in_order(product(unravel(basis[-1])), params))[0]
+        moved = product(unravel(basis[-1].to(vector.dtype)))
+        w = widened(tree.ravel(_in_order(moved, params))[0])
         diagonal.append(w @ basis[-1])
         for _ in range(2):  # twice is enough (Kahan)
             span = torch.stack(basis)
@@ -180,7 +201,8 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
 
     j1, j2 = jacobian(x1), jacobian(x2)
     pattern = "n1 a param, n2 b param -> n1 n2 a b"
-    parts = [einsum(j1[name].flatten(2), j2[name].flatten(2), pattern) for name in params]
+    j1, j2 = (tree.map(lambda j: widened(j).flatten(2), part) for part in (j1, j2))
+    parts = [einsum(j1[name], j2[name], pattern) for name in params]
     return torch.stack(parts).sum(0)
 
 
@@ -191,9 +213,11 @@ def filter_normalized_direction(params: Params, key: Tensor) -> Params:
     def one(i, p):
         if p.ndim < 2:
             return torch.zeros_like(p)
+        dtype, p = p.dtype, widened(p)
         d = random.normal(random.fold_in(key, i), p.shape, str(p.dtype).split(".")[-1])
         rows = d.flatten(1).norm(dim=1).clamp_min(1e-12)
-        return d * (p.flatten(1).norm(dim=1) / rows).reshape(-1, *[1] * (p.ndim - 1))
+        d = d * (p.flatten(1).norm(dim=1) / rows).reshape(-1, *[1] * (p.ndim - 1))
+        return d.to(dtype)
 
     return {name: one(i, p) for i, (name, p) in enumerate(params.items())}
 
@@ -202,10 +226,18 @@ def landscape(
     f: Scalar, params: Params, directions: Sequence[Params], steps: Sequence[float]
 ) -> np.ndarray:
     """f(params + a d1 + b d2) for all a and b of `steps`: (steps, steps), a along the rows."""
+    expect_functions("landscape", f=f)
+    expect_dicts("landscape", params=params)
+    if not isinstance(directions, list | tuple):
+        raise UserError("landscape: directions: needs a list of two dicts")
     if len(directions) != 2:
         raise UserError(f"landscape: {len(directions)} directions, a plane needs two")
+    if not hasattr(steps, "__len__") or isinstance(steps, str | dict):
+        raise UserError(f"landscape: steps is {steps!r}, needs a list of numbers")
     if len(steps) == 0:
         raise UserError("landscape: no steps, needs one or more")
+    for step in steps:
+        expect_numbers("landscape", FINITE, steps=step)
 
     def at(a, b):
         move = tree.map(lambda d, e: a * d + b * e, *directions)

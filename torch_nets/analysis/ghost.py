@@ -27,6 +27,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from purenets.core import tree
+from purenets.core.arguments import (
+    ABOVE_0,
+    expect_flags,
+    expect_functions,
+    expect_models,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.torch_nets.analysis.ghost_rules import RULES, SAME, TRANSPOSES, Leaf
@@ -65,7 +73,7 @@ class Backward(NamedTuple):
         return {
             name: self.terms.pop(name).total(factors).view(p.shape)
             if name in self.terms
-            else torch.zeros_like(p)
+            else torch.zeros_like(widened(p))
             for name, p in params.items()
         }
 
@@ -91,7 +99,7 @@ def ghost_norms(
         chunk_size: examples at a time, None for all; it limits the memory.
         key: with `train`, for models that draw; each example gets a key of its own.
     """
-    check_chunk(chunk_size)
+    _check("ghost_norms", model, loss, train, chunk_size)
     by_vmap = per_example_grads(model, loss, train=train, chunk_size=chunk_size, reduce=tree.norm)
 
     def norms(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
@@ -120,7 +128,8 @@ def clipped_sum(
     outputs: of the model, (batch, ...); None if they are not tensors only. The other arguments are
     those of `ghost_norms`.
     """
-    check_chunk(chunk_size)
+    _check("clipped_sum", model, loss, train, chunk_size)
+    expect_numbers("clipped_sum", ABOVE_0, clip=clip)
     by_vmap = clipped_sum_by_vmap(model, clip, loss, train=train, chunk_size=chunk_size)
 
     def clipped(
@@ -159,6 +168,7 @@ def clipped_sum_by_vmap(
     """
 
     def clipped(grads):
+        grads = tree.map(widened, grads)  # a rounded gradient may be longer than `clip`
         factor = clip_factors(tree.norm(grads), clip)
         return tree.map(lambda g: torch.where(factor < 1, g * factor, g), grads)
 
@@ -170,6 +180,16 @@ def clipped_sum_by_vmap(
         return tree.map(lambda g: g.sum(0) * scale, grads), (losses, None)
 
     return sums
+
+
+def _check(
+    function: str, model: Model, loss: Callable, train: bool, chunk_size: int | None
+) -> None:
+    """Raise a UserError that names the argument that is wrong."""
+    expect_models(function, ("apply",), model=model)
+    expect_functions(function, loss=loss)
+    expect_flags(function, train=train)
+    check_chunk(chunk_size)
 
 
 def can_trace() -> bool:
@@ -244,7 +264,7 @@ def backward(
         _, *grads = torch.autograd.grad(value, inputs, allow_unused=True)
     for name, grad in zip(copies, grads, strict=True):
         if grad is not None:
-            ghost.terms[name].append(Each(grad))
+            ghost.terms[name].append(Each(widened(grad)))
     terms = {name: combined(terms) for name, terms in ghost.terms.items() if terms}
     outputs = map_tensors(lambda t: t.flatten(0, 1), outputs[0]) if outputs else None
     return Backward(terms, losses.detach(), outputs)
@@ -353,6 +373,7 @@ def _note(call: _Call, x: Tensor, version: int) -> Callable[[Tensor], None]:
     def note(dy: Tensor) -> None:
         if x._version != version:
             raise UserError("the model writes into the input of a layer after its use; leave it")
+        dy = widened(dy)  # half precision: a rounded gradient may be longer than `clip`
         call.ghost.note(call.terms(x.to(dy.dtype) if x.is_floating_point() else x, dy))
 
     return note

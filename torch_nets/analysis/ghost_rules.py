@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from purenets.core.kernel_rules import product_rule
 from purenets.torch_nets.analysis.ghost_terms import Each, Geometry, Outer, Rows, Windows
 from purenets.torch_nets.fast import matmul
 from purenets.torch_nets.layers.convolutions import conv2d
@@ -52,7 +53,7 @@ def _linear(ghost, input, weight, bias=None):
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b of rows, by oneDNN where that is faster."""
-    if not matmul.use_onednn(x, weight.mT, matmul.MIN_MULTIPLIES_OPERATION):
+    if not matmul.use_onednn(x, weight.mT, product_rule().min_multiplies_operation):
         return F.linear(x, weight, bias)
     y = matmul.product(x, weight.mT)
     return y if bias is None else y + bias

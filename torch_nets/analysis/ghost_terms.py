@@ -34,8 +34,7 @@ class Each(NamedTuple):
     grads: Tensor
 
     def squared_norms(self) -> Tensor:
-        wide = torch.promote_types(self.grads.dtype, torch.float32)
-        return torch.linalg.vector_norm(self.grads.flatten(1), dim=1, dtype=wide).square()
+        return torch.linalg.vector_norm(self.grads.flatten(1), dim=1).square()
 
     def total(self, factors: Tensor) -> Tensor:
         flat = self.grads.flatten(1)

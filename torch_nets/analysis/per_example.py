@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
+from purenets.core.arguments import expect_dicts, expect_flags, expect_functions, expect_models
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
+from purenets.torch_nets.fast.outer_products import by_multiplication
 from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.losses import cross_entropy
 
@@ -44,6 +47,9 @@ def per_example_grads(
     Raises:
         UserError: for a chunk that holds no example, and for an empty batch.
     """
+    expect_models("per_example_grads", ("apply",), model=model)
+    expect_functions("per_example_grads", loss=loss, reduce=reduce)
+    expect_flags("per_example_grads", train=train)
     check_chunk(chunk_size)
 
     def one(params, buffers, x, y, key):
@@ -63,9 +69,9 @@ def per_example_grads(
         x, y = batch
         keys = None if key is None else example_keys(key, n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
-        return torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)(
-            params, buffers, x, y, keys
-        )
+        each = torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)
+        with by_multiplication(params, n):
+            return each(params, buffers, x, y, keys)
 
     return per_example
 
@@ -131,9 +137,18 @@ def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
 # --- what per-example gradients tell --------------------------------------------------------------
 
 
+def _expect_examples(function: str, grads: Params) -> None:
+    """Raise a UserError unless all leaves are tensors (batch, ...)."""
+    expect_dicts(function, grads=grads)
+    if not grads or not all(isinstance(g, Tensor) and g.ndim for g in grads.values()):
+        raise UserError(f"{function}: grads: needs a dict of tensors (batch, ...)")
+
+
 def leaf_grad_norms(grads: Params) -> Params:
-    """The norm of each example's gradient in each leaf: (batch,) for (batch, ...)."""
-    return tree.map(lambda g: g.flatten(1).norm(dim=1), grads)
+    """The norm of each example's gradient in each leaf: (batch,) for (batch, ...), in float32 of
+    half precision."""
+    _expect_examples("leaf_grad_norms", grads)
+    return tree.map(lambda g: widened(g).flatten(1).norm(dim=1), grads)
 
 
 def example_grad_norms(grads: Params) -> Tensor:
@@ -152,11 +167,12 @@ def noise_scale(grads: Params) -> Tensor:
 
     Source: McCandlish et al. 2018, "An empirical model of large-batch training", appendix A.
     """
+    _expect_examples("noise_scale", grads)
     n = next(iter(grads.values())).shape[0]
     if n < 2:
         raise UserError(f"noise_scale: {n} example, needs two or more")
     single = (example_grad_norms(grads) ** 2).mean()
-    whole = tree.norm(tree.map(lambda g: g.mean(0), grads)) ** 2
+    whole = tree.norm(tree.map(lambda g: widened(g).mean(0), grads)) ** 2
     signal, noise = (n * whole - single) / (n - 1), (single - whole) / (1 - 1 / n)
     return noise / signal
 
@@ -165,6 +181,8 @@ def top_loss_indices(losses: Tensor, k: int) -> Tensor:
     """Return the indices (k,) of the largest losses, largest first; mislabelled examples are often
     among them.
     """
+    if not isinstance(losses, Tensor) or losses.ndim != 1:
+        raise UserError("top_loss_indices: losses: needs a tensor (batch,)")
     if type(k) is not int or not 1 <= k <= losses.shape[0]:
         raise UserError(
             f"top_loss_indices: k is {k!r}, needs an integer from 1 to {losses.shape[0]}"
@@ -176,5 +194,5 @@ def influence(grads: Params, reference: Params) -> Tensor:
     """How much a step along each example's gradient lowers the loss whose gradient is `reference`,
     to first order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one
     checkpoint; Pruthi et al. 2020)."""
-    dots = tree.map(lambda g, r: g.flatten(1) @ r.flatten(), grads, reference)
+    dots = tree.map(lambda g, r: widened(g).flatten(1) @ widened(r).flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)

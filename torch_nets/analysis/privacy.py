@@ -13,6 +13,13 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
+from purenets.core.arguments import (
+    ANY,
+    POSITIVE,
+    expect_integers,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.core.optim.hyper import first_leaf, is_zero
@@ -71,7 +78,8 @@ def dp_grad_fn(
             total, (losses, logits) = clipped(params, buffers, batch, scale=scale)
             value = losses.mean()
         else:  # a Poisson sample may be empty
-            total, value, logits = tree.zeros_like(params), first_leaf(params).new_zeros(()), None
+            total, logits = tree.zeros_like(tree.map(widened, params)), None
+            value = widened(first_leaf(params)).new_zeros(())
         if not is_zero(noise_multiplier):
             if key is None:
                 raise UserError("dp: noise needs a key")
@@ -86,6 +94,9 @@ def dp_grad_fn(
 
 def _check(clip: float, noise_multiplier: float, batch_size: float | None) -> None:
     """Raise a UserError that names the argument of `dp_grad_fn` that is wrong."""
+    expect_numbers("dp", ANY, clip=clip, noise_multiplier=noise_multiplier)
+    if batch_size is not None:
+        expect_numbers("dp", ANY, batch_size=batch_size)
     if not clip > 0 or not noise_multiplier >= 0:
         raise UserError(
             f"dp: clip {clip} must be positive, noise_multiplier {noise_multiplier} not negative"
@@ -108,9 +119,11 @@ def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Ba
     """`batches(step)`: each example is in a batch with probability `rate`, as the accountants
     suppose. Batches differ in size and may be empty; tell `dp_grad_fn` the expected size, rate *
     n."""
+    expect_numbers("poisson_batches", ANY, rate=rate)
     if not 0 < rate <= 1:
         raise UserError(f"poisson_batches: rate {rate} is not a probability over 0")
     n = count_examples(data, "poisson_batches")
+    random.check_key(key)
 
     def batch(step: int) -> Batch:
         chosen = random.bernoulli(random.fold_in(key, step), rate, (n,))
@@ -134,6 +147,9 @@ def epsilon(
     Raises:
         UserError: also for Opacus's where Opacus (the extra `dp`) is not installed.
     """
+    expect_integers("epsilon", 0, steps=steps)
+    numbers = {"sample_rate": sample_rate, "noise_multiplier": noise_multiplier, "delta": delta}
+    expect_numbers("epsilon", ANY, **numbers)
     if steps < 0 or not 0 < sample_rate <= 1 or not noise_multiplier > 0 or not 0 < delta < 1:
         raise UserError(
             f"epsilon: steps {steps} must not be negative, sample_rate {sample_rate} in (0, 1], "
@@ -155,8 +171,8 @@ def noise_for(
 ) -> float:
     """Return the least noise_multiplier, to 4 digits, with which `steps` steps are (epsilon, delta)
     -differentially private. The arguments are those of `epsilon`."""
-    if not 0 < epsilon < float("inf") or steps < 1:
-        raise UserError(f"noise_for: epsilon {epsilon} and steps {steps}, need positive numbers")
+    expect_numbers("noise_for", POSITIVE, epsilon=epsilon)
+    expect_integers("noise_for", 1, steps=steps)
     spent = lambda noise: epsilon_of(steps, sample_rate, noise, delta, accountant)
     return smallest_noise(spent, epsilon)
 

@@ -320,7 +320,9 @@ def reason(error: Exception) -> str:
         or ".numpy()" in text
         or "tolist" in text
     ):
-        return "it needs the value of a tensor while it is traced, as in `if`, float(), .item() "
-        "or .numpy()"
+        return (
+            "it needs the value of a tensor while it is traced, as in `if`, float(), .item() "
+            "or .numpy()"
+        )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

@@ -5,124 +5,96 @@ The copies make the step pure. They cost two passes more than a step in place; t
 has about ten.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-from purenets.core.base import Params
-from purenets.core.optim.hyper import as_numbers, next_count, resolve_hyper
-from purenets.core.optim.kernels import Rule
-from purenets.core.vector_dict import ALL, are_large
+from purenets.core import vector_dict
+from purenets.core.optim.kernels import Leaves, Rule
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.tracing import is_tracing
 
+MAX_VECTOR_SIZE = 1 << 17
 
-def advance(rule: Rule, grads: Params, state: dict, params: Params) -> tuple[Params, dict] | None:
-    """Return the params and the state after a step, or None where the kernel does not suit.
+
+def step(rule: Rule, lr, count: Tensor | None, leaves: Leaves):
+    """Return the params and the moments after a step, or None where the kernel does not suit.
 
     It suits float32 and float64 leaves of one device, contiguous, that nothing differentiates, maps
     or traces: a vector of at most MAX_VECTOR_SIZE elements, where calls cost most, and leaves of
     more than MAX_MEAN_SIZE on average, where passes over memory do. In between it would be faster
     too, but the arithmetic on the vector gives the very bits of earlier versions.
     """
-    if type(next(iter(params.values()))) is not Tensor:  # of NumPy, or a Parameter
+    if not enabled() or is_tracing() or not _fit(leaves):
         return None
-    if not enabled() or is_tracing() or grads.keys() != params.keys():
-        return None
-    moments = state[rule.places["moments"]]
-    kept = [moments[name] for name in MOMENTS if name in moments]
-    if not _suits(params, [grads, *kept]):
-        return None
-    lr = resolve_hyper(rule.hypers["lr"], state[rule.places["lr"]], grads)
     if isinstance(lr, Tensor) and (lr.ndim or lr.requires_grad):
         return None
-    return KERNELS[rule.kind](rule, lr, grads, state, params)
+    return KINDS[rule.kind](rule, lr, count, leaves)
 
 
-MAX_VECTOR_SIZE = 1 << 16
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
-
-
-def _suits(params: Params, others: list[Params]) -> bool:
-    first = next(iter(params.values()))
-    dtype, device = first.dtype, first.device
-    if not (first.numel() <= MAX_VECTOR_SIZE if ALL in params else are_large(params)):
+def _fit(leaves: Leaves) -> bool:
+    params = leaves.params
+    dtype, device = params[0].dtype, params[0].device
+    size = sum([p.numel() for p in params])
+    large = vector_dict.MAX_MEAN_SIZE * len(params)
+    if not (size <= MAX_VECTOR_SIZE if leaves.is_vector else size > large):
         return False
     if dtype not in (torch.float32, torch.float64):
         return False
-    for name, p in params.items():
+    others = [leaves.grads, *leaves.moments.values()]
+    for i, p in enumerate(params):
         shape = p.shape
-        for leaf in [p, *[other[name] for other in others]]:
-            if type(leaf) is not Tensor or leaf.dtype != dtype or leaf.device != device:
+        for leaf in [p, *[arrays[i] for arrays in others]]:
+            if type(leaf) is not Tensor or leaf.dtype != dtype or leaf.shape != shape:
                 return False
-            if leaf.shape != shape or leaf.requires_grad or not leaf.is_contiguous():
+            if leaf.requires_grad or leaf.device != device or not leaf.is_contiguous():
                 return False
     return True
 
 
-def _copies(leaves: Params) -> dict[str, Tensor]:
-    return {name: leaf.clone() for name, leaf in leaves.items()}
+def _copies(leaves: list[Tensor]) -> list[Tensor]:
+    return [leaf.clone() for leaf in leaves]
 
 
-def _adam(rule: Rule, lr, grads: Params, state: dict, params: Params) -> tuple[Params, dict] | None:
-    hypers, at = rule.hypers, rule.places["moments"]
-    numbers = as_numbers(*hypers["betas"], hypers["eps"], hypers["weight_decay"])
-    if numbers is None:
-        return None
-    beta1, beta2, eps, weight_decay = numbers
-    count = state[at]["count"] + 1
-    new, kept = (
-        _copies(params),
-        {name: _copies(part) for name, part in state[at].items() if name in MOMENTS},
-    )
-    lists = [_in_order(kept[name], new) if name in kept else [] for name in MOMENTS[:3]]
+def _adam(rule: Rule, lr, count: Tensor, leaves: Leaves):
+    beta1, beta2, eps, weight_decay = rule.numbers
+    new, moments = _copies(leaves.params), {n: _copies(m) for n, m in leaves.moments.items()}
     kernel = torch._fused_adam_ if rule.kind == "adam" else torch._fused_adamw_
     kernel(
-        list(new.values()),
-        _in_order(grads, new),
-        *lists,
+        new,
+        leaves.grads,
+        moments["exp_avg"],
+        moments["exp_avg_sq"],
+        moments.get("max_exp_avg_sq", []),
         [count.float()] * len(new),
         lr=lr,
         beta1=beta1,
         beta2=beta2,
         weight_decay=weight_decay,
         eps=eps,
-        amsgrad=len(kept) == 3,
+        amsgrad="max_exp_avg_sq" in moments,
         maximize=False,
     )
-    return new, _next_state(rule, state, {"count": count, **kept})
+    return new, moments
 
 
-def _sgd(rule: Rule, lr, grads: Params, state: dict, params: Params) -> tuple[Params, dict] | None:
-    hypers = rule.hypers
-    numbers = as_numbers(hypers["momentum"], hypers["dampening"], hypers["weight_decay"])
-    if numbers is None or numbers[1] != 0:  # dampened, torch's first step differs from the others
+def _sgd(rule: Rule, lr, count, leaves: Leaves):
+    weight_decay, momentum, dampening = rule.numbers
+    if dampening:  # torch's first step differs from the others then
         return None
-    momentum, _, weight_decay = numbers
-    new, buffers = _copies(params), _copies(state[rule.places["moments"]]["momentum_buffer"])
+    new, buffers = _copies(leaves.params), _copies(leaves.moments["momentum_buffer"])
     torch._fused_sgd_(
-        list(new.values()),
-        _in_order(grads, new),
-        _in_order(buffers, new),
+        new,
+        leaves.grads,
+        buffers,
         weight_decay=weight_decay,
         momentum=momentum,
         lr=lr,
         dampening=0.0,
-        nesterov=hypers["nesterov"],
+        nesterov=rule.hypers["nesterov"],
         maximize=False,
         is_first_step=False,
     )
-    return new, _next_state(rule, state, {"momentum_buffer": buffers})
+    return new, {"momentum_buffer": buffers}
 
 
-KERNELS = {"adam": _adam, "adamw": _adam, "sgd": _sgd}
-
-
-def _in_order(leaves: Params, names: Iterable[str]) -> list[Tensor]:
-    return [leaves[name] for name in names]
-
-
-def _next_state(rule: Rule, state: dict, moments: dict) -> dict:
-    lr_at = rule.places["lr"]
-    return {**state, rule.places["moments"]: moments, lr_at: next_count(state[lr_at])}
+KINDS = {"adam": _adam, "adamw": _adam, "sgd": _sgd}

@@ -33,9 +33,7 @@ def _forward(x, W_hx, W_hh, b_h, states):
     factor = 2 if by_sigmoid else 1
     minus_one = x.new_tensor(-1) if by_sigmoid else None
     W_hx_T, W_hh_T, b_h = (factor * w for w in (W_hx.mT, W_hh.mT, b_h.unsqueeze(-2)))
-    onednn_matmul = W_hh.ndim == 2 and matmul.use_onednn(
-        states[0], W_hh_T, matmul.MIN_MULTIPLIES_ONEDNN
-    )
+    onednn_matmul = W_hh.ndim == 2 and matmul.use_onednn(states[0], W_hh_T)
     scalar, h = x.shape[-1] == 1, None
     if scalar:
         torch.addcmul(b_h.unsqueeze(-3), x, W_hx_T.unsqueeze(-3), out=states)
@@ -71,11 +69,7 @@ def _all_da(dh, h, W_hh):
     dh: (rows, hidden), h and result: (steps, rows, hidden).
     """
     das = torch.empty_like(h)
-    multiply = (
-        onednn.onednn_matmul
-        if matmul.use_onednn(dh, W_hh, matmul.MIN_MULTIPLIES_ONEDNN)
-        else torch.mm
-    )
+    multiply = onednn.onednn_matmul if matmul.use_onednn(dh, W_hh) else torch.mm
     for t in reversed(range(len(h))):
         torch.ops.aten.tanh_backward.grad_input(dh, h[t], grad_input=das[t])  # dh (1 - h^2)
         dh = multiply(das[t], W_hh) if t > 0 else None
@@ -90,7 +84,7 @@ def _fill_by_products(das, h, x, W_hx, dx, dW_hx, dW_hh, db_h):
         torch.mm(flat, W_hx, out=dx.view(len(flat), -1))
     torch.mm(flat.mT, x.flatten(0, 1), out=dW_hx)
     later = das[1:].flatten(0, 1).mT
-    onednn_matmul = matmul.use_onednn(later, before, matmul.MIN_MULTIPLIES_ONEDNN)
+    onednn_matmul = matmul.use_onednn(later, before)
     dW_hh.copy_(onednn.onednn_matmul(later, before) if onednn_matmul else later @ before)
     torch.sum(flat, 0, out=db_h)
 
@@ -227,7 +221,9 @@ class _Recurrence(operations.Function):
 
     @staticmethod
     def jvp(ctx, *tangents):
-        raise NotImplementedError("recurrence.fused has no forward derivative; use recurrence.loop")
+        raise NotImplementedError(
+            'recurrence.fused has no forward derivative; use recurrence="loop"'
+        )
 
 
 class _RecurrenceBackward(operations.Function):
@@ -237,7 +233,9 @@ class _RecurrenceBackward(operations.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        raise NotImplementedError("recurrence.fused has no second derivative; use recurrence.loop")
+        raise NotImplementedError(
+            'recurrence.fused has no second derivative; use recurrence="loop"'
+        )
 
     jvp = backward
 

@@ -18,6 +18,7 @@ import torch._C._functorch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from purenets.core.arguments import expect_functions
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.aot import Compiled, compile_for
 from purenets.torch_nets.fast.structure import (
@@ -60,6 +61,7 @@ def jit(f: Callable) -> Callable:
         `compile()` compiles at once and returns a function for exactly such arguments. Compiled
         code is kept as long as the returned function.
     """
+    expect_functions("jit", f=f)
     compiles = enabled() and can_compile("jit", stacklevel=3)
     call = _call_fn(f, _Signatures(f)) if compiles else _forward_fn(f)
     call.lower = lambda *args, **kwargs: Lowered(f, args, kwargs)

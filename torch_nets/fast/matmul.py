@@ -1,12 +1,13 @@
-"""Matrix products in float32 on a CPU: by oneDNN where that is faster, else torch's own.
+"""Matrix products in float32 on a CPU: by oneDNN where a rule says so, else torch's own.
 
 torch takes oneDNN for convolutions and for bfloat16, but MKL for products of float32 matrices; on
-AMD's processors MKL takes about twice as long for them (`python -m benchmarks.products`).
+some processors MKL takes twice as long for them (`core/kernel_rules.py`).
 """
 
 import torch
 from torch import Tensor
 
+from purenets.core.kernel_rules import product_rule
 from purenets.torch_nets.fast import enabled
 
 ONEDNN = (
@@ -14,20 +15,20 @@ ONEDNN = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-MIN_MULTIPLIES_OPERATION = 1 << 24  # from here on it pays to call an operation written in Python
-MIN_MULTIPLIES_ONEDNN = 1 << 20  # from here on it pays to call oneDNN
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Return a b: (m, k), (k, n) -> (m, n), differentiable to any order, backward and forward."""
-    return torch.ops.purenets.product(a, b) if use_onednn(a, b, MIN_MULTIPLIES_OPERATION) else a @ b
+    by_onednn = use_onednn(a, b, product_rule().min_multiplies_operation)
+    return torch.ops.purenets.product(a, b) if by_onednn else a @ b
 
 
-def use_onednn(a: Tensor, b: Tensor, min_multiplies: int) -> bool:
+def use_onednn(a: Tensor, b: Tensor, min_multiplies: int | None = None) -> bool:
     """Return True if oneDNN supports the product of matrices a b and it has `min_multiplies` or
-    more.
+    more, by default as many as the rule in force has for a plain call.
     """
-    return onednn_supports(a, b) and a.shape[0] * a.shape[1] * b.shape[1] >= min_multiplies
+    least = product_rule().min_multiplies if min_multiplies is None else min_multiplies
+    return onednn_supports(a, b) and a.shape[0] * a.shape[1] * b.shape[1] >= least
 
 
 def onednn_supports(a: Tensor, b: Tensor) -> bool:

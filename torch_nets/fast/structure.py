@@ -144,17 +144,15 @@ class _Source:
         return f"value{len(self.names) - 1}"
 
 
+def _function_of(source: _Source) -> Callable:
+    """Return the function `read(given)` of which `source` has the lines."""
+    exec("def read(given):\n" + "\n".join(f"    {line}" for line in source.lines), source.names)
+    return source.names["read"]
+
+
 def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
-    """Return the function that reads the tensors of arguments whose structure and values are
-    `expected`.
-
-    It returns None for any other structure. The tensors themselves are not looked at.
-
-    Args:
-        expected: what `like((args, kwargs))` returned.
-    """
-    source = _Source()
-    leaves, found, known = [], [], []
+    """Return the function that reads the tensors of arguments like `expected`, None of others."""
+    source, leaves, found, known = _Source(), [], [], []
 
     def compare(expression: str, value: Any) -> None:
         found.append(expression)
@@ -174,20 +172,18 @@ def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
         if isinstance(part, dict):  # the order of names too: what f does may depend on it
             compare(f"isinstance({here}, dict) and tuple({here})", tuple(part))
         else:
-            compare(f"type({here})", type(part))
-            compare(f"len({here})", len(part))
+            compare(f"(type({here}), len({here}))", (type(part), len(part)))
         for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
             visit(inner, f"{here}[{source.name(key)}]")
 
     visit(expected, "given")
-    lines = [*source.lines, f"return [{', '.join(leaves)}], ({', '.join(found)},)"]
-    exec("def read(given):\n" + "\n".join(f"    {line}" for line in lines), source.names)
-    read, wanted = source.names["read"], tuple(known)
+    source.lines.append(f"return [{', '.join(leaves)}], ({', '.join(found)},)")
+    read, wanted = _function_of(source), tuple(known)
 
     def take(given: tuple) -> list[Tensor] | None:
         try:
-            leaves, values = read(given)
-            return leaves if values == wanted else None
+            tensors, values = read(given)
+            return tensors if values == wanted else None
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             return None
 

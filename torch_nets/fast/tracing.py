@@ -9,12 +9,16 @@ from purenets.torch_nets.fast import enabled
 
 
 def is_tracing() -> bool:
-    """Return True under torch.compile or a torch.func transform; always True where fast operations
-    are off.
+    """Return True under torch.compile, a torch.func transform or forward AD; always True where fast
+    operations are off.
     """
     if not enabled():
         return True
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
 
 
 def is_forward_mode() -> bool:

@@ -12,10 +12,12 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core import random, tree
+from purenets.core.arguments import expect_choice, expect_flags
 from purenets.core.base import Model, Params, UserError
+from purenets.core.memory import sized
 from purenets.core.serial import by_layer, expect, expect_sizes, serial_init
 from purenets.torch_nets.fast.tracing import is_forward_mode, is_transformed
-from purenets.torch_nets.layers.basic import GELU, Dropout, Linear, ReLU, SiLU
+from purenets.torch_nets.layers.basic import GELU, Dropout, Linear, ReLU, SiLU, expect_tensor
 from purenets.torch_nets.layers.norms import LayerNorm
 
 # --- attention ------------------------------------------------------------------------------------
@@ -68,6 +70,7 @@ def MultiheadAttention(
         dropout: the probability to drop a weight of attention, in training; needs a key.
     """
     expect_sizes("MultiheadAttention", n=n, heads=heads)
+    expect_flags("MultiheadAttention", bias=bias, causal=causal)
     if n % heads:
         raise UserError(f"MultiheadAttention: {n} features do not divide into {heads} heads")
     drop, out = Dropout(dropout), Linear(n, n, bias=bias)
@@ -94,7 +97,7 @@ def MultiheadAttention(
         y = rearrange(y, "b heads t d -> b t (heads d)")
         return out.apply(tree.select(params, "out_proj."), {}, y)[0], buffers
 
-    return Model(init, apply, uses_key=dropout > 0, kind="MultiheadAttention")
+    return Model(sized(init, shapes), apply, uses_key=dropout > 0, kind="MultiheadAttention")
 
 
 def _inputs(x, n: int, causal: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
@@ -104,6 +107,7 @@ def _inputs(x, n: int, causal: bool) -> tuple[tuple[Tensor, ...], Tensor | None]
         raise UserError(f"input: {len(parts)} arrays, needs x, or query, key, value and a mask")
     parts, mask = parts[:3], parts[3] if len(parts) == 4 else None
     for part in parts:
+        expect_tensor(part)
         if part.ndim != 3 or part.shape[-1] != n:
             raise UserError(f"input: shape is {tuple(part.shape)}, expected (batch, steps, {n})")
     if mask is not None and (causal or mask.dtype != torch.bool):
@@ -159,9 +163,8 @@ def TransformerBlock(
             is added to x. Needs a key. torch's default is 0.1.
     """
     expect_sizes("TransformerBlock", n=n, heads=heads, n_feedforward=n_feedforward)
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise UserError(f"TransformerBlock: unknown activation {activation!r}, choose from {known}")
+    expect_choice("TransformerBlock", ACTIVATIONS, activation=activation)
+    expect_flags("TransformerBlock", norm_first=norm_first)
     layers = _block_layers(n, heads, n_feedforward, activation, norm_first, bias, causal, dropout)
     drop = Dropout(dropout)
 

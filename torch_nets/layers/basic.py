@@ -7,7 +7,19 @@ import torch
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.arguments import (
+    ANY,
+    FINITE,
+    NOT_NEGATIVE,
+    expect_choice,
+    expect_flags,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
 from purenets.core.base import Model, UserError
+from purenets.core.kernel_rules import product_rule
+from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
     expect_batch,
@@ -23,7 +35,7 @@ MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a l
 
 
 def uniform_init(shapes: dict[str, tuple[int, ...]], bound: float) -> Callable:
-    """Return `init(key)`, which draws every leaf uniform within `bound`."""
+    """Return `init(key)`, which draws every leaf uniform within `bound`, and knows its size."""
 
     def init(key):
         keys = random.split(torch.as_tensor(key), len(shapes))
@@ -32,20 +44,28 @@ def uniform_init(shapes: dict[str, tuple[int, ...]], bound: float) -> Callable:
             name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws
         }, {}
 
-    return init
+    return sized(init, shapes)
+
+
+def expect_tensor(x: Tensor) -> None:
+    """Raise a UserError for an input that is no tensor."""
+    if not isinstance(x, Tensor):
+        raise UserError(f"input: a {type(x).__name__}, needs a tensor; see to_torch")
 
 
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
     """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 /
     sqrt(n_in), as nn.Linear."""
     expect_sizes("Linear", n_in=n_in, n_out=n_out)
-    if bound is not None and not 0 <= bound < math.inf:
-        raise UserError(f"Linear: bound is {bound}, needs a number that is not negative")
+    expect_flags("Linear", bias=bias)
+    if bound is not None:
+        expect_numbers("Linear", NOT_NEGATIVE, bound=bound)
     shapes = {"weight": (n_out, n_in)} | ({"bias": (n_out,)} if bias else {})
     bound = 1 / math.sqrt(n_in) if bound is None else bound
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        expect_tensor(x)
         expect_features(x, n_in)
         return linear(x, params["weight"], params.get("bias")), buffers
 
@@ -59,17 +79,33 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if torch.compiler.is_exporting():
         return torch.nn.functional.linear(x, weight, bias)
     multiplications = x.numel() * weight.shape[0]
+    least = product_rule().min_multiplies_operation
     if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
         y = (x.unsqueeze(-2) * weight).sum(-1)
-    elif multiplications >= matmul.MIN_MULTIPLIES_OPERATION and matmul.onednn_supports(x, weight):
+    elif multiplications >= least and matmul.onednn_supports(x, weight):
         y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
     else:
         return torch.nn.functional.linear(x, weight, bias)
     return y if bias is None else y + bias
 
 
+def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
+    """y = x W^T + b with given W (n_out, n_in) and b (n_out,), which are buffers and not trained:
+    (..., n_in) -> (..., n_out)."""
+    given = {"weight": weight, "bias": bias}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, {})
+        expect_features(x, weight.shape[1])
+        fixed = {name: buffers[name].to(x.dtype) for name in given}
+        return linear(x, fixed["weight"], fixed["bias"]), buffers
+
+    return Model(lambda key: ({}, given), apply, uses_key=False, kind="FixedLinear")
+
+
 def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
     """Return a layer without params, y = f(x); `kind` is its name in a table."""
+    expect_functions("elementwise", f=f)
 
     def apply(params, buffers, x, *, train=False, key=None):
         if params:
@@ -97,13 +133,13 @@ def SiLU() -> Model:
 def GELU(*, approximate: str = "tanh") -> Model:
     """x Phi(x), Phi the normal distribution function (Hendrycks, Gimpel 2016): in its tanh form, or
     exactly with approximate="none", nn.GELU's default."""
-    if approximate not in ("tanh", "none"):
-        raise UserError(f"GELU: approximate is {approximate!r}, needs 'tanh' or 'none'")
+    expect_choice("GELU", ("tanh", "none"), approximate=approximate)
     return elementwise(lambda x: torch.nn.functional.gelu(x, approximate=approximate), "GELU")
 
 
 def Scale(factor: float) -> Model:
     """factor * x."""
+    expect_numbers("Scale", FINITE, factor=factor)
     return elementwise(lambda x: factor * x, "Scale")
 
 
@@ -122,6 +158,7 @@ def Flatten() -> Model:
 
 def Dropout(rate: float) -> Model:
     """Zeros with probability `rate` when training, else x / (1 - rate); needs a key then."""
+    expect_numbers("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
 
@@ -140,24 +177,26 @@ def Embedding(n_tokens: int, n_features: int, *, padding: int | None = None) -> 
     """Rows of a table: integers (...) from 0 to n_tokens - 1 -> (..., n_features). As nn.Embedding:
     weights standard normal; padding: the token whose row is 0 at the start and gets no gradient."""
     expect_sizes("Embedding", n_tokens=n_tokens, n_features=n_features)
-    if padding is not None and (type(padding) is not int or not 0 <= padding < n_tokens):
-        raise UserError(
-            f"Embedding: padding is {padding!r}, needs a token from 0 to {n_tokens - 1}"
-        )
+    shapes = {"weight": (n_tokens, n_features)}
+    if padding is not None:
+        expect_integers("Embedding", 0, padding=padding)
+        if padding >= n_tokens:
+            raise UserError(f"Embedding: padding is {padding}, the last token is {n_tokens - 1}")
 
     def init(key):
-        weight = random.normal(torch.as_tensor(key), (n_tokens, n_features))
+        weight = random.normal(torch.as_tensor(key), shapes["weight"])
         if padding is not None:
             weight = weight * (torch.arange(n_tokens) != padding)[:, None]
         return {"weight": weight}, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, {"weight": (n_tokens, n_features)})
+        expect(params, shapes)
+        expect_tensor(x)
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise UserError(f"input: {str(x.dtype).removeprefix('torch.')}, needs integers")
         return torch.nn.functional.embedding(x, params["weight"], padding), buffers
 
-    return Model(init, apply, uses_key=False, kind="Embedding")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Embedding")
 
 
 def residual(**layers: Model) -> Model:

@@ -1,7 +1,6 @@
 """Convolutions and pooling; images are (batch, channels, height, width)."""
 
 import math
-import numbers
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +8,11 @@ import torch.overrides
 from einops import rearrange, reduce
 from torch import Tensor
 
+from purenets.core.arguments import expect_flags, expect_integers
 from purenets.core.base import Model, UserError
-from purenets.core.serial import expect, expect_channels, expect_sizes
-from purenets.torch_nets.layers.basic import elementwise, uniform_init
+from purenets.core.memory import sized
+from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
+from purenets.torch_nets.layers.basic import elementwise, expect_tensor, uniform_init
 
 
 def Conv(
@@ -37,7 +38,8 @@ def Conv(
         dirac: the first n_in filters let their channel pass as it is, at the start.
     """
     sizes = {"size": size, "stride": stride, "dilation": dilation}
-    _check("Conv", n_in, n_out, groups, padding, sizes)
+    _check("Conv", n_in, n_out, groups, padding, bias, sizes)
+    expect_flags("Conv", dirac=dirac)
     shapes = {"weight": (n_out, n_in // groups, size, size)} | ({"bias": (n_out,)} if bias else {})
     draw = uniform_init(shapes, _bound(shapes))
     if dirac and groups > 1:
@@ -52,11 +54,12 @@ def Conv(
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        expect_tensor(x)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
         return conv2d(x, weight, offset, stride, padding, dilation, groups), buffers
 
-    return Model(init, apply, uses_key=False, kind="Conv")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="Conv")
 
 
 def Conv1d(
@@ -72,11 +75,12 @@ def Conv1d(
 ) -> Model:
     """`Conv` along one axis, as nn.Conv1d: (batch, n_in, length) -> (batch, n_out, length')."""
     sizes = {"size": size, "stride": stride, "dilation": dilation}
-    _check("Conv1d", n_in, n_out, groups, padding, sizes)
+    _check("Conv1d", n_in, n_out, groups, padding, bias, sizes)
     shapes = {"weight": (n_out, n_in // groups, size)} | ({"bias": (n_out,)} if bias else {})
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        expect_tensor(x)
         expect_channels(x, n_in, ("length",))
         weight, offset = params["weight"], params.get("bias")
         return F.conv1d(x, weight, offset, stride, padding, dilation, groups), buffers
@@ -100,14 +104,16 @@ def ConvTranspose(
     output_padding. Weights (n_in, n_out, size, size), uniform within 1 / sqrt(n_out size^2).
     """
     sizes = {"size": size, "stride": stride}
-    _check("ConvTranspose", n_in, n_out, 1, padding, sizes)
+    _check("ConvTranspose", n_in, n_out, 1, padding, bias, sizes)
     shapes = {"weight": (n_in, n_out, size, size)} | ({"bias": (n_out,)} if bias else {})
-    if not isinstance(output_padding, numbers.Integral) or not 0 <= output_padding < stride:
-        text = f"needs an integer from 0 to below the stride, {stride}"
-        raise UserError(f"ConvTranspose: output_padding is {output_padding!r}, {text}")
+    expect_integers("ConvTranspose", 0, output_padding=output_padding)
+    if output_padding >= stride:
+        text = f"needs an integer below the stride, {stride}"
+        raise UserError(f"ConvTranspose: output_padding is {output_padding}, {text}")
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        expect_tensor(x)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
         return F.conv_transpose2d(x, weight, offset, stride, padding, output_padding), buffers
@@ -116,12 +122,12 @@ def ConvTranspose(
 
 
 def _check(
-    kind: str, n_in: int, n_out: int, groups: int, padding: int, sizes: dict[str, int]
+    kind: str, n_in: int, n_out: int, groups: int, padding: int, bias: bool, sizes: dict[str, int]
 ) -> None:
     """Raise a UserError that names the argument of a convolution that is wrong."""
     expect_sizes(kind, n_in=n_in, n_out=n_out, groups=groups, **sizes)
-    if not isinstance(padding, numbers.Integral) or isinstance(padding, bool) or padding < 0:
-        raise UserError(f"{kind}: padding is {padding!r}, needs an integer that is not negative")
+    expect_integers(kind, 0, padding=padding)
+    expect_flags(kind, bias=bias)
     if n_in % groups or n_out % groups:
         raise UserError(f"{kind}: {n_in} and {n_out} channels do not divide into {groups} groups")
 
@@ -166,19 +172,28 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return y if bias is None else y + bias.view(-1, 1, 1)
 
 
-def FixedConv(filters: Tensor) -> Model:
+def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
     """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not
-    trained, plus a bias that is, 0 at the start."""
+    trained, plus a bias that is, 0 at the start.
+
+    Without the bias nothing before the next layer is trained, and its gradient by its input is not
+    computed.
+    """
+    if not isinstance(filters, Tensor) or filters.ndim != 4:
+        raise UserError("FixedConv: filters: needs a tensor (n_out, n_in, height, width)")
+    expect_flags("FixedConv", bias=bias)
     shape = tuple(filters.shape)
+    shapes = {"bias": (shape[0],)} if bias else {}
 
     def apply(params, buffers, x, *, train=False, key=None):
-        expect(params, {"bias": (shape[0],)})
+        expect(params, shapes)
+        expect_tensor(x)
         expect_channels(x, shape[1])
         weight = buffers["weight"].to(x.dtype)
-        return F.conv2d(x, weight, params["bias"]), buffers
+        return F.conv2d(x, weight, params.get("bias")), buffers
 
     def init(key):
-        return {"bias": torch.zeros(shape[0])}, {"weight": filters}
+        return {name: torch.zeros(n) for name, n in shapes.items()}, {"weight": filters}
 
     return Model(init, apply, uses_key=False, kind="FixedConv")
 
@@ -186,6 +201,7 @@ def FixedConv(filters: Tensor) -> Model:
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
     expect_sizes("MaxPool", size=size, stride=stride)
+    expect_padding("MaxPool", padding, size)
     return elementwise(lambda x: F.max_pool2d(x, size, stride, padding), "MaxPool")
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from purenets.core.arguments import expect_functions, is_integer
 from purenets.core.base import Model, UserError
+from purenets.torch_nets.layers.basic import expect_tensor
 
 CHANNELS = ("Conv", "Conv1d", "ConvTranspose", "BatchNorm", "GroupNorm", "CNN")  # on axis 1
 
@@ -30,11 +32,15 @@ def lazy(make: Callable[..., Model], *args, axis: int | None = None, **kwargs) -
         >>> params["fc.weight"].shape
         torch.Size([10, 192])
     """
+    expect_functions("lazy", make=make)
+    if axis is not None and not is_integer(axis):
+        raise UserError(f"lazy: axis is {axis!r}, needs an integer")
     name = getattr(make, "__name__", "layer")
     axis = (1 if name in CHANNELS else -1) if axis is None else axis
 
     def sized(x) -> Model:
         x = x[0] if isinstance(x, tuple) else x  # with a state, or queries with keys and values
+        expect_tensor(x)
         if not -x.ndim <= axis < x.ndim:
             raise UserError(f"input: shape is {tuple(x.shape)}, without the axis {axis} of {name}")
         return make(x.shape[axis], *args, **kwargs)

@@ -6,18 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from purenets.core.arguments import (
+    FRACTION,
+    NOT_NEGATIVE,
+    expect_flags,
+    expect_functions,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
 from purenets.core.base import Model, Params, UserError
+from purenets.core.memory import sized
 from purenets.core.serial import expect, expect_channels, expect_features, expect_sizes
+from purenets.torch_nets.layers.basic import expect_tensor
 
 
 def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al.
     2016)."""
     expect_sizes("LayerNorm", n=n)
+    expect_numbers("LayerNorm", NOT_NEGATIVE, eps=eps)
+    expect_flags("LayerNorm", bias=bias)
     shapes = {"weight": (n,)} | ({"bias": (n,)} if bias else {})
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        expect_tensor(x)
         expect_features(x, n)
         wide = x if x.is_cpu else _as_weight(x, params)  # the CPU's kernel takes both dtypes
         y = F.layer_norm(wide, (n,), params["weight"], params.get("bias"), eps)
@@ -32,9 +45,12 @@ def RMSNorm(n: int, *, eps: float | None = None) -> Model:
     eps: by default the smallest step from 1 in the dtype of x, as in nn.RMSNorm.
     """
     expect_sizes("RMSNorm", n=n)
+    if eps is not None:
+        expect_numbers("RMSNorm", NOT_NEGATIVE, eps=eps)
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, {"weight": (n,)})
+        expect_tensor(x)
         expect_features(x, n)
         return F.rms_norm(_as_weight(x, params), (n,), params["weight"], eps).to(x.dtype), buffers
 
@@ -45,12 +61,14 @@ def GroupNorm(n: int, *, groups: int, eps: float = 1e-5) -> Model:
     """(x - mean) / sqrt(var + eps) * weight + bias of x: (batch, n, ...), with mean and variance of
     n / groups channels and all their positions together, of each example (Wu, He 2018)."""
     expect_sizes("GroupNorm", n=n, groups=groups)
+    expect_numbers("GroupNorm", NOT_NEGATIVE, eps=eps)
     if n % groups:
         raise UserError(f"GroupNorm: {n} channels do not divide into {groups} groups")
     shapes = {"weight": (n,), "bias": (n,)}
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        expect_tensor(x)
         if x.ndim < 2 or x.shape[1] != n:
             raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n}, ...)")
         wide = _as_weight(x, params)
@@ -62,13 +80,12 @@ def GroupNorm(n: int, *, groups: int, eps: float = 1e-5) -> Model:
 
 def _affine_init(shapes: dict[str, tuple[int, ...]]) -> Callable:
     """Return `init(key)` of a weight of ones and a bias of zeros."""
-    return lambda key: (
-        {
-            name: torch.ones(shape) if name == "weight" else torch.zeros(shape)
-            for name, shape in shapes.items()
-        },
-        {},
-    )
+
+    def init(key):
+        ones = {name: torch.ones(shape) for name, shape in shapes.items()}
+        return {name: leaf if name == "weight" else leaf * 0 for name, leaf in ones.items()}, {}
+
+    return sized(init, shapes)
 
 
 def _as_weight(x: Tensor, params: Params) -> Tensor:
@@ -98,6 +115,10 @@ def BatchNorm(
             mean and variance are those of the whole batch.
     """
     expect_sizes("BatchNorm", n=n)
+    expect_numbers("BatchNorm", FRACTION, momentum=momentum)
+    expect_numbers("BatchNorm", NOT_NEGATIVE, eps=eps)
+    expect_flags("BatchNorm", scale=scale)
+    expect_functions("BatchNorm", **({} if total is None else {"total": total}))
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
 
     def init(key):
@@ -107,6 +128,7 @@ def BatchNorm(
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
+        expect_tensor(x)
         if x.ndim == 2:
             expect_features(x, n)
         else:
@@ -119,7 +141,7 @@ def BatchNorm(
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
-    return Model(init, apply, uses_key=False, kind="BatchNorm")
+    return Model(sized(init, shapes), apply, uses_key=False, kind="BatchNorm")
 
 
 def _batch_normalized(
@@ -148,7 +170,7 @@ def _batch_normalized_by_total(
     def channels(v):
         return v.view(-1, *[1] * (x.ndim - 2))
 
-    wide = x.to(weight.dtype)
+    wide = widened(x.to(weight.dtype))
     count = total(wide.new_full((), x.numel() / x.shape[1]))
     others = [axis for axis in range(x.ndim) if axis != 1]
     mean = total(wide.sum(dim=others)) / count

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.arguments import expect_flags
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Model, UserError
 from purenets.core.serial import expect, expect_sizes
-from purenets.torch_nets.layers.basic import Dropout, elementwise, uniform_init
+from purenets.torch_nets.layers.basic import Dropout, elementwise, expect_tensor, uniform_init
 
 State = Tensor | tuple[Tensor, ...]  # (layers x directions, batch, hidden): h, of an LSTM (h, c)
 
@@ -122,12 +123,14 @@ def _recurrent(
     dropout: float = 0.0,
 ) -> Model:
     expect_sizes(cell.kind, n_in=n_in, n_hidden=n_hidden, num_layers=num_layers)
+    expect_flags(cell.kind, bias=bias, bidirectional=bidirectional)
     drop, passes = Dropout(dropout), 2 if bidirectional else 1
     shapes = _shapes(cell, n_in, n_hidden, num_layers, bias, passes)
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
-        x, given = x if isinstance(x, tuple) else (x, None)
+        x, given = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
+        expect_tensor(x)
         states = _states(cell, x, given, n_in, (num_layers * passes, x.shape[0], n_hidden))
         leaves = [params[name] for name in shapes]
         if not (is_tracing() or (train and dropout)):

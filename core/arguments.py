@@ -1,0 +1,149 @@
+"""Checks of what a user hands over, made once, where a function is called or built.
+
+    expect_hypers("adam", NOT_NEGATIVE, lr=lr, eps=eps)
+    expect_integers("lookahead", 1, k=k)
+    expect_optimizers("accumulate", optimizer=optimizer)
+
+Each raises a `UserError` of one line that names the function, the argument and what is right. What
+is no plain number is let through where it may be meant: arrays, since a value under vmap or
+torch.compile cannot be read, and schedules where a hyper-parameter is asked for.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from purenets.core.base import UserError
+
+
+class Range(NamedTuple):
+    """A set of numbers: what it is called, and whether it holds a number."""
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+NOT_NEGATIVE = Range("a finite number from 0 on", lambda v: 0 <= v < math.inf)
+POSITIVE = Range("a finite number above 0", lambda v: 0 < v < math.inf)
+ABOVE_0 = Range("above 0", lambda v: v > 0)
+ANY = Range("a number", lambda v: True)  # its range is told by the caller
+FINITE = Range("a finite number", lambda v: -math.inf < v < math.inf)
+DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
+FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
+OPEN_FRACTION = Range("between 0 and 1", lambda v: 0 < v < 1)
+PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def expect_hypers(function: str, right: Range, **values: Any) -> None:
+    """Raise a UserError for a hyper-parameter that is no number of the range `right`, no schedule
+    and no array.
+    """
+    for name, value in values.items():
+        if not callable(value):
+            _expect(function, name, value, right, "a number, a schedule or an array")
+
+
+def expect_numbers(function: str, right: Range, **values: Any) -> None:
+    """Raise a UserError for an argument that is no number of the range `right` and no array."""
+    for name, value in values.items():
+        _expect(function, name, value, right, "a number")
+
+
+def expect_betas(function: str, betas: Any) -> None:
+    """Raise a UserError unless there are two decays of running means (or an array of two)."""
+    is_array = hasattr(betas, "dtype") and getattr(betas, "shape", ()) == (2,)
+    if not is_array and not (isinstance(betas, tuple | list) and len(betas) == 2):
+        raise UserError(f"{function}: betas: {_shown(betas)} is not a pair, such as (0.9, 0.999)")
+    for beta in betas:
+        expect_hypers(function, DECAY, betas=beta)
+
+
+def expect_integers(function: str, least: int, **values: Any) -> None:
+    """Raise a UserError for an argument that is no integer from `least` on."""
+    for name, value in values.items():
+        if not is_integer(value) or value < least:
+            right = {0: "an integer from 0 on", 1: "a positive integer"}
+            right = right.get(least, f"an integer from {least} on")
+            raise UserError(f"{function}: {name} is {value!r}, needs {right}")
+
+
+def expect_flags(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is neither True nor False."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise UserError(f"{function}: {name} is {value!r}, needs True or False")
+
+
+def expect_choice(function: str, choices: Iterable[str], **values: Any) -> None:
+    """Raise a UserError for an argument that is none of the names `choices`."""
+    for name, value in values.items():
+        if not isinstance(value, str) or value not in choices:
+            raise UserError(
+                f"{function}: unknown {name} {_shown(value)}, choose from {', '.join(choices)}"
+            )
+
+
+def expect_functions(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that cannot be called."""
+    for name, value in values.items():
+        if not callable(value):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a function")
+
+
+def expect_dicts(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no dict."""
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a dict of arrays")
+
+
+def expect_optimizers(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no pair of the functions `init` and `update`."""
+    _expect_fields(function, ("init", "update"), "an Optimizer, as sgd(0.1)", values)
+
+
+def expect_models(function: str, fields: tuple[str, ...] = ("init", "apply"), **values) -> None:
+    """Raise a UserError for an argument that lacks one of the functions that a model has."""
+    _expect_fields(function, fields, f"a model with {' and '.join(fields)}", values)
+
+
+def expect_states(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no `TrainState`."""
+    fields = ("params", "buffers", "opt_state", "key", "step")
+    _expect_fields(function, fields, "a TrainState, as init_state returns it", values)
+
+
+def _expect_fields(function: str, fields: tuple[str, ...], right: str, values: dict) -> None:
+    for name, value in values.items():
+        if not all(hasattr(value, field) for field in fields):
+            made_by = getattr(value, "__name__", "<lambda>")
+            hint = "" if made_by.startswith("<") else f"; call it: {made_by}(...)"
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs {right}{hint}")
+
+
+def is_integer(value: Any) -> bool:
+    """Return True for an integer of Python or NumPy that is no truth value."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> None:
+    """Raise a UserError unless `value` is an array, or a number in the range."""
+    kind = type(value)
+    if kind is float or kind is int or isinstance(value, int | float | np.integer | np.floating):
+        if kind is not bool and right.holds(value):
+            return
+        wrong = kinds if kind is bool else right.text
+        raise UserError(f"{function}: {name}: {value!r} is not {wrong}")
+    if not hasattr(value, "dtype") or isinstance(value, np.bool_):
+        raise UserError(f"{function}: {name}: {_shown(value)} is not {kinds}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it: short ones in full, others by their type."""
+    kind = type(value).__name__
+    if callable(value) or hasattr(value, "dtype"):
+        return f"a {kind}"
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else f"a {kind}"

@@ -1,0 +1,228 @@
+"""The numbers that optimizers compute with. It is decided here, for all of them:
+
+    dtype of a leaf          states, arithmetic and updates
+    float32, float64         the same
+    float16, bfloat16        float32; `apply_updates` adds in float32 and rounds once
+    complex64, complex128    the same; where torch.optim takes a number as the pair of its real and
+                             imaginary part (all that squares or compares), so is it here
+    integers, truth values   refused
+
+A running mean of half-precision numbers stands still once a step is below half a unit in its last
+place, 0.999 is 1 in bfloat16, and the square of 300 is infinite in float16 (`core.arrays.widened`).
+An optimizer that torch.optim does not have refuses complex numbers, whose meaning nobody has fixed.
+
+Leaves of float32 and float64 cost one look at each dtype. `chain` looks once for all of its parts.
+"""
+
+from collections.abc import Callable
+
+from purenets.core import tree
+from purenets.core.arrays import FULL, kind_of, namespace, widened
+from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
+from purenets.core.optim.extra_args import takes_extra_args
+from purenets.core.vector_dict import VectorDict, from_vector, vector_of
+
+
+def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
+    """Return `optimizer` for leaves of every dtype: half precision reaches it as float32.
+
+    Args:
+        optimizer: computes in the dtype of what it is given.
+        rare: takes its place where a leaf is complex, and takes it in another way (`as_pairs`) or
+            refuses it (`refusing`).
+    """
+    if hasattr(optimizer.update, "full"):
+        return optimizer
+    plain, rare = optimizer.update, rare or optimizer
+
+    def init(params):
+        if not are_full(params):
+            expect_params(params)
+            params = widened_leaves(params)
+        return (optimizer if are_full(params) else rare).init(params)
+
+    def update_of_any(grads, state, params, **extra):
+        if "value_and_grad_fn" in extra:
+            extra |= {"value_and_grad_fn": _at_own_dtype(extra["value_and_grad_fn"], params)}
+        grads, params = widened_leaves(grads), widened_leaves(params)
+        known = are_full(grads) and are_full(params)
+        return (plain if known else rare.update)(grads, state, params, **extra)
+
+    def update(grads, state, params):
+        full = are_full(grads) and are_full(params)
+        try:
+            return (plain if full else update_of_any)(grads, state, params)
+        except STATE_ERRORS:  # costs nothing where there is none
+            expect_state(init, state, params)
+            raise
+
+    def update_with_loss(grads, state, params, **extra):
+        full = are_full(grads) and are_full(params)
+        return (plain if full else update_of_any)(grads, state, params, **extra)
+
+    chosen = update_with_loss if takes_extra_args(plain) else update
+    chosen.full = plain
+    return Optimizer(init, chosen)
+
+
+def for_full(update: Update) -> Update:
+    """Return the update that does not look at dtypes, for who knows them."""
+    return getattr(update, "full", update)
+
+
+def real_only(name: str, optimizer: Optimizer) -> Optimizer:
+    """Return `optimizer`, which refuses complex params under its `name` before anything else."""
+
+    def init(params):
+        expect_params(params)
+        expect_real(name, params)
+        return optimizer.init(params)
+
+    return optimizer._replace(init=init)
+
+
+STATE_ERRORS = (KeyError, TypeError, AttributeError)  # of an entry that is missing, or no dict
+
+
+def expect_state(init: InitState, state: dict, params: Params) -> None:
+    """Raise a UserError unless the state has the entries and shapes that `init(params)` has."""
+    if not isinstance(state, dict):
+        raise UserError(f"opt_state: a {type(state).__name__}, needs what init returns")
+    try:
+        tree.check_like(state, init(params))
+    except UserError as error:
+        raise UserError(f"opt_state: of another optimizer or other params: {error}") from error
+
+
+# --- what leaves there are ------------------------------------------------------------------------
+
+
+def are_full(leaves: Params) -> bool:
+    """Return True if all leaves are float32 or float64."""
+    if type(leaves) is VectorDict and leaves.dtype is not None:
+        return leaves.dtype in FULL
+    if not isinstance(leaves, dict):
+        return False
+    for leaf in leaves.values():  # no generator: this is a part of every step
+        dtype = getattr(leaf, "dtype", None)
+        if dtype not in FULL:
+            return False
+    return True
+
+
+def expect_params(params: Params) -> None:
+    """Raise a UserError that names the leaf that no optimizer can update."""
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
+    for name, leaf in params.items():
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+            kind = type(leaf).__name__
+            raise UserError(f"params: {name} is a {kind}, needs an array; the dict is flat")
+        if kind_of(leaf) not in "fc":
+            dtype = str(leaf.dtype).removeprefix("torch.")
+            raise UserError(f"params: {name} is {dtype}, needs a floating-point dtype")
+
+
+def expect_real(name: str, leaves: Params) -> None:
+    """Raise a UserError that names the optimizer and the leaf that is complex."""
+    for leaf_name, leaf in leaves.items():
+        if kind_of(leaf) == "c":
+            dtype = str(leaf.dtype).removeprefix("torch.")
+            raise UserError(f"{name}: {leaf_name or 'a leaf'} is {dtype}, needs real numbers")
+
+
+def widened_leaves(leaves: Params) -> Params:
+    """Return the dict with `widened` of each leaf; on one vector if `leaves` is."""
+    vector = vector_of(leaves)
+    if vector is not None:
+        return from_vector(leaves.layout, widened(vector))
+    return tree.map(widened, leaves)
+
+
+def _at_own_dtype(value_and_grad_fn: Callable | None, params: Params) -> Callable | None:
+    """Return the function of params in float32: the net is evaluated in the dtype of its own."""
+    if value_and_grad_fn is None:
+        return None
+
+    def f(wide):
+        cast = lambda new, p: namespace(p).astype(new, p.dtype, copy=False)
+        value, grads = value_and_grad_fn(tree.map(cast, wide, params))
+        return widened(value), widened_leaves(grads)
+
+    return f
+
+
+# --- complex numbers ------------------------------------------------------------------------------
+
+
+def refusing(name: str, optimizer: Optimizer) -> Optimizer:
+    """Return `optimizer`, which refuses complex leaves under its `name`."""
+
+    def init(params):
+        expect_real(name, params)
+        return optimizer.init(params)
+
+    def update(grads, state, params):
+        expect_real(name, grads)
+        return optimizer.update(grads, state, params)
+
+    return Optimizer(init, update)
+
+
+def as_pairs(optimizer: Optimizer) -> Optimizer:
+    """Return `optimizer`, each complex number taken as the pair of its real and imaginary part.
+
+    The state holds complex numbers: an "exp_avg_sq" the mean squares of both parts, as in torch.
+    """
+
+    def init(params):
+        return _joined(optimizer.init(tree.map(_pairs, params)), params)
+
+    def update(grads, state, params):
+        state = {name: _split(part, params) for name, part in state.items()}
+        grads = tree.map(_as_complex, grads, params)
+        updates, state = optimizer.update(tree.map(_pairs, grads), state, tree.map(_pairs, params))
+        return tree.map(_join, updates, params), _joined(state, params)
+
+    return Optimizer(init, update)
+
+
+def in_pairs(optimizer: Optimizer) -> Optimizer:
+    """Return `optimizer` for leaves of every dtype, complex ones by `as_pairs`."""
+    return any_dtype(optimizer, as_pairs(optimizer))
+
+
+def _split(part, params: Params):
+    """Return an entry of a state, if it is one for each leaf of the params, with pairs."""
+    return tree.map(_pairs, part) if _is_like(part, params) else part
+
+
+def _joined(state: dict, params: Params) -> dict:
+    """Return a state whose pairs are complex numbers again."""
+    return {
+        name: tree.map(_join, part, params) if _is_like(part, params) else part
+        for name, part in state.items()
+    }
+
+
+def _is_like(part, params: Params) -> bool:
+    return isinstance(part, dict) and part.keys() == params.keys()
+
+
+def _pairs(x: Array) -> Array:
+    """Return complex numbers (...) as real ones (..., 2); real ones as they are."""
+    if x.dtype in FULL or kind_of(x) != "c":
+        return x
+    xp = namespace(x)
+    return xp.stack([xp.real(x), xp.imag(x)], axis=-1)
+
+
+def _as_complex(g: Array, param: Array) -> Array:
+    """Return a gradient as complex numbers, where its param is complex."""
+    is_real = kind_of(param) == "c" and kind_of(g) != "c"
+    return namespace(g).astype(g, param.dtype) if is_real else g
+
+
+def _join(x: Array, like: Array) -> Array:
+    """Return the complex numbers of the pairs `x`, where `like` is complex."""
+    return x[..., 0] + 1j * x[..., 1] if kind_of(like) == "c" else x

@@ -1,0 +1,152 @@
+"""`config.json`: the options that a run was begun with, and all commands that went on with it."""
+
+from pathlib import Path
+
+from purenets.core.base import UserError
+from purenets.core.kernel_rules import product_rule_name, use_product_rule
+from purenets.core.runs import rotation
+from purenets.core.runs.json_files import read_json, write_json
+from purenets.core.runs.notes import warn
+from purenets.core.runs.options import Options
+from purenets.core.runs.provenance import (
+    DIRTY,
+    command_line,
+    environment,
+    machine,
+    origin,
+    script_of,
+)
+
+NAME = "config.json"
+LENGTHS = ("max_steps", "train_steps")
+FREE = ("out", "results", "resume", "keep", *LENGTHS)  # may differ between a run and its resumption
+ABOUT = ("python", "versions", "git_commit", "machine", "processes")
+SCHEMA = {
+    "script": str,
+    "config": {str: (str, int, float, bool, None)},
+    "kernels?": {"products": str},
+    "git_commit?": (str, None),
+    "machine?": (str, None),
+    "versions?": ({str: (str, None)}, None),
+    "commands?": [dict],
+}
+RESTORE = "restore it or name another folder"
+
+
+def read_config(folder: Path) -> dict:
+    """Return the content of a folder's `config.json`, checked."""
+    found = read_json(Path(folder) / NAME, SCHEMA, restore=RESTORE)
+    return dict.fromkeys(ABOUT) | {"commands": []} | found
+
+
+def origin_of(folder: Path) -> dict:
+    """Return the commit and the machine of the run in a folder, as its `config.json` names them."""
+    config = read_config(folder)
+    return {name: config[name] or value for name, value in origin().items()}
+
+
+def begin_or_resume(config: Options, folder: Path, processes: int) -> None:
+    """Write `config.json`, or check it and add the command that goes on with the run."""
+    about = {"script": script_of(config), "config": config.to_dict()}
+    here = {**environment(), **machine(), "processes": processes}
+    entry = {"command": command_line(config), **here}
+    path = folder / NAME
+    if not path.exists():
+        if rotation.any_checkpoint(folder):
+            raise UserError(
+                f"--out {folder}: holds a checkpoint but no {NAME}; name another folder"
+            )
+        kernels = {"products": product_rule_name()}
+        write_json(path, {**about, "kernels": kernels, **here, "commands": [entry]})
+        return
+    before = _named(folder)
+    if not config.resume:
+        raise UserError(
+            f"--out {folder}: holds a run; go on with it by --resume, or name another folder"
+        )
+    check_same(folder, before, about)
+    _check_length(folder, config, before["config"])
+    use_kernels(folder, before)
+    _tell_differences(folder, before, here)
+    commands = [*before["commands"], entry]
+    write_json(path, before | {"git_commit": _commit(before, here), "commands": commands})
+
+
+def use_kernels(folder: Path, config: dict) -> None:
+    """Let this process take the kernels of the run that it resumes.
+
+    A run that was recorded before kernels were has those of this processor.
+    """
+    try:
+        use_product_rule(config.get("kernels", {}).get("products", product_rule_name()))
+    except UserError as error:
+        raise UserError(f"--out {folder}: its {NAME} names unknown kernels ({error})") from error
+
+
+def _commit(before: dict, here: dict) -> str | None:
+    """Return the commit of a run: where it began, or dirty for good once changed code goes on."""
+    now = str(here["git_commit"])
+    was = before["git_commit"]
+    return now if now.endswith(DIRTY) and not str(was).endswith(DIRTY) else was
+
+
+def check_same(folder: Path, before: dict, about: dict) -> None:
+    """Raise a UserError that names what of script and options differs from the run in a folder."""
+    old, new = (
+        {"script": a["script"]} | {f"--{k}": v for k, v in a["config"].items() if k not in FREE}
+        for a in (before, about)
+    )
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}"
+            )
+
+
+def _named(folder: Path) -> dict:
+    try:
+        return read_config(folder)
+    except UserError as error:
+        raise UserError(f"--out {folder}: {error}") from error
+
+
+def _check_length(folder: Path, config: Options, old: dict) -> None:
+    """Refuse another length where the schedule is made for the first; tell of a shorter one."""
+    for name in LENGTHS:
+        before, now = old.get(name), getattr(config, name, None)
+        if before == now or before is None or now is None:
+            continue
+        reason = config.needs_length()
+        if reason:
+            raise UserError(
+                f"--{name} {now}: the run in {folder} was begun with {before}, and {reason} "
+                f"depends on it; go on with --{name} {before}, or name another --out"
+            )
+        if type(before) in (int, float) and now < before:
+            warn(f"--{name} {now}: the run in {folder} was begun with {before}")
+
+
+def _tell_differences(folder: Path, before: dict, here: dict) -> None:
+    """Warn of what may change the last bits: versions, the commit, the number of processes."""
+    last = (before["commands"] or [before])[-1]
+    last = last if isinstance(last, dict) else before
+    old, new = _facts(last), _facts(here)
+    changed = [
+        f"{name} {old[name]}, not {new[name]}"
+        for name in new
+        if old.get(name) not in (None, new[name])
+    ]
+    if changed:
+        warn(
+            f"--out {folder}: the run so far is of {'; '.join(changed)}: it may not end with the "
+            "same bits"
+        )
+
+
+def _facts(about: dict) -> dict:
+    versions = about.get("versions") or {}
+    return {
+        **{name: about.get(name) for name in ("processes", "python", "machine")},
+        **(versions if isinstance(versions, dict) else {}),
+        "commit": about.get("git_commit"),
+    }

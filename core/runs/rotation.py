@@ -1,0 +1,160 @@
+"""Which checkpoints a run's folder keeps, and the files that follow from the newest one.
+
+`checkpoint.safetensors` is the newest; to rename it into its place is the one moment at which a
+save happens. All else follows from it: `checkpoint-STEP.safetensors` of the rows before,
+`checkpoint-best.safetensors` of the best row by validation, `checkpoint.json` and `history.csv`.
+So whatever a killed process leaves, `settle` makes the folder that the save would have made.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from purenets.core.base import History, UserError
+from purenets.core.runs import checkpoint, history
+from purenets.core.runs.checkpoint import NAME, Damaged, Stored
+from purenets.core.runs.files import link_atomically, write_atomically
+from purenets.core.runs.notes import warn
+
+BEST = "checkpoint-best.safetensors"
+OLDER = re.compile(r"checkpoint-(\d+)\.safetensors")
+KEEP = 2  # the newest and the one before it
+META = {"history": history.check_rows, "sums": {str: float}}
+
+
+def commit(
+    folder: Path, flat: dict[str, Stored], meta: dict[str, Any], keep: int, newest: int | None
+) -> int:
+    """Save a checkpoint as the newest one; return its step.
+
+    Args:
+        folder: of the run.
+        flat: its arrays; "step" is one of them.
+        meta: as META says.
+        keep: how many checkpoints to keep, the best one apart.
+        newest: the step of the one that it replaces, None if there is none.
+    """
+    step = step_of(flat)
+    kept = steps_kept(meta["history"], step, keep)
+    if newest in kept and (folder / NAME).exists():  # it stays, under another name
+        link_atomically(folder / NAME, older(folder, newest))
+    write_atomically(folder / NAME, checkpoint.encoded(flat, meta))
+    follow(folder, flat, meta, keep)
+    return step
+
+
+def settle(folder: Path, keep: int = KEEP) -> int | None:
+    """Make all files of a folder what its newest good checkpoint says; return its step.
+
+    A damaged newest one is named by a warning, and the one before it takes its place. None: there
+    is no checkpoint. Call it under the folder's lock.
+
+    Raises:
+        UserError: there are checkpoints, and none is good.
+    """
+    found = first_good(folder)
+    if found is None:
+        return None
+    path, flat, meta = found
+    if path.name != NAME:
+        link_atomically(path, folder / NAME)
+    follow(folder, flat, meta, keep)
+    return step_of(flat)
+
+
+def follow(folder: Path, flat: dict[str, Stored], meta: dict[str, Any], keep: int) -> None:
+    """Write what follows from the newest checkpoint, where it is not there yet."""
+    rows, step = meta["history"], step_of(flat)
+    kept = steps_kept(rows, step, keep)
+    for path, of_step in older_ones(folder):
+        if of_step not in kept:
+            path.unlink(missing_ok=True)
+    best = history.best_step(rows)
+    source = folder / NAME if best == step else older(folder, best or 0)
+    here, there = checkpoint.digest_of(source), checkpoint.digest_of(folder / BEST)
+    if best is not None and here not in (None, there):
+        link_atomically(source, folder / BEST)
+    _write_if_other((folder / NAME).with_suffix(".json"), checkpoint.described(flat, meta))
+    _write_if_other(folder / "history.csv", history.to_csv(rows).encode())
+
+
+def read_history(folder: Path) -> History:
+    """Return the rows of a run: those of its newest good checkpoint, [] where there is none."""
+    found = first_good(Path(folder))
+    return found[2]["history"] if found else []
+
+
+def step_of(flat: dict[str, Stored]) -> int:
+    """Return how many steps the state of a checkpoint has taken."""
+    return int(flat["step"].array)
+
+
+def steps_kept(rows: History, step: int, keep: int) -> list[int]:
+    """Return the steps of the checkpoints to keep beside the one of `step`: the last rows'.
+
+    >>> steps_kept([{"step": 0}, {"step": 10}, {"step": 20}, {"step": 30}], 30, keep=3)
+    [10, 20]
+    """
+    before = [row["step"] for row in rows if 0 < row["step"] < step]
+    return before[len(before) - (keep - 1) :] if keep - 1 < len(before) else before
+
+
+def older(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint of an earlier step."""
+    return folder / f"checkpoint-{step}.safetensors"
+
+
+def older_ones(folder: Path) -> list[tuple[Path, int]]:
+    """Return the checkpoints of earlier steps and their steps, the latest first."""
+    found = [(path, OLDER.fullmatch(path.name)) for path in folder.glob("checkpoint-*.safetensors")]
+    return sorted(((path, int(m[1])) for path, m in found if m), key=lambda pair: -pair[1])
+
+
+def any_checkpoint(folder: Path) -> bool:
+    """Return True if there is a checkpoint, good or not."""
+    return next(_candidates(folder), None) is not None
+
+
+def first_good(folder: Path) -> tuple[Path, dict[str, Stored], dict[str, Any]] | None:
+    """Return path, arrays and `meta` of the newest good checkpoint; None if there is none at all.
+
+    Raises:
+        UserError: all are damaged.
+    """
+    wrong: list[UserError] = []
+    for path in _candidates(folder):
+        try:
+            flat, meta = _read(path)
+        except Damaged as error:
+            wrong.append(error)
+            continue
+        if path.name != NAME:
+            why = str(wrong[0]).split(";")[0] if wrong else f"{folder / NAME}: is missing"
+            warn(f"{why}; going on from {path}, of step {step_of(flat)}")
+        return path, flat, meta
+    if wrong:
+        raise wrong[0]
+    return None
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    names = [folder / NAME, *(path for path, _ in older_ones(folder)), folder / BEST]
+    return (path for path in names if path.exists())
+
+
+def _read(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    flat, meta = checkpoint.read(path, META)
+    last = meta["history"][-1]["step"] if meta["history"] else 0
+    if "step" not in flat or flat["step"][:2] != ("int64", ()) or step_of(flat) < last:
+        raise Damaged(f"{path}: {checkpoint.DAMAGED} (its step is not that of its history)")
+    return flat, meta
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    try:
+        same = path.read_bytes() == content
+    except OSError:
+        same = False
+    if not same:
+        write_atomically(path, content)

@@ -1,0 +1,107 @@
+"""What the files of results hold: what is read back is checked by these (`core/runs/schema.py`)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from purenets.core.runs.history import check_rows
+from purenets.core.runs.json_files import DIGEST
+from purenets.core.runs.laps import LAP
+from purenets.core.runs.schema import mismatch
+
+ABOUT = {"n": int, "machine": str, "git_commit": (str, None), "command?": str}
+
+
+def rows_with(*columns: str) -> Callable[[Any], str | None]:
+    """Return the schema of a history whose last row has these columns."""
+
+    def check(value: Any) -> str | None:
+        wrong = check_rows(value)
+        if wrong:
+            return wrong
+        lacks = [name for name in columns if not value or name not in value[-1]]
+        return f"its last row has no {', '.join(lacks)}" if lacks else None
+
+    return check
+
+
+def confusion_and_classes(value: Any) -> str | None:
+    """Check that a test's confusion matrix is square, of as many classes as are named."""
+    n = len(value["classes"])
+    square = len(value["confusion"]) == n and all(len(row) == n for row in value["confusion"])
+    return None if square and n else f"needs a confusion matrix of {n} x {n}, and classes"
+
+
+def all_of(*schemas: Any) -> Callable[[Any], str | None]:
+    """Return the schema of what satisfies all of these, asked in turn."""
+    return lambda value: next(filter(None, (mismatch(value, part) for part in schemas)), None)
+
+
+def not_empty(schema: Any) -> Callable[[Any], str | None]:
+    """Return the schema of such a list or object with something in it."""
+    return all_of(schema, lambda value: None if value else "is empty")
+
+
+TEST = all_of(
+    {
+        "loss": float,
+        "accuracy": float,
+        "confusion": [[int]],
+        "classes": [str],
+        "views?": str,
+        "views_accuracy?": float,
+        "views_below?": float,
+        "views_part?": float,
+    },
+    confusion_and_classes,
+)
+
+
+def no_test(value: Any) -> str | None:
+    """Check the object in the place of a test where the test images were not looked at."""
+    empty = isinstance(value, dict) and value.keys() <= {DIGEST}
+    return None if empty else "needs a test's loss and accuracy, or an empty object"
+
+
+RUN = {  # of a sweep over images: a setting and a seed
+    "setting": str,
+    "seed": int,
+    "training_seconds": (float, None),
+    "laps?": [LAP],
+    "test": (TEST, no_test),
+    "history": rows_with("step", "accuracy"),
+}
+SWEEP = {"rows": [RUN]}
+
+CASE = {"dataset": str, "noise": (float, None), "optimizer": str, "batch_size": int, "seed": int}
+COMPARED = {  # of both MLPs: a case and a backend
+    "backend": str,
+    "case": CASE,
+    "train_accuracy": float,
+    "test_accuracy": float,
+    "largest_difference": float,
+    "history?": rows_with("test_loss", "test_accuracy"),
+}
+COMPARISON = {"rows": [COMPARED]}
+
+EVALUATED = {"exhaustive": bool, "by_seed": not_empty([float])}
+CELL = {  # of a sweep over palindromes: a setting and a length
+    "setting": str,
+    "T": int,
+    "steps": int,
+    "accuracy": not_empty({str: EVALUATED}),
+    "history": rows_with("step"),
+}
+CELLS = {"n": int, "cells": not_empty([CELL])}
+
+# the files of results/ that the report is made of, by how their names begin
+REPORTED = {
+    "part1_cifar10": ABOUT | SWEEP,
+    "part2_settings": ABOUT | SWEEP,
+    "part1_": ABOUT | COMPARISON,
+    "rnn_": ABOUT | CELLS,
+}
+
+
+def of_results(name: str) -> Any:
+    """Return the schema of a file in results/, by its name without suffix."""
+    return next((REPORTED[begin] for begin in REPORTED if name.startswith(begin)), dict)

@@ -1,0 +1,292 @@
+"""Hyper-parameters that no optimizer, transform, wrapper or schedule can mean: refused where it is
+built, in one line that names the function and the argument."""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from purenets import UserError, optim, schedules
+from purenets.core.sam import sam
+
+SGD = optim.sgd(0.1)
+NAN, INF = math.nan, math.inf
+NO_NUMBERS = [None, "0.1", True, [0.1], {}, 1j, np.bool_(True)]
+NOT_NEGATIVE = [-1, -1e-9, NAN, INF, -INF, np.float32(-1), np.int64(-1), np.float64("nan")]
+DECAYS = [-0.1, 1, 1.0, 1.5, NAN, INF, np.float64(1)]
+FRACTIONS = [-0.1, 1.5, NAN, INF]
+INTEGERS = [0, -1, 1.0, 2.5, NAN, "2", None, True, [2]]
+FLAGS = [None, 0, 1, "False", 0.5]
+
+WRONG = {
+    "lr": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "eps": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "weight_decay": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "lr_decay": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "momentum_decay": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "initial_accumulator_value": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "trust_coefficient": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "betas": [
+        *NO_NUMBERS,
+        0.9,
+        (),
+        (0.9,),
+        (0.9, 0.99, 0.999),
+        *[(beta, 0.9) for beta in [*NO_NUMBERS, *DECAYS]],
+        *[(0.9, beta) for beta in [*NO_NUMBERS, *DECAYS]],
+    ],
+    "alpha": [*NO_NUMBERS, *DECAYS, 2.0],
+    "rho": [*NO_NUMBERS, *DECAYS],
+    "momentum": [*NO_NUMBERS, *FRACTIONS],
+    "dampening": [*NO_NUMBERS, *FRACTIONS],
+    "warmup_steps": [-1, 1.5, NAN, None, "3", True],
+    "ns_steps": INTEGERS,
+    "ns_coefficients": [None, 3.0, (1.0, 2.0), (1.0, 2.0, NAN), (1.0, 2.0, "3"), "abc"],
+    "adjust_lr_fn": [None, "none", 1, [1]],
+    "method": [None, "none", 1, [1]],
+    "precision": [0, 16, ["float32"]],
+    "matrices": [None, True, "fc1.*"],
+    "other": [0.1, "sgd", optim.sgd],
+    **dict.fromkeys(("nesterov", "amsgrad", "centered", "decoupled_weight_decay"), FLAGS),
+}
+
+
+ARGUMENTS = [
+    pytest.param(make, name, id=f"{make.__name__}-{name}")
+    for make in optim.OPTIMIZERS.values()
+    for name in inspect.signature(make).parameters
+]
+
+
+@pytest.mark.parametrize(("make", "name"), ARGUMENTS)
+def test_hyper_parameter_that_means_nothing_is_refused(make, name):
+    rest = {"momentum": 0.9} if make is optim.sgd and name == "nesterov" else {}
+    for value in WRONG[name]:
+        message = refusal(make, {**rest, name: value})
+        assert message.startswith(f"{make.__name__}: ")
+        assert name in message
+
+
+def refusal(function, arguments: dict) -> str:
+    """Return the one line by which a call is refused."""
+    try:
+        function(**arguments)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+        return str(error)
+    return pytest.fail(f"taken: {arguments}")
+
+
+@pytest.mark.parametrize("make", optim.OPTIMIZERS.values())
+def test_no_argument_of_an_optimizer_goes_unchecked(make):
+    assert set(inspect.signature(make).parameters) <= WRONG.keys()
+
+
+OTHERS = {
+    "scale_by_learning_rate": ("lr", [*NO_NUMBERS, *NOT_NEGATIVE], {}),
+    "add_decayed_weights": ("weight_decay", [*NO_NUMBERS, *NOT_NEGATIVE], {}),
+    "clip_by_value": ("limit", [*NO_NUMBERS, 0, -1, NAN], {}),
+    "clip_by_global_norm": ("max_norm", [*NO_NUMBERS, 0, -1, NAN], {}),
+    "scale_by_trust_ratio": ("coefficient", [*NO_NUMBERS, *NOT_NEGATIVE], {}),
+    "scale_by_sum_of_squares": ("initial", [*NO_NUMBERS, *NOT_NEGATIVE], {}),
+    "scale_by_adam": ("betas", WRONG["betas"], {}),
+    "scale_by_lion": ("betas", WRONG["betas"], {}),
+    "scale_by_adamax": ("betas", WRONG["betas"], {}),
+    "scale_by_radam": ("eps", WRONG["eps"], {}),
+    "scale_by_nadam": ("momentum_decay", WRONG["eps"], {}),
+    "scale_by_rms": ("alpha", WRONG["alpha"], {}),
+    "scale_by_adadelta": ("rho", WRONG["rho"], {}),
+    "scale_by_muon": ("momentum", [*NO_NUMBERS, *DECAYS], {}),
+    "trace": ("momentum", WRONG["momentum"], {}),
+    "ema": ("decay", [*NO_NUMBERS, *DECAYS], {}),
+    "stateless": ("f", [None, 0.1, "f"], {}),
+    "accumulate": ("k", INTEGERS, {"optimizer": SGD}),
+    "lookahead": ("k", INTEGERS, {"optimizer": SGD}),
+    "schedule_free": ("lr", [*NO_NUMBERS, *NOT_NEGATIVE], {"optimizer": SGD}),
+    "beta_lasso": ("lam", [*NO_NUMBERS, *NOT_NEGATIVE], {"optimizer": SGD}),
+    "masked": ("where", [None, "fc1.*", 1], {"transform": SGD}),
+    "partition": ("label_fn", [None, "a"], {"optimizers": {"a": SGD}}),
+    "inject_hyperparams": ("lr", [True, "0.1", -0.1, NAN], {"make": optim.adam}),
+}
+MORE = {
+    ("lookahead", "alpha"): ([*NO_NUMBERS, 0, -0.5, 1.5, NAN], {"optimizer": SGD}),
+    ("schedule_free", "beta"): ([*NO_NUMBERS, *FRACTIONS], {"optimizer": SGD, "lr": 0.1}),
+    ("schedule_free", "weight_lr_power"): ([None, -1, NAN, "2"], {"optimizer": SGD, "lr": 0.1}),
+    ("beta_lasso", "beta"): ([*NO_NUMBERS, *NOT_NEGATIVE], {"optimizer": SGD, "lam": 0.1}),
+    ("scale_by_trust_ratio", "eps"): ([*NO_NUMBERS, *NOT_NEGATIVE], {}),
+    ("partition", "optimizers"): ([None, [SGD], {"a": optim.sgd}], {"label_fn": lambda *leaf: "a"}),
+    ("inject_hyperparams", "betas"): ([(0.9, 1.0), (-0.1, 0.9)], {"make": optim.adam}),
+    ("inject_hyperparams", "make"): ([None, SGD, "adam"], {}),
+}
+CASES = {
+    **{(function, name): (values, rest) for function, (name, values, rest) in OTHERS.items()},
+    **MORE,
+}
+
+
+@pytest.mark.parametrize(("function", "name"), CASES)
+def test_argument_of_a_transform_or_wrapper_is_refused(function, name):
+    values, rest = CASES[function, name]
+    by = "adam" if function == "inject_hyperparams" and name != "make" else function
+    for value in values:
+        message = refusal(getattr(optim, function), {**rest, name: value})
+        assert message.startswith(f"{by}: ")
+        assert name in message or function == "partition"
+
+
+WRAPPERS = [
+    "accumulate",
+    "lookahead",
+    "apply_if_finite",
+    "normalize_weights",
+    "masked",
+    "schedule_free",
+    "beta_lasso",
+    "elementwise",
+    "chain",
+]
+MORE_ARGUMENTS = {
+    "accumulate": (2,),
+    "masked": (optim.is_matrix,),
+    "schedule_free": (0.1,),
+    "beta_lasso": (0.1,),
+}
+
+
+@pytest.mark.parametrize("wrong", [None, 0.1, "adam", optim.adam, [SGD]], ids=repr)
+@pytest.mark.parametrize("function", WRAPPERS)
+def test_what_is_no_optimizer_cannot_be_wrapped(function, wrong):
+    with pytest.raises(UserError, match=f"^{function}: .*, needs an Optimizer") as refused:
+        getattr(optim, function)(wrong, *MORE_ARGUMENTS.get(function, ()))
+    assert ("call it: adam(...)" in str(refused.value)) == (wrong is optim.adam)
+
+
+@pytest.mark.parametrize("rho", [*NO_NUMBERS, *NOT_NEGATIVE])
+def test_wrong_radius_of_sam_is_refused(rho):
+    with pytest.raises(UserError, match=r"^sam: rho: "):
+        sam(lambda *given: None, rho)
+
+
+def test_wrong_gradient_function_of_sam_is_refused():
+    with pytest.raises(UserError, match=r"^sam: grad_fn is None, needs a function"):
+        sam(None)
+    with pytest.raises(UserError, match=r"^sam: adaptive is 1, needs True or False"):
+        sam(lambda *given: None, adaptive=1)
+
+
+# --- what is taken as it is -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_schedules_and_arrays_are_taken_unchecked(name):
+    for lr in (
+        torch.tensor(-1.0),
+        np.array(-1.0),
+        np.array(math.nan),
+        lambda count: -1.0 + 0 * count,
+    ):
+        optim.OPTIMIZERS[name](lr=lr)
+    with pytest.raises(UserError):
+        optim.OPTIMIZERS[name](lr=-1.0)
+
+
+def test_vmapped_and_traced_hyper_parameters_are_taken():
+    params = {"w": torch.ones(3)}
+
+    def update(lr, beta):
+        optimizer = optim.adam(lr, betas=(beta, 0.999))
+        return optimizer.update(params, optimizer.init(params), params)[0]["w"]
+
+    rates, betas = torch.tensor([0.1, -0.1]), torch.tensor([0.5, 0.9])
+    together = torch.func.vmap(update)(rates, betas)
+    assert torch.allclose(together[:, 0], -rates)
+    compiled = torch.compile(update, fullgraph=True)(rates[0], betas[0])
+    assert torch.allclose(compiled, together[0])
+
+
+EDGES = {
+    "sgd": {"lr": 0, "momentum": 1.0, "dampening": 1.0},
+    "adam": {"betas": (0, 0.0), "eps": 0},
+    "adamw": {"betas": [0.9, 0.99], "weight_decay": np.float32(0.1)},
+    "rmsprop": {"alpha": 0, "lr": np.int64(1)},
+    "lookahead": {"optimizer": SGD, "alpha": 1, "k": np.int64(3)},
+    "clip_by_global_norm": {"max_norm": INF},
+    "schedule_free": {"optimizer": SGD, "lr": 0.1, "beta": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_numbers_at_the_edge_of_what_is_meant_are_taken(name):
+    optimizer = getattr(optim, name)(**EDGES[name])
+    params = {"w": np.ones((2, 2), np.float32)}
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates["w"].shape == (2, 2)
+
+
+# --- schedules ------------------------------------------------------------------------------------
+
+FINITE = [*NO_NUMBERS, NAN, INF]
+POSITIVE = [*NO_NUMBERS, 0, -1, NAN, INF]
+SCHEDULES = {
+    "constant": {"value": (0.1, FINITE)},
+    "step": {"value": (0.1, FINITE), "every": (3, POSITIVE), "gamma": (0.1, [*FINITE, -0.1])},
+    "exponential": {"value": (0.1, FINITE), "gamma": (0.9, [*FINITE, -0.9])},
+    "polynomial": {
+        "begin": (0.1, FINITE),
+        "end": (0.0, FINITE),
+        "steps": (10, POSITIVE),
+        "power": (2.0, POSITIVE),
+    },
+    "linear": {"begin": (0.1, FINITE), "end": (0.0, FINITE), "steps": (10, POSITIVE)},
+    "cosine": {"begin": (0.1, FINITE), "steps": (10, POSITIVE), "end": (0.0, FINITE)},
+    "warmup": {
+        "schedule": (schedules.constant(0.1), [0.1, None, "cosine"]),
+        "steps": (3, [*NO_NUMBERS, -1, NAN, INF]),
+        "begin": (0.0, FINITE),
+    },
+    "one_cycle": {
+        "peak": (0.1, FINITE),
+        "steps": (30, [*POSITIVE, 2]),
+        "warmup_fraction": (0.3, [*NO_NUMBERS, 0, 1, -0.3, NAN]),
+        "divide": (25.0, POSITIVE),
+        "divide_final": (1e4, POSITIVE),
+    },
+    "piecewise": {
+        "boundaries": ([3], [None, 3, "3", [-3], ["3"], [NAN], [1, 2]]),
+        "values": ([0.1, 0.2], [None, 0.1, [0.1], [0.1, NAN], [0.1, "0.2"]]),
+    },
+    "join": {
+        "schedules": ([schedules.constant(0.1)] * 2, [None, 0.1, [], [0.1, 0.2]]),
+        "boundaries": ([3], [None, 3, [-1], [NAN], []]),
+    },
+}
+SCHEDULE_CASES = [(name, argument) for name, known in SCHEDULES.items() for argument in known]
+
+
+@pytest.mark.parametrize(("name", "argument"), SCHEDULE_CASES)
+def test_argument_of_a_schedule_is_refused(name, argument):
+    right = {known: good for known, (good, _) in SCHEDULES[name].items()}
+    getattr(schedules, name)(**right)
+    for value in SCHEDULES[name][argument][1]:
+        message = refusal(getattr(schedules, name), {**right, argument: value})
+        assert message.startswith(f"{name}: ")
+        assert argument.removesuffix("s") in message or name == "one_cycle"
+
+
+def test_every_schedule_is_checked():
+    public = {
+        name
+        for name, f in vars(schedules).items()
+        if inspect.isfunction(f) and f.__module__ == schedules.__name__ and name[0] != "_"
+    }
+    assert public == SCHEDULES.keys()
+    for name, arguments in SCHEDULES.items():
+        assert arguments.keys() == inspect.signature(getattr(schedules, name)).parameters.keys()
+
+
+def test_learned_values_of_a_schedule_are_taken():
+    rate = torch.tensor(0.1, requires_grad=True)
+    value = schedules.cosine(rate, 10)(torch.tensor(5.0))
+    assert torch.autograd.grad(value, rate)[0] == pytest.approx(0.5)

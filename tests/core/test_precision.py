@@ -1,0 +1,544 @@
+"""Optimizers on half-precision, complex and integer params."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from purenets import (
+    Optimizer,
+    TrainState,
+    UserError,
+    init_state,
+    make_step,
+    optim,
+    random,
+    schedules,
+    tree,
+)
+from purenets.core.sam import sam
+from purenets.core.vector_dict import VectorDict, with_vector
+from purenets.torch_nets import MLP, ensemble, grad_fn, jit, stack_states, unstack_states
+
+KEY = torch.as_tensor(random.key(0))
+HALF = [np.float16, torch.float16, torch.bfloat16]
+half = pytest.mark.parametrize("dtype", HALF, ids=["numpy float16", "float16", "bfloat16"])
+by_optimizer = pytest.mark.parametrize("name", optim.OPTIMIZERS)
+RATES = {"lars": 0.5, "adadelta": 1.0}
+
+
+def as_dtype(leaves: dict, dtype) -> dict:
+    """Return float32 tensors in a dtype of NumPy or torch."""
+    if isinstance(dtype, torch.dtype):
+        return {name: leaf.to(dtype) for name, leaf in leaves.items()}
+    return {name: leaf.numpy().astype(dtype) for name, leaf in leaves.items()}
+
+
+def to_float64(leaves: dict) -> dict:
+    return {name: torch.as_tensor(leaf).double() for name, leaf in leaves.items()}
+
+
+def first_update(optimizer, grads, params):
+    return optimizer.update(grads, optimizer.init(params), params)[0]["w"]
+
+
+def draws(steps: int) -> tuple[dict, list[dict]]:
+    """Return params and gradients that every half precision holds exactly."""
+    shapes = {"w": (6, 4), "b": (6,)}
+    keys = random.split(KEY, steps + 1)
+
+    def draw(key):
+        leaves = {
+            name: random.normal(random.fold_in(key, i), shape)
+            for i, (name, shape) in enumerate(shapes.items())
+        }
+        return {name: (leaf * 16).round() / 16 for name, leaf in leaves.items()}
+
+    return draw(keys[0]), [draw(key) for key in keys[1:]]
+
+
+# --- half precision -------------------------------------------------------------------------------
+
+
+@half
+@by_optimizer
+def test_states_and_updates_of_half_precision_params_are_float32(name, dtype):
+    params, grads = draws(1)
+    params, grads = as_dtype(params, dtype), as_dtype(grads[0], dtype)
+    optimizer = optim.OPTIMIZERS[name](lr=schedules.constant(0.1))
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    leaves = [*tree.leaves(state), *updates.values(), *tree.leaves(optimizer.init(params))]
+    kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in leaves}
+    assert kinds <= {"float32", "int64"}
+    new = optim.apply_updates(params, updates)
+    assert {name: leaf.dtype for name, leaf in new.items()} == {
+        name: leaf.dtype for name, leaf in params.items()
+    }
+
+
+@half
+@by_optimizer
+def test_updates_of_half_precision_params_are_those_of_float32(name, dtype):
+    """The params stay where they are, so that only the arithmetic is compared."""
+    params, grads = draws(6)
+    optimizer = optim.OPTIMIZERS[name](lr=RATES.get(name, 1e-2))
+    narrow, wide = as_dtype(params, dtype), params
+    if not isinstance(dtype, torch.dtype):
+        wide = as_dtype(params, np.float32)
+    narrow_state, wide_state = optimizer.init(narrow), optimizer.init(wide)
+    for grad in grads:
+        given = as_dtype(grad, dtype)
+        found, narrow_state = optimizer.update(given, narrow_state, narrow)
+        right, wide_state = optimizer.update(tree.cast(given, "float32"), wide_state, wide)
+        for leaf in right:
+            assert np.array_equal(np.asarray(found[leaf]), np.asarray(right[leaf]))
+
+
+@half
+@pytest.mark.parametrize("how", ["vector", "plain", "jit", "ensemble"])
+def test_step_rounds_the_float32_update_once(how, dtype, monkeypatch):
+    if how == "plain":
+        monkeypatch.setattr("purenets.core.vector_dict.MAX_MEAN_SIZE", 0)
+    if how in ("jit", "ensemble") and not isinstance(dtype, torch.dtype):
+        pytest.skip("of torch")
+    params, grads = draws(3)
+    params = as_dtype(params, dtype)
+    optimizer = optim.adam(1e-2)
+    expected, opt_state = params, optimizer.init(params)
+    for grad in grads:
+        updates, opt_state = optimizer.update(as_dtype(grad, dtype), opt_state, expected)
+        wide = tree.cast(expected, "float32")
+        new = {name: wide[name] + updates[name] for name in wide}
+        expected = {
+            name: new[name].to(dtype) if isinstance(dtype, torch.dtype) else new[name].astype(dtype)
+            for name in new
+        }
+    step = make_step(lambda params, buffers, batch, key: (batch, ({}, {})), optimizer)
+    state = TrainState(params, {}, optimizer.init(params), KEY, KEY[0])
+    state = stack_states([state, state]) if how == "ensemble" else state
+    wrap = {"jit": jit, "ensemble": lambda f: ensemble(f, same_batch=True)}.get(how, lambda f: f)
+    step = wrap(step)
+    for grad in grads:
+        state, _ = step(state, as_dtype(grad, dtype))
+    state = unstack_states(state)[1] if how == "ensemble" else state
+    assert isinstance(state.params, VectorDict) == (how == "vector")
+    for name, leaf in expected.items():
+        assert (
+            np.array_equal(np.asarray(to_float64(state.params)[name]), leaf.astype(float))
+            if isinstance(leaf, np.ndarray)
+            else torch.equal(state.params[name], leaf)
+        )
+
+
+@half
+def test_large_leaves_in_half_precision_take_the_same_step(dtype):
+    params = as_dtype({"w": random.normal(KEY, (300, 400))}, dtype)
+    optimizer = optim.adam(1e-2)
+    state = TrainState(params, {}, optimizer.init(params), KEY, KEY[0])
+    step = make_step(lambda params, buffers, batch, key: (params, ({}, {})), optimizer)
+    new, _ = step(state, None)
+    updates, _ = optimizer.update(params, state.opt_state, params)
+    right = optim.apply_updates(params, updates)["w"]
+    assert np.array_equal(to_float64(new.params)["w"], to_float64({"w": right})["w"])
+
+
+ONE, ZERO = {"w": torch.ones(1).bfloat16()}, {"w": torch.zeros(1).bfloat16()}
+
+
+def test_mean_of_512_bfloat16_gradients_of_1_is_1():
+    optimizer = optim.accumulate(optim.sgd(1.0), 512)
+    state = optimizer.init(ZERO)
+    for _ in range(512):
+        updates, state = optimizer.update(ONE, state, ZERO)
+    assert float(updates["w"]) == -1
+
+
+@half
+def test_average_of_half_precision_params_comes_to_where_they_are(dtype):
+    zero, one = (as_dtype({"w": torch.full((1,), v)}, dtype) for v in (0.0, 1.0))
+    optimizer = optim.ema(0.999)
+    state = optimizer.init(zero)
+    for _ in range(3000):
+        _, state = optimizer.update(zero, state, one)
+    average = float(optim.get_state(state, "ema")["w"][0])
+    assert average == pytest.approx(1 - 0.999**3000, rel=1e-4)
+
+
+@half
+def test_slow_params_of_lookahead_do_not_stand_still(dtype):
+    """The fast ones are 0.001 ahead at each synchronization, which bfloat16 cannot add to 1."""
+    params = as_dtype({"w": torch.ones(1)}, dtype)
+    optimizer = optim.lookahead(optim.sgd(1.0), k=1, alpha=0.5)
+    state = optimizer.init(params)
+    for _ in range(100):
+        _, state = optimizer.update(as_dtype({"w": torch.tensor([-1e-3])}, dtype), state, params)
+    assert float(state["slow"]["w"][0]) == pytest.approx(1.001, rel=1e-4)
+
+
+@half
+def test_iterates_of_schedule_free_do_not_stand_still(dtype):
+    params = as_dtype({"w": torch.ones(1)}, dtype)
+    optimizer = optim.schedule_free(optim.sgd(1e-3), 1e-3)
+    state = optimizer.init(params)
+    for _ in range(100):
+        _, state = optimizer.update(params, state, params)
+    assert float(state["z"]["w"][0]) == pytest.approx(0.9, rel=1e-4)
+    assert float(state["x"]["w"][0]) == pytest.approx(1 - 0.0505, rel=1e-4)
+
+
+@half
+def test_second_moment_of_adam_forgets_a_large_gradient(dtype):
+    """0.999 v + 0.001 g^2 is v again in bfloat16, however often."""
+    params, optimizer = as_dtype({"w": torch.zeros(1)}, dtype), optim.adam(0.1)
+    state = optimizer.init(params)
+    for g in [100.0] + [1.0] * 3000:
+        _, state = optimizer.update(as_dtype({"w": torch.tensor([g])}, dtype), state, params)
+    right = 10.0 * 0.999**3000 + (1 - 0.999**3000)
+    found = float(optim.get_state(state, "exp_avg_sq")["w"][0])
+    assert found == pytest.approx(right, rel=1e-3)
+
+
+BETAS = {
+    "numbers": lambda: optim.adam(0.1),
+    "injected": lambda: optim.inject_hyperparams(optim.adam, lr=0.1, betas=(0.9, 0.999)),
+    "schedule": lambda: optim.adam(0.1, betas=(0.9, schedules.constant(0.999))),
+    "array": lambda: optim.adam(0.1, betas=(0.9, torch.tensor(0.999))),
+    "half array": lambda: optim.adam(torch.tensor(0.1).bfloat16(), betas=(0.9, 0.999)),
+    "injected adamax": lambda: optim.inject_hyperparams(optim.adamax, lr=0.1, betas=(0.9, 0.999)),
+    "injected radam": lambda: optim.inject_hyperparams(optim.radam, lr=0.1, betas=(0.9, 0.999)),
+}
+
+
+@half
+@pytest.mark.parametrize("name", BETAS)
+def test_first_step_of_adam_in_half_precision_is_as_long_as_its_rate(name, dtype):
+    grads, params = (as_dtype({"w": torch.full((3,), v)}, dtype) for v in (1.0, 1.0))
+    found = first_update(BETAS[name](), grads, params)
+    assert found.tolist() == pytest.approx([-0.1] * 3, rel=1e-2)
+
+
+@half
+def test_gradient_is_clipped_to_its_norm_in_half_precision(dtype):
+    grads = as_dtype({"w": torch.tensor([300.0, 400.0])}, dtype)
+    found = first_update(optim.clip_by_global_norm(1.0), grads, grads)
+    assert found.tolist() == pytest.approx([0.6, 0.8], rel=1e-3)
+    small = as_dtype({"w": torch.tensor([3e-4, 4e-4])}, dtype)
+    found = first_update(optim.clip_by_global_norm(1e-4), small, small)
+    assert found.tolist() == pytest.approx([6e-5, 8e-5], rel=1e-2)
+
+
+@half
+@pytest.mark.parametrize("scale", [100, 1e-4])
+@pytest.mark.parametrize("precision", [None, "float16", "bfloat16"])
+def test_step_of_muon_in_half_precision_is_as_long_as_in_float32(scale, precision, dtype):
+    if precision == "bfloat16" and not isinstance(dtype, torch.dtype):
+        pytest.skip("NumPy has no bfloat16")
+    grads = {"w": random.normal(KEY, (30, 40)) * scale}
+    wide = first_update(optim.muon(0.02), grads, tree.zeros_like(grads))
+    grads = as_dtype(grads, dtype)
+    found = first_update(optim.muon(0.02, precision=precision), grads, tree.zeros_like(grads))
+    assert float(torch.as_tensor(found).norm()) == pytest.approx(float(wide.norm()), rel=5e-2)
+
+
+def test_muon_in_float16_takes_float32_gradients_that_float16_cannot_hold():
+    grads = {"w": random.normal(KEY, (30, 40)) * 1e6}
+    right = first_update(optim.muon(0.02), grads, tree.zeros_like(grads))
+    found = first_update(optim.muon(0.02, precision="float16"), grads, tree.zeros_like(grads))
+    assert float(found.norm()) == pytest.approx(float(right.norm()), rel=1e-2)
+
+
+@half
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_trust_ratio_of_tiny_gradients_is_that_of_float32(name, dtype):
+    grads, params = {"w": torch.full((4,), 1e-5)}, {"w": torch.ones(4)}
+    grads, params = as_dtype(grads, dtype), as_dtype(params, dtype)
+    wide = [tree.cast(part, "float32") for part in (grads, params)]
+    optimizer = optim.OPTIMIZERS[name](0.1)
+    right = first_update(optimizer, *wide)
+    assert first_update(optimizer, grads, params).tolist() == pytest.approx(right.tolist())
+
+
+@half
+def test_weights_are_normalized_in_half_precision(dtype):
+    params = as_dtype({"w": torch.tensor([[300.0, 400.0]])}, dtype)
+    zeros = tree.zeros_like(params)
+    found = first_update(optim.normalize_weights(optim.sgd(0.1)), zeros, params)
+    assert found.tolist()[0] == pytest.approx([0.6 - 300, 0.8 - 400], rel=1e-5)
+
+
+@half
+def test_sharpness_aware_gradient_in_half_precision_is_that_of_float32(dtype):
+    """The second pass is 0.05 away, along gradients whose squares float16 cannot hold."""
+    params, grads = ({"w": torch.full((2,), v)} for v in (1.0, 300.0))
+    seen = []
+
+    def gradient(params, buffers, batch, key):
+        seen.append(params)
+        return as_dtype(grads, dtype), ({}, {})
+
+    sam(gradient, rho=0.5)(as_dtype(params, dtype), {}, None, None)
+    assert seen[1]["w"].dtype == seen[0]["w"].dtype
+    assert seen[1]["w"].tolist() == pytest.approx([1 + 0.5 / 2**0.5] * 2, rel=1e-2)
+
+
+def test_mixed_dtypes_keep_theirs():
+    params = {"a": torch.ones(2).bfloat16(), "b": torch.ones(2), "c": torch.ones(2).double()}
+    optimizer = optim.adam(0.1)
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    new = optim.apply_updates(params, updates)
+    assert [leaf.dtype for leaf in new.values()] == [p.dtype for p in params.values()]
+    moments = optim.get_state(state, "exp_avg")
+    assert [leaf.dtype for leaf in moments.values()] == [
+        torch.float32,
+        torch.float32,
+        torch.float64,
+    ]
+    for leaf in new.values():
+        assert leaf.tolist() == pytest.approx([0.9] * 2, rel=1e-2)
+
+
+def test_loss_is_evaluated_at_params_of_their_own_dtype():
+    """An optimizer that asks for the loss elsewhere works in float32; the net does not."""
+    seen = []
+
+    def update(grads, state, params, *, value=None, value_and_grad_fn=None):
+        value, again = value_and_grad_fn(tree.map(lambda p, g: p - g, params, grads))
+        return again, {**state, "value": value}
+
+    optimizer = optim.chain(Optimizer(lambda params: {"value": 0.0}, update))
+
+    def f(params):
+        seen.append(params["w"].dtype)
+        return params["w"].sum(), params
+
+    params = {"w": torch.ones(2).bfloat16()}
+    updates, state = optimizer.update(
+        params, optimizer.init(params), params, value=None, value_and_grad_fn=f
+    )
+    assert seen == [torch.bfloat16]
+    assert updates["w"].dtype == state["0"]["value"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_training_in_half_precision_learns_as_in_float32(dtype):
+    x = random.normal(KEY, (64, 4))
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    net, losses = MLP(4, [16], 3), {}
+    for name in ("float32", dtype):
+        optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-2), optim.ema(0.9))
+        state = init_state(net, optimizer, KEY)
+        params = tree.cast(state.params, name)
+        state = state._replace(params=params, opt_state=optimizer.init(params))
+        step = make_step(grad_fn(net), optimizer)
+        for _ in range(150):
+            state, metrics = step(state, (x.to(params["fc1.weight"].dtype), y))
+        assert {leaf.dtype for leaf in state.params.values()} == {params["fc1.weight"].dtype}
+        losses[name] = float(metrics["loss"])
+    assert losses["float32"] < 0.3
+    assert losses[dtype] == pytest.approx(losses["float32"], abs=0.05)
+
+
+# --- complex numbers ------------------------------------------------------------------------------
+
+TWINS = {
+    "sgd": ("SGD", {}),
+    "sgd nesterov": ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    "sgd dampening": ("SGD", {"momentum": 0.9, "dampening": 0.2}),
+    "rmsprop": ("RMSprop", {"weight_decay": 0.1}),
+    "rmsprop centered": ("RMSprop", {"centered": True, "momentum": 0.5, "eps": 1e-3}),
+    "adagrad": ("Adagrad", {"initial_accumulator_value": 0.3, "lr_decay": 0.1}),
+    "adadelta": ("Adadelta", {"weight_decay": 0.1}),
+    "adam": ("Adam", {"weight_decay": 0.1}),
+    "adam amsgrad": ("Adam", {"amsgrad": True}),
+    "adamw": ("AdamW", {}),
+    "adamax": ("Adamax", {"weight_decay": 0.1}),
+    "nadam": ("NAdam", {"weight_decay": 0.1}),
+    "radam": ("RAdam", {"weight_decay": 0.1}),
+}
+REFUSED = ["lion", "lamb", "lars", "muon", "schedule_free_adamw"]
+
+
+def complex_leaves(dtype, steps: int = 8) -> tuple[dict, list[dict]]:
+    """Return params, of which one is real, and gradients."""
+    torch.manual_seed(0)
+    real = torch.float32 if dtype == torch.complex64 else torch.float64
+    params = {"a": torch.randn(3, 2, dtype=dtype), "b": torch.randn((), dtype=dtype)}
+    params["real"] = torch.randn(2, dtype=real)
+    return params, [tree.map(torch.randn_like, params) for _ in range(steps)]
+
+
+def torchs(name: str, hypers: dict, params: dict, grads: list[dict]) -> dict:
+    leaves = {leaf: nn.Parameter(p.clone()) for leaf, p in params.items()}
+    optimizer = getattr(torch.optim, name)(leaves.values(), lr=0.1, **hypers)
+    for grad in grads:
+        for leaf, p in leaves.items():
+            p.grad = grad[leaf].clone()
+        optimizer.step()
+    return {leaf: p.detach() for leaf, p in leaves.items()}
+
+
+def ours(optimizer, params: dict, grads: list[dict]) -> dict:
+    state = optimizer.init(params)
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, params)
+        params = optim.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("way", ["plain", "vector", "numpy", "vmap"])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("name", TWINS)
+def test_complex_params_move_as_in_torch(name, dtype, way):
+    kind, hypers = TWINS[name]
+    params, grads = complex_leaves(dtype)
+    right = torchs(kind, hypers, params, grads)
+    optimizer = optim.OPTIMIZERS[name.split()[0]](lr=0.1, **hypers)
+    if way == "vector":  # one dtype
+        params, *grads = ({n: p for n, p in d.items() if n != "real"} for d in (params, *grads))
+        params = with_vector(params)
+        assert isinstance(params, VectorDict)
+    if way == "numpy":
+        params, *grads = (tree.map(lambda p: p.numpy(), d) for d in (params, *grads))
+    if way == "vmap":
+        two = [tree.map(lambda p: torch.stack([p, p * 2]), d) for d in (params, *grads)]
+        found = torch.func.vmap(lambda p, *g: ours(optimizer, p, g))(*two)
+        found = tree.map(lambda p: p[0], found)
+    else:
+        found = ours(optimizer, params, grads)
+    exact = dtype == torch.complex128 and name != "nadam"  # torch's mu_product is float32
+    for leaf, p in found.items():
+        assert torch.allclose(
+            torch.as_tensor(p), right[leaf], rtol=0, atol=1e-13 if exact else 1e-6
+        )
+
+
+def test_state_of_complex_params_goes_to_torch_and_back():
+    from purenets.torch_nets.torch_optim import from_torch_state_dict, to_torch_state_dict
+
+    params, grads = complex_leaves(torch.complex64)
+    optimizer = optim.adam(0.1)
+    _, state = optimizer.update(grads[0], optimizer.init(params), params)
+    theirs = torch.optim.Adam([nn.Parameter(p) for p in params.values()], lr=0.1)
+    theirs.load_state_dict(to_torch_state_dict(state, "adam", params, {"lr": 0.1}))
+    again = from_torch_state_dict(theirs.state_dict(), optimizer, params)
+    assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("name", REFUSED)
+def test_optimizer_that_torch_has_not_refuses_complex_params(name, convert):
+    params = {"real": convert(np.ones((2, 2))), "waves": convert(np.ones((2, 2), np.complex64))}
+    with pytest.raises(UserError, match=f"^{name}: waves is complex64, needs real numbers$"):
+        optim.OPTIMIZERS[name](lr=0.1).init(params)
+
+
+def test_every_optimizer_is_as_torch_or_refuses_complex_params():
+    known = {name.split()[0] for name in TWINS} | {"momentum", "nesterov"}
+    assert known | set(REFUSED) == set(optim.OPTIMIZERS)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        optim.clip_by_value(1.0),
+        optim.scale_by_lion(),
+        optim.scale_by_muon(),
+        optim.chain(optim.clip_by_value(1.0), optim.sgd(0.1)),
+    ],
+)
+def test_transform_that_compares_numbers_refuses_complex_gradients(transform):
+    leaves = {"w": torch.ones(2, 2, dtype=torch.complex64)}
+    with pytest.raises(UserError, match="w is complex64, needs real numbers"):
+        transform.update(leaves, transform.init(leaves), leaves)
+
+
+def test_sparse_weights_refuse_complex_params():
+    optimizer = optim.beta_lasso(optim.sgd(0.1), 0.1)
+    with pytest.raises(UserError, match="beta_lasso: w is complex64"):
+        optimizer.init({"w": torch.ones(2, 2, dtype=torch.complex64)})
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_norms_of_complex_leaves_are_those_of_their_absolute_values(convert):
+    leaves = {"w": convert(np.array([3 + 4j])), "v": convert(np.array([12.0]))}
+    assert float(tree.norm(leaves)) == 13
+    clipped, _ = optim.clip_by_global_norm(1.3).update(leaves, {}, leaves)
+    assert np.allclose(clipped["w"], 0.3 + 0.4j)
+    assert np.allclose(clipped["v"], 1.2)
+    grown, _ = optim.scale_by_trust_ratio(2.0).update(tree.map(lambda p: p / 5, leaves), {}, leaves)
+    assert np.allclose(grown["w"], 2 * (3 + 4j))
+    zeros = tree.zeros_like(leaves)
+    back, _ = optim.normalize_weights(optim.sgd(0.1)).update(zeros, {"0": {}}, leaves)
+    assert np.allclose(leaves["w"] + back["w"], 0.6 + 0.8j)
+
+
+WRAPPERS = {
+    "ema": lambda: optim.chain(optim.sgd(0.5), optim.ema(0.5)),
+    "lookahead": lambda: optim.lookahead(optim.sgd(0.5), k=2),
+    "accumulate": lambda: optim.accumulate(optim.sgd(0.5), k=2),
+    "apply_if_finite": lambda: optim.apply_if_finite(optim.adam(0.5)),
+    "inject": lambda: optim.inject_hyperparams(optim.adam, lr=0.5, betas=(0.9, 0.99)),
+    "masked": lambda: optim.masked(optim.adam(0.5), optim.named("w")),
+    "schedule_free": lambda: optim.schedule_free(optim.sgd(0.5), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrapped_optimizer_moves_both_parts_of_complex_params(name):
+    leaf, grad = torch.tensor([1 + 2j]), torch.tensor([3 - 4j])
+    parts = (torch.view_as_real(each) for each in (leaf, grad))
+    pair, pair_grad = ({"w": part} for part in parts)
+    found = ours(WRAPPERS[name](), {"w": leaf}, [{"w": grad}] * 4)["w"]
+    right = ours(WRAPPERS[name](), pair, [pair_grad] * 4)["w"]
+    assert torch.allclose(torch.view_as_real(found), right, atol=1e-6)
+
+
+def test_conjugate_gradients_of_autograd_are_taken():
+    params = {"w": torch.ones(2, dtype=torch.complex64)}
+    grads = {"w": torch.tensor([1 + 1j, 2 - 3j]).conj()}
+    right = {"w": grads["w"].resolve_conj()}
+    for optimizer in (optim.adam(0.1), optim.sgd(0.1)):
+        assert torch.equal(
+            first_update(optimizer, grads, params), first_update(optimizer, right, params)
+        )
+
+
+# --- integers, and what is no array ---------------------------------------------------------------
+
+NO_PARAMS = {
+    "integers": {"w": np.arange(3)},
+    "integers of torch": {"w": torch.arange(3)},
+    "small integers": {"v": np.ones(2), "w": np.ones(3, np.uint8)},
+    "truth values": {"w": torch.ones(3, dtype=torch.bool)},
+    "text": {"w": np.array(["a"])},
+    "a number": {"w": 1.0},
+    "nothing": {"w": None},
+    "a list": {"w": [1.0, 2.0]},
+    "nested": {"w": {"a": torch.ones(3)}},
+}
+
+
+@by_optimizer
+@pytest.mark.parametrize("what", NO_PARAMS)
+def test_leaf_that_no_optimizer_can_move_is_named(name, what):
+    with pytest.raises(UserError, match=r"^params: w is "):
+        optim.OPTIMIZERS[name](lr=0.1).init(NO_PARAMS[what])
+
+
+@pytest.mark.parametrize("params", [[torch.ones(2)], None, torch.ones(2), (1.0,)])
+def test_params_that_are_no_dict_are_told(params):
+    for optimizer in (optim.sgd(0.1), optim.adam(), optim.ema(), optim.clip_by_global_norm(1.0)):
+        with pytest.raises(UserError, match=r"params: a .*, needs a dict of arrays by name"):
+            optimizer.init(params)
+
+
+@pytest.mark.parametrize("state", [None, {}, [], {"0": {}}, {"0": None}])
+def test_update_from_a_state_of_something_else_is_refused(state):
+    params = {"w": torch.ones(2)}
+    for params in (
+        {"w": torch.ones(2)},
+        {"w": np.ones(2)},
+        with_vector({"w": torch.ones(2), "v": torch.ones(2)}),
+    ):
+        with pytest.raises(UserError, match="opt_state: "):
+            optim.adam().update(params, state, params)

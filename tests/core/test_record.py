@@ -1,0 +1,106 @@
+"""What a resumed run tells of itself."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from purenets import UserError, runs
+from purenets.core.runs import record
+from purenets.core.runs.options import Options, option, positive
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """A run's options."""
+
+    rate: float = option(0.1, "a rate", positive)
+    max_steps: int = option(10, "steps", positive)
+    schedule: str = option("constant", "of the rate")
+    out: str = option(None, "folder")
+    keep: int = option(2, "checkpoints", positive)
+    resume: bool = option(False, "go on")
+
+    def needs_length(self) -> str:
+        return "" if self.schedule == "constant" else "its schedule"
+
+
+def open_in(folder, processes: int = 1, **options) -> dict:
+    """Open a run and return its config.json."""
+    with runs.open_run(Config(out=str(folder), **options), processes=processes):
+        return runs.read_config(folder)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """What the run's surroundings are said to be."""
+    said = {"python": "3.11", "versions": {"torch": "2.11", "numpy": "2.0"}, "git_commit": "abc"}
+    monkeypatch.setattr(record, "environment", lambda: said)
+    return said
+
+
+def test_commands_are_kept(tmp_path, environment):
+    first = open_in(tmp_path, rate=0.2)
+    again = open_in(tmp_path, rate=0.2, resume=True, max_steps=20)
+    assert first["config"] == again["config"]
+    assert [row["command"].split("--out")[0] for row in again["commands"]] == [
+        "python scripts/test_record.py --rate 0.2 ",
+        "python scripts/test_record.py --rate 0.2 --max_steps 20 ",
+    ]
+    assert all(row["git_commit"] == "abc" for row in again["commands"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"versions": {"torch": "2.12", "numpy": "2.0"}}, r"torch 2\.11, not 2\.12: it may not"),
+        ({"git_commit": "abc-dirty"}, "commit abc, not abc-dirty"),
+        ({"python": "3.12"}, r"python 3\.11, not 3\.12"),
+    ],
+)
+def test_another_environment_is_told(tmp_path, environment, change, message):
+    open_in(tmp_path)
+    environment |= change
+    with pytest.warns(runs.RunWarning, match=message):
+        open_in(tmp_path, resume=True)
+    open_in(tmp_path, resume=True)  # it is the last one's now
+
+
+def test_another_number_of_processes_is_told(tmp_path, environment):
+    open_in(tmp_path, processes=2)
+    with pytest.warns(runs.RunWarning, match="processes 2, not 1"):
+        open_in(tmp_path, resume=True)
+
+
+def test_another_length_is_refused_where_the_schedule_depends_on_it(tmp_path, environment):
+    open_in(tmp_path, schedule="cosine")
+    for steps in (5, 20):
+        with pytest.raises(UserError, match=rf"--max_steps {steps}: .* begun with 10, and its sch"):
+            open_in(tmp_path, schedule="cosine", resume=True, max_steps=steps)
+    open_in(tmp_path, schedule="cosine", resume=True)
+
+
+def test_a_shorter_length_is_told(tmp_path, environment):
+    open_in(tmp_path)
+    with pytest.warns(runs.RunWarning, match="--max_steps 5: .* was begun with 10"):
+        open_in(tmp_path, resume=True, max_steps=5)
+    open_in(tmp_path, resume=True, max_steps=20)
+
+
+def test_a_length_that_is_passed_already_is_refused(tmp_path):
+    from scripts import train_mlp_numpy as script
+
+    options = {"n_samples": 100, "eval_freq": 1, "out": str(tmp_path / "run")}
+    script.train(script.Config(**options, max_steps=4))
+    with (
+        pytest.warns(runs.RunWarning, match="was begun with 4"),
+        pytest.raises(UserError, match=r"--max_steps: asks for 5 steps, but the run .* has taken"),
+    ):
+        script.train(script.Config(**options, max_steps=2, resume=True))
+
+
+def test_a_folder_of_an_earlier_version_is_taken(tmp_path, environment):
+    """Without a digest, the number of processes and the commands."""
+    old = '{"script": "test_record", "config": {"rate": 0.1, "schedule": "constant"}}'
+    (tmp_path / "config.json").write_text(old)
+    found = open_in(tmp_path, resume=True)
+    assert [row["git_commit"] for row in found["commands"]] == ["abc"]

@@ -1,0 +1,196 @@
+"""The sweeps of trainings on images: what a setting's name says, how settings are chosen, and that
+every one that was tried is in the file."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from purenets import UserError
+from purenets.core.report.tables import to_markdown
+from scripts import cifar10_cnn, cifar10_sweep, cnn_sweep, cnn_train
+from scripts.figures import cifar10 as figures
+from scripts.report import cifar10 as report
+from scripts.shared.sweeps import changes, images_of
+
+DIGITS = {"data": "digits", "threads": 1}
+
+
+def a_row(setting: str, seed: int, accuracy: float, **more) -> dict:
+    history = [{"step": 10 * i, "valid_accuracy": accuracy - 0.1 + 0.05 * i} for i in range(3)]
+    history = [row | {"loss": 1.0, "accuracy": 0.5, "valid_loss": 2.0} for row in history]
+    row = {"setting": setting, "seed": seed, "history": history, "test": {}}
+    laps = [{"step": 10 * i, "seconds": 30.0 * i} for i in range(3)]
+    return row | {"training_seconds": 60.0, "laps": laps} | more
+
+
+def test_the_images_are_named_by_the_commands():
+    plain = {"command": "python scripts/cnn_train.py --learning_rate 0.001 --out runs/a"}
+    folder = {"command": "python scripts/cnn_train.py --data folder --data_dir 'data/my set'"}
+    moved = {"command": "python scripts/cnn_train.py --data_dir elsewhere --out runs/a"}
+    assert images_of([plain, moved]) == "CIFAR-10"
+    assert images_of([folder, folder]) == "my set"
+    assert images_of([plain, folder]) != "CIFAR-10"
+
+
+def member(setting: str, seed: int = 0, **options):
+    return cifar10_sweep.member(cifar10_sweep.Config(settings=setting, **options), setting, seed)[1]
+
+
+def test_the_name_of_a_setting_says_what_is_changed():
+    setting = "cnn 94: epochs=7 channels=16x32x32 dirac=false hardest=0.5"
+    config = member(setting, 3)
+    expected = dataclasses.replace(
+        cifar10_cnn.PRESETS["94"],
+        epochs=7.0, channels=(16, 32, 32), dirac=False, hardest=0.5, seed=3, out=config.out,
+    )  # fmt: skip
+    assert config == expected
+    assert member("cnn 94", 3).out != config.out
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("cnn 93", "--settings cnn 93: needs one of final, ablation, cnn 94"),
+        ("cnn 93: epochs=3", "--settings cnn 93: epochs=3: needs one of"),
+        ("cnn 94: epoch=3", "unrecognized arguments: --epoch"),
+        ("cnn 94: epochs=many", "--epochs many: needs a number"),
+    ],
+)
+def test_a_setting_that_is_none_is_named_before_anything_is_trained(setting, message, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("no training is to begin")
+
+    monkeypatch.setattr(cifar10_sweep, "trained", never)
+    with pytest.raises(UserError, match=message):
+        cifar10_sweep.main(cifar10_sweep.Config(settings=(setting,)))
+
+
+def test_settings_are_chosen_on_5000_images_and_the_test_is_not_looked_at():
+    chosen = member("cnn 95", choose=True)
+    assert chosen.valid_fraction * 50_000 == 5_000
+    assert chosen.test is False
+    for name in cifar10_sweep.VARIANTS:
+        config = member(name)
+        assert (config.valid_fraction, config.test) == (0.1, False), name
+
+
+def test_final_runs_train_on_all_images():
+    config = cifar10_sweep.Config(settings="final")
+    for name in cifar10_sweep.GROUPS["final"]:
+        final = cifar10_sweep.member(config, name, 100)[1]
+        assert (final.valid_fraction, final.test) == (0.0, True)
+    assert member("cnn 94").valid_fraction == cifar10_cnn.PRESETS["94"].valid_fraction
+
+
+def test_an_ablation_is_a_preset_without_one_ingredient_at_the_length_it_says():
+    lengths = {"cnn": 1.0, "mlp": 0.1, "vgg": 0.1}
+    for base, (kind, preset, _, own) in cifar10_sweep.CHANGES.items():
+        whole = member(base)
+        full = cifar10_sweep.SCRIPTS[kind].PRESETS[preset]
+        assert whole.epochs == pytest.approx(lengths[base] * full.epochs)
+        for text, change in own.items():
+            config = member(f"{base}: {text}")
+            for name, value in change.items():
+                assert getattr(config, name) == value
+            same = {name: getattr(whole, name) for name in change} | {"out": whole.out}
+            assert dataclasses.replace(config, **same) == whole
+            assert config != dataclasses.replace(whole, out=config.out), text
+
+
+def test_every_setting_that_was_tried_is_a_row_with_its_curves(tmp_path, monkeypatch):
+    small = {"channels": (8, 8, 8), "train_images": 300, "epochs": 2.0}
+    preset = dataclasses.replace(cifar10_cnn.PRESETS["digits"], **small)
+    monkeypatch.setitem(cifar10_cnn.PRESETS, "digits", preset)
+    path = tmp_path / "found.json"
+    options = DIGITS | {"out": str(tmp_path / "runs"), "results": str(path), "choose": True}
+    names = ["cnn digits", "cnn digits: epochs=1", "cnn digits: learning_rate=0.01 epochs=1"]
+    config = cifar10_sweep.Config(settings=",".join(names), seeds=1, **options)
+    rows = cifar10_sweep.main(config)
+    assert [row["setting"] for row in rows] == names
+    kept = json.loads(path.read_text())["rows"]
+    assert kept == rows
+    assert path.read_text().count("\n") < 40  # a line for each row
+    assert [row["step"] for row in rows[0]["history"]] == [0, 3, 6]  # after each epoch
+    assert rows[0]["history"][-1].keys() == {
+        "step", "loss", "accuracy", "valid_loss", "valid_accuracy"
+    }  # fmt: skip
+    table = path.with_suffix(".md").read_text()
+    assert all(f"| {name} |" in table for name in names)
+    assert rows[0]["test"] == {}
+
+
+def test_an_ingredient_counts_by_the_difference_of_the_same_seeds():
+    rows = [a_row("cnn", 0, 0.80), a_row("cnn", 1, 0.90), a_row("cnn", 2, 0.85)]
+    rows += [a_row("cnn: no crop", 0, 0.79), a_row("cnn: no crop", 1, 0.87)]
+    points = changes(rows, "cnn")["no crop"]
+    assert points == pytest.approx([-1.0, -3.0])
+    text = to_markdown(cifar10_sweep.differences(rows, "cnn"))
+    error = np.std(points, ddof=1) / np.sqrt(2)
+    assert f"| no crop | -2.00 | {error:.2f} | 2 |" in text
+    (alone,) = (
+        line
+        for line in to_markdown(cifar10_sweep.differences(rows[:4], "cnn")).splitlines()
+        if "no crop" in line
+    )
+    assert alone == "| no crop | -1.00 |  | 1 |"  # one seed has no error
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_training_is_drawn_beside_validation():
+    rows = [a_row("cnn 94", seed, 0.8 + seed / 100) for seed in range(2)] + [a_row("mlp", 0, 0.5)]
+    figure = figures.learning_curves(rows)
+    assert [axis.get_title() for axis in figure.axes] == ["cnn 94", "cnn 94", "mlp", "mlp"]
+    assert [len(axis.lines) for axis in figure.axes] == [4, 4, 2, 2]
+    accuracy = figure.axes[1]
+    assert list(accuracy.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
+    assert list(accuracy.lines[3].get_ydata()) == pytest.approx([0.71, 0.76, 0.81])
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "training", "validation"
+    ]  # fmt: skip
+
+
+def test_runs_without_validation_images_show_the_training():
+    rows = [a_row("cnn 94", seed, 0.8) for seed in range(2)]
+    for row in rows:
+        row["history"] = [
+            {k: v for k, v in point.items() if not k.startswith("valid")}
+            for point in row["history"]
+        ]
+        row["test"] = {"accuracy": 0.9}
+    assert [len(axis.lines) for axis in figures.learning_curves(rows).axes] == [2, 2]
+    (axis,) = figures.over_minutes(rows).axes
+    assert axis.get_ylabel() == "validation or training accuracy"
+    assert list(axis.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
+    assert list(axis.lines[1].get_ydata()) == [0.9]
+    assert report.of_validation(rows) == {"gap": None, "late_gain": None}
+    assert report.of_validation([a_row("cnn 94", 0, 0.8)])["gap"] == pytest.approx(-30)
+
+
+# --- Part II --------------------------------------------------------------------------------------
+
+
+def test_every_setting_of_part_two_holds_out_as_many_images():
+    for name, values in cnn_sweep.SETTINGS.items():
+        config = cnn_train.Config(**values)
+        assert config.valid_fraction == 0.1, name
+        assert config.epochs in ((0.0,) if name not in cnn_sweep.LONG else (40.0, 36.0))
+
+
+def test_the_best_of_part_two_is_the_preset_and_the_default_net_has_pytorchs_initialization():
+    best = cnn_train.Config(**cnn_sweep.SETTINGS["best"])
+    assert best == dataclasses.replace(cnn_train.PRESETS["vgg"], valid_fraction=0.1)
+    for name, values in cnn_sweep.SETTINGS.items():
+        assert values.get("dirac", False) == (name == "best")
+
+
+def test_length_and_regularization_are_told_apart():
+    plain, augmented = (
+        cnn_train.Config(**cnn_sweep.SETTINGS[f"40 epochs {name}"])
+        for name in ("plain", "augmented")
+    )
+    moves = {"flip": "random", "crop": 4, "cutout": 8}
+    assert dataclasses.replace(plain, **moves) == augmented

@@ -1,0 +1,70 @@
+"""Training on the hardest images of each batch, as a small net finds them.
+
+A small net is trained before, on the same batches, and says which images of each have the largest
+loss; the large net then sees these only, at the cost of half of its forward and backward passes or
+less. So does K. Jordan's airbench96_faster (github.com/KellerJordan/cifar10-airbench).
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from purenets.core import random
+from purenets.core.base import Batch, Model, Step, TrainState
+
+Batches = Callable[[int], Batch]
+TRAINED = 4  # the small net takes a step at each 4th batch; it looks at all
+
+
+def hardest_rows(
+    model: Model, step: Step, state: TrainState, batches: Batches, steps: int, keep: int
+) -> Tensor:
+    """Return the rows of each batch that `model` finds hardest while it is trained.
+
+    Args:
+        model: the small net.
+        step: its training step.
+        state: where it begins.
+        batches: the function from a step of the large net to its batch; targets are class numbers.
+        steps: of the large net. The small one takes `proxy_steps(steps)`.
+        keep: how many rows of a batch.
+
+    Returns:
+        (steps, keep) int64 on the CPU, in ascending order within a batch.
+    """
+    kept = []
+    for i in tqdm(range(steps), "hardest images", unit="batch", disable=None):
+        x, y = batches(i)
+        rows = losses(model, state, (x, y)).topk(keep).indices.sort().values
+        if i % TRAINED == 0:
+            state, _ = step(state, (x[rows], y[rows]))
+        kept.append(rows)
+    return torch.stack(kept).cpu()
+
+
+def proxy_steps(steps: int) -> int:
+    """Return how many steps the small net takes for `steps` of the large one."""
+    return -(-steps // TRAINED)
+
+
+@torch.no_grad()
+def losses(model: Model, state: TrainState, batch: Batch) -> Tensor:
+    """Return the cross-entropy of each image (batch,), in training mode: by the statistics of the
+    batch."""
+    x, y = batch
+    key = random.fold_in(state.key, state.step)
+    logits, _ = model.apply(state.params, state.buffers, x, train=True, key=key)
+    return torch.nn.functional.cross_entropy(logits, y, reduction="none")
+
+
+def selected(batches: Batches, rows: Tensor) -> Batches:
+    """Return `batches` of the given rows (steps, keep) only."""
+
+    def batch_at(step: int) -> Batch:
+        x, y = batches(step)
+        mine = rows[step].to(y.device)
+        return x[mine], y[mine]
+
+    return batch_at
