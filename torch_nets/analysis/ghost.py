@@ -41,7 +41,7 @@ from purenets.torch_nets.analysis.ghost_rules import RULES, SAME, TRANSPOSES, Le
 from purenets.torch_nets.analysis.ghost_terms import Each, Term, combined
 from purenets.torch_nets.analysis.per_example import check_chunk, example_keys, per_example_grads
 from purenets.torch_nets.fast import enabled
-from purenets.torch_nets.fast.tracing import is_dynamo, is_forward_mode, is_transformed
+from purenets.torch_nets.fast.tracing import is_forward_mode, is_torch_compiling, is_transformed
 from purenets.torch_nets.from_module import map_tensors
 from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.losses import cross_entropy
@@ -197,7 +197,7 @@ def can_trace() -> bool:
 
     Within `jit`, which follows every operation, it may.
     """
-    return enabled() and not (is_transformed() or is_forward_mode() or is_dynamo())
+    return enabled() and not (is_transformed() or is_forward_mode() or is_torch_compiling())
 
 
 def clip_factors(norms: Tensor, clip: float) -> Tensor:

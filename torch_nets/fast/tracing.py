@@ -31,7 +31,7 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def is_dynamo() -> bool:
+def is_torch_compiling() -> bool:
     """Return True where torch.compile reads the Python code; `jit` runs it instead."""
     return torch.compiler.is_dynamo_compiling()
 
