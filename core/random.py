@@ -90,6 +90,10 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
     xp, n = namespace(check_key(key)), _size("uniform", shape)
     dtype = dtype_called(dtype, key, "uniform")
     _expect_interval("uniform", low, high)
+    largest = float(xp.finfo(dtype).max)
+    for bound in (low, high):
+        if isinstance(bound, int | float) and abs(bound) > largest:
+            raise UserError(f"uniform: {bound} is more than {dtype} holds, {largest:.6g}")
     if dtype == xp.float64:
         words = bits(key, 2 * n)
         unit = xp.astype(words[:n] >> 5, xp.float64) * 2.0**26 + xp.astype(
