@@ -279,7 +279,7 @@ K, T = random.key(0), torch.as_tensor(random.key(0))
         (lambda: random.uniform(T, (2,), "int32"), "'int32' is no floating-point dtype of torch"),
         (
             lambda: random.uniform(T, (2,), "float16", 0, 7e4),
-            "more than torch.float16 holds, 65504",
+            "more than torch.float16 holds",
         ),
         (lambda: random.uniform(T, (2,), "sum"), "'sum' is no floating-point dtype of torch"),
         (lambda: random.uniform(T, (2,), torch.int32), "torch.int32 is no floating-point dtype"),
@@ -312,7 +312,7 @@ def test_draw_that_means_nothing_is_refused(call, message):
 
 @pytest.mark.parametrize("name", ["float16", "float32", "float64"])
 def test_dtype_may_be_that_of_either_library(name):
-    for given in (getattr(torch, name), getattr(np, name), np.dtype(name)):
-        assert random.uniform(T, (2,), given).dtype == getattr(torch, name)
-        assert random.normal(random.key(0), (2,), given).dtype == name
+    for dtype in (getattr(torch, name), getattr(np, name), np.dtype(name)):
+        assert random.uniform(T, (2,), dtype).dtype == getattr(torch, name)
+        assert random.normal(random.key(0), (2,), dtype).dtype == name
     assert random.uniform(T, (2,), torch.bfloat16).dtype == torch.bfloat16
