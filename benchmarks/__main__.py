@@ -16,6 +16,7 @@ NAMES = (
     "images",
     "toolbox",
     "optimizers",
+    "private",
     "growth",
     "cifar10",
     "cnn_twin",

@@ -197,6 +197,12 @@ ALL = tuple(LIBRARIES)
 
 # --- the tables -----------------------------------------------------------------------------------
 
+# of the values of a step, since what it updates are pairs of params
+OPTAX_LOOKAHEAD = (
+    "lambda count: (lambda optimizer, params: optimizer.update({'w': count * 1.0}, "
+    "optimizer.init(params), params)[0].fast['w'])(optax.lookahead(optax.sgd(lr), 2, 0.5), "
+    "optax.LookaheadParams.init_synced({'w': lr}))"
+)
 OPTIMIZERS = [
     row(
         "SGD",
@@ -401,7 +407,7 @@ WRAPPERS = [
         "Lookahead",
         "lookahead",
         purenets=Cell("optim.lookahead", "purenets.optim.lookahead(purenets.optim.sgd(lr))"),
-        optax=Cell("lookahead", vmap=""),
+        optax=Cell("lookahead", OPTAX_LOOKAHEAD),
     ),
     row(
         "Running mean of the params",
@@ -410,7 +416,9 @@ WRAPPERS = [
             "optim.ema", "purenets.optim.chain(purenets.optim.sgd(lr), purenets.optim.ema())"
         ),
         torch=Cell("swa_utils.AveragedModel", vmap=""),
-        optax=Cell("incremental_update", vmap=""),
+        optax=Cell(
+            "incremental_update", "lambda count: optax.incremental_update(lr, count * 1.0, 0.1)"
+        ),
     ),
     row(
         "Stochastic weight averaging",
