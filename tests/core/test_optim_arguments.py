@@ -10,6 +10,7 @@ import torch
 
 from purenets import UserError, optim, schedules
 from purenets.core.optim.internals.elementwise import advance_fn
+from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.sam import sam
 from purenets.core.vector_dict import with_vector
 
@@ -282,8 +283,11 @@ def test_gradient_that_would_be_repeated_to_fit_is_refused(array, name):
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_gradient_of_another_library_is_refused(name):
     params, optimizer = {"w": np.ones((2, 3))}, optim.OPTIMIZERS[name](lr=0.1)
+    grads = {"w": torch.ones(2, 3)}
+    loss = {"value": np.ones(()), "value_and_grad_fn": lambda params: (np.ones(()), grads)}
+    loss = loss if takes_extra_args(optimizer.update) else {}
     with pytest.raises(UserError, match="w is a tensor, its param a NumPy array"):
-        advance_fn(optimizer)({"w": torch.ones(2, 3)}, optimizer.init(params), params)
+        advance_fn(optimizer)(grads, optimizer.init(params), params, **loss)
 
 
 # --- what is taken as it is -----------------------------------------------------------------------

@@ -63,7 +63,11 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
 
     def update_with_loss(grads, state, params, **extra):
         full = are_full_pairs(grads, params)
-        return (plain if full else update_of_any)(grads, state, params, **extra)
+        try:
+            return (plain if full else update_of_any)(grads, state, params, **extra)
+        except ERRORS:
+            expect_update_of(init, grads, state, params)
+            raise
 
     chosen = update_with_loss if takes_extra_args(plain) else update
     chosen.full = plain

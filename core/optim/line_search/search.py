@@ -129,16 +129,17 @@ def _extrapolated(before: Point, new: Point) -> Array:
 def interpolate(a: Point, b: Point, least: Array, most: Array) -> Array:
     """Return the minimum within [least, most] of the cubic through two points with their slopes, or
     the middle where it has none."""
-    where = namespace(a["t"]).where
-    left_is_a = a["t"] <= b["t"]
+    xp, left_is_a = namespace(a["t"]), a["t"] <= b["t"]
     left, right = (choose(flag, _scalars(a), _scalars(b)) for flag in (left_is_a, ~left_is_a))
-    d1 = a["slope"] + b["slope"] - quotient(3 * (a["f"] - b["f"]), a["t"] - b["t"])
+    apart = a["t"] != b["t"]
+    secant = 3 * (a["f"] - b["f"]) / xp.where(apart, a["t"] - b["t"], xp.ones_like(a["t"]))
+    d1 = a["slope"] + b["slope"] - secant
     square = d1 * d1 - a["slope"] * b["slope"]
-    exists = square >= 0
-    d2 = sqrt(where(exists, square, namespace(square).ones_like(square)))
+    exists = apart & (square >= 0)
+    d2 = sqrt(xp.where(exists, square, xp.ones_like(square)))
     part = quotient(right["slope"] + d2 - d1, right["slope"] - left["slope"] + 2 * d2)
     t = right["t"] - (right["t"] - left["t"]) * part
-    return where(exists, at_most(at_least(t, least), most), (least + most) / 2)
+    return xp.where(exists, at_most(at_least(t, least), most), (least + most) / 2)
 
 
 def _scalars(point: Point) -> dict:

@@ -52,7 +52,9 @@ def strong_wolfe(
         An optimizer that needs `value_and_grad_fn`.
 
     Example:
-        >>> optimizer = strong_wolfe(direction=chain(scale_by_adam(), scale_by_learning_rate(1.0)))
+        >>> from purenets import optim
+        >>> adam = optim.chain(optim.scale_by_adam(), optim.scale_by_learning_rate(1.0))
+        >>> optimizer = optim.strong_wolfe(direction=adam)
     """
     expect_hypers("strong_wolfe", NOT_NEGATIVE, lr=lr)
     expect_numbers("strong_wolfe", OPEN_FRACTION, c1=c1)

@@ -39,7 +39,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
     zero_count,
 )
-from purenets.core.optim.internals.precision import real_only
+from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.transforms import add_decayed_weights, chain
 
 MEANS = ("exp_avg", "exp_avg_sq", "s")
@@ -96,7 +96,7 @@ def dadapt_adam(
         scalars = {"d": namespace(d).where(length > 0, new_d, d), "numerator": numerator}
         return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
 
-    return real_only("dadapt_adam", chain(*before, Optimizer(init, update)))
+    return real_only("dadapt_adam", chain(*before, any_dtype(Optimizer(init, update))))
 
 
 # --- what Prodigy shares --------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
-from purenets.core.optim.internals.precision import real_only
+from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.transforms import add_decayed_weights, chain
 
 
@@ -75,4 +75,4 @@ def dog(
         return updates, {**next_count(state), "rbar": rbar, "sum": total, "p0": state["p0"]}
 
     decay = unless_zero(weight_decay, add_decayed_weights)
-    return real_only("dog", chain(*decay, Optimizer(init, update)))
+    return real_only("dog", chain(*decay, any_dtype(Optimizer(init, update))))

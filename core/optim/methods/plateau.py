@@ -51,7 +51,9 @@ def reduce_on_plateau(
         A transform whose state has the entry "scale", and which takes `value`.
 
     Example:
-        >>> optimizer = chain(adam(1e-3), reduce_on_plateau(factor=0.5, patience=3, every=100))
+        >>> from purenets import optim
+        >>> plateau = optim.reduce_on_plateau(factor=0.5, patience=3, every=100)
+        >>> optimizer = optim.chain(optim.adam(1e-3), plateau)
     """
     name = "reduce_on_plateau"
     expect_numbers(name, OPEN_FRACTION, factor=factor)

@@ -34,7 +34,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     zero_count,
 )
-from purenets.core.optim.internals.precision import real_only
+from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.methods.d_adaptation import (
     MEANS,
     absolute_sum,
@@ -114,4 +114,4 @@ def prodigy(
         scalars = {"d": new_d, "d_max": d_max, "numerator": numerator}
         return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
 
-    return real_only("prodigy", chain(*before, Optimizer(init, update)))
+    return real_only("prodigy", chain(*before, any_dtype(Optimizer(init, update))))

@@ -2,7 +2,8 @@
 
 The gradient is rotated into the basis, Adam's second moment is kept there, and the step is rotated
 back. The basis is brought up to date every few updates, by one power iteration and a QR
-decomposition.
+decomposition. Derivatives of an update take it as a constant: where eigenvalues are equal it has
+none.
 
 Source: Vyas et al. 2024, arXiv 2409.11321, algorithm 3, and the authors' implementation.
 """
@@ -15,7 +16,7 @@ from purenets.core.arguments import (
     expect_hypers,
     expect_integers,
 )
-from purenets.core.arrays import namespace, sqrt
+from purenets.core.arrays import namespace, sqrt, stop_gradient
 from purenets.core.base import Array, Optimizer
 from purenets.core.optim.internals.arithmetic import (
     add_square,
@@ -165,7 +166,7 @@ def _next_bases(
         result = choose(due, _iterated(products, bases, squares), result)
     if _may_hold(first):
         result["Q"] = choose(first, tree.map(eigenbasis, products), result["Q"])
-    return result["Q"], result["v"]
+    return tree.map(stop_gradient, result["Q"]), result["v"]
 
 
 def _may_hold(condition: Array) -> bool:
