@@ -10,6 +10,7 @@ torch.compile cannot be read, and schedules where a hyper-parameter is asked for
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -49,6 +50,53 @@ def expect_numbers(function: str, right: Range, **values: Any) -> None:
     """Raise a UserError for an argument that is no number of the range `right` and no array."""
     for name, value in values.items():
         _expect(function, name, value, right, "a number")
+
+
+def expect_reals(function: str, right: Range, **values: Any) -> None:
+    """Raise a UserError for an argument that is no number of the range `right`; an array is none.
+
+    For what is asked about while a function is built, as `if dropout:`.
+    """
+    for name, value in values.items():
+        if hasattr(value, "dtype") and not isinstance(value, np.floating | np.integer):
+            raise UserError(f"{function}: {name}: {_shown(value)} is not a number")
+        _expect(function, name, value, right, "a number")
+
+
+def expect_paths(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no path: a text, or what pathlib makes of it."""
+    for name, value in values.items():
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a path")
+
+
+def expect_units(function: str, example: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no list of the sizes of layers."""
+    for name, value in values.items():
+        try:
+            units = None if isinstance(value, str | bytes | dict | set) else list(value)
+        except TypeError:
+            units = None
+        if units is None:
+            raise UserError(
+                f"{function}: {name} is {value!r}, needs a list of the units of each hidden layer, "
+                f"as {example}"
+            )
+        expect_integers(function, 1, **{f"{name}[{i}]": unit for i, unit in enumerate(units)})
+
+
+def expect_leaves(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no dict of arrays by text names, nested or not."""
+    expect_dicts(function, **values)
+    for name, value in values.items():
+        for leaf_name, leaf in value.items():
+            if not isinstance(leaf_name, str):
+                raise UserError(f"{function}: {name}: the name {leaf_name!r} is no text")
+            place = f"{name}[{leaf_name!r}]"
+            if isinstance(leaf, dict):
+                expect_leaves(function, **{place: leaf})
+            elif not hasattr(leaf, "dtype"):
+                raise UserError(f"{function}: {place} is {_shown(leaf)}, needs an array")
 
 
 def expect_betas(function: str, betas: Any) -> None:

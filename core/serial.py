@@ -3,7 +3,11 @@
 from collections.abc import Callable
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_integers, expect_models
+from purenets.core.arguments import (
+    expect_integers,
+    expect_leaves,
+    expect_models,
+)
 from purenets.core.base import Array, Params, UserError
 from purenets.core.memory import sized_like
 
@@ -13,12 +17,17 @@ LARGEST_SIZE = 2**62
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing
     raises the KeyError that `serial_apply` names)."""
-    if len(params) > len(shapes):
-        known = f"the layer has {', '.join(shapes) or 'none'}"
-        raise UserError(f"{', '.join(params.keys() - shapes.keys())}: unknown in params; {known}")
-    for name, shape in shapes.items():
-        if params[name].shape != shape:
-            raise UserError(f"{name}: shape is {tuple(params[name].shape)}, expected {shape}")
+    try:
+        if len(params) > len(shapes):
+            known = f"the layer has {', '.join(shapes) or 'none'}"
+            unknown = ", ".join(map(str, params.keys() - shapes.keys()))
+            raise UserError(f"{unknown}: unknown in params; {known}")
+        for name, shape in shapes.items():
+            if params[name].shape != shape:
+                raise UserError(f"{name}: shape is {tuple(params[name].shape)}, expected {shape}")
+    except (TypeError, AttributeError, IndexError) as error:  # looked into only then
+        expect_leaves("layer", params=params)
+        raise error
 
 
 def expect_sizes(layer: str, **sizes: int) -> None:
@@ -66,6 +75,7 @@ def serial_init(layers: dict) -> Callable:
             raise UserError(f"layer {name!r}: a name must not be empty or hold a dot")
 
     def init(key):
+        random.check_key(key)
         params, buffers = {}, {}
         for i, (name, layer) in enumerate(layers.items()):
             mine, state = layer.init(random.fold_in(key, i))
@@ -91,7 +101,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
 
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
         mine_of = _by_layer(layers, params, "params")
-        state_of = _by_layer(layers, buffers, "buffers") if buffers else {}
+        empty = buffers is None or (isinstance(buffers, dict) and not buffers)
+        state_of = {} if empty else _by_layer(layers, buffers, "buffers")
         new_buffers, extras = {}, {}
         for i, name, layer, call in steps:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
@@ -117,6 +128,8 @@ def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
         raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
     parts = {}
     for full, leaf in leaves.items():
+        if not isinstance(full, str):
+            raise UserError(f"{what}: the name {full!r} is no text")
         layer, _, name = full.partition(".")
         if layer in parts:
             parts[layer][name] = leaf

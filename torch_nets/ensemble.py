@@ -87,6 +87,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
     check_members(k)
 
     def init(key):
+        random.check_key(key)
         params, buffers = {}, {}
         for i in range(k):
             mine, state = model.init(random.fold_in(torch.as_tensor(key), i))

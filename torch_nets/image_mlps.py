@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from purenets.core.arguments import ANY, expect_functions, expect_reals, expect_units
 from purenets.core.base import Model, UserError
+from purenets.core.serial import expect_sizes
 from purenets.torch_nets import layers
 from purenets.torch_nets.pytorch_mlp import MLP
 
@@ -19,6 +21,13 @@ def plain_mlp(
     return layers.serial(
         flatten=layers.Flatten(), mlp=MLP(n_inputs, n_hidden, n_classes, dropout=dropout)
     )
+
+
+def _expect_hidden(function: str, n_inputs, n_hidden, n_classes, dropout, norm) -> None:
+    expect_sizes(function, n_inputs=n_inputs, n_classes=n_classes)
+    expect_units(function, "[20]", n_hidden=n_hidden)
+    expect_reals(function, ANY, dropout=dropout)
+    expect_functions(function, norm=norm)
 
 
 def batch_norm_mlp(
@@ -33,6 +42,7 @@ def batch_norm_mlp(
 
     norm: the constructor of BatchNorm, from the number of units.
     """
+    _expect_hidden("batch_norm_mlp", n_inputs, n_hidden, n_classes, dropout, norm)
     row, width = {"flatten": layers.Flatten()}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         row[f"fc{i}"] = layers.Linear(width, units, bias=False)
@@ -59,6 +69,9 @@ def residual_mlp(
 
     norm: the constructor of the normalization, from the number of units; LayerNorm in the paper.
     """
+    expect_sizes("residual_mlp", width=width, depth=depth, expansion=expansion)
+    expect_reals("residual_mlp", ANY, dropout=dropout)
+    expect_functions("residual_mlp", norm=norm)
     row = {"flatten": layers.Flatten(), "embed": layers.Linear(n_inputs, width)}
     for i in range(1, depth + 1):
         block = {
@@ -85,6 +98,7 @@ def bottleneck_mlp(
     """Hidden layers as in `batch_norm_mlp`, with `bottleneck` linear units between each two of
     them: the matrix between two wide layers has few params and no nonlinearity inside (Z. Lin, R.
     Memisevic and K. Konda 2015, "How far can we go without convolution", arXiv 1511.02580)."""
+    _expect_hidden("bottleneck_mlp", n_inputs, n_hidden, n_classes, dropout, norm)
     row, width = {"flatten": layers.Flatten()}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         if i > 1:
@@ -106,6 +120,7 @@ def s_fc(
     (arXiv 2007.13657): hidden layers of 256 alpha and 24 alpha units with BatchNorm and ReLU. It is
     meant to be trained with `optim.beta_lasso`, which leaves few weights of the first layer, and
     those local."""
+    expect_sizes("s_fc", alpha=alpha)
     return batch_norm_mlp(n_inputs, (256 * alpha, 24 * alpha), n_classes, norm=norm)
 
 

@@ -23,7 +23,9 @@ from purenets.core.arguments import (
     expect_flags,
     expect_functions,
     expect_integers,
+    expect_leaves,
     expect_numbers,
+    expect_reals,
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
@@ -56,7 +58,7 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
     bound = 1 / math.sqrt(n_in) if bound is None else bound
 
     def init(key):
-        draws = zip(shapes.items(), random.split(torch.as_tensor(key), 2), strict=False)
+        draws = zip(shapes.items(), random.split(_torch_key(key), 2), strict=False)
         return {
             name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws
         }, {}
@@ -74,6 +76,28 @@ def _expect_tensor(x: Tensor) -> None:
     """Raise a UserError for an input that is no tensor."""
     if not isinstance(x, Tensor):
         raise UserError(f"input: a {type(x).__name__}, needs a tensor; see to_torch")
+
+
+def _expect_images(x: Tensor) -> None:
+    """Raise a UserError for an input that is no batch of images."""
+    _expect_tensor(x)
+    if x.ndim != 4:
+        shape = tuple(x.shape)
+        raise UserError(f"input: shape is {shape}, expected (batch, channels, height, width)")
+
+
+def _expect_running(buffers: dict) -> None:
+    """Raise a UserError that names what of the running statistics is missing."""
+    try:
+        for name in ("running_mean", "running_var"):
+            buffers[name].shape  # noqa: B018 (an array has one)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        expect_leaves("layer", buffers=buffers)
+        raise UserError(f"{name}: missing in buffers") from error
+
+
+def _torch_key(key) -> Tensor:
+    return torch.as_tensor(random.check_key(key))
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -110,9 +134,13 @@ def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
     expect_functions("elementwise", f=f)
 
     def apply(params, buffers, x, *, train=False, key=None):
-        if params:
+        if type(params) is not dict or params:
             expect(params, {})
-        return f(x), buffers
+        try:
+            return f(x), buffers
+        except (TypeError, AttributeError):
+            _expect_tensor(x)
+            raise
 
     return Model(lambda key: ({}, {}), apply, uses_key=False, kind=kind)
 
@@ -153,7 +181,7 @@ def Flatten() -> Model:
 
 def Dropout(rate: float) -> Model:
     """Zeros with probability `rate` when training, else x / (1 - rate); needs a key then."""
-    expect_numbers("dropout", ANY, rate=rate)
+    expect_reals("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
 
@@ -236,7 +264,7 @@ def Conv(
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):
-        keys = random.split(torch.as_tensor(key), 2)
+        keys = random.split(_torch_key(key), 2)
         draws = zip(shapes.items(), keys, strict=False)
         params = {
             name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws
@@ -338,6 +366,7 @@ def BatchNorm(
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
         _expect_tensor(x)
+        _expect_running(buffers)
         expect_features(x, n) if x.ndim == 2 else expect_channels(x, n)
         bias = params["bias"]
         weight = params["weight"] if scale else torch.ones_like(bias)
@@ -402,11 +431,19 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
-    return elementwise(
-        lambda x: torch.nn.functional.max_pool2d(x, size, stride, padding), "MaxPool"
-    )
+
+    def pooled(x):
+        _expect_images(x)
+        return torch.nn.functional.max_pool2d(x, size, stride, padding)
+
+    return elementwise(pooled, "MaxPool")
 
 
 def GlobalAvgPool() -> Model:
     """(batch, channels, height, width) -> (batch, channels): the mean over all pixels."""
-    return elementwise(lambda x: reduce(x, "b c h w -> b c", "mean"), "GlobalAvgPool")
+
+    def averaged(x):
+        _expect_images(x)
+        return reduce(x, "b c h w -> b c", "mean")
+
+    return elementwise(averaged, "GlobalAvgPool")

@@ -17,6 +17,7 @@ from purenets.core.base import Array, Batch, UserError
 
 DIGITS = 10
 
+LARGEST = 2**40  # digits
 MOST_LISTED = 10**6  # `all_palindromes` lists no more than these: T up to 12
 
 
@@ -30,6 +31,9 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     expect_flags("palindromes", one_hot=one_hot)
     if not is_integer(batch) or batch < 1:
         raise UserError(f"batch: {batch} palindromes make no batch; needs 1 or more")
+    if batch * T > LARGEST:
+        raise UserError(f"palindromes: {batch} of length {T} fit into no memory")
+    random.check_key(key)
     return inputs_and_targets(
         mirror_digits(random.randint(key, (batch, free_digits(T)), 0, DIGITS), T), one_hot
     )
@@ -38,6 +42,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
 def all_palindromes(T: int, one_hot: bool = False) -> Batch:
     """Return each of the 10 ** ceil(T/2) palindromes of length T once, in rising order (NumPy)."""
     check_listable(T)
+    expect_flags("all_palindromes", one_hot=one_hot)
     n = count(T)
     places = DIGITS ** np.arange(free_digits(T))[::-1]
     return inputs_and_targets(mirror_digits(np.arange(n)[:, None] // places % DIGITS, T), one_hot)
@@ -54,6 +59,7 @@ def evaluation_batches(
         if not is_integer(number) or number < 1:
             raise UserError(f"{name}: {number} palindromes make no evaluation; needs 1 or more")
     random.check_key(key)
+    expect_flags("evaluation_batches", one_hot=one_hot)
     if is_exhaustive(T, size):
         x, y = all_palindromes(T, one_hot)
         for begin in range(0, len(y), chunk):

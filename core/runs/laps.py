@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from purenets.core.arguments import expect_paths
 from purenets.core.runs.json_files import read_json, write_json
 
 TIME = "seconds.json"
@@ -45,6 +46,7 @@ def write(folder: Path, laps: list[dict]) -> None:
 
 def timings(folder: Path) -> list[dict]:
     """Return the step and the seconds of each time that the run of a folder was saved."""
+    expect_paths("timings", folder=folder)
     path = Path(folder) / TIME
     found = read_json(path, SCHEMA) if path.exists() else []
     return found["laps"] if isinstance(found, dict) else found
