@@ -147,6 +147,15 @@ def expect_dicts(function: str, **values: Any) -> None:
             raise UserError(f"{function}: {name} is {_shown(value)}, needs a dict of arrays")
 
 
+def expect_named(function: str, what: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no dict with texts as names."""
+    for name, value in values.items():
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(
+                f"{function}: {name} is {_shown(value)}, needs a dict of {what} by name"
+            )
+
+
 def expect_optimizers(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no pair of the functions `init` and `update`."""
     _expect_fields(function, ("init", "update"), "an Optimizer, as sgd(0.1)", values)

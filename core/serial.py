@@ -15,8 +15,7 @@ LARGEST_SIZE = 2**62
 
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing
-    raises the KeyError that `serial_apply` names)."""
+    """Raise a UserError that names the leaf that is missing, unknown or misshapen."""
     try:
         if len(params) > len(shapes):
             known = f"the layer has {', '.join(shapes) or 'none'}"
@@ -25,6 +24,8 @@ def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
         for name, shape in shapes.items():
             if params[name].shape != shape:
                 raise UserError(f"{name}: shape is {tuple(params[name].shape)}, expected {shape}")
+    except KeyError as error:
+        raise UserError(f"{error.args[0]}: missing in params") from error
     except (TypeError, AttributeError, IndexError) as error:  # looked into only then
         expect_leaves("layer", params=params)
         raise error

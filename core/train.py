@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from purenets.core import random, running_sums
 from purenets.core.arguments import (
-    expect_dicts,
     expect_functions,
     expect_models,
+    expect_named,
     expect_optimizers,
     expect_states,
     is_integer,
@@ -176,7 +176,7 @@ def fit(
     expect_functions("fit", step=step, batches=batches)
     given = {"evaluate": evaluate, "save": save}
     expect_functions("fit", **{name: f for name, f in given.items() if f is not None})
-    expect_dicts("fit", metric_sums={} if metric_sums is None else metric_sums)
+    expect_named("fit", "sums", metric_sums={} if metric_sums is None else metric_sums)
     expect_states("fit", state=state)
     begin, names = int(state.step), None
     history = _check_plan(steps, every, history, begin)

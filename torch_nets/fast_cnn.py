@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core.arguments import (
-    NOT_NEGATIVE,
+    FRACTION,
     POSITIVE,
     expect_functions,
     expect_reals,
@@ -100,7 +100,7 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise UserError("whitening_filters: x: needs a tensor of images (n, C, H, W)")
     layers.expect_sizes("whitening_filters", size=size)
-    expect_reals("whitening_filters", NOT_NEGATIVE, eps=eps)
+    expect_reals("whitening_filters", FRACTION, eps=eps)
     if size > min(x.shape[2:]):
         raise UserError(f"whitening_filters: size is {size}, images are {tuple(x.shape[2:])}")
     unfolded = torch.nn.functional.unfold(x, size)

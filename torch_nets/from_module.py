@@ -131,7 +131,9 @@ def expect_input(net: nn.Module, name: str, x: Any) -> None:
     except ValueError:  # it has no signature
         return
     for part in (*args, *kwargs.values()):
-        if not isinstance(part, Tensor | Mapping | list | tuple):
+        tensors: list[Tensor] = []
+        map_tensors(tensors.append, part)
+        if not tensors:
             kind = type(part).__name__
             raise UserError(f"{name}: the input holds a {kind}, needs tensors; see to_torch")
 

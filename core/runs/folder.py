@@ -7,10 +7,10 @@ from pathlib import Path
 from purenets.core import train
 from purenets.core.arguments import (
     ANY,
-    expect_dicts,
     expect_flags,
     expect_functions,
     expect_integers,
+    expect_named,
     expect_numbers,
     expect_paths,
     expect_states,
@@ -90,8 +90,11 @@ def save(
     wrong = mismatch(rows, history.check_rows, "rows")
     if wrong:
         raise UserError(f"save: {wrong}")
-    expect_dicts("save", metric_sums=metric_sums)
-    expect_numbers("save", ANY, **metric_sums)
+    expect_named("save", "sums", metric_sums=metric_sums)
+    for name, value in metric_sums.items():
+        if getattr(value, "shape", ()) != ():
+            raise UserError(f"save: metric_sums[{name!r}] is an array, needs a number")
+        expect_numbers("save", ANY, metric_sums=value)
     folder = Path(folder)
     meta = {"history": rows, "sums": {name: float(value) for name, value in metric_sums.items()}}
     return rotation.commit(folder, checkpoint.on_host(state._asdict()), meta, keep, newest)

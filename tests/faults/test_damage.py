@@ -222,7 +222,9 @@ def test_a_file_whose_content_is_something_else_is_refused(kind, tmp_path):
     kind.write(path, 0)
     good = json.loads(path.read_text())
     wrong: list = [[], None, 3, "text", {}, {"rows": 1}, {"config": {"a": {"b": {"c": [1]}}}}]
-    wrong += [{**good, name: odd} for name in good for odd in (None, {}, [[]], "x", {"a": {"b": 1}})]
+    wrong += [
+        {**good, name: odd} for name in good for odd in (None, {}, [[]], "x", {"a": {"b": 1}})
+    ]
     tried = 0
     for content in wrong:
         if isinstance(content, dict):

@@ -29,10 +29,11 @@ def no_proc(path, *arguments, **options):
 import io, pathlib
 builtins.open = io.open = no_proc
 exists, read_text = pathlib.Path.exists, pathlib.Path.read_text
-pathlib.Path.exists = lambda self, **o: not str(self).startswith(("/proc", "/sys")) and exists(self, **o)
+hidden = lambda path: str(path).startswith(("/proc", "/sys"))
+pathlib.Path.exists = lambda self, **o: not hidden(self) and exists(self, **o)
 
 def read(self, *arguments, **options):
-    if str(self).startswith(("/proc", "/sys")):
+    if hidden(self):
         raise FileNotFoundError(2, "No such file or directory", str(self))
     return read_text(self, *arguments, **options)
 
