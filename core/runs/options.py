@@ -89,7 +89,7 @@ def integers_from(lowest: int, needs: str) -> Check:
     """Return the check of a list of integers from `lowest` on; `needs` says so in words."""
 
     def check(values: tuple) -> str | None:
-        good = all(type(value) is int and value >= lowest for value in values)
+        good = all(type(value) is int and lowest <= value < LARGEST for value in values)
         return None if good else needs
 
     return check
