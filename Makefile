@@ -4,6 +4,7 @@
 #   the newest there is, each in a venv of its own; PYTHON=python3.13 for another Python
 # make full  every experiment of the report from the start, hours long; FULL="--data_dir DIR" says where CIFAR-10 is
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
+# make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
 
@@ -17,7 +18,7 @@ export MPLBACKEND := Agg
 QUIET := --quiet --disable-pip-version-check
 OLDEST := torch==2.11.* torchvision==0.26.*
 
-.PHONY: run full test test-oldest test-newest faults lint format notebooks bench report submission clean
+.PHONY: run full test test-oldest test-newest faults mutants lint format notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -42,6 +43,9 @@ faults: .venv/installed-test
 	-"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
 	rm -f results/faults.json
 	PURENETS_FAULTS=results/faults.json "$(BIN)/python" -m pytest tests/faults
+
+mutants: .venv/installed-test
+	"$(BIN)/python" -m tests.mutants.run
 
 lint: .venv/installed-test
 	"$(BIN)/ruff" check .

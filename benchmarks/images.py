@@ -1,73 +1,67 @@
-"""Opening a folder of images: seconds and memory, when it is decoded and when it comes from the
-cache.
+"""Opening the images: seconds and memory.
 
-    python -m benchmarks.images --data_dir data/cifar10-jpeg75
+    python -m benchmarks.images                              # CIFAR-10 in data/
+    python -m benchmarks.images --data folder --data_dir DIR
 
 Each start is a process of its own. Memory is the peak above that after the imports, while images
-are decoded, split and normalized. The last line has the seconds from the imports to the end of the
-first training step of scripts/cnn_train.py, the probe of the fastest way and the evaluation before
-the first step included.
+are read, split and normalized. A folder of images is decoded at the first start, and comes from
+the cache after it; of CIFAR-10 all starts are alike, its checksums included. The last line has the
+seconds from the imports to the end of the first training step of scripts/cnn_train.py, the
+evaluation before the first step included.
 """
 
 import multiprocessing
+import os
 import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+
+import torch
 
 from purenets import random, runs
-from purenets.core.data.images import folder
 from purenets.core.runs import malloc
 from purenets.core.runs.command import command
-from purenets.core.runs.options import Options, option, positive
+from purenets.core.runs.options import Options, one_of, option, positive
 from purenets.torch_nets import images
+from purenets.torch_nets.distributed import Group
 from scripts import cnn_train
-from scripts.shared import result_files
-
-
-class FirstStepTaken(Exception):
-    """Ends a training that is only timed up to here."""
+from scripts.shared import result_files, training
+from scripts.shared.images import SOURCES
 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the opening of a folder of images."""
+    """Time the opening of the images."""
 
-    data_dir: str = option("data/cifar10-jpeg75", "the folder with train/ and test/")
+    data: str = option("cifar10", f"one of {', '.join(SOURCES)}", one_of(SOURCES))
+    data_dir: str = option("data", "where cifar10 is kept, or the folder with train/ and test/")
     repeats: int = option(3, "second starts, and starts to the first step", positive)
     results: str = option("results/benchmarks_images.json", "JSON file for the numbers")
 
 
-def data_handling(root: str) -> dict:
+def data_handling(data: str, data_dir: str) -> dict:
     """Seconds and peak memory of load and prepare."""
     before, begin = peak(), time.perf_counter()
-    task = images.prepare(folder(Path(root)), random.key(0), valid_fraction=0.1)
+    task = images.prepare(images.load(data, data_dir), random.key(0), valid_fraction=0.1)
     task.normalize(task.train[0][:128])
     return {"seconds": time.perf_counter() - begin, "peak_mib": (peak() - before) / 1024}
 
 
-def to_first_step(root: str) -> float:
+def to_first_step(data: str, data_dir: str) -> float:
     """Seconds of scripts/cnn_train.py, once everything is imported, up to the end of its first
     step.
     """
     import purenets.core.report.plots  # noqa: F401 (what it imports when work starts)
 
-    begin, original = time.perf_counter(), runs.fit_and_save
-
-    def fit(folder, step, state, batches, *, evaluate, **options):
-        evaluate(state)
-        step(state, batches(0))
-        raise FirstStepTaken
-
-    runs.fit_and_save = fit
-    try:
-        cnn_train.train(cnn_train.Config(data="folder", data_dir=root))
-    except FirstStepTaken:
-        return time.perf_counter() - begin
-    finally:
-        runs.fit_and_save = original
+    begin = time.perf_counter()
+    config = cnn_train.Config(data=data, data_dir=data_dir)
+    plan = training.plan_of(config, cnn_train.RECIPE, torch.device("cpu"), Group())
+    run = training.prepare(plan)
+    run.evaluate(run.state)
+    run.step(run.state, run.batches(0))
+    return time.perf_counter() - begin
 
 
 def peak() -> int:
@@ -83,13 +77,16 @@ def apart(f, *arguments):
 
 
 def main(config: Config) -> dict:
-    root = Path(config.data_dir).resolve()
-    with tempfile.TemporaryDirectory() as fresh:  # without a cache
-        for part in ("train", "test"):
-            (Path(fresh) / part).symlink_to(root / part)
-        first = apart(data_handling, fresh)
-    second = [apart(data_handling, str(root)) for _ in range(config.repeats)]
-    starts = [apart(to_first_step, str(root)) for _ in range(config.repeats)]
+    place = config.data, config.data_dir
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ["PURENETS_CACHE"] = empty  # so that the first start finds no cache
+        try:
+            first, *second = (apart(data_handling, *place) for _ in range(1 + config.repeats))
+            starts = [apart(to_first_step, *place) for _ in range(config.repeats)]
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
     found = {
         "command": runs.command_line(config).replace("scripts/images.py", "-m benchmarks.images"),
         "n": config.repeats,

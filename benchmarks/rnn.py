@@ -251,7 +251,7 @@ def draw(found: dict):
         axis.plot(
             found["T"],
             values,
-            plots.MARKERS[i] + plots.LINES[i],
+            plots.MARKERS[i] + plots.LINES[i % len(plots.LINES)],
             color=plots.COLORS[i],
             label=label,
         )

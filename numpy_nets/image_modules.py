@@ -257,8 +257,7 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         count = x.size / n
         if count <= 1:
             raise UserError("input: BatchNorm in training needs more than one value in a channel")
-        unbiased = var * (count / (count - 1))  # as in PyTorch
-        new = {"running_mean": mean, "running_var": unbiased}
+        new = {"running_mean": mean, "running_var": var * (count / (count - 1))}  # unbiased
         moved = {
             name: (buffers[name] + momentum * (value - buffers[name])).astype(buffers[name].dtype)
             for name, value in new.items()

@@ -103,7 +103,7 @@ def made_report() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         document = make_report.make(make_report.Config(out=folder))
         path = Path(folder) / "report.pdf"
-        write_pdf(document, file_path)
+        write_pdf(document, path)
         return {path.name: path.read_bytes(), "report.html": to_html(document).encode()}
 
 

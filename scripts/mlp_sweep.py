@@ -64,8 +64,7 @@ def members(config: Config) -> list[tuple[float, int]]:
 
 
 def train(config: Config) -> np.ndarray:
-    """The accuracy of every member on a fifth of the training set, held out to choose by: (rates,
-    seeds). The test set is not looked at."""
+    """Return each member's accuracy on a held-out fifth of the training set: (rates, seeds)."""
     import torch  # when work starts, so that --help is quick
 
     from purenets.torch_nets import (

@@ -10,23 +10,19 @@ from pathlib import Path
 
 from benchmarks import cifar10 as cifar10_benchmark
 from benchmarks import cnn as cnn_benchmark
-from benchmarks import growth, mlp, products, profile, summary, toolbox
+from benchmarks import growth, imports, loops, mlp, products, profile, summary, toolbox
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import write_atomically
 from scripts import cifar10_sweep, cnn_sweep, compare_mlps, palindrome_sweep
 from scripts.shared import result_files
 from tests.faults import record
+from tests.mutants import run as mutants
 
 RESULTS = Path(__file__).parents[1] / "results"
 
 
 def of_rows(table: Callable[[list], Table]) -> Callable[[dict], list[Table]]:
     return lambda found: [table(found["rows"])]
-
-
-def of_cnn_benchmark(found: dict) -> list[Table]:
-    peers = list(dict.fromkeys(pair.split(" / ")[1] for pair in found["ratio"]))
-    return [cnn_benchmark.table(found, peers)]
 
 
 TABLES: dict[str, Callable[[dict], list[Table]]] = {
@@ -42,13 +38,16 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     },
     "benchmarks": of_rows(summary.table),
     "benchmarks_cifar10": cifar10_benchmark.tables,
-    "benchmarks_cnn": of_cnn_benchmark,
+    "benchmarks_cnn": lambda found: [cnn_benchmark.table(found)],
     "benchmarks_growth": lambda found: [growth.table(found["curves"], found["n"])],
+    "benchmarks_imports": lambda found: [imports.table(found)],
+    "benchmarks_loops": loops.tables,
     "benchmarks_mlp": mlp.tables,
     "benchmarks_products": lambda found: [products.table(found)],
     "benchmarks_profile": lambda found: [profile.table(found)],
     "benchmarks_toolbox": lambda found: [toolbox.table(found)],
     "faults": lambda found: [record.table(found)],
+    "mutants": lambda found: [mutants.table(found)],
 }
 
 

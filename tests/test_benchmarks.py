@@ -224,21 +224,6 @@ def test_the_summary_is_that_of_the_files():
     )
 
 
-def test_the_summary_turns_a_speed_up_around_and_says_what_is_missed(tmp_path):
-    fast = {"median": 4.0, "quartiles": [2.0, 5.0]}
-    content = {
-        "command": "c",
-        "n": 3,
-        "machine": "m",
-        "git_commit": "g",
-        "ensemble of 64": {"times as fast": fast},
-    }
-    (tmp_path / "benchmarks_toolbox.json").write_text(json.dumps(content))
-    (row,) = summary.found(tmp_path)
-    assert (row["median"], row["quartiles"], row["n"]) == (0.25, [0.2, 0.5], 3)
-    assert "| 0.25 (0.20 to 0.50) | 0.05 (missed) | 3 |" in to_markdown(summary.table([row]))
-
-
 def test_every_axis_of_growth_spans_a_factor_of_100():
     for axis, values in growth.AXES.items():
         assert values[-1] / values[0] == 100, axis
@@ -262,6 +247,5 @@ def test_the_step_in_jax_is_torchs():
 def test_the_step_with_torchopt_is_torchs():
     from benchmarks import mlp
 
-    mlp.assert_same_work(
-        {"TorchOpt": mlp.TorchOpt(mlp.TINY), "torch.nn": mlp.Torch(mlp.TINY)}, 1e-3
-    )
+    nets = {"TorchOpt": mlp.TorchOpt(mlp.TINY), "torch.nn": mlp.Torch(mlp.TINY)}
+    mlp.assert_same_work(nets, mlp.TINY)

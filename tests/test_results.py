@@ -31,7 +31,7 @@ TABLE = table_of(("net", "accuracy"), [("a", "90%"), ("b", "80%")])
 # this list when its command is run again
 OF_OLD = {
     *("faults", "rnn_lengths", "rnn_settings", "rnn_memory", "rnn_memory_why"),
-    *("rnn_memory_T500", "rnn_memory_T1000", "part2_twin", "part2_settings", "benchmarks"),
+    *("rnn_memory_T500", "rnn_memory_T1000", "part2_twin", "part2_settings"),
 }
 
 

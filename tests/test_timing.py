@@ -1,6 +1,7 @@
 """The harness of the benchmarks: who is timed when, with what, and which way a ratio points."""
 
 import itertools
+import json
 import os
 import platform
 import time
@@ -12,6 +13,7 @@ import torch
 from benchmarks import cnn, mlp, products, rnn, summary, timing, toolbox
 from purenets import random
 from purenets.core.report import plots
+from purenets.core.report.tables import to_markdown
 from tests.surroundings import surroundings
 
 KEY = random.key(7)
@@ -136,10 +138,10 @@ def medians_of(found: dict) -> dict[str, float]:
 
 def test_ratios_of_the_mlp_are_ours_to_the_peer(monkeypatch):
     monkeypatch.setattr(mlp, "in_turns", half_the_time(lambda name: name.startswith("ours")))
-    monkeypatch.setattr(mlp, "assert_same_work", lambda nets, tolerance: None)
+    monkeypatch.setattr(mlp, "assert_same_work", lambda nets, sizes: None)
     nets = {name: lambda: None for name in ("ours a", "ours b", "peer c")}
     ours, peers = {n: nets[n] for n in ("ours a", "ours b")}, {"peer c": nets["peer c"]}
-    found = mlp.measure(ours, peers, 5, 0.1, {"peer d": lambda: None})
+    found = mlp.measure(ours, peers, 5, mlp.TINY, {"peer d": lambda: None})
     expected = {f"ours {a} / peer {b}": 0.5 for a in "ab" for b in "cd"}
     assert medians_of(found["ratio"]) == expected
     assert found["ms"] == {"ours a": 1.0, "ours b": 1.0, "peer c": 2.0, "peer d": 2.0}
@@ -147,18 +149,18 @@ def test_ratios_of_the_mlp_are_ours_to_the_peer(monkeypatch):
 
 def test_steps_of_a_scan_are_counted_one_by_one(monkeypatch):
     monkeypatch.setattr(mlp, "in_turns", half_the_time(lambda name: True))
-    monkeypatch.setattr(mlp, "assert_same_work", lambda nets, tolerance: None)
+    monkeypatch.setattr(mlp, "assert_same_work", lambda nets, sizes: None)
     scan, one = lambda: None, lambda: None
     scan.k = 100
-    found = mlp.measure({"scan": scan}, {"one": one}, 5, 0.1)
+    found = mlp.measure({"scan": scan}, {"one": one}, 5, mlp.TINY)
     assert medians_of(found["ratio"]) == {"scan / one": pytest.approx(0.01)}
 
 
 def test_ratios_of_the_rnn_are_ours_to_the_peer(monkeypatch):
-    ours = ("eager", "compiled")
-    monkeypatch.setattr(rnn, "in_turns", half_the_time(lambda name: name in ours))
+    ours = half_the_time(lambda name: "loop" in name or "fused" in name)
+    monkeypatch.setattr(rnn, "in_turns", ours)
     found = medians_of(rnn.one_step(5, 4)["ratio"])
-    assert {"eager / nn.RNN", "compiled / nn.RNN"} <= set(found)
+    assert {"loop, jit / nn.RNN", "fused, jit / nn.RNN"} <= set(found)
     assert set(found.values()) == {0.5}
     together = half_the_time(lambda name: name.startswith("ensemble"))
     monkeypatch.setattr(rnn, "in_turns", together)
@@ -169,37 +171,22 @@ def test_ratios_of_the_rnn_are_ours_to_the_peer(monkeypatch):
 
 def test_ratios_of_the_cnn_are_ours_to_the_peer(monkeypatch):
     found = {}
-    monkeypatch.setattr(cnn, "in_turns", half_the_time(lambda name: name.startswith(cnn.OURS)))
+    monkeypatch.setattr(cnn, "in_turns", half_the_time(lambda name: name in cnn.OURS))
     monkeypatch.setattr(cnn, "apart", lambda *arguments, **options: None)
     monkeypatch.setattr(cnn, "assert_same_work", lambda calls: None)
     monkeypatch.setattr(cnn, "write", lambda path, content, *tables: found.update(content))
     cnn.main(cnn.Config())
     ratios = medians_of(found["ratio"])
-    assert all(name.startswith(cnn.OURS) and " / torch.nn" in name for name in ratios)
+    assert len(ratios) == len(cnn.OURS) * len(cnn.PEERS)
+    assert all(name.startswith("ours") and " / torch.nn" in name for name in ratios)
     assert set(ratios.values()) == {0.5}
 
 
-def test_times_as_fast_are_the_peers_to_ours(monkeypatch):
-    monkeypatch.setattr(toolbox, "in_turns", half_the_time(lambda name: name.startswith("ours")))
-    monkeypatch.setattr(toolbox, "apart", lambda *arguments, **options: None)
-    monkeypatch.setattr(toolbox, "assert_same_work", lambda name: None)
-    monkeypatch.setattr(toolbox.importlib.metadata, "version", lambda name: "1")
-    found = toolbox.against_opacus("mlp", 5)
-    speeds = {name: value for name, value in found.items() if name.startswith("times as fast")}
-    assert set(medians_of(speeds).values()) == {2.0}
-
-
-def test_an_ensemble_that_takes_half_the_time_is_twice_as_fast(monkeypatch):
-    found = {}
+def test_ratios_of_the_toolbox_are_ours_to_the_peer(monkeypatch):
     monkeypatch.setattr(toolbox, "in_turns", half_the_time(lambda name: name == "ours"))
-    monkeypatch.setattr(toolbox, "members", lambda: None)
-    monkeypatch.setattr(toolbox, "one_by_one", lambda: None)
-    monkeypatch.setattr(toolbox.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(toolbox, "write", lambda path, content, *tables: found.update(content))
-    threads = torch.get_num_threads()
-    toolbox.main(toolbox.Config())
-    torch.set_num_threads(threads)
-    assert found["ensemble of 64"]["times as fast"]["median"] == 2.0
+    found = toolbox.section({"ours": None, "peer a": None, "peer b": None}, 5)
+    assert medians_of(found["ratio"]) == {"ours / peer a": 0.5, "ours / peer b": 0.5}
+    assert found["ms"] == {"ours": 1.0, "peer a": 2.0, "peer b": 2.0}
 
 
 def test_the_ratio_of_products_is_ours_to_torchs(monkeypatch):
@@ -216,17 +203,33 @@ def test_the_ratio_of_products_is_ours_to_torchs(monkeypatch):
 # --- the summary ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bar", summary.BARS, ids=lambda bar: f"{bar.work} / {bar.peer}")
-def test_a_bar_knows_which_way_its_ratio_points(bar):
-    assert bar.inverse == bar.path[-1].startswith("times as fast")
-    assert bar.inverse or " / " in bar.path[-1]
-    assert bar.at_most > 0
+def test_a_bar_is_of_ours_to_the_fastest_peer(tmp_path, monkeypatch):
+    bar = summary.Bar("w", "ours", ("slow", "fast", "absent"), 0.5, "toolbox", ("part",))
+    monkeypatch.setattr(summary, "BARS", [bar])
+    ratios = {
+        f"ours / {peer}": {"median": value, "quartiles": [value, value]}
+        for peer, value in (("slow", 0.25), ("fast", 0.75))
+    }
+    part = {"ms": {"ours": 3.0, "slow": 12.0, "fast": 4.0}, "ratio": ratios, "n": 7}
+    content = {"command": "c", "n": 3, "machine": "m", "git_commit": "g", "part": part}
+    (tmp_path / "benchmarks_toolbox.json").write_text(json.dumps(content))
+    (row,) = summary.found(tmp_path)
+    assert (row["peer"], row["median"], row["n"]) == ("fast", 0.75, 7)
+    assert "| fast | 0.75 (0.75 to 0.75) | 0.5 (missed) | 7 |" in to_markdown(summary.table([row]))
+
+
+def test_every_bar_names_contestants_that_there_are(monkeypatch):
+    names = {"cnn": {*cnn.OURS, *cnn.PEERS}}
+    for bar in summary.BARS:
+        assert bar.at_most > 0
+        if bar.file in names:
+            assert {bar.ours, *bar.peers} <= names[bar.file]
 
 
 def test_a_bar_is_missed_above_it_and_met_below(tmp_path):
-    row = {"work": "w", "peer": "p", "at_most": 0.5, "n": 3, "quartiles": [0.1, 0.9]}
+    row = {"work": "w", "ours": "o", "peer": "p", "at_most": 0.5, "n": 3, "quartiles": [0.1, 0.9]}
     rows = [row | {"median": median} for median in (0.4, 0.5, 0.6)]
-    assert [cells[3] for cells in summary.table(rows).rows[1:]] == ["0.5", "0.5", "0.5 (missed)"]
+    assert [cells[4] for cells in summary.table(rows).rows[1:]] == ["0.5", "0.5", "0.5 (missed)"]
     axis = summary.draw(rows).axes[0]
     colors = [line.get_color() for line in axis.lines if line.get_marker() in ("o", "D")]
     assert colors == [plots.COLORS[3], plots.COLORS[0], plots.COLORS[0]]  # drawn from below

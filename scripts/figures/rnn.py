@@ -231,8 +231,8 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
         else:
             box(axis, x, 0, 1.3, 0.75, f"tanh, h({t})\n{h_shape}")
             arrow((x, -1.15), (x, -0.42), forward)
-            reads = f"x({t}): {batch} x {input_dim}"
-            axis.text(x, -1.4, reads, ha="center", fontsize=8, color=forward)
+            read = f"x({t}): {batch} x {input_dim}"
+            axis.text(x, -1.4, read, ha="center", fontsize=8, color=forward)
         if i:
             both_ways(x - 1.85, 0, x - 0.66, 0, up=False)
             axis.text(x - 1.25, 0.3, "W_hh", ha="center", fontsize=8, color=forward)

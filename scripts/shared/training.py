@@ -194,7 +194,7 @@ def prepare(plan: Plan, folder: Path | None = None, rows=None) -> Training:
     model = autotuned(plan.plain, task, config.precision, folder, group)
     grad = make_grad_fn(config, plan.recipe, model, task, group)
     model, grad = with_members(config, model, grad)
-    averaged = averaged_state_fn(model, task, config.batch_size)
+    averaged = averaged_state_fn(model, task, config.batch_size, group)
     return Training(
         model=model,
         step=compiled(config, make_step(grad, plan.optimizer)),
@@ -477,19 +477,24 @@ def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
 # --- evaluation -----------------------------------------------------------------------------------
 
 
-def averaged_state_fn(model: Model, task, batch_size: int) -> Callable[[TrainState], TrainState]:
+def averaged_state_fn(
+    model: Model, task, batch_size: int, group
+) -> Callable[[TrainState], TrainState]:
     """Return the function from a state to the one to evaluate: its averaged params, where the
     optimizer keeps an average, with BatchNorm's statistics taken anew for them.
 
     The statistics are those of the first training images, as they are: so are the images of the
-    evaluation.
+    evaluation. Processes share each batch, as BatchNorm takes its statistics over all of them.
     """
     from purenets.torch_nets import update_batchnorm
 
     x, y = task.train
     size = min(batch_size, 500, len(y))
-    ends = range(size, min(len(y), STATISTICS) + 1, size)  # no batch of a few images
-    parts = [(x[end - size : end], y[end - size : end]) for end in ends]
+    size -= size % group.size
+    begins = range(0, min(len(y), STATISTICS) - size + 1, size)  # no batch of a few images
+    share = size // group.size
+    own = [slice(i + group.rank * share, i + (group.rank + 1) * share) for i in begins]
+    parts = [(x[at], y[at]) for at in own]
 
     def averaged(state: TrainState) -> TrainState:
         found = optim.with_averaged_params(state)

@@ -103,6 +103,15 @@ def test_the_last_one_stays_when_writing_fails(saved, monkeypatch):
     assert sorted(p.name for p in saved.iterdir()) == ["checkpoint.json", checkpoint.NAME]
 
 
+def test_who_reads_the_last_one_is_not_disturbed(saved):
+    """A new file takes its place: one that is open, or has another name too, stays as it is."""
+    path, other = saved / checkpoint.NAME, saved / "other"
+    other.hardlink_to(path)
+    before = path.read_bytes()
+    checkpoint.save(saved, {**ARRAYS, "more": np.zeros(1000)}, META)
+    assert other.read_bytes() == before != path.read_bytes()
+
+
 @pytest.mark.parametrize(
     "header", [b"", b"[]", b'{"__metadata__": {}}', b'{"__metadata__": {"purenets": "1"}}']
 )

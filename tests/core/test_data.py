@@ -52,6 +52,26 @@ def test_batches_are_full_and_hold_each_example_once_a_pass(n, batch_size, seed)
         assert np.array_equal(np.sort(stream[epoch * n : (epoch + 1) * n]), x)
 
 
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("batch_size", [0, 1, 7, 20])
+def test_every_input_keeps_its_target(convert, batch_size):
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    y = np.arange(20)
+    batch_at = data.batches((convert(x), convert(y)), batch_size, KEY)
+    for step in range(12):  # within an epoch, and across two
+        inputs, targets = map(np.asarray, batch_at(step))
+        assert np.array_equal(inputs, x[targets])
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    x = np.arange(97)
+    batch_at = data.batches((x, x), 97, KEY)
+    orders = [batch_at(epoch)[0] for epoch in range(5)]
+    for epoch, order in enumerate(orders):
+        assert np.array_equal(order, random.permutation(random.fold_in(KEY, epoch), 97))
+    assert len({tuple(order) for order in orders}) == 5
+
+
 def test_a_batch_depends_on_key_and_step_alone():
     x = np.arange(97)
     forward, backward = (data.batches((x, x), 8, KEY) for _ in range(2))

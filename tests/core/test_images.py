@@ -167,6 +167,17 @@ def test_digits_are_always_there():
     assert set(found.test[1]) == set(range(10))
 
 
+def test_no_digit_is_trained_on_and_tested():
+    from sklearn.datasets import load_digits
+
+    pixels, classes = load_digits(return_X_y=True)
+    found = images.digits()
+    held_out = np.arange(1797) % 5 == 4
+    for (x, y), rows in zip((found.train, found.test), (~held_out, held_out), strict=True):
+        assert np.array_equal(x.reshape(-1, 64), np.round(pixels[rows] * (255 / 16)))
+        assert np.array_equal(y, classes[rows])
+
+
 def test_mean_and_deviation_are_exact():
     x = DRAW.integers(0, 256, (2500, 3, 4, 5), dtype=np.uint8)
     x[:, 2] = 7

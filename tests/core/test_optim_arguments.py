@@ -45,6 +45,7 @@ WRONG = {
     "ns_steps": INTEGERS,
     "ns_coefficients": [None, 3.0, (1.0, 2.0), (1.0, 2.0, NAN), (1.0, 2.0, "3"), "abc"],
     "adjust_lr_fn": [None, "none", 1, [1]],
+    "method": [None, "none", 1, [1]],
     "precision": [0, 16, ["float32"]],
     "matrices": [None, True, "fc1.*"],
     "other": [0.1, "sgd", optim.sgd],

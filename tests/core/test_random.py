@@ -127,6 +127,30 @@ def test_permutation_holds_each_number_once(seed, n):
     assert np.array_equal(np.sort(random.permutation(random.key(seed), n)), np.arange(n))
 
 
+def test_every_order_is_as_likely():
+    """Neighbors change places in half of all permutations, and a number comes anywhere."""
+    n, draws = 50, 400
+    orders = np.stack(
+        [random.permutation(random.fold_in(random.key(3), i), n) for i in range(draws)]
+    )
+    places = np.argsort(orders, axis=1)
+    swapped = (places[:, 1:] < places[:, :-1]).sum()
+    pairs = draws * (n - 1)
+    assert abs(swapped - pairs / 2) < 4 * np.sqrt(pairs / 4)
+    counts = np.bincount(places[:, 0] // 10, minlength=5)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_new_key_is_nothing_that_its_key_draws():
+    key = random.key(0)
+    drawn = set(random.bits(key, 400).tolist())
+    for made in (
+        random.split(key, 100),
+        random.fold_in(random.fold_in(random.fold_in(key, 1), 2), 3),
+    ):
+        assert drawn.isdisjoint(np.ravel(made[..., :2]).tolist())
+
+
 def test_keys_do_not_collide():
     key = random.key(0)
     derived = [key, *random.split(key, 100)]

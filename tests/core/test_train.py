@@ -56,6 +56,21 @@ def test_fit_is_the_loop_written_out():
     assert history[1]["loss"] == pytest.approx(np.mean(losses[10:20]), rel=1e-6)
 
 
+def test_every_step_is_counted_and_draws_by_its_own_key():
+    seen = []
+
+    def grad_fn(params, buffers, batch, key):
+        seen.append(tuple(np.asarray(key).tolist()))
+        return tree.zeros_like(params), (buffers, {"loss": np.float32(0)})
+
+    state = start()
+    step = make_step(grad_fn, OPTIMIZER)
+    for i in range(4):
+        assert int(state.step) == i
+        state, _ = step(state, BATCHES(i))
+    assert seen == [tuple(random.fold_in(start().key, i).tolist()) for i in range(4)]
+
+
 def test_history_has_the_evaluations_and_a_last_row():
     def evaluation(state):
         metrics = numpy_nets.metrics_fn(MODEL)

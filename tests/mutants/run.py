@@ -1,7 +1,7 @@
 """Make every mistake of `mutations.py`, one at a time, and see whether the fast tests notice.
 
     python -m tests.mutants.run                    # or: make mutants; writes results/mutants.json
-    python -m tests.mutants.run --only dropout     # those with a word in their name; writes nothing
+    python -m tests.mutants.run --only dropout     # those with this in their name; writes nothing
 
 Each is made in a copy of this tree, where pytest runs the tests that are listed with it. A mistake
 is killed if one of them fails, and survives if all pass. Before that all tests have to pass without
@@ -39,7 +39,9 @@ KILLED, SURVIVED = "killed", "survived"
 class Config(Options):
     """Make deliberate mistakes and see whether the tests notice."""
 
-    only: str = option("", "a word in the name of the mistakes to make; empty for all")
+    only: tuple[str, ...] = option(
+        (), "what the names of the mistakes to make hold, with commas; empty for all"
+    )
     workers: int = option(0, "copies that work side by side; 0 for one a core", not_negative)
     results: str = option("results/mutants.json", "JSON file for what was found")
 
@@ -50,10 +52,10 @@ def main(config: Config) -> list[dict]:
         (area, mutation)
         for area, mutations in AREAS.items()
         for mutation in mutations
-        if config.only in mutation.name
+        if not config.only or any(words in mutation.name for words in config.only)
     ]
     if not chosen:
-        raise UserError(f"--only {config.only}: in no name of a mistake")
+        raise UserError(f"--only {','.join(config.only)}: in no name of a mistake")
     workers = min(config.workers or os.cpu_count() or 1, len(chosen))
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies = [copy_tree(Path(folder) / str(i)) for i in range(workers)]

@@ -68,6 +68,23 @@ def test_batch_norm_equals_torchs():
     )
 
 
+@pytest.mark.parametrize("momentum", [0.1, 0.7])
+def test_running_statistics_equal_torchs(momentum):
+    norm, twin = m.BatchNorm(3, momentum=momentum), torch.nn.BatchNorm2d(3, momentum=momentum)
+    twin = twin.double()
+    params, buffers = norm.init(random.key(0))
+    buffers = {name: leaf.astype(float) for name, leaf in buffers.items()}
+    for _ in range(3):
+        x = DRAW.normal(2.0, 3.0, size=(4, 3, 5, 2))
+        _, buffers, _ = norm.forward(params, buffers, x, train=True)
+        twin(torch.from_numpy(x))
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert np.allclose(buffers[name], dict(twin.named_buffers())[name].numpy()), name
+    x = DRAW.normal(size=(4, 3, 5, 2))
+    evaluated, _, _ = norm.forward(params, buffers, x)
+    assert np.allclose(evaluated, twin.eval()(torch.from_numpy(x)).detach().numpy())
+
+
 def test_mean_equals_torchs():
     x = DRAW.normal(size=(4, 3, 5, 2))
     out, cache = m.global_avg_pool_forward(x)

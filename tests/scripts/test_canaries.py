@@ -50,6 +50,11 @@ IMAGE_RUNS = {
         cifar10_cnn.Config(**SMALL | {"flip": "alternating"}, channels=(4, 8, 8)),
     ),
     "cifar10_mlp": (cifar10_mlp, cifar10_mlp.Config(**SMALL, width=8, depth=1)),
+    "hardest of small images": (
+        cifar10_cnn,
+        cifar10_cnn.Config(**SMALL, channels=(4, 8, 8), hardest=0.5, small_size=26),
+    ),
+    "whitened inputs": (cifar10_mlp, cifar10_mlp.Config(**SMALL, width=8, depth=1, pca=20)),
 }
 image_runs = pytest.mark.parametrize(
     ("script", "config"), IMAGE_RUNS.values(), ids=list(IMAGE_RUNS)
@@ -139,6 +144,17 @@ def test_the_test_is_of_the_test_images(script, config, train_on):
     assert result.test["loss"] == pytest.approx(float(loss), rel=1e-6)
     held_out = [len(part[1]) for part in (result.task.train, result.task.valid, result.task.test)]
     assert held_out == [200, 288, 359]
+
+
+@image_runs
+def test_the_validation_is_of_the_params_that_are_tested(script, config, train_on):
+    """The running mean, with --ema: its accuracy is what the last row has."""
+    result = train_on(script, config)
+    x, y = result.task.valid
+    with torch.no_grad():
+        logits, _ = result.model.apply(result.state.params, result.state.buffers, x)
+    loss = torch.nn.functional.cross_entropy(logits, y)
+    assert result.history[-1]["valid_loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_all_of_the_test_images_are_tested(monkeypatch):

@@ -445,6 +445,27 @@ def test_every_hyper_parameter_of_an_image_recipe_is_tried():
         assert fields - PLACES - untried - refused.get(name, set()) == set(changes)
 
 
+def test_holes_are_of_the_mean_color():
+    """--cutout sets pixels to 0 where the net sees them: after the normalization."""
+    seen, x = [], torch.full((6, 1, 9, 9), 200, dtype=torch.uint8)
+    model = layers.serial(flatten=layers.Flatten(), fc=layers.Linear(81, 3))
+    watched = model._replace(
+        apply=lambda params, buffers, x, **options: (
+            seen.append(x.detach().clone()) or model.apply(params, buffers, x, **options)
+        )
+    )
+    task = SimpleNamespace(classes="abc", normalize=lambda x: x.float() / 100 - 1)
+    config = cnn_train.Config(data="digits", cutout=3)
+    grad = make_grad_fn(
+        config, training.Recipe("", None, None), watched, task, torch_nets.distributed.Group()
+    )
+    params, buffers = model.init(torch.as_tensor(random.key(0)))
+    grad(params, buffers, (x, torch.arange(6) % 3), torch.as_tensor(random.key(1)))
+    (images_seen,) = seen
+    assert set(images_seen.unique().tolist()) == {0.0, 1.0}
+    assert 6 * 4 <= int((images_seen == 0).sum()) <= 6 * 9  # a hole may be cut off at the border
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_the_loss_is_smoothed_by_as_much_as_the_option_says(smoothing):
     """The gradient of the training against that of torch's smoothed cross-entropy."""

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from purenets import UserError, init_state, make_step, optim, random, torch_nets, train_state, tree
+from purenets import (
+    UserError,
+    init_state,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    torch_nets,
+    train_state,
+    tree,
+)
 from purenets.core.optim import kernels
 from purenets.core.vector_dict import VectorDict, vector_of
 from purenets.torch_nets import MLP, ensemble, grad_fn, jit, stack_states
@@ -109,6 +119,29 @@ def test_metrics_are_those_that_are_asked_for():
     assert metrics.keys() == {"loss", "largest"}
     logits, _ = model.apply(params, buffers, batch[0])
     assert metrics["largest"] == logits.abs().max()
+
+
+@pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
+def test_training_and_evaluation_are_modes_of_their_own(nets):
+    """Dropout of nearly all units, and statistics that are far from those of the batch."""
+    dropout = nets.MLP(4, [50], 3, dropout=0.9)
+    key = random.key(0) if nets is numpy_nets else torch.as_tensor(random.key(0))
+    params, buffers = dropout.init(key)
+    x, y = random.normal(key, (6, 4)), random.randint(key, (6,), 0, 3)
+    whole = nets.metrics_fn(dropout)(params, buffers, (x, y))["loss"]
+    assert whole == nets.metrics_fn(dropout)(params, buffers, (x, y))["loss"]
+    losses = {
+        float(nets.grad_fn(dropout)(params, buffers, (x, y), random.fold_in(key, i))[1][1]["loss"])
+        for i in range(5)
+    }
+    assert len(losses) == 5 and float(whole) not in losses
+    net = nets.CNN(3, 4, width=1 / 16)
+    params, buffers = net.init(key)
+    images, classes = random.normal(key, (4, 3, 8, 8)), random.randint(key, (4,), 0, 4)
+    _, (moved, found) = nets.grad_fn(net)(params, buffers, (images, classes), key)
+    evaluated = nets.metrics_fn(net)(params, buffers, (images, classes))
+    assert abs(float(found["loss"]) - float(evaluated["loss"])) > 1e-3
+    assert float(abs(moved["norm1.running_mean"]).max()) > 0
 
 
 def test_the_loss_cannot_be_replaced():

@@ -21,7 +21,12 @@ from purenets.torch_nets.analysis.per_example import (
     per_example_grads,
     top_loss_indices,
 )
-from purenets.torch_nets.analysis.privacy import dp_grad_fn, epsilon, poisson_batches
+from purenets.torch_nets.analysis.privacy import (
+    add_noise,
+    dp_grad_fn,
+    epsilon,
+    poisson_batches,
+)
 from purenets.torch_nets.fast import outer_products
 from purenets.torch_nets.layers import BatchNorm, Conv, GlobalAvgPool, Linear, ReLU, serial
 
@@ -231,6 +236,15 @@ def test_noise_has_the_deviation_it_should():
     assert all(torch.equal(noisy[n], again[n]) for n in params)
     other, _ = dp_grad_fn(model, 0.5, 3.0)(params, {}, (x, y), KEY + 1)
     assert not torch.equal(noisy["fc1.bias"], other["fc1.bias"])
+
+
+def test_noise_is_another_one_in_every_leaf_and_step():
+    nothing = {name: torch.zeros(2000) for name in "abc"}
+    noise = [*add_noise(nothing, KEY, 1.0).values()]
+    noise += add_noise(nothing, random.fold_in(KEY, 1), 1.0).values()
+    assert all(abs(float(leaf.std()) - 1) < 0.1 for leaf in noise)
+    correlations = torch.corrcoef(torch.stack(noise)) - torch.eye(6)
+    assert float(correlations.abs().max()) < 5 / 2000**0.5
 
 
 def test_poisson_batches_draw_each_example_at_the_rate():

@@ -89,7 +89,7 @@ def test_only_unsure_images_are_seen_in_several_views():
     found, _ = tta.where_unsure(MODEL, averaged, below).apply(PARAMS, BUFFERS, x)
     for i in range(len(x)):
         expected = mean[i] if largest[i] < below else plain[i]
-        torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-4)
     assert 0 < int((largest < below).sum()) < len(x)
     every, _ = tta.where_unsure(MODEL, averaged, 1.1).apply(PARAMS, BUFFERS, x)
     torch.testing.assert_close(every, mean, rtol=1e-4, atol=1e-5)

@@ -151,10 +151,7 @@ def _function_of(source: _Source) -> Callable:
 
 
 def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
-    """Return the function that reads the tensors of arguments like `expected`, None of others.
-
-    expected: what `like((args, kwargs))` returned.
-    """
+    """Return the function that reads the tensors of arguments like `expected`, None of others."""
     source, leaves, found, known = _Source(), [], [], []
 
     def compare(expression: str, value: Any) -> None:

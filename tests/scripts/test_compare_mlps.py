@@ -1,0 +1,83 @@
+"""The comparison of both MLPs: the same data, params and batches, and the options that are said."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from purenets import random
+from purenets.torch_nets import to_numpy
+from scripts import compare_mlps, pytorch_train_mlp, train_mlp_numpy
+from scripts.shared.mlp import MLPConfig
+
+SMALL = {"max_steps": 6, "eval_freq": 2, "compile": False, "seeds": 2, "first_seed": 3}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("batch_size", [0, 32])
+def test_both_networks_go_the_same_way(optimizer, batch_size):
+    """Within rounding, from the first evaluation, before any step, to the last."""
+    case = MLPConfig(
+        optimizer=optimizer, batch_size=batch_size, max_steps=6, eval_freq=2, dtype="float64"
+    )
+    results = compare_mlps.train_both(case)
+    for ours, theirs in zip(*(result.history for result in results.values()), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+    finals = [to_numpy(result.state.params) for result in results.values()]
+    assert compare_mlps.largest_difference(*finals) < 1e-9
+
+
+def test_the_largest_difference_is_that_of_any_leaf():
+    a = {"w": np.zeros((2, 2)), "b": np.array([1.0, -2.0])}
+    b = {"w": np.full((2, 2), 0.5), "b": np.array([1.0, -5.0])}
+    assert compare_mlps.largest_difference(a, b) == compare_mlps.largest_difference(b, a) == 3.0
+
+
+def test_every_combination_is_trained_with_the_options_that_are_said(tmp_path):
+    config = compare_mlps.Config(
+        **SMALL, datasets="moons,blobs", noises="0.1,0.3", optimizers="sgd,adam", batch_sizes="0,8",
+        dnn_hidden_units="5", learning_rate=0.02, dtype="float64",
+        out=str(tmp_path / "run"), results=str(tmp_path / "found.json"),
+    )  # fmt: skip
+    cases = list(compare_mlps.cases(config))
+    assert len(set(cases)) == len(cases) == 2 * 2 * 2 * 2 * 2
+    for case in cases:
+        assert (case.max_steps, case.eval_freq, case.learning_rate) == (6, 2, 0.02)
+        assert (case.dnn_hidden_units, case.dtype, case.seed in (3, 4)) == ((5,), "float64", True)
+
+
+def test_a_row_is_that_of_the_run_alone(tmp_path):
+    config = compare_mlps.Config(
+        **SMALL, datasets="moons", out=str(tmp_path / "run"), results=str(tmp_path / "found.json")
+    )
+    rows = compare_mlps.main(config)
+    assert (
+        json.loads((tmp_path / "found.json").read_text())["rows"]
+        == json.loads((tmp_path / "run" / "table.json").read_text())["rows"]
+    )
+    assert [row["case"]["seed"] for row in rows] == [3, 3, 4, 4]
+    assert ["history" in row for row in rows] == [True, True, False, False]
+    for row in rows:
+        case = MLPConfig.from_dict(row["case"])
+        params = compare_mlps.same_params(case)
+        script = {"numpy": train_mlp_numpy, "torch": pytorch_train_mlp}[row["backend"]]
+        quick = {"compile": False} if script is pytorch_train_mlp else {}
+        alone = script.train(script.Config(**case.to_dict(), **quick), params)
+        assert {name: row[name] for name in alone.history[-1]} == alone.history[-1]
+        assert row["step"] == 6 * 25
+
+
+def test_params_of_another_seed_are_others():
+    case = MLPConfig(dataset="moons")
+    a, b = (compare_mlps.same_params(dataclasses.replace(case, seed=seed)) for seed in (0, 1))
+    assert a.keys() == b.keys()
+    assert not np.array_equal(a["fc1.weight"], b["fc1.weight"])
+    assert a["fc1.weight"].shape == (20, 2)
+    drawn = random.fold_in(random.key(0), 0)
+    model = compare_mlps.mlp_task.make_model(
+        pytorch_train_mlp.backend_of(pytorch_train_mlp.Config()),
+        case,
+        compare_mlps.mlp_task.load_data(case, random.split(random.key(0), 4)[0]),
+    )
+    assert np.array_equal(a["fc1.weight"], to_numpy(model.init(drawn)[0])["fc1.weight"])
