@@ -19,8 +19,8 @@ from tqdm import tqdm
 from purenets.core.arguments import expect_paths
 from purenets.core.base import Batch, UserError
 from purenets.core.data.image_cache import PARTS, cache_folder, cached
-from purenets.core.memory import expect_room
 from purenets.core.data.image_files import decoded, images_in, is_gray
+from purenets.core.memory import expect_room
 
 FORMAT = 2  # of what is made of the files
 
