@@ -16,6 +16,7 @@ from purenets.core.arguments import (
     DECAY,
     FINITE,
     NOT_NEGATIVE,
+    expect_choice,
     expect_flags,
     expect_functions,
     expect_hypers,
@@ -81,8 +82,8 @@ def muon(
     _expect_precision("muon", precision)
     _expect_iteration("muon", ns_coefficients, ns_steps, eps)
     expect_functions("muon", matrices=matrices)
-    _expect_adjustment("muon", adjust_lr_fn)
-    _expect_method("muon", method)
+    expect_choice("muon", ADJUSTMENTS, adjust_lr_fn=adjust_lr_fn)
+    expect_choice("muon", METHODS, method=method)
     decay = unless_zero(weight_decay, add_decayed_weights)
     of_matrices = chain(
         scale_by_muon(momentum, nesterov, ns_coefficients, ns_steps, eps, precision, method),
@@ -100,20 +101,9 @@ def muon(
     return real_only("muon", partition({"muon": of_matrices, "other": other}, label))
 
 
-def _expect_adjustment(function: str, name: str) -> None:
-    if not isinstance(name, str) or name not in ADJUSTMENTS:
-        known = ", ".join(ADJUSTMENTS)
-        raise UserError(f"{function}: unknown adjust_lr_fn {name!r}, choose from {known}")
-
-
 def _expect_precision(function: str, precision: str | None) -> None:
     if precision is not None and not isinstance(precision, str):
         raise UserError(f"{function}: precision is {precision!r}, needs a dtype's name or None")
-
-
-def _expect_method(function: str, name: str) -> None:
-    if not isinstance(name, str) or name not in METHODS:
-        raise UserError(f"{function}: unknown method {name!r}, choose from {', '.join(METHODS)}")
 
 
 def _expect_iteration(function: str, coefficients, steps: int, eps: float) -> None:
@@ -140,7 +130,7 @@ def scale_by_muon(
     expect_flags("scale_by_muon", nesterov=nesterov)
     _expect_iteration("scale_by_muon", ns_coefficients, ns_steps, eps)
     _expect_precision("scale_by_muon", precision)
-    _expect_method("scale_by_muon", method)
+    expect_choice("scale_by_muon", METHODS, method=method)
 
     def init(params):
         return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}
@@ -160,7 +150,7 @@ def scale_by_muon(
 
 def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
     """Each matrix times what ADJUSTMENTS says of its shape."""
-    _expect_adjustment("scale_by_shape", adjust_lr_fn)
+    expect_choice("scale_by_shape", ADJUSTMENTS, adjust_lr_fn=adjust_lr_fn)
 
     def scale(grads: Params, params: Params) -> Params:
         factor = ADJUSTMENTS[adjust_lr_fn]

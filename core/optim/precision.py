@@ -36,12 +36,13 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
     plain, rare = optimizer.update, rare or optimizer
 
     def init(params):
-        if not are_full(params):
+        if params is None or not are_full(params):
             expect_params(params)
             params = widened_leaves(params)
         return (optimizer if are_full(params) else rare).init(params)
 
     def update_of_any(grads, state, params, **extra):
+        expect_arrays("grads", grads)
         if "value_and_grad_fn" in extra:
             extra |= {"value_and_grad_fn": _at_own_dtype(extra["value_and_grad_fn"], params)}
         grads, params = widened_leaves(grads), widened_leaves(params)
@@ -86,6 +87,7 @@ STATE_ERRORS = (KeyError, TypeError, AttributeError)  # of an entry that is miss
 
 def expect_state(init: InitState, state: dict, params: Params) -> None:
     """Raise a UserError unless the state has the entries and shapes that `init(params)` has."""
+    expect_params(params)
     if not isinstance(state, dict):
         raise UserError(f"opt_state: a {type(state).__name__}, needs what init returns")
     try:
@@ -98,11 +100,13 @@ def expect_state(init: InitState, state: dict, params: Params) -> None:
 
 
 def are_full(leaves: Params) -> bool:
-    """Return True if all leaves are float32 or float64."""
+    """Return True if all leaves are float32 or float64, or nothing is given (params, to a transform
+    that needs none).
+    """
     if type(leaves) is VectorDict and leaves.dtype is not None:
         return leaves.dtype in FULL
     if not isinstance(leaves, dict):
-        return False
+        return leaves is None
     for leaf in leaves.values():  # no generator: this is a part of every step
         dtype = getattr(leaf, "dtype", None)
         if dtype not in FULL:
@@ -112,15 +116,21 @@ def are_full(leaves: Params) -> bool:
 
 def expect_params(params: Params) -> None:
     """Raise a UserError that names the leaf that no optimizer can update."""
-    if not isinstance(params, dict):
-        raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
+    expect_arrays("params", params)
     for name, leaf in params.items():
-        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-            kind = type(leaf).__name__
-            raise UserError(f"params: {name} is a {kind}, needs an array; the dict is flat")
         if kind_of(leaf) not in "fc":
             dtype = str(leaf.dtype).removeprefix("torch.")
             raise UserError(f"params: {name} is {dtype}, needs a floating-point dtype")
+
+
+def expect_arrays(what: str, leaves: Params) -> None:
+    """Raise a UserError that names the leaf that is no array."""
+    if not isinstance(leaves, dict):
+        raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
+    for name, leaf in leaves.items():
+        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+            kind = type(leaf).__name__
+            raise UserError(f"{what}: {name} is a {kind}, needs an array; the dict is flat")
 
 
 def expect_real(name: str, leaves: Params) -> None:
@@ -133,6 +143,8 @@ def expect_real(name: str, leaves: Params) -> None:
 
 def widened_leaves(leaves: Params) -> Params:
     """Return the dict with `widened` of each leaf; on one vector if `leaves` is."""
+    if leaves is None:
+        return None
     vector = vector_of(leaves)
     if vector is not None:
         return from_vector(leaves.layout, widened(vector))
