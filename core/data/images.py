@@ -22,7 +22,7 @@ from purenets.core.data.image_cache import PARTS, cache_folder, cached
 from purenets.core.data.image_files import decoded, images_in, is_gray
 from purenets.core.memory import expect_room
 
-FORMAT = 2  # of what is made of the files
+FORMAT = 3  # of what is made of the files
 
 
 class ImageDataset(NamedTuple):

@@ -17,9 +17,10 @@ from pathlib import Path
 from purenets.core.runs import files
 from purenets.core.runs.files import UNFINISHED
 
-# what the clock, the machine's folder and the number of commands decide
+# what the clock, the machine's folder and the number of commands decide; and the commit, which is
+# dirty once someone edits the checkout while the tests run
 VARIES = ("digest", "commands", "command", "out", "results", "resume", "seconds")
-VARIES += ("training_seconds", "laps")
+VARIES += ("training_seconds", "laps", "git_commit")
 
 
 @contextlib.contextmanager

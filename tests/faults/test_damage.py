@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from purenets import UserError, init_state, optim, random, runs
+from purenets.core.data import image_cache
 from purenets.core.runs import checkpoint, laps, record
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.rotation import BEST
@@ -241,6 +243,51 @@ def test_a_file_whose_content_is_something_else_is_refused(kind, tmp_path):
     with pytest.raises(UserError, match="nested too deep"):
         kind.read(path)
     add(f"other content: {kind.name}", tried=tried + 1, tracebacks=0)
+
+
+def test_a_damaged_cache_of_images_is_refused(tmp_path):
+    """Each of its files, and more often the first bytes of one, which say its dtype and shape."""
+    for i, name in enumerate(("mine", "other")):
+        cached_images(tmp_path, name, i)
+    good, draw, counts = cached_images(tmp_path, "mine", 0), np.random.default_rng(2), Counter()
+    names = (*image_cache.ARRAYS, image_cache.ABOUT)
+    for i in range(scaled(100, 1000)):
+        path = tmp_path / "mine" / names[i % len(names)]
+        content, other = path.read_bytes(), (tmp_path / "other" / path.name).read_bytes()
+        kind = KINDS[i // 2 % len(KINDS)]
+        wrong = damaged_head(content, draw) if i % 2 else damaged(content, other, kind, draw)
+        path.write_bytes(wrong)
+        try:
+            found = cached_images(tmp_path, "mine", 0)
+            counts["accepted"] += not all(map(np.array_equal, found, good))
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1
+            assert "the cache is damaged" in str(error)
+            counts["refused"] += 1
+        path.write_bytes(content)
+        counts["tried"] += wrong != content
+    add("damaged cache of images", **counts, tracebacks=0)
+    assert counts["accepted"] == 0
+    assert counts["refused"] > 0.9 * counts["tried"]  # the others say the same, as spaces in JSON
+
+
+def damaged_head(content: bytes, draw: np.random.Generator) -> bytes:
+    """The content with another byte among the first ones."""
+    place = int(draw.integers(min(128, len(content))))
+    return content[:place] + draw.bytes(1) + content[place + 1 :]
+
+
+def cached_images(folder: Path, key: str, seed: int) -> list[np.ndarray]:
+    """The arrays of an entry of a cache, made where it is missing."""
+
+    def decode(into: Path) -> None:
+        draw = np.random.default_rng(seed)
+        for part in image_cache.PARTS:
+            np.save(into / f"{part}_x.npy", draw.integers(256, size=(4, 1, 8, 8), dtype=np.uint8))
+            np.save(into / f"{part}_y.npy", draw.integers(2, size=4))
+
+    parts = image_cache.cached(folder, key, ("a", "b"), decode)
+    return [array for part in parts for array in part]
 
 
 def test_a_damaged_config_is_named(tmp_path):

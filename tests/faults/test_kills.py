@@ -1,6 +1,7 @@
 """Every training script on its default flags, stopped by SIGKILL, SIGTERM or Ctrl-C at random
 moments and gone on with, ends with the files of an uninterrupted run; in several processes too."""
 
+import shlex
 import shutil
 import tempfile
 from collections import Counter
@@ -64,6 +65,12 @@ CASES = [
     ),
     Case("mlp_sweep", "--rates 3 --seeds 2 --steps 100"),
     Case("compare_mlps", "--datasets moons,blobs --seeds 2 --max_steps 20"),
+    Case(
+        "cnn_sweep",
+        f"{DIGITS} --settings 'adam 1e-3' --seeds 2 --width 0.05 --max_steps 40",
+        resume=(),
+    ),
+    Case("cifar10_sweep", f"{DIGITS} --settings 'mlp digits' --seeds 2", resume=()),
     Case("make_report", "--no-pdf", resume=()),
     Case("make_submission", "--student_number 123 --no-check", resume=()),
 ]
@@ -75,7 +82,7 @@ def test_stopped_at_random_and_resumed_gives_the_same_files(case, tmp_path):
     wanted = scaled(1, 20)
     if (case.script, case.processes) not in QUICK and not FILE:
         pytest.skip("takes long: only in the campaign, make faults")
-    command = start(case.script, case.flags.split(), case.processes)
+    command = start(case.script, shlex.split(case.flags), case.processes)
     whole = tmp_path / "whole"
     seconds = timed([*command, "--out", whole])
     stops, stopped_runs, different, left = Counter(), 0, [], []
