@@ -35,6 +35,7 @@ DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
 FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
 OPEN_FRACTION = Range("between 0 and 1", lambda v: 0 < v < 1)
 PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+TOO_LARGE = 2**63  # no integer of an array
 
 
 def expect_hypers(function: str, right: Range, **values: Any) -> None:
@@ -99,6 +100,30 @@ def expect_leaves(function: str, **values: Any) -> None:
                 raise UserError(f"{function}: {place} is {_shown(leaf)}, needs an array")
 
 
+def expect_arrays(function: str, ndim: int | None = None, **values: Any) -> None:
+    """Raise a UserError for an argument that is no array of numbers, or not one of `ndim` axes."""
+    for name, value in values.items():
+        is_array = hasattr(value, "dtype") and hasattr(value, "ndim")
+        if not is_array or getattr(value.dtype, "kind", "f") not in "biufc":
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs an array")
+        if ndim is not None and value.ndim != ndim:
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs {ndim} axes")
+
+
+def expect_texts(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no text."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a text")
+
+
+def expect_lists(function: str, what: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no list (nor tuple) of `what`."""
+    for name, value in values.items():
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a list of {what}")
+
+
 def expect_betas(function: str, betas: Any) -> None:
     """Raise a UserError unless there are two decays of running means (or an array of two)."""
     is_array = hasattr(betas, "dtype") and getattr(betas, "shape", ()) == (2,)
@@ -115,6 +140,8 @@ def expect_integers(function: str, least: int, **values: Any) -> None:
             right = {0: "an integer from 0 on", 1: "a positive integer"}
             right = right.get(least, f"an integer from {least} on")
             raise UserError(f"{function}: {name} is {value!r}, needs {right}")
+        if value >= TOO_LARGE:
+            raise UserError(f"{function}: {name} is {value!r}, needs an integer below 2^63")
 
 
 def expect_flags(function: str, **values: Any) -> None:
@@ -190,17 +217,25 @@ def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> N
     kind = type(value)
     if kind is float or kind is int or isinstance(value, int | float | np.integer | np.floating):
         if kind is not bool and right.holds(value):
+            if kind is int and abs(value) >= TOO_LARGE:
+                raise UserError(
+                    f"{function}: {name}: {value!r} is not below 2^63; write it as 1e30"
+                )
             return
         wrong = kinds if kind is bool else right.text
         raise UserError(f"{function}: {name}: {value!r} is not {wrong}")
     if not hasattr(value, "dtype") or isinstance(value, np.bool_):
         raise UserError(f"{function}: {name}: {_shown(value)} is not {kinds}")
+    if getattr(value.dtype, "kind", "f") not in "biufc" or math.prod(value.shape) != 1:
+        raise UserError(f"{function}: {name}: {_shown(value)} is not one number")
 
 
 def _shown(value: Any) -> str:
     """Return a value as a message shows it: short ones in full, others by their type."""
     kind = type(value).__name__
-    if callable(value) or hasattr(value, "dtype"):
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if callable(value):
         return f"a {kind}"
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else f"a {kind}"

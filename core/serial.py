@@ -7,6 +7,7 @@ from purenets.core.arguments import (
     expect_integers,
     expect_leaves,
     expect_models,
+    is_integer,
 )
 from purenets.core.base import Array, Params, UserError
 from purenets.core.memory import sized_like
@@ -33,10 +34,10 @@ def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
 
 def expect_sizes(layer: str, **sizes: int) -> None:
     """Raise a UserError that names the size of a layer that is no positive integer."""
-    expect_integers(layer, 1, **sizes)
     for name, value in sizes.items():
-        if value >= LARGEST_SIZE:
+        if is_integer(value) and value >= LARGEST_SIZE:
             raise UserError(f"{layer}: {name} has {len(str(value))} digits, which no memory holds")
+    expect_integers(layer, 1, **sizes)
 
 
 def expect_padding(layer: str, padding: int, size: int) -> None:

@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from purenets.core.arguments import ANY, expect_functions, expect_reals, expect_units
+from purenets.core.arguments import (
+    ANY,
+    NOT_NEGATIVE,
+    expect_functions,
+    expect_numbers,
+    expect_reals,
+    expect_units,
+)
 from purenets.core.base import Model, UserError
 from purenets.core.serial import expect_sizes
 from purenets.torch_nets import layers
@@ -142,8 +149,16 @@ def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[T
     Returns:
         W (n, C H W) and b (n,), float32: the components are x W^T + b.
     """
+    expect_sizes("whitening_map", n=n)
+    expect_numbers("whitening_map", NOT_NEGATIVE, eps=eps)
+    if isinstance(parts, str | dict | Tensor) or not hasattr(parts, "__iter__"):
+        raise UserError(f"whitening_map: parts: a {type(parts).__name__}, needs a list of tensors")
     count, total, products = 0, 0.0, 0.0
     for part in parts:
+        if not isinstance(part, Tensor) or part.ndim < 2:
+            raise UserError(
+                f"whitening_map: parts: holds a {type(part).__name__}, needs tensors (m, C, H, W)"
+            )
         x = part.flatten(1)
         count, total = count + len(x), total + x.sum(dim=0, dtype=torch.float64)
         products = products + (x.T @ x).to(torch.float64)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from purenets.core.arguments import ANY, expect_numbers
+from purenets.core.arguments import ANY, FRACTION, expect_numbers, expect_reals
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
@@ -53,6 +53,10 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
 
     Of half-precision logits in float32: in their own dtype the mean of large losses overflows.
     """
+    expect_reals("smoothed_cross_entropy", FRACTION, smoothing=smoothing)
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+        kinds = f"a {type(logits).__name__} and a {type(targets).__name__}"
+        raise UserError(f"cross_entropy: logits and targets are {kinds}, needs tensors")
     logits = widened(logits)
     try:
         return torch.nn.functional.cross_entropy(

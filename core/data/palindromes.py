@@ -11,7 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import expect_flags, is_integer
+from purenets.core.arguments import (
+    TOO_LARGE,
+    expect_arrays,
+    expect_flags,
+    expect_integers,
+    is_integer,
+)
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, UserError
 
@@ -74,6 +80,7 @@ def evaluation_batches(
 def is_exhaustive(T: int, size: int) -> bool:
     """Whether `evaluation_batches` goes through all palindromes."""
     check_length(T)
+    expect_integers("is_exhaustive", 0, size=size)
     return is_listable(T) and count(T) <= size
 
 
@@ -87,6 +94,8 @@ def mirror_digits(half: Array, T: int) -> Array:
     """The palindromes (batch, T) whose first ceil(T/2) digits are `half`; odd T has a digit in the
     middle.
     """
+    check_length(T)
+    expect_arrays("mirror_digits", 2, half=half)
     xp = namespace(half)
     return xp.concat([half, xp.flip(half[:, : T // 2], axis=1)], axis=1)
 
@@ -95,6 +104,8 @@ def inputs_and_targets(digits: Array, one_hot: bool) -> Batch:
     """(batch, T) integers to x: (batch, T-1, 1), or (batch, T-1, 10) one-hot, float32, and y:
     (batch,).
     """
+    expect_arrays("inputs_and_targets", 2, digits=digits)
+    expect_flags("inputs_and_targets", one_hot=one_hot)
     xp = namespace(digits)
     x, y = digits[:, :-1, None], digits[:, -1]
     if one_hot:
@@ -103,6 +114,8 @@ def inputs_and_targets(digits: Array, one_hot: bool) -> Batch:
 
 
 def free_digits(T: int) -> int:
+    """Return how many digits of a palindrome of length T can be chosen."""
+    check_length(T)
     return (T + 1) // 2
 
 
@@ -126,5 +139,5 @@ def check_listable(T: int) -> None:
 
 
 def check_length(T: int) -> None:
-    if type(T) is not int or T < 2:
+    if type(T) is not int or not 2 <= T < TOO_LARGE:
         raise UserError(f"T: a palindrome's length must be an integer from 2 on, got {T}")

@@ -21,7 +21,7 @@ def stopwatch(folder: Path | None) -> Callable[..., list[dict]]:
     a killed process took after its last lap is not. Laps of the steps that the run takes once more
     are left out, and those of none of `steps`: there the run was interrupted, not evaluated.
     """
-    laps = timings(folder) if folder else []
+    laps = [] if folder is None else timings(folder)
     before, begin = laps[-1]["seconds"] if laps else 0.0, time.perf_counter()
 
     def lap(step: int, steps: Iterable[int] | None = None) -> list[dict]:

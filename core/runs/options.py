@@ -76,7 +76,10 @@ def open_fraction(value) -> str | None:
 
 def one_of(choices: Sequence) -> Check:
     """Return the check of a value that has to be one of `choices`."""
-    choices = list(choices)
+    try:
+        choices = list(choices)
+    except TypeError:
+        raise UserError(f"choices: a {type(choices).__name__}, needs a list") from None
     return lambda value: None if value in choices else f"one of {', '.join(map(str, choices))}"
 
 

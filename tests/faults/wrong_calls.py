@@ -23,6 +23,9 @@ import torch
 
 import purenets
 from purenets import (
+    Model,
+    Optimizer,
+    TrainState,
     UserError,
     data,
     evaluate,
@@ -44,6 +47,7 @@ from purenets.core.runs.command import out_of_memory
 from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import augment, fast_cnn, image_mlps, images, layers, losses
 from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
+from tests.faults import public
 from tests.faults.flags import TimeIsUp, limit_memory, limited
 
 KEY, TORCH_KEY = random.key(0), torch.as_tensor(random.key(0))
@@ -55,6 +59,7 @@ STATE, TORCH_STATE = init_state(NET, SGD, KEY), init_state(TORCH_NET, SGD, TORCH
 GRAD, TORCH_GRAD = numpy_nets.grad_fn(NET), torch_nets.grad_fn(TORCH_NET)
 METRICS, TORCH_METRICS = numpy_nets.metrics_fn(NET), torch_nets.metrics_fn(TORCH_NET)
 STEP, TORCH_STEP = make_step(GRAD, SGD), make_step(TORCH_GRAD, SGD)
+BOTH = [STATE, TORCH_STATE]
 BATCHES = data.batches(BATCH, 2, KEY)
 MODULE = torch.nn.Linear(4, 3)
 STACKED = torch_nets.stack_states([TORCH_STATE, TORCH_STATE])
@@ -273,7 +278,9 @@ def outcome(call: Call, argument: str, value: Any) -> str:
     quiet = io.StringIO()
     try:
         with limited(), redirect_stdout(quiet), redirect_stderr(quiet), np.errstate(all="ignore"):
-            f(**arguments | {argument: value})
+            product = f(**arguments | {argument: value})
+            if not callable(value):  # a schedule of the caller's, which raises what it likes
+                use(product, [TORCH_STATE] if isinstance(value, torch.Tensor) else BOTH)
         return "taken"
     except TimeIsUp:
         return "taken"
@@ -285,6 +292,15 @@ def outcome(call: Call, argument: str, value: Any) -> str:
         if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
             return "refused"
         return traceback.format_exc(limit=-3)
+
+
+def use(product: object, states: list[TrainState]) -> None:
+    """Call what a constructor made of an odd argument: that an error comes later is no better."""
+    if isinstance(product, Optimizer):
+        for params in (state.params for state in states):
+            product.update(params, product.init(params), params)
+    elif isinstance(product, Model):
+        product.init(TORCH_KEY)
 
 
 def raised_by_theirs(error: Exception) -> bool:
@@ -301,9 +317,11 @@ def main(count: int) -> None:
     counts, wrong = Counter(), []
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         good = doors(Path(folder))
+        others, without = public.calls({f for f, _ in good.values()})
         for name, (f, arguments) in good.items():
             if name not in ("images.folder", "runs.open_run", "runs.read_config"):
                 f(**arguments)  # the call itself is good
+        good |= others
         limit_memory()
         every = cases(good)
         step = max(1, len(every) // count) if count < len(every) else 1
@@ -314,7 +332,10 @@ def main(count: int) -> None:
             if found not in ("taken", "refused"):
                 wrong.append([f"{name}({argument}={ODD[i]!r})"[:200], found])
     # the alarm may ring while a stream is put back
-    found = json.dumps({"counts": counts, "of": len(every), "wrong": wrong[:5000]})
+    found = json.dumps(
+        {"counts": counts, "of": len(every), "functions": len(good)}
+        | {"wrong": wrong[:5000], "without": without}
+    )
     print(found, file=sys.__stdout__)
 
 
