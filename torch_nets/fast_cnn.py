@@ -22,6 +22,7 @@ from purenets.core.arguments import (
     is_integer,
 )
 from purenets.core.base import Model, UserError
+from purenets.core.serial import expect_sizes
 from purenets.torch_nets import layers
 
 
@@ -47,7 +48,7 @@ def FastCNN(
     over the last features times weights of variance 1, times `logit_scale`. norm: the constructor
     of BatchNorm. first_bias: whether the layer of `filters` has a bias, which is trained.
     """
-    layers.expect_sizes("FastCNN", n_channels=n_channels, n_classes=n_classes)
+    expect_sizes("FastCNN", n_channels=n_channels, n_classes=n_classes)
     expect_units("FastCNN", "(64, 256, 256)", widths=widths)
     expect_functions("FastCNN", norm=norm)
     expect_reals("FastCNN", POSITIVE, logit_scale=logit_scale)
@@ -99,7 +100,7 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     """
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise UserError("whitening_filters: x: needs a tensor of images (n, C, H, W)")
-    layers.expect_sizes("whitening_filters", size=size)
+    expect_sizes("whitening_filters", size=size)
     expect_reals("whitening_filters", FRACTION, eps=eps)
     if size > min(x.shape[2:]):
         raise UserError(f"whitening_filters: size is {size}, images are {tuple(x.shape[2:])}")

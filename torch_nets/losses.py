@@ -173,6 +173,10 @@ def focal_binary_cross_entropy(
     logits: Tensor, targets: Tensor, gamma: float, alpha: float | None = None
 ) -> Tensor:
     """Return the focal loss of logits and targets as in `binary_cross_entropy`."""
+    expect_reals("focal_binary_cross_entropy", NOT_NEGATIVE, gamma=gamma)
+    expect_reals(
+        "focal_binary_cross_entropy", FRACTION, **({} if alpha is None else {"alpha": alpha})
+    )
     x, t = _alike("binary_focal", logits, targets)
     losses = F.binary_cross_entropy_with_logits(x, t, reduction="none")
     miss = torch.sigmoid(x) * (1 - t) + torch.sigmoid(-x) * t  # 1 - p
@@ -203,6 +207,7 @@ def huber(delta: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
 
 def huber_loss(outputs: Tensor, targets: Tensor, delta: float) -> Tensor:
     """Return the Huber loss of outputs and targets as in `mse`."""
+    expect_reals("huber_loss", POSITIVE, delta=delta)
     return F.huber_loss(*_alike("huber", outputs, targets), delta=delta)
 
 

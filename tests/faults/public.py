@@ -1,13 +1,15 @@
 """The public functions of the three doors, found by themselves, and a good call of each.
 
 A name is public if a door exports it, or if it is a function of an open module of `numpy_nets` or
-`torch_nets` whose name has no underscore. A new one gets its good call from its defaults and from
-VALUES, by the names of its arguments; where that is not enough, write it into CALLS.
+`torch_nets` whose name has no underscore; of a package that exports names, only those. A new one
+gets its good call from its defaults and from VALUES, by the names of its arguments; where that is
+not enough, write it into one of the `calls_of` functions.
 """
 
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Collection
 from types import FunctionType, ModuleType
 from typing import Any
@@ -45,20 +47,23 @@ CLOSED = {
     *("torch_nets.convert", "torch_nets.default_metrics", "torch_nets.distributed"),
     *("torch_nets.from_module", "torch_nets.grad", "torch_nets.module_draws"),
     *("torch_nets.module_init", "torch_nets.remat", "torch_nets.vanilla_rnn"),
+    *("torch_nets.other_draws", "torch_nets.analysis.accounting", "torch_nets.analysis.noise"),
+    *("torch_nets.analysis.ghost_rules", "torch_nets.analysis.ghost_terms"),
 }
 # Functions of open modules that only others of purenets call
 INTERNAL = {
     *(f"core.tree.{name}" for name in ("check_names", "check_like", "check_flat", "flat_layout")),
     *("core.tree.views_at", "core.tree.map_to_several", "core.random.philox"),
-    *("core.metrics.means_classes", "core.metrics.means_one_hot"),
+    *("core.metrics.means_classes", "core.metrics.means_one_hot", "core.random.words"),
+    *("numpy_nets.losses.alike", "numpy_nets.losses.expect_losses"),
+    *("torch_nets.analysis.ghost.backward", "torch_nets.analysis.ghost.clip_factors"),
     *("torch_nets.ensemble.check_members", "torch_nets.ensemble.check_prefixes"),
     *("torch_nets.images.expect_images", "torch_nets.selection.losses"),
     *("torch_nets.precision.autotune", "torch_nets.precision.variants_for"),
     *(f"torch_nets.analysis.per_example.{name}" for name in ("check_chunk", "example_keys")),
     "torch_nets.analysis.privacy.add_noise",
 }
-# Called in tests of their own: the first needs opacus, the second the archive of CIFAR-10
-ELSEWHERE = {"torch_nets.analysis.privacy.epsilon", "torch_nets.images.cifar10"}
+ELSEWHERE = {"torch_nets.images.cifar10"}  # needs the archive of CIFAR-10
 MORE = (metrics, sam, palindromes, tabulate)  # open modules of core that no door exports
 
 
@@ -69,7 +74,12 @@ def functions() -> dict[str, Callable]:
     modules = [value for value in values if isinstance(value, ModuleType)]
     values += [value for module in (*modules, *MORE, *_open_modules()) for value in _own(module)]
     found = {_name(f): f for f in values if isinstance(f, FunctionType)}
-    return {name: f for name, f in found.items() if name not in INTERNAL | ELSEWHERE}
+    by_hand = ("_forward", "_backward")  # the mathematics of a layer: the layer checks for them
+    return {
+        name: f
+        for name, f in found.items()
+        if name not in INTERNAL | ELSEWHERE and not name.endswith(by_hand)
+    }
 
 
 def _name(f: FunctionType) -> str:
@@ -88,8 +98,9 @@ def _open_modules() -> list[ModuleType]:
     found = []
     for package in (purenets.numpy_nets, torch_nets):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            short = module.name.removeprefix("purenets.")
-            if not f"{short}.".startswith("torch_nets.fast.") and short not in CLOSED:
+            short, parent = module.name.removeprefix("purenets."), module.name.rpartition(".")[0]
+            exports = hasattr(sys.modules[parent], "__all__") and parent != package.__name__
+            if not exports and ".fast." not in f"{short}." and short not in CLOSED:
                 found.append(importlib.import_module(module.name))
     return found
 
@@ -209,22 +220,17 @@ VALUES = {
     "init": np.array(0.0),
     "rows": [],
     "epoch": 1,
-    "num_heads": 2,
-    "embed_dim": 4,
-    "dim": 4,
+    "heads": 2,
     "dropout": 0.1,
-    "num_embeddings": 5,
-    "embedding_dim": 3,
-    "num_groups": 1,
-    "num_channels": 3,
-    "num_layers": 1,
-    "hidden_size": 3,
-    "input_size": 2,
-    "alpha_": 1,
+    "n_tokens": 5,
+    "n_features": 3,
+    "groups": 1,
     "threshold": 0.1,
-    "sample_size": 2,
-    "patch_size": 4,
-    "kernel_size": 3,
+    "epsilon": 2.0,
+    "delta": 1e-5,
+    "sample_rate": 0.1,
+    "stride": 1,
+    "outputs": X,
 }
 
 
@@ -244,6 +250,7 @@ def special_calls() -> dict[Callable, Call]:
     plain = [
         *calls_of_core(),
         *calls_of_images(),
+        *calls_of_losses(),
         *calls_of_analysis(),
         *calls_of_torch_optim(),
     ]
@@ -302,6 +309,7 @@ def calls_of_images() -> list[Call]:
     return [
         (layers.serial, {"a": layers.Linear(2, 3), "b": layers.ReLU()}),
         (layers.residual, {"a": layers.Linear(3, 3)}),
+        *((make, {"n_in": 2, "n_hidden": 3}) for make in (layers.RNN, layers.LSTM, layers.GRU)),
         (tta.unsure, {"logits": X, "below": 0.5}),
         (tta.where_unsure, {"model": NET, "averaged": NET, "below": 0.5}),
         (
@@ -326,6 +334,19 @@ def calls_of_images() -> list[Call]:
         (selection.selected, {"batches": lambda step: (X, Y), "rows": Y}),
         (image_mlps.whitening_map, {"parts": [X], "n": 2, "eps": 1e-2}),
         (precision.cast, {"model": NET, "dtype": torch.bfloat16, "keep": None}),
+    ]
+
+
+def calls_of_losses() -> list[Call]:
+    yes, outputs = (Y > 0).float(), X[:, 0]
+    return [
+        (losses.binary_cross_entropy, {"logits": outputs, "targets": yes}),
+        (
+            losses.focal_binary_cross_entropy,
+            {"logits": outputs, "targets": yes, "gamma": 2.0, "alpha": None},
+        ),
+        (losses.mse, {"outputs": outputs, "targets": outputs}),
+        (losses.huber_loss, {"outputs": outputs, "targets": outputs, "delta": 1.0}),
     ]
 
 
