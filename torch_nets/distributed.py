@@ -62,7 +62,7 @@ def processes(device: torch.device) -> Iterator[Group]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     group = Group(dist.get_rank(), dist.get_world_size())
     if not group.writes:  # it is quiet for good
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (while the process lives)
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (while the process lives)
         sys.stderr = _NoTerminal(sys.stderr)
         signals.ignore()
     try:

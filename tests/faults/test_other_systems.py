@@ -88,6 +88,20 @@ def test_every_module_is_imported():
     assert int(run(IMPORTS).splitlines()[-1]) > 100
 
 
+@pytest.mark.parametrize("utf8", [False, True], ids=["ascii", "utf-8"])
+def test_report_is_the_same_whatever_the_encoding_of_the_system(tmp_path, utf8):
+    """As on Windows, where files are not of UTF-8 by default; texts and results hold ± and ×."""
+    out = tmp_path / "out"
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": str(int(utf8))}
+    command = [sys.executable, str(ROOT / "scripts" / "make_report.py"), "--out", str(out)]
+    done = subprocess.run(
+        [*command, "--no-pdf"], capture_output=True, text=True, env={**os.environ, **plain}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = [path.read_text(encoding="utf-8") for path in out.glob("*.html")]
+    assert pages and all("±" in page for page in pages)
+
+
 TRAININGS = {
     "train_mlp_numpy": {"max_steps": 2, "n_samples": 100},
     "pytorch_train_mlp": {"max_steps": 2, "n_samples": 100, "compile": False},
