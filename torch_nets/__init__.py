@@ -17,6 +17,7 @@ from purenets.torch_nets.fast.scan import traced_loop
 from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.grad import grad_fn, metrics_fn
+from purenets.torch_nets.loaders import from_loader, to_dataset
 from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.remat import checkpoint
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
@@ -34,12 +35,14 @@ __all__ = [
     "checkpoint",
     "ensemble",
     "ensemble_metrics",
+    "from_loader",
     "from_module",
     "grad_fn",
     "jit",
     "layers",
     "metrics_fn",
     "stack_states",
+    "to_dataset",
     "to_numpy",
     "to_torch",
     "unstack_states",
