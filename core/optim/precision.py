@@ -101,7 +101,10 @@ def expect_like(what: str, leaves: Params, params: Params) -> None:
     """Raise a UserError unless `leaves` are arrays of the params' names, library and shapes."""
     expect_arrays("params", params)
     expect_arrays(what, leaves)
-    tree.check_names(leaves, params)
+    try:
+        tree.check_names(leaves, params)
+    except UserError as error:
+        raise UserError(f"{what}, for these params: {error}") from None
     for name, leaf in leaves.items():
         param = params[name]
         if namespace(leaf) is not namespace(param):
