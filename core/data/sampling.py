@@ -98,8 +98,8 @@ def part_of(batches: Callable[[int], Batch], rank: int, processes: int) -> Calla
             raise UserError(
                 f"part_of: a batch of {n} cannot be shared equally among {processes} processes"
             )
-        rows = slice(n // processes * rank, n // processes * (rank + 1))
-        return _rows_of(x, rows), y[rows]
+        own = slice(n // processes * rank, n // processes * (rank + 1))
+        return _rows_of(x, own), y[own]
 
     return part_at
 
