@@ -20,12 +20,13 @@ ROOT = Path(__file__).parents[2]
 KEY = torch.as_tensor(random.key(0))
 OF_THE_CLOCK = ("config.json", "seconds.json")  # and of how many processes there were
 CASES = {
-    "pytorch_train_mlp": "--optimizer adam --dropout 0.1 --max_steps 12 --eval_freq 1 --no-compile",
-    "cnn_train": "--data digits --width 0.0625 --batch_size 32 --eval_freq 5 --max_steps 60 "
+    "pytorch_train_mlp": "--optimizer adam --dropout 0.1 --batch_size 160 --max_steps 5 "
+    "--eval_freq 1 --no-compile",
+    "cnn_train": "--data digits --width 0.0625 --batch_size 32 --eval_freq 5 --max_steps 25 "
     "--flip random --crop 4 --ema 0.9 --optimizer adamw --weight_decay 1e-2 --schedule cosine "
     "--precision float32",
-    "train": "--input_length 4 --num_hidden 16 --batch_size 16 --eval_freq 10 --eval_size 200 "
-    "--train_steps 100 --no-compile",
+    "train": "--input_length 4 --num_hidden 16 --batch_size 16 --eval_freq 5 --eval_size 200 "
+    "--train_steps 25 --no-compile",
 }
 
 
@@ -33,7 +34,8 @@ CASES = {
 
 
 WHOLE = [[1, 0]]  # one process to the end
-KILLED = [[4, 2], [1, 2], [2, 0]]  # four, killed after two checkpoints; one, killed; two to the end
+# four, killed in their 13th step, after the checkpoint of step 10; one, in step 18; two to the end
+KILLED = [[4, 13], [1, 8], [2, 0]]
 
 
 @pytest.fixture(scope="module")
