@@ -351,7 +351,9 @@ LEFT_OUT = {
 
 @pytest.mark.parametrize("name", LEFT_OUT)
 def test_image_that_would_be_left_out_is_named(tmp_path, name):
-    with pytest.raises(UserError, match=r"1\.\w+: is no PNG or JPEG file|more: is a folder with images"):
+    with pytest.raises(
+        UserError, match=r"1\.\w+: is no PNG or JPEG file|more: is a folder with images"
+    ):
         folder_of(tmp_path, saved(Image.fromarray(COLORS)), LEFT_OUT[name])
 
 
