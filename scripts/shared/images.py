@@ -23,7 +23,7 @@ from purenets.core.runs.options import (
 )
 from purenets.core.runs.rotation import KEEP
 from scripts.shared.result import Result
-from scripts.shared.schemas import TEST, no_test
+from scripts.shared.schemas import RESULTS_OF_RUN, VALID_VIEWS
 
 SOURCES = ("cifar10", "folder", "digits")
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
@@ -228,6 +228,17 @@ def tested_over_views(config: ImageOptions, model: Model, state: TrainState, tes
     return found | {"views_below": config.views_below, "views_part": part}
 
 
+def validated_over_views(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
+    """Return the accuracy over views on the held-out images; nothing where one of both lacks.
+
+    Settings are chosen by what they are judged by later: the test over the same views.
+    """
+    x, y = task.valid
+    if config.views == "none" or not len(y):
+        return {}
+    return {VALID_VIEWS: accuracy_of(logits_of(with_views(config, model), state, x), y)}
+
+
 def with_views(config: ImageOptions, model: Model) -> Model:
     """Return the model that averages its logits over views, of all images or of the unsure ones."""
     from purenets.torch_nets.tta import where_unsure
@@ -262,11 +273,11 @@ def logits_of(model: Model, state: TrainState, x):
 def save(result: Result, folder: Path, title: str) -> None:
     """Write `results.json`, and the curves and the confusion matrix as PNG.
 
-    Where the test images were not looked at, `results.json` is an empty object.
+    Where the test images were not looked at, `results.json` has nothing of them.
     """
     from purenets.core.report import plots
 
-    write_json(folder / RESULTS, result.test or {})
+    write_json(folder / RESULTS, (result.test or {}) | (result.valid or {}))
     curves, confusion = (folder / name for name in FIGURES)
     plots.save(plots.curves({"": result.history}, CURVES, title), curves)
     if not result.test:
@@ -287,7 +298,13 @@ def has_ended(folder: Path) -> bool:
 
 def results_of(folder: Path) -> dict:
     """Return what a run found on the test images; empty where it did not look at them."""
-    return read_json(folder / RESULTS, (TEST, no_test))
+    found = read_json(folder / RESULTS, RESULTS_OF_RUN)
+    return {name: value for name, value in found.items() if name != VALID_VIEWS}
+
+
+def valid_views_of(folder: Path) -> float | None:
+    """Return a run's accuracy over views on the held-out images; None where it took no views."""
+    return read_json(folder / RESULTS, RESULTS_OF_RUN).get(VALID_VIEWS)
 
 
 def report(title: str, result: Result) -> None:
@@ -296,6 +313,8 @@ def report(title: str, result: Result) -> None:
     print(f"{title}: {tree.size(result.state.params):,} parameters, {last['step']} steps")
     if "valid_loss" in last:
         print(f"  valid  loss {last['valid_loss']:.4f}  accuracy {last['valid_accuracy']:.2%}")
+    if result.valid:
+        print(f"  valid, mean over views  accuracy {result.valid[VALID_VIEWS]:.2%}")
     if not test:
         return
     print(f"  test   loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%}")

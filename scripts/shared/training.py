@@ -31,7 +31,7 @@ from purenets.core.runs import checkpoint
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
-from scripts.shared.images import ImageOptions, open_task, save, tested
+from scripts.shared.images import ImageOptions, open_task, save, tested, validated_over_views
 from scripts.shared.result import Result
 from scripts.shared.schemas import all_of
 
@@ -134,9 +134,10 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
         training = prepare(plan, folder)
         state, history = fit(plan, training, folder)
         state = training.averaged(state)
+        held_out = validated_over_views(config, training.model, state, plan.task)
         lap = runs.timer(folder if group.writes else None)
         found = tested(config, training.model, state, plan.task) if config.test else None
-        result = Result(state, history, training.model, plan.task, found)
+        result = Result(state, history, training.model, plan.task, found, held_out or None)
         if folder and group.writes:
             lap(int(state.step))  # the test belongs to the time of a run
             save(result, folder, recipe.title)
