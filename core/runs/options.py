@@ -55,10 +55,11 @@ def up_to(highest: float, check: Check = positive) -> Check:
 
 
 # more threads than any machine has cores end in an error of the system, more seeds than these in
-# a list that fills the memory
+# a list that fills the memory; each shard takes a gradient of its own
 thread_count = up_to(1024)
 thread_count_or_0 = up_to(1024, not_negative)
 seed_count = up_to(100_000)
+shard_count = up_to(1024, not_negative)
 
 
 def file_path(value: str) -> str | None:
