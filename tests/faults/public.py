@@ -49,6 +49,7 @@ CLOSED = {
     *("torch_nets.module_init", "torch_nets.remat", "torch_nets.vanilla_rnn"),
     *("torch_nets.other_draws", "torch_nets.analysis.accounting", "torch_nets.analysis.noise"),
     *("torch_nets.analysis.ghost_rules", "torch_nets.analysis.ghost_terms"),
+    "torch_nets.shards",
 }
 # Functions of open modules that only others of purenets call
 INTERNAL = {
@@ -231,6 +232,9 @@ VALUES = {
     "sample_rate": 0.1,
     "stride": 1,
     "outputs": X,
+    "rank": 0,
+    "processes": 2,
+    "loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=2),
 }
 
 
