@@ -8,6 +8,7 @@
 T is the length of a palindrome; the network reads its first T-1 digits, and --input_length is T-1.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -183,18 +184,20 @@ def keys(seed: int) -> Keys:
 
 
 def batches(config: Config, key, device) -> Callable[[int], Batch]:
-    """The function from the step to its palindromes: fresh ones, of a key of their own."""
-    import torch
+    """Return the function from the step to its palindromes, which a DataLoader samples.
 
-    from purenets.core.data.palindromes import palindromes
+    All are fresh: no item of the dataset comes twice.
+    """
+    from purenets.torch_nets.dataset import LoadedBatches, PalindromeDataset
 
-    length, one_hot = length_at(config), config.input_dim != 1
+    length, size = length_at(config), config.train_steps * config.batch_size
 
-    def batch_at(step: int) -> Batch:
-        x, y = palindromes(random.fold_in(key, step), config.batch_size, length(step), one_hot)
-        return torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    @functools.cache
+    def dataset(T: int) -> PalindromeDataset:
+        one_hot = config.input_dim != 1
+        return PalindromeDataset(T, key, size, one_hot=one_hot, block=config.batch_size)
 
-    return batch_at
+    return LoadedBatches(lambda step: dataset(length(step)), config.batch_size, device)
 
 
 def evaluate_at(
