@@ -49,12 +49,20 @@ def backend_of(config: Config) -> mlp_task.Backend:
     )
 
 
-def train(config: Config, params: Params | None = None) -> Result:
-    """Train; from `params`, if given, instead of the model's own draw."""
+def train(config: Config | None = None, params: Params | None = None) -> Result:
+    """Train the MLP that the options describe; `train()` takes all defaults.
+
+    Args:
+        config: the options.
+        params: to begin with, instead of the model's own draw.
+    """
+    config = Config.given(config)
     return mlp_task.train(config, backend_of(config), params)
 
 
-def main(config: Config) -> None:
+def main(config: Config | None = None) -> None:
+    """Train and print loss and accuracy on the training and the test set."""
+    config = Config.given(config)
     mlp_task.report(train(config), backend_of(config))
 
 

@@ -246,10 +246,14 @@ def set_up_torch(config: Config):
     return device_from_name(config.device)
 
 
-def train(config: Config) -> Result:
-    """Train the network of `config`; with torchrun, in several processes that share its batches."""
+def train(config: Config | None = None) -> Result:
+    """Train the RNN that the options describe; `train()` takes all defaults.
+
+    With torchrun, several processes share its batches.
+    """
     from purenets.torch_nets.distributed import processes
 
+    config = Config.given(config)
     device = set_up_torch(config)
     with processes(device) as group:
         return train_as(config, device, group)
@@ -321,9 +325,11 @@ def on_device(state: TrainState, device) -> TrainState:
     return TrainState(**to_torch(state._asdict(), device=device))
 
 
-def main(config: Config) -> Result:
+def main(config: Config | None = None) -> Result:
+    """Train and print the accuracy on palindromes of length T."""
     from purenets.core.data.palindromes import count, is_exhaustive
 
+    config = Config.given(config)
     result = train(config)
     T, last = config.input_length + 1, result.history[-1]
     size = evaluation_size(config)
