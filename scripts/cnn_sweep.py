@@ -117,7 +117,10 @@ def table(rows: list[dict]) -> Table:
     parts = ("train", "validation", "test", "test with mirror image")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
     header = ("setting", "steps", *accuracies, "n", *ORIGIN)
-    return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
+    by_setting, order = grouped(rows), list(SETTINGS)
+    return table_of(
+        header, [cells(name, by_setting[name]) for name in sorted(by_setting, key=order.index)]
+    )
 
 
 def cells(setting: str, rows: list[dict]) -> tuple:

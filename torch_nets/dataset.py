@@ -6,8 +6,8 @@ uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there ar
 palindromes, all as likely.
 
     dataset = PalindromeDataset(5, random.key(0))
-    for x, y in torch.utils.data.DataLoader(dataset, batch_size=128): ...  # x: (128, 4, 1), y: (128,)
-    batches = LoadedBatches(lambda step: dataset, batch_size=128)          # for `fit`
+    loader = torch.utils.data.DataLoader(dataset, batch_size=128)    # x (128, 4, 1), y (128,)
+    batches = LoadedBatches(lambda step: dataset, batch_size=128)    # for `fit`
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -146,7 +146,8 @@ def test_loading_leaves_the_global_generator_alone():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    LoadedBatches(lambda step, dataset=PalindromeDataset(5): dataset, 4)(0)
+    dataset = PalindromeDataset(5)
+    LoadedBatches(lambda step: dataset, 4)(0)
     assert torch.equal(torch.rand(3), expected)
 
 
