@@ -7,6 +7,7 @@ state, history = fit(step, state, batches(train, 32, key), steps=1500)
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -42,6 +43,7 @@ from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
 from purenets.core.optim.precision import STATE_ERRORS, expect_params
 from purenets.core.optim.state import check_opt_state, same_entries
+from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested
 from purenets.core.vector_dict import with_vector
 
@@ -58,11 +60,12 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, heard between two steps; `save` has been called."""
 
 
-def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
+def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = None) -> TrainState:
     """Return the state before the first step, with params drawn by the model.
 
     Args:
         key: made by `random.key(seed)`; NumPy or torch.
+        example: inputs of the model; only those with lazily sized layers need them.
 
     Raises:
         UserError: an argument is none of these, or the net is too large for the memory.
@@ -71,7 +74,7 @@ def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
     expect_optimizers("init_state", optimizer=optimizer)
     init_key, step_key = random.split(random.check_key(key))
     expect_room_for(model)
-    return train_state(*model.init(init_key), optimizer, step_key)
+    return train_state(*init_leaves(model, init_key, example), optimizer, step_key)
 
 
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:

@@ -78,6 +78,24 @@ def tanh_backward(dout, cache):
     return dout * (1 - cache * cache)
 
 
+def silu_forward(x):
+    """y = x s with s = 1 / (1 + exp(-x)), any shape."""
+    s = sigmoid(x)
+    return x * s, (x, s)
+
+
+def silu_backward(dout, cache):
+    """dx = dout (s + x s (1 - s))."""
+    x, s = cache
+    return dout * (s + x * s * (1 - s))
+
+
+def sigmoid(x):
+    """Return 1 / (1 + exp(-x)), by the exponential of what is not positive: it cannot overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, e) / (1 + e)
+
+
 # --- dropout --------------------------------------------------------------------------------------
 
 
@@ -300,7 +318,12 @@ def Tanh() -> Module:
     return _without_params(tanh_forward, tanh_backward, "Tanh")
 
 
-ACTIVATIONS = {"relu": ReLU, "tanh": Tanh}
+def SiLU() -> Module:
+    """x sigmoid(x)."""
+    return _without_params(silu_forward, silu_backward, "SiLU")
+
+
+ACTIVATIONS = {"relu": ReLU, "tanh": Tanh, "silu": SiLU}
 
 
 def SoftMax() -> Module:

@@ -20,9 +20,13 @@ from purenets.core.metrics import (
     means_classes,
     means_one_hot,
 )
-from purenets.torch_nets.losses import cross_entropy, smoothed_cross_entropy
+from purenets.torch_nets import losses
 
-OURS = (cross_entropy, smoothed_cross_entropy)  # which ignore no target
+OURS = (  # which ignore no target
+    losses.cross_entropy,
+    losses.smoothed_cross_entropy,
+    losses.focal_cross_entropy,
+)
 CLASSES = (
     F.cross_entropy,
     F.nll_loss,
@@ -32,6 +36,8 @@ CLASSES = (
     nn.MultiMarginLoss,
 )
 THRESHOLDS = {  # between no and yes
+    losses.binary_cross_entropy: 0.0,
+    losses.focal_binary_cross_entropy: 0.0,
     F.binary_cross_entropy_with_logits: 0.0,
     F.soft_margin_loss: 0.0,
     F.multilabel_soft_margin_loss: 0.0,
@@ -42,6 +48,8 @@ THRESHOLDS = {  # between no and yes
     nn.BCELoss: 0.5,
 }
 NUMBERS = (
+    losses.mse,
+    losses.huber_loss,
     F.mse_loss,
     F.l1_loss,
     F.smooth_l1_loss,

@@ -36,7 +36,7 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
     plain, rare = optimizer.update, rare or optimizer
 
     def init(params):
-        if not are_full(params):
+        if params is None or not are_full(params):
             expect_params(params)
             params = widened_leaves(params)
         return (optimizer if are_full(params) else rare).init(params)
