@@ -8,7 +8,7 @@ from purenets.core.optim.kernels import register_kernel
 from purenets.core.scan import register_loop
 from purenets.torch_nets import layers, losses
 from purenets.torch_nets.batchnorm import update_batchnorm
-from purenets.torch_nets.cnn_model import CNN, CNNModule
+from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
 from purenets.torch_nets.fast import fused_optimizers, pytree
@@ -18,10 +18,10 @@ from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.frozen import frozen
 from purenets.torch_nets.grad import grad_fn, metrics_fn
-from purenets.torch_nets.pytorch_mlp import MLP, MLPModule
+from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.remat import checkpoint
 from purenets.torch_nets.to_module import to_module
-from purenets.torch_nets.vanilla_rnn import VanillaRNN, VanillaRNNModule
+from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_full(torch.float32, torch.float64)
 register_tracing(is_tracing)
@@ -32,10 +32,7 @@ register_loop(traced_loop)
 __all__ = [
     "CNN",
     "MLP",
-    "CNNModule",
-    "MLPModule",
     "VanillaRNN",
-    "VanillaRNNModule",
     "checkpoint",
     "ensemble",
     "ensemble_metrics",

@@ -83,10 +83,16 @@ def learning_curves(rows: Sequence[dict], title: str = "", pairs: int = 1) -> Fi
         for axis, name in zip(pair, ("loss", "accuracy"), strict=True):
             plots.training_and_validation(axis, [row["history"] for row in mine], name)
             draw_tests(axis, mine, name)
-            axis.set(xlabel="step", ylabel=name, title=f"{setting} (n = {len(mine)})")
+            axis.set(xlabel="step", ylabel=name, title=title_of(setting, mine))
         pair[0].legend(fontsize=9, frameon=False)
     figure.suptitle(title)
     return figure
+
+
+def title_of(setting: str, rows: Sequence[dict]) -> str:
+    """Return what a panel is called; it says so where no images were held out."""
+    part = "" if all(map(held_out, rows)) else ", none held out"
+    return f"{setting} (n = {len(rows)}{part})"
 
 
 def draw_tests(axis, rows: Sequence[dict], name: str) -> None:

@@ -102,6 +102,9 @@ def grid(
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
+        axis.axis("on")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(visible=True, color="gray", linewidth=0.5)  # a white image has an edge
         axis.imshow(rearrange(np.asarray(image), "c h w -> h w c"), cmap="gray")
         axis.set_title(literal(caption), fontsize=8)
     figure.suptitle(literal(title))
@@ -142,18 +145,19 @@ def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figur
 
 
 def mistakes(logits, images, targets, classes: Sequence[str], n: int = 18) -> Figure:
-    """The wrong predictions with the highest probability: what was said, with which probability;
-    what is.
+    """The wrong predictions with the highest probability; captions: prediction, its probability,
+    true class.
     """
     scores = np.asarray(logits, dtype=np.float64)
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     probability = scores / scores.sum(axis=1, keepdims=True)
-    said, sure = probability.argmax(axis=1), probability.max(axis=1)
+    predicted, confidence = probability.argmax(axis=1), probability.max(axis=1)
     targets = np.asarray(targets)
-    worst = np.argsort(np.where(said != targets, -sure, 0.0))[
-        : min(n, int((said != targets).sum()))
+    wrong = predicted != targets
+    worst = np.argsort(np.where(wrong, -confidence, 0.0))[: min(n, int(wrong.sum()))]
+    captions = [
+        f"{classes[predicted[i]]} {confidence[i]:.0%}\nis {classes[targets[i]]}" for i in worst
     ]
-    captions = [f"{classes[said[i]]} {sure[i]:.0%}\nis {classes[targets[i]]}" for i in worst]
     return grid(np.asarray(images)[worst], captions, 6, 1.4, "Most confident mistakes")
 
 

@@ -8,16 +8,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from purenets import make_step, optim, random, train_state
-from purenets.torch_nets import (
-    CNN,
-    MLP,
-    CNNModule,
-    MLPModule,
-    VanillaRNN,
-    VanillaRNNModule,
-    grad_fn,
-)
+from purenets.torch_nets import CNN, MLP, VanillaRNN, grad_fn
+from purenets.torch_nets.cnn_model import CNNModule
 from purenets.torch_nets.dataset import PalindromeDataset
+from purenets.torch_nets.pytorch_mlp import MLPModule
+from purenets.torch_nets.vanilla_rnn import VanillaRNNModule
 from scripts import cnn_train, pytorch_train_mlp, train, train_mlp_numpy
 from scripts.shared import mlp, training
 
