@@ -3,6 +3,7 @@
 # make full  every experiment of the report from the start, hours long; FULL="--data_dir DIR" says where CIFAR-10 is
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
 # make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
+# make notebook  open the notebooks; make notebooks  run them all again, in place
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
 
@@ -13,7 +14,7 @@ PLAIN := $(addprefix tests/, test_both_backends.py test_cnn_both_backends.py tes
     torch_nets/test_layers.py torch_nets/test_vanilla_rnn.py)
 export MPLBACKEND := Agg
 
-.PHONY: run full test faults mutants lint format notebooks bench report submission clean
+.PHONY: run full test faults mutants lint format notebook notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -42,6 +43,9 @@ lint: .venv/installed-test
 format: .venv/installed-test
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
+
+notebook: .venv/installed-notebooks
+	"$(BIN)/jupyter" lab notebooks
 
 notebooks: .venv/installed-test
 	"$(BIN)/python" -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb

@@ -17,6 +17,7 @@ from purenets.core.report.tables import Table, to_markdown
 from scripts.shared import result_files
 from scripts.shared.result_files import origin_cells
 from scripts.shared.schemas import of_results
+from scripts.shared.sweeps import images_of
 
 ROOT = Path(__file__).parents[2]
 CIFAR10_FOLDER = "cifar-10-batches-py"  # as torchvision unpacks it
@@ -83,11 +84,10 @@ def source(name: str) -> str:
     """Return where the numbers of results/NAME.json come from, as a line of Markdown."""
     found = result_files.read(path_of(name))
     rows = found.get("rows") or found.get("cells") or [found]
-    command = found.get("command") or rows[0].get("command", "")
     commits, machines = origin_cells(rows)
-    first = "" if "command" in found else " (and the other rows)"
-    ran = f"`{command}`{first}; " if command else ""
-    return f"*results/{name}.json: {ran}n = {found.get('n')}; {machines}; commit {commits}.*"
+    one = found.get("command")
+    ran = f"`{one}`, n = {found['n']}" if one else f"each row has its command; {images_of(rows)}"
+    return f"*results/{name}.json: {ran}; {machines}; commit {commits}.*"
 
 
 def show(*parts: Any) -> None:

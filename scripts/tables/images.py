@@ -6,7 +6,7 @@ import numpy as np
 
 from purenets import Params
 from purenets.core.report.tables import Table, table_of
-from scripts.figures.cifar10 import class_accuracy, final, held_out
+from scripts.figures.cifar10 import class_accuracy, held_out
 from scripts.shared.sweeps import MEAN_SD, changes, deviation, grouped, spread
 
 
@@ -31,11 +31,11 @@ def outcome(rows: Sequence[dict]) -> Table:
         lines.append(("test", tests, "loss", "accuracy"))
     if tests and all("views_accuracy" in test for test in tests):
         lines.append(("test, mean over views", tests, "", "views_accuracy"))
-    cells = [
+    body = [
         (part, mean_of(found, loss), spread([one[accuracy] for one in found]), len(found))
         for part, found, loss, accuracy in lines
     ]
-    return table_of(("", "loss", f"accuracy, % ({MEAN_SD})", "n"), cells)
+    return table_of(("", "loss", f"accuracy, % ({MEAN_SD})", "n"), body)
 
 
 def mean_of(found: Sequence[dict], name: str) -> str:
@@ -45,14 +45,15 @@ def mean_of(found: Sequence[dict], name: str) -> str:
 
 def settings(rows: Sequence[dict]) -> Table:
     """Return a row for each setting: steps, minutes, and accuracies at the end in percent."""
-    parts = [f"{part}, % ({MEAN_SD})" for part in ("training", "validation", "test")]
-    header = ("setting", "steps", "minutes", *parts, "n")
-    return table_of(header, [cells(name, mine) for name, mine in grouped(list(rows)).items()])
+    parts = [f"{part}, %" for part in ("training", "validation", "test", "test over views")]
+    body = [cells(name, mine) for name, mine in grouped(list(rows)).items()]
+    table = table_of(("setting", "steps", "minutes", *parts, "n"), body)
+    return without_empty(table)._replace(caption=f"Accuracies: {MEAN_SD}, over n seeds.")
 
 
 def cells(setting: str, rows: Sequence[dict]) -> tuple:
     """Return a setting's row; a cell is empty where nothing was measured."""
-    last = [row["history"][-1] for row in rows]
+    last, tests = [row["history"][-1] for row in rows], [row["test"] for row in rows]
     minutes = [row["training_seconds"] / 60 for row in rows if row["training_seconds"]]
     return (
         setting,
@@ -60,9 +61,16 @@ def cells(setting: str, rows: Sequence[dict]) -> tuple:
         f"{np.mean(minutes):.1f}" if minutes else "",
         spread([row["accuracy"] for row in last]),
         spread([row.get("valid_accuracy") for row in last]),
-        spread([final(row) if row["test"] else None for row in rows]),
+        spread([test.get("accuracy") for test in tests]),
+        spread([test.get("views_accuracy") for test in tests]),
         len(rows),
     )
+
+
+def without_empty(table: Table) -> Table:
+    """Return the table without the columns in which no row has anything."""
+    columns = [column for column in zip(*table.rows, strict=True) if any(column[1:])]
+    return table._replace(rows=list(zip(*columns, strict=True)))
 
 
 def against(rows: Sequence[dict], base: str) -> Table:
@@ -71,23 +79,26 @@ def against(rows: Sequence[dict], base: str) -> Table:
     The standard error is that of the difference of two means; without two seeds on both sides there
     is none, and nothing follows from the difference.
     """
-    tested = [row for row in rows if row["test"]]
+    tested = grouped([row for row in rows if row["test"]])
     accuracies = {
-        name: [100 * final(row) for row in mine] for name, mine in grouped(tested).items()
+        name: [100 * row["test"]["accuracy"] for row in mine] for name, mine in tested.items()
     }
-    own = accuracies[base]
-    rows_ = []
-    for name, values in accuracies.items():
-        if name == base:
-            continue
-        error = standard_error(own, values)
-        told = "" if error is None else "yes" if beyond(own, values, error) else "no"
-        points = f"{np.mean(values) - np.mean(own):+.2f}"
-        text = "" if error is None else f"{error:.2f}"
-        rows_.append((name, points, text, told or "n = 1", f"{len(values)}, {len(own)}"))
-    told = "over two standard errors"
-    header = ("setting", f"points against {base}", "standard error", told, "n of both")
-    return table_of(header, rows_)
+    own = accuracies.pop(base)
+    header = (
+        *("setting", f"points of test accuracy against {base}", "standard error"),
+        *("beyond two standard errors", "n of both"),
+    )
+    return table_of(header, [difference(name, v, own) for name, v in accuracies.items()])
+
+
+def difference(name: str, values: Sequence[float], own: Sequence[float]) -> tuple:
+    """Return the row of a setting in `against`."""
+    points, error = f"{np.mean(values) - np.mean(own):+.2f}", standard_error(values, own)
+    sizes = f"{len(values)}, {len(own)}"
+    if error is None:
+        return name, points, "", "n = 1 tells nothing", sizes
+    told = "yes" if abs(np.mean(values) - np.mean(own)) > 2 * error else "no"
+    return name, points, f"{error:.2f}", told, sizes
 
 
 def standard_error(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -95,11 +106,6 @@ def standard_error(a: Sequence[float], b: Sequence[float]) -> float | None:
     if min(len(a), len(b)) < 2:
         return None
     return float(np.sqrt(deviation(a) ** 2 / len(a) + deviation(b) ** 2 / len(b)))
-
-
-def beyond(a: Sequence[float], b: Sequence[float], error: float) -> bool:
-    """Return whether two means differ by more than two standard errors."""
-    return bool(abs(np.mean(a) - np.mean(b)) > 2 * error)
 
 
 def confused(rows: dict[str, Sequence[dict]], n: int = 3) -> Table:

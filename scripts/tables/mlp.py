@@ -7,8 +7,10 @@ import numpy as np
 from purenets import Params
 from purenets.core.report.tables import Table, table_of
 from scripts import compare_mlps
-from scripts.compare_mlps import BACKENDS
 from scripts.shared.sweeps import MEAN_SD
+
+SHORT = {"numpy": "NumPy", "torch": "torch"}
+LABELS = {"dataset": "set", "batch_size": "batch"}
 
 
 def moved(before: Params, after: Params) -> Table:
@@ -33,14 +35,15 @@ def compared(rows: Sequence[dict], *columns: str) -> Table:
         rows: of the results of scripts/compare_mlps.py.
         columns: what the rows differ in, as "dataset" or "optimizer".
     """
-    parts = [f"{part} accuracy ({MEAN_SD})" for part in ("train", "test")]
-    header = (*columns, "network", *parts, "n", "largest difference of params")
-    return table_of(
+    parts = [f"{part} accuracy" for part in ("train", "test")]
+    names = [LABELS.get(column, column) for column in columns]
+    header = (*names, "network", *parts, "n", "params differ by at most")
+    table = table_of(
         header,
         [
             (
                 *(named(column, entry[column]) for column in columns),
-                BACKENDS[entry["backend"]],
+                SHORT[entry["backend"]],
                 entry["train_accuracy_spread"],
                 entry["test_accuracy_spread"],
                 entry["n"],
@@ -49,6 +52,7 @@ def compared(rows: Sequence[dict], *columns: str) -> Table:
             for entry in compare_mlps.summary(rows)
         ],
     )
+    return table._replace(caption=f"Accuracies: {MEAN_SD}, over n seeds.")
 
 
 def named(column: str, value) -> str:
