@@ -69,10 +69,10 @@ call them; `docs/assignment.md` shows how.
     make notebook  # open the notebooks
     make test      # all tests
 
-In a Python environment that has the packages of `setup.cfg`, everything runs without an install and
-without a network: `python scripts/run_quick.py`, and each script above. Without CIFAR-10 in `data/`
-the image nets train on scikit-learn's digits with `--data digits`, and the notebooks on images run in
-quick mode.
+In a Python environment that has the packages of `setup.cfg`, everything runs without an install
+and without a network: `python scripts/run_quick.py`, and each script above. Without CIFAR-10 in
+`data/` the image nets train on scikit-learn's digits with `--data digits`, and the notebooks on
+images run in quick mode.
 """
 DIGITS = "--data digits --max_steps 200"
 SEVEN = {
