@@ -43,7 +43,7 @@ from scripts.shared import result_files
 from scripts.shared.result import Result
 from scripts.shared.result_files import ORIGIN, origin_cells
 from scripts.shared.schemas import COMPARISON
-from scripts.shared.sweeps import MEAN_SD, deviation, spread
+from scripts.shared.sweeps import MEAN_SD, deviation, place_in, spread
 
 BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 SETS = ("moons", "circles", "blobs", "overlap", "digits")
@@ -201,8 +201,8 @@ def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
 
 def in_order(rows: Iterable[dict]) -> list[dict]:
     """Return the rows with their sets in the order of DATASETS, otherwise as they come."""
-    order = list(DATASETS)
-    return sorted(rows, key=lambda row: order.index(row["case"]["dataset"]))
+    place = place_in(DATASETS)
+    return sorted(rows, key=lambda row: place(row["case"]["dataset"]))
 
 
 def summary(rows: Iterable[dict]) -> list[dict]:
