@@ -42,7 +42,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
     """`values[i]` from `boundaries[i - 1]` on; one value more than boundaries."""
     _expect_counts("piecewise", boundaries=boundaries)
-    if not hasattr(values, "__len__") or len(values) != len(boundaries) + 1:
+    if not _is_listed(values) or len(values) != len(boundaries) + 1:
         raise UserError(
             f"piecewise: {len(boundaries)} boundaries need {len(boundaries) + 1} values"
         )
@@ -309,6 +309,10 @@ SCHEDULES: dict[str, Callable[[float, int], float | Schedule]] = {
 }
 
 
+def _is_listed(values) -> bool:
+    return hasattr(values, "__len__") and getattr(values, "ndim", 1) == 1
+
+
 def _real(count) -> Array:
     return np.asarray(count, dtype=float) if isinstance(count, (int, float)) else count
 
@@ -326,7 +330,7 @@ def _floor(x) -> Array:
 def _expect_counts(function: str, **values: Sequence[float]) -> None:
     """Raise a UserError for an argument that is no list of counts in rising order."""
     for name, counts in values.items():
-        if not hasattr(counts, "__iter__") or isinstance(counts, str):
+        if not _is_listed(counts) or isinstance(counts, str):
             raise UserError(f"{function}: {name} is {counts!r}, needs a list of counts")
         for count in counts:
             expect_numbers(function, NOT_NEGATIVE, **{name: count})
