@@ -503,8 +503,8 @@ OPTIMIZERS = [
     Mutation(
         "one_cycle starts at its peak",
         "core/optim/schedules.py",
-        "cosine(low, top, peak), cosine(peak",
-        "cosine(peak, top, peak), cosine(peak",
+        "parts, ends = [line(low, top, peak)], [top]",
+        "parts, ends = [line(peak, top, peak)], [top]",
         "tests/core/test_schedule.py::test_equals_its_twin_in_torch",
     ),
     Mutation(

@@ -153,7 +153,7 @@ def are_full(leaves: Params) -> bool:
 
 def are_full_pairs(grads: Params, params: Params) -> bool:
     """Return True if all leaves of both are float32 or float64, and a gradient has its param's
-    shape.
+    shape and library.
     """
     if not isinstance(grads, dict) or not isinstance(params, dict):
         return are_full(grads) and are_full(params)
@@ -161,8 +161,10 @@ def are_full_pairs(grads: Params, params: Params) -> bool:
         return False
     for name, grad in grads.items():  # no generator: this is a part of every step
         param = params[name]
-        dtype, shape = getattr(grad, "dtype", None), getattr(grad, "shape", None)
-        if dtype not in FULL or getattr(param, "dtype", None) not in FULL or shape != param.shape:
+        dtype, param_dtype = getattr(grad, "dtype", None), getattr(param, "dtype", None)
+        if dtype not in FULL or param_dtype not in FULL or grad.shape != param.shape:
+            return False
+        if dtype is not param_dtype and type(dtype) is not type(param_dtype):
             return False
     return True
 
