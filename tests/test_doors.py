@@ -67,7 +67,7 @@ def calls_of(backend: str) -> dict:
         "MLP": (
             nets.MLP,
             {"n_inputs": 2, "n_hidden": [3], "n_classes": 2, "activation": "relu", "dropout": 0.1},
-            {"n_hidden": ("list", "dict"), "dropout": ("0",)},
+            {"n_hidden": ("list",), "dropout": ("0",)},
         ),
         "CNN": (nets.CNN, {"n_channels": 1, "n_classes": 2, "width": 0.1}, {"width": ("1.5",)}),
         "VanillaRNN": (
@@ -133,8 +133,8 @@ def calls_of(backend: str) -> dict:
             {
                 "steps": ("0",),
                 "every": ("0",),
-                "evaluate": ("None", "0", "dict"),
-                "save": ("None", "0", "dict"),
+                "evaluate": ("None",),
+                "save": ("None",),
                 "history": (),
             },
         ),

@@ -90,7 +90,8 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
         group = Group(dist.get_rank(), dist.get_world_size(), shards)
         if not group.writes:  # it is quiet for good
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (while the process lives)
+            null = Path(os.devnull)
+            sys.stdout = null.open("w", encoding="utf-8")
             sys.stderr = _NoTerminal(sys.stderr)
             signals.ignore()
         try:

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from purenets.core import random
-from purenets.core.arguments import expect_functions, is_integer
+from purenets.core.arguments import expect_functions, expect_integers, is_integer
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.torch_nets.convert import device_from_name
@@ -58,9 +58,11 @@ def to_dataset(batches: Batches, steps: int | range) -> IterableDataset:
         UserError: `batches` is no function, or `steps` neither an integer from 1 on nor a range.
     """
     expect_functions("to_dataset", batches=batches)
-    steps = range(steps) if is_integer(steps) and steps > 0 else steps
-    if not isinstance(steps, range) or not len(steps) or min(steps) < 0:
-        raise UserError(f"to_dataset: steps: {steps!r}, needs an integer from 1 on, or a range")
+    if not isinstance(steps, range):
+        expect_integers("to_dataset", 1, steps=steps)
+        steps = range(steps)
+    if not len(steps) or min(steps) < 0:
+        raise UserError(f"to_dataset: steps: {steps!r}, needs steps from 0 on, one or more")
     return StepsDataset(batches, steps)
 
 

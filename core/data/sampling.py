@@ -9,7 +9,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.arguments import expect_flags, expect_functions, is_integer
-from purenets.core.arrays import namespace
+from purenets.core.arrays import namespace, to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples
 
@@ -46,11 +46,16 @@ def batches(
         return place(random.permutation(random.fold_in(host_key, epoch), n))
 
     def batch_at(step: int) -> Batch:
-        epoch, offset = divmod(step * batch_size, n)
-        if offset + batch_size <= n:
-            rows = order(epoch)[offset : offset + batch_size]
-        else:
-            rows = _run(order, epoch, offset, batch_size, n)
+        try:
+            epoch, offset = divmod(step * batch_size, n)
+            if offset + batch_size <= n:
+                rows = order(epoch)[offset : offset + batch_size]
+            else:
+                rows = _run(order, epoch, offset, batch_size, n)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, UserError) or is_integer(step):
+                raise
+            raise UserError(f"batches: step is {step!r}, needs an integer") from error
         return _rows_of(x, rows), y[rows]
 
     return batch_at
@@ -132,7 +137,7 @@ def _integer(batch_size: int) -> int:
 def _checked_key(key: Array | None) -> np.ndarray:
     if key is None:
         raise UserError("batches: a batch_size needs a key, such as random.key(0)")
-    key = np.asarray(key)
+    key = np.asarray(to_host(random.check_key(key)))
     if key.ndim != 1 or not 2 <= len(key) <= 4 or key.dtype.kind != "i":
         raise UserError(f"key: {key} is no key; take random.key(seed)")
     return key

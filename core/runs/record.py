@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from purenets.core.arguments import expect_paths
 from purenets.core.base import UserError
 from purenets.core.kernel_rules import product_rule_name, use_product_rule
 from purenets.core.runs import rotation
@@ -35,6 +36,7 @@ RESTORE = "restore it or name another folder"
 
 def read_config(folder: Path) -> dict:
     """Return the content of a folder's `config.json`, checked."""
+    expect_paths("read_config", folder=folder)
     found = read_json(Path(folder) / NAME, SCHEMA, restore=RESTORE)
     return dict.fromkeys(ABOUT) | {"commands": []} | found
 
