@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 MEAN_SE = "mean ± SE"  # of a difference: the standard error of its mean
 
 
