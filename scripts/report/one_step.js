@@ -80,7 +80,7 @@
       const width = Math.max(80, Math.round((canvas.clientWidth || 300) * scale));
       const height = Math.round(ASPECT * width);
       if (canvas.width !== width) { canvas.width = width; canvas.height = height; }
-      const context = canvas.getContext("2d");
+      const context = canvas.getContext("2d", { willReadFrequently: true });
       context.clearRect(0, 0, width, height);
       drawRegions(context, net.params[at], width, height);
       drawPoints(context, width, height, scale);

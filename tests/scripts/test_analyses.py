@@ -46,7 +46,7 @@ def test_of_one_seed_nothing_is_concluded(difference):
 
 # --- shuffled pixels ------------------------------------------------------------------------------
 
-TINY = shuffled_pixels.Config(seeds=2, steps=3, hidden=4, width=1 / 64)
+TINY = shuffled_pixels.Config(seeds=2, steps=5, hidden=4, width=1 / 64)
 
 
 def test_shuffled_images_are_the_same_pixels_in_one_order():
