@@ -31,6 +31,11 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_torch_compiling() -> bool:
+    """Return True where torch.compile reads the Python code; `jit` runs it instead."""
+    return torch.compiler.is_dynamo_compiling()
+
+
 class RaiseOnWrapped(TorchFunctionMode):
     """Raise an error where an operation takes a tensor that a transform of torch.func has wrapped.
 
