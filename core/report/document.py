@@ -179,6 +179,7 @@ def _numbers(document: Document) -> dict[int | str, str]:
     return names
 
 
+MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")  # before a number; elsewhere it is a hyphen
 FORMULA = re.compile(r"\$`([^`]+)`\$")  # in a text
 
 
@@ -206,7 +207,8 @@ class _Writer:
                 r"((?<!\w)\*(?! )[^*\n]+(?<! )\*(?!\w))", self._with_numbers(piece)
             ):
                 marked = len(inner) > 2 and inner[0] == inner[-1] == "*"
-                parts.append(self.emphasis(inner[1:-1]) if marked else self.literal(inner))
+                shown = MINUS.sub("\u2212", inner)
+                parts.append(self.emphasis(shown[1:-1]) if marked else self.literal(shown))
         return "".join(parts)
 
     def _with_numbers(self, text: str) -> str:

@@ -217,7 +217,7 @@ def _mathml_lines(lines: list[list[Node]]) -> str:
 
 def _mathml(node: Node) -> str:
     inner = [_mathml(part) for part in node.parts]
-    text = html.escape(node.text)
+    text = html.escape(node.text.replace("-", "−") if node.kind == "sign" else node.text)
     if node.kind == "row":
         return inner[0] if len(inner) == 1 else f"<mrow>{''.join(inner)}</mrow>"
     if node.kind == "scripts":
@@ -228,7 +228,9 @@ def _mathml(node: Node) -> str:
     if node.kind in ACCENTS:
         accent = f'<mo stretchy="false">{ACCENTS[node.kind]}</mo>'
         return f'<mover accent="true">{inner[0]}{accent}</mover>'
-    tags = {"letter": "mi", "function": "mi", "number": "mn", "text": "mtext", "sign": "mo"}
+    if node.kind == "text":  # spaces at its ends are kept
+        return f"<mtext>{text.replace(' ', chr(160))}</mtext>"
+    tags = {"letter": "mi", "function": "mi", "number": "mn", "sign": "mo"}
     if node.kind in tags:
         tag = tags[node.kind]
         upright = ' mathvariant="normal"' if node.text == "⊤" else ""

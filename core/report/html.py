@@ -26,6 +26,7 @@ from purenets.core.report.tables import Table, decimal_tails, numeric_columns
 
 CSS = Path(__file__).with_name("page.css").read_text()
 DPI = 220  # of pictures, so that they are sharp at the width of the text
+LONG = 45  # letters of a cell that may be broken into lines
 NARROW = 0.62 * TEXT_WIDTH  # inches: a figure that a phone can show whole
 
 
@@ -108,9 +109,10 @@ class _Html(_Writer):
         """Return a row; `pads` stand unseen behind the cells, so that decimal points align."""
         made = []
         for cell, right, pad in zip(cells, numeric, pads or [""] * len(cells), strict=True):
-            padded = f' data-pad="{html.escape(pad)}"' if right and pad else ""
-            opening = f"<{kind}{padded}>" if right else f'<{kind} class="text">'
             alone = FORMULA.fullmatch(cell)  # as large as on a line of its own
+            padded = f' data-pad="{html.escape(pad)}"' if right and pad else ""
+            name = "text long" if len(cell) > LONG and not alone else "text"
+            opening = f"<{kind}{padded}>" if right else f'<{kind} class="{name}">'
             inner = to_mathml(alone[1], large=True) if alone else self.text(cell)
             made.append(f"{opening}{inner}</{kind}>")
         return f"<tr>{''.join(made)}</tr>"

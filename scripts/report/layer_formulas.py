@@ -37,8 +37,8 @@ CONVOLUTION = Kind(
     },
 )
 NORMALIZATION = {
-    "X": r"dX = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} ( dY - \bar{dY} - \hat{X} \odot "
-    r"\bar{dY \odot \hat{X}} )",
+    "X": r"dX = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} ( dY - \operatorname{mean}(dY) - "
+    r"\hat{X} \odot \operatorname{mean}(dY \odot \hat{X}) )",
     "gamma": r"d\gamma = \sum dY \odot \hat{X}, \quad d\beta = \sum dY",
 }
 NORMALIZED = (

@@ -23,9 +23,9 @@ EXAMPLES = {
     r"x^2_i": ("<msubsup><mi>x</mi><mi>i</mi><mn>2</mn></msubsup>", "attach(x, t: 2, b: i)"),
     r"\frac{a}{b}": ("<mfrac><mi>a</mi><mi>b</mi></mfrac>", "frac(a, b)"),
     r"\tanh": ("<mi>tanh</mi>", 'op("tanh")'),
-    r"a - b": ("<mi>a</mi><mo>-</mo><mi>b</mi>", "a \u2212 b"),
+    r"a - b": ("<mi>a</mi><mo>\u2212</mo><mi>b</mi>", "a \u2212 b"),
     r"a/b": ("<mi>a</mi><mo>/</mo><mi>b</mi>", r"a \/ b"),
-    r"\text{a \"b\"}": ("<mtext>a &quot;b&quot;</mtext>", r'"a \"b\""'),
+    r"\text{a \"b\"}": ("<mtext>a\u00a0&quot;b&quot;</mtext>", r'"a \"b\""'),
 }
 
 
