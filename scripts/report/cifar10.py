@@ -191,7 +191,7 @@ def late_gain(rows: Sequence[dict]) -> Difference:
 def of_ablation(found: dict | None, kind: str) -> dict:
     """Return the ablation and its largest losses; None if it is missing."""
     if found is None:
-        return {"ablation": None, "near_zero": None}
+        return dict.fromkeys(("ablation", "near_zero", "gains"))
     rows = found["rows"]
     points = {
         name: paired(np.array(values) / 100, np.zeros(len(values)))
@@ -199,7 +199,7 @@ def of_ablation(found: dict | None, kind: str) -> dict:
     }
     seeds = [len(mine) for name, mine in grouped(rows).items() if name.split(":")[0] == kind]
     if not points or min(seeds) < 2:  # of one seed nothing is concluded
-        return {"ablation": None, "near_zero": None}
+        return dict.fromkeys(("ablation", "near_zero", "gains"))
     worst = sorted(points, key=lambda name: points[name].mean)[:3]
     return {
         "ablation": True,
@@ -208,7 +208,15 @@ def of_ablation(found: dict | None, kind: str) -> dict:
         "ablation_images": images_of(rows),
         "largest_losses": ", ".join(f"{name} ({points[name].points()})" for name in worst),
         "near_zero": near_zero(points),
+        "gains": gains(points),
     }
+
+
+def gains(points: dict[str, Difference]) -> str | None:
+    """Return the changes that gain more than two standard errors; None without any."""
+    found = {name: change for name, change in points.items() if change.mean > 0}
+    texts = [f"{name} ({own.points()})" for name, own in found.items() if own.errors >= 2]
+    return ", ".join(texts) or None
 
 
 def near_zero(points: dict[str, Difference]) -> str | None:

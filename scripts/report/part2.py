@@ -9,6 +9,7 @@ from purenets.core.report.diagrams import network
 from purenets.core.report.document import Section, to_print
 from purenets.core.report.tables import Table, table_of
 from purenets.core.report.tabulate import tabulate
+from purenets.core.runs.history import column
 from scripts import cnn_sweep, cnn_train, run_quick
 from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import cnn as figures
@@ -116,8 +117,18 @@ def of_adam(rows: Sequence[dict] | None) -> dict:
         "adam": figures.parts_curves(rows, "Adam 1e-3"),
         "adam_n": len(rows),
         "gap": gap(rows).points(),
+        "wobble": wobble(rows).points().lstrip("+"),
         "epochs": epochs(ADAM, rows),
     }
+
+
+def wobble(rows: Sequence[dict]) -> Difference:
+    """Return how far validation accuracy moves between evaluations in the second half."""
+    moves = []
+    for row in rows:
+        _, values = column(row["history"], "valid_accuracy")
+        moves.append(float(np.abs(np.diff(values[len(values) // 2 :])).mean()))
+    return paired(moves, np.zeros(len(moves)))
 
 
 def gap(rows: Sequence[dict]) -> Difference:
@@ -172,7 +183,9 @@ def of_ladder(by_setting: dict) -> dict:
     for before, name in itertools.pairwise(steps):
         change = compared(by_setting[name], by_setting[before])
         told.append(f"{before} to {name} {change.points()}")
-    return {"ladder": ladder(by_setting, steps), "ladder_steps": "; ".join(told)}
+    gaps = (f"{gap(by_setting[name]).points()}" for name in steps)
+    table, changes = ladder(by_setting, steps), "; ".join(told)
+    return {"ladder": table, "ladder_steps": changes, "ladder_gaps": ", ".join(gaps)}
 
 
 def ladder(by_setting: dict, steps: Sequence[str]) -> Table:
@@ -197,6 +210,7 @@ def of_best(rows: Sequence[dict] | None) -> dict:
     return {
         "best": figures.parts_curves(rows, "The best setting"),
         "best_n": len(rows),
+        "best_gap": gap(rows).points(),
         "best_options": flags(rows[0]["command"]),
         "minutes": float(np.mean([row["training_seconds"] or 0 for row in rows])) / 60,
         "classes": to_print(figures.per_class(rows), SMALL),

@@ -21,6 +21,7 @@ from scripts.shared.sweeps import deviation, spread
 
 LENGTH = 5  # of the palindromes whose dimensions are shown
 SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
+SUPERSCRIPTS = "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 HARD = 20  # the length at which ingredients are told apart
 USES = {
     "W_hx": "(1), every step",
@@ -170,7 +171,18 @@ def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> T
 
 def shown_share(share: float) -> str:
     """Return a share in percent: in full digits down to a hundredth, below in powers of ten."""
-    return f"{share:.2%}" if share > 1e-4 else f"{100 * share:.0e}%"
+    return f"{share:.2%}" if share > 1e-4 else f"{power_of_ten(100 * share)}%"
+
+
+def power_of_ten(value: float) -> str:
+    """Return a small number as a digit times a power of ten.
+
+    >>> power_of_ten(2.2e-8)
+    '2 \u00d7 10\u207b\u2078'
+    """
+    digit, exponent = f"{value:.0e}".split("e")
+    raised = str(int(exponent)).translate(str.maketrans("-0123456789", SUPERSCRIPTS))
+    return f"{digit} \u00d7 10{raised}"
 
 
 # --- memorizing and generalizing ------------------------------------------------------------------
@@ -197,14 +209,15 @@ def of_held_out(found: dict | None) -> dict:
         "many": many["halves"],
         "many_held_out": spread(many["held_out"], digits=1),
         "many_gap": palindrome_holdout.gap(many).points(),
-        "enough": enough(mine),
+        "enough": " and ".join(enough(cells, T) for T in sorted({c["T"] for c in cells})),
     }
 
 
-def enough(cells: Sequence[dict]) -> str:
+def enough(cells: Sequence[dict], T: int) -> str:
     """Return the fewest first halves from which on held-out palindromes are nearly all right."""
-    good = [c["halves"] for c in cells if np.mean(c["held_out"]) > 0.9]
-    return f"{min(good):,}" if good else "none of these numbers"
+    good = [c["halves"] for c in cells if c["T"] == T and np.mean(c["held_out"]) > 0.9]
+    fewest = f"{min(good):,}" if good else "more than these"
+    return f"{fewest} at T = {T} (of {count(T):,})"
 
 
 # --- gradients, hidden states and latches ---------------------------------------------------------
@@ -229,7 +242,7 @@ def of_states(found: dict | None) -> dict:
         "states_n": found["n"],
         "back": back,
         "back_T": longest["T"],
-        "back_share": f"{float(np.exp(np.log(shares).mean())):.0e}",
+        "back_share": power_of_ten(float(np.exp(np.log(shares).mean()))),
         "back_factor": f"{factors.mean():.3f} ± {deviation(factors):.3f}",
         "radius_before": told(longest["before"]["radius"]),
         "radius_after": told(shortest["after"]["radius"]),
