@@ -95,16 +95,16 @@ class Document(NamedTuple):
     appendix: Sequence[Section] = ()
 
 
-# Of a figure in print: the width of the text in inches (A4 less its margins), and the smallest
-# letters in points
-TEXT_WIDTH, SMALLEST = 6.5, 7.5
+# Of a figure in print: the width of the text in inches (A4 less its margins), and the smallest and
+# largest letters in points
+TEXT_WIDTH, SMALLEST, LARGEST = 6.5, 7.5, 9.5
 
 
 def to_print(figure: Figure, widest: float = TEXT_WIDTH) -> Figure:
     """Make a figure no wider than the text and its letters no smaller than can be read there.
 
-    A wider figure keeps its proportions; its letters shrink with it down to SMALLEST points, and
-    the layout makes room for them. A figure that is as it should be is not changed.
+    A wider figure keeps its proportions; its letters shrink with it, within SMALLEST and LARGEST
+    points, and the layout makes room for them. A figure that is as it should be is not changed.
 
     Args:
         figure: Changed in place.
@@ -117,7 +117,7 @@ def to_print(figure: Figure, widest: float = TEXT_WIDTH) -> Figure:
     scale = min(1.0, widest / width)
     figure.set_size_inches(scale * width, scale * height)
     for text in figure.findobj(Text):
-        text.set_fontsize(max(SMALLEST, scale * text.get_fontsize()))
+        text.set_fontsize(min(max(SMALLEST, scale * text.get_fontsize()), LARGEST))
     for axis in figure.axes:  # ticks that are drawn anew take their size from here
         for which in (axis.xaxis, axis.yaxis):
             size = max((label.get_fontsize() for label in which.get_ticklabels()), default=SMALLEST)

@@ -59,7 +59,7 @@ TYPST = f"""
   text(forward)[#s ↓], text(backward)[↑ #s])
 """
 
-LONG = 24  # rows of a table that may be parted by the end of a page
+LONG = 14  # rows of a table that may be parted by the end of a page
 SIZES = ((88, 9), (112, 8.5), (130, 8), (10**9, 7.5))  # letters of the widest row, and their size
 FLOATING = 3.3  # inches: a higher figure moves to where a page has room for it
 

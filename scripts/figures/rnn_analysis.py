@@ -24,7 +24,7 @@ def held_out(cells: Sequence[dict]) -> Figure:
     A panel for each length; dots are seeds, lines their means.
     """
     lengths = sorted({cell["T"] for cell in cells})
-    figure, axes = panels(1, len(lengths), WIDTH / len(lengths), 2.5, sharey=True)
+    figure, axes = panels(1, len(lengths), WIDTH / len(lengths), 2.3, sharex=True, sharey=True)
     parts = (("train", "trained on", COLORS[0], "o-"), ("held_out", "held out", COLORS[3], "s--"))
     for axis, T in zip(axes[0], lengths, strict=True):
         mine = sorted((c for c in cells if c["T"] == T), key=lambda cell: cell["halves"])
