@@ -156,7 +156,8 @@ class _Typst(_Writer):
         parts = ["table.hline(stroke: 0.8pt)", f"table.header({head}, table.hline(stroke: 0.5pt))"]
         cells = ", ".join([*parts, *rows, "table.hline(stroke: 0.8pt)"])
         aligned = ", ".join("right" if right else "left" for right in numeric_columns(table))
-        inner = f"table(columns: {columns}, align: ({aligned},), {cells})"
+        roomy = ", inset: (x: 4pt, y: 3.6pt)" if any(map(_has_formula, table.rows)) else ""
+        inner = f"table(columns: {columns}, align: ({aligned},){roomy}, {cells})"
         small = f"#set text(size: {size}pt)\n#set par(justify: false, leading: 0.5em)\n"
         if len(rows) > LONG:
             small += "#show figure: set block(breakable: true)\n"
@@ -218,6 +219,10 @@ class _Typst(_Writer):
 def floats(picture: Picture | Interactive) -> bool:
     """Return True for a figure so high that it leaves a gap where it does not fit."""
     return to_print(picture.figure).get_figheight() > FLOATING
+
+
+def _has_formula(row: Sequence[str]) -> bool:
+    return any(map(FORMULA.fullmatch, row))
 
 
 def _letters(cell: str) -> int:
