@@ -1,6 +1,7 @@
 """A document as a PDF, by way of Typst."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from purenets.core.base import UserError

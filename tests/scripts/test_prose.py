@@ -1,6 +1,9 @@
 """The reports' text files: their form, their errors, and that they and their values match."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -18,6 +21,7 @@ from purenets.core.report.tables import Table
 from scripts import cifar10_cnn, cifar10_mlp, make_report, run_quick
 from scripts.report import part1, prose, results
 
+ROOT = Path(__file__).parents[2]
 TABLE, FIGURE = Table([["n"], ["1"]]), Figure()
 
 
@@ -150,6 +154,27 @@ def smallest(monkeypatch):
         monkeypatch.setitem(script.PRESETS, "digits", preset)
 
 
+def with_more_rows(folder):
+    """Copy the results with what may come: several seeds of each setting of Part II, more settings,
+    and final runs of the reduced VGG."""
+    shutil.copytree(ROOT / "results", folder)
+    path = folder / "part2_settings.json"
+    found = json.loads(path.read_text())
+    by_setting = {row["setting"]: row for row in found["rows"]}
+    by_setting["40 epochs plain"] = by_setting["best"] | {"setting": "40 epochs plain"}
+    found["rows"] = [row | {"seed": seed} for row in by_setting.values() for seed in (0, 1)]
+    path.write_text(json.dumps(without_digest(found)))
+    path = folder / "part1_cifar10.json"
+    final = json.loads(path.read_text())
+    final["rows"] += [row | {"setting": "vgg vgg"} for row in final["rows"][-2:]]
+    path.write_text(json.dumps(without_digest(final)))
+    return str(folder)
+
+
+def without_digest(found: dict) -> dict:
+    return {name: value for name, value in found.items() if name != "digest"}
+
+
 def test_every_name_has_a_value_and_every_value_is_named(tmp_path, monkeypatch, smallest):
     files = []
 
@@ -160,6 +185,8 @@ def test_every_name_has_a_value_and_every_value_is_named(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(prose, "_TextFile", Recorded)
     make_report.make(make_report.Config(out=str(tmp_path)))
+    more = with_more_rows(tmp_path / "more")
+    make_report.make(make_report.Config(out=str(tmp_path), results=more))
     to_html(make_report.make(make_report.Config(out=str(tmp_path), results=str(tmp_path))))
     run_quick.main(run_quick.Config(out=str(tmp_path)))
     assert {file.path for file in files} == set(prose.TEXT.glob("*.md"))
