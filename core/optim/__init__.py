@@ -1,4 +1,27 @@
-"""Optimizers as pairs of functions, with the transforms and wrappers that they are made of."""
+"""Optimizers as pairs of functions, with the transforms and wrappers that they are made of.
+
+Where to find what:
+
+    optimizers.py    the classic optimizers, each a chain of transforms, and OPTIMIZERS, all by name
+    transforms.py    the parts of chains: moments, clipping, decay, the learning rate; `chain`
+    wrappers.py      what takes optimizers and returns one: parts of the params, accumulation, means
+    schedules.py     functions from the count of updates to the value of a hyper-parameter
+    state.py         reads and changes states: `get_state`, `inject_hyperparams`, averaged params
+    methods/         optimizers with an idea of their own, one a file:
+                     - less memory, other moments: adafactor, adan, ademamix, adopt, rprop
+    schedules.py     functions from the count of updates to the value of a hyper-parameter
+                     - rates that are found: d_adaptation, prodigy, dog; from the loss: polyak, momo
+                     - averages: asgd, schedule_free, swa
+                     - transforms: agc (adaptive clipping), plateau; sparse weights: beta_lasso
+    line_search/     steps whose length is searched along a line: lbfgs, wolfe, backtracking
+    internals/       what all of them are computed with:
+                     - arithmetic on dicts, hyper (numbers, schedules, arrays), precision (dtypes)
+                     - extra_args (the loss, for those that ask for it)
+                     - elementwise, blocks, kernels, numpy_kernels: the same updates, faster
+
+To add an optimizer: write it as a chain in a file of `methods`, add it to OPTIMIZERS and below. The
+tests of every path, of precision and of arguments then include it by themselves.
+"""
 
 import numpy as np
 

@@ -18,6 +18,8 @@ composed below as in torch.optim, whose names, defaults and numbers they keep wh
     lars      decayed weights | trust ratio | times -lr       | trace of momentum
     muon      orthogonalized momentum of matrices | by shape | decayed weights | times -lr
 
+Those with an idea of their own are in `optim.methods` and `optim.line_search`.
+
 A hyper-parameter is a number, a schedule (a function of the count of updates, from 0) or a scalar
 array, so that it can be vmapped over. There is no branch on a value: all of it runs under vmap and
 torch.compile. What combines optimizers (parts of the params, averages, accumulation) is in
