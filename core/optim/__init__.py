@@ -9,7 +9,7 @@ Where to find what:
     state.py         reads and changes states: `get_state`, `inject_hyperparams`, averaged params
     methods/         optimizers with an idea of their own, one a file:
                      - less memory, other moments: adafactor, adan, ademamix, adopt, rprop
-    schedules.py     functions from the count of updates to the value of a hyper-parameter
+                     - matrices: muon (newton_schulz), shampoo, soap; sophia (diagonal Hessian)
                      - rates that are found: d_adaptation, prodigy, dog; from the loss: polyak, momo
                      - averages: asgd, schedule_free, swa
                      - transforms: agc (adaptive clipping), plateau; sparse weights: beta_lasso
