@@ -27,12 +27,14 @@ from purenets.core.data.palindromes import (
     inputs_and_targets,
     mirror_digits,
 )
+from purenets.core.memory import expect_room
 
 
 def generate_palindrome(length: int, key: Array) -> np.ndarray:
     """Return one palindrome as its digits, int64 (length,), drawn from a key."""
     check_length(length)
-    return _digits(np.asarray(key), 1, length)[0]
+    expect_room(8 * length, f"length: a palindrome of {length} digits")
+    return _digits(np.asarray(random.check_key(key)), 1, length)[0]
 
 
 class PalindromeDataset(Dataset):
