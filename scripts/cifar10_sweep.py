@@ -40,7 +40,16 @@ from scripts import cifar10_cnn, cifar10_mlp, cnn_train
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
 from scripts.shared.schemas import VALID_VIEWS
-from scripts.shared.sweeps import MEAN_SD, changes, folder_of, grouped, spread, sweep, trained
+from scripts.shared.sweeps import (
+    MEAN_SD,
+    changes,
+    folder_of,
+    grouped,
+    images_name,
+    spread,
+    sweep,
+    trained,
+)
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp, "vgg": cnn_train}
 PRESETS = {
@@ -220,6 +229,7 @@ def main(config: Config) -> list[dict]:
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
         table,
+        images_name(config.data, config.data_dir),
     )
     print(to_text(table(rows)))
     for base in CHANGES:
