@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from purenets.core import random, tree
+from purenets.core.arguments import expect_models
 from purenets.core.base import Array, Buffers, Model, Params, UserError
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.serial import init_leaves
@@ -45,6 +46,7 @@ def tabulate(
 
     params, buffers: by default those that the model draws, or that its module has.
     """
+    expect_models("tabulate", model=model)
     if params is None:
         params, buffers = _any_leaves(model, x)
     rows: list[Row] = []
@@ -66,6 +68,8 @@ def _any_leaves(model: Model, x: Array) -> tuple[Params, Buffers]:
 
 def as_table(rows: Sequence[Row]) -> Table:
     """Return the rows as a Table; its last row has the sum of the parameters."""
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Row) for row in rows):
+        raise UserError(f"as_table: rows: a {type(rows).__name__}, needs what tabulate returns")
     body = [
         (
             row.name,
@@ -108,7 +112,7 @@ def _visit(
     elif modules:
         rows += _module_rows(name, modules, params)
     else:
-        rows.append(_row(name or "model", model.kind or UNNAMED, params, x, y))
+        rows.append(_row(name or "model", model.kind or UNNAMED, params, x, y, buffers))
     return y
 
 
@@ -187,9 +191,16 @@ def _first(y: Any) -> Any:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
+def _row(
+    name: str, operation: str, params: Params, x: Any, y: Any, buffers: Buffers | None = None
+) -> Row:
+    """Return the row of a layer; weights that are buffers multiply and have no dW."""
     x_shape, y_shape = (tuple(getattr(_first(a), "shape", ())) for a in (x, y))
-    weights = [tuple(leaf.shape) for leaf in params.values() if leaf.ndim > 1]
+    weights, fixed = (
+        [tuple(leaf.shape) for leaf in leaves.values() if leaf.ndim > 1]
+        for leaves in (params, buffers or {})
+    )
+    weights = weights or (fixed if len(fixed) == 1 else [])
     size = tree.size(params)
     if operation.startswith("Embedding"):
         return Row(name, operation, x_shape, y_shape, size, "rows of a table", "sum over tokens")
@@ -207,6 +218,7 @@ def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
         groups = 1 if len(weight) == 2 else x_shape[_channels(weight)] // weight[1]
         kernel = "" if len(weight) == 2 else " " + "x".join(map(str, weight[2:]))
         forward, backward = _products(n, weight[0] // groups, math.prod(weight[1:]), groups)
+        backward = backward.split(", dW")[0] if weights is fixed else backward
         return Row(name, operation + kernel, x_shape, y_shape, size, forward, backward)
     back = f"dx = {_dims(x_shape)} of dy {_dims(y_shape)}"
     return Row(name, operation, x_shape, y_shape, size, "by element or window", back)

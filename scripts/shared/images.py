@@ -17,6 +17,7 @@ from purenets.core.runs.options import (
     open_fraction,
     option,
     positive,
+    shard_count,
     thread_count_or_0,
     up_to,
 )
@@ -121,7 +122,15 @@ class ImageOptions(Options):
     )
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
-    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    threads: int = option(
+        0, "CPU threads; 0 for one a core, with --shards for one a process", thread_count_or_0
+    )
+    shards: int = option(
+        0,
+        "cut each batch into so many parts, for the same bits from any number of processes that "
+        "divides it; 0 for none",
+        shard_count,
+    )
     seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
     out: str = option(
         None, "folder for config, history, checkpoint, results and figures", file_path
@@ -135,6 +144,8 @@ class ImageOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.shards and not self.threads:  # or a process alone would have one for each core
+            object.__setattr__(self, "threads", 1)
         # of two flags that exclude each other, none is ignored in silence
         fields = {field.name: field for field in dataclasses.fields(self)}
         for wins, loses in (("epochs", "max_steps"), ("evaluations", "eval_freq")):
