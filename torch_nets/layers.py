@@ -41,6 +41,7 @@ from purenets.core.serial import (
     serial_uses_key,
 )
 from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.layer_calls import library_calls_only
 
 MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a library
 
@@ -80,6 +81,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which
     become one loop with what stands around them: to call a library for it would take longer. A
     large one may be for oneDNN."""
+    if library_calls_only():
+        return torch.nn.functional.linear(x, weight, bias)
     multiplications = x.numel() * weight.shape[0]
     least = product_rule().min_multiplies_operation
     if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
@@ -255,6 +258,7 @@ def Conv(
             (size, stride, padding) == (3, 1, 1)
             and max(x.shape[2:]) <= 2
             and x.device.type == "cpu"
+            and not library_calls_only()
         ):
             return _conv_of_few_pixels(x, weight, offset), buffers
         return torch.nn.functional.conv2d(x, weight, offset, stride, padding), buffers
