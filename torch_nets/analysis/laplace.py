@@ -143,9 +143,7 @@ def last_layer_laplace(
     last = _leaves_of(params, layer)
     x, y = batch
     outputs = lambda p: model.apply({**params, **p}, buffers, x)[0]
-    product = lambda v: tree.map(
-        lambda Gv: n * Gv, ggn_vp(outputs, lambda z: loss(z, y), last, v)
-    )
+    product = lambda v: tree.map(lambda Gv: n * Gv, ggn_vp(outputs, lambda z: loss(z, y), last, v))
     precision = to_dense(damped(product, prior_precision), last)
     root = torch.linalg.cholesky(precision)  # P = R R^T
     log_det = 2 * root.diagonal().log().sum()
@@ -171,7 +169,9 @@ def _leaves_of(params: Params, layer: str | None) -> Params:
     """Return the leaves of the layer, the last one by default."""
     if layer is None:
         layer = list(params)[-1].rpartition(".")[0]
-    last = {name: p for name, p in params.items() if isinstance(layer, str) and name.startswith(layer)}
+    last = {
+        name: p for name, p in params.items() if isinstance(layer, str) and name.startswith(layer)
+    }
     if not last:
         raise UserError(f"last_layer_laplace: layer is {layer!r}, needs one of {', '.join(params)}")
     return last
