@@ -155,8 +155,8 @@ def gauss_newton_grad_fn(
         grads, (new, found) = plain(params, buffers, batch, key)
         x, y = batch
         outputs = lambda p: model.apply(p, buffers, x, train=True, key=key)[0]
-        product = lambda v: ggn_vp(outputs, lambda logits: loss(logits, y), dict(params), v)
-        solved, _ = cg(damped(product, damping), dict(grads), tol=tol, maxiter=maxiter)
+        product = lambda v: ggn_vp(outputs, lambda logits: loss(logits, y), params, v)
+        solved, _ = cg(damped(product, damping), grads, tol=tol, maxiter=maxiter)
         return solved, (new, found)
 
     grad.uses_key = model.uses_key

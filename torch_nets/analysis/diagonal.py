@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import hessian, vjp, vmap
+from torch.func import grad, jacrev, vjp, vmap
 
 from purenets.core import tree
 from purenets.core.arguments import expect_functions, expect_integers, expect_models
@@ -113,7 +113,7 @@ def loss_hessian_sqrt(loss: Callable, logits: Tensor, y: Tensor) -> Tensor:
     logits and y are those of the example. Negative curvature, which a convex loss has by rounding
     only, is cut off.
     """
-    H = hessian(lambda z: loss(z[None], y[None]))(widened(logits))
+    H = jacrev(grad(lambda z: loss(z[None], y[None])))(widened(logits))  # jit traces no jvp here
     size = logits.numel()
     return hessian_sqrt(H.reshape(size, size)).reshape(size, *logits.shape)
 
