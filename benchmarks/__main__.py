@@ -15,6 +15,7 @@ NAMES = (
     "cnn",
     "images",
     "toolbox",
+    "private",
     "growth",
     "cifar10",
     "cnn_twin",

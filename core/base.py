@@ -15,7 +15,11 @@ History = list[dict[str, float]]  # a row for each evaluation: "step", metrics
 
 
 class Init(Protocol):
-    """Draw the params and buffers of a network from a key."""
+    """Draw the params and buffers of a network from a key.
+
+    Where sizes are read from the inputs (lazily sized layers), it takes an example of them too,
+    `init(key, example)`, and has the attribute `takes_example`.
+    """
 
     def __call__(self, key: Array, /) -> tuple[Params, Buffers]: ...
 

@@ -100,6 +100,7 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
         unit = xp.astype(bits(key, n) >> 8, xp.float32) * 2.0**-24
     if dtype in FULL and (low, high) == (0.0, 1.0):
         return xp.reshape(unit, shape)
+    _expect_within_range("uniform", low, high, dtype, float(xp.finfo(dtype).max))
     draws = xp.reshape(xp.astype(low + (high - low) * unit, dtype, copy=False), shape)
     return _within(draws, low, high, open_above=True)
 
@@ -161,6 +162,12 @@ def bits(key: Array, n: int) -> Array:
     return namespace(key).concat(_hash(key, -(-n // 4), DRAW))[:n]
 
 
+def words(key: Array, start: int | Array, n: int) -> tuple[Array, Array, Array, Array]:
+    """Four arrays (n,) of random words: the i-th of all are what `bits` draws at 4 (start + i) and
+    after it. Any part of a long draw can so be made alone."""
+    return _hash(key, n, DRAW, start)
+
+
 def philox(counter, key):
     """Philox-4x32-10: four words of the counter and two of the key to four random words.
 
@@ -180,13 +187,14 @@ def philox(counter, key):
     return c0, c1, c2, c3
 
 
-def _hash(key: Array, n: int, purpose: int):
-    """Four arrays (n,) of random words, one counter for each index."""
+def _hash(key: Array, n: int, purpose: int, start: int | Array = 0):
+    """Four arrays (n,) of random words, one counter for each index from `start` on."""
     if not hasattr(key, "dtype") or key.ndim != 1:
         check_key(key)
     folded = key.shape[0] - 2
     data = [key[2 + i : 3 + i] for i in range(folded)] + [0] * (2 - folded)
     index = namespace(key).arange(n, dtype=key.dtype, device=key.device)
+    index = index if isinstance(start, int) and start == 0 else index + start
     return philox((index, *data, 4 * folded + purpose), (key[0:1], key[1:2]))
 
 
@@ -229,6 +237,13 @@ def _expect_interval(function: str, low, high) -> None:
     expect_numbers(function, FINITE, low=low, high=high)
     if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
         raise UserError(f"{function}: low {low} is over high {high}")
+
+
+def _expect_within_range(function: str, low, high, dtype, largest: float) -> None:
+    """Raise a UserError for a bound that `dtype`, up to `largest`, cannot hold."""
+    for bound in (low, high):
+        if isinstance(bound, int | float) and abs(bound) > largest:
+            raise UserError(f"{function}: {bound} is more than {dtype} holds, {largest:.6g}")
 
 
 def _within(draws: Array, low, high, open_above: bool = False) -> Array:

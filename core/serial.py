@@ -1,10 +1,11 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
 from collections.abc import Callable
+from typing import Any
 
 from purenets.core import random, tree
 from purenets.core.arguments import expect_integers, expect_models
-from purenets.core.base import Array, Params, UserError
+from purenets.core.base import Array, Buffers, Params, UserError
 from purenets.core.memory import sized_like
 
 LARGEST_SIZE = 2**62
@@ -59,21 +60,47 @@ def serial_uses_key(layers: dict) -> bool:
     return any(layer.uses_key for layer in layers.values())
 
 
+def init_leaves(model: Any, key: Array, example: Any = None) -> tuple[Params, Buffers]:
+    """Return `model.init(key)`, of a model with lazily sized layers `model.init(key, example)`."""
+    return model.init(key, example) if takes_example(model) else model.init(key)
+
+
+def takes_example(model: Any) -> bool:
+    """Return True if a model or a layer reads sizes from an example of its inputs."""
+    return getattr(model.init, "takes_example", False)
+
+
 def serial_init(layers: dict) -> Callable:
-    """`init(key) -> (params, buffers)` of layers by name, each with a key of its own."""
+    """Return `init(key, example=None) -> (params, buffers)` of layers by name, each with a key of
+    its own.
+
+    Lazily sized layers need the example; the layers before them are applied to it.
+    """
     for name in layers:
         if not name or "." in name:
             raise UserError(f"layer {name!r}: a name must not be empty or hold a dot")
+    lazy = [i for i, layer in enumerate(layers.values()) if takes_example(layer)]
 
-    def init(key):
-        params, buffers = {}, {}
+    def init(key, example=None):
+        params, buffers, x = {}, {}, example
         for i, (name, layer) in enumerate(layers.items()):
-            mine, state = layer.init(random.fold_in(key, i))
+            mine, state = init_leaves(layer, random.fold_in(key, i), x)
+            if x is not None and lazy and i < lazy[-1]:
+                x = _applied(name, layer, mine, state, x)
             params |= tree.prefixed(mine, f"{name}.")
             buffers |= tree.prefixed(state, f"{name}.")
         return params, buffers
 
+    init.takes_example = bool(lazy)
     return sized_like(init, [*layers.values()])
+
+
+def _applied(name: str, layer: Any, params: Params, buffers: Buffers, x: Array) -> Array:
+    """Return the output of a layer; a UserError begins with its name."""
+    try:
+        return layer.apply(params, buffers, x)[0]
+    except UserError as error:
+        raise UserError(f"{name}.{error.args[0]}") from error
 
 
 def serial_apply(layers: dict, method: str) -> Callable:
@@ -90,8 +117,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
     ]
 
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
-        mine_of = _by_layer(layers, params, "params")
-        state_of = _by_layer(layers, buffers, "buffers") if buffers else {}
+        mine_of = by_layer(layers, params, "params")
+        state_of = by_layer(layers, buffers, "buffers") if buffers else {}
         new_buffers, extras = {}, {}
         for i, name, layer, call in steps:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
@@ -108,11 +135,9 @@ def serial_apply(layers: dict, method: str) -> Callable:
     return run
 
 
-def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
-    """The leaves "fc1.weight", ...
-
-    as a dict for each layer that has any; a UserError names those of no layer.
-    """
+def by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
+    """Return the leaves "fc1.weight", ... as a dict for each layer that has any; a UserError names
+    those of no layer."""
     if not isinstance(leaves, dict):
         raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
     parts = {}
@@ -130,9 +155,9 @@ def _by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     return parts
 
 
-def expect_channels(x: Array, n: int) -> None:
-    """Raise a UserError if the input is not a batch of images of `n` channels, of one pixel or
-    more.
-    """
-    if getattr(x, "ndim", 0) != 4 or x.shape[1] != n or 0 in x.shape[2:]:
-        raise UserError(f"input: {_about(x)}, expected (batch, {n}, height, width)")
+def expect_channels(x: Array, n: int, axes: tuple[str, ...] = ("height", "width")) -> None:
+    """Raise a UserError if the input is not (batch, n, *axes), of one pixel or more: a batch of
+    images, or for the axes ("length",) of sequences, of `n` channels."""
+    if getattr(x, "ndim", 0) != 2 + len(axes) or x.shape[1] != n or 0 in x.shape[2:]:
+        expected = f"(batch, {n}, {', '.join(axes)})"
+        raise UserError(f"input: {_about(x)}, expected {expected}")

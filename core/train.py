@@ -7,6 +7,7 @@ state, history = fit(step, state, batches(train, 32, key), steps=1500)
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -40,8 +41,9 @@ from purenets.core.memory import expect_room_for
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
-from purenets.core.optim.precision import STATE_ERRORS, expect_params
+from purenets.core.optim.precision import ERRORS, expect_params
 from purenets.core.optim.state import check_opt_state, same_entries
+from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested
 from purenets.core.vector_dict import with_vector
 
@@ -58,11 +60,12 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, heard between two steps; `save` has been called."""
 
 
-def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
+def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = None) -> TrainState:
     """Return the state before the first step, with params drawn by the model.
 
     Args:
         key: made by `random.key(seed)`; NumPy or torch.
+        example: inputs of the model; only those with lazily sized layers need them.
 
     Raises:
         UserError: an argument is none of these, or the net is too large for the memory.
@@ -71,7 +74,7 @@ def init_state(model: Model, optimizer: Optimizer, key: Array) -> TrainState:
     expect_optimizers("init_state", optimizer=optimizer)
     init_key, step_key = random.split(random.check_key(key))
     expect_room_for(model)
-    return train_state(*model.init(init_key), optimizer, step_key)
+    return train_state(*init_leaves(model, init_key, example), optimizer, step_key)
 
 
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:
@@ -125,7 +128,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         )
         try:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
-        except STATE_ERRORS:
+        except ERRORS:
             check_opt_state(optimizer, params, state.opt_state)
             raise
         if not same_entries(opt_state, state.opt_state):
@@ -247,7 +250,18 @@ def _row(step: int, means: dict[str, float], found: dict[str, float]) -> dict[st
         raise UserError(f"evaluate: returned a {type(found).__name__}, needs a dict of numbers")
     row = {"step": step, **means}
     _expect_new_names(found, row)
-    return row | {name: v if type(v) in (int, float) else float(v) for name, v in found.items()}
+    return row | {name: _number(name, value) for name, value in found.items()}
+
+
+def _number(name: str, value) -> float:
+    if type(value) in (int, float):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = getattr(value, "shape", None)
+        got = type(value).__name__ if shape is None else f"an array of shape {tuple(shape)}"
+        raise UserError(f"evaluate: {name} is {got}, needs one number") from error
 
 
 def _expect_new_names(found: dict, row: dict) -> None:

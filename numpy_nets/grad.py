@@ -7,14 +7,9 @@ import numpy as np
 
 from purenets.core.arguments import expect_models
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
-from purenets.core.metrics import class_accuracy
 from purenets.core.vector_dict import as_dict
-from purenets.numpy_nets.modules import (
-    Module,
-    params_backward,
-    softmax_cross_entropy_backward,
-    softmax_cross_entropy_forward,
-)
+from purenets.numpy_nets.losses import Loss, cross_entropy, expect_losses
+from purenets.numpy_nets.modules import Module, params_backward
 
 
 class NumpyModel(NamedTuple):
@@ -45,41 +40,46 @@ def model_from_module(module: Module) -> NumpyModel:
     return NumpyModel(init, apply, forward, backward, *about)
 
 
-def grad_fn(model: NumpyModel) -> GradFn:
-    """The gradient of the mean cross-entropy: forward, loss, and back by hand."""
+def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
+    """The gradient of the loss: forward, loss, and back by hand.
+
+    loss: one of `numpy_nets.losses`. The accuracy is measured beside it where it means one.
+    """
     expect_models("grad_fn", ("forward", "backward"), model=model)
+    expect_losses("grad_fn", loss=loss)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
         x, y = batch
         logits, buffers, cache = model.forward(as_dict(params), buffers, x, train=True, key=key)
-        loss, loss_cache = softmax_cross_entropy_forward(logits, y)
-        grads = params_backward(model)(softmax_cross_entropy_backward(1.0, loss_cache), cache)
-        return grads, (buffers, {"loss": loss, "accuracy": _accuracy(logits, loss_cache[1])})
+        value, loss_cache = loss.forward(logits, y)
+        grads = params_backward(model)(loss.backward(1.0, loss_cache), cache)
+        return grads, (buffers, _metrics(loss, value, logits, loss_cache))
 
     grad.uses_key = model.uses_key
     return grad
 
 
-def _accuracy(logits: np.ndarray, targets: np.ndarray) -> np.float32:
-    """`class_accuracy` of targets that the loss has checked."""
-    if targets.ndim == 2:
-        return class_accuracy(logits, targets)
-    return np.float32(np.count_nonzero(logits.argmax(axis=1) == targets) / len(targets))
+def _metrics(loss: Loss, value: np.ndarray, logits: np.ndarray, cache: tuple) -> Metrics:
+    """Return the loss, and the accuracy where it means one."""
+    if loss.accuracy is None:
+        return {"loss": value}
+    return {"loss": value, "accuracy": loss.accuracy(logits, cache)}
 
 
-def metrics_fn(model: NumpyModel) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """Loss and accuracy of a batch in evaluation mode."""
+def metrics_fn(
+    model: NumpyModel, loss: Loss = cross_entropy
+) -> Callable[[Params, Buffers, Batch], Metrics]:
+    """Loss and accuracy of a batch in evaluation mode; `loss` as in `grad_fn`."""
     expect_models("metrics_fn", ("apply",), model=model)
+    expect_losses("metrics_fn", loss=loss)
 
     def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
-        return {
-            "loss": softmax_cross_entropy_forward(logits, y)[0],
-            "accuracy": class_accuracy(logits, y),
-        }
+        value, loss_cache = loss.forward(logits, y)
+        return _metrics(loss, value, logits, loss_cache)
 
     return metrics
 

@@ -48,7 +48,7 @@ def setting(n_inputs, n_hidden, n_classes, batch, activation="relu", dropout=0.0
     st.lists(sizes, max_size=4),
     sizes,
     sizes,
-    st.sampled_from(["relu", "tanh"]),
+    st.sampled_from(["relu", "tanh", "silu"]),
     st.sampled_from([0, 0.4]),
 )
 def test_gradients_are_equal(n_inputs, n_hidden, n_classes, batch, activation, dropout):

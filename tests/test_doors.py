@@ -28,8 +28,8 @@ from purenets import (
 from purenets.core import metrics
 from purenets.core.data import palindromes
 from purenets.numpy_nets import image_modules, modules
-from purenets.torch_nets import augment, layers, precision, tta
-from purenets.torch_nets.analysis import curvature, per_example, privacy
+from purenets.torch_nets import augment, layers, losses, precision, tta
+from purenets.torch_nets.analysis import curvature, ghost, per_example, privacy
 from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
 from purenets.torch_nets.losses import label_smoothed
 
@@ -148,7 +148,7 @@ def calls_of(backend: str) -> dict:
         "optimizer.update": (
             lambda grads, state, params: adam.update(grads, state, params),
             {"grads": params, "state": adam.init(params), "params": params},
-            {"params": ("dict", "None")},  # Adam reads its state only
+            {"params": ("None",)},  # Adam reads its state only
         ),
         "scan": (
             purenets.scan,
@@ -328,6 +328,53 @@ def calls_of_one_backend() -> dict:
             {"n_in": 2, "n_out": 3, "size": 3, "stride": 1, "padding": 1, "bias": True},
             {**size, "bias": flag},
         ),
+        "Conv in groups": (
+            layers.Conv,
+            {"n_in": 2, "n_out": 4, "dilation": 2, "groups": 2},
+            {},
+        ),
+        "Conv1d": (
+            layers.Conv1d,
+            {"n_in": 2, "n_out": 4, "size": 3, "stride": 1, "padding": 1, "dilation": 1}
+            | {"groups": 2, "bias": True},
+            {**size, "bias": flag},
+        ),
+        "ConvTranspose": (
+            layers.ConvTranspose,
+            {"n_in": 2, "n_out": 3, "size": 3, "stride": 2, "padding": 1, "output_padding": 1}
+            | {"bias": True},
+            {**size, "output_padding": ("0",), "bias": flag},
+        ),
+        "Embedding": (
+            layers.Embedding,
+            {"n_tokens": 4, "n_features": 3, "padding": 1},
+            {"padding": ("None", "0")},
+        ),
+        "GELU": (layers.GELU, {"approximate": "none"}, {}),
+        "RMSNorm": (layers.RMSNorm, {"n": 3, "eps": 1e-5}, {"eps": ("None", "0", "1.5")}),
+        "GroupNorm": (layers.GroupNorm, {"n": 4, "groups": 2, "eps": 1e-5}, {"eps": ("0", "1.5")}),
+        "LSTM": (
+            layers.LSTM,
+            {"n_in": 2, "n_hidden": 3, "num_layers": 2, "bias": True, "bidirectional": True}
+            | {"dropout": 0.1},
+            {"bias": flag, "bidirectional": flag, "dropout": ("0",)},
+        ),
+        "MultiheadAttention": (
+            layers.MultiheadAttention,
+            {"n": 4, "heads": 2, "bias": True, "causal": True, "dropout": 0.1},
+            {"bias": flag, "causal": flag, "dropout": ("0",)},
+        ),
+        "TransformerBlock": (
+            layers.TransformerBlock,
+            {"n": 4, "heads": 2, "n_feedforward": 8, "activation": "gelu", "norm_first": True}
+            | {"bias": True, "causal": True, "dropout": 0.1},
+            {**dict.fromkeys(("norm_first", "bias", "causal"), flag), "dropout": ("0",)},
+        ),
+        "lazy": (
+            layers.lazy,
+            {"make": layers.Linear, "axis": -1},
+            {"axis": ("None", "-1", "0")},
+        ),
         "FixedConv": (layers.FixedConv, {"filters": torch.zeros(2, 1, 2, 2)}, {}),
         "MaxPool": (layers.MaxPool, {"size": 2, "stride": 2, "padding": 1}, size),
         "serial": (lambda layer: layers.serial(a=layer), {"layer": layers.ReLU()}, {}),
@@ -349,6 +396,16 @@ def calls_of_one_backend() -> dict:
         "jit": (torch_nets.jit, {"f": lambda x: x}, {}),
         "checkpoint": (torch_nets.checkpoint, {"f": lambda x: x}, {}),
         "from_module": (torch_nets.from_module, {"module": torch.nn.ReLU()}, {}),
+        "to_module": (
+            torch_nets.to_module,
+            {"model": net, "params": params, "buffers": {}},
+            {"params": ("dict",), "buffers": ("None", "dict")},
+        ),
+        "frozen": (
+            torch_nets.frozen,
+            {"model": net, "params": params, "buffers": {}},
+            {"params": ("dict",), "buffers": ("None", "dict")},
+        ),
         "to_torch": (torch_nets.to_torch, {"params": params}, {"params": ("dict",)}),
         "to_numpy": (torch_nets.to_numpy, {"params": params}, {"params": ("dict",)}),
         "update_batchnorm": (
@@ -357,12 +414,42 @@ def calls_of_one_backend() -> dict:
             {"buffers": ("dict",)},
         ),
         "label_smoothed": (label_smoothed, {"amount": 0.1}, {"amount": ("0",)}),
+        "focal": (losses.focal, {"gamma": 2.0}, {"gamma": ("0", "1.5")}),
+        "binary_focal": (
+            losses.binary_focal,
+            {"gamma": 2.0, "alpha": 0.5},
+            {"gamma": ("0", "1.5"), "alpha": ("None", "0")},
+        ),
+        "huber": (losses.huber, {"delta": 2.0}, {"delta": ("1.5",)}),
+        "huber of numpy": (numpy_nets.losses.huber, {"delta": 2.0}, {"delta": ("1.5",)}),
+        "grad_fn of numpy": (
+            numpy_nets.grad_fn,
+            {"model": numpy_nets.MLP(4, [3], 3), "loss": numpy_nets.losses.mse},
+            {},
+        ),
+        "mse": (losses.mse, {"outputs": x, "targets": x}, {}),
         "deep_ensemble": (deep_ensemble, {"model": net, "k": 2}, {}),
         "per_member_grad_fn": (per_member_grad_fn, {"grad_fn": grad, "k": 2}, {}),
         "per_example_grads": (
             per_example.per_example_grads,
             {"model": net, "chunk_size": 2, "train": False, "reduce": tree.norm},
             {"chunk_size": ("None",), "train": flag},
+        ),
+        "ghost_norms": (
+            ghost.ghost_norms,
+            {"model": net, "loss": losses.cross_entropy, "train": False, "chunk_size": 2},
+            {"train": flag, "chunk_size": ("None",)},
+        ),
+        "clipped_sum": (
+            ghost.clipped_sum,
+            {"model": net, "clip": 1.0, "loss": losses.cross_entropy, "train": False}
+            | {"chunk_size": 2},
+            {"clip": ("1.5", "inf"), "train": flag, "chunk_size": ("None",)},
+        ),
+        "noise_for": (
+            privacy.noise_for,
+            {"epsilon": 1.0, "delta": 1e-3, "sample_rate": 0.1, "steps": 3},
+            {"epsilon": ("1.5",)},
         ),
         "noise_scale": (per_example.noise_scale, {"grads": {"a": torch.ones(3, 2)}}, {}),
         "top_loss_indices": (

@@ -14,8 +14,10 @@ from purenets import numpy_nets, optim, random, torch_nets, tree
 from purenets.core import ensemble, gradcheck, sam, serial, train, vector_dict
 from purenets.core.optim import arithmetic, hyper, state, transforms, wrappers
 from purenets.core.runs import checkpoint, folder
-from purenets.numpy_nets import mlp_numpy, modules
-from purenets.torch_nets import convert, grad, layers, pytorch_mlp
+from purenets.numpy_nets import losses, mlp_numpy, modules
+from purenets.torch_nets import convert, grad, pytorch_mlp
+from purenets.torch_nets import losses as torch_losses
+from purenets.torch_nets.layers import attention, basic, convolutions, norms, recurrent
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,7 @@ CALLS = {
     "vector_dict.layout_of": vector_dict.layout_of,
     "vector_dict.with_vector": vector_dict.with_vector,
     "vector_dict.packed": lambda p: vector_dict.packed(vector_dict.layout_of(p), p),
+    "serial.by_layer": lambda p: serial.by_layer(Frozen(fc1=None, fc2=None), p, "params"),
     "tree.stack": lambda p: tree.stack([p, p]),
     "tree.unstack": lambda p: tree.unstack(tree.stack([p, p])),
     "elementwise.apply_updates": lambda p: optim.apply_updates(p, p),
@@ -237,7 +240,7 @@ ELSEWHERE = {
     "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load",
     "checkpoint.load_file", "checkpoint.read", "folder.save", "checkpoint.on_host",
     "checkpoint.encoded", "checkpoint.described",
-    "state.same_entries",
+    "state.same_entries", "basic.uniform_init",
     "ensemble.ensemble_metrics",
 }  # fmt: skip
 
@@ -285,7 +288,8 @@ MODULES = (
         folder,
         vector_dict,
     ),
-    *(serial, modules, layers, grad),
+    *(serial, modules, losses, grad, torch_losses),
+    *(attention, basic, convolutions, norms, recurrent),
 )
 
 

@@ -6,7 +6,7 @@ from purenets.core.arrays import register_full, register_outside, register_traci
 from purenets.core.ensemble import stack_states, unstack_states
 from purenets.core.optim.kernels import register_kernel
 from purenets.core.scan import register_loop
-from purenets.torch_nets import layers
+from purenets.torch_nets import layers, losses
 from purenets.torch_nets.batchnorm import update_batchnorm
 from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
@@ -16,9 +16,11 @@ from purenets.torch_nets.fast.jit import jit
 from purenets.torch_nets.fast.scan import traced_loop
 from purenets.torch_nets.fast.tracing import is_tracing, outside_transforms
 from purenets.torch_nets.from_module import from_module
+from purenets.torch_nets.frozen import frozen
 from purenets.torch_nets.grad import grad_fn, metrics_fn
 from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.remat import checkpoint
+from purenets.torch_nets.to_module import to_module
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_full(torch.float32, torch.float64)
@@ -36,11 +38,14 @@ __all__ = [
     "ensemble",
     "ensemble_metrics",
     "from_module",
+    "frozen",
     "grad_fn",
     "jit",
     "layers",
+    "losses",
     "metrics_fn",
     "stack_states",
+    "to_module",
     "to_numpy",
     "to_torch",
     "unstack_states",

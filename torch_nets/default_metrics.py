@@ -20,9 +20,13 @@ from purenets.core.metrics import (
     means_classes,
     means_one_hot,
 )
-from purenets.torch_nets.losses import cross_entropy, smoothed_cross_entropy
+from purenets.torch_nets import losses
 
-OURS = (cross_entropy, smoothed_cross_entropy)  # which ignore no target
+OURS = (  # which ignore no target
+    losses.cross_entropy,
+    losses.smoothed_cross_entropy,
+    losses.focal_cross_entropy,
+)
 CLASSES = (
     F.cross_entropy,
     F.nll_loss,
@@ -32,6 +36,8 @@ CLASSES = (
     nn.MultiMarginLoss,
 )
 THRESHOLDS = {  # between no and yes
+    losses.binary_cross_entropy: 0.0,
+    losses.focal_binary_cross_entropy: 0.0,
     F.binary_cross_entropy_with_logits: 0.0,
     F.soft_margin_loss: 0.0,
     F.multilabel_soft_margin_loss: 0.0,
@@ -42,6 +48,8 @@ THRESHOLDS = {  # between no and yes
     nn.BCELoss: 0.5,
 }
 NUMBERS = (
+    losses.mse,
+    losses.huber_loss,
     F.mse_loss,
     F.l1_loss,
     F.smooth_l1_loss,
@@ -65,6 +73,9 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
     | mse, l1, huber, poisson      | any                                     | none              |
     | any other                    | class numbers of two or more classes    | `accuracy`        |
     | any other                    | any other                               | none              |
+
+    Of outputs that are not one tensor, and of logits (batch, n, n) with targets (batch, n) under
+    any other loss, which may have the classes on either axis, there is none.
     """
     kind = _kind(loss)
     if kind in NUMBERS:
@@ -76,9 +87,14 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
         return _of_checked_classes
     if kind in CLASSES:
         return _of_classes
-    return lambda logits, targets: (
-        accuracy(logits, targets) if means_classes(logits, targets) else None
-    )
+    return _of_unknown_loss
+
+
+def _of_unknown_loss(logits: Tensor, targets: Tensor) -> Tensor | None:
+    if not isinstance(logits, Tensor) or not means_classes(logits, targets):
+        return None
+    classes, *positions = logits.shape[1:]
+    return None if classes in positions else accuracy(logits, targets)
 
 
 def _of_checked_classes(logits: Tensor, targets: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from purenets.core.arguments import expect_flags, expect_functions, expect_model
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 from purenets.core.memory import sized_like
+from purenets.core.serial import init_leaves, takes_example
 
 AXES = TrainState(
     params=0, buffers=0, opt_state=0, key=0, step=None
@@ -86,13 +87,15 @@ def deep_ensemble(model: Model, k: int) -> Model:
     expect_models("deep_ensemble", model=model)
     check_members(k)
 
-    def init(key):
+    def init(key, example=None):
         params, buffers = {}, {}
         for i in range(k):
-            mine, state = model.init(random.fold_in(torch.as_tensor(key), i))
+            mine, state = init_leaves(model, random.fold_in(torch.as_tensor(key), i), example)
             params |= tree.prefixed(mine, f"{i}.")
             buffers |= tree.prefixed(state, f"{i}.")
         return params, buffers
+
+    init.takes_example = takes_example(model)
 
     def apply(params, buffers, x, *, train=False, key=None):
         check_prefixes(k, params, buffers)

@@ -5,8 +5,7 @@ It is seen in the calls of torch's functions, so that any model will do, a `torc
 `from_module` too; a leaf of the params is known by its identity.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,24 +14,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from purenets.core.base import Buffers, Model, Params, UserError
-
-_library_only = [False]
-
-
-@contextlib.contextmanager
-def library_calls() -> Iterator[None]:
-    """Let each layer of ours be one call of torch.nn.functional, for who watches these calls."""
-    before, _library_only[:] = _library_only[0], [True]
-    try:
-        yield
-    finally:
-        _library_only[:] = [before]
-
-
-def library_calls_only() -> bool:
-    """Return True within `library_calls`."""
-    return _library_only[0]
-
+from purenets.torch_nets.layers.basic import linear
+from purenets.torch_nets.layers.convolutions import conv2d
 
 class LayerCall(NamedTuple):
     """One call of a linear layer or a convolution.
@@ -71,7 +54,7 @@ def watch_layers(
     Raises:
         UserError: if a weight is read by two calls, or by a convolution in groups.
     """
-    with library_calls(), _Watch(params, offsets or {}) as watch:
+    with _Watch(params, offsets or {}) as watch:
         outputs = apply()
     return outputs, watch.calls
 
@@ -84,7 +67,7 @@ def eval_layers(
 
 
 class _Watch(TorchFunctionMode):
-    """Record calls of F.linear and F.conv2d with a weight that is a leaf of the params."""
+    """Record calls of a linear layer or a convolution whose weight is a leaf of the params."""
 
     def __init__(self, params: Params, offsets: Params):
         super().__init__()
@@ -122,4 +105,7 @@ def _read_conv(
     return patches.transpose(1, 2), bias
 
 
-READERS = {F.linear: _read_linear, F.conv2d: _read_conv, torch.conv2d: _read_conv}
+READERS = {
+    **dict.fromkeys((F.linear, linear), _read_linear),
+    **dict.fromkeys((F.conv2d, torch.conv2d, conv2d), _read_conv),
+}

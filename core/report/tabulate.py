@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from purenets.core import random, tree
 from purenets.core.base import Array, Buffers, Model, Params, UserError
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
+from purenets.core.serial import init_leaves
 
 UNNAMED = "custom"  # the kind of a layer that gives none
 
@@ -45,7 +46,7 @@ def tabulate(
     params, buffers: by default those that the model draws, or that its module has.
     """
     if params is None:
-        params, buffers = _any_leaves(model)
+        params, buffers = _any_leaves(model, x)
     rows: list[Row] = []
     y = _visit(rows, "", model, params, buffers or {}, x)
     if len(rows) == 1 and not model.layers and len(params) > 2:  # such as a recurrent net
@@ -53,12 +54,12 @@ def tabulate(
     return rows
 
 
-def _any_leaves(model: Model) -> tuple[Params, Buffers]:
+def _any_leaves(model: Model, x: Array) -> tuple[Params, Buffers]:
     """Return leaves for their shapes: drawn, or the values of a torch module that cannot be drawn
     anew.
     """
     try:
-        return model.init(random.key(0))
+        return init_leaves(model, random.key(0), x)
     except UserError:
         return model.init(None)
 
@@ -189,15 +190,26 @@ def _first(y: Any) -> Any:
 def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
     x_shape, y_shape = (tuple(getattr(_first(a), "shape", ())) for a in (x, y))
     weights = [tuple(leaf.shape) for leaf in params.values() if leaf.ndim > 1]
+    size = tree.size(params)
+    if operation.startswith("Embedding"):
+        return Row(name, operation, x_shape, y_shape, size, "rows of a table", "sum over tokens")
+    if operation.startswith("ConvTranspose") and len(weights) == 1:
+        n, (n_in, *out) = math.prod(x_shape) // weights[0][0], weights[0]
+        kernel = " " + "x".join(map(str, out[1:]))
+        products = _products(n, math.prod(out), n_in)
+        return Row(name, operation + kernel, x_shape, y_shape, size, *products)
+    if len(weights) > 1:
+        texts = f"products with {len(weights)} matrices", "dx and dW of each"
+        return Row(name, operation, x_shape, y_shape, size, *texts)
     if len(weights) == 1 and y_shape and _is_product(weights[0], x_shape, y_shape):
         (weight,) = weights
         n = math.prod(y_shape) // weight[0]
         groups = 1 if len(weight) == 2 else x_shape[_channels(weight)] // weight[1]
         kernel = "" if len(weight) == 2 else " " + "x".join(map(str, weight[2:]))
         forward, backward = _products(n, weight[0] // groups, math.prod(weight[1:]), groups)
-        return Row(name, operation + kernel, x_shape, y_shape, tree.size(params), forward, backward)
+        return Row(name, operation + kernel, x_shape, y_shape, size, forward, backward)
     back = f"dx = {_dims(x_shape)} of dy {_dims(y_shape)}"
-    return Row(name, operation, x_shape, y_shape, tree.size(params), "by element or window", back)
+    return Row(name, operation, x_shape, y_shape, size, "by element or window", back)
 
 
 def _is_product(weight: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]) -> bool:

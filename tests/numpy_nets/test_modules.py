@@ -29,6 +29,7 @@ PAIRS = {
     ),
     "relu": (m.relu_forward, m.relu_backward, {"x": DRAW.normal(size=(7, 5))}),
     "tanh": (m.tanh_forward, m.tanh_backward, {"x": DRAW.normal(size=(7, 5))}),
+    "silu": (m.silu_forward, m.silu_backward, {"x": DRAW.normal(size=(7, 5)) * 3}),
     "softmax": (m.softmax_forward, m.softmax_backward, {"x": DRAW.normal(size=(7, 5))}),
     "dropout": (
         lambda x: m.dropout_forward(x, KEY, 0.4),
@@ -71,6 +72,7 @@ def test_backward_equals_central_differences(name):
         ("linear", torch.nn.functional.linear),
         ("relu", torch.relu),
         ("tanh", torch.tanh),
+        ("silu", torch.nn.functional.silu),
         ("softmax", lambda x: torch.softmax(x, dim=-1)),
         ("cross_entropy", lambda p: torch.nn.functional.nll_loss(p.log(), torch.tensor(TARGETS))),
         (

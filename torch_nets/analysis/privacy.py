@@ -1,4 +1,11 @@
-"""Differentially private training: clipped per-example gradients, noise, and its budget."""
+"""Differentially private training: clipped per-example gradients, noise, and its budget.
+
+    noise = noise_for(epsilon=3.0, delta=1e-5, sample_rate=0.01, steps=1000)
+    step  = make_step(dp_grad_fn(model, 1.0, noise, batch_size=0.01 * n), optim.sgd(0.1))
+    batches = poisson_batches(train, 0.01, key)
+
+Clipping and noise are those of `ghost` and `noise`: little more than a plain gradient.
+"""
 
 from collections.abc import Callable
 
@@ -8,16 +15,17 @@ from torch import Tensor
 from purenets.core import random, tree
 from purenets.core.arguments import (
     ANY,
-    expect_functions,
+    POSITIVE,
     expect_integers,
-    expect_models,
     expect_numbers,
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.core.optim.hyper import first_leaf, is_zero
-from purenets.torch_nets.analysis.per_example import per_example_grads
+from purenets.torch_nets.analysis.accounting import rdp_epsilon, smallest_noise
+from purenets.torch_nets.analysis.ghost import clipped_sum
+from purenets.torch_nets.analysis.noise import add_noise
 from purenets.torch_nets.grad import compute_metrics, expect_tensors, metrics_or_default
 from purenets.torch_nets.losses import cross_entropy
 
@@ -39,9 +47,13 @@ def dp_grad_fn(
     Buffers stay as they are and the model runs in evaluation mode, since both would leak. The
     metrics are not private.
 
+    Leaves whose operations are known (`ghost_rules`: products, convolutions, embeddings,
+    normalizations) are clipped without a gradient for each example; the others with one, and so are
+    all under a transform of torch.func and torch.compile. The numbers are the same within rounding.
+
     Args:
         clip: the largest norm of an example's gradient, over all leaves.
-        noise_multiplier: deviation of the noise in units of `clip`.
+        noise_multiplier: deviation of the noise in units of `clip`; see `noise_for`.
         loss: `loss(logits, targets) -> a scalar`, of a batch of one.
         metrics: as those of `grad_fn`. An empty batch has the loss 0 and metrics of 0.
         batch_size: what the sum is divided by: the expected size of a batch, for Poisson samples;
@@ -51,9 +63,38 @@ def dp_grad_fn(
     Raises:
         UserError: for an empty batch without a `batch_size`, and for noise without a key.
     """
+    _check(clip, noise_multiplier, batch_size)
+    metrics = metrics_or_default(metrics, loss)
+    clipped = clipped_sum(model, clip, loss, chunk_size=chunk_size)
+
+    def grad(params: Params, buffers: Buffers, batch: Batch, key: Tensor):
+        expect_tensors(params, batch)
+        x, y = batch
+        n = y.shape[0]
+        if not n and batch_size is None:
+            raise UserError("dp: an empty batch; give batch_size, the expected one (rate * n)")
+        scale = 1 / (batch_size or n)
+        if n:
+            total, (losses, logits) = clipped(params, buffers, batch, scale=scale)
+            value = losses.mean()
+        else:  # a Poisson sample may be empty
+            total, logits = tree.zeros_like(tree.map(widened, params)), None
+            value = widened(first_leaf(params)).new_zeros(())
+        if not is_zero(noise_multiplier):
+            if key is None:
+                raise UserError("dp: noise needs a key")
+            total = add_noise(total, key, noise_multiplier * clip * scale, reuse=True)
+        with torch.no_grad():
+            logits = model.apply(params, buffers, x)[0] if logits is None else logits
+            measure = compute_metrics if n else _zeros
+            return total, (buffers, measure(value, logits, y, metrics))
+
+    return grad
+
+
+def _check(clip: float, noise_multiplier: float, batch_size: float | None) -> None:
+    """Raise a UserError that names the argument of `dp_grad_fn` that is wrong."""
     expect_numbers("dp", ANY, clip=clip, noise_multiplier=noise_multiplier)
-    expect_models("dp", ("apply",), model=model)
-    expect_functions("dp", loss=loss)
     if batch_size is not None:
         expect_numbers("dp", ANY, batch_size=batch_size)
     if not clip > 0 or not noise_multiplier >= 0:
@@ -66,56 +107,12 @@ def dp_grad_fn(
         raise UserError("dp: noise_multiplier is infinite, needs a number")
     if batch_size is not None and not 0 < batch_size < float("inf"):
         raise UserError(f"dp: batch_size {batch_size} must be positive, or None")
-    metrics = metrics_or_default(metrics, loss)
-
-    def clipped(grads):
-        grads = tree.map(widened, grads)  # a rounded gradient may be longer than `clip`
-        factor = torch.clamp(clip / tree.norm(grads), max=1.0)
-        return tree.map(lambda g: torch.where(factor < 1, g * factor, g), grads)
-
-    per_example = per_example_grads(model, loss, chunk_size=chunk_size, reduce=clipped)
-
-    def grad(params: Params, buffers: Buffers, batch: Batch, key: Tensor):
-        expect_tensors(params, batch)
-        x, y = batch
-        n = y.shape[0]
-        if not n and batch_size is None:
-            raise UserError("dp: an empty batch; give batch_size, the expected one (rate * n)")
-        if n:
-            grads, losses = per_example(params, buffers, batch)
-            total, value = tree.map(lambda g: g.sum(0), grads), losses.mean()
-        else:  # a Poisson sample may be empty
-            total = tree.zeros_like(tree.map(widened, params))
-            value = widened(first_leaf(params)).new_zeros(())
-        if not is_zero(noise_multiplier):
-            if key is None:
-                raise UserError("dp: noise needs a key")
-            total = add_noise(total, key, noise_multiplier * clip)
-        with torch.no_grad():
-            logits, _ = model.apply(params, buffers, x)
-            found = (
-                compute_metrics(value, logits, y, metrics)
-                if n
-                else _zeros(value, logits, y, metrics)
-            )
-        return tree.map(lambda g: g / (batch_size or n), total), (buffers, found)
-
-    return grad
 
 
 def _zeros(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]) -> Metrics:
     """Return 0 for each metric that a batch of one would have: all steps have the same."""
     one = (part.new_zeros((1, *part.shape[1:])) for part in (logits, targets))
     return tree.map(torch.zeros_like, compute_metrics(loss, *one, metrics))
-
-
-def add_noise(grads: Params, key: Tensor, deviation: float) -> Params:
-    """Normal noise on every element, another draw for each leaf; a pure function of the key."""
-    return {
-        name: g
-        + deviation * random.normal(random.fold_in(key, i), g.shape, str(g.dtype).split(".")[-1])
-        for i, (name, g) in enumerate(grads.items())
-    }
 
 
 def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Batch]:
@@ -138,9 +135,18 @@ def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Ba
 def epsilon(
     steps: int, sample_rate: float, noise_multiplier: float, delta: float, accountant: str = "rdp"
 ) -> float:
-    """The epsilon of (epsilon, delta)-differential privacy after `steps` Poisson-sampled steps, by
-    Opacus's accountant "rdp", "gdp" or "prv"; a UserError where Opacus (the extra `dp`) is not
-    installed."""
+    """Return the epsilon of (epsilon, delta)-differential privacy after Poisson-sampled steps.
+
+    Args:
+        steps: how many.
+        sample_rate: the probability of each example to be in a batch (`poisson_batches`).
+        noise_multiplier: that of `dp_grad_fn`.
+        delta: below one over the number of examples.
+        accountant: "rdp" (`accounting`), or one of Opacus's, "gdp" or "prv".
+
+    Raises:
+        UserError: also for Opacus's where Opacus (the extra `dp`) is not installed.
+    """
     expect_integers("epsilon", 0, steps=steps)
     numbers = {"sample_rate": sample_rate, "noise_multiplier": noise_multiplier, "delta": delta}
     expect_numbers("epsilon", ANY, **numbers)
@@ -149,6 +155,8 @@ def epsilon(
             f"epsilon: steps {steps} must not be negative, sample_rate {sample_rate} in (0, 1], "
             f"noise_multiplier {noise_multiplier} positive, delta {delta} in (0, 1)"
         )
+    if accountant == "rdp":
+        return rdp_epsilon(steps, sample_rate, noise_multiplier, delta)
     try:
         from opacus.accountants import create_accountant
     except ImportError as error:
@@ -156,3 +164,17 @@ def epsilon(
     ledger = create_accountant(accountant)
     ledger.history.append((noise_multiplier, sample_rate, steps))
     return float(ledger.get_epsilon(delta=delta))
+
+
+def noise_for(
+    epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "rdp"
+) -> float:
+    """Return the least noise_multiplier, to 4 digits, with which `steps` steps are (epsilon, delta)
+    -differentially private. The arguments are those of `epsilon`."""
+    expect_numbers("noise_for", POSITIVE, epsilon=epsilon)
+    expect_integers("noise_for", 1, steps=steps)
+    spent = lambda noise: epsilon_of(steps, sample_rate, noise, delta, accountant)
+    return smallest_noise(spent, epsilon)
+
+
+epsilon_of = epsilon  # `noise_for` has an argument of that name

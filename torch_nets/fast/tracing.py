@@ -41,6 +41,11 @@ def outside_transforms() -> contextlib.AbstractContextManager:
     return temporarily_clear_interpreter_stack()
 
 
+def is_torch_compiling() -> bool:
+    """Return True where torch.compile reads the Python code; `jit` runs it instead."""
+    return torch.compiler.is_dynamo_compiling()
+
+
 class RaiseOnWrapped(TorchFunctionMode):
     """Raise an error where an operation takes a tensor that a transform of torch.func has wrapped.
 

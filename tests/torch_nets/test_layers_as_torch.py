@@ -1,0 +1,445 @@
+"""Layers against their twins of torch.nn, with the twin's own state for params, in float64."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from purenets import UserError, init_state, make_step, optim, random, tree
+from purenets.core.report.tabulate import tabulate
+from purenets.torch_nets import ensemble, grad_fn, jit, layers, stack_states
+from purenets.torch_nets.analysis.per_example import check_per_example
+from purenets.torch_nets.precision import cast
+
+KEY = torch.as_tensor(random.key(3))
+
+
+def draw(*shape):
+    return random.normal(random.fold_in(KEY, math.prod(shape)), shape, "float64")
+
+
+def tokens(*shape):
+    return random.randint(KEY, shape, 0, 7)
+
+
+# ours, torch's, inputs
+TWINS = {
+    "Embedding": (
+        lambda: layers.Embedding(7, 4, padding=2),
+        lambda: nn.Embedding(7, 4, padding_idx=2),
+        lambda: tokens(3, 5),
+    ),
+    "SiLU": (layers.SiLU, nn.SiLU, lambda: draw(3, 5)),
+    "GELU": (lambda: layers.GELU(approximate="none"), nn.GELU, lambda: draw(3, 5)),
+    "LayerNorm": (lambda: layers.LayerNorm(6), lambda: nn.LayerNorm(6), lambda: draw(3, 5, 6)),
+    "LayerNorm without bias": (
+        lambda: layers.LayerNorm(6, bias=False),
+        lambda: nn.LayerNorm(6, bias=False),
+        lambda: draw(3, 6),
+    ),
+    "RMSNorm": (lambda: layers.RMSNorm(6), lambda: nn.RMSNorm(6), lambda: draw(3, 5, 6)),
+    "RMSNorm eps": (
+        lambda: layers.RMSNorm(6, eps=0.1),
+        lambda: nn.RMSNorm(6, eps=0.1),
+        lambda: draw(3, 6),
+    ),
+    "GroupNorm": (
+        lambda: layers.GroupNorm(6, groups=3),
+        lambda: nn.GroupNorm(3, 6),
+        lambda: draw(3, 6, 4, 5),
+    ),
+    "GroupNorm of features": (
+        lambda: layers.GroupNorm(6, groups=2, eps=0.1),
+        lambda: nn.GroupNorm(2, 6, eps=0.1),
+        lambda: draw(3, 6),
+    ),
+    "BatchNorm1d": (lambda: layers.BatchNorm(6), lambda: nn.BatchNorm1d(6), lambda: draw(3, 6, 4)),
+    "Conv": (
+        lambda: layers.Conv(4, 6, 3, stride=2, padding=2, dilation=2, groups=2),
+        lambda: nn.Conv2d(4, 6, 3, 2, 2, 2, 2),
+        lambda: draw(3, 4, 9, 8),
+    ),
+    "Conv1d": (
+        lambda: layers.Conv1d(4, 6, 3, stride=2, padding=1),
+        lambda: nn.Conv1d(4, 6, 3, 2, 1),
+        lambda: draw(3, 4, 9),
+    ),
+    "Conv1d in groups": (
+        lambda: layers.Conv1d(4, 8, 2, dilation=3, groups=4, bias=False),
+        lambda: nn.Conv1d(4, 8, 2, dilation=3, groups=4, bias=False),
+        lambda: draw(3, 4, 9),
+    ),
+    "ConvTranspose": (
+        lambda: layers.ConvTranspose(4, 6, 3, stride=2, padding=1, output_padding=1),
+        lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1),
+        lambda: draw(3, 4, 5, 4),
+    ),
+    "RNN": (
+        lambda: layers.RNN(4, 6, num_layers=2, bidirectional=True),
+        lambda: nn.RNN(4, 6, 2, batch_first=True, bidirectional=True),
+        lambda: draw(3, 5, 4),
+    ),
+    "LSTM": (
+        lambda: layers.LSTM(4, 6),
+        lambda: nn.LSTM(4, 6, batch_first=True),
+        lambda: draw(3, 5, 4),
+    ),
+    "LSTM deep": (
+        lambda: layers.LSTM(4, 6, num_layers=3, bidirectional=True, bias=False),
+        lambda: nn.LSTM(4, 6, 3, bias=False, batch_first=True, bidirectional=True),
+        lambda: draw(3, 5, 4),
+    ),
+    "GRU": (
+        lambda: layers.GRU(4, 6, num_layers=2),
+        lambda: nn.GRU(4, 6, 2, batch_first=True),
+        lambda: draw(3, 5, 4),
+    ),
+    "TransformerBlock": (
+        lambda: layers.TransformerBlock(8, 2, 16),
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True),
+        lambda: draw(3, 5, 8),
+    ),
+    "TransformerBlock norm first": (
+        lambda: layers.TransformerBlock(8, 4, 16, activation="gelu", norm_first=True, bias=False),
+        lambda: nn.TransformerEncoderLayer(
+            8, 4, 16, 0.0, "gelu", batch_first=True, norm_first=True, bias=False
+        ),
+        lambda: draw(3, 5, 8),
+    ),
+}  # fmt: skip
+every_layer = pytest.mark.parametrize("name", TWINS)
+
+
+def setting(name):
+    """Our layer, torch's module, its state as params and buffers, and inputs."""
+    make, make_twin, inputs = TWINS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        twin = make_twin().double()
+        for p in twin.parameters():
+            nn.init.uniform_(p, -0.7, 0.9)
+    params = {leaf: p.detach() for leaf, p in twin.named_parameters()}
+    return make(), twin, params, dict(twin.named_buffers()), inputs()
+
+
+def output(y):
+    return y[0] if isinstance(y, tuple) else y
+
+
+def grads_of(f, params, *inputs):
+    leaves = {leaf: p.clone().requires_grad_() for leaf, p in params.items()}
+    y = f(leaves)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    return y.detach(), torch.autograd.grad((y * weights).sum(), [*leaves.values(), *inputs])
+
+
+@every_layer
+def test_outputs_and_gradients_equal_torchs(name):
+    model, twin, params, buffers, x = setting(name)
+    assert model.init(KEY)[0].keys() == params.keys()
+    drawn = model.init(KEY)[0]
+    assert all(drawn[leaf].shape == p.shape for leaf, p in params.items())
+    inputs = () if not x.is_floating_point() else (x.requires_grad_(),)
+    before = {leaf: value.clone() for leaf, value in {**params, **buffers, "x": x}.items()}
+    mine, my_grads = grads_of(lambda p: model.apply(p, buffers, x, train=True)[0], params, *inputs)
+    assert all(torch.equal(before[leaf], v) for leaf, v in {**params, **buffers, "x": x}.items())
+    twin.load_state_dict({**params, **buffers}) if params else None
+    call = lambda p: output(torch.func.functional_call(twin, {**p, **buffers}, (x,)))
+    theirs, grads = grads_of(call, params, *inputs)
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    for a, b in zip(my_grads, grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@every_layer
+def test_vmap_and_jit_equal_one_by_one(name):
+    model, _, params, buffers, x = setting(name)
+    apply = lambda p, x: model.apply(p, buffers, x)[0]
+    members = [tree.map(lambda p, s=s: p * (1 + 0.1 * s), params) for s in range(3)]
+    if params:
+        together = torch.func.vmap(apply, in_dims=(0, None))(tree.stack(members), x)
+        for y, p in zip(together, members, strict=True):
+            torch.testing.assert_close(y, apply(p, x), rtol=1e-12, atol=1e-12)
+    alone = torch.func.vmap(lambda x: apply(params, x[None])[0])(x)
+    torch.testing.assert_close(alone, apply(params, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "TransformerBlock", "ConvTranspose", "RMSNorm"])
+def test_compiled_equals_eager(name):
+    model, _, params, buffers, x = setting(name)
+
+    def loss(params, x):
+        return torch.func.grad(lambda p: (model.apply(p, buffers, x)[0] ** 2).sum())(params)
+
+    compiled, eager = jit(loss)(params, x), loss(params, x)
+    for leaf in params:
+        torch.testing.assert_close(compiled[leaf], eager[leaf], rtol=1e-12, atol=1e-12)
+
+
+@every_layer
+def test_tables_count_every_parameter(name):
+    model, _, params, buffers, x = setting(name)
+    rows = tabulate(
+        layers.serial(layer=model),
+        x,
+        tree.prefixed(params, "layer."),
+        tree.prefixed(buffers, "layer."),
+    )
+    assert sum(row.params for row in rows) == sum(p.numel() for p in params.values())
+    assert all(row.operation != "custom" for row in rows)
+
+
+def test_a_table_tells_lookups_and_transposed_convolutions_from_products():
+    net = layers.serial(conv=layers.ConvTranspose(4, 4, 3), flat=layers.Flatten())
+    conv = tabulate(net, torch.zeros(2, 4, 5, 5))[0]
+    assert conv.operation == "ConvTranspose 3x3" and conv.output == (2, 4, 7, 7)
+    assert conv.forward == "(50 x 4)(4 x 36) = (50 x 36)"
+    assert tabulate(layers.Embedding(4, 4), tokens(3, 4) % 4)[0].forward == "rows of a table"
+    block = tabulate(layers.TransformerBlock(4, 2, 8), torch.zeros(3, 5, 4))
+    assert block[0].forward == "products with 2 matrices"
+    assert [row.name for row in block][:3] == ["self_attn", "norm1", "linear1"]
+
+
+@pytest.mark.parametrize("name", ["LSTM", "TransformerBlock", "GroupNorm", "Conv1d", "Embedding"])
+def test_per_example_gradients_equal_the_loop(name):
+    model, _, params, _, x = setting(name)
+    mean = layers.elementwise(lambda y: y.flatten(1)[:, :6])
+    net, params = layers.serial(layer=model, mean=mean), tree.prefixed(params, "layer.")
+    assert check_per_example(net, params, {}, (x, torch.arange(3)), tolerance=1e-10) < 1e-10
+
+
+def test_second_derivatives_of_attention():
+    """By torch.func, against finite differences of the first."""
+    model, _, params, _, x = setting("TransformerBlock norm first")
+    f = lambda p: (model.apply(p, {}, x)[0] ** 2).sum()
+    direction = tree.map(lambda p: torch.ones_like(p), params)
+    gradient = torch.func.grad(f)
+    _, product = torch.func.jvp(gradient, (params,), (direction,))
+    ahead, behind = (
+        gradient(tree.map(lambda p, d, h=h: p + h * d, params, direction)) for h in (1e-6, -1e-6)
+    )
+    for leaf in params:
+        torch.testing.assert_close(
+            product[leaf], (ahead[leaf] - behind[leaf]) / 2e-6, rtol=1e-5, atol=1e-4
+        )
+
+
+# --- recurrent layers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("name", ["LSTM deep", "GRU", "RNN"])
+def test_states_in_and_out_are_torchs(name, traced):
+    model, twin, params, _, x = setting(name)
+    shape = (twin.num_layers * (2 if twin.bidirectional else 1), 3, 6)
+    begin = (draw(*shape), draw(*shape) / 2) if name.startswith("LSTM") else draw(*shape)
+    apply = lambda p: model.apply(p, {}, (x, begin))[0]
+    if traced:  # steps written out
+        y, end = torch.func.vjp(apply, params)[0]
+    else:
+        y, end = apply(params)
+    expected, expected_end = twin(x, begin)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(end, expected_end, rtol=1e-12, atol=1e-12)
+
+
+def test_two_halves_of_a_sequence_are_the_whole():
+    model, _, params, _, x = setting("GRU")
+    whole, _ = model.apply(params, {}, x)
+    zeros = torch.zeros(2, 3, 6, dtype=torch.float64)
+    (first, state), _ = model.apply(params, {}, (x[:, :2], zeros))
+    (second, _), _ = model.apply(params, {}, (x[:, 2:], state))
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, rtol=1e-12, atol=1e-12)
+    assert torch.equal(layers.LastStep().apply({}, {}, whole)[0], whole[:, -1])
+
+
+def test_dropout_between_layers_is_a_function_of_the_key():
+    model = layers.LSTM(4, 6, num_layers=2, dropout=0.5)
+    params, _ = model.init(KEY)
+    x = draw(3, 5, 4).float()
+    run = lambda key: model.apply(params, {}, x, train=True, key=key)[0]
+    assert torch.equal(run(KEY), run(KEY)) and not torch.equal(run(KEY), run(KEY + 1))
+    plain = layers.LSTM(4, 6, num_layers=2).apply(params, {}, x)[0]
+    torch.testing.assert_close(model.apply(params, {}, x)[0], plain)
+    assert model.uses_key and not layers.LSTM(4, 6).uses_key
+    with pytest.raises(UserError, match="dropout: training needs a key"):
+        model.apply(params, {}, x, train=True)
+
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+@pytest.mark.parametrize("case", ["self", "causal", "cross", "mask"])
+def test_attention_is_torchs(case, transformed):
+    twin = nn.MultiheadAttention(8, 2, batch_first=True).double()
+    for p in twin.parameters():
+        nn.init.uniform_(p, -0.7, 0.9)
+    params = {name: p.detach() for name, p in twin.named_parameters()}
+    q, k, v = draw(3, 5, 8), draw(3, 7, 8), draw(3, 7, 8) ** 2
+    model, inputs, options = layers.MultiheadAttention(8, 2, causal=case == "causal"), q, {}
+    if case == "causal":
+        options = {"attn_mask": nn.Transformer.generate_square_subsequent_mask(5).double()}
+    if case == "cross":
+        inputs = (q, k, v)
+    if case == "mask":  # where torch says True, a query may not see
+        padded = torch.arange(7) > torch.tensor([6, 3, 1])[:, None]
+        inputs, options = (q, k, v, ~padded[:, None, None]), {"key_padding_mask": padded}
+    parts = inputs[:3] if isinstance(inputs, tuple) else (q, q, q)
+    expected, _ = twin(*parts, need_weights=False, **options)
+    apply = lambda p: model.apply(p, {}, inputs)[0]
+    y = torch.func.vjp(apply, params)[0] if transformed else apply(params)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_a_query_that_sees_nothing_gets_zero(transformed):
+    q, mask = draw(1, 2, 3, 4), torch.ones(3, 3, dtype=torch.bool).triu(1)
+    apply = lambda q: layers.attention.attention(q, q, q, mask)
+    y = torch.func.vjp(apply, q)[0] if transformed else apply(q)
+    assert not y[:, :, 2].any() and y[:, :, :2].all() and y.isfinite().all()
+    grads = torch.func.grad(lambda q: apply(q).sum())(q)
+    assert grads.isfinite().all()
+
+
+def test_a_block_drops_with_a_key_and_hands_its_mask_on():
+    block = layers.TransformerBlock(8, 2, 16, dropout=0.5)
+    params, _ = block.init(KEY)
+    x = draw(3, 5, 8).float()
+    run = lambda key: block.apply(params, {}, x, train=True, key=key)[0]
+    assert torch.equal(run(KEY), run(KEY)) and not torch.equal(run(KEY), run(KEY + 1))
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    net = layers.serial(one=block, two=block)
+    both = {**tree.prefixed(params, "one."), **tree.prefixed(params, "two.")}
+    (y, same), _ = net.apply(both, {}, (x, mask))
+    causal = layers.TransformerBlock(8, 2, 16, causal=True)
+    expected, _ = layers.serial(one=causal, two=causal).apply(both, {}, x)
+    torch.testing.assert_close(y, expected)
+    assert same is mask
+    half, _ = cast(net, torch.bfloat16).apply(both, {}, x)
+    torch.testing.assert_close(half, net.apply(both, {}, x)[0], rtol=0.1, atol=0.1)
+
+
+def test_an_ensemble_of_transformers_trains_as_each_alone():
+    net = layers.serial(
+        embed=layers.Embedding(7, 8), block=layers.TransformerBlock(8, 2, 16),
+        last=layers.LastStep(), fc=layers.Linear(8, 3),
+    )  # fmt: skip
+    batch, optimizer = (tokens(6, 5), torch.arange(6) % 3), optim.sgd(0.1)
+    step = make_step(grad_fn(net), optimizer)
+    alone = [init_state(net, optimizer, KEY + seed) for seed in range(2)]
+    together = stack_states(alone)
+    for _ in range(3):
+        together, _ = ensemble(step, same_batch=True)(together, batch)
+        alone = [step(state, batch)[0] for state in alone]
+    for i, state in enumerate(alone):
+        for leaf, p in state.params.items():
+            torch.testing.assert_close(together.params[leaf][i], p, rtol=1e-4, atol=1e-5)
+
+
+# --- first params, sizes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "twin"),
+    [
+        (layers.Embedding(90, 40), lambda: nn.Embedding(90, 40)),
+        (layers.Conv1d(30, 60, 5), lambda: nn.Conv1d(30, 60, 5)),
+        (layers.Conv(8, 64, 5, groups=4), lambda: nn.Conv2d(8, 64, 5, groups=4)),
+        (layers.ConvTranspose(30, 20, 3), lambda: nn.ConvTranspose2d(30, 20, 3)),
+        (layers.LSTM(20, 50), lambda: nn.LSTM(20, 50)),
+        (layers.MultiheadAttention(40, 4), lambda: nn.MultiheadAttention(40, 4)),
+        (layers.TransformerBlock(40, 4, 80), lambda: nn.TransformerEncoderLayer(40, 4, 80)),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_first_params_are_spread_as_torchs(layer, twin):
+    params, _ = layer.init(KEY)
+    for name, theirs in twin().named_parameters():
+        mine, theirs = params[name], theirs.detach()
+        assert mine.shape == theirs.shape and mine.dtype == torch.float32
+        if theirs.std() == 0 or theirs.numel() < 1000:
+            assert mine.std() == theirs.std() or theirs.std() > 0
+        else:
+            assert abs(mine.std() / theirs.std() - 1) < 0.05
+            assert abs(mine.abs().max() / theirs.abs().max() - 1) < 0.3
+
+
+def test_sizes_are_read_from_an_example():
+    net = layers.serial(
+        conv=layers.lazy(layers.Conv, 6, 3), norm=layers.lazy(layers.BatchNorm),
+        relu=layers.ReLU(), flat=layers.Flatten(), fc=layers.lazy(layers.Linear, 5),
+        out=layers.Linear(5, 3),
+    )  # fmt: skip
+    x = torch.zeros(2, 4, 7, 6)
+    state = init_state(net, optim.sgd(0.1), KEY, x)
+    sized = layers.serial(
+        conv=layers.Conv(4, 6, 3), norm=layers.BatchNorm(6), relu=layers.ReLU(),
+        flat=layers.Flatten(), fc=layers.Linear(6 * 5 * 4, 5), out=layers.Linear(5, 3),
+    )  # fmt: skip
+    expected = init_state(sized, optim.sgd(0.1), KEY)
+    assert all(map(torch.equal, state.params.values(), expected.params.values()))
+    batch = draw(2, 4, 7, 6).float(), torch.tensor([0, 2])
+    stepped = [make_step(grad_fn(m), optim.sgd(0.1))(state, batch)[0] for m in (net, sized)]
+    assert all(map(torch.equal, *(s.params.values() for s in stepped)))
+    assert sum(row.params for row in tabulate(net, x)) == tree.size(expected.params)
+    with pytest.raises(UserError, match=r"lazy Conv: needs an example of the inputs"):
+        net.init(KEY)
+    with pytest.raises(UserError, match=r"fc\.weight: shape is \(5, 120\), expected \(5, 216\)"):
+        net.apply(state.params, state.buffers, torch.zeros(2, 4, 8, 8))
+    keys = random.split(KEY, 3)
+    many, _ = torch.func.vmap(net.init, in_dims=(0, None))(keys, x)
+    assert torch.equal(many["fc.weight"][1], net.init(keys[1], x)[0]["fc.weight"])
+
+
+WRONG = {
+    "Embedding: padding is 7": lambda: layers.Embedding(7, 3, padding=7),
+    "Embedding: n_tokens is 0": lambda: layers.Embedding(0, 3),
+    "input: float64, needs integers": lambda: layers.Embedding(7, 3).apply(
+        layers.Embedding(7, 3).init(KEY)[0], {}, draw(3)
+    ),
+    "GELU: unknown approximate 'erf', choose from": lambda: layers.GELU(approximate="erf"),
+    "GroupNorm: 6 channels do not divide into 4 groups": lambda: layers.GroupNorm(6, groups=4),
+    "Conv: 4 and 6 channels do not divide into 4 groups": lambda: layers.Conv(4, 6, groups=4),
+    "Conv1d: padding is -1": lambda: layers.Conv1d(4, 6, padding=-1),
+    "Conv: dirac needs groups of 1": lambda: layers.Conv(4, 4, groups=2, dirac=True),
+    "ConvTranspose: output_padding is 2, needs an integer below the stride, 2": (
+        lambda: layers.ConvTranspose(4, 6, stride=2, output_padding=2)
+    ),
+    r"expected \(batch, 4, length\)": lambda: layers.Conv1d(4, 6).apply(
+        layers.Conv1d(4, 6).init(KEY)[0], {}, draw(3, 4, 5, 5)
+    ),
+    "LSTM: num_layers is 0": lambda: layers.LSTM(3, 4, num_layers=0),
+    r"input: shape is \(3, 4\), expected \(batch, steps, 4\)": lambda: layers.GRU(4, 6).apply(
+        layers.GRU(4, 6).init(KEY)[0], {}, draw(3, 4)
+    ),
+    r"state: shapes are \(1, 3, 6\), expected 2 of \(1, 3, 6\)": lambda: layers.LSTM(4, 6).apply(
+        layers.LSTM(4, 6).init(KEY)[0], {}, (draw(3, 5, 4), draw(1, 3, 6))
+    ),
+    "MultiheadAttention: 8 features do not divide into 3 heads": (
+        lambda: layers.MultiheadAttention(8, 3)
+    ),
+    "input: 2 arrays, needs x, or query, key, value": lambda: layers.MultiheadAttention(8, 2).apply(
+        layers.MultiheadAttention(8, 2).init(KEY)[0], {}, (draw(3, 5, 8), draw(3, 5, 8))
+    ),
+    "input: both causal and a mask": lambda: layers.TransformerBlock(8, 2, 4, causal=True).apply(
+        layers.TransformerBlock(8, 2, 4).init(KEY)[0], {},
+        (draw(3, 5, 8), torch.ones(5, 5, dtype=torch.bool)),
+    ),
+    "TransformerBlock: unknown activation 'tanh', choose from relu, gelu, silu": (
+        lambda: layers.TransformerBlock(8, 2, activation="tanh")
+    ),
+    "linear3.weight: unknown in params": lambda: layers.TransformerBlock(8, 2).apply(
+        {"linear3.weight": draw(2)}, {}, draw(3, 5, 8)
+    ),
+    "input: shape is .*, without the axis 1 of Conv": lambda: layers.lazy(layers.Conv, 3).init(
+        KEY, draw(3)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_arguments_are_named(text):
+    with pytest.raises(UserError, match=text):
+        WRONG[text]()

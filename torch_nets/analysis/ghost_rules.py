@@ -1,0 +1,246 @@
+"""The operations of torch whose per-example gradients are held as factors: a table.
+
+`RULES[operation](ghost, *its arguments)` returns the output of the operation, or NotImplemented
+where it uses no leaf in a way that is known here; then the operation runs as it is. A rule hands
+two functions to `ghost.call`: the operation on all examples at once, (examples, ...) -> (examples,
+...), and what the gradients are made of, `terms(x, dy) -> {leaf: Term}`.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purenets.core.kernel_rules import product_rule
+from purenets.torch_nets.analysis.ghost_terms import Each, Geometry, Outer, Rows, Windows
+from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.layers.basic import linear
+from purenets.torch_nets.layers.convolutions import conv2d
+
+
+class Leaf(NamedTuple):
+    """A leaf as an operation uses it: its name, its value, and whether it is transposed."""
+
+    name: str
+    value: Tensor
+    transposed: bool = False
+
+
+# --- matrices -------------------------------------------------------------------------------------
+
+
+def _linear(ghost, input, weight, bias=None):
+    """x W^T + b, W a leaf or one transposed."""
+    leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
+    if leaf is None or leaf.value.ndim != 2:
+        return NotImplemented
+    matrix = leaf.value.mT if leaf.transposed else leaf.value
+    vector = offset.value if offset else None
+
+    def terms(x, dy):
+        x, dy = (part.reshape(len(x), -1, part.shape[-1]) for part in (x, dy))
+        found = {leaf.name: Outer(dy, x) if leaf.transposed else Outer(x, dy)}
+        return found | ({offset.name: Each(dy.sum(1))} if offset else {})
+
+    y = ghost.call(
+        lambda x: _product(x.flatten(0, -2), matrix, vector),
+        terms,
+        input,
+        after=lambda y, x: y.unflatten(0, x.shape[:-1]),
+    )
+    return y if offset or bias is None else y + bias
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b of rows, by oneDNN where that is faster."""
+    if not matmul.use_onednn(x, weight.mT, product_rule().min_multiplies_operation):
+        return F.linear(x, weight, bias)
+    y = matmul.product(x, weight.mT)
+    return y if bias is None else y + bias
+
+
+def _matmul(ghost, input, other, *, out=None):
+    """x M, M a leaf or one transposed."""
+    leaf = ghost.leaf(other)
+    if leaf is None or leaf.value.ndim != 2 or out is not None:
+        return NotImplemented
+    return _linear(ghost, input, leaf._replace(transposed=not leaf.transposed))
+
+
+def _addmm(ghost, input, mat1, mat2, *, beta=1, alpha=1, out=None):
+    """c + a M, M a leaf or one transposed."""
+    leaf = ghost.leaf(mat2)
+    if leaf is None or (beta, alpha) != (1, 1) or out is not None:
+        return NotImplemented
+    return _linear(ghost, mat1, leaf._replace(transposed=not leaf.transposed), input)
+
+
+def _embedding(
+    ghost,
+    input,
+    weight,
+    padding_idx=None,
+    max_norm=None,
+    norm_type=2.0,
+    scale_grad_by_freq=False,
+    sparse=False,
+):
+    """Rows of a table."""
+    leaf = ghost.leaf(weight)
+    if leaf is None or leaf.transposed or max_norm is not None or scale_grad_by_freq:
+        return NotImplemented
+
+    def terms(x, dy):
+        index, dy = x.reshape(len(x), -1), dy.reshape(len(x), -1, dy.shape[-1])
+        if padding_idx is not None:
+            dy = dy * (index != padding_idx % len(leaf.value))[:, :, None]
+        return {leaf.name: Rows(index, dy, len(leaf.value))}
+
+    return ghost.call(lambda x: F.embedding(x, leaf.value), terms, input)
+
+
+# --- convolutions ---------------------------------------------------------------------------------
+
+
+def _conv2d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
+    known = leaf is not None and (bias is None) == (offset is None)
+    if not known or isinstance(padding, str):
+        return NotImplemented
+    geometry = Geometry(*map(_pair, (stride, padding, dilation)), groups)
+    term = lambda x, dy: Windows(x, dy, leaf.value.shape, geometry)
+    call = lambda x, w, b: conv2d(x, w, b, stride, padding, dilation, groups)
+    return _over_images(ghost, call, term, input, leaf, offset)
+
+
+def _conv1d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """As a convolution of images of one row."""
+    leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
+    known = leaf is not None and (bias is None) == (offset is None)
+    if not known or isinstance(padding, str):
+        return NotImplemented
+    (s, p, d), (n_out, n_in, k) = map(_one, (stride, padding, dilation)), leaf.value.shape
+    geometry = Geometry((1, s), (0, p), (1, d), groups)
+    term = lambda x, dy: Windows(x[..., None, :], dy[..., None, :], (n_out, n_in, 1, k), geometry)
+    call = lambda x, w, b: F.conv1d(x, w, b, stride, padding, dilation, groups)
+    return _over_images(ghost, call, term, input, leaf, offset)
+
+
+def _conv_transpose2d(
+    ghost, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+):
+    """The transpose of a convolution, whose inputs are these outputs."""
+    leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
+    if leaf is None or (bias is None) != (offset is None):
+        return NotImplemented
+    geometry = Geometry(*map(_pair, (stride, padding, dilation)), groups)
+    term = lambda x, dy: Windows(dy, x, leaf.value.shape, geometry)
+    options = stride, padding, output_padding, groups, dilation
+    call = lambda x, w, b: F.conv_transpose2d(x, w, b, *options)
+    return _over_images(ghost, call, term, input, leaf, offset)
+
+
+def _over_images(ghost, f, term, x: Tensor, leaf: Leaf, offset: Leaf | None) -> Tensor:
+    """Call f(images, weight, bias); an example is one image (c, ...) or several (n, c, ...)."""
+    several = x.ndim == leaf.value.ndim
+    vector = offset.value if offset else None
+
+    def terms(x, dy):
+        dy = dy.unflatten(0, x.shape[:2])
+        found = {leaf.name: term(x, dy)}
+        return found | ({offset.name: Each(dy.flatten(3).sum((1, 3)))} if offset else {})
+
+    y = ghost.call(
+        lambda x: f(x.flatten(0, 1), leaf.value, vector),
+        terms,
+        x if several else x[None],
+        after=lambda y, x: y.unflatten(0, x.shape[:2]),
+    )
+    return y if several else y[0]
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
+
+
+def _one(value: int | tuple[int]) -> int:
+    return value if isinstance(value, int) else value[0]
+
+
+# --- normalizations -------------------------------------------------------------------------------
+
+
+def _layer_norm(ghost, input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    shape, leaves = tuple(normalized_shape), (ghost.leaf(weight), ghost.leaf(bias))
+    if not _are_leaves((weight, bias), leaves):
+        return NotImplemented
+    call = lambda x, w, b: F.layer_norm(x, shape, w, b, eps)
+    rows = lambda x: x.reshape(len(x), -1, *shape)
+    return _affine(ghost, call, rows, input, leaves)
+
+
+def _rms_norm(ghost, input, normalized_shape, weight=None, eps=None):
+    shape, leaves = tuple(normalized_shape), (ghost.leaf(weight), None)
+    if not _are_leaves((weight, None), leaves):
+        return NotImplemented
+    call = lambda x, w, b: F.rms_norm(x, shape, w, eps)
+    rows = lambda x: x.reshape(len(x), -1, *shape)
+    return _affine(ghost, call, rows, input, leaves)
+
+
+def _group_norm(ghost, input, num_groups, weight=None, bias=None, eps=1e-5):
+    leaves = ghost.leaf(weight), ghost.leaf(bias)
+    if not _are_leaves((weight, bias), leaves):
+        return NotImplemented
+    call = lambda x, w, b: F.group_norm(x.flatten(0, 1), num_groups, w, b, eps)
+    rows = lambda x: x.flatten(3).movedim(2, -1).flatten(1, -2)  # (b, n, c, ...) -> (b, t, c)
+    return _affine(ghost, call, rows, input, leaves)
+
+
+def _are_leaves(given: tuple, leaves: tuple) -> bool:
+    """Return True if each argument is a leaf or None, and one is a leaf."""
+    known = all((a is None) == (leaf is None) for a, leaf in zip(given, leaves, strict=True))
+    return known and any(leaves)
+
+
+def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
+    """y = n(x) w + b: f(x, w, b) with its leaves w and b, or None for them.
+
+    f: the normalization, (examples, ...) -> as many elements in the same order.
+    rows: (examples, ...) -> (examples, positions, ...), each position of the shape of w and b.
+    """
+    weight, bias = leaves
+    values = [leaf.value if leaf else None for leaf in leaves]
+
+    def terms(x, dy):
+        dy = rows(dy.reshape(x.shape))
+        found = {bias.name: Each(dy.sum(1))} if bias else {}
+        if weight:
+            found[weight.name] = Each((rows(f(x, None, None).view(x.shape)) * dy).sum(1))
+        return found
+
+    return ghost.call(lambda x: f(x, *values), terms, x, after=lambda y, x: y.view(x.shape))
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+RULES = {
+    F.linear: _linear,
+    linear: _linear,
+    F.conv1d: _conv1d,
+    F.conv2d: _conv2d,
+    conv2d: _conv2d,
+    F.conv_transpose2d: _conv_transpose2d,
+    F.embedding: _embedding,
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    torch.addmm: _addmm,
+    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _matmul),
+}
+if matmul.ONEDNN:
+    RULES[torch.ops.purenets.product] = _matmul
+
+TRANSPOSES = (Tensor.T.__get__, Tensor.mT.__get__, Tensor.t, torch.t)
+SAME = (Tensor.clone, torch.clone, Tensor.contiguous, Tensor.view_as)  # hand a leaf on as it is

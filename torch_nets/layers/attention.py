@@ -1,0 +1,226 @@
+"""Attention as nn.MultiheadAttention, and the block of a transformer as nn.TransformerEncoderLayer.
+
+Axes: (batch, steps, features); within an attention (batch, heads, steps, features of a head).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from purenets.core import random, tree
+from purenets.core.arguments import expect_choice, expect_flags
+from purenets.core.base import Model, Params, UserError
+from purenets.core.memory import sized
+from purenets.core.serial import by_layer, expect, expect_sizes, serial_init
+from purenets.torch_nets.fast.tracing import is_forward_mode, is_transformed
+from purenets.torch_nets.layers.basic import GELU, Dropout, Linear, ReLU, SiLU, expect_tensor
+from purenets.torch_nets.layers.norms import LayerNorm
+
+# --- attention ------------------------------------------------------------------------------------
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """softmax(q k^T / sqrt(features)) v (Vaswani et al. 2017): (..., steps, features).
+
+    By torch's fused kernel, and written out under torch.func, for which that has no rules: no
+    batching, no second derivative, no forward derivative.
+
+    Args:
+        mask: what a query may see, True where it does: (..., queries, keys). One that sees nothing
+            gets 0.
+        causal: each step sees itself and those before it.
+    """
+    if not (is_transformed() or is_forward_mode()):
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+    return attention_weights(q, k, mask, causal=causal) @ v
+
+
+def attention_weights(
+    q: Tensor, k: Tensor, mask: Tensor | None = None, *, causal: bool = False
+) -> Tensor:
+    """Return the weights (..., queries, keys) of `attention`, which sum to 1 for each query."""
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if mask is None:
+        return scores.softmax(-1)
+    blind = ~mask.any(-1, keepdim=True)  # softmax of nothing would be NaN
+    return scores.masked_fill(~(mask | blind), -math.inf).softmax(-1).masked_fill(blind, 0.0)
+
+
+def MultiheadAttention(
+    n: int, heads: int, *, bias: bool = True, causal: bool = False, dropout: float = 0.0
+) -> Model:
+    """(batch, steps, n) -> (batch, steps, n): `heads` attentions side by side, as in torch.nn.
+
+    The inputs are x for self-attention, or a tuple (query, key, value) or (query, key, value,
+    mask), each (batch, steps, n). mask: booleans that broadcast to (batch, heads, queries, keys),
+    True where a query may see a key; nn.MultiheadAttention's masks say the opposite.
+
+    Args:
+        heads: n is divided into so many parts.
+        bias: whether the four projections have biases.
+        causal: each step sees itself and those before it; not together with a mask.
+        dropout: the probability to drop a weight of attention, in training; needs a key.
+    """
+    expect_sizes("MultiheadAttention", n=n, heads=heads)
+    expect_flags("MultiheadAttention", bias=bias, causal=causal)
+    if n % heads:
+        raise UserError(f"MultiheadAttention: {n} features do not divide into {heads} heads")
+    drop, out = Dropout(dropout), Linear(n, n, bias=bias)
+    shapes = {"in_proj_weight": (3 * n, n)} | ({"in_proj_bias": (3 * n,)} if bias else {})
+    shapes |= {"out_proj.weight": (n, n)} | ({"out_proj.bias": (n,)} if bias else {})
+
+    def init(key):
+        in_key, out_key = random.split(torch.as_tensor(key))
+        bound = math.sqrt(6 / (4 * n))  # Glorot and Bengio 2010, of (3 n, n)
+        weight = random.uniform(in_key, (3 * n, n), low=-bound, high=bound)
+        params = {"in_proj_weight": weight} | ({"in_proj_bias": torch.zeros(3 * n)} if bias else {})
+        params |= tree.prefixed(out.init(out_key)[0], "out_proj.")
+        return params | ({"out_proj.bias": torch.zeros(n)} if bias else {}), {}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, shapes)
+        parts, mask = _inputs(x, n, causal)
+        q, k, v = (_split_heads(y, heads) for y in _projected(params, parts))
+        if train and dropout:
+            weights = attention_weights(q, k, mask, causal=causal)
+            y = drop.apply({}, {}, weights, train=True, key=key)[0] @ v
+        else:
+            y = attention(q, k, v, mask, causal=causal)
+        y = rearrange(y, "b heads t d -> b t (heads d)")
+        return out.apply(tree.select(params, "out_proj."), {}, y)[0], buffers
+
+    return Model(sized(init, shapes), apply, uses_key=dropout > 0, kind="MultiheadAttention")
+
+
+def _inputs(x, n: int, causal: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Return (x,) or (query, key, value), and the mask; a UserError for other shapes."""
+    parts = x if isinstance(x, tuple) else (x,)
+    if len(parts) not in (1, 3, 4):
+        raise UserError(f"input: {len(parts)} arrays, needs x, or query, key, value and a mask")
+    parts, mask = parts[:3], parts[3] if len(parts) == 4 else None
+    for part in parts:
+        expect_tensor(part)
+        if part.ndim != 3 or part.shape[-1] != n:
+            raise UserError(f"input: shape is {tuple(part.shape)}, expected (batch, steps, {n})")
+    if mask is not None and (causal or mask.dtype != torch.bool):
+        wrong = "both causal and a mask" if causal else f"a mask of {mask.dtype}"
+        raise UserError(f"input: {wrong}, needs one mask of booleans, True where a query may see")
+    return parts, mask
+
+
+def _projected(params: Params, parts: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return the queries, keys and values: one product where all come of the same x."""
+    weight, bias = params["in_proj_weight"], params.get("in_proj_bias")
+    if len(parts) == 1 or all(part is parts[0] for part in parts):
+        return list(F.linear(parts[0], weight, bias).chunk(3, -1))
+    biases = (None,) * 3 if bias is None else bias.chunk(3)
+    return [F.linear(*each) for each in zip(parts, weight.chunk(3), biases, strict=True)]
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return rearrange(x, "b t (heads d) -> b heads t d", heads=heads)
+
+
+# --- transformer ----------------------------------------------------------------------------------
+
+ACTIVATIONS: dict[str, Callable[[], Model]] = {
+    "relu": ReLU,
+    "gelu": lambda: GELU(approximate="none"),  # as nn.TransformerEncoderLayer's
+    "silu": SiLU,
+}
+
+
+def TransformerBlock(
+    n: int,
+    heads: int,
+    n_feedforward: int = 2048,
+    *,
+    activation: str = "relu",
+    norm_first: bool = False,
+    bias: bool = True,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Model:
+    """(batch, steps, n) -> (batch, steps, n), as nn.TransformerEncoderLayer(batch_first=True).
+
+        x = norm1(x + self_attn(x)),   x = norm2(x + linear2(activation(linear1(x))))
+
+    The inputs are x, or a tuple (x, mask) with a mask as in `MultiheadAttention`, which comes back
+    beside the output, for the next block.
+
+    Args:
+        activation: "relu", "gelu" (exact) or "silu".
+        norm_first: x + self_attn(norm1(x)), x + linear2(activation(linear1(norm2(x)))) instead.
+        dropout: the probability to drop, in training: weights of attention, activations, and what
+            is added to x. Needs a key. torch's default is 0.1.
+    """
+    expect_sizes("TransformerBlock", n=n, heads=heads, n_feedforward=n_feedforward)
+    expect_choice("TransformerBlock", ACTIVATIONS, activation=activation)
+    expect_flags("TransformerBlock", norm_first=norm_first)
+    layers = _block_layers(n, heads, n_feedforward, activation, norm_first, bias, causal, dropout)
+    drop = Dropout(dropout)
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        x, *mask = x if isinstance(x, tuple) else (x,)
+        own = by_layer(layers, params, "params")
+        keys = [None if key is None else random.fold_in(key, i) for i in range(4)]
+
+        def call(name, x, key=None):
+            return layers[name].apply(own.get(name, {}), {}, x, train=train, key=key)[0]
+
+        def dropped(x, i):
+            return drop.apply({}, {}, x, train=train, key=keys[i])[0]
+
+        def attend(x):
+            inputs = (x, x, x, *mask) if mask else x
+            return dropped(call("self_attn", inputs, keys[0]), 1)
+
+        def feed_forward(x):
+            hidden = call(activation, call("linear1", x))
+            return dropped(call("linear2", dropped(hidden, 2)), 3)
+
+        if norm_first:
+            x = x + attend(call("norm1", x))
+            x = x + feed_forward(call("norm2", x))
+        else:
+            x = call("norm1", x + attend(x))
+            x = call("norm2", x + feed_forward(x))
+        return ((x, *mask) if mask else x), buffers
+
+    init, uses_key = serial_init(layers), dropout > 0
+    return Model(init, apply, uses_key, "TransformerBlock", layers)
+
+
+def _block_layers(
+    n: int,
+    heads: int,
+    n_feedforward: int,
+    activation: str,
+    norm_first: bool,
+    bias: bool,
+    causal: bool,
+    dropout: float,
+) -> dict[str, Model]:
+    """Return the layers of a block by torch's names, in their order."""
+    attend = MultiheadAttention(n, heads, bias=bias, causal=causal, dropout=dropout)
+    norms = {name: LayerNorm(n, bias=bias) for name in ("norm1", "norm2")}
+    feed_forward = {
+        "linear1": Linear(n, n_feedforward, bias=bias),
+        activation: ACTIVATIONS[activation](),
+        "linear2": Linear(n_feedforward, n, bias=bias),
+    }
+    if norm_first:
+        return {
+            "norm1": norms["norm1"],
+            "self_attn": attend,
+            "norm2": norms["norm2"],
+        } | feed_forward
+    return {"self_attn": attend, "norm1": norms["norm1"]} | feed_forward | {"norm2": norms["norm2"]}

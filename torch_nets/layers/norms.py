@@ -1,0 +1,190 @@
+"""Normalizations: of a batch, of an example's features, of groups of channels."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purenets.core.arguments import (
+    FRACTION,
+    NOT_NEGATIVE,
+    expect_flags,
+    expect_functions,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
+from purenets.core.base import Model, Params, UserError
+from purenets.core.memory import sized
+from purenets.core.serial import expect, expect_channels, expect_features, expect_sizes
+from purenets.torch_nets.layers.basic import expect_tensor
+
+
+def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al.
+    2016)."""
+    expect_sizes("LayerNorm", n=n)
+    expect_numbers("LayerNorm", NOT_NEGATIVE, eps=eps)
+    expect_flags("LayerNorm", bias=bias)
+    shapes = {"weight": (n,)} | ({"bias": (n,)} if bias else {})
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, shapes)
+        expect_tensor(x)
+        expect_features(x, n)
+        wide = x if x.is_cpu else _as_weight(x, params)  # the CPU's kernel takes both dtypes
+        y = F.layer_norm(wide, (n,), params["weight"], params.get("bias"), eps)
+        return y.to(x.dtype), buffers
+
+    return Model(_affine_init(shapes), apply, uses_key=False, kind="LayerNorm")
+
+
+def RMSNorm(n: int, *, eps: float | None = None) -> Model:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis of n features (Zhang, Sennrich 2019).
+
+    eps: by default the smallest step from 1 in the dtype of x, as in nn.RMSNorm.
+    """
+    expect_sizes("RMSNorm", n=n)
+    if eps is not None:
+        expect_numbers("RMSNorm", NOT_NEGATIVE, eps=eps)
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, {"weight": (n,)})
+        expect_tensor(x)
+        expect_features(x, n)
+        return F.rms_norm(_as_weight(x, params), (n,), params["weight"], eps).to(x.dtype), buffers
+
+    return Model(_affine_init({"weight": (n,)}), apply, uses_key=False, kind="RMSNorm")
+
+
+def GroupNorm(n: int, *, groups: int, eps: float = 1e-5) -> Model:
+    """(x - mean) / sqrt(var + eps) * weight + bias of x: (batch, n, ...), with mean and variance of
+    n / groups channels and all their positions together, of each example (Wu, He 2018)."""
+    expect_sizes("GroupNorm", n=n, groups=groups)
+    expect_numbers("GroupNorm", NOT_NEGATIVE, eps=eps)
+    if n % groups:
+        raise UserError(f"GroupNorm: {n} channels do not divide into {groups} groups")
+    shapes = {"weight": (n,), "bias": (n,)}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, shapes)
+        expect_tensor(x)
+        if x.ndim < 2 or x.shape[1] != n:
+            raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n}, ...)")
+        wide = _as_weight(x, params)
+        y = F.group_norm(wide, groups, params["weight"], params["bias"], eps)
+        return y.to(x.dtype), buffers
+
+    return Model(_affine_init(shapes), apply, uses_key=False, kind="GroupNorm")
+
+
+def _affine_init(shapes: dict[str, tuple[int, ...]]) -> Callable:
+    """Return `init(key)` of a weight of ones and a bias of zeros."""
+
+    def init(key):
+        ones = {name: torch.ones(shape) for name, shape in shapes.items()}
+        return {name: leaf if name == "weight" else leaf * 0 for name, leaf in ones.items()}, {}
+
+    return sized(init, shapes)
+
+
+def _as_weight(x: Tensor, params: Params) -> Tensor:
+    """Return x in the dtype of the weight where that is wider, as under `precision.cast`."""
+    return x.to(torch.promote_types(x.dtype, params["weight"].dtype))
+
+
+def BatchNorm(
+    n: int,
+    *,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    scale: bool = True,
+    total: Callable[[Tensor], Tensor] | None = None,
+) -> Model:
+    """Normalize each channel of images or sequences, or each feature of (batch, n), over the batch
+    (nn.BatchNorm2d, nn.BatchNorm1d).
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias (Ioffe and Szegedy 2015). Training takes mean
+    and variance of the batch and returns the running ones, moved by `momentum`, in `buffers`;
+    evaluation takes the running ones.
+
+    Args:
+        n: the number of channels or features.
+        scale: whether there is a weight; without it, it is 1.
+        total: the sum over all processes that share a batch (`torch_nets.distributed.total`); then
+            mean and variance are those of the whole batch.
+    """
+    expect_sizes("BatchNorm", n=n)
+    expect_numbers("BatchNorm", FRACTION, momentum=momentum)
+    expect_numbers("BatchNorm", NOT_NEGATIVE, eps=eps)
+    expect_flags("BatchNorm", scale=scale)
+    expect_functions("BatchNorm", **({} if total is None else {"total": total}))
+    shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
+
+    def init(key):
+        params = {name: torch.ones(n) if name == "weight" else torch.zeros(n) for name in shapes}
+        buffers = {"running_mean": torch.zeros(n), "running_var": torch.ones(n)}
+        return params, buffers | {"num_batches_tracked": torch.zeros((), dtype=torch.int64)}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, shapes)
+        expect_tensor(x)
+        if x.ndim == 2:
+            expect_features(x, n)
+        else:
+            expect_channels(x, n, ("length",) if x.ndim == 3 else ("height", "width"))
+        bias = params["bias"]
+        weight = params["weight"] if scale else torch.ones_like(bias)
+        if not train:
+            running = buffers["running_mean"], buffers["running_var"]
+            return F.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
+        y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
+        return y, _running_statistics(buffers, count, mean, var, momentum)
+
+    return Model(sized(init, shapes), apply, uses_key=False, kind="BatchNorm")
+
+
+def _batch_normalized(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable | None
+) -> tuple:
+    """Return the normalized batch, the number of values a channel, and their mean and (biased)
+    variance.
+    """
+    if total:
+        return _batch_normalized_by_total(x, weight, bias, eps, total)
+    if x.numel() == x.shape[1]:
+        raise UserError(
+            f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more"
+        )
+    y, mean, inverse_deviation = torch.native_batch_norm(
+        x, weight, bias, None, None, True, 0.0, eps
+    )
+    return y, x.numel() / x.shape[1], mean, inverse_deviation.detach() ** -2 - eps
+
+
+def _batch_normalized_by_total(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable[[Tensor], Tensor]
+) -> tuple:
+    """Return what `_batch_normalized` returns, of a batch that several processes share."""
+
+    def channels(v):
+        return v.view(-1, *[1] * (x.ndim - 2))
+
+    wide = widened(x.to(weight.dtype))
+    count = total(wide.new_full((), x.numel() / x.shape[1]))
+    others = [axis for axis in range(x.ndim) if axis != 1]
+    mean = total(wide.sum(dim=others)) / count
+    var = total(((wide - channels(mean)) ** 2).sum(dim=others)) / count
+    scale = weight / torch.sqrt(var + eps)
+    y = wide * channels(scale) + channels(bias - mean * scale)
+    return y.to(x.dtype), count, mean, var.detach()
+
+
+def _running_statistics(buffers, count, mean: Tensor, var: Tensor, momentum: float) -> dict:
+    """Return the buffers with the running statistics moved towards those of a batch."""
+    var = var * (count / (count - 1))  # unbiased, as in PyTorch
+    moved = {
+        name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)
+        for name, value in (("running_mean", mean.detach()), ("running_var", var))
+    }
+    return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}

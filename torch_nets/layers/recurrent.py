@@ -1,0 +1,215 @@
+"""Recurrent layers as nn.RNN, nn.LSTM and nn.GRU, with the same names of params.
+
+    layer = LSTM(8, 32)
+    y, _ = layer.apply(params, {}, x)  # (batch, steps, 8) -> (batch, steps, 32)
+    (y, state), _ = layer.apply(params, {}, (x, state))  # from a state to that of the last step
+
+The steps of time are written out, so that they run under torch.func, where torch's own kernels have
+no rules. Outside of it the kernel does the same in one call.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from purenets.core import random
+from purenets.core.arguments import expect_flags
+from purenets.core.arrays import is_tracing
+from purenets.core.base import Model, UserError
+from purenets.core.serial import expect, expect_sizes
+from purenets.torch_nets.layers.basic import Dropout, elementwise, expect_tensor, uniform_init
+
+State = Tensor | tuple[Tensor, ...]  # (layers x directions, batch, hidden): h, of an LSTM (h, c)
+
+
+# --- one step -------------------------------------------------------------------------------------
+
+
+def rnn_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """h = tanh(a + b). a = W_ih x + b_ih and b = W_hh h + b_hh: (batch, hidden)."""
+    return (torch.tanh(a + b),)
+
+
+def lstm_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return (h, c) of Hochreiter and Schmidhuber 1997, with forget gates (Gers et al. 2000).
+
+    a, b: (batch, 4 hidden): input, forget, cell and output.
+    """
+    i, f, g, o = (a + b).chunk(4, -1)
+    c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def gru_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return h of Cho et al. 2014, in torch's form: the reset gate is applied after the product.
+
+    a, b: (batch, 3 hidden): reset, update and new.
+    """
+    (r, z, n), (r_h, z_h, n_h) = a.chunk(3, -1), b.chunk(3, -1)
+    n = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
+    return (n + torch.sigmoid(z + z_h) * (state[0] - n),)
+
+
+class Cell(NamedTuple):
+    """A kind of recurrent layer: how many gates it has, its step, and torch's kernel of it."""
+
+    kind: str
+    gates: int
+    n_states: int
+    step: Callable
+    kernel: Callable
+
+
+CELLS = {
+    "RNN": Cell("RNN", 1, 1, rnn_step, torch.rnn_tanh),
+    "LSTM": Cell("LSTM", 4, 2, lstm_step, torch.lstm),
+    "GRU": Cell("GRU", 3, 1, gru_step, torch.gru),
+}
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+def RNN(n_in: int, n_hidden: int, **options) -> Model:
+    """(batch, steps, n_in) -> (batch, steps, n_hidden): h = tanh(W_ih x + b_ih + W_hh h + b_hh).
+
+    options: those of `LSTM`.
+    """
+    return _recurrent(CELLS["RNN"], n_in, n_hidden, **options)
+
+
+def LSTM(n_in: int, n_hidden: int, **options) -> Model:
+    """(batch, steps, n_in) -> (batch, steps, n_hidden), as nn.LSTM(batch_first=True).
+
+    With a tuple (x, (h, c)) for inputs, it begins at that state, each (layers, batch, n_hidden),
+    and returns (y, (h, c)). Params "weight_ih_l0" (4 n_hidden, n_in), "weight_hh_l0" (4 n_hidden,
+    n_hidden), "bias_ih_l0", "bias_hh_l0", ... uniform within 1 / sqrt(n_hidden).
+
+    Args:
+        num_layers: layers, each on the outputs of the one before.
+        bias: whether there are biases.
+        bidirectional: with a second pass from the end, whose params end with "_reverse"; y is
+            (batch, steps, 2 n_hidden) then.
+        dropout: the probability to drop an output between the layers, in training; needs a key.
+    """
+    return _recurrent(CELLS["LSTM"], n_in, n_hidden, **options)
+
+
+def GRU(n_in: int, n_hidden: int, **options) -> Model:
+    """(batch, steps, n_in) -> (batch, steps, n_hidden), as nn.GRU(batch_first=True).
+
+    options: those of `LSTM`. With a tuple (x, h) for inputs it begins at h and returns (y, h).
+    """
+    return _recurrent(CELLS["GRU"], n_in, n_hidden, **options)
+
+
+def LastStep() -> Model:
+    """(batch, steps, ...) -> (batch, ...): what a recurrent layer returns at the last step."""
+    return elementwise(lambda x: x[:, -1], "LastStep")
+
+
+def _recurrent(
+    cell: Cell,
+    n_in: int,
+    n_hidden: int,
+    *,
+    num_layers: int = 1,
+    bias: bool = True,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+) -> Model:
+    expect_sizes(cell.kind, n_in=n_in, n_hidden=n_hidden, num_layers=num_layers)
+    expect_flags(cell.kind, bias=bias, bidirectional=bidirectional)
+    drop, passes = Dropout(dropout), 2 if bidirectional else 1
+    shapes = _shapes(cell, n_in, n_hidden, num_layers, bias, passes)
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        expect(params, shapes)
+        x, given = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
+        expect_tensor(x)
+        states = _states(cell, x, given, n_in, (num_layers * passes, x.shape[0], n_hidden))
+        leaves = [params[name] for name in shapes]
+        if not (is_tracing() or (train and dropout)):
+            flags = (bias, num_layers, 0.0, train, bidirectional, True)
+            y, *states = cell.kernel(x, states if len(states) > 1 else states[0], leaves, *flags)
+        else:
+            layers = _by_layer(leaves, num_layers, passes, bias)
+            y, states = _layers(
+                cell, x, states, layers, lambda y, i: _dropped(drop, y, train, key, i)
+            )
+        last = tuple(states) if cell.n_states > 1 else states[0]
+        return y if given is None else (y, last), buffers
+
+    draw = uniform_init(shapes, 1 / math.sqrt(n_hidden))
+    return Model(draw, apply, uses_key=dropout > 0, kind=cell.kind)
+
+
+def _shapes(
+    cell: Cell, n_in: int, n_hidden: int, num_layers: int, bias: bool, passes: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all params, in torch's order and by its names."""
+    shapes, n = {}, cell.gates * n_hidden
+    for i in range(num_layers):
+        inputs = n_in if i == 0 else passes * n_hidden
+        for end in ("", "_reverse")[:passes]:
+            shapes |= {f"weight_ih_l{i}{end}": (n, inputs), f"weight_hh_l{i}{end}": (n, n_hidden)}
+            shapes |= {f"bias_ih_l{i}{end}": (n,), f"bias_hh_l{i}{end}": (n,)} if bias else {}
+    return shapes
+
+
+def _states(
+    cell: Cell, x: Tensor, given: State | None, n_in: int, shape: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """Return the states to begin with, zeros by default; a UserError for inputs of other shapes."""
+    if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != n_in:
+        raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, steps, {n_in})")
+    if given is None:
+        return (x.new_zeros(shape),) * cell.n_states
+    states = given if isinstance(given, tuple) else (given,)
+    if len(states) != cell.n_states or any(tuple(state.shape) != shape for state in states):
+        found = ", ".join(str(tuple(state.shape)) for state in states)
+        raise UserError(f"state: shapes are {found}, expected {cell.n_states} of {shape}")
+    return states
+
+
+def _by_layer(leaves: list[Tensor], num_layers: int, passes: int, bias: bool) -> list[list[list]]:
+    """Return [W_ih, W_hh, b_ih, b_hh] for each layer and pass; the biases are None without any."""
+    n = 4 if bias else 2
+    parts = [leaves[i : i + n] + [None] * (4 - n) for i in range(0, len(leaves), n)]
+    return [parts[i * passes : (i + 1) * passes] for i in range(num_layers)]
+
+
+def _layers(
+    cell: Cell, x: Tensor, states: tuple[Tensor, ...], layers: list, dropped: Callable
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the outputs of the last layer and the states after the last step of all of them."""
+    begin, ends = iter(zip(*states, strict=True)), []
+    for i, passes in enumerate(layers):
+        x = dropped(x, i) if i else x
+        runs = [_run(cell, x, next(begin), part, bool(back)) for back, part in enumerate(passes)]
+        x = torch.cat([y for y, _ in runs], -1) if len(runs) > 1 else runs[0][0]
+        ends += [end for _, end in runs]
+    return x, [torch.stack(parts) for parts in zip(*ends, strict=True)]
+
+
+def _run(
+    cell: Cell, x: Tensor, state: tuple[Tensor, ...], weights: list, backwards: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the outputs (batch, steps, hidden) of one pass over the steps, and its last state."""
+    W_ih, W_hh, b_ih, b_hh = weights
+    driven = F.linear(x, W_ih, b_ih).unbind(1)  # of all steps in one product
+    outputs = []
+    for a in reversed(driven) if backwards else driven:
+        state = cell.step(a, F.linear(state[0], W_hh, b_hh), state)
+        outputs.append(state[0])
+    return torch.stack(outputs[::-1] if backwards else outputs, 1), state
+
+
+def _dropped(drop: Model, y: Tensor, train: bool, key, i: int) -> Tensor:
+    """Return the outputs of a layer as the next one sees them."""
+    layer_key = None if key is None else random.fold_in(key, i)
+    return drop.apply({}, {}, y, train=train, key=layer_key)[0]

@@ -1,0 +1,127 @@
+"""A `Model` as a torch.nn.Module, for what takes only those: torch.export, ONNX, Lightning, hooks.
+
+    module = to_module(model, state.params, state.buffers)
+    module.state_dict().keys()                # the names of params and buffers: "fc1.weight", ...
+    program = torch.export.export(module.eval(), (x,))
+    torch.onnx.export(module.eval(), (x,), "net.onnx", dynamo=True)
+
+It behaves as modules do: params and buffers are its own and are changed in place, training mode is
+an attribute, and draws come of torch's generator. `from_module` leads back.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from purenets.core.arguments import expect_dicts, expect_models
+from purenets.core.base import Buffers, Model, Params, UserError
+
+
+def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> nn.Module:
+    """Return a module that computes what the model does, with copies of the params and buffers.
+
+    Its `state_dict` has their names and is that of the torch.nn twin, where there is one. `forward`
+    takes one input, several, or keyword inputs; it applies the model in the mode that `train()` and
+    `eval()` set, and writes the new buffers into its own. A module cannot be pickled; save its
+    `state_dict`.
+
+    Args:
+        model: the network.
+        params: tensors by name.
+        buffers: by name; none by default.
+
+    Raises:
+        UserError: for a name that torch's modules have no place for.
+
+    Example:
+        >>> from purenets import random
+        >>> from purenets.torch_nets import MLP
+        >>> model = MLP(2, [3], 2)
+        >>> module = to_module(model, *model.init(random.key(0)))
+        >>> module
+        Serial(
+          (fc1): Linear()
+          (fc2): Linear()
+        )
+        >>> module(torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+    """
+    buffers = {} if buffers is None else buffers
+    expect_models("to_module", ("apply",), model=model)
+    expect_dicts("to_module", params=params, buffers=buffers)
+    return _Net(model, params, buffers)
+
+
+class _Leaves(nn.Module):
+    """The leaves of a layer, and the layers within it, by name."""
+
+    def __init__(self, model: Model | None, params: Params, buffers: Buffers):
+        super().__init__()
+        self._kind = model.kind if model is not None else ""
+        parts = [_by_child(leaves) for leaves in (params, buffers)]
+        layers = model.layers if model is not None else {}
+        for name in {**layers, **parts[0], **parts[1]}:
+            own = [part.get(name, {}) for part in parts]
+            if any(own):
+                self._add(name, layers.get(name), *own)
+
+    def _add(self, name: str, layer: Model | None, params: Params, buffers: Buffers) -> None:
+        """Register what is called `name`: a leaf, which has the name "" there, or a layer."""
+        try:
+            if "" not in {**params, **buffers}:
+                self.add_module(name, _Leaves(layer, params, buffers))
+            elif len(params) + len(buffers) > 1:
+                raise KeyError("is a leaf and a layer")
+            elif params:
+                value = params[""].detach().clone()
+                self.register_parameter(name, nn.Parameter(value, value.is_floating_point()))
+            else:
+                self.register_buffer(name, buffers[""].detach().clone())
+        except KeyError as error:
+            reason = error.args[0]
+            raise UserError(f"{name}: no name for a part of a torch.nn.Module: {reason}") from None
+
+    def _get_name(self) -> str:
+        return self._kind or "Leaves"
+
+
+class _Net(_Leaves):
+    """The module that `to_module` returns."""
+
+    def __init__(self, model: Model, params: Params, buffers: Buffers):
+        super().__init__(model, params, buffers)
+        self._model = model
+        self._places = [[self._place(name) for name in part] for part in (params, buffers)]
+
+    def _place(self, name: str) -> tuple[str, nn.Module, str]:
+        """Return the name of a leaf, the module that holds it, and its name there."""
+        owner, _, leaf = name.rpartition(".")
+        return name, self.get_submodule(owner), leaf
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return the output of the model on one input, several inputs, or keyword inputs."""
+        x = named if named else inputs[0] if len(inputs) == 1 else inputs
+        params, buffers = (
+            {name: getattr(owner, leaf) for name, owner, leaf in part} for part in self._places
+        )
+        y, new = self._model.apply(params, buffers, x, train=self.training, key=self._key())
+        for name, value in new.items():
+            if value is not buffers[name]:
+                buffers[name].copy_(value.detach())
+        return y
+
+    def _key(self) -> Tensor | None:
+        """Return a key from torch's generator, for models that draw in training."""
+        if not (self.training and self._model.uses_key):
+            return None
+        return torch.randint(0, 1 << 32, (2,), dtype=torch.int64)
+
+
+def _by_child(leaves: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return {"fc1": {"weight": ...}, "scale": {"": ...}} of "fc1.weight" and "scale"."""
+    children: dict[str, dict[str, Tensor]] = {}
+    for name, leaf in leaves.items():
+        child, _, rest = name.partition(".")
+        children.setdefault(child, {})[rest] = leaf
+    return children
