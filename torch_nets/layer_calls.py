@@ -17,6 +17,7 @@ from purenets.core.base import Buffers, Model, Params, UserError
 from purenets.torch_nets.layers.basic import linear
 from purenets.torch_nets.layers.convolutions import conv2d
 
+
 class LayerCall(NamedTuple):
     """One call of a linear layer or a convolution.
 

@@ -8,12 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-<<<<<<< HEAD
 from purenets import UserError, optim, random, schedules
-=======
-from purenets import UserError, optim, schedules
 from purenets.core.optim.elementwise import advance_fn
->>>>>>> main
 from purenets.core.sam import sam
 from purenets.core.vector_dict import with_vector
 

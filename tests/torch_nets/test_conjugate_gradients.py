@@ -11,7 +11,7 @@ from purenets.torch_nets.analysis.curvature import ggn_vp
 from purenets.torch_nets.analysis.operators import damped, to_dense
 from purenets.torch_nets.grad import grad_fn
 from purenets.torch_nets.losses import cross_entropy
-from tests.torch_nets.test_trace import KEY, N, PARAMS, SPECTRA, matrix_of, net, product_of
+from tests.torch_nets.test_trace import KEY, PARAMS, SPECTRA, N, matrix_of, net, product_of
 
 M = matrix_of(SPECTRA["quadratic"])
 B, UNRAVEL = random.normal(KEY, (N,), "float64"), tree.ravel(PARAMS)[1]

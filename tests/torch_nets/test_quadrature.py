@@ -14,7 +14,7 @@ from purenets.torch_nets.analysis.quadrature import (
     spectral_density,
     spectral_measure,
 )
-from tests.torch_nets.test_trace import KEY, N, PARAMS, SPECTRA, matrix_of, net, product_of
+from tests.torch_nets.test_trace import KEY, PARAMS, SPECTRA, N, matrix_of, net, product_of
 
 M = matrix_of(SPECTRA["quadratic"])
 FLAT = matrix_of(torch.linspace(0.5, 1, N, dtype=torch.float64))  # all of it counts in a moment

@@ -41,9 +41,9 @@ def cg(
     """Solve A x = b for a positive definite A by conjugate gradients; arguments as in
     `jax.scipy.sparse.linalg.cg`.
 
-    It ends where |b - A x| <= max(tol |b|, atol), or after `maxiter` products. Where a value may not
-    be read (under `torch.func.vmap` or `jit`) all `maxiter` iterations are computed, and what has
-    converged stays as it is.
+    It ends where |b - A x| <= max(tol |b|, atol), or after `maxiter` products. Where a value may
+    not be read (under `torch.func.vmap` or `jit`) all `maxiter` iterations are computed, and what
+    has converged stays as it is.
 
     Args:
         A: v -> A v over dicts like `b`.

@@ -4,8 +4,8 @@
     kfac_vp(blocks, v)                        # a product, as hvp and ggn_vp are
     kfac_solve(blocks, grads, damping=1e-3)   # the preconditioned gradient
 
-A block is A (x) B: A the mean of a a^T over the inputs a of the layer (with a 1 for its bias), B that
-of g g^T over the gradients g by its output. It is exact for one example, and for a net that is
+A block is A (x) B: A the mean of a a^T over the inputs a of the layer (with a 1 for its bias), B
+that of g g^T over the gradients g by its output. It is exact for one example, and for a net that is
 linear with a loss whose Hessian is the same for all examples.
 """
 
@@ -140,7 +140,7 @@ def _outer(call: LayerCall, grad: Tensor, sharing: str) -> Tensor:
 
 
 def _input_factor(call: LayerCall, sharing: str) -> Tensor:
-    """Return the mean of a a^T over examples, and the sum (or square of the mean) over positions."""
+    """Return the mean of a a^T over examples, summed over positions or of their mean."""
     a = widened(call.inputs)
     if call.bias is not None:
         a = torch.cat([a, torch.ones_like(a[..., :1])], dim=-1)

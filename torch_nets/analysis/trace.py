@@ -75,8 +75,8 @@ def hutchpp_trace(
 def xtrace(
     product: Product, params: Params, key: Tensor, num_matvecs: int, *, chunk_size: int | None = 1
 ) -> Tensor:
-    """Return XTrace's estimate of tr A: the mean over i of Hutch++'s with one test vector w_i, whose
-    basis is that of all others.
+    """Return XTrace's estimate of tr A: the mean over i of Hutch++'s with one test vector w_i and
+    the basis of all others.
 
     The test vectors are uniform on a sphere, and w_i is scaled to its radius again after the
     projection (section 2.3), which suits flat and steep spectra alike.

@@ -75,9 +75,12 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 
 @torch.overrides.wrap_torch_function(lambda x, weight, bias: (x, weight))
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b, one operation for modes of torch, such as that of `analysis.ghost`. A tiny one under torch.compile is written as multiplications and sums, which
+    """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which
     become one loop with what stands around them: to call a library for it would take longer. A
-    large one may be for oneDNN. Under torch.export, where sizes may be open, it is neither."""
+    large one may be for oneDNN. Under torch.export, where sizes may be open, it is neither.
+
+    It is one operation for modes of torch, such as that of `analysis.ghost`.
+    """
     if torch.compiler.is_exporting():
         return torch.nn.functional.linear(x, weight, bias)
     multiplications = x.numel() * weight.shape[0]
