@@ -1,8 +1,8 @@
 """Every optimizer of the catalogue ends at the same params, whichever way its steps are taken.
 
 A new optimizer joins by its entry in `optim.OPTIMIZERS` or `optim.SAMPLERS`. The reference is NumPy
-on plain dicts, leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an element: they
-differ by rounding alone.
+on plain dicts, leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an
+element: they differ by rounding alone.
 """
 
 import functools

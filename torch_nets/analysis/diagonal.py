@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.func import grad, jacrev, vjp, vmap
 
 from purenets.core import tree
-from purenets.core.arguments import expect_functions, expect_integers, expect_models
+from purenets.core.arguments import expect_integers
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.batch import count_examples, map_arrays
-from purenets.torch_nets.analysis.operators import Product, draw_probes, matrix_product
+from purenets.core.batch import map_arrays
+from purenets.torch_nets.analysis.operators import Product, draw_probes, expect_net, matrix_product
 from purenets.torch_nets.analysis.per_example import check_chunk
 from purenets.torch_nets.analysis.trace import _parts, left_out_directions
 from purenets.torch_nets.losses import cross_entropy
@@ -87,10 +87,8 @@ def ggn_diagonal(
         loss: `loss(logits, targets)`, a mean over examples, convex in the logits.
         chunk_size: examples at a time, None for all; it limits the memory.
     """
-    expect_models("ggn_diagonal", ("apply",), model=model)
-    expect_functions("ggn_diagonal", loss=loss)
+    expect_net("ggn_diagonal", model, params, buffers, batch, loss)
     check_chunk(chunk_size)
-    count_examples(batch, "ggn_diagonal")
 
     def one(x, y):
         logits, pull = vjp(lambda p: _single_output(model, p, buffers, x), params)

@@ -24,13 +24,13 @@ from purenets.core.arguments import (
     expect_dicts,
     expect_functions,
     expect_integers,
-    expect_models,
     expect_numbers,
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.batch import count_examples
 from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
+from purenets.torch_nets.analysis.operators import expect_net
+from purenets.torch_nets.analysis.per_example import check_chunk
 from purenets.torch_nets.layer_calls import LayerCall, eval_layers
 from purenets.torch_nets.losses import cross_entropy
 
@@ -81,10 +81,9 @@ def kfac(
 
     Source: Martens and Grosse 2015; the names are those of curvlinops.
     """
-    expect_models("kfac", ("apply",), model=model)
-    expect_functions("kfac", loss=loss)
+    n = expect_net("kfac", model, params, buffers, batch, loss)
     expect_choice("kfac", SHARING, sharing=sharing)
-    n = count_examples(batch, "kfac")
+    check_chunk(chunk_size)
     x, y = batch
     with torch.no_grad():
         logits, calls = eval_layers(model, params, buffers, x)

@@ -25,19 +25,21 @@ from torch.func import vjp, vmap
 from purenets.core import random, tree
 from purenets.core.arguments import (
     POSITIVE,
-    expect_functions,
+    expect_dicts,
     expect_integers,
     expect_models,
     expect_numbers,
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.batch import count_examples, map_arrays
+from purenets.core.batch import map_arrays
+from purenets.core.data.checks import input_leaves
 from purenets.torch_nets.analysis.curvature import eval_loss_fn, ggn_vp
 from purenets.torch_nets.analysis.diagonal import ggn_diagonal
 from purenets.torch_nets.analysis.kfac import eigen_block, kfac, kfac_eigenvectors_vp
-from purenets.torch_nets.analysis.operators import damped, to_dense
+from purenets.torch_nets.analysis.operators import damped, expect_net, to_dense
 from purenets.torch_nets.analysis.per_example import check_chunk
+from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -79,7 +81,7 @@ def diagonal_laplace(
         n_data: the size of the training set, where `batch` is a part of it.
         chunk_size: examples at a time, None for all.
     """
-    n = _examples("diagonal_laplace", model, batch, loss, prior_precision, n_data)
+    n = _examples("diagonal_laplace", model, params, buffers, batch, loss, prior_precision, n_data)
     diagonal = ggn_diagonal(model, params, buffers, batch, loss, chunk_size=chunk_size)
     precision = tree.map(lambda d: n * d + prior_precision, diagonal)
     log_det = sum(p.log().sum() for p in precision.values())
@@ -109,7 +111,7 @@ def kfac_laplace(
     Args: as those of `diagonal_laplace`; `sharing` and `chunk_size` are those of `kfac`. The prior
         is added exactly, by the eigenvectors of the factors.
     """
-    n = _examples("kfac_laplace", model, batch, loss, prior_precision, n_data)
+    n = _examples("kfac_laplace", model, params, buffers, batch, loss, prior_precision, n_data)
     factors = kfac(model, params, buffers, batch, loss, sharing=sharing, chunk_size=chunk_size)
     blocks = [eigen_block(block) for block in factors]
     precision = lambda values: n * values + prior_precision
@@ -139,7 +141,9 @@ def last_layer_laplace(
     Args: as those of `diagonal_laplace`, and layer: the beginning of the names of its leaves, as
         "fc2."; by default that of the last of the params.
     """
-    n = _examples("last_layer_laplace", model, batch, loss, prior_precision, n_data)
+    n = _examples(
+        "last_layer_laplace", model, params, buffers, batch, loss, prior_precision, n_data
+    )
     last = _leaves_of(params, layer)
     x, y = batch
     outputs = lambda p: model.apply({**params, **p}, buffers, x)[0]
@@ -168,7 +172,7 @@ def last_layer_laplace(
 def _leaves_of(params: Params, layer: str | None) -> Params:
     """Return the leaves of the layer, the last one by default."""
     if layer is None:
-        layer = list(params)[-1].rpartition(".")[0]
+        layer = next(reversed(params), "").rpartition(".")[0]
     last = {
         name: p for name, p in params.items() if isinstance(layer, str) and name.startswith(layer)
     }
@@ -177,12 +181,12 @@ def _leaves_of(params: Params, layer: str | None) -> Params:
     return last
 
 
-def _examples(function, model, batch, loss, prior_precision, n_data: int | None) -> int:
+def _examples(
+    function, model, params, buffers, batch, loss, prior_precision, n_data: int | None
+) -> int:
     """Check the arguments, and return the number of examples that the posterior is of."""
-    expect_models(function, ("apply",), model=model)
-    expect_functions(function, loss=loss)
+    n = expect_net(function, model, params, buffers, batch, loss)
     expect_numbers(function, POSITIVE, prior_precision=prior_precision)
-    n = count_examples(batch, function)
     if n_data is not None:
         expect_integers(function, n, n_data=n_data)
     return n if n_data is None else n_data
@@ -203,6 +207,7 @@ def _evidence(model, params, buffers, batch, loss, n, prior_precision, log_det, 
 
 def sample_posterior(posterior: Posterior, key: Tensor, num_samples: int) -> Params:
     """Return params drawn from the posterior: leaves (num_samples, ...)."""
+    _expect_posterior("sample_posterior", posterior)
     expect_integers("sample_posterior", 1, num_samples=num_samples)
 
     def one(key):
@@ -231,6 +236,11 @@ def linearized_predictive(
     linearized net is the one to predict with.
     """
     expect_models("linearized_predictive", ("apply",), model=model)
+    _expect_posterior("linearized_predictive", posterior)
+    expect_dicts("linearized_predictive", buffers=buffers)
+    expect_tensors(posterior.mean, (x, x))
+    if not [*input_leaves(x)]:
+        raise UserError("linearized_predictive: x: no inputs, needs a tensor (batch, ...)")
     check_chunk(chunk_size)
 
     def one(x):
@@ -246,6 +256,12 @@ def linearized_predictive(
         return logits, sum(parts)
 
     return vmap(one, chunk_size=chunk_size)(x)
+
+
+def _expect_posterior(function: str, posterior: Posterior) -> None:
+    if not isinstance(posterior, Posterior):
+        kind = type(posterior).__name__
+        raise UserError(f"{function}: posterior: a {kind}, needs what kfac_laplace(...) returns")
 
 
 def probit_predictive(mean: Tensor, covariance: Tensor) -> Tensor:

@@ -20,10 +20,13 @@ from purenets.core.arguments import (
     expect_choice,
     expect_dicts,
     expect_functions,
+    expect_models,
     expect_numbers,
 )
 from purenets.core.arrays import widened
-from purenets.core.base import Params, UserError
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.batch import count_examples
+from purenets.torch_nets.grad import expect_tensors
 
 Product = Callable[[Params], Params]  # v -> A v
 DISTRIBUTIONS = ("rademacher", "normal")
@@ -80,6 +83,17 @@ def in_order_of(params: Params, leaves: Params) -> Params:
     """Return `leaves` in the order of `params`; a UserError names a leaf that differs."""
     tree.check_names(leaves, params)
     return {name: leaves[name] for name in params}
+
+
+def expect_net(
+    function: str, model: Model, params: Params, buffers: Buffers, batch: Batch, loss: Callable
+) -> int:
+    """Raise a UserError for an argument that is wrong, and return the number of examples."""
+    expect_models(function, ("apply",), model=model)
+    expect_functions(function, loss=loss)
+    expect_dicts(function, params=params, buffers=buffers)
+    expect_tensors(params, batch)
+    return count_examples(batch, function)
 
 
 def to_dense(product: Product, params: Params, *, chunk_size: int | None = None) -> Tensor:
