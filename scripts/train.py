@@ -43,6 +43,7 @@ from purenets.core.runs.options import (
     one_of,
     option,
     positive,
+    shard_count,
     thread_count,
 )
 from purenets.core.runs.rotation import KEEP
@@ -98,6 +99,12 @@ class Config(Options):
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
     threads: int = option(1, "CPU threads; 128 units are fastest on one", thread_count)
+    shards: int = option(
+        0,
+        "cut each batch into so many parts, for the same bits from any number of processes that "
+        "divides it; 0 for none",
+        shard_count,
+    )
     out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
@@ -248,7 +255,7 @@ def train(config: Config) -> Result:
     from purenets.torch_nets.distributed import processes
 
     device = set_up_torch(config)
-    with processes(device) as group:
+    with processes(device, config.shards) as group:
         return train_as(config, device, group)
 
 
@@ -306,7 +313,7 @@ def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:
     from purenets.torch_nets.distributed import data_parallel
 
     compiled = jit if config.compile and not config.curriculum else lambda f: f
-    if group.size == 1:
+    if group.size == 1 and not group.shards:
         return compiled(make_step(grad_fn(model), optimizer))
     # what is sent stays outside of the compiled part
     return make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)

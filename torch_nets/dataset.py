@@ -12,6 +12,7 @@ import torch
 from purenets.core import random
 from purenets.core.base import Array
 from purenets.core.data.palindromes import DIGITS, check_length, free_digits, mirror_digits
+from purenets.core.memory import expect_room
 
 
 def generate_palindrome(length: int, key: Array) -> np.ndarray:
@@ -19,6 +20,8 @@ def generate_palindrome(length: int, key: Array) -> np.ndarray:
     generator.
     """
     check_length(length)
+    expect_room(8 * length, f"length: a palindrome of {length} digits")
+    random.check_key(key)
     return mirror_digits(
         random.randint(np.asarray(key), (1, free_digits(length)), 0, DIGITS), length
     )[0]

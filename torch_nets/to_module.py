@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from purenets.core.arguments import expect_dicts, expect_models
+from purenets.core.arguments import expect_leaves, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
+from purenets.torch_nets.grad import expect_param_tensors
 
 
 def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> nn.Module:
@@ -49,7 +50,8 @@ def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> n
     """
     buffers = {} if buffers is None else buffers
     expect_models("to_module", ("apply",), model=model)
-    expect_dicts("to_module", params=params, buffers=buffers)
+    expect_leaves("to_module", params=params, buffers=buffers)
+    expect_param_tensors(params | buffers)
     return _Net(model, params, buffers)
 
 

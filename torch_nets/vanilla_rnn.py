@@ -58,6 +58,7 @@ def VanillaRNN(
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
 
     def draw(key):
+        random.check_key(key)
         params = INITS[init](torch.as_tensor(key), shapes)
         return params | {"W_hh": params["W_hh"] * gain}, {}
 
@@ -91,9 +92,13 @@ def check(input_length: int, input_dim: int, num_hidden: int, num_classes: int, 
 
 
 def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of tensors by name")
     for name, shape in shapes.items():
-        if name not in params or tuple(params[name].shape) != shape:
-            have = tuple(params[name].shape) if name in params else "missing in params"
+        if name not in params or getattr(params[name], "shape", None) != shape:
+            have = "missing in params"
+            if name in params:
+                have = tuple(getattr(params[name], "shape", ())) or type(params[name]).__name__
             raise UserError(f"{name}: {have}, expected {shape}")
     if not isinstance(x, Tensor):
         raise UserError(f"x: a {type(x).__name__}, needs a tensor (batch, T-1, input_dim)")

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from purenets.core import random, tree
+from purenets.core.arguments import expect_models
 from purenets.core.base import Array, Buffers, Model, Params, UserError
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.serial import init_leaves
@@ -45,6 +46,7 @@ def tabulate(
 
     params, buffers: by default those that the model draws, or that its module has.
     """
+    expect_models("tabulate", model=model)
     if params is None:
         params, buffers = _any_leaves(model, x)
     rows: list[Row] = []
@@ -66,6 +68,8 @@ def _any_leaves(model: Model, x: Array) -> tuple[Params, Buffers]:
 
 def as_table(rows: Sequence[Row]) -> Table:
     """Return the rows as a Table; its last row has the sum of the parameters."""
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Row) for row in rows):
+        raise UserError(f"as_table: rows: a {type(rows).__name__}, needs what tabulate returns")
     body = [
         (
             row.name,

@@ -55,10 +55,11 @@ def up_to(highest: float, check: Check = positive) -> Check:
 
 
 # more threads than any machine has cores end in an error of the system, more seeds than these in
-# a list that fills the memory
+# a list that fills the memory; each shard takes a gradient of its own
 thread_count = up_to(1024)
 thread_count_or_0 = up_to(1024, not_negative)
 seed_count = up_to(100_000)
+shard_count = up_to(1024, not_negative)
 
 
 def file_path(value: str) -> str | None:
@@ -76,7 +77,10 @@ def open_fraction(value) -> str | None:
 
 def one_of(choices: Sequence) -> Check:
     """Return the check of a value that has to be one of `choices`."""
-    choices = list(choices)
+    try:
+        choices = list(choices)
+    except TypeError:
+        raise UserError(f"choices: a {type(choices).__name__}, needs a list") from None
     return lambda value: None if value in choices else f"one of {', '.join(map(str, choices))}"
 
 
@@ -89,7 +93,7 @@ def integers_from(lowest: int, needs: str) -> Check:
     """Return the check of a list of integers from `lowest` on; `needs` says so in words."""
 
     def check(values: tuple) -> str | None:
-        good = all(type(value) is int and value >= lowest for value in values)
+        good = all(type(value) is int and lowest <= value < LARGEST for value in values)
         return None if good else needs
 
     return check

@@ -18,8 +18,8 @@ from purenets.core.runs.provenance import script_of
 from purenets.core.runs.record import check_same
 from purenets.core.runs.rows import rounded
 from scripts.shared import result_files
-from scripts.shared.images import has_ended, results_of
-from scripts.shared.schemas import SWEEP
+from scripts.shared.images import has_ended, results_of, valid_views_of
+from scripts.shared.schemas import SWEEP, VALID_VIEWS
 from scripts.shared.training import read_probe
 
 MEAN_SD = "mean ± SD, n - 1"  # of every table: the deviation of a sample, over n - 1
@@ -82,6 +82,7 @@ def trained(script: ModuleType, config: Options) -> dict:
         "laps": rounded(runs.timings(folder)),
         "way": fastest(read_probe(folder)),
         "test": results_of(folder),
+        VALID_VIEWS: valid_views_of(folder),
         "history": rounded(runs.read_history(folder)),
     }
 

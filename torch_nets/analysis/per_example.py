@@ -16,12 +16,20 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_dicts, expect_flags, expect_functions, expect_models
+from purenets.core.arguments import (
+    NOT_NEGATIVE,
+    expect_dicts,
+    expect_flags,
+    expect_functions,
+    expect_leaves,
+    expect_models,
+    expect_numbers,
+)
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
 from purenets.torch_nets.fast.outer_products import by_multiplication
-from purenets.torch_nets.grad import expect_tensors
+from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -102,6 +110,9 @@ def check_per_example(
     and of their mean against the gradient of the whole batch. A UserError names the leaf if it is
     over `tolerance`, as where a model mixes its examples (BatchNorm in training mode).
     """
+    expect_leaves("check_per_example", params=params)
+    expect_param_tensors(params)
+    expect_numbers("check_per_example", NOT_NEGATIVE, tolerance=tolerance)
     count_examples(batch, "check_per_example")
     x, y = batch
     together, _ = per_example_grads(model, loss, train=train)(params, buffers, batch, key)
@@ -194,5 +205,7 @@ def influence(grads: Params, reference: Params) -> Tensor:
     """How much a step along each example's gradient lowers the loss whose gradient is `reference`,
     to first order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one
     checkpoint; Pruthi et al. 2020)."""
+    _expect_examples("influence", grads)
+    expect_leaves("influence", reference=reference)
     dots = tree.map(lambda g, r: widened(g).flatten(1) @ widened(r).flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)
