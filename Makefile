@@ -5,6 +5,7 @@
 # make full  every experiment of the report from the start, hours long; FULL="--data_dir DIR" says where CIFAR-10 is
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
 # make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
+# make notebook  open the notebooks; make notebooks  run them all again, in place
 # make stale   results whose code has changed since the commit that they come from
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
@@ -19,7 +20,7 @@ export MPLBACKEND := Agg
 QUIET := --quiet --disable-pip-version-check
 OLDEST := torch==2.11.* torchvision==0.26.*
 
-.PHONY: run full test test-oldest test-newest faults mutants stale lint format notebooks bench report submission clean
+.PHONY: run full test test-oldest test-newest faults mutants stale lint format notebook notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -59,6 +60,9 @@ lint: .venv/installed-test
 format: .venv/installed-test
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
+
+notebook: .venv/installed-notebooks
+	"$(BIN)/jupyter" lab notebooks
 
 notebooks: .venv/installed-test
 	"$(BIN)/python" -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb

@@ -75,16 +75,24 @@ def backend_of(config: Config, group=None) -> mlp_task.Backend:
     )
 
 
-def train(config: Config, params: Params | None = None) -> Result:
-    """Train; from `params`, if given, instead of the model's own draw."""
+def train(config: Config | None = None, params: Params | None = None) -> Result:
+    """Train the MLP that the options describe; `train()` takes all defaults.
+
+    Args:
+        config: the options.
+        params: to begin with, instead of the model's own draw.
+    """
     from purenets.torch_nets.convert import device_from_name
     from purenets.torch_nets.distributed import processes
 
+    config = Config.given(config)
     with processes(device_from_name(config.device), config.shards) as group:
         return mlp_task.train(config, backend_of(config, group), params)
 
 
-def main(config: Config) -> None:
+def main(config: Config | None = None) -> None:
+    """Train and print loss and accuracy on the training and the test set."""
+    config = Config.given(config)
     mlp_task.report(train(config), backend_of(config))
 
 

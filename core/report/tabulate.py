@@ -112,7 +112,7 @@ def _visit(
     elif modules:
         rows += _module_rows(name, modules, params)
     else:
-        rows.append(_row(name or "model", model.kind or UNNAMED, params, x, y))
+        rows.append(_row(name or "model", model.kind or UNNAMED, params, x, y, buffers))
     return y
 
 
@@ -191,9 +191,16 @@ def _first(y: Any) -> Any:
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
+def _row(
+    name: str, operation: str, params: Params, x: Any, y: Any, buffers: Buffers | None = None
+) -> Row:
+    """Return the row of a layer; weights that are buffers multiply and have no dW."""
     x_shape, y_shape = (tuple(getattr(_first(a), "shape", ())) for a in (x, y))
-    weights = [tuple(leaf.shape) for leaf in params.values() if leaf.ndim > 1]
+    weights, fixed = (
+        [tuple(leaf.shape) for leaf in leaves.values() if leaf.ndim > 1]
+        for leaves in (params, buffers or {})
+    )
+    weights = weights or (fixed if len(fixed) == 1 else [])
     size = tree.size(params)
     if operation.startswith("Embedding"):
         return Row(name, operation, x_shape, y_shape, size, "rows of a table", "sum over tokens")
@@ -211,6 +218,7 @@ def _row(name: str, operation: str, params: Params, x: Any, y: Any) -> Row:
         groups = 1 if len(weight) == 2 else x_shape[_channels(weight)] // weight[1]
         kernel = "" if len(weight) == 2 else " " + "x".join(map(str, weight[2:]))
         forward, backward = _products(n, weight[0] // groups, math.prod(weight[1:]), groups)
+        backward = backward.split(", dW")[0] if weights is fixed else backward
         return Row(name, operation + kernel, x_shape, y_shape, size, forward, backward)
     back = f"dx = {_dims(x_shape)} of dy {_dims(y_shape)}"
     return Row(name, operation, x_shape, y_shape, size, "by element or window", back)

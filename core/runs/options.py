@@ -146,6 +146,24 @@ class Options:
             **{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)}
         )
 
+    @classmethod
+    def given(cls, config: Self | argparse.Namespace | None = None) -> Self:
+        """Return the Config that a function was called with, whatever form it has.
+
+        Args:
+            config: a Config; the result of an `argparse.ArgumentParser` of one's own, whose names
+                are options; or None for the defaults.
+        """
+        if config is None or isinstance(config, argparse.Namespace):
+            values = vars(config) if config else {}
+            unknown = values.keys() - {field.name for field in dataclasses.fields(cls)}
+            if unknown:
+                raise UserError(f"config: {', '.join(sorted(unknown))} unknown")
+            return cls(**values)
+        if not isinstance(config, cls):
+            raise UserError(f"config: a {type(config).__name__}, needs the script's Config")
+        return config
+
     def needs_length(self) -> str:
         """Return what of the training depends on its length, such as a schedule; "" for nothing.
 

@@ -1,11 +1,12 @@
 """The figures of Part III, from what the sweeps found and from the analysis of single networks.
 
-    python scripts/figures/rnn.py       # accuracy over length, from results/rnn_lengths.json
+    python scripts/figures/rnn.py  # accuracy over length and steps, of results/rnn_lengths.json
 
 Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JSON; T is the length
 of a palindrome.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from scripts.shared.schemas import CELLS
 from scripts.shared.sweeps import MEAN_SD, deviation
 
 CHANCE = 0.1  # ten digits
+SHOWN = (5, 12, 20, 40)  # lengths T whose curves are drawn: perfect, then less and less
 
 
 def at_own_length(cell: dict) -> np.ndarray:
@@ -66,9 +68,7 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
     figure, axes = panels(rows, columns, 3.6, 2.6, sharex=True, sharey=True)
     for axis, cell in zip(axes.flat, cells, strict=False):
         steps = [row["step"] for row in cell["history"]]
-        curves = np.array(
-            [[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]]
-        )
+        curves = of_seeds(cell, name)
         axis.plot(steps, curves, color=COLORS[5], linewidth=0.9, alpha=0.8)
         axis.plot(steps, curves.mean(axis=1), color=COLORS[0], linewidth=2.2)
         axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.2)
@@ -81,6 +81,39 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
     for axis in axes[-1]:
         axis.set_xlabel("step")
     return figure
+
+
+def both_curves(cells: Sequence[dict], title: str = "") -> Figure:
+    """Loss and accuracy of a few cells, a column for each: training (the mean over the seeds)
+    beside the evaluation (each seed thin, their mean thick)."""
+    figure, axes = panels(2, len(cells), 3.8, 2.9, sharex="col")
+    for column, cell in zip(axes.T, cells, strict=True):
+        steps = [row["step"] for row in cell["history"]]
+        for axis, name in zip(column, ("loss", "accuracy"), strict=True):
+            seeds = of_seeds(cell, f"test_{name}")
+            axis.plot(steps, seeds, color=COLORS[1], linewidth=0.7, alpha=0.6)
+            axis.plot(steps, seeds.mean(axis=1), "--", color=COLORS[3], label="evaluation")
+            known = [row for row in cell["history"] if name in row]
+            values = [row[name] for row in known]
+            axis.plot([row["step"] for row in known], values, color=COLORS[0], label="training")
+        column[0].set(title=f"T = {cell['T']} (n = {len(cell['seeds'])})")
+        column[1].axhline(CHANCE, color="black", linestyle=":", linewidth=1.2, label="chance")
+        column[1].set(xlabel="step", ylim=(0, 1.04))
+    axes[0, 0].set(ylabel="loss")
+    axes[1, 0].set(ylabel="accuracy")
+    axes[1, 0].legend(fontsize=9, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def of_seeds(cell: dict, name: str) -> np.ndarray:
+    """Return a metric of a cell's history, (evaluations, seeds)."""
+    return np.array([[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]])
+
+
+def shown(cells: Sequence[dict], lengths: Sequence[int] = SHOWN) -> list[dict]:
+    """Return the cells of these lengths, as far as there are such."""
+    return [cell for cell in cells if cell["T"] in lengths]
 
 
 def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
@@ -117,7 +150,7 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
     ):
         lengths = sorted(map(int, cell["accuracy"]))
         values = np.array([cell["accuracy"][str(T)]["by_seed"] for T in lengths])
-        color, shape, line = COLORS[i % 8], MARKERS[i % 10], LINES[i // 2 % 4]
+        color, shape, line = COLORS[i % len(COLORS)], MARKERS[i % 10], LINES[i // 2 % 4]
         axis.plot(
             lengths, values.mean(axis=1), shape + line, color=color, label=label, markersize=6
         )
@@ -190,7 +223,7 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
                 axis.scatter(
                     *of_digit.T,
                     s=12,
-                    color=COLORS[digit % 8],
+                    color=COLORS[digit],
                     marker=MARKERS[digit],
                     alpha=0.7,
                     linewidths=0,
@@ -207,56 +240,79 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
 
 
 def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) -> Figure:
-    """The network through time, with its dimensions forward (blue) and backward (orange)."""
-    figure, ((axis,),) = panels(1, 1, 10, 3.9)
-    times = ["1", "2", "...", str(steps)]
-    axis.set(xlim=(-1.6, 9.6), ylim=(-1.7, 3.2), title="The recurrence, unrolled through time")
+    """Draw the network through time, with its dimensions forward (blue) and backward (orange).
+
+    One unit of the axes is an inch, so that no letter shrinks.
+    """
+    width, height, size = 6.5, 3.0, 9.0
+    figure, ((axis,),) = panels(1, 1, width, height)
+    axis.set(xlim=(0, width), ylim=(0, height))
     axis.set_axis_off()
-    h_shape, forward, backward = f"{batch} x {hidden}", COLORS[0], COLORS[3]
+    state, forward, backward = times_sign(batch, hidden), COLORS[0], COLORS[3]
 
     def arrow(begin, end, color):
-        style = {"arrowstyle": "->", "color": color, "linewidth": 1.4}
+        style = {"arrowstyle": "->", "color": color, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
         axis.annotate("", end, begin, arrowprops=style)
 
-    def both_ways(x, y, end_x, end_y, up: bool):
-        shift = (0, 0.13) if not up else (0.13, 0)
-        arrow((x + shift[0], y + shift[1]), (end_x + shift[0], end_y + shift[1]), forward)
-        arrow((end_x - shift[0], end_y - shift[1]), (x - shift[0], y - shift[1]), backward)
+    def label(x, y, text, color="black", **place):
+        axis.text(x, y, text, fontsize=size, color=color, **({"ha": "center"} | place))
 
-    axis.text(-1.55, 0.25, f"h(0) = 0\n{h_shape}", fontsize=8, va="center", color=forward)
-    for i, t in enumerate(times):
-        x = 2.5 * i
-        if t == "...":
-            axis.text(x, 0, t, fontsize=16, ha="center", va="center")
-        else:
-            box(axis, x, 0, 1.3, 0.75, f"tanh, h({t})\n{h_shape}")
-            arrow((x, -1.15), (x, -0.42), forward)
-            read = f"x({t}): {batch} x {input_dim}"
-            axis.text(x, -1.4, read, ha="center", fontsize=8, color=forward)
-        if i:
-            both_ways(x - 1.85, 0, x - 0.66, 0, up=False)
-            axis.text(x - 1.25, 0.3, "W_hh", ha="center", fontsize=8, color=forward)
-            axis.text(x - 1.25, -0.45, f"dh: {h_shape}", ha="center", fontsize=7, color=backward)
-    arrow((-1.0, 0.0), (-0.66, 0.0), forward)
-    box(axis, x, 1.6, 1.7, 0.75, f"o = h W_ph^T + b_o\n{batch} x {classes}")
-    both_ways(x, 0.42, x, 1.2, up=True)
-    axis.text(x + 0.35, 0.8, f"do W_ph: {h_shape}", fontsize=7.5, color=backward, va="center")
-    axis.text(x, 2.4, "softmax, cross-entropy (4)", ha="center", fontsize=8)
-    shapes = f"W_hx: {hidden} x {input_dim}   W_hh: {hidden} x {hidden}"
-    sums = "dW_hx = sum over t of da(t)^T x(t)   dW_hh = sum over t of da(t)^T h(t-1)"
-    text = f"{shapes}   W_ph: {classes} x {hidden}\n{sums}"
-    axis.text(-1.5, 2.6, text, fontsize=8, va="top")
+    places, y = {"1": 1.35, "2": 3.0, str(steps): 5.75}, 1.0
+    label(0.05, y - 0.12, f"$h_0 = 0$\n{state}", forward, ha="left")
+    arrow((0.72, y), (places["1"] - 0.5, y), forward)
+    for t, x in places.items():
+        box(axis, x, y, 1.04, 0.54, f"$h_{t} = \\tanh(a_{t})$\n{state}", size)
+        arrow((x, 0.38), (x, y - 0.28), forward)
+        label(x, 0.2, f"$x_{t}$: {times_sign(batch, input_dim)}", forward)
+    ends = [places["1"], places["2"], 4.35, places[str(steps)]]
+    for i, (x, end) in enumerate(itertools.pairwise(ends)):
+        begin, end = x + (0.5 if i < 2 else 0.25), end - (0.25 if i == 1 else 0.5)
+        arrow((begin, y + 0.08), (end, y + 0.08), forward)
+        arrow((end, y - 0.08), (begin, y - 0.08), backward)
+        label((begin + end) / 2, y + 0.16, "$W_{hh}$", forward)
+        label((begin + end) / 2, y - 0.28, "$dh$", backward)
+    label(4.35, y - 0.04, ". . .")
+    x = places[str(steps)]
+    box(
+        axis,
+        x,
+        2.05,
+        1.3,
+        0.5,
+        f"$o = W_{{ph}} h_{steps} + b_o$\n{times_sign(batch, classes)}",
+        size,
+    )
+    arrow((x - 0.07, y + 0.28), (x - 0.07, 1.77), forward)
+    arrow((x + 0.07, 1.77), (x + 0.07, y + 0.28), backward)
+    label(x + 0.15, 1.48, "$do \\, W_{ph}$", backward, ha="left")
+    arrow((x, 2.33), (x, 2.58), forward)
+    label(x, 2.66, "softmax, cross-entropy (4)")
+    shapes = {
+        "W_{hx}": (hidden, input_dim),
+        "W_{hh}": (hidden, hidden),
+        "W_{ph}": (classes, hidden),
+    }
+    named = "   ".join(f"${name}$: {times_sign(*shape)}" for name, shape in shapes.items())
+    label(0.05, 2.55, f"{named}\nevery $h_t$ and $dh_t$: {state}", ha="left")
+    sums = "$dW_{hx} = \\sum_t da_t^\\top x_t$\n$dW_{hh} = \\sum_t da_t^\\top h_{t-1}$"
+    label(0.05, 1.85, sums, backward, ha="left")
     return figure
+
+
+def times_sign(*shape: int) -> str:
+    """Return a shape with the sign of multiplication."""
+    return " \u00d7 ".join(map(str, shape))
 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Draw accuracy over length from what a sweep found."""
+    """Draw accuracy over length, and the curves of some lengths, from what a sweep found."""
 
     results: str = option(
         "results/rnn_lengths.json", "the JSON file of scripts/palindrome_sweep.py"
     )
-    figure: str = option("docs/figures/rnn_lengths.png", "PNG to write")
+    figure: str = option("docs/figures/rnn_lengths.png", "PNG of the accuracy over length")
+    curves: str = option("docs/figures/rnn_curves.png", "PNG of loss and accuracy over the steps")
 
 
 def main(config: Config) -> Figure:
@@ -266,6 +322,7 @@ def main(config: Config) -> Figure:
     )
     figure = accuracy_over_length(found["cells"], title)
     save(figure, Path(config.figure))
+    save(both_curves(shown(found["cells"]), title), Path(config.curves))
     return figure
 
 

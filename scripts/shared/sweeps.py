@@ -103,6 +103,12 @@ def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
     return {name: [row for row in rows if row[by] == name] for name in names}
 
 
+def place_in(names: Iterable[str]) -> Callable[[str], int]:
+    """Return the key that sorts by the order of `names`; others come last, as they are."""
+    places = {name: i for i, name in enumerate(names)}
+    return lambda name: places.get(name, len(places))
+
+
 def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
     """Return what validation accuracy loses or gains when one ingredient of `base` is changed, in
     points, each seed against the same seed of `base`."""
