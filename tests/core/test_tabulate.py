@@ -24,7 +24,10 @@ from purenets.torch_nets.precision import cast
 def test_an_mlp_by_hand(backend, x):
     rows = tabulate(backend.MLP(2, [20], 3), x)
     first = ("fc1", "Linear", (32, 2), (32, 20), 60, "(32 x 2)(2 x 20) = (32 x 20)")
-    assert rows[0] == (*first, "dx = (32 x 20)(20 x 2), dW = (20 x 32)(32 x 2)")
+    backward = "dx = (32 x 20)(20 x 2), dW = (20 x 32)(32 x 2)"
+    flops, x_bytes, params, y_bytes = 2 * 32 * 2 * 20, 32 * 2 * 4, 60 * 4, 32 * 20 * 4
+    forward_bytes, backward_bytes = x_bytes + params + y_bytes, y_bytes + x_bytes + params
+    assert rows[0] == (*first, backward, (flops, flops, forward_bytes, backward_bytes))
     assert rows[1][:5] == ("relu1", "ReLU", (32, 20), (32, 20), 0)
     assert rows[2][:5] == ("fc2", "Linear", (32, 20), (32, 3), 63)
 
