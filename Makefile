@@ -3,6 +3,7 @@
 # make full  every experiment of the report from the start, hours long; FULL="--data_dir DIR" says where CIFAR-10 is
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
 # make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
+# make stale   results whose code has changed since the commit that they come from
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
 
@@ -13,7 +14,7 @@ PLAIN := $(addprefix tests/, test_both_backends.py test_cnn_both_backends.py tes
     torch_nets/test_layers.py torch_nets/test_vanilla_rnn.py)
 export MPLBACKEND := Agg
 
-.PHONY: run full test faults mutants lint format notebooks bench report submission clean
+.PHONY: run full test faults mutants stale lint format notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -25,6 +26,7 @@ test: lint
 	"$(BIN)/python" -m pytest -rs
 	PURENETS_PLAIN=1 "$(BIN)/python" -m pytest $(PLAIN)
 	PURENETS_QUICK=1 "$(BIN)/python" -m pytest --nbmake --nbmake-timeout=300 notebooks
+	-@"$(BIN)/python" -m scripts.stale
 
 # atheris is not to be had for every Python; its tests are skipped without it
 faults: .venv/installed-test
@@ -34,6 +36,9 @@ faults: .venv/installed-test
 
 mutants: .venv/installed-test
 	"$(BIN)/python" -m tests.mutants.run
+
+stale: .venv/installed-test
+	"$(BIN)/python" -m scripts.stale
 
 lint: .venv/installed-test
 	"$(BIN)/ruff" check .

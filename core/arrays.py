@@ -3,6 +3,7 @@ array-api-compat.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import array_api_compat.numpy as numpy_namespace
 import numpy as np
@@ -110,15 +111,20 @@ def kind_of(x: Array) -> str:
     return "b" if _name(x.dtype) == "bool" else "i"
 
 
-def dtype_called(name: str, reference: Array, function: str):
+def dtype_called(name: Any, reference: Array, function: str):
     """Return the floating-point dtype called `name` in the library of `reference`.
+
+    name: such as "float32", or that dtype of NumPy or torch itself.
 
     Raises:
         UserError: if it has none, as NumPy has no bfloat16.
     """
     library = "NumPy" if isinstance(reference, NUMPY) else "torch"
     xp = namespace(reference)
-    found = getattr(xp, name, None) if isinstance(name, str) else None
+    known = isinstance(name, str | np.dtype) or type(name).__name__ == "dtype"
+    known = known or (isinstance(name, type) and issubclass(name, np.floating))
+    called = name.__name__ if isinstance(name, type) else _name(name)
+    found = getattr(xp, called, None) if known else None
     try:
         if found is not None and xp.isdtype(found, "real floating"):
             return np.dtype(found) if library == "NumPy" else found

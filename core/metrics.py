@@ -1,8 +1,8 @@
 """What is measured of predictions beside the loss, on NumPy arrays and torch tensors alike.
 
-    accuracy, top_k_accuracy(k), expected_calibration_error     class scores against class numbers
-    binary_accuracy                                             scores of yes or no, such as one
-    logit r2                                                          numbers against numbers
+    accuracy, top_k_accuracy(k), expected_calibration_error   class scores, class numbers
+    binary_accuracy                                           scores of yes or no, one logit
+    r2                                                        numbers, numbers
 
 Each is `f(predictions, targets) -> a scalar float32 array` and refuses shapes that it cannot mean.
 Nothing branches on a value, so all run under vmap and jit. All but `expected_calibration_error` and

@@ -100,6 +100,7 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
         unit = xp.astype(bits(key, n) >> 8, xp.float32) * 2.0**-24
     if dtype in FULL and (low, high) == (0.0, 1.0):
         return xp.reshape(unit, shape)
+    _expect_within_range("uniform", low, high, dtype, float(xp.finfo(dtype).max))
     draws = xp.reshape(xp.astype(low + (high - low) * unit, dtype, copy=False), shape)
     return _within(draws, low, high, open_above=True)
 
@@ -236,6 +237,13 @@ def _expect_interval(function: str, low, high) -> None:
     expect_numbers(function, FINITE, low=low, high=high)
     if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
         raise UserError(f"{function}: low {low} is over high {high}")
+
+
+def _expect_within_range(function: str, low, high, dtype, largest: float) -> None:
+    """Raise a UserError for a bound that `dtype`, up to `largest`, cannot hold."""
+    for bound in (low, high):
+        if isinstance(bound, int | float) and abs(bound) > largest:
+            raise UserError(f"{function}: {bound} is more than {dtype} holds, {largest:.6g}")
 
 
 def _within(draws: Array, low, high, open_above: bool = False) -> Array:

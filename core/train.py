@@ -41,7 +41,7 @@ from purenets.core.memory import expect_room_for
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.optim.extra_args import takes_extra_args
 from purenets.core.optim.hyper import first_leaf
-from purenets.core.optim.precision import STATE_ERRORS, expect_params
+from purenets.core.optim.precision import ERRORS, expect_params
 from purenets.core.optim.state import check_opt_state, same_entries
 from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested
@@ -128,7 +128,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         )
         try:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
-        except STATE_ERRORS:
+        except ERRORS:
             check_opt_state(optimizer, params, state.opt_state)
             raise
         if not same_entries(opt_state, state.opt_state):
@@ -250,7 +250,18 @@ def _row(step: int, means: dict[str, float], found: dict[str, float]) -> dict[st
         raise UserError(f"evaluate: returned a {type(found).__name__}, needs a dict of numbers")
     row = {"step": step, **means}
     _expect_new_names(found, row)
-    return row | {name: v if type(v) in (int, float) else float(v) for name, v in found.items()}
+    return row | {name: _number(name, value) for name, value in found.items()}
+
+
+def _number(name: str, value) -> float:
+    if type(value) in (int, float):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = getattr(value, "shape", None)
+        got = type(value).__name__ if shape is None else f"an array of shape {tuple(shape)}"
+        raise UserError(f"evaluate: {name} is {got}, needs one number") from error
 
 
 def _expect_new_names(found: dict, row: dict) -> None:

@@ -54,16 +54,17 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
         logits, buffers, cache = model.forward(as_dict(params), buffers, x, train=True, key=key)
         value, loss_cache = loss.forward(logits, y)
         grads = params_backward(model)(loss.backward(1.0, loss_cache), cache)
-        return grads, (buffers, _metrics(loss, value, logits, loss_cache[1]))
+        return grads, (buffers, _metrics(loss, value, logits, loss_cache))
 
     grad.uses_key = model.uses_key
     return grad
 
 
-def _metrics(loss: Loss, value: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> Metrics:
-    """Return the loss, and the accuracy where it means one, of targets that it has checked."""
-    accuracy = {"accuracy": loss.accuracy(logits, targets)} if loss.accuracy else {}
-    return {"loss": value} | accuracy
+def _metrics(loss: Loss, value: np.ndarray, logits: np.ndarray, cache: tuple) -> Metrics:
+    """Return the loss, and the accuracy where it means one."""
+    if loss.accuracy is None:
+        return {"loss": value}
+    return {"loss": value, "accuracy": loss.accuracy(logits, cache)}
 
 
 def metrics_fn(
@@ -78,7 +79,7 @@ def metrics_fn(
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
         value, loss_cache = loss.forward(logits, y)
-        return _metrics(loss, value, logits, loss_cache[1])
+        return _metrics(loss, value, logits, loss_cache)
 
     return metrics
 

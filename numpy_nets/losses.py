@@ -24,9 +24,9 @@ class Loss(NamedTuple):
     """A loss with its gradient by hand.
 
     Args:
-        forward: `forward(outputs, targets) -> (value, cache)`; targets as checked are cache[1].
+        forward: `forward(outputs, targets) -> (value, cache)`.
         backward: `backward(dout, cache) -> gradient by the outputs`.
-        accuracy: `accuracy(outputs, targets)` of checked targets; None where the loss means none.
+        accuracy: `accuracy(outputs, cache)`; None where the loss means none.
     """
 
     forward: Callable
@@ -45,11 +45,12 @@ def expect_losses(function: str, **values: Loss) -> None:
 # --- classes, yes or no ---------------------------------------------------------------------------
 
 
-def _accuracy(logits: np.ndarray, targets: np.ndarray) -> np.float32:
-    """`class_accuracy` of targets that the loss has checked."""
-    if targets.ndim == 2:
+def _accuracy(logits: np.ndarray, cache: tuple) -> np.float32:
+    """Return the fraction of examples whose largest logit is that of the target."""
+    _, targets, places, best = cache
+    if places is None:
         return class_accuracy(logits, targets)
-    return np.float32(np.count_nonzero(logits.argmax(axis=1) == targets) / len(targets))
+    return np.float32(np.count_nonzero(best == places) / len(places))
 
 
 cross_entropy = Loss(softmax_cross_entropy_forward, softmax_cross_entropy_backward, _accuracy)
@@ -69,7 +70,9 @@ def binary_cross_entropy_backward(dout, cache):
 
 
 binary_cross_entropy = Loss(
-    binary_cross_entropy_forward, binary_cross_entropy_backward, binary_accuracy
+    binary_cross_entropy_forward,
+    binary_cross_entropy_backward,
+    lambda logits, cache: binary_accuracy(logits, cache[1]),
 )
 
 

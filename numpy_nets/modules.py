@@ -155,7 +155,8 @@ def softmax_cross_entropy_forward(logits, targets):
     """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits.
 
     targets: (batch,) int, or (batch, classes) labels, one-hot or soft. Of half-precision logits
-    the loss and the gradient are in float32.
+    the loss and the gradient are in float32. The cache has the places of the targets and of the
+    largest logits too, for the accuracy.
     """
     logits = widened(logits)
     targets = classes_or_labels(logits, targets)
@@ -164,18 +165,19 @@ def softmax_cross_entropy_forward(logits, targets):
     n, n_classes = logits.shape
     begins = np.arange(0, n * n_classes, n_classes)  # of the rows, in the order of memory
     places = begins + targets
-    largest = logits.take(begins + logits.argmax(axis=1))  # half the time of logits.max(axis=1)
+    best = begins + logits.argmax(axis=1)
+    largest = logits.take(best)  # half the time of logits.max(axis=1)
     shifted = logits - largest[:, None]
     e = np.exp(shifted)
     total = np.add.reduce(e, axis=1, keepdims=True)
     losses = np.log(total[:, 0]) - shifted.take(places)
     e /= total
-    return np.add.reduce(losses) / losses.dtype.type(n), (e, targets, places)
+    return np.add.reduce(losses) / losses.dtype.type(n), (e, targets, places, best)
 
 
 def softmax_cross_entropy_backward(dout, cache):
     """dx = dout (p - onehot(target)) / batch."""
-    p, targets, places = cache
+    p, targets, places, _ = cache
     if places is None:
         return _softmax_labels_backward(dout, p, targets)
     dx = p.copy()
@@ -190,7 +192,7 @@ def _softmax_labels_forward(logits, t):
     e = np.exp(shifted)
     total = e.sum(axis=-1, keepdims=True)
     log_p = np.where(t == 0, 0, shifted - np.log(total))  # where t_k = 0, x_k may be -inf
-    return -(t * log_p).sum(axis=1).mean(), (e / total, t, None)
+    return -(t * log_p).sum(axis=1).mean(), (e / total, t, None, None)
 
 
 def _softmax_labels_backward(dout, p, t):

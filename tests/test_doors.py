@@ -148,7 +148,7 @@ def calls_of(backend: str) -> dict:
         "optimizer.update": (
             lambda grads, state, params: adam.update(grads, state, params),
             {"grads": params, "state": adam.init(params), "params": params},
-            {"params": ("dict", "None")},  # Adam reads its state only
+            {"params": ("None",)},  # Adam reads its state only
         ),
         "scan": (
             purenets.scan,

@@ -160,6 +160,9 @@ def test_squeezed_logit_is_not_taken_for_classes():
 def test_integer_labels_that_are_not_one_hot_are_refused_by_hand():
     with pytest.raises(UserError, match="must be one-hot"):
         by_numpy(np.ones((6, 3), int))
+    for dtype in (torch.int64, torch.uint8):
+        with pytest.raises(UserError, match="must be one-hot"):
+            cross_entropy(torch.ones(6, 3), torch.ones(6, 3, dtype=dtype))
 
 
 def test_labels_of_each_position_of_a_sequence():

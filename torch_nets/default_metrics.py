@@ -73,6 +73,9 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
     | mse, l1, huber, poisson      | any                                     | none              |
     | any other                    | class numbers of two or more classes    | `accuracy`        |
     | any other                    | any other                               | none              |
+
+    Of outputs that are not one tensor, and of logits (batch, n, n) with targets (batch, n) under
+    any other loss, which may have the classes on either axis, there is none.
     """
     kind = _kind(loss)
     if kind in NUMBERS:
@@ -84,9 +87,14 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
         return _of_checked_classes
     if kind in CLASSES:
         return _of_classes
-    return lambda logits, targets: (
-        accuracy(logits, targets) if means_classes(logits, targets) else None
-    )
+    return _of_unknown_loss
+
+
+def _of_unknown_loss(logits: Tensor, targets: Tensor) -> Tensor | None:
+    if not isinstance(logits, Tensor) or not means_classes(logits, targets):
+        return None
+    classes, *positions = logits.shape[1:]
+    return None if classes in positions else accuracy(logits, targets)
 
 
 def _of_checked_classes(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,18 +12,17 @@ What is pure about it:
 """
 
 import contextlib
-import random as python_random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from purenets.core.base import Model, UserError
 from purenets.torch_nets.module_draws import KeyedDraws
 from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
+from purenets.torch_nets.other_draws import Reader, other_generators, without_other_draws
 
 DRAWING = (
     nn.Dropout,
@@ -72,6 +71,7 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     name, traits = type(module).__name__, _traits(module)
     _expect_known_leaves(name, module)
     modes = {train: _prepared(module).train(train) for train in (True, False)}
+    others = {train: other_generators(net) for train, net in modes.items() if traits.custom}
 
     def init(key):
         if key is None:
@@ -81,7 +81,7 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     def apply(params, buffers, x, *, train=False, key=None):
         params, buffers = (_copied(part, traits.written) for part in (params, buffers))
         net = modes[bool(train)]
-        with _guards(net, name, traits, train, key) as own:
+        with _guards(net, name, traits, train, key, others.get(bool(train), ())) as own:
             call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
             x = map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x
             y = call(net, (params, buffers), *_inputs(x))
@@ -130,7 +130,6 @@ class _Traits(NamedTuple):
         draws_always: it may draw in evaluation.
         writes_inputs: it may write into its inputs.
         written: the names of the leaves that it may write into; None for all.
-        elsewhere: it may draw from the generators of Python or NumPy.
     """
 
     custom: bool
@@ -138,7 +137,6 @@ class _Traits(NamedTuple):
     draws_always: bool
     writes_inputs: bool
     written: frozenset[str] | None
-    elsewhere: bool
 
 
 def _traits(module: nn.Module) -> _Traits:
@@ -159,8 +157,6 @@ def _traits(module: nn.Module) -> _Traits:
         draws_always=always,
         writes_inputs=unknown or any(getattr(part, "inplace", False) for part in parts),
         written=None if custom else frozenset(written),
-        elsewhere=custom
-        and any("random" in names for part in parts for names in _names_used(part)),
     )
 
 
@@ -178,15 +174,6 @@ def _draws_in_training(part: nn.Module) -> bool:
     """
     rate = getattr(part, "dropout", 0.0)
     return isinstance(part, DRAWING) or (isinstance(rate, float) and rate > 0)
-
-
-def _names_used(part: nn.Module) -> Iterator[tuple[str, ...]]:
-    """Yield the global names and attributes that each method of a module's own class uses."""
-    for method in vars(type(part)).values():
-        if hasattr(method, "__code__") and not type(part).__module__.startswith(
-            ("torch.", "torchvision.")
-        ):
-            yield method.__code__.co_names
 
 
 # --- norms, which stay in float32 -----------------------------------------------------------------
@@ -292,7 +279,7 @@ def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
 
 @contextlib.contextmanager
 def _guards(
-    net: nn.Module, name: str, traits: _Traits, train: bool, key: Any
+    net: nn.Module, name: str, traits: _Traits, train: bool, key: Any, others: tuple[Reader, ...]
 ) -> Iterator[Callable]:
     """Draw from the key within the block, and let no call leave a trace that the next one would
     see.
@@ -307,7 +294,7 @@ def _guards(
             guards.enter_context(_without_checkpoints(name))
         if traits.draws_always or (train and traits.draws):
             if not compiling:
-                guards.enter_context(_without_other_draws(name, traits.elsewhere))
+                guards.enter_context(without_other_draws(name, others))
             own = guards.enter_context(KeyedDraws(key, name)).spread
         yield own
 
@@ -350,31 +337,3 @@ def _without_checkpoints(name: str) -> Iterator[None]:
         if str(error) != text:
             raise
         raise UserError(text) from None
-
-
-@contextlib.contextmanager
-def _without_other_draws(name: str, elsewhere: bool) -> Iterator[None]:
-    """Raise a UserError if a generator moves within the block: what drew from it did not ask the
-    key.
-    """
-    before = _generators(elsewhere)
-    yield
-    for (kind, old), (_, new) in zip(before, _generators(elsewhere), strict=True):
-        if not (torch.equal(old, new) if isinstance(old, Tensor) else old == new):
-            raise UserError(
-                f"{name}: draws from the generator of {kind} in a way that no key reaches"
-            )
-
-
-def _generators(elsewhere: bool) -> list[tuple[str, Any]]:
-    """Return the states of torch's generators, with `elsewhere` also those of Python and NumPy."""
-    states = [("torch", torch.random.get_rng_state())]
-    if torch.cuda.is_initialized():
-        states += [("CUDA", state) for state in torch.cuda.get_rng_state_all()]
-    if elsewhere:
-        numpy_state = np.random.get_state()  # noqa: NPY002 (what a module may draw from)
-        states += [
-            ("Python", python_random.getstate()),
-            ("NumPy", (bytes(numpy_state[1]), numpy_state[2])),
-        ]
-    return states

@@ -3,6 +3,7 @@ sooner.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,11 +161,21 @@ def compute_metrics(
 ) -> Metrics:
     """Return the loss and each metric by its name, without those that are None."""
     found = {"loss": loss}
+    detached = _detached(logits)
     for name, f in metrics.items():
-        value = f(logits.detach(), targets)
+        value = f(detached, targets)
         if value is not None:
             found[name] = value
     return found
+
+
+def _detached(outputs: Any) -> Any:
+    """Return the outputs of a model without their graph: a tensor, or a tuple or dict of them."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    if isinstance(outputs, dict):
+        return {name: _detached(part) for name, part in outputs.items()}
+    return tuple(map(_detached, outputs)) if isinstance(outputs, tuple | list) else outputs
 
 
 def expect_tensors(params: Params, batch: Batch) -> None:

@@ -21,6 +21,7 @@ from purenets.core.arguments import ANY, FRACTION, NOT_NEGATIVE, POSITIVE, expec
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
+from purenets.torch_nets.fast.tracing import is_tracing
 
 NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
 
@@ -85,7 +86,18 @@ def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
     integers = not (targets.is_floating_point() or targets.is_complex())
     if are_class_indices(logits, targets, integers):
         return targets.long()
-    return targets.to(logits.dtype) if integers else targets
+    if not integers:
+        return targets
+    _expect_one_hot(targets)
+    return targets.to(logits.dtype)
+
+
+def _expect_one_hot(labels: Tensor) -> None:
+    """Raise a UserError for integer labels that are not one-hot, where looking costs no waiting."""
+    if not labels.is_cpu or is_tracing():
+        return
+    if labels.dtype != torch.bool and not bool(((labels >= 0) & (labels.sum(1, True) == 1)).all()):
+        raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
 
 
 # --- classes that are easy, yes or no -------------------------------------------------------------

@@ -11,6 +11,7 @@ from einops import rearrange
 from purenets.core.base import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".heic", ".avif", ".jp2")
 FORMATS = ("PNG", "JPEG")  # no other reader of Pillow is tried: some of them start programs
 GRAY = ("1", "L", "LA", "I;16", "I;16B", "I")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -22,14 +23,29 @@ def images_in(folder: str) -> list[str]:
     Hidden files are left out, and with them those that macOS lays beside an image ("._x.png").
 
     Raises:
-        UserError: one has such a name but is no regular file (a pipe, a folder, a link to nothing).
+        UserError: one has such a name but is no regular file (a pipe, a folder, a link to nothing),
+            or an image would be left out: it has another format, or lies in a folder below.
     """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES)]
-    paths = sorted(os.path.join(folder, name) for name in names if not name.startswith("."))  # noqa: PTH118
+        seen = sorted((e.name, e.path) for e in entries if not e.name.startswith("."))
+    paths = [path for name, path in seen if name.lower().endswith(SUFFIXES)]
     for path in paths:
         _expect_regular(path)
+    for name, path in seen:
+        if name.lower().endswith(OTHERS):
+            raise UserError(f"{path}: is no PNG or JPEG file; convert it")
+        if not name.lower().endswith(SUFFIXES) and os.path.isdir(path):  # noqa: PTH112
+            _expect_no_images(path)
     return paths
+
+
+def _expect_no_images(folder: str) -> None:
+    """Raise a UserError if a folder within that of a class holds images: nobody would read them."""
+    with os.scandir(folder) as entries:
+        if any(entry.name.lower().endswith(SUFFIXES + OTHERS) for entry in entries):
+            raise UserError(
+                f"{folder}: is a folder with images; they lie directly in their class's"
+            )
 
 
 def _expect_regular(path: str) -> None:

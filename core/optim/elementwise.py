@@ -15,7 +15,13 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.blocks import advance_in_blocks
 from purenets.core.optim.kernels import advance_by_kernel, rule_of
-from purenets.core.optim.precision import STATE_ERRORS, any_dtype, expect_state, for_full
+from purenets.core.optim.precision import (
+    ERRORS,
+    any_dtype,
+    expect_like,
+    expect_update_of,
+    for_full,
+)
 from purenets.core.vector_dict import (
     ALL,
     VectorDict,
@@ -39,8 +45,8 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
     def update(grads, state, params):
         try:
             return on_vectors(plain, grads, state, params)
-        except STATE_ERRORS:
-            expect_state(optimizer.init, state, params)
+        except ERRORS:
+            expect_update_of(optimizer.init, grads, state, params)
             raise
 
     update.on_leaves = plain
@@ -118,11 +124,21 @@ def apply_updates(params: Params, updates: Params) -> Params:
 
 
 def _added(updates: Params, state: dict, params: Params) -> tuple[Params, dict]:
-    return tree.map(apply_update, params, updates), state
+    return added(params, updates), state
 
 
-def apply_update(param: Array, update: Array) -> Array:
-    """Return one leaf of `apply_updates`."""
+def added(params: Params, updates: Params) -> Params:
+    """Return `params + updates` leaf by leaf."""
+    try:
+        return tree.map(_sum, params, updates)
+    except ERRORS:  # costs nothing where there is none
+        expect_like("updates", updates, params)
+        raise
+
+
+def _sum(param: Array, update: Array) -> Array:
+    if update.shape != param.shape:
+        raise ValueError("one of them would be repeated")
     new = param + update
     return new if new.dtype == param.dtype else namespace(param).astype(new, param.dtype)
 
@@ -144,7 +160,7 @@ def advance_fn(optimizer: Optimizer) -> Callable:
 
     def advance_leaves(grads, state, params):
         updates, state = update(grads, state, params)
-        return tree.map(apply_update, params, updates), state
+        return added(params, updates), state
 
     def advance_elementwise(grads, state, params):
         done = rule and advance_by_kernel(rule, grads, state, params)

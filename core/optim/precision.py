@@ -16,6 +16,8 @@ Leaves of float32 and float64 cost one look at each dtype. `chain` looks once fo
 
 from collections.abc import Callable
 
+import numpy as np
+
 from purenets.core import tree
 from purenets.core.arrays import FULL, kind_of, namespace, widened
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
@@ -43,6 +45,8 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
 
     def update_of_any(grads, state, params, **extra):
         expect_arrays("grads", grads)
+        if params is not None:
+            expect_like("grads", grads, params)
         if "value_and_grad_fn" in extra:
             extra |= {"value_and_grad_fn": _at_own_dtype(extra["value_and_grad_fn"], params)}
         grads, params = widened_leaves(grads), widened_leaves(params)
@@ -50,15 +54,15 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
         return (plain if known else rare.update)(grads, state, params, **extra)
 
     def update(grads, state, params):
-        full = are_full(grads) and are_full(params)
+        full = are_full_pairs(grads, params)
         try:
             return (plain if full else update_of_any)(grads, state, params)
-        except STATE_ERRORS:  # costs nothing where there is none
-            expect_state(init, state, params)
+        except ERRORS:  # costs nothing where there is none
+            expect_update_of(init, grads, state, params)
             raise
 
     def update_with_loss(grads, state, params, **extra):
-        full = are_full(grads) and are_full(params)
+        full = are_full_pairs(grads, params)
         return (plain if full else update_of_any)(grads, state, params, **extra)
 
     chosen = update_with_loss if takes_extra_args(plain) else update
@@ -82,7 +86,36 @@ def real_only(name: str, optimizer: Optimizer) -> Optimizer:
     return optimizer._replace(init=init)
 
 
-STATE_ERRORS = (KeyError, TypeError, AttributeError)  # of an entry that is missing, or no dict
+# Of an entry that is missing or no dict, and of shapes that do not fit each other
+ERRORS = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
+
+
+def expect_update_of(init: InitState, grads: Params, state: dict, params: Params) -> None:
+    """Raise a UserError that names what is wrong of the arguments of an update."""
+    if params is not None:  # a transform may need none
+        expect_like("grads", grads, params)
+    expect_state(init, state, grads if params is None else params)
+
+
+def expect_like(what: str, leaves: Params, params: Params) -> None:
+    """Raise a UserError unless `leaves` are arrays of the params' names, library and shapes."""
+    expect_arrays("params", params)
+    expect_arrays(what, leaves)
+    try:
+        tree.check_names(leaves, params)
+    except UserError as error:
+        raise UserError(f"{what}, for these params: {error}") from None
+    for name, leaf in leaves.items():
+        param = params[name]
+        if namespace(leaf) is not namespace(param):
+            raise UserError(f"{what}: {name} is {_kind(leaf)}, its param {_kind(param)}")
+        if leaf.shape != param.shape:
+            shapes = f"{tuple(leaf.shape)}, its param {tuple(param.shape)}"
+            raise UserError(f"{what}: {name} has shape {shapes}")
+
+
+def _kind(leaf: Array) -> str:
+    return "a NumPy array" if isinstance(leaf, np.ndarray) else "a tensor"
 
 
 def expect_state(init: InitState, state: dict, params: Params) -> None:
@@ -110,6 +143,22 @@ def are_full(leaves: Params) -> bool:
     for leaf in leaves.values():  # no generator: this is a part of every step
         dtype = getattr(leaf, "dtype", None)
         if dtype not in FULL:
+            return False
+    return True
+
+
+def are_full_pairs(grads: Params, params: Params) -> bool:
+    """Return True if all leaves of both are float32 or float64, and a gradient has its param's
+    shape.
+    """
+    if not isinstance(grads, dict) or not isinstance(params, dict):
+        return are_full(grads) and are_full(params)
+    if grads.keys() != params.keys():
+        return False
+    for name, grad in grads.items():  # no generator: this is a part of every step
+        param = params[name]
+        dtype, shape = getattr(grad, "dtype", None), getattr(grad, "shape", None)
+        if dtype not in FULL or getattr(param, "dtype", None) not in FULL or shape != param.shape:
             return False
     return True
 

@@ -336,6 +336,36 @@ def test_hidden_files_are_left_out(tmp_path):
     assert len(folder_of(tmp_path, saved(Image.fromarray(COLORS)), add).train[0]) == 1
 
 
+def in_a_folder_below(where):
+    (where / "more").mkdir()
+    saved(Image.fromarray(COLORS))(where / "more")
+
+
+LEFT_OUT = {
+    "gif": saved(Image.fromarray(COLORS), "1.gif"),
+    "webp": saved(Image.fromarray(COLORS), "1.WEBP"),
+    "tiff": saved(Image.fromarray(COLORS), "1.tiff"),
+    "below": in_a_folder_below,
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_image_that_would_be_left_out_is_named(tmp_path, name):
+    with pytest.raises(
+        UserError, match=r"1\.\w+: is no PNG or JPEG file|more: is a folder with images"
+    ):
+        folder_of(tmp_path, saved(Image.fromarray(COLORS)), LEFT_OUT[name])
+
+
+def test_what_is_no_image_may_lie_beside_them(tmp_path):
+    def add(where):
+        (where / "notes.txt").write_text("by hand")
+        (where / "masks").mkdir()
+        (where / ".cache").mkdir()
+
+    assert len(folder_of(tmp_path, saved(Image.fromarray(COLORS)), add).train[0]) == 1
+
+
 ODD = {
     "an empty file": (lambda path: path.touch(), "the file is empty"),
     "a link to nothing": (lambda path: path.symlink_to("nowhere"), "a link to nothing"),

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from purenets import UserError, optim, schedules
+from purenets.core.optim.elementwise import advance_fn
 from purenets.core.sam import sam
+from purenets.core.vector_dict import with_vector
 
 SGD = optim.sgd(0.1)
 NAN, INF = math.nan, math.inf
@@ -174,6 +176,32 @@ def test_wrong_gradient_function_of_sam_is_refused():
         sam(None)
     with pytest.raises(UserError, match=r"^sam: adaptive is 1, needs True or False"):
         sam(lambda *given: None, adaptive=1)
+
+
+# --- gradients of other params --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("array", [np.ones, torch.ones])
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_gradient_that_would_be_repeated_to_fit_is_refused(array, name):
+    """NumPy and torch would take a row, or a single number, for each of its kind."""
+    params = {"w": array((2, 3)), "b": array(3)}
+    optimizer = optim.OPTIMIZERS[name](lr=0.1)
+    for wrong in (array(3), array((1, 3)), array(())):
+        grads = {"w": wrong, "b": array(3)}
+        with pytest.raises(UserError, match=r"w (has shape|: shape is) "):
+            updates, _ = optimizer.update(grads, optimizer.init(params), params)
+            optim.apply_updates(params, updates)
+        for start in (params, with_vector(params)):
+            with pytest.raises(UserError, match="w "):
+                advance_fn(optimizer)(grads, optimizer.init(start), start)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_gradient_of_another_library_is_refused(name):
+    params, optimizer = {"w": np.ones((2, 3))}, optim.OPTIMIZERS[name](lr=0.1)
+    with pytest.raises(UserError, match="w is a tensor, its param a NumPy array"):
+        advance_fn(optimizer)({"w": torch.ones(2, 3)}, optimizer.init(params), params)
 
 
 # --- what is taken as it is -----------------------------------------------------------------------

@@ -277,8 +277,13 @@ K, T = random.key(0), torch.as_tensor(random.key(0))
             "'bfloat16' is no floating-point dtype of NumPy",
         ),
         (lambda: random.uniform(T, (2,), "int32"), "'int32' is no floating-point dtype of torch"),
+        (
+            lambda: random.uniform(T, (2,), "float16", 0, 7e4),
+            "more than torch.float16 holds",
+        ),
         (lambda: random.uniform(T, (2,), "sum"), "'sum' is no floating-point dtype of torch"),
-        (lambda: random.uniform(T, (2,), torch.float16), "is no floating-point dtype of torch"),
+        (lambda: random.uniform(T, (2,), torch.int32), "torch.int32 is no floating-point dtype"),
+        (lambda: random.uniform(T, (2,), object()), "is no floating-point dtype of torch"),
         (lambda: random.normal(T, (2,), None), "None is no floating-point dtype of torch"),
         (lambda: random.uniform(K, 3), "uniform: shape is 3"),
         (lambda: random.normal(K, (-1,)), r"normal: shape is \(-1,\)"),
@@ -303,3 +308,11 @@ K, T = random.key(0), torch.as_tensor(random.key(0))
 def test_draw_that_means_nothing_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+def test_dtype_may_be_that_of_either_library(name):
+    for dtype in (getattr(torch, name), getattr(np, name), np.dtype(name)):
+        assert random.uniform(T, (2,), dtype).dtype == getattr(torch, name)
+        assert random.normal(random.key(0), (2,), dtype).dtype == name
+    assert random.uniform(T, (2,), torch.bfloat16).dtype == torch.bfloat16

@@ -252,6 +252,15 @@ def test_evaluation_that_returns_nothing_is_refused():
         fit(STEP, start(), BATCHES, steps=5, evaluate=lambda state: None)
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(np.ones(3), r"an array of shape \(3,\)"), (torch.ones(3), "an array of"), ("x", "str")],
+)
+def test_evaluation_that_returns_no_number_is_named(value, kind):
+    with pytest.raises(UserError, match=f"evaluate: test_loss is {kind}.*needs one number"):
+        fit(STEP, start(), BATCHES, steps=5, evaluate=lambda state: {"test_loss": value})
+
+
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), 0.5])
 def test_rows_hold_plain_numbers(value):
     _, history = fit(STEP, start(), BATCHES, steps=5, evaluate=lambda state: {"test_loss": value})

@@ -133,6 +133,26 @@ class AtEveryTime(nn.Module):
         return self.fc(x).movedim(-1, 1)
 
 
+@pytest.mark.parametrize("time", [2, 3])
+def test_loss_that_turns_the_axes_itself_has_no_accuracy_where_both_may_be_the_classes(time):
+    net, x = from_module(nn.Linear(2, 3)), random.normal(KEY, (6, time, 2))
+    targets = random.randint(KEY, (6, time), 0, 3)
+    loss = lambda logits, y: F.cross_entropy(logits.mT, y)
+    _, (_, found) = grad_fn(net, loss)(*net.init(None), (x, targets), KEY)
+    assert found.keys() == {"loss"}
+
+
+def test_model_with_several_outputs_has_a_loss_and_no_accuracy():
+    net, x = from_module(nn.LSTM(2, 3, batch_first=True)), random.normal(KEY, (6, 4, 2))
+    loss = lambda outputs, y: F.cross_entropy(outputs[0][:, -1], y)
+    targets = random.randint(KEY, (6,), 0, 3)
+    _, (_, found) = grad_fn(net, loss)(*net.init(None), (x, targets), KEY)
+    assert found.keys() == {"loss"}
+    own = {"mean": lambda outputs, y: outputs[0].mean()}
+    _, (_, found) = grad_fn(net, loss, own)(*net.init(None), (x, targets), KEY)
+    assert found.keys() == {"loss", "mean"} and not found["mean"].requires_grad
+
+
 @pytest.mark.parametrize("time", [1, 3, 5])
 def test_accuracy_of_logits_at_every_time(time):
     net, x = from_module(AtEveryTime()), random.normal(KEY, (6, time, 2))

@@ -2,6 +2,7 @@
 
 import copy
 import random as python_random
+from random import uniform
 
 import numpy as np
 import pytest
@@ -277,8 +278,55 @@ class PythonDraw(nn.Module):
 @pytest.mark.parametrize("draw", ["Python", "NumPy"])
 def test_draw_that_no_key_reaches_is_refused(draw):
     model = from_module(PythonDraw(draw))
-    with pytest.raises(UserError, match=f"generator of {draw}"):
+    with pytest.raises(UserError, match=f"{draw}'s generator"):
         model.apply(*model.init(None), X, train=True, key=KEY)
+
+
+OWN_GENERATORS = {
+    "Generator": (np.random.default_rng(0), "random"),
+    "RandomState": (np.random.RandomState(0), "rand"),
+    "Random": (python_random.Random(0), "random"),
+}
+
+
+def by_import(x):
+    from numpy.random import rand
+
+    return x * rand()  # noqa: NPY002
+
+
+HELPERS = {
+    "module": (lambda x: x * python_random.random(), "Python's generator"),
+    "function": (lambda x: x * uniform(0, 1), "Python's generator"),
+    "import": (by_import, "NumPy's generator"),
+}
+
+
+@pytest.mark.parametrize("name", HELPERS)
+def test_draw_of_a_function_that_a_module_calls_is_refused(name):
+    helper, kind = HELPERS[name]
+    model = from_module(functional(lambda net, x: helper(x)))
+    with pytest.raises(UserError, match=f"draws from {kind}"):
+        model.apply(*model.init(None), SEQUENCES, train=True, key=KEY)
+
+
+class OwnGenerator(nn.Module):
+    def __init__(self, generator, method, used):
+        super().__init__()
+        self.out, self.generator, self.method, self.used = nn.Linear(4, 3), generator, method, used
+
+    def forward(self, x):
+        return self.out(x) * (getattr(self.generator, self.method)() if self.used else 1)
+
+
+@pytest.mark.parametrize("kind", OWN_GENERATORS)
+def test_generator_that_a_module_holds_is_refused_where_it_draws(kind):
+    model = from_module(OwnGenerator(*OWN_GENERATORS[kind], used=True))
+    with pytest.raises(UserError, match=f"draws from a {kind} of its own"):
+        model.apply(*model.init(None), X, train=True, key=KEY)
+    model = from_module(OwnGenerator(*OWN_GENERATORS[kind], used=False))
+    one, two = (model.apply(*model.init(None), X, train=True, key=KEY)[0] for _ in range(2))
+    assert torch.equal(one, two)
 
 
 def test_generator_of_its_own_is_refused():
