@@ -283,6 +283,15 @@ def test_gradients_are_those_of_vmap(name, monkeypatch):
     assert len(seen) == (0 if name in BY_VMAP else 2 * (1 + 2))
 
 
+@pytest.mark.parametrize("name", ["mlp", "convolutions"])
+def test_gradients_under_jit_are_the_same(name):
+    model, params, buffers, batch = setting(name)
+    expected, _ = per_example_grads_by_vmap(model)(params, buffers, batch)
+    found, _ = jit(per_example_grads(model))(params, buffers, batch)
+    for leaf, grad in expected.items():
+        close(found[leaf], grad)
+
+
 def test_gradients_have_the_dtype_of_the_params():
     model, params, buffers, (x, y) = setting("mlp")
     params = tree.cast(params, "bfloat16")
