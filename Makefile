@@ -1,8 +1,11 @@
 # make run   the whole assignment in small: own venv, install, train, table, HTML report
 # make test  own venv, install with the test extras, lint, all tests
+# make test-oldest, make test-newest   the tests with the oldest torch that is supported and with
+#   the newest there is, each in a venv of its own; PYTHON=python3.13 for another Python
 # make full  every experiment of the report from the start, hours long; FULL="--data_dir DIR" says where CIFAR-10 is
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
 # make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
+# make notebook  open the notebooks; make notebooks  run them all again, in place
 # make stale   results whose code has changed since the commit that they come from
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
@@ -14,7 +17,10 @@ PLAIN := $(addprefix tests/, test_both_backends.py test_cnn_both_backends.py tes
     torch_nets/test_layers.py torch_nets/test_vanilla_rnn.py)
 export MPLBACKEND := Agg
 
-.PHONY: run full test faults mutants stale lint format notebooks bench report submission clean
+QUIET := --quiet --disable-pip-version-check
+OLDEST := torch==2.11.* torchvision==0.26.*
+
+.PHONY: run full test test-oldest test-newest faults mutants stale lint format notebook notebooks bench report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -27,6 +33,13 @@ test: lint
 	PURENETS_PLAIN=1 "$(BIN)/python" -m pytest $(PLAIN)
 	PURENETS_QUICK=1 "$(BIN)/python" -m pytest --nbmake --nbmake-timeout=300 notebooks
 	-@"$(BIN)/python" -m scripts.stale
+
+# The newest may be newer than setup.cfg allows: that is what is tried
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -rs
+
+test-newest: .venv-newest/installed
+	.venv-newest/bin/python -m pytest -rs
 
 # atheris is not to be had for every Python; its tests are skipped without it
 faults: .venv/installed-test
@@ -48,6 +61,9 @@ format: .venv/installed-test
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
+notebook: .venv/installed-notebooks
+	"$(BIN)/jupyter" lab notebooks
+
 notebooks: .venv/installed-test
 	"$(BIN)/python" -m nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
@@ -61,12 +77,23 @@ submission: .venv/installed-report
 	"$(BIN)/python" scripts/make_submission.py --student-number "$(STUDENT)"
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf .venv .venv-oldest .venv-newest build *.egg-info .pytest_cache .ruff_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
+
+.venv-oldest/installed: setup.cfg
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install $(QUIET) --editable ".[test]" $(OLDEST)
+	touch $@
+
+.venv-newest/installed: setup.cfg
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install $(QUIET) --editable ".[test]"
+	.venv-newest/bin/python -m pip install $(QUIET) --upgrade torch torchvision
+	touch $@
 
 # A stamp for each set of extras; setup.cfg changed means install again
 .venv/installed: setup.cfg | .venv/bin/python

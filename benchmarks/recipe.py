@@ -41,7 +41,7 @@ def loaded(path: str, folder: Path) -> dict:
     """Return what the file defines; its images are those of `write_images(..., folder)`."""
     import torch
 
-    source = Path(path).read_text()
+    source = Path(path).read_text(encoding="utf-8")
     for old, new in () if torch.cuda.is_available() else ON_CPU:
         source = source.replace(old, new)
     sys.argv[0] = path  # it reads its own source

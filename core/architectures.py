@@ -8,7 +8,8 @@ from purenets.core.arguments import (
     POSITIVE,
     expect_functions,
     expect_integers,
-    expect_numbers,
+    expect_reals,
+    expect_units,
 )
 from purenets.core.base import UserError
 
@@ -33,7 +34,7 @@ def reduced_vgg(
     conv: constructors in place of BatchNorm and Conv.
     """
     expect_integers("CNN", 1, n_channels=n_channels, n_classes=n_classes)
-    expect_numbers("CNN", POSITIVE, width=width)
+    expect_reals("CNN", POSITIVE, width=width)
     norm = backend.BatchNorm if norm is None else norm
     conv = backend.Conv if conv is None else conv
     expect_functions("CNN", norm=norm, conv=conv)
@@ -84,14 +85,9 @@ def mlp_layers(
         raise UserError(
             f"activation: unknown {activation!r}, choose from {', '.join(backend.ACTIVATIONS)}"
         )
-    expect_numbers("MLP", ANY, dropout=dropout)
-    if isinstance(n_hidden, str) or not hasattr(n_hidden, "__iter__"):
-        raise UserError(
-            f"MLP: n_hidden is {n_hidden!r}, needs a list of the units of each hidden layer, as "
-            "[20]"
-        )
-    units_of = {f"n_hidden[{i}]": units for i, units in enumerate(n_hidden)}
-    expect_integers("MLP", 1, n_inputs=n_inputs, **units_of, n_classes=n_classes)
+    expect_reals("MLP", ANY, dropout=dropout)
+    expect_integers("MLP", 1, n_inputs=n_inputs, n_classes=n_classes)
+    expect_units("MLP", "[20]", n_hidden=n_hidden)
     layers, width = {}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         layers[f"fc{i}"] = backend.Linear(width, units)

@@ -10,6 +10,7 @@ torch.compile cannot be read, and schedules where a hyper-parameter is asked for
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
 FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
 OPEN_FRACTION = Range("between 0 and 1", lambda v: 0 < v < 1)
 PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+TOO_LARGE = 2**63  # no integer of an array
 
 
 def expect_hypers(function: str, right: Range, **values: Any) -> None:
@@ -49,6 +51,77 @@ def expect_numbers(function: str, right: Range, **values: Any) -> None:
     """Raise a UserError for an argument that is no number of the range `right` and no array."""
     for name, value in values.items():
         _expect(function, name, value, right, "a number")
+
+
+def expect_reals(function: str, right: Range, **values: Any) -> None:
+    """Raise a UserError for an argument that is no number of the range `right`; an array is none.
+
+    For what is asked about while a function is built, as `if dropout:`.
+    """
+    for name, value in values.items():
+        if hasattr(value, "dtype") and not isinstance(value, np.floating | np.integer):
+            raise UserError(f"{function}: {name}: {_shown(value)} is not a number")
+        _expect(function, name, value, right, "a number")
+
+
+def expect_paths(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no path: a text, or what pathlib makes of it."""
+    for name, value in values.items():
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a path")
+
+
+def expect_units(function: str, example: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no list of the sizes of layers."""
+    for name, value in values.items():
+        try:
+            units = None if isinstance(value, str | bytes | dict | set) else list(value)
+        except TypeError:
+            units = None
+        if units is None:
+            raise UserError(
+                f"{function}: {name} is {value!r}, needs a list of the units of each hidden layer, "
+                f"as {example}"
+            )
+        expect_integers(function, 1, **{f"{name}[{i}]": unit for i, unit in enumerate(units)})
+
+
+def expect_leaves(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no dict of arrays by text names, nested or not."""
+    expect_dicts(function, **values)
+    for name, value in values.items():
+        for leaf_name, leaf in value.items():
+            if not isinstance(leaf_name, str):
+                raise UserError(f"{function}: {name}: the name {leaf_name!r} is no text")
+            place = f"{name}[{leaf_name!r}]"
+            if isinstance(leaf, dict):
+                expect_leaves(function, **{place: leaf})
+            elif not hasattr(leaf, "dtype"):
+                raise UserError(f"{function}: {place} is {_shown(leaf)}, needs an array")
+
+
+def expect_arrays(function: str, ndim: int | None = None, **values: Any) -> None:
+    """Raise a UserError for an argument that is no array of numbers, or not one of `ndim` axes."""
+    for name, value in values.items():
+        is_array = hasattr(value, "dtype") and hasattr(value, "ndim")
+        if not is_array or getattr(value.dtype, "kind", "f") not in "biufc":
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs an array")
+        if ndim is not None and value.ndim != ndim:
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs {ndim} axes")
+
+
+def expect_texts(function: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no text."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a text")
+
+
+def expect_lists(function: str, what: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no list (nor tuple) of `what`."""
+    for name, value in values.items():
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{function}: {name} is {_shown(value)}, needs a list of {what}")
 
 
 def expect_betas(function: str, betas: Any) -> None:
@@ -67,6 +140,8 @@ def expect_integers(function: str, least: int, **values: Any) -> None:
             right = {0: "an integer from 0 on", 1: "a positive integer"}
             right = right.get(least, f"an integer from {least} on")
             raise UserError(f"{function}: {name} is {value!r}, needs {right}")
+        if value >= TOO_LARGE:
+            raise UserError(f"{function}: {name} is {value!r}, needs an integer below 2^63")
 
 
 def expect_flags(function: str, **values: Any) -> None:
@@ -97,6 +172,15 @@ def expect_dicts(function: str, **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, dict):
             raise UserError(f"{function}: {name} is {_shown(value)}, needs a dict of arrays")
+
+
+def expect_named(function: str, what: str, **values: Any) -> None:
+    """Raise a UserError for an argument that is no dict with texts as names."""
+    for name, value in values.items():
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise UserError(
+                f"{function}: {name} is {_shown(value)}, needs a dict of {what} by name"
+            )
 
 
 def expect_optimizers(function: str, **values: Any) -> None:
@@ -133,17 +217,25 @@ def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> N
     kind = type(value)
     if kind is float or kind is int or isinstance(value, int | float | np.integer | np.floating):
         if kind is not bool and right.holds(value):
+            if kind is int and abs(value) >= TOO_LARGE:
+                raise UserError(
+                    f"{function}: {name}: {value!r} is not below 2^63; write it as 1e30"
+                )
             return
         wrong = kinds if kind is bool else right.text
         raise UserError(f"{function}: {name}: {value!r} is not {wrong}")
     if not hasattr(value, "dtype") or isinstance(value, np.bool_):
         raise UserError(f"{function}: {name}: {_shown(value)} is not {kinds}")
+    if getattr(value.dtype, "kind", "f") not in "biufc" or math.prod(value.shape) != 1:
+        raise UserError(f"{function}: {name}: {_shown(value)} is not one number")
 
 
 def _shown(value: Any) -> str:
     """Return a value as a message shows it: short ones in full, others by their type."""
     kind = type(value).__name__
-    if callable(value) or hasattr(value, "dtype"):
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    if callable(value):
         return f"a {kind}"
     text = repr(value)
     return text if len(text) <= 40 and "\n" not in text else f"a {kind}"

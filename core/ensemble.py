@@ -109,8 +109,12 @@ def check_stacked(*parts: dict, n: int | None = None) -> int:
 
 def check_member_batch(batch: Batch, n: int) -> None:
     """Raise a UserError unless every array of a batch has a first axis of `n` members."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UserError(f"ensemble: the batch is a {type(batch).__name__}, needs a pair")
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         for array in input_leaves(part):
+            if not hasattr(array, "ndim"):
+                raise UserError(f"ensemble: {name} are a {type(array).__name__}, needs an array")
             if array.ndim == 0 or array.shape[0] != n:
                 shape = tuple(array.shape)
                 raise UserError(

@@ -133,6 +133,6 @@ def _of_process() -> Iterator[int]:
 
 def _lines(path: str) -> Iterator[str]:
     try:
-        yield from Path(path).read_text().splitlines()
+        yield from Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return

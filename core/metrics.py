@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from purenets.core.arguments import ANY, expect_arrays, expect_integers, expect_numbers
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, UserError
 
@@ -88,10 +89,7 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
         targets: as those of `accuracy`.
         n_bins: the number of intervals.
     """
-    if type(n_bins) is not int or n_bins < 1:
-        raise UserError(
-            f"expected_calibration_error: n_bins is {n_bins!r}, needs a positive integer"
-        )
+    expect_integers("expected_calibration_error", 1, n_bins=n_bins)
     xp = namespace(predictions)
     classes = _classes("expected_calibration_error", predictions, targets)
     logits = xp.astype(predictions, xp.float64)
@@ -108,8 +106,16 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
 
 def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
     """Return counts (classes, classes): row = true class, column = predicted class."""
+    expect_arrays("confusion", predicted=predicted, targets=targets)
+    expect_integers("confusion", 1, n_classes=n_classes)
+    for name, array in (("predicted", predicted), ("targets", targets)):
+        if not _is_integer(array) or tuple(array.shape) != tuple(targets.shape):
+            about = f"{_dtype(array)} of shape {tuple(array.shape)}"
+            raise UserError(f"confusion: {name}: {about}, needs class numbers, as many of both")
     xp = namespace(predicted)
-    pairs = xp.reshape(targets * n_classes + predicted, (-1, 1)) == xp.arange(n_classes**2)
+    pairs = xp.reshape(targets * n_classes + predicted, (-1, 1)) == _arange_like(
+        n_classes**2, predicted
+    )
     return xp.reshape(xp.sum(xp.astype(pairs, xp.int64), axis=0), (n_classes, n_classes))
 
 
@@ -124,6 +130,7 @@ def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) 
         threshold: above it a score means yes; 0 of a logit, 0.5 of a probability.
     """
     xp = namespace(predictions)
+    expect_numbers("binary_accuracy", ANY, threshold=threshold)
     predictions, targets = _same_shape("binary_accuracy", predictions, targets)
     hits = (predictions > threshold) == (targets > 0.5)
     hits = hits & (predictions == predictions)  # a NaN is never right

@@ -8,7 +8,7 @@ from pathlib import Path
 def cpu_info() -> dict[str, str]:
     """Return the fields of the first core in Linux's /proc/cpuinfo; {} on other systems."""
     info, path = {}, Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         name, _, value = line.partition(":")
         info.setdefault(name.strip(), value.strip())
     return info

@@ -21,7 +21,14 @@ from statistics import NormalDist
 
 import numpy as np
 
-from purenets.core.arguments import FINITE, FRACTION, expect_integers, expect_numbers, is_integer
+from purenets.core.arguments import (
+    FINITE,
+    FRACTION,
+    TOO_LARGE,
+    expect_integers,
+    expect_numbers,
+    is_integer,
+)
 from purenets.core.arrays import FULL, dtype_called, kind_of, namespace
 from purenets.core.base import Array, UserError
 
@@ -53,7 +60,7 @@ def check_key(key: Array) -> Array:
 
 def split(key: Array, n: int = 2) -> Array:
     """`n` new keys (n, 2), independent of each other and of what `key` draws."""
-    if not isinstance(n, int | np.integer) or n < 0:
+    if not isinstance(n, int | np.integer) or not 0 <= n < TOO_LARGE:
         raise UserError(f"split: {n!r} keys; needs an integer that is not negative")
     first, second, *_ = _hash(key, n, SPLIT)
     return namespace(key).stack([first, second], axis=1)
@@ -63,8 +70,7 @@ def fold_in(key: Array, data: int | Array) -> Array:
     """The key of `data`, an integer from 0 to 2**32 - 1: another key for every step, layer or
     epoch.
     """
-    if not hasattr(key, "dtype"):
-        check_key(key)
+    _expect_key(key)
     xp = namespace(key)
     if key.shape[0] == 4:  # no room for a third number: hash the first two into a new key
         first, second, *_ = _hash(key, 1, FOLD)
@@ -157,7 +163,7 @@ def permutation(key: Array, n: int) -> Array:
 
 def bits(key: Array, n: int) -> Array:
     """`n` random words (n,) of 32 bits, in int64."""
-    if not isinstance(n, int | np.integer) or n < 0:
+    if not isinstance(n, int | np.integer) or not 0 <= n < TOO_LARGE:
         raise UserError(f"bits: {n!r} words; needs an integer that is not negative")
     return namespace(key).concat(_hash(key, -(-n // 4), DRAW))[:n]
 
@@ -189,8 +195,7 @@ def philox(counter, key):
 
 def _hash(key: Array, n: int, purpose: int, start: int | Array = 0):
     """Four arrays (n,) of random words, one counter for each index from `start` on."""
-    if not hasattr(key, "dtype") or key.ndim != 1:
-        check_key(key)
+    _expect_key(key)
     folded = key.shape[0] - 2
     data = [key[2 + i : 3 + i] for i in range(folded)] + [0] * (2 - folded)
     index = namespace(key).arange(n, dtype=key.dtype, device=key.device)
@@ -227,9 +232,24 @@ def _normal(words: Array, shape, dtype: str) -> Array:
 
 def _size(function: str, shape) -> int:
     """Return the number of elements of a shape; a UserError if it is none."""
-    if not isinstance(shape, tuple | list) or any(isinstance(n, int) and n < 0 for n in shape):
+    # a size may be an integer of torch.compile, which is no int
+    if not isinstance(shape, tuple | list) or any(
+        n < 0 if isinstance(n, int) else not hasattr(n, "__index__") or getattr(n, "ndim", 0)
+        for n in shape
+    ):
         raise UserError(f"{function}: shape is {shape!r}, needs a tuple of sizes, such as (3, 2)")
     return math.prod(shape)
+
+
+def _expect_key(key: Array) -> None:
+    """Raise a UserError for what is no key; the name of a dtype, which takes long, is not asked."""
+    if (
+        not hasattr(key, "dtype")
+        or key.ndim != 1
+        or not 2 <= key.shape[0] <= 4
+        or kind_of(key) != "i"
+    ):
+        check_key(key)
 
 
 def _expect_interval(function: str, low, high) -> None:

@@ -99,7 +99,11 @@ def plain_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool = False) -
 
 def stack(arrays: tuple[Array, ...]) -> Array:
     """Return arrays, or numbers, along a new leading axis."""
-    return namespace(arrays[0]).stack([*arrays])
+    try:
+        return namespace(arrays[0]).stack([*arrays])
+    except TypeError as error:
+        kinds = ", ".join(dict.fromkeys(type(array).__name__ for array in arrays))
+        raise UserError(f"scan: f returned a y of {kinds}, needs arrays of one library") from error
 
 
 def unstack(x: Array):

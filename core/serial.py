@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_integers, expect_models
+from purenets.core.arguments import expect_integers, expect_leaves, expect_models, is_integer
 from purenets.core.base import Array, Buffers, Params, UserError
 from purenets.core.memory import sized_like
 
@@ -12,22 +12,28 @@ LARGEST_SIZE = 2**62
 
 
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raise a UserError that names the leaf that is unknown or misshapen (one that is missing
-    raises the KeyError that `serial_apply` names)."""
-    if len(params) > len(shapes):
-        known = f"the layer has {', '.join(shapes) or 'none'}"
-        raise UserError(f"{', '.join(params.keys() - shapes.keys())}: unknown in params; {known}")
-    for name, shape in shapes.items():
-        if params[name].shape != shape:
-            raise UserError(f"{name}: shape is {tuple(params[name].shape)}, expected {shape}")
+    """Raise a UserError that names the leaf that is missing, unknown or misshapen."""
+    try:
+        if len(params) > len(shapes):
+            known = f"the layer has {', '.join(shapes) or 'none'}"
+            unknown = ", ".join(map(str, params.keys() - shapes.keys()))
+            raise UserError(f"{unknown}: unknown in params; {known}")
+        for name, shape in shapes.items():
+            if params[name].shape != shape:
+                raise UserError(f"{name}: shape is {tuple(params[name].shape)}, expected {shape}")
+    except KeyError as error:
+        raise UserError(f"{error.args[0]}: missing in params") from error
+    except (TypeError, AttributeError, IndexError) as error:  # looked into only then
+        expect_leaves("layer", params=params)
+        raise error
 
 
 def expect_sizes(layer: str, **sizes: int) -> None:
     """Raise a UserError that names the size of a layer that is no positive integer."""
-    expect_integers(layer, 1, **sizes)
     for name, value in sizes.items():
-        if value >= LARGEST_SIZE:
+        if is_integer(value) and value >= LARGEST_SIZE:
             raise UserError(f"{layer}: {name} has {len(str(value))} digits, which no memory holds")
+    expect_integers(layer, 1, **sizes)
 
 
 def expect_padding(layer: str, padding: int, size: int) -> None:
@@ -82,6 +88,7 @@ def serial_init(layers: dict) -> Callable:
     lazy = [i for i, layer in enumerate(layers.values()) if takes_example(layer)]
 
     def init(key, example=None):
+        random.check_key(key)
         params, buffers, x = {}, {}, example
         for i, (name, layer) in enumerate(layers.items()):
             mine, state = init_leaves(layer, random.fold_in(key, i), x)
@@ -118,7 +125,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
 
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
         mine_of = by_layer(layers, params, "params")
-        state_of = by_layer(layers, buffers, "buffers") if buffers else {}
+        empty = buffers is None or (isinstance(buffers, dict) and not buffers)
+        state_of = {} if empty else by_layer(layers, buffers, "buffers")
         new_buffers, extras = {}, {}
         for i, name, layer, call in steps:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
@@ -142,6 +150,8 @@ def by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
         raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
     parts = {}
     for full, leaf in leaves.items():
+        if not isinstance(full, str):
+            raise UserError(f"{what}: the name {full!r} is no text")
         layer, _, name = full.partition(".")
         if layer in parts:
             parts[layer][name] = leaf

@@ -16,6 +16,7 @@ from purenets.core import random, running_sums
 from purenets.core.arguments import (
     expect_functions,
     expect_models,
+    expect_named,
     expect_optimizers,
     expect_states,
     is_integer,
@@ -176,7 +177,9 @@ def fit(
         UserError: for a history of later steps than the state, and for names that a row has twice.
     """
     expect_functions("fit", step=step, batches=batches)
-    expect_functions("fit", **{n: f for n, f in (("evaluate", evaluate), ("save", save)) if f})
+    given = {"evaluate": evaluate, "save": save}
+    expect_functions("fit", **{name: f for name, f in given.items() if f is not None})
+    expect_named("fit", "sums", metric_sums={} if metric_sums is None else metric_sums)
     expect_states("fit", state=state)
     begin, names = int(state.step), None
     history = _check_plan(steps, every, history, begin)

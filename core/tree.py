@@ -4,6 +4,7 @@ A leaf is whatever is not a dict. Dicts that are combined must have the same nam
 named.
 """
 
+import builtins
 import math
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,8 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
     >>> map(lambda a, b: a + b, {"w": 1, "b": {"c": 2}}, {"w": 10, "b": {"c": 20}})
     {'w': 11, 'b': {'c': 22}}
     """
+    if not callable(f):
+        raise UserError(f"map: f is a {type(f).__name__}, needs a function of a leaf")
     leaves_by_name = _items("map", tree)
     for other in rest:
         check_names(other, tree)
@@ -72,7 +75,10 @@ def check_names(tree: dict, like: dict) -> None:
             f"expected a dict with the leaves {', '.join(like)}, got {type(tree).__name__}"
         )
     if tree.keys() != like.keys():
-        missing, unknown = sorted(like.keys() - tree.keys()), sorted(tree.keys() - like.keys())
+        missing, unknown = (
+            sorted(builtins.map(str, names))
+            for names in (like.keys() - tree.keys(), tree.keys() - like.keys())
+        )
         parts = [f"missing {', '.join(missing)}"] * bool(missing)
         parts += [f"unknown {', '.join(unknown)}"] * bool(unknown)
         raise UserError(f"the names of the leaves differ: {'; '.join(parts)}")
@@ -114,7 +120,7 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
     >>> flatten({"adam": {"count": 3}, "fc1.bias": 0})
     {'adam/count': 3, 'fc1.bias': 0}
     """
-    flat = {}
+    prefix, flat = _text_only("flatten", prefix), {}
     for name, leaf in _items("flatten", tree):
         if not isinstance(name, str) or SEPARATOR in name:
             raise UserError(f"{prefix}{name}: a leaf's name must be a string without {SEPARATOR!r}")
@@ -127,31 +133,40 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
 
 def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
     """The inverse of `flatten`, with the nesting of `like`."""
-    return {
-        name: unflatten(flat, leaf, f"{prefix}{name}{SEPARATOR}")
-        if isinstance(leaf, dict)
-        else flat[prefix + name]
-        for name, leaf in like.items()
-    }
+    prefix = _text_only("unflatten", prefix)
+    if not isinstance(flat, dict):
+        raise UserError(f"unflatten: flat is a {type(flat).__name__}, needs a dict of arrays")
+    tree = {}
+    for name, leaf in _items("unflatten", like):
+        path = f"{prefix}{name}"
+        if isinstance(leaf, dict):
+            tree[name] = unflatten(flat, leaf, path + SEPARATOR)
+        elif path not in flat:
+            raise UserError(f"unflatten: {path}: missing in flat")
+        else:
+            tree[name] = flat[path]
+    return tree
 
 
 def select(tree: dict, prefix: str) -> dict:
     """The entries below `prefix`, without it: `select({"fc1.bias": b, "fc2.bias": c}, "fc1.")` is
     `{"bias": b}`."""
     n = len(_text_only("select", prefix))
-    return {name[n:]: leaf for name, leaf in _items("select", tree) if name.startswith(prefix)}
+    items = [(_text_only("select", name), leaf) for name, leaf in _items("select", tree)]
+    return {name[n:]: leaf for name, leaf in items if name.startswith(prefix)}
 
 
 def prefixed(tree: dict, prefix: str) -> dict:
     """The inverse of `select`: every name with `prefix` before it."""
     prefix = _text_only("prefixed", prefix)
-    return {prefix + name: leaf for name, leaf in _items("prefixed", tree)}
+    items = _items("prefixed", tree)
+    return {prefix + _text_only("prefixed", name): leaf for name, leaf in items}
 
 
-def _text_only(function: str, prefix: str) -> str:
-    if not isinstance(prefix, str):
-        raise UserError(f"{function}: prefix is {prefix!r}, needs the beginning of a name")
-    return prefix
+def _text_only(function: str, name: str) -> str:
+    if not isinstance(name, str):
+        raise UserError(f"{function}: {name!r} is no text; needs a name, or the beginning of one")
+    return name
 
 
 def zeros_like(tree: dict) -> dict:
@@ -200,9 +215,11 @@ def norm(tree: dict) -> Array:
 
 
 def _array(function: str, leaf: Array) -> Array:
-    """Return a leaf; a UserError if it is no array."""
+    """Return a leaf; a UserError if it is no array of numbers."""
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
         raise UserError(f"{function}: a leaf is a {type(leaf).__name__}, needs an array")
+    if getattr(leaf.dtype, "kind", "f") not in "biufc":  # torch's have no kind
+        raise UserError(f"{function}: a leaf is of {leaf.dtype}, needs an array of numbers")
     return leaf
 
 
@@ -234,7 +251,7 @@ def views_at(places: Layout) -> Callable[[Array], Params]:
 def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     """All leaves as one vector (n,), and the function that makes the dict of a vector again: its
     leaves are views, so no data is copied."""
-    flat = flatten(tree)
+    flat = {name: _array("ravel", leaf) for name, leaf in flatten(tree).items()}
     if not flat:
         raise UserError("ravel: a dict without leaves has no vector")
     views, length = views_at(flat_layout(flat)), size(flat)

@@ -15,7 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import ANY, expect_numbers
+from purenets.core.arguments import (
+    ANY,
+    expect_reals,
+)
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
@@ -335,7 +338,7 @@ def SoftMax() -> Module:
 
 def Dropout(rate: float) -> Module:
     """Zeros with probability `rate` when training; needs a key then."""
-    expect_numbers("dropout", ANY, rate=rate)
+    expect_reals("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
 

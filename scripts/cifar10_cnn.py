@@ -79,7 +79,7 @@ def preset(name: str, **values) -> Config:
 # Those for a GPU train on all images and compile the step; they are tested on a small CPU run only.
 SMALL_FIRST = {"small_size": 26, "muon_method": "gram"}
 PRESETS = {
-    "94": preset("94", **SMALL_FIRST, epochs=8.0, views_below=0.9),
+    "94": preset("94", **SMALL_FIRST, epochs=8.0, views_below=0.6),
     "95": preset("95", **SMALL_FIRST, epochs=16.0, depth=3),
     "96": preset(
         "96",

@@ -39,6 +39,7 @@ from purenets.core.runs.options import (
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import VALID_VIEWS
 from scripts.shared.sweeps import MEAN_SD, changes, folder_of, grouped, spread, sweep, trained
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp, "vgg": cnn_train}
@@ -230,7 +231,7 @@ def main(config: Config) -> list[dict]:
 def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
     seeds, and the mean of the minutes of training."""
-    parts = ("validation", "test", "test, mean over views")
+    parts = ("validation", "validation, mean over views", "test", "test, mean over views")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
     header = ("setting", "steps", *accuracies, "minutes", "n", *ORIGIN)
     return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
@@ -243,6 +244,7 @@ def cells(setting: str, rows: list[dict]) -> tuple:
         setting,
         f"{last[0]['step']:,}",
         spread([row.get("valid_accuracy") for row in last]),
+        spread([row.get(VALID_VIEWS) for row in rows]),
         spread([row["test"].get("accuracy") for row in rows]),
         spread([row["test"].get("views_accuracy") for row in rows]),
         f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",

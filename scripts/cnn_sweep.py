@@ -32,7 +32,7 @@ from purenets.core.runs.options import (
 from scripts import cnn_train
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
-from scripts.shared.sweeps import MEAN_SD, folder_of, grouped, spread, sweep, trained
+from scripts.shared.sweeps import MEAN_SD, folder_of, grouped, place_in, spread, sweep, trained
 
 # Named changes of the options of scripts/cnn_train.py. The assignment's training is Adam at its
 # default rate; others differ in the optimizer or the rate, of which the better one on validation
@@ -117,7 +117,9 @@ def table(rows: list[dict]) -> Table:
     parts = ("train", "validation", "test", "test with mirror image")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
     header = ("setting", "steps", *accuracies, "n", *ORIGIN)
-    return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
+    by_setting = grouped(rows)
+    names = sorted(by_setting, key=place_in(SETTINGS))
+    return table_of(header, [cells(name, by_setting[name]) for name in names])
 
 
 def cells(setting: str, rows: list[dict]) -> tuple:

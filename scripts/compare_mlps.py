@@ -10,7 +10,7 @@ means and deviations, two figures the curves and the decision boundaries.
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from scripts.shared import result_files
 from scripts.shared.result import Result
 from scripts.shared.result_files import ORIGIN, origin_cells
 from scripts.shared.schemas import COMPARISON
-from scripts.shared.sweeps import MEAN_SD, deviation, spread
+from scripts.shared.sweeps import MEAN_SD, deviation, place_in, spread
 
 BACKENDS = {"numpy": "NumPy by hand", "torch": "torch.func"}
 SETS = ("moons", "circles", "blobs", "overlap", "digits")
@@ -199,10 +199,16 @@ def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
     return found
 
 
-def summary(rows: list[dict]) -> list[dict]:
+def in_order(rows: Iterable[dict]) -> list[dict]:
+    """Return the rows with their sets in the order of DATASETS, otherwise as they come."""
+    place = place_in(DATASETS)
+    return sorted(rows, key=lambda row: place(row["case"]["dataset"]))
+
+
+def summary(rows: Iterable[dict]) -> list[dict]:
     """Mean and standard deviation (n - 1) over the seeds of each combination and backend."""
     groups: dict[tuple, list[dict]] = {}
-    for row in rows:
+    for row in in_order(rows):
         groups.setdefault((*(row["case"][key] for key in KEYS), row["backend"]), []).append(row)
     entries = []
     for group, members in groups.items():
@@ -264,8 +270,7 @@ def draw(config: Config, rows: list[dict], folder: Path) -> None:
         " ".join([*(str(row["case"][key]) for key in varying), row["backend"]]): row["history"]
         for row in kept
     }
-    figure = plots.curves(runs, [("test_loss",), ("test_accuracy",)])
-    plots.save(figure, folder / "curves.png")
+    plots.save(plots.curves(runs, mlp_task.CURVES), folder / "curves.png")
 
 
 if __name__ == "__main__":

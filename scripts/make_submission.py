@@ -45,7 +45,7 @@ FOLDERS = (
     "benchmarks",
 )
 FILES = (
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff"),
     *("Makefile", "setup.cfg", "pyproject.toml", "ruff.toml"),
 )
 SUFFIXES = (".py", ".ipynb", ".md", ".json", ".png", ".csv", ".typed")
@@ -58,11 +58,32 @@ FIRST = """\
 - `notebooks/`: the experiments, executed: `part1_mlp`, `part1_cifar10`, `part2_cnn`, `part3_rnn`
 - `docs/assignment.md`: every sentence of the assignment with its command, code and result
 
-    make run     # own venv, install, then the whole assignment in small
-    make test    # all tests
+| file of the assignment | where it is | run |
+|---|---|---|
+{files}
 
-With the packages of `setup.cfg` installed already: `PYTHONPATH=. python scripts/run_quick.py`.
+`MLPModule`, `CNNModule` and `VanillaRNNModule` in these files are the networks as the skeletons
+call them; `docs/assignment.md` shows how.
+
+    make run       # own venv, install, then the whole assignment in small
+    make notebook  # open the notebooks
+    make test      # all tests
+
+In a Python environment that has the packages of `setup.cfg`, everything runs without an install
+and without a network: `python scripts/run_quick.py`, and each script above. Without CIFAR-10 in
+`data/` the image nets train on scikit-learn's digits with `--data digits`, and the notebooks on
+images run in quick mode.
 """
+DIGITS = "--data digits --max_steps 200"
+SEVEN = {
+    "pytorch_mlp.py": ("torch_nets", ""),
+    "pytorch_train_mlp.py": ("scripts", ""),
+    "cnn_model.py": ("torch_nets", ""),
+    "cnn_train.py": ("scripts", f" {DIGITS}"),
+    "dataset.py": ("torch_nets", ""),
+    "vanilla_rnn.py": ("torch_nets", ""),
+    "train.py": ("scripts", " --input_length 4"),
+}
 
 
 def student_number(text: str) -> str | None:
@@ -84,7 +105,7 @@ def main(config: Config) -> Path:
     top = f"{config.student_number}_assignment2"
     path = folder_at(config.out) / f"{top}.zip"
     report = made_report()
-    first = {"READ_ME_FIRST.md": FIRST.format(number=config.student_number).encode()}
+    first = {"READ_ME_FIRST.md": read_me_first(config.student_number).encode()}
     content = packed(
         {
             f"{top}/{name}": data
@@ -96,6 +117,15 @@ def main(config: Config) -> Path:
     write_atomically(path, content)
     print(f"{path}: {len(content) / 1e6:.1f} MB" + (", its quick path ran" if config.check else ""))
     return path
+
+
+def read_me_first(number: str) -> str:
+    """Return the page that says where everything is; the files of the assignment are a table."""
+    rows = []
+    for name, (folder, flags) in SEVEN.items():
+        command = f"`python {folder}/{name}{flags}`" if folder == "scripts" else ""
+        rows.append(f"| `{name}` | `{folder}/{name}` | {command} |")
+    return FIRST.format(number=number, files="\n".join(rows))
 
 
 def made_report() -> dict[str, bytes]:

@@ -113,10 +113,11 @@ def draw(config: Config, accuracy: np.ndarray):
 
     figure, axes = plots.panels(1, 1, 1 + 0.75 * config.rates, 1.6 + 0.4 * config.seeds)
     axis, rates = axes[0, 0], [f"{rate:.2g}" for rate, seed in members(config) if seed == 0]
-    image = axis.imshow(accuracy.T, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-    for (i, j), value in np.ndenumerate(accuracy):
-        color = "black" if value > 0.6 else "white"
-        axis.text(i, j, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=color)
+    percent = 100 * accuracy
+    image = axis.imshow(percent.T, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+    for (i, j), value in np.ndenumerate(percent):
+        color = "black" if value > 60 else "white"
+        axis.text(i, j, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
     axis.set(
         xticks=range(config.rates),
         yticks=range(config.seeds),
@@ -128,7 +129,7 @@ def draw(config: Config, accuracy: np.ndarray):
         f"{config.dataset}, {config.optimizer}, {config.steps} steps: validation accuracy, %"
     )
     axis.grid(False)
-    figure.colorbar(image, ax=axis, label="validation accuracy")
+    figure.colorbar(image, ax=axis, label="validation accuracy, %")
     return figure
 
 

@@ -1,6 +1,7 @@
 """Part I: train the PyTorch MLP, pure functions differentiated by torch.func.
 
 python scripts/pytorch_train_mlp.py --optimizer adam --out runs/torch
+torchrun --nproc-per-node 2 scripts/pytorch_train_mlp.py --shards 4 --out runs/shards
 """
 
 import sys
@@ -12,10 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import Params
 from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
 from purenets.core.runs.command import command
-from purenets.core.runs.options import (
-    option,
-    thread_count,
-)
+from purenets.core.runs.options import option, shard_count, thread_count
 from scripts.shared import mlp as mlp_task
 from scripts.shared.result import Result
 
@@ -27,19 +25,36 @@ class Config(mlp_task.MLPConfig):
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
     threads: int = option(1, "CPU threads; tiny nets are fastest on one", thread_count)
+    shards: int = option(
+        0,
+        "cut each batch into so many parts, for the same bits from any number of processes that "
+        "divides it; 0 for none",
+        shard_count,
+    )
 
 
-def backend_of(config: Config) -> mlp_task.Backend:
-    """The torch backend on the device of the options."""
-    import torch  # when work starts, so that --help is quick
+def backend_of(config: Config, group=None) -> mlp_task.Backend:
+    """Return the torch backend on the device of the options, for the processes of a group.
+
+    Several processes, or shards, exchange gradients outside of the compiled part, which is the
+    gradient then and else the whole step.
+    """
+    import torch  # when work starts, here and below, so that --help is quick
 
     from purenets.torch_nets import MLP, grad_fn, jit, metrics_fn
     from purenets.torch_nets.convert import device_from_name
+    from purenets.torch_nets.distributed import (
+        Group,
+        barrier,
+        check_share,
+        data_parallel,
+        parallel_metrics,
+    )
 
     torch.set_num_threads(config.threads)
-    device = device_from_name(config.device)
-    compiler = jit if config.compile else lambda step: step
-    return mlp_task.Backend(
+    device, group = device_from_name(config.device), group or Group()
+    compiler = jit if config.compile else lambda f: f
+    backend = mlp_task.Backend(
         "PyTorch MLP",
         MLP,
         grad_fn,
@@ -47,14 +62,37 @@ def backend_of(config: Config) -> mlp_task.Backend:
         lambda x: torch.as_tensor(x, device=device),
         compiler,
     )
+    if group.size == 1 and not group.shards:
+        return backend
+    return backend._replace(
+        grad_fn=lambda model: data_parallel(compiler(grad_fn(model)), group),
+        metrics_fn=lambda model: parallel_metrics(metrics_fn(model), group),
+        compile=lambda step: step,
+        check_batch=lambda size: check_share(size, group),
+        barrier=lambda: barrier(group),
+        writes=group.writes,
+        processes=group.size,
+    )
 
 
-def train(config: Config, params: Params | None = None) -> Result:
-    """Train; from `params`, if given, instead of the model's own draw."""
-    return mlp_task.train(config, backend_of(config), params)
+def train(config: Config | None = None, params: Params | None = None) -> Result:
+    """Train the MLP that the options describe; `train()` takes all defaults.
+
+    Args:
+        config: the options.
+        params: to begin with, instead of the model's own draw.
+    """
+    from purenets.torch_nets.convert import device_from_name
+    from purenets.torch_nets.distributed import processes
+
+    config = Config.given(config)
+    with processes(device_from_name(config.device), config.shards) as group:
+        return mlp_task.train(config, backend_of(config, group), params)
 
 
-def main(config: Config) -> None:
+def main(config: Config | None = None) -> None:
+    """Train and print loss and accuracy on the training and the test set."""
+    config = Config.given(config)
     mlp_task.report(train(config), backend_of(config))
 
 

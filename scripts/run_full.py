@@ -204,7 +204,7 @@ def run_stage(config: Config, folder: Path, name: str) -> float:
     """
     log, begin, told = folder / "logs" / f"{name}.log", time.monotonic(), False
     command = command_of(config, folder, name)
-    with log.open("a") as file, stop_requested() as stop:
+    with log.open("ab") as file, stop_requested() as stop:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -218,7 +218,7 @@ def run_stage(config: Config, folder: Path, name: str) -> float:
                 f"stopped in stage {name}; the same command goes on, and keeps what is done"
             )
     if process.returncode != 0:
-        last = log.read_text().strip().splitlines()[-1:]
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         raise UserError(
             f"stage {name}: {''.join(last)} (see {log}); the same command goes on from here"
         )

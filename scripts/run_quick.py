@@ -53,11 +53,11 @@ def main(config: Config) -> Path:
     folder = folder_at(config.out)
     begin = time.monotonic()
     parts = [part(config) for part in PARTS]
+    path = folder / "report.html"
+    write_atomically(path, to_html(page(parts)).encode())
     for section in parts:
         (table,) = (block for block in section.blocks if isinstance(block, Table))
         print(f"\n{section.title}\n\n{to_text(table)}")
-    path = folder / "report.html"
-    write_atomically(path, to_html(page(parts)).encode())
     print(f"\n{time.monotonic() - begin:.0f} s; the report is {path}")
     return path
 

@@ -8,6 +8,7 @@
 T is the length of a palindrome; the network reads its first T-1 digits, and --input_length is T-1.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from purenets.core.runs.options import (
     one_of,
     option,
     positive,
+    shard_count,
     thread_count,
 )
 from purenets.core.runs.rotation import KEEP
@@ -98,6 +100,12 @@ class Config(Options):
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
     threads: int = option(1, "CPU threads; 128 units are fastest on one", thread_count)
+    shards: int = option(
+        0,
+        "cut each batch into so many parts, for the same bits from any number of processes that "
+        "divides it; 0 for none",
+        shard_count,
+    )
     out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
@@ -183,18 +191,20 @@ def keys(seed: int) -> Keys:
 
 
 def batches(config: Config, key, device) -> Callable[[int], Batch]:
-    """The function from the step to its palindromes: fresh ones, of a key of their own."""
-    import torch
+    """Return the function from the step to its palindromes, which a DataLoader samples.
 
-    from purenets.core.data.palindromes import palindromes
+    All are fresh: no item of the dataset comes twice.
+    """
+    from purenets.torch_nets.dataset import LoadedBatches, PalindromeDataset
 
-    length, one_hot = length_at(config), config.input_dim != 1
+    length, size = length_at(config), config.train_steps * config.batch_size
 
-    def batch_at(step: int) -> Batch:
-        x, y = palindromes(random.fold_in(key, step), config.batch_size, length(step), one_hot)
-        return torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
+    @functools.cache
+    def dataset(T: int) -> PalindromeDataset:
+        one_hot = config.input_dim != 1
+        return PalindromeDataset(T, key, size, one_hot=one_hot, block=config.batch_size)
 
-    return batch_at
+    return LoadedBatches(lambda step: dataset(length(step)), config.batch_size, device)
 
 
 def evaluate_at(
@@ -243,12 +253,16 @@ def set_up_torch(config: Config):
     return device_from_name(config.device)
 
 
-def train(config: Config) -> Result:
-    """Train the network of `config`; with torchrun, in several processes that share its batches."""
+def train(config: Config | None = None) -> Result:
+    """Train the RNN that the options describe; `train()` takes all defaults.
+
+    With torchrun, several processes share its batches.
+    """
     from purenets.torch_nets.distributed import processes
 
+    config = Config.given(config)
     device = set_up_torch(config)
-    with processes(device) as group:
+    with processes(device, config.shards) as group:
         return train_as(config, device, group)
 
 
@@ -306,7 +320,7 @@ def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:
     from purenets.torch_nets.distributed import data_parallel
 
     compiled = jit if config.compile and not config.curriculum else lambda f: f
-    if group.size == 1:
+    if group.size == 1 and not group.shards:
         return compiled(make_step(grad_fn(model), optimizer))
     # what is sent stays outside of the compiled part
     return make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)
@@ -318,9 +332,11 @@ def on_device(state: TrainState, device) -> TrainState:
     return TrainState(**to_torch(state._asdict(), device=device))
 
 
-def main(config: Config) -> Result:
+def main(config: Config | None = None) -> Result:
+    """Train and print the accuracy on palindromes of length T."""
     from purenets.core.data.palindromes import count, is_exhaustive
 
+    config = Config.given(config)
     result = train(config)
     T, last = config.input_length + 1, result.history[-1]
     size = evaluation_size(config)

@@ -24,12 +24,18 @@ class Config(mlp_task.MLPConfig):
     """Train an MLP on a toy set or on a CSV file, with NumPy alone."""
 
 
-def train(config: Config, params: Params | None = None) -> Result:
-    """Train; from `params`, if given, instead of the model's own draw."""
-    return mlp_task.train(config, BACKEND, params)
+def train(config: Config | None = None, params: Params | None = None) -> Result:
+    """Train the MLP that the options describe; `train()` takes all defaults.
+
+    Args:
+        config: the options.
+        params: to begin with, instead of the model's own draw.
+    """
+    return mlp_task.train(Config.given(config), BACKEND, params)
 
 
-def main(config: Config) -> None:
+def main(config: Config | None = None) -> None:
+    """Train and print loss and accuracy on the training and the test set."""
     mlp_task.report(train(config), BACKEND)
 
 

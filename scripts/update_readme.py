@@ -44,7 +44,7 @@ def filled(text: str, root: Path) -> str:
         if not path.exists():
             raise UserError(f"{path}: named in a page, but it does not exist")
         result_files.read(path.with_suffix(".json"))  # refuses a draft
-        return f"{block[1]}\n{path.read_text()}\n{block[3]}"
+        return f"{block[1]}\n{path.read_text(encoding='utf-8')}\n{block[3]}"
 
     return BLOCK.sub(fill, text)
 
@@ -52,7 +52,9 @@ def filled(text: str, root: Path) -> str:
 def main(config: Config) -> None:
     root = Path(config.root)
     for page in PAGES:
-        write_atomically(root / page, filled((root / page).read_text(), root).encode())
+        write_atomically(
+            root / page, filled((root / page).read_text(encoding="utf-8"), root).encode()
+        )
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def calls_of(backend: str) -> dict:
         "MLP": (
             nets.MLP,
             {"n_inputs": 2, "n_hidden": [3], "n_classes": 2, "activation": "relu", "dropout": 0.1},
-            {"n_hidden": ("list", "dict"), "dropout": ("0",)},
+            {"n_hidden": ("list",), "dropout": ("0",)},
         ),
         "CNN": (nets.CNN, {"n_channels": 1, "n_classes": 2, "width": 0.1}, {"width": ("1.5",)}),
         "VanillaRNN": (
@@ -133,8 +133,8 @@ def calls_of(backend: str) -> dict:
             {
                 "steps": ("0",),
                 "every": ("0",),
-                "evaluate": ("None", "0", "dict"),
-                "save": ("None", "0", "dict"),
+                "evaluate": ("None",),
+                "save": ("None",),
                 "history": (),
             },
         ),
@@ -184,6 +184,11 @@ def calls_of(backend: str) -> dict:
         ),
         "split": (data.split, {"batch": batch, "key": key, "fraction": 0.5}, {}),
         "standardize": (data.standardize, {"train": x}, {}),
+        "part_of": (
+            data.part_of,
+            {"batches": lambda step: batch, "rank": 0, "processes": 2},
+            {"rank": ("0",)},
+        ),
         "steps_per_epoch": (
             data.steps_per_epoch,
             {"data": batch, "batch_size": 2},
@@ -281,6 +286,7 @@ def calls_of_one_backend() -> dict:
     images = torch.zeros(2, 1, 8, 8)
     size = {"padding": ("0",)}
     flag = ("True",)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 2)
     return {
         "random.key": (random.key, {"seed": 1}, {"seed": ("0", "True")}),
         "data.load": (
@@ -408,6 +414,16 @@ def calls_of_one_backend() -> dict:
         ),
         "to_torch": (torch_nets.to_torch, {"params": params}, {"params": ("dict",)}),
         "to_numpy": (torch_nets.to_numpy, {"params": params}, {"params": ("dict",)}),
+        "to_dataset": (
+            torch_nets.to_dataset,
+            {"batches": lambda step: (x, y), "steps": 2},
+            {},
+        ),
+        "from_loader": (
+            torch_nets.from_loader,
+            {"loader": loader, "key": key, "steps_per_epoch": 3, "device": None, "to_batch": tuple},
+            {"steps_per_epoch": ("None",), "device": ("None",)},
+        ),
         "update_batchnorm": (
             torch_nets.update_batchnorm,
             {"model": net, "params": params, "buffers": {}, "batches": [(x, y)]},

@@ -1,6 +1,7 @@
 """The package: one name, three doors, and nothing loaded that is not asked for."""
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def test_setup_cfg_lists_every_package():
             inner = path.parent.relative_to(ROOT / folder).parts
             found.add(".".join((package, *inner)))
     assert listed == found
+
+
+def test_the_version_is_the_same_everywhere():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    version = config["metadata"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## \[(\S+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest[1] == version
 
 
 def test_an_unpacked_copy_runs_without_install(tmp_path):

@@ -18,6 +18,7 @@ from purenets.torch_nets.fast.tracing import is_tracing
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.frozen import frozen
 from purenets.torch_nets.grad import grad_fn, metrics_fn
+from purenets.torch_nets.loaders import from_loader, to_dataset
 from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.remat import checkpoint
 from purenets.torch_nets.to_module import to_module
@@ -36,6 +37,7 @@ __all__ = [
     "checkpoint",
     "ensemble",
     "ensemble_metrics",
+    "from_loader",
     "from_module",
     "frozen",
     "grad_fn",
@@ -44,6 +46,7 @@ __all__ = [
     "losses",
     "metrics_fn",
     "stack_states",
+    "to_dataset",
     "to_module",
     "to_numpy",
     "to_torch",

@@ -15,11 +15,14 @@ from torch import Tensor
 from purenets.core import random
 from purenets.core.arguments import (
     NOT_NEGATIVE,
+    PART,
     expect_functions,
     expect_integers,
     expect_numbers,
+    expect_reals,
 )
 from purenets.core.base import Batch, GradFn, UserError
+from purenets.core.batch import count_examples
 from purenets.core.data.sampling import batches
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
@@ -59,18 +62,23 @@ def chain(*functions: Augmentation) -> Augmentation:
 
 def flip(key: Tensor, x: Tensor) -> Tensor:
     """Each image mirrored with probability 1/2."""
+    _expect_images("flip", x)
     return mirrored(x, random.bernoulli(key, 0.5, x.shape[:1]))
 
 
 def mirrored(x: Tensor, which: Tensor) -> Tensor:
     """Return x with the images of `which` (batch,) bool mirrored."""
+    _expect_images("mirrored", x)
+    if not isinstance(which, Tensor) or which.dtype != torch.bool or which.shape != x.shape[:1]:
+        raise UserError(f"mirrored: which: needs truth values ({x.shape[0]},), one an image")
     return torch.where(rearrange(which, "b -> b 1 1 1"), x.flip(3), x)
 
 
 def augmented_batches(batches: Callable[[int], Batch], f: Augmentation, key) -> Callable:
     """`batches` of augmented inputs, a function of the step alone: whoever asks for a batch sees
     the same images, as `augmented` cannot show them to two gradient functions."""
-    key = torch.as_tensor(key)
+    expect_functions("augmented_batches", batches=batches, f=f)
+    key = torch.as_tensor(random.check_key(key))
 
     def batch_at(step: int) -> Batch:
         x, y = batches(step)
@@ -82,14 +90,17 @@ def augmented_batches(batches: Callable[[int], Batch], f: Augmentation, key) -> 
 def alternating_flips(key, n: int, epoch: int) -> Tensor:
     """Which of n images to mirror in an epoch: each in every other epoch, half of them in any
     (K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds"). (n,) bool."""
-    return random.bernoulli(torch.as_tensor(key), 0.5, (n,)) ^ bool(epoch % 2)
+    expect_integers("alternating_flips", 0, n=n, epoch=epoch)
+    return random.bernoulli(torch.as_tensor(random.check_key(key)), 0.5, (n,)) ^ bool(epoch % 2)
 
 
 def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int], Batch]:
     """`data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of
     which are mirrored again in every other epoch. A batch across two epochs is taken as of the
     first."""
+    count_examples(data, "alternating_flip_batches")
     x, y = data
+    _expect_images("alternating_flip_batches", x)
     flip_key, order_key = random.split(key)
     which = alternating_flips(flip_key, len(y), 0).to(x.device)
     drawn = batches((mirrored(x, which), y), batch_size, order_key)
@@ -151,6 +162,8 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
 def resized(x: Tensor, size: int) -> Tensor:
     """Return uint8 images (n, C, H, W) at `size` by `size` pixels, by antialiased bilinear
     interpolation: a smaller image shows all of the larger one."""
+    _expect_images("resized", x)
+    expect_integers("resized", 1, size=size)
 
     def shrink(part: Tensor) -> Tensor:
         found = torch.nn.functional.interpolate(
@@ -169,6 +182,7 @@ def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
     """
     expect_functions("mixup", grad_fn=grad_fn)
     expect_integers("mixup", 1, n_classes=n_classes)
+    expect_reals("mixup", PART, alpha=alpha)
     draw = (lambda key: random.uniform(key, ())) if alpha == 1 else symmetric_beta(alpha)
 
     def wrapped(params, buffers, batch, key):
@@ -189,8 +203,7 @@ def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:
     1, make u' / (u' + v') such a draw (M. Joehnk 1964). At least half of the pairs are good, so one
     of 40 is, but for 1 of 10^12 draws; that one is 1/2.
     """
-    if not 0 < alpha <= 1:
-        raise UserError(f"symmetric_beta: alpha is {alpha}, needs a number above 0 to 1")
+    expect_reals("symmetric_beta", PART, alpha=alpha)
 
     def draw(key: Tensor) -> Tensor:
         u, v = random.uniform(key, (2, TRIES), "float64") ** (1 / alpha)
@@ -200,6 +213,12 @@ def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:
         return share.index_select(0, first.reshape(1))[0]
 
     return draw
+
+
+def _expect_images(function: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        about = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise UserError(f"{function}: images are {about}, needs a tensor (batch, C, H, W)")
 
 
 def _reflected(move: Tensor, n: int) -> Tensor:

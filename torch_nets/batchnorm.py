@@ -45,7 +45,8 @@ def update_batchnorm(
     """
     expect_models("update_batchnorm", model=model)
     expect_dicts("update_batchnorm", params=params, buffers=buffers)
-    if not hasattr(batches, "__iter__") and not callable(batches):
+    is_scalar = getattr(batches, "ndim", 1) == 0
+    if is_scalar or (not hasattr(batches, "__iter__") and not callable(batches)):
         raise UserError(f"update_batchnorm: batches: a {type(batches).__name__}, needs a list")
     if callable(batches):
         raise UserError("batches: a function, needs a list as [batches(i) for i in range(100)]")

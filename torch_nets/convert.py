@@ -15,6 +15,9 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise UserError(f"to_torch: dtype: {dtype!r} is none of torch's, such as torch.float32")
 
+    if device is not None:
+        expect_device("to_torch", device)
+
     def one(leaf):
         if not isinstance(leaf, torch.Tensor | np.ndarray | np.generic | int | float):
             raise UserError(f"to_torch: a leaf is a {type(leaf).__name__}, needs an array")
@@ -27,6 +30,14 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
 def to_numpy(params: dict) -> dict:
     """Every leaf as a NumPy array of its own memory (bfloat16, which NumPy lacks, as float32)."""
     return tree.map(lambda leaf: to_host(leaf).copy(), params)
+
+
+def expect_device(function: str, device) -> None:
+    """Raise a UserError for what is no device, or is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{function}: device is {device!r}, which is not available here") from error
 
 
 def device_from_name(name: str) -> torch.device:

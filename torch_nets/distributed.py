@@ -6,9 +6,12 @@ Every process (a rank) holds the same state and sees the same batches; of each i
 and the mean of the gradients comes back to all. That is the gradient of the whole batch, so the
 training is the one of a single process: as functions, `data_parallel(grad_fn, group)` is `grad_fn`.
 Rank 0 writes the run's folder, which all must be able to read. gloo connects CPUs, nccl GPUs.
+
+With shards (`--shards 4`) any number of processes computes the same bits: `shards.py`.
 """
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,10 +23,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from purenets.core import random, signals, tree
+from purenets.core import random, signals
 from purenets.core.arrays import widened
 from purenets.core.base import GradFn, UserError
+from purenets.core.batch import count_examples
 from purenets.core.train import PeerLost
+from purenets.torch_nets import shards
 
 LONGEST_WAIT = timedelta(
     days=1
@@ -31,10 +36,17 @@ LONGEST_WAIT = timedelta(
 
 
 class Group(NamedTuple):
-    """The processes of a run, and which of them this one is."""
+    """The processes of a run, and which of them this one is.
+
+    Args:
+        rank: of this process.
+        size: how many processes there are.
+        shards: of a batch, for the same bits from any `size` that divides them; 0 for none.
+    """
 
     rank: int = 0
     size: int = 1
+    shards: int = 0
 
     @property
     def writes(self) -> bool:
@@ -45,46 +57,88 @@ class Group(NamedTuple):
         """This rank's part of n examples; all parts are as large, or as good as."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
+    @property
+    def own_shards(self) -> range:
+        """The shards that this rank computes: in each round, every rank has the next one."""
+        return range(self.rank, self.shards, self.size)
+
 
 @contextlib.contextmanager
-def processes(device: torch.device) -> Iterator[Group]:
+def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
     """The Group of a process that torchrun has started, connected while the block lasts; else a
     group of one.
 
     The first rank alone hears Ctrl-C and SIGTERM, saves and leaves; the others follow when it is
     gone.
+
+    Args:
+        device: nccl connects GPUs, gloo CPUs.
+        shards: of each batch, for the same bits from any number of processes; 0 for none.
+
+    Raises:
+        UserError: the shards cannot be shared equally among the processes.
     """
-    if "WORLD_SIZE" not in os.environ:
-        yield Group()
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-    group = Group(dist.get_rank(), dist.get_world_size())
-    if not group.writes:  # it is quiet for good
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (while the process lives)
-        sys.stderr = _NoTerminal(sys.stderr)
-        signals.ignore()
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if shards % size:
+        raise UserError(f"--shards {shards}: needs a multiple of the {size} processes")
+    with _deterministic() if shards and device.type == "cuda" else contextlib.nullcontext():
+        if "WORLD_SIZE" not in os.environ:
+            yield Group(shards=shards)
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        group = Group(dist.get_rank(), dist.get_world_size(), shards)
+        if not group.writes:  # it is quiet for good
+            null = Path(os.devnull)
+            sys.stdout = null.open("w", encoding="utf-8")
+            sys.stderr = _NoTerminal(sys.stderr)
+            signals.ignore()
+        try:
+            yield group
+        finally:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Let GPUs compute the same bits each time; torch warns of an operation that cannot."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it as it starts
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        yield group
+        yield
     finally:
-        dist.destroy_process_group()
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
-def data_parallel(grad_fn: GradFn, group: Group) -> GradFn:
-    """`grad_fn` of batches whose parts are worked on by the ranks; augmentation belongs around it,
-    so that it draws for the whole batch. A net that draws (dropout) draws otherwise on every
-    rank."""
+def data_parallel(grad_fn: GradFn, group: Group, *, split: bool = True) -> GradFn:
+    """Return `grad_fn` of batches whose parts, or shards, are worked on by the ranks.
+
+    Augmentation belongs around it, so that it draws for the whole batch. A net that draws (dropout)
+    draws otherwise on every rank, or in every shard.
+
+    Args:
+        grad_fn: of a part of a batch.
+        group: the processes, and the shards if there are any.
+        split: False where the batch of each rank is its part already, as a loader with a
+            DistributedSampler has it.
+    """
+    if group.shards:
+        if not split:
+            raise UserError("data_parallel: split=False: not with shards, which cut whole batches")
+        return shards.sharded_grad_fn(grad_fn, group.shards, group.own_shards, _gather(group))
     if group.size == 1:
         return grad_fn
 
     def parallel(params, buffers, batch, key):
-        x, y = batch
-        check_share(len(y), group)
-        part = group.part(len(y))
-        grads, (buffers, metrics) = grad_fn(
-            params, buffers, (x[part], y[part]), random.fold_in(key, group.rank)
-        )
+        if split:
+            n = count_examples(batch, "data_parallel")
+            check_share(n, group)
+            batch = shards.rows_of(batch, group.part(n))
+        key = None if key is None else random.fold_in(key, group.rank)
+        grads, (buffers, metrics) = grad_fn(params, buffers, batch, key)
         means = mean_over_ranks({"grads": grads, "metrics": metrics}, group)
         return means["grads"], (buffers, means["metrics"])
 
@@ -92,17 +146,25 @@ def data_parallel(grad_fn: GradFn, group: Group) -> GradFn:
 
 
 def parallel_metrics(metrics: Callable, group: Group) -> Callable:
-    """`metrics(params, buffers, batch)` of batches whose parts are worked on by the ranks."""
+    """Return `metrics(params, buffers, batch)` of batches whose parts, or shards, are worked on by
+    the ranks.
+
+    Metrics that are no means over examples (`r2`) are computed by each rank on all of the batch.
+    """
+    if getattr(metrics, "whole_only", ()):
+        return metrics
+    if group.shards:
+        return shards.sharded_metrics(metrics, group.shards, group.own_shards, _gather(group))
     if group.size == 1:
         return metrics
 
     def parallel(params, buffers, batch):
-        x, y = batch
-        if len(y) < group.size:
+        n = count_examples(batch, "metrics")
+        if n < group.size:
             return metrics(params, buffers, batch)
-        part = group.part(len(y))
-        share = len(y[part]) * group.size / len(y)  # 1 where all parts are as large
-        found = metrics(params, buffers, (x[part], y[part]))
+        batch = shards.rows_of(batch, group.part(n))
+        share = len(batch[1]) * group.size / n  # 1 where all parts are as large
+        found = metrics(params, buffers, batch)
         return mean_over_ranks({name: share * value for name, value in found.items()}, group)
 
     return parallel
@@ -113,16 +175,11 @@ def mean_over_ranks(values: dict, group: Group) -> dict:
 
     Half-precision numbers are summed in float32.
     """
-    flat = tree.flatten(values)
-    new = dict(flat)
-    for dtype in dict.fromkeys(leaf.dtype for leaf in flat.values()):
-        names = [name for name, leaf in flat.items() if leaf.dtype == dtype]
-        message = widened(torch.cat([flat[name].reshape(-1) for name in names]))
-        message = total(message) / group.size
-        message = message.to(dtype) if dtype.is_floating_point else message
-        parts = message.split([flat[name].numel() for name in names])
-        new |= {name: part.view(flat[name].shape) for name, part in zip(names, parts, strict=True)}
-    return tree.unflatten(new, values)
+    means = {}
+    for dtype, vector in shards.packed(values).items():
+        message = total(widened(vector)) / group.size
+        means[dtype] = message.to(dtype) if dtype.is_floating_point else message
+    return shards.unpacked(means, values)
 
 
 class _Total(torch.autograd.Function):
@@ -177,11 +234,21 @@ def barrier(group: Group) -> None:
 
 
 def check_share(batch_size: int, group: Group) -> None:
-    """A UserError if a batch has no equal parts for all ranks."""
-    if batch_size % group.size:
-        raise UserError(
-            f"--batch_size {batch_size}: cannot be shared equally among {group.size} processes"
-        )
+    """A UserError if a batch has no equal parts for all ranks, or no equal shards."""
+    n, what = (group.shards, "shards") if group.shards else (group.size, "processes")
+    shards.expect_equal_parts(batch_size, n, what)
+
+
+def _gather(group: Group) -> shards.Gather:
+    """Return the function from a vector to those of all ranks, in their order."""
+    return shards.alone if group.size == 1 else functools.partial(_gathered, size=group.size)
+
+
+def _gathered(x: Tensor, size: int) -> list[Tensor]:
+    found = [torch.empty_like(x) for _ in range(size)]
+    with _lost():
+        dist.all_gather(found, x.contiguous())
+    return found
 
 
 def _all_reduced(x: Tensor) -> Tensor:

@@ -88,6 +88,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
     check_members(k)
 
     def init(key, example=None):
+        random.check_key(key)
         params, buffers = {}, {}
         for i in range(k):
             mine, state = init_leaves(model, random.fold_in(torch.as_tensor(key), i), example)

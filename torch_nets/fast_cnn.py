@@ -13,7 +13,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from purenets.core.base import Model
+from purenets.core.arguments import (
+    FRACTION,
+    POSITIVE,
+    expect_functions,
+    expect_reals,
+    expect_units,
+    is_integer,
+)
+from purenets.core.base import Model, UserError
+from purenets.core.serial import expect_sizes
 from purenets.torch_nets import layers
 
 
@@ -39,6 +48,14 @@ def FastCNN(
     over the last features times weights of variance 1, times `logit_scale`. norm: the constructor
     of BatchNorm. first_bias: whether the layer of `filters` has a bias, which is trained.
     """
+    expect_sizes("FastCNN", n_channels=n_channels, n_classes=n_classes)
+    expect_units("FastCNN", "(64, 256, 256)", widths=widths)
+    expect_functions("FastCNN", norm=norm)
+    expect_reals("FastCNN", POSITIVE, logit_scale=logit_scale)
+    if not is_integer(depth) or depth not in (2, 3):
+        raise UserError(f"FastCNN: depth is {depth!r}, needs 2 or 3")
+    if filters is not None and not (isinstance(filters, Tensor) and filters.ndim == 4):
+        raise UserError("FastCNN: filters: needs a tensor (n_out, n_in, height, width)")
     norm = functools.partial(norm, scale=False, momentum=momentum, eps=1e-12)
     n_in = 8 * n_channels if filters is None else len(filters)
     first = layers.Conv(n_channels, n_in, 2)
@@ -81,6 +98,12 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     Returns:
         (2 C size^2, C, size, size): each filter, and each with the other sign.
     """
+    if not isinstance(x, Tensor) or x.ndim != 4:
+        raise UserError("whitening_filters: x: needs a tensor of images (n, C, H, W)")
+    expect_sizes("whitening_filters", size=size)
+    expect_reals("whitening_filters", FRACTION, eps=eps)
+    if size > min(x.shape[2:]):
+        raise UserError(f"whitening_filters: size is {size}, images are {tuple(x.shape[2:])}")
     unfolded = torch.nn.functional.unfold(x, size)
     patches = rearrange(unfolded, "n features places -> (n places) features")  # features: (C kh kw)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))

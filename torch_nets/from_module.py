@@ -12,6 +12,7 @@ What is pure about it:
 """
 
 import contextlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from purenets.core.arguments import expect_leaves
 from purenets.core.base import Model, UserError
 from purenets.torch_nets.module_draws import KeyedDraws
 from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
@@ -79,7 +81,11 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         return redrawn(module, key) if make is None else constructed(make, key)
 
     def apply(params, buffers, x, *, train=False, key=None):
-        params, buffers = (_copied(part, traits.written) for part in (params, buffers))
+        try:
+            params, buffers = (_copied(part, traits.written) for part in (params, buffers))
+        except (AttributeError, TypeError):
+            expect_leaves(name, params=params, buffers=buffers)
+            raise
         net = modes[bool(train)]
         with _guards(net, name, traits, train, key, others.get(bool(train), ())) as own:
             call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
@@ -87,8 +93,49 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
             y = call(net, (params, buffers), *_inputs(x))
         return y, buffers
 
+    def checked(params, buffers, x, *, train=False, key=None):
+        try:
+            return apply(params, buffers, x, train=train, key=key)
+        except (TypeError, RuntimeError, AttributeError) as error:  # looked into only then
+            expect_call(modes[bool(train)], name, (params, buffers), x)
+            raise error
+
     init.float32_leaves = frozenset(_norm_leaves(module))  # what `precision.cast` does not cast
-    return Model(init, apply, traits.draws, name)
+    return Model(init, checked, traits.draws, name)
+
+
+def expect_call(net: nn.Module, name: str, given: tuple, x: Any) -> None:
+    """Raise a UserError for leaves or an input that a module cannot be called with."""
+    found = {}
+    for what, part in zip(("params", "buffers"), given, strict=True):
+        expect_leaves(name, **{what: part})
+        for leaf_name, leaf in part.items():
+            if not isinstance(leaf, Tensor):
+                kind = type(leaf).__name__
+                raise UserError(f"{name}: {what}[{leaf_name!r}] is a {kind}, needs a tensor")
+        found |= part
+    known = dict(net.named_parameters()) | dict(net.named_buffers())
+    for leaf_name in known.keys() ^ found.keys():
+        where = "missing" if leaf_name in known else "unknown"
+        raise UserError(f"{name}: {leaf_name} is {where} in params and buffers")
+    expect_input(net, name, x)
+
+
+def expect_input(net: nn.Module, name: str, x: Any) -> None:
+    """Raise a UserError for inputs of another number or name than `forward` takes, or no tensor."""
+    args, kwargs = _inputs(x)
+    try:
+        inspect.signature(net.forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise UserError(f"{name}: the input does not fit its forward: {error}") from error
+    except ValueError:  # it has no signature
+        return
+    for part in (*args, *kwargs.values()):
+        tensors: list[Tensor] = []
+        map_tensors(tensors.append, part)
+        if not tensors:
+            kind = type(part).__name__
+            raise UserError(f"{name}: the input holds a {kind}, needs tensors; see to_torch")
 
 
 def _built(module: Any) -> tuple[nn.Module, Callable | None]:

@@ -46,9 +46,13 @@ def grad_fn(
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_tensors(params, batch)
-        if not can_use_autograd(params):
-            return by_func(_values(params), buffers, batch, key)
-        return autograd_grads(forward, params, buffers, batch, key)
+        try:
+            if not can_use_autograd(params):
+                return by_func(_values(params), buffers, batch, key)
+            return autograd_grads(forward, params, buffers, batch, key)
+        except AttributeError:
+            expect_param_tensors(params)
+            raise
 
     grad.uses_key = model.uses_key
     return grad
@@ -150,6 +154,8 @@ def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> d
         return {"accuracy": accuracy_for(loss)}
     if not isinstance(metrics, dict):
         raise UserError(f"metrics: a {type(metrics).__name__}, needs a dict of functions by name")
+    if not all(isinstance(name, str) for name in metrics):
+        raise UserError(f"metrics: the names are {[*metrics]}, needs texts")
     expect_functions("metrics", **metrics)
     if "loss" in metrics:
         raise UserError("metrics: the loss is always there; choose another name than 'loss'")
@@ -194,6 +200,14 @@ def expect_tensors(params: Params, batch: Batch) -> None:
             ):
                 kind = type(array).__name__
                 raise UserError(f"batch: the {name} are a {kind}, needs tensors; see to_torch")
+
+
+def expect_param_tensors(params: Params) -> None:
+    """Raise a UserError that names the leaf that is no tensor."""
+    for name, leaf in params.items():
+        if not isinstance(leaf, Tensor):
+            kind = type(leaf).__name__
+            raise UserError(f"params[{name!r}]: a {kind}, needs a tensor; see to_torch")
 
 
 def metrics_fn(

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from purenets.core.arguments import (
+    ANY,
+    NOT_NEGATIVE,
+    expect_functions,
+    expect_numbers,
+    expect_reals,
+    expect_units,
+)
 from purenets.core.base import Model, UserError
+from purenets.core.serial import expect_sizes
 from purenets.torch_nets import layers
 from purenets.torch_nets.pytorch_mlp import MLP
 
@@ -19,6 +28,13 @@ def plain_mlp(
     return layers.serial(
         flatten=layers.Flatten(), mlp=MLP(n_inputs, n_hidden, n_classes, dropout=dropout)
     )
+
+
+def _expect_hidden(function: str, n_inputs, n_hidden, n_classes, dropout, norm) -> None:
+    expect_sizes(function, n_inputs=n_inputs, n_classes=n_classes)
+    expect_units(function, "[20]", n_hidden=n_hidden)
+    expect_reals(function, ANY, dropout=dropout)
+    expect_functions(function, norm=norm)
 
 
 def batch_norm_mlp(
@@ -33,6 +49,7 @@ def batch_norm_mlp(
 
     norm: the constructor of BatchNorm, from the number of units.
     """
+    _expect_hidden("batch_norm_mlp", n_inputs, n_hidden, n_classes, dropout, norm)
     row, width = {"flatten": layers.Flatten()}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         row[f"fc{i}"] = layers.Linear(width, units, bias=False)
@@ -59,6 +76,9 @@ def residual_mlp(
 
     norm: the constructor of the normalization, from the number of units; LayerNorm in the paper.
     """
+    expect_sizes("residual_mlp", width=width, depth=depth, expansion=expansion)
+    expect_reals("residual_mlp", ANY, dropout=dropout)
+    expect_functions("residual_mlp", norm=norm)
     row = {"flatten": layers.Flatten(), "embed": layers.Linear(n_inputs, width)}
     for i in range(1, depth + 1):
         block = {
@@ -85,6 +105,7 @@ def bottleneck_mlp(
     """Hidden layers as in `batch_norm_mlp`, with `bottleneck` linear units between each two of
     them: the matrix between two wide layers has few params and no nonlinearity inside (Z. Lin, R.
     Memisevic and K. Konda 2015, "How far can we go without convolution", arXiv 1511.02580)."""
+    _expect_hidden("bottleneck_mlp", n_inputs, n_hidden, n_classes, dropout, norm)
     row, width = {"flatten": layers.Flatten()}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
         if i > 1:
@@ -106,6 +127,7 @@ def s_fc(
     (arXiv 2007.13657): hidden layers of 256 alpha and 24 alpha units with BatchNorm and ReLU. It is
     meant to be trained with `optim.beta_lasso`, which leaves few weights of the first layer, and
     those local."""
+    expect_sizes("s_fc", alpha=alpha)
     return batch_norm_mlp(n_inputs, (256 * alpha, 24 * alpha), n_classes, norm=norm)
 
 
@@ -127,8 +149,16 @@ def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[T
     Returns:
         W (n, C H W) and b (n,), float32: the components are x W^T + b.
     """
+    expect_sizes("whitening_map", n=n)
+    expect_numbers("whitening_map", NOT_NEGATIVE, eps=eps)
+    if isinstance(parts, str | dict | Tensor) or not hasattr(parts, "__iter__"):
+        raise UserError(f"whitening_map: parts: a {type(parts).__name__}, needs a list of tensors")
     count, total, products = 0, 0.0, 0.0
     for part in parts:
+        if not isinstance(part, Tensor) or part.ndim < 2:
+            raise UserError(
+                f"whitening_map: parts: holds a {type(part).__name__}, needs tensors (m, C, H, W)"
+            )
         x = part.flatten(1)
         count, total = count + len(x), total + x.sum(dim=0, dtype=torch.float64)
         products = products + (x.T @ x).to(torch.float64)

@@ -10,9 +10,11 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core import data
+from purenets.core.arguments import FRACTION, expect_integers, expect_paths, expect_reals
 from purenets.core.base import Batch, UserError
 from purenets.core.data import images
 from purenets.core.data.images import ImageDataset, channel_mean_std
+from purenets.torch_nets.convert import expect_device
 
 SOURCES = ("cifar10", "folder", "digits")
 WAYS_OUT = (
@@ -41,8 +43,9 @@ def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
         data_dir: the folder of `folder`, and where `cifar10` is kept.
         size: height and width to resize to, or 0; CIFAR-10 is always 32 x 32.
     """
-    if source not in SOURCES:
+    if not isinstance(source, str) or source not in SOURCES:
         raise UserError(f"data: unknown {source!r}, choose from {', '.join(SOURCES)}")
+    expect_paths("load", data_dir=data_dir)
     if source == "folder":
         return images.folder(Path(data_dir), size)
     if source == "digits":
@@ -70,6 +73,14 @@ def cifar10(root: Path) -> ImageDataset:
     return ImageDataset(*zip(pixels, targets, strict=True), tuple(parts[0].classes))
 
 
+def expect_images(function: str, found: ImageDataset) -> None:
+    """Raise a UserError for what is no `ImageDataset`."""
+    fields = ("train", "test", "classes")
+    if not all(hasattr(found, field) for field in fields):
+        kind = type(found).__name__
+        raise UserError(f"{function}: found is a {kind}, needs an ImageDataset, as load returns it")
+
+
 def _split_rows(n: int, key, valid_fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and those held out, of n."""
     rows = np.arange(n)
@@ -95,10 +106,12 @@ def prepare(
     Raises:
         UserError: images or class numbers are none, or an argument is out of range.
     """
+    expect_images("prepare", found)
+    expect_integers("prepare", 0, train_images=n_train)
+    expect_reals("prepare", FRACTION, valid_fraction=valid_fraction)
+    expect_device("prepare", device)
     for name, part in zip(("train", "test"), found, strict=False):
         data.check(part, len(found.classes), name)
-    if n_train < 0:
-        raise UserError(f"train_images: {n_train} is negative; 0 keeps all")
     train_rows, valid_rows = _split_rows(len(found.train[1]), key, valid_fraction)
     train_rows = train_rows[:n_train] if n_train else train_rows
     x, y = found.train

@@ -17,7 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from purenets.core.arguments import ANY, FRACTION, NOT_NEGATIVE, POSITIVE, expect_numbers
+from purenets.core.arguments import (
+    ANY,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    expect_numbers,
+    expect_reals,
+)
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
@@ -59,6 +66,8 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
 
     Of half-precision logits in float32: in their own dtype the mean of large losses overflows.
     """
+    expect_reals("smoothed_cross_entropy", FRACTION, smoothing=smoothing)
+    _expect_tensors("cross_entropy", logits, targets)
     logits = widened(logits)
     try:
         return F.cross_entropy(
@@ -117,6 +126,8 @@ def focal(gamma: float = 2.0) -> Callable[[Tensor, Tensor], Tensor]:
 
 def focal_cross_entropy(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
     """Return the focal loss of logits (batch, classes, ...) and targets as in `cross_entropy`."""
+    expect_reals("focal_cross_entropy", NOT_NEGATIVE, gamma=gamma)
+    _expect_tensors("focal", logits, targets)
     logits = widened(logits)
     targets = _classes_or_labels(logits, targets)
     log_p = F.log_softmax(logits, 1)
@@ -162,6 +173,10 @@ def focal_binary_cross_entropy(
     logits: Tensor, targets: Tensor, gamma: float, alpha: float | None = None
 ) -> Tensor:
     """Return the focal loss of logits and targets as in `binary_cross_entropy`."""
+    expect_reals("focal_binary_cross_entropy", NOT_NEGATIVE, gamma=gamma)
+    expect_reals(
+        "focal_binary_cross_entropy", FRACTION, **({} if alpha is None else {"alpha": alpha})
+    )
     x, t = _alike("binary_focal", logits, targets)
     losses = F.binary_cross_entropy_with_logits(x, t, reduction="none")
     miss = torch.sigmoid(x) * (1 - t) + torch.sigmoid(-x) * t  # 1 - p
@@ -192,7 +207,14 @@ def huber(delta: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
 
 def huber_loss(outputs: Tensor, targets: Tensor, delta: float) -> Tensor:
     """Return the Huber loss of outputs and targets as in `mse`."""
+    expect_reals("huber_loss", POSITIVE, delta=delta)
     return F.huber_loss(*_alike("huber", outputs, targets), delta=delta)
+
+
+def _expect_tensors(name: str, outputs: Tensor, targets: Tensor) -> None:
+    for what, value in (("outputs", outputs), ("targets", targets)):
+        if not isinstance(value, Tensor):
+            raise UserError(f"{name}: the {what} are a {type(value).__name__}, needs tensors")
 
 
 def _alike(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,9 +222,7 @@ def _alike(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
     Half precision comes back as float32, as in `smoothed_cross_entropy`.
     """
-    for what, value in (("outputs", outputs), ("targets", targets)):
-        if not isinstance(value, Tensor):
-            raise UserError(f"{name}: the {what} are a {type(value).__name__}, needs tensors")
+    _expect_tensors(name, outputs, targets)
     outputs = widened(outputs)
     a, b = tuple(outputs.shape), tuple(targets.shape)
     if a != b and a != (*b, 1) and b != (*a, 1):

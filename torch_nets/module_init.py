@@ -63,7 +63,7 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
         UserError: names the params that no `reset_parameters` draws, and the leaves whose values
             did not come of it: trained, loaded, set to zero, or drawn in another way.
     """
-    key = torch.as_tensor(key)
+    key = torch.as_tensor(random.check_key(key))
     first, writes = _reset(module, key)
     second, _ = _reset(module, random.fold_in(key, 1))
     own = dict([*module.named_parameters(), *module.named_buffers()])

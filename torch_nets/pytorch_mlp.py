@@ -1,10 +1,13 @@
-"""The multi-layer perceptron of the assignment, as two pure functions."""
+"""The multi-layer perceptron of the assignment, as two pure functions and as a module."""
 
 from collections.abc import Sequence
+
+from torch import Tensor
 
 from purenets.core.architectures import mlp_layers
 from purenets.core.base import Model
 from purenets.torch_nets import layers
+from purenets.torch_nets.to_module import Net, with_leaves
 
 
 def MLP(
@@ -22,3 +25,29 @@ def MLP(
     "fc1.bias", ...
     """
     return layers.serial(**mlp_layers(layers, n_inputs, n_hidden, n_classes, activation, dropout))
+
+
+class MLPModule(Net):
+    """The MLP as a torch.nn.Module, called as the assignment's skeleton calls it.
+
+    It computes what `MLP` does, by `to_module`. Its params are drawn from torch's generator.
+
+    Args:
+        n_inputs: features of an input.
+        n_hidden: units of each hidden layer.
+        n_classes: of the logits.
+
+    Example:
+        >>> import torch
+        >>> model = MLPModule(2, [20], 2)
+        >>> model(torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    """
+
+    def __init__(self, n_inputs: int, n_hidden: Sequence[int], n_classes: int):
+        super().__init__(*with_leaves(MLP(n_inputs, n_hidden, n_classes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, n_classes) of x: (batch, n_inputs)."""
+        return super().forward(x)

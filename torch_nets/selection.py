@@ -12,7 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from purenets.core import random
-from purenets.core.base import Batch, Model, Step, TrainState
+from purenets.core.arguments import (
+    expect_arrays,
+    expect_functions,
+    expect_integers,
+    expect_models,
+    expect_states,
+)
+from purenets.core.base import Batch, Model, Step, TrainState, UserError
 
 Batches = Callable[[int], Batch]
 TRAINED = 4  # the small net takes a step at each 4th batch; it looks at all
@@ -34,9 +41,15 @@ def hardest_rows(
     Returns:
         (steps, keep) int64 on the CPU, in ascending order within a batch.
     """
+    expect_models("hardest_rows", model=model)
+    expect_states("hardest_rows", state=state)
+    expect_functions("hardest_rows", step=step, batches=batches)
+    expect_integers("hardest_rows", 1, steps=steps, keep=keep)
     kept = []
     for i in tqdm(range(steps), "hardest images", unit="batch", disable=None):
         x, y = batches(i)
+        if keep > len(y):
+            raise UserError(f"hardest_rows: keep is {keep}, a batch has {len(y)} examples")
         rows = losses(model, state, (x, y)).topk(keep).indices.sort().values
         if i % TRAINED == 0:
             state, _ = step(state, (x[rows], y[rows]))
@@ -46,6 +59,7 @@ def hardest_rows(
 
 def proxy_steps(steps: int) -> int:
     """Return how many steps the small net takes for `steps` of the large one."""
+    expect_integers("proxy_steps", 0, steps=steps)
     return -(-steps // TRAINED)
 
 
@@ -61,6 +75,8 @@ def losses(model: Model, state: TrainState, batch: Batch) -> Tensor:
 
 def selected(batches: Batches, rows: Tensor) -> Batches:
     """Return `batches` of the given rows (steps, keep) only."""
+    expect_functions("selected", batches=batches)
+    expect_arrays("selected", rows=rows)
 
     def batch_at(step: int) -> Batch:
         x, y = batches(step)

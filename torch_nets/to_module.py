@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from purenets.core.arguments import expect_dicts, expect_models
+from purenets.core.arguments import expect_leaves, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
+from purenets.torch_nets.grad import expect_param_tensors
 
 
 def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> nn.Module:
@@ -49,8 +50,9 @@ def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> n
     """
     buffers = {} if buffers is None else buffers
     expect_models("to_module", ("apply",), model=model)
-    expect_dicts("to_module", params=params, buffers=buffers)
-    return _Net(model, params, buffers)
+    expect_leaves("to_module", params=params, buffers=buffers)
+    expect_param_tensors(params | buffers)
+    return Net(model, params, buffers)
 
 
 class _Leaves(nn.Module):
@@ -86,7 +88,7 @@ class _Leaves(nn.Module):
         return self._kind or "Leaves"
 
 
-class _Net(_Leaves):
+class Net(_Leaves):
     """The module that `to_module` returns."""
 
     def __init__(self, model: Model, params: Params, buffers: Buffers):
@@ -113,9 +115,17 @@ class _Net(_Leaves):
 
     def _key(self) -> Tensor | None:
         """Return a key from torch's generator, for models that draw in training."""
-        if not (self.training and self._model.uses_key):
-            return None
-        return torch.randint(0, 1 << 32, (2,), dtype=torch.int64)
+        return draw_key() if self.training and self._model.uses_key else None
+
+
+def with_leaves(model: Model) -> tuple[Model, Params, Buffers]:
+    """Return the model with params and buffers, drawn by a key from torch's generator."""
+    return model, *model.init(draw_key())
+
+
+def draw_key() -> Tensor:
+    """Return a key from torch's generator, which `torch.manual_seed` seeds."""
+    return torch.randint(0, 1 << 32, (2,), dtype=torch.int64)
 
 
 def _by_child(leaves: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -19,7 +19,15 @@ from collections.abc import Sequence
 
 import torch
 
+from purenets.core.arguments import (
+    expect_integers,
+    expect_leaves,
+    expect_named,
+    expect_optimizers,
+)
+from purenets.core.arrays import kind_of
 from purenets.core.base import Optimizer, Params, UserError
+from purenets.torch_nets.grad import expect_param_tensors
 
 CLASSES = {
     name.lower(): getattr(torch.optim, name)
@@ -58,15 +66,24 @@ def to_torch_state_dict(
         order: the names in the order in which torch's optimizer was given them, by default that of
             `params`; torch itself compares no names.
     """
-    if optimizer_name not in CLASSES:
+    expect_named("to_torch_state_dict", "entries", opt_state=opt_state)
+    expect_leaves("to_torch_state_dict", params=params)
+    if not params:
+        raise UserError("to_torch_state_dict: params: needs one leaf or more")
+    expect_integers("to_torch_state_dict", 0, step=_number(step))
+    expect_named("to_torch_state_dict", "arguments", hyper={} if hyper is None else hyper)
+    expect_param_tensors(params)
+    if not isinstance(optimizer_name, str) or optimizer_name not in CLASSES:
         raise UserError(f"{optimizer_name}: not in torch.optim, choose from {', '.join(CLASSES)}")
     entries = _entries(opt_state)
     count = int(entries.get("count", step))
-    names = list(params if order is None else order)
+    names = list(params if order is None else _listed(order))
     _expect_names(names, params, "order")
-    theirs = CLASSES[optimizer_name](
-        [(name, params[name].clone()) for name in names], **(hyper or {})
-    )
+    own = [(name, params[name].clone()) for name in names]
+    try:
+        theirs = CLASSES[optimizer_name](own, **(hyper or {}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"to_torch_state_dict: hyper: torch says {error}") from error
     state = {}
     if (
         count or optimizer_name == "adagrad"
@@ -98,6 +115,13 @@ def from_torch_state_dict(
     Raises:
         UserError: where the order is not known, or names, shapes or steps do not fit.
     """
+    expect_optimizers("from_torch_state_dict", optimizer=optimizer)
+    expect_leaves("from_torch_state_dict", params=params)
+    if not isinstance(state_dict, dict) or not {"param_groups", "state"} <= state_dict.keys():
+        raise UserError("state_dict: needs the param_groups and state of a torch optimizer")
+    if step is not None:
+        step = _number(step)
+        expect_integers("from_torch_state_dict", 0, step=step)
     theirs = _by_name(state_dict, params, order)
     count = _shared(theirs, "step") if step is None else step
     if count is None and not any(theirs.values()):
@@ -140,12 +164,12 @@ def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> l
     if all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
         _expect_names(names, params, "state_dict: param_names")
-        if order is not None and list(order) != names:
+        if order is not None and _listed(order) != names:
             raise UserError(f"order: state_dict has its own names, in the order {', '.join(names)}")
         return names
     if order is not None:
-        _expect_names(list(order), params, "order")
-        return list(order)
+        _expect_names(_listed(order), params, "order")
+        return _listed(order)
     if len(groups) > 1:
         raise UserError(
             f"state_dict: {len(groups)} groups without param_names; give their order, or build "
@@ -155,8 +179,21 @@ def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> l
     return list(params)
 
 
+def _number(step):
+    """Return the number that a scalar array holds; what is none, as it is."""
+    is_scalar = hasattr(step, "dtype") and getattr(step, "ndim", 1) == 0
+    return int(step) if is_scalar and kind_of(step) in "iuf" else step
+
+
+def _listed(order: Sequence[str]) -> list[str]:
+    if not isinstance(order, list | tuple):
+        raise UserError(f"order: a {type(order).__name__}, needs a list of the params' names")
+    return list(order)
+
+
 def _expect_names(names: list[str], params: Params, what: str) -> None:
     """Raise a UserError unless the names are those of the params, each once."""
+    names = [*map(str, names)]
     if sorted(names) != sorted(params):
         raise UserError(f"{what}: {', '.join(names)}; expected {', '.join(params)}, each once")
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from purenets.core.arguments import expect_models
-from purenets.core.base import Model
+from purenets.core.arguments import ANY, expect_models, expect_numbers
+from purenets.core.base import Model, UserError
 
 
 def flip_averaged(model: Model) -> Model:
@@ -45,6 +45,8 @@ def where_unsure(model: Model, averaged: Model, below: float) -> Model:
     `flip_averaged(model)`) for the images whose largest probability by `model` is less than
     `below`, those of `model` for all others. Which images that are depends on their values, so it
     runs in eager mode only."""
+    expect_models("where_unsure", model=model, averaged=averaged)
+    expect_numbers("where_unsure", ANY, below=below)
 
     def apply(params, buffers, x, *, train=False, key=None):
         logits, new = model.apply(params, buffers, x, train=train, key=key)
@@ -58,4 +60,7 @@ def where_unsure(model: Model, averaged: Model, below: float) -> Model:
 
 def unsure(logits: Tensor, below: float) -> Tensor:
     """Which images of logits (batch, classes) have no class as probable as `below`, (batch,)."""
+    expect_numbers("unsure", ANY, below=below)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
+        raise UserError("unsure: logits: needs a tensor of real numbers (batch, classes)")
     return logits.softmax(dim=1).amax(dim=1) < below

@@ -1,4 +1,5 @@
-"""The vanilla RNN of the assignment, equations (1) to (3) by name, as two pure functions.
+"""The vanilla RNN of the assignment, equations (1) to (3) by name, as two pure functions and as a
+module.
 
     h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h)     (1)     h(0) = 0
     o(t) = W_ph h(t) + b_o                         (2)
@@ -20,6 +21,7 @@ from purenets.core.arguments import FINITE, expect_numbers
 from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
 from purenets.torch_nets.fast.recurrence import fused, loop
+from purenets.torch_nets.to_module import Net, with_leaves
 
 RECURRENCES = dict(zip(RNN_RECURRENCES, (loop, fused), strict=True))
 
@@ -58,6 +60,7 @@ def VanillaRNN(
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
 
     def draw(key):
+        random.check_key(key)
         params = INITS[init](torch.as_tensor(key), shapes)
         return params | {"W_hh": params["W_hh"] * gain}, {}
 
@@ -69,6 +72,39 @@ def VanillaRNN(
         return torch.nn.functional.linear(h, params["W_ph"], params["b_o"]), buffers  # (2)
 
     return Model(sized(draw, shapes), apply, uses_key=False, kind="VanillaRNN")
+
+
+class VanillaRNNModule(Net):
+    """The RNN as a torch.nn.Module, called as the assignment's skeleton calls it.
+
+    It computes what `VanillaRNN` does, by `to_module`. Its params are drawn from torch's generator.
+
+    Args:
+        seq_length: T-1, the digits that are read.
+        input_dim: 1 (a digit is a number) or 10 (one-hot).
+        hidden_dim: units of the hidden layer.
+        output_dim: classes.
+        batch_size: taken for the skeleton's sake; batches of any size are read.
+
+    Example:
+        >>> model = VanillaRNNModule(4, 1, 128, 10)
+        >>> model(torch.zeros(5, 4, 1)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(
+        self,
+        seq_length: int,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        batch_size: int | None = None,
+    ):
+        super().__init__(*with_leaves(VanillaRNN(seq_length, input_dim, hidden_dim, output_dim)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, output_dim) of the last step, of x: (batch, T-1, input_dim)."""
+        return super().forward(x)
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -91,9 +127,13 @@ def check(input_length: int, input_dim: int, num_hidden: int, num_classes: int, 
 
 
 def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
+    if not isinstance(params, dict):
+        raise UserError(f"params: a {type(params).__name__}, needs a dict of tensors by name")
     for name, shape in shapes.items():
-        if name not in params or tuple(params[name].shape) != shape:
-            have = tuple(params[name].shape) if name in params else "missing in params"
+        if name not in params or getattr(params[name], "shape", None) != shape:
+            have = "missing in params"
+            if name in params:
+                have = tuple(getattr(params[name], "shape", ())) or type(params[name]).__name__
             raise UserError(f"{name}: {have}, expected {shape}")
     if not isinstance(x, Tensor):
         raise UserError(f"x: a {type(x).__name__}, needs a tensor (batch, T-1, input_dim)")

@@ -108,25 +108,26 @@ def _read(entry: Path, classes: Sequence[str]) -> list[tuple[np.ndarray, np.ndar
         }
         if about != expected:
             raise ValueError("its digest is another")
-        return [
-            (_array(entry, f"{part}_x.npy"), np.load(entry / f"{part}_y.npy")) for part in PARTS
-        ]
-    except (OSError, ValueError, EOFError) as error:
+        return [_arrays(entry, part) for part in PARTS]
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise UserError(f"{entry}: the cache is damaged ({error}); remove that folder") from error
 
 
-def _array(entry: Path, name: str) -> np.ndarray:
-    return np.load(entry / name, mmap_mode="r")
+def _arrays(entry: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (x, y) of a part; their files are those that were written."""
+    x, y = np.load(entry / f"{part}_x.npy", mmap_mode="r"), np.load(entry / f"{part}_y.npy")
+    if (x.dtype, x.ndim, y.dtype, y.shape) != (np.uint8, 4, np.int64, (len(x),)):
+        raise ValueError(f"{part}: {x.dtype} of shape {x.shape}, {y.dtype} of shape {y.shape}")
+    return x, y
 
 
 def _digest(entry: Path, key: str, classes: Sequence[str]) -> str:
-    """Return the SHA-256 of an entry's meaning: key, classes, shapes, dtypes and values."""
+    """Return the SHA-256 of key, classes and the bytes of all files of an entry.
+
+    Bytes, so that NumPy parses no header before it is known to be whole.
+    """
     digest = hashlib.sha256(json.dumps([key, list(classes)]).encode())
     for name in ARRAYS:
-        array = _array(entry, name)
-        kind, dimensions = (np.uint8, 4) if name.endswith("x.npy") else (np.int64, 1)
-        if array.dtype != kind or array.ndim != dimensions or not array.flags.c_contiguous:
-            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
-        digest.update(f"{name} {array.shape}".encode())
-        digest.update(memoryview(array).cast("B"))
+        with (entry / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

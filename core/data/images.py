@@ -16,12 +16,13 @@ import numpy as np
 from einops import rearrange
 from tqdm import tqdm
 
+from purenets.core.arguments import expect_paths
 from purenets.core.base import Batch, UserError
 from purenets.core.data.image_cache import PARTS, cache_folder, cached
 from purenets.core.data.image_files import decoded, images_in, is_gray
 from purenets.core.memory import expect_room
 
-FORMAT = 2  # of what is made of the files
+FORMAT = 3  # of what is made of the files
 
 
 class ImageDataset(NamedTuple):
@@ -68,6 +69,7 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
         UserError: one line that names the file or folder that is wrong.
     """
     _expect_size(size)
+    expect_paths("folder", root=root, **({} if cache is None else {"cache": cache}))
     root = Path(root)
     listed = {part: _listed(root / part) for part in PARTS}
     classes = tuple(sorted(listed["train"]))
@@ -94,10 +96,9 @@ def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     From the histograms of the channels: exact, and in little memory. A constant channel has
     deviation 1.
     """
-    if x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
-        raise UserError(
-            f"images: {x.dtype} of shape {x.shape}, needs uint8 (n, channels, height, width)"
-        )
+    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
+        about = f"{x.dtype} of shape {x.shape}" if hasattr(x, "dtype") else f"a {type(x).__name__}"
+        raise UserError(f"images: {about}, needs uint8 (n, channels, height, width)")
     values = np.arange(256)
     counts = np.zeros((x.shape[1], 256))
     for begin in range(0, len(x), 1000):

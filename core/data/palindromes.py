@@ -11,12 +11,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import expect_flags, is_integer
+from purenets.core.arguments import (
+    TOO_LARGE,
+    expect_arrays,
+    expect_flags,
+    expect_integers,
+    is_integer,
+)
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Batch, UserError
 
 DIGITS = 10
 
+LARGEST = 2**40  # digits
 MOST_LISTED = 10**6  # `all_palindromes` lists no more than these: T up to 12
 
 
@@ -30,6 +37,9 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     expect_flags("palindromes", one_hot=one_hot)
     if not is_integer(batch) or batch < 1:
         raise UserError(f"batch: {batch} palindromes make no batch; needs 1 or more")
+    if batch * T > LARGEST:
+        raise UserError(f"palindromes: {batch} of length {T} fit into no memory")
+    random.check_key(key)
     return inputs_and_targets(
         mirror_digits(random.randint(key, (batch, free_digits(T)), 0, DIGITS), T), one_hot
     )
@@ -38,6 +48,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
 def all_palindromes(T: int, one_hot: bool = False) -> Batch:
     """Return each of the 10 ** ceil(T/2) palindromes of length T once, in rising order (NumPy)."""
     check_listable(T)
+    expect_flags("all_palindromes", one_hot=one_hot)
     n = count(T)
     places = DIGITS ** np.arange(free_digits(T))[::-1]
     return inputs_and_targets(mirror_digits(np.arange(n)[:, None] // places % DIGITS, T), one_hot)
@@ -54,6 +65,7 @@ def evaluation_batches(
         if not is_integer(number) or number < 1:
             raise UserError(f"{name}: {number} palindromes make no evaluation; needs 1 or more")
     random.check_key(key)
+    expect_flags("evaluation_batches", one_hot=one_hot)
     if is_exhaustive(T, size):
         x, y = all_palindromes(T, one_hot)
         for begin in range(0, len(y), chunk):
@@ -68,6 +80,7 @@ def evaluation_batches(
 def is_exhaustive(T: int, size: int) -> bool:
     """Whether `evaluation_batches` goes through all palindromes."""
     check_length(T)
+    expect_integers("is_exhaustive", 0, size=size)
     return is_listable(T) and count(T) <= size
 
 
@@ -81,6 +94,8 @@ def mirror_digits(half: Array, T: int) -> Array:
     """The palindromes (batch, T) whose first ceil(T/2) digits are `half`; odd T has a digit in the
     middle.
     """
+    check_length(T)
+    expect_arrays("mirror_digits", 2, half=half)
     xp = namespace(half)
     return xp.concat([half, xp.flip(half[:, : T // 2], axis=1)], axis=1)
 
@@ -89,6 +104,8 @@ def inputs_and_targets(digits: Array, one_hot: bool) -> Batch:
     """(batch, T) integers to x: (batch, T-1, 1), or (batch, T-1, 10) one-hot, float32, and y:
     (batch,).
     """
+    expect_arrays("inputs_and_targets", 2, digits=digits)
+    expect_flags("inputs_and_targets", one_hot=one_hot)
     xp = namespace(digits)
     x, y = digits[:, :-1, None], digits[:, -1]
     if one_hot:
@@ -97,6 +114,8 @@ def inputs_and_targets(digits: Array, one_hot: bool) -> Batch:
 
 
 def free_digits(T: int) -> int:
+    """Return how many digits of a palindrome of length T can be chosen."""
+    check_length(T)
     return (T + 1) // 2
 
 
@@ -120,5 +139,5 @@ def check_listable(T: int) -> None:
 
 
 def check_length(T: int) -> None:
-    if type(T) is not int or T < 2:
+    if type(T) is not int or not 2 <= T < TOO_LARGE:
         raise UserError(f"T: a palindrome's length must be an integer from 2 on, got {T}")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import expect_flags
-from purenets.core.arrays import namespace
+from purenets.core.arguments import expect_flags, expect_functions, is_integer
+from purenets.core.arrays import namespace, to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples
 
@@ -46,11 +46,16 @@ def batches(
         return place(random.permutation(random.fold_in(host_key, epoch), n))
 
     def batch_at(step: int) -> Batch:
-        epoch, offset = divmod(step * batch_size, n)
-        if offset + batch_size <= n:
-            rows = order(epoch)[offset : offset + batch_size]
-        else:
-            rows = _run(order, epoch, offset, batch_size, n)
+        try:
+            epoch, offset = divmod(step * batch_size, n)
+            if offset + batch_size <= n:
+                rows = order(epoch)[offset : offset + batch_size]
+            else:
+                rows = _run(order, epoch, offset, batch_size, n)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, UserError) or is_integer(step):
+                raise
+            raise UserError(f"batches: step is {step!r}, needs an integer") from error
         return _rows_of(x, rows), y[rows]
 
     return batch_at
@@ -64,6 +69,44 @@ def steps_per_epoch(data: Batch, batch_size: int) -> float:
     expect_examples(data)
     batch_size = _integer(batch_size)
     return data[1].shape[0] / batch_size if batch_size else 1
+
+
+def part_of(batches: Callable[[int], Batch], rank: int, processes: int) -> Callable[[int], Batch]:
+    """Return the function from the step to the part of its batch that is one process' own.
+
+    The parts are as large as each other and, in the order of the ranks, make up the batch: several
+    processes that each take their own take together what one alone would.
+
+    >>> x = np.arange(8.0)
+    >>> own = part_of(lambda step: (x, x), rank=1, processes=4)
+    >>> own(0)
+    (array([2., 3.]), array([2., 3.]))
+
+    Args:
+        batches: the function from a step to its batch, as `batches` returns it.
+        rank: of the process, from 0.
+        processes: how many there are.
+
+    Raises:
+        UserError: there is no such rank, or (from a step) a batch cannot be shared equally.
+    """
+    expect_functions("part_of", batches=batches)
+    if not is_integer(processes) or processes < 1:
+        raise UserError(f"part_of: processes: {processes!r}, needs an integer from 1 on")
+    if not is_integer(rank) or not 0 <= rank < processes:
+        raise UserError(f"part_of: rank: {rank!r}, needs an integer from 0 to {processes - 1}")
+
+    def part_at(step: int) -> Batch:
+        x, y = batches(step)
+        n = y.shape[0]
+        if n % processes:
+            raise UserError(
+                f"part_of: a batch of {n} cannot be shared equally among {processes} processes"
+            )
+        own = slice(n // processes * rank, n // processes * (rank + 1))
+        return _rows_of(x, own), y[own]
+
+    return part_at
 
 
 def _checked_size(batch_size: int, n: int, repeat: bool) -> int:
@@ -94,7 +137,7 @@ def _integer(batch_size: int) -> int:
 def _checked_key(key: Array | None) -> np.ndarray:
     if key is None:
         raise UserError("batches: a batch_size needs a key, such as random.key(0)")
-    key = np.asarray(key)
+    key = np.asarray(to_host(random.check_key(key)))
     if key.ndim != 1 or not 2 <= len(key) <= 4 or key.dtype.kind != "i":
         raise UserError(f"key: {key} is no key; take random.key(seed)")
     return key

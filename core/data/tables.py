@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import expect_flags
+from purenets.core.arguments import (
+    expect_flags,
+    expect_integers,
+)
 from purenets.core.base import Array, UserError
 from purenets.core.data.tasks import Dataset, prepare
 
@@ -47,6 +50,9 @@ def from_csv(
         raise UserError(f"from_csv: path is {path!r}, needs the path of a file")
     if header is not None:
         expect_flags("from_csv", header=header)
+    if n_classes is not None:
+        expect_integers("from_csv", 1, n_classes=n_classes)
+    random.check_key(key)
     rows = _without_header(path, _rows(path), header)
     if len(rows) < 2:
         raise UserError(f"{path}: needs at least two rows of numbers")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import ANY, expect_integers, expect_numbers
+from purenets.core.arguments import ANY, expect_integers, expect_numbers, expect_reals
 from purenets.core.arrays import like, namespace, to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples, kind_of
@@ -113,7 +113,8 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
         raise UserError(f"split: a {type(batch).__name__}, needs a pair (inputs, targets)")
     if not all(getattr(part, "shape", ()) for part in batch):
         raise UserError("split: needs arrays of inputs and targets (n, ...)")
-    expect_numbers("split", ANY, test_fraction=fraction)
+    expect_reals("split", ANY, test_fraction=fraction)
+    random.check_key(key)
     n = len(batch[1])
     if len(batch[0]) != n:
         raise UserError(f"split: {len(batch[0])} inputs and {n} targets; needs as many of both")

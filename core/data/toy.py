@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import ANY, expect_numbers, is_integer
+from purenets.core.arguments import ANY, expect_reals, is_integer
 from purenets.core.base import Array, UserError
 from purenets.core.data.tasks import Dataset, prepare
 from purenets.core.memory import expect_room
@@ -40,11 +40,11 @@ def load(
     if not is_integer(n) or n < 2:
         raise UserError(f"n: {n!r} examples make no set; needs an integer from 2 on")
     if noise is not None:
-        expect_numbers("load", ANY, noise=noise)
+        expect_reals("load", ANY, noise=noise)
     if noise is not None and not 0 <= noise < float("inf"):
         raise UserError(f"noise: {noise} is no deviation; needs a finite number from 0 on")
     expect_room(BYTES * n, f"n: a set of {n:,} examples")
-    draw_key, split_key = random.split(key)
+    draw_key, split_key = random.split(random.check_key(key))
     seed = int(random.bits(draw_key, 1)[0])
     return prepare(DATASETS[name](n, noise, seed), split_key, test_fraction, dtype)
 

@@ -39,7 +39,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
     """`values[i]` from `boundaries[i - 1]` on; one value more than boundaries."""
     _expect_boundaries("piecewise", boundaries)
-    if not hasattr(values, "__len__") or len(values) != len(boundaries) + 1:
+    if not _is_listed(values) or len(values) != len(boundaries) + 1:
         raise UserError(
             f"piecewise: {len(boundaries)} boundaries need {len(boundaries) + 1} values"
         )
@@ -139,6 +139,10 @@ SCHEDULES: dict[str, Callable[[float, int], float | Schedule]] = {
 }
 
 
+def _is_listed(values) -> bool:
+    return hasattr(values, "__len__") and getattr(values, "ndim", 1) == 1
+
+
 def _real(count) -> Array:
     return np.asarray(count, dtype=float) if isinstance(count, (int, float)) else count
 
@@ -155,7 +159,7 @@ def _floor(x) -> Array:
 
 def _expect_boundaries(function: str, boundaries: Sequence[float]) -> None:
     """Raise a UserError unless the boundaries are counts in rising order."""
-    if not hasattr(boundaries, "__iter__") or isinstance(boundaries, str):
+    if not _is_listed(boundaries) or isinstance(boundaries, str):
         raise UserError(f"{function}: boundaries is {boundaries!r}, needs a list of counts")
     for boundary in boundaries:
         expect_numbers(function, NOT_NEGATIVE, boundaries=boundary)

@@ -9,6 +9,7 @@ from purenets.core.arguments import (
     expect_numbers,
     expect_optimizers,
     expect_states,
+    expect_texts,
 )
 from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
@@ -54,6 +55,7 @@ def _is_held(value) -> bool:
 def get_state(opt_state: dict, name: str):
     """The first entry called `name` in a nested state; a UserError if there is none."""
     expect_dicts("get_state", opt_state=opt_state)
+    expect_texts("get_state", name=name)
     for entry, inner in _entries(opt_state):
         if entry == name:
             return inner

@@ -125,6 +125,8 @@ def not_named(*patterns: str) -> Predicate:
 
 def is_matrix(name: str, leaf: Array) -> bool:
     """Leaves of two or more axes: weights, neither biases nor the scales of norms."""
+    if not hasattr(leaf, "ndim"):
+        raise UserError(f"is_matrix: leaf is a {type(leaf).__name__}, needs an array")
     return leaf.ndim > 1
 
 

@@ -20,8 +20,12 @@ from purenets.core.data.tasks import Dataset
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.history import column
 
-# Okabe and Ito (2008): distinct under all common kinds of color blindness
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D1F", "#000000")
+# Okabe and Ito (2008), distinct under all common kinds of color blindness; violet and gray
+# make them ten, one for each digit
+COLORS = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"),
+    *("#56B4E9", "#8C6D1F", "#000000", "#5D3A9B", "#999999"),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", "-.", ":")
 STYLE = {
@@ -68,24 +72,45 @@ def curves(
 ):
     """One panel for each group of columns: `names = [("train_loss", "test_loss"), ...]`; a color
     for each run, a line style for each column."""
-    figure, axes = panels(1, len(names))
-    for axis, group in zip(axes[0], names, strict=True):
-        for i, (label, rows) in enumerate(runs.items()):
-            for j, name in enumerate(group):
-                steps, values = column(rows, name)
-                part = name.split("_")[0] if "_" in name else "train"
-                text = literal(" ".join(filter(None, (label, part))))
-                width = 3.2 if len(runs) == 2 and i == 0 else 1.6  # so that it shows below another
-                axis.plot(
-                    steps, values, LINES[j % 4], color=COLORS[i % 8], label=text, linewidth=width
-                )
-        kind = group[0].split("_")[-1]
-        axis.set(xlabel="step", ylabel=kind)
-        if log and kind == "loss":
-            axis.set_yscale("log")
-        axis.legend(fontsize=9, frameon=False)
+    return curve_grid({"": runs}, names, title, log)
+
+
+def curve_grid(
+    groups: dict[str, dict[str, History]],
+    names: Sequence[Sequence[str]],
+    title: str = "",
+    log: bool = False,
+) -> Figure:
+    """Return `curves` of several groups of runs, a row of panels for each.
+
+    Args:
+        groups: {what is written above the panels: {label: history}}.
+        names: the columns of each panel of a row, as in `curves`.
+        title: of the figure.
+        log: draw the loss on a logarithmic scale.
+    """
+    figure, axes = panels(len(groups), len(names))
+    for row, (group, runs) in zip(axes, groups.items(), strict=True):
+        for axis, columns in zip(row, names, strict=True):
+            draw_curves(axis, runs, columns)
+            kind = columns[0].split("_")[-1]
+            axis.set(xlabel="step", ylabel=kind, title=literal(group))
+            if log and kind == "loss":
+                axis.set_yscale("log")
+            axis.legend(fontsize=9, frameon=False)
     figure.suptitle(literal(title))
     return figure
+
+
+def draw_curves(axis, runs: dict[str, History], names: Sequence[str]) -> None:
+    """Draw columns of several runs over the steps: a color for each run, a line style for each
+    column. Of two runs the first is drawn wider, so that it shows below the other."""
+    for i, (label, rows) in enumerate(runs.items()):
+        color, width = COLORS[i % len(COLORS)], 3.2 if len(runs) == 2 and i == 0 else 1.6
+        for line, name in zip(LINES * len(names), names, strict=False):
+            part = name.split("_")[0] if "_" in name else "train"
+            text = literal(" ".join(filter(None, (label, part))))
+            axis.plot(*column(rows, name), line, color=color, label=text, linewidth=width)
 
 
 def training_and_validation(axis, histories: Sequence[History], name: str) -> None:
@@ -105,7 +130,7 @@ def scatter(axis, data: Dataset, title: str = "") -> None:
     for name, (x, y) in (("train", data.train), ("test", data.test)):
         points = project(np.asarray(x))
         for label in range(data.n_classes):
-            of_class, color = np.asarray(y) == label, COLORS[label % 8]
+            of_class, color = np.asarray(y) == label, COLORS[label % len(COLORS)]
             axis.scatter(
                 *points[of_class].T,
                 s=16,
@@ -143,7 +168,7 @@ def boundary(
     grid = rearrange(np.stack(where, axis=-1), "rows columns feature -> (rows columns) feature")
     predicted = np.asarray(predict(grid.astype(points.dtype)))
     classes = rearrange(predicted, "(rows columns) -> rows columns", rows=len(where[0]))
-    colors = ListedColormap([COLORS[i % 8] for i in range(data.n_classes)])
+    colors = ListedColormap([COLORS[i % len(COLORS)] for i in range(data.n_classes)])
     axis.pcolormesh(
         *where,
         classes,

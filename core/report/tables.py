@@ -47,6 +47,25 @@ def table_of(header: Iterable, rows: Iterable[Iterable], caption: str = "", key:
     return Table(texts, caption, key)
 
 
+def shortened(table: Table, first: int, last: int) -> Table:
+    """Return the table with its first and last rows only, and dots between them.
+
+    >>> table = table_of(["layer", "n"], [[name, 1] for name in "abcde"])
+    >>> print(to_text(shortened(table, 1, 2)))
+    layer  n
+    --------
+    a      1
+    ...
+    d      1
+    e      1
+    """
+    head, *body = table.rows
+    if first + last >= len(body):
+        return table
+    dots = ["...", *[""] * (len(head) - 1)]
+    return table._replace(rows=[head, *body[:first], dots, *body[len(body) - last :]])
+
+
 def numeric_columns(table: Table) -> list[bool]:
     """Return for each column whether it holds numbers and is therefore aligned to the right.
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_flags
+from purenets.core.arguments import expect_flags, expect_models
 from purenets.core.base import Array, Buffers, Model, Params, UserError
 from purenets.core.report.costs import (
     ATTENTION,
@@ -64,6 +64,7 @@ def tabulate(
 
     params, buffers: by default those that the model draws, or that its module has.
     """
+    expect_models("tabulate", model=model)
     if params is None:
         params, buffers = _any_leaves(model, x)
     rows: list[Row] = []
@@ -92,6 +93,8 @@ def as_table(rows: Sequence[Row], *, costs: bool = False) -> Table:
         others.
     """
     expect_flags("as_table", costs=costs)
+    if not isinstance(rows, list | tuple) or not all(isinstance(row, Row) for row in rows):
+        raise UserError(f"as_table: rows: a {type(rows).__name__}, needs what tabulate returns")
     body = [
         (
             row.name,
@@ -244,10 +247,16 @@ def _projects(call: _Call, name: str) -> bool:
 
 
 def _row(name: str, call: Call) -> Row:
-    """Return the row of a layer, without its cost."""
+    """Return the row of a layer, without its cost; weights that are buffers multiply and have no
+    dW.
+    """
     operation, params = call.kind, call.params
     x_shape, y_shape = shape_of(call.x), shape_of(call.y)
-    weights = [tuple(leaf.shape) for leaf in params.values() if leaf.ndim > 1]
+    weights, fixed = (
+        [tuple(leaf.shape) for leaf in leaves.values() if leaf.ndim > 1]
+        for leaves in (params, call.buffers)
+    )
+    weights = weights or (fixed if len(fixed) == 1 else [])
     size = tree.size(params)
     if operation.startswith("Embedding"):
         return Row(name, operation, x_shape, y_shape, size, "rows of a table", "sum over tokens")
@@ -265,6 +274,7 @@ def _row(name: str, call: Call) -> Row:
         groups = 1 if len(weight) == 2 else x_shape[channel_axis(weight)] // weight[1]
         kernel = "" if len(weight) == 2 else " " + "x".join(map(str, weight[2:]))
         forward, backward = _products(n, weight[0] // groups, math.prod(weight[1:]), groups)
+        backward = backward.split(", dW")[0] if weights is fixed else backward
         return Row(name, operation + kernel, x_shape, y_shape, size, forward, backward)
     back = f"dx = {_dims(x_shape)} of dy {_dims(y_shape)}"
     return Row(name, operation, x_shape, y_shape, size, "by element or window", back)

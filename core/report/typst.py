@@ -34,7 +34,7 @@ def write_pdf(document: Document, path: Path) -> None:
         raise UserError("a PDF needs the package typst: pip install 'purenets[report]'") from error
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "document.typ"
-        source.write_text(to_typst(document, Path(folder)))
+        source.write_text(to_typst(document, Path(folder)), encoding="utf-8")
         write_atomically(path, typst.compile(str(source), ignore_system_fonts=True, timestamp=0))
 
 

@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from purenets.core import tree
+from purenets.core.arguments import expect_dicts, expect_leaves, expect_paths
 from purenets.core.arrays import like, namespace, to_host
 from purenets.core.base import Array, UserError
 from purenets.core.runs.files import write_atomically
@@ -57,6 +58,9 @@ class Stored(NamedTuple):
 
 def save(folder: Path, arrays: dict, meta: dict[str, Any]) -> Path:
     """Write a nested dict of arrays and its `meta` (whatever JSON holds) to `folder`."""
+    expect_paths("checkpoint.save", folder=folder)
+    expect_leaves("checkpoint.save", arrays=arrays)
+    expect_dicts("checkpoint.save", meta=meta)
     flat = on_host(arrays)
     path = Path(folder) / NAME
     write_atomically(path, encoded(flat, meta))
@@ -66,6 +70,8 @@ def save(folder: Path, arrays: dict, meta: dict[str, Any]) -> Path:
 
 def load(folder: Path, template: dict) -> tuple[dict, dict[str, Any]]:
     """Return the nested dict and the `meta` of `save`; see `load_file`."""
+    expect_paths("checkpoint.load", folder=folder)
+    expect_leaves("checkpoint.load", template=template)
     return load_file(Path(folder) / NAME, template)
 
 
@@ -147,9 +153,11 @@ def encoded(flat: dict[str, Stored], meta: dict[str, Any]) -> bytes:
     signed = {"format": FORMAT, "digest": UNSIGNED, "meta": meta}
     pairs = [name for name, stored in flat.items() if stored.dtype == "complex128"]
     signed |= {"complex128": pairs} if pairs else {}
-    content = safetensors.numpy.save(
-        {name: stored.array for name, stored in flat.items()}, {"purenets": json.dumps(signed)}
-    )
+    try:
+        header = {"purenets": json.dumps(signed)}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"checkpoint: meta is no JSON ({error})") from error
+    content = safetensors.numpy.save({name: a.array for name, a in flat.items()}, header)
     codes = {name: BITS[stored.dtype][0] for name, stored in flat.items() if stored.dtype in BITS}
     return sign(_with_codes(content, codes))
 

@@ -5,12 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from purenets.core import train
+from purenets.core.arguments import (
+    ANY,
+    expect_flags,
+    expect_functions,
+    expect_integers,
+    expect_named,
+    expect_numbers,
+    expect_paths,
+    expect_states,
+)
 from purenets.core.base import Metrics, Step, TrainState, UserError
 from purenets.core.runs import checkpoint, history, rotation
 from purenets.core.runs.files import exclusive_lock, folder_at, remove_unfinished
 from purenets.core.runs.options import Options
 from purenets.core.runs.record import NAME, begin_or_resume, read_config, use_kernels
 from purenets.core.runs.saving import saver
+from purenets.core.runs.schema import mismatch
 
 
 @contextlib.contextmanager
@@ -33,6 +44,12 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
         UserError: another process holds it, or it holds a run and no resumption is asked for, or a
             run of other options.
     """
+    if not all(hasattr(config, name) for name in ("out", "resume", "to_dict")):
+        raise UserError(
+            f"open_run: config is a {type(config).__name__}, needs Options with out and resume"
+        )
+    expect_flags("open_run", writes=writes)
+    expect_integers("open_run", 1, processes=processes)
     if config.out is None:
         if config.resume:
             raise UserError("--resume: needs --out, the folder of the run to go on with")
@@ -67,6 +84,18 @@ def save(
     Returns:
         The step of the state, which is then the newest.
     """
+    expect_paths("save", folder=folder)
+    expect_states("save", state=state)
+    expect_integers("save", 1, keep=keep)
+    wrong = mismatch(rows, history.check_rows, "rows")
+    if wrong:
+        raise UserError(f"save: {wrong}")
+    expect_named("save", "sums", metric_sums=metric_sums)
+    for name, value in metric_sums.items():
+        if getattr(value, "shape", ()) != ():
+            raise UserError(f"save: metric_sums[{name!r}] is an array, needs a number")
+        expect_numbers("save", ANY, metric_sums=value)
+    folder = Path(folder)
     meta = {"history": rows, "sums": {name: float(value) for name, value in metric_sums.items()}}
     return rotation.commit(folder, checkpoint.on_host(state._asdict()), meta, keep, newest)
 
@@ -76,7 +105,9 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
 
     Of a damaged checkpoint a warning tells, and the one before it is taken.
     """
-    found = rotation.first_good(folder)
+    expect_paths("restore", folder=folder)
+    expect_states("restore", state=state)
+    found = rotation.first_good(Path(folder))
     if found is None:
         return state, [], {}
     arrays, meta = checkpoint.load_file(found[0], state._asdict(), rotation.META)
@@ -113,6 +144,12 @@ def fit_and_save(
         resume_hint: how to go on after an interruption; by default with this folder.
         options: further ones of `fit`.
     """
+    expect_functions("fit_and_save", step=step, batches=batches)
+    expect_states("fit_and_save", state=state)
+    expect_integers("fit_and_save", 1, keep=keep)
+    if folder is not None:
+        expect_paths("fit_and_save", folder=folder)
+        folder = Path(folder)
     rows, metric_sums = [], {}
     if folder and not writes and (folder / NAME).exists():
         use_kernels(folder, read_config(folder))  # as the process that writes has done

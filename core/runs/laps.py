@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from purenets.core.arguments import expect_paths
 from purenets.core.runs.json_files import read_json, write_json
 
 TIME = "seconds.json"
@@ -20,7 +21,7 @@ def stopwatch(folder: Path | None) -> Callable[..., list[dict]]:
     a killed process took after its last lap is not. Laps of the steps that the run takes once more
     are left out, and those of none of `steps`: there the run was interrupted, not evaluated.
     """
-    laps = timings(folder) if folder else []
+    laps = [] if folder is None else timings(folder)
     before, begin = laps[-1]["seconds"] if laps else 0.0, time.perf_counter()
 
     def lap(step: int, steps: Iterable[int] | None = None) -> list[dict]:
@@ -45,6 +46,7 @@ def write(folder: Path, laps: list[dict]) -> None:
 
 def timings(folder: Path) -> list[dict]:
     """Return the step and the seconds of each time that the run of a folder was saved."""
+    expect_paths("timings", folder=folder)
     path = Path(folder) / TIME
     found = read_json(path, SCHEMA) if path.exists() else []
     return found["laps"] if isinstance(found, dict) else found

@@ -55,10 +55,11 @@ def up_to(highest: float, check: Check = positive) -> Check:
 
 
 # more threads than any machine has cores end in an error of the system, more seeds than these in
-# a list that fills the memory
+# a list that fills the memory; each shard takes a gradient of its own
 thread_count = up_to(1024)
 thread_count_or_0 = up_to(1024, not_negative)
 seed_count = up_to(100_000)
+shard_count = up_to(1024, not_negative)
 
 
 def file_path(value: str) -> str | None:
@@ -76,7 +77,10 @@ def open_fraction(value) -> str | None:
 
 def one_of(choices: Sequence) -> Check:
     """Return the check of a value that has to be one of `choices`."""
-    choices = list(choices)
+    try:
+        choices = list(choices)
+    except TypeError:
+        raise UserError(f"choices: a {type(choices).__name__}, needs a list") from None
     return lambda value: None if value in choices else f"one of {', '.join(map(str, choices))}"
 
 
@@ -89,7 +93,7 @@ def integers_from(lowest: int, needs: str) -> Check:
     """Return the check of a list of integers from `lowest` on; `needs` says so in words."""
 
     def check(values: tuple) -> str | None:
-        good = all(type(value) is int and value >= lowest for value in values)
+        good = all(type(value) is int and lowest <= value < LARGEST for value in values)
         return None if good else needs
 
     return check
@@ -141,6 +145,24 @@ class Options:
         return cls(
             **{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)}
         )
+
+    @classmethod
+    def given(cls, config: Self | argparse.Namespace | None = None) -> Self:
+        """Return the Config that a function was called with, whatever form it has.
+
+        Args:
+            config: a Config; the result of an `argparse.ArgumentParser` of one's own, whose names
+                are options; or None for the defaults.
+        """
+        if config is None or isinstance(config, argparse.Namespace):
+            values = vars(config) if config else {}
+            unknown = values.keys() - {field.name for field in dataclasses.fields(cls)}
+            if unknown:
+                raise UserError(f"config: {', '.join(sorted(unknown))} unknown")
+            return cls(**values)
+        if not isinstance(config, cls):
+            raise UserError(f"config: a {type(config).__name__}, needs the script's Config")
+        return config
 
     def needs_length(self) -> str:
         """Return what of the training depends on its length, such as a schedule; "" for nothing.

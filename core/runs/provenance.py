@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
+from purenets.core.base import UserError
 from purenets.core.processor import cpu_info
 from purenets.core.runs.options import Options
 
@@ -41,6 +42,8 @@ def origin() -> dict:
 
 def command_line(config: Options) -> str:
     """Return the command that makes the same results again: what differs from the defaults."""
+    if not isinstance(config, Options):
+        raise UserError(f"command_line: config is a {type(config).__name__}, needs Options")
     parts, texts = [], config.to_dict()
     for field in dataclasses.fields(config):
         value, text = getattr(config, field.name), str(texts[field.name])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from purenets.core.arguments import expect_paths
 from purenets.core.base import UserError
 from purenets.core.kernel_rules import product_rule_name, use_product_rule
 from purenets.core.runs import rotation
@@ -35,6 +36,7 @@ RESTORE = "restore it or name another folder"
 
 def read_config(folder: Path) -> dict:
     """Return the content of a folder's `config.json`, checked."""
+    expect_paths("read_config", folder=folder)
     found = read_json(Path(folder) / NAME, SCHEMA, restore=RESTORE)
     return dict.fromkeys(ABOUT) | {"commands": []} | found
 
@@ -67,7 +69,7 @@ def begin_or_resume(config: Options, folder: Path, processes: int) -> None:
     check_same(folder, before, about)
     _check_length(folder, config, before["config"])
     use_kernels(folder, before)
-    _tell_differences(folder, before, here)
+    _tell_differences(folder, before, here, getattr(config, "shards", 0))
     commands = [*before["commands"], entry]
     write_json(path, before | {"git_commit": _commit(before, here), "commands": commands})
 
@@ -126,15 +128,18 @@ def _check_length(folder: Path, config: Options, old: dict) -> None:
             warn(f"--{name} {now}: the run in {folder} was begun with {before}")
 
 
-def _tell_differences(folder: Path, before: dict, here: dict) -> None:
-    """Warn of what may change the last bits: versions, the commit, the number of processes."""
+def _tell_differences(folder: Path, before: dict, here: dict, shards: int = 0) -> None:
+    """Warn of what may change the last bits: versions, the commit, the number of processes.
+
+    With shards any number of processes computes the same bits.
+    """
     last = (before["commands"] or [before])[-1]
     last = last if isinstance(last, dict) else before
     old, new = _facts(last), _facts(here)
     changed = [
         f"{name} {old[name]}, not {new[name]}"
         for name in new
-        if old.get(name) not in (None, new[name])
+        if old.get(name) not in (None, new[name]) and not (shards and name == "processes")
     ]
     if changed:
         warn(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from purenets.core.arguments import expect_paths
 from purenets.core.base import History, UserError
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.checkpoint import NAME, Damaged, Stored
@@ -53,6 +54,8 @@ def settle(folder: Path, keep: int = KEEP) -> int | None:
     Raises:
         UserError: there are checkpoints, and none is good.
     """
+    expect_paths("settle", folder=folder)
+    folder = Path(folder)
     found = first_good(folder)
     if found is None:
         return None
@@ -81,6 +84,7 @@ def follow(folder: Path, flat: dict[str, Stored], meta: dict[str, Any], keep: in
 
 def read_history(folder: Path) -> History:
     """Return the rows of a run: those of its newest good checkpoint, [] where there is none."""
+    expect_paths("read_history", folder=folder)
     found = first_good(Path(folder))
     return found[2]["history"] if found else []
 

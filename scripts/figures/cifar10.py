@@ -1,6 +1,6 @@
 """The figures of Part I, task 3, from what scripts/cifar10_sweep.py found.
 
-    python scripts/figures/cifar10.py   # accuracy over minutes, from results/part1_cifar10.json
+    python scripts/figures/cifar10.py   # over steps and minutes, from results/part1_cifar10.json
 
 Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON, one for each
 setting and seed.
@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy without install
 
 import numpy as np
-from einops import reduce
+from einops import rearrange, reduce
 from matplotlib.figure import Figure
 
 from purenets.core.report import plots
@@ -63,18 +63,45 @@ def accuracy_over_minutes(row: dict) -> tuple[list[float], list[float]]:
     return [seconds[p["step"]] / 60 for p in known], [p[name] for p in known]
 
 
-def learning_curves(rows: Sequence[dict], title: str = "") -> Figure:
-    """Loss and accuracy of each setting, a row of two panels: training beside validation; each line
-    is a seed. Those of the training are means over its steps, on augmented images."""
+def learning_curves(rows: Sequence[dict], title: str = "", pairs: int = 1) -> Figure:
+    """Loss and accuracy of each setting, two panels side by side: training, validation where images
+    were held out, and a star for the test at the end; each line is a seed. What training shows is
+    the mean over its steps since the row before, on augmented images.
+
+    Args:
+        rows: of the sweep.
+        title: of the figure.
+        pairs: how many settings lie side by side.
+    """
     by_setting = grouped(list(rows))
-    figure, axes = panels(len(by_setting), 2, 4.8, 3.2)
-    for (setting, mine), pair in zip(by_setting.items(), axes, strict=True):
+    n_rows = -(-len(by_setting) // pairs)
+    figure, axes = panels(n_rows, 2 * pairs, 4.8 if pairs == 1 else 3.9, 3.2)
+    cells = rearrange(axes, "row (pair panel) -> (row pair) panel", panel=2)
+    for axis in cells[len(by_setting) :].flat:
+        axis.axis("off")
+    for (setting, mine), pair in zip(by_setting.items(), cells, strict=False):
         for axis, name in zip(pair, ("loss", "accuracy"), strict=True):
             plots.training_and_validation(axis, [row["history"] for row in mine], name)
-            axis.set(xlabel="step", ylabel=name, title=setting)
+            draw_tests(axis, mine, name)
+            axis.set(xlabel="step", ylabel=name, title=title_of(setting, mine))
         pair[0].legend(fontsize=9, frameon=False)
     figure.suptitle(title)
     return figure
+
+
+def title_of(setting: str, rows: Sequence[dict]) -> str:
+    """Return what a panel is called; it says so where no images were held out."""
+    part = "" if all(map(held_out, rows)) else ", none held out"
+    return f"{setting} (n = {len(rows)}{part})"
+
+
+def draw_tests(axis, rows: Sequence[dict], name: str) -> None:
+    """Draw a star for the test of each run that looked at the test images, at its last step."""
+    tested = [row for row in rows if row["test"]]
+    for i, row in enumerate(tested):
+        label = None if i else "test, at the end"
+        step, value = row["history"][-1]["step"], row["test"][name]
+        axis.plot(step, value, "*", color=COLORS[3], markersize=11, label=label)
 
 
 def final(row: dict) -> float:
@@ -164,10 +191,11 @@ def class_accuracy(rows: Sequence[dict]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Draw the accuracy over the minutes of training."""
+    """Draw the accuracy over the minutes of training, and loss and accuracy over the steps."""
 
     results: str = option("results/part1_cifar10.json", "what scripts/cifar10_sweep.py wrote")
-    out: str = option("docs/figures/cifar10_minutes.png", "PNG to write")
+    out: str = option("docs/figures/cifar10_minutes.png", "PNG of the accuracy over minutes")
+    curves: str = option("docs/figures/cifar10_curves.png", "PNG of loss and accuracy over steps")
 
 
 def main(config: Config) -> None:
@@ -178,6 +206,7 @@ def main(config: Config) -> None:
     ]  # not single trials
     title = f"{images_of(rows)}, with and without convolutions"
     save(over_minutes(rows, title), Path(config.out))
+    save(learning_curves(rows, title), Path(config.curves))
 
 
 if __name__ == "__main__":

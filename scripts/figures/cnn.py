@@ -1,6 +1,6 @@
 """The figures of Part II, from what the sweep found and from a trained network.
 
-    python scripts/figures/cnn.py  # validation accuracies, from results/part2_settings.json
+    python scripts/figures/cnn.py  # curves of all settings, from results/part2_settings.json
 
 Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON (one for each
 setting and seed), images uint8 arrays or tensors (n, channels, height, width).
@@ -22,6 +22,7 @@ from purenets.core.report.plots import COLORS, LINES, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
 from purenets.core.runs.options import Options, option
+from scripts.figures.cifar10 import draw_tests, learning_curves
 from scripts.shared import result_files
 from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import grouped, images_of
@@ -55,9 +56,7 @@ def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
     figure, axes = panels(1, 2, 4.8, 3.6)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         plots.training_and_validation(axis, [row["history"] for row in rows], name)
-        for i, row in enumerate(rows):
-            end, label = row["history"][-1]["step"], None if i else "test, at the end"
-            axis.plot(end, row["test"][name], "*", color=COLORS[3], markersize=11, label=label)
+        draw_tests(axis, rows, name)
         axis.set(xlabel="step", ylabel=name)
     axes[0, 0].legend(fontsize=9, frameon=False)
     figure.suptitle(title)
@@ -103,6 +102,9 @@ def grid(
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, caption in zip(axes.flat, images, captions, strict=False):
+        axis.axis("on")
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set(visible=True, color="gray", linewidth=0.5)  # a white image has an edge
         axis.imshow(rearrange(np.asarray(image), "c h w -> h w c"), cmap="gray")
         axis.set_title(literal(caption), fontsize=8)
     figure.suptitle(literal(title))
@@ -143,18 +145,19 @@ def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figur
 
 
 def mistakes(logits, images, targets, classes: Sequence[str], n: int = 18) -> Figure:
-    """The wrong predictions with the highest probability: what was said, with which probability;
-    what is.
+    """The wrong predictions with the highest probability; captions: prediction, its probability,
+    true class.
     """
     scores = np.asarray(logits, dtype=np.float64)
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     probability = scores / scores.sum(axis=1, keepdims=True)
-    said, sure = probability.argmax(axis=1), probability.max(axis=1)
+    predicted, confidence = probability.argmax(axis=1), probability.max(axis=1)
     targets = np.asarray(targets)
-    worst = np.argsort(np.where(said != targets, -sure, 0.0))[
-        : min(n, int((said != targets).sum()))
+    wrong = predicted != targets
+    worst = np.argsort(np.where(wrong, -confidence, 0.0))[: min(n, int(wrong.sum()))]
+    captions = [
+        f"{classes[predicted[i]]} {confidence[i]:.0%}\nis {classes[targets[i]]}" for i in worst
     ]
-    captions = [f"{classes[said[i]]} {sure[i]:.0%}\nis {classes[targets[i]]}" for i in worst]
     return grid(np.asarray(images)[worst], captions, 6, 1.4, "Most confident mistakes")
 
 
@@ -191,14 +194,17 @@ def feature_maps(
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Draw the curves of all settings."""
+    """Draw the curves of all settings: validation together, training and validation of each."""
 
     results: str = option("results/part2_settings.json", "what scripts/cnn_sweep.py wrote")
-    out: str = option("docs/figures/cnn_settings.png", "PNG to write")
+    out: str = option("docs/figures/cnn_settings.png", "PNG of all settings on validation images")
+    curves: str = option("docs/figures/cnn_curves.png", "PNG of each setting, a pair of panels")
 
 
 def main(config: Config) -> None:
     rows = result_files.read(config.results, SWEEP)["rows"]
+    title = f"The reduced VGG on {images_of(rows)}"
+    save(learning_curves(rows, title, pairs=2), Path(config.curves))
     rows = [row for row in rows if row["setting"] != "best"]
     save(settings_curves(rows, f"The reduced VGG on {images_of(rows)}"), Path(config.out))
 

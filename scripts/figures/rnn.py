@@ -1,6 +1,6 @@
 """The figures of Part III, from what the sweeps found and from the analysis of single networks.
 
-    python scripts/figures/rnn.py       # accuracy over length, from results/rnn_lengths.json
+    python scripts/figures/rnn.py  # accuracy over length and steps, of results/rnn_lengths.json
 
 Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JSON; T is the length
 of a palindrome.
@@ -25,6 +25,7 @@ from scripts.shared.schemas import CELLS
 from scripts.shared.sweeps import MEAN_SD, deviation
 
 CHANCE = 0.1  # ten digits
+SHOWN = (5, 12, 20, 40)  # lengths T whose curves are drawn: perfect, then less and less
 
 
 def at_own_length(cell: dict) -> np.ndarray:
@@ -66,9 +67,7 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
     figure, axes = panels(rows, columns, 3.6, 2.6, sharex=True, sharey=True)
     for axis, cell in zip(axes.flat, cells, strict=False):
         steps = [row["step"] for row in cell["history"]]
-        curves = np.array(
-            [[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]]
-        )
+        curves = of_seeds(cell, name)
         axis.plot(steps, curves, color=COLORS[5], linewidth=0.9, alpha=0.8)
         axis.plot(steps, curves.mean(axis=1), color=COLORS[0], linewidth=2.2)
         axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.2)
@@ -81,6 +80,39 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
     for axis in axes[-1]:
         axis.set_xlabel("step")
     return figure
+
+
+def both_curves(cells: Sequence[dict], title: str = "") -> Figure:
+    """Loss and accuracy of a few cells, a column for each: training (the mean over the seeds)
+    beside the evaluation (each seed thin, their mean thick)."""
+    figure, axes = panels(2, len(cells), 3.8, 2.9, sharex="col")
+    for column, cell in zip(axes.T, cells, strict=True):
+        steps = [row["step"] for row in cell["history"]]
+        for axis, name in zip(column, ("loss", "accuracy"), strict=True):
+            seeds = of_seeds(cell, f"test_{name}")
+            axis.plot(steps, seeds, color=COLORS[1], linewidth=0.7, alpha=0.6)
+            axis.plot(steps, seeds.mean(axis=1), "--", color=COLORS[3], label="evaluation")
+            known = [row for row in cell["history"] if name in row]
+            values = [row[name] for row in known]
+            axis.plot([row["step"] for row in known], values, color=COLORS[0], label="training")
+        column[0].set(title=f"T = {cell['T']} (n = {len(cell['seeds'])})")
+        column[1].axhline(CHANCE, color="black", linestyle=":", linewidth=1.2, label="chance")
+        column[1].set(xlabel="step", ylim=(0, 1.04))
+    axes[0, 0].set(ylabel="loss")
+    axes[1, 0].set(ylabel="accuracy")
+    axes[1, 0].legend(fontsize=9, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def of_seeds(cell: dict, name: str) -> np.ndarray:
+    """Return a metric of a cell's history, (evaluations, seeds)."""
+    return np.array([[row[f"{name}_{seed}"] for seed in cell["seeds"]] for row in cell["history"]])
+
+
+def shown(cells: Sequence[dict], lengths: Sequence[int] = SHOWN) -> list[dict]:
+    """Return the cells of these lengths, as far as there are such."""
+    return [cell for cell in cells if cell["T"] in lengths]
 
 
 def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
@@ -117,7 +149,7 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
     ):
         lengths = sorted(map(int, cell["accuracy"]))
         values = np.array([cell["accuracy"][str(T)]["by_seed"] for T in lengths])
-        color, shape, line = COLORS[i % 8], MARKERS[i % 10], LINES[i // 2 % 4]
+        color, shape, line = COLORS[i % len(COLORS)], MARKERS[i % 10], LINES[i // 2 % 4]
         axis.plot(
             lengths, values.mean(axis=1), shape + line, color=color, label=label, markersize=6
         )
@@ -190,7 +222,7 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
                 axis.scatter(
                     *of_digit.T,
                     s=12,
-                    color=COLORS[digit % 8],
+                    color=COLORS[digit],
                     marker=MARKERS[digit],
                     alpha=0.7,
                     linewidths=0,
@@ -251,12 +283,13 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Draw accuracy over length from what a sweep found."""
+    """Draw accuracy over length, and the curves of some lengths, from what a sweep found."""
 
     results: str = option(
         "results/rnn_lengths.json", "the JSON file of scripts/palindrome_sweep.py"
     )
-    figure: str = option("docs/figures/rnn_lengths.png", "PNG to write")
+    figure: str = option("docs/figures/rnn_lengths.png", "PNG of the accuracy over length")
+    curves: str = option("docs/figures/rnn_curves.png", "PNG of loss and accuracy over the steps")
 
 
 def main(config: Config) -> Figure:
@@ -266,6 +299,7 @@ def main(config: Config) -> Figure:
     )
     figure = accuracy_over_length(found["cells"], title)
     save(figure, Path(config.figure))
+    save(both_curves(shown(found["cells"]), title), Path(config.curves))
     return figure
 
 

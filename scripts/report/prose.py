@@ -55,7 +55,7 @@ class _TextFile:
 
     def __init__(self, path: Path, values: Mapping[str, Any]):
         self.path, self.values = path, values
-        self.lines = [line.strip() for line in path.read_text().splitlines()]
+        self.lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
 
     def sections(self) -> list[Section]:
         named = self.names()

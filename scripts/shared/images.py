@@ -17,12 +17,13 @@ from purenets.core.runs.options import (
     open_fraction,
     option,
     positive,
+    shard_count,
     thread_count_or_0,
     up_to,
 )
 from purenets.core.runs.rotation import KEEP
 from scripts.shared.result import Result
-from scripts.shared.schemas import TEST, no_test
+from scripts.shared.schemas import RESULTS_OF_RUN, VALID_VIEWS
 
 SOURCES = ("cifar10", "folder", "digits")
 CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
@@ -121,7 +122,15 @@ class ImageOptions(Options):
     )
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
-    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    threads: int = option(
+        0, "CPU threads; 0 for one a core, with --shards for one a process", thread_count_or_0
+    )
+    shards: int = option(
+        0,
+        "cut each batch into so many parts, for the same bits from any number of processes that "
+        "divides it; 0 for none",
+        shard_count,
+    )
     seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
     out: str = option(
         None, "folder for config, history, checkpoint, results and figures", file_path
@@ -135,6 +144,8 @@ class ImageOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.shards and not self.threads:  # or a process alone would have one for each core
+            object.__setattr__(self, "threads", 1)
         # of two flags that exclude each other, none is ignored in silence
         fields = {field.name: field for field in dataclasses.fields(self)}
         for wins, loses in (("epochs", "max_steps"), ("evaluations", "eval_freq")):
@@ -217,6 +228,17 @@ def tested_over_views(config: ImageOptions, model: Model, state: TrainState, tes
     return found | {"views_below": config.views_below, "views_part": part}
 
 
+def validated_over_views(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
+    """Return the accuracy over views on the held-out images; nothing where one of both lacks.
+
+    Settings are chosen by what they are judged by later: the test over the same views.
+    """
+    x, y = task.valid
+    if config.views == "none" or not len(y):
+        return {}
+    return {VALID_VIEWS: accuracy_of(logits_of(with_views(config, model), state, x), y)}
+
+
 def with_views(config: ImageOptions, model: Model) -> Model:
     """Return the model that averages its logits over views, of all images or of the unsure ones."""
     from purenets.torch_nets.tta import where_unsure
@@ -251,11 +273,11 @@ def logits_of(model: Model, state: TrainState, x):
 def save(result: Result, folder: Path, title: str) -> None:
     """Write `results.json`, and the curves and the confusion matrix as PNG.
 
-    Where the test images were not looked at, `results.json` is an empty object.
+    Where the test images were not looked at, `results.json` has nothing of them.
     """
     from purenets.core.report import plots
 
-    write_json(folder / RESULTS, result.test or {})
+    write_json(folder / RESULTS, (result.test or {}) | (result.valid or {}))
     curves, confusion = (folder / name for name in FIGURES)
     plots.save(plots.curves({"": result.history}, CURVES, title), curves)
     if not result.test:
@@ -276,7 +298,13 @@ def has_ended(folder: Path) -> bool:
 
 def results_of(folder: Path) -> dict:
     """Return what a run found on the test images; empty where it did not look at them."""
-    return read_json(folder / RESULTS, (TEST, no_test))
+    found = read_json(folder / RESULTS, RESULTS_OF_RUN)
+    return {name: value for name, value in found.items() if name != VALID_VIEWS}
+
+
+def valid_views_of(folder: Path) -> float | None:
+    """Return a run's accuracy over views on the held-out images; None where it took no views."""
+    return read_json(folder / RESULTS, RESULTS_OF_RUN).get(VALID_VIEWS)
 
 
 def report(title: str, result: Result) -> None:
@@ -285,6 +313,8 @@ def report(title: str, result: Result) -> None:
     print(f"{title}: {tree.size(result.state.params):,} parameters, {last['step']} steps")
     if "valid_loss" in last:
         print(f"  valid  loss {last['valid_loss']:.4f}  accuracy {last['valid_accuracy']:.2%}")
+    if result.valid:
+        print(f"  valid, mean over views  accuracy {result.valid[VALID_VIEWS]:.2%}")
     if not test:
         return
     print(f"  test   loss {test['loss']:.4f}  accuracy {test['accuracy']:.2%}")

@@ -84,14 +84,29 @@ class MLPConfig(Options):
 
 
 class Backend(NamedTuple):
-    """A way to make a network and its gradients: by hand in NumPy, or by torch.func."""
+    """A way to make a network and its gradients: by hand in NumPy, or by torch.func.
+
+    Args:
+        name: in figures and on the screen.
+        MLP, grad_fn, metrics_fn: of the package.
+        array: an array into this backend, on its device.
+        compile: the step.
+        check_batch: refuses a batch size that the processes cannot share.
+        barrier: waits until all processes have come here.
+        writes: False in a process whose run another one writes.
+        processes: of the run.
+    """
 
     name: str
     MLP: Callable[..., Model]
     grad_fn: Callable
     metrics_fn: Callable
-    array: Callable[[Array], Array] = np.asarray  # an array into this backend, on its device
+    array: Callable[[Array], Array] = np.asarray
     compile: Callable[[Step], Step] = lambda step: step
+    check_batch: Callable[[int], None] = lambda size: None
+    barrier: Callable[[], None] = lambda: None
+    writes: bool = True
+    processes: int = 1
 
 
 def load_data(config: MLPConfig, key) -> Dataset:
@@ -129,6 +144,7 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
         raise UserError(
             f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all"
         )
+    backend.check_batch(config.batch_size or n)
     model = make_model(backend, config, task)
     expect_room_for(model, "take fewer or smaller --dnn_hidden_units")
     optimizer = OPTIMIZERS[config.optimizer](lr=config.learning_rate)
@@ -137,7 +153,8 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     state = train_state(params, buffers, optimizer, step_key)
 
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    with runs.open_run(config) as folder:
+    with runs.open_run(config, backend.writes, backend.processes) as folder:
+        backend.barrier()  # until the folder is as it has to be
         state, history = runs.fit_and_save(
             folder,
             backend.compile(make_step(backend.grad_fn(model), optimizer)),
@@ -148,10 +165,11 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
             evaluate=evaluation(backend.metrics_fn(model), {"train": train_set, "test": test_set}),
             label=backend.name,
             hint="try a lower --learning_rate",
+            writes=backend.writes,
             keep=config.keep,
         )
         result = Result(state, history, model, task, predict=predictor(backend, model, state))
-        if folder:
+        if folder and backend.writes:
             draw(result, backend, folder)
     return result
 

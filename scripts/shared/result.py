@@ -18,6 +18,7 @@ class Result(NamedTuple):
         task: the data, where they are not drawn anew for each step: a `data.Dataset` of an MLP,
             an `ImageTask` of images.
         test: of images: loss, accuracy, confusion (classes, classes), ... on the test images.
+        valid: of images: the accuracy over views on the held-out images, where there are both.
         first_params: of the RNN: the params before the first step.
         predict: of an MLP: the classes (n,) of inputs (n, features), both NumPy arrays.
     """
@@ -27,5 +28,6 @@ class Result(NamedTuple):
     model: Model
     task: Any = None
     test: dict | None = None
+    valid: dict | None = None
     first_params: Params | None = None
     predict: Callable[[np.ndarray], np.ndarray] | None = None

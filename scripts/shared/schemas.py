@@ -41,6 +41,7 @@ def not_empty(schema: Any) -> Callable[[Any], str | None]:
     return all_of(schema, lambda value: None if value else "is empty")
 
 
+VALID_VIEWS = "valid_views_accuracy"  # over views, of the held-out images
 TEST = all_of(
     {
         "loss": float,
@@ -51,6 +52,7 @@ TEST = all_of(
         "views_accuracy?": float,
         "views_below?": float,
         "views_part?": float,
+        f"{VALID_VIEWS}?": float,
     },
     confusion_and_classes,
 )
@@ -58,15 +60,17 @@ TEST = all_of(
 
 def no_test(value: Any) -> str | None:
     """Check the object in the place of a test where the test images were not looked at."""
-    empty = isinstance(value, dict) and value.keys() <= {DIGEST}
+    empty = isinstance(value, dict) and value.keys() <= {DIGEST, VALID_VIEWS}
     return None if empty else "needs a test's loss and accuracy, or an empty object"
 
 
+RESULTS_OF_RUN = (TEST, all_of({f"{VALID_VIEWS}?": float}, no_test))
 RUN = {  # of a sweep over images: a setting and a seed
     "setting": str,
     "seed": int,
     "training_seconds": (float, None),
     "laps?": [LAP],
+    f"{VALID_VIEWS}?": (float, None),
     "test": (TEST, no_test),
     "history": rows_with("step", "accuracy"),
 }

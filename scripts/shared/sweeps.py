@@ -18,8 +18,8 @@ from purenets.core.runs.provenance import script_of
 from purenets.core.runs.record import check_same
 from purenets.core.runs.rows import rounded
 from scripts.shared import result_files
-from scripts.shared.images import has_ended, results_of
-from scripts.shared.schemas import SWEEP
+from scripts.shared.images import has_ended, results_of, valid_views_of
+from scripts.shared.schemas import SWEEP, VALID_VIEWS
 from scripts.shared.training import read_probe
 
 MEAN_SD = "mean ± SD, n - 1"  # of every table: the deviation of a sample, over n - 1
@@ -82,6 +82,7 @@ def trained(script: ModuleType, config: Options) -> dict:
         "laps": rounded(runs.timings(folder)),
         "way": fastest(read_probe(folder)),
         "test": results_of(folder),
+        VALID_VIEWS: valid_views_of(folder),
         "history": rounded(runs.read_history(folder)),
     }
 
@@ -100,6 +101,12 @@ def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
     """The rows of each setting."""
     names = dict.fromkeys(row[by] for row in rows)
     return {name: [row for row in rows if row[by] == name] for name in names}
+
+
+def place_in(names: Iterable[str]) -> Callable[[str], int]:
+    """Return the key that sorts by the order of `names`; others come last, as they are."""
+    places = {name: i for i, name in enumerate(names)}
+    return lambda name: places.get(name, len(places))
 
 
 def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:

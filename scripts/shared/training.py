@@ -31,7 +31,7 @@ from purenets.core.runs import checkpoint
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
-from scripts.shared.images import ImageOptions, open_task, save, tested
+from scripts.shared.images import ImageOptions, open_task, save, tested, validated_over_views
 from scripts.shared.result import Result
 from scripts.shared.schemas import all_of
 
@@ -120,7 +120,7 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = device_from_name(config.device)
-    with processes(device) as group:
+    with processes(device, config.shards) as group:
         return train_as(config, recipe, device, group)
 
 
@@ -134,9 +134,10 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
         training = prepare(plan, folder)
         state, history = fit(plan, training, folder)
         state = training.averaged(state)
+        held_out = validated_over_views(config, training.model, state, plan.task)
         lap = runs.timer(folder if group.writes else None)
         found = tested(config, training.model, state, plan.task) if config.test else None
-        result = Result(state, history, training.model, plan.task, found)
+        result = Result(state, history, training.model, plan.task, found, held_out or None)
         if folder and group.writes:
             lap(int(state.step))  # the test belongs to the time of a run
             save(result, folder, recipe.title)
@@ -206,12 +207,13 @@ def prepare(plan: Plan, folder: Path | None = None, rows=None) -> Training:
 
 
 def check_one_process(config: ImageOptions, group) -> None:
-    """Raise a UserError for options that several processes do not share."""
-    if group.size == 1:
+    """Raise a UserError for options that several processes, or shards, do not share."""
+    if group.size == 1 and not group.shards:
         return
+    what = "several processes" if group.size > 1 else "--shards"
     for given, flag in ((config.compile, "--compile"), (config.hardest < 1, "--hardest")):
         if given:
-            raise UserError(f"{flag}: not with several processes; leave it out")
+            raise UserError(f"{flag}: not with {what}; leave it out")
 
 
 def compiled(config: ImageOptions, step: Step) -> Step:
@@ -245,10 +247,11 @@ def small_steps(config: ImageOptions, steps: int) -> int:
 
 
 def batch_norm_of(group) -> Callable[..., Model]:
-    """Return the BatchNorm whose statistics are those of the batch of all processes."""
+    """Return the BatchNorm whose statistics are those of the batch of all processes; of each shard
+    where there are shards."""
     from purenets.torch_nets import distributed, layers
 
-    total = distributed.total if group.size > 1 else None
+    total = distributed.total if group.size > 1 and not group.shards else None
     return functools.partial(layers.BatchNorm, total=total)
 
 
@@ -484,16 +487,18 @@ def averaged_state_fn(
     optimizer keeps an average, with BatchNorm's statistics taken anew for them.
 
     The statistics are those of the first training images, as they are: so are the images of the
-    evaluation. Processes share each batch, as BatchNorm takes its statistics over all of them.
+    evaluation. Processes share each batch, as BatchNorm takes its statistics over all of them; with
+    shards each process takes all of it, so that the bits do not depend on how many there are.
     """
     from purenets.torch_nets import update_batchnorm
 
     x, y = task.train
     size = min(batch_size, 500, len(y))
-    size -= size % group.size
+    rank, processes = (0, 1) if group.shards else (group.rank, group.size)
+    size -= size % processes
     begins = range(0, min(len(y), STATISTICS) - size + 1, size)  # no batch of a few images
-    share = size // group.size
-    own = [slice(i + group.rank * share, i + (group.rank + 1) * share) for i in begins]
+    share = size // processes
+    own = [slice(i + rank * share, i + (rank + 1) * share) for i in begins]
     parts = [(x[at], y[at]) for at in own]
 
     def averaged(state: TrainState) -> TrainState:

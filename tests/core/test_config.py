@@ -1,3 +1,4 @@
+import argparse
 import json
 from dataclasses import dataclass
 
@@ -214,3 +215,15 @@ def test_other_errors_are_not_hidden(monkeypatch):
 
 def test_messages_hold_nothing_that_cannot_be_printed():
     assert str(UserError("a\x1b[31m\nb")) == "a\\x1b[31m\\nb"
+
+
+def test_a_function_takes_no_config_a_config_or_a_namespace():
+    assert Config.given() == Config.given(None) == Config()
+    config = Config(rate=0.5)
+    assert Config.given(config) is config
+    own = argparse.Namespace(rate=0.5, units="20,30")
+    assert Config.given(own) == Config(rate=0.5, units=(20, 30))
+    with pytest.raises(UserError, match="config: nonsense unknown"):
+        Config.given(argparse.Namespace(nonsense=1))
+    with pytest.raises(UserError, match="config: a dict, needs the script's Config"):
+        Config.given({"rate": 0.5})

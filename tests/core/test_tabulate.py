@@ -13,7 +13,7 @@ from purenets.core.report.html import to_html
 from purenets.core.report.tabulate import as_markdown, as_table, as_text, tabulate
 from purenets.numpy_nets import cnn_numpy, mlp_numpy, rnn_numpy
 from purenets.torch_nets import cnn_model, from_module, pytorch_mlp, vanilla_rnn
-from purenets.torch_nets.layers import Linear, ReLU, residual, serial
+from purenets.torch_nets.layers import FixedConv, Linear, ReLU, residual, serial
 from purenets.torch_nets.precision import cast
 
 
@@ -30,6 +30,13 @@ def test_an_mlp_by_hand(backend, x):
     assert rows[0] == (*first, backward, (flops, flops, forward_bytes, backward_bytes))
     assert rows[1][:5] == ("relu1", "ReLU", (32, 20), (32, 20), 0)
     assert rows[2][:5] == ("fc2", "Linear", (32, 20), (32, 3), 63)
+
+
+def test_filters_that_are_not_trained_multiply_and_have_no_gradient():
+    model = serial(first=FixedConv(torch.ones(6, 3, 2, 2)))
+    (row,) = tabulate(model, torch.zeros(5, 3, 4, 4))
+    assert row[:5] == ("first", "FixedConv 2x2", (5, 3, 4, 4), (5, 6, 3, 3), 6)
+    assert row[5:] == ("(45 x 12)(12 x 6) = (45 x 6)", "dx = (45 x 6)(6 x 12)")
 
 
 def test_both_backends_have_the_same_cnn():

@@ -17,9 +17,10 @@ from pathlib import Path
 from purenets.core.runs import files
 from purenets.core.runs.files import UNFINISHED
 
-# what the clock, the machine's folder and the number of commands decide
+# what the clock, the machine's folder and the number of commands decide; and the commit, which is
+# dirty once someone edits the checkout while the tests run
 VARIES = ("digest", "commands", "command", "out", "results", "resume", "seconds")
-VARIES += ("training_seconds", "laps")
+VARIES += ("training_seconds", "laps", "git_commit")
 
 
 @contextlib.contextmanager
@@ -83,7 +84,17 @@ def said(path: Path) -> object:
     """Return what a file says, apart from what the clock and the folder decide."""
     if path.suffix == ".json" and path.name != "checkpoint.json":
         return without(json.loads(path.read_text()))
+    if path.suffix == ".md":
+        return without_minutes(path.read_text())
     return path.read_bytes()
+
+
+def without_minutes(text: str) -> list[list[str]]:
+    """Return the cells of a table as Markdown, without the column of the minutes."""
+    rows = [line.split("|") for line in text.splitlines()]
+    head = next((row for row in rows if any(cell.strip() == "minutes" for cell in row)), [])
+    kept = [i for i, cell in enumerate(head) if cell.strip() != "minutes"]
+    return [[row[i] for i in kept if i < len(row)] if head else row for row in rows]
 
 
 def without(value: object) -> object:

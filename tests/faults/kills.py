@@ -2,8 +2,10 @@
 leaves.
 """
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+ROOT = Path(__file__).parents[2]
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # one of them, each time
+
+
+def start(script: str, flags: Sequence, processes: int = 1) -> list[str]:
+    """Return the command of a script, by torchrun where there are several processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    how = torchrun if processes > 1 else []
+    return [*map(str, [sys.executable, *how, ROOT / "scripts" / f"{script}.py", *flags])]
 
 
 def stop_and_resume(
@@ -20,18 +30,23 @@ def stop_and_resume(
     """Run `command --out folder` with `resume`, stopped up to `most` times, until it ends by
     itself; how often each signal stopped it.
 
-    seconds: what an uninterrupted run takes; each process is stopped within half of that, if it is
-    still there. So some stops fall into its start, some into a step, some into a checkpoint.
+    All processes of the command get the signal, as from a terminal or a batch system.
+
+    seconds: what an uninterrupted run takes; each process is stopped within that, if it is still
+    there. So some stops fall into its start, some into a step, some into a checkpoint.
     """
     random, counts = np.random.default_rng(), Counter()
     command = [*map(str, command), "--out", str(folder), *resume]
     for left in reversed(range(most + 1)):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
         try:
-            _, error = process.communicate(timeout=random.uniform(0, seconds / 2) if left else None)
+            _, error = process.communicate(timeout=random.uniform(0, seconds) if left else None)
         except subprocess.TimeoutExpired:
             number = signal.Signals(random.choice(SIGNALS))
-            process.send_signal(number)
+            os.killpg(process.pid, number)
             _, error = process.communicate()
             counts[number.name] += process.returncode != 0
         assert not _traceback(error.decode()), f"{command}: {error.decode()}"
@@ -41,11 +56,11 @@ def stop_and_resume(
 
 
 def _traceback(error: str) -> bool:
-    """Whether a script ended in a traceback, but for Ctrl-C before it began: while Python itself
-    starts and imports the script, nobody can hear it."""
-    return "Traceback" in error and not (
-        error.strip().endswith("KeyboardInterrupt") and "in run" not in error
-    )
+    """Whether a script ended in a traceback of its own, but for Ctrl-C before it began: while
+    Python itself starts and imports the script, nobody can hear it. torchrun shows its own."""
+    began = "in run" in error or "in main" in error
+    interrupted = "KeyboardInterrupt" in error and not began
+    return "Traceback" in error and f'File "{ROOT}' in error and not interrupted
 
 
 def differing(a: Path, b: Path, names: Sequence[str]) -> list[str]:
@@ -56,5 +71,6 @@ def differing(a: Path, b: Path, names: Sequence[str]) -> list[str]:
 def timed(command: Sequence) -> float:
     """Seconds of a command that has to succeed."""
     begin = time.monotonic()
-    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*map(str, command)], check=True, capture_output=True, env=environment)
     return time.monotonic() - begin

@@ -1,8 +1,8 @@
-"""Every training script, stopped by SIGKILL, SIGTERM or Ctrl-C at random moments and gone on with,
-ends with the bytes of an uninterrupted run."""
+"""Every training script on its default flags, stopped by SIGKILL, SIGTERM or Ctrl-C at random
+moments and gone on with, ends with the files of an uninterrupted run; in several processes too."""
 
+import shlex
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -10,77 +10,98 @@ from typing import NamedTuple
 
 import pytest
 
-from purenets.core.runs import checkpoint
-from tests.faults.kills import differing, stop_and_resume, timed
+from tests.faults import crash_points
+from tests.faults.kills import start, stop_and_resume, timed
 from tests.faults.record import FILE, record, scaled
 
-ROOT = Path(__file__).parents[2]
-RUN = (checkpoint.NAME, "history.csv", "curves.png")
-IMAGES = (*RUN, "results.json", "confusion.png")
-DIGITS = "--data digits --threads 1 --precision float32"
+DIGITS = "--data digits"
 CIFAR10 = (
-    f"--preset digits {DIGITS} --flip alternating --mixup --cutout 2 --ema 0.9 "
-    "--evaluations 40 --epochs 8"
+    f"--preset digits {DIGITS} --flip alternating --mixup --cutout 2 --ema 0.9 --eval_freq 10 "
+    "--epochs 6"
 )
 
 
 class Case(NamedTuple):
-    """A script, its flags, and the files that have to be the same."""
+    """A script and the flags that make it small, in so many processes."""
 
-    flags: str
-    files: tuple[str, ...]
+    script: str
+    flags: str = ""
+    processes: int = 1
     resume: tuple[str, ...] = ("--resume",)
 
 
-CASES = {
-    "train_mlp_numpy": Case("--optimizer adam --max_steps 400 --eval_freq 1", RUN),
-    "pytorch_train_mlp": Case("--optimizer adam --max_steps 150 --eval_freq 1 --no-compile", RUN),
-    "cnn_train": Case(
-        f"{DIGITS} --width 0.125 --batch_size 64 --eval_freq 5 --max_steps 150 --flip random "
-        "--crop 4 --cutout 8 --ema 0.9 --optimizer adamw --weight_decay 1e-2 --schedule cosine "
-        "--label_smoothing 0.1",
-        IMAGES,
+CASES = [
+    Case("train_mlp_numpy", "--optimizer adam --max_steps 400 --eval_freq 1"),
+    Case("pytorch_train_mlp", "--optimizer adam --max_steps 100 --eval_freq 1"),
+    *(
+        Case(
+            "cnn_train",
+            f"{DIGITS} --width 0.125 --batch_size 64 --eval_freq 5 --max_steps 100 --flip random "
+            "--crop 4 --cutout 8 --ema 0.9 --optimizer adamw --weight_decay 1e-2 --schedule cosine "
+            "--label_smoothing 0.1",
+            processes,
+        )
+        for processes in (1, 2)
     ),
-    "cifar10_cnn": Case(f"{CIFAR10} --channels 8,8,8", IMAGES),
-    "cifar10_mlp": Case(f"{CIFAR10} --optimizer muon", IMAGES),
-    "train": Case(
-        "--input_length 6 --num_hidden 16 --batch_size 16 --eval_freq 10 --eval_size 200 "
-        "--train_steps 600 "
-        "--no-compile --threads 1",
-        RUN,
+    *(Case("cifar10_cnn", f"{CIFAR10} --channels 8,8,8", processes) for processes in (1, 2)),
+    *(Case("cifar10_mlp", f"{CIFAR10} --optimizer muon", processes) for processes in (1, 2)),
+    *(
+        Case(
+            "train",
+            "--input_length 6 --num_hidden 16 --batch_size 16 --eval_freq 10 --eval_size 200 "
+            "--train_steps 600",
+            processes,
+        )
+        for processes in (1, 2)
     ),
-    "palindrome_sweep": Case(
-        "--lengths 5,6 --seeds 2 --num_hidden 16 --batch_size 16 --steps 200 --eval_freq 10 "
-        "--eval_size 200 "
-        "--no-compile --threads 1",
-        tuple(f"default-T{T}/{name}" for T in (5, 6) for name in (checkpoint.NAME, "cell.json")),
+    *(
+        Case(
+            "palindrome_sweep",
+            "--lengths 5,6 --seeds 2 --num_hidden 16 --batch_size 16 --steps 200 --eval_freq 10 "
+            "--eval_size 200",
+            processes,
+        )
+        for processes in (1, 2)
     ),
-    "compare_mlps": Case(
-        "--datasets moons,blobs --seeds 2 --max_steps 20 --no-compile", ("table.md",)
+    Case("mlp_sweep", "--rates 3 --seeds 2 --steps 100"),
+    Case("compare_mlps", "--datasets moons,blobs --seeds 2 --max_steps 20"),
+    Case(
+        "cnn_sweep",
+        f"{DIGITS} --settings 'adam 1e-3' --seeds 2 --width 0.05 --max_steps 40",
+        resume=(),
     ),
-    "make_report": Case("--no-pdf", ("report.html",), resume=()),
-    "make_submission": Case("--student_number 123 --no-check", ("123_assignment2.zip",), resume=()),
-}
+    Case("cifar10_sweep", f"{DIGITS} --settings 'mlp digits' --seeds 2", resume=()),
+    Case("make_report", "--no-pdf", resume=()),
+    Case("make_submission", "--student_number 123 --no-check", resume=()),
+]
+QUICK = [("train_mlp_numpy", 1), ("train", 2)]  # the others take long: only in the campaign
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_stopped_at_random_and_resumed_gives_the_same_bytes(name, tmp_path):
-    case, wanted = CASES[name], scaled(1, 20)
-    if name in ("make_report", "make_submission") and not FILE:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.script}-{case.processes}")
+def test_stopped_at_random_and_resumed_gives_the_same_files(case, tmp_path):
+    wanted = scaled(1, 20)
+    if (case.script, case.processes) not in QUICK and not FILE:
         pytest.skip("takes long: only in the campaign, make faults")
-    command = [sys.executable, ROOT / "scripts" / f"{name}.py", *case.flags.split()]
+    command = start(case.script, shlex.split(case.flags), case.processes)
     whole = tmp_path / "whole"
     seconds = timed([*command, "--out", whole])
-    stops, stopped_runs, different = Counter(), 0, []
+    stops, stopped_runs, different, left = Counter(), 0, [], []
     while stopped_runs < wanted:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
-        if (
-            whole / "probe.json"
-        ).exists():  # the fastest way is measured: one measurement for all runs
+        if (whole / "probe.json").exists():  # the fastest way is measured: once for all runs
             shutil.copy(whole / "probe.json", folder)
         own = stop_and_resume(command, folder, seconds, case.resume)
         stops += own
         stopped_runs += own.total() > 0
-        different += differing(whole, folder, case.files)
-    record(f"stopped: {name}", stops=dict(stops), runs=stopped_runs, differing=len(different))
+        different += crash_points.differing(whole, folder)
+        left += crash_points.unfinished(folder)
+        shutil.rmtree(folder)
+    record(
+        f"stopped: {case.script}, processes {case.processes}",
+        stops=dict(stops),
+        runs=stopped_runs,
+        differing=len(different),
+        files_left=len(left),
+    )
     assert different == []
+    assert left == []

@@ -1050,8 +1050,8 @@ PRIVACY_AND_PROCESSES = [
     Mutation(
         "the gradient of several processes is a sum",
         "torch_nets/distributed.py",
-        "message = total(message) / group.size",
-        "message = total(message)",
+        "message = total(widened(vector)) / group.size",
+        "message = total(widened(vector))",
         "tests/torch_nets/test_ranks.py::test_means_over_ranks_are_means",
     ),
     Mutation(
@@ -1064,7 +1064,7 @@ PRIVACY_AND_PROCESSES = [
     Mutation(
         "an evaluation weighs parts of any size alike",
         "torch_nets/distributed.py",
-        "share = len(y[part]) * group.size / len(y)",
+        "share = len(batch[1]) * group.size / n",
         "share = 1",
         "tests/torch_nets/test_ranks.py::test_metrics_of_parts_are_weighed_by_their_size",
     ),

@@ -229,6 +229,7 @@ def test_each_column_of_a_sweep_is_that_of_its_images():
         "seed": 0,
         "training_seconds": 60.0,
         "history": [{"step": 9, "accuracy": 0.1, "valid_accuracy": 0.2}],
+        "valid_views_accuracy": 0.25,
         "test": {"accuracy": 0.3, "views_accuracy": 0.4},
     }
     head, cells = cnn_sweep.table([row]).rows
@@ -237,10 +238,10 @@ def test_each_column_of_a_sweep_is_that_of_its_images():
     ]
     assert cells[2:6] == ["10.00", "20.00", "30.00", "40.00"]
     head, cells = cifar10_sweep.table([row]).rows
-    assert [text.split(", %")[0] for text in head[2:5]] == [
-        *("validation", "test", "test, mean over views")
+    assert [text.split(", %")[0] for text in head[2:6]] == [
+        *("validation", "validation, mean over views", "test", "test, mean over views")
     ]
-    assert cells[2:5] == ["20.00", "30.00", "40.00"]
+    assert cells[2:6] == ["20.00", "25.00", "30.00", "40.00"]
 
 
 # --- MLPs -----------------------------------------------------------------------------------------

@@ -367,6 +367,7 @@ SHARED = {
     "views_below": 0.5,
     "test": False,
     "precision": "bfloat16",
+    "shards": 5,
     "seed": 1,
     "learning_rate": 0.03,
 }

@@ -1,5 +1,6 @@
 """The report says what results/ says; the archive is reproducible and complete."""
 
+import importlib
 import io
 import json
 import re
@@ -130,6 +131,17 @@ def test_the_archive_has_code_notebooks_and_results_and_nothing_else():
     assert not [
         name for name in names if re.search(r"pycache|safetensors|\.jpg$|^data|^runs|/\.", name)
     ]
+
+
+def test_the_first_page_names_the_seven_files_and_where_they_are():
+    page, names = make_submission.read_me_first("123"), dict(make_submission.files())
+    rows = re.findall(r"^\| `([\w.]+)` \| `([\w./]+)` \|", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(make_submission.SEVEN) and len(rows) == 7
+    assert all(path in names and path.endswith(f"/{name}") for name, path in rows)
+    assert "student 123" in page
+    for script, flags in re.findall(r"`python scripts/(\w+)\.py([^`]*)`", page):
+        if script != "run_quick":
+            importlib.import_module(f"scripts.{script}").Config.parse(flags.split())
 
 
 def test_the_same_files_give_the_same_bytes():

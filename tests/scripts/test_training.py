@@ -13,9 +13,10 @@ from purenets.torch_nets import metrics_fn, update_batchnorm
 from purenets.torch_nets.augment import resized
 from purenets.torch_nets.distributed import Group
 from purenets.torch_nets.losses import cross_entropy
+from purenets.torch_nets.tta import flip_averaged, shift_averaged
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train
 from scripts.shared import training
-from scripts.shared.images import has_ended, logits_of, results_of
+from scripts.shared.images import has_ended, logits_of, results_of, valid_views_of
 
 VGG = cnn_train.Config(data="digits", width=0.125, batch_size=64, eval_freq=0, threads=1)
 FAST = dataclasses.replace(
@@ -176,6 +177,29 @@ def test_views_of_unsure_images_only_are_reported():
     assert some.test["accuracy"] == every.test["accuracy"]
     assert 0 < some.test["views_part"] <= 1
     assert "views_part" not in every.test
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_the_held_out_images_are_looked_at_over_the_views_of_the_test(test, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    config = dataclasses.replace(FAST, views="shift", valid_fraction=0.4, test=test, out=out)
+    result = cifar10_cnn.main(config)
+    x, y = result.task.valid
+    views = logits_of(shift_averaged(flip_averaged(result.model)), result.state, x)
+    expected = float((views.argmax(1) == y).double().mean())
+    assert result.valid == {"valid_views_accuracy": pytest.approx(expected)}
+    assert valid_views_of(tmp_path / "run") == pytest.approx(expected)
+    assert results_of(tmp_path / "run") == (result.test or {})
+    assert has_ended(tmp_path / "run")
+    assert f"valid, mean over views  accuracy {expected:.2%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [{"views": "none"}, {"views": "shift", "valid_fraction": 0.0}])
+def test_without_views_or_held_out_images_there_are_no_views_of_them(flags, tmp_path):
+    out = str(tmp_path / "run")
+    result = cifar10_cnn.train(dataclasses.replace(FAST, **flags, out=out))
+    assert result.valid is None
+    assert valid_views_of(tmp_path / "run") is None
 
 
 # --- each option is what it says ------------------------------------------------------------------

@@ -16,7 +16,8 @@ from purenets.core.data.palindromes import (
     palindromes,
     streams,
 )
-from purenets.torch_nets.dataset import PalindromeDataset, generate_palindrome
+from purenets.torch_nets import VanillaRNN
+from purenets.torch_nets.dataset import LoadedBatches, PalindromeDataset, generate_palindrome
 
 lengths = st.integers(2, 40)
 
@@ -92,18 +93,72 @@ def test_streams_are_disjoint():
     assert not seen & {digits_of(*part).tobytes() for part in parts}
 
 
-def test_the_dataset_of_the_assignment():
-    dataset = PalindromeDataset(6, random.key(1), size=10)
-    assert len(dataset) == 10
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_items_fit_the_net(one_hot):
+    dataset = PalindromeDataset(6, random.key(1), size=10, one_hot=one_hot)
+    assert len(dataset) == 10 and isinstance(dataset, torch.utils.data.Dataset)
     x, y = dataset[3]
-    assert x.shape == (5,) and x.dtype == torch.float32 and y == int(x[0])
+    assert x.shape == (5, 10 if one_hot else 1) and x.dtype == torch.float32 and type(y) is int
     assert (dataset[3][0] == x).all()
-    with pytest.raises(IndexError):
-        dataset[10]
-    inputs, targets = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
-    assert inputs.shape == (4, 5) and (inputs[:, 0] == targets).all()
+    model = VanillaRNN(5, x.shape[1], 4, 10)
+    assert model.apply(*model.init(random.key(0)), x[None])[0].shape == (1, 10)
+    for index in (10, -1):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+def test_a_plain_dataloader_stacks_the_items():
+    dataset = PalindromeDataset(6, random.key(1), size=10, block=3)
+    loaded = list(torch.utils.data.DataLoader(dataset, batch_size=4))
+    assert [len(y) for _, y in loaded] == [4, 4, 2]
+    x, y = (torch.cat(part) for part in zip(*loaded, strict=True))
+    assert (x[:, 0, 0] == y).all()
+    assert torch.equal(x, torch.stack([dataset[i][0] for i in range(10)]))
+    assert y.tolist() == [dataset[i][1] for i in range(10)]
+    assert [dataset.generate_palindrome(i)[0] for i in range(10)] == y.tolist()
+
+
+def test_one_palindrome():
     digits = generate_palindrome(7, random.key(2))
     assert digits.shape == (7,) and (digits == digits[::-1]).all()
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.lists(st.integers(0, 99), min_size=1, max_size=8))
+def test_items_are_rows_of_the_draw_of_their_block(T, block, indices):
+    dataset = PalindromeDataset(T + 1, random.key(4), size=100, block=block)
+    items = dataset.__getitems__(indices)
+    assert len(items) == len(indices)
+    for (x, y), index in zip(items, indices, strict=True):
+        draws, targets = palindromes(random.fold_in(random.key(4), index // block), block, T + 1)
+        assert (x.numpy() == draws[index % block]).all() and y == targets[index % block]
+
+
+def test_batches_depend_on_their_step_alone():
+    datasets = [PalindromeDataset(T, random.key(5), one_hot=True, block=8) for T in (4, 7)]
+    loaded = LoadedBatches(lambda step: datasets[step >= 5], 8)
+    for step in (0, 1, 2, 3, 4, 5, 6, 2, 3, 9, 0):  # in order, then back and ahead
+        x, y = palindromes(random.fold_in(random.key(5), step), 8, 7 if step >= 5 else 4, True)
+        mine = loaded(step)
+        assert (mine[0].numpy() == x).all() and (mine[1].numpy() == y).all()
+
+
+def test_loading_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    dataset = PalindromeDataset(5)
+    LoadedBatches(lambda step: dataset, 4)(0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_wrong_datasets():
+    for options in ({"size": 0}, {"block": 2.5}, {"block": 0}):
+        with pytest.raises(UserError, match=f"{next(iter(options))}: .* needs a positive integer"):
+            PalindromeDataset(5, **options)
+    with pytest.raises(UserError, match="one_hot"):
+        PalindromeDataset(5, one_hot=10)
+    with pytest.raises(UserError, match="key: 0 is no key"):
+        PalindromeDataset(5, 0)
 
 
 @pytest.mark.parametrize("T", [1, 0, -3, 2.5, "5"])

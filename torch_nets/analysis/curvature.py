@@ -22,6 +22,7 @@ from purenets.core.arguments import (
     expect_dicts,
     expect_functions,
     expect_integers,
+    expect_leaves,
     expect_models,
     expect_numbers,
 )
@@ -30,6 +31,7 @@ from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
 from purenets.core.optim.elementwise import apply_updates
 from purenets.torch_nets.analysis.per_example import per_example_grads
+from purenets.torch_nets.grad import expect_param_tensors
 from purenets.torch_nets.losses import cross_entropy
 
 Scalar = Callable[[Params], Tensor]  # a loss as a function of the params alone
@@ -98,6 +100,9 @@ def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v:
     outputs(params) are logits and loss(logits) is a number. Positive semi-definite where the loss
     is convex in the logits.
     """
+    expect_functions("ggn_vp", outputs=outputs, loss=loss)
+    expect_leaves("ggn_vp", params=params)
+    expect_param_tensors(params)
     logits, along = _jvp(outputs, params, _in_order(v, params))
     bent = jvp(grad(loss), (logits,), (along,))[1]
     with _differentiable_attention():
@@ -115,6 +120,8 @@ def fisher_diagonal(
     """The diagonal of the empirical Fisher matrix: the mean of the squared gradients of single
     examples.
     """
+    expect_leaves("fisher_diagonal", params=params)
+    expect_param_tensors(params)
     squares = per_example_grads(
         model,
         loss,
@@ -135,7 +142,8 @@ def lanczos(
     Half-precision params are multiplied in their dtype; all else is float32.
     """
     expect_functions("lanczos", product=product)
-    expect_dicts("lanczos", params=params)
+    expect_leaves("lanczos", params=params)
+    expect_param_tensors(params)
     expect_integers("lanczos", 1, iterations=iterations)
     random.check_key(key)
     vector, unravel = tree.ravel(params)
@@ -177,6 +185,9 @@ def linearize(model: Model, params: Params) -> Model:
     """The model's first-order expansion around `params`, f(p0) + J (p - p0): a `Model` that is
     linear in its params and trains as the others do, the net itself in evaluation mode. `init`
     returns p0 and the model's buffers."""
+    expect_models("linearize", model=model)
+    expect_leaves("linearize", params=params)
+    expect_param_tensors(params)
 
     def init(key):
         return dict(params), model.init(key)[1]
@@ -194,6 +205,12 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
 
     Source: Jacot et al. 2018.
     """
+    expect_models("ntk", ("apply",), model=model)
+    expect_leaves("ntk", params=params)
+    expect_param_tensors(params)
+    for name, x in (("x1", x1), ("x2", x2)):
+        if not isinstance(x, Tensor) or not x.ndim or not len(x):
+            raise UserError(f"ntk: {name}: needs a tensor of one example or more, (n, ...)")
 
     def jacobian(x):
         one = lambda params, x: model.apply(params, buffers, x[None])[0][0]
@@ -209,6 +226,8 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
 def filter_normalized_direction(params: Params, key: Tensor) -> Params:
     """A random direction, each row (an output's weights) as long as that of the params, vectors
     left at zero: the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
+    expect_leaves("filter_normalized_direction", params=params)
+    expect_param_tensors(params)
 
     def one(i, p):
         if p.ndim < 2:
@@ -232,7 +251,8 @@ def landscape(
         raise UserError("landscape: directions: needs a list of two dicts")
     if len(directions) != 2:
         raise UserError(f"landscape: {len(directions)} directions, a plane needs two")
-    if not hasattr(steps, "__len__") or isinstance(steps, str | dict):
+    is_listed = hasattr(steps, "__len__") and getattr(steps, "ndim", 1) == 1
+    if not is_listed or isinstance(steps, str | dict):
         raise UserError(f"landscape: steps is {steps!r}, needs a list of numbers")
     if len(steps) == 0:
         raise UserError("landscape: no steps, needs one or more")

@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 
 from purenets.core import tree
-from purenets.core.arguments import expect_dicts, expect_flags, expect_functions, expect_models
+from purenets.core.arguments import (
+    NOT_NEGATIVE,
+    expect_dicts,
+    expect_flags,
+    expect_functions,
+    expect_leaves,
+    expect_models,
+    expect_numbers,
+)
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
@@ -33,7 +41,7 @@ from purenets.torch_nets.analysis.ghost_pass import (
     example_keys,
 )
 from purenets.torch_nets.fast.outer_products import by_multiplication
-from purenets.torch_nets.grad import expect_tensors
+from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -70,6 +78,7 @@ def per_example_grads(
 
     def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
         expect_tensors(params, batch)
+        count_examples(batch, "per_example_grads")
         if can_trace(params, buffers, batch):
             with contextlib.suppress(UnknownUse):
                 parts = chunks(model, loss, params, buffers, batch, key, only_known=True, **options)
@@ -142,6 +151,9 @@ def check_per_example(
     and of their mean against the gradient of the whole batch. A UserError names the leaf if it is
     over `tolerance`, as where a model mixes its examples (BatchNorm in training mode).
     """
+    expect_leaves("check_per_example", params=params)
+    expect_param_tensors(params)
+    expect_numbers("check_per_example", NOT_NEGATIVE, tolerance=tolerance)
     count_examples(batch, "check_per_example")
     x, y = batch
     together, _ = per_example_grads(model, loss, train=train)(params, buffers, batch, key)
@@ -234,5 +246,7 @@ def influence(grads: Params, reference: Params) -> Tensor:
     """How much a step along each example's gradient lowers the loss whose gradient is `reference`,
     to first order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one
     checkpoint; Pruthi et al. 2020)."""
+    _expect_examples("influence", grads)
+    expect_leaves("influence", reference=reference)
     dots = tree.map(lambda g, r: widened(g).flatten(1) @ widened(r).flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)

@@ -16,6 +16,8 @@ from purenets.core import random, tree
 from purenets.core.arguments import (
     ANY,
     POSITIVE,
+    expect_choice,
+    expect_functions,
     expect_integers,
     expect_numbers,
 )
@@ -64,6 +66,7 @@ def dp_grad_fn(
         UserError: for an empty batch without a `batch_size`, and for noise without a key.
     """
     _check(clip, noise_multiplier, batch_size)
+    expect_functions("dp", loss=loss)
     metrics = metrics_or_default(metrics, loss)
     clipped = clipped_sum(model, clip, loss, chunk_size=chunk_size)
 
@@ -155,6 +158,7 @@ def epsilon(
             f"epsilon: steps {steps} must not be negative, sample_rate {sample_rate} in (0, 1], "
             f"noise_multiplier {noise_multiplier} positive, delta {delta} in (0, 1)"
         )
+    expect_choice("epsilon", ("rdp", "gdp", "prv"), accountant=accountant)
     if accountant == "rdp":
         return rdp_epsilon(steps, sample_rate, noise_multiplier, delta)
     try:

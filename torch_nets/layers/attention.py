@@ -17,7 +17,15 @@ from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
 from purenets.core.serial import by_layer, expect, expect_sizes, serial_init
 from purenets.torch_nets.fast.tracing import is_forward_mode, is_transformed
-from purenets.torch_nets.layers.basic import GELU, Dropout, Linear, ReLU, SiLU, expect_tensor
+from purenets.torch_nets.layers.basic import (
+    GELU,
+    Dropout,
+    Linear,
+    ReLU,
+    SiLU,
+    expect_tensor,
+    torch_key,
+)
 from purenets.torch_nets.layers.norms import LayerNorm
 
 # --- attention ------------------------------------------------------------------------------------
@@ -78,7 +86,7 @@ def MultiheadAttention(
     shapes |= {"out_proj.weight": (n, n)} | ({"out_proj.bias": (n,)} if bias else {})
 
     def init(key):
-        in_key, out_key = random.split(torch.as_tensor(key))
+        in_key, out_key = random.split(torch_key(key))
         bound = math.sqrt(6 / (4 * n))  # Glorot and Bengio 2010, of (3 n, n)
         weight = random.uniform(in_key, (3 * n, n), low=-bound, high=bound)
         params = {"in_proj_weight": weight} | ({"in_proj_bias": torch.zeros(3 * n)} if bias else {})

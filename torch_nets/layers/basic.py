@@ -16,6 +16,7 @@ from purenets.core.arguments import (
     expect_functions,
     expect_integers,
     expect_numbers,
+    expect_reals,
 )
 from purenets.core.base import Model, UserError
 from purenets.core.kernel_rules import product_rule
@@ -38,13 +39,18 @@ def uniform_init(shapes: dict[str, tuple[int, ...]], bound: float) -> Callable:
     """Return `init(key)`, which draws every leaf uniform within `bound`, and knows its size."""
 
     def init(key):
-        keys = random.split(torch.as_tensor(key), len(shapes))
+        keys = random.split(torch_key(key), len(shapes))
         draws = zip(shapes.items(), keys, strict=True)
         return {
             name: random.uniform(k, shape, low=-bound, high=bound) for (name, shape), k in draws
         }, {}
 
     return sized(init, shapes)
+
+
+def torch_key(key) -> Tensor:
+    """Return a key as a tensor; a UserError if it is none."""
+    return torch.as_tensor(random.check_key(key))
 
 
 def expect_tensor(x: Tensor) -> None:
@@ -108,9 +114,13 @@ def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
     expect_functions("elementwise", f=f)
 
     def apply(params, buffers, x, *, train=False, key=None):
-        if params:
+        if type(params) is not dict or params:
             expect(params, {})
-        return f(x), buffers
+        try:
+            return f(x), buffers
+        except (TypeError, AttributeError):
+            expect_tensor(x)
+            raise
 
     return Model(lambda key: ({}, {}), apply, uses_key=False, kind=kind)
 
@@ -158,7 +168,7 @@ def Flatten() -> Model:
 
 def Dropout(rate: float) -> Model:
     """Zeros with probability `rate` when training, else x / (1 - rate); needs a key then."""
-    expect_numbers("dropout", ANY, rate=rate)
+    expect_reals("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
 
@@ -184,7 +194,7 @@ def Embedding(n_tokens: int, n_features: int, *, padding: int | None = None) -> 
             raise UserError(f"Embedding: padding is {padding}, the last token is {n_tokens - 1}")
 
     def init(key):
-        weight = random.normal(torch.as_tensor(key), shapes["weight"])
+        weight = random.normal(torch_key(key), shapes["weight"])
         if padding is not None:
             weight = weight * (torch.arange(n_tokens) != padding)[:, None]
         return {"weight": weight}, {}

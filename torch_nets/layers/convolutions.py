@@ -202,9 +202,24 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
     """The largest value of each window; the padding never wins."""
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
-    return elementwise(lambda x: F.max_pool2d(x, size, stride, padding), "MaxPool")
+
+    def pooled(x):
+        expect_tensor(x)
+        if x.ndim != 4:
+            shape = tuple(x.shape)
+            raise UserError(f"input: shape is {shape}, expected (batch, channels, height, width)")
+        return F.max_pool2d(x, size, stride, padding)
+
+    return elementwise(pooled, "MaxPool")
 
 
 def GlobalAvgPool() -> Model:
     """(batch, channels, ...) -> (batch, channels): the mean over all pixels or steps."""
-    return elementwise(lambda x: reduce(x, "b c ... -> b c", "mean"), "GlobalAvgPool")
+
+    def averaged(x):
+        expect_tensor(x)
+        if x.ndim < 3:
+            raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, channels, ...)")
+        return reduce(x, "b c ... -> b c", "mean")
+
+    return elementwise(averaged, "GlobalAvgPool")

@@ -1,0 +1,179 @@
+"""The tables of image nets, from the rows of a sweep: one for each setting and seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from purenets import Params
+from purenets.core.report.tables import Table, table_of
+from scripts.figures.cifar10 import class_accuracy, held_out
+from scripts.shared.sweeps import MEAN_SD, changes, deviation, grouped, spread
+
+
+def parameters(params: Params) -> Table:
+    """Return how many parameters each kind of layer has: "conv1.weight" belongs to "conv"."""
+    counts: dict[str, int] = {}
+    for name, leaf in params.items():
+        kind = name.split(".")[0].rstrip("0123456789")
+        counts[kind] = counts.get(kind, 0) + leaf.numel()
+    rows = [(kind, f"{n:,}") for kind, n in counts.items()]
+    return table_of(("layers", "parameters"), [*rows, ("all", f"{sum(counts.values()):,}")])
+
+
+def outcome(rows: Sequence[dict]) -> Table:
+    """Return loss and accuracy of one setting at the end, mean ± standard deviation over seeds."""
+    last = [row["history"][-1] for row in rows]
+    lines = [("training, mean since the row before", last, "loss", "accuracy")]
+    if all(map(held_out, rows)):
+        lines.append(("validation", last, "valid_loss", "valid_accuracy"))
+    tests = [row["test"] for row in rows if row["test"]]
+    if tests:
+        lines.append(("test", tests, "loss", "accuracy"))
+    if tests and all("views_accuracy" in test for test in tests):
+        lines.append(("test, mean over views", tests, "", "views_accuracy"))
+    body = [
+        (part, mean_of(found, loss), spread([one[accuracy] for one in found]), len(found))
+        for part, found, loss, accuracy in lines
+    ]
+    return table_of(("", "loss", f"accuracy, % ({MEAN_SD})", "n"), body)
+
+
+def mean_of(found: Sequence[dict], name: str) -> str:
+    """Return the mean of a metric; nothing where it has no name."""
+    return f"{np.mean([one[name] for one in found]):.3f}" if name else ""
+
+
+def settings(rows: Sequence[dict]) -> Table:
+    """Return a row for each setting: steps, minutes, and accuracies at the end in percent."""
+    parts = [f"{part}, %" for part in ("training", "validation", "test", "test over views")]
+    body = [cells(name, mine) for name, mine in grouped(list(rows)).items()]
+    table = table_of(("setting", "steps", "minutes", *parts, "n"), body)
+    return without_empty(table)._replace(caption=f"Accuracies: {MEAN_SD}, over n seeds.")
+
+
+def cells(setting: str, rows: Sequence[dict]) -> tuple:
+    """Return a setting's row; a cell is empty where nothing was measured."""
+    last, tests = [row["history"][-1] for row in rows], [row["test"] for row in rows]
+    minutes = [row["training_seconds"] / 60 for row in rows if row["training_seconds"]]
+    return (
+        setting,
+        f"{last[0]['step']:,}",
+        f"{np.mean(minutes):.1f}" if minutes else "",
+        spread([row["accuracy"] for row in last]),
+        spread([row.get("valid_accuracy") for row in last]),
+        spread([test.get("accuracy") for test in tests]),
+        spread([test.get("views_accuracy") for test in tests]),
+        len(rows),
+    )
+
+
+def without_empty(table: Table) -> Table:
+    """Return the table without the columns in which no row has anything."""
+    columns = [column for column in zip(*table.rows, strict=True) if any(column[1:])]
+    return table._replace(rows=list(zip(*columns, strict=True)))
+
+
+def against(rows: Sequence[dict], base: str) -> Table:
+    """Return how far each setting's test accuracy lies from that of `base`, in points.
+
+    The standard error is that of the difference of two means; without two seeds on both sides there
+    is none, and nothing follows from the difference.
+    """
+    tested = grouped([row for row in rows if row["test"]])
+    accuracies = {
+        name: [100 * row["test"]["accuracy"] for row in mine] for name, mine in tested.items()
+    }
+    own = accuracies.pop(base)
+    header = (
+        *("setting", f"points of test accuracy against {base}", "standard error"),
+        *("beyond two standard errors", "n of both"),
+    )
+    return table_of(header, [difference(name, v, own) for name, v in accuracies.items()])
+
+
+def difference(name: str, values: Sequence[float], own: Sequence[float]) -> tuple:
+    """Return the row of a setting in `against`."""
+    points, error = f"{np.mean(values) - np.mean(own):+.2f}", standard_error(values, own)
+    sizes = f"{len(values)}, {len(own)}"
+    if error is None:
+        return name, points, "", "n = 1 tells nothing", sizes
+    told = "yes" if abs(np.mean(values) - np.mean(own)) > 2 * error else "no"
+    return name, points, f"{error:.2f}", told, sizes
+
+
+def standard_error(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return the standard error of the difference of two means; None if one has a single value."""
+    if min(len(a), len(b)) < 2:
+        return None
+    return float(np.sqrt(deviation(a) ** 2 / len(a) + deviation(b) ** 2 / len(b)))
+
+
+def confused(rows: dict[str, Sequence[dict]], n: int = 3) -> Table:
+    """Return the pairs of classes that are confused most, {name: rows}: their share of all
+    mistakes, summed over seeds."""
+    lines = [
+        (name, f"{a} and {b}", f"{share:.1%}", f"{wrong:,}")
+        for name, mine in rows.items()
+        for share, a, b, wrong in pairs_of(mine)[:n]
+    ]
+    return table_of(("network", "confused", "share of all mistakes", "mistakes, all seeds"), lines)
+
+
+def pairs_of(rows: Sequence[dict]) -> list[tuple[float, str, str, int]]:
+    """Return (share of the mistakes, class, class, all mistakes) of each pair, most first."""
+    counts = np.sum([row["test"]["confusion"] for row in rows], axis=0)
+    names, wrong = rows[0]["test"]["classes"], int(counts.sum() - np.trace(counts))
+    both = counts + counts.T
+    pairs = [
+        (both[i, j] / max(wrong, 1), names[i], names[j], wrong)
+        for i in range(len(names))
+        for j in range(i)
+    ]
+    return sorted(pairs, reverse=True)
+
+
+def classes(rows: dict[str, Sequence[dict]]) -> Table:
+    """Return the test accuracy of each class in percent, a column for each net, best class first by
+    the first net."""
+    accuracy = {name: class_accuracy(mine) for name, mine in rows.items()}
+    first = next(iter(rows.values()))
+    names, order = first[0]["test"]["classes"], next(iter(accuracy.values())).argsort()[::-1]
+    cells = [(names[i], *(f"{100 * own[i]:.1f}" for own in accuracy.values())) for i in order]
+    return table_of(("class", *(f"{name}, %" for name in accuracy)), cells)
+
+
+def ablation(rows: Sequence[dict], base: str) -> Table:
+    """Return what each change of `base` gives in points of validation accuracy, each seed against
+    the same seed, most harmful first; with the standard error of that mean."""
+    points = changes(rows, base)
+    order = sorted(points, key=lambda name: np.mean(points[name]))
+    header = (f"{base}, with one thing changed", "points of validation accuracy")
+    return table_of(
+        (*header, "standard error", "n"),
+        [
+            (name, f"{np.mean(points[name]):+.2f}", error_of(points[name]), len(points[name]))
+            for name in order
+        ],
+    )
+
+
+def error_of(values: Sequence[float]) -> str:
+    """Return the standard error of a mean; nothing of one value."""
+    return f"{deviation(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+
+
+def time_to(rows: Sequence[dict], levels: Sequence[float]) -> Table:
+    """Return the median minutes until validation accuracy is at each level, and how many seeds
+    reach it; no row where none does."""
+    from scripts.figures.cifar10 import accuracy_over_minutes
+
+    lines = []
+    for name, mine in grouped([row for row in rows if held_out(row)]).items():
+        for level in levels:
+            curves = [zip(*accuracy_over_minutes(row), strict=True) for row in mine]
+            times = [next((m for m, a in curve if a >= level), None) for curve in curves]
+            reached = [time for time in times if time is not None]
+            if reached:
+                share = f"{len(reached)} of {len(mine)}"
+                lines.append((name, f"{level:.0%}", f"{np.median(reached):.1f}", share))
+    return table_of(("setting", "validation accuracy", "minutes, median", "seeds"), lines)

@@ -1,0 +1,174 @@
+"""Gradients of fixed shards of a batch, summed in a fixed order: the same bits from any number of
+processes.
+
+A batch is cut into S shards, whoever computes them. Process r of R takes the shards r, r + R,
+r + 2 R, ...: in each round every process computes one shard, all exchange what they found, and each
+adds it to its sum in the order of the shards. An addition of floating-point numbers depends on its
+order, which is 0, 1, ..., S - 1 here for every R; an `all_reduce` would choose another for each R.
+A round holds R gradients in memory, and a step sends each shard's gradient once.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from purenets.core import random, tree
+from purenets.core.arrays import widened
+from purenets.core.base import (
+    Batch,
+    Buffers,
+    GradFn,
+    Metrics,
+    MetricsFn,
+    Params,
+    UserError,
+)
+from purenets.core.batch import count_examples, map_arrays
+
+Vectors = dict[torch.dtype, Tensor]  # the leaves of a nested dict, as one vector for each dtype
+Gather = Callable[[Tensor], Sequence[Tensor]]  # a vector of each process, in the order of ranks
+
+
+def alone(vector: Tensor) -> list[Tensor]:
+    """Return what a group of one process gathers."""
+    return [vector]
+
+
+def sharded_grad_fn(
+    grad_fn: GradFn, shards: int, own: Sequence[int], gather: Gather = alone
+) -> GradFn:
+    """Return the mean of the gradients of the shards of a batch.
+
+    Each shard has a key of its own, and BatchNorm normalizes it by its own statistics. Metrics are
+    means over the shards. Buffers move by the mean of what they moved by; those that are no
+    floating-point numbers (counters) are those of the first shard.
+
+    Args:
+        grad_fn: of one shard.
+        shards: S, into how many parts of one size a batch is cut.
+        own: the shards of this process: `range(rank, shards, processes)`.
+        gather: exchanges vectors with the other processes.
+    """
+
+    def grad(params: Params, buffers: Buffers, batch: Batch, key):
+        expect_equal_parts(count_examples(batch, "sharded_grad_fn"), shards, "shards")
+
+        def of(shard: int) -> dict:
+            own_key = None if key is None else random.fold_in(key, shard)
+            part = shard_of(batch, shard, shards)
+            grads, (new, metrics) = grad_fn(params, buffers, part, own_key)
+            moves = {name: _moved_by(new[name], buffers.get(name)) for name in new}
+            return {"grads": grads, "moves": moves, "metrics": metrics}
+
+        means = mean_in_order(map(of, own), shards, gather)
+        new = {name: _moved(buffers.get(name), move) for name, move in means["moves"].items()}
+        return means["grads"], (new, means["metrics"])
+
+    grad.uses_key = getattr(grad_fn, "uses_key", True)
+    return grad
+
+
+def sharded_metrics(
+    metrics: MetricsFn, shards: int, own: Sequence[int], gather: Gather = alone
+) -> MetricsFn:
+    """Return the metrics of a batch: means over its shards, weighed by their size.
+
+    Every process evaluates all of a batch with fewer examples than shards. Arguments are those of
+    `sharded_grad_fn`.
+    """
+
+    def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
+        n = count_examples(batch, "metrics")
+        if n < shards:
+            return metrics(params, buffers, batch)
+
+        def of(shard: int) -> Metrics:
+            part = shard_of(batch, shard, shards)
+            weight = len(part[1]) * shards / n  # 1 where all shards are as large
+            return {name: weight * v for name, v in metrics(params, buffers, part).items()}
+
+        return mean_in_order(map(of, own), shards, gather)
+
+    return measure
+
+
+def shard_of(batch: Batch, shard: int, shards: int) -> Batch:
+    """Return one of the parts of a batch; they are as large, or as good as."""
+    n = count_examples(batch, "shard_of")
+    return rows_of(batch, slice(n * shard // shards, n * (shard + 1) // shards))
+
+
+def rows_of(batch: Batch, rows: slice) -> Batch:
+    """Return some examples of a batch."""
+    x, y = (map_arrays(lambda array: array[rows], part) for part in batch)
+    return x, y
+
+
+def expect_equal_parts(batch_size: int, n: int, what: str) -> None:
+    """Raise a UserError if a batch has no `n` parts of one size; `what` they are called."""
+    if batch_size % n:
+        raise UserError(f"--batch_size {batch_size}: cannot be shared equally among {n} {what}")
+
+
+def mean_in_order(values: Iterable[dict], shards: int, gather: Gather) -> dict:
+    """Return the mean of nested dicts of tensors over all shards, added in the order of the shards.
+
+    Half-precision numbers are summed in float32. Integers are those of the first shard.
+
+    Args:
+        values: of this process, one for each round.
+        shards: how many there are in all processes.
+        gather: exchanges vectors with the other processes.
+    """
+    sums: Vectors = {}
+    for value in values:
+        for dtype, vector in packed(value).items():
+            for part in gather(vector.detach()):
+                sums[dtype] = _added(sums.get(dtype), part)
+    means = {
+        dtype: (total / shards).to(dtype) if _is_real(dtype) else total
+        for dtype, total in sums.items()
+    }
+    return unpacked(means, value)
+
+
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    if total is None:
+        return widened(part)
+    return total + widened(part) if _is_real(part.dtype) else total
+
+
+def _is_real(dtype: torch.dtype) -> bool:
+    """Return True for floating-point and complex numbers."""
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def packed(values: dict) -> Vectors:
+    """Return the leaves of a nested dict as one vector for each dtype."""
+    leaves = tree.flatten(values).values()
+    return {
+        dtype: torch.cat([leaf.reshape(-1) for leaf in leaves if leaf.dtype == dtype])
+        for dtype in dict.fromkeys(leaf.dtype for leaf in leaves)
+    }
+
+
+def unpacked(vectors: Vectors, like: dict) -> dict:
+    """Return the nested dict, of the shapes of `like`, whose leaves `packed` made these vectors."""
+    flat, new = tree.flatten(like), {}
+    for dtype, vector in vectors.items():
+        own = {name: leaf for name, leaf in flat.items() if leaf.dtype == dtype}
+        parts = vector.split([leaf.numel() for leaf in own.values()])
+        new |= {name: p.view(own[name].shape) for name, p in zip(own, parts, strict=True)}
+    return tree.unflatten({name: new[name] for name in flat}, like)
+
+
+def _moved_by(new: Tensor, old: Tensor | None) -> Tensor:
+    """Return by how much a buffer moved: exactly 0 where it did not, be it infinite."""
+    if old is None or not _is_real(new.dtype):
+        return new
+    return torch.where(new == old, torch.zeros_like(new), new - old)
+
+
+def _moved(old: Tensor | None, move: Tensor) -> Tensor:
+    return move if old is None or not _is_real(move.dtype) else old + move
