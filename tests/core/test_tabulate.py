@@ -36,7 +36,8 @@ def test_filters_that_are_not_trained_multiply_and_have_no_gradient():
     model = serial(first=FixedConv(torch.ones(6, 3, 2, 2)))
     (row,) = tabulate(model, torch.zeros(5, 3, 4, 4))
     assert row[:5] == ("first", "FixedConv 2x2", (5, 3, 4, 4), (5, 6, 3, 3), 6)
-    assert row[5:] == ("(45 x 12)(12 x 6) = (45 x 6)", "dx = (45 x 6)(6 x 12)")
+    assert row[5:7] == ("(45 x 12)(12 x 6) = (45 x 6)", "dx = (45 x 6)(6 x 12)")
+    assert row.cost[:2] == (2 * 45 * 12 * 6, 0)  # of the first layer there is no dx
 
 
 def test_both_backends_have_the_same_cnn():
