@@ -1,6 +1,7 @@
 """The report: structure, training and analysis of every network, as one HTML page and as a PDF.
 
     python scripts/make_report.py --out runs/report        # or: make report
+    python scripts/make_report.py --name "Ada Lovelace" --student-number 12345678
 
 Its text is that of scripts/report/text, its numbers come from results/, each with the command that
 wrote it. A part whose result file is missing is trained in small, and the report says so. Only the
@@ -31,6 +32,12 @@ from scripts.shared import result_files
 ROOT = Path(__file__).parents[1]
 
 
+def digits_or_nothing(text: str) -> str | None:
+    """Check a student number, which may be left out."""
+    good = not text or (text.isascii() and text.isdecimal())
+    return None if good else "the digits of a student number, as 12345678"
+
+
 @dataclass(frozen=True)
 class Config(Options):
     """Write the report as HTML and PDF."""
@@ -39,6 +46,8 @@ class Config(Options):
     results: str = option(
         str(ROOT / "results"), "folder with what the experiments found", file_path
     )
+    name: str = option("", "yours, for the title page")
+    student_number: str = option("", "yours, for the title page", digits_or_nothing)
     seed: int = option(0, "of what is trained here", not_negative)
     pdf: bool = option(True, "write report.pdf too (needs the package typst)")
 
@@ -58,7 +67,13 @@ def main(config: Config) -> Document:
 def make(config: Config) -> Document:
     """Return the report as a document."""
     quick = run_quick.Config(out=config.out, seed=config.seed)
-    return assemble.document(result_files.load(config.results), quick)
+    return assemble.document(result_files.load(config.results), quick, byline(config))
+
+
+def byline(config: Config) -> list[str]:
+    """Return the lines below the title: name and student number, as far as they are given."""
+    number = f"Student number {config.student_number}" if config.student_number else ""
+    return list(filter(None, (config.name, number)))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ FILES = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff"),
     *("Makefile", "setup.cfg", "pyproject.toml", "ruff.toml"),
 )
-SUFFIXES = (".py", ".ipynb", ".md", ".json", ".png", ".csv", ".typed")
+SUFFIXES = (".py", ".ipynb", ".md", ".json", ".png", ".csv", ".typed", ".css", ".js")
 LONGEST = 1800  # seconds for the quick path
 
 FIRST = """\
@@ -96,6 +96,7 @@ class Config(Options):
     """Make the archive to hand in."""
 
     student_number: str = option("", "yours: it names the archive", student_number)
+    name: str = option("", "yours, for the title page of the report")
     out: str = option(".", "folder for the archive", file_path)
     check: bool = option(True, "unpack the archive and run its quick path before it is done")
 
@@ -104,7 +105,7 @@ def main(config: Config) -> Path:
     """Make, check and write the archive; returns its path."""
     top = f"{config.student_number}_assignment2"
     path = folder_at(config.out) / f"{top}.zip"
-    report = made_report()
+    report = made_report(config)
     first = {"READ_ME_FIRST.md": read_me_first(config.student_number).encode()}
     content = packed(
         {
@@ -128,10 +129,11 @@ def read_me_first(number: str) -> str:
     return FIRST.format(number=number, files="\n".join(rows))
 
 
-def made_report() -> dict[str, bytes]:
-    """The report in both forms, by name."""
+def made_report(config: Config) -> dict[str, bytes]:
+    """Return the report in both forms, by name, with the student number on its title page."""
     with tempfile.TemporaryDirectory() as folder:
-        document = make_report.make(make_report.Config(out=folder))
+        own = {"name": config.name, "student_number": config.student_number}
+        document = make_report.make(make_report.Config(out=folder, **own))
         path = Path(folder) / "report.pdf"
         write_pdf(document, path)
         return {path.name: path.read_bytes(), "report.html": to_html(document).encode()}

@@ -63,6 +63,7 @@ STAGES = {
     "part1_cifar10_ablation": Stage(
         "cifar10_sweep.py --settings ablation --seeds 2", 450, images=True
     ),
+    "part1_shuffled": Stage("shuffled_pixels.py", 4),
     "part2_settings": Stage("cnn_sweep.py", 200, images=True),
     "part2_best": Stage(
         'cnn_sweep.py --settings "40 epochs plain,40 epochs augmented,best" --seeds 2',
@@ -103,11 +104,14 @@ STAGES = {
         "--eval_freq 200 --eval_size 2000",
         40,
     ),
+    "rnn_holdout": Stage("palindrome_holdout.py", 8),
+    "rnn_states": Stage("palindrome_states.py", 8),
 }
 BAR = (
     "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
     "{remaining} left]"
 )
+WHOLE = ("shuffled_pixels.py", "palindrome_holdout.py", "palindrome_states.py")  # minutes each
 KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # what goes on by itself; the others are told to
 
 
@@ -191,8 +195,9 @@ def command_of(config: Config, folder: Path, name: str) -> list[str]:
     """The command of a stage, with its folder, its results, and the images."""
     script, *flags = shlex.split(STAGES[name].command)
     into = STAGES[name].into or name
-    files = ["--out", str(folder / into), "--results", str(folder / "results" / f"{into}.json")]
-    files += [] if script in KEEPERS else ["--resume"]
+    files = ["--results", str(folder / "results" / f"{into}.json")]
+    files += [] if script in WHOLE else ["--out", str(folder / into)]
+    files += [] if script in (*WHOLE, *KEEPERS) else ["--resume"]
     images = ["--data", config.data, "--data_dir", config.data_dir] if STAGES[name].images else []
     return [sys.executable, str(ROOT / "scripts" / script), *flags, *images, *files]
 

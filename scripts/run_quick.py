@@ -30,6 +30,7 @@ from purenets.core.runs.options import (
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.figures.cnn import confusion_matrix
+from scripts.report import one_step
 from scripts.report.prose import sections
 from scripts.shared import images
 from scripts.shared.mlp import CURVES, MLPConfig
@@ -54,7 +55,7 @@ def main(config: Config) -> Path:
     begin = time.monotonic()
     parts = [part(config) for part in PARTS]
     path = folder / "report.html"
-    write_atomically(path, to_html(page(parts)).encode())
+    write_atomically(path, to_html(page([*parts, step_by_hand(config)])).encode())
     for section in parts:
         (table,) = (block for block in section.blocks if isinstance(block, Table))
         print(f"\n{section.title}\n\n{to_text(table)}")
@@ -89,6 +90,17 @@ def part1(config: Config) -> Section:
         "quick-digits": plots.curves(curves, CURVES),
     }
     (section,) = sections("quick_part1", values)
+    return section
+
+
+def step_by_hand(config: Config) -> Section:
+    """Return the interactive figure of both networks in training."""
+    values = {
+        "hidden": one_step.HIDDEN,
+        "examples": one_step.EXAMPLES,
+        "quick-one-step": one_step.interactive(config.seed),
+    }
+    (section,) = sections("quick_step", values)
     return section
 
 

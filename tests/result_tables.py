@@ -13,7 +13,15 @@ from benchmarks import cnn as cnn_benchmark
 from benchmarks import growth, imports, loops, mlp, products, profile, summary, toolbox
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import write_atomically
-from scripts import cifar10_sweep, cnn_sweep, compare_mlps, palindrome_sweep
+from scripts import (
+    cifar10_sweep,
+    cnn_sweep,
+    compare_mlps,
+    palindrome_holdout,
+    palindrome_states,
+    palindrome_sweep,
+    shuffled_pixels,
+)
 from scripts.shared import result_files
 from tests.faults import record
 from tests.mutants import run as mutants
@@ -29,6 +37,7 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "part1_sets": of_rows(compare_mlps.table),
     "part1_strategies": of_rows(compare_mlps.table),
     "part1_noise": of_rows(compare_mlps.table),
+    "part1_shuffled": of_rows(shuffled_pixels.table),
     "part1_cifar10": of_rows(cifar10_sweep.table),
     "part1_cifar10_ablation": of_rows(cifar10_sweep.table),
     "part2_settings": of_rows(cnn_sweep.table),
@@ -36,6 +45,8 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
         f"rnn_{name}": lambda found: [palindrome_sweep.table(found)]
         for name in ("lengths", "settings", "memory", "memory_why", "memory_T500", "memory_T1000")
     },
+    "rnn_holdout": lambda found: [palindrome_holdout.table(found["cells"])],
+    "rnn_states": lambda found: [palindrome_states.table(found["cells"])],
     "benchmarks": of_rows(summary.table),
     "benchmarks_cifar10": cifar10_benchmark.tables,
     "benchmarks_cnn": lambda found: [cnn_benchmark.table(found)],

@@ -20,6 +20,7 @@ from scripts.figures import cnn as cnn_figures
 from scripts.figures import rnn as rnn_figures
 from scripts.report import part3
 from scripts.shared import result_files
+from scripts.shared.comparison import MEAN_SE
 from scripts.shared.sweeps import MEAN_SD, deviation, spread
 from tests.faults import record
 from tests.result_tables import RESULTS, TABLES, markdown_of
@@ -85,7 +86,7 @@ def test_the_header_says_which_deviation_it_is(name):
     for head, *rows in tables_in(RESULTS / f"{name}.md"):
         for title, *column in zip(head, *rows, strict=True):
             if any(" ± " in cell for cell in column):
-                assert f"({MEAN_SD})" in title
+                assert f"({MEAN_SD})" in title or f"({MEAN_SE})" in title
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)

@@ -5,10 +5,10 @@ them.
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from purenets.core.report.plots import COLORS, panels
+from purenets.core.report.document import Diagram, Stage
+from purenets.core.report.plots import COLORS
 from purenets.core.report.tabulate import Row
 
 FORWARD, BACKWARD = COLORS[0], COLORS[3]
@@ -23,49 +23,45 @@ JOINED = (
 )  # drawn in the box of the layer before
 
 
-def network(rows: Sequence[Row], title: str = "") -> Figure:
-    """The layers of `tabulate` from the input down to the logits. Left of the boxes, in blue, what
-    each computes going forward; right, in orange, its products going backward; at the arrows the
-    shapes that are handed on."""
+def network(rows: Sequence[Row], caption: str = "", key: str = "") -> Diagram:
+    """Return the layers of `tabulate` as a diagram, from the input down to the logits.
+
+    Beside each layer stand the products that it computes forward and backward, between the layers
+    the shapes that are handed on.
+    """
     groups = _grouped(rows)
-    figure, axes = panels(1, 1, 9.6, 0.9 + 0.72 * len(groups))
-    axis = axes[0, 0]
-    axis.set(xlim=(-5.2, 5.2), ylim=(-len(groups) + 0.25, 0.85), title=title)
-    axis.axis("off")
-    for i, group in enumerate(groups):
-        _arrow(axis, -i + 0.5, group[0].input)
-        names = [group[0].name, *(row.name.split(".")[-1] for row in group[1:])]
-        box(axis, 0, -i, 2.9, 0.42, "  ".join(names))
-        first = group[0]
-        if "(" in first.forward:
-            axis.text(-1.6, -i, first.forward, ha="right", va="center", fontsize=7, color=FORWARD)
-            axis.text(1.6, -i, first.backward, ha="left", va="center", fontsize=7, color=BACKWARD)
-    _arrow(axis, -len(groups) + 0.5, groups[-1][-1].output)
-    return figure
+    stages = [_stage(group) for group in groups]
+    return Diagram(stages, times(_shape(groups[-1][-1].output)), caption, key)
+
+
+def times(text: str) -> str:
+    """Return dimensions with the sign of multiplication: 32 x 2 with its own sign."""
+    return text.replace(" x ", " \u00d7 ")
+
+
+def _stage(group: Sequence[Row]) -> Stage:
+    first, *joined = group
+    name = "  ".join([first.name, *(row.name.split(".")[-1] for row in joined)])
+    products = (first.forward, first.backward) if "(" in first.forward else ("", "")
+    return Stage(times(_shape(first.input)), name, *map(times, products))
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def box(
     axis: Axes, x: float, y: float, width: float, height: float, text: str, size: float = 8.5
 ) -> None:
-    """A box around its centre."""
+    """Draw a box around its center."""
     corner = (x - width / 2, y - height / 2)
     style = {
         "boxstyle": "round,pad=0.02,rounding_size=0.06",
-        "facecolor": "#f3f6fa",
-        "edgecolor": "black",
+        "facecolor": "#f4f1ea",
+        "edgecolor": "#8c877b",
     }
     axis.add_patch(FancyBboxPatch(corner, width, height, **style))
     axis.text(x, y, text, ha="center", va="center", fontsize=size)
-
-
-def _arrow(axis: Axes, y: float, shape: tuple[int, ...]) -> None:
-    """What goes forward and its gradient that comes back: the same shape."""
-    text = " x ".join(map(str, shape))
-    for x, tip, tail, color in ((-0.12, -0.24, 0.24, FORWARD), (0.12, 0.24, -0.24, BACKWARD)):
-        arrow = {"arrowstyle": "->", "color": color, "linewidth": 1.3, "shrinkA": 0, "shrinkB": 0}
-        axis.annotate("", (x, y + tip), (x, y + tail), arrowprops=arrow)
-    axis.text(-0.25, y, text, ha="right", va="center", fontsize=7.5, color=FORWARD)
-    axis.text(0.25, y, text, ha="left", va="center", fontsize=7.5, color=BACKWARD)
 
 
 def _grouped(rows: Sequence[Row]) -> list[list[Row]]:

@@ -2,64 +2,56 @@
 
 import base64
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from purenets.core.report.document import (
+    FORMULA,
+    TEXT_WIDTH,
+    Diagram,
     Document,
+    Formula,
+    Interactive,
     Picture,
-    Section,
+    _appended,
     _numbered,
     _numbers,
     _Writer,
     png,
+    to_print,
 )
-from purenets.core.report.tables import Table, numeric_columns
+from purenets.core.report.formulas import to_mathml
+from purenets.core.report.tables import Table, decimal_tails, numeric_columns
 
-CSS = """
-:root { color-scheme: light dark; }
-body { font: 17px/1.55 Georgia, 'Times New Roman', serif; }
-body { max-width: 58rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
-h1, h2, h3, table, figcaption, nav { font-family: system-ui, sans-serif; }
-h1 { line-height: 1.2; }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid #8886; }
-h3 { margin-top: 1.8rem; }
-nav { font-size: 0.9rem; }
-nav ul { list-style: none; padding-left: 1.2rem; }
-a { color: inherit; }
-code { font-size: 0.85em; background: #8882; padding: 0.1em 0.3em; border-radius: 3px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.8rem; }
-th, td { padding: 0.3rem 0.5rem; text-align: right; white-space: nowrap; }
-th, td { border-bottom: 1px solid #8884; }
-.text { text-align: left; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; background: white; border-radius: 4px; }
-figcaption { font-size: 0.85rem; opacity: 0.85; padding: 0.3rem 0; }
-@media (max-width: 40rem) { .wide > img { max-width: none; width: 45rem; } }
-"""
-
-WIDE = 9  # inches of a figure whose text a phone would make too small: it scrolls there
+CSS = Path(__file__).with_name("page.css").read_text()
+DPI = 220  # of pictures, so that they are sharp at the width of the text
+LONG = 45  # letters of a cell that may be broken into lines
+NARROW = 0.62 * TEXT_WIDTH  # inches: a figure that a phone can show whole
 
 
 def to_html(document: Document) -> str:
-    """One page that loads nothing."""
+    """Return one page that loads nothing: style, pictures and scripts are in it.
+
+    Args:
+        document: Its texts are escaped; the HTML of an `Interactive` is taken as it is.
+    """
     write = _Html(_numbers(document))
-    body = [f"<h1>{html.escape(document.title)}</h1>", *map(write.paragraph, document.abstract)]
-    if document.contents:
-        body.append(f"<nav>{_contents(document.sections)}</nav>")
-    for number, section, depth in _numbered(document.sections):
-        heading = f"{number} {section.title}" if document.contents else section.title
-        body.append(f'<h{depth + 1} id="s{number}">{html.escape(heading)}</h{depth + 1}>')
-        body += map(write.block, section.blocks)
+    sections = [*_numbered(document.sections)]
+    body = ["<main>", *write.sections(sections, document.contents)]
     if document.references:
         items = "".join(f"<li>{write.text(reference)}</li>" for reference in document.references)
-        body.append(f"<h2>References</h2>\n<ol>{items}</ol>")
+        body.append(f'<h2 id="references">References</h2>\n<ol class="references">{items}</ol>')
+    body += write.sections(list(_appended(document)), numbered=True)
+    body.append("</main>")
+    navigation = _contents(document) if document.contents else ""
+    title = html.escape(document.title)
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(document.title)}</title>\n<style>{CSS}</style>\n"
-        + "\n".join(body)
-        + "\n</html>\n"
+        f"<title>{title}</title>\n<style>{CSS}</style>\n<body>\n"
+        + "\n".join([write.header(document), navigation, *body])
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -72,34 +64,119 @@ class _Html(_Writer):
     def emphasis(self, text: str) -> str:
         return f"<em>{html.escape(text)}</em>"
 
+    def formula(self, tex: str) -> str:
+        return to_mathml(tex)
+
     def paragraph(self, text: str) -> str:
         return f"<p>{self.text(text)}</p>"
 
-    def table(self, table: Table) -> str:
+    def header(self, document: Document) -> str:
+        """Return the title, who wrote it, and the abstract."""
+        lines = "".join(f'<p class="byline">{self.text(line)}</p>' for line in document.byline)
+        abstract = "\n".join(map(self.paragraph, document.abstract))
+        if abstract and document.contents:
+            abstract = f'<section class="abstract"><h2>Abstract</h2>{abstract}</section>'
+        return f"<header><h1>{html.escape(document.title)}</h1>{lines}{abstract}</header>"
+
+    def sections(self, sections: Sequence[tuple], numbered: bool) -> Iterator[str]:
+        """Yield the headings with all that is below them."""
+        for number, section, depth in sections:
+            title = html.escape(section.title)
+            lead = f'<span class="number">{number}</span> ' if numbered else ""
+            yield f'<h{depth + 1} id="s{number}">{lead}{title}</h{depth + 1}>'
+            yield from map(self.block, section.blocks)
+
+    def formula_block(self, formula: Formula) -> str:
+        number = f'<span class="number">{html.escape(formula.number)}</span>'
+        return (
+            f'<div class="formula"><div class="wide">{to_mathml(formula.tex, display=True)}</div>'
+            f"{number if formula.number else ''}</div>"
+        )
+
+    def table_block(self, table: Table) -> str:
         numeric, (head, *body) = numeric_columns(table), table.rows
-        lines = [self.row("th", head, numeric), *(self.row("td", row, numeric) for row in body)]
-        inner = "".join(lines)
-        caption = f"<figcaption>{self.caption(table)}</figcaption>" if table.caption else ""
-        return f'<figure>{caption}<div class="wide"><table>{inner}</table></div></figure>'
+        pads = decimal_tails(table)
+        lines = [f"<thead>{self.row('th', head, numeric)}</thead><tbody>"]
+        lines += [self.row("td", row, numeric, pad) for row, pad in zip(body, pads, strict=True)]
+        inner = "".join([*lines, "</tbody>"])
+        caption = f"<figcaption>{self.captioned(table)}</figcaption>" if table.caption else ""
+        wide = f'<div class="wide"><table>{inner}</table></div>'
+        return f'<figure class="table">{caption}{wide}</figure>'
 
-    def row(self, kind: str, cells: Sequence[str], numeric: Sequence[bool]) -> str:
-        opening = [f"<{kind}>" if right else f'<{kind} class="text">' for right in numeric]
-        pairs = zip(opening, cells, strict=True)
-        return f"<tr>{''.join(f'{tag}{self.text(cell)}</{kind}>' for tag, cell in pairs)}</tr>"
+    def row(
+        self, kind: str, cells: Sequence[str], numeric: Sequence[bool], pads: Sequence[str] = ()
+    ) -> str:
+        """Return a row; `pads` stand unseen behind the cells, so that decimal points align."""
+        made = []
+        for cell, right, pad in zip(cells, numeric, pads or [""] * len(cells), strict=True):
+            alone = FORMULA.fullmatch(cell)  # as large as on a line of its own
+            padded = f' data-pad="{html.escape(pad)}"' if right and pad else ""
+            name = "text long" if len(cell) > LONG and not alone else "text"
+            opening = f"<{kind}{padded}>" if right else f'<{kind} class="{name}">'
+            inner = to_mathml(alone[1], large=True) if alone else self.text(cell)
+            made.append(f"{opening}{inner}</{kind}>")
+        return f"<tr>{''.join(made)}</tr>"
 
-    def picture(self, picture: Picture) -> str:
-        image = base64.b64encode(png(picture.figure)).decode()
-        element = f'<img alt="{html.escape(picture.caption)}" src="data:image/png;base64,{image}">'
-        if picture.figure.get_figwidth() > WIDE:
-            element = f'<div class="wide">{element}</div>'
-        return f"<figure>{element}<figcaption>{self.caption(picture)}</figcaption></figure>"
+    def picture_block(self, picture: Picture) -> str:
+        return f"<figure>{self.image(picture)}{self.below(picture)}</figure>"
+
+    def image(self, picture: Picture) -> str:
+        """Return the figure as an image of the width that it has in print."""
+        data = base64.b64encode(png(to_print(picture.figure), DPI, transparent=True)).decode()
+        share = min(1.0, picture.figure.get_figwidth() / TEXT_WIDTH)
+        alt = html.escape(self.plain(picture.caption))
+        image = f'<img alt="{alt}" style="width: {share:.0%}" src="data:image/png;base64,{data}">'
+        scrolls = picture.figure.get_figwidth() > NARROW
+        return f'<div class="wide picture">{image}</div>' if scrolls else image
+
+    def diagram_block(self, diagram: Diagram) -> str:
+        lines = []
+        for stage in diagram.stages:
+            lines.append(self.shape(stage.entering))
+            left, right = (html.escape(text) for text in (stage.forward, stage.backward))
+            lines.append(
+                f'<li class="stage"><span class="forward">{left}</span>'
+                f'<b>{html.escape(stage.name)}</b><span class="backward">{right}</span></li>'
+            )
+        lines.append(self.shape(diagram.leaving))
+        return f'<figure class="diagram"><ol>{"".join(lines)}</ol>{self.below(diagram)}</figure>'
+
+    def shape(self, text: str) -> str:
+        """Return the arrows between two stages: the same shape goes forward and comes back."""
+        escaped = html.escape(text)
+        return (
+            f'<li class="shape"><span class="forward">{escaped} ↓</span>'
+            f'<span class="backward">↑ {escaped}</span></li>'
+        )
+
+    def interactive_block(self, interactive: Interactive) -> str:
+        still = (
+            f"<noscript>{self.image(Picture(interactive.figure, interactive.caption))}</noscript>"
+        )
+        inner = f"{interactive.html}{still}{self.below(interactive)}"
+        return f'<figure class="interactive">{inner}</figure>'
+
+    def below(self, block: Picture | Diagram | Interactive) -> str:
+        caption = self.captioned(block)
+        return f"<figcaption>{caption}</figcaption>" if caption else ""
+
+    def captioned(self, block: Table | Picture | Diagram | Interactive) -> str:
+        """Return the caption with its number in bold."""
+        number = self.numbers.get(id(block))
+        return f"<b>{number}.</b> {self.text(block.caption)}" if number else ""
+
+    def plain(self, text: str) -> str:
+        """Return a text without its marks, as what stands for a picture."""
+        return re.sub(r"\$`|`\$|`", "", self._with_numbers(text))
 
 
-def _contents(sections: Sequence[Section]) -> str:
-    items = (
-        f'<li style="margin-left: {1.2 * (depth - 1)}rem"><a href="#s{number}">'
-        f"{number} {html.escape(section.title)}</a></li>"
-        for number, section, depth in _numbered(sections)
+def _contents(document: Document) -> str:
+    """Return the table of contents: parts and, inside of them, their sections."""
+    every = [*_numbered(document.sections), *_appended(document)]
+    items = "".join(
+        f'<li class="depth{depth}"><a href="#s{number}">'
+        f'<span class="number">{number}</span> {html.escape(section.title)}</a></li>'
+        for number, section, depth in every
         if depth <= 2
     )
-    return f"<ul>{''.join(items)}</ul>"
+    return f'<nav><p class="heading">Contents</p><ul>{items}</ul></nav>'

@@ -22,6 +22,8 @@ from typing import NamedTuple
 COMMIT = r"(?=\d*[a-f])[0-9a-f]{10}\b"  # ten digits of a commit are no number
 NUMBER = re.compile(rf"(?!{COMMIT})[-+]?(\.?\d|nan\b|inf\b)")  # how a cell with a number begins
 
+WHOLE = re.compile(r"^[-+]?[\d,]*")  # of a number: its sign and its whole digits
+
 
 class Table(NamedTuple):
     """A header and rows of texts, all of the same length.
@@ -107,3 +109,28 @@ def _caption_lines(table: Table) -> list[str]:
 
 def _escaped(cell: str) -> str:
     return " ".join(cell.replace("|", "\\|").splitlines())
+
+
+def decimal_tails(table: Table) -> list[list[str]]:
+    """Return for each cell below the header what is missing behind its number's last whole digit.
+
+    With these texts behind them, unseen, the numbers of a column have their decimal points below
+    each other. They are empty in columns without numbers, whose text begins at the left.
+
+    >>> decimal_tails(table_of(["n", "accuracy"], [["a", "9.25 ± 0.10"], ["b", "88.1"]]))
+    [['', ''], ['', '5 ± 0.10']]
+    """
+    _, *body = table.rows
+    if not body:
+        return []
+    columns = zip(zip(*body, strict=True), numeric_columns(table), strict=True)
+    missing = [_missing(column) if numeric else [""] * len(body) for column, numeric in columns]
+    return [list(row) for row in zip(*missing, strict=True)]
+
+
+def _missing(column: Sequence[str]) -> list[str]:
+    """Return for each cell of a column the end of the longest tail, which its own tail has not."""
+    tails = [WHOLE.sub("", cell) for cell in column]
+    longest = max(tails, key=len)
+    filled = zip(column, tails, strict=True)
+    return [longest[len(tail) :] if cell else "" for cell, tail in filled]

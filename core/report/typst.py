@@ -1,33 +1,76 @@
 """A document as a PDF, by way of Typst."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from purenets.core.base import UserError
-from purenets.core.report.document import Document, Picture, _numbered, _numbers, _Writer, png
-from purenets.core.report.tables import Table, numeric_columns
+from purenets.core.report.document import (
+    FORMULA,
+    TEXT_WIDTH,
+    Diagram,
+    Document,
+    Formula,
+    Interactive,
+    Picture,
+    _appended,
+    _numbered,
+    _numbers,
+    _Writer,
+    svg,
+    to_print,
+)
+from purenets.core.report.formulas import to_typst as formula_source
+from purenets.core.report.tables import Table, decimal_tails, numeric_columns
 from purenets.core.runs.files import write_atomically
 
-TYPST = """
-#set page(paper: "a4", margin: 2.2cm, numbering: "1")
-#set text(size: 10.5pt)
-#set par(justify: true)
+MARGIN = (8.27 - TEXT_WIDTH) / 2  # inches, of A4
+TYPST = f"""
+#set page(paper: "a4", margin: (x: {MARGIN:.3f}in, y: 2.3cm), numbering: "1")
+#set text(font: "Libertinus Serif", size: 10.5pt, number-type: "lining")
+#set par(justify: true, leading: 0.62em, spacing: 0.95em)
 #set heading(numbering: "1.1")
-#show heading: set block(above: 1.4em, below: 0.8em)
-#show figure: set block(above: 1.4em, below: 1.4em)
+#show heading: set text(weight: 600)
+#show heading: set block(above: 1.5em, below: 0.8em, sticky: true)
+#show heading.where(level: 1): set text(size: 15pt)
+#show heading.where(level: 1): set block(above: 2em, below: 1em)
+#show heading.where(level: 2): set text(size: 12pt)
+#show heading.where(level: 3): set text(size: 10.5pt, style: "italic")
+#show figure: set block(above: 1.3em, below: 1.3em)
 #show figure.caption: set text(size: 9pt)
 #show figure.caption: set align(left)
-#show figure.caption: set par(justify: false)
+#show figure.caption: set par(justify: false, leading: 0.5em)
 #show figure.where(kind: table): set figure.caption(position: top)
-#show raw: set text(size: 9pt)
-#set table(stroke: none, inset: (x: 4pt, y: 2.5pt))
+#show math.equation: set text(size: 1em)
+#show raw: set text(size: 0.95em)
+#show table.cell.where(y: 0): set text(weight: 600)
+#set table(stroke: none, inset: (x: 4pt, y: 2.6pt))
+#set outline(indent: 1.2em)
+#show outline.entry.where(level: 1): set block(above: 0.9em)
+#let forward = rgb("#0b5f99")
+#let backward = rgb("#b04a00")
+#let stage(f, name, b) = grid(
+  columns: (1fr, auto, 1fr), column-gutter: 8pt, align: (right + horizon, center, left + horizon),
+  text(forward, f),
+  box(fill: rgb("#f4f1ea"), stroke: 0.5pt + rgb("#b9b4a8"), radius: 3pt, inset: (x: 8pt, y: 4pt),
+    text(size: 8.5pt, weight: 600, name)),
+  text(backward, b))
+#let shape(s) = grid(
+  columns: (1fr, 1fr), column-gutter: 12pt, align: (right, left),
+  text(forward)[#s ↓], text(backward)[↑ #s])
 """
 
-LONG = 40  # rows of a table that may be parted by the end of a page
+LONG = 14  # rows of a table that may be parted by the end of a page
+SIZES = ((88, 9), (112, 8.5), (130, 8), (10**9, 7.5))  # letters of the widest row, and their size
+FLOATING = 3.3  # inches: a higher figure moves to where a page has room for it
 
 
 def write_pdf(document: Document, path: Path) -> None:
-    """The same as a PDF with its fonts; the same document gives the same bytes."""
+    """Write a document as a PDF with its fonts; the same document gives the same bytes.
+
+    Raises:
+        UserError: If the package typst is not installed.
+    """
     try:
         import typst
     except ImportError as error:
@@ -39,22 +82,20 @@ def write_pdf(document: Document, path: Path) -> None:
 
 
 def to_typst(document: Document, folder: Path) -> str:
-    """The source of the PDF; the pictures go to `folder`."""
+    """Return the source of the PDF; the pictures go to `folder`."""
     write = _Typst(_numbers(document), folder)
-    lines = [TYPST, f"#set document(title: {_string(document.title)})"]
-    lines.append(f"#align(center, text(size: 18pt, weight: 700, {_string(document.title)}))")
-    lines += map(write.paragraph, document.abstract)
-    lines += (
-        ["#outline(depth: 2)", "#pagebreak()"]
-        if document.contents
-        else ["#set heading(numbering: none)"]
-    )
-    for _, section, depth in _numbered(document.sections):
-        lines.append(f"#heading(level: {depth}, {_string(section.title)})")
-        lines += map(write.block, section.blocks)
+    lines = [TYPST, f"#set document(title: {_string(document.title)})", *write.top(document)]
+    if document.contents:
+        lines += ["#outline(depth: 2, title: [Contents])", "#pagebreak()"]
+    else:
+        lines.append("#set heading(numbering: none)")
+    lines += write.sections(_numbered(document.sections))
     if document.references:
-        lines.append("#heading(numbering: none)[References]")
+        lines += ["#place.flush()", "#heading(numbering: none)[References]"]
         lines += [f"+ {write.text(reference)}" for reference in document.references]
+    if document.appendix:
+        lines += ["#counter(heading).update(0)", '#set heading(numbering: "A.1")']
+        lines += write.sections(_appended(document))
     return "\n\n".join(lines) + "\n"
 
 
@@ -78,32 +119,117 @@ class _Typst(_Writer):
     def emphasis(self, text: str) -> str:
         return f"#emph({_string(text)});"
 
+    def formula(self, tex: str) -> str:
+        return f"${formula_source(tex)}$"
+
     paragraph = _Writer.text
 
-    def table(self, table: Table) -> str:
+    def top(self, document: Document) -> list[str]:
+        """Return the title, who wrote it, and the abstract."""
+        title = f"text(size: 20pt, weight: 600, {_string(document.title)})"
+        lines = [f"#v(0.6cm)\n#align(center, par(justify: false, {title}))"]
+        for line in document.byline:
+            lines.append(f"#align(center, text(size: 11pt)[{self.text(line)}])")
+        abstract = "\n\n".join(map(self.paragraph, document.abstract))
+        if abstract and document.contents:
+            abstract = f"#v(0.5cm)\n#pad(x: 0.8cm)[#set text(size: 10pt)\n{abstract}]\n#v(0.5cm)"
+        return [*lines, abstract]
+
+    def sections(self, sections) -> list[str]:
+        """Return the headings with all that is below them."""
+        lines = []
+        for _, section, depth in sections:
+            if depth == 1:
+                lines.append("#place.flush()")
+            lines.append(f"#heading(level: {depth}, {_string(section.title)})")
+            lines += map(self.block, section.blocks)
+        return lines
+
+    def formula_block(self, formula: Formula) -> str:
+        number = f", numbering: _ => {_string(formula.number)}" if formula.number else ""
+        return f"#math.equation(block: true{number}, $ {formula_source(formula.tex)} $)"
+
+    def table_block(self, table: Table) -> str:
         columns = len(table.rows[0])
-        widest = max(sum(len(cell) for cell in row) + 3 * columns for row in table.rows)
-        size = 9 if widest < 90 else 7.5 if widest < 125 else 6.5
-        head, *rows = [", ".join(f"[{self.text(cell)}]" for cell in row) for row in table.rows]
-        cells = ", ".join([f"table.header({head})", "table.hline(stroke: 0.6pt)", *rows])
+        widest = max(sum(map(_letters, row)) + 3 * columns for row in table.rows)
+        size = next(size for letters, size in SIZES if widest < letters)
+        head, *rows = self.cells(table)
+        parts = ["table.hline(stroke: 0.8pt)", f"table.header({head}, table.hline(stroke: 0.5pt))"]
+        cells = ", ".join([*parts, *rows, "table.hline(stroke: 0.8pt)"])
         aligned = ", ".join("right" if right else "left" for right in numeric_columns(table))
-        inner = f"table(columns: {columns}, align: ({aligned},), {cells})"
-        small = f"#set text(size: {size}pt)\n#set par(justify: false)\n"
+        roomy = ", inset: (x: 4pt, y: 3.6pt)" if any(map(_has_formula, table.rows)) else ""
+        inner = f"table(columns: {columns}, align: ({aligned},){roomy}, {cells})"
+        small = f"#set text(size: {size}pt)\n#set par(justify: false, leading: 0.5em)\n"
         if len(rows) > LONG:
             small += "#show figure: set block(breakable: true)\n"
         return f"#[{small}#{self.figure('table', table, inner)}]"
 
-    def picture(self, picture: Picture) -> str:
-        self.pictures += 1
-        path = self.folder / f"picture{self.pictures}.png"
-        path.write_bytes(png(picture.figure, dpi=200))
-        width, height = picture.figure.get_size_inches()
-        share = min(
-            1, width / 7.2, 8.5 * width / (7.2 * height)
-        )  # of the line; a page is 8.5 inches high
-        image = f'image("{path.name}", width: {share:.0%})'
-        return f"#{self.figure('image', picture, image)}"
+    def cells(self, table: Table) -> list[str]:
+        """Return the rows with what aligns their decimal points; short words do not break."""
+        head, *body = table.rows
+        pads = [[""] * len(head), *decimal_tails(table)]
+        return [
+            ", ".join(f"[{self.cell(cell)}{_hidden(pad)}]" for cell, pad in zip(*row, strict=True))
+            for row in zip([head, *body], pads, strict=True)
+        ]
 
-    def figure(self, kind: str, block: Table | Picture, inner: str) -> str:
-        caption = f"caption: [{self.caption(block)}], " if block.caption else ""
-        return f"figure(kind: {kind}, supplement: none, numbering: none, {caption}{inner})"
+    def cell(self, cell: str) -> str:
+        """Return a cell; a formula that stands alone in it is as large as on a line of its own."""
+        alone = FORMULA.fullmatch(cell)
+        return f"$display({formula_source(alone[1])})$" if alone else self.text(cell)
+
+    def picture_block(self, picture: Picture) -> str:
+        return f"#{self.figure('image', picture, self.image(picture), floats(picture))}"
+
+    def image(self, picture: Picture | Interactive) -> str:
+        self.pictures += 1
+        path = self.folder / f"picture{self.pictures}.svg"
+        path.write_bytes(svg(to_print(picture.figure)))
+        return f'image("{path.name}", width: {picture.figure.get_figwidth():.3f}in)'
+
+    interactive_block = picture_block
+
+    def diagram_block(self, diagram: Diagram) -> str:
+        parts = []
+        for stage in diagram.stages:
+            parts.append(f"shape({_string(stage.entering)})")
+            texts = map(_string, (stage.forward, stage.name, stage.backward))
+            parts.append(f"stage({', '.join(texts)})")
+        parts.append(f"shape({_string(diagram.leaving)})")
+        setting = "set text(size: 7.5pt); set par(justify: false, leading: 0.4em)"
+        inner = f"{{ {setting}; stack(spacing: 4.5pt, {', '.join(parts)}) }}"
+        return f"#{self.figure('image', diagram, inner, len(diagram.stages) > 8)}"
+
+    def figure(
+        self,
+        kind: str,
+        block: Table | Picture | Diagram | Interactive,
+        inner: str,
+        floating: bool = False,
+    ) -> str:
+        caption = f"caption: [{self.captioned(block)}], " if block.caption else ""
+        place = "placement: auto, " if floating else ""
+        return f"figure(kind: {kind}, supplement: none, numbering: none, {place}{caption}{inner})"
+
+    def captioned(self, block: Table | Picture | Diagram | Interactive) -> str:
+        """Return the caption with its number in bold."""
+        number = self.numbers.get(id(block))
+        return f"#strong[{self.literal(f'{number}.')}] {self.text(block.caption)}" if number else ""
+
+
+def floats(picture: Picture | Interactive) -> bool:
+    """Return True for a figure so high that it leaves a gap where it does not fit."""
+    return to_print(picture.figure).get_figheight() > FLOATING
+
+
+def _has_formula(row: Sequence[str]) -> bool:
+    return any(map(FORMULA.fullmatch, row))
+
+
+def _letters(cell: str) -> int:
+    """Return about how many letters a cell is wide; of a formula every third sign is seen."""
+    return len(FORMULA.sub(lambda found: "x" * (len(found[1]) // 3), cell))
+
+
+def _hidden(text: str) -> str:
+    return f"#hide({_string(text)})" if text else ""

@@ -6,6 +6,7 @@ Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JS
 of a palindrome.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -239,46 +240,68 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
 
 
 def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) -> Figure:
-    """The network through time, with its dimensions forward (blue) and backward (orange)."""
-    figure, ((axis,),) = panels(1, 1, 10, 3.9)
-    times = ["1", "2", "...", str(steps)]
-    axis.set(xlim=(-1.6, 9.6), ylim=(-1.7, 3.2), title="The recurrence, unrolled through time")
+    """Draw the network through time, with its dimensions forward (blue) and backward (orange).
+
+    One unit of the axes is an inch, so that no letter shrinks.
+    """
+    width, height, size = 6.5, 3.0, 9.0
+    figure, ((axis,),) = panels(1, 1, width, height)
+    axis.set(xlim=(0, width), ylim=(0, height))
     axis.set_axis_off()
-    h_shape, forward, backward = f"{batch} x {hidden}", COLORS[0], COLORS[3]
+    state, forward, backward = times_sign(batch, hidden), COLORS[0], COLORS[3]
 
     def arrow(begin, end, color):
-        style = {"arrowstyle": "->", "color": color, "linewidth": 1.4}
+        style = {"arrowstyle": "->", "color": color, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
         axis.annotate("", end, begin, arrowprops=style)
 
-    def both_ways(x, y, end_x, end_y, up: bool):
-        shift = (0, 0.13) if not up else (0.13, 0)
-        arrow((x + shift[0], y + shift[1]), (end_x + shift[0], end_y + shift[1]), forward)
-        arrow((end_x - shift[0], end_y - shift[1]), (x - shift[0], y - shift[1]), backward)
+    def label(x, y, text, color="black", **place):
+        axis.text(x, y, text, fontsize=size, color=color, **({"ha": "center"} | place))
 
-    axis.text(-1.55, 0.25, f"h(0) = 0\n{h_shape}", fontsize=8, va="center", color=forward)
-    for i, t in enumerate(times):
-        x = 2.5 * i
-        if t == "...":
-            axis.text(x, 0, t, fontsize=16, ha="center", va="center")
-        else:
-            box(axis, x, 0, 1.3, 0.75, f"tanh, h({t})\n{h_shape}")
-            arrow((x, -1.15), (x, -0.42), forward)
-            read = f"x({t}): {batch} x {input_dim}"
-            axis.text(x, -1.4, read, ha="center", fontsize=8, color=forward)
-        if i:
-            both_ways(x - 1.85, 0, x - 0.66, 0, up=False)
-            axis.text(x - 1.25, 0.3, "W_hh", ha="center", fontsize=8, color=forward)
-            axis.text(x - 1.25, -0.45, f"dh: {h_shape}", ha="center", fontsize=7, color=backward)
-    arrow((-1.0, 0.0), (-0.66, 0.0), forward)
-    box(axis, x, 1.6, 1.7, 0.75, f"o = h W_ph^T + b_o\n{batch} x {classes}")
-    both_ways(x, 0.42, x, 1.2, up=True)
-    axis.text(x + 0.35, 0.8, f"do W_ph: {h_shape}", fontsize=7.5, color=backward, va="center")
-    axis.text(x, 2.4, "softmax, cross-entropy (4)", ha="center", fontsize=8)
-    shapes = f"W_hx: {hidden} x {input_dim}   W_hh: {hidden} x {hidden}"
-    sums = "dW_hx = sum over t of da(t)^T x(t)   dW_hh = sum over t of da(t)^T h(t-1)"
-    text = f"{shapes}   W_ph: {classes} x {hidden}\n{sums}"
-    axis.text(-1.5, 2.6, text, fontsize=8, va="top")
+    places, y = {"1": 1.35, "2": 3.0, str(steps): 5.75}, 1.0
+    label(0.05, y - 0.12, f"$h_0 = 0$\n{state}", forward, ha="left")
+    arrow((0.72, y), (places["1"] - 0.5, y), forward)
+    for t, x in places.items():
+        box(axis, x, y, 1.04, 0.54, f"$h_{t} = \\tanh(a_{t})$\n{state}", size)
+        arrow((x, 0.38), (x, y - 0.28), forward)
+        label(x, 0.2, f"$x_{t}$: {times_sign(batch, input_dim)}", forward)
+    ends = [places["1"], places["2"], 4.35, places[str(steps)]]
+    for i, (x, end) in enumerate(itertools.pairwise(ends)):
+        begin, end = x + (0.5 if i < 2 else 0.25), end - (0.25 if i == 1 else 0.5)
+        arrow((begin, y + 0.08), (end, y + 0.08), forward)
+        arrow((end, y - 0.08), (begin, y - 0.08), backward)
+        label((begin + end) / 2, y + 0.16, "$W_{hh}$", forward)
+        label((begin + end) / 2, y - 0.28, "$dh$", backward)
+    label(4.35, y - 0.04, ". . .")
+    x = places[str(steps)]
+    box(
+        axis,
+        x,
+        2.05,
+        1.3,
+        0.5,
+        f"$o = W_{{ph}} h_{steps} + b_o$\n{times_sign(batch, classes)}",
+        size,
+    )
+    arrow((x - 0.07, y + 0.28), (x - 0.07, 1.77), forward)
+    arrow((x + 0.07, 1.77), (x + 0.07, y + 0.28), backward)
+    label(x + 0.15, 1.48, "$do \\, W_{ph}$", backward, ha="left")
+    arrow((x, 2.33), (x, 2.58), forward)
+    label(x, 2.66, "softmax, cross-entropy (4)")
+    shapes = {
+        "W_{hx}": (hidden, input_dim),
+        "W_{hh}": (hidden, hidden),
+        "W_{ph}": (classes, hidden),
+    }
+    named = "   ".join(f"${name}$: {times_sign(*shape)}" for name, shape in shapes.items())
+    label(0.05, 2.55, f"{named}\nevery $h_t$ and $dh_t$: {state}", ha="left")
+    sums = "$dW_{hx} = \\sum_t da_t^\\top x_t$\n$dW_{hh} = \\sum_t da_t^\\top h_{t-1}$"
+    label(0.05, 1.85, sums, backward, ha="left")
     return figure
+
+
+def times_sign(*shape: int) -> str:
+    """Return a shape with the sign of multiplication."""
+    return " \u00d7 ".join(map(str, shape))
 
 
 @dataclass(frozen=True)

@@ -5,25 +5,36 @@ from collections.abc import Sequence
 
 from purenets.core.report.document import Document
 from scripts import compare_mlps, run_quick
-from scripts.report import cifar10, part1, part2, part3
+from scripts.report import cifar10, part1, part2, part3, settings
 from scripts.report.prose import sections
 from scripts.shared.sweeps import grouped, images_of, spread
 
 PARTS = (part1.section, cifar10.mlp_section, cifar10.cnn_section, part2.section, part3.section)
 
 
-def document(found: dict[str, dict], quick: run_quick.Config) -> Document:
+def document(
+    found: dict[str, dict], quick: run_quick.Config, byline: Sequence[str] = ()
+) -> Document:
     """Return the report of the results in `found`.
 
     Args:
         found: The content of the result files, by name.
         quick: The options of what is trained here: always the decision boundaries, and every part
             whose results are missing.
+        byline: Lines below the title: who wrote it.
     """
     parts = [part(found, quick) for part in PARTS]
     values = of_perceptrons(found) | of_cifar10(found) | of_vgg(found) | of_rnn(found)
     (top,) = sections("abstract", values)
-    return Document(top.title, parts, top.blocks, references(), contents=True)
+    return Document(
+        top.title,
+        parts,
+        top.blocks,
+        references(),
+        contents=True,
+        byline=byline,
+        appendix=settings.appendix(found),
+    )
 
 
 def references() -> list[str]:

@@ -6,16 +6,20 @@ import numpy as np
 
 from purenets import Model
 from purenets.core.report.diagrams import network
-from purenets.core.report.document import Block, Section
-from purenets.core.report.tabulate import as_table, tabulate
+from purenets.core.report.document import Block, Section, to_print
+from purenets.core.report.tabulate import tabulate
 from purenets.core.runs.history import column
 from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, run_quick
 from scripts.figures import cifar10 as figures
+from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
-from scripts.report.results import in_small
+from scripts.report.results import compact, in_small
+from scripts.report.structure import layers
+from scripts.shared.comparison import Difference, paired
 from scripts.shared.sweeps import grouped, images_of, spread
 
 BATCH = 16  # of the dimensions that are shown
+SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
 PIXELS = 3 * 32 * 32
 
 
@@ -55,12 +59,12 @@ def of_network(kind: str, net: Model) -> dict:
     import torch
 
     rows = tabulate(net, torch.zeros(BATCH, 3, 32, 32))
-    title = {"mlp": "The network without convolutions", "cnn": "The fast CNN"}[kind]
     return {
         "batch": BATCH,
         "parameters": sum(row.params for row in rows),
-        f"best-{kind}-layers": as_table(rows),
-        f"best-{kind}-dimensions": network(rows, f"{title}, batch of {BATCH}"),
+        f"best-{kind}-layers": layers(rows),
+        f"best-{kind}-formulas": formulas(rows),
+        f"best-{kind}-dimensions": network(rows),
     }
 
 
@@ -84,11 +88,12 @@ def analysis(found: dict, kind: str) -> list[Block]:
     values = of_headline(rows) | of_ablation(found.get("part1_cifar10_ablation"), kind)
     values |= {
         "kind": kind,
-        "source": source(found["part1_cifar10"], "final"),
-        f"best-{kind}-settings": cifar10_sweep.table(rows),
-        f"best-{kind}-minutes": figures.over_minutes(rows),
-        f"best-{kind}-curves": figures.learning_curves(rows),
-        f"best-{kind}-confusion": figures.two_confusions(headline(rows)),
+        "images": images_of(rows),
+        "machine": ", ".join(dict.fromkeys(row["machine"] for row in rows)),
+        f"best-{kind}-settings": compact(cifar10_sweep.table(rows)),
+        f"best-{kind}-minutes": to_print(figures.over_minutes(rows), MEDIUM),
+        f"best-{kind}-curves": figures.learning_curves(next(iter(headline(rows).values()))),
+        f"best-{kind}-confusion": to_print(figures.two_confusions(headline(rows)), SMALL),
     }
     (section,) = sections("part1_cifar10", values)
     return list(section.blocks)
@@ -98,12 +103,6 @@ def of_kind(found: dict, kind: str) -> list[dict]:
     """Return the rows of one kind of network, "mlp" or "cnn"; none if their file is missing."""
     rows = found.get("part1_cifar10", {"rows": []})["rows"]
     return [row for row in rows if row["setting"].split()[0] == kind]
-
-
-def source(found: dict, settings: str) -> str:
-    """Return where the results come from, for a caption."""
-    command = f"`python scripts/cifar10_sweep.py --settings {settings}`"
-    return f"{images_of(found['rows'])}; {command}, {found['machine']}."
 
 
 def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
@@ -133,13 +132,14 @@ def reached(rows: Sequence[dict]) -> dict:
 
 def of_headline(rows: Sequence[dict]) -> dict:
     """Return what the headline reached, in numbers."""
-    (mine,) = headline(rows).values()
-    views = [figures.final(row) - row["test"]["accuracy"] for row in mine]
+    ((setting, mine),) = headline(rows).items()
+    views = paired([figures.final(row) for row in mine], [row["test"]["accuracy"] for row in mine])
     classes = mine[0]["test"]["classes"]
     by_class = figures.class_accuracy(mine)
     worst, *_, best = by_class.argsort()
     return reached(rows) | {
-        "from_views": 100 * np.mean(views),
+        "setting": setting,
+        "from_views": views.points(),
         **of_validation(mine),
         "worst": classes[worst],
         "worst_accuracy": by_class[worst],
@@ -155,8 +155,8 @@ def of_validation(rows: Sequence[dict]) -> dict:
     if not all(map(figures.held_out, rows)):
         return {"gap": None, "late_gain": None}
     last = [row["history"][-1] for row in rows]
-    gap = 100 * np.mean([row["accuracy"] - row["valid_accuracy"] for row in last])
-    return {"gap": gap, "late_gain": late_gain(rows)}
+    gap = paired([row["accuracy"] for row in last], [row["valid_accuracy"] for row in last])
+    return {"gap": gap.points(), "late_gain": late_gain(rows).points()}
 
 
 def of_other_seeds(rows: Sequence[dict]) -> dict:
@@ -177,29 +177,49 @@ def of_other_seeds(rows: Sequence[dict]) -> dict:
     }
 
 
-def late_gain(rows: Sequence[dict]) -> float:
-    """Return how many points validation accuracy gains in the last third of the steps."""
-    gains = []
+def late_gain(rows: Sequence[dict]) -> Difference:
+    """Return what validation accuracy gains in the last third of the steps, seed by seed."""
+    at_end, before = [], []
     for row in rows:
         steps, accuracy = column(row["history"], "valid_accuracy")
-        before = [a for step, a in zip(steps, accuracy, strict=True) if step <= 2 * steps[-1] / 3]
-        gains.append(100 * (accuracy[-1] - before[-1]))
-    return float(np.mean(gains))
+        early = [a for step, a in zip(steps, accuracy, strict=True) if step <= 2 * steps[-1] / 3]
+        at_end.append(accuracy[-1])
+        before.append(early[-1])
+    return paired(at_end, before)
 
 
 def of_ablation(found: dict | None, kind: str) -> dict:
     """Return the ablation and its largest losses; None if it is missing."""
     if found is None:
-        return {"ablation": None}
+        return dict.fromkeys(("ablation", "near_zero", "gains"))
     rows = found["rows"]
-    points = figures.changes(rows, kind)
-    changes = {name: float(np.mean(values)) for name, values in points.items()}
-    worst = sorted(changes, key=changes.get)[:3]
+    points = {
+        name: paired(np.array(values) / 100, np.zeros(len(values)))
+        for name, values in figures.changes(rows, kind).items()
+    }
     seeds = [len(mine) for name, mine in grouped(rows).items() if name.split(":")[0] == kind]
+    if not points or min(seeds) < 2:  # of one seed nothing is concluded
+        return dict.fromkeys(("ablation", "near_zero", "gains"))
+    worst = sorted(points, key=lambda name: points[name].mean)[:3]
     return {
         "ablation": True,
-        f"best-{kind}-ablation": figures.ablation(rows, kind),
+        f"best-{kind}-ablation": to_print(figures.ablation(rows, kind), MEDIUM),
         "ablation_n": min(seeds),
-        "ablation_source": source(found, "ablation"),
-        "largest_losses": ", ".join(f"{name} {changes[name]:+.1f}" for name in worst),
+        "ablation_images": images_of(rows),
+        "largest_losses": ", ".join(f"{name} ({points[name].points()})" for name in worst),
+        "near_zero": near_zero(points),
+        "gains": gains(points),
     }
+
+
+def gains(points: dict[str, Difference]) -> str | None:
+    """Return the changes that gain more than two standard errors; None without any."""
+    found = {name: change for name, change in points.items() if change.mean > 0}
+    texts = [f"{name} ({own.points()})" for name, own in found.items() if own.errors >= 2]
+    return ", ".join(texts) or None
+
+
+def near_zero(points: dict[str, Difference]) -> str | None:
+    """Return the changes whose effect is within two standard errors of none; None without any."""
+    names = [name for name, change in points.items() if change.errors < 2]
+    return ", ".join(names) or None

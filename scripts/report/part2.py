@@ -1,21 +1,32 @@
 """Part II of the report: the reduced VGG on CIFAR-10."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
 from purenets.core.report.diagrams import network
-from purenets.core.report.document import Section
-from purenets.core.report.tabulate import as_table, tabulate
+from purenets.core.report.document import Section, to_print
+from purenets.core.report.tables import Table, table_of
+from purenets.core.report.tabulate import tabulate
+from purenets.core.runs.history import column
 from scripts import cnn_sweep, cnn_train, run_quick
+from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import cnn as figures
+from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
-from scripts.report.results import in_small
-from scripts.shared.sweeps import grouped, images_of
+from scripts.report.results import compact, in_small
+from scripts.report.structure import layers
+from scripts.shared.comparison import MEAN_SE, Difference, paired, unpaired
+from scripts.shared.sweeps import MEAN_SD, grouped, images_of, spread
 
 BATCH = 32  # of the dimensions that are shown
+SMALL = 4.4  # inches: the width of figures of one panel
 TRAINING_IMAGES = 50_000  # of CIFAR-10, before some are held out for validation
 ADAM, BEST = "adam 1e-3", "best"  # the assignment's setting, and the best one
+PLACES = ("--data", "--data_dir", "--out", "--seed", "--threads")  # flags that change no training
+# each setting adds one thing to the one before it: more passes, augmentation, the best recipe
+LADDER = (ADAM, "40 epochs plain", "40 epochs augmented", BEST)
 
 
 def section(found: dict, quick: run_quick.Config) -> Section:
@@ -23,9 +34,11 @@ def section(found: dict, quick: run_quick.Config) -> Section:
     values = structure()
     if "part2_settings" in found:
         values |= {"quick": None} | analysis(found["part2_settings"])
+        values |= of_final(found.get("part1_cifar10"))
     else:
-        missing = dict.fromkeys(("settings", "adam", "optimizers", "best", "gain"))
-        values |= {"quick": in_small(run_quick.part2, quick)} | missing
+        missing = ("settings", "adam", "optimizers", "highest", "single", "ladder", "best")
+        missing += ("gain", "final")
+        values |= {"quick": in_small(run_quick.part2, quick)} | dict.fromkeys(missing)
     (part,) = sections("part2", values)
     return part
 
@@ -41,8 +54,9 @@ def structure() -> dict:
     return {
         "batch": BATCH,
         "parameters": sum(row.params for row in rows),
-        "vgg-layers": as_table(rows),
-        "vgg-dimensions": network(rows, f"Reduced VGG, batch of {BATCH}"),
+        "vgg-layers": layers(rows),
+        "vgg-formulas": formulas(rows),
+        "vgg-dimensions": network(rows),
         "learning_rate": config.learning_rate,
         "batch_size": config.batch_size,
         "max_steps": config.max_steps,
@@ -58,54 +72,135 @@ def training() -> cnn_train.Config:
 def analysis(found: dict) -> dict:
     """Return the values of the analysis."""
     by_setting = grouped(found["rows"])
-    images = images_of(found["rows"])
-    source = f"{images}; `python scripts/cnn_sweep.py`, {found['machine']}."
-    values = {"images": images, "source": source, "settings": cnn_sweep.table(found["rows"])}
+    values = {
+        "images": images_of(found["rows"]),
+        "settings": compact(cnn_sweep.table(found["rows"])),
+    }
     values |= of_adam(by_setting.get(ADAM)) | of_best(by_setting.get(BEST))
-    return values | of_optimizers(by_setting) | {"gain": gain(by_setting)}
+    return values | of_optimizers(by_setting) | of_ladder(by_setting) | of_gain(by_setting)
 
 
-def mean_accuracy(rows: Sequence[dict]) -> float:
-    """Return the test accuracy, mean of the seeds."""
-    return float(np.mean([row["test"]["accuracy"] for row in rows]))
+def accuracies(rows: Sequence[dict]) -> list[float]:
+    """Return the test accuracy of each seed."""
+    return [row["test"]["accuracy"] for row in rows]
 
 
-def gain(by_setting: dict) -> float | None:
-    """Return by how many points the best setting beats the assignment's; None if one is missing."""
+def compared(a: Sequence[dict], b: Sequence[dict]) -> Difference:
+    """Return how far a setting is above another: seed by seed where both have the same seeds."""
+    same = sorted(row["seed"] for row in a) == sorted(row["seed"] for row in b)
+    ordered = (accuracies(sorted(rows, key=lambda row: row["seed"])) for rows in (a, b))
+    return paired(*ordered) if same else unpaired(*ordered)
+
+
+def of_gain(by_setting: dict) -> dict:
+    """Return by how much the best setting beats the assignment's; None if one is missing.
+
+    Also None where one of them has a single seed, of which nothing is concluded.
+    """
     if not {ADAM, BEST} <= set(by_setting):
-        return None
-    return 100 * (mean_accuracy(by_setting[BEST]) - mean_accuracy(by_setting[ADAM]))
+        return {"gain": None}
+    gain = compared(by_setting[BEST], by_setting[ADAM])
+    if gain.standard_error is None:
+        return {"gain": None}
+    return {
+        "gain": gain.points(),
+        "gain_errors": gain.errors,
+        "gain_n": " and ".join(map(str, gain.n)),
+    }
 
 
 def of_adam(rows: Sequence[dict] | None) -> dict:
     """Return the values of the assignment's setting."""
     if rows is None:
         return {"adam": None}
-    last = [row["history"][-1] for row in rows]
-    config = training()
-    images = (1 - config.valid_fraction) * TRAINING_IMAGES
     return {
         "adam": figures.parts_curves(rows, "Adam 1e-3"),
-        "gap": 100 * np.mean([row["accuracy"] - row["valid_accuracy"] for row in last]),
-        "epochs": last[0]["step"] * config.batch_size / images,
+        "adam_n": len(rows),
+        "gap": gap(rows).points(),
+        "wobble": wobble(rows).points().lstrip("+"),
+        "epochs": epochs(ADAM, rows),
     }
+
+
+def wobble(rows: Sequence[dict]) -> Difference:
+    """Return how far validation accuracy moves between evaluations in the second half."""
+    moves = []
+    for row in rows:
+        _, values = column(row["history"], "valid_accuracy")
+        moves.append(float(np.abs(np.diff(values[len(values) // 2 :])).mean()))
+    return paired(moves, np.zeros(len(moves)))
+
+
+def gap(rows: Sequence[dict]) -> Difference:
+    """Return the training accuracy less the validation accuracy at the end, seed by seed."""
+    last = [row["history"][-1] for row in rows]
+    return paired([row["accuracy"] for row in last], [row["valid_accuracy"] for row in last])
+
+
+def epochs(setting: str, rows: Sequence[dict]) -> float:
+    """Return the passes over the training images of a setting."""
+    config = cnn_train.Config(**cnn_sweep.SETTINGS[setting])
+    images = (1 - config.valid_fraction) * TRAINING_IMAGES
+    return config.epochs or rows[0]["history"][-1]["step"] * config.batch_size / images
 
 
 def of_optimizers(by_setting: dict) -> dict:
-    """Return the values of the comparison of all settings but the best, if there are several."""
-    compared = {name: rows for name, rows in by_setting.items() if name != BEST}
-    if len(compared) < 2:
-        return {"optimizers": None}
-    order = sorted(compared, key=lambda name: mean_accuracy(compared[name]))
-    lowest, *_, highest = order
-    every_row = [row for rows in compared.values() for row in rows]
-    return {
-        "optimizers": figures.settings_curves(every_row, "Validation"),
+    """Return the values of the comparison of the short settings, if there are several.
+
+    The highest and the lowest are those of the settings with two seeds or more.
+    """
+    short = {name: rows for name, rows in by_setting.items() if name not in cnn_sweep.LONG}
+    if len(short) < 2:
+        return dict.fromkeys(("optimizers", "highest", "single"))
+    every_row = [row for rows in short.values() for row in rows]
+    values = {"optimizers": figures.settings_curves(every_row, "Validation")}
+    single = [name for name, rows in short.items() if len(rows) < 2]
+    values |= {"single": ", ".join(single) or None}
+    several = {name: rows for name, rows in short.items() if name not in single}
+    if len(several) < 2:
+        return values | {"highest": None}
+    lowest, *_, highest = sorted(several, key=lambda name: np.mean(accuracies(several[name])))
+    apart = compared(several[highest], several[lowest])
+    return values | {
         "highest": highest,
-        "highest_accuracy": mean_accuracy(compared[highest]),
+        "highest_accuracy": spread(accuracies(several[highest])),
         "lowest": lowest,
-        "lowest_accuracy": mean_accuracy(compared[lowest]),
+        "lowest_accuracy": spread(accuracies(several[lowest])),
+        "optimizers_apart": apart.points(),
+        "optimizers_n": " and ".join(map(str, apart.n)),
     }
+
+
+def of_ladder(by_setting: dict) -> dict:
+    """Return what more passes give, and what augmentation and regularization give.
+
+    None where fewer than two settings of LADDER have two seeds or more.
+    """
+    steps = [name for name in LADDER if len(by_setting.get(name, ())) > 1]
+    if len(steps) < 2:
+        return {"ladder": None}
+    told = []
+    for before, name in itertools.pairwise(steps):
+        change = compared(by_setting[name], by_setting[before])
+        told.append(f"{before} to {name} {change.points()}")
+    gaps = (f"{gap(by_setting[name]).points()}" for name in steps)
+    table, changes = ladder(by_setting, steps), "; ".join(told)
+    return {"ladder": table, "ladder_steps": changes, "ladder_gaps": ", ".join(gaps)}
+
+
+def ladder(by_setting: dict, steps: Sequence[str]) -> Table:
+    """Return a row for each setting: its passes, accuracies, and what it adds to the one before."""
+    header = (
+        *("setting", "epochs", f"test, % ({MEAN_SD})"),
+        *(f"training - validation, points ({MEAN_SE})", f"test, to the row above ({MEAN_SE})", "n"),
+    )
+    rows = []
+    for before, name in zip((None, *steps), steps, strict=False):
+        mine = by_setting[name]
+        change = compared(mine, by_setting[before]).points() if before else ""
+        told = (f"{epochs(name, mine):.1f}", spread(accuracies(mine)), gap(mine).points())
+        rows.append((name, *told, change, len(mine)))
+    return table_of(header, rows)
 
 
 def of_best(rows: Sequence[dict] | None) -> dict:
@@ -114,22 +209,44 @@ def of_best(rows: Sequence[dict] | None) -> dict:
         return {"best": None}
     return {
         "best": figures.parts_curves(rows, "The best setting"),
-        "minutes": (rows[0]["training_seconds"] or 0) / 60,
-        "classes": figures.per_class(rows, "Test accuracy of each class, the best setting"),
-        **of_mistakes(rows[0]),
+        "best_n": len(rows),
+        "best_gap": gap(rows).points(),
+        "best_options": flags(rows[0]["command"]),
+        "minutes": float(np.mean([row["training_seconds"] or 0 for row in rows])) / 60,
+        "classes": to_print(figures.per_class(rows), SMALL),
+        **of_mistakes(rows),
     }
 
 
-def of_mistakes(row: dict) -> dict:
-    """Return the confusion matrix of a run, and the pairs of classes that it confuses most."""
-    counts, names = np.array(row["test"]["confusion"]), row["test"]["classes"]
-    both = counts + counts.T
+def flags(command: str) -> str:
+    """Return the options of a run's command that say how it trains."""
+    texts = [f"--{part.strip()}" for part in command.split(" --")[1:]]
+    return " ".join(text for text in texts if text.split()[0] not in PLACES)
+
+
+def of_mistakes(rows: Sequence[dict]) -> dict:
+    """Return the confusion matrix, mean of the seeds, and the pairs of classes confused most."""
+    counts = np.mean([row["test"]["confusion"] for row in rows], axis=0).round().astype(int)
+    names = rows[0]["test"]["classes"]
+    both, mistakes = counts + counts.T, int(counts.sum() - np.trace(counts))
     pairs = [(int(both[i, j]), names[i], names[j]) for i in range(len(names)) for j in range(i)]
     first, second, *_ = sorted(pairs, reverse=True)
     return {
-        "confusion": figures.confusion_matrix(counts, names),
-        "confusion_seed": row["seed"],
-        "mistakes": int(counts.sum() - np.trace(counts)),
+        "confusion": to_print(figures.confusion_matrix(counts, names), SMALL),
+        "mistakes": mistakes,
+        "first_share": first[0] / mistakes,
         **dict(zip(("first_n", "first_a", "first_b"), first, strict=True)),
         **dict(zip(("second_n", "second_a", "second_b"), second, strict=True)),
+    }
+
+
+def of_final(found: dict | None) -> dict:
+    """Return what the preset of the reduced VGG reaches, trained on all training images."""
+    rows = [row for row in (found or {"rows": []})["rows"] if row["setting"] == "vgg vgg"]
+    if not rows:
+        return {"final": None}
+    return {
+        "final": spread([cifar10_figures.final(row) for row in rows]),
+        "final_n": len(rows),
+        "final_minutes": float(np.mean([row["training_seconds"] or 0 for row in rows])) / 60,
     }

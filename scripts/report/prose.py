@@ -7,13 +7,18 @@
     [[table: settings]]             the table of that name; the lines below it, up to a blank line,
     Accuracy of each setting.       are its caption
     [[figure: curves]]              a figure with its caption, in the same way
+    [[diagram: layers]]             a diagram or an interactive figure with its caption, in the
+    [[interactive: step]]           same way
     [[blocks: quick]]               a list of finished paragraphs, tables and figures
+    $$ y = W x $$ (1)               a formula on a line of its own, with its number if it has one
     [[if: curves]]                  the lines from here ...
     [[end]]                         ... to here are left out if the value is None or False
 
-The text refers to a table or figure as @settings and marks `code` and *emphasis*. A name may stand
-in several places. A file and its values must match: every name that is needed has a value, and
-every value is named somewhere in the file.
+The text refers to a table or figure as @settings and marks `code`, *emphasis* and formulas
+($`x^2`$; `core/report/formulas.py` says what may stand in one). In formulas braces are TeX's, and
+no name is filled in; a formula stands on one line. A name may stand in several places. A
+file and its values must match: every name that is needed has a value, and every value is named
+somewhere in the file.
 """
 
 import re
@@ -25,13 +30,30 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from purenets import UserError
-from purenets.core.report.document import Block, Picture, Section
+from purenets.core.report.document import (
+    Block,
+    Diagram,
+    Formula,
+    Interactive,
+    Picture,
+    Section,
+)
 from purenets.core.report.tables import Table
 
 TEXT = Path(__file__).parent / "text"
 HEADING = re.compile(r"(#+) +(.+)")
 DIRECTIVE = re.compile(r"\[\[(\w+)(?:: *(\S+))?\]\]")
-KINDS = {"table": Table, "figure": Figure, "blocks": list, "if": object}
+KINDS = {
+    "table": Table,
+    "figure": Figure,
+    "diagram": Diagram,
+    "interactive": Interactive,
+    "blocks": list,
+    "if": object,
+}
+OF_LAYOUT = Table | Figure | Diagram | Interactive | list | bool | None  # no texts, no numbers
+DISPLAYED = re.compile(r"\$\$(.+)\$\$ *(\(\w+\))?")
+INLINE = re.compile(r"(\$`[^`]+`\$)")
 
 
 def sections(name: str, values: Mapping[str, Any], folder: Path = TEXT) -> list[Section]:
@@ -39,8 +61,8 @@ def sections(name: str, values: Mapping[str, Any], folder: Path = TEXT) -> list[
 
     Args:
         name: The file's name without `.md`.
-        values: A text or a number, a Table, a Figure, a list of blocks, True, False or None for
-            each name.
+        values: A text or a number, a Table, a Figure, a Diagram, an Interactive, a list of blocks,
+            True, False or None for each name.
         folder: The folder of the text files.
 
     Raises:
@@ -68,7 +90,9 @@ class _TextFile:
 
     def names(self) -> set[str]:
         """Return every name in the file, also those in parts that are left out."""
-        found = {name for line in self.lines for name in self.fields(line)}
+        texts = [line for line in self.lines if not line.startswith("$$")]
+        parts = [part for line in texts for part in INLINE.split(line)[::2]]
+        found = {name for part in parts for name in self.fields(part)}
         directives = filter(None, map(self.directive, self.lines))
         return found | {self.fill(name) for kind, name in directives if kind != "end"}
 
@@ -100,8 +124,14 @@ class _TextFile:
 
     def fill(self, text: str) -> str:
         """Return the text with values for its names."""
+        parts = INLINE.split(text)
+        parts[::2] = map(self.filled, parts[::2])  # between them are formulas
+        return "".join(parts)
+
+    def filled(self, text: str) -> str:
+        """Return a text without formulas, with values for its names."""
         for name in self.fields(text):
-            if isinstance(self.value(name), Table | Figure | list | bool | None):
+            if isinstance(self.value(name), OF_LAYOUT):
                 raise self.error(f"{{{name}}} needs a text or a number")
         try:
             return text.format_map(self.values)
@@ -149,7 +179,7 @@ class _TextFile:
             raise self.error(f"{glued[0]} needs a blank line above it")
         directive = self.directive(first)
         if directive is None:
-            return [self.fill(" ".join([first, *rest]))]
+            return [self.paragraph(" ".join([first, *rest]))]
         kind, name = directive[0], self.fill(directive[1])
         value, caption = self.value(name, KINDS[kind]), self.fill(" ".join(rest))
         if kind == "blocks" and caption:
@@ -160,7 +190,16 @@ class _TextFile:
             raise self.error(f"{first} needs its caption on the next line")
         if kind == "figure":
             return [Picture(value, caption, name)]
-        return [Table(value.rows, caption, name)]
+        return [value._replace(caption=caption, key=name)]
+
+    def paragraph(self, text: str) -> str | Formula:
+        """Return a paragraph with its values, or the formula that it is."""
+        if not text.startswith("$$"):
+            return self.fill(text)
+        found = DISPLAYED.fullmatch(text)
+        if not found:
+            raise self.error(f"{text}: needs $$ at its end, and behind it only a number, as (1)")
+        return Formula(found[1].strip(), found[2] or "")
 
 
 def _paragraphs(lines: Iterable[str]) -> list[list[str]]:

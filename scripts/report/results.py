@@ -3,16 +3,53 @@
 from collections.abc import Callable
 
 from purenets.core.report.document import Block, Section
+from purenets.core.report.tables import Table
 from purenets.core.runs.files import folder_at
 from scripts import run_quick
 from scripts.report.prose import sections
+from scripts.shared.result_files import ORIGIN, origin_cells
 
+OPTIONS = ("noise", "optimizer", "batch")  # columns that are left out where they say nothing
+SHOWN = (
+    *("part1_sets", "part1_strategies", "part1_noise", "part1_shuffled", "part1_cifar10"),
+    *("part1_cifar10_ablation", "part2_settings", "rnn_lengths", "rnn_holdout", "rnn_states"),
+    *("rnn_settings", "rnn_memory_why"),
+)
 FILE_FLAGS = ("--out", "--results")  # they only say where files go
 
 
-def source(found: dict) -> str:
-    """Return where a result comes from, for a caption: command, number of seeds and machine."""
-    return f"`{short(found['command'])}`, n = {found['n']}, {found['machine']}."
+def compact(table: Table) -> Table:
+    """Return a table of results as the report shows it.
+
+    It has no commits and machines, which the appendix names, and no options that are the same in
+    all rows.
+    """
+    head, *body = table.rows
+    kept = [
+        i
+        for i, name in enumerate(head)
+        if name not in ORIGIN and not (name in OPTIONS and len({row[i] for row in body}) == 1)
+    ]
+    return table._replace(rows=[[row[i] for i in kept] for row in table.rows])
+
+
+def origins(found: dict[str, dict]) -> list[str]:
+    """Return a paragraph for each file of results that is shown: its command and its origin."""
+    texts = []
+    for name in SHOWN:
+        if name in found:
+            content = found[name]
+            parts = content.get("rows") or content.get("cells") or [content]
+            command = content.get("command") or parts[0].get("command", "")
+            commits, machines = origin_cells(parts)
+            where = f"`results/{name}.json` (commit {commits}; {machines})"
+            texts.append(f"{where}: `{short(command)}`{others(parts, content)}.")
+    return texts
+
+
+def others(rows: list[dict], content: dict) -> str:
+    """Return how many more runs a file has, where each of them has a command of its own."""
+    return "" if "command" in content or len(rows) == 1 else f" and {len(rows) - 1} more runs"
 
 
 def short(command: str) -> str:

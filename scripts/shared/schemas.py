@@ -97,11 +97,39 @@ CELL = {  # of a sweep over palindromes: a setting and a length
 }
 CELLS = {"n": int, "cells": not_empty([CELL])}
 
+SHUFFLED = {  # of the digits with their pixels in order or shuffled: a network and a seed
+    "net": str,
+    "pixels": str,
+    "seed": int,
+    "test_accuracy": float,
+}
+HOLDOUT = {  # of palindromes with held-out first halves: a length and a number of halves
+    "T": int,
+    "halves": int,
+    "steps": int,
+    "train": not_empty([float]),
+    "held_out": not_empty([float]),
+    "history": rows_with("step"),
+}
+SEEN = {"gradients": [[float]], "radius": not_empty([float]), "readable": [[float]]}
+STATES = {  # of what hidden states hold: a setting and a length
+    "setting": str,
+    "T": int,
+    "steps": int,
+    "accuracy": not_empty([float]),
+    "before": SEEN,
+    "after": SEEN,
+    "plane": {"times": [int], "digits": [int], "points": [[[float]]]},
+}
+
 # the files of results/ that the report is made of, by how their names begin
 REPORTED = {
     "part1_cifar10": ABOUT | SWEEP,
     "part2_settings": ABOUT | SWEEP,
+    "part1_shuffled": ABOUT | {"rows": not_empty([SHUFFLED])},
     "part1_": ABOUT | COMPARISON,
+    "rnn_holdout": ABOUT | {"cells": not_empty([HOLDOUT])},
+    "rnn_states": ABOUT | {"cells": not_empty([STATES])},
     "rnn_": ABOUT | CELLS,
 }
 

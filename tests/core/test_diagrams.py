@@ -1,20 +1,40 @@
-"""The diagram of a network says what its table says."""
+"""The diagram of a network says what its table says, in both forms of a document."""
 
 import numpy as np
 
 from purenets.core.report import diagrams
+from purenets.core.report.document import Document, Section
+from purenets.core.report.html import to_html
 from purenets.core.report.tabulate import tabulate
+from purenets.core.report.typst import to_typst
 from purenets.numpy_nets import CNN
+
+ROWS = tabulate(CNN(3, 10, width=1 / 16), np.zeros((2, 3, 32, 32), np.float32))
+DIAGRAM = diagrams.network(ROWS, "A network.", "net")
 
 
 def test_every_layer_and_every_product_is_drawn():
-    rows = tabulate(CNN(3, 10, width=1 / 16), np.zeros((2, 3, 32, 32), np.float32))
-    (axis,) = diagrams.network(rows).axes
-    texts = " ".join(text.get_text() for text in axis.texts)
-    for row in rows:
-        assert row.name in texts.split()
+    names = " ".join(stage.name for stage in DIAGRAM.stages).split()
+    assert names == [row.name for row in ROWS]
+    drawn = {(stage.forward, stage.backward) for stage in DIAGRAM.stages}
+    for row in ROWS:
         if "(" in row.forward:
-            assert row.forward in texts
-            assert row.backward in texts
-    assert "2 x 3 x 32 x 32" in texts
-    assert "2 x 10" in texts
+            assert (diagrams.times(row.forward), diagrams.times(row.backward)) in drawn
+    assert DIAGRAM.stages[0].entering == "2 \u00d7 3 \u00d7 32 \u00d7 32"
+    assert DIAGRAM.leaving == "2 \u00d7 10"
+
+
+def test_what_leaves_a_stage_enters_the_next_one():
+    shapes = [stage.entering for stage in DIAGRAM.stages]
+    known = {diagrams.times(" x ".join(map(str, row.input))) for row in ROWS}
+    assert set(shapes) <= known
+
+
+def test_both_forms_have_all_of_it(tmp_path):
+    document = Document("t", [Section("s", [DIAGRAM, "see @net"])])
+    page, source = to_html(document), to_typst(document, tmp_path)
+    for stage in DIAGRAM.stages:
+        for text in (stage.entering, stage.name, stage.forward, stage.backward):
+            assert text in page
+            assert text in source
+    assert "see Figure 1" in page

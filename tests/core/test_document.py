@@ -33,8 +33,8 @@ def test_a_page_is_whole_and_escapes_every_text():
 def test_numbers_and_marks():
     text = to_html(example("plain"))
     assert "see Figure 1 and Table 1, <code>a*b*</code> and <em>this</em>" in text
-    assert "Figure 1. plain" in text
-    assert '<a href="#s1.1">1.1 plain</a>' in text
+    assert "<b>Figure 1.</b> plain" in text
+    assert '<a href="#s1.1"><span class="number">1.1</span> plain</a>' in text
 
 
 def test_a_key_names_one_block_only():

@@ -38,7 +38,9 @@ def test_numbers_are_right_and_the_first_column_is_left():
 
 def test_documents_align_in_the_same_way(tmp_path):
     document = Document("t", [Section("s", [EXAMPLE])])
-    row = '<td class="text">5</td><td class="text">2</td><td>-0.5</td><td>93%</td>'
+    row = (
+        '<td class="text">5</td><td class="text">2</td><td>\u22120.5</td><td data-pad="0">93%</td>'
+    )
     assert f"<tr>{row}</tr>" in to_html(document)
     assert "align: (left, left, right, right,)" in to_typst(document, tmp_path)
 

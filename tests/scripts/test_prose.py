@@ -1,17 +1,27 @@
 """The reports' text files: their form, their errors, and that they and their values match."""
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from purenets import UserError
-from purenets.core.report.document import Picture, Section
+from purenets.core.report.document import (
+    Diagram,
+    Formula,
+    Interactive,
+    Picture,
+    Section,
+)
 from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
 from scripts import cifar10_cnn, cifar10_mlp, make_report, run_quick
 from scripts.report import part1, prose, results
 
+ROOT = Path(__file__).parents[2]
 TABLE, FIGURE = Table([["n"], ["1"]]), Figure()
 
 
@@ -115,6 +125,8 @@ def test_a_left_out_part_needs_no_values(render):
         ("[[end]]", {}, "[[end]] after no [[if: ...]]"),
         ("[[if: y]]\n[[if: z]]\n[[end]]", {"y": True, "z": True}, "[[if: z]] after [[if: y]]"),
         ("[[if: y]]\nText.\n[[end]]", {}, "y has no value"),
+        ("$$ a = b", {}, "$$ a = b: needs $$ at its end"),
+        ("[[diagram: y]]\nCaption.", {"y": FIGURE}, "y needs to be a Diagram, but is a Figure"),
         ("## Heading\nText.", {}, "## Heading needs a blank line below it"),
     ],
 )
@@ -142,6 +154,27 @@ def smallest(monkeypatch):
         monkeypatch.setitem(script.PRESETS, "digits", preset)
 
 
+def with_more_rows(folder):
+    """Copy the results with what may come: several seeds of each setting of Part II, more settings,
+    and final runs of the reduced VGG."""
+    shutil.copytree(ROOT / "results", folder)
+    path = folder / "part2_settings.json"
+    found = json.loads(path.read_text())
+    by_setting = {row["setting"]: row for row in found["rows"]}
+    by_setting["40 epochs plain"] = by_setting["best"] | {"setting": "40 epochs plain"}
+    found["rows"] = [row | {"seed": seed} for row in by_setting.values() for seed in (0, 1)]
+    path.write_text(json.dumps(without_digest(found)))
+    path = folder / "part1_cifar10.json"
+    final = json.loads(path.read_text())
+    final["rows"] += [row | {"setting": "vgg vgg"} for row in final["rows"][-2:]]
+    path.write_text(json.dumps(without_digest(final)))
+    return str(folder)
+
+
+def without_digest(found: dict) -> dict:
+    return {name: value for name, value in found.items() if name != "digest"}
+
+
 def test_every_name_has_a_value_and_every_value_is_named(tmp_path, monkeypatch, smallest):
     files = []
 
@@ -152,6 +185,8 @@ def test_every_name_has_a_value_and_every_value_is_named(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(prose, "_TextFile", Recorded)
     make_report.make(make_report.Config(out=str(tmp_path)))
+    more = with_more_rows(tmp_path / "more")
+    make_report.make(make_report.Config(out=str(tmp_path), results=more))
     to_html(make_report.make(make_report.Config(out=str(tmp_path), results=str(tmp_path))))
     run_quick.main(run_quick.Config(out=str(tmp_path)))
     assert {file.path for file in files} == set(prose.TEXT.glob("*.md"))
@@ -162,5 +197,26 @@ def test_every_name_has_a_value_and_every_value_is_named(tmp_path, monkeypatch, 
 
 
 def test_a_source_leaves_out_the_flags_that_name_files():
-    found = {"command": "python a.py --out b --seeds 3 --results c.json", "n": 3, "machine": "CPU"}
-    assert results.source(found) == "`python a.py --seeds 3`, n = 3, CPU."
+    command = "python a.py --out b --seeds 3 --results c.json"
+    found = {"command": command, "rows": [{"machine": "CPU", "git_commit": "0a" * 20}]}
+    where = "`results/part1_sets.json` (commit 0a0a0a0a0a; CPU)"
+    assert results.origins({"part1_sets": found}) == [f"{where}: `python a.py --seeds 3`."]
+    runs = [row | {"command": command} for row in 3 * found["rows"]]
+    assert results.origins({"part1_sets": {"rows": runs}}) == [
+        f"{where}: `python a.py --seeds 3` and 2 more runs."
+    ]
+
+
+def test_formulas_are_not_filled_in(render):
+    text = "# A\n\nLet $`x_{n}`$ be {n}.\n\n$$ y_{k} = 1 $$ (2)\n\n$$ z $$\n"
+    (section,) = render(text, {"n": 3})
+    assert section.blocks == ["Let $`x_{n}`$ be 3.", Formula("y_{k} = 1", "(2)"), Formula("z")]
+
+
+def test_diagrams_and_interactive_figures_get_their_captions(render):
+    values = {"net": Diagram([], "2", ""), "moved": Interactive("<b>", FIGURE, "")}
+    (section,) = render("# A\n\n[[diagram: net]]\nOne.\n\n[[interactive: moved]]\nTwo.\n", values)
+    assert section.blocks == [
+        Diagram([], "2", "One.", "net"),
+        Interactive("<b>", FIGURE, "Two.", "moved"),
+    ]

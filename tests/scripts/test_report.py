@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from purenets.core.report.document import Picture, Section
+from purenets.core.report.document import Diagram, Formula, Picture, Section
 from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
 from purenets.core.runs.command import command
@@ -33,7 +33,13 @@ def blocks(sections) -> list:
     return found
 
 
+def cells(table, row) -> dict[str, str]:
+    """Return the means of a row by the first word of the header."""
+    return {name.split()[0]: cell.split(" ± ")[0] for name, cell in zip(table[0], row, strict=True)}
+
+
 def test_every_network_has_structure_dimensions_and_analysis(report):
+    assert len(report.sections) == 5
     for section in report.sections:
         assert [part.title for part in section.parts] == [
             "Structure",
@@ -42,18 +48,21 @@ def test_every_network_has_structure_dimensions_and_analysis(report):
         ]
         for part in section.parts:
             assert any(isinstance(block, Table | Picture) for block in part.blocks), part.title
+        training = section.parts[1].blocks
+        assert any(isinstance(block, Diagram | Picture) for block in training)
+        assert any(isinstance(b, Table) and "formula" in b.rows[0] for b in training)
 
 
 def test_every_figure_and_table_with_a_key_is_spoken_of(report):
-    text = " ".join(block for block in blocks(report.sections) if isinstance(block, str))
-    keys = {
-        block.key for block in blocks(report.sections) if not isinstance(block, str) and block.key
-    }
+    every = blocks([*report.sections, *report.appendix])
+    text = " ".join(block for block in every if isinstance(block, str))
+    keys = {block.key for block in every if not isinstance(block, str | Formula) and block.key}
     assert keys == set(re.findall(r"@([\w-]+)", text))
 
 
 def test_every_reference_is_cited_and_every_citation_has_one(report):
-    text = [b if isinstance(b, str) else b.caption for b in blocks(report.sections)]
+    every = [b for b in blocks(report.sections) if not isinstance(b, Formula)]
+    text = [b if isinstance(b, str) else b.caption for b in every]
     cited = {int(number) for number in re.findall(r"\[(\d+)\]", " ".join(text))}
     assert cited == set(range(1, len(report.references) + 1))
 
@@ -66,14 +75,14 @@ def test_the_abstract_has_the_numbers_of_the_parts(report):
             rf"network {kind} convolutions reaches (\S+ ± \S+%) in (\d+) minutes", numbers
         )
         assert f"reaches {found[1]} test accuracy" in text
-        assert f"after {found[2]} minutes" in text
+        assert f"after {found[2]} minutes on" in text
     tables = {
         block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)
     }
     vgg = {row[0]: row[4] for row in tables["settings"]}
     assert f"reaches {vgg['adam 1e-3']}% with the assignment's training" in numbers
     assert f"the reduced VGG reaches {vgg['best']}% (n = 1)" in numbers
-    moons = [row[6].split(" ± ")[0] for row in tables["sets"] if row[0] == "moons"]
+    moons = [cells(tables["sets"], row)["test"] for row in tables["sets"] if row[0] == "moons"]
     assert "reaches {} test accuracy in NumPy and {} in PyTorch".format(*moons) in numbers
     perfect = [row[0] for row in tables["accuracies"] if row[3] == "100.0%"]
     assert f"up to length T = {perfect[-1]};" in numbers
@@ -156,14 +165,18 @@ def test_the_same_files_give_the_same_bytes():
 def test_an_archive_that_does_not_run_is_not_written(tmp_path, monkeypatch):
     broken = [("scripts/run_quick.py", b"raise SystemExit('broken')")]
     monkeypatch.setattr(make_submission, "files", lambda: broken)
+    made = []
     monkeypatch.setattr(
-        make_report, "make", lambda config: make_report.Document("t", [Section("s")])
+        make_report,
+        "make",
+        lambda config: made.append(config) or make_report.Document("t", [Section("s")]),
     )
     with pytest.raises(
         make_submission.UserError, match=r"not written: its quick path fails \(broken\)"
     ):
         make_submission.main(make_submission.Config(student_number="1", out=str(tmp_path)))
     assert not list(tmp_path.iterdir())
+    assert [config.student_number for config in made] == ["1"]
 
 
 @pytest.mark.parametrize("number", ["", "12a", "1/2", "1 2", "../1", "\u0661"])

@@ -1,0 +1,227 @@
+"""Why the RNN forgets, in numbers: gradients over time, hidden states, and latches.
+
+    python scripts/palindrome_states.py --results results/rnn_states.json
+
+Trains the default network at several lengths and the latches at T = 20, several seeds of each, and
+looks into them before and after: the norm of the gradient that reaches h(t), the spectral radius of
+W_hh, and how well the first digit can be told from h(t) alone while the network reads on. T is a
+palindrome's length.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
+
+import numpy as np
+
+from purenets import Params, fit, init_state, random, runs, tree
+from purenets.core.report.tables import Table, table_of, to_text
+from purenets.core.runs.command import command
+from purenets.core.runs.files import exclusive_file
+from purenets.core.runs.options import (
+    Options,
+    file_path,
+    not_negative,
+    option,
+    positive,
+    seed_count,
+    thread_count,
+    up_to,
+)
+from scripts import palindrome_sweep
+from scripts import train as rnn
+from scripts.shared import result_files
+from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD, spread
+
+NETS = {"default": (5, 10, 20, 30), "latches": (20,)}  # settings of the sweep, and lengths T
+READ = 39  # digits that each network reads on, whatever length it was trained at
+SHOWN = (1, 4, 10, 19)  # times at which hidden states are drawn
+POINTS = 150  # palindromes that are drawn
+TIMES = ("before", "after")  # of the training
+RIDGE = 1e-3  # of the variance, so that saturated units do not count without bound
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Look into the RNN before and after its training."""
+
+    seeds: int = option(5, "seeds of each network", seed_count)
+    first_seed: int = option(0, "the first of them", not_negative)
+    steps: int = option(3000, "steps to train for", positive)
+    examples: int = option(400, "palindromes to look at", up_to(10_000))
+    compile: bool = option(True, "the whole step under torch.compile")
+    threads: int = option(1, "CPU threads", thread_count)
+    results: str = option(None, "JSON file for what was found; as Markdown beside it", file_path)
+
+
+class Trained(NamedTuple):
+    """The params of each seed before and after the training, and their accuracy at their T."""
+
+    before: list[Params]
+    after: list[Params]
+    accuracy: list[float]
+
+
+def main(config: Config) -> list[dict]:
+    """Train and look into every network; return a cell for each."""
+    about = {"command": runs.command_line(config), "n": config.seeds}
+    about |= {**runs.environment(), **runs.machine()}
+    cells = []
+    with exclusive_file(config.results) as path:
+        for setting, lengths in NETS.items():
+            cells += [cell(config, setting, T) for T in lengths]
+        if path:
+            result_files.write(path, {**about, "cells": cells}, table(cells))
+    print(to_text(table(cells)))
+    return cells
+
+
+def cell(config: Config, setting: str, T: int) -> dict:
+    """Train the seeds of a network; return what is found in them."""
+    member = rnn.Config(
+        input_length=T - 1,
+        train_steps=config.steps,
+        recurrence="fused",
+        compile=config.compile,
+        threads=config.threads,
+        **palindrome_sweep.SETTINGS[setting],
+    )
+    nets = trained(config, member)
+    found = {"setting": setting, "T": T, "steps": config.steps, "accuracy": nets.accuracy}
+    for when in TIMES:
+        params = [tree.cast(own, "float64") for own in getattr(nets, when)]
+        found[when] = {
+            "gradients": [gradients(own, member, config.examples) for own in params],
+            "radius": [spectral_radius(own) for own in params],
+            "readable": [readable(own, member, config.examples) for own in params],
+        }
+    return found | {"plane": plane(nets.after[0], member)} | runs.origin()
+
+
+def trained(config: Config, member: rnn.Config) -> Trained:
+    """Train all seeds as one ensemble."""
+    import torch
+
+    from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states, unstack_states
+
+    rnn.set_up_torch(member)
+    torch.compiler.reset()
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    keys = [rnn.keys(seed) for seed in seeds]
+    model, optimizer = rnn.make_model(member), rnn.make_optimizer(member)
+    first = stack_states([init_state(model, optimizer, key.state) for key in keys])
+    T, one_hot = member.input_length + 1, member.input_dim != 1
+    state, _ = fit(
+        palindrome_sweep.step_of(member, model, optimizer),
+        first,
+        palindrome_sweep.ensemble_batches(member, [key.training for key in keys]),
+        steps=config.steps,
+        every=config.steps,
+        label=f"{config.seeds} seeds, T = {T}",
+    )
+    metrics = ensemble_metrics(metrics_fn(model))
+    reached = rnn.evaluate_at(metrics, state, keys[0].evaluation, T, 10_000, one_hot)
+    before, after = ([own.params for own in unstack_states(s)] for s in (first, state))
+    return Trained(before, after, reached["test_accuracy"].tolist())
+
+
+def examples(member: rnn.Config, T: int, n: int):
+    """Return `n` palindromes of length T that no training has drawn, in float64."""
+    import torch
+
+    from purenets.core.data.palindromes import palindromes
+
+    x, y = palindromes(random.fold_in(random.key(77), T), n, T, member.input_dim != 1)
+    return torch.from_numpy(x).double(), torch.from_numpy(y)
+
+
+def gradients(params: Params, member: rnn.Config, n: int) -> list[float]:
+    """Return the mean of |dL/dh(t)| over palindromes of the net's own length, for each t."""
+    from purenets.torch_nets.analysis.rnn_states import hidden_state_grads
+
+    found = hidden_state_grads(params, *examples(member, member.input_length + 1, n))
+    return found.norm(dim=2).mean(0).tolist()
+
+
+def spectral_radius(params: Params) -> float:
+    """Return the largest absolute eigenvalue of W_hh."""
+    import torch
+
+    return float(torch.linalg.eigvals(params["W_hh"]).abs().max())
+
+
+def readable(params: Params, member: rnn.Config, n: int) -> list[float]:
+    """Return for each t how often the first digit is told rightly from h(t) alone.
+
+    By a linear classifier with the states' own covariance (linear discriminant analysis), fitted
+    on half of `n` palindromes of length READ + 1 and tested on the other half: what the state
+    holds, whatever the network's own output makes of it.
+    """
+    from purenets.torch_nets.analysis.rnn_states import states
+
+    x, y = examples(member, READ + 1, n)
+    found, digits = states(params, x).numpy(), y.numpy()
+    return [discriminated(found[:, t], digits) for t in range(found.shape[1])]
+
+
+def discriminated(h: np.ndarray, digits: np.ndarray) -> float:
+    """Return the accuracy of a linear discriminant fitted on the first half, on the second."""
+    half = len(h) // 2
+    (fit_h, test_h), (fit_y, test_y) = (np.split(part, [half]) for part in (h, digits))
+    known = np.unique(fit_y)
+    means = np.stack([fit_h[fit_y == digit].mean(axis=0) for digit in known])
+    inner = fit_h - means[np.searchsorted(known, fit_y)]
+    covariance = inner.T @ inner / half
+    ridge = RIDGE * max(np.trace(covariance) / len(covariance), 1e-12)
+    weights = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), means.T)
+    scores = test_h @ weights - 0.5 * np.einsum("ch,hc->c", means, weights)
+    return float((known[scores.argmax(axis=1)] == test_y).mean())
+
+
+def plane(params: Params, member: rnn.Config) -> dict:
+    """Return hidden states in the plane of their first two principal axes, at the times SHOWN."""
+    from purenets.torch_nets.analysis.rnn_states import principal_plane, states
+
+    x, y = examples(member, READ + 1, POINTS)
+    found = states(tree.cast(params, "float64"), x)[:, [t - 1 for t in SHOWN]]
+    mean, axes = principal_plane(found.flatten(0, 1))
+    points = ((found - mean) @ axes.T).numpy().round(3)
+    return {"times": list(SHOWN), "digits": y.tolist(), "points": points.tolist()}
+
+
+def table(cells: list[dict]) -> Table:
+    """Return a row for each network, before and after: gradient, radius and what h(T-1) holds."""
+    header = (
+        *(
+            "setting",
+            "T",
+            "training",
+            "gradient at h(1) / at h(T-1), mean",
+            "spectral radius, mean",
+        ),
+        *(f"first digit read from h(T-1), % ({MEAN_SD})", f"accuracy, % ({MEAN_SD})", "n", *ORIGIN),
+    )
+    return table_of(header, [row(found, when) for found in cells for when in TIMES])
+
+
+def row(found: dict, when: str) -> tuple:
+    """Return the row of a network before or after its training."""
+    seen, last = found[when], found["T"] - 2
+    told = [of_seed[last] for of_seed in seen["readable"]]
+    accuracy = spread(found["accuracy"], digits=1) if when == "after" else ""
+    numbers = (f"{np.mean(reach(seen)):.1e}", f"{np.mean(seen['radius']):.2f}")
+    names = (found["setting"], found["T"], when)
+    return (*names, *numbers, spread(told, digits=1), accuracy, len(told), *origin_cells([found]))
+
+
+def reach(seen: dict) -> np.ndarray:
+    """Return for each seed the gradient at h(1) as a part of that at the last step."""
+    return np.array([g[0] / g[-1] if g[-1] else 0.0 for g in seen["gradients"]])
+
+
+if __name__ == "__main__":
+    command(Config, main)

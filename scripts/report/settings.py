@@ -1,0 +1,81 @@
+"""The appendix: every preset and setting, by the options that it changes, and every command."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from purenets.core.report.document import Section
+from purenets.core.report.tables import Table, table_of
+from purenets.core.runs.options import Options
+from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, cnn_sweep, cnn_train, palindrome_sweep
+from scripts import train as rnn
+from scripts.report.prose import sections
+from scripts.report.results import origins
+
+PLACES = ("preset", "out", "data_dir", "seed", "resume", "keep", "test")  # change no training
+
+
+def appendix(found: dict[str, dict]) -> list[Section]:
+    """Return the sections of the appendix."""
+    values = {
+        "cnn-presets": presets(cifar10_cnn.PRESETS),
+        "mlp-presets": presets(cifar10_mlp.PRESETS),
+        "vgg-presets": presets(cnn_train.PRESETS),
+        "vgg-settings": changed(cnn_sweep.SETTINGS),
+        "rnn-settings": changed(palindrome_sweep.SETTINGS),
+        "rnn-options": meanings(rnn.Config, palindrome_sweep.SETTINGS),
+        "ablations": ablations(),
+        "commands": origins(found) or None,
+    }
+    return sections("settings", values)
+
+
+def presets(configs: Mapping[str, Options]) -> Table:
+    """Return a row for each option that a preset changes, and what it means; a column a preset."""
+    first = next(iter(configs.values()))
+    rows = []
+    for field in dataclasses.fields(first):
+        values = [config.to_dict()[field.name] for config in configs.values()]
+        default = type(first)().to_dict()[field.name]
+        if field.name not in PLACES and any(value != default for value in values):
+            rows.append((f"`{field.name}`", *map(shown, values), field.metadata["help"]))
+    return table_of(("option", *configs, "meaning"), rows)
+
+
+def changed(settings: Mapping[str, dict]) -> Table:
+    """Return a row for each setting with the options that it changes."""
+    return table_of(
+        ("setting", "options changed"), [(name, options(own)) for name, own in settings.items()]
+    )
+
+
+def meanings(config: type[Options], settings: Mapping[str, dict]) -> Table:
+    """Return what each option means that some setting changes, and its default."""
+    names = {name for own in settings.values() for name in own}
+    rows = [
+        (f"`{field.name}`", shown(config().to_dict()[field.name]), field.metadata["help"])
+        for field in dataclasses.fields(config)
+        if field.name in names
+    ]
+    return table_of(("option", "default", "meaning"), rows)
+
+
+def ablations() -> Table:
+    """Return a row for each ingredient that the ablation changes."""
+    rows = []
+    for kind, preset, _, own in cifar10_sweep.CHANGES.values():
+        rows += [(f"{kind} {preset}", name, options(change)) for name, change in own.items()]
+    return table_of(("preset", "changed ingredient", "options changed"), rows)
+
+
+def options(own: Mapping[str, object]) -> str:
+    """Return options with their values, as "flip = random, crop = 4"; "none" without any."""
+    return ", ".join(f"{name} = {shown(value)}" for name, value in own.items()) or "none"
+
+
+def shown(value: object) -> str:
+    """Return the value of an option as a text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
