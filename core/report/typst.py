@@ -162,6 +162,7 @@ class _Typst(_Writer):
         small = f"#set text(size: {size}pt)\n#set par(justify: false, leading: 0.5em)\n"
         if len(rows) > LONG:
             small += "#show figure: set block(breakable: true)\n"
+            small += "#show figure.caption: set block(sticky: true)\n"
         return f"#[{small}#{self.figure('table', table, inner)}]"
 
     def cells(self, table: Table) -> list[str]:
