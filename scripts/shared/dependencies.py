@@ -149,7 +149,8 @@ def working_tree(path: str) -> str | None:
 
 
 def at_commit(commit: str) -> Read:
-    """Return the function that reads files of a commit, all of its Python files at once."""
+    """Return the function that reads files of a commit by the paths that they have now."""
+    old_path = moves_since(commit)
     listed = _git("ls-tree", "-r", "--format=%(objectname) %(path)", commit).decode()
     files = dict(reversed(line.split(" ", 1)) for line in listed.splitlines())
     wanted = {path: blob for path, blob in files.items() if path.endswith(".py")}
@@ -160,7 +161,14 @@ def at_commit(commit: str) -> Read:
         size = int(answer[at:end].split()[-1])
         texts[path] = answer[end + 1 : end + 1 + size].decode()
         at = end + size + 2
-    return texts.get
+    return lambda path: texts.get(old_path.get(path, path))
+
+
+def moves_since(commit: str) -> dict[str, str]:
+    """Return the paths that files had at a commit, of those that have been moved since."""
+    listed = _git("diff", "-M", "--diff-filter=R", "--name-status", commit, "HEAD").decode()
+    moves = (line.split("\t")[1:] for line in listed.splitlines())
+    return {new: old for old, new in moves}
 
 
 def _git(*arguments: str, given: bytes | None = None) -> bytes:

@@ -144,7 +144,8 @@ def test_an_ingredient_counts_by_the_difference_of_the_same_seeds():
 def test_training_is_drawn_beside_validation():
     rows = [a_row("cnn 94", seed, 0.8 + seed / 100) for seed in range(2)] + [a_row("mlp", 0, 0.5)]
     figure = figures.learning_curves(rows)
-    assert [axis.get_title() for axis in figure.axes] == ["cnn 94", "cnn 94", "mlp", "mlp"]
+    titles = ["cnn 94 (n = 2)"] * 2 + ["mlp (n = 1)"] * 2
+    assert [axis.get_title() for axis in figure.axes] == titles
     assert [len(axis.lines) for axis in figure.axes] == [4, 4, 2, 2]
     accuracy = figure.axes[1]
     assert list(accuracy.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
@@ -162,7 +163,8 @@ def test_runs_without_validation_images_show_the_training():
             for point in row["history"]
         ]
         row["test"] = {"accuracy": 0.9}
-    assert [len(axis.lines) for axis in figures.learning_curves(rows).axes] == [2, 2]
+    loss, accuracy = figures.learning_curves(rows).axes
+    assert (len(loss.lines), len(accuracy.lines)) == (2, 4)  # and the test of each seed, a star
     (axis,) = figures.over_minutes(rows).axes
     assert axis.get_ylabel() == "validation or training accuracy"
     assert list(axis.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
