@@ -117,6 +117,8 @@ class Items(Sequence):
 
 def collate(items: Items) -> Batch:
     """Return the arrays that the items are made of: a DataLoader need not stack them again."""
+    if not isinstance(items, Items):
+        raise UserError(f"collate: items: a {type(items).__name__}, needs Items of a dataset")
     return items.x, items.y
 
 
