@@ -17,6 +17,7 @@ from purenets.core.kernel_rules import product_rule
 from purenets.torch_nets.analysis.ghost_terms import Each, Geometry, Outer, Rows, Windows
 from purenets.torch_nets.fast import enabled, matmul
 from purenets.torch_nets.fast.batched import outside_vmap
+from purenets.torch_nets.layers.basic import linear
 from purenets.torch_nets.layers.convolutions import conv2d
 from purenets.torch_nets.losses import NOTHING_IGNORED
 
