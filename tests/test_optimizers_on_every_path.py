@@ -1,8 +1,8 @@
 """Every optimizer of the catalogue ends at the same params, whichever way its steps are taken.
 
-A new optimizer joins by its entry in `optim.OPTIMIZERS`. The reference is NumPy on plain dicts,
-leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an element: they
-differ by rounding alone.
+A new optimizer joins by its entry in `optim.OPTIMIZERS` or `optim.SAMPLERS`. The reference is NumPy
+on plain dicts, leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an
+element: they differ by rounding alone.
 
 An optimizer that asks for the loss gets it here as `make_step` passes it; those that evaluate it
 several times in an update take fewer steps.
@@ -44,11 +44,14 @@ EXTRA: dict[str, dict] = {  # arguments beside the rate
 }
 FEWER = dict.fromkeys(("backtracking", "strong_wolfe", "lbfgs"), 10)  # steps: each has several
 LOOPS = tuple(FEWER)  # those with a loop in an update, which is compiled otherwise than the rest
-by_optimizer = pytest.mark.parametrize("name", optim.OPTIMIZERS)
+CATALOGUE = optim.OPTIMIZERS | {
+    name: functools.partial(make, key=random.key(5)) for name, make in optim.SAMPLERS.items()
+}
+by_optimizer = pytest.mark.parametrize("name", CATALOGUE)
 
 
 def optimizer_of(name: str):
-    return optim.OPTIMIZERS[name](lr=RATES.get(name, 1e-2), **EXTRA.get(name, {}))
+    return CATALOGUE[name](lr=RATES.get(name, 1e-2), **EXTRA.get(name, {}))
 
 
 def steps_of(name: str) -> int:
@@ -185,7 +188,7 @@ def test_scan(nets, name):
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, TrainState]:
     """The states after 50 calls of one compiled function that takes a step with each optimizer."""
-    others = [name for name in optim.OPTIMIZERS if name not in LOOPS]
+    others = [name for name in CATALOGUE if name not in LOOPS]
     return after_compiled_steps(others) | after_compiled_steps(LOOPS)
 
 

@@ -11,7 +11,7 @@ Where to find what:
                      - less memory, other moments: adafactor, adan, ademamix, adopt, rprop
                      - matrices: muon (newton_schulz), shampoo, soap; sophia (diagonal Hessian)
                      - rates that are found: d_adaptation, prodigy, dog; from the loss: polyak, momo
-                     - averages: asgd, schedule_free, swa
+                     - averages: asgd, schedule_free, swa; samplers: sgld, sghmc
                      - transforms: agc (adaptive clipping), plateau; sparse weights: beta_lasso
     line_search/     steps whose length is searched along a line: lbfgs, wolfe, backtracking
     internals/       what all of them are computed with:
@@ -52,6 +52,7 @@ from purenets.core.optim.methods.plateau import reduce_on_plateau
 from purenets.core.optim.methods.polyak import polyak
 from purenets.core.optim.methods.prodigy import prodigy
 from purenets.core.optim.methods.rprop import rprop
+from purenets.core.optim.methods.samplers import SAMPLERS, add_langevin_noise, sghmc, sgld
 from purenets.core.optim.methods.schedule_free import schedule_free, schedule_free_adamw
 from purenets.core.optim.methods.shampoo import scale_by_shampoo, shampoo
 from purenets.core.optim.methods.soap import scale_by_soap, soap
@@ -118,6 +119,7 @@ register_kernel(np.ndarray, numpy_kernels.step)
 
 __all__ = [
     "OPTIMIZERS",
+    "SAMPLERS",
     "Hyper",
     "accumulate",
     "adadelta",
@@ -129,6 +131,7 @@ __all__ = [
     "adan",
     "adaptive_grad_clip",
     "add_decayed_weights",
+    "add_langevin_noise",
     "ademamix",
     "adopt",
     "apply_if_finite",
@@ -196,6 +199,8 @@ __all__ = [
     "schedule_free_adamw",
     "set_hyperparams",
     "sgd",
+    "sghmc",
+    "sgld",
     "shampoo",
     "skip_first",
     "soap",

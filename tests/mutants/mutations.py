@@ -1028,7 +1028,7 @@ PRIVACY_AND_PROCESSES = [
     ),
     Mutation(
         "all examples drop the same units",
-        "torch_nets/analysis/per_example.py",
+        "torch_nets/analysis/ghost_pass.py",
         "    return random.split(key, n)\n",
         "    return key.expand(n, -1)\n",
         f"{PER_EXAMPLE}::test_each_example_has_a_dropout_of_its_own",

@@ -122,6 +122,24 @@ def test_every_setting_that_was_tried_is_a_row_with_its_curves(tmp_path, monkeyp
     assert all(0 < row["valid_views_accuracy"] < 1 for row in rows)
 
 
+@pytest.mark.parametrize("script", [cifar10_sweep, cnn_sweep])
+def test_rows_of_other_images_are_not_mixed_with_those_of_a_sweep(script, tmp_path, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("no training is to begin")
+
+    monkeypatch.setattr(script, "trained", never)
+    copy = "python scripts/cnn_train.py --data folder --data_dir data/copy --out runs/a"
+    row = a_row("other", 0, 0.9, command=copy, git_commit="c" * 40, machine="m")
+    about = {"n": 1, "git_commit": "c" * 40, "machine": "m"}
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(about | {"rows": [row]}))
+    before = path.read_bytes()
+    config = script.Config(**DIGITS, seeds=1, out=str(tmp_path / "runs"), results=str(path))
+    with pytest.raises(UserError, match=r"--results .*: holds rows of copy, not of digits; name"):
+        script.main(config)
+    assert path.read_bytes() == before
+
+
 def test_an_ingredient_counts_by_the_difference_of_the_same_seeds():
     rows = [a_row("cnn", 0, 0.80), a_row("cnn", 1, 0.90), a_row("cnn", 2, 0.85)]
     rows += [a_row("cnn: no crop", 0, 0.79), a_row("cnn: no crop", 1, 0.87)]
