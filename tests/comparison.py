@@ -350,6 +350,16 @@ OPTIMIZERS = [
         ),
     ),
     row(
+        "Langevin dynamics, a sampler",
+        "sgld",
+        purenets=Cell("optim.sgld", "purenets.optim.sgld(lr, key=purenets.random.key(0))"),
+    ),
+    row(
+        "Hamiltonian Monte Carlo, a sampler",
+        "sghmc",
+        purenets=Cell("optim.sghmc", "purenets.optim.sghmc(lr, key=purenets.random.key(0))"),
+    ),
+    row(
         "Sparse weights (β-lasso)",
         "lasso betalasso",
         purenets=Cell("optim.beta_lasso", "purenets.optim.beta_lasso(purenets.optim.sgd(lr), 0.1)"),
