@@ -8,9 +8,10 @@ quartiles. What is large, the gradients of every example, is made in a process o
 contestant, all with malloc as our scripts set it (malloc.py). Opacus (`pip install 'purenets[dp]'`)
 is left out where it is not installed; it has three ways to such gradients, by hooks, by torch.func
 and by expanded weights. Per-example gradients: batch 64, nn.Linear 784-128-10, 1x28x28 images
-through two convolutions with GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (Opacus'
-own DPRNN, since nn.RNN cannot be hooked); eager on both sides. Ensemble: MLP 2-20-2, Adam, batch
-32, a step of every member; under jit, beside torch.nn with the fused Adam, eager, member by member.
+through two convolutions with GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (ours by
+the fused recurrence; Opacus' own DPRNN, since nn.RNN cannot be hooked); eager on both sides.
+Ensemble: MLP 2-20-2, Adam, batch 32, a step of every member; under jit, beside torch.nn with the
+fused Adam, eager, member by member.
 """
 
 import importlib.metadata

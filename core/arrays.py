@@ -2,6 +2,7 @@
 array-api-compat.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -172,3 +173,20 @@ def register_tracing(check: Callable[[], bool]) -> None:
 
 
 _tracing_checks: list[Callable[[], bool]] = [lambda: True]
+
+
+def outside_transforms() -> contextlib.AbstractContextManager:
+    """Return the context in which an operation is no part of the transforms of torch.func that are
+    running.
+    """
+    return _outside_contexts[-1]()
+
+
+def register_outside(context: Callable[[], contextlib.AbstractContextManager]) -> None:
+    """Let `outside_transforms` return `context()`; called where `purenets.torch_nets` is
+    imported.
+    """
+    _outside_contexts[:] = [context]
+
+
+_outside_contexts: list[Callable] = [contextlib.nullcontext]

@@ -1,8 +1,8 @@
 """Every optimizer of the catalogue ends at the same params, whichever way its steps are taken.
 
-A new optimizer joins by its entry in `optim.OPTIMIZERS`. The reference is NumPy on plain dicts,
-leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an element: they
-differ by rounding alone.
+A new optimizer joins by its entry in `optim.OPTIMIZERS` or `optim.SAMPLERS`. The reference is NumPy
+on plain dicts, leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an
+element: they differ by rounding alone.
 """
 
 import functools
@@ -28,11 +28,14 @@ from purenets.core.vector_dict import VectorDict, vector_of
 STEPS = 50
 TOLERANCE = 1e-9
 RATES = {"lars": 0.5, "adadelta": 1.0}  # of those whose steps are short else
-by_optimizer = pytest.mark.parametrize("name", optim.OPTIMIZERS)
+CATALOGUE = optim.OPTIMIZERS | {
+    name: functools.partial(make, key=random.key(5)) for name, make in optim.SAMPLERS.items()
+}
+by_optimizer = pytest.mark.parametrize("name", CATALOGUE)
 
 
 def optimizer_of(name: str):
-    return optim.OPTIMIZERS[name](lr=RATES.get(name, 1e-2))
+    return CATALOGUE[name](lr=RATES.get(name, 1e-2))
 
 
 def first_params() -> dict:
@@ -158,7 +161,7 @@ def test_scan(nets, name):
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, TrainState]:
     """The states after 50 calls of one compiled function that takes a step with each optimizer."""
-    steps = {name: step_of(torch_nets, optimizer_of(name)) for name in optim.OPTIMIZERS}
+    steps = {name: step_of(torch_nets, optimizer_of(name)) for name in CATALOGUE}
     states = {name: start(torch_nets, optimizer_of(name))[0] for name in steps}
     x, y = map(torch.as_tensor, batches())
     step_all = torch_nets.jit(

@@ -25,6 +25,7 @@ from purenets.core.optim.optimizers import (
     rmsprop,
     sgd,
 )
+from purenets.core.optim.samplers import SAMPLERS, add_langevin_noise, sghmc, sgld
 from purenets.core.optim.schedule_free import schedule_free, schedule_free_adamw
 from purenets.core.optim.state import (
     check_opt_state,
@@ -69,6 +70,7 @@ register_kernel(np.ndarray, numpy_kernels.step)
 
 __all__ = [
     "OPTIMIZERS",
+    "SAMPLERS",
     "Hyper",
     "accumulate",
     "adadelta",
@@ -77,6 +79,7 @@ __all__ = [
     "adamax",
     "adamw",
     "add_decayed_weights",
+    "add_langevin_noise",
     "apply_if_finite",
     "apply_updates",
     "beta_lasso",
@@ -120,6 +123,8 @@ __all__ = [
     "schedule_free_adamw",
     "set_hyperparams",
     "sgd",
+    "sghmc",
+    "sgld",
     "stateless",
     "trace",
     "with_averaged_params",

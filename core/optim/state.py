@@ -11,7 +11,7 @@ from purenets.core.arguments import (
     expect_states,
     expect_texts,
 )
-from purenets.core.arrays import like, namespace
+from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.extra_args import like_inner
 from purenets.core.optim.hyper import count_to_dtype, zero_count
@@ -49,7 +49,8 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
 def _is_held(value) -> bool:
     if isinstance(value, tuple):
         return all(isinstance(v, float) for v in value)
-    return isinstance(value, float) or hasattr(value, "dtype")
+    is_key = getattr(value, "ndim", 0) == 1 and kind_of(value) == "i"  # its words are no floats
+    return isinstance(value, float) or (hasattr(value, "dtype") and not is_key)
 
 
 def get_state(opt_state: dict, name: str):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import UserError, optim, schedules
+from purenets import UserError, optim, random, schedules
 from purenets.core.optim.elementwise import advance_fn
 from purenets.core.sam import sam
 from purenets.core.vector_dict import with_vector
@@ -51,13 +51,17 @@ WRONG = {
     "precision": [0, 16, ["float32"]],
     "matrices": [None, True, "fc1.*"],
     "other": [0.1, "sgd", optim.sgd],
+    "temperature": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "key": [None, 0, "key", np.zeros(2), np.zeros((2, 2), np.int64), np.zeros(5, np.int64)],
     **dict.fromkeys(("nesterov", "amsgrad", "centered", "decoupled_weight_decay"), FLAGS),
 }
 
 
+KEY = {"key": random.key(0)}
+CATALOGUE = optim.OPTIMIZERS | optim.SAMPLERS
 ARGUMENTS = [
     pytest.param(make, name, id=f"{make.__name__}-{name}")
-    for make in optim.OPTIMIZERS.values()
+    for make in CATALOGUE.values()
     for name in inspect.signature(make).parameters
 ]
 
@@ -65,6 +69,7 @@ ARGUMENTS = [
 @pytest.mark.parametrize(("make", "name"), ARGUMENTS)
 def test_hyper_parameter_that_means_nothing_is_refused(make, name):
     rest = {"momentum": 0.9} if make is optim.sgd and name == "nesterov" else {}
+    rest |= KEY if make in optim.SAMPLERS.values() else {}
     for value in WRONG[name]:
         message = refusal(make, {**rest, name: value})
         assert message.startswith(f"{make.__name__}: ")
@@ -81,7 +86,7 @@ def refusal(function, arguments: dict) -> str:
     return pytest.fail(f"taken: {arguments}")
 
 
-@pytest.mark.parametrize("make", optim.OPTIMIZERS.values())
+@pytest.mark.parametrize("make", CATALOGUE.values())
 def test_no_argument_of_an_optimizer_goes_unchecked(make):
     assert set(inspect.signature(make).parameters) <= WRONG.keys()
 
@@ -107,6 +112,7 @@ OTHERS = {
     "accumulate": ("k", INTEGERS, {"optimizer": SGD}),
     "lookahead": ("k", INTEGERS, {"optimizer": SGD}),
     "schedule_free": ("lr", [*NO_NUMBERS, *NOT_NEGATIVE], {"optimizer": SGD}),
+    "add_langevin_noise": ("lr", [*NO_NUMBERS, *NOT_NEGATIVE], KEY),
     "beta_lasso": ("lam", [*NO_NUMBERS, *NOT_NEGATIVE], {"optimizer": SGD}),
     "masked": ("where", [None, "fc1.*", 1], {"transform": SGD}),
     "partition": ("label_fn", [None, "a"], {"optimizers": {"a": SGD}}),
@@ -120,6 +126,9 @@ MORE = {
     ("scale_by_trust_ratio", "eps"): ([*NO_NUMBERS, *NOT_NEGATIVE], {}),
     ("partition", "optimizers"): ([None, [SGD], {"a": optim.sgd}], {"label_fn": lambda *leaf: "a"}),
     ("inject_hyperparams", "betas"): ([(0.9, 1.0), (-0.1, 0.9)], {"make": optim.adam}),
+    ("add_langevin_noise", "momentum"): (WRONG["momentum"], {"lr": 0.1, **KEY}),
+    ("add_langevin_noise", "temperature"): (WRONG["temperature"], {"lr": 0.1, **KEY}),
+    ("add_langevin_noise", "key"): (WRONG["key"], {"lr": 0.1}),
     ("inject_hyperparams", "make"): ([None, SGD, "adam"], {}),
 }
 CASES = {
@@ -207,17 +216,18 @@ def test_gradient_of_another_library_is_refused(name):
 # --- what is taken as it is -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_schedules_and_arrays_are_taken_unchecked(name):
+    given = KEY if name in optim.SAMPLERS else {}
     for lr in (
         torch.tensor(-1.0),
         np.array(-1.0),
         np.array(math.nan),
         lambda count: -1.0 + 0 * count,
     ):
-        optim.OPTIMIZERS[name](lr=lr)
+        CATALOGUE[name](lr=lr, **given)
     with pytest.raises(UserError):
-        optim.OPTIMIZERS[name](lr=-1.0)
+        CATALOGUE[name](lr=-1.0, **given)
 
 
 def test_vmapped_and_traced_hyper_parameters_are_taken():

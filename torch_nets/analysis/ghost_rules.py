@@ -15,6 +15,7 @@ from torch import Tensor
 from purenets.core.kernel_rules import product_rule
 from purenets.torch_nets.analysis.ghost_terms import Each, Geometry, Outer, Rows, Windows
 from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.layers.basic import linear
 from purenets.torch_nets.layers.convolutions import conv2d
 
 
@@ -226,6 +227,7 @@ def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
 
 RULES = {
     F.linear: _linear,
+    linear: _linear,
     F.conv1d: _conv1d,
     F.conv2d: _conv2d,
     conv2d: _conv2d,
