@@ -2,6 +2,7 @@
 array-api-compat.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -51,6 +52,11 @@ def plain(x: Array) -> Array:
     import torch
 
     return x.detach() if isinstance(x, torch.nn.Parameter) else x
+
+
+def stop_gradient(x: Array) -> Array:
+    """Return `x` as a constant for derivatives, to any order (jax.lax.stop_gradient)."""
+    return x if isinstance(x, NUMPY) else x.detach()
 
 
 def like(value, reference: Array, dtype=None) -> Array:
@@ -172,3 +178,20 @@ def register_tracing(check: Callable[[], bool]) -> None:
 
 
 _tracing_checks: list[Callable[[], bool]] = [lambda: True]
+
+
+def outside_transforms() -> contextlib.AbstractContextManager:
+    """Return the context in which an operation is no part of the transforms of torch.func that are
+    running.
+    """
+    return _outside_contexts[-1]()
+
+
+def register_outside(context: Callable[[], contextlib.AbstractContextManager]) -> None:
+    """Let `outside_transforms` return `context()`; called where `purenets.torch_nets` is
+    imported.
+    """
+    _outside_contexts[:] = [context]
+
+
+_outside_contexts: list[Callable] = [contextlib.nullcontext]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from purenets.core.arrays import is_tracing, namespace
+from purenets.core.arrays import is_tracing, namespace, outside_transforms
 from purenets.core.base import Array, Params
 
 # Elements of a leaf on average, up to which one vector pays: to concatenate a leaf is a pass over
@@ -80,9 +80,16 @@ class VectorDict(dict, metaclass=_ShownAsDict):
 
     def _look(self) -> None:
         if self._vector is not None and self._views is None:
-            views = leaves_of(self.layout, self._vector)
+            views = self._made_views()
             super().update(zip(self.layout.keys, views, strict=True))
             self._views = views
+
+    def _made_views(self) -> tuple[Array, ...]:
+        """Return the leaves: no part of a transform that runs, since they are kept beyond it."""
+        if not is_tracing_like(self._vector):
+            return leaves_of(self.layout, self._vector)
+        with outside_transforms():
+            return leaves_of(self.layout, self._vector)
 
     def _forget(self) -> None:
         self._look()

@@ -29,7 +29,19 @@ from purenets.core import metrics
 from purenets.core.data import palindromes
 from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import augment, layers, losses, precision, tta
-from purenets.torch_nets.analysis import curvature, ghost, per_example, privacy
+from purenets.torch_nets.analysis import (
+    conjugate_gradients,
+    curvature,
+    diagonal,
+    ghost,
+    kfac,
+    laplace,
+    operators,
+    per_example,
+    privacy,
+    quadrature,
+    trace,
+)
 from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
 from purenets.torch_nets.losses import label_smoothed
 
@@ -283,6 +295,7 @@ def calls_of_one_backend() -> dict:
     params, _ = net.init(key)
     grad = torch_nets.grad_fn(net)
     f = curvature.eval_loss_fn(net, {}, (x, y))
+    posterior = laplace.diagonal_laplace(net, params, {}, (x, y))
     images = torch.zeros(2, 1, 8, 8)
     size = {"padding": ("0",)}
     flag = ("True",)
@@ -498,6 +511,79 @@ def calls_of_one_backend() -> dict:
             curvature.lanczos,
             {"product": lambda v: v, "params": params, "key": key, "iterations": 2},
             {},
+        ),
+        "to_dense": (
+            operators.to_dense,
+            {"product": lambda v: v, "params": params, "chunk_size": 2},
+            {"chunk_size": ("None",)},
+        ),
+        "damped": (
+            operators.damped,
+            {"product": lambda v: v, "damping": 0.1},
+            {"damping": ("0", "1.5")},
+        ),
+        **{
+            f.__name__: (
+                f,
+                {"product": lambda v: v, "params": params, "key": key, "num_matvecs": 6}
+                | {"chunk_size": 2},
+                {"chunk_size": ("None",)},
+            )
+            for f in (
+                *(trace.hutchinson_trace, trace.hutchpp_trace, trace.xtrace),
+                *(diagonal.hutchinson_diag, diagonal.xdiag),
+            )
+        },
+        "ggn_diagonal": (
+            diagonal.ggn_diagonal,
+            {"model": net, "params": params, "buffers": {}, "batch": (x, y), "chunk_size": 2},
+            {"buffers": ("dict",), "chunk_size": ("None",)},
+        ),
+        "spectral_measure": (
+            quadrature.spectral_measure,
+            {"product": lambda v: v, "params": params, "key": key, "iterations": 2}
+            | {"num_probes": 2},
+            {},
+        ),
+        "slq_trace": (
+            quadrature.slq_trace,
+            {"f": torch.exp, "product": lambda v: v, "params": params, "key": key},
+            {},
+        ),
+        "cg": (
+            conjugate_gradients.cg,
+            {"A": lambda v: v, "b": params, "tol": 0.1, "atol": 0.1, "maxiter": 2, "M": None},
+            dict.fromkeys(("tol", "atol"), ("0", "1.5")) | {"maxiter": ("None",), "M": ("None",)},
+        ),
+        "gauss_newton_grad_fn": (
+            conjugate_gradients.gauss_newton_grad_fn,
+            {"model": net, "damping": 0.1, "tol": 0.1, "maxiter": 2},
+            dict.fromkeys(("damping", "tol"), ("0", "1.5")),
+        ),
+        "kfac": (
+            kfac.kfac,
+            {"model": net, "params": params, "buffers": {}, "batch": (x, y), "sharing": "reduce"}
+            | {"num_samples": 2, "key": key, "chunk_size": 2},
+            {"buffers": ("dict",), **dict.fromkeys(("num_samples", "chunk_size"), ("None",))},
+        ),
+        **{
+            f.__name__: (
+                f,
+                {"model": net, "params": params, "buffers": {}, "batch": (x, y)}
+                | {"prior_precision": 1.0, "n_data": 10},
+                {"buffers": ("dict",), "prior_precision": ("1.5",), "n_data": ("None",)},
+            )
+            for f in (laplace.diagonal_laplace, laplace.kfac_laplace, laplace.last_layer_laplace)
+        },
+        "sample_posterior": (
+            laplace.sample_posterior,
+            {"posterior": posterior, "key": key, "num_samples": 2},
+            {},
+        ),
+        "linearized_predictive": (
+            laplace.linearized_predictive,
+            {"model": net, "posterior": posterior, "buffers": {}, "x": x, "chunk_size": 2},
+            {"buffers": ("dict",), "chunk_size": ("None",)},
         ),
         "landscape": (
             curvature.landscape,

@@ -2,9 +2,9 @@
 
 import torch
 
-from purenets.core.arrays import register_full, register_tracing
+from purenets.core.arrays import register_full, register_outside, register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
-from purenets.core.optim.kernels import register_kernel
+from purenets.core.optim.internals.kernels import register_kernel
 from purenets.core.scan import register_loop
 from purenets.torch_nets import layers, losses
 from purenets.torch_nets.batchnorm import update_batchnorm
@@ -14,7 +14,7 @@ from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
 from purenets.torch_nets.fast import fused_optimizers, pytree
 from purenets.torch_nets.fast.jit import jit
 from purenets.torch_nets.fast.scan import traced_loop
-from purenets.torch_nets.fast.tracing import is_tracing
+from purenets.torch_nets.fast.tracing import is_tracing, outside_transforms
 from purenets.torch_nets.from_module import from_module
 from purenets.torch_nets.frozen import frozen
 from purenets.torch_nets.grad import grad_fn, metrics_fn
@@ -26,6 +26,7 @@ from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 register_full(torch.float32, torch.float64)
 register_tracing(is_tracing)
+register_outside(outside_transforms)
 pytree.register()
 register_kernel(torch.Tensor, fused_optimizers.step)
 register_loop(traced_loop)

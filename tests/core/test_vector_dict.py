@@ -297,3 +297,30 @@ def test_the_first_state_has_its_vectors(convert):
     assert type(state.params) is VectorDict
     assert type(optim.get_state(state.opt_state, "exp_avg")) is VectorDict
     assert equal(state.params, params)
+
+
+def test_leaves_that_are_first_looked_at_within_a_transform_are_no_part_of_it():
+    """They are kept beyond it: a wrapped one would raise an internal error of torch."""
+    key = torch.as_tensor(random.key(0))
+    model, x = torch_nets.MLP(3, [5], 2), torch.ones(4, 3)
+
+    def fresh():
+        return init_state(model, optim.sgd(0.1), key).params
+
+    right = torch.func.grad(lambda p: model.apply(p, {}, x)[0].sum())(dict(fresh()))
+    params = fresh()
+    found = torch.func.grad(lambda p: model.apply(p, {}, x)[0].sum())(params)
+    assert all(torch.equal(found[name], right[name]) for name in right)
+    params = fresh()
+    torch.func.grad(lambda x: model.apply(params, {}, x)[0].sum())(x)
+    again = torch.func.grad(lambda p: model.apply(p, {}, x)[0].sum())(params)
+    assert all(torch.equal(again[name], right[name]) for name in right)
+    params = fresh()
+
+    def one(x):
+        _, pull = torch.func.vjp(lambda p: model.apply(p, {}, x[None])[0].sum(), params)
+        return pull(torch.ones(()))[0]
+
+    for name, each in torch.func.vmap(one)(x).items():
+        assert torch.allclose(each.sum(0), right[name], atol=1e-6)
+    assert vector_of(params) is not None

@@ -1,6 +1,9 @@
 """Whether torch.compile, a transform of torch.func or forward AD is running."""
 
+import contextlib
+
 import torch
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -29,6 +32,13 @@ def is_forward_mode() -> bool:
 def is_transformed() -> bool:
     """Return True under a transform of torch.func."""
     return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def outside_transforms() -> contextlib.AbstractContextManager:
+    """Return the context in which no transform of torch.func sees what is computed."""
+    if torch.compiler.is_compiling() or not is_transformed():
+        return contextlib.nullcontext()
+    return temporarily_clear_interpreter_stack()
 
 
 def is_torch_compiling() -> bool:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.overrides
 from torch import Tensor
 
 from purenets.core import random
@@ -78,10 +79,14 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
     return Model(uniform_init(shapes, bound), apply, uses_key=False, kind="Linear")
 
 
+@torch.overrides.wrap_torch_function(lambda x, weight, bias: (x, weight))
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which
     become one loop with what stands around them: to call a library for it would take longer. A
-    large one may be for oneDNN. Under torch.export, where sizes may be open, it is neither."""
+    large one may be for oneDNN. Under torch.export, where sizes may be open, it is neither.
+
+    It is one operation for modes of torch, such as that of `analysis.ghost`.
+    """
     if torch.compiler.is_exporting():
         return torch.nn.functional.linear(x, weight, bias)
     multiplications = x.numel() * weight.shape[0]

@@ -1,0 +1,255 @@
+"""KFAC against the blocks of the whole Gauss-Newton matrix, where it is exact, and what it is a
+mean of where it is not.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch.func import hessian, jacrev, vmap
+
+from purenets import UserError, random, tree
+from purenets.torch_nets import CNN, MLP, VanillaRNN, from_module, jit, layers
+from purenets.torch_nets.analysis.curvature import ggn_vp
+from purenets.torch_nets.analysis.kfac import kfac, kfac_function, kfac_solve, kfac_vp
+from purenets.torch_nets.analysis.operators import to_dense
+from purenets.torch_nets.losses import cross_entropy
+
+KEY = torch.as_tensor(random.key(0))
+Y = torch.arange(7) % 3
+
+
+def draw(i: int, *shape: int) -> torch.Tensor:
+    return random.normal(random.fold_in(KEY, i), shape, "float64")
+
+
+def squares(z, y):
+    """Return the mean over examples, of the sum over all outputs."""
+    return ((z - y) ** 2).flatten(1).sum(1).mean()
+
+
+def init(model):
+    return tree.cast(model.init(KEY)[0], "float64")
+
+
+def gauss_newton(model, params, batch, loss):
+    x, y = batch
+    outputs = lambda p: model.apply(p, {}, x)[0]
+    return to_dense(lambda v: ggn_vp(outputs, lambda z: loss(z, y), params, v), params)
+
+
+def same_layer(params) -> torch.Tensor:
+    """Return True for two elements of one layer: (n, n)."""
+    numbers = {name.rpartition(".")[0]: i for i, name in enumerate(params)}
+    each = [
+        numbers[name.rpartition(".")[0]] for name, p in params.items() for _ in range(p.numel())
+    ]
+    each = torch.tensor(each)
+    return each[:, None] == each
+
+
+def kfac_matrix(model, params, batch, loss, **options):
+    blocks = kfac(model, params, {}, batch, loss, **options)
+    return to_dense(lambda v: kfac_vp(blocks, v), params)
+
+
+def assert_is_exact(model, batch, loss, **options):
+    params = init(model)
+    G, mask = gauss_newton(model, params, batch, loss), same_layer(params)
+    K = kfac_matrix(model, params, batch, loss, **options)
+    assert torch.allclose(K, G * mask, rtol=1e-10, atol=1e-12)
+    assert (G * ~mask).abs().max() > 1e-3  # what is left out is not 0
+
+
+mean_over_positions = layers.elementwise(lambda x: x.mean(1))
+LINEAR = {
+    "deep": (
+        layers.serial(a=layers.Linear(3, 4), b=layers.Linear(4, 2), c=layers.Linear(2, 2)),
+        (draw(1, 7, 3), draw(2, 7, 2)),
+        {},
+    ),
+    "without a bias": (
+        layers.serial(a=layers.Linear(3, 4, bias=False), b=layers.Linear(4, 2)),
+        (draw(1, 7, 3), draw(2, 7, 2)),
+        {},
+    ),
+    "positions, each with a loss": (
+        layers.serial(a=layers.Linear(3, 4), b=layers.Linear(4, 2)),
+        (draw(1, 5, 6, 3), draw(2, 5, 6, 2)),
+        {"sharing": "expand"},
+    ),
+    "positions, then their mean": (
+        layers.serial(a=layers.Linear(3, 4), b=layers.Linear(4, 2), mean=mean_over_positions),
+        (draw(1, 5, 6, 3), draw(2, 5, 2)),
+        {"sharing": "reduce"},
+    ),
+    "convolution, then the mean": (
+        layers.serial(
+            a=layers.Conv(2, 3, 3, stride=2, padding=1),
+            mean=layers.GlobalAvgPool(),
+            b=layers.Linear(3, 2),
+        ),
+        (draw(1, 5, 2, 6, 6), draw(2, 5, 2)),
+        {"sharing": "reduce"},
+    ),
+    "pixels, each with a loss": (
+        layers.serial(a=layers.Conv(2, 3, 1), b=layers.Conv(3, 2, 1)),
+        (draw(1, 5, 2, 3, 3), draw(2, 5, 2, 3, 3)),
+        {"sharing": "expand"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_blocks_of_a_linear_net_are_exact(name):
+    model, batch, options = LINEAR[name]
+    assert_is_exact(model, batch, squares, **options)
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_blocks_of_one_example_are_exact(i):
+    x, y = draw(1, 7, 3)[i : i + 1], Y[i : i + 1]
+    assert_is_exact(MLP(3, [5, 4], 3, activation="tanh"), (x, y), cross_entropy)
+
+
+def test_factors_of_several_examples_are_means_of_single_ones():
+    """A is the mean of a a^T, B that of sum_c g_c g_c^T, from jacobians written out."""
+    model = MLP(3, [5], 3, activation="tanh")
+    params, x = init(model), draw(1, 7, 3)
+    first, second = kfac(model, params, {}, (x, Y))
+    assert (first.weight, first.bias) == ("fc1.weight", "fc1.bias")
+    with_one = lambda a: torch.cat([a, torch.ones(7, 1)], dim=1)
+    hidden = torch.tanh(x @ params["fc1.weight"].T + params["fc1.bias"])
+    for block, a in ((first, x), (second, hidden)):
+        a = with_one(a)
+        assert torch.allclose(block.A, a.T @ a / 7, rtol=1e-12, atol=1e-12)
+    expected = torch.zeros(5, 5, dtype=torch.float64)
+    for i in range(7):
+        logits = lambda b, i=i: model.apply({**params, "fc1.bias": b}, {}, x[i : i + 1])[0][0]
+        J = jacrev(logits)(params["fc1.bias"])  # (3, 5): by the output of the first layer
+        H = hessian(lambda z, i=i: cross_entropy(z[None], Y[i : i + 1]))(logits(params["fc1.bias"]))
+        expected += J.T @ H @ J / 7
+    assert torch.allclose(first.B, expected, rtol=1e-10, atol=1e-15)
+
+
+def test_random_combinations_of_outputs_approach_all_of_them():
+    model, batch = MLP(3, [5], 3), (draw(1, 7, 3), Y)
+    params = init(model)
+    exact = kfac(model, params, {}, batch)
+    sampled = kfac(model, params, {}, batch, num_samples=4000, key=KEY)
+    again = kfac(model, params, {}, batch, num_samples=4000, key=KEY)
+    for found, same, right in zip(sampled, again, exact, strict=True):
+        assert torch.equal(found.A, right.A)
+        assert torch.equal(found.B, same.B)
+        assert torch.allclose(found.B, right.B, atol=0.03 * float(right.B.abs().max()))
+    with pytest.raises(UserError, match="num_samples needs a key"):
+        kfac(model, params, {}, batch, num_samples=1)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_outputs_a_few_at_a_time(chunk_size):
+    model, batch = MLP(3, [5], 3), (draw(1, 7, 3), Y)
+    params = init(model)
+    pairs = zip(
+        kfac(model, params, {}, batch),
+        kfac(model, params, {}, batch, chunk_size=chunk_size),
+        strict=True,
+    )
+    assert all(torch.allclose(a.B, b.B, rtol=1e-12, atol=1e-12) for a, b in pairs)
+
+
+def test_functions_of_the_matrix_are_the_dense_ones():
+    model, batch = MLP(3, [5], 3), (draw(1, 7, 3), Y)
+    params = init(model)
+    blocks = kfac(model, params, {}, batch)
+    K = kfac_matrix(model, params, batch, cross_entropy)
+    solve = to_dense(lambda v: kfac_solve(blocks, v, 0.125), params)
+    assert torch.allclose(
+        solve, torch.linalg.inv(K + 0.125 * torch.eye(len(K))), rtol=1e-9, atol=1e-12
+    )
+    root = to_dense(lambda v: kfac_function(blocks, v, torch.sqrt), params)
+    assert torch.allclose(root @ root, K, atol=1e-12)
+
+
+def test_module_of_torch_has_the_same_factors_as_its_twin():
+    module = nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)
+    ).double()
+    net = from_module(module)
+    params, buffers = net.init(None)
+    twin = layers.serial(
+        a=layers.Conv(2, 3, 3, stride=2, padding=1),
+        relu=layers.ReLU(),
+        flat=layers.Flatten(),
+        b=layers.Linear(12, 3),
+    )
+    names = dict(zip(params, init(twin), strict=True))
+    batch = draw(1, 7, 2, 4, 4), Y
+    found = kfac(net, params, buffers, batch)
+    right = kfac(twin, {names[name]: p for name, p in params.items()}, {}, batch)
+    assert [names[block.weight] for block in found] == [block.weight for block in right]
+    for a, b in zip(found, right, strict=True):
+        assert torch.allclose(a.A, b.A, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(a.B, b.B, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_convolution_of_few_pixels_is_seen_too(size):
+    """Such images take another path through our layer."""
+    model = layers.serial(
+        a=layers.Conv(2, 3, 3, padding=1), flat=layers.Flatten(), b=layers.Linear(3 * size**2, 3)
+    )
+    x, y = draw(1, 1, 2, size, size), Y[:1]
+    params = init(model)
+    [block, _] = kfac(model, params, {}, (x, y), cross_entropy)
+    assert block.A.shape == (2 * 9 + 1, 2 * 9 + 1)
+    if size == 1:  # one position: exact for one example
+        assert_is_exact(model, (x, y), cross_entropy)
+
+
+def test_large_layers_are_seen_whichever_library_multiplies():
+    model = layers.serial(a=layers.Linear(512, 256), b=layers.Linear(256, 3))
+    params, _ = model.init(KEY)
+    x = random.normal(KEY, (160, 512))  # 21 million multiplications in float32
+    [block, _] = kfac(model, params, {}, (x, torch.arange(160) % 3))
+    a = torch.cat([x, torch.ones(160, 1)], dim=1)
+    assert torch.allclose(block.A, a.T @ a / 160, rtol=1e-4, atol=1e-5)
+
+
+def test_factors_under_vmap_over_nets():
+    model, batch = MLP(3, [5], 3, activation="tanh"), (draw(1, 7, 3), Y)
+    params = init(model)
+    step = lambda params: kfac_solve(kfac(model, params, {}, batch), params, 0.1)
+    others = tree.map(lambda p: p * 1.5, params)
+    found = tree.unstack(vmap(step)(tree.stack([params, others])))
+    for a, b in zip(found, [step(params), step(others)], strict=True):
+        assert all(torch.allclose(a[name], b[name], rtol=1e-9, atol=1e-12) for name in params)
+
+
+def test_factors_under_jit():
+    model, batch = layers.serial(fc=layers.Linear(2, 2)), (draw(1, 7, 2), Y % 2)
+    params = init(model)
+    factors = lambda params: [(b.A, b.B) for b in kfac(model, params, {}, batch)]
+    pairs = zip(jit(factors)(params)[0], factors(params)[0], strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in pairs)
+
+
+def test_leaves_that_no_layer_reads_are_named():
+    rnn = VanillaRNN(4, 1, 3, 3)
+    with pytest.raises(UserError, match=r"kfac: W_hh: no leaf of a Linear or Conv layer"):
+        kfac(rnn, init(rnn), {}, (draw(1, 7, 3, 1), Y))
+    cnn = CNN(3, 3, width=0.125)
+    params, buffers = tree.cast(cnn.init(KEY)[0], "float64"), tree.cast(cnn.init(KEY)[1], "float64")
+    with pytest.raises(UserError, match=r"no leaf of a Linear or Conv layer"):
+        kfac(cnn, params, buffers, (draw(1, 7, 3, 32, 32), Y))
+
+
+def test_weight_that_two_layers_read_and_grouped_convolutions_are_refused():
+    inner = layers.Linear(3, 3)
+    twice = inner._replace(
+        apply=lambda p, b, x, **given: (inner.apply(p, b, inner.apply(p, b, x)[0])[0], b)
+    )
+    with pytest.raises(UserError, match="weight: two layers read it"):
+        kfac(twice, init(inner), {}, (draw(1, 7, 3), Y))
+    grouped = from_module(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten()).double())
+    with pytest.raises(UserError, match="groups=1"):
+        kfac(grouped, grouped.init(None)[0], {}, (draw(1, 7, 2, 3, 3), Y))

@@ -1,0 +1,212 @@
+"""KFAC: the Gauss-Newton matrix as one Kronecker product for each layer (Martens and Grosse 2015).
+
+    blocks = kfac(model, params, buffers, (x, y))
+    kfac_vp(blocks, v)                        # a product, as hvp and ggn_vp are
+    kfac_solve(blocks, grads, damping=1e-3)   # the preconditioned gradient
+
+A block is A (x) B: A the mean of a a^T over the inputs a of the layer (with a 1 for its bias), B
+that of g g^T over the gradients g by its output. It is exact for one example, and for a net that is
+linear with a loss whose Hessian is the same for all examples.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import einsum
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from purenets.core import random
+from purenets.core.arguments import (
+    NOT_NEGATIVE,
+    expect_choice,
+    expect_dicts,
+    expect_functions,
+    expect_integers,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
+from purenets.torch_nets.analysis.operators import expect_net
+from purenets.torch_nets.analysis.per_example import check_chunk
+from purenets.torch_nets.layer_calls import LayerCall, eval_layers
+from purenets.torch_nets.losses import cross_entropy
+
+SHARING = ("expand", "reduce")
+
+
+class Block(NamedTuple):
+    """The Kronecker factors of one layer.
+
+    Args:
+        weight: the name of its weight (out, in, ...).
+        bias: that of its bias, None without one.
+        A: (in, in), or (in + 1, in + 1) with a bias, which comes last.
+        B: (out, out).
+    """
+
+    weight: str
+    bias: str | None
+    A: Tensor
+    B: Tensor
+
+
+def kfac(
+    model: Model,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    loss: Callable = cross_entropy,
+    *,
+    sharing: str = "expand",
+    num_samples: int | None = None,
+    key: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> list[Block]:
+    """Return the Kronecker factors of the Gauss-Newton matrix of the mean loss, in evaluation mode.
+
+    Args:
+        loss: `loss(logits, targets)`, a mean over examples, convex in the logits.
+        sharing: what is done where a weight meets several positions of an example, as in a
+            convolution: "expand" takes each for an example (Grosse and Martens 2016), "reduce" sums
+            over them first (Eschenhagen et al. 2023).
+        num_samples: None for all outputs, one backward pass each; else so many random combinations
+            of them, with the same mean. It needs a key.
+        chunk_size: backward passes at a time under vmap, None for all.
+
+    Raises:
+        UserError: for leaves that no linear layer or convolution reads, or that two read.
+
+    Source: Martens and Grosse 2015; the names are those of curvlinops.
+    """
+    n = expect_net("kfac", model, params, buffers, batch, loss)
+    expect_choice("kfac", SHARING, sharing=sharing)
+    check_chunk(chunk_size)
+    x, y = batch
+    with torch.no_grad():
+        logits, calls = eval_layers(model, params, buffers, x)
+    _expect_all_read(params, calls)
+    rows = vmap(lambda z, t: loss_hessian_sqrt(loss, z, t))(logits, y)  # (n, C, *output)
+    rows = rows if num_samples is None else _combined(rows, num_samples, key)
+    pull = _pull_fn(model, params, buffers, x, calls)
+
+    def products(cotangent: Tensor) -> Params:
+        grads = pull(cotangent.to(logits.dtype))
+        return {name: _outer(calls[name], grads[name], sharing) / n for name in calls}
+
+    B = vmap(products, in_dims=1, chunk_size=chunk_size)(rows)
+    return [
+        Block(name, call.bias, _input_factor(call, sharing), B[name].sum(0))
+        for name, call in calls.items()
+    ]
+
+
+def _expect_all_read(params: Params, calls: dict[str, LayerCall]) -> None:
+    read = {name for call in calls.values() for name in (call.weight, call.bias)}
+    if unread := [name for name in params if name not in read]:
+        raise UserError(f"kfac: {', '.join(unread)}: no leaf of a Linear or Conv layer")
+
+
+def _pull_fn(model, params, buffers, x, calls) -> Callable[[Tensor], Params]:
+    """Return the function from a gradient by the logits to those by the outputs of each layer."""
+    zeros = {name: torch.zeros_like(call.output) for name, call in calls.items()}
+    outputs = lambda offsets: eval_layers(model, params, buffers, x, offsets)[0]
+    pull = vjp(outputs, zeros)[1]
+    return lambda cotangent: pull(cotangent)[0]
+
+
+def _combined(rows: Tensor, num_samples: int, key: Tensor | None) -> Tensor:
+    """Return random combinations (n, samples, ...) of the rows (n, C, ...), with the same sum of
+    squares on average.
+    """
+    expect_integers("kfac", 1, num_samples=num_samples)
+    if key is None:
+        raise UserError("kfac: num_samples needs a key")
+    n, C = rows.shape[:2]
+    signs = 2 * random.bernoulli(random.check_key(key), 0.5, (n, num_samples, C)).to(rows.dtype) - 1
+    return einsum(signs, rows, "n s c, n c ... -> n s ...") / num_samples**0.5
+
+
+def _outer(call: LayerCall, grad: Tensor, sharing: str) -> Tensor:
+    """Return the sum of g g^T (out, out) over examples, and the mean or the sum over positions."""
+    g = widened(call.by_position(grad))
+    if sharing == "reduce":
+        g = g.sum(1)
+        return g.T @ g
+    return einsum(g, g, "n t i, n t j -> i j") / g.shape[1]
+
+
+def _input_factor(call: LayerCall, sharing: str) -> Tensor:
+    """Return the mean of a a^T over examples, summed over positions or of their mean."""
+    a = widened(call.inputs)
+    if call.bias is not None:
+        a = torch.cat([a, torch.ones_like(a[..., :1])], dim=-1)
+    if sharing == "reduce":
+        a = a.mean(1, keepdim=True)
+    return einsum(a, a, "n t i, n t j -> i j") / a.shape[0]
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+def kfac_vp(blocks: list[Block], v: Params) -> Params:
+    """Return the product of the matrix with v, a dict like the params."""
+    return _by_block(blocks, v, "kfac_vp", lambda block, V: block.B @ V @ block.A)
+
+
+def kfac_solve(blocks: list[Block], v: Params, damping: float | Tensor) -> Params:
+    """Return (K + damping I)^-1 v, exactly, by the eigenvectors of the factors."""
+    expect_numbers("kfac_solve", NOT_NEGATIVE, damping=damping)
+    return kfac_function(blocks, v, lambda values: 1 / (values + damping))
+
+
+def kfac_function(blocks: list[Block], v: Params, f: Callable[[Tensor], Tensor]) -> Params:
+    """Return f(K) v, for a function f of the eigenvalues, element by element."""
+    expect_functions("kfac_function", f=f)
+    return kfac_eigenvectors_vp([eigen_block(block) for block in blocks], v, f)
+
+
+class EigenBlock(NamedTuple):
+    """A block by the eigenvectors of its factors, in columns; values: (out, in) eigenvalues."""
+
+    weight: str
+    bias: str | None
+    A: Tensor
+    B: Tensor
+    values: Tensor
+
+
+def eigen_block(block: Block) -> EigenBlock:
+    """Return the eigendecomposition of a block."""
+    (a, UA), (b, UB) = torch.linalg.eigh(block.A), torch.linalg.eigh(block.B)
+    values = b.clamp_min(0)[:, None] * a.clamp_min(0)
+    return EigenBlock(block.weight, block.bias, UA, UB, values)
+
+
+def kfac_eigenvectors_vp(
+    blocks: list[EigenBlock], v: Params, f: Callable[[Tensor], Tensor]
+) -> Params:
+    """Return f(K) v by blocks that are decomposed already."""
+
+    def one(block, V):
+        return block.B @ (f(block.values) * (block.B.T @ V @ block.A)) @ block.A.T
+
+    return _by_block(blocks, v, "kfac", one)
+
+
+def _by_block(blocks: list, v: Params, function: str, f: Callable) -> Params:
+    """Return f(block, V) for each block, with V (out, in [+ 1]) the weight and bias of v."""
+    expect_dicts(function, v=v)
+    new = {}
+    for block in blocks:
+        weight = v[block.weight]
+        V = weight.flatten(1)
+        if block.bias is not None:
+            V = torch.cat([V, v[block.bias][:, None]], dim=1)
+        moved = f(block, widened(V))
+        if block.bias is not None:
+            new[block.bias], moved = moved[:, -1], moved[:, :-1]
+        new[block.weight] = moved.reshape(weight.shape)
+    return {name: new[name] for name in v}

@@ -1,0 +1,276 @@
+"""Laplace's approximation: a Gaussian over the params of a trained net, and what it predicts.
+
+    posterior = kfac_laplace(model, params, buffers, (x, y), prior_precision=1.0)
+    mean, covariance = linearized_predictive(model, posterior, buffers, x_test)
+    probabilities = probit_predictive(mean, covariance)
+
+The precision of the posterior is n G + prior_precision I: G is the Gauss-Newton matrix of the mean
+loss, which has to be a mean negative log-likelihood (a cross-entropy; |z - y|^2 / (2 sigma^2)), n
+the number of examples. The variants differ in what they keep of G: its diagonal, a Kronecker
+product for each layer, or all of it for the last layer alone. Nothing branches on a value:
+`torch.func.vmap` over `prior_precision` compares many priors in one call.
+
+Source: MacKay 1992; Daxberger et al. 2021, "Laplace redux".
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from einops import einsum
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from purenets.core import random, tree
+from purenets.core.arguments import (
+    POSITIVE,
+    expect_dicts,
+    expect_integers,
+    expect_models,
+    expect_numbers,
+)
+from purenets.core.arrays import widened
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.batch import map_arrays
+from purenets.core.data.checks import input_leaves
+from purenets.torch_nets.analysis.curvature import eval_loss_fn, ggn_vp
+from purenets.torch_nets.analysis.diagonal import ggn_diagonal
+from purenets.torch_nets.analysis.kfac import eigen_block, kfac, kfac_eigenvectors_vp
+from purenets.torch_nets.analysis.operators import damped, expect_net, to_dense
+from purenets.torch_nets.analysis.per_example import check_chunk
+from purenets.torch_nets.grad import expect_tensors
+from purenets.torch_nets.losses import cross_entropy
+
+
+class Posterior(NamedTuple):
+    """A Gaussian over params.
+
+    Args:
+        mean: the params of the trained net.
+        covariance_vp: v -> S v, over dicts like the params.
+        sqrt_vp: e -> L e with L L^T = S; of standard normal e it is a draw around 0.
+        log_marginal_likelihood: log p(data) by Laplace's approximation, to choose a prior by.
+    """
+
+    mean: Params
+    covariance_vp: Callable[[Params], Params]
+    sqrt_vp: Callable[[Params], Params]
+    log_marginal_likelihood: Tensor
+
+
+def diagonal_laplace(
+    model: Model,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    loss: Callable = cross_entropy,
+    *,
+    prior_precision: float | Tensor = 1.0,
+    n_data: int | None = None,
+    chunk_size: int | None = None,
+) -> Posterior:
+    """Return the posterior of independent params, by the diagonal of the Gauss-Newton matrix.
+
+    Args:
+        params: of the trained net.
+        batch: the training set, or a part of it.
+        loss: `loss(logits, targets)`, the mean negative log-likelihood.
+        prior_precision: 1 / variance of the prior, which is centered at 0; a weight decay of
+            prior_precision / n in the mean loss.
+        n_data: the size of the training set, where `batch` is a part of it.
+        chunk_size: examples at a time, None for all.
+    """
+    n = _examples("diagonal_laplace", model, params, buffers, batch, loss, prior_precision, n_data)
+    diagonal = ggn_diagonal(model, params, buffers, batch, loss, chunk_size=chunk_size)
+    precision = tree.map(lambda d: n * d + prior_precision, diagonal)
+    log_det = sum(p.log().sum() for p in precision.values())
+    evidence = _evidence(model, params, buffers, batch, loss, n, prior_precision, log_det, params)
+    return Posterior(
+        params,
+        lambda v: tree.map(lambda leaf, p: leaf / p, v, precision),
+        lambda e: tree.map(lambda leaf, p: leaf / p.sqrt(), e, precision),
+        evidence,
+    )
+
+
+def kfac_laplace(
+    model: Model,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    loss: Callable = cross_entropy,
+    *,
+    prior_precision: float | Tensor = 1.0,
+    n_data: int | None = None,
+    sharing: str = "expand",
+    chunk_size: int | None = None,
+) -> Posterior:
+    """Return the posterior with a Kronecker-factored precision for each layer (Ritter et al. 2018).
+
+    Args: as those of `diagonal_laplace`; `sharing` and `chunk_size` are those of `kfac`. The prior
+        is added exactly, by the eigenvectors of the factors.
+    """
+    n = _examples("kfac_laplace", model, params, buffers, batch, loss, prior_precision, n_data)
+    factors = kfac(model, params, buffers, batch, loss, sharing=sharing, chunk_size=chunk_size)
+    blocks = [eigen_block(block) for block in factors]
+    precision = lambda values: n * values + prior_precision
+    log_det = sum(precision(block.values).log().sum() for block in blocks)
+    evidence = _evidence(model, params, buffers, batch, loss, n, prior_precision, log_det, params)
+    return Posterior(
+        params,
+        lambda v: kfac_eigenvectors_vp(blocks, v, lambda values: 1 / precision(values)),
+        lambda e: kfac_eigenvectors_vp(blocks, e, lambda values: precision(values) ** -0.5),
+        evidence,
+    )
+
+
+def last_layer_laplace(
+    model: Model,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    loss: Callable = cross_entropy,
+    *,
+    prior_precision: float | Tensor = 1.0,
+    n_data: int | None = None,
+    layer: str | None = None,
+) -> Posterior:
+    """Return the posterior of the last layer with its whole covariance; all else stays as it is.
+
+    Args: as those of `diagonal_laplace`, and layer: the beginning of the names of its leaves, as
+        "fc2."; by default that of the last of the params.
+    """
+    n = _examples(
+        "last_layer_laplace", model, params, buffers, batch, loss, prior_precision, n_data
+    )
+    last = _leaves_of(params, layer)
+    x, y = batch
+    outputs = lambda p: model.apply({**params, **p}, buffers, x)[0]
+    product = lambda v: tree.map(lambda Gv: n * Gv, ggn_vp(outputs, lambda z: loss(z, y), last, v))
+    precision = to_dense(damped(product, prior_precision), last)
+    root = torch.linalg.cholesky(precision)  # P = R R^T
+    log_det = 2 * root.diagonal().log().sum()
+    evidence = _evidence(model, params, buffers, batch, loss, n, prior_precision, log_det, last)
+
+    def within(f: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
+        def product(v: Params) -> Params:
+            vector, unravel = tree.ravel({name: v[name] for name in last})
+            moved = unravel(f(widened(vector)[:, None])[:, 0])
+            return {name: moved.get(name, torch.zeros_like(leaf)) for name, leaf in v.items()}
+
+        return product
+
+    return Posterior(
+        params,
+        within(lambda v: torch.cholesky_solve(v, root)),
+        within(lambda e: torch.linalg.solve_triangular(root.mT, e, upper=True)),
+        evidence,
+    )
+
+
+def _leaves_of(params: Params, layer: str | None) -> Params:
+    """Return the leaves of the layer, the last one by default."""
+    if layer is None:
+        layer = next(reversed(params), "").rpartition(".")[0]
+    last = {
+        name: p for name, p in params.items() if isinstance(layer, str) and name.startswith(layer)
+    }
+    if not last:
+        raise UserError(f"last_layer_laplace: layer is {layer!r}, needs one of {', '.join(params)}")
+    return last
+
+
+def _examples(
+    function, model, params, buffers, batch, loss, prior_precision, n_data: int | None
+) -> int:
+    """Check the arguments, and return the number of examples that the posterior is of."""
+    n = expect_net(function, model, params, buffers, batch, loss)
+    expect_numbers(function, POSITIVE, prior_precision=prior_precision)
+    if n_data is not None:
+        expect_integers(function, n, n_data=n_data)
+    return n if n_data is None else n_data
+
+
+def _evidence(model, params, buffers, batch, loss, n, prior_precision, log_det, of) -> Tensor:
+    """Return log p(data): the log-likelihood, the log-prior of the leaves `of`, and the volume."""
+    value = eval_loss_fn(model, buffers, batch, loss)(params)
+    square = sum(widened(p).square().sum() for p in of.values())
+    size = tree.size(of)
+    log = math.log if isinstance(prior_precision, int | float) else torch.log
+    volume = size * log(prior_precision) - log_det
+    return -n * value + (volume - prior_precision * square) / 2
+
+
+# --- what it predicts -----------------------------------------------------------------------------
+
+
+def sample_posterior(posterior: Posterior, key: Tensor, num_samples: int) -> Params:
+    """Return params drawn from the posterior: leaves (num_samples, ...)."""
+    _expect_posterior("sample_posterior", posterior)
+    expect_integers("sample_posterior", 1, num_samples=num_samples)
+
+    def one(key):
+        noise = {}
+        for i, (name, p) in enumerate(posterior.mean.items()):
+            wide = widened(p).dtype
+            draw = random.normal(random.fold_in(key, i), p.shape, str(wide).split(".")[-1])
+            noise[name] = draw
+        moved = posterior.sqrt_vp(noise)
+        return {name: (p + moved[name]).to(p.dtype) for name, p in posterior.mean.items()}
+
+    return vmap(one)(random.split(random.check_key(key), num_samples))
+
+
+def linearized_predictive(
+    model: Model,
+    posterior: Posterior,
+    buffers: Buffers,
+    x: Tensor,
+    *,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean (batch, C) and covariance (batch, C, C) of the logits f(x) + J (p - mean).
+
+    Source: Immer, Korzepa and Bauer 2021: where the precision is that of a Gauss-Newton matrix, the
+    linearized net is the one to predict with.
+    """
+    expect_models("linearized_predictive", ("apply",), model=model)
+    _expect_posterior("linearized_predictive", posterior)
+    expect_dicts("linearized_predictive", buffers=buffers)
+    expect_tensors(posterior.mean, (x, x))
+    if not [*input_leaves(x)]:
+        raise UserError("linearized_predictive: x: no inputs, needs a tensor (batch, ...)")
+    check_chunk(chunk_size)
+
+    def one(x):
+        f = lambda p: model.apply(p, buffers, map_arrays(lambda a: a[None], x))[0][0]
+        logits, pull = vjp(f, posterior.mean)
+        eye = torch.eye(logits.shape[0], dtype=logits.dtype, device=logits.device)
+        (J,) = vmap(pull)(eye)
+        spread = vmap(posterior.covariance_vp)(J)
+        parts = [
+            einsum(widened(J[name]).flatten(1), widened(spread[name]).flatten(1), "a p, b p -> a b")
+            for name in J
+        ]
+        return logits, sum(parts)
+
+    return vmap(one, chunk_size=chunk_size)(x)
+
+
+def _expect_posterior(function: str, posterior: Posterior) -> None:
+    if not isinstance(posterior, Posterior):
+        kind = type(posterior).__name__
+        raise UserError(f"{function}: posterior: a {kind}, needs what kfac_laplace(...) returns")
+
+
+def probit_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Return class probabilities (batch, C) of normal logits, softmax(mean / sqrt(1 + pi/8 var)).
+
+    Args:
+        mean, covariance: as `linearized_predictive` returns them.
+
+    Source: MacKay 1992, "The evidence framework applied to classification networks".
+    """
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
+    return torch.softmax(mean / torch.sqrt(1 + math.pi / 8 * variance), dim=-1)

@@ -1,0 +1,134 @@
+"""Stochastic Lanczos quadrature: traces of functions of an operator, and its spectral density.
+
+density = spectral_measure(product, params, key, 30, num_probes=8)
+density.mean(torch.log)                        # log det A / n
+spectral_density(density, grid, sigma=0.01)    # a smooth curve
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from purenets.core.arguments import POSITIVE, expect_functions, expect_integers, expect_numbers
+from purenets.core.base import Params, UserError
+from purenets.torch_nets.analysis.operators import (
+    MatrixProduct,
+    Product,
+    draw_probes,
+    matrix_product,
+)
+
+
+class SpectralMeasure(NamedTuple):
+    """Point masses that stand for the eigenvalues of an operator.
+
+    Args:
+        nodes: (probes, k) Ritz values.
+        weights: (probes, k), each row of sum 1.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+
+    def mean(self, f: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the mean of f over the eigenvalues: an estimate of tr f(A) / n."""
+        return (self.weights * f(self.nodes)).sum(1).mean()
+
+
+def spectral_measure(
+    product: Product,
+    params: Params,
+    key: Tensor,
+    iterations: int = 20,
+    *,
+    num_probes: int = 1,
+    distribution: str = "rademacher",
+) -> SpectralMeasure:
+    """Return the spectral measure of a symmetric A as random probes see it.
+
+    For each probe v the nodes and weights are Gauss's quadrature: sum w f(node) = v^T f(A) v /
+    |v|^2, exactly for polynomials of degree 2 k - 1, with k = `iterations`. It takes iterations *
+    num_probes products with A.
+
+    Args:
+        product: v -> A v over dicts like `params`.
+        iterations: of Lanczos for each probe, with full orthogonalization; not more than params.
+        num_probes: random directions; the error falls with its root.
+        distribution: of the elements of a probe, "rademacher" or "normal".
+
+    Source: Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019.
+    """
+    name = "spectral_measure"
+    expect_integers(name, 1, iterations=iterations, num_probes=num_probes)
+    A = matrix_product(name, product, params)
+    V = draw_probes(name, key, A, num_probes, distribution)
+    pairs = [_quadrature(A, v, min(iterations, A.n)) for v in V.unbind(1)]
+    return SpectralMeasure(*map(torch.stack, zip(*pairs, strict=True)))
+
+
+def slq_trace(
+    f: Callable[[Tensor], Tensor],
+    product: Product,
+    params: Params,
+    key: Tensor,
+    iterations: int = 20,
+    *,
+    num_probes: int = 1,
+    distribution: str = "rademacher",
+) -> Tensor:
+    """Return an estimate of tr f(A) by stochastic Lanczos quadrature: log det A by `torch.log`.
+
+    Args: as those of `spectral_measure`, and f, of the eigenvalues, element by element.
+    """
+    expect_functions("slq_trace", f=f)
+    measure = spectral_measure(
+        product, params, key, iterations, num_probes=num_probes, distribution=distribution
+    )
+    return sum(leaf.numel() for leaf in params.values()) * measure.mean(f)
+
+
+def spectral_density(measure: SpectralMeasure, grid: Tensor, sigma: float | Tensor) -> Tensor:
+    """Return the density of the eigenvalues at the points of `grid`, smoothed by a normal kernel.
+
+    grid: (points,); sigma: the deviation of the kernel, in the units of the eigenvalues.
+    """
+    expect_numbers("spectral_density", POSITIVE, sigma=sigma)
+    if not isinstance(measure, SpectralMeasure) or not isinstance(grid, Tensor) or grid.ndim != 1:
+        raise UserError("spectral_density: needs a spectral_measure(...) and a grid (points,)")
+    z = (grid[:, None, None] - measure.nodes) / sigma
+    kernel = torch.exp(-z * z / 2) / (sigma * (2 * torch.pi) ** 0.5)
+    return (measure.weights * kernel).sum(2).mean(1)
+
+
+def lanczos_tridiagonal(A: MatrixProduct, v: Tensor, k: int) -> Tensor:
+    """Return the matrix (k, k) of A in an orthonormal basis of its Krylov space at v.
+
+    There is no branch on a value, so that it runs under vmap and jit: where the space is exhausted
+    the basis goes on with zeros, which separate what follows from what counts.
+    """
+    zero = torch.zeros_like(v)
+    basis, diagonal, side = [v / v.norm()], [], []
+    for _ in range(k):
+        w = A.apply(basis[-1][:, None])[:, 0]
+        diagonal.append(w @ basis[-1])
+        span = torch.stack(basis)
+        for _ in range(2):  # twice is enough (Kahan)
+            w = w - span.T @ (span @ w)
+        length = w.norm()
+        scale = torch.stack(diagonal).abs().amax()
+        left = length > 1e3 * torch.finfo(w.dtype).eps * scale
+        side.append(torch.where(left, length, 0.0))
+        basis.append(torch.where(left, w / torch.where(left, length, 1.0), zero))
+    matrix = torch.diag(torch.stack(diagonal))
+    if k == 1:
+        return matrix
+    beside = torch.diag(torch.stack(side[:-1]), 1)
+    return matrix + beside + beside.T
+
+
+def _quadrature(A: MatrixProduct, v: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the nodes and weights (k,) of the measure of A at v."""
+    values, vectors = torch.linalg.eigh(lanczos_tridiagonal(A, v, k))
+    return values, vectors[0] ** 2
