@@ -15,6 +15,7 @@ NAMES = (
     "cnn",
     "images",
     "toolbox",
+    "optimizers",
     "private",
     "growth",
     "cifar10",

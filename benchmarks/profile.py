@@ -19,7 +19,7 @@ from torch.nn import functional
 from benchmarks import jax_peers, mlp
 from benchmarks.timing import in_turns, medians, write
 from purenets import TrainState, numpy_nets, optim, torch_nets
-from purenets.core.optim.elementwise import advance_fn
+from purenets.core.optim.internals.elementwise import advance_fn
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option, positive

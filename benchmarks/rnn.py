@@ -269,7 +269,7 @@ def main(config: Config) -> dict:
     found = {
         **about,
         "setting": f"batch {BATCH}, {HIDDEN} units, scalar input, float32, one thread (the "
-        "ensemble: one a core)",
+        "ensemble: one a core, by the fused recurrence)",
         "one_step": one_step(config.rounds, 50, check=True),
         "growth": growth(max(3, config.rounds // 3)),
         "ensemble": [members_together(config.rounds, T) for T in (5, 11, 50)],

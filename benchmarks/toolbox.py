@@ -8,9 +8,10 @@ quartiles. What is large, the gradients of every example, is made in a process o
 contestant, all with malloc as our scripts set it (malloc.py). Opacus (`pip install 'purenets[dp]'`)
 is left out where it is not installed; it has three ways to such gradients, by hooks, by torch.func
 and by expanded weights. Per-example gradients: batch 64, nn.Linear 784-128-10, 1x28x28 images
-through two convolutions with GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (Opacus'
-own DPRNN, since nn.RNN cannot be hooked); eager on both sides. Ensemble: MLP 2-20-2, Adam, batch
-32, a step of every member; under jit, beside torch.nn with the fused Adam, eager, member by member.
+through two convolutions with GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (ours by
+the fused recurrence; Opacus' own DPRNN, since nn.RNN cannot be hooked); eager on both sides, and
+ours under jit beside the same peers, which jit does not know. Ensemble: MLP 2-20-2, Adam, batch 32,
+a step of every member; under jit, beside torch.nn with the fused Adam, eager, member by member.
 """
 
 import importlib.metadata
@@ -81,8 +82,11 @@ def data(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.tensor(draw.integers(0, 10, BATCH))
 
 
-def ours(name: str) -> Callable[[], dict]:
-    """Return our function for the gradient of each example, from the module's own params."""
+def ours(name: str, compiled: bool = False) -> Callable[[], dict]:
+    """Return our function for the gradient of each example, from the module's own params.
+
+    compiled: under jit.
+    """
     make, shape = NETS[name]
     torch.manual_seed(0)
     model = (
@@ -90,6 +94,7 @@ def ours(name: str) -> Callable[[], dict]:
     )
     params, buffers = model.init(torch.as_tensor(random.key(0)) if name == "rnn" else None)
     grads, batch = per_example_grads(model, train=True), data(shape)  # no layer here draws or mixes
+    grads = jit(grads) if compiled else grads
     return lambda: grads(params, buffers, batch)[0]
 
 
@@ -181,10 +186,10 @@ def section(contestants: dict[str, Callable], rounds: int) -> dict:
     return {"n": rounds, "ms": medians(times), "ratio": ratios}
 
 
-def against_opacus(name: str, rounds: int) -> dict:
-    """Ours beside each mode of Opacus, each in a process of its own."""
+def against_opacus(name: str, rounds: int, compiled: bool = False) -> dict:
+    """Ours beside each mode of Opacus, each in a process of its own; compiled: ours under jit."""
     peers = modes_of(name)
-    contestants = {"ours": apart(timed, ours, name, memory_reused=True)} | {
+    contestants = {"ours": apart(timed, ours, name, compiled, memory_reused=True)} | {
         peer: apart(timed, opacus, *how, memory_reused=True) for peer, how in peers.items()
     }
     version = importlib.metadata.version("opacus")
@@ -201,6 +206,10 @@ def main(config: Config) -> dict:
     }
     if importlib.util.find_spec("opacus"):
         results |= {f"per-example {name}": against_opacus(name, config.rounds) for name in NETS}
+        results |= {
+            f"per-example {name} under jit": against_opacus(name, config.rounds, compiled=True)
+            for name in NETS
+        }
     else:
         print("opacus is not installed: left out")
     write(config.results, results, table(results))

@@ -28,7 +28,9 @@ class Range(NamedTuple):
 
 NOT_NEGATIVE = Range("a finite number from 0 on", lambda v: 0 <= v < math.inf)
 POSITIVE = Range("a finite number above 0", lambda v: 0 < v < math.inf)
+NOT_POSITIVE = Range("a finite number up to 0", lambda v: -math.inf < v <= 0)
 ABOVE_0 = Range("above 0", lambda v: v > 0)
+FROM_1 = Range("1 or more", lambda v: v >= 1)
 ANY = Range("a number", lambda v: True)  # its range is told by the caller
 FINITE = Range("a finite number", lambda v: -math.inf < v < math.inf)
 DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
@@ -126,11 +128,26 @@ def expect_lists(function: str, what: str, **values: Any) -> None:
 
 def expect_betas(function: str, betas: Any) -> None:
     """Raise a UserError unless there are two decays of running means (or an array of two)."""
-    is_array = hasattr(betas, "dtype") and getattr(betas, "shape", ()) == (2,)
-    if not is_array and not (isinstance(betas, tuple | list) and len(betas) == 2):
-        raise UserError(f"{function}: betas: {_shown(betas)} is not a pair, such as (0.9, 0.999)")
+    expect_several(function, ("a pair", (0.9, 0.999)), betas=betas)
     for beta in betas:
         expect_hypers(function, DECAY, betas=beta)
+
+
+def expect_several(function: str, right: tuple[str, tuple], **values: Any) -> None:
+    """Raise a UserError for an argument that is not as many values as there should be.
+
+    Args:
+        function: how the message begins.
+        right: what it should be, in words, and an example, which has the right number of values.
+        values: the arguments: tuples, lists or arrays.
+    """
+    words, example = right
+    for name, value in values.items():
+        is_array = hasattr(value, "dtype") and getattr(value, "shape", ()) == (len(example),)
+        if not is_array and not (isinstance(value, tuple | list) and len(value) == len(example)):
+            raise UserError(
+                f"{function}: {name}: {_shown(value)} is not {words}, such as {example}"
+            )
 
 
 def expect_integers(function: str, least: int, **values: Any) -> None:

@@ -54,6 +54,11 @@ def plain(x: Array) -> Array:
     return x.detach() if isinstance(x, torch.nn.Parameter) else x
 
 
+def stop_gradient(x: Array) -> Array:
+    """Return `x` as a constant for derivatives, to any order (jax.lax.stop_gradient)."""
+    return x if isinstance(x, NUMPY) else x.detach()
+
+
 def like(value, reference: Array, dtype=None) -> Array:
     """Return `value` as an array of the library, device and (if none is given) dtype of
     `reference`.

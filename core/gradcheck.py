@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from purenets.core import random, tree
 from purenets.core.base import Array, Params, UserError
-from purenets.core.optim.elementwise import apply_updates
+from purenets.core.optim.internals.elementwise import apply_updates
 
 
 def check_gradient(

@@ -4,8 +4,8 @@ from purenets.core import tree
 from purenets.core.arguments import NOT_NEGATIVE, expect_flags, expect_functions, expect_numbers
 from purenets.core.arrays import widened
 from purenets.core.base import GradFn
-from purenets.core.optim.arithmetic import scaled
-from purenets.core.optim.elementwise import apply_updates
+from purenets.core.optim.internals.arithmetic import scaled
+from purenets.core.optim.internals.elementwise import apply_updates
 
 
 def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:

@@ -39,10 +39,10 @@ from purenets.core.base import (
 )
 from purenets.core.batch import count_examples, map_arrays
 from purenets.core.memory import expect_room_for
-from purenets.core.optim.elementwise import advance_fn
-from purenets.core.optim.extra_args import takes_extra_args
-from purenets.core.optim.hyper import first_leaf
-from purenets.core.optim.precision import ERRORS, expect_params
+from purenets.core.optim.internals.elementwise import advance_fn
+from purenets.core.optim.internals.extra_args import takes_extra_args
+from purenets.core.optim.internals.hyper import first_leaf
+from purenets.core.optim.internals.precision import ERRORS, expect_params
 from purenets.core.optim.state import check_opt_state, same_entries
 from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested

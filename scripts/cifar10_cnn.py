@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import Model, Optimizer, UserError, optim, schedules
-from purenets.core.optim.newton_schulz import METHODS
+from purenets.core.optim.methods.newton_schulz import METHODS
 from purenets.core.runs.command import command
 from purenets.core.runs.options import (
     fraction,

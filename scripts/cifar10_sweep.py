@@ -40,7 +40,16 @@ from scripts import cifar10_cnn, cifar10_mlp, cnn_train
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
 from scripts.shared.schemas import VALID_VIEWS
-from scripts.shared.sweeps import MEAN_SD, changes, folder_of, grouped, spread, sweep, trained
+from scripts.shared.sweeps import (
+    MEAN_SD,
+    changes,
+    folder_of,
+    grouped,
+    images_name,
+    spread,
+    sweep,
+    trained,
+)
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp, "vgg": cnn_train}
 PRESETS = {
@@ -220,6 +229,7 @@ def main(config: Config) -> list[dict]:
         itertools.product(names, seeds),
         lambda setting, seed: trained(*member(config, setting, seed)),
         table,
+        images_name(config.data, config.data_dir),
     )
     print(to_text(table(rows)))
     for base in CHANGES:
@@ -230,21 +240,25 @@ def main(config: Config) -> list[dict]:
 
 def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
-    seeds, and the mean of the minutes of training."""
-    parts = ("validation", "validation, mean over views", "test", "test, mean over views")
+    seeds, and the mean of the minutes of training. Held-out images over views have a column where a
+    run held out any."""
+    held_out = ["validation, mean over views"] if any(row.get(VALID_VIEWS) for row in rows) else []
+    parts = ("validation", *held_out, "test", "test, mean over views")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
     header = ("setting", "steps", *accuracies, "minutes", "n", *ORIGIN)
-    return table_of(header, [cells(name, mine) for name, mine in grouped(rows).items()])
+    groups = grouped(rows).items()
+    return table_of(header, [cells(name, mine, bool(held_out)) for name, mine in groups])
 
 
-def cells(setting: str, rows: list[dict]) -> tuple:
+def cells(setting: str, rows: list[dict], held_out: bool) -> tuple:
     """Return a setting's row of the table."""
+    over_views = [spread([row.get(VALID_VIEWS) for row in rows])] if held_out else []
     last = [row["history"][-1] for row in rows]
     return (
         setting,
         f"{last[0]['step']:,}",
         spread([row.get("valid_accuracy") for row in last]),
-        spread([row.get(VALID_VIEWS) for row in rows]),
+        *over_views,
         spread([row["test"].get("accuracy") for row in rows]),
         spread([row["test"].get("views_accuracy") for row in rows]),
         f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",

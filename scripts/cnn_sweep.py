@@ -32,7 +32,16 @@ from purenets.core.runs.options import (
 from scripts import cnn_train
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
-from scripts.shared.sweeps import MEAN_SD, folder_of, grouped, place_in, spread, sweep, trained
+from scripts.shared.sweeps import (
+    MEAN_SD,
+    folder_of,
+    grouped,
+    images_name,
+    place_in,
+    spread,
+    sweep,
+    trained,
+)
 
 # Named changes of the options of scripts/cnn_train.py. The assignment's training is Adam at its
 # default rate; others differ in the optimizer or the rate, of which the better one on validation
@@ -105,7 +114,8 @@ def main(config: Config) -> list[dict]:
 
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     wanted = itertools.product(config.settings, seeds)
-    rows = sweep(config.out, config.results, wanted, row_of, table)
+    images = images_name(config.data, config.data_dir)
+    rows = sweep(config.out, config.results, wanted, row_of, table, images)
     print(to_text(table(rows)))
     return rows
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import Model, Optimizer, UserError, optim
 from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
-from purenets.core.optim.newton_schulz import METHODS
+from purenets.core.optim.methods.newton_schulz import METHODS
 from purenets.core.runs.command import command
 from purenets.core.runs.options import fraction, not_negative, one_of, option, positive
 from purenets.optim import OPTIMIZERS

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from purenets import numpy_nets, optim, random, torch_nets, tree
 from purenets.core import ensemble, gradcheck, sam, serial, train, vector_dict
-from purenets.core.optim import arithmetic, hyper, state, transforms, wrappers
+from purenets.core.optim import state, transforms, wrappers
+from purenets.core.optim.internals import arithmetic, hyper
+from purenets.core.optim.internals.extra_args import with_extra_args
 from purenets.core.runs import checkpoint, folder
 from purenets.numpy_nets import losses, mlp_numpy, modules
 from purenets.torch_nets import convert, grad, pytorch_mlp
@@ -95,11 +97,15 @@ def make_params(seed: int) -> dict:
 def update_with(make):
     """The update of an optimizer, twice: on its initial state and on a later one."""
 
+    def value_and_grad(params):
+        return sum((p * p).sum() for p in params.values()) / 2, params
+
     def call(params):
         optimizer = make()
+        update, loss = with_extra_args(optimizer.update), {"value_and_grad_fn": value_and_grad}
         state = freeze(optimizer.init(params))
-        _, state = optimizer.update(params, state, params)
-        return optimizer.update(params, freeze(state), params)
+        _, state = update(params, state, params, **loss)
+        return update(params, freeze(state), params, **loss)
 
     return call
 
@@ -175,6 +181,7 @@ CALLS = {
     "arithmetic.moments": lambda p: arithmetic.moments(
         0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)
     ),
+    "arithmetic.dot": lambda p: arithmetic.dot(p, p),
     "arithmetic.choose": lambda p: arithmetic.choose(p["fc1.bias"][0] > 0, p, p),
     "transforms.rectification": lambda p: transforms.rectification(
         0.99, hyper.zero_count(p) + 1, p

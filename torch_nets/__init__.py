@@ -4,7 +4,7 @@ import torch
 
 from purenets.core.arrays import register_full, register_outside, register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
-from purenets.core.optim.kernels import register_kernel
+from purenets.core.optim.internals.kernels import register_kernel
 from purenets.core.scan import register_loop
 from purenets.torch_nets import layers, losses
 from purenets.torch_nets.batchnorm import update_batchnorm

@@ -117,6 +117,8 @@ class Items(Sequence):
 
 def collate(items: Items) -> Batch:
     """Return the arrays that the items are made of: a DataLoader need not stack them again."""
+    if not isinstance(items, Items):
+        raise UserError(f"collate: items: a {type(items).__name__}, needs Items of a dataset")
     return items.x, items.y
 
 
@@ -147,8 +149,9 @@ class LoadedBatches:
     """The function from a step to its batch, for `fit`; a DataLoader samples the batches.
 
     Batches come from one loader as long as the steps are asked for in order. For any other step a
-    loader is opened there. So what a step gets depends on the step alone, and a run that goes on
-    sees the batches that it would have seen.
+    loader is opened there, without loading what comes before (as `from_loader` has to). So what a
+    step gets depends on the step alone, and a run that goes on sees the batches that it would have
+    seen.
 
     Args:
         dataset_at: the function from a step to its dataset; the same one where none is to be

@@ -120,6 +120,7 @@ class Net(_Leaves):
 
 def with_leaves(model: Model) -> tuple[Model, Params, Buffers]:
     """Return the model with params and buffers, drawn by a key from torch's generator."""
+    expect_models("with_leaves", model=model)
     return model, *model.init(draw_key())
 
 

@@ -18,6 +18,8 @@ composed below as in torch.optim, whose names, defaults and numbers they keep wh
     lars      decayed weights | trust ratio | times -lr       | trace of momentum
     muon      orthogonalized momentum of matrices | by shape | decayed weights | times -lr
 
+Those with an idea of their own are in `optim.methods` and `optim.line_search`.
+
 A hyper-parameter is a number, a schedule (a function of the count of updates, from 0) or a scalar
 array, so that it can be vmapped over. There is no branch on a value: all of it runs under vmap and
 torch.compile. What combines optimizers (parts of the params, averages, accumulation) is in
@@ -36,11 +38,28 @@ from purenets.core.arguments import (
     expect_numbers,
 )
 from purenets.core.base import Optimizer, UserError
-from purenets.core.optim.hyper import Hyper, is_zero, unless_zero
-from purenets.core.optim.kernels import with_rule
-from purenets.core.optim.muon import muon
-from purenets.core.optim.precision import real_only
-from purenets.core.optim.schedule_free import schedule_free_adamw
+from purenets.core.optim.internals.hyper import Hyper, is_zero, unless_zero
+from purenets.core.optim.internals.kernels import with_rule
+from purenets.core.optim.internals.precision import real_only
+from purenets.core.optim.line_search.backtracking import backtracking
+from purenets.core.optim.line_search.lbfgs import lbfgs
+from purenets.core.optim.line_search.wolfe import strong_wolfe
+from purenets.core.optim.methods.adafactor import adafactor
+from purenets.core.optim.methods.adan import adan
+from purenets.core.optim.methods.ademamix import ademamix
+from purenets.core.optim.methods.adopt import adopt
+from purenets.core.optim.methods.asgd import asgd
+from purenets.core.optim.methods.d_adaptation import dadapt_adam
+from purenets.core.optim.methods.dog import dog
+from purenets.core.optim.methods.momo import momo, momo_adam
+from purenets.core.optim.methods.muon import muon
+from purenets.core.optim.methods.polyak import polyak
+from purenets.core.optim.methods.prodigy import prodigy
+from purenets.core.optim.methods.rprop import rprop
+from purenets.core.optim.methods.schedule_free import schedule_free_adamw
+from purenets.core.optim.methods.shampoo import shampoo
+from purenets.core.optim.methods.soap import soap
+from purenets.core.optim.methods.sophia import sophia
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,
@@ -303,6 +322,9 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     f.__name__: f
     for f in (
         *(sgd, momentum, nesterov, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam),
-        *(lion, lamb, lars, muon, schedule_free_adamw),
+        *(lion, lamb, lars, muon, schedule_free_adamw, adafactor, asgd, rprop),
+        *(adan, adopt, ademamix, sophia, dadapt_adam, prodigy, dog),
+        *(shampoo, soap, polyak, backtracking, momo, momo_adam),
+        *(strong_wolfe, lbfgs),
     )
 }

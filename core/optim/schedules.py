@@ -15,7 +15,10 @@ from purenets.core.arguments import (
     NOT_NEGATIVE,
     OPEN_FRACTION,
     POSITIVE,
+    expect_choice,
+    expect_flags,
     expect_functions,
+    expect_integers,
     expect_numbers,
 )
 from purenets.core.arrays import namespace
@@ -38,7 +41,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
 
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
     """`values[i]` from `boundaries[i - 1]` on; one value more than boundaries."""
-    _expect_boundaries("piecewise", boundaries)
+    _expect_counts("piecewise", boundaries=boundaries)
     if not _is_listed(values) or len(values) != len(boundaries) + 1:
         raise UserError(
             f"piecewise: {len(boundaries)} boundaries need {len(boundaries) + 1} values"
@@ -94,27 +97,194 @@ def warmup(schedule: Schedule, steps: int, begin: float = 0.0) -> Schedule:
     return join([linear(begin, schedule(0), steps), schedule], [steps]) if steps else schedule
 
 
-def one_cycle(
-    peak: float, steps: int, warmup_fraction: float = 0.3, divide=25.0, divide_final=1e4
+def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
+    """Return `value`, times `gamma` from each milestone on (torch: MultiStepLR).
+
+    Args:
+        value: before the first milestone.
+        milestones: counts of updates in rising order; one that is named twice counts twice.
+        gamma: the factor at each milestone.
+    """
+    expect_numbers("multi_step", FINITE, value=value)
+    _expect_counts("multi_step", milestones=milestones)
+    expect_numbers("multi_step", NOT_NEGATIVE, gamma=gamma)
+
+    def schedule(count):
+        count = _real(count)
+        passed = sum([(count >= m) * 1 for m in milestones], 0 * count)
+        return value * gamma**passed
+
+    return schedule
+
+
+def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.0) -> Schedule:
+    """Return half a cosine from `begin` to `end`, again and again (CosineAnnealingWarmRestarts).
+
+    Args:
+        begin: the value after each restart.
+        steps: updates in the first cycle.
+        multiply: how many times as long as the cycle before each cycle is.
+        end: the value that a cycle falls to.
+
+    Source: Loshchilov and Hutter 2017, arXiv 1608.03983.
+    """
+    expect_numbers("cosine_restarts", FINITE, begin=begin, end=end)
+    expect_numbers("cosine_restarts", POSITIVE, steps=steps)
+    expect_integers("cosine_restarts", 1, multiply=multiply)
+
+    def schedule(count):
+        count = _real(count)
+        begin_of, length_of = _growing_cycles(steps, multiply)
+        cycle = _cycle_of(count, begin_of, steps, multiply)
+        fraction = (count - begin_of(cycle)) / length_of(cycle)
+        return end + (begin - end) * (1 + namespace(count).cos(math.pi * fraction)) / 2
+
+    return schedule
+
+
+def _growing_cycles(steps: int, multiply: int) -> tuple[Callable, Callable]:
+    """Return the functions from the number of a cycle to its first count and to its length."""
+    if multiply == 1:
+        return lambda n: n * steps, lambda n: steps
+
+    def power(n):
+        return namespace(n).round(multiply**n)  # exact: a power of floats may not be
+
+    return lambda n: steps * (power(n) - 1) / (multiply - 1), lambda n: steps * power(n)
+
+
+def _cycle_of(count: Array, begin_of: Callable, steps: int, multiply: int) -> Array:
+    """Return the number, from 0, of the cycle that a count lies in."""
+    if multiply == 1:
+        return _floor(count / steps)
+    n = _floor(namespace(count).log(count * ((multiply - 1) / steps) + 1) / math.log(multiply))
+    # the logarithm may be off by a rounding where a cycle begins
+    return n + 1 * (count >= begin_of(n + 1)) - 1 * (count < begin_of(n))
+
+
+# how high the peak of the n-th cycle (from 0) is, or that at a count, against the first one
+CYCLE_SCALES: dict[str, Callable] = {
+    "triangular": lambda cycle, count, gamma: 1.0,
+    "triangular2": lambda cycle, count, gamma: 0.5**cycle,
+    "exp_range": lambda cycle, count, gamma: gamma**count,
+}
+
+
+def cyclic(
+    low: float,
+    high: float,
+    steps_up: int = 2000,
+    steps_down: int | None = None,
+    mode: str = "triangular",
+    gamma: float = 1.0,
 ) -> Schedule:
-    """By half cosines from `peak / divide` to `peak` and on to `peak / divide / divide_final` at
-    update `steps - 1` (torch: OneCycleLR). Smith and Topin 2018."""
+    """Return straight lines from `low` up to `high` and down again (torch: CyclicLR).
+
+    Args:
+        low: the value at the beginning of each cycle.
+        high: the peak of the first cycle.
+        steps_up: updates from `low` to the peak.
+        steps_down: updates back to `low`; `steps_up` by default.
+        mode: "triangular" for equal peaks, "triangular2" for peaks half as high in each cycle,
+            "exp_range" for peaks times `gamma` at each update.
+        gamma: the factor of "exp_range".
+
+    Source: Smith 2017, arXiv 1506.01186.
+    """
+    steps_down = steps_up if steps_down is None else steps_down
+    expect_numbers("cyclic", FINITE, low=low, high=high)
+    expect_numbers("cyclic", POSITIVE, steps_up=steps_up, steps_down=steps_down)
+    expect_choice("cyclic", CYCLE_SCALES, mode=mode)
+    expect_numbers("cyclic", NOT_NEGATIVE, gamma=gamma)
+    length, ratio = steps_up + steps_down, steps_up / (steps_up + steps_down)
+
+    def schedule(count):
+        count = _real(count)
+        cycle = _floor(count / length)
+        x = (count - cycle * length) / length
+        height = namespace(count).where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
+        return low + (high - low) * height * CYCLE_SCALES[mode](cycle, count, gamma)
+
+    return schedule
+
+
+def one_cycle(
+    peak: float,
+    steps: int,
+    warmup_fraction: float = 0.3,
+    divide=25.0,
+    divide_final=1e4,
+    anneal: str = "cosine",
+    three_phase: bool = False,
+) -> Schedule:
+    """Return the rise from `peak / divide` to `peak` and the fall to `peak / divide / divide_final`
+    at update `steps - 1` (torch: OneCycleLR).
+
+    Args:
+        peak: the largest value.
+        steps: updates in all.
+        warmup_fraction: the share of the rise in them.
+        divide: how far under the peak the first value is.
+        divide_final: how far under the first value the last one is.
+        anneal: "cosine" or "linear".
+        three_phase: fall to the first value in as many updates as the rise took, then to the last.
+
+    Source: Smith and Topin 2018, arXiv 1708.07120.
+    """
     expect_numbers("one_cycle", FINITE, peak=peak)
     expect_numbers("one_cycle", POSITIVE, steps=steps, divide=divide, divide_final=divide_final)
     expect_numbers("one_cycle", OPEN_FRACTION, warmup_fraction=warmup_fraction)
+    expect_flags("one_cycle", three_phase=three_phase)
     top = warmup_fraction * steps - 1
-    if not 0 < top < steps - 1:
+    last = 2 * top if three_phase else top
+    if top <= 0 or last >= steps - 1:
         raise UserError(
             f"one_cycle: {steps} steps are too few for a warm-up of {warmup_fraction} of them"
         )
+    line = _line("one_cycle", anneal)
     low = peak / divide
-    rise, fall = cosine(low, top, peak), cosine(peak, steps - 1 - top, low / divide_final)
-    return join([rise, fall], [top])
+    parts, ends = [line(low, top, peak)], [top]
+    if three_phase:
+        parts, ends = [*parts, line(peak, top, low)], [top, last]
+    return join([*parts, line(parts[-1](top), steps - 1 - last, low / divide_final)], ends)
+
+
+def swa(
+    schedule: Schedule | float, start: int, rate: float, steps: int = 10, anneal: str = "cosine"
+) -> Schedule:
+    """Return `schedule` up to update `start`, then its value there annealed to `rate` (SWALR).
+
+    The constant, larger rate under which `optim.swa` averages the params.
+
+    Args:
+        schedule: before `start`.
+        start: the update at which the annealing begins.
+        rate: the value that is kept in the end.
+        steps: updates of the annealing.
+        anneal: "cosine" or "linear".
+
+    Source: Izmailov et al. 2018, arXiv 1803.05407.
+    """
+    if not callable(schedule):
+        expect_numbers("swa", FINITE, schedule=schedule)
+    expect_numbers("swa", FINITE, rate=rate)
+    expect_numbers("swa", NOT_NEGATIVE, start=start, steps=steps)
+    first = schedule if callable(schedule) else constant(schedule)
+    line = _line("swa", anneal)
+    later = line(first(start), steps, rate) if steps else constant(rate)
+    return join([first, later], [start])
+
+
+def _line(name: str, anneal: str) -> Callable[[float, float, float], Schedule]:
+    """Return `f(begin, steps, end)`, the schedule that `anneal` names."""
+    lines = {"cosine": cosine, "linear": lambda begin, steps, end: linear(begin, end, steps)}
+    expect_choice(name, lines, anneal=anneal)
+    return lines[anneal]
 
 
 def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule:
     """`schedules[i]` from `boundaries[i - 1]` on; each counts from 0 at its own beginning."""
-    _expect_boundaries("join", boundaries)
+    _expect_counts("join", boundaries=boundaries)
     if not isinstance(schedules, list | tuple) or len(schedules) != len(boundaries) + 1:
         raise UserError("join: needs a list of schedules, one more than boundaries")
     expect_functions("join", **{f"schedules[{i}]": part for i, part in enumerate(schedules)})
@@ -157,11 +327,12 @@ def _floor(x) -> Array:
     return namespace(x).floor(x)
 
 
-def _expect_boundaries(function: str, boundaries: Sequence[float]) -> None:
-    """Raise a UserError unless the boundaries are counts in rising order."""
-    if not _is_listed(boundaries) or isinstance(boundaries, str):
-        raise UserError(f"{function}: boundaries is {boundaries!r}, needs a list of counts")
-    for boundary in boundaries:
-        expect_numbers(function, NOT_NEGATIVE, boundaries=boundary)
-    if list(boundaries) != sorted(boundaries):
-        raise UserError(f"{function}: boundaries {list(boundaries)} are not in rising order")
+def _expect_counts(function: str, **values: Sequence[float]) -> None:
+    """Raise a UserError for an argument that is no list of counts in rising order."""
+    for name, counts in values.items():
+        if not _is_listed(counts) or isinstance(counts, str):
+            raise UserError(f"{function}: {name} is {counts!r}, needs a list of counts")
+        for count in counts:
+            expect_numbers(function, NOT_NEGATIVE, **{name: count})
+        if list(counts) != sorted(counts):
+            raise UserError(f"{function}: {name} {list(counts)} are not in rising order")

@@ -13,9 +13,9 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
-from purenets.core.optim.extra_args import like_inner
-from purenets.core.optim.hyper import count_to_dtype, zero_count
-from purenets.core.optim.precision import expect_state
+from purenets.core.optim.internals.extra_args import like_inner
+from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+from purenets.core.optim.internals.precision import expect_state
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
@@ -86,9 +86,10 @@ def same_entries(a: dict, b: dict) -> bool:
 def with_averaged_params(state: TrainState) -> TrainState:
     """Return the state to evaluate: each leaf of its params replaced by the average kept of it.
 
-    Averages are the "ema" of `ema` and the "x" of `schedule_free`, at any depth of the optimizer's
-    state; each may be of a part of the params (`partition`, `masked`, `muon(other=...)`). Leaves
-    that have none stay as they are, and so does the state of an optimizer that keeps none.
+    Averages are the "ema" of `ema`, the "swa" of `swa`, the "ax" of `asgd` and the "x" of
+    `schedule_free`, at any depth of the optimizer's state; each may be of a part of the params
+    (`partition`, `masked`, `muon(other=...)`). Leaves that have none stay as they are, and so does
+    the state of an optimizer that keeps none.
     BatchNorm's running statistics in the buffers are still those of the raw params:
     `torch_nets.update_batchnorm` takes them anew.
 
@@ -123,7 +124,7 @@ def _averages(opt_state: dict, path: str) -> Iterator[tuple[str, Params]]:
     for entry, inner in opt_state.items():
         if not isinstance(inner, dict):
             continue
-        is_average = entry == "ema" or (entry == "x" and "z" in opt_state)
+        is_average = entry in ("ema", "swa", "ax") or (entry == "x" and "z" in opt_state)
         is_state = inner.keys() <= {"count"} or any(
             isinstance(leaf, dict) for leaf in inner.values()
         )

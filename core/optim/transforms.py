@@ -22,7 +22,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.arithmetic import (
+from purenets.core.optim.internals.arithmetic import (
     add_square,
     bias_correction,
     divided_by_root,
@@ -34,14 +34,14 @@ from purenets.core.optim.arithmetic import (
     scaled,
     sign,
 )
-from purenets.core.optim.elementwise import (
+from purenets.core.optim.internals.elementwise import (
     advance_fn,
     elementwise,
     is_elementwise,
     on_leaves,
 )
-from purenets.core.optim.extra_args import takes_extra_args, with_extra_args
-from purenets.core.optim.hyper import (
+from purenets.core.optim.internals.extra_args import takes_extra_args, with_extra_args
+from purenets.core.optim.internals.hyper import (
     Hyper,
     as_numbers,
     count_as_float,
@@ -54,7 +54,7 @@ from purenets.core.optim.hyper import (
     stateless_with_hyper,
     zero_count,
 )
-from purenets.core.optim.precision import (
+from purenets.core.optim.internals.precision import (
     any_dtype,
     are_full,
     for_full,

@@ -3,6 +3,7 @@
     partition, masked, freeze   a part of the params each, by name or shape
     accumulate                  one update for every k gradients
     apply_if_finite             no update by a gradient that is not finite
+    skip_first                  no update by the first gradient
     ema, lookahead              averages of the params
 
 `optim.state` reads and changes what they keep. Nothing branches on a value: an update that is not
@@ -23,10 +24,10 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
-from purenets.core.optim.arithmetic import choose, running_mean, scaled
-from purenets.core.optim.elementwise import elementwise, elementwise_as
-from purenets.core.optim.extra_args import like_inner, with_extra_args
-from purenets.core.optim.hyper import (
+from purenets.core.optim.internals.arithmetic import choose, running_mean, scaled
+from purenets.core.optim.internals.elementwise import elementwise, elementwise_as
+from purenets.core.optim.internals.extra_args import like_inner, with_extra_args
+from purenets.core.optim.internals.hyper import (
     Hyper,
     first_leaf,
     init_count,
@@ -34,7 +35,7 @@ from purenets.core.optim.hyper import (
     resolve_hyper,
     zero_count,
 )
-from purenets.core.optim.precision import any_dtype
+from purenets.core.optim.internals.precision import any_dtype
 from purenets.core.optim.transforms import chain
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
@@ -206,6 +207,24 @@ def apply_if_finite(optimizer: Optimizer) -> Optimizer:
         }
 
     return any_dtype(Optimizer(init, like_inner(update, [optimizer])))
+
+
+def skip_first(optimizer: Optimizer) -> Optimizer:
+    """Return `optimizer` without its first update; its state advances.
+
+    For those that need a gradient before they can scale one.
+    """
+    expect_optimizers("skip_first", optimizer=optimizer)
+
+    def init(params):
+        return {"count": zero_count(params), "inner": optimizer.init(params)}
+
+    def update(grads, state, params, **extra):
+        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
+        updates = choose(state["count"] > 0, updates, tree.zeros_like(updates))
+        return updates, {"count": state["count"] + 1, "inner": inner}
+
+    return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
 
 
 def all_finite(grads: Params) -> Array:

@@ -27,7 +27,7 @@ from purenets.core.report.tables import Table, decimal_tails, numeric_columns
 CSS = Path(__file__).with_name("page.css").read_text()
 DPI = 220  # of pictures, so that they are sharp at the width of the text
 LONG = 45  # letters of a cell that may be broken into lines
-NARROW = 0.62 * TEXT_WIDTH  # inches: a figure that a phone can show whole
+NARROW = 0.75 * TEXT_WIDTH  # inches: a figure that a phone can show whole
 
 
 def to_html(document: Document) -> str:
@@ -125,7 +125,8 @@ class _Html(_Writer):
         data = base64.b64encode(png(to_print(picture.figure), DPI, transparent=True)).decode()
         share = min(1.0, picture.figure.get_figwidth() / TEXT_WIDTH)
         alt = html.escape(self.plain(picture.caption))
-        image = f'<img alt="{alt}" style="width: {share:.0%}" src="data:image/png;base64,{data}">'
+        width = f"--share: {share:.2f}"
+        image = f'<img alt="{alt}" style="{width}" src="data:image/png;base64,{data}">'
         scrolls = picture.figure.get_figwidth() > NARROW
         return f'<div class="wide picture">{image}</div>' if scrolls else image
 

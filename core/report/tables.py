@@ -22,6 +22,9 @@ from typing import NamedTuple
 COMMIT = r"(?=\d*[a-f])[0-9a-f]{10}\b"  # ten digits of a commit are no number
 NUMBER = re.compile(rf"(?!{COMMIT})[-+]?(\.?\d|nan\b|inf\b)")  # how a cell with a number begins
 
+SHAPE = re.compile(
+    r"\d [x\u00d7] \d+(?!.*[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b])"
+)  # no power
 WHOLE = re.compile(r"^[-+]?[\d,]*")  # of a number: its sign and its whole digits
 
 
@@ -130,6 +133,8 @@ def decimal_tails(table: Table) -> list[list[str]]:
 
 def _missing(column: Sequence[str]) -> list[str]:
     """Return for each cell of a column the end of the longest tail, which its own tail has not."""
+    if any(map(SHAPE.search, column)):  # of several numbers, none of which is the first
+        return [""] * len(column)
     tails = [WHOLE.sub("", cell) for cell in column]
     longest = max(tails, key=len)
     filled = zip(column, tails, strict=True)

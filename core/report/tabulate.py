@@ -1,7 +1,9 @@
-"""A table of a network, one row a layer: name, kind, shapes, parameters, and the dimensions of the
-matrix products of the forward and of the backward pass.
+"""A table of a network, one row a layer: name, kind, shapes, parameters, the dimensions of the
+matrix products of the forward and of the backward pass, and what they cost (`costs`).
 
-    print(as_text(tabulate(MLP(2, [20], 2), np.zeros((32, 2), np.float32))))
+    rows = tabulate(MLP(2, [20], 2), np.zeros((32, 2), np.float32))
+    print(as_text(rows))  # dimensions
+    print(as_text(rows, costs=True))  # operations and bytes
 
 For NumPy nets, torch nets and `from_module` nets alike. The layers are those that a model names in
 `Model.layers`, applied in evaluation mode to `x`. For rows of a batch y = x W^T: forward (N x
@@ -12,12 +14,23 @@ convolution is the same product of patches: N = batch * height * width of the ou
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_models
+from purenets.core.arguments import expect_flags, expect_models
 from purenets.core.base import Array, Buffers, Model, Params, UserError
+from purenets.core.report.costs import (
+    ATTENTION,
+    Call,
+    Cost,
+    arrays,
+    channel_axis,
+    cost_of,
+    is_product,
+    shape_of,
+    total_cost,
+)
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
 from purenets.core.serial import init_leaves
 
@@ -25,7 +38,10 @@ UNNAMED = "custom"  # the kind of a layer that gives none
 
 
 class Row(NamedTuple):
-    """A layer, or for a net without layers one of its matrices."""
+    """A layer, or for a net without layers one of its matrices.
+
+    cost: operations and bytes of both passes, the gradient of all params by a loss of the batch.
+    """
 
     name: str
     operation: str
@@ -34,9 +50,11 @@ class Row(NamedTuple):
     params: int
     forward: str
     backward: str
+    cost: Cost = Cost()
 
 
 HEADER = ("layer", "operation", "input", "output", "parameters", "forward", "backward")
+COSTS_HEADER = (*HEADER[:5], "FLOPs forward", "backward", "bytes forward", "backward")
 
 
 def tabulate(
@@ -50,9 +68,10 @@ def tabulate(
     if params is None:
         params, buffers = _any_leaves(model, x)
     rows: list[Row] = []
-    y = _visit(rows, "", model, params, buffers or {}, x)
-    if len(rows) == 1 and not model.layers and len(params) > 2:  # such as a recurrent net
-        return _matrices(model, params, x, y)
+    _visit(rows, "", model, params, buffers or {}, x)
+    alone = len(rows) == 1 and not model.layers
+    if alone and len(params) > 2 and rows[0].cost.forward_flops is None:  # such as a recurrent net
+        return _matrices(model, params, x)
     return rows
 
 
@@ -66,8 +85,14 @@ def _any_leaves(model: Model, x: Array) -> tuple[Params, Buffers]:
         return model.init(None)
 
 
-def as_table(rows: Sequence[Row]) -> Table:
-    """Return the rows as a Table; its last row has the sum of the parameters."""
+def as_table(rows: Sequence[Row], *, costs: bool = False) -> Table:
+    """Return the rows as a Table; its last row has the sums.
+
+    costs: with the operations and bytes of both passes instead of the dimensions of products.
+        Operations that the shapes of a layer do not tell are a "?", and the sum those of the
+        others.
+    """
+    expect_flags("as_table", costs=costs)
     if not isinstance(rows, list | tuple) or not all(isinstance(row, Row) for row in rows):
         raise UserError(f"as_table: rows: a {type(rows).__name__}, needs what tabulate returns")
     body = [
@@ -77,22 +102,27 @@ def as_table(rows: Sequence[Row]) -> Table:
             _shape(row.input),
             _shape(row.output),
             f"{row.params:,}",
-            *row[5:],
+            *(map(_count, row.cost) if costs else (row.forward, row.backward)),
         )
         for row in rows
     ]
-    total = ("total", "", "", "", f"{sum(row.params for row in rows):,}", "", "")
-    return table_of(HEADER, [*body, total])
+    sums = map(_count, total_cost([row.cost for row in rows])) if costs else ("", "")
+    total = ("total", "", "", "", f"{sum(row.params for row in rows):,}", *sums)
+    return table_of(COSTS_HEADER if costs else HEADER, [*body, total])
 
 
-def as_text(rows: Sequence[Row]) -> str:
-    """Return the rows as a table for a terminal."""
-    return to_text(as_table(rows))
+def _count(n: int | None) -> str:
+    return "?" if n is None else f"{n:,}"
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """Return the rows as a table in Markdown."""
-    return to_markdown(as_table(rows))
+def as_text(rows: Sequence[Row], *, costs: bool = False) -> str:
+    """Return the rows as a table for a terminal; `costs` as for `as_table`."""
+    return to_text(as_table(rows, costs=costs))
+
+
+def as_markdown(rows: Sequence[Row], *, costs: bool = False) -> str:
+    """Return the rows as a table in Markdown; `costs` as for `as_table`."""
+    return to_markdown(as_table(rows, costs=costs))
 
 
 # --- layers ---------------------------------------------------------------------------------------
@@ -110,10 +140,17 @@ def _visit(
             own = [tree.select(leaves, f"{part}.") for leaves in (params, buffers)]
             inner = _visit(rows, f"{name}.{part}" if name else part, layer, *own, inner)
     elif modules:
-        rows += _module_rows(name, modules, params)
+        rows += _module_rows(name, modules, params, buffers, _any_params(rows))
     else:
-        rows.append(_row(name or "model", model.kind or UNNAMED, params, x, y, buffers))
+        call = Call(model.kind or UNNAMED, params, buffers, x, y)
+        cost = cost_of(call, needs_dx=_any_params(rows))
+        rows.append(_row(name or "model", call)._replace(cost=cost))
     return y
+
+
+def _any_params(rows: Sequence[Row]) -> bool:
+    """Return True if a layer has params: the inputs of those after it have a gradient."""
+    return any(row.params for row in rows)
 
 
 class _Call(NamedTuple):
@@ -133,7 +170,7 @@ def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
     block.
     """
     calls: list[_Call] = []
-    if not hasattr(_first(x), "detach"):
+    if not hasattr(next(arrays(x), None), "detach"):
         yield calls
         return
     from torch.nn.modules import module as hooks  # only where there are tensors
@@ -159,46 +196,65 @@ def _leaf_modules(x: Array) -> Iterator[list[_Call]]:
             handle.remove()
 
 
-def _module_rows(prefix: str, calls: Sequence[_Call], params: Params) -> list[Row]:
+def _module_rows(
+    prefix: str, calls: Sequence[_Call], params: Params, buffers: Buffers, needs_dx: bool
+) -> list[Row]:
     """Return a row for each call, and one for each parameter that no called module holds.
 
-    A parameter is counted once, where it is used first, so the total is the number of parameters.
+    A parameter is counted once, where it is used first, so the total is the number of parameters;
+    what a call costs it costs each time.
     """
     left, rows = dict(params), []
     for call in calls:
         start = f"{call.name}." if call.name else ""
-        held = [f"{start}{name}" for name, _ in call.module.named_parameters(recurse=False)]
-        own = {name: left.pop(name) for name in held if name in left}
+        own = {name: left.pop(start + name) for name in _held(call) if start + name in left}
         name = ".".join(part for part in (prefix, call.name) if part) or "module"
-        rows.append(_row(name, type(call.module).__name__, own, call.x, call.y))
+        cost = cost_of(_as_call(call, start, params, buffers), needs_dx or _any_params(rows))
+        kind = type(call.module).__name__
+        row = _row(name, Call(kind, own, {}, call.x, call.y))
+        rows.append(row._replace(cost=cost))
     for name, leaf in left.items():
         kind, shape = "parameter", tuple(leaf.shape)
-        rows.append(
-            Row(f"{prefix}.{name}" if prefix else name, kind, (), shape, math.prod(shape), "", "")
-        )
+        known = leaf.ndim < 2 or any(_projects(call, name) for call in calls)
+        cost = Cost() if known else Cost(None, None)
+        full = f"{prefix}.{name}" if prefix else name
+        rows.append(Row(full, kind, (), shape, math.prod(shape), "", "", cost))
     return rows
 
 
-def _first(y: Any) -> Any:
-    """Return the first tensor of inputs or an output, which may be nested in tuples, lists and
-    dicts.
-    """
-    if isinstance(y, Mapping):
-        y = tuple(y.values())
-    return _first(y[0]) if isinstance(y, tuple | list) and y else y
+def _held(call: _Call) -> list[str]:
+    """Return the names of a module's own parameters."""
+    return [name for name, _ in call.module.named_parameters(recurse=False)]
+
+
+def _as_call(call: _Call, start: str, params: Params, buffers: Buffers) -> Call:
+    """Return the call of a module with all that it uses, trained or not."""
+    names = [*_held(call), *dict(call.module.named_buffers(recurse=False))]
+    own = [
+        {name: leaves[start + name] for name in names if start + name in leaves}
+        for leaves in (params, buffers)
+    ]
+    kind = type(call.module).__name__
+    return Call(kind, *own, call.x, call.y, getattr(call.module, "batch_first", False))
+
+
+def _projects(call: _Call, name: str) -> bool:
+    """Return True for the outputs' projection of an attention, whose row has its cost."""
+    return type(call.module).__name__ == ATTENTION and name == f"{call.name}.out_proj.weight"
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _row(
-    name: str, operation: str, params: Params, x: Any, y: Any, buffers: Buffers | None = None
-) -> Row:
-    """Return the row of a layer; weights that are buffers multiply and have no dW."""
-    x_shape, y_shape = (tuple(getattr(_first(a), "shape", ())) for a in (x, y))
+def _row(name: str, call: Call) -> Row:
+    """Return the row of a layer, without its cost; weights that are buffers multiply and have no
+    dW.
+    """
+    operation, params = call.kind, call.params
+    x_shape, y_shape = shape_of(call.x), shape_of(call.y)
     weights, fixed = (
         [tuple(leaf.shape) for leaf in leaves.values() if leaf.ndim > 1]
-        for leaves in (params, buffers or {})
+        for leaves in (params, call.buffers)
     )
     weights = weights or (fixed if len(fixed) == 1 else [])
     size = tree.size(params)
@@ -212,10 +268,10 @@ def _row(
     if len(weights) > 1:
         texts = f"products with {len(weights)} matrices", "dx and dW of each"
         return Row(name, operation, x_shape, y_shape, size, *texts)
-    if len(weights) == 1 and y_shape and _is_product(weights[0], x_shape, y_shape):
+    if len(weights) == 1 and y_shape and is_product(weights[0], x_shape, y_shape):
         (weight,) = weights
         n = math.prod(y_shape) // weight[0]
-        groups = 1 if len(weight) == 2 else x_shape[_channels(weight)] // weight[1]
+        groups = 1 if len(weight) == 2 else x_shape[channel_axis(weight)] // weight[1]
         kernel = "" if len(weight) == 2 else " " + "x".join(map(str, weight[2:]))
         forward, backward = _products(n, weight[0] // groups, math.prod(weight[1:]), groups)
         backward = backward.split(", dW")[0] if weights is fixed else backward
@@ -224,32 +280,38 @@ def _row(
     return Row(name, operation, x_shape, y_shape, size, "by element or window", back)
 
 
-def _is_product(weight: tuple[int, ...], x: tuple[int, ...], y: tuple[int, ...]) -> bool:
-    """Return True if a weight (out, in) or (out, in / groups, kernel...) maps the shape x to the
-    shape y.
-    """
-    if len(weight) == 2:
-        return bool(x) and x[-1] == weight[1] and y[-1] == weight[0]
-    axis = _channels(weight)
-    return len(x) >= -axis and x[axis] % weight[1] == 0 and y[axis] == weight[0]
-
-
-def _channels(weight: tuple[int, ...]) -> int:
-    """Return the axis of the channels in images, with or without a batch."""
-    return 1 - len(weight)
-
-
-def _matrices(model: Model, params: Params, x: Array, y: Array) -> list[Row]:
+def _matrices(model: Model, params: Params, x: Array) -> list[Row]:
     """Return a row for each matrix of a net that is not made of layers, such as the recurrent one:
     each multiplies rows of a batch (there, at each step of time)."""
-    n, rows, kind = _first(x).shape[0], [], model.kind or UNNAMED
+    n, rows, kind = shape_of(x)[0], [], model.kind or UNNAMED
     for name, leaf in params.items():
         shape, size = tuple(leaf.shape), math.prod(leaf.shape)
         if len(shape) == 2:
-            rows.append(Row(name, kind, (n, shape[1]), (n, shape[0]), size, *_products(n, *shape)))
+            cost = _matrix_cost(kind, name, leaf, x)
+            sizes = (n, shape[1]), (n, shape[0])
+            rows.append(Row(name, kind, *sizes, size, *_products(n, *shape), cost))
         else:
-            rows.append(Row(name, kind, (n, *shape), (n, *shape), size, "added", "sum over rows"))
+            cost = Cost(0, 0, leaf.nbytes, leaf.nbytes)
+            texts = "added", "sum over rows"
+            rows.append(Row(name, kind, (n, *shape), (n, *shape), size, *texts, cost))
     return rows
+
+
+def _matrix_cost(kind: str, name: str, matrix: Array, x: Array) -> Cost:
+    """Return what a matrix of `VanillaRNN` costs in all steps; of another net it is not known.
+
+    The first h is zero: nothing is multiplied with it.
+    """
+    n, steps = shape_of(x)[:2] if kind == "VanillaRNN" else (0, 0)
+    times = {"W_hx": steps, "W_hh": steps - 1, "W_ph": 1}.get(name)
+    if kind != "VanillaRNN" or times is None:
+        return Cost(None, None)
+    (n_out, n_in), item = matrix.shape, matrix.nbytes // math.prod(matrix.shape)
+    flops, rows = 2 * times * n * n_out * n_in, times * n * item
+    by_x = name != "W_hx"  # the digits have no gradient
+    forward = matrix.nbytes + rows * (n_in + n_out)
+    by_inputs = by_x * (matrix.nbytes + rows * n_in)
+    return Cost(flops, flops * (1 + by_x), forward, forward + by_inputs)
 
 
 def _products(n: int, n_out: int, n_in: int, groups: int = 1) -> tuple[str, str]:

@@ -95,6 +95,7 @@ def to_typst(document: Document, folder: Path) -> str:
         lines += [f"+ {write.text(reference)}" for reference in document.references]
     if document.appendix:
         lines += ["#counter(heading).update(0)", '#set heading(numbering: "A.1")']
+        lines.append("#set par(justify: false)")  # there are commands in it
         lines += write.sections(_appended(document))
     return "\n\n".join(lines) + "\n"
 
@@ -162,6 +163,7 @@ class _Typst(_Writer):
         small = f"#set text(size: {size}pt)\n#set par(justify: false, leading: 0.5em)\n"
         if len(rows) > LONG:
             small += "#show figure: set block(breakable: true)\n"
+            small += "#show figure.caption: set block(sticky: true)\n"
         return f"#[{small}#{self.figure('table', table, inner)}]"
 
     def cells(self, table: Table) -> list[str]:
@@ -208,7 +210,7 @@ class _Typst(_Writer):
         floating: bool = False,
     ) -> str:
         caption = f"caption: [{self.captioned(block)}], " if block.caption else ""
-        place = "placement: auto, " if floating else ""
+        place = "placement: top, " if floating else ""
         return f"figure(kind: {kind}, supplement: none, numbering: none, {place}{caption}{inner})"
 
     def captioned(self, block: Table | Picture | Diagram | Interactive) -> str:

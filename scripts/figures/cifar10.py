@@ -97,7 +97,7 @@ def title_of(setting: str, rows: Sequence[dict]) -> str:
 
 def draw_tests(axis, rows: Sequence[dict], name: str) -> None:
     """Draw a star for the test of each run that looked at the test images, at its last step."""
-    tested = [row for row in rows if row["test"]]
+    tested = [row for row in rows if name in (row["test"] or {})]
     for i, row in enumerate(tested):
         label = None if i else "test, at the end"
         step, value = row["history"][-1]["step"], row["test"][name]

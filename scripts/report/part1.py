@@ -5,20 +5,21 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from purenets.core.report import plots
 from purenets.core.report.diagrams import network
-from purenets.core.report.document import Section
+from purenets.core.report.document import TEXT_WIDTH, Section
 from purenets.core.report.tabulate import tabulate
 from scripts import compare_mlps, run_quick, shuffled_pixels
+from scripts.figures import mlp as mlp_figures
 from scripts.report import one_step
 from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
 from scripts.report.results import compact, in_small
 from scripts.report.structure import layers
 from scripts.shared.comparison import Difference, paired
-from scripts.shared.mlp import CURVES, MLPConfig
+from scripts.shared.mlp import MLPConfig
 
 HIDDEN, BATCH = 20, 32  # of the network whose layers are shown
+CURVE_HEIGHT = 1.45  # inches of each set
 EPOCHS = 100  # of the decision boundaries
 PLANES = ("moons", "circles", "blobs")  # sets with two features
 
@@ -117,10 +118,17 @@ def gap(rows: Sequence[dict], name: str) -> Difference:
 
 
 def curves(rows: list[dict]) -> Figure | None:
-    """Return the curves of both networks on circles, if a row has its history."""
-    kept = [row for row in rows if row["case"]["dataset"] == "circles" and row.get("history")]
-    histories = {compare_mlps.BACKENDS[row["backend"]]: row["history"] for row in kept}
-    return plots.curves(histories, CURVES, "circles, first seed") if histories else None
+    """Return the curves of both networks on each set, if the rows have their histories."""
+    histories = mlp_figures.kept_histories(rows)
+    if not histories:
+        return None
+    figure = mlp_figures.curves_of(histories)
+    figure.set_size_inches(TEXT_WIDTH, CURVE_HEIGHT * len(histories))
+    for axis in figure.axes[1:]:  # the first panel names the lines of all
+        axis.get_legend().remove()
+    for axis in figure.axes[:-2]:
+        axis.set_xlabel("")
+    return figure
 
 
 def of_strategies(found: dict | None) -> dict:

@@ -16,7 +16,7 @@ from scripts.figures import rnn as figures
 from scripts.figures import rnn_analysis
 from scripts.report.prose import sections
 from scripts.report.results import compact, in_small
-from scripts.shared.comparison import Difference, unpaired
+from scripts.shared.comparison import Difference, paired, unpaired
 from scripts.shared.sweeps import deviation, spread
 
 LENGTH = 5  # of the palindromes whose dimensions are shown
@@ -121,12 +121,25 @@ def of_lengths(found: dict) -> dict:
         "longest": longest_perfect(cells),
         "lengths": to_print(figures.accuracy_over_length(cells), MEDIUM),
         "accuracies": accuracies(cells, seen),
+        "rnn-curves": figures.both_curves(figures.shown(cells)),
+        "lost": lost(figures.shown(cells)),
+        "shown_T": ", ".join(str(cell["T"]) for cell in figures.shown(cells)),
         "draws": draws,
         "all_seen": max((T for T, share in seen.items() if share > 0.9999), default=0),
         "last_T": cells[-1]["T"],
         "last_accuracy": spread(list(last)),
         "above_seen": above_seen(cells, seen),
     }
+
+
+def lost(cells: Sequence[dict]) -> str:
+    """Return how far each length's last evaluation is below the best one, seed by seed."""
+    texts = []
+    for cell in cells:
+        by_seed = figures.of_seeds(cell, "test_accuracy")
+        change = paired(by_seed.max(axis=0), by_seed[-1]).points()
+        texts.append(f"{change} at T = {cell['T']}")
+    return ", ".join(texts)
 
 
 def seen_share(T: int, draws: int) -> float:
@@ -138,7 +151,7 @@ def above_seen(cells: Sequence[dict], seen: dict[int, float]) -> str:
     """Return where the best seed is right more often than it can have seen palindromes."""
     found = [
         f"T = {cell['T']} (best seed {figures.at_own_length(cell).max():.1%}, seen "
-        f"{seen[cell['T']]:.1%})"
+        f"{shown_share(seen[cell['T']])})"
         for cell in cells
         if seen[cell["T"]] < 0.9999 and figures.at_own_length(cell).max() > 0.5 + seen[cell["T"]]
     ]

@@ -21,14 +21,16 @@ FILE_FLAGS = ("--out", "--results")  # they only say where files go
 def compact(table: Table) -> Table:
     """Return a table of results as the report shows it.
 
-    It has no commits and machines, which the appendix names, and no options that are the same in
-    all rows.
+    It has no commits and machines, which the appendix names, no empty columns, and no options that
+    are the same in all rows.
     """
     head, *body = table.rows
     kept = [
         i
         for i, name in enumerate(head)
-        if name not in ORIGIN and not (name in OPTIONS and len({row[i] for row in body}) == 1)
+        if name not in ORIGIN
+        and any(row[i] for row in body)
+        and not (name in OPTIONS and len({row[i] for row in body}) == 1)
     ]
     return table._replace(rows=[[row[i] for i in kept] for row in table.rows])
 

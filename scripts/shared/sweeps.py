@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from purenets import runs
+from purenets import UserError, runs
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import exclusive_file, exclusive_lock, folder_at
 from purenets.core.runs.options import Options
@@ -31,6 +31,7 @@ def sweep(
     wanted: Iterable[tuple[str, int]],
     row_of: Callable[[str, int], dict],
     table: Callable[[list[dict]], Table],
+    images: str,
 ) -> list[dict]:
     """Make a row for each setting and seed of `wanted` that the results have not yet.
 
@@ -40,17 +41,27 @@ def sweep(
         wanted: settings and seeds.
         row_of: `row_of(setting, seed)` trains, or reads what is trained already.
         table: of all rows.
+        images: what the runs are trained on, as `images_name` calls it.
 
     Returns:
         All rows, in the order of settings in which they came, and by seed.
+
+    Raises:
+        UserError: if the results have rows of other images.
     """
     with exclusive_lock(folder_at(out)), exclusive_file(results) as path:
-        return _rows(path, wanted, row_of, table)
+        return _rows(path, wanted, row_of, table, images)
 
 
-def _rows(path: Path | None, wanted, row_of: Callable, table: Callable) -> list[dict]:
+def _rows(path: Path | None, wanted, row_of: Callable, table: Callable, images: str) -> list[dict]:
     about = runs.environment() | runs.machine()  # of the beginning
     rows = result_files.read(path, SWEEP, drafts=True)["rows"] if path and path.exists() else []
+    others = [row for row in rows if images_of([row]) != images]
+    if others:
+        raise UserError(
+            f"--results {path}: holds rows of {images_of(others)}, not of {images}; name another"
+            " file"
+        )
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
@@ -133,9 +144,13 @@ def images_of(rows: list[dict]) -> str:
 
 def _images_of(words: list[str]) -> str:
     given = dict(itertools.pairwise(words))  # each flag with its value
-    source = given.get("--data", "cifar10")
+    return images_name(given.get("--data", "cifar10"), given.get("--data_dir", ""))
+
+
+def images_name(source: str, data_dir: str) -> str:
+    """Return what images are called that `--data` and `--data_dir` name."""
     if source == "folder":
-        return Path(given["--data_dir"]).name
+        return Path(data_dir).name
     return {"cifar10": "CIFAR-10"}.get(source, source)
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from purenets import optim, torch_nets, tree  # noqa: F401 (registers the kernels of torch)
-from purenets.core.optim import blocks
-from purenets.core.optim.elementwise import advance_fn
-from purenets.core.optim.kernels import KERNELS
+from purenets.core.optim.internals import blocks
+from purenets.core.optim.internals.elementwise import advance_fn
+from purenets.core.optim.internals.kernels import KERNELS
 
 ELEMENTWISE = {
     "rmsprop": optim.rmsprop(1e-2, momentum=0.9, centered=True),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import init_state, make_step, numpy_nets, optim, random, torch_nets
+from purenets import UserError, init_state, make_step, numpy_nets, optim, random, torch_nets
 from purenets.core.base import Optimizer
-from purenets.core.optim.extra_args import takes_extra_args
+from purenets.core.optim.internals.extra_args import takes_extra_args
 
 WRAPPERS = {
     "chain": lambda inner: optim.chain(optim.clip_by_global_norm(9.0), inner),
@@ -67,7 +67,18 @@ def test_without_need_nothing_is_passed(wrapper):
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_no_optimizer_of_the_catalogue_asks_for_what_it_does_not_use(name):
-    assert not takes_extra_args(optim.OPTIMIZERS[name]().update)
+    """One that takes the loss fails without it, and no other takes it."""
+    optimizer = optim.OPTIMIZERS[name]()
+    params = {"w": np.ones((2, 2)), "b": np.ones(2)}
+
+    def update():
+        return optimizer.update(params, optimizer.init(params), params)
+
+    if takes_extra_args(optimizer.update):
+        with pytest.raises(UserError, match=f"{name}: update needs value"):
+            update()
+    else:
+        update()
 
 
 def test_a_plain_transform_stands_beside_one_that_asks():

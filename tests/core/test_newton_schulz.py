@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from purenets import UserError, optim
-from purenets.core.optim.muon import COEFFICIENTS, newton_schulz
+from purenets.core.optim.methods.muon import COEFFICIENTS, newton_schulz
 
 DRAW = np.random.default_rng(0).normal
 MATRICES = {

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from purenets import UserError, optim, schedules, tree
+from purenets.core.optim.internals.extra_args import with_extra_args
 
 # ours, torch's, hyper-parameters other than the defaults
 CASES = {
@@ -101,6 +102,26 @@ CASES = {
         torch.optim.RAdam,
         {"lr": 0.02, "weight_decay": 0.05, "decoupled_weight_decay": True},
     ),
+    "adafactor": (
+        optim.adafactor,
+        torch.optim.Adafactor,
+        {"lr": 0.02, "beta2_decay": -0.7, "d": 1.3, "weight_decay": 0.05},
+    ),
+    "adafactor eps": (
+        optim.adafactor,
+        torch.optim.Adafactor,
+        {"lr": 0.3, "eps": (0.1, 0.6)},
+    ),
+    "asgd": (
+        optim.asgd,
+        torch.optim.ASGD,
+        {"lr": 0.02, "lambd": 0.1, "alpha": 0.6, "weight_decay": 0.05},
+    ),
+    "rprop": (
+        optim.rprop,
+        torch.optim.Rprop,
+        {"lr": 0.02, "etas": (0.4, 1.3), "step_sizes": (1e-4, 0.1)},
+    ),
 }
 SCHEDULES = {
     "constant": (None, None),
@@ -153,6 +174,22 @@ def _run_torch(make, hyper, scheduler, params, steps):
     return {name: t.detach().numpy() for name, t in tensors.items()}
 
 
+def with_loss(value_and_grad):
+    """The function from params to what an update that asks for the loss is passed."""
+    return lambda params: {
+        "value": value_and_grad(params)[0],
+        "value_and_grad_fn": value_and_grad,
+    }
+
+
+def half_square(params):
+    return sum((p * p).sum() for p in params.values()) / 2, params
+
+
+def sum_of_sines(params):
+    return sum(p.sin().sum() for p in params.values()), tree.map(torch.cos, params)
+
+
 @pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
 @pytest.mark.parametrize("scheduled", SCHEDULES)
 @pytest.mark.parametrize("case", CASES)
@@ -167,6 +204,7 @@ def test_200_steps_equal_torch_optim(case, scheduled, convert, params):
 
 
 DEFAULTS = ("SGD", "RMSprop", "Adagrad", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam")
+DEFAULTS += ("Adafactor", "ASGD", "Rprop")
 
 
 @pytest.mark.parametrize("name", ["momentum", "nesterov", *(kind.lower() for kind in DEFAULTS)])
@@ -178,13 +216,38 @@ def test_defaults_equal_those_of_torch(name, params):
     assert max(np.abs(got[leaf] - expected[leaf]).max() for leaf in params) < 1e-12
 
 
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_averaged_params_of_asgd_equal_torchs(params, convert):
+    hyper = {"lr": 0.05, "lambd": 0.1, "t0": 5}
+    optimizer, ours = optim.asgd(**hyper), tree.map(convert, params)
+    state = optimizer.init(ours)
+    tensors = {name: torch.nn.Parameter(torch.tensor(p)) for name, p in params.items()}
+    theirs = torch.optim.ASGD(tensors.values(), **hyper)
+    torch.set_default_dtype(torch.float64)  # that of torch's rate and weight
+    try:
+        for i in range(40):
+            grads = gradient(tree.map(np.asarray, ours), i)
+            updates, state = optimizer.update(tree.map(convert, grads), state, ours)
+            ours = optim.apply_updates(ours, updates)
+            for name, tensor in tensors.items():
+                tensor.grad = torch.tensor(grads[name])
+            theirs.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found = optim.get_state(state, "ax")
+    for name, tensor in tensors.items():
+        assert np.abs(np.asarray(found[name]) - theirs.state[tensor]["ax"].numpy()).max() < 1e-12
+        assert np.abs(np.asarray(found[name]) - np.asarray(ours[name])).max() > 0.01
+
+
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_float32_nets_stay_float32_whatever_the_hyper_parameters(name, params):
     single = tree.cast(params, "float32")
     for rate in (1e-2, np.float64(1e-2), np.array(1e-2), schedules.cosine(1e-2, 10)):
         optimizer = optim.OPTIMIZERS[name](lr=rate)
-        updates, state = optimizer.update(single, optimizer.init(single), single)
-        updates, state = optimizer.update(single, state, single)
+        update, loss = with_extra_args(optimizer.update), with_loss(half_square)
+        updates, state = update(single, optimizer.init(single), single, **loss(single))
+        updates, state = update(single, state, single, **loss(single))
         floats = [leaf for leaf in tree.leaves(state) if leaf.dtype.kind == "f"]
         assert {leaf.dtype for leaf in [*floats, *updates.values()]} == {np.dtype("float32")}
 
@@ -199,8 +262,9 @@ def test_vmap_over_rates_equals_one_run_for_each(name, params):
     def two_steps(lr):
         optimizer = optim.OPTIMIZERS[name](lr=lr)
         p, state = tensors, optimizer.init(tensors)
+        update, loss = with_extra_args(optimizer.update), with_loss(sum_of_sines)
         for _ in range(2):
-            updates, state = optimizer.update(tree.map(torch.cos, p), state, p)
+            updates, state = update(tree.map(torch.cos, p), state, p, **loss(p))
             p = optim.apply_updates(p, updates)
         return p
 
@@ -227,7 +291,11 @@ def test_all_optimizers_compile_whole(params):
     states = {name: o.init(tensors) for name, o in optimizers.items()}
 
     def update(grads, states, params):
-        return {name: o.update(grads, states[name], params) for name, o in optimizers.items()}
+        loss = with_loss(half_square)(params)
+        return {
+            name: with_extra_args(o.update)(grads, states[name], params, **loss)
+            for name, o in optimizers.items()
+        }
 
     eager = update(tensors, states, tensors)
     compiled = torch.compile(update, fullgraph=True)(tensors, states, tensors)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from purenets import UserError, optim, random, schedules
-from purenets.core.optim.elementwise import advance_fn
+from purenets.core.optim.internals.elementwise import advance_fn
+from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.sam import sam
 from purenets.core.vector_dict import with_vector
 
@@ -21,6 +22,9 @@ DECAYS = [-0.1, 1, 1.0, 1.5, NAN, INF, np.float64(1)]
 FRACTIONS = [-0.1, 1.5, NAN, INF]
 INTEGERS = [0, -1, 1.0, 2.5, NAN, "2", None, True, [2]]
 FLAGS = [None, 0, 1, "False", 0.5]
+NUMBERS_OR_NONE = [value for value in NO_NUMBERS if value is not None]
+NO_PAIRS = [*NO_NUMBERS, 0.9, (), (0.5,), (0.5, 1.2, 1.3)]
+ABOVE_0_BELOW_1 = [0, 1, -0.1, 1.5, NAN]
 
 WRONG = {
     "lr": [*NO_NUMBERS, *NOT_NEGATIVE],
@@ -53,7 +57,63 @@ WRONG = {
     "other": [0.1, "sgd", optim.sgd],
     "temperature": [*NO_NUMBERS, *NOT_NEGATIVE],
     "key": [None, 0, "key", np.zeros(2), np.zeros((2, 2), np.int64), np.zeros(5, np.int64)],
+    "lambd": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "t0": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "beta2_decay": [*NO_NUMBERS, 0.1, NAN, -INF],
+    "d": [*NO_NUMBERS, 0, 0.9, -1, NAN],
+    "etas": [*NO_PAIRS, *[(v, 1.2) for v in ABOVE_0_BELOW_1], *[(0.5, v) for v in [None, 1, INF]]],
+    "step_sizes": [*NO_PAIRS, (-1, 50.0), (NAN, 50.0), (0.1, 0.01), (0.1, NAN), (0.1, "1")],
+    "gamma": [*NO_NUMBERS, 0, -1, NAN, INF],
+    "every": INTEGERS,
+    "seed": [-1, 1.5, NAN, None, "3", True],
+    "diagonal": [0.1, "hutchinson", True],
+    "d0": [*NO_NUMBERS, 0, -1, NAN, INF],
+    "d_coef": [*NO_NUMBERS, 0, -1, NAN, INF],
+    "reps_rel": [*NO_NUMBERS, 0, -1, NAN, INF],
+    "growth_rate": [*NO_NUMBERS, 0.9, -1, NAN],
+    "beta3": [*NUMBERS_OR_NONE, *DECAYS],
+    "shampoo_beta": [*NUMBERS_OR_NONE, *DECAYS],
+    "beta": [*NO_NUMBERS, *DECAYS],
+    "max_dim": INTEGERS,
+    "precondition_frequency": INTEGERS,
+    "max_precond_dim": INTEGERS,
+    "scaling": [*NO_NUMBERS, 0, -1, NAN, INF],
+    "f_min": [*NO_NUMBERS, NAN, INF],
+    "lb": [*NO_NUMBERS, NAN, -INF],
+    "direction": [0.1, "sgd", optim.sgd],
+    "c1": [*NO_NUMBERS, *ABOVE_0_BELOW_1],
+    "c2": [*NO_NUMBERS, *ABOVE_0_BELOW_1, 1e-5],
+    "shrink": [*NO_NUMBERS, *ABOVE_0_BELOW_1],
+    "grow": [*NO_NUMBERS, 0.9, -1, NAN],
+    "max_steps": INTEGERS,
+    "max_iter": INTEGERS,
+    "max_eval": INTEGERS,
+    "history_size": INTEGERS,
+    "tolerance_grad": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "tolerance_change": [*NO_NUMBERS, *NOT_NEGATIVE],
+    "line_search_fn": ["armijo", 1, True, ["strong_wolfe"]],
     **dict.fromkeys(("nesterov", "amsgrad", "centered", "decoupled_weight_decay"), FLAGS),
+    **dict.fromkeys(("proximal", "clip", "layerwise", "divide", "use_fstar"), FLAGS),
+    **dict.fromkeys(("bias_correction", "use_bias_correction", "safeguard_warmup"), FLAGS),
+}
+THREE_BETAS = [
+    *NO_NUMBERS,
+    (0.9, 0.99),
+    *[(beta, 0.9, 0.9) for beta in [*NO_NUMBERS, *DECAYS]],
+    *[(0.9, beta, 0.9) for beta in [*NO_NUMBERS, *DECAYS]],
+    *[(0.9, 0.9, beta) for beta in [*NO_NUMBERS, *DECAYS]],
+]
+WRONG_OF = {  # where an argument of the same name means something else
+    ("adafactor", "eps"): [*NO_PAIRS, (-1, 1e-3), ("0.1", 1e-3), (None, -1), (None, None)],
+    ("asgd", "alpha"): [*NO_NUMBERS, *NOT_NEGATIVE],
+    ("adan", "betas"): THREE_BETAS,
+    ("ademamix", "betas"): THREE_BETAS,
+    ("ademamix", "alpha"): [*NO_NUMBERS, *NOT_NEGATIVE],
+    ("ademamix", "warmup_steps"): [0, -1, 1.5, NAN, "3", True],
+    ("shampoo", "beta"): [*NUMBERS_OR_NONE, *DECAYS],
+    ("shampoo", "eps"): [*NO_NUMBERS, 0, -1, NAN, INF],
+    ("dog", "eps"): [*NO_NUMBERS, 0, -1, NAN, INF],
+    ("lbfgs", "max_eval"): [value for value in INTEGERS if value is not None],
 }
 
 
@@ -70,7 +130,7 @@ ARGUMENTS = [
 def test_hyper_parameter_that_means_nothing_is_refused(make, name):
     rest = {"momentum": 0.9} if make is optim.sgd and name == "nesterov" else {}
     rest |= KEY if make in optim.SAMPLERS.values() else {}
-    for value in WRONG[name]:
+    for value in WRONG_OF.get((make.__name__, name), WRONG[name]):
         message = refusal(make, {**rest, name: value})
         assert message.startswith(f"{make.__name__}: ")
         assert name in message
@@ -116,6 +176,20 @@ OTHERS = {
     "beta_lasso": ("lam", [*NO_NUMBERS, *NOT_NEGATIVE], {"optimizer": SGD}),
     "masked": ("where", [None, "fc1.*", 1], {"transform": SGD}),
     "partition": ("label_fn", [None, "a"], {"optimizers": {"a": SGD}}),
+    "scale_by_adan": ("betas", THREE_BETAS, {}),
+    "scale_by_ademamix": ("betas", THREE_BETAS, {}),
+    "scale_by_adopt": ("betas", WRONG["betas"], {}),
+    "scale_by_sophia": ("gamma", WRONG["gamma"], {}),
+    "scale_by_shampoo": ("every", INTEGERS, {}),
+    "scale_by_soap": ("precondition_frequency", INTEGERS, {}),
+    "scale_by_factored_rms": ("beta2_decay", WRONG["beta2_decay"], {}),
+    "scale_by_param_rms": ("eps", WRONG["eps"], {}),
+    "clip_by_block_rms": ("limit", [*NO_NUMBERS, 0, -1, NAN], {}),
+    "proximal_step": ("weight_decay", WRONG["weight_decay"], {"lr": 0.1}),
+    "adaptive_grad_clip": ("clipping", [*NO_NUMBERS, 0, -1, NAN, INF], {}),
+    "hutchinson_diagonal": ("step", [*NO_NUMBERS, 0, -1, NAN, INF], {}),
+    "swa": ("start", [-1, 1.5, NAN, None, "3", True], {}),
+    "reduce_on_plateau": ("factor", [*NO_NUMBERS, *ABOVE_0_BELOW_1], {}),
     "inject_hyperparams": ("lr", [True, "0.1", -0.1, NAN], {"make": optim.adam}),
 }
 MORE = {
@@ -130,6 +204,14 @@ MORE = {
     ("add_langevin_noise", "temperature"): (WRONG["temperature"], {"lr": 0.1, **KEY}),
     ("add_langevin_noise", "key"): (WRONG["key"], {"lr": 0.1}),
     ("inject_hyperparams", "make"): ([None, SGD, "adam"], {}),
+    ("swa", "every"): (INTEGERS, {}),
+    ("adaptive_grad_clip", "eps"): ([*NO_NUMBERS, 0, -1, NAN, INF], {}),
+    ("reduce_on_plateau", "patience"): ([-1, 1.5, NAN, None, "3", True], {}),
+    ("reduce_on_plateau", "cooldown"): ([-1, 1.5, NAN, None, "3", True], {}),
+    ("reduce_on_plateau", "threshold"): ([*NO_NUMBERS, *NOT_NEGATIVE], {}),
+    ("reduce_on_plateau", "threshold_mode"): ([None, "max", 1, ["rel"]], {}),
+    ("reduce_on_plateau", "min_scale"): ([*NO_NUMBERS, *FRACTIONS], {}),
+    ("reduce_on_plateau", "every"): (INTEGERS, {}),
 }
 CASES = {
     **{(function, name): (values, rest) for function, (name, values, rest) in OTHERS.items()},
@@ -156,6 +238,7 @@ WRAPPERS = [
     "schedule_free",
     "beta_lasso",
     "elementwise",
+    "skip_first",
     "chain",
 ]
 MORE_ARGUMENTS = {
@@ -209,8 +292,11 @@ def test_gradient_that_would_be_repeated_to_fit_is_refused(array, name):
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_gradient_of_another_library_is_refused(name):
     params, optimizer = {"w": np.ones((2, 3))}, optim.OPTIMIZERS[name](lr=0.1)
+    grads = {"w": torch.ones(2, 3)}
+    loss = {"value": np.ones(()), "value_and_grad_fn": lambda params: (np.ones(()), grads)}
+    loss = loss if takes_extra_args(optimizer.update) else {}
     with pytest.raises(UserError, match="w is a tensor, its param a NumPy array"):
-        advance_fn(optimizer)({"w": torch.ones(2, 3)}, optimizer.init(params), params)
+        advance_fn(optimizer)(grads, optimizer.init(params), params, **loss)
 
 
 # --- what is taken as it is -----------------------------------------------------------------------
@@ -290,6 +376,34 @@ SCHEDULES = {
         "warmup_fraction": (0.3, [*NO_NUMBERS, 0, 1, -0.3, NAN]),
         "divide": (25.0, POSITIVE),
         "divide_final": (1e4, POSITIVE),
+        "anneal": ("cosine", [None, "quadratic", 1]),
+        "three_phase": (False, FLAGS),
+    },
+    "multi_step": {
+        "value": (0.1, FINITE),
+        "milestones": ([3, 5], [None, 3, "3", [-3], ["3"], [NAN], [5, 3]]),
+        "gamma": (0.1, [*FINITE, -0.1]),
+    },
+    "cosine_restarts": {
+        "begin": (0.1, FINITE),
+        "steps": (10, POSITIVE),
+        "multiply": (2, INTEGERS),
+        "end": (0.0, FINITE),
+    },
+    "cyclic": {
+        "low": (0.1, FINITE),
+        "high": (0.4, FINITE),
+        "steps_up": (10, POSITIVE),
+        "steps_down": (10, [value for value in POSITIVE if value is not None]),
+        "mode": ("triangular", [None, "sine", 1]),
+        "gamma": (1.0, [*FINITE, -0.1]),
+    },
+    "swa": {
+        "schedule": (0.1, FINITE),
+        "start": (3, [*NO_NUMBERS, -1, NAN, INF]),
+        "rate": (0.05, FINITE),
+        "steps": (3, [*NO_NUMBERS, -1, NAN, INF]),
+        "anneal": ("cosine", [None, "quadratic", 1]),
     },
     "piecewise": {
         "boundaries": ([3], [None, 3, "3", [-3], ["3"], [NAN], [1, 2]]),

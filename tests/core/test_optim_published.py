@@ -8,17 +8,23 @@ import pytest
 import torch
 
 from purenets import UserError, numpy_nets, optim, random, schedules, torch_nets, tree
-from purenets.core.optim.muon import newton_schulz
+from purenets.core.optim.internals.extra_args import with_extra_args
+from purenets.core.optim.methods.muon import newton_schulz
 from purenets.core.sam import sam
 from purenets.numpy_nets import mlp_numpy
 from purenets.optim import apply_updates
 from purenets.torch_nets import pytorch_mlp
 
 
-def run(optimizer, params, gradient, steps):
-    state = optimizer.init(params)
+def run(optimizer, params, gradient, steps, f=None):
+    """The params and the state after some updates; f: the loss, for those that ask for it."""
+    state, extra = optimizer.init(params), {}
     for i in range(steps):
-        updates, state = optimizer.update(gradient(params, i), state, params)
+        if f:
+            extra = {"value": f(params), "value_and_grad_fn": lambda p, i=i: (f(p), gradient(p, i))}
+        updates, state = with_extra_args(optimizer.update)(
+            gradient(params, i), state, params, **extra
+        )
         params = apply_updates(params, updates)
     return params, state
 
@@ -269,26 +275,44 @@ RATES = {
     "lars": (10.0, 1.0),
     "muon": (0.05, 0.01),
     "schedule_free_adamw": (20.0, 0.1),
+    "adafactor": (0.1, 0.01),
+    "asgd": (0.2, 1e-3),
+    "rprop": (0.1, 0.01),
+    "adan": (0.5, 0.05),
+    "adopt": (0.5, 0.5),
+    "ademamix": (0.5, 0.1),
+    "sophia": (0.1, 0.02),
+    "dadapt_adam": (1.0, 1.0),
+    "prodigy": (1.0, 0.5),
+    "dog": (1.0, 1.0),
+    "shampoo": (1.0, 0.5),
+    "soap": (0.1, 0.05),
+    "polyak": (1.0, 1.0),
+    "backtracking": (1.0, 1.0),
+    "momo": (0.5, 0.5),
+    "momo_adam": (0.5, 0.5),
+    "strong_wolfe": (1.0, 1.0),
+    "lbfgs": (0.1, 0.001),
 }
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
 def test_every_optimizer_goes_downhill(name):
     make, extra = optim.OPTIMIZERS[name], {}
-    if name in ("adamw", "muon"):
+    if name in ("adamw", "muon", "sophia", "soap"):
         extra = {"weight_decay": 0}
     hills = (
         (parabola, parabola_gradient, {"w": np.array([[3.0, -2.0], [0.5, 2.0]])}, 300, 1e-4),
         (rosenbrock, rosenbrock_gradient, {"x": np.array([[-1.2, 1.0]])}, 3000, 0.05),
     )
     for (f, gradient, start, steps, bound), rate in zip(hills, RATES[name], strict=True):
-        free = name in ("schedule_free_adamw", "adadelta", "sgd", "adagrad")
+        free = name in ("schedule_free_adamw", "adadelta", "sgd", "adagrad", "dog")
         optimizer = make(lr=rate if free else schedules.cosine(rate, steps), **extra)
         if (
             name == "radam"
         ):  # its first steps are those of a momentum, too long where the hill is steep
             optimizer = optim.chain(optim.clip_by_global_norm(1.0), optimizer)
-        end, state = run(optimizer, start, gradient, steps)
+        end, state = run(optimizer, start, gradient, steps, f)
         end = optim.get_state(state, "x") if name.startswith("schedule_free") else end
         assert f(end) < bound * f(start), (f.__name__, f(end), f(start))
 

@@ -16,6 +16,7 @@ from purenets import (
     schedules,
     tree,
 )
+from purenets.core.optim.internals.extra_args import with_extra_args
 from purenets.core.sam import sam
 from purenets.core.vector_dict import VectorDict, with_vector
 from purenets.torch_nets import MLP, ensemble, grad_fn, jit, stack_states, unstack_states
@@ -57,6 +58,27 @@ def draws(steps: int) -> tuple[dict, list[dict]]:
     return draw(keys[0]), [draw(key) for key in keys[1:]]
 
 
+def loss_at(params: dict, dtype) -> dict:
+    """Return what `make_step` passes for the loss sum sin p of a net in `dtype`, which may be given
+    params in float32: it rounds them first.
+    """
+
+    def f(params):
+        narrow = {name: in_dtype(p, dtype) for name, p in params.items()}
+        wide = tree.cast(narrow, "float32")
+        xp = np if isinstance(next(iter(wide.values())), np.ndarray) else torch
+        slopes = {name: in_dtype(xp.cos(p), dtype) for name, p in wide.items()}
+        return sum(xp.sin(p).sum() for p in wide.values()), {
+            name: in_dtype(slope, params[name].dtype) for name, slope in slopes.items()
+        }
+
+    return {"value": f(params)[0], "value_and_grad_fn": f}
+
+
+def in_dtype(leaf, dtype):
+    return leaf.astype(dtype) if isinstance(leaf, np.ndarray) else leaf.to(dtype)
+
+
 # --- half precision -------------------------------------------------------------------------------
 
 
@@ -66,7 +88,8 @@ def test_states_and_updates_of_half_precision_params_are_float32(name, dtype):
     params, grads = draws(1)
     params, grads = as_dtype(params, dtype), as_dtype(grads[0], dtype)
     optimizer = optim.OPTIMIZERS[name](lr=schedules.constant(0.1))
-    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    update = with_extra_args(optimizer.update)
+    updates, state = update(grads, optimizer.init(params), params, **loss_at(params, dtype))
     leaves = [*tree.leaves(state), *updates.values(), *tree.leaves(optimizer.init(params))]
     kinds = {str(leaf.dtype).removeprefix("torch.") for leaf in leaves}
     assert kinds <= {"float32", "int64"}
@@ -86,10 +109,12 @@ def test_updates_of_half_precision_params_are_those_of_float32(name, dtype):
     if not isinstance(dtype, torch.dtype):
         wide = as_dtype(params, np.float32)
     narrow_state, wide_state = optimizer.init(narrow), optimizer.init(wide)
+    update = with_extra_args(optimizer.update)
     for grad in grads:
         given = as_dtype(grad, dtype)
-        found, narrow_state = optimizer.update(given, narrow_state, narrow)
-        right, wide_state = optimizer.update(tree.cast(given, "float32"), wide_state, wide)
+        loss, wide_loss = loss_at(narrow, dtype), loss_at(wide, dtype)
+        found, narrow_state = update(given, narrow_state, narrow, **loss)
+        right, wide_state = update(tree.cast(given, "float32"), wide_state, wide, **wide_loss)
         for leaf in right:
             assert np.array_equal(np.asarray(found[leaf]), np.asarray(right[leaf]))
 
@@ -354,8 +379,13 @@ TWINS = {
     "adamax": ("Adamax", {"weight_decay": 0.1}),
     "nadam": ("NAdam", {"weight_decay": 0.1}),
     "radam": ("RAdam", {"weight_decay": 0.1}),
+    "asgd": ("ASGD", {"lambd": 0.1, "weight_decay": 0.1}),
+    "rprop": ("Rprop", {"step_sizes": (1e-3, 0.3)}),
 }
-REFUSED = ["lion", "lamb", "lars", "muon", "schedule_free_adamw"]
+INEXACT = ("nadam", "asgd")  # torch's mu_product and eta are float32
+REFUSED = ["lion", "lamb", "lars", "muon", "schedule_free_adamw", "adafactor"]
+REFUSED += ["adan", "adopt", "ademamix", "sophia", "dadapt_adam", "prodigy", "dog", "shampoo"]
+REFUSED += ["soap", "polyak", "backtracking", "momo", "momo_adam", "strong_wolfe"]
 
 
 def complex_leaves(dtype, steps: int = 8) -> tuple[dict, list[dict]]:
@@ -405,11 +435,48 @@ def test_complex_params_move_as_in_torch(name, dtype, way):
         found = tree.map(lambda p: p[0], found)
     else:
         found = ours(optimizer, params, grads)
-    exact = dtype == torch.complex128 and name != "nadam"  # torch's mu_product is float32
+    exact = dtype == torch.complex128 and name not in INEXACT
     for leaf, p in found.items():
         assert torch.allclose(
             torch.as_tensor(p), right[leaf], rtol=0, atol=1e-13 if exact else 1e-6
         )
+
+
+@pytest.mark.parametrize("line_search_fn", [None, "strong_wolfe"])
+def test_lbfgs_moves_complex_params_as_torch(line_search_fn):
+    """Of the loss sum |p - p_0|^2 + |p|^4 / 9, whose gradient torch has as its conjugate's."""
+    (params, (target, *_)), hyper = complex_leaves(torch.complex128), {"max_iter": 3, "lr": 0.3}
+
+    def loss(params):
+        distances = sum((p - target[n]).abs().square().sum() for n, p in params.items())
+        return distances + sum(p.abs().pow(4).sum() for p in params.values()) / 9
+
+    def value_and_grad(params):
+        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+        value = loss(leaves)
+        grads = torch.autograd.grad(value, list(leaves.values()))
+        return value.detach(), dict(zip(leaves, grads, strict=True))
+
+    leaves = {name: nn.Parameter(p.clone()) for name, p in params.items()}
+    theirs = torch.optim.LBFGS(leaves.values(), line_search_fn=line_search_fn, **hyper)
+
+    def closure():
+        value, grads = value_and_grad({name: p.detach() for name, p in leaves.items()})
+        for name, p in leaves.items():
+            p.grad = grads[name]
+        return value
+
+    optimizer = optim.lbfgs(line_search_fn=line_search_fn, **hyper)
+    state = optimizer.init(params)
+    for _ in range(4):
+        theirs.step(closure)
+        value, grads = value_and_grad(params)
+        updates, state = optimizer.update(
+            grads, state, params, value=value, value_and_grad_fn=value_and_grad
+        )
+        params = optim.apply_updates(params, updates)
+        for name, p in params.items():
+            assert torch.allclose(p, leaves[name].detach(), rtol=0, atol=1e-12)
 
 
 def test_state_of_complex_params_goes_to_torch_and_back():
@@ -433,7 +500,7 @@ def test_optimizer_that_torch_has_not_refuses_complex_params(name, convert):
 
 
 def test_every_optimizer_is_as_torch_or_refuses_complex_params():
-    known = {name.split()[0] for name in TWINS} | {"momentum", "nesterov"}
+    known = {name.split()[0] for name in TWINS} | {"momentum", "nesterov", "lbfgs"}
     assert known | set(REFUSED) == set(optim.OPTIMIZERS)
 
 
@@ -443,6 +510,13 @@ def test_every_optimizer_is_as_torch_or_refuses_complex_params():
         optim.clip_by_value(1.0),
         optim.scale_by_lion(),
         optim.scale_by_muon(),
+        optim.scale_by_adan(),
+        optim.scale_by_adopt(),
+        optim.scale_by_ademamix(),
+        optim.scale_by_shampoo(),
+        optim.scale_by_soap(),
+        optim.scale_by_factored_rms(),
+        optim.adaptive_grad_clip(),
         optim.chain(optim.clip_by_value(1.0), optim.sgd(0.1)),
     ],
 )

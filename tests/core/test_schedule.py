@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import lr_scheduler, swa_utils
 
 from purenets import UserError, schedules
 
@@ -26,6 +26,85 @@ TWINS = {
     "one_cycle": (schedules.one_cycle(0.4, N), lambda o: lr_scheduler.OneCycleLR(o, 0.4, N)),
     "linear": (schedules.linear(0.1, 0.4, 9), lambda o: lr_scheduler.LinearLR(o, 0.25, 1.0, 9)),
     "constant": (schedules.constant(0.4), lambda o: lr_scheduler.ConstantLR(o, 1.0)),
+    "constant factor": (
+        schedules.piecewise([7], [0.1, 0.4]),
+        lambda o: lr_scheduler.ConstantLR(o, 0.25, 7),
+    ),
+    "multi_step": (
+        schedules.multi_step(0.4, [5, 20, 20, 31], 0.3),
+        lambda o: lr_scheduler.MultiStepLR(o, [5, 20, 20, 31], 0.3),
+    ),
+    "lambda": (
+        lambda count: 0.4 / (1 + 0.1 * count),
+        lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 1 / (1 + 0.1 * epoch)),
+    ),
+    "sequential": (
+        schedules.join(
+            [schedules.linear(0.1, 0.4, 8), schedules.exponential(0.4, 0.9), lambda count: 0.05],
+            [8, 30],
+        ),
+        lambda o: lr_scheduler.SequentialLR(
+            o,
+            [
+                lr_scheduler.LinearLR(o, 0.25, 1.0, 8),
+                lr_scheduler.ExponentialLR(o, 0.9),
+                lr_scheduler.LambdaLR(o, lambda epoch: 0.125),
+            ],
+            [8, 30],
+        ),
+    ),
+    "restarts": (
+        schedules.cosine_restarts(0.4, 7, end=0.01),
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 7, eta_min=0.01),
+    ),
+    "restarts, twice as long": (
+        schedules.cosine_restarts(0.4, 5, 2),
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 5, 2),
+    ),
+    "restarts, three times as long": (
+        schedules.cosine_restarts(0.4, 2, 3, 0.1),
+        lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2, 3, 0.1),
+    ),
+    "cyclic": (
+        schedules.cyclic(0.1, 0.4, 6),
+        lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.4, 6, cycle_momentum=False),
+    ),
+    "cyclic, half as high": (
+        schedules.cyclic(0.1, 0.4, 4, 9, "triangular2"),
+        lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.4, 4, 9, "triangular2", cycle_momentum=False),
+    ),
+    "cyclic, decaying": (
+        schedules.cyclic(0.1, 0.4, 5, 3, "exp_range", 0.97),
+        lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.4, 5, 3, "exp_range", 0.97, cycle_momentum=False),
+    ),
+    "one_cycle, linear": (
+        schedules.one_cycle(0.4, N, 0.2, 10.0, 100.0, "linear"),
+        lambda o: lr_scheduler.OneCycleLR(
+            o,
+            0.4,
+            N,
+            pct_start=0.2,
+            div_factor=10.0,
+            final_div_factor=100.0,
+            anneal_strategy="linear",
+        ),
+    ),
+    "one_cycle, three phases": (
+        schedules.one_cycle(0.4, N, 0.4, three_phase=True),
+        lambda o: lr_scheduler.OneCycleLR(o, 0.4, N, pct_start=0.4, three_phase=True),
+    ),
+    "swa": (
+        schedules.swa(0.4, 0, 0.05, 13),
+        lambda o: swa_utils.SWALR(o, 0.05, 13),
+    ),
+    "swa, linear": (
+        schedules.swa(0.4, 0, 0.7, 13, "linear"),
+        lambda o: swa_utils.SWALR(o, 0.7, 13, "linear"),
+    ),
+    "swa, at once": (
+        schedules.swa(0.4, 0, 0.05, 0),
+        lambda o: swa_utils.SWALR(o, 0.05, 0),
+    ),
 }
 
 
@@ -54,6 +133,32 @@ def test_warmup_rises_to_the_beginning_of_its_schedule():
     assert np.allclose([warm(i + 5) for i in range(20)], [cosine(i) for i in range(20)])
 
 
+def test_swa_anneals_from_where_the_schedule_is():
+    """The loop of torch's documentation: another scheduler first, then SWALR."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    before = lr_scheduler.ExponentialLR(optimizer, 0.97)
+    ours = schedules.swa(schedules.exponential(0.4, 0.97), 25, 0.05, 8)
+    after, expected = None, []
+    for i in range(N):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if i + 1 == 25:
+            before.step()
+            after = swa_utils.SWALR(optimizer, 0.05, 8)
+        else:
+            (before if after is None else after).step()
+    assert np.allclose(ours(np.arange(N, dtype=float)), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_in_float32_as_a_float32_net_counts(name):
+    """No count lands in the wrong cycle: every value is that of float64, rounded."""
+    ours = TWINS[name][0]
+    counts = torch.arange(0, 3 * N, dtype=torch.float64)
+    exact = ours(counts) if name != "lambda" else ours(counts).double()
+    assert np.allclose(ours(counts.float()), exact, rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["cosine", "polynomial", "linear", "one_cycle", "piecewise"])
 def test_keeps_its_last_value(name):
     ours = TWINS[name][0]
@@ -70,6 +175,14 @@ def test_keeps_its_last_value(name):
         lambda: schedules.join([schedules.constant(1)], [3]),
         lambda: schedules.join([schedules.constant(1)] * 3, [5, 3]),
         lambda: schedules.piecewise([1], [1.0]),
+        lambda: schedules.multi_step(0.1, [5, 3]),
+        lambda: schedules.cosine_restarts(0.1, 0),
+        lambda: schedules.cosine_restarts(0.1, 5, 1.5),
+        lambda: schedules.cyclic(0.1, 0.4, 0),
+        lambda: schedules.cyclic(0.1, 0.4, 5, mode="sine"),
+        lambda: schedules.one_cycle(0.1, 20, anneal="quadratic"),
+        lambda: schedules.one_cycle(0.1, 20, 0.6, three_phase=True),
+        lambda: schedules.swa(0.1, 5, 0.05, anneal="quadratic"),
     ],
 )
 def test_wrong_arguments_are_refused(call):

@@ -24,7 +24,10 @@ from purenets.torch_nets.precision import cast
 def test_an_mlp_by_hand(backend, x):
     rows = tabulate(backend.MLP(2, [20], 3), x)
     first = ("fc1", "Linear", (32, 2), (32, 20), 60, "(32 x 2)(2 x 20) = (32 x 20)")
-    assert rows[0] == (*first, "dx = (32 x 20)(20 x 2), dW = (20 x 32)(32 x 2)")
+    backward = "dx = (32 x 20)(20 x 2), dW = (20 x 32)(32 x 2)"
+    flops, x_bytes, params, y_bytes = 2 * 32 * 2 * 20, 32 * 2 * 4, 60 * 4, 32 * 20 * 4
+    forward_bytes, backward_bytes = x_bytes + params + y_bytes, y_bytes + x_bytes + params
+    assert rows[0] == (*first, backward, (flops, flops, forward_bytes, backward_bytes))
     assert rows[1][:5] == ("relu1", "ReLU", (32, 20), (32, 20), 0)
     assert rows[2][:5] == ("fc2", "Linear", (32, 20), (32, 3), 63)
 
@@ -33,7 +36,8 @@ def test_filters_that_are_not_trained_multiply_and_have_no_gradient():
     model = serial(first=FixedConv(torch.ones(6, 3, 2, 2)))
     (row,) = tabulate(model, torch.zeros(5, 3, 4, 4))
     assert row[:5] == ("first", "FixedConv 2x2", (5, 3, 4, 4), (5, 6, 3, 3), 6)
-    assert row[5:] == ("(45 x 12)(12 x 6) = (45 x 6)", "dx = (45 x 6)(6 x 12)")
+    assert row[5:7] == ("(45 x 12)(12 x 6) = (45 x 6)", "dx = (45 x 6)(6 x 12)")
+    assert row.cost[:2] == (2 * 45 * 12 * 6, 0)  # of the first layer there is no dx
 
 
 def test_both_backends_have_the_same_cnn():

@@ -18,7 +18,7 @@ try:
 except ImportError:  # the test that calls this is skipped then
     atheris = None
 
-with atheris.instrument_imports(include=["core"]) if atheris else contextlib.nullcontext():
+with atheris.instrument_imports(include=["purenets.core"]) if atheris else contextlib.nullcontext():
     from purenets import UserError, data, random, runs
     from purenets.core.runs import checkpoint, history
     from scripts import train_mlp_numpy

@@ -299,6 +299,7 @@ def calls_of_core() -> list[Call]:
         (palindromes.mirror_digits, {"half": Y[None, :2], "T": 4}),
         (palindromes.inputs_and_targets, {"digits": Y[None], "one_hot": True}),
         (dataset.generate_palindrome, {"length": 4, "key": random.key(0)}),
+        (dataset.collate, {"items": dataset.Items(X, Y)}),
     ]
 
 

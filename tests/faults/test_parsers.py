@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def test_bytes_that_lead_to_new_code_are_taken_or_refused(name, tmp_path):
     command = [sys.executable, "-m", "tests.faults.parsers", name, str(runs), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"DONE +cov: [1-9]", done.stderr), "nothing of purenets is instrumented"
     counts = json.loads((tmp_path / "counts.json").read_text())
     assert counts["tried"] == runs
     record(f"coverage-guided: {name}", **counts, other=runs - counts["taken"] - counts["refused"])

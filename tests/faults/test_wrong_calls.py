@@ -17,8 +17,8 @@ def test_wrong_calls_end_in_one_line():
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    counts = {"functions": found["functions"]} | found["counts"]
-    record("wrong calls", **counts, of=found["of"], raw_errors=len(found["wrong"]))
+    counts = found["counts"] | {"of": found["of"], "raw_errors": len(found["wrong"])}
+    record("wrong calls", functions=found["functions"], **counts)
     assert found["without"] == [], "needs a good call in tests/faults/public.py"
     assert offenders(found["wrong"]) == {}
 

@@ -269,7 +269,7 @@ EXPERIMENTS = [
     ),
     Mutation(
         "the factors of the Gram order in one step too few",
-        "core/optim/newton_schulz.py",
+        "core/optim/methods/newton_schulz.py",
         "    for _ in range(steps - 1):",
         "    for _ in range(steps - 2):",
         "tests/core/test_newton_schulz.py::"
@@ -432,7 +432,7 @@ OPTIMIZERS = [
     ),
     Mutation(
         "the running mean weighs the new value by beta",
-        "core/optim/arithmetic.py",
+        "core/optim/internals/arithmetic.py",
         '    """beta mean + (1 - beta) new."""\n    weight = 1 - beta\n',
         '    """beta mean + (1 - beta) new."""\n    weight = beta\n',
         f"{TORCH_TWINS} -k adamax",
@@ -474,7 +474,7 @@ OPTIMIZERS = [
     ),
     Mutation(
         "Muon's matrices are orthogonalized by another polynomial",
-        "core/optim/newton_schulz.py",
+        "core/optim/methods/newton_schulz.py",
         "x = a * x + (b * gram + c * (gram @ gram)) @ x",
         "x = a * x + (b * gram - c * (gram @ gram)) @ x",
         f"{PUBLISHED}::test_muon_makes_singular_values_about_one",
@@ -503,13 +503,13 @@ OPTIMIZERS = [
     Mutation(
         "one_cycle starts at its peak",
         "core/optim/schedules.py",
-        "cosine(low, top, peak), cosine(peak",
-        "cosine(peak, top, peak), cosine(peak",
+        "parts, ends = [line(low, top, peak)], [top]",
+        "parts, ends = [line(peak, top, peak)], [top]",
         "tests/core/test_schedule.py::test_equals_its_twin_in_torch",
     ),
     Mutation(
         "schedule-free gradients at the average",
-        "core/optim/schedule_free.py",
+        "core/optim/methods/schedule_free.py",
         "b * x + (1 - b) * z - y",
         "x - y",
         f"{PUBLISHED}::test_schedule_free_by_hand",
@@ -523,7 +523,7 @@ OPTIMIZERS = [
     ),
     Mutation(
         "beta-lasso keeps small weights",
-        "core/optim/beta_lasso.py",
+        "core/optim/methods/beta_lasso.py",
         "abs(p + u) < beta * lam, -p, u",
         "abs(p + u) < lam, -p, u",
         "tests/core/test_sparse.py::test_beta_lasso_is_the_algorithm_of_the_paper",
@@ -1028,7 +1028,7 @@ PRIVACY_AND_PROCESSES = [
     ),
     Mutation(
         "all examples drop the same units",
-        "torch_nets/analysis/per_example.py",
+        "torch_nets/analysis/ghost_pass.py",
         "    return random.split(key, n)\n",
         "    return key.expand(n, -1)\n",
         f"{PER_EXAMPLE}::test_each_example_has_a_dropout_of_its_own",

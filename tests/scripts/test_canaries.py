@@ -242,6 +242,9 @@ def test_each_column_of_a_sweep_is_that_of_its_images():
         *("validation", "validation, mean over views", "test", "test, mean over views")
     ]
     assert cells[2:6] == ["20.00", "25.00", "30.00", "40.00"]
+    head, cells = cifar10_sweep.table([row | {"valid_views_accuracy": None}]).rows
+    assert not any("validation, mean" in text for text in head)
+    assert cells[2:5] == ["20.00", "30.00", "40.00"]
 
 
 # --- MLPs -----------------------------------------------------------------------------------------

@@ -122,6 +122,24 @@ def test_every_setting_that_was_tried_is_a_row_with_its_curves(tmp_path, monkeyp
     assert all(0 < row["valid_views_accuracy"] < 1 for row in rows)
 
 
+@pytest.mark.parametrize("script", [cifar10_sweep, cnn_sweep])
+def test_rows_of_other_images_are_not_mixed_with_those_of_a_sweep(script, tmp_path, monkeypatch):
+    def never(*arguments):
+        raise AssertionError("no training is to begin")
+
+    monkeypatch.setattr(script, "trained", never)
+    copy = "python scripts/cnn_train.py --data folder --data_dir data/copy --out runs/a"
+    row = a_row("other", 0, 0.9, command=copy, git_commit="c" * 40, machine="m")
+    about = {"n": 1, "git_commit": "c" * 40, "machine": "m"}
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(about | {"rows": [row]}))
+    before = path.read_bytes()
+    config = script.Config(**DIGITS, seeds=1, out=str(tmp_path / "runs"), results=str(path))
+    with pytest.raises(UserError, match=r"--results .*: holds rows of copy, not of digits; name"):
+        script.main(config)
+    assert path.read_bytes() == before
+
+
 def test_an_ingredient_counts_by_the_difference_of_the_same_seeds():
     rows = [a_row("cnn", 0, 0.80), a_row("cnn", 1, 0.90), a_row("cnn", 2, 0.85)]
     rows += [a_row("cnn: no crop", 0, 0.79), a_row("cnn: no crop", 1, 0.87)]
@@ -144,7 +162,8 @@ def test_an_ingredient_counts_by_the_difference_of_the_same_seeds():
 def test_training_is_drawn_beside_validation():
     rows = [a_row("cnn 94", seed, 0.8 + seed / 100) for seed in range(2)] + [a_row("mlp", 0, 0.5)]
     figure = figures.learning_curves(rows)
-    assert [axis.get_title() for axis in figure.axes] == ["cnn 94", "cnn 94", "mlp", "mlp"]
+    titles = ["cnn 94 (n = 2)", "cnn 94 (n = 2)", "mlp (n = 1)", "mlp (n = 1)"]
+    assert [axis.get_title() for axis in figure.axes] == titles
     assert [len(axis.lines) for axis in figure.axes] == [4, 4, 2, 2]
     accuracy = figure.axes[1]
     assert list(accuracy.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
@@ -161,8 +180,11 @@ def test_runs_without_validation_images_show_the_training():
             {k: v for k, v in point.items() if not k.startswith("valid")}
             for point in row["history"]
         ]
-        row["test"] = {"accuracy": 0.9}
-    assert [len(axis.lines) for axis in figures.learning_curves(rows).axes] == [2, 2]
+        row["test"] = {"loss": 0.4, "accuracy": 0.9}
+    loss, accuracy = figures.learning_curves(rows).axes
+    assert loss.get_title() == accuracy.get_title() == "cnn 94 (n = 2, none held out)"
+    for drawn, star in ((loss, 0.4), (accuracy, 0.9)):  # a line and a star for each run
+        assert [list(line.get_ydata()) for line in drawn.lines[2:]] == [[star], [star]]
     (axis,) = figures.over_minutes(rows).axes
     assert axis.get_ylabel() == "validation or training accuracy"
     assert list(axis.lines[0].get_ydata()) == [0.5, 0.5, 0.5]

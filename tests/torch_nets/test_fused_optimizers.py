@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from purenets import make_step, optim, schedules, train_state, tree
-from purenets.core.optim import kernels
+from purenets.core.optim.internals import kernels
 from purenets.core.vector_dict import MAX_MEAN_SIZE, vector_of
 from purenets.torch_nets.fast import fused_optimizers
 

@@ -18,16 +18,22 @@ from purenets.torch_nets import (
     losses,
     stack_states,
 )
-from purenets.torch_nets.analysis import ghost, ghost_terms
+from purenets.torch_nets.analysis import ghost_pass, ghost_terms
 from purenets.torch_nets.analysis.ghost import (
     clip_factors,
     clipped_sum,
     clipped_sum_by_vmap,
     ghost_norms,
 )
+from purenets.torch_nets.analysis.ghost_pass import Backward
 from purenets.torch_nets.analysis.ghost_terms import Each, Geometry, Outer, Rows, Windows
-from purenets.torch_nets.analysis.per_example import example_grad_norms, per_example_grads
+from purenets.torch_nets.analysis.per_example import (
+    example_grad_norms,
+    per_example_grads,
+    per_example_grads_by_vmap,
+)
 from purenets.torch_nets.analysis.privacy import dp_grad_fn
+from purenets.torch_nets.fast.recurrence import fused
 from purenets.torch_nets.layers import serial
 
 KEY = torch.as_tensor(random.key(5))
@@ -72,6 +78,22 @@ def built(make, *shape):
     return from_module(net)
 
 
+def fused_rnn():
+    """The fused recurrence of training, on inputs that have a gradient."""
+    shapes = {"w": (4, 4), "W_hx": (5, 4), "W_hh": (5, 5), "b_h": (5,), "out": (3, 5)}
+    return custom(
+        shapes,
+        lambda p, x: F.linear(fused(F.linear(x, p["w"]), p["W_hx"], p["W_hh"], p["b_h"]), p["out"]),
+    )
+
+
+def counted(monkeypatch):
+    """Return a list that gets an element for each backward pass of the factors."""
+    calls, original = [], ghost_pass.backward
+    monkeypatch.setattr(ghost_pass, "backward", lambda *args: calls.append(1) or original(*args))
+    return calls
+
+
 NETS = {
     "mlp": (lambda: MLP(5, [8], 3), lambda: draw(6, 5)),
     "cnn": (
@@ -96,6 +118,7 @@ NETS = {
         lambda: draw(6, 2, 19),
     ),
     "rnn": (lambda: VanillaRNN(7, 1, 9, 3), lambda: draw(6, 7, 1)),
+    "fused rnn": (fused_rnn, lambda: draw(6, 7, 4)),
     "lstm": (
         lambda: serial(
             lstm=layers.LSTM(4, 5, num_layers=2, bidirectional=True), last=layers.LastStep(),
@@ -160,7 +183,7 @@ def close(a, b):
 @every_net
 def test_norms_and_clipped_sums_are_those_of_materialized_gradients(name):
     model, params, buffers, batch = setting(name)
-    grads, expected_losses = per_example_grads(model)(params, buffers, batch)
+    grads, expected_losses = per_example_grads_by_vmap(model)(params, buffers, batch)
     norms = example_grad_norms(grads)
     found, found_losses = ghost_norms(model)(params, buffers, batch)
     close(found, norms)
@@ -191,7 +214,7 @@ def test_factors_are_used_and_no_argument_is_changed(name, monkeypatch):
         monkeypatch.setattr(kind, "smallest", lambda term: term)
     model, params, buffers, batch = setting(name)
     before = [leaf.clone() for part in (params, buffers) for leaf in part.values()]
-    grads, _ = per_example_grads(model)(params, buffers, batch)
+    grads, _ = per_example_grads_by_vmap(model)(params, buffers, batch)
     sums, _ = clipped_sum(model, 1.0)(params, buffers, batch)
     factors = clip_factors(example_grad_norms(grads), 1.0)
     for leaf, grad in grads.items():
@@ -231,10 +254,100 @@ def test_no_gradient_of_all_examples_is_made(model, x, most):
     params, buffers = model.init(KEY)
     batch = random.normal(KEY, x), torch.arange(50) % 3
     with Largest() as by_vmap:
-        per_example_grads(model)(params, buffers, batch)
+        per_example_grads_by_vmap(model)(params, buffers, batch)
     with Largest() as by_ghost:
         clipped_sum(model, 1.0)(params, buffers, batch)
     assert by_ghost.elements <= most < by_vmap.elements
+
+
+# --- the gradients themselves ---------------------------------------------------------------------
+
+BY_VMAP = ("known and unknown", "transposed")  # they use a matrix in a way that no rule knows
+
+
+@every_net
+def test_gradients_are_those_of_vmap(name, monkeypatch):
+    model, params, buffers, batch = setting(name)
+    expected, expected_losses = per_example_grads_by_vmap(model)(params, buffers, batch)
+    seen, original = [], Backward.each
+    monkeypatch.setattr(Backward, "each", lambda *args: seen.append(1) or original(*args))
+    for chunk_size in (None, 4):
+        options = {"chunk_size": chunk_size}
+        grads, found_losses = per_example_grads(model, **options)(params, buffers, batch)
+        assert [*grads] == [*params]
+        for leaf, grad in expected.items():
+            close(grads[leaf], grad)
+        close(found_losses, expected_losses)
+        norms, _ = per_example_grads(model, reduce=tree.norm, **options)(params, buffers, batch)
+        close(norms, example_grad_norms(expected))
+    assert len(seen) == (0 if name in BY_VMAP else 2 * (1 + 2))
+
+
+@pytest.mark.parametrize("name", ["mlp", "convolutions"])
+def test_gradients_under_jit_are_the_same(name):
+    model, params, buffers, batch = setting(name)
+    expected, _ = per_example_grads_by_vmap(model)(params, buffers, batch)
+    found, _ = jit(per_example_grads(model))(params, buffers, batch)
+    for leaf, grad in expected.items():
+        close(found[leaf], grad)
+
+
+def test_gradients_have_the_dtype_of_the_params():
+    model, params, buffers, (x, y) = setting("mlp")
+    params = tree.cast(params, "bfloat16")
+    found, losses_ = per_example_grads(model)(params, buffers, (x.bfloat16(), y))
+    expected, expected_losses = per_example_grads_by_vmap(model)(params, buffers, (x.bfloat16(), y))
+    assert losses_.dtype == expected_losses.dtype
+    for leaf in params:
+        torch.testing.assert_close(found[leaf], expected[leaf], rtol=0.02, atol=1e-3)
+
+
+def test_gradients_can_be_differentiated():
+    model, params, buffers, batch = setting("mlp")
+    way = per_example_grads(model)
+    square = lambda params: sum(g.square().sum() for g in way(params, buffers, batch)[0].values())
+    expected = torch.func.grad(square)(params)
+    leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+    square(leaves).backward()  # by plain autograd
+    for name in params:
+        close(leaves[name].grad, expected[name])
+
+
+def test_a_model_may_map_over_something_of_its_own():
+    """There the axis that vmap hides is not that of the examples."""
+    inner = lambda p, x: torch.func.vmap(lambda v: F.linear(v, p["w"]))(x[0]).sum(0)[None]
+    model, batch = custom({"w": (3, 5)}, inner), (draw(6, 4, 5), ONES)
+    params, _ = model.init(KEY)
+    expected, _ = per_example_grads_by_vmap(model)(params, {}, batch)
+    close(per_example_grads(model)(params, {}, batch)[0]["w"], expected["w"])
+    close(ghost_norms(model)(params, {}, batch)[0], example_grad_norms(expected))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.cross_entropy,
+        losses.label_smoothed(0.1),
+        F.cross_entropy,
+        losses.focal(2.0),
+        lambda x, y: losses.cross_entropy(x, torch.eye(3, dtype=x.dtype)[y]),
+        lambda x, y: losses.mse(x, torch.eye(3, dtype=x.dtype)[y]),
+    ],
+)
+def test_losses_of_all_kinds(loss):
+    model, params, buffers, batch = setting("mlp")
+    expected, expected_losses = per_example_grads_by_vmap(model, loss)(params, buffers, batch)
+    found, found_losses = per_example_grads(model, loss)(params, buffers, batch)
+    close(found_losses, expected_losses)
+    for leaf in params:
+        close(found[leaf], expected[leaf])
+
+
+def test_a_class_that_does_not_exist_is_named():
+    model, params, buffers, (x, y) = setting("mlp")
+    for way in (per_example_grads, ghost_norms):
+        with pytest.raises(UserError, match="target 7 is none of the classes 0 to 2"):
+            way(model)(params, buffers, (x, torch.where(y == 2, 7, y)))
 
 
 # --- terms ----------------------------------------------------------------------------------------
@@ -334,7 +447,7 @@ def test_outputs_and_inputs_of_several_arrays():
     loss = lambda outputs, y: losses.cross_entropy(outputs["logits"], y)
     params, _ = init(None)
     norms, _ = ghost_norms(model, loss)(params, {}, batch)
-    close(norms, example_grad_norms(per_example_grads(model, loss)(params, {}, batch)[0]))
+    close(norms, example_grad_norms(per_example_grads_by_vmap(model, loss)(params, {}, batch)[0]))
     _, (_, outputs) = clipped_sum(model, 1.0, loss, chunk_size=4)(params, {}, batch)
     close(outputs["logits"], F.linear(batch[0]["a"] + batch[0]["b"], params["w"]))
     assert torch.equal(outputs["both"][1], batch[0]["b"])
@@ -353,7 +466,7 @@ def test_each_example_draws_with_a_key_of_its_own():
     params, _ = model.init(KEY)
     batch = draw(6, 5).float(), ONES
     norms, _ = ghost_norms(model, train=True)(params, {}, batch, KEY)
-    expected, _ = per_example_grads(model, train=True)(params, {}, batch, KEY)
+    expected, _ = per_example_grads_by_vmap(model, train=True)(params, {}, batch, KEY)
     torch.testing.assert_close(norms, example_grad_norms(expected))
     with pytest.raises(UserError, match="needs a key"):
         ghost_norms(model, train=True)(params, {}, batch)
@@ -396,9 +509,8 @@ def test_a_net_without_gradients_has_norms_of_zero():
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_dp_takes_the_ghost_way_unless_fast_operations_are_off(fast, monkeypatch):
-    monkeypatch.setattr(ghost, "enabled", lambda: fast)
-    calls, original = [], ghost.backward
-    monkeypatch.setattr(ghost, "backward", lambda *args: calls.append(1) or original(*args))
+    monkeypatch.setattr(ghost_pass, "enabled", lambda: fast)
+    calls = counted(monkeypatch)
     model, params, buffers, batch = setting("mlp")
     grads, _ = dp_grad_fn(model, 0.5, 0.0)(params, buffers, batch, None)
     assert len(calls) == fast

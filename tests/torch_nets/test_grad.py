@@ -14,7 +14,7 @@ from purenets import (
     train_state,
     tree,
 )
-from purenets.core.optim import kernels
+from purenets.core.optim.internals import kernels
 from purenets.core.vector_dict import VectorDict, vector_of
 from purenets.torch_nets import MLP, ensemble, grad_fn, jit, stack_states
 from purenets.torch_nets import grad as grad_module

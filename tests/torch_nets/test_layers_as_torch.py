@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from purenets import UserError, init_state, make_step, optim, random, tree
 from purenets.core.report.tabulate import tabulate
@@ -188,6 +190,15 @@ def test_tables_count_every_parameter(name):
     )
     assert sum(row.params for row in rows) == sum(p.numel() for p in params.values())
     assert all(row.operation != "custom" for row in rows)
+
+
+@every_layer
+def test_tables_tell_the_operations_that_torch_counts(name):
+    model, _, params, buffers, x = setting(name)
+    rows = tabulate(model, x, params, buffers)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.apply(params, buffers, x)
+    assert sum(row.cost.forward_flops for row in rows) == counter.get_total_flops()
 
 
 def test_a_table_tells_lookups_and_transposed_convolutions_from_products():

@@ -19,6 +19,7 @@ from purenets.torch_nets.analysis.per_example import (
     leaf_grad_norms,
     noise_scale,
     per_example_grads,
+    per_example_grads_by_vmap,
     top_loss_indices,
 )
 from purenets.torch_nets.analysis.privacy import (
@@ -105,7 +106,7 @@ def test_a_trained_rnn_may_use_its_fused_recurrence():
 def test_outer_products_are_multiplications_with_the_same_bits(monkeypatch):
     model, params, buffers, batch = setting("mlp")
     monkeypatch.setattr(outer_products, "MIN_ELEMENTS", 0)
-    found, _ = per_example_grads(model)(params, buffers, batch)
+    found, _ = per_example_grads_by_vmap(model)(params, buffers, batch)
     calls = []
     original = outer_products._OuterProducts.__torch_dispatch__
 
@@ -114,10 +115,10 @@ def test_outer_products_are_multiplications_with_the_same_bits(monkeypatch):
         return original(self, func, types, args, kwargs)
 
     monkeypatch.setattr(outer_products._OuterProducts, "__torch_dispatch__", counted)
-    per_example_grads(model)(params, buffers, batch)
+    per_example_grads_by_vmap(model)(params, buffers, batch)
     assert sum(calls) == 2  # one for each layer
     monkeypatch.setattr(outer_products, "MIN_ELEMENTS", 1 << 22)
-    plain, _ = per_example_grads(model)(params, buffers, batch)
+    plain, _ = per_example_grads_by_vmap(model)(params, buffers, batch)
     assert sum(calls) == 2
     assert all(torch.equal(found[name], plain[name]) for name in plain)
 

@@ -158,7 +158,7 @@ def test_an_exported_program_is_the_same(name):
     torch.testing.assert_close(program.module()(other), module(other), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "reader"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "rnn", "reader"])
 def test_onnx_gives_the_same_logits(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     pytest.importorskip("onnxscript", reason="needs the extra onnx")

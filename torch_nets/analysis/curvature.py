@@ -29,7 +29,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
-from purenets.core.optim.elementwise import apply_updates
+from purenets.core.optim.internals.elementwise import apply_updates
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.grad import expect_param_tensors
 from purenets.torch_nets.losses import cross_entropy

@@ -10,13 +10,16 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from purenets.core.kernel_rules import product_rule
 from purenets.torch_nets.analysis.ghost_terms import Each, Geometry, Outer, Rows, Windows
-from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.fast import enabled, matmul
+from purenets.torch_nets.fast.batched import outside_vmap
 from purenets.torch_nets.layers.basic import linear
 from purenets.torch_nets.layers.convolutions import conv2d
+from purenets.torch_nets.losses import NOTHING_IGNORED
 
 
 class Leaf(NamedTuple):
@@ -223,6 +226,64 @@ def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
     return ghost.call(lambda x: f(x, *values), terms, x, after=lambda y, x: y.view(x.shape))
 
 
+# --- recurrence -----------------------------------------------------------------------------------
+
+
+def _recurrence(ghost, x, W_hx, W_hh, b_h):
+    """The fused recurrence of `VanillaRNN`: (steps, batch, inputs) -> the last h.
+
+    Its other output, all states, is for its backward pass only and None here.
+    """
+    leaves, kept = [ghost.leaf(weight) for weight in (W_hx, W_hh, b_h)], {}
+    if None in leaves or any(leaf.transposed for leaf in leaves):
+        return NotImplemented
+    by_x, by_h, offset = leaves
+
+    def run(x):
+        rows = rearrange(x, "n t b i -> t (n b) i")
+        last, kept["states"] = torch.ops.purenets.recurrence(rows, *(leaf.value for leaf in leaves))
+        return last
+
+    def terms(x, dy):
+        states, by_example = kept["states"].to(dy.dtype), "t (n b) h -> n (t b) h"
+        da = fused_recurrence.all_da(dy, states, by_h.value.to(dy.dtype))
+        da_of, states = (rearrange(part, by_example, n=len(x)) for part in (da, states))
+        b = x.shape[2]
+        return {
+            by_x.name: Outer(x.flatten(1, 2), da_of),
+            by_h.name: Outer(states[:, :-b], da_of[:, b:]),
+            offset.name: Each(da_of.sum(1)),
+        }
+
+    return ghost.call(run, terms, x, after=lambda y, x: y.unflatten(0, (len(x), x.shape[2]))), None
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def _cross_entropy(
+    ghost,
+    input,
+    target,
+    weight=None,
+    size_average=None,
+    ignore_index=-100,
+    reduce=None,
+    reduction="mean",
+    label_smoothing=0.0,
+):
+    """The mean over one example, of all examples in one call; no leaf takes part."""
+    plain = (weight, size_average, reduce, reduction) == (None, None, None, "mean")
+    if not plain or input.ndim != 2 or len(input) != 1 or ignore_index != NOTHING_IGNORED:
+        return NotImplemented
+    options = {"reduction": "none", "label_smoothing": label_smoothing}
+    return outside_vmap(
+        lambda x, t: F.cross_entropy(x[:, 0], t[:, 0], ignore_index=ignore_index, **options),
+        input,
+        target,
+    )
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 RULES = {
@@ -236,11 +297,16 @@ RULES = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
+    F.cross_entropy: _cross_entropy,
     torch.addmm: _addmm,
     **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _matmul),
 }
 if matmul.ONEDNN:
     RULES[torch.ops.purenets.product] = _matmul
+if enabled():
+    from purenets.torch_nets.fast import fused_recurrence
+
+    RULES[torch.ops.purenets.recurrence] = _recurrence
 
 TRANSPOSES = (Tensor.T.__get__, Tensor.mT.__get__, Tensor.t, torch.t)
 SAME = (Tensor.clone, torch.clone, Tensor.contiguous, Tensor.view_as)  # hand a leaf on as it is

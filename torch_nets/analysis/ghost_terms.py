@@ -69,6 +69,8 @@ class Outer(NamedTuple):
         return matmul.product(dy.flatten(0, 1).mT, x.flatten(0, 1))
 
     def each(self) -> Tensor:
+        if self.x.shape[1] == 1:  # a library would be called for each example
+            return self.dy.mT * self.x
         return self.dy.mT @ self.x
 
     def smallest(self) -> "Each | Outer":

@@ -1,4 +1,4 @@
-"""One gradient for each example of a batch, by torch.func.vmap, and what is made of them.
+"""One gradient for each example of a batch, and what is made of them.
 
     grads, losses = per_example_grads(model)(params, buffers, (x, y))
     grads["fc1.weight"].shape  # (batch, out, in)
@@ -6,16 +6,21 @@
     norms, _ = norm_fn(params, buffers, (x, y))  # (batch,)
 
 Any model will do whose examples do not mix: BatchNorm only in evaluation mode, which is the default
-here. `check_per_example` tells. `reduce` is applied to each example's dict inside of the vmap, so
-that no more than `chunk_size` gradients are held at a time.
+here. `check_per_example` tells. `reduce` is applied to each example's dict, chunk by chunk, so that
+no more than `chunk_size` gradients are held at a time.
+
+A net whose matrices are used in known operations only (`ghost_rules`) takes one backward pass of
+the whole batch, and the gradients are products of what that tells (`ghost_pass`). All others, and
+all under torch.func and torch.compile, are differentiated by torch.func.vmap.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from purenets.core import random, tree
+from purenets.core import tree
 from purenets.core.arguments import (
     NOT_NEGATIVE,
     expect_dicts,
@@ -28,9 +33,21 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
+from purenets.torch_nets.analysis.ghost_pass import (
+    UnknownUse,
+    can_trace,
+    chunks,
+    concatenated,
+    example_keys,
+)
 from purenets.torch_nets.fast.outer_products import by_multiplication
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 from purenets.torch_nets.losses import cross_entropy
+
+
+def unchanged(grads: Params) -> Params:
+    """Return its argument."""
+    return grads
 
 
 def per_example_grads(
@@ -39,7 +56,7 @@ def per_example_grads(
     *,
     train: bool = False,
     chunk_size: int | None = None,
-    reduce: Callable[[Params], object] = lambda grads: grads,
+    reduce: Callable[[Params], object] = unchanged,
 ) -> Callable:
     """Return `f(params, buffers, batch, key=None) -> (grads, losses)`.
 
@@ -49,11 +66,40 @@ def per_example_grads(
     Args:
         train: apply the model in training mode.
         chunk_size: examples at a time, None for all; it limits the memory.
-        reduce: applied to each example's gradient before the next chunk.
+        reduce: applied to each example's gradient before the next chunk, by torch.func.vmap.
         key: with `train`, for models that draw; each example gets a key of its own.
 
     Raises:
         UserError: for a chunk that holds no example, and for an empty batch.
+    """
+    options = {"train": train, "chunk_size": chunk_size}
+    by_vmap = per_example_grads_by_vmap(model, loss, reduce=reduce, **options)
+    reduced = reduce if reduce is unchanged else torch.func.vmap(reduce)
+
+    def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
+        expect_tensors(params, batch)
+        count_examples(batch, "per_example_grads")
+        if can_trace(params, buffers, batch):
+            with contextlib.suppress(UnknownUse):
+                parts = chunks(model, loss, params, buffers, batch, key, only_known=True, **options)
+                return concatenated([(reduced(part.each(params)), part.losses) for part in parts])
+        return by_vmap(params, buffers, batch, key)
+
+    return per_example
+
+
+def per_example_grads_by_vmap(
+    model: Model,
+    loss: Callable = cross_entropy,
+    *,
+    train: bool = False,
+    chunk_size: int | None = None,
+    reduce: Callable[[Params], object] = unchanged,
+) -> Callable:
+    """Return what `per_example_grads` returns, by torch.func.vmap for every model.
+
+    It is taken for models with operations that no rule knows and under transforms of torch.func,
+    and tells whether `per_example_grads` is right.
     """
     expect_models("per_example_grads", ("apply",), model=model)
     expect_functions("per_example_grads", loss=loss, reduce=reduce)
@@ -88,11 +134,6 @@ def check_chunk(chunk_size: int | None) -> None:
     """Raise a UserError unless a chunk holds at least one example."""
     if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
         raise UserError(f"chunk_size: {chunk_size!r}, needs a positive integer, or None for all")
-
-
-def example_keys(key: Tensor, n: int) -> Tensor:
-    """A key for each of n examples: (n, 2)."""
-    return random.split(key, n)
 
 
 def check_per_example(

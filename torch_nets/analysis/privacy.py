@@ -24,7 +24,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.batch import count_examples, map_arrays
-from purenets.core.optim.hyper import first_leaf, is_zero
+from purenets.core.optim.internals.hyper import first_leaf, is_zero
 from purenets.torch_nets.analysis.accounting import rdp_epsilon, smallest_noise
 from purenets.torch_nets.analysis.ghost import clipped_sum
 from purenets.torch_nets.analysis.noise import add_noise

@@ -214,8 +214,10 @@ def compile_graph(
     autocast = torch._C._is_any_autocast_enabled()
     patches = {"size_asserts": False}  # the caller has compared sizes and strides
     on_cpu = all(x.device.type == "cpu" for x in examples)
-    if on_cpu and any(_is_loop(node) for node in graph.graph.nodes):
-        patches["cpp_wrapper"] = True  # the loop itself in C++ too
+    if any(_is_loop(node) for node in graph.graph.nodes):
+        # Inductor (2.14) may hand a buffer that a loop still reads to another kernel of the graph.
+        patches |= {"allow_buffer_reuse": False, "inplace_buffers": False}
+        patches["cpp_wrapper"] = on_cpu  # the loop itself in C++ too
     inner: list[Callable] = []
     try:
         # Casts are in the graph already; that the code cannot be saved matters to nobody.

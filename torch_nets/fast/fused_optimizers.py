@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from purenets.core import vector_dict
-from purenets.core.optim.kernels import Leaves, Rule
+from purenets.core.optim.internals.kernels import Leaves, Rule
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.tracing import is_tracing
 

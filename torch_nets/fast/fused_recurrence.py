@@ -58,13 +58,13 @@ def _backward(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h):
     """From dL/dh of the last step back to the first; fills dx if it is not empty, dW_hx, dW_hh and
     db_h, which are zeros. `da` is dL/da(t) of a(t) = W_hx x(t) + W_hh h(t-1) + b_h."""
     if W_hh.ndim == 2:
-        _fill_by_products(_all_da(dh, states, W_hh), states, x, W_hx, dx, dW_hx, dW_hh, db_h)
+        _fill_by_products(all_da(dh, states, W_hh), states, x, W_hx, dx, dW_hx, dW_hh, db_h)
     else:
         _fill_by_steps(dh, states, x, W_hx, W_hh, dx, dW_hx, dW_hh, db_h)
 
 
-def _all_da(dh, h, W_hh):
-    """da(t) of all steps, of one network.
+def all_da(dh, h, W_hh):
+    """Return da(t) = dL/da(t) of all steps, of one network.
 
     dh: (rows, hidden), h and result: (steps, rows, hidden).
     """
@@ -183,7 +183,7 @@ def _backward_of_examples(dh, states, x, W_hx, W_hh, needs_dx):
     First all da(t), with members as more examples, then each gradient as one product over time.
     """
     h = rearrange(states, "m t b h -> t (m b) h")
-    das = _all_da(rearrange(dh, "m b h -> (m b) h"), h, W_hh)
+    das = all_da(rearrange(dh, "m b h -> (m b) h"), h, W_hh)
     das = rearrange(das, "t (m b) h -> m t b h", m=dh.shape[0], b=dh.shape[1])
     dx = das @ W_hx if needs_dx else x.new_empty(len(x), 0)
     rows = "m t b features -> m (t b) features"

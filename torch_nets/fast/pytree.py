@@ -1,6 +1,11 @@
-"""`VectorDict` as torch's pytrees know a dict: its leaves in order, and a plain dict when it is
-built again.
+"""Containers of tensors as torch's pytrees.
+
+`VectorDict` is known to them as a dict is: its leaves in order, and a plain dict when it is built
+again.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from torch.utils import _pytree
 
@@ -18,3 +23,8 @@ def register() -> None:
             serialized_type_name="purenets.VectorDict",
             flatten_with_keys_fn=known.flatten_with_keys_fn,
         )
+
+
+def map_trees(f: Callable[..., Any], *trees: Any) -> Any:
+    """Return a container with f of the leaves at each place of containers that are alike."""
+    return _pytree.tree_map(f, *trees)

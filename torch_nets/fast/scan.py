@@ -21,6 +21,7 @@ from purenets.core.base import UserError
 from purenets.core.nested import iter_leaves, iter_named, map_leaves, with_leaves
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.aot import trace_flat
+from purenets.torch_nets.fast.vmapped_scan import is_only_vmapped, vmapped_loop
 
 PACKED = 1 << 14  # elements of a leaf; a larger one costs more to copy than to allocate
 
@@ -28,13 +29,15 @@ PACKED = 1 << 14  # elements of a leaf; a larger one costs more to copy than to 
 def traced_loop(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, Any] | None:
     """Return `purenets.scan` as one operation of the graph that is being traced, if there is one.
 
-    None too under a transform of torch.func, or where autograd looks on: the plain loop is written
-    out in the graph then.
+    Under vmap it is the loop of the mapped body. None under another transform of torch.func, or
+    where autograd looks on: the plain loop is written out in the graph then.
     """
     if n < 2 or not enabled():
         return None
     if torch.compiler.is_dynamo_compiling():
         return _dynamo_loop(f, init, xs, n, reverse)
+    if is_only_vmapped() and is_tracing_graph():
+        return vmapped_loop(f, init, xs, n, reverse, unroll)
     if not is_traced(init, xs):
         return None
     if not all(isinstance(leaf, Tensor) for leaf in iter_leaves(init)):
@@ -47,16 +50,20 @@ def traced_loop(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, A
 
 def is_traced(*values: Any) -> bool:
     """Return True under the trace of `jit`, where nothing differentiates or maps."""
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
     leaves = [leaf for leaf in iter_leaves(values) if isinstance(leaf, Tensor)]
     return (
-        torch.compiler.is_compiling()
-        and get_proxy_mode() is not None
+        is_tracing_graph()
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
         and not (torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves))
     )
+
+
+def is_tracing_graph() -> bool:
+    """Return True under the trace of `jit`."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return torch.compiler.is_compiling() and get_proxy_mode() is not None
 
 
 def _after_first(f, init, xs, n: int, reverse: bool, unroll: int) -> tuple[Any, Any]:

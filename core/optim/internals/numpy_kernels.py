@@ -10,8 +10,8 @@ import functools
 import numpy as np
 
 from purenets.core.base import Array
-from purenets.core.optim.arithmetic import bias_correction
-from purenets.core.optim.kernels import Leaves, Rule
+from purenets.core.optim.internals.arithmetic import bias_correction
+from purenets.core.optim.internals.kernels import Leaves, Rule
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 

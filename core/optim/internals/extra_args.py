@@ -7,7 +7,9 @@ an update that needs neither has the plain signature `update(grads, opt_state, p
 import inspect
 from collections.abc import Callable, Iterable
 
-from purenets.core.base import Optimizer, Update
+from purenets.core.arrays import like, namespace
+from purenets.core.base import Array, Optimizer, Params, Update, UserError
+from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
 
 NAMES = ("value", "value_and_grad_fn")
 
@@ -42,3 +44,31 @@ def like_inner(update: Callable, inner: Iterable[Optimizer]) -> Update:
     if any(takes_extra_args(optimizer.update) for optimizer in inner):
         return update
     return lambda grads, state, params: update(grads, state, params)
+
+
+def need_value_and_grad_fn(name: str, value_and_grad_fn: Callable | None) -> Callable:
+    """Return `value_and_grad_fn`; a UserError that names the optimizer if it is missing."""
+    if value_and_grad_fn is None:
+        raise UserError(
+            f"{name}: update needs value_and_grad_fn, a function params -> (loss, grads); "
+            "make_step passes it"
+        )
+    return value_and_grad_fn
+
+
+def loss_value(
+    name: str, value: Array | None, value_and_grad_fn: Callable | None, params: Params
+) -> Array:
+    """Return the loss at `params`: `value`, or computed if that is missing.
+
+    Its dtype is that of the params, float32 at least. A UserError names the optimizer if neither is
+    there.
+    """
+    if value is None and value_and_grad_fn is None:
+        raise UserError(f"{name}: update needs value, the loss; make_step passes it")
+    if value is None:
+        value = value_and_grad_fn(params)[0]
+    number = count_to_dtype(zero_count(params), params)
+    if not hasattr(value, "dtype"):
+        return like(value, number)
+    return namespace(value).astype(value, number.dtype)

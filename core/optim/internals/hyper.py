@@ -83,8 +83,24 @@ def count_as_float(count: Array, grads: Params) -> float | Array:
     """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy,
     or a tensor on the CPU outside of torch.compile and of torch.func's transforms. Else as
     `count_to_dtype` has it."""
-    readable = isinstance(count, NUMPY) or (count.is_cpu and not is_tracing())
-    return float(count) if readable else count_to_dtype(count, grads)
+    return float(count) if is_readable(count) else count_to_dtype(count, grads)
+
+
+def is_concrete(x: Array) -> bool:
+    """Return True if `x` has a value: under no trace and no transform. To read it may wait for the
+    device, so this is for decisions about work that waits for it anyway, such as an
+    eigendecomposition.
+    """
+    return isinstance(x, NUMPY) or not is_tracing()
+
+
+def is_readable(x: Array) -> bool:
+    """Return True if reading the value of `x` waits for nothing, and nothing looks on: an array of
+    NumPy, or a tensor on the CPU outside of torch.compile and of torch.func's transforms.
+
+    A branch on such a value may leave out work that is not used elsewhere; results are the same.
+    """
+    return isinstance(x, NUMPY) or (x.is_cpu and not is_tracing())
 
 
 def first_leaf(params: Params) -> Array:

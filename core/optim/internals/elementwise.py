@@ -13,9 +13,9 @@ from purenets.core import tree
 from purenets.core.arguments import expect_dicts, expect_optimizers
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.blocks import advance_in_blocks
-from purenets.core.optim.kernels import advance_by_kernel, rule_of
-from purenets.core.optim.precision import (
+from purenets.core.optim.internals.blocks import advance_in_blocks
+from purenets.core.optim.internals.kernels import advance_by_kernel, rule_of
+from purenets.core.optim.internals.precision import (
     ERRORS,
     any_dtype,
     expect_like,

@@ -9,9 +9,9 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer
-from purenets.core.optim.arithmetic import sign
-from purenets.core.optim.extra_args import like_inner
-from purenets.core.optim.precision import any_dtype, real_only
+from purenets.core.optim.internals.arithmetic import sign
+from purenets.core.optim.internals.extra_args import like_inner
+from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.wrappers import Predicate, is_matrix
 
 

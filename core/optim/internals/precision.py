@@ -21,7 +21,7 @@ import numpy as np
 from purenets.core import tree
 from purenets.core.arrays import FULL, kind_of, namespace, widened
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
-from purenets.core.optim.extra_args import takes_extra_args
+from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.vector_dict import VectorDict, from_vector, vector_of
 
 
@@ -63,7 +63,11 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
 
     def update_with_loss(grads, state, params, **extra):
         full = are_full_pairs(grads, params)
-        return (plain if full else update_of_any)(grads, state, params, **extra)
+        try:
+            return (plain if full else update_of_any)(grads, state, params, **extra)
+        except ERRORS:
+            expect_update_of(init, grads, state, params)
+            raise
 
     chosen = update_with_loss if takes_extra_args(plain) else update
     chosen.full = plain
@@ -149,7 +153,7 @@ def are_full(leaves: Params) -> bool:
 
 def are_full_pairs(grads: Params, params: Params) -> bool:
     """Return True if all leaves of both are float32 or float64, and a gradient has its param's
-    shape.
+    shape and library.
     """
     if not isinstance(grads, dict) or not isinstance(params, dict):
         return are_full(grads) and are_full(params)
@@ -157,8 +161,10 @@ def are_full_pairs(grads: Params, params: Params) -> bool:
         return False
     for name, grad in grads.items():  # no generator: this is a part of every step
         param = params[name]
-        dtype, shape = getattr(grad, "dtype", None), getattr(grad, "shape", None)
-        if dtype not in FULL or getattr(param, "dtype", None) not in FULL or shape != param.shape:
+        dtype, param_dtype = getattr(grad, "dtype", None), getattr(param, "dtype", None)
+        if dtype not in FULL or param_dtype not in FULL or grad.shape != param.shape:
+            return False
+        if dtype is not param_dtype and type(dtype) is not type(param_dtype):
             return False
     return True
 
@@ -223,11 +229,11 @@ def refusing(name: str, optimizer: Optimizer) -> Optimizer:
         expect_real(name, params)
         return optimizer.init(params)
 
-    def update(grads, state, params):
+    def update(grads, state, params, **extra):
         expect_real(name, grads)
-        return optimizer.update(grads, state, params)
+        return optimizer.update(grads, state, params, **extra)
 
-    return Optimizer(init, update)
+    return Optimizer(init, _with_signature_of(optimizer, update))
 
 
 def as_pairs(optimizer: Optimizer) -> Optimizer:
@@ -239,13 +245,36 @@ def as_pairs(optimizer: Optimizer) -> Optimizer:
     def init(params):
         return _joined(optimizer.init(tree.map(_pairs, params)), params)
 
-    def update(grads, state, params):
+    def update(grads, state, params, *, value_and_grad_fn=None, **extra):
+        if value_and_grad_fn is not None:
+            extra["value_and_grad_fn"] = _of_pairs(value_and_grad_fn, params)
         state = {name: _split(part, params) for name, part in state.items()}
-        grads = tree.map(_as_complex, grads, params)
-        updates, state = optimizer.update(tree.map(_pairs, grads), state, tree.map(_pairs, params))
+        grads = _pairs_of_grads(grads, params)
+        updates, state = optimizer.update(grads, state, tree.map(_pairs, params), **extra)
         return tree.map(_join, updates, params), _joined(state, params)
 
-    return Optimizer(init, update)
+    return Optimizer(init, _with_signature_of(optimizer, update))
+
+
+def _with_signature_of(optimizer: Optimizer, update: Update) -> Update:
+    """Return `update`, which takes the loss only if the update of `optimizer` does."""
+    if takes_extra_args(optimizer.update):
+        return update
+    return lambda grads, state, params: update(grads, state, params)
+
+
+def _pairs_of_grads(grads: Params, params: Params) -> Params:
+    return tree.map(_pairs, tree.map(_as_complex, grads, params))
+
+
+def _of_pairs(value_and_grad_fn: Callable, params: Params) -> Callable:
+    """Return the function of params whose complex numbers are pairs."""
+
+    def f(pairs):
+        value, grads = value_and_grad_fn(tree.map(_join, pairs, params))
+        return value, _pairs_of_grads(grads, params)
+
+    return f
 
 
 def in_pairs(optimizer: Optimizer) -> Optimizer:

@@ -26,10 +26,16 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import dtype_called, namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params, UserError
-from purenets.core.optim.arithmetic import running_mean
-from purenets.core.optim.hyper import Hyper, init_count, next_count, resolve_hyper, unless_zero
-from purenets.core.optim.newton_schulz import METHODS
-from purenets.core.optim.precision import any_dtype, real_only, refusing
+from purenets.core.optim.internals.arithmetic import running_mean
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    init_count,
+    next_count,
+    resolve_hyper,
+    unless_zero,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
+from purenets.core.optim.methods.newton_schulz import METHODS
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,

@@ -75,8 +75,34 @@ def maximum(a: Array, b: Array) -> Array:
     return namespace(a).maximum(a, b)
 
 
+def full_like(a: Array, value: float | Array) -> Array:
+    """Return `value`, a number or a scalar array, in the shape and dtype of `a`."""
+    return value + namespace(a).zeros_like(a)
+
+
+def at_least(a: Array, bound: float | Array) -> Array:
+    """Return the larger of each element and a bound, a number or an array."""
+    return namespace(a).where(a < bound, full_like(a, bound), a)
+
+
+def at_most(a: Array, bound: float | Array) -> Array:
+    """Return the smaller of each element and a bound, a number or an array."""
+    return namespace(a).where(a > bound, full_like(a, bound), a)
+
+
+def nonzero(a: Array) -> Array:
+    """Return `a` with 1 in the place of 0, to divide by."""
+    xp = namespace(a)
+    return xp.where(a == 0, xp.ones_like(a), a)
+
+
 def choose(condition: Array, new: dict, old: dict) -> dict:
     """`new` where the scalar condition holds, else `old`; both are nested dicts of the same
     names.
     """
     return tree.map(lambda a, b: namespace(a).where(condition, a, b), new, old)
+
+
+def dot(a: Params, b: Params) -> Array:
+    """Return the inner product of two dicts of the same names."""
+    return sum(tree.leaves(tree.map(lambda x, y: (x * y).sum(), a, b)))

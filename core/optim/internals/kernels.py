@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.hyper import as_numbers, next_count, resolve_hyper
+from purenets.core.optim.internals.hyper import as_numbers, next_count, resolve_hyper
 from purenets.core.vector_dict import from_vector, packed, vector_of
 
 

@@ -22,10 +22,10 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
-from purenets.core.optim.arithmetic import maximum
-from purenets.core.optim.elementwise import elementwise_as
-from purenets.core.optim.extra_args import like_inner
-from purenets.core.optim.hyper import (
+from purenets.core.optim.internals.arithmetic import maximum
+from purenets.core.optim.internals.elementwise import elementwise_as
+from purenets.core.optim.internals.extra_args import like_inner
+from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
     init_count,
@@ -34,7 +34,7 @@ from purenets.core.optim.hyper import (
     unless_zero,
     zero_count,
 )
-from purenets.core.optim.precision import real_only
+from purenets.core.optim.internals.precision import real_only
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,

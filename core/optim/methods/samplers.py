@@ -13,8 +13,14 @@ from purenets.core import random, tree
 from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_hypers
 from purenets.core.arrays import like, namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params, UserError
-from purenets.core.optim.hyper import Hyper, first_leaf, resolve_hyper, unless_zero, zero_count
-from purenets.core.optim.precision import any_dtype, real_only
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    first_leaf,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.transforms import (
     add_decayed_weights,
     chain,

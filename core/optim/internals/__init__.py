@@ -1,0 +1,1 @@
+"""What optimizers are computed with: arithmetic, precision, vectors of all leaves, kernels."""

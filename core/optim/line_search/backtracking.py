@@ -1,0 +1,95 @@
+"""Backtracking: a step is shortened until the loss falls enough (Armijo 1966)."""
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    FROM_1,
+    NOT_NEGATIVE,
+    OPEN_FRACTION,
+    expect_hypers,
+    expect_integers,
+    expect_numbers,
+    expect_optimizers,
+)
+from purenets.core.arrays import namespace
+from purenets.core.base import Optimizer
+from purenets.core.optim.internals.arithmetic import at_most, dot, full_like, scaled
+from purenets.core.optim.internals.extra_args import (
+    loss_value,
+    need_value_and_grad_fn,
+    with_extra_args,
+)
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    init_count,
+    next_count,
+    resolve_hyper,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only
+from purenets.core.optim.line_search.masked_loop import masked_loop
+from purenets.core.optim.transforms import scale_by_learning_rate
+
+
+def backtracking(
+    lr: Hyper = 1.0,
+    direction: Optimizer | None = None,
+    c1: float = 1e-4,
+    shrink: float = 0.5,
+    grow: float = 2.0,
+    max_steps: int = 20,
+) -> Optimizer:
+    """Return steps t u with f(p + t u) <= f(p) + c1 t g u: u is -g, or another optimizer's update.
+
+    The first t that is tried is `grow` times the one of the update before, at most `lr`. Where none
+    of `max_steps` is short enough, or u does not go downhill, the params stay.
+
+    Args:
+        lr: the largest t.
+        direction: the optimizer whose updates are u, with a learning rate of 1.
+        c1: the part of the linear decrease that is enough.
+        shrink: the factor of t after each trial.
+        grow: the factor of t after each update.
+        max_steps: trials in an update, each an evaluation of the loss.
+
+    Returns:
+        An optimizer that needs `value_and_grad_fn`; its state has the entry "step", the last t.
+    """
+    expect_hypers("backtracking", NOT_NEGATIVE, lr=lr)
+    expect_numbers("backtracking", OPEN_FRACTION, c1=c1, shrink=shrink)
+    expect_numbers("backtracking", FROM_1, grow=grow)
+    expect_integers("backtracking", 1, max_steps=max_steps)
+    direction = scale_by_learning_rate(1.0) if direction is None else direction
+    expect_optimizers("backtracking", direction=direction)
+    inner_update = with_extra_args(direction.update)
+
+    def init(params):
+        number = count_to_dtype(zero_count(params), params)
+        first = full_like(number, resolve_hyper(lr, init_count(params, lr), params))
+        return {**init_count(params, lr), "step": first, "inner": direction.init(params)}
+
+    def update(grads, state, params, *, value=None, value_and_grad_fn=None):
+        f = need_value_and_grad_fn("backtracking", value_and_grad_fn)
+        loss = loss_value("backtracking", value, f, params)
+        extra = {"value": value, "value_and_grad_fn": f}
+        moves, inner = inner_update(grads, state["inner"], params, **extra)
+        slope = dot(grads, moves)
+        downhill = slope < 0
+
+        def trial(carry):
+            t = carry["t"]
+            there = loss_value(
+                "backtracking", None, f, tree.map(lambda p, u: p + t * u, params, moves)
+            )
+            good = there <= loss + c1 * t * slope
+            t = namespace(t).where(good, t, shrink * t)
+            return {"t": t, "good": good, "running": ~good}
+
+        most, longer = resolve_hyper(lr, state, grads), grow * state["step"]
+        first = at_most(longer, most)
+        start = {"t": first, "good": downhill, "running": downhill}
+        end = masked_loop(trial, start, max_steps)
+        step = namespace(loss).where(end["good"], end["t"], namespace(loss).zeros_like(loss))
+        return scaled(moves, step), {**next_count(state), "step": end["t"], "inner": inner}
+
+    return real_only("backtracking", any_dtype(Optimizer(init, update)))

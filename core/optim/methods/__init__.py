@@ -1,0 +1,1 @@
+"""Optimizers with an idea of their own, one a file; the classic ones are in `optim.optimizers`."""

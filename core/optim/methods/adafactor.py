@@ -1,0 +1,170 @@
+"""Adafactor: the running mean of squared gradients of a matrix, kept as its row and column means.
+
+A matrix (r, c) needs r + c numbers in place of r c. Numbers, names and defaults are those of
+torch.optim.Adafactor.
+
+Source: Shazeer and Stern 2018, arXiv 1804.04235.
+"""
+
+import math
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    ABOVE_0,
+    FROM_1,
+    NOT_NEGATIVE,
+    NOT_POSITIVE,
+    expect_hypers,
+    expect_numbers,
+    expect_several,
+)
+from purenets.core.arrays import namespace, sqrt
+from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.internals.arithmetic import at_least, at_most, lerp
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    is_zero,
+    next_count,
+    resolve_hyper,
+    stateless_with_hyper,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
+from purenets.core.optim.transforms import chain
+
+
+def adafactor(
+    lr: Hyper = 1e-2,
+    beta2_decay: float = -0.8,
+    eps: tuple[float | None, float] = (None, 1e-3),
+    d: Hyper = 1.0,
+    weight_decay: Hyper = 0,
+) -> Optimizer:
+    """Return Adafactor (torch.optim.Adafactor), whose steps are relative to the size of a leaf.
+
+    Args:
+        lr: the largest relative step; the step number t has min(lr, 1 / sqrt(t)).
+        beta2_decay: the running mean weighs the newest square by t ** beta2_decay.
+        eps: the smallest mean square, squared (None for the machine epsilon of the leaf), and the
+            smallest root mean square that a leaf counts with.
+        d: updates of a leaf have at most this root mean square.
+        weight_decay: decoupled, times lr.
+    """
+    expect_hypers("adafactor", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
+    expect_several("adafactor", ("a pair", (None, 1e-3)), eps=eps)
+    _expect_factored("adafactor", beta2_decay, eps[0])
+    expect_hypers("adafactor", NOT_NEGATIVE, eps=eps[1])
+    expect_hypers("adafactor", FROM_1, d=d)
+    optimizer = chain(
+        scale_by_factored_rms(beta2_decay, eps[0]),
+        clip_by_block_rms(d),
+        scale_by_param_rms(eps[1]),
+        _relative_step(lr, weight_decay),
+    )
+    return real_only("adafactor", optimizer)
+
+
+def _expect_factored(name: str, beta2_decay: float, eps: float | None) -> None:
+    expect_numbers(name, NOT_POSITIVE, beta2_decay=beta2_decay)
+    if eps is not None:
+        expect_numbers(name, NOT_NEGATIVE, eps=eps)
+
+
+def scale_by_factored_rms(beta2_decay: float = -0.8, eps: float | None = None) -> Optimizer:
+    """Return g / sqrt(v): v the running mean of g^2, of rank one for leaves of two or more axes.
+
+    The last two axes of a leaf are its rows and columns.
+    """
+    _expect_factored("scale_by_factored_rms", beta2_decay, eps)
+
+    def init(params):
+        matrices = {name: p for name, p in params.items() if p.ndim > 1}
+        vectors = {name: p for name, p in params.items() if p.ndim < 2}
+        return {
+            "count": zero_count(params),
+            "row_var": tree.map(lambda p: _zeros(p, -1), matrices),
+            "col_var": tree.map(lambda p: _zeros(p, -2), matrices),
+            "variance": tree.zeros_like(vectors),
+        }
+
+    def update(grads, state, params):
+        count = state["count"] + 1
+        weight = count_to_dtype(count, grads) ** beta2_decay
+        squares = tree.map(lambda g: g * g, grads)
+        rows = _moved(state["row_var"], squares, weight, -1)
+        columns = _moved(state["col_var"], squares, weight, -2)
+        vectors = _moved(state["variance"], squares, weight, None)
+
+        def scale(name, g):
+            smallest = namespace(g).finfo(g.dtype).eps if eps is None else eps
+            xp, v = namespace(g), vectors.get(name)
+            if v is None:
+                mean = xp.clip(rows[name].mean(-2, keepdims=True), smallest, None)
+                v = rows[name] @ columns[name] / mean
+            return g / sqrt(xp.clip(v, smallest * smallest, None))
+
+        new = {"count": count, "row_var": rows, "col_var": columns, "variance": vectors}
+        return {name: scale(name, g) for name, g in grads.items()}, new
+
+    factored = Optimizer(init, update)
+    return any_dtype(factored, refusing("scale_by_factored_rms", factored))
+
+
+def _zeros(p: Array, axis: int) -> Array:
+    """Return zeros like `p` with one axis of length 1."""
+    return namespace(p).zeros_like(p.sum(axis, keepdims=True))
+
+
+def _moved(means: Params, squares: Params, weight: Array, axis: int | None) -> Params:
+    """Return running means after new squares, which are averaged along `axis`."""
+    new = {name: squares[name] for name in means}
+    if axis is not None:
+        new = tree.map(lambda s: s.mean(axis, keepdims=True), new)
+    return tree.map(lambda m, s: lerp(m, s, weight), means, new)
+
+
+def clip_by_block_rms(limit: Hyper) -> Optimizer:
+    """Return each leaf of g scaled so that its root mean square is at most `limit`."""
+    expect_hypers("clip_by_block_rms", ABOVE_0, limit=limit)
+
+    def clip(limit, grads, params):
+        def one(g):
+            return g / at_least(rms(g) / limit, 1.0)
+
+        return tree.map(one, grads)
+
+    return any_dtype(stateless_with_hyper(limit, clip))
+
+
+def scale_by_param_rms(eps: Hyper = 1e-3) -> Optimizer:
+    """Return each leaf of g times the root mean square of its params, `eps` at least."""
+    expect_hypers("scale_by_param_rms", NOT_NEGATIVE, eps=eps)
+
+    def scale(eps, grads, params):
+        def one(g, p):
+            return g * at_least(rms(p), eps)
+
+        return tree.map(one, grads, params)
+
+    return any_dtype(stateless_with_hyper(eps, scale))
+
+
+def rms(a: Array) -> Array:
+    """Return the root mean square of all elements."""
+    return tree.norm({"": a}) / math.sqrt(math.prod(a.shape))
+
+
+def _relative_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
+    """Return -min(lr, 1 / sqrt(t)) g - lr weight_decay p."""
+
+    def update(grads, state, params):
+        rate, decay = (resolve_hyper(value, state, grads) for value in (lr, weight_decay))
+        counts = next_count(state)
+        limit = 1 / sqrt(count_to_dtype(counts["count"], grads))
+        step = at_most(limit, rate)
+        if is_zero(weight_decay):
+            return tree.map(lambda g: -step * g, grads), counts
+        return tree.map(lambda g, p: -step * g - rate * decay * p, grads, params), counts
+
+    return Optimizer(lambda params: {"count": zero_count(params)}, update)

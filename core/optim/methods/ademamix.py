@@ -1,0 +1,119 @@
+"""AdEMAMix: Adam with a second, much slower mean of the gradient.
+
+Source: Pagliardini et al. 2024, arXiv 2409.03137.
+"""
+
+import math
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    DECAY,
+    NOT_NEGATIVE,
+    expect_hypers,
+    expect_integers,
+    expect_several,
+)
+from purenets.core.arrays import namespace, sqrt
+from purenets.core.base import Array, Optimizer
+from purenets.core.optim.internals.arithmetic import (
+    bias_correction,
+    running_mean,
+    running_mean_of_squares,
+)
+from purenets.core.optim.internals.elementwise import elementwise
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    next_count,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
+from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
+
+
+def ademamix(
+    lr: Hyper = 1e-3,
+    betas=(0.9, 0.999, 0.9999),
+    alpha: Hyper = 5.0,
+    warmup_steps: int | None = None,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+) -> Optimizer:
+    """Return AdEMAMix.
+
+    Args:
+        lr: the learning rate.
+        betas: decays of the fast mean, of the squares and of the slow mean.
+        alpha: weight of the slow mean.
+        warmup_steps: updates in which `alpha` rises from 0, and the slow decay from the fast one
+            (both as in the paper); None for constant ones.
+        eps: added to the root.
+        weight_decay: decoupled, times lr.
+    """
+    expect_hypers("ademamix", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
+    _expect_ademamix("ademamix", betas, alpha, warmup_steps, eps)
+    optimizer = chain(
+        scale_by_ademamix(betas, alpha, warmup_steps, eps),
+        *unless_zero(weight_decay, add_decayed_weights),
+        scale_by_learning_rate(lr),
+    )
+    return real_only("ademamix", optimizer)
+
+
+def _expect_ademamix(name: str, betas, alpha: Hyper, warmup_steps: int | None, eps: Hyper) -> None:
+    expect_several(name, ("three decays", (0.9, 0.999, 0.9999)), betas=betas)
+    for beta in betas:
+        expect_hypers(name, DECAY, betas=beta)
+    expect_hypers(name, NOT_NEGATIVE, alpha=alpha, eps=eps)
+    if warmup_steps is not None:
+        expect_integers(name, 1, warmup_steps=warmup_steps)
+
+
+def scale_by_ademamix(
+    betas=(0.9, 0.999, 0.9999),
+    alpha: Hyper = 5.0,
+    warmup_steps: int | None = None,
+    eps: Hyper = 1e-8,
+) -> Optimizer:
+    """Return (m1 + alpha m2) / (sqrt(v) + eps): the fast mean m1 and v without their bias to zero,
+    the slow mean m2 as it is."""
+    _expect_ademamix("scale_by_ademamix", betas, alpha, warmup_steps, eps)
+    names = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
+
+    def init(params):
+        return {"count": zero_count(params), **{name: tree.zeros_like(params) for name in names}}
+
+    def update(grads, state, params):
+        b1, b2, b3, a, e = [resolve_hyper(value, state, grads) for value in (*betas, alpha, eps)]
+        counts = next_count(state)
+        count = count_to_dtype(counts["count"], grads)
+        if warmup_steps is not None:
+            part = namespace(count).clip(count / warmup_steps, None, 1.0)
+            a, b3 = part * a, slow_decay(b1, b3, part)
+        m1 = running_mean(b1, state["exp_avg"], grads)
+        m2 = running_mean(b3, state["exp_avg_slow"], grads)
+        v = running_mean_of_squares(b2, state["exp_avg_sq"], grads)
+        c1, c2 = bias_correction(b1, count), bias_correction(b2, count)
+        updates = tree.map(
+            lambda m1, m2, v: (m1 / c1 + a * m2) / (sqrt(v) / c2**0.5 + e), m1, m2, v
+        )
+        return updates, {**counts, **dict(zip(names, (m1, m2, v), strict=True))}
+
+    scale = Optimizer(init, update)
+    return elementwise(any_dtype(scale, refusing("scale_by_ademamix", scale)))
+
+
+def slow_decay(begin: float | Array, end: float | Array, part: Array) -> Array:
+    """Return the decay at a part of the warm-up from `begin` to `end`: its half-life is linear.
+
+    exp(log(begin) log(end) / ((1 - part) log(end) + part log(begin))), equation 5 of the paper.
+    """
+    first, last = _log(begin), _log(end)
+    exponent = first * last / ((1 - part) * last + part * first)
+    return namespace(part).exp(exponent)
+
+
+def _log(beta: float | Array) -> float | Array:
+    return math.log(beta) if type(beta) in (int, float) else namespace(beta).log(beta)

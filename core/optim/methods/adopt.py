@@ -1,0 +1,79 @@
+"""ADOPT: Adam that converges with any second decay, since a gradient is divided by the root of the
+squares before it.
+
+Source: Taniguchi et al. 2024, arXiv 2411.02853; numbers, names and defaults of the authors'
+implementation.
+"""
+
+from purenets.core import tree
+from purenets.core.arguments import NOT_NEGATIVE, expect_betas, expect_flags, expect_hypers
+from purenets.core.arrays import namespace, sqrt
+from purenets.core.base import Optimizer
+from purenets.core.optim.internals.arithmetic import add_square, at_least, lerp
+from purenets.core.optim.internals.elementwise import elementwise
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
+from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
+from purenets.core.optim.wrappers import skip_first
+
+
+def adopt(
+    lr: Hyper = 1e-3,
+    betas=(0.9, 0.9999),
+    eps: Hyper = 1e-6,
+    weight_decay: Hyper = 0,
+    decoupled_weight_decay: bool = False,
+    clip: bool = True,
+) -> Optimizer:
+    """Return ADOPT. The first gradient only begins the mean of squares: no step is taken.
+
+    Args:
+        lr: the learning rate.
+        betas: decays of the means of the scaled gradient and of its square.
+        eps: the smallest root to divide by.
+        weight_decay: added to the gradient, or to the step if `decoupled_weight_decay`.
+        decoupled_weight_decay: as in AdamW.
+        clip: hold the scaled gradient of update t (from 0) within t^(1/4).
+    """
+    expect_hypers("adopt", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay, eps=eps)
+    expect_betas("adopt", betas)
+    expect_flags("adopt", decoupled_weight_decay=decoupled_weight_decay, clip=clip)
+    decay, scale = unless_zero(weight_decay, add_decayed_weights), scale_by_adopt(betas, eps, clip)
+    parts = (scale, *decay) if decoupled_weight_decay else (*decay, scale)
+    optimizer = chain(skip_first(chain(*parts)), scale_by_learning_rate(lr))
+    return real_only("adopt", optimizer)
+
+
+def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) -> Optimizer:
+    """Return m, the running mean of g / max(sqrt(v), eps); v is the mean of the squares before g.
+    The first update is 0."""
+    expect_betas("scale_by_adopt", betas)
+    expect_hypers("scale_by_adopt", NOT_NEGATIVE, eps=eps)
+    expect_flags("scale_by_adopt", clip=clip)
+
+    def init(params):
+        means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
+        return {"count": zero_count(params), **means}
+
+    def update(grads, state, params):
+        b1, b2, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
+        first, limit = state["count"] == 0, count_to_dtype(state["count"], grads) ** 0.25
+
+        def leaf(m, v, g):
+            xp = namespace(g)
+            scaled = g / at_least(sqrt(v), e)
+            scaled = xp.clip(scaled, -limit, limit) if clip else scaled
+            m = xp.where(first, m, lerp(m, scaled, 1 - b1))
+            return m, xp.where(first, g * g, add_square(b2 * v, g, 1 - b2))
+
+        m, v = tree.map_to_several(leaf, 2, state["exp_avg"], state["exp_avg_sq"], grads)
+        return m, {"count": state["count"] + 1, "exp_avg": m, "exp_avg_sq": v}
+
+    scale = Optimizer(init, update)
+    return elementwise(any_dtype(scale, refusing("scale_by_adopt", scale)))

@@ -1,0 +1,61 @@
+"""Averaged stochastic gradient descent (Polyak and Juditsky 1992), as in torch.optim.ASGD."""
+
+from purenets.core import tree
+from purenets.core.arguments import NOT_NEGATIVE, expect_hypers, expect_numbers
+from purenets.core.base import Optimizer
+from purenets.core.optim.internals.arithmetic import at_least, full_like
+from purenets.core.optim.internals.elementwise import elementwise
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
+from purenets.core.optim.transforms import add_decayed_weights, chain
+
+
+def asgd(
+    lr: Hyper = 1e-2,
+    lambd: Hyper = 1e-4,
+    alpha: Hyper = 0.75,
+    t0: float = 1e6,
+    weight_decay: Hyper = 0,
+) -> Optimizer:
+    """Return SGD with a decaying rate, and the mean of the params from step `t0` on as "ax".
+
+    p = (1 - lambd eta) p - eta g, where eta = lr / (1 + lambd lr t)^alpha. As in torch.optim.ASGD
+    the rate of the next step is computed in this one. `with_averaged_params` evaluates "ax".
+
+    Args:
+        lr: the rate of the first step.
+        lambd: decay of the params and of the rate.
+        alpha: power of the decay of the rate.
+        t0: the step after which params are averaged.
+        weight_decay: added to the gradient.
+    """
+    expect_hypers("asgd", NOT_NEGATIVE, lr=lr, lambd=lambd, alpha=alpha, weight_decay=weight_decay)
+    expect_numbers("asgd", NOT_NEGATIVE, t0=t0)
+    return chain(*unless_zero(weight_decay, add_decayed_weights), _averaged(lr, lambd, alpha, t0))
+
+
+def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
+    def init(params):
+        zero = zero_count(params)
+        number = count_to_dtype(zero, params)
+        first = full_like(number, resolve_hyper(lr, {"count": zero}, params))
+        return {"count": zero, "eta": first, "mu": number + 1, "ax": params.copy()}
+
+    def update(grads, state, params):
+        rate, decay, power = [resolve_hyper(value, state, grads) for value in (lr, lambd, alpha)]
+        eta, mu, counts = state["eta"], state["mu"], state["count"] + 1
+        updates = tree.map(lambda g, p: -(eta * decay) * p - eta * g, grads, params)
+        ax = tree.map(lambda a, p, u: a + mu * (p + u - a), state["ax"], params, updates)
+        count = count_to_dtype(counts, grads)
+        new = {
+            "eta": rate / (1 + decay * rate * count) ** power,
+            "mu": 1 / at_least(count - t0, 1.0),
+        }
+        return updates, {"count": counts, **new, "ax": ax}
+
+    return elementwise(Optimizer(init, update))

@@ -1,0 +1,142 @@
+"""D-Adaptation: Adam that finds its learning rate.
+
+It estimates how far the solution lies from the first params, from what it has seen. It looks at all
+leaves together, and is run with a rate of 1, under a schedule where one is wanted. Numbers, names
+and defaults are those of the authors' package.
+
+Source: Defazio and Mishchenko 2023, arXiv 2301.07733.
+"""
+
+import math
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    FROM_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    expect_betas,
+    expect_flags,
+    expect_hypers,
+    expect_numbers,
+)
+from purenets.core.arrays import namespace, sqrt
+from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.internals.arithmetic import (
+    at_most,
+    bias_correction,
+    dot,
+    maximum,
+    nonzero,
+    running_mean_of_squares,
+    scaled,
+)
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    is_zero,
+    next_count,
+    resolve_hyper,
+    unless_zero,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only
+from purenets.core.optim.transforms import add_decayed_weights, chain
+
+MEANS = ("exp_avg", "exp_avg_sq", "s")
+
+
+def dadapt_adam(
+    lr: Hyper = 1.0,
+    betas=(0.9, 0.999),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    decoupled_weight_decay: bool = False,
+    use_bias_correction: bool = False,
+    d0: float = 1e-6,
+    growth_rate: float = math.inf,
+) -> Optimizer:
+    """Return Adam with D-Adaptation.
+
+    Args:
+        lr: a factor of the rate that is found; leave it at 1.
+        betas: decays of the means of g and g^2.
+        eps: added to the root.
+        weight_decay: added to the gradient, or to the step if `decoupled_weight_decay`.
+        decoupled_weight_decay: as in AdamW.
+        use_bias_correction: as in Adam.
+        d0: the first estimate of the distance, smaller than it is.
+        growth_rate: the largest factor by which the estimate grows in an update.
+    """
+    expect_hypers("dadapt_adam", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    decoupled = {"decoupled_weight_decay": decoupled_weight_decay}
+    expect_flags("dadapt_adam", **decoupled, use_bias_correction=use_bias_correction)
+    expect_estimate("dadapt_adam", betas, d0, growth_rate)
+    decoupled, before = split_decay(weight_decay, decoupled_weight_decay)
+
+    def init(params):
+        number = count_to_dtype(zero_count(params), params)
+        scalars = {"d": number + d0, "numerator": number}
+        means = {name: tree.zeros_like(params) for name in MEANS}
+        return {"count": zero_count(params), **scalars, **means}
+
+    def update(grads, state, params):
+        rate, b1, b2, e = [resolve_hyper(value, state, grads) for value in (lr, *betas, eps)]
+        d, counts, root = state["d"], next_count(state), b2**0.5
+        dlr = d * rate * adam_correction(b1, b2, counts["count"], grads, use_bias_correction)
+        ratios = tree.map(lambda s, v: s / (sqrt(v) + e), state["s"], state["exp_avg_sq"])
+        numerator = root * state["numerator"] + (1 - root) * dlr * dot(grads, ratios)
+        s = decayed_sum(root, state["s"], (1 - root) * dlr, grads)
+        length = absolute_sum(s)
+        found = numerator / ((1 - root) * nonzero(length))
+        new_d = maximum(d, at_most(found, growth_rate * d))
+        m = decayed_sum(b1, state["exp_avg"], (1 - b1) * dlr, grads)
+        v = running_mean_of_squares(b2, state["exp_avg_sq"], grads)
+        updates = tree.map(lambda m, v: -m / (sqrt(v) + e), m, v)
+        new = {"exp_avg": m, "exp_avg_sq": v, "s": s}
+        scalars = {"d": namespace(d).where(length > 0, new_d, d), "numerator": numerator}
+        return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
+
+    return real_only("dadapt_adam", chain(*before, any_dtype(Optimizer(init, update))))
+
+
+# --- what Prodigy shares --------------------------------------------------------------------------
+
+
+def expect_estimate(name: str, betas, d0: float, growth_rate: float) -> None:
+    """Raise a UserError for a wrong argument of an optimizer that estimates a distance."""
+    expect_betas(name, betas)
+    expect_numbers(name, POSITIVE, d0=d0)
+    expect_numbers(name, FROM_1, growth_rate=growth_rate)
+
+
+def split_decay(weight_decay: Hyper, decoupled: bool) -> tuple[Hyper, tuple[Optimizer, ...]]:
+    """Return the decay of the step, and the transforms that add that of the gradient."""
+    if decoupled:
+        return weight_decay, ()
+    return 0, unless_zero(weight_decay, add_decayed_weights)
+
+
+def with_decay(updates: Params, decay: Hyper, dlr: Array, state: dict, params: Params) -> Params:
+    """Return the updates with -dlr decay p."""
+    if is_zero(decay):
+        return updates
+    factor = dlr * resolve_hyper(decay, state, params)
+    return tree.map(lambda u, p: u - factor * p, updates, params)
+
+
+def adam_correction(b1, b2, count: Array, grads: Params, wanted: bool) -> float | Array:
+    """Return sqrt(1 - b2^t) / (1 - b1^t), or 1 if it is not wanted."""
+    if not wanted:
+        return 1.0
+    count = count_to_dtype(count, grads)
+    return sqrt(bias_correction(b2, count)) / bias_correction(b1, count)
+
+
+def decayed_sum(beta: float | Array, total: Params, weight: Array, new: Params) -> Params:
+    """Return beta total + weight new."""
+    return tree.map(lambda t, n: t + n, scaled(total, beta), scaled(new, weight))
+
+
+def absolute_sum(a: Params) -> Array:
+    """Return the sum of the absolute values of all elements."""
+    return sum(tree.leaves(tree.map(lambda x: abs(x).sum(), a)))

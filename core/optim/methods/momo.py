@@ -1,0 +1,149 @@
+"""MoMo: momentum with a step size from a model of the loss.
+
+The running means of loss and gradient are a linear model of the loss, which cannot fall under a
+known lower bound: the step ends where the model reaches the bound, or after the given rate.
+
+Source: Schaipp et al. 2023, arXiv 2305.07583; numbers, names and defaults of the authors' package.
+"""
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    DECAY,
+    FINITE,
+    NOT_NEGATIVE,
+    expect_betas,
+    expect_flags,
+    expect_hypers,
+    expect_numbers,
+)
+from purenets.core.arrays import namespace, sqrt
+from purenets.core.base import Array, Optimizer, Params
+from purenets.core.optim.internals.arithmetic import (
+    at_least,
+    at_most,
+    bias_correction,
+    dot,
+    lerp,
+    nonzero,
+    running_mean_of_squares,
+)
+from purenets.core.optim.internals.extra_args import loss_value
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    resolve_hyper,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only
+
+
+def momo(
+    lr: Hyper = 1.0,
+    beta: Hyper = 0.9,
+    weight_decay: Hyper = 0,
+    lb: float = 0.0,
+    bias_correction: bool = False,
+    use_fstar: bool = False,
+) -> Optimizer:
+    """Return MoMo: SGD with momentum whose rate is at most `lr`.
+
+    Args:
+        lr: the largest rate.
+        beta: decay of the means of loss and gradient.
+        weight_decay: the params are divided by 1 + lr weight_decay after a step.
+        lb: a lower bound of the loss.
+        bias_correction: begin the means at 0 and correct for it, in place of the first values.
+        use_fstar: raise the lower bound to an estimate of the smallest loss.
+    """
+    expect_hypers("momo", DECAY, beta=beta)
+    expect_flags("momo", bias_correction=bias_correction, use_fstar=use_fstar)
+    return _momo("momo", lr, (beta, None), 0.0, weight_decay, lb, bias_correction, True, use_fstar)
+
+
+def momo_adam(
+    lr: Hyper = 1e-2,
+    betas=(0.9, 0.999),
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    lb: float = 0.0,
+    divide: bool = True,
+    use_fstar: bool = False,
+) -> Optimizer:
+    """Return MoMo-Adam: Adam whose rate is at most `lr`.
+
+    Args:
+        lr: the largest rate.
+        betas: decays of the means of loss and gradient, and of the squares.
+        eps: added to the root.
+        weight_decay: the params are divided by 1 + lr weight_decay after a step.
+        lb: a lower bound of the loss.
+        divide: or else multiply by 1 - lr weight_decay before it, as AdamW does.
+        use_fstar: raise the lower bound to an estimate of the smallest loss.
+    """
+    expect_betas("momo_adam", betas)
+    expect_flags("momo_adam", divide=divide, use_fstar=use_fstar)
+    return _momo("momo_adam", lr, betas, eps, weight_decay, lb, True, divide, use_fstar)
+
+
+def _momo(
+    name: str,
+    lr: Hyper,
+    betas: tuple,
+    eps: Hyper,
+    weight_decay: Hyper,
+    lb: float,
+    corrected: bool,
+    divide: bool,
+    use_fstar: bool,
+) -> Optimizer:
+    """Return MoMo in the norm of Adam's roots, or in the Euclidean one if betas[1] is None."""
+    beta, beta2 = betas
+    adaptive = beta2 is not None
+    expect_hypers(name, NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_numbers(name, FINITE, lb=lb)
+
+    def init(params):
+        number = count_to_dtype(zero_count(params), params)
+        squares = {"grad_avg_sq": tree.zeros_like(params)} if adaptive else {}
+        means = {"loss_avg": number, "grad_dot_w": number, "grad_avg": tree.zeros_like(params)}
+        return {"count": zero_count(params), "lb": number + lb, **means, **squares}
+
+    def update(grads, state, params, *, value=None, value_and_grad_fn=None):
+        loss = loss_value(name, value, value_and_grad_fn, params)
+        rate, b1, decay = [resolve_hyper(hyper, state, grads) for hyper in (lr, beta, weight_decay)]
+        xp, count = namespace(loss), state["count"] + 1
+        one = xp.ones_like(loss)
+        rho = bias_correction(b1, count_to_dtype(count, grads)) if corrected else one
+        weight = 1 - b1 if corrected else xp.where(count == 1, one, one * (1 - b1))
+        mean = lerp(state["loss_avg"], loss, weight)
+        gamma = lerp(state["grad_dot_w"], dot(params, grads), weight)
+        d = tree.map(lambda m, g: lerp(m, g, weight), state["grad_avg"], grads)
+        new = {"count": count, "loss_avg": mean, "grad_dot_w": gamma, "grad_avg": d}
+        step = d
+        if adaptive:
+            b2, e = resolve_hyper(beta2, state, grads), resolve_hyper(eps, state, grads)
+            new["grad_avg_sq"] = running_mean_of_squares(b2, state["grad_avg_sq"], grads)
+            correction = bias_correction(b2, count_to_dtype(count, grads))
+            step = tree.map(lambda m, v: m / (sqrt(v / correction) + e), d, new["grad_avg_sq"])
+        length, shrink = dot(d, step), 1 + rate * decay
+        slope = dot(params, d)
+        model = shrink * (mean - gamma) + slope
+        bound = _reset(state["lb"], model, shrink * rho) if use_fstar else state["lb"]
+        tau = at_least(model - shrink * rho * bound, 0.0) / nonzero(length)
+        tau = at_most(tau, rate / rho)
+        if use_fstar:
+            reached = (mean + slope - gamma - tau * length / 2) / rho
+            bound = at_least(reached, lb)
+        return _moves(step, tau, rate * decay, params), {**new, "lb": bound}
+
+    def _reset(bound: Array, model: Array, scale: Array) -> Array:
+        """Return the lower bound, lowered where the model lies under it."""
+        lower = at_least(model / (2 * scale), lb)
+        return namespace(bound).where(model < scale * bound, lower, bound)
+
+    def _moves(step: Params, tau: Array, pull: Array, params: Params) -> Params:
+        if divide:
+            return tree.map(lambda s, p: -(tau * s + pull * p) / (1 + pull), step, params)
+        return tree.map(lambda s, p: -tau * s - pull * p, step, params)
+
+    return real_only(name, any_dtype(Optimizer(init, update)))

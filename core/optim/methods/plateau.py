@@ -1,0 +1,101 @@
+"""A smaller rate where the loss no longer falls."""
+
+import math
+
+from purenets.core.arguments import (
+    FRACTION,
+    NOT_NEGATIVE,
+    OPEN_FRACTION,
+    expect_choice,
+    expect_integers,
+    expect_numbers,
+)
+from purenets.core.arrays import namespace
+from purenets.core.base import Array, Optimizer
+from purenets.core.optim.internals.arithmetic import at_least, choose, full_like, scaled
+from purenets.core.optim.internals.extra_args import loss_value
+from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+from purenets.core.optim.internals.precision import any_dtype
+
+THRESHOLD_MODES = {
+    "rel": lambda best, threshold: threshold * abs(best),
+    "abs": lambda best, threshold: full_like(best, threshold),
+}
+
+
+def reduce_on_plateau(
+    factor: float = 0.1,
+    patience: int = 10,
+    threshold: float = 1e-4,
+    threshold_mode: str = "rel",
+    cooldown: int = 0,
+    min_scale: float = 0.0,
+    every: int = 1,
+) -> Optimizer:
+    """Return the end of a chain that scales the updates down while the loss is on a plateau.
+
+    As in torch.optim.lr_scheduler.ReduceLROnPlateau an update is still scaled by what the losses
+    before it have decided. Unlike there a loss below 0 has to fall too: it is better than the best
+    one if it is less than best - threshold |best|.
+
+    Args:
+        factor: of the scale at each reduction.
+        patience: observations without a better loss that are put up with.
+        threshold: how much less a better loss is.
+        threshold_mode: "rel" for a part of the best loss, "abs" for a difference.
+        cooldown: observations after a reduction that are not counted as bad.
+        min_scale: the smallest scale.
+        every: updates whose mean loss is one observation, such as those of an epoch.
+
+    Returns:
+        A transform whose state has the entry "scale", and which takes `value`.
+
+    Example:
+        >>> from purenets import optim
+        >>> plateau = optim.reduce_on_plateau(factor=0.5, patience=3, every=100)
+        >>> optimizer = optim.chain(optim.adam(1e-3), plateau)
+    """
+    name = "reduce_on_plateau"
+    expect_numbers(name, OPEN_FRACTION, factor=factor)
+    expect_numbers(name, NOT_NEGATIVE, threshold=threshold)
+    expect_numbers(name, FRACTION, min_scale=min_scale)
+    expect_integers(name, 0, patience=patience, cooldown=cooldown)
+    expect_integers(name, 1, every=every)
+    expect_choice(name, THRESHOLD_MODES, threshold_mode=threshold_mode)
+
+    def init(params):
+        zero = zero_count(params)
+        number = count_to_dtype(zero, params)
+        numbers = {"sum": number, "best": number + math.inf, "scale": number + 1}
+        return {**numbers, "count": zero, "bad": zero, "cooldown": zero}
+
+    def observe(loss: Array, best: Array, bad: Array, rest: Array, scale: Array) -> dict:
+        """Return best, bad, cooldown and scale after a loss."""
+        xp = namespace(loss)
+        known = xp.where(xp.isfinite(best), best, xp.zeros_like(best))
+        least = xp.where(
+            xp.isfinite(best), known - THRESHOLD_MODES[threshold_mode](known, threshold), best
+        )
+        better = loss < least
+        bad = xp.where(better | (rest > 0), 0 * bad, bad + 1)
+        reduce = bad > patience
+        smaller = at_least(scale * factor, min_scale)
+        return {
+            "best": xp.where(better, loss, best),
+            "bad": xp.where(reduce, 0 * bad, bad),
+            "cooldown": xp.where(reduce, full_like(rest, cooldown), xp.clip(rest - 1, 0, None)),
+            "scale": xp.where(reduce, smaller, scale),
+        }
+
+    def update(updates, state, params, *, value=None, value_and_grad_fn=None):
+        loss = loss_value(name, value, value_and_grad_fn, params)
+        count, total = state["count"] + 1, state["sum"] + loss
+        old = {name: state[name] for name in ("best", "bad", "cooldown", "scale")}
+        new = observe(total / every, old["best"], old["bad"], old["cooldown"], old["scale"])
+        due = count == every
+        kept = choose(
+            due, {**new, "sum": namespace(total).zeros_like(total)}, {**old, "sum": total}
+        )
+        return scaled(updates, state["scale"]), {**kept, "count": count % every}
+
+    return any_dtype(Optimizer(init, update))

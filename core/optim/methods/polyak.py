@@ -1,0 +1,46 @@
+"""Polyak's step size: as far as the loss is from its minimum, over the squared gradient.
+
+Source: Polyak 1987, "Introduction to optimization"; with an upper bound, for stochastic gradients:
+Loizou et al. 2021, arXiv 2002.10542.
+"""
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    expect_hypers,
+    expect_numbers,
+)
+from purenets.core.base import Optimizer
+from purenets.core.optim.internals.arithmetic import at_least, at_most, nonzero, scaled
+from purenets.core.optim.internals.extra_args import loss_value
+from purenets.core.optim.internals.hyper import Hyper, init_count, next_count, resolve_hyper
+from purenets.core.optim.internals.precision import any_dtype, real_only
+
+
+def polyak(
+    lr: Hyper = 1.0, f_min: float = 0.0, scaling: Hyper = 1.0, eps: float = 0.0
+) -> Optimizer:
+    """Return gradient descent with the rate scaling (f - f_min) / (|g|^2 + eps), at most lr.
+
+    Args:
+        lr: the largest rate.
+        f_min: the smallest loss, 0 for a net that can fit its data; the loss is `value`.
+        scaling: a factor; the stochastic Polyak step of Loizou et al. has 1 / c.
+        eps: added to the squared norm.
+    """
+    expect_hypers("polyak", NOT_NEGATIVE, lr=lr)
+    expect_hypers("polyak", POSITIVE, scaling=scaling)
+    expect_numbers("polyak", FINITE, f_min=f_min)
+    expect_numbers("polyak", NOT_NEGATIVE, eps=eps)
+
+    def update(grads, state, params, *, value=None, value_and_grad_fn=None):
+        loss = loss_value("polyak", value, value_and_grad_fn, params)
+        most, factor = (resolve_hyper(hyper, state, grads) for hyper in (lr, scaling))
+        squares = tree.norm(grads) ** 2 + eps
+        rate = factor * at_least(loss - f_min, 0.0) / nonzero(squares)
+        return scaled(grads, -at_most(rate, most)), next_count(state)
+
+    optimizer = Optimizer(lambda params: init_count(params, lr, scaling), update)
+    return real_only("polyak", any_dtype(optimizer))

@@ -1,0 +1,117 @@
+"""Prodigy: Adam that finds its learning rate, by a faster estimate than D-Adaptation's.
+
+Run it with a rate of 1, under a schedule where one is wanted. Numbers, names and defaults are those
+of the authors' package.
+
+Source: Mishchenko and Defazio 2023, arXiv 2306.06101.
+"""
+
+import math
+
+from purenets.core import tree
+from purenets.core.arguments import (
+    DECAY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    expect_flags,
+    expect_hypers,
+    expect_numbers,
+)
+from purenets.core.arrays import namespace, sqrt
+from purenets.core.base import Optimizer
+from purenets.core.optim.internals.arithmetic import (
+    add_square,
+    at_most,
+    dot,
+    full_like,
+    maximum,
+    nonzero,
+)
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    count_to_dtype,
+    next_count,
+    resolve_hyper,
+    zero_count,
+)
+from purenets.core.optim.internals.precision import any_dtype, real_only
+from purenets.core.optim.methods.d_adaptation import (
+    MEANS,
+    absolute_sum,
+    adam_correction,
+    decayed_sum,
+    expect_estimate,
+    split_decay,
+    with_decay,
+)
+from purenets.core.optim.transforms import chain
+
+
+def prodigy(
+    lr: Hyper = 1.0,
+    betas=(0.9, 0.999),
+    beta3: Hyper | None = None,
+    eps: Hyper = 1e-8,
+    weight_decay: Hyper = 0,
+    decoupled_weight_decay: bool = True,
+    use_bias_correction: bool = False,
+    safeguard_warmup: bool = False,
+    d0: float = 1e-6,
+    d_coef: float = 1.0,
+    growth_rate: float = math.inf,
+) -> Optimizer:
+    """Return Prodigy.
+
+    Args:
+        lr: a factor of the rate that is found; leave it at 1 or give a schedule from 1.
+        betas: decays of the means of g and g^2.
+        beta3: decay of the sums of the estimate, the root of the second beta by default.
+        eps: added to the root, times the estimate.
+        weight_decay: added to the step, or to the gradient if not `decoupled_weight_decay`.
+        decoupled_weight_decay: as in AdamW.
+        use_bias_correction: as in Adam.
+        safeguard_warmup: leave the rate out of the sums, for a warm-up.
+        d0: the first estimate of the distance, smaller than it is.
+        d_coef: a factor of the estimate, the right place to tune.
+        growth_rate: the largest factor by which the estimate grows in an update.
+    """
+    expect_hypers("prodigy", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_estimate("prodigy", betas, d0, growth_rate)
+    expect_numbers("prodigy", POSITIVE, d_coef=d_coef)
+    if beta3 is not None:
+        expect_hypers("prodigy", DECAY, beta3=beta3)
+    expect_flags("prodigy", decoupled_weight_decay=decoupled_weight_decay)
+    warmup, corrected = safeguard_warmup, use_bias_correction
+    expect_flags("prodigy", safeguard_warmup=warmup, use_bias_correction=corrected)
+    decoupled, before = split_decay(weight_decay, decoupled_weight_decay)
+
+    def init(params):
+        number = count_to_dtype(zero_count(params), params)
+        scalars = {"d": number + d0, "d_max": number + d0, "numerator": number}
+        means = {name: tree.zeros_like(params) for name in MEANS}
+        return {"count": zero_count(params), **scalars, "p0": params.copy(), **means}
+
+    def update(grads, state, params):
+        rate, b1, b2, e = [resolve_hyper(value, state, grads) for value in (lr, *betas, eps)]
+        b3 = b2**0.5 if beta3 is None else resolve_hyper(beta3, state, grads)
+        d, counts = state["d"], next_count(state)
+        dlr = d * rate * adam_correction(b1, b2, counts["count"], grads, use_bias_correction)
+        way = tree.map(lambda first, p: first - p, state["p0"], params)
+        numerator = b3 * state["numerator"] + (d / d0) * dlr * dot(grads, way)
+        weight = (d / d0) * (d if safeguard_warmup else dlr)
+        s = decayed_sum(b3, state["s"], weight, grads)
+        length = absolute_sum(s)
+        found = d_coef * numerator / nonzero(length)
+        first = namespace(d).where(d == full_like(d, d0), maximum(d, found), d)
+        d_max = maximum(state["d_max"], found)
+        new_d = at_most(d_max, growth_rate * first)
+        m = decayed_sum(b1, state["exp_avg"], (1 - b1) * d, grads)
+        v = tree.map(
+            lambda v, g: add_square(b2 * v, g, d * d * (1 - b2)), state["exp_avg_sq"], grads
+        )
+        updates = tree.map(lambda m, v: -dlr * m / (sqrt(v) + new_d * e), m, v)
+        new = {"p0": state["p0"], "exp_avg": m, "exp_avg_sq": v, "s": s}
+        scalars = {"d": new_d, "d_max": d_max, "numerator": numerator}
+        return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
+
+    return real_only("prodigy", chain(*before, any_dtype(Optimizer(init, update))))

@@ -1,0 +1,328 @@
+"""One backward pass that tells of the gradients of all examples of a batch.
+
+How it works, and why for any model: the model is applied to one example inside of torch.func.vmap,
+as in `per_example_grads`, so that examples cannot mix, whatever it does. A mode of torch watches
+its operations. Where one of them is known to multiply by a leaf (`ghost_rules`), it is computed for
+all examples at once with the leaf as a constant, and what its gradient is a product of is noted:
+the inputs x, and in the backward pass the gradient dy of the outputs (`ghost_terms`). Every other
+use of a leaf sees a copy for each example (a view, no memory), and autograd returns its gradients.
+So each leaf takes the way that is known for it, and the numbers are those of `per_example_grads`.
+
+One backward pass computes no gradient of a known leaf; the clipped sum is one product of its
+factors when all norms are known (Bu et al. 2023, "Differentially private optimization on large
+model at small cost", who call it book-keeping). That is the arithmetic of a plain gradient plus the
+norms. A description of the layers (`Model.layers`) would not do: it tells names, not residuals;
+hooks on torch.nn.Modules would leave out all that is a function here. Under a transform of
+torch.func and under torch.compile the gradients of all examples are made after all.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from purenets.core import random
+from purenets.core.arrays import widened
+from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.batch import count_examples, map_arrays
+from purenets.torch_nets.analysis.ghost_rules import RULES, SAME, TRANSPOSES, Leaf
+from purenets.torch_nets.analysis.ghost_terms import Each, Term, combined
+from purenets.torch_nets.fast import enabled
+from purenets.torch_nets.fast.batched import outside_vmap, transform_depth
+from purenets.torch_nets.fast.pytree import map_trees
+from purenets.torch_nets.fast.tracing import is_forward_mode, is_torch_compiling, is_transformed
+from purenets.torch_nets.from_module import map_tensors
+
+
+class Backward(NamedTuple):
+    """What one backward pass tells of the gradients of all examples.
+
+    Args:
+        terms: the gradients by the name of the leaf; a leaf that is not used is left out.
+        losses: (examples,).
+        outputs: what the model returned, (examples, ...); None if that is not tensors only.
+    """
+
+    terms: dict[str, Term]
+    losses: Tensor
+    outputs: Any
+
+    def squared_norms(self) -> Tensor:
+        """Return the squared norm of each example's gradient, over all leaves: (examples,)."""
+        parts = (term.squared_norms() for term in self.terms.values())
+        return sum(parts, torch.zeros_like(self.losses)).clamp_min(0)  # a rounded 0 may be below
+
+    def each(self, params: Params) -> Params:
+        """Return the gradients of all examples, (examples, ...) in the dtype of the params, and use
+        the terms up."""
+        n = len(self.losses)
+        return {
+            name: self.terms.pop(name).each().view(n, *p.shape).to(p.dtype)
+            if name in self.terms
+            else p.new_zeros(n, *p.shape)
+            for name, p in params.items()
+        }
+
+    def total(self, factors: Tensor, params: Params) -> Params:
+        """Return the sum of all gradients, each times its factor, and use the terms up.
+
+        factors: (examples,). A term goes as soon as its leaf is done, and its memory with it.
+        """
+        return {
+            name: self.terms.pop(name).total(factors).view(p.shape)
+            if name in self.terms
+            else torch.zeros_like(widened(p))
+            for name, p in params.items()
+        }
+
+
+class UnknownUse(Exception):
+    """A matrix is used in a way that no rule knows."""
+
+
+def can_trace(*arguments: Any) -> bool:
+    """Return True where autograd may be asked: under no transform of torch.func nor torch.compile,
+    and by arguments that nothing else is to be differentiated by.
+
+    Within `jit`, which follows every operation, it may.
+
+    arguments: params, buffers, a batch: containers of tensors.
+    """
+    if not enabled() or is_transformed() or is_forward_mode() or is_torch_compiling():
+        return False
+    return not (torch.is_grad_enabled() and any(map(_requires_grad, arguments)))
+
+
+def _requires_grad(container: Any) -> bool:
+    """Return True if autograd is to differentiate by a tensor within."""
+    if isinstance(container, Tensor):
+        return container.requires_grad
+    if isinstance(container, dict):
+        container = container.values()
+    elif not isinstance(container, tuple | list):
+        return False
+    return any(map(_requires_grad, container))
+
+
+def example_keys(key: Tensor, n: int) -> Tensor:
+    """Return a key for each of n examples: (n, 2)."""
+    return random.split(key, n)
+
+
+def chunks(
+    model: Model,
+    loss: Callable,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    key: Tensor | None,
+    *,
+    train: bool,
+    chunk_size: int | None,
+    only_known: bool = False,
+) -> Iterator[Backward]:
+    """Yield what the backward pass of each chunk of the batch tells.
+
+    Raises:
+        UnknownUse: with `only_known`, for a matrix that is used in a way that no rule knows.
+    """
+    n = count_examples(batch, "per-example gradients")
+    keys = None if key is None else example_keys(key, n)
+    for i in range(0, n, chunk_size or n):
+        at = slice(i, i + (chunk_size or n))
+        part = map_arrays(lambda a, at=at: a[at], batch)
+        part_keys = None if keys is None else keys[at]
+        yield backward(model, loss, params, buffers, part, part_keys, train, only_known)
+
+
+# --- one backward pass ----------------------------------------------------------------------------
+
+
+def backward(
+    model: Model,
+    loss: Callable,
+    params: Params,
+    buffers: Buffers,
+    batch: Batch,
+    keys: Tensor | None,
+    train: bool,
+    only_known: bool = False,
+) -> Backward:
+    """Return what one backward pass tells of the gradients of all examples of a batch.
+
+    The arguments are those of `chunks`.
+    """
+    ghost, n = Ghost(params, only_known), count_examples(batch, "per-example gradients")
+    copies = {
+        name: p.expand(n, *p.shape).requires_grad_(p.is_floating_point() or p.is_complex())
+        for name, p in ghost.values.items()
+        if not (only_known and p.ndim > 1)  # only operations that a rule knows will see it
+    }
+
+    def one(own, x, y, key):
+        leaves = {**ghost.values, **own}
+        ghost.begin(leaves)
+        with _Watched(ghost):
+            one_x = map_arrays(lambda a: a[None], x)
+            outputs, _ = model.apply(leaves, buffers, one_x, train=train, key=key)
+            value = loss(outputs, y[None])
+        return (value, _detached(outputs)) if _is_of_tensors(outputs) else (value,)
+
+    with torch.enable_grad():
+        in_dims = (0, 0, 0, None if keys is None else 0)
+        losses, *outputs = torch.func.vmap(one, in_dims)(copies, *batch, keys)
+        inputs = [ghost.anchor, *copies.values()]
+        value = losses.sum() + ghost.anchor  # which is 0: there may be no other gradient
+        _, *grads = torch.autograd.grad(value, inputs, allow_unused=True)
+    for name, grad in zip(copies, grads, strict=True):
+        if grad is not None:
+            ghost.terms[name].append(Each(widened(grad)))
+    terms = {name: combined(terms) for name, terms in ghost.terms.items() if terms}
+    outputs = map_tensors(lambda t: t.flatten(0, 1), outputs[0]) if outputs else None
+    return Backward(terms, losses.detach(), outputs)
+
+
+class Ghost:
+    """What is known of the leaves during one backward pass.
+
+    Attributes:
+        values: the leaves as constants, by name.
+        terms: what is known of their gradients so far.
+        anchor: a tensor whose gradient is asked for, so that autograd visits all that is noted.
+        only_known: raise UnknownUse for a matrix in an operation that no rule knows. A copy of it
+            for each example takes longer there than the one that torch.func.vmap keeps.
+    """
+
+    def __init__(self, params: Params, only_known: bool = False):
+        self.only_known = only_known
+        self.values = {name: p.detach() for name, p in params.items()}
+        self.terms: dict[str, list[Term]] = {name: [] for name in params}
+        device = next((p.device for p in params.values()), None)
+        self.anchor = torch.zeros((), device=device, requires_grad=True)
+
+    def begin(self, leaves: Params) -> None:
+        """Take the leaves as the model sees them: with an axis for the examples that vmap hides."""
+        self.depth, self.known = transform_depth(), {}
+        for name, leaf in leaves.items():
+            if leaf.is_floating_point():
+                self.know(leaf, Leaf(name, self.values[name]))
+
+    def know(self, x: Tensor, leaf: Leaf) -> None:
+        self.known[id(x)] = x, leaf  # as long as x is held no other tensor has its id
+
+    def leaf(self, x: Any) -> Leaf | None:
+        """Return the leaf that an argument of an operation is; None if it is none."""
+        return x if isinstance(x, Leaf) else self.known.get(id(x), (None, None))[1]
+
+    def call(self, f: Callable, terms: Callable, x: Tensor, after: Callable | None = None):
+        """Return f(x) as vmap has it, computed for all examples at once.
+
+        Args:
+            f: the operation, (examples, ...) -> any shape.
+            terms: `terms(x, dy) -> {leaf: Term}`, dy of the shape that f returns.
+            after: `after(f(x), x)`, of shape (examples, ...); None if f(x) is.
+        """
+
+        def together(x):
+            y = f(x)
+            note = _note(terms, self, x.detach(), x._version)
+            y = _Noted.apply(y.clone() if y._is_view() else y, self.anchor, note)
+            return y if after is None else after(y, x)
+
+        return outside_vmap(together, x)
+
+    def note(self, terms: dict[str, Term]) -> None:
+        for name, term in terms.items():
+            self.terms[name].append(term.smallest())
+
+
+class _Watched(TorchFunctionMode):
+    """Give the operations that `ghost_rules` knows to their rules."""
+
+    def __init__(self, ghost: Ghost):
+        super().__init__()
+        self.ghost = ghost
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in RULES and transform_depth() == self.ghost.depth:  # under none of the model's own
+            y = RULES[func](self.ghost, *args, **kwargs)
+            if y is not NotImplemented:
+                return y
+        leaf = self.ghost.leaf(args[0]) if args else None
+        if leaf is not None and func in SAME:
+            return args[0]
+        y = func(*args, **kwargs)
+        if leaf is not None and func in TRANSPOSES:
+            self.ghost.know(y, leaf._replace(transposed=not leaf.transposed))
+        elif self.ghost.only_known and _holds_tensor(y) and self._any_matrix(args, kwargs):
+            raise UnknownUse
+        return y
+
+    def _any_matrix(self, args: tuple, kwargs: dict) -> bool:
+        """Return True if an argument is a leaf of two axes or more."""
+        for x in (*args, *kwargs.values()):
+            for part in x if isinstance(x, list | tuple) else (x,):
+                leaf = self.ghost.leaf(part)
+                if leaf is not None and leaf.value.ndim > 1:
+                    return True
+        return False
+
+
+def _note(terms: Callable, ghost: Ghost, x: Tensor, version: int) -> Callable[[Tensor], None]:
+    """Return the function of dy that notes the terms of a call; a UserError if x has changed."""
+
+    def note(dy: Tensor) -> None:
+        if x._version != version:
+            raise UserError("the model writes into the input of a layer after its use; leave it")
+        dy = widened(dy)  # half precision: a rounded gradient may be longer than `clip`
+        ghost.note(terms(x.to(dy.dtype) if x.is_floating_point() else x, dy))
+
+    return note
+
+
+class _Noted(torch.autograd.Function):
+    """The identity; its backward pass hands dy to `note`."""
+
+    @staticmethod
+    def forward(ctx, y, anchor, note):
+        ctx.note = note
+        ctx.mark_dirty(y)  # y itself comes back, no view of it, which could not be written into
+        ctx.set_materialize_grads(False)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        if dy is not None:
+            ctx.note(dy)
+            ctx.note = None  # what it holds may go
+        return dy, None, None
+
+
+# --- outputs --------------------------------------------------------------------------------------
+
+
+def _is_of_tensors(outputs: Any) -> bool:
+    """Return True for a tensor, and for tuples, lists and dicts of nothing else."""
+    if isinstance(outputs, dict | tuple | list):
+        parts = outputs.values() if isinstance(outputs, dict) else outputs
+        return type(outputs) in (dict, tuple, list) and all(map(_is_of_tensors, parts))
+    return isinstance(outputs, Tensor) and outputs.ndim > 0 and outputs.shape[0] == 1
+
+
+def _detached(outputs: Any) -> Any:
+    return map_tensors(Tensor.detach, outputs)
+
+
+def concatenated(parts: list) -> Any:
+    """Return the results of all chunks as those of one batch; None if one of them is None."""
+    if len(parts) == 1 or any(part is None for part in parts):
+        return parts[0] if len(parts) == 1 else None
+    return map_trees(lambda *tensors: torch.cat(tensors), *parts)
+
+
+def _holds_tensor(y: Any) -> bool:
+    """Return True for a tensor and for several; what is no tensor, such as a shape, is no use."""
+    return isinstance(y, Tensor) or (isinstance(y, tuple | list) and any(map(_holds_tensor, y)))

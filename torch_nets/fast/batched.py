@@ -1,0 +1,41 @@
+"""An operation outside of torch.func.vmap: on all examples at once, in the midst of a function that
+vmap maps over them.
+
+A torch.autograd.Function with a rule for vmap does the same, at ten times the price of a call.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._C._functorch import _add_batch_dim, _unwrap_batched
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+
+
+def transform_depth() -> int:
+    """Return how many transforms of torch.func are running."""
+    current = torch._C._functorch.peek_interpreter_stack()
+    return 0 if current is None else current.level()
+
+
+def outside_vmap(f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """Return f(*xs) as vmap has it: f is told those of all examples, with their axis in front.
+
+    The innermost transform of torch.func must be vmap.
+
+    Args:
+        f: (examples, ...) -> (examples, ...).
+        xs: of one example, as vmap shows them.
+    """
+    vmap = retrieve_current_functorch_interpreter()
+    level, n = vmap.level(), vmap.batch_size()
+    with vmap.lower():
+        y = f(*(_of_all(n, *_unwrap_batched(x, level)) for x in xs))
+    return _add_batch_dim(y, 0, level)
+
+
+def _of_all(n: int, x: Tensor, dim: int | None) -> Tensor:
+    """Return x with the axis of the n examples in front; None: they share x."""
+    if dim is None:
+        return x.expand(n, *x.shape)
+    return x if dim == 0 else x.movedim(dim, 0)
