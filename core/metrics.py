@@ -46,7 +46,7 @@ def class_accuracy(predictions: Array, targets: Array) -> Array:
     hits = predictions.argmax(1) == classes
     if isinstance(hits, np.ndarray):  # the same number in fewer calls
         return np.float32(np.count_nonzero(hits) / hits.size)
-    return _as_float32(hits.count_nonzero() / hits.numel())
+    return _as_float32(hits.sum() / hits.numel())  # torch 2.11 vmaps no count_nonzero
 
 
 def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
@@ -231,7 +231,7 @@ def _mean_of_counted(hits: Array, classes: Array) -> Array:
     if isinstance(hits, np.ndarray):
         n = np.count_nonzero(classes >= 0)
         return np.float32(np.count_nonzero(hits) / n if n else np.nan)
-    return _as_float32(hits.count_nonzero() / (classes >= 0).count_nonzero())
+    return _as_float32(hits.sum() / (classes >= 0).sum())
 
 
 def _as_float32(x: Array) -> Array:

@@ -1,5 +1,5 @@
 """Put the tables of results/*.md into README.md and docs, between `<!-- results/NAME.md -->` and
-`<!-- end -->`.
+`<!-- end -->`; `<!-- results/NAME.md without COLUMN, COLUMN -->` leaves columns out.
 
 python scripts/update_readme.py
 """
@@ -21,8 +21,10 @@ from purenets.core.runs.options import (
 )
 from scripts.shared import result_files
 
-PAGES = ("README.md", "docs/reliability.md")
-BLOCK = re.compile(r"(<!-- (results/[\w.]+\.md) -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = ("README.md", "docs/results.md", "docs/benchmarks.md", "docs/reliability.md")
+BLOCK = re.compile(
+    r"(<!-- (results/[\w.]+\.md)(?: without (.*?))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,47 @@ def filled(text: str, root: Path) -> str:
         if not path.exists():
             raise UserError(f"{path}: named in a page, but it does not exist")
         result_files.read(path.with_suffix(".json"))  # refuses a draft
-        return f"{block[1]}\n{path.read_text(encoding='utf-8')}\n{block[3]}"
+        tables = without(path.read_text(encoding="utf-8"), block[3] or "")
+        return f"{block[1]}\n{tables}\n{block[4]}"
 
     return BLOCK.sub(fill, text)
+
+
+def without(tables: str, columns: str) -> str:
+    """Return Markdown tables without the columns of these names, of which each is in a table."""
+    lines, gone, found = [], [], set()
+    for line in tables.splitlines():
+        if not line.startswith("|"):
+            gone = []
+        elif not lines or not lines[-1].startswith("|"):  # a header
+            names = cells_of(line)
+            gone = [i for i, name in enumerate(names) if is_among(name, columns)]
+            found |= {names[i] for i in gone}
+        lines.append(line)
+        if gone:
+            kept = [cell for i, cell in enumerate(cells_of(line)) if i not in gone]
+            lines[-1] = "|" + "|".join(kept) + "|" if set(line) <= set("|-:") else row(kept)
+    unknown = columns
+    for name in sorted(found, key=len, reverse=True):
+        unknown = unknown.replace(name, "", 1)
+    if unknown.strip(", "):
+        raise UserError(f"without {columns}: no table has a column {unknown.strip(', ')}")
+    return "\n".join(lines) + "\n"
+
+
+def cells_of(line: str) -> list[str]:
+    """Return the cells of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def row(cells: list[str]) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def is_among(name: str, names: str) -> bool:
+    """Return True if `name` is one of `names`, separated by commas, which it may hold itself."""
+    return f", {name}, " in f", {names}, "
 
 
 def main(config: Config) -> None:

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from purenets import UserError
 from scripts import update_readme
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +49,18 @@ def test_tables_are_those_of_the_results():
         assert update_readme.BLOCK.search(text)
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+def test_columns_that_a_page_leaves_out_are_left_out_of_its_tables():
+    tables = "| a | b, c | d |\n|---|---:|---|\n| 1 | 2 | 3 |\n\ntext | as it is\n"
+    assert update_readme.without(tables, "") == tables
+    kept = "| a | d |\n|---|---|\n| 1 | 3 |\n\ntext | as it is\n"
+    assert update_readme.without(tables, "b, c") == kept
+    assert update_readme.without(tables, "b, c, d").startswith("| a |\n|---|\n| 1 |\n")
+    with pytest.raises(UserError, match="no table has a column e"):
+        update_readme.without(tables, "a, e")
+
+
+@pytest.mark.parametrize("page", ["README.md", *update_readme.PAGES[1:]])
+def test_links_lead_somewhere(page):
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
+        assert target.startswith("https://") or (folder / target).exists(), target

@@ -109,7 +109,8 @@ def kfac_laplace(
     """Return the posterior with a Kronecker-factored precision for each layer (Ritter et al. 2018).
 
     Args: as those of `diagonal_laplace`; `sharing` and `chunk_size` are those of `kfac`. The prior
-        is added exactly, by the eigenvectors of the factors.
+        is added exactly, by the eigenvectors of the factors. A weight and its bias are one block;
+        laplace-torch has one for each.
     """
     n = _examples("kfac_laplace", model, params, buffers, batch, loss, prior_precision, n_data)
     factors = kfac(model, params, buffers, batch, loss, sharing=sharing, chunk_size=chunk_size)
