@@ -36,7 +36,15 @@ from purenets.torch_nets import (
     torch_optim,
     tta,
 )
-from purenets.torch_nets.analysis import curvature, per_example, rnn_states
+from purenets.torch_nets.analysis import (
+    conjugate_gradients,
+    curvature,
+    kfac,
+    laplace,
+    per_example,
+    quadrature,
+    rnn_states,
+)
 from scripts import train_mlp_numpy
 
 Call = tuple[Callable, dict[str, Any]]
@@ -48,8 +56,8 @@ CLOSED = {
     *("torch_nets.from_module", "torch_nets.grad", "torch_nets.module_draws"),
     *("torch_nets.module_init", "torch_nets.remat", "torch_nets.vanilla_rnn"),
     *("torch_nets.other_draws", "torch_nets.analysis.accounting", "torch_nets.analysis.noise"),
-    *("torch_nets.analysis.ghost_rules", "torch_nets.analysis.ghost_terms"),
-    "torch_nets.shards",
+    *("torch_nets.analysis.ghost_pass", "torch_nets.analysis.ghost_rules"),
+    *("torch_nets.analysis.ghost_terms", "torch_nets.layer_calls", "torch_nets.shards"),
 }
 # Functions of open modules that only others of purenets call
 INTERNAL = {
@@ -63,6 +71,17 @@ INTERNAL = {
     *("torch_nets.precision.autotune", "torch_nets.precision.variants_for"),
     *(f"torch_nets.analysis.per_example.{name}" for name in ("check_chunk", "example_keys")),
     "torch_nets.analysis.privacy.add_noise",
+    *(f"torch_nets.analysis.diagonal.{name}" for name in ("hessian_sqrt", "loss_hessian_sqrt")),
+    *(
+        f"torch_nets.analysis.kfac.{name}"
+        for name in ("eigen_block", "kfac_eigenvectors_vp", "kfac_function")
+    ),
+    *(
+        f"torch_nets.analysis.operators.{name}"
+        for name in ("device_of", "draw_probes", "expect_net", "in_order_of", "matrix_product")
+    ),
+    "torch_nets.analysis.quadrature.lanczos_tridiagonal",
+    *(f"torch_nets.analysis.trace.{name}" for name in ("left_out_directions", "sphere_columns")),
 }
 ELSEWHERE = {"torch_nets.images.cifar10"}  # needs the archive of CIFAR-10
 MORE = (metrics, sam, palindromes, tabulate)  # open modules of core that no door exports
@@ -234,6 +253,11 @@ VALUES = {
     "outputs": X,
     "rank": 0,
     "processes": 2,
+    "product": lambda v: v,
+    "num_matvecs": 6,
+    "damping": 0.1,
+    "milestones": [3],
+    "num_samples": 2,
     "loader": torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=2),
 }
 
@@ -256,6 +280,7 @@ def special_calls() -> dict[Callable, Call]:
         *calls_of_images(),
         *calls_of_losses(),
         *calls_of_analysis(),
+        *calls_of_second_order(),
         *calls_of_torch_optim(),
     ]
     several = {
@@ -286,6 +311,10 @@ def calls_of_core() -> list[Call]:
             {"optimizer": adam, "params": PARAMS, "opt_state": adam.init(PARAMS)},
         ),
         (schedules.piecewise, {"boundaries": [3], "values": [0.1, 0.2]}),
+        (
+            schedules.swa,
+            {"schedule": constant, "start": 3, "rate": 0.2, "steps": 2, "anneal": "cosine"},
+        ),
         (schedules.join, {"schedules": [constant] * 2, "boundaries": [3]}),
         (random.fold_in, {"key": KEY, "data": 1}),
         (tree.map, {"f": theirs, "tree": PARAMS}),
@@ -388,6 +417,43 @@ def calls_of_analysis() -> list[Call]:
         (
             rnn_states.principal_plane,
             {"points": rnn_states.states(rnn_params, digits)[0]},
+        ),
+    ]
+
+
+def calls_of_second_order() -> list[Call]:
+    blocks = kfac.kfac(NET, PARAMS, {}, (X, Y))
+    posterior = laplace.diagonal_laplace(NET, PARAMS, {}, (X, Y))
+    mean, covariance = laplace.linearized_predictive(NET, posterior, {}, X)
+    measure = quadrature.spectral_measure(lambda v: v, PARAMS, KEY, 2)
+    return [
+        (
+            conjugate_gradients.cg,
+            {"A": lambda v: v, "b": PARAMS, "x0": PARAMS, "tol": 1e-5, "atol": 0.0, "maxiter": 2}
+            | {"M": lambda r: r},
+        ),
+        (kfac.kfac_vp, {"blocks": blocks, "v": PARAMS}),
+        (kfac.kfac_solve, {"blocks": blocks, "v": PARAMS, "damping": 0.1}),
+        (
+            kfac.kfac,
+            {"model": NET, "params": PARAMS, "buffers": {}, "batch": (X, Y)}
+            | {"loss": losses.cross_entropy, "sharing": "expand", "num_samples": 2, "key": KEY}
+            | {"chunk_size": 2},
+        ),
+        (laplace.sample_posterior, {"posterior": posterior, "key": KEY, "num_samples": 2}),
+        (
+            laplace.linearized_predictive,
+            {"model": NET, "posterior": posterior, "buffers": {}, "x": X, "chunk_size": None},
+        ),
+        (laplace.probit_predictive, {"mean": mean, "covariance": covariance}),
+        (
+            quadrature.slq_trace,
+            {"f": theirs, "product": lambda v: v, "params": PARAMS, "key": KEY, "iterations": 2}
+            | {"num_probes": 2, "distribution": "normal"},
+        ),
+        (
+            quadrature.spectral_density,
+            {"measure": measure, "grid": torch.linspace(0, 2, 3), "sigma": 0.1},
         ),
     ]
 

@@ -253,3 +253,27 @@ def test_weight_that_two_layers_read_and_grouped_convolutions_are_refused():
     grouped = from_module(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten()).double())
     with pytest.raises(UserError, match="groups=1"):
         kfac(grouped, grouped.init(None)[0], {}, (draw(1, 7, 2, 3, 3), Y))
+
+
+@pytest.mark.parametrize("product", [kfac_vp, lambda blocks, v: kfac_solve(blocks, v, 0.1)])
+def test_wrong_blocks_and_vectors_are_named(product):
+    model = MLP(3, [5], 3)
+    params = init(model)
+    blocks = kfac(model, params, {}, (draw(1, 7, 3), Y))
+    wrong = {
+        r"blocks is 3, needs a list of the blocks": (3, params),
+        r"blocks\[0\]: a int, needs what kfac": ([1], params),
+        r"v has the leaves a, needs those of blocks: fc1.weight, fc1.bias,": (blocks, {"a": Y}),
+        r"v\['fc1.bias'\]: a float, needs a tensor": (blocks, params | {"fc1.bias": 1.0}),
+        r"v\['fc1.weight'\] is of shape \(3, 5\), needs 5 rows of 3 elements": (
+            blocks,
+            params | {"fc1.weight": params["fc1.weight"].T},
+        ),
+        r"v\['fc1.bias'\] is of shape \(1,\), needs \(5,\)": (
+            blocks,
+            params | {"fc1.bias": params["fc1.bias"][:1]},
+        ),
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(UserError, match=f"^kfac_(vp|solve): {message}"):
+            product(*arguments)

@@ -243,3 +243,23 @@ def test_layer_that_is_not_there_is_refused():
 def test_prior_that_is_none_is_refused(laplace, prior):
     with pytest.raises(UserError, match=f"{laplace.__name__}: prior_precision: "):
         laplace(MODEL, PARAMS, {}, (X, Y), prior_precision=prior)
+
+
+def test_inputs_that_are_no_batch_are_refused():
+    posterior = posterior_of(diagonal_laplace)
+    for x, message in (
+        ({"a": 1}, r"x: a int, needs a tensor \(batch, ...\)"),
+        (torch.tensor(1.0), r"x: a tensor of no axis, needs a tensor \(batch, ...\)"),
+        ((X, X[:2]), r"x: its tensors differ in their number of examples"),
+    ):
+        with pytest.raises(UserError, match=f"linearized_predictive: {message}"):
+            linearized_predictive(MODEL, posterior, {}, x)
+
+
+def test_moments_of_logits_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="probit_predictive: mean: a NoneType"):
+        probit_predictive(None, torch.eye(3))
+    with pytest.raises(UserError, match=r"probit_predictive: covariance: a torch.int64"):
+        probit_predictive(torch.zeros(3), torch.ones(3, 3, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"covariance is of shape \(3,\), needs \(2, 3, 3\)"):
+        probit_predictive(torch.zeros(2, 3), torch.zeros(3))

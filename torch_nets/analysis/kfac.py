@@ -24,6 +24,7 @@ from purenets.core.arguments import (
     expect_dicts,
     expect_functions,
     expect_integers,
+    expect_lists,
     expect_numbers,
 )
 from purenets.core.arrays import widened
@@ -159,6 +160,7 @@ def kfac_vp(blocks: list[Block], v: Params) -> Params:
 def kfac_solve(blocks: list[Block], v: Params, damping: float | Tensor) -> Params:
     """Return (K + damping I)^-1 v, exactly, by the eigenvectors of the factors."""
     expect_numbers("kfac_solve", NOT_NEGATIVE, damping=damping)
+    _expect_blocks("kfac_solve", blocks, v)
     return kfac_function(blocks, v, lambda values: 1 / (values + damping))
 
 
@@ -198,7 +200,7 @@ def kfac_eigenvectors_vp(
 
 def _by_block(blocks: list, v: Params, function: str, f: Callable) -> Params:
     """Return f(block, V) for each block, with V (out, in [+ 1]) the weight and bias of v."""
-    expect_dicts(function, v=v)
+    _expect_blocks(function, blocks, v)
     new = {}
     for block in blocks:
         weight = v[block.weight]
@@ -210,3 +212,41 @@ def _by_block(blocks: list, v: Params, function: str, f: Callable) -> Params:
             new[block.bias], moved = moved[:, -1], moved[:, :-1]
         new[block.weight] = moved.reshape(weight.shape)
     return {name: new[name] for name in v}
+
+
+def _expect_blocks(function: str, blocks: list, v: Params) -> None:
+    """Raise a UserError unless `blocks` are those of kfac, and v has just their leaves."""
+    expect_lists(function, "the blocks that kfac(...) returns", blocks=blocks)
+    for i, block in enumerate(blocks):
+        if not isinstance(block, Block | EigenBlock):
+            kind = type(block).__name__
+            raise UserError(f"{function}: blocks[{i}]: a {kind}, needs what kfac(...) returns")
+    expect_dicts(function, v=v)
+    names = [name for block in blocks for name in (block.weight, block.bias) if name is not None]
+    if v.keys() != set(names):
+        raise UserError(
+            f"{function}: v has the leaves {', '.join(map(str, v))}, needs those of blocks: "
+            f"{', '.join(names)}"
+        )
+    for name in names:
+        if not isinstance(v[name], Tensor):
+            kind = type(v[name]).__name__
+            raise UserError(f"{function}: v[{name!r}]: a {kind}, needs a tensor; see to_torch")
+    for block in blocks:
+        _expect_shapes(function, block, v)
+
+
+def _expect_shapes(function: str, block: Block | EigenBlock, v: Params) -> None:
+    """Raise a UserError for a leaf of v that is not of the shape of the block's."""
+    n_out, n_in = len(block.B), len(block.A) - (block.bias is not None)
+    weight = v[block.weight].shape
+    if weight[:1] != (n_out,) or weight.numel() != n_out * n_in:
+        raise UserError(
+            f"{function}: v[{block.weight!r}] is of shape {tuple(weight)}, needs {n_out} rows of "
+            f"{n_in} elements"
+        )
+    if block.bias is not None and v[block.bias].shape != (n_out,):
+        raise UserError(
+            f"{function}: v[{block.bias!r}] is of shape {tuple(v[block.bias].shape)}, "
+            f"needs {(n_out,)}"
+        )

@@ -240,8 +240,7 @@ def linearized_predictive(
     _expect_posterior("linearized_predictive", posterior)
     expect_dicts("linearized_predictive", buffers=buffers)
     expect_tensors(posterior.mean, (x, x))
-    if not [*input_leaves(x)]:
-        raise UserError("linearized_predictive: x: no inputs, needs a tensor (batch, ...)")
+    _expect_inputs("linearized_predictive", x)
     check_chunk(chunk_size)
 
     def one(x):
@@ -259,6 +258,19 @@ def linearized_predictive(
     return vmap(one, chunk_size=chunk_size)(x)
 
 
+def _expect_inputs(function: str, x) -> None:
+    """Raise a UserError unless x is a tensor (batch, ...), or a container of several."""
+    leaves = [*input_leaves(x)]
+    if not leaves:
+        raise UserError(f"{function}: x: no inputs, needs a tensor (batch, ...)")
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) or not leaf.ndim:
+            kind = "tensor of no axis" if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise UserError(f"{function}: x: a {kind}, needs a tensor (batch, ...)")
+    if len({leaf.shape[0] for leaf in leaves}) > 1:
+        raise UserError(f"{function}: x: its tensors differ in their number of examples")
+
+
 def _expect_posterior(function: str, posterior: Posterior) -> None:
     if not isinstance(posterior, Posterior):
         kind = type(posterior).__name__
@@ -273,5 +285,19 @@ def probit_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
 
     Source: MacKay 1992, "The evidence framework applied to classification networks".
     """
+    _expect_moments(mean, covariance)
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     return torch.softmax(mean / torch.sqrt(1 + math.pi / 8 * variance), dim=-1)
+
+
+def _expect_moments(mean: Tensor, covariance: Tensor) -> None:
+    """Raise a UserError unless these are a mean (..., C) and a covariance (..., C, C)."""
+    for name, value in (("mean", mean), ("covariance", covariance)):
+        if not isinstance(value, Tensor) or not value.is_floating_point() or not value.ndim:
+            kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"probit_predictive: {name}: a {kind}, needs a tensor of floats")
+    if covariance.shape != (*mean.shape, mean.shape[-1]):
+        raise UserError(
+            f"probit_predictive: covariance is of shape {tuple(covariance.shape)}, "
+            f"needs {(*mean.shape, mean.shape[-1])} for a mean of shape {tuple(mean.shape)}"
+        )

@@ -26,7 +26,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
-from purenets.torch_nets.grad import expect_tensors
+from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 
 Product = Callable[[Params], Params]  # v -> A v
 DISTRIBUTIONS = ("rademacher", "normal")
@@ -61,6 +61,7 @@ def matrix_product(
     """
     expect_functions(function, product=product)
     expect_dicts(function, params=params)
+    expect_param_tensors(tree.flatten(params))
     if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
         raise UserError(f"{function}: chunk_size is {chunk_size!r}, needs a positive integer")
     vector, unravel = tree.ravel(params)
@@ -93,6 +94,7 @@ def expect_net(
     expect_functions(function, loss=loss)
     expect_dicts(function, params=params, buffers=buffers)
     expect_tensors(params, batch)
+    expect_param_tensors(tree.flatten(params))
     return count_examples(batch, function)
 
 
