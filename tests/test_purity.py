@@ -196,7 +196,7 @@ CALLS = {
     "state.check_opt_state": lambda p: state.check_opt_state(optim.adam(), p, optim.adam().init(p)),
     "state.get_state": lambda p: state.get_state(Frozen(inner=p), "fc1.bias"),
     "state.set_hyperparams": lambda p: state.set_hyperparams(
-        Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"]}
+        Frozen(hyper=p), **{"fc1.bias": p["fc1.bias"][0]}
     ),
     "sam.sam": lambda p: sam.sam(lambda p, b, batch, key: (p, (b, {})))(p, Frozen(), None, None),
     "train.train_state": lambda p: train.train_state(p, {}, optim.adam(), KEY),
@@ -248,7 +248,7 @@ ELSEWHERE = {
     "checkpoint.load_file", "checkpoint.read", "folder.save", "checkpoint.on_host",
     "checkpoint.encoded", "checkpoint.described",
     "state.same_entries", "basic.uniform_init",
-    "ensemble.ensemble_metrics",
+    "ensemble.ensemble_metrics", "grad.expect_param_tensors",
 }  # fmt: skip
 
 
