@@ -94,6 +94,7 @@ def main(name: str, runs: int, folder: Path) -> None:
             sys.argv[0],
             f"-runs={runs}",
             "-max_len=2048",
+            "-rss_limit_mb=0",  # torch alone maps more than the limit of 2 GB
             "-timeout=20",
             f"-artifact_prefix={folder}/",
             str(corpus),

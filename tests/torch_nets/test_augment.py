@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from purenets import UserError, random
-from purenets.torch_nets import augment
+from purenets.torch_nets import MLP, augment, grad_fn
 
 KEY = torch.as_tensor(random.key(0))
 X = torch.randn(64, 3, 10, 12)
@@ -191,8 +191,8 @@ def test_mixup_mixes_by_the_drawn_share():
 
 
 def test_a_share_that_cannot_be_drawn_is_named():
-    with pytest.raises(UserError, match="alpha is 2, needs a number above 0 to 1"):
-        augment.mixup(None, 4, alpha=2)
+    with pytest.raises(UserError, match="alpha: 2 is not above 0 and at most 1"):
+        augment.mixup(grad_fn(MLP(2, [], 4)), 4, alpha=2)
 
 
 def test_augmented_batches_are_the_same_for_whoever_asks():
