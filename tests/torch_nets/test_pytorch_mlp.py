@@ -7,7 +7,7 @@ from beartype import beartype
 from jaxtyping import Float, Int64, jaxtyped
 from torch import Tensor
 
-from purenets import data, fit, init_state, make_step, optim, random, tree
+from purenets import UserError, data, fit, init_state, make_step, optim, random, tree
 from purenets.torch_nets import MLP, from_module, grad_fn, jit, metrics_fn, to_torch
 
 
@@ -175,7 +175,7 @@ def test_from_module_trains_like_our_own_net():
     batch = torch.randn(32, 2, dtype=torch.float64), torch.randint(0, 2, (32,))
     a, b = (grad_fn(m)(params, {}, batch, random.key(0))[0] for m in (model, ours))
     assert all(torch.allclose(a[name], b[name], rtol=1e-13, atol=1e-16) for name in params)
-    with pytest.raises(RuntimeError, match="fc1"):
+    with pytest.raises(UserError, match=r"fc1\.bias is missing"):
         model.apply({name: p for name, p in params.items() if name != "fc1.bias"}, {}, batch[0])
 
 
