@@ -75,7 +75,8 @@ STAGES = {
     "rnn_settings": Stage(
         "palindrome_sweep.py --settings "
         "default,scalar-unclipped,scalar-orthogonal,scalar-orthogonal-unclipped,"
-        "onehot,onehot-unclipped,onehot-orthogonal,onehot-orthogonal-unclipped,scalar-frozen,onehot-frozen,"
+        "onehot,onehot-unclipped,onehot-orthogonal,onehot-orthogonal-unclipped,"
+        "scalar-frozen,onehot-frozen,"
         "scalar-orthogonal-frozen,onehot-orthogonal-frozen --lengths 10,20 --seeds 5 --steps "
         "1500 --eval_freq 500 "
         "--eval_size 2000 --no-compile",
@@ -98,7 +99,8 @@ STAGES = {
         15,
     ),
     "rnn_memory_why": Stage(
-        f"{LATCHES},latches-gain1,latches-gain1.5,latches-gain3,latches-frozen,latches-scalar,latches-orthogonal,"
+        f"{LATCHES},latches-gain1,latches-gain1.5,latches-gain3,latches-frozen,"
+        "latches-scalar,latches-orthogonal,"
         "small-input-orthogonal,onehot --lengths 20 --also 10,50,100,200,500,1000 --seeds 5 "
         "--steps 2000 "
         "--eval_freq 200 --eval_size 2000",

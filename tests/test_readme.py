@@ -49,6 +49,12 @@ def test_tables_are_those_of_the_results():
         assert update_readme.BLOCK.search(text)
 
 
+def test_no_table_of_readme_comes_from_a_dirty_tree():
+    tables = [match[2] for match in update_readme.BLOCK.finditer(TEXT)]
+    assert tables
+    assert [name for name in tables if "-dirty" in (ROOT / name).read_text()] == []
+
+
 def test_columns_that_a_page_leaves_out_are_left_out_of_its_tables():
     tables = "| a | b, c | d |\n|---|---:|---|\n| 1 | 2 | 3 |\n\ntext | as it is\n"
     assert update_readme.without(tables, "") == tables

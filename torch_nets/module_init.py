@@ -44,7 +44,8 @@ def constructed(make: Callable[[], nn.Module], key: Any) -> tuple[Params, Buffer
 def _seeded_elsewhere(key: Any) -> Iterator[None]:
     """Seed the generators of Python and of NumPy within the block, and put them back after it."""
     words = random.bits(torch.as_tensor(key), 2)
-    before = python_random.getstate(), np.random.get_state()  # noqa: NPY002 (what a constructor may draw from)
+    # what a constructor may draw from
+    before = python_random.getstate(), np.random.get_state()  # noqa: NPY002
     python_random.seed(int(words[1]))
     np.random.seed(int(words[1]))  # noqa: NPY002
     try:

@@ -272,7 +272,8 @@ class PythonDraw(nn.Module):
         self.out, self.draw = nn.Linear(4, 3), draw
 
     def forward(self, x):
-        return self.out(x) * (python_random.random() if self.draw == "Python" else np.random.rand())  # noqa: NPY002
+        draw = python_random.random if self.draw == "Python" else np.random.rand
+        return self.out(x) * draw()
 
 
 @pytest.mark.parametrize("draw", ["Python", "NumPy"])
