@@ -9,9 +9,12 @@
 # make stale   results whose code has changed since the commit that they come from
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
+# WORKERS=4 runs the tests in four processes, of one thread each
 
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest --numprocesses $(WORKERS) --dist worksteal
 # Tests that run once more without the fast operations of torch_nets/fast
 PLAIN := $(addprefix tests/, test_both_backends.py test_cnn_both_backends.py test_ensembles.py \
     torch_nets/test_layers.py torch_nets/test_vanilla_rnn.py)
@@ -29,17 +32,17 @@ full: .venv/installed-report
 	"$(BIN)/python" scripts/run_full.py $(FULL)
 
 test: lint
-	"$(BIN)/python" -m pytest -rs
-	PURENETS_PLAIN=1 "$(BIN)/python" -m pytest $(PLAIN)
-	PURENETS_QUICK=1 "$(BIN)/python" -m pytest --nbmake --nbmake-timeout=300 notebooks
+	$(PYTEST) -rs
+	PURENETS_PLAIN=1 $(PYTEST) $(PLAIN)
+	PURENETS_QUICK=1 $(PYTEST) --nbmake --nbmake-timeout=300 notebooks
 	-@"$(BIN)/python" -m scripts.stale
 
 # The newest may be newer than setup.cfg allows: that is what is tried
-test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -rs
+test-oldest test-newest: test-%: .venv-%/installed
+	$(PYTEST) -rs
 
-test-newest: .venv-newest/installed
-	.venv-newest/bin/python -m pytest -rs
+test-oldest: BIN := .venv-oldest/bin
+test-newest: BIN := .venv-newest/bin
 
 # atheris is not to be had for every Python; its tests are skipped without it
 faults: .venv/installed-test

@@ -176,40 +176,27 @@ def fit(
         Diverged: once a metric is not finite; the step is found by taking the last steps again.
         UserError: for a history of later steps than the state, and for names that a row has twice.
     """
-    expect_functions("fit", step=step, batches=batches)
-    given = {"evaluate": evaluate, "save": save}
-    expect_functions("fit", **{name: f for name, f in given.items() if f is not None})
-    expect_named("fit", "sums", metric_sums={} if metric_sums is None else metric_sums)
-    expect_states("fit", state=state)
+    _expect_arguments(step, state, batches, evaluate, save, metric_sums)
     begin, names = int(state.step), None
     history = _check_plan(steps, every, history, begin)
-    sums, good = (
-        running_sums.begin(metric_sums, history, begin),
-        state,
-    )  # good: the state of the last row
+    good, sums = state, running_sums.begin(metric_sums, history, begin)  # good: of the last row
     with (
         stop_requested() as stop,
         np.errstate(over="ignore", invalid="ignore"),  # the rows are checked instead
         tqdm(total=steps, initial=begin, desc=label, unit="step", disable=None) as bar,
     ):
         if begin == 0 and evaluate and not history:
-            history.append(_row(0, {}, evaluate(state)))
+            history.append(_row(0, {}, state, evaluate))
         for i in range(begin, steps):
             state, metrics = step(state, batches(i))
             if metrics.keys() != names:  # at the first step
-                running_sums.check_names(sums, metrics)
-                _expect_new_names(metrics, history[-1] if history and i == 0 else {})
-                names = set(metrics)
+                names = _checked_names(metrics, sums, history[-1] if history and i == 0 else {})
             sums = running_sums.add(sums, metrics)
             bar.update()
             done = i + 1
             if done == steps or (every and done % every == 0):
-                row = _row(
-                    done,
-                    running_sums.means(sums, metrics, done),
-                    evaluate(state) if evaluate else {},
-                )
-                if not all(math.isfinite(value) for value in row.values()):
+                row = _row(done, running_sums.means(sums, metrics, done), state, evaluate)
+                if not all(map(math.isfinite, row.values())):
                     raise Diverged(_where_it_diverged(step, good, batches, row))
                 history.append(row)
                 good, sums = state, {running_sums.STEP: done}
@@ -221,6 +208,22 @@ def fit(
                     save(state, history, sums)
                 raise Interrupted(f"stopped after step {done} of {steps}")
     return state, history
+
+
+def _expect_arguments(step, state, batches, evaluate, save, metric_sums) -> None:
+    """Raise a UserError that names the argument of `fit` that is wrong."""
+    expect_functions("fit", step=step, batches=batches)
+    given = {"evaluate": evaluate, "save": save}
+    expect_functions("fit", **{name: f for name, f in given.items() if f is not None})
+    expect_named("fit", "sums", metric_sums={} if metric_sums is None else metric_sums)
+    expect_states("fit", state=state)
+
+
+def _checked_names(metrics: Metrics, sums: Metrics, evaluated: dict) -> set[str]:
+    """Return the names of the metrics: those of the sums, and none that `evaluate` uses."""
+    running_sums.check_names(sums, metrics)
+    _expect_new_names(metrics, evaluated)
+    return set(metrics)
 
 
 def _check_plan(steps: int, every: int, history: Sequence[dict], begin: int) -> History:
@@ -247,8 +250,11 @@ def _check_plan(steps: int, every: int, history: Sequence[dict], begin: int) -> 
     return history
 
 
-def _row(step: int, means: dict[str, float], found: dict[str, float]) -> dict[str, float]:
-    """Return a row: the step, the means of the training steps, and what `evaluate` found."""
+def _row(
+    step: int, means: dict[str, float], state: TrainState, evaluate: Callable | None
+) -> dict[str, float]:
+    """Return a row: the step, the means of the training steps, and what `evaluate` returns."""
+    found = evaluate(state) if evaluate else {}
     if not isinstance(found, dict):
         raise UserError(f"evaluate: returned a {type(found).__name__}, needs a dict of numbers")
     row = {"step": step, **means}

@@ -161,15 +161,11 @@ def cell(config: Config, T: int, n: int) -> dict:
     }
 
     def evaluate(state) -> dict[str, float]:
-        found = {
-            name: metrics(state.params, state.buffers, batch)["accuracy"]
-            for name, batch in parts.items()
-        }
-        return {
-            f"{name}_{seed}": float(value)
-            for name, values in found.items()
-            for seed, value in zip(seeds, values, strict=True)
-        }
+        row = {}
+        for name, batch in parts.items():
+            values = metrics(state.params, state.buffers, batch)["accuracy"]
+            row |= {f"{name}_{seed}": float(v) for seed, v in zip(seeds, values, strict=True)}
+        return row
 
     _, history = fit(
         palindrome_sweep.step_of(member, model, optimizer),

@@ -151,9 +151,9 @@ def fit_and_save(
         expect_paths("fit_and_save", folder=folder)
         folder = Path(folder)
     rows, metric_sums = [], {}
-    if folder and not writes and (folder / NAME).exists():
-        use_kernels(folder, read_config(folder))  # as the process that writes has done
     if folder:
+        if not writes and (folder / NAME).exists():
+            use_kernels(folder, read_config(folder))  # as the process that writes has done
         state, rows, metric_sums = restore(folder, state)
         _expect_steps(folder, int(state.step), steps, steps_flag)
     options |= {"steps": steps, "history": rows, "metric_sums": metric_sums}
@@ -168,9 +168,7 @@ def fit_and_save(
         how = f"; go on with the same options, --out {folder} and --resume" if folder else ""
         raise train.PeerLost(f"{error}; {_last_good(folder)}{how}") from error
     except train.Interrupted as error:
-        how = resume_hint or f"saved; go on with the same options and --out {folder} --resume"
-        how = how if folder else "nothing is saved without --out"
-        raise train.Interrupted(f"{error}; {how}") from error
+        raise train.Interrupted(f"{error}; {_go_on(folder, resume_hint)}") from error
 
 
 def _expect_steps(folder: Path, taken: int, steps: int, flag: str) -> None:
@@ -179,6 +177,12 @@ def _expect_steps(folder: Path, taken: int, steps: int, flag: str) -> None:
             f"{flag}: asks for {steps} steps, but the run in {folder} has taken {taken} and cannot "
             "go back; ask for as many or more, or name another --out"
         )
+
+
+def _go_on(folder: Path | None, hint: str) -> str:
+    if folder is None:
+        return "nothing is saved without --out"
+    return hint or f"saved; go on with the same options and --out {folder} --resume"
 
 
 def _last_good(folder: Path | None) -> str:

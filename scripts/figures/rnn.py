@@ -6,7 +6,6 @@ Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JS
 of a palindrome.
 """
 
-import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from an unpacked copy
 import numpy as np
 from matplotlib.figure import Figure
 
-from purenets.core.report.diagrams import box
 from purenets.core.report.plots import COLORS, LINES, MARKERS, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, option
@@ -237,71 +235,6 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
         handles, names, title="first digit", loc="outside right center", frameon=False, fontsize=9
     )
     return figure
-
-
-def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) -> Figure:
-    """Draw the network through time, with its dimensions forward (blue) and backward (orange).
-
-    One unit of the axes is an inch, so that no letter shrinks.
-    """
-    width, height, size = 6.5, 3.0, 9.0
-    figure, ((axis,),) = panels(1, 1, width, height)
-    axis.set(xlim=(0, width), ylim=(0, height))
-    axis.set_axis_off()
-    state, forward, backward = times_sign(batch, hidden), COLORS[0], COLORS[3]
-
-    def arrow(begin, end, color):
-        style = {"arrowstyle": "->", "color": color, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
-        axis.annotate("", end, begin, arrowprops=style)
-
-    def label(x, y, text, color="black", **place):
-        axis.text(x, y, text, fontsize=size, color=color, **({"ha": "center"} | place))
-
-    places, y = {"1": 1.35, "2": 3.0, str(steps): 5.75}, 1.0
-    label(0.05, y - 0.12, f"$h_0 = 0$\n{state}", forward, ha="left")
-    arrow((0.72, y), (places["1"] - 0.5, y), forward)
-    for t, x in places.items():
-        box(axis, x, y, 1.04, 0.54, f"$h_{t} = \\tanh(a_{t})$\n{state}", size)
-        arrow((x, 0.38), (x, y - 0.28), forward)
-        label(x, 0.2, f"$x_{t}$: {times_sign(batch, input_dim)}", forward)
-    ends = [places["1"], places["2"], 4.35, places[str(steps)]]
-    for i, (x, end) in enumerate(itertools.pairwise(ends)):
-        begin, end = x + (0.5 if i < 2 else 0.25), end - (0.25 if i == 1 else 0.5)
-        arrow((begin, y + 0.08), (end, y + 0.08), forward)
-        arrow((end, y - 0.08), (begin, y - 0.08), backward)
-        label((begin + end) / 2, y + 0.16, "$W_{hh}$", forward)
-        label((begin + end) / 2, y - 0.28, "$dh$", backward)
-    label(4.35, y - 0.04, ". . .")
-    x = places[str(steps)]
-    box(
-        axis,
-        x,
-        2.05,
-        1.3,
-        0.5,
-        f"$o = W_{{ph}} h_{steps} + b_o$\n{times_sign(batch, classes)}",
-        size,
-    )
-    arrow((x - 0.07, y + 0.28), (x - 0.07, 1.77), forward)
-    arrow((x + 0.07, 1.77), (x + 0.07, y + 0.28), backward)
-    label(x + 0.15, 1.48, "$do \\, W_{ph}$", backward, ha="left")
-    arrow((x, 2.33), (x, 2.58), forward)
-    label(x, 2.66, "softmax, cross-entropy (4)")
-    shapes = {
-        "W_{hx}": (hidden, input_dim),
-        "W_{hh}": (hidden, hidden),
-        "W_{ph}": (classes, hidden),
-    }
-    named = "   ".join(f"${name}$: {times_sign(*shape)}" for name, shape in shapes.items())
-    label(0.05, 2.55, f"{named}\nevery $h_t$ and $dh_t$: {state}", ha="left")
-    sums = "$dW_{hx} = \\sum_t da_t^\\top x_t$\n$dW_{hh} = \\sum_t da_t^\\top h_{t-1}$"
-    label(0.05, 1.85, sums, backward, ha="left")
-    return figure
-
-
-def times_sign(*shape: int) -> str:
-    """Return a shape with the sign of multiplication."""
-    return " \u00d7 ".join(map(str, shape))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from scripts import palindrome_holdout, palindrome_states, run_quick
 from scripts import train as rnn
 from scripts.figures import rnn as figures
 from scripts.figures import rnn_analysis
+from scripts.figures.unrolled import unrolled
 from scripts.report.prose import sections
 from scripts.report.results import compact, in_small
 from scripts.shared.comparison import Difference, paired, unpaired
@@ -64,7 +65,7 @@ def structure() -> dict:
         "length": LENGTH,
         "rnn-parameters": parameters(model),
         "rnn-formulas": dimensions(config.batch_size, *sizes),
-        "rnn-dimensions": figures.unrolled(config.batch_size, *sizes, config.input_length),
+        "rnn-dimensions": unrolled(config.batch_size, *sizes, config.input_length),
     }
 
 

@@ -249,7 +249,11 @@ MORE_ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("wrong", [None, 0.1, "adam", optim.adam, [SGD]], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 0.1, "adam", optim.adam, [SGD]],
+    ids=["nothing", "number", "name", "uncalled", "list"],
+)
 @pytest.mark.parametrize("function", WRAPPERS)
 def test_what_is_no_optimizer_cannot_be_wrapped(function, wrong):
     with pytest.raises(UserError, match=f"^{function}: .*, needs an Optimizer") as refused:

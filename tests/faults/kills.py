@@ -57,10 +57,14 @@ def stop_and_resume(
 
 def _traceback(error: str) -> bool:
     """Whether a script ended in a traceback of its own, but for Ctrl-C before it began: while
-    Python itself starts and imports the script, nobody can hear it. torchrun shows its own."""
+    Python itself starts and imports the script, nobody can hear it. torchrun shows its own, whose
+    files may lie within the project's folder too, in its virtual environment.
+    """
     began = "in run" in error or "in main" in error
     interrupted = "KeyboardInterrupt" in error and not began
-    return "Traceback" in error and f'File "{ROOT}' in error and not interrupted
+    files = [line for line in error.splitlines() if line.strip().startswith('File "')]
+    own = [line for line in files if f'"{ROOT}' in line and "site-packages" not in line]
+    return bool(own) and not interrupted
 
 
 def differing(a: Path, b: Path, names: Sequence[str]) -> list[str]:

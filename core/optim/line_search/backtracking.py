@@ -8,16 +8,11 @@ from purenets.core.arguments import (
     expect_hypers,
     expect_integers,
     expect_numbers,
-    expect_optimizers,
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import at_most, dot, full_like, scaled
-from purenets.core.optim.internals.extra_args import (
-    loss_value,
-    need_value_and_grad_fn,
-    with_extra_args,
-)
+from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
@@ -27,8 +22,8 @@ from purenets.core.optim.internals.hyper import (
     zero_count,
 )
 from purenets.core.optim.internals.precision import any_dtype, real_only
+from purenets.core.optim.line_search.direction import direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
-from purenets.core.optim.transforms import scale_by_learning_rate
 
 
 def backtracking(
@@ -59,20 +54,17 @@ def backtracking(
     expect_numbers("backtracking", OPEN_FRACTION, c1=c1, shrink=shrink)
     expect_numbers("backtracking", FROM_1, grow=grow)
     expect_integers("backtracking", 1, max_steps=max_steps)
-    direction = scale_by_learning_rate(1.0) if direction is None else direction
-    expect_optimizers("backtracking", direction=direction)
-    inner_update = with_extra_args(direction.update)
+    init_direction, start_search = direction_of("backtracking", direction)
 
     def init(params):
         number = count_to_dtype(zero_count(params), params)
         first = full_like(number, resolve_hyper(lr, init_count(params, lr), params))
-        return {**init_count(params, lr), "step": first, "inner": direction.init(params)}
+        return {**init_count(params, lr), "step": first, "inner": init_direction(params)}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
-        f = need_value_and_grad_fn("backtracking", value_and_grad_fn)
-        loss = loss_value("backtracking", value, f, params)
-        extra = {"value": value, "value_and_grad_fn": f}
-        moves, inner = inner_update(grads, state["inner"], params, **extra)
+        f, loss, moves, inner = start_search(
+            grads, state["inner"], params, value, value_and_grad_fn
+        )
         slope = dot(grads, moves)
         downhill = slope < 0
 
@@ -85,8 +77,7 @@ def backtracking(
             t = namespace(t).where(good, t, shrink * t)
             return {"t": t, "good": good, "running": ~good}
 
-        most, longer = resolve_hyper(lr, state, grads), grow * state["step"]
-        first = at_most(longer, most)
+        first = at_most(grow * state["step"], resolve_hyper(lr, state, grads))
         start = {"t": first, "good": downhill, "running": downhill}
         end = masked_loop(trial, start, max_steps)
         step = namespace(loss).where(end["good"], end["t"], namespace(loss).zeros_like(loss))

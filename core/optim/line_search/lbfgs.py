@@ -23,7 +23,7 @@ from purenets.core.arguments import (
     expect_numbers,
 )
 from purenets.core.arrays import namespace
-from purenets.core.base import Array, Optimizer
+from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.arithmetic import at_most, choose, full_like, nonzero
 from purenets.core.optim.internals.extra_args import loss_value, need_value_and_grad_fn
 from purenets.core.optim.internals.hyper import (
@@ -81,15 +81,7 @@ def lbfgs(
     make = _minimize_by_search if line_search_fn else _minimize_by_steps
 
     def init(params):
-        zero = zero_count(params)
-        vector = flattened(tree.zeros_like(params))[0]
-        number, xp = vector.sum(), namespace(vector)
-        m, n, kind = history_size, vector.shape[0], {"dtype": vector.dtype, "device": vector.device}
-        history = {name: xp.zeros((m, n), **kind) for name in ("old_dirs", "old_stps")}
-        history |= {"curvatures": xp.zeros(m, **kind), "inverse": xp.zeros((m, m), **kind)}
-        last = {"d": vector, "t": number, "prev_flat_grad": vector, "H_diag": number + 1}
-        counts = {**init_count(params, lr), "n_iter": zero, "func_evals": zero}
-        return {**counts, **last, **history}
+        return {**init_count(params, lr), **_init_history(params, history_size)}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         f = need_value_and_grad_fn("lbfgs", value_and_grad_fn)
@@ -121,6 +113,18 @@ class Limits(NamedTuple):
     max_eval: int
     tolerance_grad: float
     tolerance_change: float
+
+
+def _init_history(params: Params, history_size: int) -> dict:
+    """Return the state before the first update, which has neither steps nor differences."""
+    zero = zero_count(params)
+    vector = flattened(tree.zeros_like(params))[0]
+    number, xp = vector.sum(), namespace(vector)
+    m, n, kind = history_size, vector.shape[0], {"dtype": vector.dtype, "device": vector.device}
+    history = {name: xp.zeros((m, n), **kind) for name in ("old_dirs", "old_stps")}
+    history |= {"curvatures": xp.zeros(m, **kind), "inverse": xp.zeros((m, m), **kind)}
+    last = {"d": vector, "t": number, "prev_flat_grad": vector, "H_diag": number + 1}
+    return {"n_iter": zero, "func_evals": zero, **last, **history}
 
 
 def first_carry(x: Array, f: Array, g: Array, state: dict) -> dict:

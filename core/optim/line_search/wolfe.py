@@ -8,22 +8,17 @@ from purenets.core.arguments import (
     expect_hypers,
     expect_integers,
     expect_numbers,
-    expect_optimizers,
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import full_like, scaled
-from purenets.core.optim.internals.extra_args import (
-    loss_value,
-    need_value_and_grad_fn,
-    with_extra_args,
-)
+from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import Hyper, init_count, next_count, resolve_hyper
 from purenets.core.optim.internals.precision import any_dtype, real_only
+from purenets.core.optim.line_search.direction import direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
 from purenets.core.optim.line_search.search import C1, C2, advance_search, begin_search
 from purenets.core.optim.line_search.vectors import dot, flattened, largest
-from purenets.core.optim.transforms import scale_by_learning_rate
 
 
 def strong_wolfe(
@@ -61,18 +56,15 @@ def strong_wolfe(
     expect_numbers("strong_wolfe", Range("above c1 and below 1", lambda v: c1 < v < 1), c2=c2)
     expect_numbers("strong_wolfe", NOT_NEGATIVE, tolerance_change=tolerance_change)
     expect_integers("strong_wolfe", 1, max_eval=max_eval)
-    direction = scale_by_learning_rate(1.0) if direction is None else direction
-    expect_optimizers("strong_wolfe", direction=direction)
-    inner_update = with_extra_args(direction.update)
+    init_direction, start_search = direction_of("strong_wolfe", direction)
 
     def init(params):
-        return {**init_count(params, lr), "inner": direction.init(params)}
+        return {**init_count(params, lr), "inner": init_direction(params)}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
-        f = need_value_and_grad_fn("strong_wolfe", value_and_grad_fn)
-        loss = loss_value("strong_wolfe", value, f, params)
-        extra = {"value": value, "value_and_grad_fn": f}
-        moves, inner = inner_update(grads, state["inner"], params, **extra)
+        f, loss, moves, inner = start_search(
+            grads, state["inner"], params, value, value_and_grad_fn
+        )
         d, g = flattened(moves)[0], flattened(grads)[0]
         zero = namespace(loss).zeros_like(loss)
         start = {"t": zero, "f": loss, "g": g, "slope": dot(g, d)}

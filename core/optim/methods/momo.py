@@ -111,39 +111,58 @@ def _momo(
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         loss = loss_value(name, value, value_and_grad_fn, params)
         rate, b1, decay = [resolve_hyper(hyper, state, grads) for hyper in (lr, beta, weight_decay)]
-        xp, count = namespace(loss), state["count"] + 1
-        one = xp.ones_like(loss)
-        rho = bias_correction(b1, count_to_dtype(count, grads)) if corrected else one
-        weight = 1 - b1 if corrected else xp.where(count == 1, one, one * (1 - b1))
-        mean = lerp(state["loss_avg"], loss, weight)
-        gamma = lerp(state["grad_dot_w"], dot(params, grads), weight)
-        d = tree.map(lambda m, g: lerp(m, g, weight), state["grad_avg"], grads)
-        new = {"count": count, "loss_avg": mean, "grad_dot_w": gamma, "grad_avg": d}
-        step = d
-        if adaptive:
-            b2, e = resolve_hyper(beta2, state, grads), resolve_hyper(eps, state, grads)
-            new["grad_avg_sq"] = running_mean_of_squares(b2, state["grad_avg_sq"], grads)
-            correction = bias_correction(b2, count_to_dtype(count, grads))
-            step = tree.map(lambda m, v: m / (sqrt(v / correction) + e), d, new["grad_avg_sq"])
-        length, shrink = dot(d, step), 1 + rate * decay
-        slope = dot(params, d)
-        model = shrink * (mean - gamma) + slope
-        bound = _reset(state["lb"], model, shrink * rho) if use_fstar else state["lb"]
+        rho, new = _averages(loss, grads, state, params, b1, corrected)
+        step, squares = _rooted(new["grad_avg"], grads, state, beta2, eps)
+        length, shrink = dot(new["grad_avg"], step), 1 + rate * decay
+        slope = dot(params, new["grad_avg"])
+        model = shrink * (new["loss_avg"] - new["grad_dot_w"]) + slope
+        bound = _reset(state["lb"], model, shrink * rho, lb) if use_fstar else state["lb"]
         tau = at_least(model - shrink * rho * bound, 0.0) / nonzero(length)
         tau = at_most(tau, rate / rho)
         if use_fstar:
-            reached = (mean + slope - gamma - tau * length / 2) / rho
-            bound = at_least(reached, lb)
-        return _moves(step, tau, rate * decay, params), {**new, "lb": bound}
-
-    def _reset(bound: Array, model: Array, scale: Array) -> Array:
-        """Return the lower bound, lowered where the model lies under it."""
-        lower = at_least(model / (2 * scale), lb)
-        return namespace(bound).where(model < scale * bound, lower, bound)
-
-    def _moves(step: Params, tau: Array, pull: Array, params: Params) -> Params:
-        if divide:
-            return tree.map(lambda s, p: -(tau * s + pull * p) / (1 + pull), step, params)
-        return tree.map(lambda s, p: -tau * s - pull * p, step, params)
+            reached = new["loss_avg"] + slope - new["grad_dot_w"] - tau * length / 2
+            bound = at_least(reached / rho, lb)
+        moves = _moves(step, tau, rate * decay, params, divide)
+        return moves, {**new, **squares, "lb": bound}
 
     return real_only(name, any_dtype(Optimizer(init, update)))
+
+
+def _averages(
+    loss: Array, grads: Params, state: dict, params: Params, b1: Array, corrected: bool
+) -> tuple[Array, dict]:
+    """Return the sum of the weights of all losses, and the means of loss and gradient."""
+    xp, count = namespace(loss), state["count"] + 1
+    one = xp.ones_like(loss)
+    rho = bias_correction(b1, count_to_dtype(count, grads)) if corrected else one
+    weight = 1 - b1 if corrected else xp.where(count == 1, one, one * (1 - b1))
+    mean = lerp(state["loss_avg"], loss, weight)
+    gamma = lerp(state["grad_dot_w"], dot(params, grads), weight)
+    d = tree.map(lambda m, g: lerp(m, g, weight), state["grad_avg"], grads)
+    return rho, {"count": count, "loss_avg": mean, "grad_dot_w": gamma, "grad_avg": d}
+
+
+def _rooted(
+    mean: Params, grads: Params, state: dict, beta2: Hyper | None, eps: Hyper
+) -> tuple[Params, dict]:
+    """Return the mean gradient divided by Adam's roots, and their state; as it is without beta2."""
+    if beta2 is None:
+        return mean, {}
+    b2, e = resolve_hyper(beta2, state, grads), resolve_hyper(eps, state, grads)
+    squares = running_mean_of_squares(b2, state["grad_avg_sq"], grads)
+    correction = bias_correction(b2, count_to_dtype(state["count"] + 1, grads))
+    step = tree.map(lambda m, v: m / (sqrt(v / correction) + e), mean, squares)
+    return step, {"grad_avg_sq": squares}
+
+
+def _reset(bound: Array, model: Array, scale: Array, lb: float) -> Array:
+    """Return the lower bound, lowered where the model lies under it."""
+    lower = at_least(model / (2 * scale), lb)
+    return namespace(bound).where(model < scale * bound, lower, bound)
+
+
+def _moves(step: Params, tau: Array, pull: Array, params: Params, divide: bool) -> Params:
+    """Return the updates: a step of length tau, and the decay."""
+    if divide:
+        return tree.map(lambda s, p: -(tau * s + pull * p) / (1 + pull), step, params)
+    return tree.map(lambda s, p: -tau * s - pull * p, step, params)

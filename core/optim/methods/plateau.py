@@ -1,6 +1,9 @@
 """A smaller rate where the loss no longer falls."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from purenets.core.arguments import (
     FRACTION,
@@ -21,6 +24,35 @@ THRESHOLD_MODES = {
     "rel": lambda best, threshold: threshold * abs(best),
     "abs": lambda best, threshold: full_like(best, threshold),
 }
+
+
+OBSERVED = ("best", "bad", "cooldown", "scale")
+
+
+class Rule(NamedTuple):
+    """When the scale is reduced, and by how much."""
+
+    factor: float
+    patience: int
+    margin: Callable[[Array], Array]  # of the best loss, by which a better one lies under it
+    cooldown: int
+    min_scale: float
+
+    def observe(self, loss: Array, best: Array, bad: Array, cooldown: Array, scale: Array) -> dict:
+        """Return best, bad, cooldown and scale after a loss."""
+        xp = namespace(loss)
+        known = xp.where(xp.isfinite(best), best, xp.zeros_like(best))
+        least = xp.where(xp.isfinite(best), known - self.margin(known), best)
+        better = loss < least
+        bad = xp.where(better | (cooldown > 0), 0 * bad, bad + 1)
+        reduce = bad > self.patience
+        rest = xp.clip(cooldown - 1, 0, None)
+        return {
+            "best": xp.where(better, loss, best),
+            "bad": xp.where(reduce, 0 * bad, bad),
+            "cooldown": xp.where(reduce, full_like(cooldown, self.cooldown), rest),
+            "scale": xp.where(reduce, at_least(scale * self.factor, self.min_scale), scale),
+        }
 
 
 def reduce_on_plateau(
@@ -62,6 +94,8 @@ def reduce_on_plateau(
     expect_integers(name, 0, patience=patience, cooldown=cooldown)
     expect_integers(name, 1, every=every)
     expect_choice(name, THRESHOLD_MODES, threshold_mode=threshold_mode)
+    margin = partial(THRESHOLD_MODES[threshold_mode], threshold=threshold)
+    rule = Rule(factor, patience, margin, cooldown, min_scale)
 
     def init(params):
         zero = zero_count(params)
@@ -69,33 +103,12 @@ def reduce_on_plateau(
         numbers = {"sum": number, "best": number + math.inf, "scale": number + 1}
         return {**numbers, "count": zero, "bad": zero, "cooldown": zero}
 
-    def observe(loss: Array, best: Array, bad: Array, rest: Array, scale: Array) -> dict:
-        """Return best, bad, cooldown and scale after a loss."""
-        xp = namespace(loss)
-        known = xp.where(xp.isfinite(best), best, xp.zeros_like(best))
-        least = xp.where(
-            xp.isfinite(best), known - THRESHOLD_MODES[threshold_mode](known, threshold), best
-        )
-        better = loss < least
-        bad = xp.where(better | (rest > 0), 0 * bad, bad + 1)
-        reduce = bad > patience
-        smaller = at_least(scale * factor, min_scale)
-        return {
-            "best": xp.where(better, loss, best),
-            "bad": xp.where(reduce, 0 * bad, bad),
-            "cooldown": xp.where(reduce, full_like(rest, cooldown), xp.clip(rest - 1, 0, None)),
-            "scale": xp.where(reduce, smaller, scale),
-        }
-
     def update(updates, state, params, *, value=None, value_and_grad_fn=None):
         loss = loss_value(name, value, value_and_grad_fn, params)
         count, total = state["count"] + 1, state["sum"] + loss
-        old = {name: state[name] for name in ("best", "bad", "cooldown", "scale")}
-        new = observe(total / every, old["best"], old["bad"], old["cooldown"], old["scale"])
-        due = count == every
-        kept = choose(
-            due, {**new, "sum": namespace(total).zeros_like(total)}, {**old, "sum": total}
-        )
+        old = {name: state[name] for name in OBSERVED}
+        new = {**rule.observe(total / every, **old), "sum": namespace(total).zeros_like(total)}
+        kept = choose(count == every, new, {**old, "sum": total})
         return scaled(updates, state["scale"]), {**kept, "count": count % every}
 
     return any_dtype(Optimizer(init, update))

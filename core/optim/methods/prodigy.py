@@ -75,14 +75,10 @@ def prodigy(
         d_coef: a factor of the estimate, the right place to tune.
         growth_rate: the largest factor by which the estimate grows in an update.
     """
-    expect_hypers("prodigy", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
-    expect_estimate("prodigy", betas, d0, growth_rate)
-    expect_numbers("prodigy", POSITIVE, d_coef=d_coef)
-    if beta3 is not None:
-        expect_hypers("prodigy", DECAY, beta3=beta3)
-    expect_flags("prodigy", decoupled_weight_decay=decoupled_weight_decay)
-    warmup, corrected = safeguard_warmup, use_bias_correction
-    expect_flags("prodigy", safeguard_warmup=warmup, use_bias_correction=corrected)
+    _expect_prodigy(lr, betas, beta3, eps, weight_decay, d0, d_coef, growth_rate)
+    flags = {"decoupled_weight_decay": decoupled_weight_decay}
+    flags |= {"use_bias_correction": use_bias_correction, "safeguard_warmup": safeguard_warmup}
+    expect_flags("prodigy", **flags)
     decoupled, before = split_decay(weight_decay, decoupled_weight_decay)
 
     def init(params):
@@ -100,8 +96,7 @@ def prodigy(
         numerator = b3 * state["numerator"] + (d / d0) * dlr * dot(grads, way)
         weight = (d / d0) * (d if safeguard_warmup else dlr)
         s = decayed_sum(b3, state["s"], weight, grads)
-        length = absolute_sum(s)
-        found = d_coef * numerator / nonzero(length)
+        found = d_coef * numerator / nonzero(absolute_sum(s))
         first = namespace(d).where(d == full_like(d, d0), maximum(d, found), d)
         d_max = maximum(state["d_max"], found)
         new_d = at_most(d_max, growth_rate * first)
@@ -115,3 +110,21 @@ def prodigy(
         return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
 
     return real_only("prodigy", chain(*before, any_dtype(Optimizer(init, update))))
+
+
+def _expect_prodigy(
+    lr: Hyper,
+    betas: tuple,
+    beta3: Hyper | None,
+    eps: Hyper,
+    weight_decay: Hyper,
+    d0: float,
+    d_coef: float,
+    growth_rate: float,
+) -> None:
+    """Raise a UserError that names the number that is wrong."""
+    expect_hypers("prodigy", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
+    expect_estimate("prodigy", betas, d0, growth_rate)
+    expect_numbers("prodigy", POSITIVE, d_coef=d_coef)
+    if beta3 is not None:
+        expect_hypers("prodigy", DECAY, beta3=beta3)

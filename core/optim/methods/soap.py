@@ -115,38 +115,38 @@ def scale_by_soap(
     def update(grads, state, params):
         third = betas[1] if shampoo_beta is None else shampoo_beta
         b1, b2, b3, e = [resolve_hyper(value, state, grads) for value in (*betas, third, eps)]
-        count, bases = state["count"], state["Q"]
-        first, t = count == 0, count_to_dtype(count, grads)
-        rotated = _rotated(bases, grads)
-
-        def moments(m, v, g, r):
-            where = namespace(g).where
-            return where(first, m, lerp(m, g, 1 - b1)), where(
-                first, v, add_square(b2 * v, r, 1 - b2)
-            )
-
-        m, v = tree.map_to_several(
-            moments, 2, state["exp_avg"], state["exp_avg_sq"], grads, rotated
-        )
-        t = at_least(t, 1.0)
-        factor = sqrt(bias_correction(b2, t)) / bias_correction(b1, t)
-        factor = namespace(t).where(first, namespace(t).zeros_like(t), factor)
-        steps = tree.map(lambda m, v: factor * m / (sqrt(v) + e), _rotated(bases, m), v)
-        updates = {name: along_axes(bases[name], step) for name, step in steps.items()}
-        products = tree.map(
-            lambda old, new: lerp(old, new, 1 - b3), state["GG"], matrices(outer, grads)
-        )
-        bases, v = _next_bases(products, bases, v, count, frequency)
-        return updates, {
-            "count": count + 1,
-            "exp_avg": m,
-            "exp_avg_sq": v,
-            "GG": products,
-            "Q": bases,
-        }
+        m, v = _moments(grads, state, b1, b2)
+        factor = _correction(b1, b2, state["count"], grads)
+        steps = tree.map(lambda m, v: factor * m / (sqrt(v) + e), _rotated(state["Q"], m), v)
+        updates = {name: along_axes(state["Q"][name], step) for name, step in steps.items()}
+        outers = matrices(outer, grads)
+        products = tree.map(lambda old, new: lerp(old, new, 1 - b3), state["GG"], outers)
+        bases, v = _next_bases(products, state["Q"], v, state["count"], frequency)
+        means = {"exp_avg": m, "exp_avg_sq": v}
+        return updates, {"count": state["count"] + 1, **means, "GG": products, "Q": bases}
 
     scale = Optimizer(init, update)
     return any_dtype(scale, refusing(name, scale))
+
+
+def _moments(grads: dict, state: dict, b1: Array, b2: Array) -> list:
+    """Return the means of g and of the rotated g's squares; those of before at the first update."""
+    first = state["count"] == 0
+
+    def means(m, v, g, r):
+        where = namespace(g).where
+        squares = add_square(b2 * v, r, 1 - b2)
+        return where(first, m, lerp(m, g, 1 - b1)), where(first, v, squares)
+
+    rotated = _rotated(state["Q"], grads)
+    return tree.map_to_several(means, 2, state["exp_avg"], state["exp_avg_sq"], grads, rotated)
+
+
+def _correction(b1: Array, b2: Array, count: Array, grads: dict) -> Array:
+    """Return Adam's correction of the bias, which is 0 at the first update."""
+    t = at_least(count_to_dtype(count, grads), 1.0)
+    factor = sqrt(bias_correction(b2, t)) / bias_correction(b1, t)
+    return namespace(t).where(count == 0, namespace(t).zeros_like(t), factor)
 
 
 def _rotated(bases: AxisMatrices, leaves: dict) -> dict:
