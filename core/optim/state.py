@@ -160,8 +160,8 @@ def with_averaged_params(state: TrainState) -> TrainState:
         A TrainState with other params; `state` itself if its optimizer keeps no average.
 
     Raises:
-        UserError: state is not a TrainState, an average has a leaf that the params have not, or a
-            leaf has two averages.
+        UserError: state is not a TrainState, an average has a leaf or a shape that the params do
+            not have, or a leaf has two averages.
 
     Example:
         >>> import numpy as np

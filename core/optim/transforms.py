@@ -69,8 +69,8 @@ from purenets.core.optim.internals.precision import (
 def chain(*transforms: Optimizer) -> Optimizer:
     """Return the optimizer that applies transforms in order, each to the updates of the one before.
 
-    Put `scale_by_learning_rate` at its end: until then the updates still point uphill. A chain of
-    nothing passes the gradients through.
+    End it with `scale_by_learning_rate` or a whole optimizer: until then the updates still point
+    uphill. A chain of nothing passes the gradients through.
 
     Args:
         transforms: the optimizers to apply, first to last.
