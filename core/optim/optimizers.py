@@ -94,9 +94,9 @@ def sgd(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        momentum: the decay of the buffer, from 0 to 1.
-        dampening: the part of later gradients that stays out of the buffer, from 0 to 1.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        momentum: the decay rate of the buffer, from 0 to 1.
+        dampening: the fraction of later gradients that is left out, from 0 to 1.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
         nesterov: use Nesterov's momentum.
 
     Returns:
@@ -140,8 +140,8 @@ def momentum(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -
 
     Args:
         lr: the learning rate, a number or a schedule.
-        momentum: the decay of the buffer, from 0 to 1.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        momentum: the decay rate of the buffer, from 0 to 1.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
 
     Returns:
         An optimizer; its state has the entry "momentum_buffer".
@@ -174,8 +174,8 @@ def nesterov(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -
 
     Args:
         lr: the learning rate, a number or a schedule.
-        momentum: the decay of the buffer, above 0 and at most 1.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        momentum: the decay rate of the buffer, above 0 and at most 1.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
 
     Returns:
         An optimizer; its state has the entry "momentum_buffer".
@@ -214,10 +214,10 @@ def rmsprop(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        alpha: the decay of v, in [0, 1).
-        eps: added to the root.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
-        momentum: the decay of a buffer of the scaled gradients; 0 for none.
+        alpha: the decay rate of v, in [0, 1).
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
+        momentum: the decay rate of a buffer of the scaled gradients; 0 for none.
         centered: subtract the squared running mean of g from v, so that v is a variance.
 
     Returns:
@@ -269,9 +269,9 @@ def adagrad(
     Args:
         lr: the learning rate, a number or a schedule.
         lr_decay: how fast lr falls with the count of updates, which begins at 0.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
         initial_accumulator_value: the value that s begins with.
-        eps: added to the root.
+        eps: added to the root, so that nothing is divided by 0.
 
     Returns:
         An optimizer; its state has the entry "sum" (s).
@@ -320,9 +320,9 @@ def adadelta(
 
     Args:
         lr: a factor of the steps, a number or a schedule.
-        rho: the decay of the running means v and D, in [0, 1).
+        rho: the decay rate of the running means v and D, in [0, 1).
         eps: added to both means; it decides the size of the first steps.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
 
     Returns:
         An optimizer; its state has the entries "square_avg" (v) and "acc_delta" (D).
@@ -367,10 +367,10 @@ def adam(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the decays of the running means m and v.
-        eps: added to the root.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty); `adamw`
-            decouples it from the moments.
+        betas: (b1, b2), the decay rates of the running means m and v.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient. For decoupled weight
+            decay use `adamw`.
         amsgrad: divide by the largest v so far.
 
     Returns:
@@ -413,9 +413,9 @@ def adamw(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the decays of the running means of g and g^2.
-        eps: added to the root.
-        weight_decay: the part of p, times lr, that each step takes away.
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
         amsgrad: divide by the largest running mean of g^2 so far.
 
     Returns:
@@ -455,9 +455,9 @@ def adamax(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the decays of m and u.
+        betas: (b1, b2), the decay rates of m and u.
         eps: added to |g|.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
 
     Returns:
         An optimizer; its state has the entries "exp_avg" (m) and "exp_inf" (u).
@@ -494,12 +494,12 @@ def nadam(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the decays of the running means of g and g^2.
-        eps: added to the root.
-        weight_decay: the factor of p that is added to the gradient, or to the step if
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: L2 penalty, added to the gradient; decoupled weight decay if
             decoupled_weight_decay.
         momentum_decay: how fast the momentum rises from about b1 / 2 to b1.
-        decoupled_weight_decay: decay the params as `adamw` does.
+        decoupled_weight_decay: subtract lr * weight_decay * p in the step, as `adamw` does.
 
     Returns:
         An optimizer; its state has the entries "exp_avg", "exp_avg_sq" and "mu_product".
@@ -542,11 +542,11 @@ def radam(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the decays of the running means of g and g^2.
-        eps: added to the root.
-        weight_decay: the factor of p that is added to the gradient, or to the step if
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: L2 penalty, added to the gradient; decoupled weight decay if
             decoupled_weight_decay.
-        decoupled_weight_decay: decay the params as `adamw` does.
+        decoupled_weight_decay: subtract lr * weight_decay * p in the step, as `adamw` does.
 
     Returns:
         An optimizer; its state has the entries "exp_avg" and "exp_avg_sq".
@@ -581,8 +581,8 @@ def lion(lr: Hyper = 1e-4, betas=(0.9, 0.99), weight_decay: Hyper = 0) -> Optimi
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the weight of m in a step and the decay of m.
-        weight_decay: the part of p, times lr, that each step takes away.
+        betas: (b1, b2), the weight of m in a step and the decay rate of m.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
 
     Returns:
         An optimizer for real params; its state has the entry "exp_avg" (m).
@@ -614,8 +614,8 @@ def lamb(
 
     Args:
         lr: the learning rate: the norm of a step relative to that of the leaf.
-        betas: (b1, b2), the decays of the running means of g and g^2.
-        eps: added to the root.
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
         weight_decay: the factor of p that is added to Adam's step before it is scaled.
 
     Returns:
@@ -657,13 +657,13 @@ def lars(
 ) -> Optimizer:
     """Return LARS: SGD whose gradient in each leaf is scaled to the norm trust_coefficient * |p|.
 
-    The learning rate is a part of what the momentum adds up, so a lower rate acts on new gradients
-    only.
+    The learning rate multiplies the gradient before the momentum, so that a lower rate acts on new
+    gradients only.
 
     Args:
         lr: the learning rate, a number or a schedule.
-        momentum: the decay of the buffer, from 0 to 1.
-        weight_decay: the factor of p that is added to the gradient before it is scaled.
+        momentum: the decay rate of the buffer, from 0 to 1.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient before it is scaled.
         trust_coefficient: the norm of a scaled gradient relative to that of the leaf.
         eps: added to the norm of the gradient.
         nesterov: use Nesterov's momentum.

@@ -335,8 +335,8 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
     itself, not dampened.
 
     Args:
-        momentum: the decay of the buffer, from 0 to 1.
-        dampening: the part of later gradients that is left out, from 0 to 1.
+        momentum: the decay rate of the buffer, from 0 to 1.
+        dampening: the fraction of later gradients that is left out, from 0 to 1.
         nesterov: use Nesterov's momentum.
 
     Returns:
@@ -390,8 +390,8 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
         v = alpha * v + (1 - alpha) * g^2;  updates = g / (sqrt(v) + eps)
 
     Args:
-        alpha: the decay of the running mean, in [0, 1).
-        eps: added to the root.
+        alpha: the decay rate of the running mean, in [0, 1).
+        eps: added to the root, so that nothing is divided by 0.
         centered: subtract the squared running mean of g from v, so that v is a variance.
 
     Returns:
@@ -441,7 +441,7 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
 
     Args:
         initial: the value that the sums begin with.
-        eps: added to the root.
+        eps: added to the root, so that nothing is divided by 0.
 
     Returns:
         A transform for `chain`; its state has the entry "sum", shaped as the params.
@@ -488,8 +488,8 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         updates = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps),  t = 1, 2, ...
 
     Args:
-        betas: (b1, b2), the decays of the running means of g and g^2.
-        eps: added to the root.
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
         amsgrad: divide by the largest v so far; as in torch, it is taken before bias correction.
 
     Returns:
@@ -557,8 +557,8 @@ def scale_by_nadam(
     Here m and v are the running means of g and g^2.
 
     Args:
-        betas: (b1, b2), the decays of m and v.
-        eps: added to the root.
+        betas: (b1, b2), the decay rates of m and v.
+        eps: added to the root, so that nothing is divided by 0.
         momentum_decay: how fast mu_t rises from about b1 / 2 to b1.
 
     Returns:
@@ -617,7 +617,7 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
     factor r < 1 of the paper; before, it is m / (1 - b1^t) alone, which is momentum.
 
     Args:
-        betas: (b1, b2), the decays of m and v, the running means of g and g^2.
+        betas: (b1, b2), the decay rates of m and v, the running means of g and g^2.
         eps: added to the root of v, before its bias correction.
 
     Returns:
@@ -681,7 +681,7 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         m = b1 * m + (1 - b1) * g;  u = max(b2 * u, |g| + eps);  updates = m / ((1 - b1^t) * u)
 
     Args:
-        betas: (b1, b2), the decays of m and u.
+        betas: (b1, b2), the decay rates of m and u.
         eps: added to |g|.
 
     Returns:
@@ -731,7 +731,7 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
     The updates are d.
 
     Args:
-        rho: the decay of the running means v and D, in [0, 1).
+        rho: the decay rate of the running means v and D, in [0, 1).
         eps: added to both means; it decides the size of the first steps.
 
     Returns:
@@ -780,7 +780,7 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
         updates = sign(b1 * m + (1 - b1) * g);  m = b2 * m + (1 - b2) * g
 
     Args:
-        betas: (b1, b2), the weight of m in the update and the decay of m.
+        betas: (b1, b2), the weight of m in the update and the decay rate of m.
 
     Returns:
         A transform for `chain`; its state has the entry "exp_avg" (m).

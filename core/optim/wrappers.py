@@ -47,15 +47,15 @@ Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
 def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array], str]) -> Optimizer:
     """Return an optimizer that updates each leaf by the optimizer that its label chooses.
 
-    Labels are asked for at every update. An optimizer whose label no leaf has is not used.
+    `label_fn` is called at every update. An optimizer whose label no leaf has is not used.
 
     Args:
         optimizers: an optimizer for each label.
         label_fn: `label_fn(name, leaf) -> label`.
 
     Returns:
-        An optimizer whose state has an entry for each label in use, the state of its optimizer. A
-        loss that they need is that of all params.
+        An optimizer whose state has an entry for each label in use, the state of its optimizer. To
+        each, `value_and_grad_fn` is a function of its own leaves; the others stay fixed.
 
     Raises:
         UserError: optimizers is not a dict of Optimizers, or label_fn is not a function; from
@@ -208,7 +208,7 @@ def is_matrix(name: str, leaf: Array) -> bool:
         leaf: an array.
 
     Returns:
-        A bool; as a predicate the function is for `masked`, `muon` and `beta_lasso`.
+        A bool. Pass the function itself, as the predicate of `masked`, `muon` or `beta_lasso`.
 
     Raises:
         UserError: leaf is not an array.
@@ -448,7 +448,7 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
     `with_averaged_params`.
 
     Args:
-        decay: the decay of the average, in [0, 1).
+        decay: the decay rate of the average, in [0, 1).
 
     Returns:
         A transform for `chain`; its state has the entry "ema", shaped as the params.
@@ -491,7 +491,7 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
     Args:
         optimizer: the optimizer of the fast params, which are those in training.
         k: updates from one pull to the next.
-        alpha: the part of the way that the slow params go, above 0 and at most 1.
+        alpha: the fraction of the way that the slow params go, above 0 and at most 1.
 
     Returns:
         An optimizer whose state has the entries "count", "slow" (shaped as the params) and "inner".

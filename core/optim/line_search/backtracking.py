@@ -45,7 +45,7 @@ def backtracking(
     Args:
         lr: the largest t.
         direction: the optimizer whose updates are u; give it a learning rate of 1.
-        c1: the part of the decrease expected of a linear loss that is enough.
+        c1: the fraction of the decrease predicted by the slope that is enough.
         shrink: the factor of t after a failed trial.
         grow: the factor of t from one update to the next.
         max_steps: trials in an update at most, each an evaluation of the loss.

@@ -39,8 +39,8 @@ def strong_wolfe(
     Args:
         lr: the first t of each search.
         direction: the optimizer whose updates are u; give it a learning rate of 1.
-        c1: the part of the decrease expected of a linear loss that is enough.
-        c2: the part of the slope that may be left; above c1.
+        c1: the fraction of the decrease predicted by the slope that is enough.
+        c2: the largest fraction of the first slope that may remain; above c1.
         max_eval: evaluations of the loss and its gradient in an update at most.
         tolerance_change: a search ends once its bracket moves no element by more than this.
 

@@ -53,7 +53,7 @@ def adafactor(
         eps: (e1, e2): the smallest mean square is e1^2 (None: the machine epsilon of the leaf); a
             leaf counts as at least e2 large, so that zeros can be trained.
         d: scaled gradients of a leaf are clipped to this root mean square; 1 or more.
-        weight_decay: the part of p, times lr, that each step takes away.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
 
     Returns:
         An optimizer for real params; its state has the entries "row_var" and "col_var" of matrices

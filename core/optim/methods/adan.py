@@ -46,8 +46,8 @@ def adan(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2, b3), the decays of the means of g, of its differences, and of squares.
-        eps: added to the root.
+        betas: (b1, b2, b3), the decay rates of the means of g, of its differences, and of squares.
+        eps: added to the root, so that nothing is divided by 0.
         weight_decay: decoupled weight decay.
         proximal: after a step of lr divide the params by 1 + lr * weight_decay, as the paper does;
             if False, subtract lr * weight_decay * p in the step, as `adamw` does.
@@ -97,11 +97,11 @@ def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
         updates = (m + b2 * d) / (sqrt(n) + eps)
 
     Here g' is the gradient before (at the first update g itself), and all means are without their
-    bias to zero.
+    bias toward zero.
 
     Args:
-        betas: (b1, b2, b3), the decays of m, d and n.
-        eps: added to the root.
+        betas: (b1, b2, b3), the decay rates of m, d and n.
+        eps: added to the root, so that nothing is divided by 0.
 
     Returns:
         A transform for `chain`; its state has the entries "exp_avg", "exp_avg_diff", "exp_avg_sq"

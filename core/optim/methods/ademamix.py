@@ -47,13 +47,13 @@ def ademamix(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2, b3), the decays of the fast mean m1, of the mean square v and of the slow
-            mean m2.
+        betas: (b1, b2, b3), the decay rates of the fast mean m1, of the mean square v and of the
+            slow mean m2.
         alpha: the weight of the slow mean.
         warmup_steps: updates in which alpha rises from 0, and b3 from b1, as in the paper; None for
             constant values.
-        eps: added to the root.
-        weight_decay: the part of p, times lr, that each step takes away.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
 
     Returns:
         An optimizer for real params; its state has the entries "exp_avg", "exp_avg_slow" and
@@ -65,7 +65,7 @@ def ademamix(
             complex.
 
     Example:
-        The first step is Adam's, and alpha * (1 - b3) = 0.0005 of it more.
+        The first step is Adam's, which is lr long, and alpha * (1 - b3) = 0.0005 of it more.
 
         >>> import numpy as np
         >>> from purenets import optim
@@ -107,13 +107,13 @@ def scale_by_ademamix(
 
         updates = (m1 + alpha * m2) / (sqrt(v) + eps)
 
-    The fast mean m1 and v are corrected for their bias to zero, the slow mean m2 is not.
+    The fast mean m1 and v are corrected for their bias toward zero, the slow mean m2 is not.
 
     Args:
-        betas: (b1, b2, b3), the decays of m1, v and m2.
+        betas: (b1, b2, b3), the decay rates of m1, v and m2.
         alpha: the weight of the slow mean.
         warmup_steps: updates in which alpha rises from 0, and b3 from b1; None for constant values.
-        eps: added to the root.
+        eps: added to the root, so that nothing is divided by 0.
 
     Returns:
         A transform for `chain`; its state has the entries "exp_avg" (m1), "exp_avg_slow" (m2) and
@@ -161,7 +161,7 @@ def scale_by_ademamix(
 
 
 def slow_decay(begin: float | Array, end: float | Array, part: Array) -> Array:
-    """Return the decay at a part of the warm-up from `begin` to `end`: its half-life is linear.
+    """Return the decay rate at a fraction of the warm-up from `begin` to `end`: its half-life is linear.
 
     exp(log(begin) log(end) / ((1 - part) log(end) + part log(begin))), equation 5 of the paper.
     """

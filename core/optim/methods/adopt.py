@@ -38,11 +38,11 @@ def adopt(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the decays of the means of the scaled gradient and of g^2.
+        betas: (b1, b2), the decay rates of the means of the scaled gradient and of g^2.
         eps: the smallest root to divide by.
-        weight_decay: the factor of p that is added to the gradient, or to the step if
+        weight_decay: L2 penalty, added to the gradient; decoupled weight decay if
             decoupled_weight_decay.
-        decoupled_weight_decay: decay the params as `adamw` does.
+        decoupled_weight_decay: subtract lr * weight_decay * p in the step, as `adamw` does.
         clip: clip the elements of the scaled gradient to [-t^(1/4), t^(1/4)] at update t, counted
             from 0.
 
@@ -83,7 +83,7 @@ def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) ->
     The updates are m. The first gradient only begins v: the first update is 0.
 
     Args:
-        betas: (b1, b2), the decays of m and v.
+        betas: (b1, b2), the decay rates of m and v.
         eps: the smallest root to divide by.
         clip: clip the elements of the scaled gradient to [-t^(1/4), t^(1/4)] at update t, counted
             from 0.

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping: the gradient of a unit is at most a part of its weights.
+"""Adaptive gradient clipping: the gradient of a unit is at most a fraction of its weights.
 
 Source: Brock et al. 2021, "High-performance large-scale image recognition without normalization",
 arXiv 2102.06171.
@@ -14,7 +14,7 @@ from purenets.core.optim.internals.precision import any_dtype, refusing
 
 
 def adaptive_grad_clip(clipping: Hyper = 0.01, eps: float = 1e-3) -> Optimizer:
-    """Return a transform that clips the gradient of each unit to a part of the norm of its weights.
+    """Return a transform that clips the gradient of each unit to a fraction of its weights.
 
         g = g * min(1, clipping * max(|p|, eps) / |g|)
 

@@ -34,7 +34,7 @@ def asgd(
         lambd: the decay of the params, and of the rate.
         alpha: the power of the decay of the rate.
         t0: the update after which averaging begins; until then "ax" are the params themselves.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
 
     Returns:
         An optimizer; its state has the entries "eta", "mu" (the weight of the next params in the

@@ -21,7 +21,7 @@ def beta_lasso(
     """Return an optimizer that sets small weights to 0: an L1 penalty and a threshold.
 
     The gradient gets lam * sign(p), and a weight that ends within beta * lam of 0 is set to 0. It
-    comes back only by a single update that lifts it over the threshold.
+    comes back only if a single update lifts it over the threshold.
 
     Args:
         optimizer: the optimizer to wrap.

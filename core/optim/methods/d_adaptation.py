@@ -62,12 +62,12 @@ def dadapt_adam(
 
     Args:
         lr: a factor of the rate that is found; leave it at 1, or give a schedule from 1.
-        betas: (b1, b2), the decays of the running means of g and g^2.
-        eps: added to the root.
-        weight_decay: the factor of p that is added to the gradient, or to the step if
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: L2 penalty, added to the gradient; decoupled weight decay if
             decoupled_weight_decay.
-        decoupled_weight_decay: decay the params as `adamw` does.
-        use_bias_correction: correct the means for their bias to zero, as Adam does.
+        decoupled_weight_decay: subtract rate * weight_decay * p in the step, with the rate found.
+        use_bias_correction: correct the means for their bias toward zero, as Adam does.
         d0: the first estimate of the distance; smaller than the true one.
         growth_rate: the largest factor by which the estimate grows in an update; 1 or more.
 

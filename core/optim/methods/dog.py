@@ -44,7 +44,7 @@ def dog(
         lr: a factor of the rate; leave it at 1.
         reps_rel: the first distance, relative to 1 + |p_0|; 1e-4 with batch normalization.
         eps: added to the sum of squares.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
         layerwise: a rate of its own for each leaf (LDoG).
 
     Returns:

@@ -47,12 +47,12 @@ def momo(
 ) -> Optimizer:
     """Return MoMo: SGD with momentum whose rate adapts to how far the loss is from a lower bound.
 
-    The rate is the one at which a linear model of the loss, from running means of loss and
-    gradient, reaches the bound, and lr at most.
+    Running means of loss and gradient make a linear model of the loss. The rate is the one at
+    which this model reaches the bound, or lr if that is smaller.
 
     Args:
         lr: the largest rate.
-        beta: the decay of the means of loss and gradient.
+        beta: the decay rate of the means of loss and gradient.
         weight_decay: the params are divided by 1 + lr * weight_decay after a step.
         lb: a lower bound of the loss.
         bias_correction: begin the means at 0 and correct for it; if False, they begin with the
@@ -98,13 +98,13 @@ def momo_adam(
 ) -> Optimizer:
     """Return MoMo-Adam: Adam whose rate adapts to how far the loss is from a lower bound.
 
-    The rate is the one at which a linear model of the loss, from running means of loss and
-    gradient, reaches the bound, and lr at most.
+    Running means of loss and gradient make a linear model of the loss. The rate is the one at
+    which this model reaches the bound, or lr if that is smaller.
 
     Args:
         lr: the largest rate.
-        betas: (b1, b2), the decays of the means of loss and gradient, and of g^2.
-        eps: added to the root.
+        betas: (b1, b2), the decay rates of the means of loss and gradient, and of g^2.
+        eps: added to the root, so that nothing is divided by 0.
         weight_decay: the params are divided by 1 + lr * weight_decay after a step, if `divide`.
         lb: a lower bound of the loss.
         divide: if False, multiply by 1 - lr * weight_decay before the step, as `adamw` does.

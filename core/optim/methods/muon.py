@@ -79,8 +79,8 @@ def muon(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        weight_decay: the part of p, times lr, that each step takes away.
-        momentum: the decay of the running mean of g, in [0, 1).
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
+        momentum: the decay rate of the running mean of g, in [0, 1).
         nesterov: use Nesterov's momentum, one step ahead of the running mean.
         other: the optimizer of the rest; by default AdamW of the same lr and weight_decay.
         matrices: `matrices(name, leaf) -> bool`, the leaves for Muon; those of one axis never are.
@@ -174,7 +174,7 @@ def scale_by_muon(
     than two axes is the matrix of its first axis and all others; every leaf needs at least two.
 
     Args:
-        momentum: the decay of the running mean, in [0, 1).
+        momentum: the decay rate of the running mean, in [0, 1).
         nesterov: orthogonalize momentum * mean + (1 - momentum) * g, one step ahead of the mean.
         ns_coefficients: (a, b, c) of the quintic polynomial of the iteration.
         ns_steps: iterations.

@@ -74,7 +74,7 @@ def reduce_on_plateau(
         factor: the factor of the scale at each reduction, between 0 and 1.
         patience: observations in a row without a better loss that cause no reduction yet.
         threshold: how much less a better loss is.
-        threshold_mode: "rel" for a part of the best loss, "abs" for a difference.
+        threshold_mode: "rel" for a fraction of the best loss, "abs" for a difference.
         cooldown: observations after a reduction that are not counted as bad.
         min_scale: the smallest scale, from 0 to 1.
         every: updates whose mean loss is one observation, such as those of an epoch.

@@ -67,13 +67,12 @@ def prodigy(
 
     Args:
         lr: a factor of the rate that is found; leave it at 1, or give a schedule from 1.
-        betas: (b1, b2), the decays of the running means of g and g^2.
-        beta3: the decay of the sums of the estimate; sqrt(b2) by default.
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        beta3: the decay rate of the sums of the estimate; sqrt(b2) by default.
         eps: added to the root, times the estimate.
-        weight_decay: the part of p, times the rate, that each step takes away; added to the
-            gradient if not decoupled_weight_decay.
-        decoupled_weight_decay: decay the params as `adamw` does.
-        use_bias_correction: correct the means for their bias to zero, as Adam does.
+        weight_decay: decoupled weight decay, or an L2 penalty if not decoupled_weight_decay.
+        decoupled_weight_decay: subtract rate * weight_decay * p in the step, with the rate found.
+        use_bias_correction: correct the means for their bias toward zero, as Adam does.
         safeguard_warmup: leave lr out of the sums of the estimate, for schedules with a warm-up.
         d0: the first estimate of the distance; smaller than the true one.
         d_coef: a factor of the estimate; tune this one, not lr.

@@ -44,7 +44,8 @@ def sgld(
         lr: the learning rate; the step size of Welling and Teh is twice as large.
         key: the key of the draws, as `random.key(seed)` makes it.
         temperature: 1 / n for the mean loss of n examples; 0 gives `sgd`.
-        weight_decay: the factor of p that is added to the gradient: a normal prior.
+        weight_decay: a normal prior, as an L2 penalty; weight_decay * p is added to the
+            gradient.
 
     Returns:
         An optimizer for real params; its state has the entries "key" and "count", which decide the
@@ -99,7 +100,8 @@ def sghmc(
         momentum: 1 - friction, from 0 to 1; 0 gives `sgld`.
         key: the key of the draws, as `random.key(seed)` makes it.
         temperature: 1 / n for the mean loss of n examples; 0 gives `sgd` with momentum.
-        weight_decay: the factor of p that is added to the gradient: a normal prior.
+        weight_decay: a normal prior, as an L2 penalty; weight_decay * p is added to the
+            gradient.
 
     Returns:
         An optimizer for real params; its state has the entries "key", "count" and

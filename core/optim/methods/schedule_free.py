@@ -52,12 +52,13 @@ def schedule_free(
 
         z = z + base(g at y);  x = (1 - c) * x + c * z;  y = beta * x + (1 - beta) * z
 
-    The weight c of a step is lr^weight_lr_power, of the largest lr so far, over the sum of these.
+    Here base is the update of `optimizer`. The weight of a step is the largest lr so far to the
+    power weight_lr_power; c is this weight over the sum of all so far.
 
     Args:
         optimizer: the base optimizer that moves z, without momentum of its own.
         lr: its learning rate, for the weights; a warm-up as a schedule, but no decay.
-        beta: the part of x in y, from 0 to 1; it plays the role of momentum.
+        beta: the weight of x in y, from 0 to 1; it plays the role of momentum.
         weight_lr_power: the power of lr in the weights.
 
     Returns:
@@ -128,10 +129,11 @@ def schedule_free_adamw(
 
     Args:
         lr: the learning rate, a number or a schedule without decay.
-        betas: (b1, b2): b1 is the part of the average in the params in training, b2 the decay of
-            the running mean of g^2.
-        eps: added to the root.
-        weight_decay: the part of the params in training, times lr, that each step takes away.
+        betas: (b1, b2): b1 is the weight of the average x in the params in training, b2 the decay
+            rate of the running mean of g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * y, of the
+            params y in training.
         warmup_steps: updates in which lr rises linearly to its value; 0 for none.
 
     Returns:

@@ -55,10 +55,10 @@ def shampoo(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        momentum: the decay of a buffer of the scaled gradients, from 0 to 1; 0 for none.
-        weight_decay: the factor of p that is added to the gradient (an L2 penalty).
+        momentum: the decay rate of a buffer of the scaled gradients, from 0 to 1; 0 for none.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
         eps: added to the diagonal of the matrices.
-        beta: the decay of running means of the matrices; None for sums, as in the paper.
+        beta: the decay rate of running means of the matrices; None for sums, as in the paper.
         every: updates from one inverse root to the next. Under torch.compile and vmap roots are
             computed in each update, and those not due are discarded.
         max_dim: axes longer than this have no matrix.
@@ -118,7 +118,7 @@ def scale_by_shampoo(
 
     Args:
         eps: added to the diagonal of the matrices.
-        beta: the decay of running means of the matrices; None for sums, as in the paper.
+        beta: the decay rate of running means of the matrices; None for sums, as in the paper.
         every: updates from one inverse root to the next. Under torch.compile and vmap roots are
             computed in each update, and those not due are discarded.
         max_dim: axes longer than this have no matrix.

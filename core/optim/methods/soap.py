@@ -57,10 +57,11 @@ def soap(
 
     Args:
         lr: the learning rate, a number or a schedule.
-        betas: (b1, b2), the decays of the running means of g and of the squares of the rotated g.
-        shampoo_beta: the decay of the matrices; b2 by default.
-        eps: added to the root.
-        weight_decay: the part of the params after the step, times lr, that is taken away.
+        betas: (b1, b2), the decay rates of the running means of g and of the squares of rotated g.
+        shampoo_beta: the decay rate of the matrices; b2 by default.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay, after the step: the new params are multiplied by
+            1 - lr * weight_decay.
         precondition_frequency: updates from one basis to the next. Under torch.compile and vmap a
             basis is computed in each update, and those not due are discarded.
         max_precond_dim: axes longer than this are not rotated, and neither are leaves of one axis.
@@ -99,7 +100,7 @@ def soap(
 
 
 def _decay_after_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
-    """Return the way from p to (p + u) (1 - lr weight_decay): the decay of the new params."""
+    """Return the transform that leads to (p + u) * (1 - lr * weight_decay)."""
 
     def update(updates, state, params):
         rate, decay = (resolve_hyper(value, state, updates) for value in (lr, weight_decay))
@@ -133,9 +134,9 @@ def scale_by_soap(
     Leaves of one axis get Adam's step. The first update is 0.
 
     Args:
-        betas: (b1, b2), the decays of the running means of g and of the squares of the rotated g.
-        shampoo_beta: the decay of the matrices; b2 by default.
-        eps: added to the root.
+        betas: (b1, b2), the decay rates of the running means of g and of the squares of rotated g.
+        shampoo_beta: the decay rate of the matrices; b2 by default.
+        eps: added to the root, so that nothing is divided by 0.
         precondition_frequency: updates from one basis to the next. Under torch.compile and vmap a
             basis is computed in each update, and those not due are discarded.
         max_precond_dim: axes longer than this are not rotated.

@@ -54,10 +54,10 @@ def sophia(
 
     Args:
         lr: the learning rate, which is also the largest step of an element.
-        betas: (b1, b2), the decays of m and h.
+        betas: (b1, b2), the decay rates of m and h.
         gamma: how many elements are clipped: fewer with a larger gamma.
         eps: the smallest gamma * h to divide by.
-        weight_decay: the part of p, times lr, that each step takes away.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
         every: updates from one estimate to the next. Under torch.compile and vmap estimates are
             computed in each update, and those not due are discarded.
         seed: the seed of the random signs of the estimates.
@@ -128,7 +128,7 @@ def scale_by_sophia(
     Here m is the running mean of g, and h that of the estimates of the diagonal.
 
     Args:
-        betas: (b1, b2), the decays of m and h.
+        betas: (b1, b2), the decay rates of m and h.
         gamma: how many elements are clipped: fewer with a larger gamma.
         eps: the smallest gamma * h to divide by.
         every: updates from one estimate to the next. Under torch.compile and vmap estimates are
