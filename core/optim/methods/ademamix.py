@@ -161,8 +161,9 @@ def scale_by_ademamix(
 
 
 def slow_decay(begin: float | Array, end: float | Array, part: Array) -> Array:
-    """Return the decay rate at a fraction of the warm-up from `begin` to `end`: its half-life is linear.
+    """Return the decay rate at a fraction `part` of the warm-up from `begin` to `end`.
 
+    Its half-life rises linearly:
     exp(log(begin) log(end) / ((1 - part) log(end) + part log(begin))), equation 5 of the paper.
     """
     first, last = _log(begin), _log(end)
