@@ -64,7 +64,7 @@ NUMBERS = (
 
 
 def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
-    """Return the accuracy that `loss` means: `f(logits, targets)`, None where there is none.
+    """Return the accuracy that fits a loss, or a function that returns None where there is none.
 
     | loss                         | targets                                 | accuracy          |
     |------------------------------|-----------------------------------------|-------------------|
@@ -74,8 +74,24 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
     | any other                    | class numbers of two or more classes    | `accuracy`        |
     | any other                    | any other                               | none              |
 
-    Of outputs that are not one tensor, and of logits (batch, n, n) with targets (batch, n) under
-    any other loss, which may have the classes on either axis, there is none.
+    There is none either for outputs that are not one tensor, and for logits (batch, n, n) with
+    targets (batch, n) under any other loss, which may have the classes on either axis.
+
+    Args:
+        loss: a loss of `torch_nets.losses` or of torch, or any other.
+
+    Returns:
+        `f(logits, targets) -> scalar`, or None.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import losses
+        >>> from purenets.torch_nets.default_metrics import accuracy_for
+        >>> logits = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+        >>> accuracy_for(losses.cross_entropy)(logits, torch.tensor([1, 1]))
+        tensor(0.5000)
+        >>> accuracy_for(losses.mse)(logits, logits) is None
+        True
     """
     kind = _kind(loss)
     if kind in NUMBERS:

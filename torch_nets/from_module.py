@@ -51,23 +51,38 @@ CHECKPOINTED = (
 
 
 def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
-    """Return the forward pass of a module as pure functions over dicts; the module stays as it is.
+    """Return a torch.nn.Module as a model of pure functions; the module itself is not changed.
 
     Args:
         module: a module, or a function without arguments that builds one.
 
     Returns:
-        A model. `init(None)` copies the module's own values. `init(key)` builds the module anew,
-        its draws from the key; of an instance it calls `reset_parameters` instead and refuses
-        leaves that this does not draw or that hold other values (trained, loaded, set to zero).
-        `apply` takes one input, a tuple of them, or a dict of keyword inputs; several outputs come
-        back as the module gives them. `uses_key` is False for layers of torch.nn none of which
-        draws.
+        A model. `init(None)` copies the values of the module. `init(key)` draws from the key: it
+        builds the module anew, or for an instance calls `reset_parameters`, and refuses leaves that
+        these do not draw, or that hold other values (trained, loaded, set to zero). `apply` takes
+        one input, a tuple of inputs or a dict of keyword inputs; several outputs come back as the
+        module gives them. `uses_key` is False if the module holds layers of torch.nn only and none
+        of them draws.
 
     Raises:
-        UserError: for a lazy layer whose shapes are not known yet, or params that share memory
-            without being the same; in `apply` for a draw without a key or one that no key reaches,
-            for torch.utils.checkpoint, and for a tensor written into that is not a buffer.
+        UserError: `module` is neither, a lazy layer has no shapes yet, or params share memory
+            without being the same. In `apply`: a draw without a key or one that no key reaches,
+            torch.utils.checkpoint, or a write into a tensor that is not a buffer.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import from_module
+        >>> module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+        >>> model = from_module(module)
+        >>> params, buffers = model.init(None)
+        >>> list(params)
+        ['0.weight', '0.bias', '1.weight', '1.bias']
+        >>> y, new_buffers = model.apply(params, buffers, torch.ones(4, 2), train=True)
+        >>> int(buffers["1.num_batches_tracked"]), int(new_buffers["1.num_batches_tracked"])
+        (0, 1)
+
+    Source:
+        torch.func.functional_call.
     """
     module, make = _built(module)
     name, traits = type(module).__name__, _traits(module)

@@ -26,18 +26,38 @@ LEAF_NODE = type(torch.zeros(1, requires_grad=True).sum().grad_fn.next_functions
 def grad_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> GradFn:
-    """Return the gradient of `loss(logits, targets)` by the params, in training mode.
+    """Return the function that computes the gradient of a model's loss by its params.
+
+    It is all that `make_step` needs to know of a model. The model runs in training mode.
 
     Args:
         model: the network.
-        loss: `f(logits, targets) -> scalar`.
-        metrics: `f(logits, targets) -> scalar` by name, beside the "loss", which is always there.
-            By default the accuracy, where loss and targets mean one (`default_metrics.py`).
+        loss: `loss(logits, targets) -> scalar`.
+        metrics: functions `f(logits, targets) -> scalar` by name, reported beside the "loss". None
+            means the accuracy, where loss and targets define one; {} means none.
 
     Returns:
-        A gradient function. Where something beside the params requires grad (inputs, a temperature
-        in the loss, a learning rate of an earlier step), the gradients can be differentiated by it.
-        A torch.nn.Parameter among the params counts as its values only.
+        `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`, with grads like the params.
+        Where something beside the params requires grad (inputs, a temperature in the loss, a
+        learning rate of an earlier step), the gradients can be differentiated by it. Of a
+        torch.nn.Parameter among the params only the values count.
+
+    Raises:
+        UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not
+            tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import grad_fn, layers, losses
+        >>> grad = grad_fn(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> params = {"weight": torch.tensor([[2.0]])}
+        >>> batch = torch.tensor([[3.0]]), torch.tensor([[0.0]])  # the loss is (3 w)^2
+        >>> grads, (buffers, metrics) = grad(params, {}, batch, None)
+        >>> grads, metrics
+        ({'weight': tensor([[36.]])}, {'loss': tensor(36.)})
+
+    Source:
+        torch.func.grad.
     """
     expect_models("grad_fn", ("apply",), model=model)
     expect_functions("grad_fn", loss=loss)
@@ -59,7 +79,25 @@ def grad_fn(
 
 
 def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -> Callable:
-    """`forward(params, buffers, batch, key) -> (loss, (buffers, metrics))` in training mode."""
+    """Return the loss of a model as a function of its params, in training mode.
+
+    Args:
+        model: the network.
+        loss: `loss(logits, targets) -> scalar`.
+        metrics: as in `grad_fn`.
+
+    Returns:
+        `forward(params, buffers, batch, key) -> (loss, (buffers, metrics))`.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.grad import loss_fn
+        >>> forward = loss_fn(layers.Linear(1, 1, bias=False), losses.mse, None)
+        >>> batch = torch.tensor([[3.0]]), torch.tensor([[0.0]])
+        >>> forward({"weight": torch.tensor([[2.0]])}, {}, batch, None)[0]
+        tensor(36.)
+    """
     metrics = metrics_or_default(metrics, loss)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
@@ -79,10 +117,28 @@ def autograd_grads(
     key,
     create_graph: bool | None = None,
 ) -> tuple[Params, tuple[Buffers, Metrics]]:
-    """Return the gradients of a `loss_fn` by autograd, and its (buffers, metrics).
+    """Return the gradients of a `loss_fn` by autograd, with its buffers and metrics.
 
-    create_graph: make them differentiable; by default where autograd is on and the loss depends on
-        something else that requires grad.
+    Args:
+        forward: what `loss_fn` returned.
+        params: tensors by name.
+        buffers: tensors by name.
+        batch: (inputs, targets).
+        key: for models that draw, else None.
+        create_graph: True to make the gradients differentiable. None does so where autograd is on
+            and the loss depends on something else that requires grad.
+
+    Returns:
+        (grads, (buffers, metrics)), as a gradient function returns them.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.grad import autograd_grads, loss_fn
+        >>> forward = loss_fn(layers.Linear(1, 1, bias=False), losses.mse, None)
+        >>> batch = torch.tensor([[3.0]]), torch.tensor([[0.0]])
+        >>> autograd_grads(forward, {"weight": torch.tensor([[2.0]])}, {}, batch, None)[0]
+        {'weight': tensor([[36.]])}
     """
     if not torch.is_grad_enabled():
         with torch.enable_grad():
@@ -213,8 +269,27 @@ def expect_param_tensors(params: Params) -> None:
 def metrics_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """Return `f(params, buffers, batch)`: the loss and `metrics` (as in `grad_fn`) in
-    evaluation.
+    """Return the function that evaluates a model: its loss and metrics in evaluation mode.
+
+    Args:
+        model: the network.
+        loss: `loss(logits, targets) -> scalar`.
+        metrics: as in `grad_fn`; by default the accuracy, where loss and targets define one.
+
+    Returns:
+        `f(params, buffers, batch) -> metrics`, scalars by name, "loss" among them.
+
+    Raises:
+        UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not
+            tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, metrics_fn
+        >>> measure = metrics_fn(layers.Linear(2, 2, bias=False))
+        >>> batch = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+        >>> measure({"weight": torch.zeros(2, 2)}, {}, batch)
+        {'loss': tensor(0.6931), 'accuracy': tensor(1.)}
     """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_functions("metrics_fn", loss=loss)

@@ -63,7 +63,18 @@ def watch_layers(
 def eval_layers(
     model: Model, params: Params, buffers: Buffers, x, offsets: Params | None = None
 ) -> tuple[Tensor, dict[str, LayerCall]]:
-    """Return `watch_layers` of a model in evaluation mode."""
+    """Return `watch_layers` of a model in evaluation mode.
+
+    Args:
+        model: the network.
+        params: tensors by name.
+        buffers: tensors by name.
+        x: inputs (batch, ...).
+        offsets: added to the output of each layer, by the name of its weight.
+
+    Returns:
+        The outputs, and the `LayerCall` of each layer by the name of its weight.
+    """
     return watch_layers(lambda: model.apply(params, buffers, x)[0], params, offsets)
 
 

@@ -54,17 +54,38 @@ def to_torch_state_dict(
     step: int = 0,
     order: Sequence[str] | None = None,
 ) -> dict:
-    """Return what `load_state_dict` of the torch optimizer of that name takes.
+    """Return the state of an optimizer as torch.optim's `load_state_dict` takes it.
 
     Args:
         opt_state: the state of one of our optimizers with the same name.
-        optimizer_name: the name in `CLASSES`.
+        optimizer_name: "sgd", "rmsprop", "adagrad", "adadelta", "adam", "adamw", "adamax", "nadam"
+            or "radam".
         params: the params that it belongs to.
-        hyper: keyword arguments of torch's (a schedule's present value, not the schedule).
+        hyper: keyword arguments of torch's optimizer; of a schedule the present value.
         step: how many updates have been made, for optimizers whose state here does not count them
             (sgd, rmsprop, adagrad, adadelta).
-        order: the names in the order in which torch's optimizer was given them, by default that of
-            `params`; torch itself compares no names.
+        order: the names in the order in which torch's optimizer was given them; None for that of
+            `params`. torch itself compares no names.
+
+    Returns:
+        A dict with "state" and "param_groups".
+
+    Raises:
+        UserError: an argument is wrong, or the state is that of another optimizer.
+
+    Example:
+        >>> import torch
+        >>> from purenets import optim
+        >>> from purenets.torch_nets.torch_optim import to_torch_state_dict
+        >>> params = {"weight": torch.ones(1, 2)}
+        >>> _, state = (ours := optim.adam(0.1)).update(params, ours.init(params), params)
+        >>> theirs = torch.optim.Adam([torch.nn.Parameter(params["weight"])], lr=0.1)
+        >>> theirs.load_state_dict(to_torch_state_dict(state, "adam", params, {"lr": 0.1}))
+        >>> theirs.state_dict()["state"][0]["exp_avg"]
+        tensor([[0.1000, 0.1000]])
+
+    Source:
+        torch.optim.Optimizer.load_state_dict.
     """
     expect_named("to_torch_state_dict", "entries", opt_state=opt_state)
     expect_leaves("to_torch_state_dict", params=params)
@@ -102,18 +123,36 @@ def from_torch_state_dict(
     step: int | None = None,
     order: Sequence[str] | None = None,
 ) -> dict:
-    """Return the state of `optimizer` that goes on where that of `state_dict` stopped.
+    """Return the state of an optimizer that continues where torch.optim's optimizer stopped.
 
     Args:
-        state_dict: of torch's optimizer, with one group of parameters or several.
-        optimizer: ours; for several groups with hyperparameters of their own a `partition`.
+        state_dict: that of torch's optimizer, with one group of parameters or several.
+        optimizer: ours; a `partition` for several groups with hyper-parameters of their own.
         params: the params that it updates.
         step: how many updates have been made, if only ours counts them (a schedule, dampening).
         order: the names in the order in which torch's optimizer was given them, group after group,
             where `state_dict` does not hold them.
 
+    Returns:
+        A state for `optimizer.update`.
+
     Raises:
-        UserError: where the order is not known, or names, shapes or steps do not fit.
+        UserError: the order is not known, or names, shapes or steps do not fit.
+
+    Example:
+        >>> import torch
+        >>> from purenets import optim
+        >>> from purenets.torch_nets.torch_optim import from_torch_state_dict
+        >>> weight = torch.nn.Parameter(torch.ones(1, 2))
+        >>> theirs = torch.optim.SGD([("weight", weight)], lr=0.1, momentum=0.9)
+        >>> weight.sum().backward()
+        >>> theirs.step()
+        >>> ours = optim.sgd(0.1, momentum=0.9)
+        >>> from_torch_state_dict(theirs.state_dict(), ours, {"weight": weight.detach()})
+        {'0': {'momentum_buffer': {'weight': tensor([[1., 1.]])}}, '1': {}}
+
+    Source:
+        torch.optim.Optimizer.state_dict.
     """
     expect_optimizers("from_torch_state_dict", optimizer=optimizer)
     expect_leaves("from_torch_state_dict", params=params)
