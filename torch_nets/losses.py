@@ -30,6 +30,20 @@ from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
 from purenets.torch_nets.fast.tracing import is_tracing
 
+__all__ = [
+    "binary_cross_entropy",
+    "binary_focal",
+    "cross_entropy",
+    "focal",
+    "focal_binary_cross_entropy",
+    "focal_cross_entropy",
+    "huber",
+    "huber_loss",
+    "label_smoothed",
+    "mse",
+    "smoothed_cross_entropy",
+]
+
 NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
 
 
