@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, taken anew for params such as averaged ones."""
+"""Recompute BatchNorm's running statistics for other params, such as averaged ones."""
 
 from collections.abc import Callable, Iterable
 

@@ -1,4 +1,4 @@
-"""Dicts of arrays across the border between NumPy and torch."""
+"""Nested dicts of arrays from NumPy to torch and back, and devices by name."""
 
 import numpy as np
 import torch

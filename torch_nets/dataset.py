@@ -1,9 +1,8 @@
-"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from
-the rest.
+"""Palindromes, digit strings that read the same backwards; the last digit is to be predicted.
 
 T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are
-uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2)
-palindromes, all as likely.
+uniform and leading zeros are allowed. The first ceil(T/2) digits are free, so there are
+10 ** ceil(T/2) palindromes, all equally probable.
 
     dataset = PalindromeDataset(5, random.key(0))
     loader = torch.utils.data.DataLoader(dataset, batch_size=128)    # x (128, 4, 1), y (128,)

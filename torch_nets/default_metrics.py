@@ -1,9 +1,9 @@
-"""Which accuracy a loss means: of classes, of yes or no, or none.
+"""The accuracy that fits a loss: of classes, of yes-or-no targets, or none.
 
-By shape and dtype alone a regression of one number and a binary classification by one logit are the
-same, and so are soft labels and a regression of several numbers. What tells them apart is the loss,
-where it is one of torch's. Of a loss that is not known there is an accuracy for class numbers only,
-and otherwise none, rather than a number without meaning.
+Shapes and dtypes do not tell a regression of one number from a binary classification by one logit,
+nor soft labels from a regression of several numbers. The loss does, if it is one of torch's or of
+this package. For any other loss there is an accuracy for class numbers only, rather than a number
+without meaning.
 """
 
 import functools

@@ -1,11 +1,13 @@
 """Many networks at once: stacked, in one step by torch.func.vmap, or side by side, as one model.
 
-state = stack_states([init_state(model, optimizer, random.key(seed)) for seed in range(10)])
-state, metrics = ensemble(step)(state, batch)  # x: (members, batch, ...)
-unstack_states(state)[3]  # the state of seed 3, as if it had been trained alone
+    state = stack_states([init_state(model, optimizer, random.key(seed)) for seed in range(10)])
+    state, metrics = ensemble(step)(state, batch)  # x: (members, batch, ...)
+    unstack_states(state)[3]  # the state of seed 3, as if it had been trained alone
 
-model = deep_ensemble(net, 2)                         # its logits are the mean of those of two nets
-step  = make_step(per_member_grad_fn(grad_fn(net), 2), optimizer)
+    model = deep_ensemble(net, 2)  # its logits are the mean of those of two nets
+    step  = make_step(per_member_grad_fn(grad_fn(net), 2), optimizer)
+
+Side by side suits large nets, for which vmap would be no faster.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
-"""A small convolutional net that learns CIFAR-10 fast, in the manner of the public speed runs.
+"""A small convolutional net that learns CIFAR-10 fast, after the public speed records.
 
-After K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498), which
-stands on D. Page's and T. Balsam's: fixed whitening filters, three groups of 3x3 convolutions that
-begin as the identity as far as they can, BatchNorm that only shifts, GELU, and logits scaled down.
+It follows K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498),
+which builds on those of D. Page and T. Balsam: fixed whitening filters, three groups of 3x3
+convolutions that begin as the identity as far as they can, BatchNorm without a weight, GELU, and
+logits scaled down.
 """
 
 import functools

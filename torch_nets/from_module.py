@@ -1,13 +1,14 @@
 """Any torch.nn.Module as a `Model`: a pure function of its leaves, its inputs and a key.
 
-model = from_module(resnet18())             # params of the module itself: model.init(None)
-model = from_module(lambda: resnet18())     # drawn by construction under a key: model.init(key)
+    model = from_module(resnet18())             # params of the module itself: model.init(None)
+    model = from_module(lambda: resnet18())     # drawn by construction under a key: model.init(key)
 
-What is pure about it:
-- Params are the trainable leaves, each once, however often it is used; frozen ones
-  (`requires_grad_(False)`) are buffers, and what the module writes into buffers comes back.
-- Every draw (dropout anywhere, RReLU, torch.rand...) is a function of the key; see `module_draws`.
-- Inputs and params that the module writes into are copied first. A write to a param, as of
+What makes it pure:
+
+- Params are the trainable leaves, each once, however often it is used. Frozen ones
+  (`requires_grad_(False)`) are buffers. What the module writes into buffers is returned.
+- Every draw (any dropout, RReLU, torch.rand...) is a function of the key; see `module_draws`.
+- Inputs and params that the module writes into are copied first. A write to a param, as by
   `Embedding(max_norm)`, and a change of a plain attribute last for the call only.
 """
 

@@ -1,4 +1,4 @@
-"""A trained net as a part of another one that is not trained any further."""
+"""A trained net as a part of another one, not trained any further."""
 
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError

@@ -1,6 +1,4 @@
-"""From a model to its gradient: by torch.func, or by autograd on leaves where that gives the same
-sooner.
-"""
+"""The gradient of a model: by torch.func, or by autograd on leaves where that is faster."""
 
 from collections.abc import Callable
 from typing import Any

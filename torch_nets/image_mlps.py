@@ -1,6 +1,8 @@
-"""Nets without convolution or patches for images: every unit of the first layer sees every pixel,
-and nothing tells the net which pixels are neighbors. x: (batch, ...) -> logits: (batch,
-n_classes)."""
+"""Nets for images without convolutions or patches.
+
+Every unit of the first layer sees every pixel, and nothing tells the net which pixels are
+neighbors. x: (batch, ...) -> logits: (batch, n_classes).
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""Images on a device: opened, split, normalized, and drawn in batches."""
+"""Images on a device: loaded, split and normalized."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,8 +1,7 @@
-"""What the linear layers and convolutions of a model are given, and the gradients by what they
-return.
+"""The inputs of a model's linear layers and convolutions, and gradients by their outputs.
 
-It is seen in the calls of torch's functions, so that any model will do, a `torch.nn.Module` by
-`from_module` too; a leaf of the params is known by its identity.
+A mode of torch watches the calls of torch's functions, so any model will do, including a
+`torch.nn.Module` by `from_module`. A leaf of the params is recognized by its identity.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,12 @@
-"""To and from torch's DataLoader: a run of our batches as a dataset, and a loader as `batches`.
+"""From and to torch's DataLoader: batches as a dataset, and a loader as `batches`.
 
-dataset = to_dataset(data.batches(task.train, 32, key), range(0, 25))   # an epoch of 25 steps
-for x, y in DataLoader(dataset, batch_size=None, num_workers=2): ...    # in any loop of torch
+    dataset = to_dataset(data.batches(task.train, 32, key), range(0, 25))  # an epoch of 25 steps
+    for x, y in DataLoader(dataset, batch_size=None, num_workers=2): ...   # in a loop of torch
 
-batches = from_loader(DataLoader(images, 32, shuffle=True), key)        # in any loop of ours
-state, history = fit(step, state, batches, steps=1000)
+    batches = from_loader(DataLoader(images, 32, shuffle=True), key)       # in `fit`
+    state, history = fit(step, state, batches, steps=1000)
+
+In both directions a batch depends on the step alone, so a resumed run sees the same batches.
 """
 
 import contextlib
@@ -25,9 +27,9 @@ Batches = Callable[[int], Batch]
 
 
 class StepsDataset(IterableDataset):
-    """The batches of some steps, in their order, whatever the number of workers.
+    """The batches of some steps, in the same order for any number of workers.
 
-    Worker w of W makes those of steps w, w + W, ..., as a DataLoader asks its workers in turn.
+    Worker w of W makes those of steps w, w + W, ..., since a DataLoader asks its workers in turn.
     """
 
     def __init__(self, batches: Batches, steps: range):
@@ -51,8 +53,8 @@ def to_dataset(batches: Batches, steps: int | range) -> IterableDataset:
 
     Args:
         batches: the function from a step, counted from 0, to its batch.
-        steps: how many steps, from 0 on, or the range of them. An epoch of n steps is `range(epoch
-            * n, (epoch + 1) * n)`.
+        steps: how many steps, from 0 on, or the range of them. An epoch of n steps is
+            `range(epoch * n, (epoch + 1) * n)`.
 
     Returns:
         An `IterableDataset` of batches, in the order of the steps for any number of workers.
@@ -104,8 +106,8 @@ def from_loader(
         steps_per_epoch: the batches of an epoch, for a loader without a length; by default
             `len(loader)`.
         device: where the batches go; None leaves them where they are.
-        to_batch: makes the pair of what the loader yields, such as `lambda b: (b["image"],
-            b["label"])`.
+        to_batch: makes the pair of what the loader yields, such as
+            `lambda b: (b["image"], b["label"])`.
 
     Returns:
         `batches(step)`, with steps counted from 0.

@@ -1,6 +1,4 @@
-"""Wrappers for the precision and the memory format of a model, and the choice of the fastest by
-measurement.
-"""
+"""Wrappers for the precision and memory format of a model, and a choice by measurement."""
 
 import fnmatch
 import statistics

@@ -1,8 +1,8 @@
 """Training on the hardest images of each batch, as a small net finds them.
 
-A small net is trained before, on the same batches, and says which images of each have the largest
-loss; the large net then sees these only, at the cost of half of its forward and backward passes or
-less. So does K. Jordan's airbench96_faster (github.com/KellerJordan/cifar10-airbench).
+The small net is trained first, on the same batches, and finds the images with the largest loss.
+The large net then sees only these, at half the cost of its forward and backward passes or less.
+This follows K. Jordan's airbench96_faster (github.com/KellerJordan/cifar10-airbench).
 """
 
 from collections.abc import Callable

@@ -1,11 +1,10 @@
-"""Gradients of fixed shards of a batch, summed in a fixed order: the same bits from any number of
-processes.
+"""Gradients of fixed shards, summed in a fixed order: the same bits from any number of processes.
 
-A batch is cut into S shards, whoever computes them. Process r of R takes the shards r, r + R,
-r + 2 R, ...: in each round every process computes one shard, all exchange what they found, and each
-adds it to its sum in the order of the shards. An addition of floating-point numbers depends on its
-order, which is 0, 1, ..., S - 1 here for every R; an `all_reduce` would choose another for each R.
-A round holds R gradients in memory, and a step sends each shard's gradient once.
+A batch is cut into S shards. Process r of R takes the shards r, r + R, r + 2 R, ... In each round
+every process computes one shard, all exchange their results, and each adds them to its sum in the
+order of the shards. A floating-point sum depends on its order, which here is 0, 1, ..., S - 1 for
+every R; an `all_reduce` would choose another for each R. A round holds R gradients in memory, and
+a step sends the gradient of each shard once.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,12 +1,12 @@
-"""A `Model` as a torch.nn.Module, for what takes only those: torch.export, ONNX, Lightning, hooks.
+"""A `Model` as a torch.nn.Module, for torch.export, ONNX, Lightning, hooks.
 
     module = to_module(model, state.params, state.buffers)
     module.state_dict().keys()                # the names of params and buffers: "fc1.weight", ...
     program = torch.export.export(module.eval(), (x,))
     torch.onnx.export(module.eval(), (x,), "net.onnx", dynamo=True)
 
-It behaves as modules do: params and buffers are its own and are changed in place, training mode is
-an attribute, and draws come of torch's generator. `from_module` leads back.
+It behaves as modules do: params and buffers are its own and change in place, training mode is an
+attribute, and draws come from torch's generator. `from_module` is the inverse.
 """
 
 from typing import Any

@@ -7,12 +7,12 @@
 
     opt_state = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), params)    # take over
 
-Arrays go over bit by bit. The optimizers' states bear the same names in both, so both ways are the
-same for all: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam.
+Arrays are copied bit by bit. States have the same names in both libraries, so both directions work
+for all of these: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam.
 
-torch numbers its parameters. Which is which is read from `param_names`, which torch keeps where it
-was given `named_parameters()`; else one group is taken to be in the order of `params`, or of
-`order` if that is given. Several groups without names need `order`.
+torch numbers its parameters. Their names are read from `param_names`, which torch keeps if it was
+given `named_parameters()`. Without them, one group is assumed to be in the order of `params`, or of
+`order` if that is given; several groups need `order`.
 """
 
 from collections.abc import Sequence

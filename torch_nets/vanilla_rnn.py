@@ -1,13 +1,12 @@
-"""The vanilla RNN of the assignment, equations (1) to (3) by name, as two pure functions and as a
-module.
+"""The vanilla RNN of the assignment, as two pure functions and as a module.
 
     h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h)     (1)     h(0) = 0
     o(t) = W_ph h(t) + b_o                         (2)
     y(t) = softmax(o(t))                           (3)
 
 The loss (4) is the cross-entropy of the last step only, so `apply` returns the logits o of the last
-step and `torch_nets.grad_fn` takes the loss of them. In code a row is an example: h = tanh(x W_hx^T
-+ h W_hh^T + b_h).
+step and `torch_nets.grad_fn` takes the loss of them. In code a row is an example:
+h = tanh(x W_hx^T + h W_hh^T + b_h).
 """
 
 import math

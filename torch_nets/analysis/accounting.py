@@ -1,4 +1,4 @@
-"""How private a training is: Renyi differential privacy of Poisson-sampled steps with normal noise.
+"""Privacy accounting by Renyi differential privacy, for Poisson samples and normal noise.
 
 After Mironov, Talwar, Zhang 2019, "Renyi differential privacy of the sampled Gaussian mechanism":
 A(alpha), section 3.3, is computed for whole and for fractional orders alpha; the orders compose by

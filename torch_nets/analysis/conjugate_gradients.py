@@ -1,9 +1,11 @@
-"""Conjugate gradients over dicts of params, and with them Gauss-Newton steps without a matrix.
+"""Conjugate gradients over dicts of params, and Gauss-Newton steps without a matrix.
 
-x, info = cg(damped(lambda v: ggn_vp(outputs, loss, params, v), 1e-3), grads, maxiter=50)
+    x, info = cg(damped(lambda v: ggn_vp(outputs, loss, params, v), 1e-3), grads, maxiter=50)
 
-grad_fn = gauss_newton_grad_fn(model, damping=1e-3)    # as any grad_fn
-step = make_step(grad_fn, optim.sgd(1.0))
+    grad_fn = gauss_newton_grad_fn(model, damping=1e-3)    # as any grad_fn
+    step = make_step(grad_fn, optim.sgd(1.0))
+
+Operators are functions v -> A v over dicts like the params.
 """
 
 from collections.abc import Callable

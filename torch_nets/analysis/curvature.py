@@ -1,9 +1,10 @@
-"""Curvature of the loss, as functions over dicts: nothing larger than a few dicts of params is ever
-built.
+"""Curvature of the loss, as functions over dicts.
 
-f = eval_loss_fn(model, buffers, (x, y))            # params -> the loss, in evaluation mode
-hvp(f, params, v)                              # H v
-lanczos(lambda v: hvp(f, params, v), params, key, 20)    # the largest and smallest eigenvalues of H
+    f = eval_loss_fn(model, buffers, (x, y))                 # params -> loss, in evaluation
+    hvp(f, params, v)                                        # H v
+    lanczos(lambda v: hvp(f, params, v), params, key, 20)    # extreme eigenvalues of H
+
+No matrix is ever built.
 """
 
 import contextlib

@@ -1,6 +1,4 @@
-"""The diagonal of a linear operator from a few products with it, and that of the Gauss-Newton
-matrix exactly.
-"""
+"""The diagonal of an operator from a few products; that of the Gauss-Newton matrix exactly."""
 
 from collections.abc import Callable
 

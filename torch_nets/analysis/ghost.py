@@ -2,7 +2,7 @@
 
     norms, losses = ghost_norms(model)(params, buffers, (x, y))  # (batch,), (batch,)
 
-The factors that the gradient of a leaf is a product of tell its norm, and the clipped sum is one
+The gradient of a leaf is a product of factors. They give its norm, and the clipped sum is one
 product of them (`ghost_pass`, `ghost_terms`).
 """
 

@@ -1,19 +1,19 @@
-"""One backward pass that tells of the gradients of all examples of a batch.
+"""One backward pass that yields the gradients of all examples of a batch, as factors.
 
-How it works, and why for any model: the model is applied to one example inside of torch.func.vmap,
-as in `per_example_grads`, so that examples cannot mix, whatever it does. A mode of torch watches
-its operations. Where one of them is known to multiply by a leaf (`ghost_rules`), it is computed for
-all examples at once with the leaf as a constant, and what its gradient is a product of is noted:
-the inputs x, and in the backward pass the gradient dy of the outputs (`ghost_terms`). Every other
-use of a leaf sees a copy for each example (a view, no memory), and autograd returns its gradients.
-So each leaf takes the way that is known for it, and the numbers are those of `per_example_grads`.
+How it works, for any model: the model is applied to one example inside of torch.func.vmap, as in
+`per_example_grads`, so that examples cannot mix. A mode of torch watches its operations. One that
+is known to multiply by a leaf (`ghost_rules`) is computed for all examples at once with the leaf as
+a constant, and the factors of its gradient are recorded: the inputs x, and in the backward pass the
+gradient dy of the outputs (`ghost_terms`). Every other use of a leaf sees a copy for each example
+(a view, no memory), and autograd returns its gradients. The numbers are those of
+`per_example_grads`.
 
-One backward pass computes no gradient of a known leaf; the clipped sum is one product of its
-factors when all norms are known (Bu et al. 2023, "Differentially private optimization on large
-model at small cost", who call it book-keeping). That is the arithmetic of a plain gradient plus the
-norms. A description of the layers (`Model.layers`) would not do: it tells names, not residuals;
-hooks on torch.nn.Modules would leave out all that is a function here. Under a transform of
-torch.func and under torch.compile the gradients of all examples are made after all.
+The backward pass computes no gradient of a known leaf. When all norms are known, the clipped sum is
+one product of its factors (Bu et al. 2023, "Differentially private optimization on large model at
+small cost", call it book-keeping). The cost is that of a plain gradient plus the norms. Neither a
+description of the layers would do (`Model.layers` has names, not residuals) nor hooks on
+torch.nn.Modules (much here is a function). Under a transform of torch.func and under torch.compile
+the gradients of all examples are computed after all.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,9 @@
-"""The operations of torch whose per-example gradients are held as factors: a table.
+"""A table of the operations of torch whose per-example gradients are held as factors.
 
-`RULES[operation](ghost, *its arguments)` returns the output of the operation, or NotImplemented
-where it uses no leaf in a way that is known here; then the operation runs as it is. A rule hands
-two functions to `ghost.call`: the operation on all examples at once, (examples, ...) -> (examples,
-...), and what the gradients are made of, `terms(x, dy) -> {leaf: Term}`.
+`RULES[operation](ghost, *its arguments)` returns the output of the operation, or NotImplemented if
+it uses no leaf in a known way; then the operation runs as it is. A rule hands two functions to
+`ghost.call`: the operation on all examples at once, (examples, ...) -> (examples, ...), and the
+function that makes the gradients, `terms(x, dy) -> {leaf: Term}`.
 """
 
 from typing import NamedTuple

@@ -1,16 +1,16 @@
-"""The gradients of all examples by one leaf, held as the factors that they are products of.
+"""The gradients of all examples by one leaf, held as their factors.
 
 A term answers three questions about the gradients g_i of the examples i, without holding them
-where their factors take less room:
+where their factors take less memory:
 
     term.squared_norms()   |g_i|^2: (examples,)
     term.total(factors)    sum_i factors_i g_i: the shape of the leaf
     term.each()            g_i: (examples, ...)
 
-A norm that is computed of factors is called a ghost norm (Goodfellow 2015, "Efficient per-example
+A norm that is computed from factors is called a ghost norm (Goodfellow 2015, "Efficient per-example
 gradient computations"; Li et al. 2022, "Large language models can be strong differentially private
-learners"): |sum_t dy_t x_t^T|^2 = sum_ts (x_t . x_s)(dy_t . dy_s), at a price that grows with the
-square of the number of positions t instead of the size of the matrix.
+learners"): |sum_t dy_t x_t^T|^2 = sum_ts (x_t . x_s)(dy_t . dy_s). Its cost grows with the square
+of the number of positions t instead of the size of the matrix.
 """
 
 import math

@@ -1,17 +1,17 @@
-"""One gradient for each example of a batch, and what is made of them.
+"""One gradient for each example of a batch, and statistics of them.
 
     grads, losses = per_example_grads(model)(params, buffers, (x, y))
     grads["fc1.weight"].shape  # (batch, out, in)
     norm_fn = per_example_grads(model, reduce=tree.norm, chunk_size=64)
     norms, _ = norm_fn(params, buffers, (x, y))  # (batch,)
 
-Any model will do whose examples do not mix: BatchNorm only in evaluation mode, which is the default
-here. `check_per_example` tells. `reduce` is applied to each example's dict, chunk by chunk, so that
-no more than `chunk_size` gradients are held at a time.
+It works for any model that does not mix its examples: with BatchNorm only in evaluation mode, which
+is the default here. `check_per_example` tests a model. `reduce` is applied to each example's dict,
+chunk by chunk, so that no more than `chunk_size` gradients are held at a time.
 
-A net whose matrices are used in known operations only (`ghost_rules`) takes one backward pass of
-the whole batch, and the gradients are products of what that tells (`ghost_pass`). All others, and
-all under torch.func and torch.compile, are differentiated by torch.func.vmap.
+Where all matrices are used in known operations only (`ghost_rules`), one backward pass of the whole
+batch yields the factors of the gradients (`ghost_pass`). All other models, and all under torch.func
+and torch.compile, are differentiated by torch.func.vmap.
 """
 
 import contextlib

@@ -1,8 +1,10 @@
 """Stochastic Lanczos quadrature: traces of functions of an operator, and its spectral density.
 
-density = spectral_measure(product, params, key, 30, num_probes=8)
-density.mean(torch.log)                        # log det A / n
-spectral_density(density, grid, sigma=0.01)    # a smooth curve
+    density = spectral_measure(product, params, key, 30, num_probes=8)
+    density.mean(torch.log)                        # log det A / n
+    spectral_density(density, grid, sigma=0.01)    # a smooth curve
+
+Of the operator only products are needed.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,6 @@
-"""What a vanilla RNN does over time: hidden states, gradients by them, Jacobians. All by
-torch.func.
+"""Hidden states of a vanilla RNN over time, gradients by them, and Jacobians, by torch.func.
 
-T is the length of a palindrome; N = T-1 digits are read, so time goes from 1 to N.
+T is the length of a palindrome; N = T-1 digits are read, so time runs from 1 to N.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """The trace of a linear operator from a few products with it.
 
-All three estimates are unbiased; the error of Hutchinson's falls as 1 / sqrt(num_matvecs), that of
+All three estimates are unbiased. The error of Hutchinson's falls as 1 / sqrt(num_matvecs), that of
 the other two faster where the spectrum decays, as that of a Hessian or Gauss-Newton matrix does.
 
     product = lambda v: ggn_vp(outputs, loss, params, v)

@@ -1,8 +1,10 @@
 """`jit` as in JAX: a pure function compiled once for each signature of its arguments.
 
-step = jit(step)                                     # compiles at the first call
-state, metrics = step(state, batch)
-step = jit(step).lower(state, batch).compile()       # compiles now, for exactly these shapes
+    step = jit(step)                                     # compiles at the first call
+    state, metrics = step(state, batch)
+    step = jit(step).lower(state, batch).compile()       # compiles now, for exactly these shapes
+
+A function that cannot be compiled runs as it is, after one warning.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Attention as nn.MultiheadAttention, and the block of a transformer as nn.TransformerEncoderLayer.
+"""Attention as nn.MultiheadAttention, and a transformer block as nn.TransformerEncoderLayer.
 
 Axes: (batch, steps, features); within an attention (batch, heads, steps, features of a head).
 """

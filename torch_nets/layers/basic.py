@@ -1,4 +1,4 @@
-"""Linear layers, activations, dropout, embeddings, and layers in a row."""
+"""Linear layers, activations, dropout, embeddings, and layers in sequence."""
 
 import math
 from collections.abc import Callable

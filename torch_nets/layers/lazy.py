@@ -1,4 +1,4 @@
-"""Sizes that are read from an example of the inputs, so that nobody has to count them."""
+"""Layers whose sizes are read from an example of the inputs."""
 
 from collections.abc import Callable
 

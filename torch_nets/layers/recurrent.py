@@ -4,8 +4,8 @@
     y, _ = layer.apply(params, {}, x)  # (batch, steps, 8) -> (batch, steps, 32)
     (y, state), _ = layer.apply(params, {}, (x, state))  # from a state to that of the last step
 
-The steps of time are written out, so that they run under torch.func, where torch's own kernels have
-no rules. Outside of it the kernel does the same in one call.
+Under torch.func, where torch's own kernels have no rules, the loop over the steps is written out.
+Elsewhere the kernel computes the same in one call.
 """
 
 import math
@@ -52,8 +52,10 @@ def rnn_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, .
 def lstm_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the next state (h, c) of an LSTM.
 
-    With the gates i, f, g, o of a + b: c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o)
-    tanh(c).
+    With the gates i, f, g, o of a + b:
+
+        c = sigmoid(f) c + sigmoid(i) tanh(g)
+        h = sigmoid(o) tanh(c)
 
     Args:
         a: W_ih x + b_ih, (batch, 4 hidden): input, forget, cell and output gates.
@@ -81,7 +83,10 @@ def lstm_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, 
 def gru_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Return the next state of a GRU in PyTorch's form, which resets after the product.
 
-    With the gates r, z, n: n = tanh(n_a + sigmoid(r) n_b) and h = n + sigmoid(z) (h - n).
+    With the gates r, z, n of a and of b:
+
+        n = tanh(n_a + sigmoid(r_a + r_b) n_b)
+        h = n + sigmoid(z_a + z_b) (h - n)
 
     Args:
         a: W_ih x + b_ih, (batch, 3 hidden): reset, update and new gates.
