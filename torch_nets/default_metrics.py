@@ -114,9 +114,7 @@ def _of_unknown_loss(logits: Tensor, targets: Tensor) -> Tensor | None:
 
 
 def _of_checked_classes(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the accuracy where the loss has refused every target that is no class: in fewer
-    operations.
-    """
+    """Return the accuracy, in fewer operations, where the loss has checked the targets already."""
     if targets.shape == logits.shape:
         return class_accuracy(logits, targets)
     return (logits.argmax(1) == targets).mean(dtype=torch.float32)

@@ -50,16 +50,18 @@ class Group(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Return True if this process writes files and prints."""
         return self.rank == 0
 
     def part(self, n: int) -> slice:
-        """This rank's part of n examples; all parts are as large, or as good as."""
+        """Return the part of n examples that is this rank's; parts are equal, or differ by one
+        example.
+        """
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     @property
     def own_shards(self) -> range:
-        """The shards that this rank computes: in each round, every rank has the next one."""
+        """Return the shards of this rank: in each round, every rank takes the next one."""
         return range(self.rank, self.shards, self.size)
 
 
@@ -228,8 +230,9 @@ def mean_over_ranks(values: dict, group: Group) -> dict:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over the ranks; every rank's loss depends on it, so the gradient is a sum over the
-    ranks too.
+    """Sum a tensor over the ranks.
+
+    The loss of every rank depends on it, so its gradient is a sum over the ranks too.
     """
 
     @staticmethod
@@ -368,7 +371,7 @@ def _lost() -> Iterator[None]:
 
 
 class _NoTerminal:
-    """A stream that draws no bars: those of rank 0 are enough."""
+    """A stream that hides progress bars: those of rank 0 are enough."""
 
     def __init__(self, stream):
         self._stream = stream

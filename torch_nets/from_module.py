@@ -232,8 +232,9 @@ def _is_custom(part: nn.Module, *known: str) -> bool:
 
 
 def _draws_in_training(part: nn.Module) -> bool:
-    """Return True for a layer of torch.nn that draws: dropout, or attention and recurrent layers
-    with it.
+    """Return True for a layer of torch.nn that draws in training.
+
+    These are dropout, and attention and recurrent layers that have a dropout.
     """
     rate = getattr(part, "dropout", 0.0)
     return isinstance(part, DRAWING) or (isinstance(rate, float) and rate > 0)
@@ -243,7 +244,19 @@ def _draws_in_training(part: nn.Module) -> bool:
 
 
 def is_norm_kind(kind: str) -> bool:
-    """Return True for the name of a normalization: "BatchNorm", "LayerNorm2d", "LlamaRMSNorm"..."""
+    """Return True for the name of a normalization: "BatchNorm", "LayerNorm2d", "LlamaRMSNorm" ...
+
+    Args:
+        kind: the name of a layer or of a class.
+
+    Returns:
+        A bool.
+
+    Example:
+        >>> from purenets.torch_nets.from_module import is_norm_kind
+        >>> is_norm_kind("LlamaRMSNorm"), is_norm_kind("Linear")
+        (True, False)
+    """
     return re.search(r"Norm(\d[dD])?$", kind) is not None
 
 
@@ -328,7 +341,21 @@ def _copied(leaves: dict[str, Tensor], written: frozenset[str] | None) -> dict[s
 
 
 def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """Return inputs or outputs with f of each tensor, in tuples, lists and dicts too."""
+    """Return inputs or outputs with f of each tensor, in tuples, lists and dicts too.
+
+    Args:
+        f: from a tensor to a tensor.
+        x: a tensor, or nested tuples, lists and dicts.
+
+    Returns:
+        The same structure.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.from_module import map_tensors
+        >>> map_tensors(lambda t: t + 1, {"a": torch.zeros(2), "b": "text"})
+        {'a': tensor([1., 1.]), 'b': 'text'}
+    """
     if isinstance(x, Tensor):
         return f(x)
     if isinstance(x, Mapping):
@@ -389,8 +416,9 @@ def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_checkpoints(name: str) -> Iterator[None]:
-    """Refuse torch.utils.checkpoint: it calls the module again in the backward pass, without these
-    params.
+    """Refuse torch.utils.checkpoint.
+
+    It calls the module again in the backward pass, without these params.
     """
     text = f"{name}: {CHECKPOINTED}"
     try:

@@ -44,15 +44,28 @@ class LayerCall(NamedTuple):
 def watch_layers(
     apply: Callable[[], Tensor], params: Params, offsets: Params | None = None
 ) -> tuple[Tensor, dict[str, LayerCall]]:
-    """Return `apply()`, and the calls of its linear layers by the name of their weight.
+    """Return `apply()`, and the calls of its linear layers and convolutions.
 
     Args:
         apply: calls the model with the very leaves of `params`.
-        offsets: added to the output of each layer, by the name of its weight; to differentiate by
-            them is to differentiate by the outputs.
+        params: tensors by name.
+        offsets: added to the output of each layer, by the name of its weight. A derivative by them
+            is one by the outputs.
+
+    Returns:
+        The outputs, and the `LayerCall` of each layer by the name of its weight.
 
     Raises:
-        UserError: if a weight is read by two calls, or by a convolution in groups.
+        UserError: a weight is read by two calls, or by a convolution with groups.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.layer_calls import watch_layers
+        >>> model, params = layers.Linear(2, 1, bias=False), {"weight": torch.ones(1, 2)}
+        >>> y, calls = watch_layers(lambda: model.apply(params, {}, torch.eye(2))[0], params)
+        >>> calls["weight"].inputs.shape
+        torch.Size([2, 1, 2])
     """
     with _Watch(params, offsets or {}) as watch:
         outputs = apply()

@@ -150,7 +150,14 @@ class _Recomputed(torch.autograd.Function):
 
 
 def is_differentiable(x: Tensor) -> bool:
-    """Return True for numbers of a kind that gradients exist for."""
+    """Return True for a tensor of a kind that has gradients: floating point or complex.
+
+    Args:
+        x: a tensor.
+
+    Returns:
+        A bool.
+    """
     return x.is_floating_point() or x.is_complex()
 
 

@@ -197,8 +197,10 @@ def _by_name(state_dict: dict, params: Params, order: Sequence[str] | None) -> d
 
 
 def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> list[str]:
-    """Return the names of torch's parameters in its order, or raise a UserError where that is not
-    known.
+    """Return the names of torch's parameters in its order.
+
+    Raises:
+        UserError: the order is not known.
     """
     if all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
@@ -250,7 +252,7 @@ def _shared(theirs: dict[str, dict], name: str) -> torch.Tensor | None:
 
 
 def _known(entries: dict, name: str, leaf: str, old: torch.Tensor) -> torch.Tensor:
-    """The entry of one parameter, or the fresh one if torch has not made a step yet."""
+    """Return the entry of one parameter, or the fresh one if torch has not made a step yet."""
     found = entries.get(name)
     if found is None and entries and any(v is not None for v in entries.values()):
         raise UserError(f"{leaf}: no {name} in state_dict, it holds {', '.join(entries)}")
@@ -262,7 +264,11 @@ def _known(entries: dict, name: str, leaf: str, old: torch.Tensor) -> torch.Tens
 
 
 def _entries(opt_state: dict) -> dict:
-    """The entries of a chain's parts together; a state that has one twice cannot be torch's."""
+    """Return the entries of all parts of a chain together.
+
+    Raises:
+        UserError: the state has an entry twice, so it cannot be torch's.
+    """
     entries = {}
     for name, part in opt_state.items():
         for key, value in (part if name.isdigit() else {name: part}).items():

@@ -74,8 +74,10 @@ def renyi_divergence(alpha: float, q: float, sigma: float) -> float:
 
 
 def _whole(alpha: int, q: float, sigma: float) -> float:
-    """Return log A(alpha) for a whole order: sum_k C(alpha, k) (1-q)^(alpha-k) q^k e^((k^2-k)/2
-    sigma^2)."""
+    """Return log A(alpha) for a whole order.
+
+    A(alpha) = sum_k C(alpha, k) (1-q)^(alpha-k) q^k exp((k^2-k) / (2 sigma^2)).
+    """
     alpha = int(alpha)
     terms = [
         math.lgamma(alpha + 1) - math.lgamma(k + 1) - math.lgamma(alpha - k + 1)

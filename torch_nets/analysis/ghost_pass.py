@@ -55,8 +55,14 @@ class Backward(NamedTuple):
         return sum(parts, torch.zeros_like(self.losses)).clamp_min(0)  # a rounded 0 may be below
 
     def each(self, params: Params) -> Params:
-        """Return the gradients of all examples, (examples, ...) in the dtype of the params, and use
-        the terms up."""
+        """Return the gradients of all examples, and use the terms up.
+
+        Args:
+            params: the params, for shapes and dtypes.
+
+        Returns:
+            Leaves (examples, ...) in the dtype of the params.
+        """
         n = len(self.losses)
         return {
             name: self.terms.pop(name).each().view(n, *p.shape).to(p.dtype)
@@ -68,7 +74,14 @@ class Backward(NamedTuple):
     def total(self, factors: Tensor, params: Params) -> Params:
         """Return the sum of all gradients, each times its factor, and use the terms up.
 
-        factors: (examples,). A term goes as soon as its leaf is done, and its memory with it.
+        A term is freed as soon as its leaf is done.
+
+        Args:
+            factors: (examples,).
+            params: the params, for shapes.
+
+        Returns:
+            A dict like the params.
         """
         return {
             name: self.terms.pop(name).total(factors).view(p.shape)
@@ -83,12 +96,16 @@ class UnknownUse(Exception):
 
 
 def can_trace(*arguments: Any) -> bool:
-    """Return True where autograd may be asked: under no transform of torch.func nor torch.compile,
-    and by arguments that nothing else is to be differentiated by.
+    """Return True where autograd may compute the gradients.
 
-    Within `jit`, which follows every operation, it may.
+    That is under no transform of torch.func nor torch.compile, and if nothing else is to be
+    differentiated by the arguments. Within `jit`, which follows every operation, it may.
 
-    arguments: params, buffers, a batch: containers of tensors.
+    Args:
+        arguments: params, buffers, a batch: containers of tensors.
+
+    Returns:
+        A bool.
     """
     if not enabled() or is_transformed() or is_forward_mode() or is_torch_compiling():
         return False
@@ -107,7 +124,15 @@ def _requires_grad(container: Any) -> bool:
 
 
 def example_keys(key: Tensor, n: int) -> Tensor:
-    """Return a key for each of n examples: (n, 2)."""
+    """Return a key for each of n examples.
+
+    Args:
+        key: a key.
+        n: the number of examples.
+
+    Returns:
+        Keys (n, 2).
+    """
     return random.split(key, n)
 
 
@@ -123,10 +148,20 @@ def chunks(
     chunk_size: int | None,
     only_known: bool = False,
 ) -> Iterator[Backward]:
-    """Yield what the backward pass of each chunk of the batch tells.
+    """Yield the result of the backward pass of each chunk of a batch.
+
+    Args:
+        model, loss, params, buffers, batch: as in `per_example_grads`.
+        key: for models that draw, else None; each example gets a key of its own.
+        train: True to apply the model in training mode.
+        chunk_size: examples at a time; None for all.
+        only_known: True to raise UnknownUse for a matrix that is used in a way that no rule knows.
+
+    Yields:
+        A `Backward` for each chunk.
 
     Raises:
-        UnknownUse: with `only_known`, for a matrix that is used in a way that no rule knows.
+        UnknownUse: see `only_known`.
     """
     n = count_examples(batch, "per-example gradients")
     keys = None if key is None else example_keys(key, n)
@@ -150,9 +185,16 @@ def backward(
     train: bool,
     only_known: bool = False,
 ) -> Backward:
-    """Return what one backward pass tells of the gradients of all examples of a batch.
+    """Return the result of one backward pass of a batch: the gradients of all examples, as factors.
 
-    The arguments are those of `chunks`.
+    Args:
+        model, loss, params, buffers, batch: as in `per_example_grads`.
+        keys: a key for each example, (examples, 2), or None.
+        train: True to apply the model in training mode.
+        only_known: as in `chunks`.
+
+    Returns:
+        A `Backward`.
     """
     ghost, n = Ghost(params, only_known), count_examples(batch, "per-example gradients")
     copies = {

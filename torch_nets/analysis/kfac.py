@@ -140,8 +140,15 @@ def _pull_fn(model, params, buffers, x, calls) -> Callable[[Tensor], Params]:
 
 
 def _combined(rows: Tensor, num_samples: int, key: Tensor | None) -> Tensor:
-    """Return random combinations (n, samples, ...) of the rows (n, C, ...), with the same sum of
-    squares on average.
+    """Return random combinations of rows, with the same sum of squares on average.
+
+    Args:
+        rows: (n, C, ...).
+        num_samples: how many combinations.
+        key: the source of the signs.
+
+    Returns:
+        A tensor (n, num_samples, ...).
     """
     expect_integers("kfac", 1, num_samples=num_samples)
     if key is None:

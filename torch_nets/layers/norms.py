@@ -259,9 +259,7 @@ def _expect_running(buffers: dict) -> None:
 def _batch_normalized(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable | None
 ) -> tuple:
-    """Return the normalized batch, the number of values a channel, and their mean and (biased)
-    variance.
-    """
+    """Return the normalized batch, the count of values of a channel, their mean and variance."""
     if total:
         return _batch_normalized_by_total(x, weight, bias, eps, total)
     if x.numel() == x.shape[1]:
