@@ -54,9 +54,7 @@ class Group(NamedTuple):
         return self.rank == 0
 
     def part(self, n: int) -> slice:
-        """Return the part of n examples that is this rank's; parts are equal, or differ by one
-        example.
-        """
+        """Return this rank's part of n examples; parts are equal, or differ by one example."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     @property
