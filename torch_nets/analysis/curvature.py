@@ -87,7 +87,7 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
         A dict like the params.
 
     Raises:
-        UserError: `f` is not a function, or names or shapes of v differ.
+        UserError: `f` is not a function, or the names of v differ.
 
     Example:
         >>> import torch
@@ -156,7 +156,7 @@ def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v:
         A dict like the params.
 
     Raises:
-        UserError: an argument is wrong, or names or shapes of v differ.
+        UserError: an argument is wrong, or the names of v differ.
 
     Example:
         >>> import torch

@@ -163,7 +163,7 @@ def clipped_sum_by_vmap(
         `f(params, buffers, batch, key=None, *, scale=1.0) -> (grads, (losses, None))`.
 
     Raises:
-        UserError: as for `clipped_sum`.
+        UserError: as for `per_example_grads`.
 
     Example:
         >>> import torch

@@ -231,8 +231,7 @@ def kfac_solve(blocks: list[Block], v: Params, damping: float | Tensor) -> Param
         tensor([[1., 1.]])
 
     Source:
-        Martens and Grosse 2015, arXiv 1503.05671; damping by eigenvectors: George et al. 2018,
-        arXiv 1806.03884.
+        Martens and Grosse 2015, arXiv 1503.05671.
     """
     expect_numbers("kfac_solve", NOT_NEGATIVE, damping=damping)
     _expect_blocks("kfac_solve", blocks, v)

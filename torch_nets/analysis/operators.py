@@ -102,13 +102,13 @@ def in_order_of(params: Params, leaves: Params) -> Params:
 
     Args:
         params: the dict that gives names and order.
-        leaves: a dict with the same names and shapes.
+        leaves: a dict with the same names.
 
     Returns:
         The leaves, in that order.
 
     Raises:
-        UserError: names or shapes differ.
+        UserError: the names differ.
 
     Example:
         >>> import torch

@@ -185,7 +185,7 @@ def epsilon(
         steps: how many steps of Poisson samples.
         sample_rate: the probability that an example is in a batch (`poisson_batches`).
         noise_multiplier: that of `dp_grad_fn`.
-        delta: the probability that is allowed to fail, below 1 / (number of examples).
+        delta: the probability with which the guarantee may fail, below 1 / (number of examples).
         accountant: "rdp" (Renyi, `accounting`), or "gdp" or "prv" of Opacus.
 
     Returns:
