@@ -183,7 +183,7 @@ def focal(gamma: float = 2.0) -> Callable[[Tensor, Tensor], Tensor]:
     The mean of -(1 - p)^gamma log p, with p the probability of the target.
 
     Args:
-        gamma: how much less; 0 is `cross_entropy`.
+        gamma: how much less easy examples count; 0 is `cross_entropy`.
 
     Returns:
         A loss `f(logits, targets) -> scalar`, for `grad_fn(model, loss=...)`.
@@ -281,7 +281,7 @@ def binary_focal(
     The mean of -(1 - p)^gamma log p, with p the probability of the target.
 
     Args:
-        gamma: how much less; 0 is `binary_cross_entropy`.
+        gamma: how much less easy examples count; 0 is `binary_cross_entropy`.
         alpha: the weight of a yes, 1 - alpha being that of a no; None for no weights.
 
     Returns:

@@ -41,9 +41,10 @@ def Conv(
             The other filters are drawn.
 
     Returns:
-        A layer (batch, n_in, H, W) -> (batch, n_out, H', W'), where H' = floor((H + 2 padding -
-        dilation (size - 1) - 1) / stride) + 1. Params: "weight" (n_out, n_in / groups, size, size)
-        and "bias" (n_out,), drawn uniform within 1 / sqrt(n_in / groups size^2).
+        A layer (batch, n_in, H, W) -> (batch, n_out, H', W'), with
+        H' = floor((H + 2 padding - dilation (size - 1) - 1) / stride) + 1 and W' alike.
+        Params: "weight" (n_out, n_in / groups, size, size) and "bias" (n_out,), drawn uniform
+        within 1 / sqrt(n_in / groups size^2).
 
     Raises:
         UserError: a size is not a positive integer, the groups do not divide the channels, or
@@ -111,9 +112,10 @@ def Conv1d(
         bias: False for a layer without a bias.
 
     Returns:
-        A layer (batch, n_in, length) -> (batch, n_out, length'), where length' = floor((length + 2
-        padding - dilation (size - 1) - 1) / stride) + 1. Params: "weight" (n_out, n_in / groups,
-        size) and "bias" (n_out,), drawn uniform within 1 / sqrt(n_in / groups size).
+        A layer (batch, n_in, length) -> (batch, n_out, length'), with
+        length' = floor((length + 2 padding - dilation (size - 1) - 1) / stride) + 1.
+        Params: "weight" (n_out, n_in / groups, size) and "bias" (n_out,), drawn uniform within
+        1 / sqrt(n_in / groups size).
 
     Raises:
         UserError: a size is not a positive integer, or the groups do not divide the channels. When
@@ -166,9 +168,10 @@ def ConvTranspose(
         bias: False for a layer without a bias.
 
     Returns:
-        A layer (batch, n_in, H, W) -> (batch, n_out, H', W'), where H' = (H - 1) stride - 2 padding
-        + size + output_padding. Params: "weight" (n_in, n_out, size, size) and "bias" (n_out,),
-        drawn uniform within 1 / sqrt(n_out size^2).
+        A layer (batch, n_in, H, W) -> (batch, n_out, H', W'), with
+        H' = (H - 1) stride - 2 padding + size + output_padding and W' alike.
+        Params: "weight" (n_in, n_out, size, size) and "bias" (n_out,), drawn uniform within
+        1 / sqrt(n_out size^2).
 
     Raises:
         UserError: a size is not a positive integer, or `output_padding` is not below the stride.
@@ -331,8 +334,8 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
         padding: pixels on each side, at most half of `size`; they never are the largest value.
 
     Returns:
-        A layer (batch, channels, H, W) -> (batch, channels, H', W') without params, where H' =
-        floor((H + 2 padding - size) / stride) + 1.
+        A layer (batch, channels, H, W) -> (batch, channels, H', W') without params, with
+        H' = floor((H + 2 padding - size) / stride) + 1 and W' alike.
 
     Raises:
         UserError: `size` or `stride` is not a positive integer, or `padding` is over half of
