@@ -32,6 +32,20 @@ from purenets.core.arguments import (
 from purenets.core.arrays import FULL, dtype_called, kind_of, namespace
 from purenets.core.base import Array, UserError
 
+__all__ = [
+    "bernoulli",
+    "bits",
+    "check_key",
+    "fold_in",
+    "key",
+    "normal",
+    "permutation",
+    "randint",
+    "split",
+    "truncated_normal",
+    "uniform",
+]
+
 MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
 DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a counter
 
@@ -141,8 +155,8 @@ def fold_in(key: Array, data: int | Array) -> Array:
     Example:
         >>> from purenets import random
         >>> key = random.key(0)
-        >>> [int(random.randint(random.fold_in(key, step), (), 0, 100)) for step in range(4)]
-        ???
+        >>> [int(random.randint(random.fold_in(key, step), (), 0, 1000)) for step in range(4)]
+        [111, 160, 388, 161]
 
     Source:
         jax.random.fold_in.
@@ -188,7 +202,7 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
     Example:
         >>> from purenets import random
         >>> random.uniform(random.key(0), (3,), low=-1.0, high=1.0).round(3)
-        ???
+        array([-0.202,  0.761,  0.471], dtype=float32)
     """
     xp, n = namespace(check_key(key)), _size("uniform", shape)
     dtype = dtype_called(dtype, key, "uniform")
@@ -229,9 +243,9 @@ def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
     Example:
         >>> from purenets import random
         >>> random.normal(random.key(0), (3,)).round(3)
-        ???
+        array([-0.256,  1.178,  0.63 ], dtype=float32)
         >>> random.normal(random.key(0), (3,), "float16")
-        ???
+        array([-0.2559,  1.178 ,  0.6304], dtype=float16)
     """
     return _normal(bits(check_key(key), _size("normal", shape)), shape, dtype)
 
@@ -286,8 +300,8 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
 
     Example:
         >>> from purenets import random
-        >>> random.bernoulli(random.key(0), 0.25, (8,)).astype(int)
-        ???
+        >>> random.bernoulli(random.key(0), 0.5, (8,)).astype(int)
+        array([1, 0, 0, 1, 0, 0, 0, 1])
     """
     xp = namespace(check_key(key))
     expect_numbers("bernoulli", FRACTION, p=p)
@@ -316,7 +330,7 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
     Example:
         >>> from purenets import random
         >>> random.randint(random.key(0), (5,), 1, 7)  # five dice
-        ???
+        array([3, 6, 6, 3, 5])
     """
     for bound in (low, high):
         if not is_integer(bound):
@@ -345,7 +359,7 @@ def permutation(key: Array, n: int) -> Array:
     Example:
         >>> from purenets import random
         >>> random.permutation(random.key(0), 5)
-        ???
+        array([3, 1, 2, 4, 0])
     """
     expect_integers("permutation", 0, n=n)
     words = bits(key, 2 * n)
@@ -360,8 +374,8 @@ def bits(key: Array, n: int) -> Array:
         n: how many words to draw.
 
     Returns:
-        (n,) int64, each from 0 to 2**32 - 1, of the library and on the device of the key. More
-        words begin with those of a smaller `n`.
+        (n,) int64, each from 0 to 2**32 - 1, of the library and on the device of the key. A
+        larger `n` gives other words, not only more of them.
 
     Raises:
         UserError: `n` is not an integer from 0 on, or `key` is not a key.
@@ -369,7 +383,7 @@ def bits(key: Array, n: int) -> Array:
     Example:
         >>> from purenets import random
         >>> random.bits(random.key(0), 3)
-        ???
+        array([1713891541, 3781805453, 3159862348])
 
     Source:
         Philox-4x32-10 of Salmon et al. 2011, doi 10.1145/2063384.2063405.
@@ -382,24 +396,24 @@ def bits(key: Array, n: int) -> Array:
 def words(key: Array, start: int | Array, n: int) -> tuple[Array, Array, Array, Array]:
     """Return any part of a long draw of `bits`, by itself.
 
+    `bits(key, 4 * m)` is the concatenation of `words(key, 0, m)`.
+
     Args:
         key: a key.
-        start: the first counter, a number or an array of one element.
-        n: how many counters.
+        start: where the part begins, a number or an array of one element.
+        n: its length.
 
     Returns:
-        Four arrays (n,): the i-th elements of all four are the words of `bits` from 4 (start + i)
-        on.
+        Four arrays (n,): the elements `start` to `start + n - 1` of each of the four.
 
     Raises:
         UserError: `key` is not a key.
 
     Example:
-        >>> import numpy as np
         >>> from purenets import random
-        >>> four = np.stack(random.words(random.key(0), 5, 1), axis=1)
-        >>> bool((four == random.bits(random.key(0), 24)[20:]).all())
-        True
+        >>> whole, part = random.words(random.key(0), 0, 6), random.words(random.key(0), 4, 2)
+        >>> [bool((a[4:] == b).all()) for a, b in zip(whole, part)]
+        [True, True, True, True]
     """
     return _hash(key, n, DRAW, start)
 

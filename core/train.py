@@ -120,7 +120,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
         >>> from purenets import optim, random, train_state
         >>> state = train_state({"w": np.ones(2)}, {}, optim.adam(1e-3), random.key(0))
         >>> state.params, int(state.step)
-        ???
+        ({'w': array([1., 1.])}, 0)
     """
     for name, part in (("params", params), ("buffers", buffers)):
         if not isinstance(part, dict):

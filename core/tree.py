@@ -12,6 +12,22 @@ from purenets.core.arrays import FULL, dtype_called, kind_of, namespace, sqrt, w
 from purenets.core.base import Array, Params, UserError
 from purenets.core.vector_dict import from_vector, vector_of
 
+__all__ = [
+    "cast",
+    "flatten",
+    "leaves",
+    "map",
+    "norm",
+    "prefixed",
+    "ravel",
+    "select",
+    "size",
+    "stack",
+    "unflatten",
+    "unstack",
+    "zeros_like",
+]
+
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
 Layout = tuple[
     tuple[str, slice, tuple[int, ...]], ...

@@ -107,9 +107,9 @@ def sigmoid(x):
 
 
 def dropout_forward(x, key, rate):
-    """Return x with elements dropped with probability `rate`, the others / (1 - rate), and the cache.
+    """Return x with elements dropped with probability `rate`, and the cache.
 
-    The expectation stays x.
+    The others are divided by 1 - rate, so that the expectation stays x.
     """
     mask = random.bernoulli(key, 1 - rate, x.shape) / x.dtype.type(1 - rate)
     return x * mask, mask
@@ -156,7 +156,7 @@ def cross_entropy_forward(p, targets):
 
 
 def cross_entropy_backward(dout, cache):
-    """Return dp = -dout / (batch p) at the target, 0 elsewhere; for labels t, -dout t / (batch p)."""
+    """Return dp = -dout / (batch p) at the target, else 0; for labels t, -dout t / (batch p)."""
     p, targets = cache
     if targets.ndim == 2:
         return -dout * targets / (len(targets) * np.where(targets == 0, 1, p))

@@ -51,7 +51,8 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
         >>> from purenets.core.data.palindromes import palindromes
         >>> x, y = palindromes(random.key(0), batch=2, T=5)
         >>> x[:, :, 0], y
-        ???
+        (array([[3., 9., 8., 9.],
+               [3., 7., 6., 7.]], dtype=float32), array([3, 3]))
     """
     check_length(T)
     expect_flags("palindromes", one_hot=one_hot)

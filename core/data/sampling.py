@@ -41,9 +41,9 @@ def batches(
         >>> import numpy as np
         >>> from purenets import data, random
         >>> x = np.arange(5)
-        >>> batch_at = data.batches((x, x), batch_size=2, key=random.key(0))
+        >>> batch_at = data.batches((x, x), batch_size=2, key=random.key(1))
         >>> [batch_at(step)[0].tolist() for step in range(5)]  # two epochs; step 2 is in both
-        ???
+        [[4, 2], [3, 1], [0, 3], [0, 1], [4, 2]]
     """
     n = expect_examples(data)
     batch_size = _checked_size(batch_size, n, repeat)

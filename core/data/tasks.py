@@ -160,7 +160,7 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
         >>> x = np.arange(5)
         >>> (train, _), (test, _) = data.split((x, x), random.key(0), fraction=0.4)
         >>> train, test
-        ???
+        (array([2, 4, 0]), array([3, 1]))
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise UserError(f"split: a {type(batch).__name__}, needs a pair (inputs, targets)")

@@ -24,6 +24,24 @@ from purenets.core.arguments import (
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Schedule, UserError
 
+__all__ = [
+    "SCHEDULES",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "cyclic",
+    "exponential",
+    "join",
+    "linear",
+    "multi_step",
+    "one_cycle",
+    "piecewise",
+    "polynomial",
+    "step",
+    "swa",
+    "warmup",
+]
+
 
 def constant(value: float) -> Schedule:
     """Return a schedule that always has the same value.
@@ -223,7 +241,7 @@ def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
         >>> import numpy as np
         >>> from purenets import schedules
         >>> schedules.cosine(1.0, steps=4)(np.arange(6)).round(3)
-        ???
+        array([1.   , 0.854, 0.5  , 0.146, 0.   , 0.   ])
 
     Source:
         Loshchilov and Hutter 2017, arXiv 1608.03983.
@@ -323,7 +341,7 @@ def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.
         >>> import numpy as np
         >>> from purenets import schedules
         >>> schedules.cosine_restarts(1.0, steps=2, multiply=2)(np.arange(7)).round(3)
-        ???
+        array([1.   , 0.5  , 1.   , 0.854, 0.5  , 0.146, 1.   ])
 
     Source:
         Loshchilov and Hutter 2017, arXiv 1608.03983;
