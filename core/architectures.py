@@ -33,7 +33,7 @@ def reduced_vgg(
 
     Args:
         backend: a module with the layers Conv, BatchNorm, ReLU, MaxPool, GlobalAvgPool and Linear.
-        n_channels: of the images.
+        n_channels: the channels of the images.
         n_classes: outputs.
         width: a factor of the channels of all convolutions.
         norm, conv: constructors in place of BatchNorm and Conv.

@@ -21,7 +21,7 @@ def stack_states(states: Sequence[TrainState]) -> TrainState:
     """Return several states as one, whose arrays have a new first axis of members.
 
     Args:
-        states: of the same shapes and the same step, a list of one or more.
+        states: a list of states, at least one, with the same shapes and the same step.
 
     Returns:
         A `TrainState`. Its leaves are (members, ...), its key (members, 2), its step a scalar.
@@ -55,7 +55,7 @@ def unstack_states(state: TrainState) -> list[TrainState]:
     """Return the members of a stacked state: the inverse of `stack_states`.
 
     Args:
-        state: as `stack_states` returns it, trained or not.
+        state: a stacked state, as `stack_states` or the step of an ensemble returns it.
 
     Returns:
         A list of states, each as if it had been trained alone.
@@ -82,7 +82,7 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
     """Return a step of all members of a stacked state, one after the other.
 
     Args:
-        step: of one member, as `make_step` returns it.
+        step: the step of one member, as `make_step` returns it.
         same_batch: True if all members see the same batch. Otherwise the arrays of a batch have a
             first axis of members.
 
@@ -125,7 +125,7 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
     """Return the metrics of all members of a stacked state.
 
     Args:
-        metrics: of one member, as `metrics_fn(model)` returns it.
+        metrics: the function for one member, as `metrics_fn(model)` returns it.
         same_batch: True if all members see the same batch. Otherwise the arrays of a batch have a
             first axis of members.
 

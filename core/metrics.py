@@ -53,7 +53,7 @@ def class_accuracy(predictions: Array, targets: Array) -> Array:
     single class is allowed; it is always right.
 
     Args:
-        predictions, targets: as those of `accuracy`.
+        predictions, targets: the same as in `accuracy`.
 
     Returns:
         A scalar, float32.
@@ -127,14 +127,14 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
 
     Args:
         predictions: (batch, classes, ...) logits of two or more classes.
-        targets: as those of `accuracy`.
+        targets: the same as in `accuracy`.
         n_bins: the number of intervals.
 
     Returns:
         A scalar, float32.
 
     Raises:
-        UserError: `n_bins` is not a positive integer, or the shapes are none that `accuracy` takes.
+        UserError: `n_bins` is not a positive integer, or the shapes do not fit.
 
     Example:
         >>> import numpy as np

@@ -81,7 +81,7 @@ def key(seed: int) -> np.ndarray:
 
 
 def check_key(key: Array) -> Array:
-    """Return the key itself, once it is known to be one.
+    """Return a key unchanged, or raise a UserError if it is none.
 
     Args:
         key: what should be a key: int64 of shape (2,), (3,) or (4,).
@@ -90,7 +90,7 @@ def check_key(key: Array) -> Array:
         The key.
 
     Raises:
-        UserError: it is not a key; a bare seed is none.
+        UserError: it is not a key; a seed, for example, is an integer.
 
     Example:
         >>> from purenets import random
@@ -138,7 +138,7 @@ def split(key: Array, n: int = 2) -> Array:
 
 
 def fold_in(key: Array, data: int | Array) -> Array:
-    """Return the key of a number: another one for every step, layer or epoch.
+    """Return a new key for a number, such as that of a step, a layer or an epoch.
 
     Up to two numbers are only written beside the key; the next draw hashes all at once.
 
@@ -147,7 +147,7 @@ def fold_in(key: Array, data: int | Array) -> Array:
         data: an integer from 0 to 2**32 - 1, or such an integer array of one element.
 
     Returns:
-        A key of shape (3,) or (4,), independent of `key` and of those of other numbers.
+        A key of shape (3,) or (4,), independent of `key` and of the keys of other numbers.
 
     Raises:
         UserError: `data` is not such an integer, or `key` is not a key.
@@ -186,7 +186,7 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
     float32, rounded, but never up to `high`.
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
         dtype: a floating-point dtype by name, such as "float32", "float64" or (in torch)
             "bfloat16".
@@ -229,7 +229,7 @@ def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
     gets the same numbers, rounded; the largest is 6.3 away from 0.
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
         dtype: a floating-point dtype by name, such as "float32", "float64" or (in torch)
             "bfloat16".
@@ -254,7 +254,7 @@ def truncated_normal(key: Array, shape=(), low=-2.0, high=2.0, dtype: str = "flo
     """Return draws from the standard normal distribution, conditioned on [low, high].
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
         low, high: the bounds, numbers from -6 to 6.
         dtype: a floating-point dtype by name, such as "float32".
@@ -288,7 +288,7 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
     """Return draws that are True with probability p.
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         p: the probability, a number or an array of one element; its resolution is 2**-32.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
 
@@ -316,7 +316,7 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
     Their probabilities differ by 2**-32 at most.
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
         low, high: integers, high - low from 1 to 2**31.
 
@@ -344,10 +344,10 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
 def permutation(key: Array, n: int) -> Array:
     """Return a random order of 0, ..., n - 1.
 
-    It sorts n draws of 64 bits, so no two of them need ever be equal.
+    It is the order that sorts n random numbers of 64 bits.
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         n: how many numbers to order.
 
     Returns:
@@ -370,7 +370,7 @@ def bits(key: Array, n: int) -> Array:
     """Return n random words of 32 bits, which all other draws are made of.
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         n: how many words to draw.
 
     Returns:
@@ -399,7 +399,7 @@ def words(key: Array, start: int | Array, n: int) -> tuple[Array, Array, Array, 
     `bits(key, 4 * m)` is the concatenation of `words(key, 0, m)`.
 
     Args:
-        key: a key.
+        key: a key, as `key`, `split` or `fold_in` makes it.
         start: where the part begins, a number or an array of one element.
         n: its length.
 

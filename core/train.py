@@ -220,7 +220,7 @@ def fit(
     Between rows nothing waits for the device (`core/running_sums.py`).
 
     Args:
-        step: as `make_step` returns it.
+        step: the function of one update, as `make_step` returns it.
         state: where to begin; a trained one is trained further.
         batches: the function from the step, counted from 0, to its batch, as `data.batches` returns
             it.

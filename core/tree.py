@@ -207,7 +207,7 @@ def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
     """Return a flat dict with the nesting of another one: the inverse of `flatten`.
 
     Args:
-        flat: as `flatten` returns it; further names are ignored.
+        flat: a flat dict, as `flatten` returns it; names that `like` lacks are ignored.
         like: the nested dict whose names and nesting to take.
         prefix: what all names in `flat` begin with.
 
@@ -350,7 +350,7 @@ def size(tree: dict) -> int:
         tree: a dict of arrays, nested or not.
 
     Returns:
-        An int: for params, the number of parameters of the network.
+        An int. For params it is the number of parameters of the network.
 
     Raises:
         UserError: a leaf is not an array of numbers.

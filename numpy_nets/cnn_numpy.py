@@ -13,7 +13,7 @@ def CNN(n_channels: int, n_classes: int, *, width: float = 1.0) -> NumpyModel:
     32 pixels come down to one.
 
     Args:
-        n_channels: of the images.
+        n_channels: the channels of the images.
         n_classes: outputs.
         width: a factor of the channels of all convolutions.
 

@@ -472,7 +472,7 @@ def serial(**modules: Module) -> Module:
     the modules in the opposite order: the chain rule.
 
     Args:
-        modules: by name, in order.
+        modules: the modules by name, in order.
 
     Returns:
         A module with the params and buffers of all.

@@ -34,7 +34,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     (tensors).
 
     Args:
-        key: a key.
+        key: a key of NumPy or torch.
         batch: how many palindromes.
         T: their length, from 2 on.
         one_hot: digits as one-hot vectors instead of numbers.
@@ -44,7 +44,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
         last digits y: (batch,) int64.
 
     Raises:
-        UserError: an argument is wrong, or so many digits fit into no memory.
+        UserError: an argument is wrong, or so many digits do not fit into memory.
 
     Example:
         >>> from purenets import random
@@ -98,7 +98,7 @@ def evaluation_batches(
     """Yield all palindromes of length T if there are at most `size`, else `size` random ones.
 
     Args:
-        key: of the random ones.
+        key: the key of the random ones.
         T: the length, from 2 on.
         size: how many palindromes to yield at most.
         one_hot: digits as one-hot vectors instead of numbers.
@@ -159,7 +159,7 @@ def streams(key: Array) -> tuple[Array, Array]:
     """Return the keys of the training stream and of the evaluation stream, which share no draw.
 
     Args:
-        key: of the run.
+        key: the key of the run.
 
     Returns:
         Two keys.
@@ -204,7 +204,7 @@ def mirror_digits(half: Array, T: int) -> Array:
 
 
 def inputs_and_targets(digits: Array, one_hot: bool) -> Batch:
-    """Return what a network reads of palindromes, and what it has to tell: the last digit.
+    """Return the inputs and targets of palindromes: the first T-1 digits and the last one.
 
     Args:
         digits: (batch, T) integers.

@@ -28,7 +28,7 @@ def batches(
             one-hot or soft labels, or floating-point numbers of a regression. Inputs and targets
             are finite.
         batch_size: 0 is full-batch (the data as they are), 1 single-sample, up to n mini-batches.
-        key: of the permutations; full-batch needs none.
+        key: the key of the permutations; full-batch needs none.
         repeat: allow a batch_size over n, which takes examples more than once in a batch.
 
     Returns:
@@ -77,13 +77,13 @@ def steps_per_epoch(data: Batch, batch_size: int) -> float:
 
     Args:
         data: inputs (n, ...) and targets (n, ...).
-        batch_size: as in `batches`.
+        batch_size: the same as in `batches`.
 
     Returns:
         A float where the last batch straddles two epochs; 1 for full-batch (0).
 
     Raises:
-        UserError: the data or the batch size are none that `batches` takes.
+        UserError: `batches` would refuse the data or the batch size.
 
     Example:
         >>> import numpy as np
@@ -104,7 +104,7 @@ def part_of(batches: Callable[[int], Batch], rank: int, processes: int) -> Calla
 
     Args:
         batches: the function from a step to its batch, as `batches` returns it.
-        rank: of the process, from 0.
+        rank: the number of this process, from 0.
         processes: how many there are.
 
     Returns:

@@ -36,10 +36,10 @@ def from_csv(
     may stand in double quotes; empty lines are skipped.
 
     Args:
-        path: of the file.
-        key: of the split.
+        path: the path of the file.
+        key: the key of the split.
         test_fraction: the share of the examples that becomes the test set.
-        dtype: of the inputs, "float32" or "float64".
+        dtype: the dtype of the inputs, "float32" or "float64".
         header: True if the first row names the columns, False if it holds numbers. None: it names
             them if none of its cells is a number.
         n_classes: the number of classes; None if every class has an example.

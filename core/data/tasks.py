@@ -42,9 +42,9 @@ def prepare(
 
     Args:
         batch: inputs (n, features) and class numbers (n,), counted from 0.
-        key: of the split.
+        key: the key of the split.
         test_fraction: the share of the examples that becomes the test set.
-        dtype: of the inputs, "float32" or "float64".
+        dtype: the dtype of the inputs, "float32" or "float64".
         n_classes: the number of classes; None if every class has an example.
 
     Returns:
@@ -88,14 +88,14 @@ def _is_float(dtype: str) -> bool:
 
 
 def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:
-    """Return a set for classification itself, once it is known to be one.
+    """Return a set for classification unchanged, or say in one line what is wrong with it.
 
     Args:
         batch: inputs (n, ...), all finite, and class numbers (n,), counted from 0.
-        n_classes: the number of classes; some may have no example. None: the largest class number
-            tells it, and every class must have an example (a network for classes numbered 0, 1 and
-            1,000,000 would have a million outputs that mean nothing).
-        name: how a message calls the set.
+        n_classes: the number of classes; some may have no example. None: as many as the largest
+            class number tells, and every class must have an example (a network for classes numbered
+            0, 1 and 1,000,000 would have a million outputs that mean nothing).
+        name: what the message of an error calls the set.
 
     Returns:
         The batch.
@@ -144,15 +144,14 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
 
     Args:
         batch: inputs (n, ...) and targets (n, ...).
-        key: of the permutation.
+        key: the key of the permutation.
         fraction: the share of the second part.
 
     Returns:
         Two pairs (inputs, targets). Both hold at least one example.
 
     Raises:
-        UserError: one of the parts would be empty, or inputs and targets are not equally many
-            arrays.
+        UserError: one of the parts would be empty, or inputs and targets differ in length.
 
     Example:
         >>> import numpy as np

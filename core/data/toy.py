@@ -27,11 +27,11 @@ def load(
     Args:
         name: one of `data.DATASETS`: "moons", "circles", "blobs", "overlap", "spirals" are drawn;
             "digits", "iris", "wine" are real sets that scikit-learn holds.
-        key: of the draws and of the split.
+        key: the key of the draws and of the split.
         n: how many examples to draw; a real set has its own number.
         noise: the standard deviation of the noise; None for the set's own. A real set takes none.
         test_fraction: the share of the examples that becomes the test set.
-        dtype: of the inputs, "float32" or "float64".
+        dtype: the dtype of the inputs, "float32" or "float64".
 
     Returns:
         A `Dataset`: train and test, inputs (n, features) and targets (n,) int64.

@@ -47,7 +47,7 @@ def constant(value: float) -> Schedule:
     """Return a schedule that always has the same value.
 
     Args:
-        value: of the hyperparameter.
+        value: the value of the hyperparameter.
 
     Returns:
         The schedule, a function from the count of updates to the value.
@@ -74,7 +74,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
         value * gamma ** floor(count / every)
 
     Args:
-        value: before the first multiplication.
+        value: the value before the first multiplication.
         every: updates from one multiplication to the next.
         gamma: the factor.
 
@@ -137,7 +137,7 @@ def exponential(value: float, gamma: float) -> Schedule:
     """Return a schedule that is multiplied by `gamma` at every update: value * gamma ** count.
 
     Args:
-        value: at the first update.
+        value: the value at the first update.
         gamma: the factor.
 
     Returns:
@@ -290,7 +290,7 @@ def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> S
     """Return a schedule that is multiplied by `gamma` at each milestone.
 
     Args:
-        value: before the first milestone.
+        value: the value before the first milestone.
         milestones: counts of updates in rising order; one that is named twice counts twice.
         gamma: the factor at each milestone.
 

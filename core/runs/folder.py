@@ -89,8 +89,8 @@ def save(
     with the best validation.
 
     Args:
-        folder: of the run.
-        state, rows, metric_sums: as `fit` hands them over.
+        folder: the run's folder.
+        state, rows, metric_sums: the three values that `fit` hands over.
         keep: how many checkpoints to keep, the best one apart.
         newest: the step of the checkpoint that is there and may be kept; None if there is none.
 
@@ -133,8 +133,8 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
     A damaged checkpoint is named by a warning, and the one before it is taken.
 
     Args:
-        folder: of the run.
-        state: of the same model and optimizer; its arrays say which names, shapes, dtypes and
+        folder: the run's folder.
+        state: a state of the same model and optimizer; it says which names, shapes, dtypes and
             devices to expect.
 
     Returns:
@@ -184,8 +184,8 @@ def fit_and_save(
     and how to go on.
 
     Args:
-        folder: of the run; None: nothing is read or saved.
-        step, state, batches, steps: as `fit` takes them; `state` counts where nothing was saved.
+        folder: the run's folder; None: nothing is read or saved.
+        step, state, batches, steps: arguments of `fit`; `state` is used where nothing was saved.
         hint: what may help if the loss diverges, for the message.
         writes: False if the folder is only read, since another process of the same run writes it.
         keep: how many checkpoints to keep, the best one by validation apart.

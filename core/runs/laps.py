@@ -38,7 +38,8 @@ def timer(folder: Path | None) -> Callable[[int], None]:
     """Start a clock for a run; return the function that writes down the time of a step.
 
     Args:
-        folder: of the run; its earlier times are continued. None: there are none.
+        folder: the run's folder; its earlier times are continued. None in a process that does not
+            write; it must not call the result.
 
     Returns:
         `lap(step)`, which adds a row to the folder's `seconds.json`.
@@ -70,7 +71,7 @@ def timings(folder: Path) -> list[dict]:
     """Return the step and the seconds of each time that a run was saved.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
         Rows {"step": int, "seconds": float}, the seconds since the run began, evaluations and
@@ -99,7 +100,7 @@ def training_seconds(folder: Path) -> float:
     """Return the seconds that a run has trained for.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
         The seconds of the last row of `timings`; 0.0 if there is none.

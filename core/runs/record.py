@@ -38,7 +38,7 @@ def read_config(folder: Path) -> dict:
     """Return the content of a run's `config.json`, checked.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
         "script", "config" (the options by name), "commands" (of the start and of each resumption),
@@ -67,7 +67,7 @@ def origin_of(folder: Path) -> dict:
     """Return the commit and the machine of the run in a folder.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
         "git_commit" and "machine" of its `config.json`; those of this process where it names none.

@@ -30,7 +30,7 @@ def commit(
     """Save a checkpoint as the newest one; return its step.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         flat: its arrays; "step" is one of them.
         meta: as META says.
         keep: how many checkpoints to keep, the best one apart.
@@ -53,7 +53,7 @@ def settle(folder: Path, keep: int = KEEP) -> int | None:
     writes there, as within `open_run`.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         keep: how many checkpoints to keep, the best one apart.
 
     Returns:
@@ -106,7 +106,7 @@ def read_history(folder: Path) -> History:
     """Return the rows of a run: those of its newest good checkpoint.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
         A list of dicts of numbers by name; [] if there is no checkpoint.

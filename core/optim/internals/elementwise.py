@@ -118,7 +118,30 @@ def _unpacked_state(layout, state: dict) -> dict:
 
 
 def apply_updates(params: Params, updates: Params) -> Params:
-    """Return `params + updates`, each leaf in its own dtype."""
+    """Return params + updates, each leaf in its own dtype.
+
+    The sign is already in the updates. Half-precision leaves are added in float32 and rounded once.
+
+    Args:
+        params: a dict of arrays.
+        updates: a dict of arrays of the same names and shapes, as `Optimizer.update` returns it.
+
+    Returns:
+        A new dict of the params' names, shapes and dtypes.
+
+    Raises:
+        UserError: params or updates is not a dict, or names, shapes or libraries do not match.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> params, updates = {"w": np.ones(2, np.float32)}, {"w": np.array([0.5, -0.5])}
+        >>> optim.apply_updates(params, updates)["w"]
+        array([1.5, 0.5], dtype=float32)
+
+    Source:
+        optax.apply_updates.
+    """
     expect_dicts("apply_updates", params=params, updates=updates)
     return on_vectors(_added, updates, {}, params)[0]
 
