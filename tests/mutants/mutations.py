@@ -746,7 +746,7 @@ LOOP = [
     Mutation(
         "a loss that is not finite is a row",
         "core/train.py",
-        "if not all(math.isfinite(value) for value in row.values()):",
+        "if not all(map(math.isfinite, row.values())):",
         "if False:",
         f"{TRAIN}::test_divergence_names_its_step",
     ),
