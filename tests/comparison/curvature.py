@@ -12,13 +12,17 @@ COLUMNS = ("purenets", "func", "curvlinops", "laplace", "posteriors", "optax")
 # --- ours: each member has its own params, batch and key ------------------------------------------
 
 
-def ours(name: str, run: Callable, *more: Callable) -> Cell:
+def ours(name: str, run: Callable, *more: Callable, vmap: str = "members") -> Cell:
     """Return the cell of a function of ours, a name in `torch_nets.analysis`.
 
     Args:
         name: of the function.
         run: `run(function, model, params, batch, *rest)`.
         more: functions that return the rest, with a leading axis of members.
+        vmap: as in `Cell`.
+
+    Returns:
+        The cell.
     """
 
     def members() -> tuple:
@@ -30,7 +34,7 @@ def ours(name: str, run: Callable, *more: Callable) -> Cell:
         called = lambda params, x, y, *rest: run(f, model, params, (x, y), *rest)
         return called, members_of(params), *batches(), *(make() for make in more)
 
-    return mapped(f"{ANALYSIS}.{name}", members)
+    return mapped(f"{ANALYSIS}.{name}", members, vmap)
 
 
 def loss_of(model, batch: tuple) -> Callable:
@@ -86,10 +90,12 @@ def kfac_solved(f, model, params, batch, v):
     return f(kfac(model, params, {}, batch), v, 0.1)
 
 
-def evidence(model, params, batch):
-    from purenets.torch_nets.analysis.laplace import diagonal_laplace
+def rooted(f, model, params, batch, v):
+    import torch
 
-    return diagonal_laplace(model, params, {}, batch).log_marginal_likelihood
+    from purenets.torch_nets.analysis.kfac import kfac
+
+    return f(kfac(model, params, {}, batch), v, torch.sqrt)
 
 
 def probit(f, model, posterior, x):
@@ -216,7 +222,7 @@ def sampler_of_posteriors(name: str) -> Callable:
 
 def matrices():
     """Return a symmetric matrix for each member."""
-    A = numbers(6, 6)
+    A = numbers(8, 8)
     return A @ A.mT
 
 
@@ -330,7 +336,7 @@ CURVATURE = [
         "Trace by XTrace",
         "xtrace",
         purenets=ours("trace.xtrace", estimate(6), keys),
-        curvlinops=mapped("xtrace", estimate_of_curvlinops("xtrace", 4), "draws"),
+        curvlinops=mapped("xtrace", estimate_of_curvlinops("xtrace", 6), "draws"),
     ),
     row(
         "Diagonal by Hutchinson",
@@ -343,13 +349,16 @@ CURVATURE = [
         "Diagonal by XDiag",
         "xdiag",
         purenets=ours("diagonal.xdiag", estimate(6), keys),
-        curvlinops=mapped("xdiag", estimate_of_curvlinops("xdiag", 4), "draws"),
+        curvlinops=mapped("xdiag", estimate_of_curvlinops("xdiag", 6), "draws"),
     ),
     row(
         "Largest and smallest eigenvalues by Lanczos",
         "lanczos eigsh",
         purenets=ours(
-            "curvature.lanczos", lambda f, m, p, b, key: f(ggn(m, p, b), p, key, 4)[0], keys
+            "curvature.lanczos",
+            lambda f, m, p, b, key: f(ggn(m, p, b), p, key, 4)[0],
+            keys,
+            vmap="",
         ),
     ),
     row(
@@ -376,7 +385,7 @@ CURVATURE = [
             vectors,
         ),
         curvlinops=named("CGInverseLinearOperator"),
-        posteriors=mapped("cg", in_posteriors(cg_of_posteriors, vectors)),
+        posteriors=mapped("cg", in_posteriors(cg_of_posteriors, vectors), ""),
     ),
     row(
         "Gauss-Newton step as a gradient",
@@ -390,7 +399,7 @@ CURVATURE = [
     row(
         "KFAC",
         "kfac.*",
-        purenets=ours("kfac.kfac", lambda f, m, p, b: [(A, B) for _, A, B, *_ in f(m, p, {}, b)]),
+        purenets=ours("kfac.kfac", lambda f, m, p, b: [(k.A, k.B) for k in f(m, p, {}, b)]),
         curvlinops=named("KFACLinearOperator"),
         laplace=named("curvature.CurvlinopsGGN.kron"),
     ),
@@ -402,9 +411,13 @@ CURVATURE = [
         laplace=named("KronLaplace.posterior_precision"),
     ),
     row(
-        "KFAC's eigenvectors, corrected",
-        "ekfac.* kfaceigenvectors.*",
-        purenets=named("torch_nets.analysis.kfac.kfac_eigenvectors_vp"),
+        "A function of KFAC's matrix, as its root",
+        "kfacfunction",
+        purenets=ours("kfac.kfac_function", rooted, vectors),
+    ),
+    row(
+        "KFAC with corrected eigenvalues",
+        "ekfac.*",
         curvlinops=named("EKFACLinearOperator"),
     ),
     row(
@@ -418,7 +431,7 @@ CURVATURE = [
         purenets=ours(
             "curvature.linearize", lambda f, m, p, b, v: f(m, p).apply(v, {}, b[0])[0], vectors
         ),
-        func=mapped("func.linearize", in_torch(linearized_by_func, vectors)),
+        func=mapped("func.linearize", in_torch(linearized_by_func, vectors), ""),
         posteriors=mapped(
             "linearized_forward_diag", in_posteriors(linearized_of_posteriors, vectors)
         ),
@@ -448,9 +461,9 @@ UNCERTAINTY = [
     row(
         "Evidence, to choose a prior by",
         "(log)?marginallikelihood evidence",
-        purenets=ours(
-            "laplace.Posterior.log_marginal_likelihood",
-            lambda f, m, p, b: evidence(m, p, b),
+        purenets=mapped(
+            f"{ANALYSIS}.laplace.Posterior.log_marginal_likelihood",
+            ours("laplace.diagonal_laplace", laplace).members,
         ),
         laplace=named("DiagLaplace.log_marginal_likelihood"),
     ),
@@ -501,25 +514,17 @@ UNCERTAINTY = [
         purenets=named("core.metrics.expected_calibration_error"),
     ),
 ]
+CURVATURE_TEXT = """\
+Operators of ours are functions of dicts of params, those of curvlinops objects that hold a module
+and its data, those of laplace-torch methods of a module's posterior. Run under vmap: each member
+with its own params, batch and key, on an MLP; the estimators of curvlinops on dense matrices. "One
+draw": torch's generator draws the same numbers for all members. Every draw of ours and of optax is
+a function of a key, so that members draw on their own. torch.func's jvp, vjp and jacrev are what
+other products are made of by hand."""
 UNCERTAINTY_TEXT = """\
-Run under vmap as above; the samplers of ours and of optax as the optimizers, each member with its
-own rate."""
+Run under vmap: as above; the samplers of ours and of optax as optimizers, each member with its own
+rate."""
 SECTIONS = [
-    Section(
-        "Curvature",
-        "Operators of ours are functions of dicts, those of curvlinops objects that hold a module "
-        "and its data, those of laplace-torch a backend of such. Run under vmap: each member with "
-        "its own params, batch and key, on an MLP; estimators of curvlinops on dense matrices. "
-        '"One draw": torch\'s generator draws the same for all members, since vmap refuses to draw '
-        "otherwise or gives what no member alone would. torch.func's jvp, vjp and jacrev are what "
-        "such products are made of by hand.",
-        COLUMNS,
-        CURVATURE,
-    ),
-    Section(
-        "Uncertainty",
-        UNCERTAINTY_TEXT,
-        COLUMNS,
-        UNCERTAINTY,
-    ),
+    Section("Curvature", CURVATURE_TEXT, COLUMNS, CURVATURE),
+    Section("Uncertainty", UNCERTAINTY_TEXT, COLUMNS, UNCERTAINTY),
 ]

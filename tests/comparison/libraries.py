@@ -38,7 +38,7 @@ LIBRARIES = {
     "purenets": Library(
         "purenets",
         "purenets",
-        ("optim", "schedules", "core.sam", "torch_nets", "torch_nets.layers"),
+        ("optim", "schedules", "core.sam", "torch_nets", "torch_nets.analysis.kfac"),
         "",
         probe_purenets,
     ),

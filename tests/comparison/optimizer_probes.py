@@ -5,6 +5,8 @@ Each probe makes two updates of every member, or takes 8 values of a schedule.
 
 from collections.abc import Callable
 
+from tests.comparison.members import run_in_jax
+
 RATES, SHIFTS = (0.1, 0.2, 0.3), (0.1, 0.2, 0.15)
 
 
@@ -78,10 +80,9 @@ def probe_optax(make: str, over: str) -> None:
 
     w = jax.numpy.stack([jax.numpy.arange(12.0).reshape(2, 6) % 5 / 5 + shift for shift in SHIFTS])
     if over == "rates":
-        rates = jax.numpy.array(RATES)
-        assert jax.numpy.isfinite(jax.vmap(run)(rates, w)).all()
+        run_in_jax((run, jax.numpy.array(RATES), w), over)
     else:
-        assert jax.numpy.isfinite(jax.vmap(lambda w: run(RATES[0], w))(w)).all()
+        run_in_jax((lambda w: run(RATES[0], w), w), over)
 
 
 def probe_torchopt(make: str, over: str) -> None:

@@ -1,5 +1,6 @@
 """The text of docs/comparison.md."""
 
+import textwrap
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +29,9 @@ Written by `python -m tests.comparison`; do not edit. `tests/test_comparison.py`
 against the installed library: that the name is there, that a library with an empty cell has no such
 name, and by running it what "vmap" says: three members in one vmapped call (`torch.func.vmap`,
 `jax.vmap`), each compared with the member alone. A cell without "vmap" is one that is not run, or
-that fails under vmap. Versions: {versions}.
+that fails under vmap.
+
+Versions: {versions}.
 """
 
 
@@ -36,7 +39,8 @@ def page() -> str:
     """Return the page."""
     names = dict.fromkeys(library.distribution for library in LIBRARIES.values())
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names if name)
-    return "\n".join([HEAD.format(versions=versions), *map(section_text, SECTIONS)])
+    head = HEAD.format(versions=textwrap.fill(versions, 98 - len("Versions: ")))
+    return "\n".join([head, *map(section_text, SECTIONS)])
 
 
 def section_text(section: Section) -> str:
