@@ -31,7 +31,7 @@ name, and by running it what "vmap" says: three members in one vmapped call (`to
 `jax.vmap`), each compared with the member alone. A cell without "vmap" is one that is not run, or
 that fails under vmap.
 
-Versions: {versions}.
+{versions}.
 """
 
 
@@ -39,7 +39,7 @@ def page() -> str:
     """Return the page."""
     names = dict.fromkeys(library.distribution for library in LIBRARIES.values())
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names if name)
-    head = HEAD.format(versions=textwrap.fill(versions, 98 - len("Versions: ")))
+    head = HEAD.format(versions=textwrap.fill(f"Versions: {versions}", 99, break_on_hyphens=False))
     return "\n".join([head, *map(section_text, SECTIONS)])
 
 
