@@ -235,7 +235,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
 
 
 def _fixed(kind, forward, backward, *arguments) -> Module:
-    """A module without params."""
+    """Return a module without params."""
 
     def module_forward(params, buffers, x, *, train=False, key=None):
         expect(params, {})

@@ -202,7 +202,7 @@ def softmax_cross_entropy_backward(dout, cache):
 
 
 def _softmax_labels_forward(logits, t):
-    """The mean of sum_k t_k (log sum_j exp(x_j) - x_k)."""
+    """Return the mean of sum_k t_k (log sum_j exp(x_j) - x_k), and the cache."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     e = np.exp(shifted)
     total = e.sum(axis=-1, keepdims=True)
