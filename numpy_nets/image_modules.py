@@ -311,8 +311,8 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         A module with params and buffers.
 
     Raises:
-        UserError: an argument is not a number of its range; from `forward` in training, a channel
-            has one value only.
+        UserError: an argument is not a number or is out of range; from `forward` in training, a
+            channel has one value only.
 
     Example:
         >>> import numpy as np

@@ -44,7 +44,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
         last digits y: (batch,) int64.
 
     Raises:
-        UserError: an argument is wrong, or so many digits do not fit into memory.
+        UserError: an argument has the wrong type or value, or the digits do not fit into memory.
 
     Example:
         >>> from purenets import random
@@ -108,7 +108,7 @@ def evaluation_batches(
         NumPy batches x: (m, T-1, 1 or 10) and y: (m,), with m at most `chunk`.
 
     Raises:
-        UserError: an argument is wrong.
+        UserError: an argument has the wrong type or value.
 
     Example:
         >>> from purenets import random

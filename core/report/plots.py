@@ -53,7 +53,7 @@ def literal(text: str) -> str:
 
 
 def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.4, **options):
-    """Return a Figure in our style and its axes (rows, columns), each `width` by `height` inches."""
+    """Return a Figure in our style and its axes (rows, columns) of `width` by `height` inches."""
     with rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * rows))
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
