@@ -14,6 +14,11 @@ DOORS = (
     "purenets.runs",
     "purenets.schedules",
     "purenets.numpy_nets",
+    "purenets.optim",
+    "purenets.torch_nets",
+    "purenets.torch_nets.layers",
+    "purenets.torch_nets.losses",
+    "purenets.torch_nets.analysis",
 )
 SECTIONS = ("Args", "Returns", "Yields", "Raises", "Example", "Source")
 NO_VERBS = re.compile(r"^(The|A|An|This|It|\w+s|[a-z])\b")  # "Returns", "The mean": no imperative
