@@ -1,9 +1,8 @@
-"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from
-the rest.
+"""Palindromes: digits that read the same backwards. The task is to predict the last from the others.
 
 T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are
 uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2)
-palindromes, all as likely.
+palindromes, all equally likely.
 """
 
 from collections.abc import Iterator
