@@ -166,8 +166,8 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
     """Return the counts of each pair of true and predicted class.
 
     Args:
-        predicted: (n,) class numbers.
-        targets: (n,) class numbers.
+        predicted: (n,) class numbers, from 0 to n_classes - 1.
+        targets: (n,) class numbers, from 0 to n_classes - 1.
         n_classes: the number of classes.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Palindromes: digits that read the same backwards. The task is to predict the last from the others.
+"""Palindromes: digits that read the same backwards. The last one is to be predicted from the rest.
 
 T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are
 uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2)
