@@ -59,12 +59,14 @@ def target_of(link: str, page: str) -> str | None:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from outside of docs/, and a page for each other file that is linked."""
     root = Path(config.config_file_path).parent
-    outside = [*PAGES, *(str(path.relative_to(root)) for path in _kept_files(root))]
-    for path in outside:
-        file = File.generated(config, site_path(path), abs_src_path=str(root / path))
-        files.append(file)
+    for path, uri in PAGES.items():
+        files.append(File.generated(config, uri, abs_src_path=str(root / path)))
+    kept = [str(path.relative_to(root)) for path in _kept_files(root)]
+    for path in kept:
+        files.append(File(path, str(root), config.site_dir, config.use_directory_urls))
+    outside = [*PAGES, *kept]
     pages = [path for path in outside if path.endswith((".md", ".ipynb"))]
-    pages += [f"docs/{file.src_uri}" for file in files.documentation_pages() if _is_of_docs(file)]
+    pages += [f"docs/{file.src_uri}" for file in files if _is_page_of_docs(file, config)]
     for path in sorted(_linked_sources(root, pages)):
         files.append(File.generated(config, site_path(path), content=_source_page(root, path)))
     return files
@@ -75,8 +77,8 @@ def _kept_files(root: Path) -> list[Path]:
     return [path for path in found if path.suffix in (".md", ".json", ".ipynb")]
 
 
-def _is_of_docs(file: File) -> bool:
-    return file.generated_by is None
+def _is_page_of_docs(file: File, config: MkDocsConfig) -> bool:
+    return file.src_dir == config.docs_dir and file.src_uri.endswith(".md")
 
 
 def _linked_sources(root: Path, pages: list[str]) -> set[str]:
@@ -132,11 +134,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         page.meta |= {"search": {"exclude": True}, "hide": ["toc"]}
         markdown = f"# {uri}\n\n{markdown}"
     parts = CODE.split(markdown)
-    parts[::2] = [LINK.sub(lambda link: on_site(link[1], uri), part) for part in parts[::2]]
+    parts[::2] = [LINK.sub(lambda link: site_link(link[1], uri), part) for part in parts[::2]]
     return "".join(parts)
 
 
-def on_site(link: str, uri: str) -> str:
+def site_link(link: str, uri: str) -> str:
     """Return a link of the page at `uri`, as it is in the repository, as the site has it."""
     target = target_of(link, repository_path(uri))
     return link if target is None else posixpath.relpath(site_path(target), posixpath.dirname(uri))
@@ -149,7 +151,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         return html
 
     def url(link: re.Match) -> str:
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(uri), on_site(link[1], uri)))
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(uri), site_link(link[1], uri)))
         file = files.get_file_from_path(path)
         return link[1] if file is None else file.url_relative_to(page.file)
 

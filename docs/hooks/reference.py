@@ -3,6 +3,7 @@
 import configparser
 import importlib
 import inspect
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from mkdocs.structure.files import File, Files
 from purenets import optim
 
 SOURCES = tempfile.TemporaryDirectory()  # removed when the build ends
+SENTENCE = re.compile(r"(?<!et al)\.\s+(?=[A-Z`])")
 ANALYSIS = "purenets.torch_nets.analysis"
 NUMPY_LAYERS = (
     *("Linear", "ReLU", "Tanh", "SiLU", "SoftMax", "Dropout", "serial", "params_backward"),
@@ -217,7 +219,7 @@ def page(title: str, parts: tuple[Part, ...]) -> Iterator[str]:
         names = public_names(part)
         if several:
             yield f"\n## {part.module}\n"
-        yield from ("| | |", "|---|---|")
+        yield from ("| name | |", "|---|---|")
         yield from (f"| [`{n}`][{path_of(part.module, n)}] | {_summary(part, n)} |" for n in names)
         for name in names:
             yield f"\n::: {path_of(part.module, name)}"
@@ -230,7 +232,7 @@ def _summary(part: Part, name: str) -> str:
     if not (inspect.isfunction(value) or inspect.isclass(value)) or not value.__doc__:
         return ""
     paragraph = " ".join(inspect.getdoc(value).split("\n\n")[0].split())
-    return paragraph.partition(". ")[0].rstrip(".:").replace("|", "\\|")
+    return SENTENCE.split(paragraph)[0].rstrip(".:").replace("|", "\\|")
 
 
 def overview() -> str:
