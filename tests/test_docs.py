@@ -11,9 +11,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 ELSEWHERE = {"several_processes"}  # test_several_processes_docs.py: two processes, a folder
 ALL = sorted(DOCS.rglob("*.md"))
-PAGES = [
-    page for page in ALL if "```python\n" in page.read_text() and page.stem not in ELSEWHERE
-]
+PAGES = [page for page in ALL if "```python\n" in page.read_text() and page.stem not in ELSEWHERE]
 HOW_TO = {"own_data", "own_layer", "own_optimizer", "resume", "from_jax", "from_module"}
 
 

@@ -23,7 +23,13 @@ VISITED = {
     "results": "results.html",
     "notebook": "notebooks/part3_rnn.html",
 }
-LOADING = {("script", "src"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("link", "href")}
+LOADING = {
+    ("script", "src"),
+    ("img", "src"),
+    ("iframe", "src"),
+    ("source", "src"),
+    ("link", "href"),
+}
 
 missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(
@@ -182,4 +188,6 @@ def test_formulas_are_mathml(site):
     for name, least in {"how_to/own_layer.html": 3, "notebooks/part3_rnn.html": 10}.items():
         text = (site / name).read_text()
         assert text.count("<math") >= least
-        assert not re.search(r"\\\(|\$[^$<]+\$", re.sub(r"<(script|style|pre).*?</\1>", "", text, flags=re.DOTALL))
+        assert not re.search(
+            r"\\\(|\$[^$<]+\$", re.sub(r"<(script|style|pre).*?</\1>", "", text, flags=re.DOTALL)
+        )

@@ -6,8 +6,8 @@
 'attach(h, b: t) = op("tanh") \\\\( attach(a, b: t) \\\\)'
 
 Known are letters, numbers, signs, `^` and `_`, groups in braces, `\\frac`, `\\sqrt`, `\\hat`,
-`\\text`, `\\operatorname`, `\\mathrm`, `\\mathcal`, the names of SYMBOLS and FUNCTIONS, and, between
-lines of a displayed formula, `&` and `\\\\`.
+`\\text`, `\\operatorname`, `\\mathrm`, `\\mathcal`, the names of SYMBOLS and FUNCTIONS, and,
+between lines of a displayed formula, `&` and `\\\\`.
 """
 
 # ruff: noqa: RUF001 (letters of formulas look like others)

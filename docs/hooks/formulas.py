@@ -4,6 +4,7 @@ import html
 import re
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
@@ -16,13 +17,16 @@ TEXT_CELL = re.compile(r'(data-mime-type="text/markdown">)(.*?)(?=</div>)', re.D
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Typeset the formulas of a page."""
-    if page.file.src_uri.endswith(".ipynb"):
-        return TEXT_CELL.sub(lambda cell: cell[1] + _typeset(OF_NOTEBOOK, "$$", cell[2]), content)
-    return _typeset(MARKED, "div", content)
+    try:
+        if page.file.src_uri.endswith(".ipynb"):
+            return TEXT_CELL.sub(lambda cell: cell[1] + _typeset(OF_NOTEBOOK, cell[2]), content)
+        return _typeset(MARKED, content)
+    except ValueError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
 
 
-def _typeset(formulas: re.Pattern, display: str, content: str) -> str:
-    """Replace each formula; it is on a line of its own where its first group is `display`."""
+def _typeset(formulas: re.Pattern, content: str) -> str:
+    """Replace each formula; its first group is "div" or "$$" if it has a line of its own."""
     return formulas.sub(
-        lambda found: to_mathml(html.unescape(found[2]), display=found[1] == display), content
+        lambda found: to_mathml(html.unescape(found[2]), display=found[1] in ("div", "$$")), content
     )

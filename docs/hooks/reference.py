@@ -122,7 +122,9 @@ DOORS: dict[str, dict[str, tuple[Part, ...]]] = {
         "analysis: curvature": (
             Part(f"{ANALYSIS}.curvature"),
             Part(f"{ANALYSIS}.conjugate_gradients"),
-            Part(f"{ANALYSIS}.operators", ("MatrixProduct", "matrix_product", "damped", "to_dense")),
+            Part(
+                f"{ANALYSIS}.operators", ("MatrixProduct", "matrix_product", "damped", "to_dense")
+            ),
             Part(f"{ANALYSIS}.trace", ("hutchinson_trace", "hutchpp_trace", "xtrace")),
             Part(f"{ANALYSIS}.diagonal", ("hutchinson_diag", "xdiag", "ggn_diagonal")),
             Part(f"{ANALYSIS}.quadrature"),
@@ -255,4 +257,3 @@ def overview() -> str:
 def purpose(module: str) -> str:
     """Return the first paragraph of a module's docstring."""
     return inspect.getdoc(importlib.import_module(module)).split("\n\n")[0]
-
