@@ -17,6 +17,7 @@ NAMES = (
     "toolbox",
     "optimizers",
     "private",
+    "floors",
     "growth",
     "cifar10",
     "cnn_twin",

@@ -183,7 +183,7 @@ def table(found: dict) -> Table:
         for title, parts in found["microseconds"].items()
         for name, value in parts.items()
     ]
-    return table_of(("", "part", "microseconds", "n"), rows)
+    return table_of(("step", "part", "microseconds", "n"), rows)
 
 
 if __name__ == "__main__":

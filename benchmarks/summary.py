@@ -75,6 +75,17 @@ BARS = [
     Bar("reduced VGG, batch 128", "ours: bfloat16, channels last", tuple(cnn.PEERS), 0.9, "cnn"),
     Bar("per-example gradients, CNN", "ours", OPACUS, 0.8, "toolbox", ("per-example cnn",)),
     Bar("per-example gradients, MLP", "ours", OPACUS, 0.8, "toolbox", ("per-example mlp",)),
+    *(
+        Bar(
+            f"per-example gradients, {net}, under jit",
+            "ours",
+            OPACUS,
+            0.8,
+            "toolbox",
+            (f"per-example {net.lower()} under jit",),
+        )
+        for net in ("CNN", "MLP")
+    ),
     Bar("64 MLPs 2-20-2", "ours", ("torch.nn, one by one",), 0.012, "toolbox", ("ensemble of 64",)),
 ]
 

@@ -99,8 +99,10 @@ def save_figure(figure, path: str) -> None:
 
 
 def with_quartiles(ratio: dict) -> str:
-    low, high = ratio["quartiles"]
-    return f"{ratio['median']:.2f} ({low:.2f} to {high:.2f})"
+    """Return a ratio with its quartiles, to two decimals, or to three if it is below 0.1."""
+    decimals = 3 if ratio["median"] < 0.1 else 2
+    median, low, high = (f"{v:.{decimals}f}" for v in (ratio["median"], *ratio["quartiles"]))
+    return f"{median} ({low} to {high})"
 
 
 def apart(build: Callable[..., Callable], *arguments, memory_reused: bool) -> Callable[[], object]:

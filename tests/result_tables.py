@@ -10,7 +10,17 @@ from pathlib import Path
 
 from benchmarks import cifar10 as cifar10_benchmark
 from benchmarks import cnn as cnn_benchmark
-from benchmarks import growth, imports, loops, mlp, products, profile, summary, toolbox
+from benchmarks import (
+    growth,
+    imports,
+    loops,
+    mlp,
+    private,
+    products,
+    profile,
+    summary,
+    toolbox,
+)
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import write_atomically
 from scripts import (
@@ -54,6 +64,8 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "benchmarks_imports": lambda found: [imports.table(found)],
     "benchmarks_loops": loops.tables,
     "benchmarks_mlp": mlp.tables,
+    "benchmarks_optimizers": lambda found: [toolbox.table(found)],
+    "benchmarks_private": lambda found: [private.table(found)],
     "benchmarks_products": lambda found: [products.table(found)],
     "benchmarks_profile": lambda found: [profile.table(found)],
     "benchmarks_toolbox": lambda found: [toolbox.table(found)],

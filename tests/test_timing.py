@@ -119,6 +119,11 @@ def test_a_ratio_is_the_median_of_the_rounds_and_below_1_where_the_first_is_fast
     assert timing.with_quartiles(found) == "0.25 (0.20 to 0.50)"
 
 
+def test_a_small_ratio_has_three_decimals():
+    found = {"median": 0.0131, "quartiles": [0.0125, 0.0139]}
+    assert timing.with_quartiles(found) == "0.013 (0.013 to 0.014)"
+
+
 def test_a_time_is_the_median_of_the_rounds():
     assert timing.medians({"a": np.array([1.0, 100.0, 2.0])}) == {"a": 2.0}
 
