@@ -122,9 +122,7 @@ DOORS: dict[str, dict[str, tuple[Part, ...]]] = {
         "analysis: curvature": (
             Part(f"{ANALYSIS}.curvature"),
             Part(f"{ANALYSIS}.conjugate_gradients"),
-            Part(
-                f"{ANALYSIS}.operators", ("MatrixProduct", "matrix_product", "damped", "to_dense")
-            ),
+            Part(f"{ANALYSIS}.operators", ("matrix_product", "damped", "to_dense")),
             Part(f"{ANALYSIS}.trace", ("hutchinson_trace", "hutchpp_trace", "xtrace")),
             Part(f"{ANALYSIS}.diagonal", ("hutchinson_diag", "xdiag", "ggn_diagonal")),
             Part(f"{ANALYSIS}.quadrature"),
