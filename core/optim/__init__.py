@@ -19,6 +19,10 @@ Where to find what:
                      - extra_args (the loss, for those that ask for it)
                      - elementwise, blocks, kernels, numpy_kernels: the same updates, faster
 
+In formulas, p are the params, g their gradient, and t counts updates from 1. A leaf is one array of
+the dict of params, and |p| its Euclidean norm. A hyper-parameter (`Hyper`) is a number, a schedule
+or a scalar array. `get_state` finds an entry of a state at any depth.
+
 To add an optimizer: write it as a chain in a file of `methods`, add it to OPTIMIZERS and below. The
 tests of every path, of precision and of arguments then include it by themselves.
 """

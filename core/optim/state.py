@@ -19,13 +19,35 @@ from purenets.core.optim.internals.precision import expect_state
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
-    """`make(**hypers)`, with those of its hyper-parameters that are floats, arrays or tuples of
-    floats as arrays in the state, under "hyper"; others (integers, flags, schedules, names) stay as
-    they are.
+    """Return the optimizer `make(**hypers)` with its numbers in the state, to be changed there.
 
-    optimizer = inject_hyperparams(adam, lr=1e-3, betas=(0.9, 0.99))
-    get_state(opt_state, "hyper")["lr"]                  # read
-    opt_state = set_hyperparams(opt_state, lr=1e-4)      # a new state with another value
+    Floats, arrays and tuples of floats become arrays in the state, under "hyper". Other arguments
+    (integers, flags, schedules, names) stay fixed. Read them by `get_state`, change them by
+    `set_hyperparams`; nothing is compiled anew.
+
+    Args:
+        make: a function that returns an optimizer, such as `adam`.
+        hypers: its arguments, by keyword.
+
+    Returns:
+        An optimizer whose state has the entries "hyper" and "inner".
+
+    Raises:
+        UserError: make is not a function or does not return an Optimizer, or make refuses an
+            argument.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.inject_hyperparams(optim.sgd, lr=0.1)
+        >>> params = {"w": np.ones(1)}
+        >>> state = optim.set_hyperparams(optimizer.init(params), lr=0.5)
+        >>> updates, state = optimizer.update(params, state, params)
+        >>> updates["w"], float(optim.get_state(state, "hyper")["lr"])
+        (array([-0.5]), 0.5)
+
+    Source:
+        optax.inject_hyperparams.
     """
     expect_functions("inject_hyperparams", make=make)
     held = {name: value for name, value in hypers.items() if _is_held(value)}
@@ -54,7 +76,25 @@ def _is_held(value) -> bool:
 
 
 def get_state(opt_state: dict, name: str):
-    """The first entry called `name` in a nested state; a UserError if there is none."""
+    """Return the first entry of a name in a nested state, at whatever depth it is.
+
+    Args:
+        opt_state: the state of an optimizer, or a part of it.
+        name: the name of the entry, such as "exp_avg" or "ema".
+
+    Returns:
+        The entry: an array, or a dict of arrays by the names of the params.
+
+    Raises:
+        UserError: opt_state is not a dict, name is not a string, or there is no such entry.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> state = optim.sgd(0.1, momentum=0.9).init({"w": np.ones(2)})
+        >>> optim.get_state(state, "momentum_buffer")["w"]
+        array([0., 0.])
+    """
     expect_dicts("get_state", opt_state=opt_state)
     expect_texts("get_state", name=name)
     for entry, inner in _entries(opt_state):
@@ -64,15 +104,36 @@ def get_state(opt_state: dict, name: str):
 
 
 def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> None:
-    """Raise a UserError unless `opt_state` has the entries and shapes that `optimizer` keeps."""
+    """Raise a UserError unless a state is one of this optimizer for these params.
+
+    For states that come from a file or from another program: entries and shapes are compared with
+    those of `optimizer.init(params)`, values are not.
+
+    Args:
+        optimizer: the optimizer that is to go on from the state.
+        params: the params that it updates.
+        opt_state: the state to check.
+
+    Raises:
+        UserError: optimizer is not an Optimizer, params are not a dict of arrays, or an entry of
+            opt_state is missing, unknown or of another shape; the message names it.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> params = {"w": np.ones(2)}
+        >>> optim.check_opt_state(optim.adam(), params, optim.adam().init(params))
+        >>> optim.check_opt_state(optim.adam(), params, optim.sgd().init(params))
+        Traceback (most recent call last):
+            ...
+        purenets.core.base.UserError: opt_state: of another optimizer or other params: ...
+    """
     expect_optimizers("check_opt_state", optimizer=optimizer)
     expect_state(optimizer.init, opt_state, params)
 
 
 def same_entries(a: dict, b: dict) -> bool:
-    """Return True if two states have the same entries; only the names of plain dicts are
-    compared.
-    """
+    """Return True if two states have the same entries, by the names of plain dicts."""
     if a.keys() != b.keys():
         return False
     for name, inner in a.items():  # no generator: this is a part of every step
@@ -84,18 +145,34 @@ def same_entries(a: dict, b: dict) -> bool:
 
 
 def with_averaged_params(state: TrainState) -> TrainState:
-    """Return the state to evaluate: each leaf of its params replaced by the average kept of it.
+    """Return the training state to evaluate, with averages in the place of the params.
 
-    Averages are the "ema" of `ema`, the "swa" of `swa`, the "ax" of `asgd` and the "x" of
-    `schedule_free`, at any depth of the optimizer's state; each may be of a part of the params
-    (`partition`, `masked`, `muon(other=...)`). Leaves that have none stay as they are, and so does
-    the state of an optimizer that keeps none.
-    BatchNorm's running statistics in the buffers are still those of the raw params:
-    `torch_nets.update_batchnorm` takes them anew.
+    Each leaf is replaced by the average that the optimizer keeps of it: "ema" of `ema`, "swa" of
+    `swa`, "ax" of `asgd` and "x" of `schedule_free`, at any depth of the state; each may be of a
+    part of the params (`partition`, `masked`, `muon(other=...)`). Leaves without an average stay as
+    they are. The running statistics of BatchNorm in the buffers are still those of the params in
+    training: `torch_nets.update_batchnorm` computes them again.
+
+    Args:
+        state: a TrainState, as `init_state` and `fit` return it.
+
+    Returns:
+        A TrainState with other params; `state` itself if its optimizer keeps no average.
 
     Raises:
-        UserError: if an average is not of these params (as that of a vector of all), or a leaf has
-            two.
+        UserError: state is not a TrainState, an average has a leaf or a shape that the params do
+            not have, or a leaf has two averages.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import TrainState, optim
+        >>> optimizer, params = optim.chain(optim.sgd(1.0), optim.ema(0.5)), {"w": np.zeros(1)}
+        >>> grads = {"w": -np.ones(1)}
+        >>> updates, opt_state = optimizer.update(grads, optimizer.init(params), params)
+        >>> params = optim.apply_updates(params, updates)
+        >>> state = TrainState(params, {}, opt_state, key=None, step=1)
+        >>> state.params["w"], optim.with_averaged_params(state).params["w"]
+        (array([1.]), array([0.5]))
     """
     expect_states("with_averaged_params", state=state)
     params, places = dict(state.params), {}
@@ -142,8 +219,27 @@ def _entries(opt_state: dict):
 
 
 def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
-    """The state with other values of injected hyper-parameters; a UserError if it holds none of
-    that name.
+    """Return a state with other values of the hyper-parameters that `inject_hyperparams` put there.
+
+    Args:
+        opt_state: the state; every optimizer in it that has such a hyper-parameter gets the value.
+        values: the new values by name: numbers, arrays, or tuples of them as for betas.
+
+    Returns:
+        A new state; opt_state does not change.
+
+    Raises:
+        UserError: opt_state is not a dict or holds no injected hyper-parameters, a name is not one
+            of them, or a value is not a finite number.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.inject_hyperparams(optim.adam, lr=0.1, betas=(0.9, 0.99))
+        >>> state = optimizer.init({"w": np.ones(2)})
+        >>> state = optim.set_hyperparams(state, lr=0.01)
+        >>> float(optim.get_state(state, "hyper")["lr"])
+        0.01
     """
     expect_dicts("set_hyperparams", opt_state=opt_state)
     for name, value in values.items():

@@ -67,10 +67,34 @@ from purenets.core.optim.internals.precision import (
 
 
 def chain(*transforms: Optimizer) -> Optimizer:
-    """Apply one transform after the other; their states are the entries "0", "1", ... of the state.
+    """Return the optimizer that applies transforms in order, each to the updates of the one before.
 
-    A chain of transforms that treat every element alone does so itself (`optim.elementwise`). One
-    look at the dtypes is enough for all (`optim.precision`).
+    End it with `scale_by_learning_rate` or a whole optimizer: until then the updates still point
+    uphill. A chain of nothing passes the gradients through.
+
+    Args:
+        transforms: the optimizers to apply, first to last.
+
+    Returns:
+        An optimizer whose state has the entries "0", "1", ..., the states of the transforms. It is
+        `elementwise` if all transforms are, and takes `value` and `value_and_grad_fn` if one does.
+
+    Raises:
+        UserError: one of the transforms is not an Optimizer.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(lr=0.1))
+        >>> grads = {"w": np.array([30.0, 40.0])}
+        >>> updates, state = optimizer.update(grads, optimizer.init(grads), grads)
+        >>> updates["w"]
+        array([-0.06, -0.08])
+        >>> list(state)
+        ['0', '1']
+
+    Source:
+        optax.chain.
     """
     expect_optimizers("chain", **{f"transform_{i}": part for i, part in enumerate(transforms)})
     named = {str(i): transform for i, transform in enumerate(transforms)}
@@ -83,6 +107,7 @@ def chain(*transforms: Optimizer) -> Optimizer:
     def init(params):
         return {name: transform.init(params) for name, transform in named.items()}
 
+    # The chain looks at the dtypes once, for all of its parts.
     any_leaves = Optimizer(init, _in_sequence(inner, takes_more))
     full_only = Optimizer(
         init, _in_sequence({n: for_full(u) for n, u in inner.items()}, takes_more)
@@ -132,7 +157,29 @@ def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
 
 
 def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
-    """A transform without a state: `f(grads, params) -> updates`."""
+    """Return a transform without a state from a function of gradients and params.
+
+    Args:
+        f: `f(grads, params) -> updates`, dicts of the same names and shapes.
+
+    Returns:
+        A transform for `chain`; its state is empty.
+
+    Raises:
+        UserError: f is not a function.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> cube = optim.stateless(lambda grads, params: {n: g**3 for n, g in grads.items()})
+        >>> grads = {"w": np.array([1.0, -2.0])}
+        >>> updates, _ = cube.update(grads, cube.init(grads), grads)
+        >>> updates["w"]
+        array([ 1., -8.])
+
+    Source:
+        optax.stateless.
+    """
     expect_functions("stateless", f=f)
     return any_dtype(
         Optimizer(lambda params: {}, lambda grads, state, params: (f(grads, params), state))
@@ -143,13 +190,60 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
 
 
 def scale_by_learning_rate(lr: Hyper) -> Optimizer:
-    """Updates -lr g: the end of every chain."""
+    """Return a transform that multiplies by -lr: the last part of most chains.
+
+    Args:
+        lr: the learning rate, a number or a schedule.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if lr is a schedule.
+
+    Raises:
+        UserError: lr is negative or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> descent = optim.scale_by_learning_rate(0.1)
+        >>> grads = {"w": np.array([1.0, -2.0])}
+        >>> updates, _ = descent.update(grads, descent.init(grads), grads)
+        >>> updates["w"]
+        array([-0.1,  0.2])
+
+    Source:
+        optax.scale_by_learning_rate.
+    """
     expect_hypers("scale_by_learning_rate", NOT_NEGATIVE, lr=lr)
     return elementwise(stateless_with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr)))
 
 
 def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
-    """g + weight_decay p."""
+    """Return a transform that adds weight_decay * p to the updates.
+
+    Before the moments of a chain this is an L2 penalty, as in `adam`; after them it is decoupled
+    weight decay, as in `adamw`. Use `masked` to leave biases out.
+
+    Args:
+        weight_decay: the factor of the params, a number or a schedule.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if weight_decay is a schedule.
+
+    Raises:
+        UserError: weight_decay is negative or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> decay = optim.add_decayed_weights(0.01)
+        >>> params, grads = {"w": np.array([10.0])}, {"w": np.array([1.0])}
+        >>> updates, _ = decay.update(grads, decay.init(params), params)
+        >>> updates["w"]
+        array([1.1])
+
+    Source:
+        optax.add_decayed_weights.
+    """
     expect_hypers("add_decayed_weights", NOT_NEGATIVE, weight_decay=weight_decay)
 
     def add(weight_decay, grads, params):
@@ -159,7 +253,31 @@ def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
 
 
 def clip_by_value(limit: Hyper) -> Optimizer:
-    """Each element of g within [-limit, limit] (torch.nn.utils.clip_grad_value_)."""
+    """Return a transform that clips every element of the updates to [-limit, limit].
+
+    The direction changes; `clip_by_global_norm` keeps it.
+
+    Args:
+        limit: the largest absolute value.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if limit is a schedule.
+
+    Raises:
+        UserError: limit is not above 0; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> clip = optim.clip_by_value(1.0)
+        >>> grads = {"w": np.array([-3.0, 0.5, 2.0])}
+        >>> updates, _ = clip.update(grads, clip.init(grads), grads)
+        >>> updates["w"]
+        array([-1. ,  0.5,  1. ])
+
+    Source:
+        torch.nn.utils.clip_grad_value_.
+    """
     expect_hypers("clip_by_value", ABOVE_0, limit=limit)
 
     def clip(limit, grads, params):
@@ -170,8 +288,32 @@ def clip_by_value(limit: Hyper) -> Optimizer:
 
 
 def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
-    """All of g scaled so that its norm is at most `max_norm` (Pascanu et al. 2013). Exact: torch's
-    clip_grad_norm_ divides by the norm + 1e-6."""
+    """Return a transform that scales the updates so that their global norm is at most max_norm.
+
+    All leaves are scaled by the same factor, so the direction stays. The bound is exact;
+    torch.nn.utils.clip_grad_norm_ divides by the norm + 1e-6.
+
+    Args:
+        max_norm: the largest Euclidean norm of all leaves together.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if max_norm is a schedule.
+
+    Raises:
+        UserError: max_norm is not above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> clip = optim.clip_by_global_norm(1.0)
+        >>> grads = {"w": np.array([3.0, 4.0])}
+        >>> updates, _ = clip.update(grads, clip.init(grads), grads)
+        >>> updates["w"]
+        array([0.6, 0.8])
+
+    Source:
+        Pascanu et al. 2013, arXiv 1211.5063.
+    """
     expect_hypers("clip_by_global_norm", ABOVE_0, max_norm=max_norm)
 
     def clip(max_norm, grads, params):
@@ -185,7 +327,38 @@ def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
 
 
 def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Optimizer:
-    """buf = momentum buf + (1 - dampening) g; the first is g, undamped, as in torch.optim."""
+    """Return a transform that replaces the gradient by its momentum buffer.
+
+        buf = momentum * buf + (1 - dampening) * g
+
+    The updates are buf, or g + momentum * buf with Nesterov's momentum. The first buffer is g
+    itself, not dampened.
+
+    Args:
+        momentum: the decay rate of the buffer, from 0 to 1.
+        dampening: the fraction of later gradients that is left out, from 0 to 1.
+        nesterov: use Nesterov's momentum.
+
+    Returns:
+        A transform for `chain`; its state has the entry "momentum_buffer", shaped as the params.
+
+    Raises:
+        UserError: momentum or dampening is not in [0, 1], or nesterov is not a bool.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.trace(momentum=0.9), {"w": np.array([1.0])}
+        >>> state = transform.init(grads)
+        >>> for _ in range(3):
+        ...     updates, state = transform.update(grads, state, grads)
+        >>> updates["w"]  # 1 + 0.9 + 0.9^2
+        array([2.71])
+
+    Source:
+        torch.optim.SGD; Sutskever et al. 2013, "On the importance of initialization and momentum
+        in deep learning".
+    """
     expect_hypers("trace", FRACTION, momentum=momentum, dampening=dampening)
     expect_flags("trace", nesterov=nesterov)
     damped = not is_zero(dampening)
@@ -212,7 +385,34 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
 
 
 def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False) -> Optimizer:
-    """g / (sqrt(v) + eps), v the running mean of g^2 (if centered, its running variance)."""
+    """Return a transform that divides the gradient by the root of its running mean square.
+
+        v = alpha * v + (1 - alpha) * g^2;  updates = g / (sqrt(v) + eps)
+
+    Args:
+        alpha: the decay rate of the running mean, in [0, 1).
+        eps: added to the root, so that nothing is divided by 0.
+        centered: subtract the squared running mean of g from v, so that v is a variance.
+
+    Returns:
+        A transform for `chain`; its state has the entry "square_avg", and "grad_avg" if centered.
+
+    Raises:
+        UserError: alpha is not in [0, 1), eps is negative or not finite, or centered is not a bool.
+
+    Example:
+        The first update has the size 1 / sqrt(1 - alpha), whatever the size of the gradient.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_rms(alpha=0.75), {"w": np.array([100.0, -0.01])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"].round(3)
+        array([ 2., -2.])
+
+    Source:
+        torch.optim.RMSprop; centered: Graves 2013, arXiv 1308.0850.
+    """
     expect_hypers("scale_by_rms", DECAY, alpha=alpha)
     expect_hypers("scale_by_rms", NOT_NEGATIVE, eps=eps)
     expect_flags("scale_by_rms", centered=centered)
@@ -235,7 +435,35 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
 
 
 def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer:
-    """g / (sqrt(s) + eps), s the sum of all g^2 so far, from `initial` on."""
+    """Return a transform that divides the gradient by the root of the sum of all its squares.
+
+        s = s + g^2;  updates = g / (sqrt(s) + eps)
+
+    Args:
+        initial: the value that the sums begin with.
+        eps: added to the root, so that nothing is divided by 0.
+
+    Returns:
+        A transform for `chain`; its state has the entry "sum", shaped as the params.
+
+    Raises:
+        UserError: initial or eps is negative or not finite.
+
+    Example:
+        For a constant gradient the t-th update is 1 / sqrt(t).
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_sum_of_squares(), {"w": np.array([3.0])}
+        >>> state = transform.init(grads)
+        >>> for _ in range(4):
+        ...     updates, state = transform.update(grads, state, grads)
+        >>> updates["w"].round(3)
+        array([0.5])
+
+    Source:
+        torch.optim.Adagrad; Duchi et al. 2011, JMLR 12.
+    """
     expect_numbers("scale_by_sum_of_squares", NOT_NEGATIVE, initial=initial)
     expect_hypers("scale_by_sum_of_squares", NOT_NEGATIVE, eps=eps)
 
@@ -254,9 +482,37 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
 
 
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
-    """m / (sqrt(v) + eps), m and v the running means of g and g^2, each without its bias to zero.
-    `amsgrad` takes the largest v so far, before the correction, as torch does (Reddi et al.
-    2018)."""
+    """Return a transform that divides the running mean of g by the root of that of g^2.
+
+        m = b1 * m + (1 - b1) * g;  v = b2 * v + (1 - b2) * g^2
+        updates = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps),  t = 1, 2, ...
+
+    Args:
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        amsgrad: divide by the largest v so far; as in torch, it is taken before bias correction.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg" and "exp_avg_sq" (and
+        "max_exp_avg_sq" with amsgrad).
+
+    Raises:
+        UserError: betas is not a pair of numbers in [0, 1), eps is negative or not finite, or
+            amsgrad is not a bool.
+
+    Example:
+        The first update is the sign of the gradient.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_adam(), {"w": np.array([100.0, -0.01])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"].round(3)
+        array([ 1., -1.])
+
+    Source:
+        torch.optim.Adam; Kingma and Ba 2015, arXiv 1412.6980; Reddi et al. 2018, arXiv 1904.09237.
+    """
     expect_betas("scale_by_adam", betas)
     expect_hypers("scale_by_adam", NOT_NEGATIVE, eps=eps)
     expect_flags("scale_by_adam", amsgrad=amsgrad)
@@ -292,8 +548,39 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
 def scale_by_nadam(
     betas=(0.9, 0.999), eps: Hyper = 1e-8, momentum_decay: Hyper = 4e-3
 ) -> Optimizer:
-    """Adam with Nesterov's momentum (Dozat 2016), whose mu_t = b1 (1 - 0.96^(t momentum_decay) /
-    2): ((1 - mu_t) g / (1 - prod mu) + mu_t+1 m / (1 - mu_t+1 prod mu)) / (sqrt(v) + eps)."""
+    """Return a transform with the moments of Adam and Nesterov's momentum.
+
+        mu_t = b1 * (1 - 0.96^(t * momentum_decay) / 2);  P_t = mu_1 * ... * mu_t
+        mixed = (1 - mu_t) / (1 - P_t) * g + mu_(t+1) / (1 - P_(t+1)) * m
+        updates = mixed / (sqrt(v / (1 - b2^t)) + eps)
+
+    Here m and v are the running means of g and g^2.
+
+    Args:
+        betas: (b1, b2), the decay rates of m and v.
+        eps: added to the root, so that nothing is divided by 0.
+        momentum_decay: how fast mu_t rises from about b1 / 2 to b1.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg", "exp_avg_sq" and "mu_product".
+
+    Raises:
+        UserError: betas is not a pair of numbers in [0, 1), or eps or momentum_decay is negative
+            or not finite.
+
+    Example:
+        The first update is a little longer than Adam's, which is 1.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_nadam(), {"w": np.array([2.0, -0.5])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"].round(3)
+        array([ 1.056, -1.056])
+
+    Source:
+        torch.optim.NAdam; Dozat 2016, "Incorporating Nesterov momentum into Adam".
+    """
     expect_betas("scale_by_nadam", betas)
     expect_hypers("scale_by_nadam", NOT_NEGATIVE, eps=eps, momentum_decay=momentum_decay)
 
@@ -323,9 +610,35 @@ def scale_by_nadam(
 
 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
-    """Rectified Adam (Liu et al. 2020): r sqrt(1 - b2^t) m / (sqrt(v) + eps) where the length of
-    the second average, rho, is over 5, and m alone before; m without its bias, eps beside the root
-    of the biased v."""
+    """Return a transform with Adam's moments that divides by the root only once v can be trusted.
+
+    The variance of v is finite once the effective length rho of its running mean is above 4. Where
+    rho > 5, as in torch, the update is r * m / (sqrt(v) + eps) with Adam's bias corrections and the
+    factor r < 1 of the paper; before, it is m / (1 - b1^t) alone, which is momentum.
+
+    Args:
+        betas: (b1, b2), the decay rates of m and v, the running means of g and g^2.
+        eps: added to the root of v, before its bias correction.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg" and "exp_avg_sq".
+
+    Raises:
+        UserError: betas is not a pair of numbers in [0, 1), or eps is negative or not finite.
+
+    Example:
+        The first update is the gradient, not its sign as in Adam.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_radam(), {"w": np.array([3.0, -0.5])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"]
+        array([ 3. , -0.5])
+
+    Source:
+        torch.optim.RAdam; Liu et al. 2020, arXiv 1908.03265.
+    """
     expect_betas("scale_by_radam", betas)
     expect_hypers("scale_by_radam", NOT_NEGATIVE, eps=eps)
 
@@ -349,9 +662,9 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
 
 def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Array, Array]:
-    """Whether rho > 5, and RAdam's r sqrt(1 - beta^t) then.
+    """Return whether rho > 5, and RAdam's factor r * sqrt(1 - beta^t) for that case.
 
-    In float64, since rho is a small difference.
+    Computed in float64, since rho is a small difference of large numbers.
     """
     leaf, xp = first_leaf(grads), namespace(count)
     count = xp.astype(count, xp.float64)
@@ -363,9 +676,33 @@ def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Arr
 
 
 def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
-    """m / u: m the running mean of g without its bias to zero, u = max(b2 u, |g| + eps).
+    """Return a transform that divides the running mean of g by a decaying maximum of |g|.
 
-    Source: Kingma and Ba 2015, section 7.
+        m = b1 * m + (1 - b1) * g;  u = max(b2 * u, |g| + eps);  updates = m / ((1 - b1^t) * u)
+
+    Args:
+        betas: (b1, b2), the decay rates of m and u.
+        eps: added to |g|.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg" and "exp_inf".
+
+    Raises:
+        UserError: betas is not a pair of numbers in [0, 1), or eps is negative or not finite.
+
+    Example:
+        A gradient ten times smaller than the largest one gives a step ten times smaller.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_adamax(betas=(0.0, 0.999)), {"w": np.array([10.0])}
+        >>> _, state = transform.update(grads, transform.init(grads), grads)
+        >>> updates, state = transform.update({"w": np.array([1.0])}, state, grads)
+        >>> updates["w"].round(3)
+        array([0.1])
+
+    Source:
+        torch.optim.Adamax; Kingma and Ba 2015, arXiv 1412.6980, section 7.
     """
     expect_betas("scale_by_adamax", betas)
     expect_hypers("scale_by_adamax", NOT_NEGATIVE, eps=eps)
@@ -386,8 +723,35 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
 
 def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
-    """d = g sqrt(D + eps) / sqrt(v + eps), v the running mean of g^2 and D that of d^2 (Zeiler
-    2012).
+    """Return a transform that scales the gradient to the units of the params.
+
+        v = rho * v + (1 - rho) * g^2;  d = g * sqrt(D + eps) / sqrt(v + eps)
+        D = rho * D + (1 - rho) * d^2
+
+    The updates are d.
+
+    Args:
+        rho: the decay rate of the running means v and D, in [0, 1).
+        eps: added to both means; it decides the size of the first steps.
+
+    Returns:
+        A transform for `chain`; its state has the entries "square_avg" (v) and "acc_delta" (D).
+
+    Raises:
+        UserError: rho is not in [0, 1), or eps is negative or not finite.
+
+    Example:
+        The first update has the size sqrt(eps / (1 - rho)).
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_adadelta(), {"w": np.array([100.0, -10.0])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"].round(5)
+        array([ 0.00316, -0.00316])
+
+    Source:
+        torch.optim.Adadelta; Zeiler 2012, arXiv 1212.5701.
     """
     expect_hypers("scale_by_adadelta", DECAY, rho=rho)
     expect_hypers("scale_by_adadelta", NOT_NEGATIVE, eps=eps)
@@ -411,7 +775,30 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
 
 
 def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
-    """sign(b1 m + (1 - b1) g), then m = b2 m + (1 - b2) g (Chen et al. 2023)."""
+    """Return a transform that takes the sign of an interpolation of the momentum and the gradient.
+
+        updates = sign(b1 * m + (1 - b1) * g);  m = b2 * m + (1 - b2) * g
+
+    Args:
+        betas: (b1, b2), the weight of m in the update and the decay rate of m.
+
+    Returns:
+        A transform for `chain`; its state has the entry "exp_avg" (m).
+
+    Raises:
+        UserError: betas is not a pair of numbers in [0, 1); from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_lion(), {"w": np.array([100.0, -0.01])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"]
+        array([ 1., -1.])
+
+    Source:
+        Chen et al. 2023, arXiv 2302.06675.
+    """
     expect_betas("scale_by_lion", betas)
 
     def init(params):
@@ -430,9 +817,33 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
 
 
 def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimizer:
-    """Each leaf of g times coefficient |p| / (|g| + eps), or as it is where either norm is 0.
+    """Return a transform that scales each leaf of the updates to the norm of its params.
 
-    Source: You et al. 2017.
+        updates = coefficient * |p| / (|g| + eps) * g
+
+    A leaf whose params or gradient have norm 0 passes as it is.
+
+    Args:
+        coefficient: the norm of the update over that of the params.
+        eps: added to the norm of the gradient.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if coefficient is a schedule.
+
+    Raises:
+        UserError: coefficient or eps is negative or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform = optim.scale_by_trust_ratio(0.1)
+        >>> params, grads = {"w": np.array([3.0, 4.0])}, {"w": np.array([0.0, 2.0])}
+        >>> updates, _ = transform.update(grads, transform.init(params), params)
+        >>> updates["w"]  # |p| = 5
+        array([0. , 0.5])
+
+    Source:
+        You et al. 2017, arXiv 1708.03888.
     """
     expect_hypers("scale_by_trust_ratio", NOT_NEGATIVE, coefficient=coefficient)
     expect_numbers("scale_by_trust_ratio", NOT_NEGATIVE, eps=eps)

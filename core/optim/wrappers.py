@@ -45,9 +45,36 @@ Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
 
 
 def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array], str]) -> Optimizer:
-    """Each leaf goes to `optimizers[label_fn(name, leaf)]`; their states lie under their labels.
+    """Return an optimizer that updates each leaf by the optimizer that its label chooses.
 
-    partition({"2": adamw(1e-3), "1": adam(1e-3)}, lambda name, leaf: str(leaf.ndim))
+    `label_fn` is called at every update. An optimizer whose label no leaf has is not used.
+
+    Args:
+        optimizers: an optimizer for each label.
+        label_fn: `label_fn(name, leaf) -> label`.
+
+    Returns:
+        An optimizer whose state has an entry for each label in use, the state of its optimizer. To
+        each, `value_and_grad_fn` is a function of its own leaves; the others stay fixed.
+
+    Raises:
+        UserError: optimizers is not a dict of Optimizers, or label_fn is not a function; from
+            `init` and `update`: a label is not one of optimizers.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.partition(
+        ...     {"slow": optim.sgd(0.01), "fast": optim.sgd(0.1)},
+        ...     lambda name, leaf: "fast" if name.endswith("bias") else "slow",
+        ... )
+        >>> params = {"fc.weight": np.ones((1, 2)), "fc.bias": np.ones(1)}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> updates["fc.weight"], updates["fc.bias"]
+        (array([[-0.01, -0.01]]), array([-0.1]))
+
+    Source:
+        optax.partition, for flat dicts.
     """
     if not isinstance(optimizers, dict):
         raise UserError(f"partition: optimizers is a {type(optimizers).__name__}, needs a dict")
@@ -95,9 +122,30 @@ def _of_part(params: Params, part: Params, value=None, value_and_grad_fn=None) -
 
 
 def masked(transform: Optimizer, where: Predicate) -> Optimizer:
-    """`transform` on the leaves that `where(name, leaf)` picks; the others pass as they are.
+    """Return a transform that acts on the leaves that `where` picks and passes the others on.
 
-    masked(add_decayed_weights(1e-2), not_named("*.bias", "norm*"))
+    Args:
+        transform: the optimizer or transform to restrict.
+        where: `where(name, leaf) -> bool`, such as `is_matrix` or `not_named("*.bias")`.
+
+    Returns:
+        A transform whose state is that of `partition` with the labels "masked" and "other".
+
+    Raises:
+        UserError: transform is not an Optimizer, or where is not a function.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> decay = optim.masked(optim.add_decayed_weights(0.1), optim.not_named("*.bias"))
+        >>> params = {"fc.weight": np.ones((1, 2)), "fc.bias": np.ones(1)}
+        >>> grads = {name: 0 * leaf for name, leaf in params.items()}
+        >>> updates, _ = decay.update(grads, decay.init(params), params)
+        >>> updates["fc.weight"], updates["fc.bias"]
+        (array([[0.1, 0.1]]), array([0.]))
+
+    Source:
+        optax.masked, whose mask is a pytree of bools.
     """
     expect_optimizers("masked", transform=transform)
     expect_functions("masked", where=where)
@@ -107,10 +155,22 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
 
 
 def named(*patterns: str) -> Predicate:
-    """Leaves whose name matches one of the patterns, in which * stands for anything.
+    """Return a predicate that is True for leaves whose name matches one of the patterns.
 
-    >>> named("fc1.*", "*.bias")("fc2.bias", None)
-    True
+    Args:
+        patterns: names in which * stands for any text, ? for any character and [ab] for a or b.
+
+    Returns:
+        A function `(name, leaf) -> bool`, for `masked`, `muon` or `beta_lasso`.
+
+    Raises:
+        UserError: a pattern is not a string.
+
+    Example:
+        >>> from purenets import optim
+        >>> picks = optim.named("fc1.*", "*.bias")
+        >>> picks("fc2.bias", None), picks("fc2.weight", None)
+        (True, False)
     """
     for pattern in patterns:
         if not isinstance(pattern, str):
@@ -119,29 +179,108 @@ def named(*patterns: str) -> Predicate:
 
 
 def not_named(*patterns: str) -> Predicate:
-    """Leaves whose name matches none of the patterns."""
+    """Return a predicate that is True for leaves whose name matches none of the patterns.
+
+    Args:
+        patterns: names in which * stands for any text, ? for any character and [ab] for a or b.
+
+    Returns:
+        A function `(name, leaf) -> bool`, for `masked`, `muon` or `beta_lasso`.
+
+    Raises:
+        UserError: a pattern is not a string.
+
+    Example:
+        >>> from purenets import optim
+        >>> picks = optim.not_named("*.bias", "norm*")
+        >>> picks("fc1.weight", None), picks("norm1.weight", None)
+        (True, False)
+    """
     picks = named(*patterns)
     return lambda name, leaf: not picks(name, leaf)
 
 
 def is_matrix(name: str, leaf: Array) -> bool:
-    """Leaves of two or more axes: weights, neither biases nor the scales of norms."""
+    """Return True for a leaf of two or more axes: weights, but neither biases nor scales of norms.
+
+    Args:
+        name: the name of the leaf; not looked at.
+        leaf: an array.
+
+    Returns:
+        A bool. Pass the function itself, as the predicate of `masked`, `muon` or `beta_lasso`.
+
+    Raises:
+        UserError: leaf is not an array.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optim.is_matrix("weight", np.ones((20, 2))), optim.is_matrix("bias", np.ones(20))
+        (True, False)
+    """
     if not hasattr(leaf, "ndim"):
         raise UserError(f"is_matrix: leaf is a {type(leaf).__name__}, needs an array")
     return leaf.ndim > 1
 
 
 def freeze() -> Optimizer:
-    """No update at all; the leaves may have any dtype."""
+    """Return an optimizer whose updates are zero, for the leaves of a `partition` that should stay.
+
+    The leaves may have any dtype, integers too.
+
+    Returns:
+        An optimizer with an empty state.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.partition(
+        ...     {"frozen": optim.freeze(), "trained": optim.sgd(0.1)},
+        ...     lambda name, leaf: "frozen" if name.startswith("base.") else "trained",
+        ... )
+        >>> params = {"base.weight": np.ones(2), "head.weight": np.ones(2)}
+        >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+        >>> updates["base.weight"], updates["head.weight"]
+        (array([0., 0.]), array([-0.1, -0.1]))
+
+    Source:
+        optax.set_to_zero.
+    """
     return Optimizer(
         lambda params: {}, lambda grads, state, params: (tree.zeros_like(grads), state)
     )
 
 
 def normalize_weights(optimizer: Optimizer) -> Optimizer:
-    """Each update begins from the weights brought back to the length of the square root of their
-    number of rows, so that a rate means the same to every matrix and at all times (K. Jordan
-    2024)."""
+    """Return an optimizer whose every update starts from weights rescaled to a fixed norm.
+
+    The norm of each leaf is first set to the square root of its number of rows, then the update of
+    `optimizer` is added. So a learning rate means the same for every matrix, at all times. Only for
+    weights whose scale does not change the output, as before a normalization: see `masked`, or
+    `muon(other=...)`.
+
+    Args:
+        optimizer: the optimizer to wrap.
+
+    Returns:
+        An optimizer with the state of the one it wraps. Leaves of zeros stay as they are.
+
+    Raises:
+        UserError: optimizer is not an Optimizer.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.normalize_weights(optim.sgd(0.1))
+        >>> params, grads = {"w": np.full((4, 4), 3.0)}, {"w": np.zeros((4, 4))}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> print(np.linalg.norm(params["w"] + updates["w"]).round(3))  # sqrt(4)
+        2.0
+
+    Source:
+        K. Jordan 2024, airbench94_muon.py.
+    """
     expect_optimizers("normalize_weights", optimizer=optimizer)
 
     def update(grads, state, params, **extra):
@@ -162,8 +301,32 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
 
 
 def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
-    """Every k-th update is that of `optimizer` for the mean of the last k gradients; the others are
-    zero.
+    """Return an optimizer that updates once for every k gradients, by their mean.
+
+    The other updates are zero. For batches that do not fit into memory as a whole.
+
+    Args:
+        optimizer: the optimizer to wrap.
+        k: how many gradients make an update.
+
+    Returns:
+        An optimizer whose state has the entries "count" (gradients since the last update), "sum"
+        (of these) and "inner".
+
+    Raises:
+        UserError: optimizer is not an Optimizer, or k is not a positive integer.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.accumulate(optim.sgd(1.0), k=2), {"w": np.zeros(1)}
+        >>> first, state = optimizer.update({"w": np.array([1.0])}, optimizer.init(params), params)
+        >>> second, state = optimizer.update({"w": np.array([3.0])}, state, params)
+        >>> first["w"], second["w"]
+        (array([0.]), array([-2.]))
+
+    Source:
+        optax.MultiSteps.
     """
     expect_optimizers("accumulate", optimizer=optimizer)
     expect_integers("accumulate", 1, k=k)
@@ -187,8 +350,31 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
 
 
 def apply_if_finite(optimizer: Optimizer) -> Optimizer:
-    """No update and no change of the inner state where the gradient has an infinity or a NaN; the
-    entry "skipped" counts these."""
+    """Return an optimizer that skips every gradient with an infinity or a NaN.
+
+    Such an update is zero and leaves the inner state unchanged.
+
+    Args:
+        optimizer: the optimizer to wrap.
+
+    Returns:
+        An optimizer whose state has the entries "skipped" (how many so far) and "inner".
+
+    Raises:
+        UserError: optimizer is not an Optimizer.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.apply_if_finite(optim.sgd(0.1)), {"w": np.zeros(2)}
+        >>> grads = {"w": np.array([1.0, np.nan])}
+        >>> updates, state = optimizer.update(grads, optimizer.init(params), params)
+        >>> updates["w"], int(state["skipped"])
+        (array([0., 0.]), 1)
+
+    Source:
+        optax.apply_if_finite, which gives up after a number of errors in a row.
+    """
     expect_optimizers("apply_if_finite", optimizer=optimizer)
 
     def init(params):
@@ -210,9 +396,27 @@ def apply_if_finite(optimizer: Optimizer) -> Optimizer:
 
 
 def skip_first(optimizer: Optimizer) -> Optimizer:
-    """Return `optimizer` without its first update; its state advances.
+    """Return an optimizer whose first update is zero; the inner state advances all the same.
 
-    For those that need a gradient before they can scale one.
+    For optimizers that must see a gradient before they can scale one, such as `soap`.
+
+    Args:
+        optimizer: the optimizer to wrap.
+
+    Returns:
+        An optimizer whose state has the entries "count" and "inner".
+
+    Raises:
+        UserError: optimizer is not an Optimizer.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, grads = optim.skip_first(optim.sgd(0.1)), {"w": np.ones(1)}
+        >>> first, state = optimizer.update(grads, optimizer.init(grads), grads)
+        >>> second, state = optimizer.update(grads, state, grads)
+        >>> first["w"], second["w"]
+        (array([0.]), array([-0.1]))
     """
     expect_optimizers("skip_first", optimizer=optimizer)
 
@@ -228,7 +432,7 @@ def skip_first(optimizer: Optimizer) -> Optimizer:
 
 
 def all_finite(grads: Params) -> Array:
-    """Whether every element of every leaf is finite: a scalar array of a truth value."""
+    """Return whether every element of every leaf is finite, as a scalar array."""
     each = [namespace(g).all(namespace(g).isfinite(g)) for g in tree.leaves(grads)]
     return namespace(first_leaf(grads)).all(namespace(first_leaf(grads)).stack(each))
 
@@ -237,8 +441,35 @@ def all_finite(grads: Params) -> Array:
 
 
 def ema(decay: Hyper = 0.999) -> Optimizer:
-    """The end of a chain: passes the updates and keeps, as the entry "ema", the running mean of the
-    params after them, from the first params on. Read it by `get_state(opt_state, "ema")`."""
+    """Return a transform that keeps an exponential moving average of the params.
+
+    Put it at the end of a chain: it passes the updates, and averages the params after them. The
+    average begins at the first params, without bias correction. Evaluate it by
+    `with_averaged_params`.
+
+    Args:
+        decay: the decay rate of the average, in [0, 1).
+
+    Returns:
+        A transform for `chain`; its state has the entry "ema", shaped as the params.
+
+    Raises:
+        UserError: decay is not in [0, 1).
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.chain(optim.sgd(1.0), optim.ema(0.5)), {"w": np.zeros(1)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = optimizer.update({"w": -np.ones(1)}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"], optim.get_state(state, "ema")["w"]
+        (array([2.]), array([1.25]))
+
+    Source:
+        torch.optim.swa_utils.get_ema_avg_fn.
+    """
     expect_hypers("ema", DECAY, decay=decay)
 
     def init(params):
@@ -253,8 +484,36 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
 
 
 def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer:
-    """After every k updates of `optimizer` the slow params go `alpha` of the way to the fast ones,
-    and the fast ones back to them (Zhang et al. 2019)."""
+    """Return an optimizer that pulls the params back toward a slow copy after every k updates.
+
+        slow = slow + alpha * (p - slow);  p = slow
+
+    Args:
+        optimizer: the optimizer of the fast params, which are those in training.
+        k: updates from one pull to the next.
+        alpha: the fraction of the way that the slow params go, above 0 and at most 1.
+
+    Returns:
+        An optimizer whose state has the entries "count", "slow" (shaped as the params) and "inner".
+
+    Raises:
+        UserError: optimizer is not an Optimizer, k is not a positive integer, or alpha is not in
+            (0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.lookahead(optim.sgd(1.0), k=2), {"w": np.zeros(1)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = optimizer.update({"w": -np.ones(1)}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"]  # two steps to 2, then half of the way back to 0
+        array([1.])
+
+    Source:
+        Zhang et al. 2019, arXiv 1907.08610.
+    """
     expect_optimizers("lookahead", optimizer=optimizer)
     expect_integers("lookahead", 1, k=k)
     expect_hypers("lookahead", PART, alpha=alpha)

@@ -147,25 +147,27 @@ def svg(figure: Figure) -> bytes:
 # --- what both forms share ------------------------------------------------------------------------
 
 
-def _numbered(sections: Sequence[Section], lead: str = "", depth: int = 1) -> Iterator[tuple]:
+def numbered_sections(
+    sections: Sequence[Section], lead: str = "", depth: int = 1
+) -> Iterator[tuple]:
     """All sections in their order with their number and depth."""
     for i, section in enumerate(sections, start=1):
         yield f"{lead}{i}", section, depth
-        yield from _numbered(section.parts, f"{lead}{i}.", depth + 1)
+        yield from numbered_sections(section.parts, f"{lead}{i}.", depth + 1)
 
 
-def _appended(document: Document) -> Iterator[tuple]:
+def appended_sections(document: Document) -> Iterator[tuple]:
     """All sections of the appendix in their order, with a letter for a number, and depth."""
     for letter, section in zip(string.ascii_uppercase, document.appendix, strict=False):
         yield letter, section, 1
-        yield from _numbered(section.parts, f"{letter}.", 2)
+        yield from numbered_sections(section.parts, f"{letter}.", 2)
 
 
-def _numbers(document: Document) -> dict[int | str, str]:
+def block_numbers(document: Document) -> dict[int | str, str]:
     """ "Figure 1", "Table 1", ... of every captioned block, by its identity and by its key."""
     names: dict[int | str, str] = {}
     counts = {"Table": 0, "Figure": 0}
-    for _, section, _ in (*_numbered(document.sections), *_appended(document)):
+    for _, section, _ in (*numbered_sections(document.sections), *appended_sections(document)):
         for block in section.blocks:
             if isinstance(block, str | Formula) or not block.caption:
                 continue
@@ -183,7 +185,7 @@ MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")  # before a number; elsewhere it is a
 FORMULA = re.compile(r"\$`([^`]+)`\$")  # in a text
 
 
-class _Writer:
+class Writer:
     """Texts of a form: `literal`, `code`, `emphasis`, `formula` and the blocks are its own."""
 
     literal: Callable[[str], str]

@@ -14,10 +14,10 @@ from purenets.core.report.document import (
     Formula,
     Interactive,
     Picture,
-    _appended,
-    _numbered,
-    _numbers,
-    _Writer,
+    Writer,
+    appended_sections,
+    block_numbers,
+    numbered_sections,
     png,
     to_print,
 )
@@ -36,13 +36,13 @@ def to_html(document: Document) -> str:
     Args:
         document: Its texts are escaped; the HTML of an `Interactive` is taken as it is.
     """
-    write = _Html(_numbers(document))
-    sections = [*_numbered(document.sections)]
+    write = _Html(block_numbers(document))
+    sections = [*numbered_sections(document.sections)]
     body = ["<main>", *write.sections(sections, document.contents)]
     if document.references:
         items = "".join(f"<li>{write.text(reference)}</li>" for reference in document.references)
         body.append(f'<h2 id="references">References</h2>\n<ol class="references">{items}</ol>')
-    body += write.sections(list(_appended(document)), numbered=True)
+    body += write.sections(list(appended_sections(document)), numbered=True)
     body.append("</main>")
     navigation = _contents(document) if document.contents else ""
     title = html.escape(document.title)
@@ -55,7 +55,7 @@ def to_html(document: Document) -> str:
     )
 
 
-class _Html(_Writer):
+class _Html(Writer):
     literal = staticmethod(html.escape)
 
     def code(self, text: str) -> str:
@@ -173,7 +173,7 @@ class _Html(_Writer):
 
 def _contents(document: Document) -> str:
     """Return the table of contents: parts and, inside of them, their sections."""
-    every = [*_numbered(document.sections), *_appended(document)]
+    every = [*numbered_sections(document.sections), *appended_sections(document)]
     items = "".join(
         f'<li class="depth{depth}"><a href="#s{number}">'
         f'<span class="number">{number}</span> {html.escape(section.title)}</a></li>'

@@ -13,10 +13,10 @@ from purenets.core.report.document import (
     Formula,
     Interactive,
     Picture,
-    _appended,
-    _numbered,
-    _numbers,
-    _Writer,
+    Writer,
+    appended_sections,
+    block_numbers,
+    numbered_sections,
     svg,
     to_print,
 )
@@ -83,20 +83,20 @@ def write_pdf(document: Document, path: Path) -> None:
 
 def to_typst(document: Document, folder: Path) -> str:
     """Return the source of the PDF; the pictures go to `folder`."""
-    write = _Typst(_numbers(document), folder)
+    write = _Typst(block_numbers(document), folder)
     lines = [TYPST, f"#set document(title: {_string(document.title)})", *write.top(document)]
     if document.contents:
         lines += ["#outline(depth: 2, title: [Contents])", "#pagebreak()"]
     else:
         lines.append("#set heading(numbering: none)")
-    lines += write.sections(_numbered(document.sections))
+    lines += write.sections(numbered_sections(document.sections))
     if document.references:
         lines += ["#place.flush()", "#heading(numbering: none)[References]"]
         lines += [f"+ {write.text(reference)}" for reference in document.references]
     if document.appendix:
         lines += ["#counter(heading).update(0)", '#set heading(numbering: "A.1")']
         lines.append("#set par(justify: false)")  # there are commands in it
-        lines += write.sections(_appended(document))
+        lines += write.sections(appended_sections(document))
     return "\n\n".join(lines) + "\n"
 
 
@@ -106,7 +106,7 @@ def _string(text: str) -> str:
     return f'"{escaped}"'
 
 
-class _Typst(_Writer):
+class _Typst(Writer):
     def __init__(self, numbers: dict[int | str, str], folder: Path):
         super().__init__(numbers)
         self.folder, self.pictures = folder, 0
@@ -123,7 +123,7 @@ class _Typst(_Writer):
     def formula(self, tex: str) -> str:
         return f"${formula_source(tex)}$"
 
-    paragraph = _Writer.text
+    paragraph = Writer.text
 
     def top(self, document: Document) -> list[str]:
         """Return the title, who wrote it, and the abstract."""

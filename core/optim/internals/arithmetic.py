@@ -8,43 +8,43 @@ from purenets.core.base import Array, Params
 
 
 def scaled(grads: Params, factor: float | Array) -> Params:
-    """Every leaf times `factor`."""
+    """Return every leaf times `factor`."""
     return tree.map(lambda g: g * factor, grads)
 
 
 def divided_by_root(grads: Params, squares: Params, eps: float | Array) -> Params:
-    """g / (sqrt(s) + eps)."""
+    """Return g / (sqrt(s) + eps)."""
     return tree.map(lambda g, s: g / (sqrt(s) + eps), grads, squares)
 
 
 def running_mean(beta: float | Array, mean: Params, new: Params) -> Params:
-    """beta mean + (1 - beta) new."""
+    """Return beta * mean + (1 - beta) * new."""
     weight = 1 - beta
     return tree.map(lambda m, n: lerp(m, n, weight), mean, new)
 
 
 def running_mean_of_squares(beta: float | Array, mean: Params, new: Params) -> Params:
-    """beta mean + (1 - beta) new^2."""
+    """Return beta * mean + (1 - beta) * new^2."""
     weight = 1 - beta
     return tree.map(lambda m, n: add_square(beta * m, n, weight), mean, new)
 
 
 def lerp(a: Array, b: Array, weight: float | Array) -> Array:
-    """a + weight (b - a), in one pass over tensors."""
+    """Return a + weight * (b - a), in one pass over tensors."""
     if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
         return (1 - weight) * a + weight * b
     return a.lerp(b, weight)
 
 
 def add_square(a: Array, b: Array, weight: float | Array) -> Array:
-    """a + weight b^2, in one pass over tensors."""
+    """Return a + weight * b^2, in one pass over tensors."""
     if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
         return a + weight * (b * b)
     return a.addcmul(b, b, value=weight)
 
 
 def bias_correction(beta: float | Array, count: float | Array) -> float | Array:
-    """1 - beta ** count; by expm1, since the difference would lose half the digits of a float32."""
+    """Return 1 - beta^count, by expm1: the difference would lose half the digits of a float32."""
     if type(beta) in (int, float):
         exponent = count * (math.log(beta) if beta > 0 else -math.inf)
     else:
@@ -55,7 +55,7 @@ def bias_correction(beta: float | Array, count: float | Array) -> float | Array:
 
 
 def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) -> dict:
-    """The next running means of g and of g^2."""
+    """Return the next running means of g and of g^2."""
     return {
         "exp_avg": running_mean(b1, state["exp_avg"], grads),
         "exp_avg_sq": running_mean_of_squares(b2, state["exp_avg_sq"], grads),
@@ -63,15 +63,16 @@ def moments(b1: float | Array, b2: float | Array, grads: Params, state: dict) ->
 
 
 def sign(a: Array) -> Array:
-    """1, -1, or the element itself where that is 0 or NaN (array-api-compat's does not run under
-    vmap).
+    """Return 1, -1, or the element itself where that is 0 or NaN.
+
+    The sign of array-api-compat does not run under vmap.
     """
     xp = namespace(a)
     return xp.where(a > 0, xp.ones_like(a), xp.where(a < 0, -xp.ones_like(a), a))
 
 
 def maximum(a: Array, b: Array) -> Array:
-    """The larger of each pair of elements."""
+    """Return the larger of each pair of elements."""
     return namespace(a).maximum(a, b)
 
 
@@ -97,9 +98,7 @@ def nonzero(a: Array) -> Array:
 
 
 def choose(condition: Array, new: dict, old: dict) -> dict:
-    """`new` where the scalar condition holds, else `old`; both are nested dicts of the same
-    names.
-    """
+    """Return `new` where the scalar condition holds, else `old`: nested dicts of the same names."""
     return tree.map(lambda a, b: namespace(a).where(condition, a, b), new, old)
 
 

@@ -37,7 +37,32 @@ class _NoVectorError(Exception):
 
 
 def elementwise(optimizer: Optimizer) -> Optimizer:
-    """Return `optimizer`, declared to treat every element alone, for leaves of `any_dtype`."""
+    """Return the same optimizer, declared to treat every element alone, so that it runs faster.
+
+    A declared update may read of the leaves only their elements, whichever leaf they are in, and of
+    its state arrays shaped as the params, and scalars. It may then be computed once on the vector
+    of all leaves, or block by block. An update that uses a leaf's norm, shape or name must not be
+    declared: its numbers would change.
+
+    Args:
+        optimizer: the optimizer to declare.
+
+    Returns:
+        An optimizer with the same state and, up to rounding, the same updates.
+
+    Raises:
+        UserError: optimizer is not an Optimizer.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> cubes = optim.stateless(lambda grads, params: {n: g**3 for n, g in grads.items()})
+        >>> optimizer = optim.elementwise(cubes)
+        >>> grads = {"w": np.array([1.0, -2.0])}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+        >>> updates["w"]
+        array([ 1., -8.])
+    """
     expect_optimizers("elementwise", optimizer=optimizer)
     optimizer = any_dtype(optimizer)
     plain, full = optimizer.update, for_full(optimizer.update)
@@ -118,7 +143,30 @@ def _unpacked_state(layout, state: dict) -> dict:
 
 
 def apply_updates(params: Params, updates: Params) -> Params:
-    """Return `params + updates`, each leaf in its own dtype."""
+    """Return params + updates, each leaf in its own dtype.
+
+    The sign is already in the updates. Half-precision leaves are added in float32 and rounded once.
+
+    Args:
+        params: a dict of arrays.
+        updates: a dict of arrays of the same names and shapes, as `Optimizer.update` returns it.
+
+    Returns:
+        A new dict of the params' names, shapes and dtypes.
+
+    Raises:
+        UserError: params or updates is not a dict, or names, shapes or libraries do not match.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> params, updates = {"w": np.ones(2, np.float32)}, {"w": np.array([0.5, -0.5])}
+        >>> optim.apply_updates(params, updates)["w"]
+        array([1.5, 0.5], dtype=float32)
+
+    Source:
+        optax.apply_updates.
+    """
     expect_dicts("apply_updates", params=params, updates=updates)
     return on_vectors(_added, updates, {}, params)[0]
 

@@ -11,24 +11,25 @@ Hyper = float | Array | Callable[[Array], Array]
 
 
 def is_zero(value: Hyper) -> bool:
-    """Whether a hyper-parameter is the number 0, which leaves its transform out (an array never
-    is).
+    """Return True if a hyper-parameter is the number 0, which leaves its transform out.
+
+    An array never is: its value may be unknown.
     """
     return type(value) in (int, float) and value == 0
 
 
 def as_numbers(*values: Hyper) -> tuple[float, ...] | None:
-    """The hyper-parameters, if all of them are numbers; else None."""
+    """Return the hyper-parameters if all of them are numbers, else None."""
     return values if all(type(value) in (int, float) for value in values) else None
 
 
 def unless_zero(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[Optimizer, ...]:
-    """The transform of a hyper-parameter, or none where that is the number 0."""
+    """Return the transform of a hyper-parameter, or none where that is the number 0."""
     return () if is_zero(value) else (transform(value),)
 
 
 def stateless_with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Optimizer:
-    """The transform `f(value, grads, params) -> updates` of one hyper-parameter."""
+    """Return the transform `f(value, grads, params) -> updates` of one hyper-parameter."""
     if type(value) in (int, float):
         return Optimizer(
             lambda params: {}, lambda grads, state, params: (f(value, grads, params), state)
@@ -41,8 +42,11 @@ def stateless_with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Para
 
 
 def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
-    """The value of a hyper-parameter: a number as it is, a schedule at the state's count, an array
-    in the dtype of the gradients (a NumPy float64 would promote float32 leaves)."""
+    """Return the value of a hyper-parameter at the state's count.
+
+    A number stays as it is, a schedule is called, and an array is cast to the dtype of the
+    gradients (a NumPy float64 would promote float32 leaves).
+    """
     if type(value) in (int, float):
         return value
     if callable(value):
@@ -56,55 +60,58 @@ def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
 
 
 def init_count(params: Params, *values: Hyper) -> dict:
-    """The entry "count" of a state, where one of the values is a schedule."""
+    """Return the entry "count" of a first state if one of the values is a schedule."""
     return {"count": zero_count(params)} if any(callable(value) for value in values) else {}
 
 
 def next_count(state: dict) -> dict:
-    """The entry "count" of the next state, where this one has it."""
+    """Return the entry "count" of the next state, if this one has it."""
     return {"count": state["count"] + 1} if "count" in state else {}
 
 
 def zero_count(params: Params) -> Array:
-    """A count of 0: int64, on the device of the params."""
+    """Return a count of 0: int64, on the device of the params."""
     leaf = first_leaf(params)
     xp = namespace(leaf)
     return xp.zeros((), dtype=xp.int64, device=leaf.device)
 
 
 def count_to_dtype(count: Array, grads: Params) -> Array:
-    """Return the count as a real number of the gradients' dtype (float32 at least), so that what is
-    computed from it has the dtype of the net.
+    """Return the count as a real number of the gradients' dtype, float32 at least.
+
+    So what is computed from it has the dtype of the network.
     """
     return namespace(count).astype(count, real_dtype(first_leaf(grads)))
 
 
 def count_as_float(count: Array, grads: Params) -> float | Array:
-    """The count as a number where reading it waits for nothing and nothing looks on: one of NumPy,
-    or a tensor on the CPU outside of torch.compile and of torch.func's transforms. Else as
-    `count_to_dtype` has it."""
+    """Return the count as a Python float where reading it costs nothing, else as an array.
+
+    That is `is_readable`; the array is that of `count_to_dtype`.
+    """
     return float(count) if is_readable(count) else count_to_dtype(count, grads)
 
 
 def is_concrete(x: Array) -> bool:
-    """Return True if `x` has a value: under no trace and no transform. To read it may wait for the
-    device, so this is for decisions about work that waits for it anyway, such as an
-    eigendecomposition.
+    """Return True if `x` has a value: it is under no trace and no transform.
+
+    To read it may wait for the device. This is for decisions about work that waits anyway, such as
+    an eigendecomposition.
     """
     return isinstance(x, NUMPY) or not is_tracing()
 
 
 def is_readable(x: Array) -> bool:
-    """Return True if reading the value of `x` waits for nothing, and nothing looks on: an array of
-    NumPy, or a tensor on the CPU outside of torch.compile and of torch.func's transforms.
+    """Return True if reading the value of `x` waits for nothing and is seen by no trace.
 
-    A branch on such a value may leave out work that is not used elsewhere; results are the same.
+    So it is for NumPy arrays, and for tensors on the CPU outside of torch.compile and torch.func. A
+    branch on such a value may leave out work that is not used; results are the same.
     """
     return isinstance(x, NUMPY) or (x.is_cpu and not is_tracing())
 
 
 def first_leaf(params: Params) -> Array:
-    """Any leaf, for its library, device and dtype."""
+    """Return any leaf, for its library, device and dtype."""
     if not isinstance(params, dict):
         raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
     for leaf in params.values():

@@ -34,21 +34,49 @@ def backtracking(
     grow: float = 2.0,
     max_steps: int = 20,
 ) -> Optimizer:
-    """Return steps t u with f(p + t u) <= f(p) + c1 t g u: u is -g, or another optimizer's update.
+    """Return steps t * u, t shortened until the loss falls enough (Armijo's condition).
 
-    The first t that is tried is `grow` times the one of the update before, at most `lr`. Where none
-    of `max_steps` is short enough, or u does not go downhill, the params stay.
+        f(p + t * u) <= f(p) + c1 * t * (g . u)
+
+    The direction u is -g, or another optimizer's update. The first t tried is `grow` times the last
+    one, at most lr; each failed trial multiplies it by `shrink`. Where no trial succeeds, or u does
+    not go downhill, the params stay.
 
     Args:
         lr: the largest t.
-        direction: the optimizer whose updates are u, with a learning rate of 1.
-        c1: the part of the linear decrease that is enough.
-        shrink: the factor of t after each trial.
-        grow: the factor of t after each update.
-        max_steps: trials in an update, each an evaluation of the loss.
+        direction: the optimizer whose updates are u; give it a learning rate of 1.
+        c1: the fraction of the decrease predicted by the slope that is enough.
+        shrink: the factor of t after a failed trial.
+        grow: the factor of t from one update to the next.
+        max_steps: trials in an update at most, each an evaluation of the loss.
 
     Returns:
-        An optimizer that needs `value_and_grad_fn`; its state has the entry "step", the last t.
+        An optimizer for real params. Its `update` needs `value_and_grad_fn` (`make_step` passes
+        it); its state has the entries "step" (the last t) and "inner".
+
+    Raises:
+        UserError: lr is negative or not finite, c1 or shrink is not between 0 and 1, grow is below
+            1, max_steps is not a positive integer, or direction is not an Optimizer; from `init`: a
+            leaf is complex; from `update`: value_and_grad_fn is missing.
+
+    Example:
+        The loss 2 w^2 rises at t = 1 and stays at t = 1/2; t = 1/4 leads to its minimum.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> def value_and_grad(params):
+        ...     return 2 * (params["w"] ** 2).sum(), {"w": 4 * params["w"]}
+        >>> optimizer, params = optim.backtracking(), {"w": np.array([1.0])}
+        >>> value, grads = value_and_grad(params)
+        >>> updates, state = optimizer.update(
+        ...     grads, optimizer.init(params), params, value=value, value_and_grad_fn=value_and_grad
+        ... )
+        >>> updates["w"], float(state["step"])
+        (array([-1.]), 0.25)
+
+    Source:
+        Armijo 1966, "Minimization of functions having Lipschitz continuous first partial
+        derivatives".
     """
     expect_hypers("backtracking", NOT_NEGATIVE, lr=lr)
     expect_numbers("backtracking", OPEN_FRACTION, c1=c1, shrink=shrink)

@@ -51,23 +51,50 @@ def lbfgs(
     history_size: int = 100,
     line_search_fn: str | None = None,
 ) -> Optimizer:
-    """Return L-BFGS (torch.optim.LBFGS), which needs `value_and_grad_fn`.
+    """Return L-BFGS: quasi-Newton steps from the last differences of params and gradients.
+
+    An update is up to max_iter iterations on one batch. For full batches and small networks, for
+    which it is far faster than first-order methods.
 
     Args:
         lr: the length of a step, or the first one that a line search tries.
-        max_iter: iterations in an update.
-        max_eval: evaluations in an update; 5/4 of `max_iter` by default. A line search has those
-            that are left, and takes one more at most.
-        tolerance_grad: an update ends where no element of the gradient is larger.
-        tolerance_change: and where no element of the params, nor the loss, changes by more.
-        history_size: differences that are kept; the state has twice as many vectors of all params.
-        line_search_fn: "strong_wolfe", or None for steps of length `lr`.
+        max_iter: iterations in an update at most.
+        max_eval: evaluations of the loss and its gradient in an update; 5/4 of max_iter by default.
+            A line search may take one more.
+        tolerance_grad: an update ends when no element of the gradient is larger.
+        tolerance_change: it also ends when no element of the params, nor the loss, changes by more.
+        history_size: differences that are kept. The state has 2 * history_size vectors of all
+            params.
+        line_search_fn: "strong_wolfe", or None for steps of length lr.
 
     Returns:
-        An optimizer whose state holds vectors of all leaves, of float32 at least.
+        An optimizer. Its `update` needs `value_and_grad_fn` (`make_step` passes it). Its state
+        holds vectors of all leaves, in float32 at least, under the names of torch ("old_dirs",
+        "old_stps", "H_diag", ...).
+
+    Raises:
+        UserError: lr or a tolerance is negative or not finite, max_iter, max_eval or history_size
+            is not a positive integer, or line_search_fn is unknown; from `update`:
+            value_and_grad_fn is missing.
 
     Example:
-        >>> optimizer = lbfgs(history_size=10, line_search_fn="strong_wolfe")
+        One update solves a quadratic loss whose curvatures are 1 and 100.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> def value_and_grad(params):
+        ...     grad = np.array([1.0, 100.0]) * params["w"]
+        ...     return (grad * params["w"]).sum() / 2, {"w": grad}
+        >>> optimizer, params = optim.lbfgs(line_search_fn="strong_wolfe"), {"w": np.ones(2)}
+        >>> value, grads = value_and_grad(params)
+        >>> updates, _ = optimizer.update(
+        ...     grads, optimizer.init(params), params, value=value, value_and_grad_fn=value_and_grad
+        ... )
+        >>> updates["w"].round(3)
+        array([-1., -1.])
+
+    Source:
+        torch.optim.LBFGS; Nocedal and Wright 2006, "Numerical optimization", algorithm 7.4.
     """
     expect_hypers("lbfgs", NOT_NEGATIVE, lr=lr)
     expect_integers("lbfgs", 1, max_iter=max_iter, history_size=history_size)

@@ -29,27 +29,47 @@ def strong_wolfe(
     max_eval: int = 25,
     tolerance_change: float = 1e-9,
 ) -> Optimizer:
-    """Return steps t u with f(p + t u) <= f(p) + c1 t g u and |g(p + t u) u| <= c2 |g u|.
+    """Return steps t * u that satisfy the strong Wolfe conditions, by bracketing and cubic zoom.
 
-    Here u is -g, or another optimizer's update. The search brackets a minimum along u and zooms in,
-    as that of `lbfgs` and torch.optim.LBFGS. Where u does not go downhill the params stay.
+        f(p + t * u) <= f(p) + c1 * t * (g . u);  |g(p + t * u) . u| <= c2 * |g . u|
+
+    The direction u is -g, or another optimizer's update. The search is that of `lbfgs`. Where u
+    does not go downhill, the params stay.
 
     Args:
         lr: the first t of each search.
-        direction: the optimizer whose updates are u, with a learning rate of 1.
-        c1: the part of the linear decrease that is enough.
-        c2: the part of the slope that may be left.
-        max_eval: evaluations of the loss and its gradient in an update.
-        tolerance_change: a bracket in which no element of the params differs by more is small
-            enough.
+        direction: the optimizer whose updates are u; give it a learning rate of 1.
+        c1: the fraction of the decrease predicted by the slope that is enough.
+        c2: the largest fraction of the first slope that may remain; above c1.
+        max_eval: evaluations of the loss and its gradient in an update at most.
+        tolerance_change: a search ends once its bracket moves no element by more than this.
 
     Returns:
-        An optimizer that needs `value_and_grad_fn`.
+        An optimizer for real params. Its `update` needs `value_and_grad_fn` (`make_step` passes
+        it); its state has the entry "inner".
+
+    Raises:
+        UserError: lr or tolerance_change is negative or not finite, not 0 < c1 < c2 < 1, max_eval
+            is not a positive integer, or direction is not an Optimizer; from `init`: a leaf is
+            complex; from `update`: value_and_grad_fn is missing.
 
     Example:
+        >>> import numpy as np
         >>> from purenets import optim
+        >>> def value_and_grad(params):
+        ...     return 2 * (params["w"] ** 2).sum(), {"w": 4 * params["w"]}
         >>> adam = optim.chain(optim.scale_by_adam(), optim.scale_by_learning_rate(1.0))
-        >>> optimizer = optim.strong_wolfe(direction=adam)
+        >>> optimizer, params = optim.strong_wolfe(1.0, adam, c2=0.1), {"w": np.array([3.0])}
+        >>> value, grads = value_and_grad(params)
+        >>> updates, _ = optimizer.update(
+        ...     grads, optimizer.init(params), params, value=value, value_and_grad_fn=value_and_grad
+        ... )
+        >>> updates["w"].round(3)  # Adam's direction is -1, the minimum is 3 away
+        array([-3.])
+
+    Source:
+        torch.optim.LBFGS, its line search; Nocedal and Wright 2006, "Numerical optimization",
+        algorithms 3.5 and 3.6.
     """
     expect_hypers("strong_wolfe", NOT_NEGATIVE, lr=lr)
     expect_numbers("strong_wolfe", OPEN_FRACTION, c1=c1)

@@ -41,15 +41,40 @@ def adafactor(
     d: Hyper = 1.0,
     weight_decay: Hyper = 0,
 ) -> Optimizer:
-    """Return Adafactor (torch.optim.Adafactor), whose steps are relative to the size of a leaf.
+    """Return Adafactor: second moments of a matrix kept as row and column means, relative steps.
+
+    A matrix (r, c) needs r + c numbers for them, not r * c. The step t of a leaf has at most the
+    root mean square min(lr, 1 / sqrt(t)) * max(eps[1], rms(p)) * d.
 
     Args:
-        lr: the largest relative step; the step number t has min(lr, 1 / sqrt(t)).
-        beta2_decay: the running mean weighs the newest square by t ** beta2_decay.
-        eps: the smallest mean square, squared (None for the machine epsilon of the leaf), and the
-            smallest root mean square that a leaf counts with.
-        d: updates of a leaf have at most this root mean square.
-        weight_decay: decoupled, times lr.
+        lr: the largest step relative to the root mean square of the leaf.
+        beta2_decay: the newest squares have the weight t^beta2_decay in their running mean; at most
+            0.
+        eps: (e1, e2): the smallest mean square is e1^2 (None: the machine epsilon of the leaf); a
+            leaf counts as at least e2 large, so that zeros can be trained.
+        d: scaled gradients of a leaf are clipped to this root mean square; 1 or more.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
+
+    Returns:
+        An optimizer for real params; its state has the entries "row_var" and "col_var" of matrices
+        and "variance" of all other leaves.
+
+    Raises:
+        UserError: lr or weight_decay is negative or not finite, beta2_decay is positive, eps is not
+            a pair of numbers from 0 on (the first may be None), or d is below 1; from `init`: a
+            leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.adafactor(lr=0.01), {"w": np.full(2, 5.0)}
+        >>> grads = {"w": np.array([100.0, -0.01])}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> updates["w"].round(3)  # 1 % of the size of the params
+        array([-0.05,  0.05])
+
+    Source:
+        torch.optim.Adafactor; Shazeer and Stern 2018, arXiv 1804.04235.
     """
     expect_hypers("adafactor", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     expect_several("adafactor", ("a pair", (None, 1e-3)), eps=eps)
@@ -72,9 +97,39 @@ def _expect_factored(name: str, beta2_decay: float, eps: float | None) -> None:
 
 
 def scale_by_factored_rms(beta2_decay: float = -0.8, eps: float | None = None) -> Optimizer:
-    """Return g / sqrt(v): v the running mean of g^2, of rank one for leaves of two or more axes.
+    """Return a transform that divides g by the root of its mean square, factored for matrices.
 
-    The last two axes of a leaf are its rows and columns.
+    For a leaf of two or more axes the mean is estimated from its means along the last two axes, as
+    a matrix of rank one: row means (r, 1) times column means (1, c) over the mean of all.
+
+    Args:
+        beta2_decay: the newest squares have the weight t^beta2_decay; at most 0.
+        eps: the smallest mean square is eps^2; None for the machine epsilon of the leaf.
+
+    Returns:
+        A transform for `chain`; its state has the entries "row_var" and "col_var" of leaves of two
+        or more axes, and "variance" of all others.
+
+    Raises:
+        UserError: beta2_decay is positive, or eps is negative or not finite; from `init`: a leaf is
+            complex.
+
+    Example:
+        Squares of rank one are reconstructed exactly, so the first update is the sign of g.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform = optim.scale_by_factored_rms()
+        >>> grads = {"w": np.outer([1.0, 2.0], [3.0, -4.0, 5.0])}
+        >>> updates, state = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"].round(3)
+        array([[ 1., -1.,  1.],
+               [ 1., -1.,  1.]])
+        >>> state["row_var"]["w"].shape, state["col_var"]["w"].shape
+        ((2, 1), (1, 3))
+
+    Source:
+        torch.optim.Adafactor; Shazeer and Stern 2018, arXiv 1804.04235.
     """
     _expect_factored("scale_by_factored_rms", beta2_decay, eps)
 
@@ -125,7 +180,29 @@ def _moved(means: Params, squares: Params, weight: Array, axis: int | None) -> P
 
 
 def clip_by_block_rms(limit: Hyper) -> Optimizer:
-    """Return each leaf of g scaled so that its root mean square is at most `limit`."""
+    """Return a transform that scales each leaf so that its root mean square is at most limit.
+
+    Args:
+        limit: the largest root mean square of a leaf.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if limit is a schedule.
+
+    Raises:
+        UserError: limit is not above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> clip = optim.clip_by_block_rms(1.0)
+        >>> grads = {"a": np.array([2.0, -2.0]), "b": np.array([0.5, 0.5])}
+        >>> updates, _ = clip.update(grads, clip.init(grads), grads)
+        >>> updates["a"], updates["b"]
+        (array([ 1., -1.]), array([0.5, 0.5]))
+
+    Source:
+        optax.clip_by_block_rms; Shazeer and Stern 2018, arXiv 1804.04235.
+    """
     expect_hypers("clip_by_block_rms", ABOVE_0, limit=limit)
 
     def clip(limit, grads, params):
@@ -138,7 +215,29 @@ def clip_by_block_rms(limit: Hyper) -> Optimizer:
 
 
 def scale_by_param_rms(eps: Hyper = 1e-3) -> Optimizer:
-    """Return each leaf of g times the root mean square of its params, `eps` at least."""
+    """Return a transform that multiplies each leaf by the root mean square of its params.
+
+    Args:
+        eps: the smallest root mean square that a leaf counts with, so that zeros can be trained.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if eps is a schedule.
+
+    Raises:
+        UserError: eps is negative or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform = optim.scale_by_param_rms()
+        >>> params, grads = {"w": np.array([3.0, -3.0])}, {"w": np.array([1.0, 2.0])}
+        >>> updates, _ = transform.update(grads, transform.init(params), params)
+        >>> updates["w"]
+        array([3., 6.])
+
+    Source:
+        optax.scale_by_param_block_rms; Shazeer and Stern 2018, arXiv 1804.04235.
+    """
     expect_hypers("scale_by_param_rms", NOT_NEGATIVE, eps=eps)
 
     def scale(eps, grads, params):

@@ -40,15 +40,37 @@ def adan(
     weight_decay: Hyper = 0,
     proximal: bool = True,
 ) -> Optimizer:
-    """Return Adan.
+    """Return Adan: Adam with Nesterov's momentum, estimated from differences of gradients.
+
+    `scale_by_adan` has the formula of its step.
 
     Args:
-        lr: the learning rate.
-        betas: decays of the means of g, of the differences of g, and of the squares.
-        eps: added to the root.
-        weight_decay: decoupled, times lr.
-        proximal: divide the params by 1 + lr weight_decay after the step, as the paper does, in
-            place of the step along -lr weight_decay p.
+        lr: the learning rate, a number or a schedule.
+        betas: (b1, b2, b3), the decay rates of the means of g, of its differences, and of squares.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay.
+        proximal: after a step of lr divide the params by 1 + lr * weight_decay, as the paper does;
+            if False, subtract lr * weight_decay * p in the step, as `adamw` does.
+
+    Returns:
+        An optimizer for real params; its state has the entries "exp_avg", "exp_avg_diff",
+        "exp_avg_sq" and "previous_grad".
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas is not three numbers in
+            [0, 1), or proximal is not a bool; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.adan(lr=0.1), {"w": np.zeros(2)}
+        >>> grads = {"w": np.array([100.0, -0.01])}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> updates["w"].round(3)
+        array([-0.1,  0.1])
+
+    Source:
+        Xie et al. 2022, arXiv 2208.06677; numbers and defaults of the authors' package.
     """
     expect_hypers("adan", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     _expect_adan("adan", betas, eps)
@@ -69,8 +91,39 @@ def _expect_adan(name: str, betas, eps: Hyper) -> None:
 
 
 def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
-    """Return (m + b2 d) / (sqrt(n) + eps): m, d and n the means of g, g - g' and (g + b2 (g -
-    g'))^2, each without its bias to zero; g' is the gradient before."""
+    """Return a transform with the moments of g, of its differences, and of squares a step ahead.
+
+        m: mean of g;  d: mean of g - g';  n: mean of (g + b2 * (g - g'))^2
+        updates = (m + b2 * d) / (sqrt(n) + eps)
+
+    Here g' is the gradient before (at the first update g itself), and all means are without their
+    bias toward zero.
+
+    Args:
+        betas: (b1, b2, b3), the decay rates of m, d and n.
+        eps: added to the root, so that nothing is divided by 0.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg", "exp_avg_diff", "exp_avg_sq"
+        and "previous_grad".
+
+    Raises:
+        UserError: betas is not three numbers in [0, 1), or eps is negative or not finite; from
+            `init`: a leaf is complex.
+
+    Example:
+        The first update is the sign of the gradient.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_adan(), {"w": np.array([100.0, -0.01])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"].round(3)
+        array([ 1., -1.])
+
+    Source:
+        Xie et al. 2022, arXiv 2208.06677.
+    """
     _expect_adan("scale_by_adan", betas, eps)
     names = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad")
 
@@ -101,7 +154,34 @@ def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
 
 
 def proximal_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
-    """Return the way from p to (p - lr g) / (1 + lr weight_decay)."""
+    """Return a transform for the step from p to (p - lr * g) / (1 + lr * weight_decay).
+
+    It stands at the end of a chain, in place of `add_decayed_weights` and
+    `scale_by_learning_rate`. Weight decay acts on the params after the step, and shrinks them for
+    every lr, however large.
+
+    Args:
+        lr: the learning rate, a number or a schedule.
+        weight_decay: the decay of the params.
+
+    Returns:
+        A transform for `chain`; its state is empty, or has a "count" if an argument is a schedule.
+
+    Raises:
+        UserError: lr or weight_decay is negative or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform = optim.proximal_step(lr=0.5, weight_decay=2.0)
+        >>> params, grads = {"w": np.array([3.0])}, {"w": np.array([2.0])}
+        >>> updates, _ = transform.update(grads, transform.init(params), params)
+        >>> optim.apply_updates(params, updates)["w"]  # (3 - 0.5 * 2) / (1 + 0.5 * 2)
+        array([1.])
+
+    Source:
+        Xie et al. 2022, arXiv 2208.06677, algorithm 1.
+    """
     expect_hypers("proximal_step", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
 
     def update(grads, state, params):

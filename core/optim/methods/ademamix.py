@@ -41,16 +41,42 @@ def ademamix(
     eps: Hyper = 1e-8,
     weight_decay: Hyper = 0,
 ) -> Optimizer:
-    """Return AdEMAMix.
+    """Return AdEMAMix: Adam with a second, much slower mean of the gradient.
+
+        p = p - lr * ((m1 + alpha * m2) / (sqrt(v) + eps) + weight_decay * p)
 
     Args:
-        lr: the learning rate.
-        betas: decays of the fast mean, of the squares and of the slow mean.
-        alpha: weight of the slow mean.
-        warmup_steps: updates in which `alpha` rises from 0, and the slow decay from the fast one
-            (both as in the paper); None for constant ones.
-        eps: added to the root.
-        weight_decay: decoupled, times lr.
+        lr: the learning rate, a number or a schedule.
+        betas: (b1, b2, b3), the decay rates of the fast mean m1, of the mean square v and of the
+            slow mean m2.
+        alpha: the weight of the slow mean.
+        warmup_steps: updates in which alpha rises from 0, and b3 from b1, as in the paper; None for
+            constant values.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
+
+    Returns:
+        An optimizer for real params; its state has the entries "exp_avg", "exp_avg_slow" and
+        "exp_avg_sq".
+
+    Raises:
+        UserError: lr, alpha, eps or weight_decay is negative or not finite, betas is not three
+            numbers in [0, 1), or warmup_steps is not a positive integer; from `init`: a leaf is
+            complex.
+
+    Example:
+        The first step is Adam's, which is lr long, and alpha * (1 - b3) = 0.0005 of it more.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.ademamix(lr=0.1), {"w": np.zeros(2)}
+        >>> grads = {"w": np.array([2.0, -0.5])}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> updates["w"].round(5)
+        array([-0.10005,  0.10005])
+
+    Source:
+        Pagliardini et al. 2024, arXiv 2409.03137.
     """
     expect_hypers("ademamix", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     _expect_ademamix("ademamix", betas, alpha, warmup_steps, eps)
@@ -77,8 +103,37 @@ def scale_by_ademamix(
     warmup_steps: int | None = None,
     eps: Hyper = 1e-8,
 ) -> Optimizer:
-    """Return (m1 + alpha m2) / (sqrt(v) + eps): the fast mean m1 and v without their bias to zero,
-    the slow mean m2 as it is."""
+    """Return a transform with a fast and a slow mean of g over the root of the mean of g^2.
+
+        updates = (m1 + alpha * m2) / (sqrt(v) + eps)
+
+    The fast mean m1 and v are corrected for their bias toward zero, the slow mean m2 is not.
+
+    Args:
+        betas: (b1, b2, b3), the decay rates of m1, v and m2.
+        alpha: the weight of the slow mean.
+        warmup_steps: updates in which alpha rises from 0, and b3 from b1; None for constant values.
+        eps: added to the root, so that nothing is divided by 0.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg" (m1), "exp_avg_slow" (m2) and
+        "exp_avg_sq" (v).
+
+    Raises:
+        UserError: betas is not three numbers in [0, 1), alpha or eps is negative or not finite, or
+            warmup_steps is not a positive integer; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_ademamix(), {"w": np.array([2.0, -0.5])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> updates["w"].round(4)  # 1 + alpha * (1 - b3)
+        array([ 1.0005, -1.0005])
+
+    Source:
+        Pagliardini et al. 2024, arXiv 2409.03137.
+    """
     _expect_ademamix("scale_by_ademamix", betas, alpha, warmup_steps, eps)
     names = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
 
@@ -106,8 +161,9 @@ def scale_by_ademamix(
 
 
 def slow_decay(begin: float | Array, end: float | Array, part: Array) -> Array:
-    """Return the decay at a part of the warm-up from `begin` to `end`: its half-life is linear.
+    """Return the decay rate at a fraction `part` of the warm-up from `begin` to `end`.
 
+    Its half-life rises linearly:
     exp(log(begin) log(end) / ((1 - part) log(end) + part log(begin))), equation 5 of the paper.
     """
     first, last = _log(begin), _log(end)

@@ -31,15 +31,40 @@ def adopt(
     decoupled_weight_decay: bool = False,
     clip: bool = True,
 ) -> Optimizer:
-    """Return ADOPT. The first gradient only begins the mean of squares: no step is taken.
+    """Return ADOPT: Adam whose gradient is divided by the root of the squares before it.
+
+    So it converges for every b2. The first gradient only begins the mean of squares: the first
+    update is 0.
 
     Args:
-        lr: the learning rate.
-        betas: decays of the means of the scaled gradient and of its square.
+        lr: the learning rate, a number or a schedule.
+        betas: (b1, b2), the decay rates of the means of the scaled gradient and of g^2.
         eps: the smallest root to divide by.
-        weight_decay: added to the gradient, or to the step if `decoupled_weight_decay`.
-        decoupled_weight_decay: as in AdamW.
-        clip: hold the scaled gradient of update t (from 0) within t^(1/4).
+        weight_decay: L2 penalty, added to the gradient; decoupled weight decay if
+            decoupled_weight_decay.
+        decoupled_weight_decay: subtract lr * weight_decay * p in the step, as `adamw` does.
+        clip: clip the elements of the scaled gradient to [-t^(1/4), t^(1/4)] at update t, counted
+            from 0.
+
+    Returns:
+        An optimizer for real params; its state has the entries "exp_avg" and "exp_avg_sq".
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas is not a pair of numbers
+            in [0, 1), or a flag is not a bool; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.adopt(lr=0.1), {"w": np.zeros(2)}
+        >>> state, grads = optimizer.init(params), {"w": np.array([3.0, -0.5])}
+        >>> for _ in range(2):
+        ...     updates, state = optimizer.update(grads, state, params)
+        >>> updates["w"].round(3)  # of the second update: lr * (1 - b1)
+        array([-0.01,  0.01])
+
+    Source:
+        Taniguchi et al. 2024, arXiv 2411.02853; numbers and defaults of the authors' code.
     """
     expect_hypers("adopt", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay, eps=eps)
     expect_betas("adopt", betas)
@@ -51,8 +76,37 @@ def adopt(
 
 
 def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) -> Optimizer:
-    """Return m, the running mean of g / max(sqrt(v), eps); v is the mean of the squares before g.
-    The first update is 0."""
+    """Return a transform that averages gradients divided by the root of the squares before them.
+
+        m = b1 * m + (1 - b1) * g / max(sqrt(v), eps);  then v = b2 * v + (1 - b2) * g^2
+
+    The updates are m. The first gradient only begins v: the first update is 0.
+
+    Args:
+        betas: (b1, b2), the decay rates of m and v.
+        eps: the smallest root to divide by.
+        clip: clip the elements of the scaled gradient to [-t^(1/4), t^(1/4)] at update t, counted
+            from 0.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg" (m) and "exp_avg_sq" (v).
+
+    Raises:
+        UserError: betas is not a pair of numbers in [0, 1), eps is negative or not finite, or clip
+            is not a bool; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_adopt(), {"w": np.array([3.0, -0.5])}
+        >>> first, state = transform.update(grads, transform.init(grads), grads)
+        >>> second, state = transform.update(grads, state, grads)
+        >>> first["w"], second["w"].round(3)
+        (array([0., 0.]), array([ 0.1, -0.1]))
+
+    Source:
+        Taniguchi et al. 2024, arXiv 2411.02853.
+    """
     expect_betas("scale_by_adopt", betas)
     expect_hypers("scale_by_adopt", NOT_NEGATIVE, eps=eps)
     expect_flags("scale_by_adopt", clip=clip)

@@ -22,17 +22,41 @@ def asgd(
     t0: float = 1e6,
     weight_decay: Hyper = 0,
 ) -> Optimizer:
-    """Return SGD with a decaying rate, and the mean of the params from step `t0` on as "ax".
+    """Return SGD with a decaying rate that also keeps the average of its params.
 
-    p = (1 - lambd eta) p - eta g, where eta = lr / (1 + lambd lr t)^alpha. As in torch.optim.ASGD
-    the rate of the next step is computed in this one. `with_averaged_params` evaluates "ax".
+        eta = lr / (1 + lambd * lr * t)^alpha;  p = (1 - lambd * eta) * p - eta * g
+
+    The average is the entry "ax" of the state; evaluate it by `with_averaged_params`. As in torch,
+    the rate of a step is computed in the step before.
 
     Args:
         lr: the rate of the first step.
-        lambd: decay of the params and of the rate.
-        alpha: power of the decay of the rate.
-        t0: the step after which params are averaged.
-        weight_decay: added to the gradient.
+        lambd: the decay of the params, and of the rate.
+        alpha: the power of the decay of the rate.
+        t0: the update after which averaging begins; until then "ax" are the params themselves.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
+
+    Returns:
+        An optimizer; its state has the entries "eta", "mu" (the weight of the next params in the
+        average) and "ax", shaped as the params.
+
+    Raises:
+        UserError: one of the arguments is negative or not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.asgd(lr=1.0, lambd=0, t0=1), {"w": np.zeros(1)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(4):
+        ...     updates, state = optimizer.update({"w": -np.ones(1)}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"], optim.get_state(state, "ax")["w"]  # the mean of 3 and 4
+        (array([4.]), array([3.5]))
+
+    Source:
+        torch.optim.ASGD; Polyak and Juditsky 1992, "Acceleration of stochastic approximation by
+        averaging".
     """
     expect_hypers("asgd", NOT_NEGATIVE, lr=lr, lambd=lambd, alpha=alpha, weight_decay=weight_decay)
     expect_numbers("asgd", NOT_NEGATIVE, t0=t0)

@@ -18,12 +18,35 @@ from purenets.core.optim.wrappers import Predicate, is_matrix
 def beta_lasso(
     optimizer: Optimizer, lam: float, beta: float = 50.0, where: Predicate = is_matrix
 ) -> Optimizer:
-    """Return `optimizer` for the loss plus lam |p|_1 that sets all weights below beta lam to 0.
+    """Return an optimizer that sets small weights to 0: an L1 penalty and a threshold.
 
-    Both for the leaves that `where(name, leaf)` picks. A weight at 0 comes back
-    where a single update lifts it over the threshold.
+    The gradient gets lam * sign(p), and a weight that ends within beta * lam of 0 is set to 0. It
+    comes back only if a single update lifts it over the threshold.
 
-    Source: B. Neyshabur 2020, arXiv 2007.13657, algorithm 1.
+    Args:
+        optimizer: the optimizer to wrap.
+        lam: the factor of the L1 penalty.
+        beta: the threshold, in units of lam.
+        where: `where(name, leaf) -> bool`, the leaves that become sparse; matrices by default.
+
+    Returns:
+        An optimizer for real params, with the state of the one it wraps.
+
+    Raises:
+        UserError: optimizer is not an Optimizer, lam or beta is negative or not finite, or where is
+            not a function; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.beta_lasso(optim.sgd(0.1), lam=0.01, beta=50)
+        >>> params, grads = {"w": np.array([[1.0, 0.3]])}, {"w": np.zeros((1, 2))}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> optim.apply_updates(params, updates)["w"]  # 0.299 is below 50 * 0.01
+        array([[0.999, 0.   ]])
+
+    Source:
+        Neyshabur 2020, arXiv 2007.13657, algorithm 1.
     """
     expect_optimizers("beta_lasso", optimizer=optimizer)
     expect_numbers("beta_lasso", NOT_NEGATIVE, lam=lam, beta=beta)

@@ -55,17 +55,44 @@ def dadapt_adam(
     d0: float = 1e-6,
     growth_rate: float = math.inf,
 ) -> Optimizer:
-    """Return Adam with D-Adaptation.
+    """Return Adam that finds its learning rate by D-Adaptation.
+
+    It estimates from the gradients how far the solution lies from the first params; the estimate d
+    only grows, and multiplies the rate.
 
     Args:
-        lr: a factor of the rate that is found; leave it at 1.
-        betas: decays of the means of g and g^2.
-        eps: added to the root.
-        weight_decay: added to the gradient, or to the step if `decoupled_weight_decay`.
-        decoupled_weight_decay: as in AdamW.
-        use_bias_correction: as in Adam.
-        d0: the first estimate of the distance, smaller than it is.
-        growth_rate: the largest factor by which the estimate grows in an update.
+        lr: a factor of the rate that is found; leave it at 1, or give a schedule from 1.
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: L2 penalty, added to the gradient; decoupled weight decay if
+            decoupled_weight_decay.
+        decoupled_weight_decay: subtract rate * weight_decay * p in the step, with the rate found.
+        use_bias_correction: correct the means for their bias toward zero, as Adam does.
+        d0: the first estimate of the distance; smaller than the true one.
+        growth_rate: the largest factor by which the estimate grows in an update; 1 or more.
+
+    Returns:
+        An optimizer for real params; its state has the entry "d" (the estimate) beside the means.
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas is not a pair of numbers
+            in [0, 1), d0 is not a finite number above 0, growth_rate is below 1, or a flag is not a
+            bool; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.dadapt_adam(), {"w": np.zeros(2)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):
+        ...     grads = {"w": params["w"] - 10.0}  # of the loss |w - 10|^2 / 2
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"].round(2)  # without a learning rate that fits the distance of 10
+        array([10., 10.])
+
+    Source:
+        Defazio and Mishchenko 2023, arXiv 2301.07733; numbers and defaults of the authors' package.
     """
     expect_hypers("dadapt_adam", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
     decoupled = {"decoupled_weight_decay": decoupled_weight_decay}

@@ -34,17 +34,43 @@ def dog(
     weight_decay: Hyper = 0,
     layerwise: bool = False,
 ) -> Optimizer:
-    """Return DoG: SGD whose rate is distance over gradients.
+    """Return DoG, SGD whose rate is distance over gradients, so that none has to be tuned.
 
-    The rate is the largest distance from the first params so far, over the root of the sum of all
-    |g|^2. It does not decay: evaluate an average of the params (`ema`, `swa`).
+        rate = max |p_i - p_0| / sqrt(sum |g_i|^2),  over all updates i so far
+
+    The rate does not decay: evaluate an average of the params (`ema`, `swa`).
 
     Args:
         lr: a factor of the rate; leave it at 1.
-        reps_rel: the first distance, relative to 1 + |p|; 1e-4 with batch normalization.
-        eps: added to the sum.
-        weight_decay: added to the gradient.
-        layerwise: a rate for each leaf (LDoG).
+        reps_rel: the first distance, relative to 1 + |p_0|; 1e-4 with batch normalization.
+        eps: added to the sum of squares.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
+        layerwise: a rate of its own for each leaf (LDoG).
+
+    Returns:
+        An optimizer for real params; its state has the entries "rbar" (the distance), "sum" and
+        "p0".
+
+    Raises:
+        UserError: lr or weight_decay is negative or not finite, reps_rel or eps is not a finite
+            number above 0, or layerwise is not a bool; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.dog(), {"w": np.zeros(2)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):
+        ...     grads = {"w": params["w"] - 10.0}  # of the loss |w - 10|^2 / 2
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"].round(2)
+        array([10., 10.])
+        >>> print(optim.get_state(state, "rbar")["all"].round(2))  # 10 * sqrt(2)
+        14.14
+
+    Source:
+        Ivgi et al. 2023, arXiv 2302.12022; numbers and defaults of the authors' package.
     """
     expect_hypers("dog", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     expect_numbers("dog", POSITIVE, reps_rel=reps_rel, eps=eps)

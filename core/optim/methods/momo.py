@@ -45,15 +45,42 @@ def momo(
     bias_correction: bool = False,
     use_fstar: bool = False,
 ) -> Optimizer:
-    """Return MoMo: SGD with momentum whose rate is at most `lr`.
+    """Return MoMo: SGD with momentum whose rate adapts to how far the loss is from a lower bound.
+
+    Running means of loss and gradient make a linear model of the loss. The rate is the one at
+    which this model reaches the bound, or lr if that is smaller.
 
     Args:
         lr: the largest rate.
-        beta: decay of the means of loss and gradient.
-        weight_decay: the params are divided by 1 + lr weight_decay after a step.
+        beta: the decay rate of the means of loss and gradient.
+        weight_decay: the params are divided by 1 + lr * weight_decay after a step.
         lb: a lower bound of the loss.
-        bias_correction: begin the means at 0 and correct for it, in place of the first values.
+        bias_correction: begin the means at 0 and correct for it; if False, they begin with the
+            first loss and gradient.
         use_fstar: raise the lower bound to an estimate of the smallest loss.
+
+    Returns:
+        An optimizer for real params. Its `update` needs the loss as `value` (`make_step` passes
+        it); its state has the entries "loss_avg", "grad_avg", "grad_dot_w" and "lb".
+
+    Raises:
+        UserError: lr or weight_decay is negative or not finite, beta is not in [0, 1), lb is not
+            finite, or a flag is not a bool; from `init`: a leaf is complex; from `update`: value is
+            missing.
+
+    Example:
+        For the loss w^2 / 2 at w = 2 the first rate is 2 / 2^2, far below lr.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.momo(lr=1.0), {"w": np.array([2.0])}
+        >>> state, grads = optimizer.init(params), {"w": np.array([2.0])}
+        >>> updates, _ = optimizer.update(grads, state, params, value=2.0)
+        >>> updates["w"]
+        array([-1.])
+
+    Source:
+        Schaipp et al. 2023, arXiv 2305.07583; numbers and defaults of the authors' package.
     """
     expect_hypers("momo", DECAY, beta=beta)
     expect_flags("momo", bias_correction=bias_correction, use_fstar=use_fstar)
@@ -69,16 +96,43 @@ def momo_adam(
     divide: bool = True,
     use_fstar: bool = False,
 ) -> Optimizer:
-    """Return MoMo-Adam: Adam whose rate is at most `lr`.
+    """Return MoMo-Adam: Adam whose rate adapts to how far the loss is from a lower bound.
+
+    Running means of loss and gradient make a linear model of the loss. The rate is the one at
+    which this model reaches the bound, or lr if that is smaller.
 
     Args:
         lr: the largest rate.
-        betas: decays of the means of loss and gradient, and of the squares.
-        eps: added to the root.
-        weight_decay: the params are divided by 1 + lr weight_decay after a step.
+        betas: (b1, b2), the decay rates of the means of loss and gradient, and of g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: the params are divided by 1 + lr * weight_decay after a step, if `divide`.
         lb: a lower bound of the loss.
-        divide: or else multiply by 1 - lr weight_decay before it, as AdamW does.
+        divide: if False, multiply by 1 - lr * weight_decay before the step, as `adamw` does.
         use_fstar: raise the lower bound to an estimate of the smallest loss.
+
+    Returns:
+        An optimizer for real params. Its `update` needs the loss as `value` (`make_step` passes
+        it); its state has the entries "loss_avg", "grad_avg", "grad_avg_sq", "grad_dot_w" and "lb".
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas is not a pair of numbers
+            in [0, 1), lb is not finite, or a flag is not a bool; from `init`: a leaf is complex;
+            from `update`: value is missing.
+
+    Example:
+        A step is lr long far from the bound, and shorter near it.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.momo_adam(lr=0.01), {"w": np.array([2.0])}
+        >>> state, grads = optimizer.init(params), {"w": np.array([2.0])}
+        >>> far, _ = optimizer.update(grads, state, params, value=2.0)
+        >>> near, _ = optimizer.update(grads, state, params, value=0.01)
+        >>> far["w"].round(4), near["w"].round(4)
+        (array([-0.01]), array([-0.005]))
+
+    Source:
+        Schaipp et al. 2023, arXiv 2305.07583; numbers and defaults of the authors' package.
     """
     expect_betas("momo_adam", betas)
     expect_flags("momo_adam", divide=divide, use_fstar=use_fstar)

@@ -45,11 +45,8 @@ from purenets.core.optim.transforms import (
 )
 from purenets.core.optim.wrappers import is_matrix, partition
 
-COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # of the quintic, steepest at 0; singular values end in [0.7, 1.2]
+# Of the quintic polynomial: steepest at 0, and singular values end in [0.7, 1.2]
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 # how long the step of a matrix of (rows, columns) is, against that of a square one
 ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
@@ -74,13 +71,53 @@ def muon(
     precision: str | None = None,
     method: str = "direct",
 ) -> Optimizer:
-    """Muon on the leaves that `matrices(name, leaf)` picks, `other` on the rest (AdamW of the same
-    rate).
+    """Return Muon for matrices, and a second optimizer for all other leaves.
 
-    adjust_lr_fn: a name in ADJUSTMENTS. precision: of the Newton-Schulz iteration, None for that of
-    the leaf. method: "direct", or "gram" for fewer multiplications with the same result up to
-    rounding. First and last layers often do better with `other`: `matrices=not_named("fc1.*",
-    "fc3.*")`.
+    A step of Muon is the momentum with all its singular values set to about 1: it is equally long
+    in every direction of the matrix. First and last layers often do better with `other`:
+    `matrices=not_named("fc1.*", "fc3.*")`.
+
+    Args:
+        lr: the learning rate, a number or a schedule.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
+        momentum: the decay rate of the running mean of g, in [0, 1).
+        nesterov: use Nesterov's momentum, one step ahead of the running mean.
+        other: the optimizer of the rest; by default AdamW of the same lr and weight_decay.
+        matrices: `matrices(name, leaf) -> bool`, the leaves for Muon; those of one axis never are.
+        adjust_lr_fn: how a step depends on the shape of the matrix: "original" for
+            sqrt(max(1, rows / columns)), "match_rms_adamw" for 0.2 * sqrt(max(rows, columns)), or
+            "spectral_unclamped" for sqrt(rows / columns).
+        ns_coefficients: (a, b, c) of the quintic polynomial of the Newton-Schulz iteration.
+        ns_steps: iterations of it.
+        eps: the smallest norm that a matrix is divided by.
+        precision: the dtype that the iteration computes in, such as "bfloat16"; None for that of
+            the leaf.
+        method: "direct", or "gram" for the same result, up to rounding, with fewer multiplications.
+
+    Returns:
+        An optimizer for real params; its state is that of `partition` with the labels "muon" and
+        "other". The first has the entry "momentum_buffer".
+
+    Raises:
+        UserError: lr, weight_decay or eps is negative or not finite, momentum is not in [0, 1),
+            ns_coefficients is not three numbers, ns_steps is not a positive integer, a name is
+            unknown, other is not an Optimizer, or matrices is not a function; from `init`: a leaf
+            is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.muon(lr=0.1, weight_decay=0)
+        >>> params = {"fc.weight": np.array([[9.0, 1.0], [1.0, 2.0]]), "fc.bias": np.ones(2)}
+        >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+        >>> values = np.linalg.svd(updates["fc.weight"])[1]
+        >>> bool(((values > 0.06) & (values < 0.13)).all())  # all singular values are about lr
+        True
+        >>> list(state)
+        ['muon', 'other']
+
+    Source:
+        torch.optim.Muon; Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     """
     expect_hypers("muon", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     expect_hypers("muon", DECAY, momentum=momentum)
@@ -131,7 +168,43 @@ def scale_by_muon(
     precision: str | None = None,
     method: str = "direct",
 ) -> Optimizer:
-    """The running mean of g (Nesterov: one step ahead), orthogonalized."""
+    """Return a transform that orthogonalizes the running mean of the gradient of each matrix.
+
+    For the mean U S V^T the update is about U V^T, by the Newton-Schulz iteration. A leaf of more
+    than two axes is the matrix of its first axis and all others; every leaf needs at least two.
+
+    Args:
+        momentum: the decay rate of the running mean, in [0, 1).
+        nesterov: orthogonalize momentum * mean + (1 - momentum) * g, one step ahead of the mean.
+        ns_coefficients: (a, b, c) of the quintic polynomial of the iteration.
+        ns_steps: iterations.
+        eps: the smallest norm that a matrix is divided by.
+        precision: the dtype that the iteration computes in, such as "bfloat16"; None for that of
+            the leaf.
+        method: "direct", or "gram" for the same result, up to rounding, with fewer multiplications.
+
+    Returns:
+        A transform for `chain`; its state has the entry "momentum_buffer", shaped as the params.
+
+    Raises:
+        UserError: momentum is not in [0, 1), ns_coefficients is not three numbers, ns_steps is not
+            a positive integer, eps is negative or not finite, nesterov is not a bool, or method is
+            unknown; from `init`: a leaf is complex.
+
+    Example:
+        Singular values 9.1 and 1.9 of the gradient both come close to 1.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform, grads = optim.scale_by_muon(), {"w": np.array([[9.0, 1.0], [1.0, 2.0]])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> values = np.linalg.svd(updates["w"])[1]
+        >>> bool(((values > 0.6) & (values < 1.3)).all())
+        True
+
+    Source:
+        torch.optim.Muon; Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+    """
     expect_hypers("scale_by_muon", DECAY, momentum=momentum)
     expect_flags("scale_by_muon", nesterov=nesterov)
     _expect_iteration("scale_by_muon", ns_coefficients, ns_steps, eps)
@@ -155,7 +228,7 @@ def scale_by_muon(
 
 
 def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
-    """Each matrix times what ADJUSTMENTS says of its shape."""
+    """Return a transform that multiplies each matrix by the factor in ADJUSTMENTS for its shape."""
     expect_choice("scale_by_shape", ADJUSTMENTS, adjust_lr_fn=adjust_lr_fn)
 
     def scale(grads: Params, params: Params) -> Params:
@@ -178,11 +251,22 @@ def newton_schulz(
     precision: str | None = None,
     method: str = "direct",
 ) -> Array:
-    """About U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x.
+    """Return about U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x.
 
-    g: (rows, ...), as a matrix. It is divided by its norm first, so that no singular value is over
-    1: in its own dtype, whose numbers float16 may not hold, or in bfloat16, as in torch. method: a
-    name in `newton_schulz.METHODS`.
+    The matrix is divided by its norm first, so that no singular value is over 1. That is done
+    before the cast to another dtype, whose range may be too small for it, but for bfloat16 after,
+    as in torch.
+
+    Args:
+        g: an array (rows, ...), taken as the matrix (rows, all others).
+        coefficients: (a, b, c).
+        steps: iterations.
+        eps: the smallest norm to divide by.
+        precision: the dtype of the iteration, None for that of g.
+        method: a name in `newton_schulz.METHODS`.
+
+    Returns:
+        An array of the shape and dtype of g.
     """
     xp = namespace(g)
     x = g.reshape(g.shape[0], -1)

@@ -64,28 +64,44 @@ def reduce_on_plateau(
     min_scale: float = 0.0,
     every: int = 1,
 ) -> Optimizer:
-    """Return the end of a chain that scales the updates down while the loss is on a plateau.
+    """Return a transform that scales the updates down while the loss is on a plateau.
 
-    As in torch.optim.lr_scheduler.ReduceLROnPlateau an update is still scaled by what the losses
-    before it have decided. Unlike there a loss below 0 has to fall too: it is better than the best
-    one if it is less than best - threshold |best|.
+    Put it at the end of a chain. An update is scaled by what the losses before it have decided, as
+    in torch. Unlike there, a loss below 0 has to fall too: it is better than the best one if it is
+    less than best - threshold * |best|.
 
     Args:
-        factor: of the scale at each reduction.
-        patience: observations without a better loss that are put up with.
+        factor: the factor of the scale at each reduction, between 0 and 1.
+        patience: observations in a row without a better loss that cause no reduction yet.
         threshold: how much less a better loss is.
-        threshold_mode: "rel" for a part of the best loss, "abs" for a difference.
+        threshold_mode: "rel" for a fraction of the best loss, "abs" for a difference.
         cooldown: observations after a reduction that are not counted as bad.
-        min_scale: the smallest scale.
+        min_scale: the smallest scale, from 0 to 1.
         every: updates whose mean loss is one observation, such as those of an epoch.
 
     Returns:
-        A transform whose state has the entry "scale", and which takes `value`.
+        A transform for `chain`. Its `update` needs the loss as `value` (`make_step` passes it); its
+        state has the entry "scale".
+
+    Raises:
+        UserError: factor is not between 0 and 1, threshold is negative or not finite, min_scale is
+            not in [0, 1], patience or cooldown is not an integer from 0 on, every is not a positive
+            integer, or threshold_mode is unknown; from `update`: value is missing.
 
     Example:
+        >>> import numpy as np
         >>> from purenets import optim
-        >>> plateau = optim.reduce_on_plateau(factor=0.5, patience=3, every=100)
-        >>> optimizer = optim.chain(optim.adam(1e-3), plateau)
+        >>> optimizer = optim.chain(optim.sgd(1.0), optim.reduce_on_plateau(factor=0.5, patience=1))
+        >>> params, grads = {"w": np.zeros(1)}, {"w": np.ones(1)}
+        >>> state, steps = optimizer.init(params), []
+        >>> for loss in (3.0, 2.0, 2.0, 2.0, 2.0):  # the fourth is the second bad one in a row
+        ...     updates, state = optimizer.update(grads, state, params, value=loss)
+        ...     steps.append(float(updates["w"][0]))
+        >>> steps
+        [-1.0, -1.0, -1.0, -1.0, -0.5]
+
+    Source:
+        torch.optim.lr_scheduler.ReduceLROnPlateau.
     """
     name = "reduce_on_plateau"
     expect_numbers(name, OPEN_FRACTION, factor=factor)

@@ -60,20 +60,46 @@ def prodigy(
     d_coef: float = 1.0,
     growth_rate: float = math.inf,
 ) -> Optimizer:
-    """Return Prodigy.
+    """Return Prodigy: Adam that finds its learning rate, faster than D-Adaptation does.
+
+    It estimates from the gradients and the way gone so far how far the solution lies from the first
+    params; the estimate d only grows, and multiplies the rate.
 
     Args:
-        lr: a factor of the rate that is found; leave it at 1 or give a schedule from 1.
-        betas: decays of the means of g and g^2.
-        beta3: decay of the sums of the estimate, the root of the second beta by default.
+        lr: a factor of the rate that is found; leave it at 1, or give a schedule from 1.
+        betas: (b1, b2), the decay rates of the running means of g and g^2.
+        beta3: the decay rate of the sums of the estimate; sqrt(b2) by default.
         eps: added to the root, times the estimate.
-        weight_decay: added to the step, or to the gradient if not `decoupled_weight_decay`.
-        decoupled_weight_decay: as in AdamW.
-        use_bias_correction: as in Adam.
-        safeguard_warmup: leave the rate out of the sums, for a warm-up.
-        d0: the first estimate of the distance, smaller than it is.
-        d_coef: a factor of the estimate, the right place to tune.
-        growth_rate: the largest factor by which the estimate grows in an update.
+        weight_decay: decoupled weight decay, or an L2 penalty if not decoupled_weight_decay.
+        decoupled_weight_decay: subtract rate * weight_decay * p in the step, with the rate found.
+        use_bias_correction: correct the means for their bias toward zero, as Adam does.
+        safeguard_warmup: leave lr out of the sums of the estimate, for schedules with a warm-up.
+        d0: the first estimate of the distance; smaller than the true one.
+        d_coef: a factor of the estimate; tune this one, not lr.
+        growth_rate: the largest factor by which the estimate grows in an update; 1 or more.
+
+    Returns:
+        An optimizer for real params; its state has the entry "d" (the estimate) beside the means.
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas or beta3 are not numbers
+            in [0, 1), d0 or d_coef is not a finite number above 0, growth_rate is below 1, or a
+            flag is not a bool; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.prodigy(), {"w": np.zeros(2)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(300):
+        ...     grads = {"w": params["w"] - 10.0}  # of the loss |w - 10|^2 / 2
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"].round(2)  # without a learning rate that fits the distance of 10
+        array([10., 10.])
+
+    Source:
+        Mishchenko and Defazio 2023, arXiv 2306.06101; numbers and defaults of the authors' package.
     """
     _expect_prodigy(lr, betas, beta3, eps, weight_decay, d0, d_coef, growth_rate)
     flags = {"decoupled_weight_decay": decoupled_weight_decay}

@@ -25,15 +25,35 @@ def rprop(
     etas: tuple[float, float] = (0.5, 1.2),
     step_sizes: tuple[float, float] = (1e-6, 50.0),
 ) -> Optimizer:
-    """Return Rprop: steps along the signs of the gradient, each element with a size of its own.
+    """Return Rprop, which uses only the signs of the gradient and has a step size for each element.
 
-    A step grows while the gradient keeps its sign and shrinks where that changes. For gradients of
-    the whole data set, not of mini-batches.
+    A step size grows while its gradient keeps its sign; where the sign changes, it shrinks and the
+    element waits for one update. For gradients of the whole data set, not of mini-batches.
 
     Args:
         lr: the first step size; of a schedule only the first value counts, as in torch.
-        etas: the factors by which a step shrinks and grows.
-        step_sizes: the smallest and the largest step.
+        etas: the factors by which a step size shrinks (between 0 and 1) and grows (above 1).
+        step_sizes: the smallest and the largest step size.
+
+    Returns:
+        An optimizer; its state has the entries "prev" (the last gradient) and "step_size".
+
+    Raises:
+        UserError: lr is negative or not finite, or etas or step_sizes is not a pair as described.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.rprop(lr=0.1), {"w": np.zeros(2)}
+        >>> state = optimizer.init(params)
+        >>> _, state = optimizer.update({"w": np.array([5.0, 5.0])}, state, params)
+        >>> _, state = optimizer.update({"w": np.array([5.0, -5.0])}, state, params)
+        >>> state["step_size"]["w"]  # the second gradient has changed its sign
+        array([0.12, 0.05])
+
+    Source:
+        torch.optim.Rprop; Riedmiller and Braun 1993, "A direct adaptive method for faster
+        backpropagation learning: the RPROP algorithm".
     """
     expect_hypers("rprop", NOT_NEGATIVE, lr=lr)
     expect_several("rprop", ("a pair", (0.5, 1.2)), etas=etas)

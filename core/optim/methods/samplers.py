@@ -33,17 +33,44 @@ from purenets.core.vector_dict import from_vector, vector_of
 def sgld(
     lr: Hyper = 1e-3, *, key: Array, temperature: Hyper = 1.0, weight_decay: Hyper = 0
 ) -> Optimizer:
-    """Stochastic gradient Langevin dynamics (Welling and Teh 2011): p = p - lr g + sqrt(2 lr
-    temperature) xi, xi standard normal.
+    """Return stochastic gradient Langevin dynamics: gradient descent with noise, a sampler.
 
-    Draws from exp(-L / temperature) for a loss L, up to an error of the order of lr: the variance
-    of L = a p^2 / 2 is temperature / (a (1 - lr a / 2)).
+        p = p - lr * g + sqrt(2 * lr * temperature) * xi,  xi standard normal
+
+    For a loss L the params settle to draws from exp(-L / temperature), up to an error of the order
+    of lr: the variance for L = a * p^2 / 2 is temperature / (a * (1 - lr * a / 2)).
 
     Args:
-        lr: the rate; Welling and Teh's is twice as large.
-        key: of the draws; it becomes the "key" of the state.
-        temperature: 1 / n for the mean loss of n examples; 0 is `sgd`.
-        weight_decay: added to the gradient times the params.
+        lr: the learning rate; the step size of Welling and Teh is twice as large.
+        key: the key of the draws, as `random.key(seed)` makes it.
+        temperature: 1 / n for the mean loss of n examples; 0 gives `sgd`.
+        weight_decay: a normal prior, as an L2 penalty; weight_decay * p is added to the
+            gradient.
+
+    Returns:
+        An optimizer for real params; its state has the entries "key" and "count", which decide the
+        draws.
+
+    Raises:
+        UserError: lr, temperature or weight_decay is negative or not finite, or key is not a key;
+            from `init`: a leaf is complex.
+
+    Example:
+        10,000 chains side by side, for the loss w^2 / 2 of each: their variance is 1 / 0.9.
+
+        >>> import numpy as np
+        >>> from purenets import optim, random
+        >>> optimizer = optim.sgld(lr=0.2, key=random.key(0))
+        >>> params = {"w": np.zeros(10000)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(30):
+        ...     updates, state = optimizer.update({"w": params["w"]}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> print(params["w"].var().round(1))
+        1.1
+
+    Source:
+        Welling and Teh 2011, "Bayesian learning via stochastic gradient Langevin dynamics".
     """
     _expect("sgld", lr, key, temperature, weight_decay)
     optimizer = chain(
@@ -62,15 +89,44 @@ def sghmc(
     temperature: Hyper = 1.0,
     weight_decay: Hyper = 0,
 ) -> Optimizer:
-    """Stochastic gradient Hamiltonian Monte Carlo (Chen et al. 2014, equation 15): v = momentum v -
-    lr g + sqrt(2 (1 - momentum) lr temperature) xi; p = p + v.
+    """Return stochastic gradient Hamiltonian Monte Carlo: `sgld` with momentum.
+
+        v = momentum * v - lr * g + sqrt(2 * (1 - momentum) * lr * temperature) * xi;  p = p + v
+
+    For a loss L the params settle to draws from exp(-L / temperature), for small rates.
 
     Args:
-        lr: the rate, the square of the step in time.
-        momentum: 1 - friction; 0 is `sgld`.
-        key: of the draws; it becomes the "key" of the state.
-        temperature: 1 / n for the mean loss of n examples; 0 is `sgd` with momentum.
-        weight_decay: added to the gradient times the params.
+        lr: the learning rate, the square of the step in time.
+        momentum: 1 - friction, from 0 to 1; 0 gives `sgld`.
+        key: the key of the draws, as `random.key(seed)` makes it.
+        temperature: 1 / n for the mean loss of n examples; 0 gives `sgd` with momentum.
+        weight_decay: a normal prior, as an L2 penalty; weight_decay * p is added to the
+            gradient.
+
+    Returns:
+        An optimizer for real params; its state has the entries "key", "count" and
+        "momentum_buffer" (v).
+
+    Raises:
+        UserError: lr, temperature or weight_decay is negative or not finite, momentum is not in
+            [0, 1], or key is not a key; from `init`: a leaf is complex.
+
+    Example:
+        10,000 chains side by side, for the loss w^2 / 2 of each: their variance is about 1.
+
+        >>> import numpy as np
+        >>> from purenets import optim, random
+        >>> optimizer = optim.sghmc(lr=0.1, momentum=0.5, key=random.key(0))
+        >>> params = {"w": np.zeros(10000)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(40):
+        ...     updates, state = optimizer.update({"w": params["w"]}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> print(params["w"].var().round(1))
+        1.0
+
+    Source:
+        Chen et al. 2014, arXiv 1402.4102, equation 15.
     """
     _expect("sghmc", lr, key, temperature, weight_decay)
     expect_hypers("sghmc", FRACTION, momentum=momentum)
@@ -86,10 +142,39 @@ def sghmc(
 def add_langevin_noise(
     lr: Hyper, momentum: Hyper = 0, *, key: Array, temperature: Hyper = 1.0
 ) -> Optimizer:
-    """g + sqrt(2 (1 - momentum) lr temperature) xi, xi standard normal: the noise at which a
-    descent with that rate and momentum has this temperature.
+    """Return a transform that adds the noise at which a descent samples at a given temperature.
 
-    One draw for all leaves, cut in their order: on one vector it is the same.
+        updates + sqrt(2 * (1 - momentum) * lr * temperature) * xi,  xi standard normal
+
+    It comes after `scale_by_learning_rate`, and before `trace` where there is momentum. The noise
+    of all leaves is one draw, cut in their order.
+
+    Args:
+        lr: the learning rate of the chain.
+        momentum: the momentum of the chain, from 0 to 1.
+        key: the key of the draws, as `random.key(seed)` makes it.
+        temperature: 1 / n for the mean loss of n examples.
+
+    Returns:
+        A transform for `chain`; its state has the entries "key" and "count", which decide the
+        draws.
+
+    Raises:
+        UserError: lr or temperature is negative or not finite, momentum is not in [0, 1], or key is
+            not a key; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim, random
+        >>> noise = optim.add_langevin_noise(lr=0.02, key=random.key(0))
+        >>> grads = {"w": np.zeros(10000)}
+        >>> updates, _ = noise.update(grads, noise.init(grads), grads)
+        >>> print(updates["w"].std().round(2))  # sqrt(2 * 0.02)
+        0.2
+
+    Source:
+        Welling and Teh 2011, "Bayesian learning via stochastic gradient Langevin dynamics"; Chen et
+        al. 2014, arXiv 1402.4102.
     """
     _expect("add_langevin_noise", lr, key, temperature, 0)
     expect_hypers("add_langevin_noise", FRACTION, momentum=momentum)

@@ -46,8 +46,43 @@ from purenets.core.optim.transforms import (
 def schedule_free(
     optimizer: Optimizer, lr: Hyper, beta: Hyper = 0.9, weight_lr_power: float = 2.0
 ) -> Optimizer:
-    """`optimizer` (without a momentum of its own; its rate is `lr`), with averages in place of
-    momentum.
+    """Return an optimizer with averages of the params in place of momentum and of a decaying rate.
+
+    The params in training are y; evaluate x, by `with_averaged_params`:
+
+        z = z + base(g at y);  x = (1 - c) * x + c * z;  y = beta * x + (1 - beta) * z
+
+    Here base is the update of `optimizer`. The weight of a step is the largest lr so far to the
+    power weight_lr_power; c is this weight over the sum of all so far.
+
+    Args:
+        optimizer: the base optimizer that moves z, without momentum of its own.
+        lr: its learning rate, for the weights; a warm-up as a schedule, but no decay.
+        beta: the weight of x in y, from 0 to 1; it plays the role of momentum.
+        weight_lr_power: the power of lr in the weights.
+
+    Returns:
+        An optimizer whose state has the entries "x" and "z" (shaped as the params), "lr_max",
+        "weight_sum" and "inner".
+
+    Raises:
+        UserError: optimizer is not an Optimizer, lr or weight_lr_power is negative or not finite,
+            or beta is not in [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer = optim.schedule_free(optim.sgd(1.0), lr=1.0, beta=0.5)
+        >>> params = {"w": np.zeros(1)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = optimizer.update({"w": -np.ones(1)}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> state["z"]["w"], state["x"]["w"], params["w"]
+        (array([2.]), array([1.5]), array([1.75]))
+
+    Source:
+        Defazio et al. 2024, arXiv 2405.15682.
     """
     expect_optimizers("schedule_free", optimizer=optimizer)
     expect_hypers("schedule_free", NOT_NEGATIVE, lr=lr)
@@ -88,8 +123,40 @@ def schedule_free_adamw(
     weight_decay: Hyper = 0,
     warmup_steps: int = 0,
 ) -> Optimizer:
-    """AdamW without momentum, schedule-free, with a linear warm-up of the rate (the authors'
-    package has these defaults). The decay is that of y."""
+    """Return AdamW with `schedule_free` averages in place of momentum; it needs no schedule.
+
+    The params in training are not those to evaluate: use `with_averaged_params`.
+
+    Args:
+        lr: the learning rate, a number or a schedule without decay.
+        betas: (b1, b2): b1 is the weight of the average x in the params in training, b2 the decay
+            rate of the running mean of g^2.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * y, of the
+            params y in training.
+        warmup_steps: updates in which lr rises linearly to its value; 0 for none.
+
+    Returns:
+        An optimizer for real params; its state has the entries of `schedule_free`.
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas is not a pair of numbers
+            in [0, 1), or warmup_steps is not an integer from 0 on; from `init`: a leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.schedule_free_adamw(lr=0.1), {"w": np.zeros(1)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = optimizer.update({"w": np.ones(1)}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"].round(3), optim.get_state(state, "x")["w"].round(3)
+        (array([-0.155]), array([-0.15]))
+
+    Source:
+        Defazio et al. 2024, arXiv 2405.15682; numbers and defaults of the authors' package.
+    """
     name = "schedule_free_adamw"
     expect_hypers(name, NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
     expect_betas(name, betas)
@@ -104,7 +171,7 @@ def schedule_free_adamw(
 
 
 def _warmed_up(lr: Hyper, steps: int) -> Hyper:
-    """lr times (count + 1) / steps, until that is 1."""
+    """Return the schedule lr * min(1, (count + 1) / steps)."""
 
     def rate(count):
         share = namespace(count).clip((count + 1) / steps, None, 1.0)

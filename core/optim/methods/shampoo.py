@@ -49,17 +49,42 @@ def shampoo(
     every: int = 1,
     max_dim: int = 8192,
 ) -> Optimizer:
-    """Return Shampoo.
+    """Return Shampoo, which scales the gradient by the inverse root of a matrix for each axis.
+
+    `scale_by_shampoo` has the formula.
 
     Args:
-        lr: the learning rate.
-        momentum: of the scaled gradient.
-        weight_decay: added to the gradient.
+        lr: the learning rate, a number or a schedule.
+        momentum: the decay rate of a buffer of the scaled gradients, from 0 to 1; 0 for none.
+        weight_decay: L2 penalty; weight_decay * p is added to the gradient.
         eps: added to the diagonal of the matrices.
-        beta: decay of running means of the matrices; None for sums, as in the paper.
-        every: updates from one inverse root to the next. Compiled or vmapped, the roots are
-            computed in each update, since nothing can be left out there.
-        max_dim: longer axes have no matrix.
+        beta: the decay rate of running means of the matrices; None for sums, as in the paper.
+        every: updates from one inverse root to the next. Under torch.compile and vmap roots are
+            computed in each update, and those not due are discarded.
+        max_dim: axes longer than this have no matrix.
+
+    Returns:
+        An optimizer for real params; its state has the entries "statistics" and "roots", a matrix
+        (n, n) for each axis of each leaf, and "momentum_buffer" with momentum.
+
+    Raises:
+        UserError: lr or weight_decay is negative or not finite, momentum is not in [0, 1], eps is
+            not a finite number above 0, beta is not in [0, 1), or every or max_dim is not a
+            positive integer; from `init`: a leaf is complex.
+
+    Example:
+        The first step of a matrix has lr as all its singular values.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.shampoo(lr=0.1), {"w": np.zeros((2, 2))}
+        >>> grads = {"w": np.array([[9.0, 1.0], [1.0, 2.0]])}
+        >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        >>> np.linalg.svd(updates["w"])[1].round(3)
+        array([0.1, 0.1])
+
+    Source:
+        Gupta et al. 2018, arXiv 1802.09568, algorithm 2.
     """
     expect_hypers("shampoo", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     expect_hypers("shampoo", FRACTION, momentum=momentum)
@@ -83,7 +108,43 @@ def _expect_shampoo(name: str, eps: float, beta: Hyper | None, every: int, max_d
 def scale_by_shampoo(
     eps: float = 1e-4, beta: Hyper | None = None, every: int = 1, max_dim: int = 8192
 ) -> Optimizer:
-    """Return g times the inverse root of the matrix of each axis."""
+    """Return a transform that multiplies g along each axis by the inverse root of a matrix.
+
+    For a matrix G of the gradient:
+
+        L = L + G G^T;  R = R + G^T G;  updates = (L + eps I)^(-1/4) G (R + eps I)^(-1/4)
+
+    For a leaf of k axes with a matrix the power is -1 / (2 k).
+
+    Args:
+        eps: added to the diagonal of the matrices.
+        beta: the decay rate of running means of the matrices; None for sums, as in the paper.
+        every: updates from one inverse root to the next. Under torch.compile and vmap roots are
+            computed in each update, and those not due are discarded.
+        max_dim: axes longer than this have no matrix.
+
+    Returns:
+        A transform for `chain`; its state has the entries "statistics" and "roots", a matrix (n, n)
+        for each axis of each leaf.
+
+    Raises:
+        UserError: eps is not a finite number above 0, beta is not in [0, 1), or every or max_dim is
+            not a positive integer; from `init`: a leaf is complex.
+
+    Example:
+        The singular values of the first update are 1.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform = optim.scale_by_shampoo()
+        >>> grads = {"w": np.array([[9.0, 1.0], [1.0, 2.0]])}
+        >>> updates, _ = transform.update(grads, transform.init(grads), grads)
+        >>> np.linalg.svd(updates["w"])[1].round(3)
+        array([1., 1.])
+
+    Source:
+        Gupta et al. 2018, arXiv 1802.09568, algorithm 2.
+    """
     _expect_shampoo("scale_by_shampoo", eps, beta, every, max_dim)
 
     def init(params):

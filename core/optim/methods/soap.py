@@ -51,17 +51,44 @@ def soap(
     precondition_frequency: int = 10,
     max_precond_dim: int = 10000,
 ) -> Optimizer:
-    """Return SOAP. The first gradient only begins the matrices: no step is taken.
+    """Return SOAP: Adam in the eigenbasis of Shampoo's matrices.
+
+    The first gradient only begins the matrices: the first update is 0.
 
     Args:
-        lr: the learning rate.
-        betas: decays of the means of g and of the squares of the rotated g.
-        shampoo_beta: decay of the matrices; that of the squares by default.
-        eps: added to the root.
-        weight_decay: decoupled, times lr; of the params after the step, as the authors have it.
-        precondition_frequency: updates from one basis to the next. Compiled or vmapped, a basis is
-            computed in each update, since nothing can be left out there.
-        max_precond_dim: longer axes are not rotated, and neither are leaves of one axis.
+        lr: the learning rate, a number or a schedule.
+        betas: (b1, b2), the decay rates of the running means of g and of the squares of rotated g.
+        shampoo_beta: the decay rate of the matrices; b2 by default.
+        eps: added to the root, so that nothing is divided by 0.
+        weight_decay: decoupled weight decay, after the step: the new params are multiplied by
+            1 - lr * weight_decay.
+        precondition_frequency: updates from one basis to the next. Under torch.compile and vmap a
+            basis is computed in each update, and those not due are discarded.
+        max_precond_dim: axes longer than this are not rotated, and neither are leaves of one axis.
+
+    Returns:
+        An optimizer for real params; its state has the entries "exp_avg", "exp_avg_sq", and "GG"
+        and "Q", a matrix (n, n) and its basis for each rotated axis.
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas or shampoo_beta are not
+            numbers in [0, 1), or precondition_frequency or max_precond_dim is not a positive
+            integer; from `init`: a leaf is complex.
+
+    Example:
+        The second update, the first that moves, has lr as all its singular values.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.soap(lr=0.1), {"w": np.zeros((2, 2))}
+        >>> state, grads = optimizer.init(params), {"w": np.array([[9.0, 1.0], [1.0, 2.0]])}
+        >>> for _ in range(2):
+        ...     updates, state = optimizer.update(grads, state, params)
+        >>> np.linalg.svd(updates["w"])[1].round(3)
+        array([0.1, 0.1])
+
+    Source:
+        Vyas et al. 2024, arXiv 2409.11321, algorithm 3, and the authors' code.
     """
     frequency, limit = precondition_frequency, max_precond_dim
     expect_hypers("soap", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
@@ -73,7 +100,7 @@ def soap(
 
 
 def _decay_after_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
-    """Return the way from p to (p + u) (1 - lr weight_decay): the decay of the new params."""
+    """Return the transform that leads to (p + u) * (1 - lr * weight_decay)."""
 
     def update(updates, state, params):
         rate, decay = (resolve_hyper(value, state, updates) for value in (lr, weight_decay))
@@ -99,7 +126,42 @@ def scale_by_soap(
     precondition_frequency: int = 10,
     max_precond_dim: int = 10000,
 ) -> Optimizer:
-    """Return Adam's step in the eigenbases of the axes; the first update is 0."""
+    """Return a transform that takes Adam's step in the eigenbases of the axes of each matrix.
+
+        Q_L, Q_R: the eigenvectors of the running means of G G^T and G^T G
+        updates = Q_L adam(Q_L^T G Q_R) Q_R^T
+
+    Leaves of one axis get Adam's step. The first update is 0.
+
+    Args:
+        betas: (b1, b2), the decay rates of the running means of g and of the squares of rotated g.
+        shampoo_beta: the decay rate of the matrices; b2 by default.
+        eps: added to the root, so that nothing is divided by 0.
+        precondition_frequency: updates from one basis to the next. Under torch.compile and vmap a
+            basis is computed in each update, and those not due are discarded.
+        max_precond_dim: axes longer than this are not rotated.
+
+    Returns:
+        A transform for `chain`; its state has the entries "exp_avg", "exp_avg_sq", "GG" and "Q".
+
+    Raises:
+        UserError: betas or shampoo_beta are not numbers in [0, 1), eps is negative or not finite,
+            or precondition_frequency or max_precond_dim is not a positive integer; from `init`: a
+            leaf is complex.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> transform = optim.scale_by_soap()
+        >>> grads = {"w": np.array([[9.0, 1.0], [1.0, 2.0]])}
+        >>> first, state = transform.update(grads, transform.init(grads), grads)
+        >>> second, state = transform.update(grads, state, grads)
+        >>> np.linalg.svd(first["w"])[1].round(3), np.linalg.svd(second["w"])[1].round(3)
+        (array([0., 0.]), array([1., 1.]))
+
+    Source:
+        Vyas et al. 2024, arXiv 2409.11321, algorithm 3.
+    """
     name, frequency = "scale_by_soap", precondition_frequency
     _expect_soap(name, betas, shampoo_beta, eps, frequency, max_precond_dim)
 

@@ -46,19 +46,52 @@ def sophia(
     seed: int = 0,
     diagonal: Diagonal | None = None,
 ) -> Optimizer:
-    """Return Sophia, which needs `value_and_grad_fn`.
+    """Return Sophia: steps divided by an estimate of the diagonal of the Hessian, and clipped.
+
+        p = p - lr * (clip(m / max(gamma * h, eps), -1, 1) + weight_decay * p)
+
+    Here m is the running mean of g, and h that of the estimates of the diagonal.
 
     Args:
-        lr: the learning rate, and the largest step of an element.
-        betas: decays of the means of g and of the diagonal of the Hessian.
-        gamma: how many of the elements are clipped: fewer with a larger one.
-        eps: the smallest gamma h to divide by.
-        weight_decay: decoupled, times lr.
-        every: updates from one estimate to the next. Compiled or vmapped, the gradients of the
-            estimate are computed in each update, since nothing can be left out there.
-        seed: of the random signs.
-        diagonal: another estimate, such as Gauss-Newton-Bartlett's; `hutchinson_diagonal()` by
+        lr: the learning rate, which is also the largest step of an element.
+        betas: (b1, b2), the decay rates of m and h.
+        gamma: how many elements are clipped: fewer with a larger gamma.
+        eps: the smallest gamma * h to divide by.
+        weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
+        every: updates from one estimate to the next. Under torch.compile and vmap estimates are
+            computed in each update, and those not due are discarded.
+        seed: the seed of the random signs of the estimates.
+        diagonal: `f(value_and_grad_fn, params, key) -> estimate`; `hutchinson_diagonal()` by
             default.
+
+    Returns:
+        An optimizer for real params. Its `update` needs `value_and_grad_fn` (`make_step` passes
+        it); its state has the entries "exp_avg" (m) and "hessian" (h).
+
+    Raises:
+        UserError: lr, eps or weight_decay is negative or not finite, betas is not a pair of numbers
+            in [0, 1), gamma is not a finite number above 0, every is not a positive integer, seed
+            is not an integer from 0 on, or diagonal is not a function; from `init`: a leaf is
+            complex; from `update`: value_and_grad_fn is missing.
+
+    Example:
+        Curvatures 1 and 100 give gradients that differ 100 times, and the same step.
+
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> def value_and_grad(params):
+        ...     grad = np.array([1.0, 100.0]) * params["w"]
+        ...     return (grad * params["w"]).sum() / 2, {"w": grad}
+        >>> optimizer, params = optim.sophia(lr=1.0, weight_decay=0), {"w": np.full(2, 1e-3)}
+        >>> value, grads = value_and_grad(params)
+        >>> updates, _ = optimizer.update(
+        ...     grads, optimizer.init(params), params, value=value, value_and_grad_fn=value_and_grad
+        ... )
+        >>> updates["w"].round(3)
+        array([-0.35, -0.35])
+
+    Source:
+        Liu et al. 2023, arXiv 2305.14342 (Sophia-H).
     """
     expect_hypers("sophia", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
     _expect_sophia("sophia", betas, gamma, eps, every, seed, diagonal)
@@ -88,8 +121,49 @@ def scale_by_sophia(
     seed: int = 0,
     diagonal: Diagonal | None = None,
 ) -> Optimizer:
-    """Return m / max(gamma h, eps) within [-1, 1]: m and h the running means of g and of the
-    diagonal of the Hessian."""
+    """Return a transform that divides the mean gradient by the diagonal of the Hessian, and clips.
+
+        updates = clip(m / max(gamma * h, eps), -1, 1)
+
+    Here m is the running mean of g, and h that of the estimates of the diagonal.
+
+    Args:
+        betas: (b1, b2), the decay rates of m and h.
+        gamma: how many elements are clipped: fewer with a larger gamma.
+        eps: the smallest gamma * h to divide by.
+        every: updates from one estimate to the next. Under torch.compile and vmap estimates are
+            computed in each update, and those not due are discarded.
+        seed: the seed of the random signs of the estimates.
+        diagonal: `f(value_and_grad_fn, params, key) -> estimate`; `hutchinson_diagonal()` by
+            default.
+
+    Returns:
+        A transform for `chain`. Its `update` needs `value_and_grad_fn` (`make_step` passes it); its
+        state has the entries "exp_avg" (m) and "hessian" (h).
+
+    Raises:
+        UserError: betas is not a pair of numbers in [0, 1), gamma is not a finite number above 0,
+            eps is negative or not finite, every is not a positive integer, seed is not an integer
+            from 0 on, or diagonal is not a function; from `init`: a leaf is complex; from `update`:
+            value_and_grad_fn is missing.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> def value_and_grad(params):
+        ...     grad = np.array([1.0, 100.0]) * params["w"]
+        ...     return (grad * params["w"]).sum() / 2, {"w": grad}
+        >>> transform, params = optim.scale_by_sophia(), {"w": np.array([1e-3, 1.0])}
+        >>> value, grads = value_and_grad(params)
+        >>> updates, _ = transform.update(
+        ...     grads, transform.init(params), params, value=value, value_and_grad_fn=value_and_grad
+        ... )
+        >>> updates["w"].round(3)  # the second element is clipped
+        array([0.35, 1.  ])
+
+    Source:
+        Liu et al. 2023, arXiv 2305.14342 (Sophia-H).
+    """
     _expect_sophia("scale_by_sophia", betas, gamma, eps, every, seed, diagonal)
     estimate, key = diagonal or hutchinson_diagonal(), random.key(seed)
 
@@ -121,11 +195,35 @@ def scale_by_sophia(
 
 
 def hutchinson_diagonal(step: float = 1e-3) -> Diagonal:
-    """Return the estimate u * (g(p + step u) - g(p - step u)) / (2 step) with random signs u.
+    """Return Hutchinson's estimate of the diagonal of a Hessian, from differences of gradients.
+
+        u * (g(p + step * u) - g(p - step * u)) / (2 * step),  u random signs
+
+    Exact for a quadratic loss with a diagonal Hessian; for other Hessians right in the mean over u.
 
     Args:
-        step: half the distance of the two points, in each element; the estimate errs by its square
-            times the fourth derivative of the loss, and by the rounding of g over it.
+        step: half the distance of the two points in each element. The estimate errs by about step^2
+            times fourth derivatives of the loss, and by the rounding of g over step.
+
+    Returns:
+        A function `(value_and_grad_fn, params, key) -> estimate`, a dict shaped as the params, for
+        `sophia(diagonal=...)`.
+
+    Raises:
+        UserError: step is not a finite number above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim, random
+        >>> def value_and_grad(params):
+        ...     grad = np.array([1.0, 100.0]) * params["w"]
+        ...     return (grad * params["w"]).sum() / 2, {"w": grad}
+        >>> estimate = optim.hutchinson_diagonal()
+        >>> estimate(value_and_grad, {"w": np.ones(2)}, random.key(0))["w"].round(3)
+        array([  1., 100.])
+
+    Source:
+        Liu et al. 2023, arXiv 2305.14342, algorithm 1.
     """
     expect_numbers("hutchinson_diagonal", POSITIVE, step=step)
 

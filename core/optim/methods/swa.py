@@ -8,24 +8,36 @@ from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
 
 
 def swa(start: int = 0, every: int = 1) -> Optimizer:
-    """Return the end of a chain that passes the updates and keeps, as "swa", the mean of the params
-    after them (torch.optim.swa_utils.AveragedModel).
+    """Return a transform that keeps the mean of the params, for stochastic weight averaging.
 
-    Until the first params are averaged, "swa" are the params themselves. Evaluate with
-    `with_averaged_params(state)`; `schedules.swa` is the learning rate that belongs to it, and
-    `torch_nets.update_batchnorm` takes the running statistics anew.
+    Put it at the end of a chain: it passes the updates, and averages the params after them.
+    Evaluate the mean by `with_averaged_params`. `schedules.swa` is the learning rate that belongs
+    to it; `torch_nets.update_batchnorm` computes running statistics for it.
 
     Args:
-        start: updates before the first params that count.
-        every: the params after each so many further updates count.
+        start: updates before the first params that are averaged.
+        every: updates from one set of averaged params to the next.
 
     Returns:
-        A transform whose state has the entries "count", "n_averaged" and "swa".
+        A transform for `chain`; its state has the entries "count", "n_averaged" and "swa". Until
+        the first params are averaged, "swa" are the params in training.
 
     Raises:
-        UserError: for a `start` below 0 or an `every` below 1.
+        UserError: start is not an integer from 0 on, or every is not a positive integer.
 
-    Source: arXiv 1803.05407.
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim
+        >>> optimizer, params = optim.chain(optim.sgd(1.0), optim.swa(start=1)), {"w": np.zeros(1)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(3):
+        ...     updates, state = optimizer.update({"w": -np.ones(1)}, state, params)
+        ...     params = optim.apply_updates(params, updates)
+        >>> params["w"], optim.get_state(state, "swa")["w"]  # the mean of 2 and 3
+        (array([3.]), array([2.5]))
+
+    Source:
+        torch.optim.swa_utils.AveragedModel; Izmailov et al. 2018, arXiv 1803.05407.
     """
     expect_integers("swa", 0, start=start)
     expect_integers("swa", 1, every=every)
