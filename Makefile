@@ -67,7 +67,7 @@ format: .venv/installed-test
 	"$(BIN)/ruff" format .
 
 docs: .venv/installed-docs
-	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict
 	@echo "open site/index.html"
 
 notebook: .venv/installed-notebooks

@@ -39,7 +39,7 @@ def site(tmp_path_factory) -> Path:
     folder = shared / f"site-{run}"
     with FileLock(shared / f"site-{run}.lock"):
         if not folder.exists():
-            command = ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+            command = ["-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
             done = subprocess.run(
                 [sys.executable, *command],
                 cwd=ROOT,
@@ -172,6 +172,7 @@ def test_a_page_fits_and_has_the_colors_of_the_system(visit, path, width, scheme
 @pytest.mark.slow
 def test_the_search_finds_a_function_on_a_page_from_the_disk(visit):
     tab = visit("index.html")
+    tab.click(".md-search__input")
     tab.fill(".md-search__input", "schedule_free_adamw")
     tab.wait_for_selector(".md-search-result__link")
     links = tab.eval_on_selector_all(".md-search-result__link", "links => links.map(a => a.href)")

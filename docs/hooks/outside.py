@@ -23,7 +23,6 @@ PAGES = {
 KEPT = ("notebooks", "results")  # folders whose files keep their paths on the site
 CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 LINK = re.compile(r"(?<=\]\()([^)#\s]+)")  # its target, without the anchor
-HREF = re.compile(r'(?<=href=")([^"#:]+)(?=[#"])')
 LANGUAGES = {".py": "python", ".md": "markdown", ".json": "json", ".cfg": "ini", ".css": "css"}
 
 
@@ -142,17 +141,3 @@ def site_link(link: str, uri: str) -> str:
     """Return a link of the page at `uri`, as it is in the repository, as the site has it."""
     target = target_of(link, repository_path(uri))
     return link if target is None else posixpath.relpath(site_path(target), posixpath.dirname(uri))
-
-
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead the links of a notebook to where their targets are on the site."""
-    uri = page.file.src_uri
-    if not uri.endswith(".ipynb"):
-        return html
-
-    def url(link: re.Match) -> str:
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(uri), site_link(link[1], uri)))
-        file = files.get_file_from_path(path)
-        return link[1] if file is None else file.url_relative_to(page.file)
-
-    return HREF.sub(url, html)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from purenets import optim
 
@@ -200,9 +201,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/index.md", content=overview()))
     for door, pages in DOORS.items():
         for title, parts in pages.items():
-            content = "\n".join(page(title, parts))
+            content = "\n".join(lines_of(title, parts))
             files.append(File.generated(config, page_path(door, title), content=content))
     return files
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keep the sources below the docstrings out of the search."""
+    source = '<details class="mkdocstrings-source"'
+    return html.replace(source, f"{source} data-search-exclude")
 
 
 def page_path(door: str, title: str) -> str:
@@ -211,7 +218,7 @@ def page_path(door: str, title: str) -> str:
     return f"reference/{door}/{'-'.join(words)}.md"
 
 
-def page(title: str, parts: tuple[Part, ...]) -> Iterator[str]:
+def lines_of(title: str, parts: tuple[Part, ...]) -> Iterator[str]:
     """Yield the lines of a page: for each part a table of its names, then their docstrings."""
     several = len(parts) > 1
     yield f"# {title if several else parts[0].module}\n"
