@@ -24,14 +24,25 @@ def reduced_vgg(
     norm: Callable | None = None,
     conv: Callable | None = None,
 ) -> dict:
-    """The layers of the assignment's reduced VGG by name: "conv1", "norm1", "pool1", "relu1", ...
-    "fc".
+    """Return the layers of the assignment's reduced VGG by name: "conv1", "norm1", ..., "fc".
 
-    A convolution is 3x3, stride 1, padding 1, with BatchNorm and ReLU; a pool the maximum of 3x3,
-    stride 2, padding 1. A pool comes before the ReLU that the assignment has before it: the maximum
-    of what a ReLU leaves is what the ReLU leaves of the maximum, in value and gradient, and of a
-    quarter as many pixels. backend: as in `mlp_layers`; width: a factor of all channels; norm and
-    conv: constructors in place of BatchNorm and Conv.
+    A convolution is 3x3 with stride 1 and padding 1, followed by BatchNorm and ReLU; a pooling
+    takes the maximum of 3x3 with stride 2 and padding 1. A pooling stands before the ReLU that the
+    assignment has before it: the maximum of what a ReLU leaves is what the ReLU leaves of the
+    maximum, in value and gradient, and of a quarter as many pixels.
+
+    Args:
+        backend: a module with the layers Conv, BatchNorm, ReLU, MaxPool, GlobalAvgPool and Linear.
+        n_channels: the channels of the images.
+        n_classes: outputs.
+        width: a factor of the channels of all convolutions.
+        norm, conv: constructors in place of BatchNorm and Conv.
+
+    Returns:
+        The layers, in order.
+
+    Raises:
+        UserError: an argument is not what its name says.
     """
     expect_integers("CNN", 1, n_channels=n_channels, n_classes=n_classes)
     expect_reals("CNN", POSITIVE, width=width)
@@ -60,9 +71,7 @@ RNN_RECURRENCES = ("loop", "fused")
 
 
 def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the vanilla RNN's params, by the names of the assignment's equations (1) and
-    (2).
-    """
+    """Return the shapes of the vanilla RNN's params by their names in equations (1) and (2)."""
     return {
         "W_hx": (num_hidden, input_dim),
         "W_hh": (num_hidden, num_hidden),
@@ -75,11 +84,21 @@ def rnn_shapes(input_dim: int, num_hidden: int, num_classes: int) -> dict[str, t
 def mlp_layers(
     backend, n_inputs: int, n_hidden: Sequence[int], n_classes: int, activation: str, dropout: float
 ) -> dict:
-    """The layers of a multi-layer perceptron by name: "fc1", "relu1", ("dropout1",) ... and a last
-    "fc".
+    """Return the layers of a multi-layer perceptron by name: "fc1", "relu1", ..., "fc2".
 
-    backend: what has the constructors Linear and Dropout and the table ACTIVATIONS: a module of
-    layers.
+    Args:
+        backend: a module with the layers Linear and Dropout and the table ACTIVATIONS.
+        n_inputs: features of an example.
+        n_hidden: units of each hidden layer.
+        n_classes: outputs.
+        activation: one of ACTIVATIONS.
+        dropout: the probability to drop a hidden unit; 0 for no such layers.
+
+    Returns:
+        The layers, in order.
+
+    Raises:
+        UserError: an argument is not what its name says.
     """
     if not isinstance(activation, str) or activation not in backend.ACTIVATIONS:
         raise UserError(

@@ -17,8 +17,8 @@ History = list[dict[str, float]]  # a row for each evaluation: "step", metrics
 class Init(Protocol):
     """Draw the params and buffers of a network from a key.
 
-    Where sizes are read from the inputs (lazily sized layers), it takes an example of them too,
-    `init(key, example)`, and has the attribute `takes_example`.
+    A network with lazily sized layers reads sizes from an example of its inputs: its `init` is
+    `init(key, example)` and has the attribute `takes_example`.
     """
 
     def __call__(self, key: Array, /) -> tuple[Params, Buffers]: ...
@@ -33,15 +33,15 @@ class Apply(Protocol):
 
 
 class Model(NamedTuple):
-    """A network or a layer: two pure functions, and what a table says about it.
+    """A network or a layer: two pure functions, and its description in tables.
 
     Args:
         init: `init(key) -> (params, buffers)`.
         apply: `apply(params, buffers, x, *, train=False, key=None) -> (logits, buffers)`.
         uses_key: False if `apply` never draws from its key; then no key is derived for it.
         kind: its name in a table, such as "Linear".
-        layers: the layers it applies in sequence, by name. Their params are named "layer.param".
-            Only describes; no computation depends on it. A wrapper that replaces `apply` clears it.
+        layers: the layers it applies in sequence, by name. Their params are named "layer.param". No
+            computation depends on it; a wrapper that replaces `apply` clears it.
     """
 
     init: Init
@@ -60,8 +60,9 @@ class InitState(Protocol):
 class Update(Protocol):
     """Return the updates to add to the params, sign included, and the next state.
 
-    value: the loss at `params`. value_and_grad_fn: `f(params) -> (loss, grads)` on the same batch.
-    An optimizer that needs neither may leave them out of its signature.
+    `value` is the loss at `params`; `value_and_grad_fn(params) -> (loss, grads)` evaluates it at
+    other params on the same batch. An optimizer that needs neither may leave them out of its
+    signature.
     """
 
     def __call__(
@@ -90,7 +91,15 @@ class Optimizer(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a training step reads and returns."""
+    """Everything that a training step reads and returns.
+
+    Args:
+        params: the arrays that are trained, by name.
+        buffers: the arrays that are not, such as running statistics.
+        opt_state: the state of the optimizer.
+        key: the key that all steps derive theirs from.
+        step: the number of steps taken, a scalar int64 array.
+    """
 
     params: Params
     buffers: Buffers
@@ -100,9 +109,9 @@ class TrainState(NamedTuple):
 
 
 class GradFn(Protocol):
-    """Return the gradient of the loss, with the next buffers and the metrics ("loss" is one).
+    """Return the gradient of the loss, the next buffers and the metrics, of which "loss" is one.
 
-    All that the training loop knows of a network or of autograd.
+    This is all that the training loop knows of a network or of autograd.
     """
 
     def __call__(
@@ -129,10 +138,10 @@ class Schedule(Protocol):
 
 
 class UserError(ValueError):
-    """Wrong input, told in one line that names the flag, file, argument or leaf.
+    """Wrong input, explained in one line that names the flag, file, argument or leaf.
 
-    Scripts print the message and exit with code 2. Characters that cannot be printed, as they may
-    come from a file, are escaped.
+    Scripts print the message and exit with code 2. Characters that cannot be printed (a file may
+    hold some) are escaped.
     """
 
     def __init__(self, message: str):

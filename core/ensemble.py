@@ -18,7 +18,25 @@ from purenets.core.data.checks import input_leaves
 
 
 def stack_states(states: Sequence[TrainState]) -> TrainState:
-    """Return states of the same shapes and the same step as one, with a first axis of members."""
+    """Return several states as one, whose arrays have a new first axis of members.
+
+    Args:
+        states: a list of states, at least one, with the same shapes and the same step.
+
+    Returns:
+        A `TrainState`. Its leaves are (members, ...), its key (members, 2), its step a scalar.
+
+    Raises:
+        UserError: there are no states, or they differ in step or shapes; the leaf is named.
+
+    Example:
+        >>> from purenets import init_state, optim, random
+        >>> from purenets.numpy_nets import MLP, stack_states
+        >>> model, optimizer = MLP(2, [3], 2), optim.sgd(0.1)
+        >>> states = [init_state(model, optimizer, random.key(seed)) for seed in range(5)]
+        >>> stack_states(states).params["fc1.weight"].shape
+        (5, 3, 2)
+    """
     if not isinstance(states, list | tuple) or not states:
         raise UserError("stack_states: no states, needs a list of one or more")
     expect_states("stack_states", **{f"states[{i}]": state for i, state in enumerate(states)})
@@ -34,7 +52,25 @@ def stack_states(states: Sequence[TrainState]) -> TrainState:
 
 
 def unstack_states(state: TrainState) -> list[TrainState]:
-    """Return the members of a stacked state: the inverse of `stack_states`."""
+    """Return the members of a stacked state: the inverse of `stack_states`.
+
+    Args:
+        state: a stacked state, as `stack_states` or the step of an ensemble returns it.
+
+    Returns:
+        A list of states, each as if it had been trained alone.
+
+    Raises:
+        UserError: `state` is that of a single network, or its leaves differ in members.
+
+    Example:
+        >>> from purenets import init_state, optim, random
+        >>> from purenets.numpy_nets import MLP, stack_states, unstack_states
+        >>> state = init_state(MLP(2, [3], 2), optim.sgd(0.1), random.key(0))
+        >>> members = unstack_states(stack_states([state, state]))
+        >>> len(members), members[1].params["fc1.weight"].shape
+        (2, (3, 2))
+    """
     n = count_members(state)
     params, buffers, opt_states = (_unstacked(part, n) for part in state[:3])
     return [
@@ -43,9 +79,31 @@ def unstack_states(state: TrainState) -> list[TrainState]:
 
 
 def ensemble(step: Step, *, same_batch: bool = False) -> Step:
-    """Return `step` for a stacked state and stacked batches; metrics come back as (members,).
+    """Return a step of all members of a stacked state, one after the other.
 
-    same_batch: all members see one batch, without an axis of members.
+    Args:
+        step: the step of one member, as `make_step` returns it.
+        same_batch: True if all members see the same batch. Otherwise the arrays of a batch have a
+            first axis of members.
+
+    Returns:
+        `step_all(state, batch) -> (state, metrics)`; each metric is (members,).
+
+    Raises:
+        UserError: an argument is not what its name says; from the step, the state is not stacked,
+            or the batch lacks the axis of members.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import init_state, make_step, optim, random
+        >>> from purenets.numpy_nets import MLP, ensemble, grad_fn, stack_states
+        >>> model, optimizer = MLP(2, [3], 2), optim.sgd(0.1)
+        >>> keys = random.split(random.key(0), 2)
+        >>> state = stack_states([init_state(model, optimizer, key) for key in keys])
+        >>> step_all = ensemble(make_step(grad_fn(model), optimizer), same_batch=True)
+        >>> state, metrics = step_all(state, (np.ones((4, 2), np.float32), np.array([0, 1, 1, 0])))
+        >>> state.params["fc1.weight"].shape, metrics["loss"].shape
+        ((2, 3, 2), (2,))
     """
     expect_functions("ensemble", step=step)
     expect_flags("ensemble", same_batch=same_batch)
@@ -64,7 +122,31 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
 
 
 def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
-    """Return `metrics(params, buffers, batch)` of all members: each metric as (members,)."""
+    """Return the metrics of all members of a stacked state.
+
+    Args:
+        metrics: the function for one member, as `metrics_fn(model)` returns it.
+        same_batch: True if all members see the same batch. Otherwise the arrays of a batch have a
+            first axis of members.
+
+    Returns:
+        `metrics_all(params, buffers, batch) -> dict`; each metric is (members,).
+
+    Raises:
+        UserError: an argument is not what its name says; from the function, the params are not
+            stacked, or the batch lacks the axis of members.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import init_state, optim, random
+        >>> from purenets.numpy_nets import MLP, ensemble_metrics, metrics_fn, stack_states
+        >>> model = MLP(2, [3], 2)
+        >>> states = [init_state(model, optim.sgd(0.1), random.key(seed)) for seed in (0, 1, 2)]
+        >>> params, buffers, *_ = stack_states(states)
+        >>> batch = np.ones((4, 2), np.float32), np.array([0, 1, 1, 0])
+        >>> ensemble_metrics(metrics_fn(model))(params, buffers, batch)["accuracy"].shape
+        (3,)
+    """
     expect_functions("ensemble_metrics", metrics=metrics)
     expect_flags("ensemble_metrics", same_batch=same_batch)
 

@@ -25,22 +25,47 @@ def accuracy(predictions: Array, targets: Array) -> Array:
 
     Args:
         predictions: (batch, classes, ...), scores of any scale for two or more classes.
-        targets: (batch, ...) class numbers, or (batch, classes, ...) one-hot or soft labels.
-            What is below 0, such as the -100 that torch's losses ignore, is not counted.
+        targets: (batch, ...) class numbers, or (batch, classes, ...) one-hot or soft labels. Class
+            numbers below 0, such as the -100 that torch's losses ignore, are not counted.
+
+    Returns:
+        A scalar, float32; NaN if no target counts.
 
     Raises:
-        UserError: where the shapes mean no classes: one score an example (`binary_accuracy`), or
-            numbers for targets (`r2`).
+        UserError: the shapes do not fit, or mean no classes: one score for each example
+            (`binary_accuracy`), or numbers as targets (`r2`).
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import accuracy
+        >>> scores = np.array([[2.0, 1.0], [0.0, 3.0], [0.5, 0.1], [0.3, 0.2]])
+        >>> accuracy(scores, np.array([0, 1, 1, -100]))  # two of three
+        np.float32(0.6666667)
     """
     classes = _classes("accuracy", predictions, targets)
     return _mean_of_counted(predictions.argmax(1) == classes, classes)
 
 
 def class_accuracy(predictions: Array, targets: Array) -> Array:
-    """Return `accuracy` for a loss of classes, which ignores no target: the part of a training
-    step.
+    """Return `accuracy` for a loss of classes, as a training step reports it.
 
-    There may be a single class, which is always right.
+    It is cheaper than `accuracy`: no target is ignored, since such a loss takes none below 0. A
+    single class is allowed; it is always right.
+
+    Args:
+        predictions, targets: the same as in `accuracy`.
+
+    Returns:
+        A scalar, float32.
+
+    Raises:
+        UserError: the shapes do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.metrics import class_accuracy
+        >>> class_accuracy(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0]))
+        np.float32(0.5)
     """
     classes = _classes("accuracy", predictions, targets, least=1)
     hits = predictions.argmax(1) == classes
@@ -50,10 +75,25 @@ def class_accuracy(predictions: Array, targets: Array) -> Array:
 
 
 def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
-    """Return the metric: the fraction of targets whose class is among the `k` largest scores.
+    """Return the metric "fraction of targets whose class is among the k largest scores".
 
-    Of equal scores the first class counts as the largest, so that k = 1 is `accuracy`. Predictions
-    and targets are as there.
+    Of equal scores the first class counts as the largest, so k = 1 is `accuracy`.
+
+    Args:
+        k: how many of the largest scores count as right.
+
+    Returns:
+        `metric(predictions, targets)`, with the arguments and the result of `accuracy`.
+
+    Raises:
+        UserError: `k` is not a positive integer; from the metric, there are fewer than `k` classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.metrics import top_k_accuracy
+        >>> scores = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+        >>> top_k_accuracy(2)(scores, np.array([1, 2]))
+        np.float32(0.5)
     """
     if type(k) is not int or k < 1:
         raise UserError(f"top_k_accuracy: k is {k!r}, needs a positive integer")
@@ -78,16 +118,33 @@ def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
 
 
 def expected_calibration_error(predictions: Array, targets: Array, n_bins: int = 15) -> Array:
-    """Return the mean distance of confidence and accuracy (Guo et al. 2017, equation 3).
+    """Return the mean distance between confidence and accuracy.
 
     The confidence is the largest softmax probability. Examples are binned by it into `n_bins`
-    intervals of equal width, (0, 1/n], ...; the distances of the bins' means are weighted by the
-    bins' counts.
+    intervals of equal width, (0, 1/n], ...; the result is the sum over bins of
+
+        |accuracy of the bin - mean confidence of the bin| * share of the examples in the bin
 
     Args:
         predictions: (batch, classes, ...) logits of two or more classes.
-        targets: as those of `accuracy`.
+        targets: the same as in `accuracy`.
         n_bins: the number of intervals.
+
+    Returns:
+        A scalar, float32.
+
+    Raises:
+        UserError: `n_bins` is not a positive integer, or the shapes do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.metrics import expected_calibration_error
+        >>> logits = np.log(np.array([[0.8, 0.2], [0.8, 0.2]]))  # right in one of two
+        >>> round(float(expected_calibration_error(logits, np.array([0, 1]))), 3)
+        0.3
+
+    Source:
+        Guo et al. 2017, arXiv 1706.04599, equation 3.
     """
     expect_integers("expected_calibration_error", 1, n_bins=n_bins)
     xp = namespace(predictions)
@@ -105,7 +162,26 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
 
 
 def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
-    """Return counts (classes, classes): row = true class, column = predicted class."""
+    """Return the counts of each pair of true and predicted class.
+
+    Args:
+        predicted: (n,) class numbers.
+        targets: (n,) class numbers.
+        n_classes: the number of classes.
+
+    Returns:
+        (classes, classes) int64; the row is the true class, the column the predicted one.
+
+    Raises:
+        UserError: an argument is not an array of integers, or the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.metrics import confusion
+        >>> confusion(predicted=np.array([0, 1, 1]), targets=np.array([0, 0, 1]), n_classes=2)
+        array([[1, 1],
+               [0, 1]])
+    """
     expect_arrays("confusion", predicted=predicted, targets=targets)
     expect_integers("confusion", 1, n_classes=n_classes)
     for name, array in (("predicted", predicted), ("targets", targets)):
@@ -124,10 +200,22 @@ def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) 
     """Return the fraction of scores on the right side of `threshold`.
 
     Args:
-        predictions: (batch,), (batch, 1) or (batch, labels) scores.
-        targets: the same shape; (batch,) and (batch, 1) go together. Over 0.5 is yes, so 0 and 1,
-            False and True, and -1 and 1 are all understood.
-        threshold: above it a score means yes; 0 of a logit, 0.5 of a probability.
+        predictions: (batch,), (batch, 1) or (batch, labels) scores; NaN is never right.
+        targets: the same shape; (batch,) and (batch, 1) go together. More than 0.5 is yes, so 0 and
+            1, False and True, and -1 and 1 are all understood.
+        threshold: a larger score means yes; 0 for a logit, 0.5 for a probability.
+
+    Returns:
+        A scalar, float32.
+
+    Raises:
+        UserError: the shapes differ, or the threshold is not a number.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.metrics import binary_accuracy
+        >>> binary_accuracy(np.array([1.5, -0.5, 0.1, -2.0]), np.array([1, 0, 0, 0]))
+        np.float32(0.75)
     """
     xp = namespace(predictions)
     expect_numbers("binary_accuracy", ANY, threshold=threshold)
@@ -140,12 +228,28 @@ def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) 
 def r2(predictions: Array, targets: Array) -> Array:
     """Return the coefficient of determination: 1 - sum (y - f)^2 / sum (y - mean y)^2.
 
-    Of several outputs the mean of theirs, as scikit-learn's `r2_score`. Where all targets are equal
-    it is 1 for perfect predictions and 0 for others.
+    With several outputs, the mean over them. Where all targets are equal it is 1 for perfect
+    predictions and 0 for others.
 
     Args:
-        predictions: (batch,) or (batch, outputs) numbers, for two or more examples.
-        targets: the same shape; (batch,) and (batch, 1) go together.
+        predictions: (batch,) or (batch, outputs) numbers f, for two or more examples.
+        targets: numbers y of the same shape; (batch,) and (batch, 1) go together.
+
+    Returns:
+        A scalar, float32; 1 is perfect, 0 as good as predicting the mean.
+
+    Raises:
+        UserError: the shapes differ, or there is one example only.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.metrics import r2
+        >>> y = np.array([1.0, 2.0, 3.0])
+        >>> r2(y, y), r2(np.full(3, 2.0), y)
+        (np.float32(1.0), np.float32(0.0))
+
+    Source:
+        sklearn.metrics.r2_score.
     """
     xp = namespace(predictions)
     predictions, targets = _same_shape("r2", predictions, targets)

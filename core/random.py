@@ -32,12 +32,45 @@ from purenets.core.arguments import (
 from purenets.core.arrays import FULL, dtype_called, kind_of, namespace
 from purenets.core.base import Array, UserError
 
+__all__ = [
+    "bernoulli",
+    "bits",
+    "check_key",
+    "fold_in",
+    "key",
+    "normal",
+    "permutation",
+    "randint",
+    "split",
+    "truncated_normal",
+    "uniform",
+]
+
 MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
 DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a counter
 
 
 def key(seed: int) -> np.ndarray:
-    """The key (2,) of a seed, an integer from 0 to 2**64 - 1."""
+    """Return the key of a seed.
+
+    Args:
+        seed: an integer from 0 to 2**64 - 1.
+
+    Returns:
+        A NumPy key: int64 (2,), the low and the high 32 bits of the seed. `torch.as_tensor(key)` is
+        the same key in torch; it draws the same numbers, as tensors on its device.
+
+    Raises:
+        UserError: the seed is not such an integer.
+
+    Example:
+        >>> from purenets import random
+        >>> random.key(7)
+        array([7, 0])
+
+    Source:
+        jax.random.key.
+    """
     try:
         seed = operator.index(seed)
     except TypeError:
@@ -48,7 +81,25 @@ def key(seed: int) -> np.ndarray:
 
 
 def check_key(key: Array) -> Array:
-    """Return the key; a UserError if it is none, as a seed would be."""
+    """Return a key unchanged, or raise a UserError if it is none.
+
+    Args:
+        key: what should be a key: int64 of shape (2,), (3,) or (4,).
+
+    Returns:
+        The key.
+
+    Raises:
+        UserError: it is not a key; a seed, for example, is an integer.
+
+    Example:
+        >>> from purenets import random
+        >>> random.check_key(random.key(7))
+        array([7, 0])
+        >>> random.check_key(7)
+        Traceback (most recent call last):
+        purenets.core.base.UserError: key: 7 is no key; random.key(seed) makes one
+    """
     shape = getattr(key, "shape", None)
     if shape is None:
         raise UserError(f"key: {key!r} is no key; random.key(seed) makes one")
@@ -59,7 +110,27 @@ def check_key(key: Array) -> Array:
 
 
 def split(key: Array, n: int = 2) -> Array:
-    """`n` new keys (n, 2), independent of each other and of what `key` draws."""
+    """Return n new keys, independent of each other and of what `key` itself draws.
+
+    Args:
+        key: a key that is used for nothing else from here on.
+        n: how many keys to make.
+
+    Returns:
+        (n, 2) int64; unpacking it gives the single keys.
+
+    Raises:
+        UserError: `n` is not an integer from 0 on, or `key` is not a key.
+
+    Example:
+        >>> from purenets import random
+        >>> params_key, data_key = random.split(random.key(0))
+        >>> random.split(random.key(0), 5).shape
+        (5, 2)
+
+    Source:
+        jax.random.split.
+    """
     if not isinstance(n, int | np.integer) or not 0 <= n < TOO_LARGE:
         raise UserError(f"split: {n!r} keys; needs an integer that is not negative")
     first, second, *_ = _hash(key, n, SPLIT)
@@ -67,8 +138,28 @@ def split(key: Array, n: int = 2) -> Array:
 
 
 def fold_in(key: Array, data: int | Array) -> Array:
-    """The key of `data`, an integer from 0 to 2**32 - 1: another key for every step, layer or
-    epoch.
+    """Return a new key for a number, such as that of a step, a layer or an epoch.
+
+    Up to two numbers are only written beside the key; the next draw hashes all at once.
+
+    Args:
+        key: the key that all of them are derived from.
+        data: an integer from 0 to 2**32 - 1, or such an integer array of one element.
+
+    Returns:
+        A key of shape (3,) or (4,), independent of `key` and of the keys of other numbers.
+
+    Raises:
+        UserError: `data` is not such an integer, or `key` is not a key.
+
+    Example:
+        >>> from purenets import random
+        >>> key = random.key(0)
+        >>> [int(random.randint(random.fold_in(key, step), (), 0, 1000)) for step in range(4)]
+        [111, 160, 388, 161]
+
+    Source:
+        jax.random.fold_in.
     """
     _expect_key(key)
     xp = namespace(key)
@@ -89,9 +180,29 @@ def fold_in(key: Array, data: int | Array) -> Array:
 
 
 def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> Array:
-    """Return uniform draws from [low, high): 24 random bits in float32, 53 in float64.
+    """Return uniform draws from [low, high).
 
-    In half precision the same numbers as in float32, rounded, but never up to `high`.
+    They have 24 random bits in float32 and 53 in float64. In half precision they are those of
+    float32, rounded, but never up to `high`.
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        shape: the shape of the result, a tuple of sizes; () is a scalar.
+        dtype: a floating-point dtype by name, such as "float32", "float64" or (in torch)
+            "bfloat16".
+        low, high: the bounds, numbers or arrays of one element.
+
+    Returns:
+        An array of the shape and dtype, of the library and on the device of the key.
+
+    Raises:
+        UserError: `key` is not a key, `shape` is not a tuple of sizes, `dtype` is unknown, or the
+            bounds are not finite, not in order or too large for the dtype.
+
+    Example:
+        >>> from purenets import random
+        >>> random.uniform(random.key(0), (3,), low=-1.0, high=1.0).round(3)
+        array([-0.202,  0.761,  0.471], dtype=float32)
     """
     xp, n = namespace(check_key(key)), _size("uniform", shape)
     dtype = dtype_called(dtype, key, "uniform")
@@ -112,16 +223,57 @@ def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> 
 
 
 def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
-    """Standard normal draws.
+    """Return draws from the standard normal distribution.
 
-    Any dtype gets the same numbers, rounded: 2**32 of them, up to |z| = 6.3.
+    Each is the inverse of the distribution function at one of 2**32 probabilities, so every dtype
+    gets the same numbers, rounded; the largest is 6.3 away from 0.
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        shape: the shape of the result, a tuple of sizes; () is a scalar.
+        dtype: a floating-point dtype by name, such as "float32", "float64" or (in torch)
+            "bfloat16".
+
+    Returns:
+        An array of the shape and dtype, of the library and on the device of the key.
+
+    Raises:
+        UserError: `key` is not a key, `shape` is not a tuple of sizes, or `dtype` is unknown.
+
+    Example:
+        >>> from purenets import random
+        >>> random.normal(random.key(0), (3,)).round(3)
+        array([-0.256,  1.178,  0.63 ], dtype=float32)
+        >>> random.normal(random.key(0), (3,), "float16")
+        array([-0.2559,  1.178 ,  0.6304], dtype=float16)
     """
     return _normal(bits(check_key(key), _size("normal", shape)), shape, dtype)
 
 
 def truncated_normal(key: Array, shape=(), low=-2.0, high=2.0, dtype: str = "float32") -> Array:
-    """Standard normal draws, given that they lie in [low, high] (numbers, at most 6 away from
-    zero).
+    """Return draws from the standard normal distribution, conditioned on [low, high].
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        shape: the shape of the result, a tuple of sizes; () is a scalar.
+        low, high: the bounds, numbers from -6 to 6.
+        dtype: a floating-point dtype by name, such as "float32".
+
+    Returns:
+        An array of the shape and dtype, of the library and on the device of the key.
+
+    Raises:
+        UserError: the bounds are not an interval within [-6, 6], `key` is not a key, `shape` is not
+            a tuple of sizes, or `dtype` is unknown.
+
+    Example:
+        >>> from purenets import random
+        >>> draws = random.truncated_normal(random.key(0), (1000,), low=-1.0, high=1.0)
+        >>> bool(abs(draws).max() <= 1.0)
+        True
+
+    Source:
+        jax.random.truncated_normal, with other bits.
     """
     expect_numbers("truncated_normal", FINITE, low=low, high=high)
     begin, end = (round(NormalDist().cdf(bound) * 2**32) for bound in (low, high))
@@ -133,7 +285,24 @@ def truncated_normal(key: Array, shape=(), low=-2.0, high=2.0, dtype: str = "flo
 
 
 def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
-    """True with probability `p`, a number or a scalar array; resolution 2**-32."""
+    """Return draws that are True with probability p.
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        p: the probability, a number or an array of one element; its resolution is 2**-32.
+        shape: the shape of the result, a tuple of sizes; () is a scalar.
+
+    Returns:
+        A boolean array of the shape, of the library and on the device of the key.
+
+    Raises:
+        UserError: `p` is not from 0 to 1, `key` is not a key, or `shape` is not a tuple of sizes.
+
+    Example:
+        >>> from purenets import random
+        >>> random.bernoulli(random.key(0), 0.5, (8,)).astype(int)
+        array([1, 0, 0, 1, 0, 0, 0, 1])
+    """
     xp = namespace(check_key(key))
     expect_numbers("bernoulli", FRACTION, p=p)
     words = bits(key, _size("bernoulli", shape))
@@ -142,8 +311,26 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
 
 
 def randint(key: Array, shape, low: int, high: int) -> Array:
-    """Integers from low to high - 1, uniform up to (high - low) / 2**32; high - low at most
-    2**31.
+    """Return uniform integers from low to high - 1.
+
+    Their probabilities differ by 2**-32 at most.
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        shape: the shape of the result, a tuple of sizes; () is a scalar.
+        low, high: integers, high - low from 1 to 2**31.
+
+    Returns:
+        An int64 array of the shape, of the library and on the device of the key.
+
+    Raises:
+        UserError: the bounds are not such integers, `key` is not a key, or `shape` is not a tuple
+            of sizes.
+
+    Example:
+        >>> from purenets import random
+        >>> random.randint(random.key(0), (5,), 1, 7)  # five dice
+        array([3, 6, 6, 3, 5])
     """
     for bound in (low, high):
         if not is_integer(bound):
@@ -155,29 +342,101 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
 
 
 def permutation(key: Array, n: int) -> Array:
-    """A permutation of 0 ... n - 1: the order of n draws of 64 bits."""
+    """Return a random order of 0, ..., n - 1.
+
+    It is the order that sorts n random numbers of 64 bits.
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        n: how many numbers to order.
+
+    Returns:
+        (n,) int64, of the library and on the device of the key.
+
+    Raises:
+        UserError: `n` is not an integer from 0 on, or `key` is not a key.
+
+    Example:
+        >>> from purenets import random
+        >>> random.permutation(random.key(0), 5)
+        array([3, 1, 2, 4, 0])
+    """
     expect_integers("permutation", 0, n=n)
     words = bits(key, 2 * n)
     return namespace(key).argsort((words[:n] << 32) | words[n:], stable=True)
 
 
 def bits(key: Array, n: int) -> Array:
-    """`n` random words (n,) of 32 bits, in int64."""
+    """Return n random words of 32 bits, which all other draws are made of.
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        n: how many words to draw.
+
+    Returns:
+        (n,) int64, each from 0 to 2**32 - 1, of the library and on the device of the key. A
+        larger `n` gives other words, not only more of them.
+
+    Raises:
+        UserError: `n` is not an integer from 0 on, or `key` is not a key.
+
+    Example:
+        >>> from purenets import random
+        >>> random.bits(random.key(0), 3)
+        array([1713891541, 3781805453, 3159862348])
+
+    Source:
+        Philox-4x32-10 of Salmon et al. 2011, doi 10.1145/2063384.2063405.
+    """
     if not isinstance(n, int | np.integer) or not 0 <= n < TOO_LARGE:
         raise UserError(f"bits: {n!r} words; needs an integer that is not negative")
     return namespace(key).concat(_hash(key, -(-n // 4), DRAW))[:n]
 
 
 def words(key: Array, start: int | Array, n: int) -> tuple[Array, Array, Array, Array]:
-    """Four arrays (n,) of random words: the i-th of all are what `bits` draws at 4 (start + i) and
-    after it. Any part of a long draw can so be made alone."""
+    """Return any part of a long draw of `bits`, by itself.
+
+    `bits(key, 4 * m)` is the concatenation of `words(key, 0, m)`.
+
+    Args:
+        key: a key, as `key`, `split` or `fold_in` makes it.
+        start: where the part begins, a number or an array of one element.
+        n: its length.
+
+    Returns:
+        Four arrays (n,): the elements `start` to `start + n - 1` of each of the four.
+
+    Raises:
+        UserError: `key` is not a key.
+
+    Example:
+        >>> from purenets import random
+        >>> whole, part = random.words(random.key(0), 0, 6), random.words(random.key(0), 4, 2)
+        >>> [bool((a[4:] == b).all()) for a, b in zip(whole, part)]
+        [True, True, True, True]
+    """
     return _hash(key, n, DRAW, start)
 
 
 def philox(counter, key):
-    """Philox-4x32-10: four words of the counter and two of the key to four random words.
+    """Return four random words for four words of the counter and two of the key (Philox-4x32-10).
 
-    Words are integers from 0 to 2**32 - 1 in int64 arrays of any shape but (), or Python integers.
+    Args:
+        counter: four words, integers from 0 to 2**32 - 1 as Python integers, or in int64 arrays of
+            at least one axis.
+        key: two such words.
+
+    Returns:
+        Four words, of the type and shape of the arguments.
+
+    Example:
+        >>> from purenets.core.random import philox
+        >>> [f"{word:08x}" for word in philox((0, 0, 0, 0), (0, 0))]
+        ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+
+    Source:
+        Salmon et al. 2011, doi 10.1145/2063384.2063405; the example is the test vector of
+        Random123.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key

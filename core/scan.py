@@ -26,7 +26,7 @@ def scan(
 ) -> tuple[Any, Any]:
     """Return (carry, ys) of `carry, y = f(carry, x)` for each x along the leading axis of `xs`.
 
-    The same as `jax.lax.scan`:
+    The result is that of this loop:
 
         carry, ys = init, []
         for x in xs:
@@ -34,9 +34,8 @@ def scan(
             ys.append(y)
         return carry, stack(ys)
 
-    Under `torch_nets.jit` the loop is compiled as a loop, in time that does not grow with its
-    length. It is differentiable and can be vmapped; there it is the plain loop, written out under
-    `jit`.
+    Under `torch_nets.jit` the loop is compiled as a loop, in a time that does not grow with its
+    length. It can be differentiated and vmapped; `jit` then writes the plain loop out.
 
     Args:
         f: a pure function `(carry, x) -> (carry, y)`. The carry keeps its structure, shapes and
@@ -44,21 +43,26 @@ def scan(
         init: the first carry, an array or nested dicts, tuples and lists of them.
         xs: arrays with a leading axis of `length`, nested in the same way; None if `f` takes no x.
         length: the number of iterations; needed where `xs` has no arrays.
-        reverse: go from the last x to the first. `ys` are in the order of `xs` all the same.
-        unroll: iterations in a row in the body of a compiled loop; no other result, slower to
-            compile.
+        reverse: go from the last x to the first. `ys` are in the order of `xs` nevertheless.
+        unroll: iterations in the body of a compiled loop. The result stays; compiling takes longer.
 
     Returns:
         The last carry, and the y of each iteration stacked along a new leading axis.
 
     Raises:
-        UserError: the lengths differ or none is given, or `f` returns another kind of carry.
+        UserError: the lengths differ or none is given, or `f` returns a carry of another structure,
+            shape or dtype.
 
     Example:
         >>> import numpy as np
-        >>> add = lambda sum, x: (sum + x, sum + x)
+        >>> from purenets import scan
+        >>> def add(total, x):
+        ...     return total + x, total + x
         >>> scan(add, np.array(0.0), np.array([1.0, 2.0, 3.0]))
         (np.float64(6.0), array([1., 3., 6.]))
+
+    Source:
+        jax.lax.scan, with the same arguments.
     """
     expect_functions("scan", f=f)
     expect_flags("scan", reverse=reverse)

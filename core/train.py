@@ -58,18 +58,36 @@ class PeerLost(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, heard between two steps; `save` has been called."""
+    """Ctrl-C or SIGTERM arrived; raised between two steps, after `save` was called."""
 
 
 def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = None) -> TrainState:
-    """Return the state before the first step, with params drawn by the model.
+    """Return the state before the first step, with params and buffers drawn by the model.
+
+    The key is split: one half draws the params, the other one stays in the state, where each step
+    derives its own key from it.
 
     Args:
-        key: made by `random.key(seed)`; NumPy or torch.
-        example: inputs of the model; only those with lazily sized layers need them.
+        model: a network, such as `MLP(...)`.
+        optimizer: its state for these params becomes a part of the training state.
+        key: made by `random.key(seed)`; a NumPy array or a tensor.
+        example: inputs of the model, (batch, ...); only lazily sized layers need them.
+
+    Returns:
+        A `TrainState` with `step` 0.
 
     Raises:
-        UserError: an argument is none of these, or the net is too large for the memory.
+        UserError: an argument is not what its name says, or the network is too large for the
+            memory.
+
+    Example:
+        >>> from purenets import init_state, optim, random
+        >>> from purenets.numpy_nets import MLP
+        >>> state = init_state(MLP(2, [20], 3), optim.adam(1e-3), random.key(0))
+        >>> {name: leaf.shape for name, leaf in state.params.items()}
+        {'fc1.weight': (20, 2), 'fc1.bias': (20,), 'fc2.weight': (3, 20), 'fc2.bias': (3,)}
+        >>> int(state.step)
+        0
     """
     expect_models("init_state", model=model)
     expect_optimizers("init_state", optimizer=optimizer)
@@ -79,13 +97,30 @@ def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = No
 
 
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:
-    """Return the state before the first step, with given params; key and step lie on their device.
+    """Return the state before the first step, with given params.
 
-    A torch.nn.Parameter is taken by its values. To differentiate a training by the params that it
-    begins with, give plain tensors.
+    Key and step are put on the device of the params. The values of a torch.nn.Parameter are taken
+    without its graph; to differentiate a training by the params that it begins with, give plain
+    tensors.
+
+    Args:
+        params: a flat dict of arrays by name, as `model.init` returns it.
+        buffers: arrays that are not trained, such as running statistics; {} if there are none.
+        optimizer: its state for these params becomes a part of the training state.
+        key: made by `random.key(seed)`; each step derives its own key from it.
+
+    Returns:
+        A `TrainState` with `step` 0.
 
     Raises:
-        UserError: if the params or buffers are no dict of arrays, or the key is none.
+        UserError: an argument is not what its name says; the message names it.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import optim, random, train_state
+        >>> state = train_state({"w": np.ones(2)}, {}, optim.adam(1e-3), random.key(0))
+        >>> state.params, int(state.step)
+        ({'w': array([1., 1.])}, 0)
     """
     for name, part in (("params", params), ("buffers", buffers)):
         if not isinstance(part, dict):
@@ -104,9 +139,35 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
 def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     """Return the pure function `step(state, batch) -> (state, metrics)` of one update.
 
-    An optimizer that takes `value` and `value_and_grad_fn` gets the loss of the step, and the
-    function that evaluates the loss and its gradient at other params on the same batch with the
-    same key.
+    The key of a step is `fold_in(state.key, state.step)`, so a step that is taken again gives the
+    same bits. An optimizer whose `update` takes `value` and `value_and_grad_fn` (a line search, for
+    example) gets the loss of the step, and the function that evaluates loss and gradient at other
+    params, on the same batch with the same key.
+
+    Args:
+        grad_fn: `grad_fn(params, buffers, batch, key) -> (grads, (buffers, metrics))`, where "loss"
+            is one of the metrics; `numpy_nets.grad_fn(model)` and `torch_nets.grad_fn(model)` make
+            one.
+        optimizer: turns the gradients into updates.
+
+    Returns:
+        The step. It changes none of its arguments.
+
+    Raises:
+        UserError: `grad_fn` is not a function, or `optimizer` is not an optimizer. The step raises
+            one for a state of another optimizer or of other params.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import make_step, optim, random, train_state
+        >>> def grad_fn(params, buffers, batch, key):  # of the loss (w - x)^2 / 2
+        ...     error = params["w"] - batch[0]
+        ...     return {"w": error}, (buffers, {"loss": (error**2).sum() / 2})
+        >>> optimizer = optim.sgd(0.5)
+        >>> state = train_state({"w": np.zeros(1)}, {}, optimizer, random.key(0))
+        >>> state, metrics = make_step(grad_fn, optimizer)(state, (4.0, None))
+        >>> state.params["w"], float(metrics["loss"])
+        (array([2.]), 8.0)
     """
     expect_functions("make_step", grad_fn=grad_fn)
     expect_optimizers("make_step", optimizer=optimizer)
@@ -154,27 +215,48 @@ def fit(
 ) -> tuple[TrainState, History]:
     """Train from `state.step` to `steps`; return the last state and a row for every `every` steps.
 
-    A row holds the step, the mean of the metrics of the steps since the row before (or since this
-    call began), and what `evaluate(state)` returns; the row of step 0 is only evaluated. Between
-    rows nothing waits for the device (`core/running_sums.py`).
+    A row holds the step, the mean of each metric over the steps since the row before (or since this
+    call began), and what `evaluate(state)` returns. The row of step 0 has an evaluation only.
+    Between rows nothing waits for the device (`core/running_sums.py`).
 
     Args:
-        step: as `make_step` returns it.
+        step: the function of one update, as `make_step` returns it.
         state: where to begin; a trained one is trained further.
-        batches: the function from the step, counted from 0, to its batch.
+        batches: the function from the step, counted from 0, to its batch, as `data.batches` returns
+            it.
         steps: where to end, counted from step 0.
-        every: steps between two rows; 0 for the last only.
+        every: steps between two rows; 0 for the last row only.
         evaluate: returns numbers by names that are neither "step" nor those of the step's metrics.
         save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM
-            before `Interrupted` is raised. Pass its three values back in to go on as if nothing had
-            happened.
-        history: the rows to go on with.
-        metric_sums: of the steps since the last row, as `save` got them.
-        label: what the progress bar says.
+            before `Interrupted` is raised. Pass its three values back in to continue as if nothing
+            had happened.
+        history: the rows to continue.
+        metric_sums: sums over the steps since the last row, as `save` got them.
+        label: the text of the progress bar.
+
+    Returns:
+        The state after `steps` steps, and the rows: a list of dicts of numbers.
 
     Raises:
-        Diverged: once a metric is not finite; the step is found by taking the last steps again.
-        UserError: for a history of later steps than the state, and for names that a row has twice.
+        Diverged: a metric of a row is not finite. The steps since the row before are taken again to
+            find the first one that is not.
+        Interrupted: Ctrl-C or SIGTERM arrived.
+        UserError: an argument is not what its name says, the history has rows of later steps than
+            the state, or `evaluate` returns a name that the row has already.
+
+    Example:
+        >>> from purenets import data, fit, init_state, make_step, optim, random
+        >>> from purenets.numpy_nets import MLP, grad_fn
+        >>> task = data.load("iris", random.key(0))
+        >>> model, optimizer = MLP(4, [8], 3), optim.adam(0.01)
+        >>> step = make_step(grad_fn(model), optimizer)
+        >>> state = init_state(model, optimizer, random.key(1))
+        >>> batches = data.batches(task.train, 16, random.key(2))
+        >>> state, history = fit(step, state, batches, steps=200, every=100)
+        >>> [row["step"] for row in history]
+        [100, 200]
+        >>> history[1]["loss"] < history[0]["loss"]
+        True
     """
     _expect_arguments(step, state, batches, evaluate, save, metric_sums)
     begin, names = int(state.step), None
@@ -289,13 +371,30 @@ def evaluate(
     """Return the metrics of a state on all of `data`, as numbers, in evaluation mode.
 
     Args:
-        metrics: as `metrics_fn` returns it; each a mean over the examples if `batch_size` is given.
-        data: inputs (an array, or a tuple or dict of them) and targets.
-        batch_size: examples at a time, 0 for all; metrics of the parts are averaged by size.
+        metrics: `metrics(params, buffers, batch) -> dict of scalars`, as `metrics_fn(model)`
+            returns it; each a mean over the examples if `batch_size` is given.
+        state: the params and buffers to evaluate.
+        data: inputs (n, ...), or a tuple or dict of them, and targets (n, ...).
+        batch_size: examples at a time, 0 for all at once. The metrics of the parts are averaged,
+            weighted by the number of their examples.
+
+    Returns:
+        Each metric by its name, a float.
 
     Raises:
-        UserError: for no examples, a `batch_size` that is no size, and a metric that is not the
-            mean of its values on parts (`r2`).
+        UserError: there are no examples, `batch_size` is not an integer from 0 on, or a metric,
+            such as `r2`, is not the mean of its values on parts.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import evaluate, optim, random, train_state
+        >>> def metrics(params, buffers, batch):
+        ...     x, y = batch
+        ...     return {"error": np.abs(params["w"] * x - y).mean()}
+        >>> state = train_state({"w": np.array([2.0])}, {}, optim.sgd(0.1), random.key(0))
+        >>> x = np.array([1.0, 2.0, 3.0])
+        >>> evaluate(metrics, state, (x, x), batch_size=2)  # means 1.5 of two examples, 3 of one
+        {'error': 2.0}
     """
     expect_functions("evaluate", metrics=metrics)
     expect_states("evaluate", state=state)

@@ -12,6 +12,22 @@ from purenets.core.arrays import FULL, dtype_called, kind_of, namespace, sqrt, w
 from purenets.core.base import Array, Params, UserError
 from purenets.core.vector_dict import from_vector, vector_of
 
+__all__ = [
+    "cast",
+    "flatten",
+    "leaves",
+    "map",
+    "norm",
+    "prefixed",
+    "ravel",
+    "select",
+    "size",
+    "stack",
+    "unflatten",
+    "unstack",
+    "zeros_like",
+]
+
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
 Layout = tuple[
     tuple[str, slice, tuple[int, ...]], ...
@@ -19,10 +35,26 @@ Layout = tuple[
 
 
 def map(f: Callable, tree: dict, *rest: dict) -> dict:
-    """`f` on every leaf of `tree`, and on the leaves of the same name in `rest`.
+    """Return a dict with `f` of every leaf.
 
-    >>> map(lambda a, b: a + b, {"w": 1, "b": {"c": 2}}, {"w": 10, "b": {"c": 20}})
-    {'w': 11, 'b': {'c': 22}}
+    Args:
+        f: a function of a leaf of `tree` and of the leaves of the same name in `rest`.
+        tree: a dict, nested or not.
+        rest: dicts with the same names.
+
+    Returns:
+        A new dict with the names and the nesting of `tree`.
+
+    Raises:
+        UserError: `f` is not a function, or the names of the leaves differ; the message lists them.
+
+    Example:
+        >>> from purenets import tree
+        >>> tree.map(lambda a, b: a + b, {"w": 1, "b": {"c": 2}}, {"w": 10, "b": {"c": 20}})
+        {'w': 11, 'b': {'c': 22}}
+
+    Source:
+        jax.tree.map.
     """
     if not callable(f):
         raise UserError(f"map: f is a {type(f).__name__}, needs a function of a leaf")
@@ -52,10 +84,25 @@ def _items(function: str, tree: dict):
 
 
 def map_to_several(f: Callable, n: int, tree: dict, *rest: dict) -> tuple[dict, ...]:
-    """`map` of a function that returns `n` values: a dict of each.
+    """Return `n` dicts, one for each value that `f` returns for a leaf.
 
-    >>> map_to_several(lambda a, b: (a + b, a * b), 2, {"w": 2}, {"w": 3})
-    ({'w': 5}, {'w': 6})
+    Args:
+        f: a function of a leaf of `tree` and of those of the same name in `rest`; it returns `n`
+            values.
+        n: how many.
+        tree: a flat dict.
+        rest: dicts with the same names.
+
+    Returns:
+        `n` new dicts with the names of `tree`.
+
+    Raises:
+        UserError: the names of the leaves differ; the message lists them.
+
+    Example:
+        >>> from purenets.core.tree import map_to_several
+        >>> map_to_several(lambda a, b: (a + b, a * b), 2, {"w": 2}, {"w": 3})
+        ({'w': 5}, {'w': 6})
     """
     for other in rest:
         check_names(other, tree)
@@ -67,7 +114,7 @@ def map_to_several(f: Callable, n: int, tree: dict, *rest: dict) -> tuple[dict, 
 
 
 def check_names(tree: dict, like: dict) -> None:
-    """Raise a UserError that names the leaves that `tree` lacks or has beyond those of `like`."""
+    """Raise a UserError that names the leaves that `tree` lacks, and those that `like` has not."""
     if type(tree) is dict and tree.keys() == like.keys():
         return
     if not isinstance(tree, dict):
@@ -85,14 +132,12 @@ def check_names(tree: dict, like: dict) -> None:
 
 
 def check_like(tree: dict, like: dict) -> None:
-    """Raise a UserError that names the first leaf whose name, shape or dtype differs from that in
-    `like`.
-    """
+    """Raise a UserError naming the first leaf whose name, shape or dtype differs from `like`."""
     check_flat(flatten(tree), flatten(like))
 
 
 def check_flat(flat: dict, expected: dict) -> None:
-    """`check_like` of dicts that `flatten` made."""
+    """Do `check_like` for dicts that `flatten` made."""
     check_names(flat, expected)
     for name, leaf in expected.items():
         for what in ("shape", "dtype"):
@@ -108,17 +153,44 @@ def _text(shape_or_dtype) -> str:
 
 
 def leaves(tree: dict) -> list:
-    """All leaves, in the order of the dict."""
+    """Return all leaves as a list, in the order of the dict.
+
+    Args:
+        tree: a dict, nested or not; anything else is a single leaf.
+
+    Returns:
+        The leaves.
+
+    Example:
+        >>> from purenets import tree
+        >>> tree.leaves({"adam": {"count": 3, "mu": 0.5}, "step": 7})
+        [3, 0.5, 7]
+
+    Source:
+        jax.tree.leaves.
+    """
     if not isinstance(tree, dict):
         return [tree]
     return [leaf for inner in tree.values() for leaf in leaves(inner)]
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
-    """A nested dict as a flat one; names are joined by "/".
+    """Return a nested dict as a flat one; the names along the way are joined by "/".
 
-    >>> flatten({"adam": {"count": 3}, "fc1.bias": 0})
-    {'adam/count': 3, 'fc1.bias': 0}
+    Args:
+        tree: a nested dict.
+        prefix: what all names begin with.
+
+    Returns:
+        A dict without dicts in it.
+
+    Raises:
+        UserError: a name is not a string, or holds "/"; or `tree` is not a dict.
+
+    Example:
+        >>> from purenets import tree
+        >>> tree.flatten({"adam": {"count": 3}, "fc1.bias": 0})
+        {'adam/count': 3, 'fc1.bias': 0}
     """
     prefix, flat = _text_only("flatten", prefix), {}
     for name, leaf in _items("flatten", tree):
@@ -132,7 +204,24 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
 
 
 def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
-    """The inverse of `flatten`, with the nesting of `like`."""
+    """Return a flat dict with the nesting of another one: the inverse of `flatten`.
+
+    Args:
+        flat: a flat dict, as `flatten` returns it; names that `like` lacks are ignored.
+        like: the nested dict whose names and nesting to take.
+        prefix: what all names in `flat` begin with.
+
+    Returns:
+        A nested dict with the leaves of `flat`.
+
+    Raises:
+        UserError: a leaf is missing in `flat`, or an argument is not a dict.
+
+    Example:
+        >>> from purenets import tree
+        >>> tree.unflatten({"adam/count": 4, "step": 8}, like={"adam": {"count": 0}, "step": 0})
+        {'adam': {'count': 4}, 'step': 8}
+    """
     prefix = _text_only("unflatten", prefix)
     if not isinstance(flat, dict):
         raise UserError(f"unflatten: flat is a {type(flat).__name__}, needs a dict of arrays")
@@ -149,15 +238,46 @@ def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
 
 
 def select(tree: dict, prefix: str) -> dict:
-    """The entries below `prefix`, without it: `select({"fc1.bias": b, "fc2.bias": c}, "fc1.")` is
-    `{"bias": b}`."""
+    """Return the entries whose names begin with `prefix`, without it.
+
+    Args:
+        tree: a dict with strings as names, such as params.
+        prefix: the beginning of the names, such as "fc1.".
+
+    Returns:
+        A new dict, in the same order.
+
+    Raises:
+        UserError: `tree` is not a dict, or a name or the prefix is not a string.
+
+    Example:
+        >>> from purenets import tree
+        >>> tree.select({"fc1.weight": 1, "fc1.bias": 2, "fc2.bias": 3}, "fc1.")
+        {'weight': 1, 'bias': 2}
+    """
     n = len(_text_only("select", prefix))
     items = [(_text_only("select", name), leaf) for name, leaf in _items("select", tree)]
     return {name[n:]: leaf for name, leaf in items if name.startswith(prefix)}
 
 
 def prefixed(tree: dict, prefix: str) -> dict:
-    """The inverse of `select`: every name with `prefix` before it."""
+    """Return the entries with `prefix` before every name: the inverse of `select`.
+
+    Args:
+        tree: a dict with strings as names.
+        prefix: what the new names begin with.
+
+    Returns:
+        A new dict, in the same order.
+
+    Raises:
+        UserError: `tree` is not a dict, or a name or the prefix is not a string.
+
+    Example:
+        >>> from purenets import tree
+        >>> tree.prefixed({"weight": 1, "bias": 2}, "fc1.")
+        {'fc1.weight': 1, 'fc1.bias': 2}
+    """
     prefix = _text_only("prefixed", prefix)
     items = _items("prefixed", tree)
     return {prefix + _text_only("prefixed", name): leaf for name, leaf in items}
@@ -170,7 +290,23 @@ def _text_only(function: str, name: str) -> str:
 
 
 def zeros_like(tree: dict) -> dict:
-    """A dict of zeros of the same shapes, dtypes and devices; on one vector if `tree` is."""
+    """Return a dict of zeros with the shapes, dtypes and devices of another one.
+
+    Args:
+        tree: a dict of arrays, nested or not. If its leaves lie on one vector, so do the zeros.
+
+    Returns:
+        A new dict with the same names.
+
+    Raises:
+        UserError: `tree` is not a dict, or a leaf is not an array of numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import tree
+        >>> tree.zeros_like({"w": np.ones(2, np.float32)})
+        {'w': array([0., 0.], dtype=float32)}
+    """
     vector = vector_of(tree)
     if vector is not None:
         return from_vector(tree.layout, namespace(vector).zeros_like(vector))
@@ -178,7 +314,26 @@ def zeros_like(tree: dict) -> dict:
 
 
 def cast(tree: dict, dtype: str) -> dict:
-    """Floating-point leaves as `dtype` ("float32", "float64", "bfloat16", ...); others stay."""
+    """Return a dict whose floating-point leaves have another dtype.
+
+    Args:
+        tree: a dict of arrays, nested or not. Integer, boolean and complex leaves stay.
+        dtype: "float16", "float32" or "float64", in torch also "bfloat16"; or such a dtype itself.
+
+    Returns:
+        A new dict with the same names. Leaves of the dtype already are not copied.
+
+    Raises:
+        UserError: `dtype` is not a floating-point dtype of the library of a leaf, or a leaf is not
+            an array of numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import tree
+        >>> state = {"w": np.ones(1), "count": np.array(3)}
+        >>> {name: str(leaf.dtype) for name, leaf in tree.cast(state, "float16").items()}
+        {'w': 'float16', 'count': 'int64'}
+    """
 
     def one(leaf):
         if kind_of(_array("cast", leaf)) != "f":
@@ -189,24 +344,48 @@ def cast(tree: dict, dtype: str) -> dict:
 
 
 def size(tree: dict) -> int:
-    """The number of elements in all leaves together.
+    """Return the number of elements in all leaves together.
 
-    >>> import numpy as np
-    >>> size({"weight": np.zeros((20, 2)), "bias": np.zeros(20)})
-    60
+    Args:
+        tree: a dict of arrays, nested or not.
+
+    Returns:
+        An int. For params it is the number of parameters of the network.
+
+    Raises:
+        UserError: a leaf is not an array of numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import tree
+        >>> tree.size({"weight": np.zeros((20, 2)), "bias": np.zeros(20)})
+        60
     """
     return sum(math.prod(_array("size", leaf).shape) for leaf in leaves(tree))
 
 
 def norm(tree: dict) -> Array:
-    """Return the Euclidean norm of all leaves together, a scalar array.
+    """Return the Euclidean norm of all leaves together: sqrt(sum |z|^2).
 
-    Of half-precision leaves in float32, of complex ones the root of the sum of |z|^2. Where all
-    elements are 0 its derivative is 0.
+    Half-precision leaves are summed in float32. Where all elements are 0 the derivative is 0.
 
-    >>> import numpy as np
-    >>> float(norm({"a": np.array([300.0], "float16"), "b": np.array([400j])}))
-    500.0
+    Args:
+        tree: a dict of arrays, real or complex, nested or not.
+
+    Returns:
+        A scalar array.
+
+    Raises:
+        UserError: there is no leaf, or one is not an array of numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import tree
+        >>> float(tree.norm({"a": np.array([300.0], "float16"), "b": np.array([400j])}))
+        500.0
+
+    Source:
+        optax.global_norm.
     """
     squares = [_sum_of_squares(_array("norm", leaf)) for leaf in leaves(tree)]
     if not squares:
@@ -234,7 +413,7 @@ def _sum_of_squares(leaf: Array) -> Array:
 
 
 def flat_layout(flat: Params) -> Layout:
-    """Where each leaf of a flat dict lies in the vector of all."""
+    """Return where each leaf of a flat dict lies in the vector of all."""
     places, begin = [], 0
     for name, leaf in flat.items():
         end = begin + math.prod(leaf.shape)
@@ -244,13 +423,37 @@ def flat_layout(flat: Params) -> Layout:
 
 
 def views_at(places: Layout) -> Callable[[Array], Params]:
-    """The leaves of a vector, as views: no data is copied."""
+    """Return the function from a vector to its leaves, as views: no data is copied."""
     return lambda vector: {name: vector[place].reshape(shape) for name, place, shape in places}
 
 
 def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
-    """All leaves as one vector (n,), and the function that makes the dict of a vector again: its
-    leaves are views, so no data is copied."""
+    """Return all leaves as one vector, and the function from such a vector to the dict.
+
+    Args:
+        tree: a dict of arrays, nested or not, all of one library.
+
+    Returns:
+        The vector (n,), a copy of the leaves in the order of the dict; and `unravel(vector) ->
+        dict`, whose leaves are views of the vector.
+
+    Raises:
+        UserError: there is no leaf, or one is not an array of numbers; from `unravel`, the vector
+            has another length.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import tree
+        >>> vector, unravel = tree.ravel({"w": np.ones((2, 2)), "b": np.zeros(1)})
+        >>> vector
+        array([1., 1., 1., 1., 0.])
+        >>> unravel(2 * vector)["w"]
+        array([[2., 2.],
+               [2., 2.]])
+
+    Source:
+        jax.flatten_util.ravel_pytree.
+    """
     flat = {name: _array("ravel", leaf) for name, leaf in flatten(tree).items()}
     if not flat:
         raise UserError("ravel: a dict without leaves has no vector")
@@ -268,14 +471,47 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
 
 
 def stack(trees: Sequence[dict]) -> dict:
-    """Dicts of the same names and shapes as one dict with a new first axis."""
+    """Return several dicts as one, whose leaves have a new first axis.
+
+    Args:
+        trees: a list of dicts with the same names and shapes.
+
+    Returns:
+        A dict; each leaf (len(trees), ...).
+
+    Raises:
+        UserError: the list is empty, or the names of the leaves differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import tree
+        >>> tree.stack([{"w": np.zeros(2)}, {"w": np.ones(2)}])
+        {'w': array([[0., 0.],
+               [1., 1.]])}
+    """
     if not isinstance(trees, list | tuple) or not trees:
         raise UserError("stack: needs a list of one dict or more")
     return map(lambda *each: namespace(each[0]).stack(each), trees[0], *trees[1:])
 
 
 def unstack(tree: dict) -> list[dict]:
-    """The inverse of `stack`: one dict of views for each index of the first axis."""
+    """Return the dicts that `stack` put together.
+
+    Args:
+        tree: a dict whose leaves all have a first axis of the same length.
+
+    Returns:
+        A list of dicts, one for each index of that axis; their leaves are views.
+
+    Raises:
+        UserError: there is no leaf, or their first axes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import tree
+        >>> tree.unstack({"w": np.array([[0.0, 0.0], [1.0, 1.0]])})
+        [{'w': array([0., 0.])}, {'w': array([1., 1.])}]
+    """
     lengths = {leaf.shape[:1] for leaf in (_array("unstack", leaf) for leaf in leaves(tree))}
     if len(lengths) != 1 or () in lengths:
         raise UserError("unstack: needs leaves with a first axis of one length")

@@ -13,9 +13,7 @@ from purenets.numpy_nets.modules import Module, params_backward
 
 
 class NumpyModel(NamedTuple):
-    """A `Model` with its forward and backward passes: the fields of `Model` and of `Module`
-    together.
-    """
+    """A `Model` with its passes by hand: the fields of `Model` and of `modules.Module` together."""
 
     init: Init
     apply: Apply
@@ -28,7 +26,21 @@ class NumpyModel(NamedTuple):
 
 
 def model_from_module(module: Module) -> NumpyModel:
-    """Return a module whose output is logits as a model."""
+    """Return a module whose output is logits as a model.
+
+    Args:
+        module: one of `modules`, such as `serial(fc1=Linear(2, 3))`.
+
+    Returns:
+        A `NumpyModel` with the passes of the module.
+
+    Example:
+        >>> from purenets.numpy_nets.grad import model_from_module
+        >>> from purenets.numpy_nets.modules import Linear, ReLU, serial
+        >>> model = model_from_module(serial(fc1=Linear(2, 8), relu=ReLU(), fc2=Linear(8, 3)))
+        >>> list(model.layers)
+        ['fc1', 'relu', 'fc2']
+    """
 
     def apply(params, buffers, x, *, train=False, key=None):
         if not isinstance(x, np.ndarray):
@@ -41,9 +53,30 @@ def model_from_module(module: Module) -> NumpyModel:
 
 
 def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
-    """The gradient of the loss: forward, loss, and back by hand.
+    """Return the gradient of a loss by the params: forward, loss, and backward by hand.
 
-    loss: one of `numpy_nets.losses`. The accuracy is measured beside it where it means one.
+    Args:
+        model: one of `numpy_nets`, with `forward` and `backward`.
+        loss: one of `numpy_nets.losses`.
+
+    Returns:
+        `grad(params, buffers, batch, key) -> (grads, (buffers, metrics))`. The metrics are the
+        "loss" and, where the loss means one, the "accuracy".
+
+    Raises:
+        UserError: `model` has no such passes or `loss` is not one of them; from `grad`, the params
+            or the batch do not fit the model.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets import MLP, grad_fn
+        >>> model = MLP(2, [3], 2)
+        >>> params, buffers = model.init(random.key(0))
+        >>> batch = np.ones((4, 2), np.float32), np.array([0, 1, 1, 0])
+        >>> grads, (buffers, metrics) = grad_fn(model)(params, buffers, batch, None)
+        >>> grads["fc1.weight"].shape, sorted(metrics)
+        ((3, 2), ['accuracy', 'loss'])
     """
     expect_models("grad_fn", ("forward", "backward"), model=model)
     expect_losses("grad_fn", loss=loss)
@@ -70,7 +103,30 @@ def _metrics(loss: Loss, value: np.ndarray, logits: np.ndarray, cache: tuple) ->
 def metrics_fn(
     model: NumpyModel, loss: Loss = cross_entropy
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """Loss and accuracy of a batch in evaluation mode; `loss` as in `grad_fn`."""
+    """Return the function of loss and accuracy of a batch, in evaluation mode.
+
+    Args:
+        model: one of `numpy_nets`.
+        loss: one of `numpy_nets.losses`.
+
+    Returns:
+        `metrics(params, buffers, batch) -> {"loss": ..., "accuracy": ...}`; the accuracy where the
+        loss means one. `purenets.evaluate` takes it.
+
+    Raises:
+        UserError: `model` has no `apply` or `loss` is not one of them; from `metrics`, the params
+            or the batch do not fit the model.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets import MLP, losses, metrics_fn
+        >>> model = MLP(2, [], 1)
+        >>> params, buffers = model.init(random.key(0))
+        >>> batch = np.zeros((4, 2), np.float32), np.full((4, 1), 2.0, np.float32)
+        >>> metrics_fn(model, losses.mse)(params, buffers, batch)  # the output is 0 for inputs 0
+        {'loss': np.float32(4.0)}
+    """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_losses("metrics_fn", loss=loss)
 

@@ -24,25 +24,28 @@ __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
 
 
 def padded(x, padding, value=0.0):
-    """x with `padding` more pixels of `value` on each side: (B, C, H, W) -> (B, C, H + 2p,
-    W + 2p).
+    """Return images with `padding` more pixels of `value` on each side.
+
+    (B, C, H, W) -> (B, C, H + 2 padding, W + 2 padding).
     """
     width = ((0, 0), (0, 0), (padding, padding), (padding, padding))
     return np.pad(x, width, constant_values=value)
 
 
 def windows(x, size, stride):
-    """All windows of padded images, a view: (B, C, H, W) -> (B, C, H', W', size, size)."""
+    """Return all windows of padded images, as a view.
+
+    (B, C, H, W) -> (B, C, H', W', size, size), with H' = (H - size) // stride + 1.
+    """
     view = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(2, 3))
     return view[:, :, ::stride, ::stride]
 
 
 def add_windows(parts, shape, size, stride, padding):
-    """The adjoint of `windows` after `padded`: each pixel gets the sum over the windows that it
-    lies in.
+    """Return the sum, at each pixel, over the windows that it lies in: the adjoint of `windows`.
 
-    parts: (B, C, H', W', size, size), or a function of the place (i, j) in the window to (B, C, H',
-    W'). shape: that of the images (B, C, H, W).
+    parts: (B, C, H', W', size, size), or a function of the place (i, j) in the window that returns
+    (B, C, H', W'). shape: that of the images before padding, (B, C, H, W), and of the result.
     """
     B, C, H, W = shape
     total = None
@@ -100,7 +103,7 @@ def conv_backward_params(dout, cache):
 
 
 def max_pool_forward(x, size, stride, padding=0):
-    """Return the largest value of each window, of equal ones the first, and a cache.
+    """Return the largest value of each window, and the cache with its place: the first of equals.
 
     (B, C, H, W) -> (B, C, H', W').
     """
@@ -112,7 +115,7 @@ def max_pool_forward(x, size, stride, padding=0):
 
 
 def max_pool_backward(dout, cache):
-    """The gradient goes to the pixel that was the largest."""
+    """Return dx: the gradient of each window goes to the pixel that was the largest."""
     place, shape, size, stride, padding = cache
     return add_windows(lambda i, j: dout * (place == i * size + j), shape, size, stride, padding)
 
@@ -121,7 +124,7 @@ def max_pool_backward(dout, cache):
 
 
 def global_avg_pool_forward(x):
-    """Return the mean over all pixels: (B, C, H, W) -> (B, C)."""
+    """Return the mean over all pixels, (B, C, H, W) -> (B, C), and the cache."""
     return reduce(x, "b c h w -> b c", "mean"), x.shape
 
 
@@ -173,8 +176,35 @@ def batch_norm_backward(dout, cache):
 
 
 def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int = 0) -> Module:
-    """(B, n_in, H, W) -> (B, n_out, H', W'). Weights and bias uniform within 1 / sqrt(n_in size^2),
-    as in PyTorch, and drawn as `purenets.torch_nets.layers.Conv` draws them."""
+    """Return a convolution: (B, n_in, H, W) -> (B, n_out, H', W').
+
+    H' = (H + 2 padding - size) // stride + 1, and W' in the same way. The params are "weight"
+    (n_out, n_in, size, size) and "bias" (n_out,), drawn uniformly within 1 / sqrt(n_in size^2), as
+    those of torch.nn.Conv2d.
+
+    Args:
+        n_in: channels of the input.
+        n_out: channels of the output.
+        size: height and width of the kernel.
+        stride: pixels from one window to the next.
+        padding: pixels of zeros on each side.
+
+    Returns:
+        A module with params.
+
+    Raises:
+        UserError: a size is not a positive integer, or `padding` is negative; from its passes, the
+            params or the input do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets.image_modules import Conv
+        >>> layer = Conv(3, 8, 3, padding=1)
+        >>> params, buffers = layer.init(random.key(0))
+        >>> layer.forward(params, buffers, np.zeros((2, 3, 32, 32), np.float32))[0].shape
+        (2, 8, 32, 32)
+    """
     expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
     expect_integers("Conv", 0, padding=padding)
     bound = 1 / math.sqrt(n_in * size * size)
@@ -219,19 +249,84 @@ def _fixed(kind, forward, backward, *arguments) -> Module:
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
-    """The largest value of each window; the padding never wins."""
+    """Return a pooling that keeps the largest value of each window: (B, C, H, W) -> (B, C, H', W').
+
+    H' = (H + 2 padding - size) // stride + 1, and W' in the same way. The padding is never the
+    largest.
+
+    Args:
+        size: height and width of a window.
+        stride: pixels from one window to the next.
+        padding: pixels on each side, half of `size` at most.
+
+    Returns:
+        A module without params.
+
+    Raises:
+        UserError: a size is not a positive integer, or the padding is too large.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets.image_modules import MaxPool
+        >>> x = np.arange(16.0).reshape(1, 1, 4, 4)
+        >>> MaxPool(2, stride=2).forward({}, {}, x)[0]
+        array([[[[ 5.,  7.],
+                 [13., 15.]]]])
+
+    Source:
+        torch.nn.MaxPool2d.
+    """
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
     return _fixed("MaxPool", max_pool_forward, max_pool_backward, size, stride, padding)
 
 
 def GlobalAvgPool() -> Module:
-    """(B, C, H, W) -> (B, C): the mean over all pixels."""
+    """Return the module of the mean over all pixels: (B, C, H, W) -> (B, C).
+
+    Returns:
+        A module without params.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets.image_modules import GlobalAvgPool
+        >>> GlobalAvgPool().forward({}, {}, np.arange(8.0).reshape(1, 2, 2, 2))[0]
+        array([[1.5, 5.5]])
+    """
     return _fixed("GlobalAvgPool", global_avg_pool_forward, global_avg_pool_backward)
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
-    """BatchNorm with running statistics in the buffers, as `torch_nets.layers.BatchNorm`."""
+    """Return a batch normalization over batch and pixels: (B, n, H, W) -> the same shape.
+
+    In training each channel is normalized by its own mean and variance, which move the running
+    statistics in the buffers; in evaluation by those. The params are "weight" and "bias", (n,).
+
+    Args:
+        n: channels.
+        momentum: how far the running statistics move towards those of a batch, from 0 to 1.
+        eps: added to the variance.
+
+    Returns:
+        A module with params and buffers.
+
+    Raises:
+        UserError: an argument is not a number of its range; from `forward` in training, a channel
+            has one value only.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets.image_modules import BatchNorm
+        >>> layer = BatchNorm(1)
+        >>> x = np.array([1.0, 3.0], np.float32).reshape(2, 1, 1, 1)
+        >>> out, buffers, cache = layer.forward(*layer.init(random.key(0)), x, train=True)
+        >>> out.ravel().round(3), buffers["running_mean"].round(3)  # 0.1 of the way from 0 to 2
+        (array([-1.,  1.], dtype=float32), array([0.2], dtype=float32))
+
+    Source:
+        Ioffe and Szegedy 2015, arXiv 1502.03167; torch.nn.BatchNorm2d.
+    """
     expect_sizes("BatchNorm", n=n)
     expect_numbers("BatchNorm", FRACTION, momentum=momentum)
     expect_numbers("BatchNorm", NOT_NEGATIVE, eps=eps)

@@ -26,7 +26,7 @@ class Loss(NamedTuple):
     Args:
         forward: `forward(outputs, targets) -> (value, cache)`.
         backward: `backward(dout, cache) -> gradient by the outputs`.
-        accuracy: `accuracy(outputs, cache)`; None where the loss means none.
+        accuracy: `accuracy(outputs, cache)`; None where an accuracy has no meaning.
     """
 
     forward: Callable
@@ -64,7 +64,7 @@ def binary_cross_entropy_forward(x, targets):
 
 
 def binary_cross_entropy_backward(dout, cache):
-    """dx = dout (s - t) / n with s = sigmoid(x)."""
+    """Return dx = dout (s - t) / n with s = sigmoid(x)."""
     x, t = cache
     return (sigmoid(x) - t) * (dout / x.dtype.type(x.size))
 
@@ -87,7 +87,7 @@ def mse_forward(y, targets):
 
 
 def mse_backward(dout, cache):
-    """dy = 2 dout (y - t) / n."""
+    """Return dy = 2 dout (y - t) / n."""
     r, _ = cache
     return r * (2 * dout / r.dtype.type(r.size))
 
@@ -105,13 +105,38 @@ def huber_forward(y, targets, delta):
 
 
 def huber_backward(dout, cache):
-    """dy = dout r / n, with r held within delta."""
+    """Return dy = dout r / n, with r held within delta."""
     r, _, delta = cache
     return np.clip(r, -delta, delta) * (dout / r.dtype.type(r.size))
 
 
 def huber(delta: float = 1.0) -> Loss:
-    """Return the Huber loss, quadratic up to `delta` and linear beyond (Huber 1964)."""
+    """Return the Huber loss: quadratic for small errors, linear for large ones.
+
+    The mean of r^2 / 2 where |r| < delta, else of delta (|r| - delta / 2), with r = output -
+    target.
+
+    Args:
+        delta: where the parabola becomes a straight line.
+
+    Returns:
+        A `Loss` of outputs and targets of the same shape.
+
+    Raises:
+        UserError: `delta` is not positive; from the loss, the shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets import losses
+        >>> value, cache = losses.huber(1.0).forward(np.array([0.5, 3.0]), np.zeros(2))
+        >>> float(value)  # the mean of 0.125 and 2.5
+        1.3125
+        >>> losses.huber(1.0).backward(1.0, cache)
+        array([0.25, 0.5 ])
+
+    Source:
+        Huber 1964, doi 10.1214/aoms/1177703732; torch.nn.HuberLoss.
+    """
     expect_numbers("huber", POSITIVE, delta=delta)
     return Loss(lambda y, targets: huber_forward(y, targets, delta), huber_backward)
 

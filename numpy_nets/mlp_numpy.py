@@ -15,11 +15,34 @@ def MLP(
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> NumpyModel:
-    """x: (batch, n_inputs) -> logits: (batch, n_classes), through hidden layers of `n_hidden` units
-    each.
+    """Return a multi-layer perceptron with the backward pass by hand.
 
-    No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs),
-    "fc1.bias", ...
+    Its params are "fc1.weight" (n_hidden[0], n_inputs), "fc1.bias" (n_hidden[0],), and so on for
+    "fc2", ... There is no softmax at the end: the loss has it.
+
+    Args:
+        n_inputs: features of an example.
+        n_hidden: the units of each hidden layer; [] for a linear classifier.
+        n_classes: outputs.
+        activation: "relu", "tanh" or "silu", after each hidden layer.
+        dropout: the probability to drop a hidden unit in training.
+
+    Returns:
+        A model from x: (batch, n_inputs) to logits: (batch, n_classes).
+
+    Raises:
+        UserError: a size is not a positive integer, `activation` is unknown, or `dropout` is not
+            from 0 to below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets import MLP
+        >>> model = MLP(2, [20], 3)
+        >>> params, buffers = model.init(random.key(0))
+        >>> logits, buffers = model.apply(params, buffers, np.zeros((5, 2), np.float32))
+        >>> logits.shape, params["fc1.weight"].shape
+        ((5, 3), (20, 2))
     """
     layers = mlp_layers(modules, n_inputs, n_hidden, n_classes, activation, dropout)
     return model_from_module(modules.serial(**layers))

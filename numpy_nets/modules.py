@@ -36,22 +36,26 @@ from purenets.core.serial import (
 
 
 def linear_forward(x, weight, bias):
-    """y = x W^T + b. x: (batch, in), weight: (out, in), bias: (out,) -> y: (batch, out)."""
+    """Return y = x W^T + b and the cache.
+
+    x: (batch, in), weight: (out, in), bias: (out,) -> y: (batch, out).
+    """
     y = x.dot(weight.T)
     y += bias
     return y, (x, weight)
 
 
 def linear_backward(dout, cache):
-    """dout: (batch, out) -> dx = dout W: (batch, in), dW = dout^T x: (out, in), db = sum of rows:
-    (out,).
+    """Return dx = dout W, dW = dout^T x and db = the sum of the rows of dout.
+
+    dout: (batch, out) -> dx: (batch, in), dW: (out, in), db: (out,).
     """
     _, weight = cache
     return dout.dot(weight), *linear_backward_params(dout, cache)
 
 
 def linear_backward_params(dout, cache):
-    """dW and db of `linear_backward`."""
+    """Return dW and db of `linear_backward`, for a first layer, whose dx nobody needs."""
     x, _ = cache
     return dout.T.dot(x), np.add.reduce(dout, axis=0)
 
@@ -60,41 +64,41 @@ def linear_backward_params(dout, cache):
 
 
 def relu_forward(x):
-    """y = max(0, x), any shape."""
+    """Return y = max(0, x), of any shape, and the cache."""
     y = np.maximum(x, 0)
     return y, y
 
 
 def relu_backward(dout, cache):
-    """dx = dout where y > 0, else 0 (also at x = 0, as in PyTorch)."""
+    """Return dx = dout where y > 0, else 0 (also at x = 0, as in PyTorch)."""
     return dout * np.sign(cache)  # y is not negative
 
 
 def tanh_forward(x):
-    """y = tanh(x), any shape."""
+    """Return y = tanh(x), of any shape, and the cache."""
     y = np.tanh(x)
     return y, y
 
 
 def tanh_backward(dout, cache):
-    """dx = dout (1 - y^2)."""
+    """Return dx = dout (1 - y^2)."""
     return dout * (1 - cache * cache)
 
 
 def silu_forward(x):
-    """y = x s with s = 1 / (1 + exp(-x)), any shape."""
+    """Return y = x s with s = 1 / (1 + exp(-x)), of any shape, and the cache."""
     s = sigmoid(x)
     return x * s, (x, s)
 
 
 def silu_backward(dout, cache):
-    """dx = dout (s + x s (1 - s))."""
+    """Return dx = dout (s + x s (1 - s))."""
     x, s = cache
     return dout * (s + x * s * (1 - s))
 
 
 def sigmoid(x):
-    """Return 1 / (1 + exp(-x)), by the exponential of what is not positive: it cannot overflow."""
+    """Return 1 / (1 + exp(-x)), computed from exp(-|x|), which cannot overflow."""
     e = np.exp(-np.abs(x))
     return np.where(x >= 0, 1, e) / (1 + e)
 
@@ -103,13 +107,16 @@ def sigmoid(x):
 
 
 def dropout_forward(x, key, rate):
-    """Each element is 0 with probability `rate`, else x / (1 - rate): the expectation stays x."""
+    """Return x with elements dropped with probability `rate`, and the cache.
+
+    The others are divided by 1 - rate, so that the expectation stays x.
+    """
     mask = random.bernoulli(key, 1 - rate, x.shape) / x.dtype.type(1 - rate)
     return x * mask, mask
 
 
 def dropout_backward(dout, cache):
-    """dx = dout times the same mask."""
+    """Return dx = dout times the same mask."""
     return dout * cache
 
 
@@ -117,8 +124,10 @@ def dropout_backward(dout, cache):
 
 
 def softmax_forward(x):
-    """p_k = exp(x_k) / sum_j exp(x_j), along the last axis; the largest x is subtracted first,
-    which changes nothing but keeps exp from overflowing."""
+    """Return p_k = exp(x_k) / sum_j exp(x_j) along the last axis, and the cache.
+
+    The largest x is subtracted first, which leaves p the same and keeps exp from overflowing.
+    """
     wide = widened(x)
     e = np.exp(wide - wide.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)
@@ -126,14 +135,17 @@ def softmax_forward(x):
 
 
 def softmax_backward(dout, cache):
-    """dx = p (dout - sum_j dout_j p_j): the Jacobian diag(p) - p p^T applied, never built."""
+    """Return dx = p (dout - sum_j dout_j p_j): the Jacobian diag(p) - p p^T, never built."""
     p = cache
     return p * (dout - (dout * p).sum(axis=-1, keepdims=True))
 
 
 def cross_entropy_forward(p, targets):
-    """The mean of -log p[target]. p: (batch, classes), each row a distribution; targets: (batch,)
-    int, or (batch, classes) labels t, one-hot or soft: then the mean of -sum_k t_k log p_k."""
+    """Return the mean of -log p[target] and the cache.
+
+    p: (batch, classes), each row a distribution. targets: (batch,) int, or (batch, classes) labels
+    t, one-hot or soft; then it is the mean of -sum_k t_k log p_k.
+    """
     p = widened(p)
     targets = classes_or_labels(p, targets)
     if targets.ndim == 2:
@@ -144,7 +156,7 @@ def cross_entropy_forward(p, targets):
 
 
 def cross_entropy_backward(dout, cache):
-    """dp = -dout / (batch p) at the target, 0 elsewhere; for labels t: dp = -dout t / (batch p)."""
+    """Return dp = -dout / (batch p) at the target, else 0; for labels t, -dout t / (batch p)."""
     p, targets = cache
     if targets.ndim == 2:
         return -dout * targets / (len(targets) * np.where(targets == 0, 1, p))
@@ -155,11 +167,11 @@ def cross_entropy_backward(dout, cache):
 
 
 def softmax_cross_entropy_forward(logits, targets):
-    """Both at once: the mean of log sum_j exp(x_j) - x[target]; finite for any finite logits.
+    """Return the mean of log sum_j exp(x_j) - x[target] and the cache: softmax and loss in one.
 
-    targets: (batch,) int, or (batch, classes) labels, one-hot or soft. Of half-precision logits
-    the loss and the gradient are in float32. The cache has the places of the targets and of the
-    largest logits too, for the accuracy.
+    It is finite for all finite logits. targets: (batch,) int, or (batch, classes) labels, one-hot
+    or soft. For half-precision logits the loss and the gradient are in float32. The cache also
+    holds the places of the targets and of the largest logits, for the accuracy.
     """
     logits = widened(logits)
     targets = classes_or_labels(logits, targets)
@@ -179,7 +191,7 @@ def softmax_cross_entropy_forward(logits, targets):
 
 
 def softmax_cross_entropy_backward(dout, cache):
-    """dx = dout (p - onehot(target)) / batch."""
+    """Return dx = dout (p - onehot(target)) / batch."""
     p, targets, places, _ = cache
     if places is None:
         return _softmax_labels_backward(dout, p, targets)
@@ -204,12 +216,14 @@ def _softmax_labels_backward(dout, p, t):
 
 
 def classes_or_labels(logits, targets):
-    """Return the targets as class numbers (batch,) int64, or as labels (batch, classes) like the
-    logits.
+    """Return the targets as class numbers (batch,) int64, or as labels (batch, classes).
 
     Args:
         logits: (batch, classes).
         targets: class numbers (batch,), or one-hot or soft labels (batch, classes), of any dtype.
+
+    Returns:
+        The class numbers, or the labels in the dtype of the logits.
 
     Raises:
         UserError: the targets are neither, or a class number is none of the classes.
@@ -271,9 +285,32 @@ def params_backward(module) -> Callable:
 
 
 def Linear(n_in: int, n_out: int) -> Module:
-    """x: (batch, n_in) -> (batch, n_out).
+    """Return a linear layer, y = x W^T + b: (batch, n_in) -> (batch, n_out).
 
-    Small normal weights of deviation 1 / sqrt(n_in), zero bias.
+    The weights "weight" (n_out, n_in) begin as normal draws of standard deviation 1 / sqrt(n_in),
+    the bias "bias" (n_out,) as 0.
+
+    Args:
+        n_in: features of the input.
+        n_out: features of the output.
+
+    Returns:
+        A module with params.
+
+    Raises:
+        UserError: a size is not a positive integer; from its passes, the params or the input do not
+            fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets.modules import Linear
+        >>> layer = Linear(3, 2)
+        >>> params, buffers = layer.init(random.key(0))
+        >>> out, buffers, cache = layer.forward(params, buffers, np.ones((4, 3), np.float32))
+        >>> dx, grads = layer.backward(out, cache)
+        >>> out.shape, dx.shape, grads["weight"].shape
+        ((4, 2), (4, 3), (2, 3))
     """
     expect_sizes("Linear", n_in=n_in, n_out=n_out)
 
@@ -314,17 +351,53 @@ def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Mo
 
 
 def ReLU() -> Module:
-    """max(0, x)."""
+    """Return the module y = max(0, x), of any shape.
+
+    Returns:
+        A module without params.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets.modules import ReLU
+        >>> out, buffers, cache = ReLU().forward({}, {}, np.array([[-1.0, 2.0]]))
+        >>> ReLU().backward(np.ones((1, 2)), cache)
+        (array([[0., 1.]]), {})
+    """
     return _without_params(relu_forward, relu_backward, "ReLU")
 
 
 def Tanh() -> Module:
-    """tanh(x)."""
+    """Return the module y = tanh(x), of any shape.
+
+    Returns:
+        A module without params.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets.modules import Tanh
+        >>> out, buffers, cache = Tanh().forward({}, {}, np.array([0.0, 1.0]))
+        >>> out.round(3)
+        array([0.   , 0.762])
+    """
     return _without_params(tanh_forward, tanh_backward, "Tanh")
 
 
 def SiLU() -> Module:
-    """x sigmoid(x)."""
+    """Return the module y = x sigmoid(x), of any shape.
+
+    Returns:
+        A module without params.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets.modules import SiLU
+        >>> out, buffers, cache = SiLU().forward({}, {}, np.array([0.0, 1.0]))
+        >>> out.round(3)
+        array([0.   , 0.731])
+
+    Source:
+        Elfwing et al. 2018, arXiv 1702.03118; torch.nn.SiLU.
+    """
     return _without_params(silu_forward, silu_backward, "SiLU")
 
 
@@ -332,12 +405,48 @@ ACTIVATIONS = {"relu": ReLU, "tanh": Tanh, "silu": SiLU}
 
 
 def SoftMax() -> Module:
-    """softmax along the last axis."""
+    """Return the module that makes probabilities of scores: softmax along the last axis.
+
+    Returns:
+        A module without params.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets.modules import SoftMax
+        >>> out, buffers, cache = SoftMax().forward({}, {}, np.log(np.array([[1.0, 3.0]])))
+        >>> out.round(3)
+        array([[0.25, 0.75]])
+    """
     return _without_params(softmax_forward, softmax_backward, "SoftMax")
 
 
 def Dropout(rate: float) -> Module:
-    """Zeros with probability `rate` when training; needs a key then."""
+    """Return a module that sets elements to 0 in training; it needs a key then.
+
+    What is left is divided by 1 - rate, so that the expectation stays. In evaluation nothing
+    changes.
+
+    Args:
+        rate: the probability to drop an element, from 0 to below 1.
+
+    Returns:
+        A module without params.
+
+    Raises:
+        UserError: `rate` is no such number; from `forward` in training, there is no key.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets.modules import Dropout
+        >>> x = np.ones(1000, np.float32)
+        >>> out, *_ = Dropout(0.5).forward({}, {}, x, train=True, key=random.key(0))
+        >>> sorted(set(out.tolist()))
+        [0.0, 2.0]
+
+    Source:
+        Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html.
+    """
     expect_reals("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
@@ -357,9 +466,31 @@ def Dropout(rate: float) -> Module:
 
 
 def serial(**modules: Module) -> Module:
-    """Modules in a row; the params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias".
+    """Return modules in sequence as one module.
 
-    Backward goes through them in the opposite order: the chain rule.
+    The params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias". `backward` goes through
+    the modules in the opposite order: the chain rule.
+
+    Args:
+        modules: the modules by name, in order.
+
+    Returns:
+        A module with the params and buffers of all.
+
+    Raises:
+        UserError: an argument is not a module; from `init` and the passes, the name of the leaf or
+            layer that is wrong.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import random
+        >>> from purenets.numpy_nets.modules import Linear, ReLU, serial
+        >>> net = serial(fc1=Linear(2, 8), relu=ReLU(), fc2=Linear(8, 3))
+        >>> params, buffers = net.init(random.key(0))
+        >>> list(params)
+        ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
+        >>> net.forward(params, buffers, np.zeros((5, 2), np.float32))[0].shape
+        (5, 3)
     """
 
     def backward(dout, caches):

@@ -22,9 +22,9 @@ from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_ba
 
 
 def rnn_forward(x, W_hx, W_hh, b_h):
-    """x: (batch, steps, inputs) -> the last h: (batch, hidden).
+    """Return the last hidden state of (1), and the cache of all states.
 
-    The cache holds h(0), ..., h(steps).
+    x: (batch, steps, inputs) -> h: (batch, hidden). The cache holds h(0), ..., h(steps).
     """
     h = np.zeros((x.shape[0], W_hh.shape[0]), dtype=W_hh.dtype)
     states = [h]
@@ -35,9 +35,10 @@ def rnn_forward(x, W_hx, W_hh, b_h):
 
 
 def rnn_backward(dh, cache):
-    """dh: (batch, hidden), dL/dh of the last step -> dx like x, dW_hx, dW_hh, db_h like the params.
+    """Return dx like x, and dW_hx, dW_hh and db_h like the params, by backpropagation through time.
 
-    Backpropagation through time: `da` is dL/da(t), where a(t) = W_hx x(t) + W_hh h(t-1) + b_h.
+    dh: (batch, hidden) is dL/dh of the last step; `da` is dL/da(t) with
+    a(t) = W_hx x(t) + W_hh h(t-1) + b_h.
     """
     x, states, W_hx, W_hh = cache
     dx, dW_hx, dW_hh = np.empty_like(x), np.zeros_like(widened(W_hx)), np.zeros_like(widened(W_hh))
@@ -53,11 +54,35 @@ def rnn_backward(dh, cache):
 
 
 def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: int) -> NumpyModel:
-    """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
+    """Return the vanilla RNN of the assignment, with backpropagation through time by hand.
 
-    input_length: T-1, on which the params do not depend. Params: W_hx (hidden, input), W_hh
-    (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and b_o (classes,), uniform within 1 /
-    sqrt(hidden) as nn.RNN's.
+    The params are W_hx (hidden, input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes,
+    hidden) and b_o (classes,), drawn uniformly within 1 / sqrt(hidden) as those of torch.nn.RNN.
+
+    Args:
+        input_length: T-1 digits of palindromes of length T; the params do not depend on it.
+        input_dim: 1 for digits as numbers, 10 for one-hot digits.
+        num_hidden: units of the hidden state.
+        num_classes: outputs.
+
+    Returns:
+        A model from x: (batch, T-1, input_dim) to logits: (batch, num_classes).
+
+    Raises:
+        UserError: a size is not a positive integer.
+
+    Example:
+        >>> from purenets import random
+        >>> from purenets.core.data.palindromes import palindromes
+        >>> from purenets.numpy_nets import VanillaRNN
+        >>> x, y = palindromes(random.key(0), batch=4, T=6)
+        >>> model = VanillaRNN(5, 1, 16, 10)
+        >>> params, buffers = model.init(random.key(1))
+        >>> model.apply(params, buffers, x)[0].shape
+        (4, 10)
+
+    Source:
+        Equations (1) and (2) of the assignment, Part III.
     """
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
     if not all(is_integer(n) and n > 0 for n in (input_length, *shapes["W_hx"], num_classes)):

@@ -257,7 +257,7 @@ def boundaries(pairs: dict[str, dict[str, Result]]) -> Figure:
     for column, (name, results) in zip(axes.T, pairs.items(), strict=True):
         for axis, (backend, result) in zip(column, results.items(), strict=True):
             accuracy = result.history[-1]["test_accuracy"]
-            title = f"{name}, {BACKENDS[backend]}: test {accuracy:.1%}"
+            title = f"{name}, {BACKENDS[backend]}\ntest {accuracy:.1%}"
             plots.boundary(axis, result.predict, result.task, title)
     return figure
 

@@ -30,7 +30,31 @@ TRIES = 40
 
 
 def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
-    """`grad_fn` on augmented inputs; it gets a key of its own."""
+    """Return a gradient function that sees augmented inputs, drawn anew for each batch.
+
+    Args:
+        grad_fn: the gradient function.
+        f: the augmentation, `f(key, x) -> x`.
+
+    Returns:
+        A gradient function. `f` and `grad_fn` get a key each.
+
+    Raises:
+        UserError: an argument is not a function.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets import CNN, grad_fn
+        >>> from purenets.torch_nets.augment import augmented, chain, crop, flip
+        >>> model = CNN(1, 10, width=0.05)
+        >>> grad = augmented(grad_fn(model), chain(flip, crop(2)))
+        >>> batch = torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+        >>> key = torch.as_tensor(random.key(1))
+        >>> grads, _ = grad(*model.init(random.key(0)), batch, key)
+        >>> grads["fc.bias"].shape
+        torch.Size([10])
+    """
     expect_functions("augmented", grad_fn=grad_fn, f=f)
 
     def wrapped(params, buffers, batch, key):
@@ -41,7 +65,28 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
 
 
 def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> GradFn:
-    """`grad_fn` on inputs that `f` maps, such as a normalization."""
+    """Return a gradient function that sees transformed inputs, such as normalized ones.
+
+    Args:
+        grad_fn: the gradient function.
+        f: the transform, `f(x) -> x`, which draws nothing.
+
+    Returns:
+        A gradient function.
+
+    Raises:
+        UserError: an argument is not a function.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import grad_fn, layers, losses
+        >>> from purenets.torch_nets.augment import with_input_transform
+        >>> grad = grad_fn(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> grad = with_input_transform(grad, lambda x: x / 255)
+        >>> batch = torch.tensor([[255.0]]), torch.tensor([[0.0]])
+        >>> grad({"weight": torch.tensor([[2.0]])}, {}, batch, None)[0]
+        {'weight': tensor([[4.]])}
+    """
     expect_functions("with_input_transform", grad_fn=grad_fn, f=f)
     return lambda params, buffers, batch, key: grad_fn(
         params, buffers, (f(batch[0]), batch[1]), key
@@ -49,7 +94,25 @@ def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> Grad
 
 
 def chain(*functions: Augmentation) -> Augmentation:
-    """One augmentation after the other."""
+    """Return the augmentation that applies several in sequence, each with a key of its own.
+
+    Args:
+        functions: augmentations, `f(key, x) -> x`.
+
+    Returns:
+        An augmentation.
+
+    Raises:
+        UserError: an argument is not a function.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import chain, crop, cutout, flip
+        >>> f = chain(flip, crop(4), cutout(8))
+        >>> f(torch.as_tensor(random.key(0)), torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 3, 32, 32])
+    """
     expect_functions("chain", **{f"functions[{i}]": f for i, f in enumerate(functions)})
 
     def f(key, x):
@@ -61,13 +124,55 @@ def chain(*functions: Augmentation) -> Augmentation:
 
 
 def flip(key: Tensor, x: Tensor) -> Tensor:
-    """Each image mirrored with probability 1/2."""
+    """Return images, each mirrored left to right with probability 1/2.
+
+    Args:
+        key: the source of the draws.
+        x: images (batch, C, H, W).
+
+    Returns:
+        Images of the same shape and dtype.
+
+    Raises:
+        UserError: `x` is not a tensor of four axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import flip
+        >>> x = torch.tensor([0.0, 1.0]).repeat(1000, 1, 1, 1)
+        >>> bool(400 < flip(torch.as_tensor(random.key(0)), x)[..., 0].sum() < 600)
+        True
+
+    Source:
+        torchvision.transforms.RandomHorizontalFlip.
+    """
     _expect_images("flip", x)
     return mirrored(x, random.bernoulli(key, 0.5, x.shape[:1]))
 
 
 def mirrored(x: Tensor, which: Tensor) -> Tensor:
-    """Return x with the images of `which` (batch,) bool mirrored."""
+    """Return images, the chosen ones mirrored left to right.
+
+    Args:
+        x: images (batch, C, H, W).
+        which: booleans (batch,), True for an image to mirror.
+
+    Returns:
+        Images of the same shape and dtype.
+
+    Raises:
+        UserError: `x` is not a tensor of four axes, or `which` is not a tensor of booleans
+            (batch,).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.augment import mirrored
+        >>> x = torch.tensor([0, 1]).view(1, 1, 1, 2).repeat(2, 1, 1, 1)
+        >>> mirrored(x, torch.tensor([True, False])).flatten(1)
+        tensor([[1, 0],
+                [0, 1]])
+    """
     _expect_images("mirrored", x)
     if not isinstance(which, Tensor) or which.dtype != torch.bool or which.shape != x.shape[:1]:
         raise UserError(f"mirrored: which: needs truth values ({x.shape[0]},), one an image")
@@ -75,8 +180,31 @@ def mirrored(x: Tensor, which: Tensor) -> Tensor:
 
 
 def augmented_batches(batches: Callable[[int], Batch], f: Augmentation, key) -> Callable:
-    """`batches` of augmented inputs, a function of the step alone: whoever asks for a batch sees
-    the same images, as `augmented` cannot show them to two gradient functions."""
+    """Return `batches` of augmented inputs, as a function of the step alone.
+
+    Whoever asks for a batch sees the same images. `augmented` cannot do that for two gradient
+    functions, which have different keys.
+
+    Args:
+        batches: the function from a step to its batch.
+        f: the augmentation, `f(key, x) -> x`.
+        key: the source of its draws.
+
+    Returns:
+        `batches(step)`.
+
+    Raises:
+        UserError: an argument is not a function, or `key` is not a key.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import augmented_batches, crop
+        >>> images = torch.arange(64.0).view(1, 1, 8, 8), torch.tensor([0])
+        >>> batches = augmented_batches(lambda step: images, crop(2), random.key(0))
+        >>> torch.equal(batches(3)[0], batches(3)[0])
+        True
+    """
     expect_functions("augmented_batches", batches=batches, f=f)
     key = torch.as_tensor(random.check_key(key))
 
@@ -88,16 +216,66 @@ def augmented_batches(batches: Callable[[int], Batch], f: Augmentation, key) -> 
 
 
 def alternating_flips(key, n: int, epoch: int) -> Tensor:
-    """Which of n images to mirror in an epoch: each in every other epoch, half of them in any
-    (K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds"). (n,) bool."""
+    """Return which images to mirror in an epoch: each one in every other epoch.
+
+    In any epoch it is about half of them. So in two epochs each image is seen once from each side;
+    random flips show half of the images twice from the same side.
+
+    Args:
+        key: decides which images begin mirrored.
+        n: how many images.
+        epoch: the number of the epoch, from 0.
+
+    Returns:
+        Booleans (n,).
+
+    Raises:
+        UserError: `n` or `epoch` is negative, or `key` is not a key.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import alternating_flips
+        >>> first, second = (alternating_flips(random.key(0), 5, epoch) for epoch in (0, 1))
+        >>> torch.equal(first, ~second)
+        True
+
+    Source:
+        Jordan 2024, arXiv 2404.00498.
+    """
     expect_integers("alternating_flips", 0, n=n, epoch=epoch)
     return random.bernoulli(torch.as_tensor(random.check_key(key)), 0.5, (n,)) ^ bool(epoch % 2)
 
 
 def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int], Batch]:
-    """`data.batches` of images (n, C, H, W), half of which are mirrored at the start and all of
-    which are mirrored again in every other epoch. A batch across two epochs is taken as of the
-    first."""
+    """Return `data.batches` of images that are mirrored in every other epoch.
+
+    Half of them begin mirrored. A batch across two epochs counts as one of the first.
+
+    Args:
+        data: images (n, C, H, W) and targets (n,).
+        batch_size: examples in a batch.
+        key: the source of the order and of the flips.
+
+    Returns:
+        `batches(step)`.
+
+    Raises:
+        UserError: the images are not a tensor of four axes, or another argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import alternating_flip_batches
+        >>> images = torch.tensor([0.0, 1.0]).repeat(4, 1, 1, 1), torch.arange(4)
+        >>> batches = alternating_flip_batches(images, 4, random.key(0))
+        >>> first, second = batches(0)[0].flatten(1), batches(1)[0].flatten(1)
+        >>> int(first[:, 0].sum() + second[:, 0].sum())  # each of 4 images is mirrored once
+        4
+
+    Source:
+        Jordan 2024, arXiv 2404.00498.
+    """
     count_examples(data, "alternating_flip_batches")
     x, y = data
     _expect_images("alternating_flip_batches", x)
@@ -113,7 +291,28 @@ def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int
 
 
 def crop(padding: int) -> Augmentation:
-    """Move each image by up to `padding` pixels in both directions; its reflection comes in."""
+    """Return the augmentation that shifts each image at random; what comes in is its reflection.
+
+    Args:
+        padding: the largest shift in pixels, in both directions.
+
+    Returns:
+        An augmentation of images (batch, C, H, W).
+
+    Raises:
+        UserError: `padding` is negative or not an integer.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import crop
+        >>> x, key = torch.arange(16.0).view(1, 1, 4, 4), torch.as_tensor(random.key(0))
+        >>> torch.equal(crop(0)(key, x), x)
+        True
+
+    Source:
+        torchvision.transforms.RandomCrop(size, padding, padding_mode="reflect").
+    """
     expect_integers("crop", 0, padding=padding)
 
     def f(key, x):
@@ -129,9 +328,30 @@ def crop(padding: int) -> Augmentation:
 
 
 def cutout(size: int) -> Augmentation:
-    """Set a square of `size` by `size` pixels of each image to 0, its center anywhere in the image.
+    """Return the augmentation that sets a random square of each image to 0.
 
-    Put it after the normalization, where 0 is the mean. Source: DeVries and Taylor 2017.
+    Put it after the normalization, where 0 is the mean. The center of the square may be anywhere in
+    the image, so part of it may lie outside.
+
+    Args:
+        size: the side of the square in pixels.
+
+    Returns:
+        An augmentation of images (batch, C, H, W).
+
+    Raises:
+        UserError: `size` is not a positive integer.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import cutout
+        >>> x = cutout(1)(torch.as_tensor(random.key(0)), torch.ones(5, 1, 4, 4))
+        >>> x.sum(dim=(1, 2, 3))  # one of 16 pixels is gone
+        tensor([15., 15., 15., 15., 15.])
+
+    Source:
+        DeVries and Taylor 2017, arXiv 1708.04552.
     """
     expect_integers("cutout", 1, size=size)
 
@@ -148,8 +368,28 @@ def cutout(size: int) -> Augmentation:
 
 
 def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation:
-    """Each image times one factor and plus one offset, for float images: x -> c x + b with c within
-    1 - contrast ... 1 + contrast and b within - brightness ... brightness (in deviations)."""
+    """Return the augmentation c x + b, with a random contrast c and brightness b for each image.
+
+    Args:
+        brightness: b is drawn from -brightness to brightness, in units of x; after a normalization,
+            in standard deviations.
+        contrast: c is drawn from 1 - contrast to 1 + contrast.
+
+    Returns:
+        An augmentation of floating-point images (batch, C, H, W).
+
+    Raises:
+        UserError: an argument is negative.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import color_jitter
+        >>> key, x = torch.as_tensor(random.key(0)), torch.zeros(100, 1, 1, 1)
+        >>> y = color_jitter(brightness=0.2)(key, x)
+        >>> bool((y.abs() <= 0.2).all()), bool(y.std() > 0)
+        (True, True)
+    """
     expect_numbers("color_jitter", NOT_NEGATIVE, brightness=brightness, contrast=contrast)
 
     def f(key, x):
@@ -160,8 +400,26 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
 
 
 def resized(x: Tensor, size: int) -> Tensor:
-    """Return uint8 images (n, C, H, W) at `size` by `size` pixels, by antialiased bilinear
-    interpolation: a smaller image shows all of the larger one."""
+    """Return images at another size, by antialiased bilinear interpolation.
+
+    A smaller image shows all of the larger one.
+
+    Args:
+        x: uint8 images (n, C, H, W).
+        size: the new height and width.
+
+    Returns:
+        uint8 images (n, C, size, size).
+
+    Raises:
+        UserError: `x` is not a tensor of four axes, or `size` is not a positive integer.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.augment import resized
+        >>> resized(torch.full((2, 3, 32, 32), 7, dtype=torch.uint8), 16).unique()
+        tensor([7], dtype=torch.uint8)
+    """
     _expect_images("resized", x)
     expect_integers("resized", 1, size=size)
 
@@ -175,10 +433,35 @@ def resized(x: Tensor, size: int) -> Tensor:
 
 
 def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
-    """`grad_fn` on mixtures of two examples, targets (batch, classes) mixed alike; the share is
-    drawn from Beta(alpha, alpha), uniform for 1, one for a batch (Zhang et al. 2018).
+    """Return a gradient function that sees mixtures of two examples, targets mixed alike.
 
-    alpha: above 0 to 1.
+    The share of the first example is drawn once for a batch, from Beta(alpha, alpha).
+
+    Args:
+        grad_fn: the gradient function, whose loss takes soft labels (batch, classes).
+        n_classes: classes of the targets.
+        alpha: above 0 to 1. 1 draws the share uniform; smaller values mix less.
+
+    Returns:
+        A gradient function of batches with class numbers for targets.
+
+    Raises:
+        UserError: `grad_fn` is not a function, or a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets import MLP, grad_fn
+        >>> from purenets.torch_nets.augment import mixup
+        >>> model = MLP(2, [8], 3)
+        >>> grad = mixup(grad_fn(model), n_classes=3)
+        >>> batch, key = (torch.eye(2), torch.tensor([0, 2])), torch.as_tensor(random.key(1))
+        >>> grads, (_, metrics) = grad(*model.init(random.key(0)), batch, key)
+        >>> sorted(metrics)
+        ['accuracy', 'loss']
+
+    Source:
+        Zhang et al. 2018, arXiv 1710.09412.
     """
     expect_functions("mixup", grad_fn=grad_fn)
     expect_integers("mixup", 1, n_classes=n_classes)
@@ -197,11 +480,31 @@ def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
 
 
 def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:
-    """Return the draw from Beta(alpha, alpha), a pure function of a key; alpha above 0 to 1.
+    """Return the draw from Beta(alpha, alpha), a pure function of a key.
 
     The powers u^(1/alpha) and v^(1/alpha) of two uniform numbers, given that their sum is at most
-    1, make u' / (u' + v') such a draw (M. Joehnk 1964). At least half of the pairs are good, so one
-    of 40 is, but for 1 of 10^12 draws; that one is 1/2.
+    1, make u' / (u' + v') such a draw. At least half of the pairs qualify, so one of 40 does in all
+    but 1 of 10^12 draws; that one is 1/2.
+
+    Args:
+        alpha: above 0 to 1.
+
+    Returns:
+        `draw(key) -> scalar`, float64.
+
+    Raises:
+        UserError: `alpha` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.augment import symmetric_beta
+        >>> share = symmetric_beta(0.2)(torch.as_tensor(random.key(0)))
+        >>> bool(0 <= share <= 1)
+        True
+
+    Source:
+        Joehnk 1964, "Erzeugung von betaverteilten und gammaverteilten Zufallszahlen".
     """
     expect_reals("symmetric_beta", PART, alpha=alpha)
 
@@ -222,9 +525,7 @@ def _expect_images(function: str, x: Tensor) -> None:
 
 
 def _reflected(move: Tensor, n: int) -> Tensor:
-    """The places (batch, n) that an image moved by `move` (batch,) is read from, reflected at its
-    borders.
-    """
+    """Return the positions (batch, n) that shifted images are read from, with reflection."""
     place = (torch.arange(n, device=move.device) + move[:, None]).abs()
     return torch.where(place >= n, 2 * (n - 1) - place, place).clamp(0, n - 1)
 

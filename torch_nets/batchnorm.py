@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, taken anew for params such as averaged ones."""
+"""Recompute BatchNorm's running statistics for other params, such as averaged ones."""
 
 from collections.abc import Callable, Iterable
 
@@ -22,26 +22,40 @@ def update_batchnorm(
     *,
     key: Tensor | None = None,
 ) -> Buffers:
-    """Return buffers whose running statistics are the means over `batches`, for these params.
+    """Return buffers whose BatchNorm statistics are recomputed for these params.
 
-    As `torch.optim.swa_utils.update_bn`: the mean over the batches of their mean and (unbiased)
-    variance, whatever the momentum. Other buffers go through training mode as in a training. A
-    layer whose statistics do not move in training mode (a frozen one) keeps them.
+    Averaged params need it: no net was ever trained with them, so the running statistics do not
+    fit. The new ones are the means over `batches` of the mean and the (unbiased) variance of a
+    batch, whatever the momentum. Other buffers change as they do in training. A layer whose
+    statistics do not move in training mode (a frozen one) keeps them.
 
     Args:
-        model: with any number of BatchNorm layers, of `layers.BatchNorm` or in a module of
+        model: any number of BatchNorm layers, of `layers.BatchNorm` or in a module of
             `from_module`.
         params: such as those of `optim.with_averaged_params(state)`.
-        buffers: of the same state; the old statistics have no influence.
-        batches: (inputs, targets) each, of the training set; `[batches(i) for i in range(100)]` of
-            a function.
+        buffers: those of the same state; the old statistics have no influence.
+        batches: an iterable of (inputs, targets) of the training set. Of a function of the step,
+            give `[batches(i) for i in range(100)]`.
         key: for models that draw (dropout), which do so here too.
 
-    Raises:
-        UserError: if there is no batch.
+    Returns:
+        The buffers, with new "running_mean", "running_var" and "num_batches_tracked".
 
-    Source: Izmailov et al. 2018, "Averaging weights leads to wider optima and better
-        generalization", section 3.2.
+    Raises:
+        UserError: an argument is wrong, a batch is not a pair, or there is no batch.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, update_batchnorm
+        >>> norm = layers.BatchNorm(1)
+        >>> params, buffers = norm.init(None)
+        >>> x, y = torch.tensor([[0.0], [2.0]]), torch.tensor([0, 1])
+        >>> buffers = update_batchnorm(norm, params, buffers, [(x, y), (x + 4, y)])
+        >>> buffers["running_mean"], buffers["running_var"]  # batches have the means 1 and 5
+        (tensor([3.]), tensor([2.]))
+
+    Source:
+        Izmailov et al. 2018, arXiv 1803.05407, section 3.2; torch.optim.swa_utils.update_bn.
     """
     expect_models("update_batchnorm", model=model)
     expect_dicts("update_batchnorm", params=params, buffers=buffers)

@@ -1,4 +1,4 @@
-"""Dicts of arrays across the border between NumPy and torch."""
+"""Nested dicts of arrays from NumPy to torch and back, and devices by name."""
 
 import numpy as np
 import torch
@@ -9,8 +9,27 @@ from purenets.core.base import UserError
 
 
 def to_torch(params: dict, *, device=None, dtype=None) -> dict:
-    """Every leaf as a tensor of its own memory; floating-point leaves as `dtype` if one is
-    given.
+    """Return a nested dict of arrays as tensors, copied.
+
+    Args:
+        params: a nested dict of NumPy arrays, tensors or numbers.
+        device: where the tensors go; None leaves tensors where they are and puts others on the CPU.
+        dtype: the dtype of floating-point leaves; None keeps theirs. Integers and bools keep theirs
+            always.
+
+    Returns:
+        A dict of the same structure, whose leaves are tensors with memory of their own.
+
+    Raises:
+        UserError: a leaf is not an array, `dtype` is not one of torch's, or the device is not
+            available.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from purenets.torch_nets import to_torch
+        >>> to_torch({"weight": np.array([1.0, 2.0]), "count": 3}, dtype=torch.float32)
+        {'weight': tensor([1., 2.]), 'count': tensor(3)}
     """
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise UserError(f"to_torch: dtype: {dtype!r} is none of torch's, such as torch.float32")
@@ -28,7 +47,21 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
 
 
 def to_numpy(params: dict) -> dict:
-    """Every leaf as a NumPy array of its own memory (bfloat16, which NumPy lacks, as float32)."""
+    """Return a nested dict of arrays as NumPy arrays, copied.
+
+    Args:
+        params: a nested dict of tensors, on any device, or of arrays.
+
+    Returns:
+        A dict of the same structure, whose leaves are NumPy arrays with memory of their own.
+        bfloat16, which NumPy lacks, becomes float32.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import to_numpy
+        >>> to_numpy({"fc": {"weight": torch.tensor([1.0, 2.0])}})
+        {'fc': {'weight': array([1., 2.], dtype=float32)}}
+    """
     return tree.map(lambda leaf: to_host(leaf).copy(), params)
 
 
@@ -41,9 +74,21 @@ def expect_device(function: str, device) -> None:
 
 
 def device_from_name(name: str) -> torch.device:
-    """The device called `name` ("auto" is CUDA where there is one);
+    """Return the device of a name, after a check that it is available.
 
-    a UserError if it is not there.
+    Args:
+        name: "cpu", "cuda", "cuda:1" ..., or "auto", which is CUDA where there is one.
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: the device is not available.
+
+    Example:
+        >>> from purenets.torch_nets.convert import device_from_name
+        >>> device_from_name("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,9 +1,8 @@
-"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from
-the rest.
+"""Palindromes, digit strings that read the same backwards; the last digit is to be predicted.
 
 T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are
-uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2)
-palindromes, all as likely.
+uniform and leading zeros are allowed. The first ceil(T/2) digits are free, so there are
+10 ** ceil(T/2) palindromes, all equally probable.
 
     dataset = PalindromeDataset(5, random.key(0))
     loader = torch.utils.data.DataLoader(dataset, batch_size=128)    # x (128, 4, 1), y (128,)
@@ -31,7 +30,25 @@ from purenets.core.memory import expect_room
 
 
 def generate_palindrome(length: int, key: Array) -> np.ndarray:
-    """Return one palindrome as its digits, int64 (length,), drawn from a key."""
+    """Return one palindrome, drawn from a key.
+
+    Args:
+        length: the number of its digits.
+        key: the source of the draws.
+
+    Returns:
+        Its digits, an int64 NumPy array (length,).
+
+    Raises:
+        UserError: `length` is out of range, or `key` is not a key.
+
+    Example:
+        >>> from purenets import random
+        >>> from purenets.torch_nets.dataset import generate_palindrome
+        >>> digits = generate_palindrome(7, random.key(0))
+        >>> digits.shape, bool((digits == digits[::-1]).all())
+        ((7,), True)
+    """
     check_length(length)
     expect_room(8 * length, f"length: a palindrome of {length} digits")
     return _digits(np.asarray(random.check_key(key)), 1, length)[0]
@@ -116,14 +133,45 @@ class Items(Sequence):
 
 
 def collate(items: Items) -> Batch:
-    """Return the arrays that the items are made of: a DataLoader need not stack them again."""
+    """Return the arrays that the items of a batch are made of; they need not be stacked again.
+
+    Args:
+        items: what `PalindromeDataset.__getitems__` returned.
+
+    Returns:
+        x (batch, T-1, 1 or 10) and y (batch,).
+
+    Raises:
+        UserError: `items` are something else.
+
+    Example:
+        >>> from purenets.torch_nets.dataset import PalindromeDataset, collate
+        >>> x, y = collate(PalindromeDataset(5).__getitems__([0, 1, 2]))
+        >>> x.shape, y.shape
+        (torch.Size([3, 4, 1]), torch.Size([3]))
+    """
     if not isinstance(items, Items):
         raise UserError(f"collate: items: a {type(items).__name__}, needs Items of a dataset")
     return items.x, items.y
 
 
 def loader_from(dataset: PalindromeDataset, batch_size: int, step: int = 0) -> DataLoader:
-    """Return the DataLoader whose first batch is that of a step; batches come in order."""
+    """Return a DataLoader of a dataset's batches in order, from a step on.
+
+    Args:
+        dataset: the palindromes.
+        batch_size: items in a batch.
+        step: the first batch holds the items from step * batch_size on.
+
+    Returns:
+        A DataLoader without end.
+
+    Example:
+        >>> from purenets.torch_nets.dataset import PalindromeDataset, loader_from
+        >>> x, y = next(iter(loader_from(PalindromeDataset(5), batch_size=8)))
+        >>> x.shape, y.shape
+        (torch.Size([8, 4, 1]), torch.Size([8]))
+    """
     return DataLoader(
         dataset,
         batch_sampler=InOrder(batch_size, step),

@@ -1,9 +1,9 @@
-"""Which accuracy a loss means: of classes, of yes or no, or none.
+"""The accuracy that fits a loss: of classes, of yes-or-no targets, or none.
 
-By shape and dtype alone a regression of one number and a binary classification by one logit are the
-same, and so are soft labels and a regression of several numbers. What tells them apart is the loss,
-where it is one of torch's. Of a loss that is not known there is an accuracy for class numbers only,
-and otherwise none, rather than a number without meaning.
+Shapes and dtypes do not tell a regression of one number from a binary classification by one logit,
+nor soft labels from a regression of several numbers. The loss does, if it is one of torch's or of
+this package. For any other loss there is an accuracy for class numbers only, rather than a number
+without meaning.
 """
 
 import functools
@@ -64,7 +64,7 @@ NUMBERS = (
 
 
 def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
-    """Return the accuracy that `loss` means: `f(logits, targets)`, None where there is none.
+    """Return the accuracy that fits a loss, or a function that returns None where there is none.
 
     | loss                         | targets                                 | accuracy          |
     |------------------------------|-----------------------------------------|-------------------|
@@ -74,8 +74,24 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
     | any other                    | class numbers of two or more classes    | `accuracy`        |
     | any other                    | any other                               | none              |
 
-    Of outputs that are not one tensor, and of logits (batch, n, n) with targets (batch, n) under
-    any other loss, which may have the classes on either axis, there is none.
+    There is none either for outputs that are not one tensor, and for logits (batch, n, n) with
+    targets (batch, n) under any other loss, which may have the classes on either axis.
+
+    Args:
+        loss: a loss of `torch_nets.losses` or of torch, or any other.
+
+    Returns:
+        `f(logits, targets) -> scalar`, or None.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import losses
+        >>> from purenets.torch_nets.default_metrics import accuracy_for
+        >>> logits = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+        >>> accuracy_for(losses.cross_entropy)(logits, torch.tensor([1, 1]))
+        tensor(0.5000)
+        >>> accuracy_for(losses.mse)(logits, logits) is None
+        True
     """
     kind = _kind(loss)
     if kind in NUMBERS:
@@ -98,9 +114,7 @@ def _of_unknown_loss(logits: Tensor, targets: Tensor) -> Tensor | None:
 
 
 def _of_checked_classes(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the accuracy where the loss has refused every target that is no class: in fewer
-    operations.
-    """
+    """Return the accuracy, in fewer operations, where the loss has checked the targets already."""
     if targets.shape == logits.shape:
         return class_accuracy(logits, targets)
     return (logits.argmax(1) == targets).mean(dtype=torch.float32)

@@ -50,33 +50,42 @@ class Group(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Return True if this process writes files and prints."""
         return self.rank == 0
 
     def part(self, n: int) -> slice:
-        """This rank's part of n examples; all parts are as large, or as good as."""
+        """Return this rank's part of n examples; parts are equal, or differ by one example."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     @property
     def own_shards(self) -> range:
-        """The shards that this rank computes: in each round, every rank has the next one."""
+        """Return the shards of this rank: in each round, every rank takes the next one."""
         return range(self.rank, self.shards, self.size)
 
 
 @contextlib.contextmanager
 def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
-    """The Group of a process that torchrun has started, connected while the block lasts; else a
-    group of one.
+    """Yield the group of processes of a run, connected while the block lasts.
 
-    The first rank alone hears Ctrl-C and SIGTERM, saves and leaves; the others follow when it is
-    gone.
+    It is the group that torchrun has started, or a group of one. The first rank alone hears Ctrl-C
+    and SIGTERM, saves and leaves; the others follow when it is gone.
 
     Args:
         device: nccl connects GPUs, gloo CPUs.
         shards: of each batch, for the same bits from any number of processes; 0 for none.
 
+    Yields:
+        The `Group`.
+
     Raises:
         UserError: the shards cannot be shared equally among the processes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.distributed import processes
+        >>> with processes(torch.device("cpu")) as group:
+        ...     group.rank, group.size
+        (0, 1)
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if shards % size:
@@ -114,16 +123,32 @@ def _deterministic() -> Iterator[None]:
 
 
 def data_parallel(grad_fn: GradFn, group: Group, *, split: bool = True) -> GradFn:
-    """Return `grad_fn` of batches whose parts, or shards, are worked on by the ranks.
+    """Return a gradient function whose batches are divided among the ranks of a group.
 
-    Augmentation belongs around it, so that it draws for the whole batch. A net that draws (dropout)
-    draws otherwise on every rank, or in every shard.
+    The gradient is that of the whole batch. Put augmentation around it, so that it draws for the
+    whole batch. A net that draws (dropout) draws differently on every rank, or in every shard.
 
     Args:
-        grad_fn: of a part of a batch.
+        grad_fn: the gradient function of a part of a batch.
         group: the processes, and the shards if there are any.
         split: False where the batch of each rank is its part already, as a loader with a
-            DistributedSampler has it.
+            DistributedSampler yields it.
+
+    Returns:
+        A gradient function; all ranks get the same gradients and metrics.
+
+    Raises:
+        UserError: `split` is False with shards. When called: a batch cannot be divided equally.
+
+    Example:
+        >>> from purenets.torch_nets import MLP, grad_fn
+        >>> from purenets.torch_nets.distributed import Group, data_parallel
+        >>> grad = grad_fn(MLP(2, [8], 2))
+        >>> data_parallel(grad, Group()) is grad  # of one process
+        True
+
+    Source:
+        torch.nn.parallel.DistributedDataParallel.
     """
     if group.shards:
         if not split:
@@ -146,10 +171,23 @@ def data_parallel(grad_fn: GradFn, group: Group, *, split: bool = True) -> GradF
 
 
 def parallel_metrics(metrics: Callable, group: Group) -> Callable:
-    """Return `metrics(params, buffers, batch)` of batches whose parts, or shards, are worked on by
-    the ranks.
+    """Return an evaluation whose batches are divided among the ranks of a group.
 
-    Metrics that are no means over examples (`r2`) are computed by each rank on all of the batch.
+    Metrics that are not means over examples (`r2`) are computed by each rank on the whole batch.
+
+    Args:
+        metrics: `f(params, buffers, batch) -> metrics`, as `metrics_fn` returns it.
+        group: the processes, and the shards if there are any.
+
+    Returns:
+        `f(params, buffers, batch) -> metrics`, the same on all ranks.
+
+    Example:
+        >>> from purenets.torch_nets import MLP, metrics_fn
+        >>> from purenets.torch_nets.distributed import Group, parallel_metrics
+        >>> measure = metrics_fn(MLP(2, [8], 2))
+        >>> parallel_metrics(measure, Group()) is measure  # of one process
+        True
     """
     if getattr(metrics, "whole_only", ()):
         return metrics
@@ -174,6 +212,13 @@ def mean_over_ranks(values: dict, group: Group) -> dict:
     """Return the mean of every leaf over the ranks, in one message for each dtype.
 
     Half-precision numbers are summed in float32.
+
+    Args:
+        values: a nested dict of tensors.
+        group: the processes.
+
+    Returns:
+        A dict of the same structure.
     """
     means = {}
     for dtype, vector in shards.packed(values).items():
@@ -183,8 +228,9 @@ def mean_over_ranks(values: dict, group: Group) -> dict:
 
 
 class _Total(torch.autograd.Function):
-    """The sum over the ranks; every rank's loss depends on it, so the gradient is a sum over the
-    ranks too.
+    """Sum a tensor over the ranks.
+
+    The loss of every rank depends on it, so its gradient is a sum over the ranks too.
     """
 
     @staticmethod
@@ -203,12 +249,38 @@ class _Total(torch.autograd.Function):
 
 
 def total(x: Tensor) -> Tensor:
-    """The sum of x over the ranks, differentiable; PeerLost if a rank is gone."""
+    """Return the sum of a tensor over the ranks, differentiable.
+
+    Args:
+        x: the tensor of this rank.
+
+    Returns:
+        The sum, the same on all ranks.
+
+    Raises:
+        PeerLost: a rank is gone.
+    """
     return _Total.apply(x)
 
 
 def broadcast_from_rank0(value, group: Group):
-    """The value of rank 0, on all ranks: what is measured must not differ between them."""
+    """Return the value of rank 0 on all ranks, for what is measured and must not differ.
+
+    Args:
+        value: that of this rank.
+        group: the processes.
+
+    Returns:
+        That of rank 0.
+
+    Raises:
+        PeerLost: a rank is gone.
+
+    Example:
+        >>> from purenets.torch_nets.distributed import Group, broadcast_from_rank0
+        >>> broadcast_from_rank0("bfloat16", Group())
+        'bfloat16'
+    """
     if group.size == 1:
         return value
     box = [value]
@@ -218,8 +290,24 @@ def broadcast_from_rank0(value, group: Group):
 
 
 def rank0_first(f: Callable, group: Group):
-    """`f()` on all ranks, on the first one before the others: it may make files that the others
-    only read.
+    """Return f() on all ranks, called on rank 0 before the others.
+
+    It is for an f that makes files which the others then only read.
+
+    Args:
+        f: a function without arguments.
+        group: the processes.
+
+    Returns:
+        The value of f on this rank.
+
+    Raises:
+        PeerLost: a rank is gone.
+
+    Example:
+        >>> from purenets.torch_nets.distributed import Group, rank0_first
+        >>> rank0_first(lambda: 42, Group())
+        42
     """
     value = f() if group.writes else None
     barrier(group)
@@ -227,14 +315,26 @@ def rank0_first(f: Callable, group: Group):
 
 
 def barrier(group: Group) -> None:
-    """Until all ranks have come here."""
+    """Wait until all ranks have come here.
+
+    Args:
+        group: the processes.
+
+    Raises:
+        PeerLost: a rank is gone.
+    """
     if group.size > 1:
         with _lost():
             dist.barrier()
 
 
 def check_share(batch_size: int, group: Group) -> None:
-    """A UserError if a batch has no equal parts for all ranks, or no equal shards."""
+    """Raise a UserError unless a batch can be divided equally among the ranks, or into the shards.
+
+    Args:
+        batch_size: examples of the batch.
+        group: the processes, and the shards if there are any.
+    """
     n, what = (group.shards, "shards") if group.shards else (group.size, "processes")
     shards.expect_equal_parts(batch_size, n, what)
 
@@ -269,7 +369,7 @@ def _lost() -> Iterator[None]:
 
 
 class _NoTerminal:
-    """A stream that draws no bars: those of rank 0 are enough."""
+    """A stream that hides progress bars: those of rank 0 are enough."""
 
     def __init__(self, stream):
         self._stream = stream

@@ -1,11 +1,13 @@
 """Many networks at once: stacked, in one step by torch.func.vmap, or side by side, as one model.
 
-state = stack_states([init_state(model, optimizer, random.key(seed)) for seed in range(10)])
-state, metrics = ensemble(step)(state, batch)  # x: (members, batch, ...)
-unstack_states(state)[3]  # the state of seed 3, as if it had been trained alone
+    state = stack_states([init_state(model, optimizer, random.key(seed)) for seed in range(10)])
+    state, metrics = ensemble(step)(state, batch)  # x: (members, batch, ...)
+    unstack_states(state)[3]  # the state of seed 3, as if it had been trained alone
 
-model = deep_ensemble(net, 2)                         # its logits are the mean of those of two nets
-step  = make_step(per_member_grad_fn(grad_fn(net), 2), optimizer)
+    model = deep_ensemble(net, 2)  # its logits are the mean of those of two nets
+    step  = make_step(per_member_grad_fn(grad_fn(net), 2), optimizer)
+
+Side by side suits large nets, for which vmap would be no faster.
 """
 
 from collections.abc import Callable
@@ -25,10 +27,36 @@ AXES = TrainState(
 
 
 def ensemble(step: Step, *, same_batch: bool = False) -> Step:
-    """`step` for a stacked state and stacked batches; metrics come back as (members,).
+    """Return the training step of many nets at once, by torch.func.vmap.
 
-    same_batch: all members see one batch, without an axis of members. A member's key is its own, so
-    members that draw (dropout) draw differently.
+    Args:
+        step: the step of one net, `make_step(grad_fn, optimizer)`.
+        same_batch: True if all members train on the same batch; False if batches have a leading
+            axis of members.
+
+    Returns:
+        The step of a stacked state: `step(state, batch) -> (state, metrics)`, each metric
+        (members,). `stack_states` makes such a state. Each member has a key of its own, so those
+        that draw (dropout) draw differently.
+
+    Raises:
+        UserError: an argument is wrong. In a step: the state is not stacked, or the leading axis of
+            the batch is not of the members.
+
+    Example:
+        >>> import torch
+        >>> from purenets import init_state, make_step, optim, random
+        >>> from purenets.torch_nets import MLP, ensemble, grad_fn, stack_states
+        >>> model, optimizer = MLP(2, [8], 2), optim.sgd(0.1)
+        >>> states = [init_state(model, optimizer, random.key(seed)) for seed in range(3)]
+        >>> step = ensemble(make_step(grad_fn(model), optimizer), same_batch=True)
+        >>> batch = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+        >>> state, metrics = step(stack_states(states), batch)
+        >>> state.params["fc1.weight"].shape, metrics["loss"].shape
+        (torch.Size([3, 8, 2]), torch.Size([3]))
+
+    Source:
+        torch.func.vmap; "Model ensembling" in the tutorials of PyTorch.
     """
     expect_functions("ensemble", step=step)
     expect_flags("ensemble", same_batch=same_batch)
@@ -46,7 +74,28 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
 
 
 def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
-    """`metrics(params, buffers, batch)` of all members: each metric as (members,)."""
+    """Return the evaluation of many nets at once, by torch.func.vmap.
+
+    Args:
+        metrics: the evaluation of one net, `metrics_fn(model)`.
+        same_batch: True if all members see the same batch; False if batches have a leading axis of
+            members.
+
+    Returns:
+        `f(params, buffers, batch)` of stacked params and buffers; each metric is (members,).
+
+    Raises:
+        UserError: an argument is wrong. When called: params and buffers are not stacked, or the
+            leading axis of the batch is not of the members.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import ensemble_metrics, layers, losses, metrics_fn
+        >>> measure = ensemble_metrics(metrics_fn(layers.Linear(1, 1, bias=False), losses.mse))
+        >>> params = {"weight": torch.tensor([1.0, 2.0]).view(2, 1, 1)}  # of two nets
+        >>> measure(params, {}, (torch.ones(5, 1), torch.zeros(5, 1)))
+        {'loss': tensor([1., 4.])}
+    """
     expect_functions("ensemble_metrics", metrics=metrics)
     expect_flags("ensemble_metrics", same_batch=same_batch)
     metrics_all = torch.func.vmap(metrics, in_dims=(0, 0, None if same_batch else 0))
@@ -64,6 +113,7 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
 
 
 def check_members(k: int) -> None:
+    """Raise a UserError unless the number of members is a positive integer."""
     if type(k) is not int or k < 1:
         raise UserError(f"members: {k}, needs a positive integer")
 
@@ -81,9 +131,34 @@ def check_prefixes(k: int, params: Params, buffers: Buffers) -> None:
 
 
 def deep_ensemble(model: Model, k: int) -> Model:
-    """`k` nets as one model, whose logits are the mean of theirs (Lakshminarayanan et al. 2017,
-    "Simple and scalable predictive uncertainty estimation using deep ensembles"). Params:
-    "0.fc1.weight", "1.fc1.weight"..."""
+    """Return k nets as one model, whose logits are the mean of theirs.
+
+    The members are applied one after the other, for large nets that vmap would not make faster.
+
+    Args:
+        model: one net.
+        k: how many there are.
+
+    Returns:
+        A model with the params of all, "0.fc1.weight", "1.fc1.weight" and so on.
+        `per_member_grad_fn` trains it.
+
+    Raises:
+        UserError: `model` is not a model, or `k` is not a positive integer. When applied: params of
+            other members.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.ensemble import deep_ensemble
+        >>> model = deep_ensemble(layers.Linear(1, 1, bias=False), 2)
+        >>> params = {"0.weight": torch.tensor([[1.0]]), "1.weight": torch.tensor([[3.0]])}
+        >>> model.apply(params, {}, torch.ones(1, 1))[0]
+        tensor([[2.]])
+
+    Source:
+        Lakshminarayanan et al. 2017, arXiv 1612.01474.
+    """
     expect_models("deep_ensemble", model=model)
     check_members(k)
 
@@ -114,8 +189,34 @@ def deep_ensemble(model: Model, k: int) -> Model:
 
 
 def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
-    """The gradients of the members of `deep_ensemble`, each of its own loss and with a key of its
-    own: what trains them as if each were alone. Metrics are the mean of theirs."""
+    """Return the gradient function that trains each member of a `deep_ensemble` on its own loss.
+
+    Each member has a key of its own, so the ensemble trains as if each net were alone.
+
+    Args:
+        grad_fn: the gradient function of one net.
+        k: how many members there are.
+
+    Returns:
+        A gradient function of the params of all members; its metrics are the means of theirs.
+
+    Raises:
+        UserError: `grad_fn` is not a function, or `k` is not a positive integer. When called:
+            params of other members.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import grad_fn, layers, losses
+        >>> from purenets.torch_nets.ensemble import per_member_grad_fn
+        >>> grad = per_member_grad_fn(grad_fn(layers.Linear(1, 1, bias=False), losses.mse), 2)
+        >>> params = {"0.weight": torch.tensor([[1.0]]), "1.weight": torch.tensor([[3.0]])}
+        >>> grads, _ = grad(params, {}, (torch.ones(1, 1), torch.zeros(1, 1)), None)
+        >>> {name: leaf.item() for name, leaf in grads.items()}
+        {'0.weight': 2.0, '1.weight': 6.0}
+
+    Source:
+        Lakshminarayanan et al. 2017, arXiv 1612.01474.
+    """
     expect_functions("per_member_grad_fn", grad_fn=grad_fn)
     check_members(k)
 

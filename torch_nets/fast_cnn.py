@@ -1,8 +1,9 @@
-"""A small convolutional net that learns CIFAR-10 fast, in the manner of the public speed runs.
+"""A small convolutional net that learns CIFAR-10 fast, after the public speed records.
 
-After K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498), which
-stands on D. Page's and T. Balsam's: fixed whitening filters, three groups of 3x3 convolutions that
-begin as the identity as far as they can, BatchNorm that only shifts, GELU, and logits scaled down.
+It follows K. Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498),
+which builds on those of D. Page and T. Balsam: fixed whitening filters, three groups of 3x3
+convolutions that begin as the identity as far as they can, BatchNorm without a weight, GELU, and
+logits scaled down.
 """
 
 import functools
@@ -39,14 +40,43 @@ def FastCNN(
     norm: Callable[..., Model] = layers.BatchNorm,
     first_bias: bool = True,
 ) -> Model:
-    """x: (batch, n_channels, height, width) of 25 pixels or more, normalized -> logits: (batch,
-    n_classes).
+    """Return a small convolutional net that learns CIFAR-10 within seconds on a GPU.
 
-    filters: of the first layer, from `whitening_filters`; by default 2x2 filters that are trained.
-    depth: convolutions of a group, 2 or 3; with 3 the second and the third are a residual branch.
-    dirac: see `layers.Conv`. momentum: of the running statistics of BatchNorm. Logits are the mean
-    over the last features times weights of variance 1, times `logit_scale`. norm: the constructor
-    of BatchNorm. first_bias: whether the layer of `filters` has a bias, which is trained.
+    The first layer has 2x2 filters; then come three groups of 3x3 convolutions, each with a
+    pooling, BatchNorm without a weight and GELU. The logits are the mean over the last features,
+    times weights of variance 1, times `logit_scale`.
+
+    Args:
+        n_channels: channels of the images, which are normalized and of 25 pixels a side or more.
+        n_classes: classes, one logit each.
+        filters: fixed filters of the first layer, from `whitening_filters`; None for filters that
+            are trained.
+        widths: channels of the groups.
+        depth: convolutions of a group, 2 or 3; with 3 the second and the third are a residual
+            branch.
+        dirac: True to let convolutions begin as the identity (see `layers.Conv`).
+        momentum: how far BatchNorm's running statistics move at each step.
+        logit_scale: a factor for the logits.
+        norm: the constructor of BatchNorm.
+        first_bias: whether the layer of `filters` has a bias, which is trained.
+
+    Returns:
+        A model (batch, n_channels, H, W) -> logits (batch, n_classes).
+
+    Raises:
+        UserError: an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.fast_cnn import FastCNN
+        >>> model = FastCNN(3, 10, widths=(8, 16, 16))
+        >>> params, buffers = model.init(random.key(0))
+        >>> model.apply(params, buffers, torch.zeros(2, 3, 32, 32))[0].shape
+        torch.Size([2, 10])
+
+    Source:
+        Jordan 2024, arXiv 2404.00498.
     """
     expect_sizes("FastCNN", n_channels=n_channels, n_classes=n_classes)
     expect_units("FastCNN", "(64, 256, 256)", widths=widths)
@@ -91,12 +121,28 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     """Return filters whose outputs on the patches of images are uncorrelated and of variance 1.
 
     Args:
-        x: normalized images, (n, C, H, W).
+        x: normalized images (n, C, H, W).
         size: height and width of a filter.
-        eps: what is added to the variances.
+        eps: added to the variances.
 
     Returns:
-        (2 C size^2, C, size, size): each filter, and each with the other sign.
+        Filters (2 C size^2, C, size, size): each one, and each with the opposite sign.
+
+    Raises:
+        UserError: `x` is not a tensor of four axes, `size` exceeds the images, or `eps` is out of
+            range.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.fast_cnn import whitening_filters
+        >>> x = random.normal(torch.as_tensor(random.key(0)), (50, 3, 8, 8))
+        >>> filters = whitening_filters(x)
+        >>> filters.shape, torch.equal(filters[:12], -filters[12:])
+        (torch.Size([24, 3, 2, 2]), True)
+
+    Source:
+        Jordan 2024, arXiv 2404.00498.
     """
     if not isinstance(x, Tensor) or x.ndim != 4:
         raise UserError("whitening_filters: x: needs a tensor of images (n, C, H, W)")

@@ -1,13 +1,14 @@
 """Any torch.nn.Module as a `Model`: a pure function of its leaves, its inputs and a key.
 
-model = from_module(resnet18())             # params of the module itself: model.init(None)
-model = from_module(lambda: resnet18())     # drawn by construction under a key: model.init(key)
+    model = from_module(resnet18())             # params of the module itself: model.init(None)
+    model = from_module(lambda: resnet18())     # drawn by construction under a key: model.init(key)
 
-What is pure about it:
-- Params are the trainable leaves, each once, however often it is used; frozen ones
-  (`requires_grad_(False)`) are buffers, and what the module writes into buffers comes back.
-- Every draw (dropout anywhere, RReLU, torch.rand...) is a function of the key; see `module_draws`.
-- Inputs and params that the module writes into are copied first. A write to a param, as of
+What makes it pure:
+
+- Params are the trainable leaves, each once, however often it is used. Frozen ones
+  (`requires_grad_(False)`) are buffers. What the module writes into buffers is returned.
+- Every draw (any dropout, RReLU, torch.rand...) is a function of the key; see `module_draws`.
+- Inputs and params that the module writes into are copied first. A write to a param, as by
   `Embedding(max_norm)`, and a change of a plain attribute last for the call only.
 """
 
@@ -51,23 +52,38 @@ CHECKPOINTED = (
 
 
 def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
-    """Return the forward pass of a module as pure functions over dicts; the module stays as it is.
+    """Return a torch.nn.Module as a model of pure functions; the module itself is not changed.
 
     Args:
         module: a module, or a function without arguments that builds one.
 
     Returns:
-        A model. `init(None)` copies the module's own values. `init(key)` builds the module anew,
-        its draws from the key; of an instance it calls `reset_parameters` instead and refuses
-        leaves that this does not draw or that hold other values (trained, loaded, set to zero).
-        `apply` takes one input, a tuple of them, or a dict of keyword inputs; several outputs come
-        back as the module gives them. `uses_key` is False for layers of torch.nn none of which
-        draws.
+        A model. `init(None)` copies the values of the module. `init(key)` draws from the key: it
+        builds the module anew, or for an instance calls `reset_parameters`, and refuses leaves that
+        these do not draw, or that hold other values (trained, loaded, set to zero). `apply` takes
+        one input, a tuple of inputs or a dict of keyword inputs; several outputs come back as the
+        module gives them. `uses_key` is False if the module holds layers of torch.nn only and none
+        of them draws.
 
     Raises:
-        UserError: for a lazy layer whose shapes are not known yet, or params that share memory
-            without being the same; in `apply` for a draw without a key or one that no key reaches,
-            for torch.utils.checkpoint, and for a tensor written into that is not a buffer.
+        UserError: `module` is neither, a lazy layer has no shapes yet, or params share memory
+            without being the same. In `apply`: a draw without a key or one that no key reaches,
+            torch.utils.checkpoint, or a write into a tensor that is not a buffer.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import from_module
+        >>> module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+        >>> model = from_module(module)
+        >>> params, buffers = model.init(None)
+        >>> list(params)
+        ['0.weight', '0.bias', '1.weight', '1.bias']
+        >>> y, new_buffers = model.apply(params, buffers, torch.ones(4, 2), train=True)
+        >>> int(buffers["1.num_batches_tracked"]), int(new_buffers["1.num_batches_tracked"])
+        (0, 1)
+
+    Source:
+        torch.func.functional_call.
     """
     module, make = _built(module)
     name, traits = type(module).__name__, _traits(module)
@@ -216,8 +232,9 @@ def _is_custom(part: nn.Module, *known: str) -> bool:
 
 
 def _draws_in_training(part: nn.Module) -> bool:
-    """Return True for a layer of torch.nn that draws: dropout, or attention and recurrent layers
-    with it.
+    """Return True for a layer of torch.nn that draws in training.
+
+    These are dropout, and attention and recurrent layers that have a dropout.
     """
     rate = getattr(part, "dropout", 0.0)
     return isinstance(part, DRAWING) or (isinstance(rate, float) and rate > 0)
@@ -227,7 +244,19 @@ def _draws_in_training(part: nn.Module) -> bool:
 
 
 def is_norm_kind(kind: str) -> bool:
-    """Return True for the name of a normalization: "BatchNorm", "LayerNorm2d", "LlamaRMSNorm"..."""
+    """Return True for the name of a normalization: "BatchNorm", "LayerNorm2d", "LlamaRMSNorm" ...
+
+    Args:
+        kind: the name of a layer or of a class.
+
+    Returns:
+        A bool.
+
+    Example:
+        >>> from purenets.torch_nets.from_module import is_norm_kind
+        >>> is_norm_kind("LlamaRMSNorm"), is_norm_kind("Linear")
+        (True, False)
+    """
     return re.search(r"Norm(\d[dD])?$", kind) is not None
 
 
@@ -312,7 +341,21 @@ def _copied(leaves: dict[str, Tensor], written: frozenset[str] | None) -> dict[s
 
 
 def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
-    """Return inputs or outputs with f of each tensor, in tuples, lists and dicts too."""
+    """Return inputs or outputs with f of each tensor, in tuples, lists and dicts too.
+
+    Args:
+        f: from a tensor to a tensor.
+        x: a tensor, or nested tuples, lists and dicts.
+
+    Returns:
+        The same structure.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.from_module import map_tensors
+        >>> map_tensors(lambda t: t + 1, {"a": torch.zeros(2), "b": "text"})
+        {'a': tensor([1., 1.]), 'b': 'text'}
+    """
     if isinstance(x, Tensor):
         return f(x)
     if isinstance(x, Mapping):
@@ -373,8 +416,9 @@ def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_checkpoints(name: str) -> Iterator[None]:
-    """Refuse torch.utils.checkpoint: it calls the module again in the backward pass, without these
-    params.
+    """Refuse torch.utils.checkpoint.
+
+    It calls the module again in the backward pass, without these params.
     """
     text = f"{name}: {CHECKPOINTED}"
     try:

@@ -1,22 +1,38 @@
-"""A trained net as a part of another one that is not trained any further."""
+"""A trained net as a part of another one, not trained any further."""
 
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
 
 
 def frozen(model: Model, params: Params, buffers: Buffers | None = None) -> Model:
-    """Return the model with its params as constants: it has none to train.
+    """Return the model with its params as constants, so that nothing of it is trained.
 
-    They are buffers, with those that it has, and `init(key)` returns these values. It is applied in
-    evaluation mode in training too, so that its running statistics stay, and no gradient passes
-    through its params; one to its inputs does. In a row of layers it is a backbone under a head:
-
-        serial(backbone=frozen(net, *net.init(None)), head=Linear(512, 10))
+    The params become buffers. In training too the model runs in evaluation mode, so that its
+    running statistics stay. Gradients pass through to its inputs, not to its params. In a `serial`
+    it is a backbone below a head.
 
     Args:
         model: the network.
         params: its values, by name.
-        buffers: the same; none by default.
+        buffers: its buffers, by name; none by default.
+
+    Returns:
+        A model without params. `init(key)` returns the given values for any key.
+
+    Raises:
+        UserError: an argument is wrong, or a name is in params and in buffers. When applied: there
+            are params.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets import frozen, layers
+        >>> backbone = layers.Linear(4, 8)  # trained before
+        >>> values = backbone.init(random.key(0))
+        >>> net = layers.serial(backbone=frozen(backbone, *values), head=layers.Linear(8, 3))
+        >>> params, buffers = net.init(random.key(1))
+        >>> list(params), list(buffers)
+        (['head.weight', 'head.bias'], ['backbone.weight', 'backbone.bias'])
     """
     expect_models("frozen", ("apply",), model=model)
     buffers = {} if buffers is None else buffers

@@ -1,6 +1,4 @@
-"""From a model to its gradient: by torch.func, or by autograd on leaves where that gives the same
-sooner.
-"""
+"""The gradient of a model: by torch.func, or by autograd on leaves where that is faster."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,18 +24,38 @@ LEAF_NODE = type(torch.zeros(1, requires_grad=True).sum().grad_fn.next_functions
 def grad_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> GradFn:
-    """Return the gradient of `loss(logits, targets)` by the params, in training mode.
+    """Return the function that computes the gradient of a model's loss by its params.
+
+    It is all that `make_step` needs to know of a model. The model runs in training mode.
 
     Args:
         model: the network.
-        loss: `f(logits, targets) -> scalar`.
-        metrics: `f(logits, targets) -> scalar` by name, beside the "loss", which is always there.
-            By default the accuracy, where loss and targets mean one (`default_metrics.py`).
+        loss: `loss(logits, targets) -> scalar`.
+        metrics: functions `f(logits, targets) -> scalar` by name, reported beside the "loss". None
+            means the accuracy, where loss and targets define one; {} means none.
 
     Returns:
-        A gradient function. Where something beside the params requires grad (inputs, a temperature
-        in the loss, a learning rate of an earlier step), the gradients can be differentiated by it.
-        A torch.nn.Parameter among the params counts as its values only.
+        `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`, with grads like the params.
+        Where something beside the params requires grad (inputs, a temperature in the loss, a
+        learning rate of an earlier step), the gradients can be differentiated by it. Of a
+        torch.nn.Parameter among the params only the values count.
+
+    Raises:
+        UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not
+            tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import grad_fn, layers, losses
+        >>> grad = grad_fn(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> params = {"weight": torch.tensor([[2.0]])}
+        >>> batch = torch.tensor([[3.0]]), torch.tensor([[0.0]])  # the loss is (3 w)^2
+        >>> grads, (buffers, metrics) = grad(params, {}, batch, None)
+        >>> grads, metrics
+        ({'weight': tensor([[36.]])}, {'loss': tensor(36.)})
+
+    Source:
+        torch.func.grad.
     """
     expect_models("grad_fn", ("apply",), model=model)
     expect_functions("grad_fn", loss=loss)
@@ -59,7 +77,25 @@ def grad_fn(
 
 
 def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -> Callable:
-    """`forward(params, buffers, batch, key) -> (loss, (buffers, metrics))` in training mode."""
+    """Return the loss of a model as a function of its params, in training mode.
+
+    Args:
+        model: the network.
+        loss: `loss(logits, targets) -> scalar`.
+        metrics: as in `grad_fn`.
+
+    Returns:
+        `forward(params, buffers, batch, key) -> (loss, (buffers, metrics))`.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.grad import loss_fn
+        >>> forward = loss_fn(layers.Linear(1, 1, bias=False), losses.mse, None)
+        >>> batch = torch.tensor([[3.0]]), torch.tensor([[0.0]])
+        >>> forward({"weight": torch.tensor([[2.0]])}, {}, batch, None)[0]
+        tensor(36.)
+    """
     metrics = metrics_or_default(metrics, loss)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
@@ -79,10 +115,28 @@ def autograd_grads(
     key,
     create_graph: bool | None = None,
 ) -> tuple[Params, tuple[Buffers, Metrics]]:
-    """Return the gradients of a `loss_fn` by autograd, and its (buffers, metrics).
+    """Return the gradients of a `loss_fn` by autograd, with its buffers and metrics.
 
-    create_graph: make them differentiable; by default where autograd is on and the loss depends on
-        something else that requires grad.
+    Args:
+        forward: what `loss_fn` returned.
+        params: tensors by name.
+        buffers: tensors by name.
+        batch: (inputs, targets).
+        key: for models that draw, else None.
+        create_graph: True to make the gradients differentiable. None does so where autograd is on
+            and the loss depends on something else that requires grad.
+
+    Returns:
+        (grads, (buffers, metrics)), as a gradient function returns them.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.grad import autograd_grads, loss_fn
+        >>> forward = loss_fn(layers.Linear(1, 1, bias=False), losses.mse, None)
+        >>> batch = torch.tensor([[3.0]]), torch.tensor([[0.0]])
+        >>> autograd_grads(forward, {"weight": torch.tensor([[2.0]])}, {}, batch, None)[0]
+        {'weight': tensor([[36.]])}
     """
     if not torch.is_grad_enabled():
         with torch.enable_grad():
@@ -106,8 +160,7 @@ def autograd_grads(
 
 
 def _depends_on_others(value: Tensor, leaves: Params) -> bool:
-    """Return True if the graph of `value` ends in a tensor that requires grad and is not one of
-    `leaves`.
+    """Return True if a value depends on a tensor that requires grad and is not one of the leaves.
 
     Closures hide what a loss depends on, so the graph itself is walked. That costs 2 us for an MLP
     of two layers and 0.1% of a gradient for a CNN.
@@ -134,9 +187,17 @@ def _values(params: Params) -> Params:
 
 
 def can_use_autograd(params: Params) -> bool:
-    """Return True if nothing differentiates the gradient by the params: no transform of torch.func,
-    no torch.compile, no graph that they belong to. Autograd on leaves then gives the same in half
-    the time on tiny nets."""
+    """Return True if autograd on leaves gives the same gradients as torch.func.
+
+    It does if nothing differentiates the gradient by the params: no transform of torch.func, no
+    torch.compile, no graph that they belong to. On tiny nets it takes half the time.
+
+    Args:
+        params: tensors by name.
+
+    Returns:
+        A bool.
+    """
     if vector_of(params) is not None:
         return True
     return not is_tracing() and not any(
@@ -145,10 +206,23 @@ def can_use_autograd(params: Params) -> bool:
 
 
 def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> dict[str, Callable]:
-    """Return `metrics`, or what is measured beside `loss` by default.
+    """Return `metrics`, or the default metrics of a loss.
+
+    Args:
+        metrics: functions by name; None for the accuracy that fits the loss.
+        loss: the loss.
+
+    Returns:
+        Functions `f(logits, targets)` by name.
 
     Raises:
-        UserError: if one of them has the name of the loss.
+        UserError: `metrics` is not a dict of functions by name, or one has the name "loss".
+
+    Example:
+        >>> from purenets.torch_nets.grad import metrics_or_default
+        >>> from purenets.torch_nets.losses import mse
+        >>> list(metrics_or_default(None, mse)), metrics_or_default({}, mse)
+        (['accuracy'], {})
     """
     if metrics is None:
         return {"accuracy": accuracy_for(loss)}
@@ -165,7 +239,24 @@ def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> d
 def compute_metrics(
     loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Callable]
 ) -> Metrics:
-    """Return the loss and each metric by its name, without those that are None."""
+    """Return the loss and each metric by its name, without those that are None.
+
+    Args:
+        loss: the value of the loss.
+        logits: what the model returned; metrics see it detached.
+        targets: those of the batch.
+        metrics: functions `f(logits, targets)` by name.
+
+    Returns:
+        A dict of scalars.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.grad import compute_metrics
+        >>> metrics = {"mean": lambda logits, targets: logits.mean(), "none": lambda *_: None}
+        >>> compute_metrics(torch.tensor(1.0), torch.ones(2), torch.ones(2), metrics)
+        {'loss': tensor(1.), 'mean': tensor(1.)}
+    """
     found = {"loss": loss}
     detached = _detached(logits)
     for name, f in metrics.items():
@@ -213,8 +304,27 @@ def expect_param_tensors(params: Params) -> None:
 def metrics_fn(
     model: Model, loss: Callable = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """Return `f(params, buffers, batch)`: the loss and `metrics` (as in `grad_fn`) in
-    evaluation.
+    """Return the function that evaluates a model: its loss and metrics in evaluation mode.
+
+    Args:
+        model: the network.
+        loss: `loss(logits, targets) -> scalar`.
+        metrics: as in `grad_fn`; by default the accuracy, where loss and targets define one.
+
+    Returns:
+        `f(params, buffers, batch) -> metrics`, scalars by name, "loss" among them.
+
+    Raises:
+        UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not
+            tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, metrics_fn
+        >>> measure = metrics_fn(layers.Linear(2, 2, bias=False))
+        >>> batch = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+        >>> measure({"weight": torch.zeros(2, 2)}, {}, batch)
+        {'loss': tensor(0.6931), 'accuracy': tensor(1.)}
     """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_functions("metrics_fn", loss=loss)

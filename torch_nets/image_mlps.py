@@ -1,6 +1,8 @@
-"""Nets without convolution or patches for images: every unit of the first layer sees every pixel,
-and nothing tells the net which pixels are neighbors. x: (batch, ...) -> logits: (batch,
-n_classes)."""
+"""Nets for images without convolutions or patches.
+
+Every unit of the first layer sees every pixel, and nothing tells the net which pixels are
+neighbors. x: (batch, ...) -> logits: (batch, n_classes).
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -24,7 +26,28 @@ from purenets.torch_nets.pytorch_mlp import MLP
 def plain_mlp(
     n_inputs: int, n_hidden: Sequence[int], n_classes: int, *, dropout: float = 0.0
 ) -> Model:
-    """The assignment's MLP on flattened images."""
+    """Return the assignment's MLP on flattened images.
+
+    Args:
+        n_inputs: pixels times channels.
+        n_hidden: units of each hidden layer.
+        n_classes: classes, one logit each.
+        dropout: the probability to drop a hidden unit in training.
+
+    Returns:
+        A model (batch, ...) -> logits (batch, n_classes).
+
+    Raises:
+        UserError: an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.image_mlps import plain_mlp
+        >>> model = plain_mlp(3 * 8 * 8, [16], 10)
+        >>> model.apply(*model.init(random.key(0)), torch.zeros(2, 3, 8, 8))[0].shape
+        torch.Size([2, 10])
+    """
     return layers.serial(
         flatten=layers.Flatten(), mlp=MLP(n_inputs, n_hidden, n_classes, dropout=dropout)
     )
@@ -45,9 +68,28 @@ def batch_norm_mlp(
     dropout: float = 0.0,
     norm: Callable[[int], Model] = layers.BatchNorm,
 ) -> Model:
-    """Linear, BatchNorm, ReLU for each hidden layer (Ioffe and Szegedy 2015).
+    """Return an MLP on flattened images with BatchNorm before each ReLU.
 
-    norm: the constructor of BatchNorm, from the number of units.
+    Args:
+        n_inputs: pixels times channels.
+        n_hidden: units of each hidden layer.
+        n_classes: classes, one logit each.
+        dropout: the probability to drop a hidden unit in training.
+        norm: the constructor of the normalization, from the number of units to a layer.
+
+    Returns:
+        A model (batch, ...) -> logits (batch, n_classes).
+
+    Raises:
+        UserError: an argument is out of range.
+
+    Example:
+        >>> from purenets.torch_nets.image_mlps import batch_norm_mlp
+        >>> list(batch_norm_mlp(192, [16], 10).layers)
+        ['flatten', 'fc1', 'norm1', 'relu1', 'fc']
+
+    Source:
+        Ioffe and Szegedy 2015, arXiv 1502.03167.
     """
     _expect_hidden("batch_norm_mlp", n_inputs, n_hidden, n_classes, dropout, norm)
     row, width = {"flatten": layers.Flatten()}, n_inputs
@@ -71,10 +113,31 @@ def residual_mlp(
     dropout: float = 0.0,
     norm: Callable[[int], Model] = layers.LayerNorm,
 ) -> Model:
-    """A linear embedding, then `depth` inverted bottlenecks x + W2 gelu(W1 norm(x)) with
-    `expansion` times `width` units inside (Bachmann et al. 2023, "Scaling MLPs", arXiv 2306.13575).
+    """Return an MLP of residual blocks, x + W2 gelu(W1 norm(x)), on flattened images.
 
-    norm: the constructor of the normalization, from the number of units; LayerNorm in the paper.
+    Args:
+        n_inputs: pixels times channels.
+        width: units between the blocks.
+        depth: the number of blocks.
+        n_classes: classes, one logit each.
+        expansion: a block has expansion * width units inside.
+        dropout: the probability to drop an output of a block in training.
+        norm: the constructor of the normalization, from the number of units to a layer; LayerNorm
+            in the paper.
+
+    Returns:
+        A model (batch, ...) -> logits (batch, n_classes).
+
+    Raises:
+        UserError: an argument is out of range.
+
+    Example:
+        >>> from purenets.torch_nets.image_mlps import residual_mlp
+        >>> list(residual_mlp(192, width=16, depth=2, n_classes=10).layers)
+        ['flatten', 'embed', 'block1', 'block2', 'norm', 'fc']
+
+    Source:
+        Bachmann et al. 2023, "Scaling MLPs", arXiv 2306.13575.
     """
     expect_sizes("residual_mlp", width=width, depth=depth, expansion=expansion)
     expect_reals("residual_mlp", ANY, dropout=dropout)
@@ -102,9 +165,32 @@ def bottleneck_mlp(
     dropout: float = 0.0,
     norm: Callable[[int], Model] = layers.BatchNorm,
 ) -> Model:
-    """Hidden layers as in `batch_norm_mlp`, with `bottleneck` linear units between each two of
-    them: the matrix between two wide layers has few params and no nonlinearity inside (Z. Lin, R.
-    Memisevic and K. Konda 2015, "How far can we go without convolution", arXiv 1511.02580)."""
+    """Return a `batch_norm_mlp` with a narrow linear layer between each two hidden layers.
+
+    So the matrix between two wide layers has few params, and no nonlinearity inside.
+
+    Args:
+        n_inputs: pixels times channels.
+        n_hidden: units of each hidden layer.
+        bottleneck: units of the narrow layers.
+        n_classes: classes, one logit each.
+        dropout: the probability to drop a hidden unit in training.
+        norm: the constructor of the normalization, from the number of units to a layer.
+
+    Returns:
+        A model (batch, ...) -> logits (batch, n_classes).
+
+    Raises:
+        UserError: an argument is out of range.
+
+    Example:
+        >>> from purenets.torch_nets.image_mlps import bottleneck_mlp
+        >>> list(bottleneck_mlp(192, [64, 64], 8, 10).layers)
+        ['flatten', 'fc1', 'norm1', 'relu1', 'narrow2', 'fc2', 'norm2', 'relu2', 'fc']
+
+    Source:
+        Lin, Memisevic and Konda 2015, arXiv 1511.02580.
+    """
     _expect_hidden("bottleneck_mlp", n_inputs, n_hidden, n_classes, dropout, norm)
     row, width = {"flatten": layers.Flatten()}, n_inputs
     for i, units in enumerate(n_hidden, start=1):
@@ -123,31 +209,86 @@ def bottleneck_mlp(
 def s_fc(
     n_inputs: int, alpha: int, n_classes: int, *, norm: Callable[[int], Model] = layers.BatchNorm
 ) -> Model:
-    """The fully connected net of B. Neyshabur 2020, "Towards learning convolutions from scratch"
-    (arXiv 2007.13657): hidden layers of 256 alpha and 24 alpha units with BatchNorm and ReLU. It is
-    meant to be trained with `optim.beta_lasso`, which leaves few weights of the first layer, and
-    those local."""
+    """Return the fully connected net S-FC: hidden layers of 256 alpha and 24 alpha units.
+
+    It is meant to be trained with `optim.beta_lasso`, which leaves few weights of the first layer,
+    and those local.
+
+    Args:
+        n_inputs: pixels times channels.
+        alpha: the width.
+        n_classes: classes, one logit each.
+        norm: the constructor of the normalization, from the number of units to a layer.
+
+    Returns:
+        A model (batch, ...) -> logits (batch, n_classes).
+
+    Raises:
+        UserError: an argument is out of range.
+
+    Example:
+        >>> from purenets import random
+        >>> from purenets.torch_nets.image_mlps import s_fc
+        >>> params, _ = s_fc(192, 1, 10).init(random.key(0))
+        >>> params["fc1.weight"].shape, params["fc2.weight"].shape
+        (torch.Size([256, 192]), torch.Size([24, 256]))
+
+    Source:
+        Neyshabur 2020, arXiv 2007.13657.
+    """
     expect_sizes("s_fc", alpha=alpha)
     return batch_norm_mlp(n_inputs, (256 * alpha, 24 * alpha), n_classes, norm=norm)
 
 
 def whitened(model: Model, weight: Tensor, bias: Tensor) -> Model:
-    """Return `model` on inputs that a fixed linear map (`whitening_map`) takes to its inputs."""
+    """Return a model whose flattened inputs go through a fixed linear map first.
+
+    Args:
+        model: a model of inputs (batch, n).
+        weight: (n, C H W), as `whitening_map` returns it.
+        bias: (n,), as `whitening_map` returns it.
+
+    Returns:
+        A model (batch, C, H, W) -> logits. The map is in the buffers.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets import MLP
+        >>> from purenets.torch_nets.image_mlps import whitened, whitening_map
+        >>> x = random.normal(torch.as_tensor(random.key(0)), (50, 3, 4, 4))
+        >>> model = whitened(MLP(8, [16], 10), *whitening_map([x], 8))
+        >>> model.apply(*model.init(random.key(1)), x)[0].shape
+        torch.Size([50, 10])
+    """
     first = layers.FixedLinear(weight, bias)
     return layers.serial(flatten=layers.Flatten(), whiten=first, net=model)
 
 
 def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[Tensor, Tensor]:
-    """Return the map from flattened images to their first `n` principal components, of variance 1.
+    """Return the map from flattened images to their first principal components, of variance 1.
 
     Args:
         parts: normalized images (m, C, H, W) of the training set, in parts that fit into memory.
         n: the number of components, those of the largest variance.
-        eps: what is added to the variances, so that directions in which images hardly differ are
-            not magnified.
+        eps: added to the variances, so that directions in which images hardly differ are not
+            magnified.
 
     Returns:
-        W (n, C H W) and b (n,), float32: the components are x W^T + b.
+        W (n, C H W) and b (n,), float32; the components are x W^T + b.
+
+    Raises:
+        UserError: an argument is wrong, or there are fewer than n pixels or no images.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.image_mlps import whitening_map
+        >>> x = random.normal(torch.as_tensor(random.key(0)), (100, 1, 2, 2))
+        >>> W, b = whitening_map([x[:50], x[50:]], n=2, eps=0.0)
+        >>> torch.cov((x.flatten(1) @ W.T + b).T, correction=0).round(decimals=3).abs()
+        tensor([[1., 0.],
+                [0., 1.]])
     """
     expect_sizes("whitening_map", n=n)
     expect_numbers("whitening_map", NOT_NEGATIVE, eps=eps)

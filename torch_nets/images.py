@@ -1,4 +1,4 @@
-"""Images on a device: opened, split, normalized, and drawn in batches."""
+"""Images on a device: loaded, split and normalized."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,12 +36,25 @@ class ImageTask(NamedTuple):
 
 
 def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
-    """Return the images of one of SOURCES.
+    """Return the images of a source.
 
     Args:
         source: "cifar10", "folder" or "digits".
-        data_dir: the folder of `folder`, and where `cifar10` is kept.
-        size: height and width to resize to, or 0; CIFAR-10 is always 32 x 32.
+        data_dir: the folder of "folder", and where "cifar10" is kept.
+        size: height and width to resize to; 0 for no change. CIFAR-10 is always 32 x 32.
+
+    Returns:
+        An `ImageDataset`: train and test, uint8 images (n, C, H, W) and class numbers (n,), and the
+        names of the classes.
+
+    Raises:
+        UserError: the source is unknown, or its images cannot be read.
+
+    Example:
+        >>> from purenets.torch_nets.images import load
+        >>> digits = load("digits", data_dir="")
+        >>> digits.train[0].shape[1:], len(digits.classes)
+        ((1, 8, 8), 10)
     """
     if not isinstance(source, str) or source not in SOURCES:
         raise UserError(f"data: unknown {source!r}, choose from {', '.join(SOURCES)}")
@@ -58,7 +71,20 @@ def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
 
 
 def cifar10(root: Path) -> ImageDataset:
-    """torchvision's CIFAR-10 below `root`, downloaded and checked where it is missing."""
+    """Return torchvision's CIFAR-10, downloaded and checked where it is missing.
+
+    Args:
+        root: the folder that holds it.
+
+    Returns:
+        An `ImageDataset` of 50,000 and 10,000 images (3, 32, 32).
+
+    Raises:
+        UserError: it is not there and cannot be downloaded.
+
+    Source:
+        Krizhevsky 2009, "Learning multiple layers of features from tiny images".
+    """
     from torchvision.datasets import CIFAR10
 
     try:
@@ -93,18 +119,28 @@ def _split_rows(n: int, key, valid_fraction: float) -> tuple[np.ndarray, np.ndar
 def prepare(
     found: ImageDataset, key, valid_fraction: float, device="cpu", n_train: int = 0
 ) -> ImageTask:
-    """Return the images on a device: a validation part split off, normalization from what remains
-    of train.
+    """Return images on a device, with a validation part and a normalization by the training part.
 
     Args:
-        found: uint8 images and their class numbers.
+        found: an `ImageDataset`, uint8 images and class numbers.
         key: of the split.
-        valid_fraction: the part of the training images held out; 0 for none.
-        device: where the tensors lie.
+        valid_fraction: the part of the training images that is held out; 0 for none.
+        device: where the tensors go.
         n_train: keep only so many training images; 0 for all.
 
+    Returns:
+        An `ImageTask` with the parts `train`, `valid` and `test`, `classes` and `normalize`.
+
     Raises:
-        UserError: images or class numbers are none, or an argument is out of range.
+        UserError: images or class numbers are wrong, or an argument is out of range.
+
+    Example:
+        >>> from purenets import random
+        >>> from purenets.torch_nets.images import load, prepare
+        >>> task = prepare(load("digits", ""), random.key(0), valid_fraction=0.1)
+        >>> x = task.normalize(task.train[0])
+        >>> x.shape[1:], bool(x.mean().abs() < 1e-3)
+        (torch.Size([1, 8, 8]), True)
     """
     expect_images("prepare", found)
     expect_integers("prepare", 0, train_images=n_train)

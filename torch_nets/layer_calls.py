@@ -1,8 +1,7 @@
-"""What the linear layers and convolutions of a model are given, and the gradients by what they
-return.
+"""The inputs of a model's linear layers and convolutions, and gradients by their outputs.
 
-It is seen in the calls of torch's functions, so that any model will do, a `torch.nn.Module` by
-`from_module` too; a leaf of the params is known by its identity.
+A mode of torch watches the calls of torch's functions, so any model will do, including a
+`torch.nn.Module` by `from_module`. A leaf of the params is recognized by its identity.
 """
 
 from collections.abc import Callable
@@ -45,15 +44,28 @@ class LayerCall(NamedTuple):
 def watch_layers(
     apply: Callable[[], Tensor], params: Params, offsets: Params | None = None
 ) -> tuple[Tensor, dict[str, LayerCall]]:
-    """Return `apply()`, and the calls of its linear layers by the name of their weight.
+    """Return `apply()`, and the calls of its linear layers and convolutions.
 
     Args:
         apply: calls the model with the very leaves of `params`.
-        offsets: added to the output of each layer, by the name of its weight; to differentiate by
-            them is to differentiate by the outputs.
+        params: tensors by name.
+        offsets: added to the output of each layer, by the name of its weight. A derivative by them
+            is one by the outputs.
+
+    Returns:
+        The outputs, and the `LayerCall` of each layer by the name of its weight.
 
     Raises:
-        UserError: if a weight is read by two calls, or by a convolution in groups.
+        UserError: a weight is read by two calls, or by a convolution with groups.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.layer_calls import watch_layers
+        >>> model, params = layers.Linear(2, 1, bias=False), {"weight": torch.ones(1, 2)}
+        >>> y, calls = watch_layers(lambda: model.apply(params, {}, torch.eye(2))[0], params)
+        >>> calls["weight"].inputs.shape
+        torch.Size([2, 1, 2])
     """
     with _Watch(params, offsets or {}) as watch:
         outputs = apply()
@@ -63,7 +75,18 @@ def watch_layers(
 def eval_layers(
     model: Model, params: Params, buffers: Buffers, x, offsets: Params | None = None
 ) -> tuple[Tensor, dict[str, LayerCall]]:
-    """Return `watch_layers` of a model in evaluation mode."""
+    """Return `watch_layers` of a model in evaluation mode.
+
+    Args:
+        model: the network.
+        params: tensors by name.
+        buffers: tensors by name.
+        x: inputs (batch, ...).
+        offsets: added to the output of each layer, by the name of its weight.
+
+    Returns:
+        The outputs, and the `LayerCall` of each layer by the name of its weight.
+    """
     return watch_layers(lambda: model.apply(params, buffers, x)[0], params, offsets)
 
 

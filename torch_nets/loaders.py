@@ -1,10 +1,12 @@
-"""To and from torch's DataLoader: a run of our batches as a dataset, and a loader as `batches`.
+"""From and to torch's DataLoader: batches as a dataset, and a loader as `batches`.
 
-dataset = to_dataset(data.batches(task.train, 32, key), range(0, 25))   # an epoch of 25 steps
-for x, y in DataLoader(dataset, batch_size=None, num_workers=2): ...    # in any loop of torch
+    dataset = to_dataset(data.batches(task.train, 32, key), range(0, 25))  # an epoch of 25 steps
+    for x, y in DataLoader(dataset, batch_size=None, num_workers=2): ...   # in a loop of torch
 
-batches = from_loader(DataLoader(images, 32, shuffle=True), key)        # in any loop of ours
-state, history = fit(step, state, batches, steps=1000)
+    batches = from_loader(DataLoader(images, 32, shuffle=True), key)       # in `fit`
+    state, history = fit(step, state, batches, steps=1000)
+
+In both directions a batch depends on the step alone, so a resumed run sees the same batches.
 """
 
 import contextlib
@@ -25,9 +27,9 @@ Batches = Callable[[int], Batch]
 
 
 class StepsDataset(IterableDataset):
-    """The batches of some steps, in their order, whatever the number of workers.
+    """The batches of some steps, in the same order for any number of workers.
 
-    Worker w of W makes those of steps w, w + W, ..., as a DataLoader asks its workers in turn.
+    Worker w of W makes those of steps w, w + W, ..., since a DataLoader asks its workers in turn.
     """
 
     def __init__(self, batches: Batches, steps: range):
@@ -45,17 +47,31 @@ class StepsDataset(IterableDataset):
 def to_dataset(batches: Batches, steps: int | range) -> IterableDataset:
     """Return the batches of some steps as a dataset, for `DataLoader(dataset, batch_size=None)`.
 
-    An epoch is a range of steps: `range(epoch * n, (epoch + 1) * n)` of `n` steps each. For the
-    part of one process of several give `data.part_of(batches, rank, processes)`. NumPy arrays come
-    out of the loader as tensors. Workers that are spawned, not forked, need `batches` that can be
-    pickled; those of `data.batches` cannot.
+    NumPy arrays come out of the loader as tensors. For the part of one process among several give
+    `data.part_of(batches, rank, processes)`. Workers that are spawned, not forked, need `batches`
+    that can be pickled; those of `data.batches` cannot.
 
     Args:
-        batches: the function from a step, from 0, to its batch.
-        steps: how many of them from 0 on, or which.
+        batches: the function from a step, counted from 0, to its batch.
+        steps: how many steps, from 0 on, or the range of them. An epoch of n steps is
+            `range(epoch * n, (epoch + 1) * n)`.
+
+    Returns:
+        An `IterableDataset` of batches, in the order of the steps for any number of workers.
 
     Raises:
-        UserError: `batches` is no function, or `steps` neither an integer from 1 on nor a range.
+        UserError: `batches` is not a function, or `steps` is neither a positive integer nor a range
+            of steps from 0 on.
+
+    Example:
+        >>> import numpy as np
+        >>> from torch.utils.data import DataLoader
+        >>> from purenets import data, random
+        >>> from purenets.torch_nets import to_dataset
+        >>> batches = data.batches((np.zeros((6, 2)), np.arange(6)), 2, random.key(0))
+        >>> loader = DataLoader(to_dataset(batches, 3), batch_size=None)
+        >>> sorted(int(label) for x, y in loader for label in y)  # an epoch sees each example once
+        [0, 1, 2, 3, 4, 5]
     """
     expect_functions("to_dataset", batches=batches)
     if not isinstance(steps, range):
@@ -74,24 +90,41 @@ def from_loader(
     device: torch.device | str | None = None,
     to_batch: Callable[[Any], Batch] = tuple,
 ) -> Batches:
-    """Return the function from the step, from 0, to the batch of a loader, epoch after epoch.
+    """Return the function from a step to a batch of a loader, epoch after epoch, for `fit`.
 
-    What torch draws in an epoch (the order, transforms) is drawn from `key` and its number, in a
-    stream apart from torch's own, so that each step has one batch: a resumed run goes on with those
-    it would have had. What NumPy or Python draws in a dataset is not of the key. A step that does
-    not follow the one before begins its epoch again, and loads it up to there. A sampler with
-    `set_epoch` (DistributedSampler) is told the epoch. Generators of the loader and its sampler are
-    seeded.
+    What torch draws in an epoch (the order, transforms) depends on `key` and the number of the
+    epoch only, in a stream apart from torch's global one. So each step has one batch, and a resumed
+    run sees the batches that it would have seen. What NumPy or Python draws in a dataset does not
+    depend on the key. A step that does not follow the one before begins its epoch again and loads
+    it up to there.
 
     Args:
-        loader: of pairs (inputs, targets).
-        key: of what is drawn.
-        steps_per_epoch: of a loader without a length; by default `len(loader)`.
-        device: where to put the batches; by default they stay where they are.
-        to_batch: makes the pair of what the loader yields, as `lambda b: (b["image"], b["label"])`.
+        loader: a DataLoader of pairs (inputs, targets). A sampler with `set_epoch`
+            (DistributedSampler) is told the epoch; generators of the loader and its sampler are
+            seeded.
+        key: the source of all that torch draws.
+        steps_per_epoch: the batches of an epoch, for a loader without a length; by default
+            `len(loader)`.
+        device: where the batches go; None leaves them where they are.
+        to_batch: makes the pair of what the loader yields, such as
+            `lambda b: (b["image"], b["label"])`.
+
+    Returns:
+        `batches(step)`, with steps counted from 0.
 
     Raises:
-        UserError: the loader has no length, ends before its epoch, or yields no pairs.
+        UserError: an argument is wrong, or the loader has no length or persistent workers. In a
+            step: the loader ends before its epoch, or does not yield pairs.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import DataLoader, TensorDataset
+        >>> from purenets import random
+        >>> from purenets.torch_nets import from_loader
+        >>> dataset = TensorDataset(torch.zeros(6, 2), torch.arange(6))
+        >>> batches = from_loader(DataLoader(dataset, 2, shuffle=True), random.key(0))
+        >>> torch.equal(batches(4)[1], batches(4)[1])  # epoch 1, its second batch
+        True
     """
     if not hasattr(loader, "__iter__") or isinstance(loader, dict | list | str):
         raise UserError(f"from_loader: loader: a {type(loader).__name__}, needs a DataLoader")

@@ -30,30 +30,74 @@ from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices
 from purenets.torch_nets.fast.tracing import is_tracing
 
+__all__ = [
+    "binary_cross_entropy",
+    "binary_focal",
+    "cross_entropy",
+    "focal",
+    "focal_binary_cross_entropy",
+    "focal_cross_entropy",
+    "huber",
+    "huber_loss",
+    "label_smoothed",
+    "mse",
+    "smoothed_cross_entropy",
+]
+
 NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of log sum_j exp(x_j) - x[target].
+    """Return the mean cross-entropy of logits and classes.
 
-    For labels t: the mean of sum_k t_k (log sum_j exp(x_j) - x_k).
+    For a class: log sum_j exp(x_j) - x_class. For labels t: sum_k t_k (log sum_j exp(x_j) - x_k).
+    Half-precision logits are computed in float32.
 
     Args:
         logits: x, (batch, classes), or (batch, classes, ...) with a target for each position.
-        targets: class numbers (batch, ...) of any integer dtype, or one-hot or soft labels t like
-            the logits, of any dtype, whose classes sum to 1.
+        targets: class numbers (batch, ...) of any integer dtype, or labels t of the shape of the
+            logits and any dtype, one-hot or soft, which sum to 1 over the classes.
+
+    Returns:
+        A scalar, the mean over the batch and all positions.
 
     Raises:
-        UserError: the targets are neither, or (on a CPU, in eager mode) a class that does not
-            exist.
+        UserError: an argument is not a tensor, the targets are neither classes nor labels, or (on a
+            CPU, in eager mode) a class does not exist.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.losses import cross_entropy
+        >>> cross_entropy(torch.zeros(2, 10), torch.tensor([3, 7]))  # log 10
+        tensor(2.3026)
+
+    Source:
+        torch.nn.functional.cross_entropy.
     """
     return smoothed_cross_entropy(logits, targets, 0.0)
 
 
 def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return `cross_entropy` with `amount` of each target spread evenly over all classes.
+    """Return `cross_entropy` with a part of each target spread evenly over all classes.
 
-    Source: Szegedy et al. 2016.
+    Args:
+        amount: that part, from 0 to 1; 0 is `cross_entropy`.
+
+    Returns:
+        A loss `f(logits, targets) -> scalar`, for `grad_fn(model, loss=...)`.
+
+    Raises:
+        UserError: `amount` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import losses
+        >>> logits, targets = torch.tensor([[5.0, 0.0]]), torch.tensor([0])
+        >>> losses.cross_entropy(logits, targets), losses.label_smoothed(0.1)(logits, targets)
+        (tensor(0.0067), tensor(0.2567))
+
+    Source:
+        Szegedy et al. 2016, arXiv 1512.00567; `label_smoothing` of torch.nn.CrossEntropyLoss.
     """
     expect_numbers("label_smoothed", ANY, amount=amount)
     if not 0 <= amount <= 1:
@@ -62,9 +106,30 @@ def label_smoothed(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Return `cross_entropy` with `smoothing` of each target spread evenly over all classes.
+    """Return the mean cross-entropy with a part of each target spread evenly over all classes.
 
-    Of half-precision logits in float32: in their own dtype the mean of large losses overflows.
+    Half-precision logits are computed in float32: in their own dtype the mean of large losses
+    overflows.
+
+    Args:
+        logits: (batch, classes, ...), as in `cross_entropy`.
+        targets: class numbers or labels, as in `cross_entropy`.
+        smoothing: the part that is spread, from 0 to 1.
+
+    Returns:
+        A scalar, the mean over the batch and all positions.
+
+    Raises:
+        UserError: as for `cross_entropy`, and for a smoothing out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.losses import smoothed_cross_entropy
+        >>> smoothed_cross_entropy(torch.tensor([[5.0, 0.0]]), torch.tensor([0]), 0.1)
+        tensor(0.2567)
+
+    Source:
+        Szegedy et al. 2016, arXiv 1512.00567; `label_smoothing` of torch.nn.CrossEntropyLoss.
     """
     expect_reals("smoothed_cross_entropy", FRACTION, smoothing=smoothing)
     _expect_tensors("cross_entropy", logits, targets)
@@ -113,19 +178,58 @@ def _expect_one_hot(labels: Tensor) -> None:
 
 
 def focal(gamma: float = 2.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the focal loss of classes, for `loss=`: what is easy counts less.
+    """Return the focal loss of classes, in which easy examples count less.
 
-    The mean of -(1 - p)^gamma log p with p the probability of the target; gamma = 0 is
-    `cross_entropy`. For labels t: the mean of -sum_k t_k (1 - p_k)^gamma log p_k.
+    The mean of -(1 - p)^gamma log p, with p the probability of the target.
 
-    Source: Lin et al. 2017, "Focal loss for dense object detection".
+    Args:
+        gamma: how much less easy examples count; 0 is `cross_entropy`.
+
+    Returns:
+        A loss `f(logits, targets) -> scalar`, for `grad_fn(model, loss=...)`.
+
+    Raises:
+        UserError: `gamma` is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import losses
+        >>> logits, targets = torch.zeros(1, 2), torch.tensor([0])  # p = 1/2: a weight of 1/4
+        >>> losses.cross_entropy(logits, targets), losses.focal(2.0)(logits, targets)
+        (tensor(0.6931), tensor(0.1733))
+
+    Source:
+        Lin et al. 2017, arXiv 1708.02002.
     """
     expect_numbers("focal", NOT_NEGATIVE, gamma=gamma)
     return functools.partial(focal_cross_entropy, gamma=gamma)
 
 
 def focal_cross_entropy(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
-    """Return the focal loss of logits (batch, classes, ...) and targets as in `cross_entropy`."""
+    """Return the mean focal loss of logits and classes.
+
+    For a class: -(1 - p)^gamma log p. For labels t: -sum_k t_k (1 - p_k)^gamma log p_k.
+
+    Args:
+        logits: (batch, classes, ...), as in `cross_entropy`.
+        targets: class numbers or labels, as in `cross_entropy`.
+        gamma: how much less easy examples count; 0 is `cross_entropy`.
+
+    Returns:
+        A scalar, the mean over the batch and all positions.
+
+    Raises:
+        UserError: as for `cross_entropy`, and for a negative gamma.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.losses import focal_cross_entropy
+        >>> focal_cross_entropy(torch.zeros(1, 2), torch.tensor([0]), 2.0)
+        tensor(0.1733)
+
+    Source:
+        Lin et al. 2017, arXiv 1708.02002.
+    """
     expect_reals("focal_cross_entropy", NOT_NEGATIVE, gamma=gamma)
     _expect_tensors("focal", logits, targets)
     logits = widened(logits)
@@ -142,13 +246,29 @@ def focal_cross_entropy(logits: Tensor, targets: Tensor, gamma: float) -> Tensor
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of -t log s - (1 - t) log(1 - s), s the sigmoid of the logits.
+    """Return the mean binary cross-entropy of logits, for yes-or-no targets.
+
+    The mean of -t log s - (1 - t) log(1 - s), with s the sigmoid of a logit.
 
     Args:
-        logits: (batch, ...), one for each yes or no.
-        targets: from 0 to 1, of the same shape and any dtype; (batch,) and (batch, 1) go together.
+        logits: (batch, ...), one for each question.
+        targets: t, from 0 (no) to 1 (yes), of the same shape and any dtype. (batch,) and (batch, 1)
+            fit together.
 
-    Source: nn.BCEWithLogitsLoss.
+    Returns:
+        A scalar, the mean over all elements.
+
+    Raises:
+        UserError: an argument is not a tensor, the shapes differ, or the batch is empty.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.losses import binary_cross_entropy
+        >>> binary_cross_entropy(torch.zeros(3, 1), torch.tensor([0, 1, 1]))  # log 2
+        tensor(0.6931)
+
+    Source:
+        torch.nn.BCEWithLogitsLoss.
     """
     return F.binary_cross_entropy_with_logits(*_alike("binary_cross_entropy", logits, targets))
 
@@ -156,12 +276,29 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def binary_focal(
     gamma: float = 2.0, alpha: float | None = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the focal loss of yes or no, for `loss=`.
+    """Return the focal loss of yes-or-no targets, in which easy examples count less.
 
-    The mean of -(1 - p)^gamma log p, p the probability of the target, as torchvision's
-    sigmoid_focal_loss; alpha: the weight of a yes, that of a no is 1 - alpha.
+    The mean of -(1 - p)^gamma log p, with p the probability of the target.
 
-    Source: Lin et al. 2017, "Focal loss for dense object detection".
+    Args:
+        gamma: how much less easy examples count; 0 is `binary_cross_entropy`.
+        alpha: the weight of a yes, 1 - alpha being that of a no; None for no weights.
+
+    Returns:
+        A loss `f(logits, targets) -> scalar`, for `grad_fn(model, loss=...)`.
+
+    Raises:
+        UserError: `gamma` is negative or not finite, or `alpha` is not from 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import losses
+        >>> logits, targets = torch.zeros(2), torch.tensor([0, 1])
+        >>> losses.binary_focal(2.0)(logits, targets)
+        tensor(0.1733)
+
+    Source:
+        Lin et al. 2017, arXiv 1708.02002; torchvision.ops.sigmoid_focal_loss.
     """
     expect_numbers("binary_focal", NOT_NEGATIVE, gamma=gamma)
     if alpha is not None:
@@ -172,7 +309,29 @@ def binary_focal(
 def focal_binary_cross_entropy(
     logits: Tensor, targets: Tensor, gamma: float, alpha: float | None = None
 ) -> Tensor:
-    """Return the focal loss of logits and targets as in `binary_cross_entropy`."""
+    """Return the mean focal loss of logits and yes-or-no targets.
+
+    Args:
+        logits: (batch, ...), as in `binary_cross_entropy`.
+        targets: from 0 (no) to 1 (yes), as in `binary_cross_entropy`.
+        gamma: how much less easy examples count; 0 is `binary_cross_entropy`.
+        alpha: the weight of a yes, 1 - alpha being that of a no; None for no weights.
+
+    Returns:
+        A scalar, the mean over all elements.
+
+    Raises:
+        UserError: as for `binary_cross_entropy`, and for a gamma or alpha out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.losses import focal_binary_cross_entropy
+        >>> focal_binary_cross_entropy(torch.zeros(2), torch.tensor([0, 1]), 2.0)
+        tensor(0.1733)
+
+    Source:
+        Lin et al. 2017, arXiv 1708.02002; torchvision.ops.sigmoid_focal_loss.
+    """
     expect_reals("focal_binary_cross_entropy", NOT_NEGATIVE, gamma=gamma)
     expect_reals(
         "focal_binary_cross_entropy", FRACTION, **({} if alpha is None else {"alpha": alpha})
@@ -188,25 +347,81 @@ def focal_binary_cross_entropy(
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of (output - target)^2 over all elements.
+    """Return the mean squared error, the mean of (output - target)^2.
 
-    targets: the shape of the outputs; (batch,) and (batch, 1) go together.
+    Args:
+        outputs: (batch, ...).
+        targets: of the same shape and any dtype. (batch,) and (batch, 1) fit together.
+
+    Returns:
+        A scalar, the mean over all elements.
+
+    Raises:
+        UserError: an argument is not a tensor, the shapes differ, or the batch is empty.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.losses import mse
+        >>> mse(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0]))
+        tensor(2.)
+
+    Source:
+        torch.nn.MSELoss.
     """
     return F.mse_loss(*_alike("mse", outputs, targets))
 
 
 def huber(delta: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the Huber loss, for `loss=`: r^2 / 2 of a residual r within `delta`, else
-    delta (|r| - delta / 2), so that outliers pull no harder than those at `delta`.
+    """Return the Huber loss, in which outliers pull no harder than residuals of size delta.
 
-    Source: Huber 1964; nn.HuberLoss.
+    The mean of r^2 / 2 for residuals |r| <= delta, else of delta (|r| - delta / 2).
+
+    Args:
+        delta: the size of a residual from which on the loss is linear.
+
+    Returns:
+        A loss `f(outputs, targets) -> scalar`, for `grad_fn(model, loss=...)`.
+
+    Raises:
+        UserError: `delta` is not a positive number.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import losses
+        >>> outputs, targets = torch.tensor([0.5, 3.0]), torch.zeros(2)
+        >>> losses.huber(1.0)(outputs, targets)  # (0.125 + 2.5) / 2
+        tensor(1.3125)
+
+    Source:
+        Huber 1964, "Robust estimation of a location parameter"; torch.nn.HuberLoss.
     """
     expect_numbers("huber", POSITIVE, delta=delta)
     return functools.partial(huber_loss, delta=delta)
 
 
 def huber_loss(outputs: Tensor, targets: Tensor, delta: float) -> Tensor:
-    """Return the Huber loss of outputs and targets as in `mse`."""
+    """Return the mean Huber loss of outputs and targets.
+
+    Args:
+        outputs: (batch, ...).
+        targets: of the same shape and any dtype. (batch,) and (batch, 1) fit together.
+        delta: the size of a residual from which on the loss is linear.
+
+    Returns:
+        A scalar, the mean over all elements.
+
+    Raises:
+        UserError: as for `mse`, and for a delta that is not positive.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.losses import huber_loss
+        >>> huber_loss(torch.tensor([0.5, 3.0]), torch.zeros(2), delta=1.0)
+        tensor(1.3125)
+
+    Source:
+        torch.nn.HuberLoss.
+    """
     expect_reals("huber_loss", POSITIVE, delta=delta)
     return F.huber_loss(*_alike("huber", outputs, targets), delta=delta)
 

@@ -86,8 +86,9 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
 
 
 def _reset(module: nn.Module, key: Tensor) -> tuple[tuple[Params, Buffers], dict[str, int]]:
-    """Return the leaves after a reset, NaN where a param was not written, and how often each was
-    written.
+    """Return the leaves after a reset, and how often each was written.
+
+    A param that was not written is NaN.
     """
     fresh = detached_copy(module)
     named = dict([*fresh.named_parameters(), *fresh.named_buffers()])
@@ -171,11 +172,17 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def detached_copy(module: nn.Module, share: bool = False) -> nn.Module:
-    """Return a deep copy; tensors that hooks computed of params, as old weight_norm does, are cut
-    first.
+    """Return a deep copy of a module.
 
-    share: let the copy have the very params and buffers of the module, where both are only
-    replaced.
+    Tensors that hooks computed from params, as the old weight_norm does, are detached first.
+
+    Args:
+        module: the module.
+        share: True to let the copy have the very params and buffers of the module, where both are
+            only replaced.
+
+    Returns:
+        The copy.
     """
     memo = {}
     for part in module.modules():

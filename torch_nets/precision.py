@@ -1,6 +1,4 @@
-"""Wrappers for the precision and the memory format of a model, and the choice of the fastest by
-measurement.
-"""
+"""Wrappers for the precision and memory format of a model, and a choice by measurement."""
 
 import fnmatch
 import statistics
@@ -18,18 +16,35 @@ from purenets.torch_nets.grad import grad_fn
 
 
 def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
-    """Return the model computed in `dtype`; the params that are trained keep theirs.
+    """Return a model computed in half precision; the params that are trained keep their dtype.
 
     Floating-point params, buffers and inputs are cast on the way in, outputs to float32 on the way
     out. Integers (token ids), masks and complex numbers stay as they are. So do the params and
-    statistics of normalizations, which are known by their kind: layers whose `kind` ends with
-    "Norm", modules of such a class in `from_module`, and in any net what lies beside a
-    "running_mean".
+    statistics of normalizations: layers whose `kind` ends with "Norm", modules of such a class in
+    `from_module`, and in any net the leaves beside a "running_mean".
 
     Args:
         model: the network.
         dtype: torch.bfloat16 or torch.float16.
         keep: a pattern of further leaves that are not cast, such as "head.*".
+
+    Returns:
+        A model with the same params.
+
+    Raises:
+        UserError: `model` is not a model, or `dtype` is not a floating-point dtype of torch.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.precision import cast
+        >>> model = cast(layers.Linear(1, 1, bias=False), torch.bfloat16)
+        >>> y, _ = model.apply({"weight": torch.tensor([[1.001]])}, {}, torch.ones(1, 1))
+        >>> y, y.dtype  # bfloat16 has 8 bits of precision
+        (tensor([[1.]]), torch.float32)
+
+    Source:
+        Micikevicius et al. 2018, arXiv 1710.03740.
     """
     expect_models("cast", model=model)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -93,8 +108,30 @@ def _cast_back(new: Tensor, given: Tensor | None, before: Tensor | None) -> Tens
 
 
 def channels_last(model: Model) -> Model:
-    """The model on images and weights whose channels lie next to each other in memory: the same
-    numbers, faster convolutions on most hardware."""
+    """Return a model whose images and filters have their channels next to each other in memory.
+
+    The numbers are the same; convolutions are faster on most hardware.
+
+    Args:
+        model: the network.
+
+    Returns:
+        A model with the same params.
+
+    Raises:
+        UserError: `model` is not a model.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.precision import channels_last
+        >>> seen = layers.elementwise(lambda x: print(x.stride()) or x)
+        >>> _ = channels_last(seen).apply({}, {}, torch.zeros(1, 3, 2, 2))
+        (12, 1, 6, 3)
+
+    Source:
+        torch.channels_last.
+    """
     expect_models("channels_last", model=model)
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -119,11 +156,28 @@ VARIANTS: dict[str, Callable[[Model], Model]] = {
 
 
 def autotune(model: Model, batch: Batch, variants, repeats: int = 2) -> dict[str, float]:
-    """The median seconds of a gradient of `batch` in each of `variants`, taken in turn after a
-    warm-up.
+    """Return the median seconds of a gradient in each of several variants of a model.
 
-    batch: inputs as the model takes them; 32 of its examples are enough to tell the ways apart. One
-    way alone is not measured.
+    They are timed in turn, after a warm-up. A single variant is not timed.
+
+    Args:
+        model: the network.
+        batch: (inputs, targets) on the device to use; of more than 32 examples the first 32 are
+            used.
+        variants: names in `VARIANTS`.
+        repeats: how often each is timed.
+
+    Returns:
+        The seconds by the name of the variant.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import MLP
+        >>> from purenets.torch_nets.precision import autotune
+        >>> batch = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+        >>> seconds = autotune(MLP(2, [8], 2), batch, ["float32", "bfloat16"])
+        >>> list(seconds), min(seconds.values()) > 0
+        (['float32', 'bfloat16'], True)
     """
     if len(variants) == 1:
         return {variants[0]: 0.0}
@@ -147,8 +201,21 @@ def autotune(model: Model, batch: Batch, variants, repeats: int = 2) -> dict[str
 
 
 def variants_for(precision: str) -> list[str]:
-    """The ways that a `--precision` leaves: auto any; float32 and bfloat16 one each, so that
-    nothing is measured and two runs compute the same bits."""
+    """Return the variants that a `--precision` allows: all for "auto", else one.
+
+    With one variant nothing is timed, and two runs compute the same bits.
+
+    Args:
+        precision: "auto", "float32" or "bfloat16".
+
+    Returns:
+        Names in `VARIANTS`.
+
+    Example:
+        >>> from purenets.torch_nets.precision import variants_for
+        >>> variants_for("bfloat16")
+        ['bfloat16 channels_last']
+    """
     return {"float32": ["float32"], "bfloat16": ["bfloat16 channels_last"]}.get(
         precision, list(VARIANTS)
     )

@@ -18,11 +18,36 @@ def MLP(
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> Model:
-    """x: (batch, n_inputs) -> logits: (batch, n_classes), through hidden layers of `n_hidden` units
-    each.
+    """Return a multi-layer perceptron: linear layers with an activation between them.
 
-    No softmax at the end: the loss has it. Params: "fc1.weight" (n_hidden[0], n_inputs),
-    "fc1.bias", ...
+    There is no softmax at the end; the loss has it.
+
+    Args:
+        n_inputs: features of an input.
+        n_hidden: units of each hidden layer, as [100, 50]; [] for a linear classifier.
+        n_classes: classes, one logit each.
+        activation: "relu", "tanh" or "silu".
+        dropout: the probability to drop a hidden unit in training.
+
+    Returns:
+        A model (batch, n_inputs) -> logits (batch, n_classes). Params: "fc1.weight" (n_hidden[0],
+        n_inputs), "fc1.bias" (n_hidden[0],), "fc2.weight" and so on.
+
+    Raises:
+        UserError: a size is not a positive integer, `activation` is another name, or `dropout` is
+            out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets import MLP
+        >>> model = MLP(2, [20], 3)
+        >>> params, buffers = model.init(random.key(0))
+        >>> list(params)
+        ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
+        >>> logits, _ = model.apply(params, buffers, torch.zeros(5, 2))
+        >>> logits.shape
+        torch.Size([5, 3])
     """
     return layers.serial(**mlp_layers(layers, n_inputs, n_hidden, n_classes, activation, dropout))
 

@@ -20,12 +20,11 @@ DEVICES = ("cpu", "cuda")  # kinds of devices that have an autocast of their own
 
 
 def checkpoint(f: Callable) -> Callable:
-    """Return `f` so that its backward pass computes it a second time, and only its arguments are
-    stored.
+    """Return `f` so that its backward pass computes it again instead of storing its activations.
 
-    The same as `jax.checkpoint` (Chen et al. 2016, "Training deep nets with sublinear memory
-    cost"): values and gradients are those of `f`, for about a third more time. Composes with
-    torch.func, autograd and `jit` (where the compiler decides what is stored in the end).
+    Only the arguments are stored. Values and gradients are those of `f`, for about a third more
+    time. It composes with torch.func, autograd and `jit` (where the compiler decides in the end
+    what is stored).
 
     Args:
         f: a pure function of nested dicts, tuples and lists of tensors, and other values. Gradients
@@ -35,14 +34,20 @@ def checkpoint(f: Callable) -> Callable:
         The function of the same arguments, differentiable to any order, backward and forward.
 
     Raises:
-        UserError: when called, if `f` closes over a tensor that a gradient is to go to.
+        UserError: `f` is not a function. When called: `f` closes over a tensor that needs a
+            gradient.
 
     Example:
+        >>> import torch
+        >>> from purenets.torch_nets import checkpoint
         >>> block = checkpoint(lambda w, x: torch.tanh(x @ w))
         >>> w, x = torch.zeros(2, 2), torch.ones(3, 2)
         >>> torch.func.grad(lambda w: block(w, x).sum())(w)
         tensor([[3., 3.],
                 [3., 3.]])
+
+    Source:
+        Chen et al. 2016, arXiv 1604.06174; jax.checkpoint.
     """
 
     expect_functions("checkpoint", f=f)
@@ -145,7 +150,14 @@ class _Recomputed(torch.autograd.Function):
 
 
 def is_differentiable(x: Tensor) -> bool:
-    """Return True for numbers of a kind that gradients exist for."""
+    """Return True for a tensor of a kind that has gradients: floating point or complex.
+
+    Args:
+        x: a tensor.
+
+    Returns:
+        A bool.
+    """
     return x.is_floating_point() or x.is_complex()
 
 

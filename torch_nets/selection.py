@@ -1,8 +1,8 @@
 """Training on the hardest images of each batch, as a small net finds them.
 
-A small net is trained before, on the same batches, and says which images of each have the largest
-loss; the large net then sees these only, at the cost of half of its forward and backward passes or
-less. So does K. Jordan's airbench96_faster (github.com/KellerJordan/cifar10-airbench).
+The small net is trained first, on the same batches, and finds the images with the largest loss.
+The large net then sees only these, at half the cost of its forward and backward passes or less.
+This follows K. Jordan's airbench96_faster (github.com/KellerJordan/cifar10-airbench).
 """
 
 from collections.abc import Callable
@@ -28,18 +28,24 @@ TRAINED = 4  # the small net takes a step at each 4th batch; it looks at all
 def hardest_rows(
     model: Model, step: Step, state: TrainState, batches: Batches, steps: int, keep: int
 ) -> Tensor:
-    """Return the rows of each batch that `model` finds hardest while it is trained.
+    """Return the rows of each batch that a model finds hardest while it is trained.
 
     Args:
         model: the small net.
         step: its training step.
-        state: where it begins.
+        state: its state at the start.
         batches: the function from a step of the large net to its batch; targets are class numbers.
-        steps: of the large net. The small one takes `proxy_steps(steps)`.
+        steps: steps of the large net. The small one takes `proxy_steps(steps)`.
         keep: how many rows of a batch.
 
     Returns:
         (steps, keep) int64 on the CPU, in ascending order within a batch.
+
+    Raises:
+        UserError: an argument is wrong, or `keep` exceeds a batch.
+
+    Source:
+        airbench96_faster of github.com/KellerJordan/cifar10-airbench.
     """
     expect_models("hardest_rows", model=model)
     expect_states("hardest_rows", state=state)
@@ -58,15 +64,48 @@ def hardest_rows(
 
 
 def proxy_steps(steps: int) -> int:
-    """Return how many steps the small net takes for `steps` of the large one."""
+    """Return how many steps the small net takes for a number of steps of the large one.
+
+    Args:
+        steps: steps of the large net.
+
+    Returns:
+        A fourth of them, rounded up.
+
+    Raises:
+        UserError: `steps` is negative or not an integer.
+
+    Example:
+        >>> from purenets.torch_nets.selection import proxy_steps
+        >>> proxy_steps(9)
+        3
+    """
     expect_integers("proxy_steps", 0, steps=steps)
     return -(-steps // TRAINED)
 
 
 @torch.no_grad()
 def losses(model: Model, state: TrainState, batch: Batch) -> Tensor:
-    """Return the cross-entropy of each image (batch,), in training mode: by the statistics of the
-    batch."""
+    """Return the cross-entropy of each image in training mode, by the statistics of the batch.
+
+    Args:
+        model: the network.
+        state: its training state.
+        batch: images (batch, C, H, W) and class numbers (batch,).
+
+    Returns:
+        A tensor (batch,).
+
+    Example:
+        >>> import torch
+        >>> from purenets import init_state, optim, random
+        >>> from purenets.torch_nets import MLP
+        >>> from purenets.torch_nets.selection import losses
+        >>> model = MLP(2, [8], 2)
+        >>> state = init_state(model, optim.sgd(0.1), random.key(0))
+        >>> losses(model, state, (torch.eye(2), torch.tensor([0, 1]))).shape
+        torch.Size([2])
+    """
     x, y = batch
     key = random.fold_in(state.key, state.step)
     logits, _ = model.apply(state.params, state.buffers, x, train=True, key=key)
@@ -74,7 +113,25 @@ def losses(model: Model, state: TrainState, batch: Batch) -> Tensor:
 
 
 def selected(batches: Batches, rows: Tensor) -> Batches:
-    """Return `batches` of the given rows (steps, keep) only."""
+    """Return `batches` of chosen rows only.
+
+    Args:
+        batches: the function from a step to its batch.
+        rows: (steps, keep), as `hardest_rows` returns it.
+
+    Returns:
+        `batches(step)`, with `keep` examples each.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.selection import selected
+        >>> batches = selected(lambda step: (torch.eye(3), torch.arange(3)), torch.tensor([[0, 2]]))
+        >>> batches(0)[1]
+        tensor([0, 2])
+    """
     expect_functions("selected", batches=batches)
     expect_arrays("selected", rows=rows)
 

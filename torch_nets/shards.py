@@ -1,11 +1,10 @@
-"""Gradients of fixed shards of a batch, summed in a fixed order: the same bits from any number of
-processes.
+"""Gradients of fixed shards, summed in a fixed order: the same bits from any number of processes.
 
-A batch is cut into S shards, whoever computes them. Process r of R takes the shards r, r + R,
-r + 2 R, ...: in each round every process computes one shard, all exchange what they found, and each
-adds it to its sum in the order of the shards. An addition of floating-point numbers depends on its
-order, which is 0, 1, ..., S - 1 here for every R; an `all_reduce` would choose another for each R.
-A round holds R gradients in memory, and a step sends each shard's gradient once.
+A batch is cut into S shards. Process r of R takes the shards r, r + R, r + 2 R, ... In each round
+every process computes one shard, all exchange their results, and each adds them to its sum in the
+order of the shards. A floating-point sum depends on its order, which here is 0, 1, ..., S - 1 for
+every R; an `all_reduce` would choose another for each R. A round holds R gradients in memory, and
+a step sends the gradient of each shard once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,24 +30,53 @@ Gather = Callable[[Tensor], Sequence[Tensor]]  # a vector of each process, in th
 
 
 def alone(vector: Tensor) -> list[Tensor]:
-    """Return what a group of one process gathers."""
+    """Return what a group of one process gathers: its own vector.
+
+    Args:
+        vector: that of this process.
+
+    Returns:
+        A list of it.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.shards import alone
+        >>> alone(torch.ones(2))
+        [tensor([1., 1.])]
+    """
     return [vector]
 
 
 def sharded_grad_fn(
     grad_fn: GradFn, shards: int, own: Sequence[int], gather: Gather = alone
 ) -> GradFn:
-    """Return the mean of the gradients of the shards of a batch.
+    """Return the gradient function that averages the gradients of the shards of a batch.
 
     Each shard has a key of its own, and BatchNorm normalizes it by its own statistics. Metrics are
-    means over the shards. Buffers move by the mean of what they moved by; those that are no
+    means over the shards. Buffers move by the mean of their changes; those that are not
     floating-point numbers (counters) are those of the first shard.
 
     Args:
-        grad_fn: of one shard.
-        shards: S, into how many parts of one size a batch is cut.
-        own: the shards of this process: `range(rank, shards, processes)`.
+        grad_fn: the gradient function of one shard.
+        shards: the number of equal parts that a batch is cut into.
+        own: the shards of this process, `range(rank, shards, processes)`.
         gather: exchanges vectors with the other processes.
+
+    Returns:
+        A gradient function, with the same bits from any number of processes.
+
+    Raises:
+        UserError: when called: a batch cannot be cut into equal shards.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import grad_fn, layers, losses
+        >>> from purenets.torch_nets.shards import sharded_grad_fn
+        >>> grad = grad_fn(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)  # the gradients are 2 and 8
+        >>> params = {"weight": torch.tensor([[1.0]])}
+        >>> sharded_grad_fn(grad, shards=2, own=range(2))(params, {}, batch, None)[0]
+        {'weight': tensor([[5.]])}
     """
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
@@ -72,10 +100,26 @@ def sharded_grad_fn(
 def sharded_metrics(
     metrics: MetricsFn, shards: int, own: Sequence[int], gather: Gather = alone
 ) -> MetricsFn:
-    """Return the metrics of a batch: means over its shards, weighed by their size.
+    """Return the evaluation that averages over the shards of a batch, weighted by their size.
 
-    Every process evaluates all of a batch with fewer examples than shards. Arguments are those of
-    `sharded_grad_fn`.
+    Every process evaluates all of a batch that has fewer examples than shards.
+
+    Args:
+        metrics: `f(params, buffers, batch) -> metrics`, as `metrics_fn` returns it.
+        shards, own, gather: as in `sharded_grad_fn`.
+
+    Returns:
+        `f(params, buffers, batch) -> metrics`, with the same bits from any number of processes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses, metrics_fn
+        >>> from purenets.torch_nets.shards import sharded_metrics
+        >>> measure = metrics_fn(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)
+        >>> params = {"weight": torch.tensor([[1.0]])}
+        >>> sharded_metrics(measure, shards=2, own=range(2))(params, {}, batch)
+        {'loss': tensor(2.5000)}
     """
 
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
@@ -94,19 +138,54 @@ def sharded_metrics(
 
 
 def shard_of(batch: Batch, shard: int, shards: int) -> Batch:
-    """Return one of the parts of a batch; they are as large, or as good as."""
+    """Return one shard of a batch; shards are equal, or differ by one example.
+
+    Args:
+        batch: (inputs, targets).
+        shard: the number of the shard, from 0.
+        shards: how many there are.
+
+    Returns:
+        A batch.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.shards import shard_of
+        >>> shard_of((torch.zeros(5, 2), torch.arange(5)), 1, 2)[1]
+        tensor([2, 3, 4])
+    """
     n = count_examples(batch, "shard_of")
     return rows_of(batch, slice(n * shard // shards, n * (shard + 1) // shards))
 
 
 def rows_of(batch: Batch, rows: slice) -> Batch:
-    """Return some examples of a batch."""
+    """Return some examples of a batch.
+
+    Args:
+        batch: (inputs, targets).
+        rows: which examples.
+
+    Returns:
+        A batch.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.shards import rows_of
+        >>> rows_of((torch.zeros(5, 2), torch.arange(5)), slice(1, 3))[1]
+        tensor([1, 2])
+    """
     x, y = (map_arrays(lambda array: array[rows], part) for part in batch)
     return x, y
 
 
 def expect_equal_parts(batch_size: int, n: int, what: str) -> None:
-    """Raise a UserError if a batch has no `n` parts of one size; `what` they are called."""
+    """Raise a UserError unless a batch can be divided into n equal parts.
+
+    Args:
+        batch_size: examples of the batch.
+        n: how many parts.
+        what: what the message calls them.
+    """
     if batch_size % n:
         raise UserError(f"--batch_size {batch_size}: cannot be shared equally among {n} {what}")
 
@@ -117,9 +196,18 @@ def mean_in_order(values: Iterable[dict], shards: int, gather: Gather) -> dict:
     Half-precision numbers are summed in float32. Integers are those of the first shard.
 
     Args:
-        values: of this process, one for each round.
+        values: those of this process, one for each round.
         shards: how many there are in all processes.
         gather: exchanges vectors with the other processes.
+
+    Returns:
+        A nested dict.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.shards import alone, mean_in_order
+        >>> mean_in_order([{"w": torch.tensor([1.0])}, {"w": torch.tensor([3.0])}], 2, alone)
+        {'w': tensor([2.])}
     """
     sums: Vectors = {}
     for value in values:
@@ -145,7 +233,20 @@ def _is_real(dtype: torch.dtype) -> bool:
 
 
 def packed(values: dict) -> Vectors:
-    """Return the leaves of a nested dict as one vector for each dtype."""
+    """Return the leaves of a nested dict as one vector for each dtype.
+
+    Args:
+        values: a nested dict of tensors.
+
+    Returns:
+        Vectors by dtype.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.shards import packed
+        >>> packed({"w": torch.ones(1, 2), "b": torch.zeros(1)})
+        {torch.float32: tensor([1., 1., 0.])}
+    """
     leaves = tree.flatten(values).values()
     return {
         dtype: torch.cat([leaf.reshape(-1) for leaf in leaves if leaf.dtype == dtype])
@@ -154,7 +255,22 @@ def packed(values: dict) -> Vectors:
 
 
 def unpacked(vectors: Vectors, like: dict) -> dict:
-    """Return the nested dict, of the shapes of `like`, whose leaves `packed` made these vectors."""
+    """Return the nested dict whose leaves `packed` made into vectors.
+
+    Args:
+        vectors: vectors by dtype.
+        like: a nested dict of the same structure, shapes and dtypes.
+
+    Returns:
+        The nested dict.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.shards import packed, unpacked
+        >>> values = {"w": torch.ones(1, 2), "b": torch.zeros(1)}
+        >>> unpacked(packed(values), like=values)
+        {'w': tensor([[1., 1.]]), 'b': tensor([0.])}
+    """
     flat, new = tree.flatten(like), {}
     for dtype, vector in vectors.items():
         own = {name: leaf for name, leaf in flat.items() if leaf.dtype == dtype}

@@ -1,12 +1,12 @@
-"""A `Model` as a torch.nn.Module, for what takes only those: torch.export, ONNX, Lightning, hooks.
+"""A `Model` as a torch.nn.Module, for torch.export, ONNX, Lightning, hooks.
 
     module = to_module(model, state.params, state.buffers)
     module.state_dict().keys()                # the names of params and buffers: "fc1.weight", ...
     program = torch.export.export(module.eval(), (x,))
     torch.onnx.export(module.eval(), (x,), "net.onnx", dynamo=True)
 
-It behaves as modules do: params and buffers are its own and are changed in place, training mode is
-an attribute, and draws come of torch's generator. `from_module` leads back.
+It behaves as modules do: params and buffers are its own and change in place, training mode is an
+attribute, and draws come from torch's generator. `from_module` is the inverse.
 """
 
 from typing import Any
@@ -20,24 +20,28 @@ from purenets.torch_nets.grad import expect_param_tensors
 
 
 def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> nn.Module:
-    """Return a module that computes what the model does, with copies of the params and buffers.
+    """Return a torch.nn.Module that computes what the model does, with copies of its params.
 
-    Its `state_dict` has their names and is that of the torch.nn twin, where there is one. `forward`
-    takes one input, several, or keyword inputs; it applies the model in the mode that `train()` and
-    `eval()` set, and writes the new buffers into its own. A module cannot be pickled; save its
-    `state_dict`.
+    `forward` takes one input, several inputs or keyword inputs. It applies the model in the mode
+    that `train()` and `eval()` set, and writes the new buffers into those of the module. A module
+    cannot be pickled; save its `state_dict`.
 
     Args:
         model: the network.
         params: tensors by name.
-        buffers: by name; none by default.
+        buffers: tensors by name; none by default.
+
+    Returns:
+        A module. Its `state_dict` has the names of params and buffers, and is that of the
+        equivalent torch.nn module where there is one.
 
     Raises:
-        UserError: for a name that torch's modules have no place for.
+        UserError: an argument is wrong, or torch's modules do not allow the name of a leaf.
 
     Example:
+        >>> import torch
         >>> from purenets import random
-        >>> from purenets.torch_nets import MLP
+        >>> from purenets.torch_nets import MLP, to_module
         >>> model = MLP(2, [3], 2)
         >>> module = to_module(model, *model.init(random.key(0)))
         >>> module
@@ -119,13 +123,42 @@ class Net(_Leaves):
 
 
 def with_leaves(model: Model) -> tuple[Model, Params, Buffers]:
-    """Return the model with params and buffers, drawn by a key from torch's generator."""
+    """Return a model with its params and buffers, drawn by a key from torch's generator.
+
+    Args:
+        model: the network.
+
+    Returns:
+        (model, params, buffers), the arguments of `to_module`.
+
+    Raises:
+        UserError: `model` is not a model.
+
+    Example:
+        >>> from purenets.torch_nets import MLP
+        >>> from purenets.torch_nets.to_module import with_leaves
+        >>> model, params, buffers = with_leaves(MLP(2, [3], 2))
+        >>> params["fc1.weight"].shape
+        torch.Size([3, 2])
+    """
     expect_models("with_leaves", model=model)
     return model, *model.init(draw_key())
 
 
 def draw_key() -> Tensor:
-    """Return a key from torch's generator, which `torch.manual_seed` seeds."""
+    """Return a key from torch's generator, which `torch.manual_seed` seeds.
+
+    Returns:
+        A key, int64 (2,).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.to_module import draw_key
+        >>> with torch.random.fork_rng():
+        ...     _ = torch.manual_seed(0)
+        ...     draw_key().shape
+        torch.Size([2])
+    """
     return torch.randint(0, 1 << 32, (2,), dtype=torch.int64)
 
 

@@ -7,12 +7,12 @@
 
     opt_state = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), params)    # take over
 
-Arrays go over bit by bit. The optimizers' states bear the same names in both, so both ways are the
-same for all: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam.
+Arrays are copied bit by bit. States have the same names in both libraries, so both directions work
+for all of these: sgd, rmsprop, adagrad, adadelta, adam, adamw, adamax, nadam, radam.
 
-torch numbers its parameters. Which is which is read from `param_names`, which torch keeps where it
-was given `named_parameters()`; else one group is taken to be in the order of `params`, or of
-`order` if that is given. Several groups without names need `order`.
+torch numbers its parameters. Their names are read from `param_names`, which torch keeps if it was
+given `named_parameters()`. Without them, one group is assumed to be in the order of `params`, or of
+`order` if that is given; several groups need `order`.
 """
 
 from collections.abc import Sequence
@@ -54,17 +54,38 @@ def to_torch_state_dict(
     step: int = 0,
     order: Sequence[str] | None = None,
 ) -> dict:
-    """Return what `load_state_dict` of the torch optimizer of that name takes.
+    """Return the state of an optimizer as torch.optim's `load_state_dict` takes it.
 
     Args:
         opt_state: the state of one of our optimizers with the same name.
-        optimizer_name: the name in `CLASSES`.
+        optimizer_name: "sgd", "rmsprop", "adagrad", "adadelta", "adam", "adamw", "adamax", "nadam"
+            or "radam".
         params: the params that it belongs to.
-        hyper: keyword arguments of torch's (a schedule's present value, not the schedule).
+        hyper: keyword arguments of torch's optimizer; of a schedule the present value.
         step: how many updates have been made, for optimizers whose state here does not count them
             (sgd, rmsprop, adagrad, adadelta).
-        order: the names in the order in which torch's optimizer was given them, by default that of
-            `params`; torch itself compares no names.
+        order: the names in the order in which torch's optimizer was given them; None for that of
+            `params`. torch itself compares no names.
+
+    Returns:
+        A dict with "state" and "param_groups".
+
+    Raises:
+        UserError: an argument is wrong, or the state is that of another optimizer.
+
+    Example:
+        >>> import torch
+        >>> from purenets import optim
+        >>> from purenets.torch_nets.torch_optim import to_torch_state_dict
+        >>> params = {"weight": torch.ones(1, 2)}
+        >>> _, state = (ours := optim.adam(0.1)).update(params, ours.init(params), params)
+        >>> theirs = torch.optim.Adam([torch.nn.Parameter(params["weight"])], lr=0.1)
+        >>> theirs.load_state_dict(to_torch_state_dict(state, "adam", params, {"lr": 0.1}))
+        >>> theirs.state_dict()["state"][0]["exp_avg"]
+        tensor([[0.1000, 0.1000]])
+
+    Source:
+        torch.optim.Optimizer.load_state_dict.
     """
     expect_named("to_torch_state_dict", "entries", opt_state=opt_state)
     expect_leaves("to_torch_state_dict", params=params)
@@ -102,18 +123,36 @@ def from_torch_state_dict(
     step: int | None = None,
     order: Sequence[str] | None = None,
 ) -> dict:
-    """Return the state of `optimizer` that goes on where that of `state_dict` stopped.
+    """Return the state of an optimizer that continues where torch.optim's optimizer stopped.
 
     Args:
-        state_dict: of torch's optimizer, with one group of parameters or several.
-        optimizer: ours; for several groups with hyperparameters of their own a `partition`.
+        state_dict: that of torch's optimizer, with one group of parameters or several.
+        optimizer: ours; a `partition` for several groups with hyper-parameters of their own.
         params: the params that it updates.
         step: how many updates have been made, if only ours counts them (a schedule, dampening).
         order: the names in the order in which torch's optimizer was given them, group after group,
             where `state_dict` does not hold them.
 
+    Returns:
+        A state for `optimizer.update`.
+
     Raises:
-        UserError: where the order is not known, or names, shapes or steps do not fit.
+        UserError: the order is not known, or names, shapes or steps do not fit.
+
+    Example:
+        >>> import torch
+        >>> from purenets import optim
+        >>> from purenets.torch_nets.torch_optim import from_torch_state_dict
+        >>> weight = torch.nn.Parameter(torch.ones(1, 2))
+        >>> theirs = torch.optim.SGD([("weight", weight)], lr=0.1, momentum=0.9)
+        >>> weight.sum().backward()
+        >>> theirs.step()
+        >>> ours = optim.sgd(0.1, momentum=0.9)
+        >>> from_torch_state_dict(theirs.state_dict(), ours, {"weight": weight.detach()})
+        {'0': {'momentum_buffer': {'weight': tensor([[1., 1.]])}}, '1': {}}
+
+    Source:
+        torch.optim.Optimizer.state_dict.
     """
     expect_optimizers("from_torch_state_dict", optimizer=optimizer)
     expect_leaves("from_torch_state_dict", params=params)
@@ -158,8 +197,10 @@ def _by_name(state_dict: dict, params: Params, order: Sequence[str] | None) -> d
 
 
 def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> list[str]:
-    """Return the names of torch's parameters in its order, or raise a UserError where that is not
-    known.
+    """Return the names of torch's parameters in its order.
+
+    Raises:
+        UserError: the order is not known.
     """
     if all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
@@ -211,7 +252,7 @@ def _shared(theirs: dict[str, dict], name: str) -> torch.Tensor | None:
 
 
 def _known(entries: dict, name: str, leaf: str, old: torch.Tensor) -> torch.Tensor:
-    """The entry of one parameter, or the fresh one if torch has not made a step yet."""
+    """Return the entry of one parameter, or the fresh one if torch has not made a step yet."""
     found = entries.get(name)
     if found is None and entries and any(v is not None for v in entries.values()):
         raise UserError(f"{leaf}: no {name} in state_dict, it holds {', '.join(entries)}")
@@ -223,7 +264,11 @@ def _known(entries: dict, name: str, leaf: str, old: torch.Tensor) -> torch.Tens
 
 
 def _entries(opt_state: dict) -> dict:
-    """The entries of a chain's parts together; a state that has one twice cannot be torch's."""
+    """Return the entries of all parts of a chain together.
+
+    Raises:
+        UserError: the state has an entry twice, so it cannot be torch's.
+    """
     entries = {}
     for name, part in opt_state.items():
         for key, value in (part if name.isdigit() else {name: part}).items():

@@ -8,8 +8,27 @@ from purenets.core.base import Model, UserError
 
 
 def flip_averaged(model: Model) -> Model:
-    """Test-time augmentation: in evaluation the mean of the logits of an image and of its mirror
-    image.
+    """Return a model that averages its logits over an image and its mirror image, in evaluation.
+
+    In training it is the model itself.
+
+    Args:
+        model: a model of images (batch, C, H, W).
+
+    Returns:
+        A model with the same params; evaluation takes twice the time.
+
+    Raises:
+        UserError: `model` is not a model.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.tta import flip_averaged
+        >>> left = layers.elementwise(lambda x: x[:, 0, 0, :1])  # reads the first pixel
+        >>> x = torch.tensor([[[[1.0, 3.0]]]])
+        >>> flip_averaged(left).apply({}, {}, x)[0]
+        tensor([[2.]])
     """
     expect_models("flip_averaged", model=model)
 
@@ -23,8 +42,29 @@ def flip_averaged(model: Model) -> Model:
 
 
 def shift_averaged(model: Model) -> Model:
-    """Test-time augmentation: in evaluation half the logits of an image and a quarter each of the
-    image moved by one pixel up and left, and down and right."""
+    """Return a model that averages its logits over an image and two shifts of it, in evaluation.
+
+    The image has a weight of 1/2; its shifts by one pixel up and left, and down and right, have 1/4
+    each. In training it is the model itself.
+
+    Args:
+        model: a model of images (batch, C, H, W).
+
+    Returns:
+        A model with the same params; evaluation takes three times as long.
+
+    Raises:
+        UserError: `model` is not a model.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.tta import shift_averaged
+        >>> first = layers.elementwise(lambda x: x[:, 0, 0, :1])  # reads the first pixel
+        >>> x = torch.tensor([[[[0.0, 0.0], [0.0, 4.0]]]])  # its reflection comes in
+        >>> shift_averaged(first).apply({}, {}, x)[0]
+        tensor([[2.]])
+    """
     expect_models("shift_averaged", model=model)
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -41,10 +81,31 @@ def shift_averaged(model: Model) -> Model:
 
 
 def where_unsure(model: Model, averaged: Model, below: float) -> Model:
-    """Test-time augmentation of few images: in evaluation the logits of `averaged` (such as
-    `flip_averaged(model)`) for the images whose largest probability by `model` is less than
-    `below`, those of `model` for all others. Which images that are depends on their values, so it
-    runs in eager mode only."""
+    """Return a model that asks a slower one about the images it is unsure of, in evaluation.
+
+    Which images these are depends on values, so it runs in eager mode only.
+
+    Args:
+        model: the model.
+        averaged: a model of the same params, such as `flip_averaged(model)`.
+        below: an image is unsure if its largest class probability is below this.
+
+    Returns:
+        A model with the same params.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.tta import where_unsure
+        >>> model, averaged = layers.Scale(1.0), layers.Scale(10.0)
+        >>> logits = torch.tensor([[0.1, 0.0], [5.0, 0.0]])  # probabilities 0.52 and 0.99
+        >>> where_unsure(model, averaged, below=0.9).apply({}, {}, logits)[0]
+        tensor([[1., 0.],
+                [5., 0.]])
+    """
     expect_models("where_unsure", model=model, averaged=averaged)
     expect_numbers("where_unsure", ANY, below=below)
 
@@ -59,7 +120,24 @@ def where_unsure(model: Model, averaged: Model, below: float) -> Model:
 
 
 def unsure(logits: Tensor, below: float) -> Tensor:
-    """Which images of logits (batch, classes) have no class as probable as `below`, (batch,)."""
+    """Return which images have no class of at least a given probability.
+
+    Args:
+        logits: (batch, classes).
+        below: that probability.
+
+    Returns:
+        Booleans (batch,), True for an image whose largest probability is below it.
+
+    Raises:
+        UserError: `logits` is not a floating-point tensor of two axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.tta import unsure
+        >>> unsure(torch.tensor([[0.1, 0.0], [5.0, 0.0]]), below=0.9)
+        tensor([ True, False])
+    """
     expect_numbers("unsure", ANY, below=below)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         raise UserError("unsure: logits: needs a tensor of real numbers (batch, classes)")

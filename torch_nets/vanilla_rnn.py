@@ -1,13 +1,12 @@
-"""The vanilla RNN of the assignment, equations (1) to (3) by name, as two pure functions and as a
-module.
+"""The vanilla RNN of the assignment, as two pure functions and as a module.
 
     h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h)     (1)     h(0) = 0
     o(t) = W_ph h(t) + b_o                         (2)
     y(t) = softmax(o(t))                           (3)
 
 The loss (4) is the cross-entropy of the last step only, so `apply` returns the logits o of the last
-step and `torch_nets.grad_fn` takes the loss of them. In code a row is an example: h = tanh(x W_hx^T
-+ h W_hh^T + b_h).
+step and `torch_nets.grad_fn` takes the loss of them. In code a row is an example:
+h = tanh(x W_hx^T + h W_hh^T + b_h).
 """
 
 import math
@@ -37,20 +36,42 @@ def VanillaRNN(
     input_scale: float = 1.0,
     recurrence: str = "loop",
 ) -> Model:
-    """x: (batch, T-1, input_dim) -> logits: (batch, num_classes), for palindromes of length T.
+    """Return the recurrent net of the assignment, which predicts the last digit of a palindrome.
 
-    Params: W_hx (hidden, input), W_hh (hidden, hidden), b_h (hidden,), W_ph (classes, hidden) and
-    b_o (classes,).
+    h(t) = tanh(W_hx x(t) + W_hh h(t-1) + b_h), and the logits are W_ph h + b_o of the last step.
 
     Args:
-        input_length: T-1, the digits that are read; longer inputs are read just as well.
-        input_dim: 1 (a digit is a number) or num_classes (one-hot).
-        init: how W_hh begins, a name in INITS.
-        gain: what W_hh is multiplied with then. With identity and a gain over 1 a unit begins as a
-            latch: h = 0 is unstable, the first inputs push it to one of two stable states.
-        input_scale: what inputs are multiplied with.
-        recurrence: of a training step: "loop", which autograd differentiates, or "fused", one
-            operation with a backward pass by hand; faster, with one derivative.
+        input_length: T-1, the digits that are read of a palindrome of length T. Longer inputs can
+            be read too.
+        input_dim: 1 (a digit is a number) or num_classes (a digit is one-hot).
+        num_hidden: units of the hidden state.
+        num_classes: classes, one logit each.
+        init: how W_hh begins, "default", "orthogonal" or "identity".
+        gain: a factor for the initial W_hh. With "identity" and a gain over 1 each unit begins as a
+            latch: h = 0 is unstable, and the first inputs push it to one of two stable states.
+        input_scale: a factor for the inputs.
+        recurrence: how the steps are computed in training: "loop", which autograd differentiates,
+            or "fused", one operation with a backward pass by hand, which is faster and can be
+            differentiated once.
+
+    Returns:
+        A model (batch, T-1, input_dim) -> logits (batch, num_classes). Params: "W_hx" (num_hidden,
+        input_dim), "W_hh" (num_hidden, num_hidden), "b_h" (num_hidden,), "W_ph" (num_classes,
+        num_hidden) and "b_o" (num_classes,).
+
+    Raises:
+        UserError: an argument is out of range. When applied: params or inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets import VanillaRNN
+        >>> model = VanillaRNN(input_length=4, input_dim=1, num_hidden=16, num_classes=10)
+        >>> params, buffers = model.init(random.key(0))
+        >>> list(params)
+        ['W_hx', 'W_hh', 'b_h', 'W_ph', 'b_o']
+        >>> model.apply(params, buffers, torch.zeros(5, 4, 1))[0].shape
+        torch.Size([5, 10])
     """
     check(input_length, input_dim, num_hidden, num_classes, init)
     expect_numbers("VanillaRNN", FINITE, gain=gain, input_scale=input_scale)
@@ -108,7 +129,20 @@ class VanillaRNNModule(Net):
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Equation (3)."""
+    """Return the class probabilities of logits, equation (3).
+
+    Args:
+        logits: (..., classes).
+
+    Returns:
+        Probabilities (..., classes), which sum to 1.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.vanilla_rnn import probabilities
+        >>> probabilities(torch.tensor([0.0, 0.0]))
+        tensor([0.5000, 0.5000])
+    """
     return torch.softmax(logits, dim=-1)
 
 
@@ -145,7 +179,24 @@ def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
 
 
 def default_init(key: Tensor, shapes: dict) -> Params:
-    """All uniform within 1 / sqrt(hidden), as nn.RNN and nn.Linear."""
+    """Return params that are all uniform within 1 / sqrt(hidden), as in nn.RNN and nn.Linear.
+
+    Args:
+        key: a torch key.
+        shapes: the shape of each param by its name.
+
+    Returns:
+        The params.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.vanilla_rnn import default_init
+        >>> key, shapes = torch.as_tensor(random.key(0)), {"W_hh": (4, 4), "b_h": (4,)}
+        >>> params = default_init(key, shapes)
+        >>> all(bool((leaf.abs() <= 0.5).all()) for leaf in params.values())
+        True
+    """
     bound = 1 / math.sqrt(shapes["b_h"][0])
     keys = random.split(key, len(shapes))
     return {
@@ -155,8 +206,30 @@ def default_init(key: Tensor, shapes: dict) -> Params:
 
 
 def orthogonal_init(key: Tensor, shapes: dict) -> Params:
-    """`default_init`, but W_hh a random rotation (Saxe et al. 2013) and b_h zero: the first states
-    keep their norm, and so does the gradient on its way back."""
+    """Return the params of `default_init`, but with a random orthogonal W_hh and a b_h of 0.
+
+    A rotation keeps the norm of a vector, so the first states keep theirs, and so does the gradient
+    on its way back.
+
+    Args:
+        key: a torch key.
+        shapes: the shape of each param by its name.
+
+    Returns:
+        The params.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.vanilla_rnn import orthogonal_init
+        >>> key, shapes = torch.as_tensor(random.key(0)), {"W_hh": (4, 4), "b_h": (4,)}
+        >>> W = orthogonal_init(key, shapes)["W_hh"]
+        >>> torch.allclose(W @ W.T, torch.eye(4), atol=1e-5)
+        True
+
+    Source:
+        Saxe et al. 2013, arXiv 1312.6120.
+    """
     W_key, rest_key = random.split(key)
     q, r = torch.linalg.qr(random.normal(W_key, shapes["W_hh"], "float64"))
     W_hh = (
@@ -166,7 +239,27 @@ def orthogonal_init(key: Tensor, shapes: dict) -> Params:
 
 
 def identity_init(key: Tensor, shapes: dict) -> Params:
-    """`default_init`, but W_hh the identity and b_h zero (Le et al. 2015 did so for ReLU)."""
+    """Return the params of `default_init`, but with the identity for W_hh and a b_h of 0.
+
+    Args:
+        key: a torch key.
+        shapes: the shape of each param by its name.
+
+    Returns:
+        The params.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.vanilla_rnn import identity_init
+        >>> key, shapes = torch.as_tensor(random.key(0)), {"W_hh": (2, 2), "b_h": (2,)}
+        >>> identity_init(key, shapes)["W_hh"]
+        tensor([[1., 0.],
+                [0., 1.]])
+
+    Source:
+        Le et al. 2015, arXiv 1504.00941, for ReLU.
+    """
     n = shapes["b_h"][0]
     return default_init(key, shapes) | {"W_hh": torch.eye(n), "b_h": torch.zeros(n)}
 

@@ -45,7 +45,7 @@ def cached(
     """Return (x, y) of train and test from the cache; x is a memory map.
 
     Args:
-        folder: of the cache.
+        folder: the folder of the cache.
         key: changes with all that the pixels depend on.
         classes: their names, in the order of the class numbers.
         decode: `decode(folder)` writes ARRAYS where the entry is missing.

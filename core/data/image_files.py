@@ -70,7 +70,7 @@ def decoded(path: str, size: int = 0) -> np.ndarray:
     and CMYK as RGB.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         size: height and width to resize to, or 0.
 
     Raises:

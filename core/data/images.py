@@ -26,7 +26,13 @@ FORMAT = 3  # of what is made of the files
 
 
 class ImageDataset(NamedTuple):
-    """A classification task: inputs (n, channels, height, width) uint8, targets (n,) int64."""
+    """A classification task of images: train and test, pairs of inputs and targets.
+
+    Args:
+        train: inputs (n, channels, height, width) uint8, and targets (n,) int64.
+        test: the same for the examples that were held out.
+        classes: their names, in the order of the class numbers.
+    """
 
     train: Batch
     test: Batch
@@ -34,9 +40,24 @@ class ImageDataset(NamedTuple):
 
 
 def digits(size: int = 0) -> ImageDataset:
-    """Return scikit-learn's 1,797 handwritten digits, (n, 1, 8, 8) or of another size.
+    """Return scikit-learn's 1,797 handwritten digits; every fifth one is a test image.
 
-    Every fifth is a test image.
+    Args:
+        size: height and width to resize to; 0 for the 8 x 8 pixels that they have.
+
+    Returns:
+        An `ImageDataset` of one channel.
+
+    Raises:
+        UserError: `size` is not an integer from 0 on, or the images would not fit into the memory.
+
+    Example:
+        >>> from purenets.core.data import images
+        >>> images.digits().test[0].shape
+        (359, 1, 8, 8)
+
+    Source:
+        sklearn.datasets.load_digits.
     """
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -57,16 +78,34 @@ def digits(size: int = 0) -> ImageDataset:
 def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset:
     """Return the images of `root/{train,test}/CLASS/*.{png,jpg,jpeg}`, classes sorted by name.
 
-    Gray where all images are gray, else RGB; as `image_files.decoded` says. Nothing is written
-    below `root`, which may be read-only.
+    They are gray if all of them are gray, else RGB, decoded as `image_files.decoded` says. Nothing
+    is written below `root`, which may be read-only.
 
     Args:
-        root: of the set.
-        size: height and width to resize to, or 0 if all images are of one size.
-        cache: the folder that keeps decoded images; None: `image_cache.cache_folder()`.
+        root: the folder of the set.
+        size: height and width to resize to; 0 if all images have one size.
+        cache: the folder that keeps decoded images; None for `image_cache.cache_folder()`.
+
+    Returns:
+        An `ImageDataset`. Its inputs are memory maps of the cache.
 
     Raises:
         UserError: one line that names the file or folder that is wrong.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from purenets.core.data import images
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     for part in ("train", "test"):
+        ...         for name in ("cat", "dog"):
+        ...             path = pathlib.Path(place) / "set" / part / name / "0.png"
+        ...             path.parent.mkdir(parents=True)
+        ...             Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path)
+        ...     found = images.folder(path.parents[2], cache=pathlib.Path(place) / "cache")
+        ...     found.classes, found.train[0].shape
+        (('cat', 'dog'), (2, 3, 4, 6))
     """
     _expect_size(size)
     expect_paths("folder", root=root, **({} if cache is None else {"cache": cache}))
@@ -91,10 +130,26 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
 
 
 def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean (C,) and the deviation (C,) of every channel of uint8 images (n, C, H, W).
+    """Return the mean and the standard deviation of every channel of uint8 images.
 
-    From the histograms of the channels: exact, and in little memory. A constant channel has
-    deviation 1.
+    They come from the histograms of the channels: exact, and in little memory.
+
+    Args:
+        x: (n, channels, height, width) uint8.
+
+    Returns:
+        mean (channels,) and deviation (channels,), float64, in units of the pixel values; the
+        deviation of a constant channel is 1.
+
+    Raises:
+        UserError: `x` is not such an array, or is empty.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.data.images import channel_mean_std
+        >>> x = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
+        >>> channel_mean_std(x)
+        (array([127.5]), array([127.5]))
     """
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
         about = f"{x.dtype} of shape {x.shape}" if hasattr(x, "dtype") else f"a {type(x).__name__}"

@@ -17,22 +17,33 @@ from purenets.core.data.checks import expect_examples
 def batches(
     data: Batch, batch_size: int = 0, key: Array | None = None, *, repeat: bool = False
 ) -> Callable[[int], Batch]:
-    """Return the function from the step (from 0) to its batch.
+    """Return the function from the step, counted from 0, to its batch.
 
     The examples come in permutations, one after the other without a gap: every batch is full, each
-    example is seen once in every `n` draws, and the step alone says which. The data are checked
-    here, once, and not in the steps.
+    example is seen once in every `n` draws, and the step alone says which. So any step of any run
+    can be taken again. The data are checked here, once, and not in the steps.
 
     Args:
         data: inputs (n, ...), or a tuple or dict of them, and targets (n, ...): class numbers,
-            one-hot or soft labels, numbers of a regression in floating point. Inputs and targets
+            one-hot or soft labels, or floating-point numbers of a regression. Inputs and targets
             are finite.
         batch_size: 0 is full-batch (the data as they are), 1 single-sample, up to n mini-batches.
-        key: of the permutations; full-batch needs none.
-        repeat: let a batch_size over n take examples more than once a batch.
+        key: the key of the permutations; full-batch needs none.
+        repeat: allow a batch_size over n, which takes examples more than once in a batch.
+
+    Returns:
+        `batch_at(step) -> (inputs, targets)`, on the device of the data.
 
     Raises:
         UserError: one line that names the example or the argument that is wrong.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import data, random
+        >>> x = np.arange(5)
+        >>> batch_at = data.batches((x, x), batch_size=2, key=random.key(1))
+        >>> [batch_at(step)[0].tolist() for step in range(5)]  # two epochs; step 2 is in both
+        [[4, 2], [3, 1], [0, 3], [0, 1], [4, 2]]
     """
     n = expect_examples(data)
     batch_size = _checked_size(batch_size, n, repeat)
@@ -62,9 +73,23 @@ def batches(
 
 
 def steps_per_epoch(data: Batch, batch_size: int) -> float:
-    """Return the steps until each example has been seen once.
+    """Return the number of steps in which each example is seen once: n / batch_size.
 
-    Not an integer where the last batch straddles epochs; 1 for full-batch (0).
+    Args:
+        data: inputs (n, ...) and targets (n, ...).
+        batch_size: the same as in `batches`.
+
+    Returns:
+        A float where the last batch straddles two epochs; 1 for full-batch (0).
+
+    Raises:
+        UserError: `batches` would refuse the data or the batch size.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import data
+        >>> data.steps_per_epoch((np.zeros((5, 3)), np.zeros(5)), batch_size=2)
+        2.5
     """
     expect_examples(data)
     batch_size = _integer(batch_size)
@@ -72,23 +97,29 @@ def steps_per_epoch(data: Batch, batch_size: int) -> float:
 
 
 def part_of(batches: Callable[[int], Batch], rank: int, processes: int) -> Callable[[int], Batch]:
-    """Return the function from the step to the part of its batch that is one process' own.
+    """Return the function from the step to one process's part of its batch.
 
-    The parts are as large as each other and, in the order of the ranks, make up the batch: several
-    processes that each take their own take together what one alone would.
-
-    >>> x = np.arange(8.0)
-    >>> own = part_of(lambda step: (x, x), rank=1, processes=4)
-    >>> own(0)
-    (array([2., 3.]), array([2., 3.]))
+    All parts are equally large. In the order of the ranks they make up the batch, so several
+    processes together see what one alone would see.
 
     Args:
         batches: the function from a step to its batch, as `batches` returns it.
-        rank: of the process, from 0.
+        rank: the number of this process, from 0.
         processes: how many there are.
 
+    Returns:
+        `part_at(step) -> (inputs, targets)`.
+
     Raises:
-        UserError: there is no such rank, or (from a step) a batch cannot be shared equally.
+        UserError: there is no such rank; from a step, the batch cannot be shared equally.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import data
+        >>> x = np.arange(8.0)
+        >>> part_at = data.part_of(lambda step: (x, x), rank=1, processes=4)
+        >>> part_at(0)
+        (array([2., 3.]), array([2., 3.]))
     """
     expect_functions("part_of", batches=batches)
     if not is_integer(processes) or processes < 1:

@@ -29,22 +29,38 @@ def from_csv(
     header: bool | None = None,
     n_classes: int | None = None,
 ) -> Dataset:
-    """Return the set of a file of numbers with commas between, split and standardized.
+    """Return the set of a CSV file: numbers, with the class in the last column.
 
-    A row is an example: its features, then its class, an integer from 0 on. The text is UTF-8, with
-    a byte order mark or without; cells may stand in double quotes; empty lines are skipped.
+    A row is an example: its features, then its class, an integer from 0 on. The set is split and
+    standardized, as `prepare` does it. The text is UTF-8, with or without a byte order mark; cells
+    may stand in double quotes; empty lines are skipped.
 
     Args:
-        path: of the file.
-        key: of the split.
-        test_fraction: the part of the examples that becomes the test set.
-        dtype: of the inputs, "float32" or "float64".
+        path: the path of the file.
+        key: the key of the split.
+        test_fraction: the share of the examples that becomes the test set.
+        dtype: the dtype of the inputs, "float32" or "float64".
         header: True if the first row names the columns, False if it holds numbers. None: it names
             them if none of its cells is a number.
-        n_classes: None if every class has an example; else how many there are.
+        n_classes: the number of classes; None if every class has an example.
+
+    Returns:
+        A `Dataset`: train and test, inputs (n, features) and targets (n,) int64.
 
     Raises:
-        UserError: one line that names the file and the row that is wrong.
+        UserError: one line that names the file, the row and what is wrong.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from purenets import data, random
+        >>> table = np.stack([np.arange(10), np.arange(10) ** 2, np.arange(10) % 2], axis=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "set.csv"
+        ...     np.savetxt(path, table, fmt="%d", delimiter=",")
+        ...     task = data.from_csv(path, random.key(0))
+        >>> task.train[0].shape, task.test[0].shape, task.n_classes
+        ((8, 2), (2, 2), 2)
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"from_csv: path is {path!r}, needs the path of a file")

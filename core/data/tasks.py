@@ -16,7 +16,14 @@ ROUNDINGS = (
 
 
 class Dataset(NamedTuple):
-    """A classification task: inputs (n, features) float, targets (n,) int64."""
+    """A classification task: train and test, pairs of inputs and targets.
+
+    Args:
+        train: inputs (n, features) floating point, and targets (n,) int64.
+        test: the same for the examples that were held out.
+        n_features: how many there are.
+        n_classes: how many there are.
+    """
 
     train: Batch
     test: Batch
@@ -35,13 +42,27 @@ def prepare(
 
     Args:
         batch: inputs (n, features) and class numbers (n,), counted from 0.
-        key: of the split.
-        test_fraction: the part of the examples that becomes the test set.
-        dtype: of the inputs, "float32" or "float64".
-        n_classes: None if every class has an example; else how many there are.
+        key: the key of the split.
+        test_fraction: the share of the examples that becomes the test set.
+        dtype: the dtype of the inputs, "float32" or "float64".
+        n_classes: the number of classes; None if every class has an example.
+
+    Returns:
+        A `Dataset` of NumPy arrays.
 
     Raises:
-        UserError: see `check`; or a part of the split is empty, or `dtype` is not floating point.
+        UserError: `check` refuses the set, a part of the split is empty, or `dtype` is not
+            floating point.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import data, random
+        >>> x = np.arange(20.0).reshape(10, 2)
+        >>> task = data.prepare((x, np.arange(10) % 2), random.key(0), test_fraction=0.2)
+        >>> task.train[0].shape, task.test[0].shape
+        ((8, 2), (2, 2))
+        >>> task.train[0].std(axis=0).round(3)
+        array([1., 1.], dtype=float32)
     """
     if not _is_float(dtype):
         raise UserError(f"dtype: {dtype} cannot hold standardized inputs; needs float32 or float64")
@@ -67,17 +88,28 @@ def _is_float(dtype: str) -> bool:
 
 
 def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:
-    """Return the batch itself, a set for classification.
+    """Return a set for classification unchanged, or say in one line what is wrong with it.
 
     Args:
         batch: inputs (n, ...), all finite, and class numbers (n,), counted from 0.
-        n_classes: how many classes there are; some may have no example. None: as many as the
-            largest class number tells, and each of them has an example (a net for classes numbered
+        n_classes: the number of classes; some may have no example. None: as many as the largest
+            class number tells, and every class must have an example (a network for classes numbered
             0, 1 and 1,000,000 would have a million outputs that mean nothing).
-        name: what the set is called in a message.
+        name: what the message of an error calls the set.
+
+    Returns:
+        The batch.
 
     Raises:
         UserError: one line that names the example or the class that is wrong.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import data
+        >>> x, y = data.check((np.zeros((3, 2)), np.array([0, 2, 1])))
+        >>> data.check((x, np.array([0, 2, 2])))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        purenets.core.base.UserError: data: no example has target 1, but one has 2; ...
     """
     expect_examples(batch, name)
     if n_classes is not None:
@@ -108,7 +140,27 @@ def _expect_no_gap(y: np.ndarray, name: str) -> None:
 
 
 def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
-    """Return a random (1 - fraction, fraction) of the examples; both parts hold at least one."""
+    """Return the examples in two random parts, (1 - fraction) and `fraction` of them.
+
+    Args:
+        batch: inputs (n, ...) and targets (n, ...).
+        key: the key of the permutation.
+        fraction: the share of the second part.
+
+    Returns:
+        Two pairs (inputs, targets). Both hold at least one example.
+
+    Raises:
+        UserError: one of the parts would be empty, or inputs and targets differ in length.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import data, random
+        >>> x = np.arange(5)
+        >>> (train, _), (test, _) = data.split((x, x), random.key(0), fraction=0.4)
+        >>> train, test
+        (array([2, 4, 0]), array([3, 1]))
+    """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise UserError(f"split: a {type(batch).__name__}, needs a pair (inputs, targets)")
     if not all(getattr(part, "shape", ()) for part in batch):
@@ -132,16 +184,26 @@ def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
     """Return `train` with mean 0 and deviation 1 in every feature, and the others by the same map.
 
     A feature is constant if its values on `train` differ by no more than rounding (4 units in the
-    last place of their dtype). It becomes 0, and elsewhere the difference to its value on `train`.
+    last place of their dtype). It becomes 0; in the other arrays, the difference from its value on
+    `train`.
 
     Args:
-        train: (n, features), real. Computed in float64, returned in its own dtype (integers:
-            float64).
-        others: (m, features) each.
+        train: (n, features), real numbers. Computed in float64.
+        others: arrays (m, features), such as the test set.
+
+    Returns:
+        As many arrays, each in its own dtype (integers as float64).
 
     Raises:
-        UserError: no examples, another number of features, or a value that is not finite or too
-            large.
+        UserError: there are no examples, the features differ in number, or a value is not finite or
+            too large.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import data
+        >>> train, test = data.standardize(np.array([[1.0], [3.0]]), np.array([[2.0], [5.0]]))
+        >>> train.ravel(), test.ravel()
+        (array([-1.,  1.]), array([0., 3.]))
     """
     arrays = (train, *others)
     for array in arrays:

@@ -22,18 +22,31 @@ def load(
     test_fraction: float = 0.2,
     dtype: str = "float32",
 ) -> Dataset:
-    """Return the toy set `name`, one of DATASETS, split and standardized.
+    """Return a toy set by name, split and standardized as `prepare` does it.
 
     Args:
-        name: of the set.
-        key: of its draws and of the split.
-        n: how many examples to draw; real sets have their own number.
-        noise: the deviation of the noise, or None for the set's own (real sets have none to set).
-        test_fraction: the part of the examples that becomes the test set.
-        dtype: of the inputs, "float32" or "float64".
+        name: one of `data.DATASETS`: "moons", "circles", "blobs", "overlap", "spirals" are drawn;
+            "digits", "iris", "wine" are real sets that scikit-learn holds.
+        key: the key of the draws and of the split.
+        n: how many examples to draw; a real set has its own number.
+        noise: the standard deviation of the noise; None for the set's own. A real set takes none.
+        test_fraction: the share of the examples that becomes the test set.
+        dtype: the dtype of the inputs, "float32" or "float64".
+
+    Returns:
+        A `Dataset`: train and test, inputs (n, features) and targets (n,) int64.
 
     Raises:
         UserError: one line that names the argument that is wrong.
+
+    Example:
+        >>> from purenets import data, random
+        >>> task = data.load("moons", random.key(0), n=100)
+        >>> task.train[0].shape, task.test[0].shape, task.n_classes
+        ((80, 2), (20, 2), 2)
+
+    Source:
+        sklearn.datasets.
     """
     if not isinstance(name, str) or name not in DATASETS:
         raise UserError(f"dataset: unknown {name!r}, choose from {', '.join(DATASETS)}")

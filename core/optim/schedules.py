@@ -1,4 +1,4 @@
-"""Schedules: functions from the count of updates (from 0) to the value of a hyper-parameter.
+"""Schedules: functions from the count of updates (from 0) to the value of a hyperparameter.
 
 They are built of array operations, so a count may be a Python number, a NumPy array (then: all
 values at once, as for a plot) or a tensor under vmap and torch.compile. After its end a schedule
@@ -24,15 +24,75 @@ from purenets.core.arguments import (
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Schedule, UserError
 
+__all__ = [
+    "SCHEDULES",
+    "constant",
+    "cosine",
+    "cosine_restarts",
+    "cyclic",
+    "exponential",
+    "join",
+    "linear",
+    "multi_step",
+    "one_cycle",
+    "piecewise",
+    "polynomial",
+    "step",
+    "swa",
+    "warmup",
+]
+
 
 def constant(value: float) -> Schedule:
-    """Always `value`."""
+    """Return a schedule that always has the same value.
+
+    Args:
+        value: the value of the hyperparameter.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: the value is not a finite number.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.constant(0.1)(np.arange(3))
+        array([0.1, 0.1, 0.1])
+
+    Source:
+        optax.constant_schedule.
+    """
     expect_numbers("constant", FINITE, value=value)
     return lambda count: value + 0 * _real(count)
 
 
 def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
-    """`value`, times `gamma` after each `every` updates (torch: StepLR)."""
+    """Return a schedule that is multiplied by `gamma` after each `every` updates.
+
+        value * gamma ** floor(count / every)
+
+    Args:
+        value: the value before the first multiplication.
+        every: updates from one multiplication to the next.
+        gamma: the factor.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: an argument is not a number of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.step(8.0, every=2, gamma=0.5)(np.arange(6))
+        array([8., 8., 4., 4., 2., 2.])
+
+    Source:
+        torch.optim.lr_scheduler.StepLR.
+    """
     expect_numbers("step", FINITE, value=value)
     expect_numbers("step", POSITIVE, every=every)
     expect_numbers("step", NOT_NEGATIVE, gamma=gamma)
@@ -40,7 +100,29 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
 
 
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
-    """`values[i]` from `boundaries[i - 1]` on; one value more than boundaries."""
+    """Return a schedule of given values, each from its boundary on.
+
+    Args:
+        boundaries: counts of updates in rising order; `values[i]` holds from `boundaries[i - 1]`
+            on.
+        values: one more than boundaries.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: the numbers of boundaries and values do not fit, the boundaries do not rise, or a
+            value is not a finite number.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.piecewise([2, 5], [1.0, 0.5, 0.1])(np.arange(7))
+        array([1. , 1. , 0.5, 0.5, 0.5, 0.1, 0.1])
+
+    Source:
+        optax.piecewise_constant_schedule, which takes factors instead of values.
+    """
     _expect_counts("piecewise", boundaries=boundaries)
     if not _is_listed(values) or len(values) != len(boundaries) + 1:
         raise UserError(
@@ -52,15 +134,57 @@ def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
 
 
 def exponential(value: float, gamma: float) -> Schedule:
-    """`value * gamma ** count` (torch: ExponentialLR)."""
+    """Return a schedule that is multiplied by `gamma` at every update: value * gamma ** count.
+
+    Args:
+        value: the value at the first update.
+        gamma: the factor.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: `value` is not a finite number, or `gamma` is negative or not one.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.exponential(8.0, 0.5)(np.arange(4))
+        array([8., 4., 2., 1.])
+
+    Source:
+        torch.optim.lr_scheduler.ExponentialLR.
+    """
     expect_numbers("exponential", FINITE, value=value)
     expect_numbers("exponential", NOT_NEGATIVE, gamma=gamma)
     return lambda count: value * gamma ** _real(count)
 
 
 def polynomial(begin: float, end: float, steps: int, power: float = 1.0) -> Schedule:
-    """From `begin` to `end` in `steps` updates, as (1 - count / steps) ** power (torch:
-    PolynomialLR).
+    """Return a schedule that falls from `begin` to `end` as a power of the share of updates left.
+
+        end + (begin - end) * (1 - count / steps) ** power, and `end` after `steps` updates
+
+    Args:
+        begin: the value at the first update.
+        end: the value that is kept after `steps` updates.
+        steps: how many updates the change takes.
+        power: 1 is a straight line; larger powers fall faster at first.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: an argument is not a number of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.polynomial(16.0, 0.0, steps=4, power=2)(np.arange(6))
+        array([16.,  9.,  4.,  1.,  0.,  0.])
+
+    Source:
+        torch.optim.lr_scheduler.PolynomialLR (end 0), optax.polynomial_schedule.
     """
     expect_numbers("polynomial", FINITE, begin=begin, end=end)
     expect_numbers("polynomial", POSITIVE, steps=steps, power=power)
@@ -68,15 +192,60 @@ def polynomial(begin: float, end: float, steps: int, power: float = 1.0) -> Sche
 
 
 def linear(begin: float, end: float, steps: int) -> Schedule:
-    """From `begin` to `end` in a straight line."""
+    """Return a schedule in a straight line from `begin` to `end`.
+
+    Args:
+        begin: the value at the first update.
+        end: the value that is kept after `steps` updates.
+        steps: how many updates the change takes.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: an argument is not a finite number, or `steps` is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.linear(0.0, 1.0, steps=4)(np.arange(6))
+        array([0.  , 0.25, 0.5 , 0.75, 1.  , 1.  ])
+
+    Source:
+        optax.linear_schedule.
+    """
     expect_numbers("linear", FINITE, begin=begin, end=end)
     expect_numbers("linear", POSITIVE, steps=steps)
     return polynomial(begin, end, steps)
 
 
 def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
-    """Half a cosine from `begin` to `end` in `steps` updates, then `end` (torch's CosineAnnealingLR
-    would rise again). Loshchilov and Hutter 2017, without restarts."""
+    """Return a schedule along half a cosine from `begin` to `end`, without restarts.
+
+        end + (begin - end) * (1 + cos(pi * count / steps)) / 2
+
+    After `steps` updates it stays at `end`; torch's CosineAnnealingLR would rise again.
+
+    Args:
+        begin: the value at the first update.
+        steps: how many updates the change takes.
+        end: the value that is kept after them.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: an argument is not a finite number, or `steps` is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.cosine(1.0, steps=4)(np.arange(6)).round(3)
+        array([1.   , 0.854, 0.5  , 0.146, 0.   , 0.   ])
+
+    Source:
+        Loshchilov and Hutter 2017, arXiv 1608.03983.
+    """
     expect_numbers("cosine", FINITE, begin=begin, end=end)
     expect_numbers("cosine", POSITIVE, steps=steps)
 
@@ -88,8 +257,28 @@ def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
 
 
 def warmup(schedule: Schedule, steps: int, begin: float = 0.0) -> Schedule:
-    """From `begin` in a straight line to `schedule(0)` in `steps` updates, then `schedule` from its
-    0 on.
+    """Return a schedule that begins with a straight line up to another one.
+
+    Args:
+        schedule: what follows the warm-up; it counts from 0 there.
+        steps: updates of the warm-up; 0 for none.
+        begin: the value at the first update.
+
+    Returns:
+        The schedule: from `begin` to `schedule(0)` in `steps` updates, then `schedule`.
+
+    Raises:
+        UserError: `schedule` is not a function, `steps` is negative, or `begin` is not a finite
+            number.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.warmup(schedules.linear(1.0, 0.0, steps=2), steps=4)(np.arange(7))
+        array([0.  , 0.25, 0.5 , 0.75, 1.  , 0.5 , 0.  ])
+
+    Source:
+        Goyal et al. 2017, arXiv 1706.02677.
     """
     expect_functions("warmup", schedule=schedule)
     expect_numbers("warmup", NOT_NEGATIVE, steps=steps)
@@ -98,12 +287,27 @@ def warmup(schedule: Schedule, steps: int, begin: float = 0.0) -> Schedule:
 
 
 def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> Schedule:
-    """Return `value`, times `gamma` from each milestone on (torch: MultiStepLR).
+    """Return a schedule that is multiplied by `gamma` at each milestone.
 
     Args:
-        value: before the first milestone.
+        value: the value before the first milestone.
         milestones: counts of updates in rising order; one that is named twice counts twice.
         gamma: the factor at each milestone.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: the milestones do not rise, or an argument is not a number of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.multi_step(8.0, milestones=[2, 3], gamma=0.5)(np.arange(5))
+        array([8., 8., 4., 2., 2.])
+
+    Source:
+        torch.optim.lr_scheduler.MultiStepLR.
     """
     expect_numbers("multi_step", FINITE, value=value)
     _expect_counts("multi_step", milestones=milestones)
@@ -118,15 +322,30 @@ def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> S
 
 
 def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.0) -> Schedule:
-    """Return half a cosine from `begin` to `end`, again and again (CosineAnnealingWarmRestarts).
+    """Return a schedule along half a cosine from `begin` to `end`, again and again.
 
     Args:
         begin: the value after each restart.
-        steps: updates in the first cycle.
+        steps: updates of the first cycle.
         multiply: how many times as long as the cycle before each cycle is.
         end: the value that a cycle falls to.
 
-    Source: Loshchilov and Hutter 2017, arXiv 1608.03983.
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: `begin` or `end` is not a finite number, `steps` is not positive, or `multiply`
+            is not a positive integer.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.cosine_restarts(1.0, steps=2, multiply=2)(np.arange(7)).round(3)
+        array([1.   , 0.5  , 1.   , 0.854, 0.5  , 0.146, 1.   ])
+
+    Source:
+        Loshchilov and Hutter 2017, arXiv 1608.03983;
+        torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
     """
     expect_numbers("cosine_restarts", FINITE, begin=begin, end=end)
     expect_numbers("cosine_restarts", POSITIVE, steps=steps)
@@ -178,18 +397,31 @@ def cyclic(
     mode: str = "triangular",
     gamma: float = 1.0,
 ) -> Schedule:
-    """Return straight lines from `low` up to `high` and down again (torch: CyclicLR).
+    """Return a schedule in straight lines from `low` up to `high` and down again.
 
     Args:
         low: the value at the beginning of each cycle.
         high: the peak of the first cycle.
         steps_up: updates from `low` to the peak.
-        steps_down: updates back to `low`; `steps_up` by default.
+        steps_down: updates back to `low`; None for as many as `steps_up`.
         mode: "triangular" for equal peaks, "triangular2" for peaks half as high in each cycle,
             "exp_range" for peaks times `gamma` at each update.
         gamma: the factor of "exp_range".
 
-    Source: Smith 2017, arXiv 1506.01186.
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: an argument is not a number of its range, or `mode` is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.cyclic(0.0, 1.0, steps_up=2, mode="triangular2")(np.arange(8))
+        array([0.  , 0.5 , 1.  , 0.5 , 0.  , 0.25, 0.5 , 0.25])
+
+    Source:
+        Smith 2017, arXiv 1506.01186; torch.optim.lr_scheduler.CyclicLR.
     """
     steps_down = steps_up if steps_down is None else steps_down
     expect_numbers("cyclic", FINITE, low=low, high=high)
@@ -217,19 +449,35 @@ def one_cycle(
     anneal: str = "cosine",
     three_phase: bool = False,
 ) -> Schedule:
-    """Return the rise from `peak / divide` to `peak` and the fall to `peak / divide / divide_final`
-    at update `steps - 1` (torch: OneCycleLR).
+    """Return a schedule that rises to `peak` once and falls far below its first value.
+
+    It begins at `peak / divide` and ends, at update `steps - 1`, at `peak / divide / divide_final`.
 
     Args:
         peak: the largest value.
-        steps: updates in all.
-        warmup_fraction: the share of the rise in them.
-        divide: how far under the peak the first value is.
-        divide_final: how far under the first value the last one is.
-        anneal: "cosine" or "linear".
+        steps: updates of the whole training.
+        warmup_fraction: the share of them in which the value rises.
+        divide: the peak, divided by the first value.
+        divide_final: the first value, divided by the last one.
+        anneal: the form of rise and fall, "cosine" or "linear".
         three_phase: fall to the first value in as many updates as the rise took, then to the last.
 
-    Source: Smith and Topin 2018, arXiv 1708.07120.
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: an argument is not a number of its range, `anneal` is unknown, or there are too
+            few steps for such a warm-up.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> rate = schedules.one_cycle(1.0, steps=10, divide=4, divide_final=100, anneal="linear")
+        >>> rate(np.array([0, 1, 2, 9]))
+        array([0.25  , 0.625 , 1.    , 0.0025])
+
+    Source:
+        Smith and Topin 2018, arXiv 1708.07120; torch.optim.lr_scheduler.OneCycleLR.
     """
     expect_numbers("one_cycle", FINITE, peak=peak)
     expect_numbers("one_cycle", POSITIVE, steps=steps, divide=divide, divide_final=divide_final)
@@ -252,18 +500,31 @@ def one_cycle(
 def swa(
     schedule: Schedule | float, start: int, rate: float, steps: int = 10, anneal: str = "cosine"
 ) -> Schedule:
-    """Return `schedule` up to update `start`, then its value there annealed to `rate` (SWALR).
+    """Return a schedule that leaves another one at `start` and is annealed to a constant rate.
 
-    The constant, larger rate under which `optim.swa` averages the params.
+    This is the constant, larger rate at which `optim.swa` averages the params.
 
     Args:
-        schedule: before `start`.
-        start: the update at which the annealing begins.
+        schedule: what holds before `start`, a schedule or a number.
+        start: the update at which the annealing begins, from the value that `schedule` has there.
         rate: the value that is kept in the end.
-        steps: updates of the annealing.
-        anneal: "cosine" or "linear".
+        steps: updates of the annealing; 0 for none.
+        anneal: the form of the annealing, "cosine" or "linear".
 
-    Source: Izmailov et al. 2018, arXiv 1803.05407.
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: an argument is not a number of its range, or `anneal` is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> schedules.swa(1.0, start=2, rate=0.5, steps=2, anneal="linear")(np.arange(6))
+        array([1.  , 1.  , 1.  , 0.75, 0.5 , 0.5 ])
+
+    Source:
+        Izmailov et al. 2018, arXiv 1803.05407; torch.optim.swa_utils.SWALR.
     """
     if not callable(schedule):
         expect_numbers("swa", FINITE, schedule=schedule)
@@ -283,7 +544,30 @@ def _line(name: str, anneal: str) -> Callable[[float, float, float], Schedule]:
 
 
 def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule:
-    """`schedules[i]` from `boundaries[i - 1]` on; each counts from 0 at its own beginning."""
+    """Return several schedules as one, each from its boundary on.
+
+    Args:
+        schedules: one more than boundaries. Each counts from 0 at its own beginning.
+        boundaries: counts of updates in rising order; `schedules[i]` holds from `boundaries[i - 1]`
+            on.
+
+    Returns:
+        The schedule, a function from the count of updates to the value.
+
+    Raises:
+        UserError: the numbers of schedules and boundaries do not fit, or the boundaries do not
+            rise.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets import schedules
+        >>> up, down = schedules.linear(0.0, 1.0, 2), schedules.linear(1.0, 0.0, 2)
+        >>> schedules.join([up, down], [2])(np.arange(5))
+        array([0. , 0.5, 1. , 0.5, 0. ])
+
+    Source:
+        optax.join_schedules.
+    """
     _expect_counts("join", boundaries=boundaries)
     if not isinstance(schedules, list | tuple) or len(schedules) != len(boundaries) + 1:
         raise UserError("join: needs a list of schedules, one more than boundaries")

@@ -79,10 +79,10 @@ def load_file(path: Path, template: dict, schema: Any = dict) -> tuple[dict, dic
     """Return the nested dict and the `meta` of a checkpoint.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         template: a dict of the names, shapes and dtypes that are expected; each array comes back as
             its library and on its device.
-        schema: of the `meta` (`schema.py`).
+        schema: what the `meta` has to look like (`schema.py`).
 
     Raises:
         UserError: it is of another model or optimizer; the leaf that differs is named.

@@ -30,7 +30,7 @@ def exclusive_lock(folder: Path, name: str = LOCK, flag: str = "--out") -> Itera
 
     Args:
         folder: where the lock's file lies.
-        name: of the lock's file.
+        name: the name of the lock's file.
         flag: what names the folder, for the message.
     """
     from filelock import FileLock, Timeout

@@ -26,23 +26,33 @@ from purenets.core.runs.schema import mismatch
 
 @contextlib.contextmanager
 def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterator[Path | None]:
-    """Hold the folder `config.out`, new or to be resumed (`config.resume`), within the block.
+    """Hold the folder `config.out`, new or to be resumed (`config.resume`), within a `with` block.
 
-    No other process can open it meanwhile. It has its `config.json`, all its files are those of its
-    newest checkpoint, and nothing half-written lies there.
+    No other process can open it meanwhile. In the block it has its `config.json`, its files are
+    those of its newest checkpoint, and nothing half-written lies there.
 
     Args:
-        config: options with `out` and `resume`; also `keep`, the number of checkpoints, if given.
+        config: options with `out` and `resume`; also `keep`, the number of checkpoints, if it has
+            that.
         writes: False in a process that only reads the folder, while another one of the same run
             checks, locks and writes it.
-        processes: how many there are of the run; recorded.
+        processes: how many processes the run has; recorded.
 
     Yields:
-        The folder, or None if none is asked for.
+        The folder, or None if `config.out` is None.
 
     Raises:
-        UserError: another process holds it, or it holds a run and no resumption is asked for, or a
-            run of other options.
+        UserError: another process holds the folder, or it holds a run and `config.resume` is False,
+            or a run of other options.
+
+    Example:
+        >>> import tempfile
+        >>> from purenets import runs
+        >>> from scripts.train_mlp_numpy import Config
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     with runs.open_run(Config(out=f"{place}/run")) as folder:
+        ...         sorted(path.name for path in folder.glob("*.json"))
+        ['config.json']
     """
     if not all(hasattr(config, name) for name in ("out", "resume", "to_dict")):
         raise UserError(
@@ -73,16 +83,33 @@ def save(
     keep: int = rotation.KEEP,
     newest: int | None = None,
 ) -> int:
-    """Write what `fit` hands to its `save`: a checkpoint of all three, and `history.csv`.
+    """Write a checkpoint of what `fit` hands to its `save`, and `history.csv`.
+
+    Both are written whole or not at all. Of the older checkpoints the last ones stay, and the one
+    with the best validation.
 
     Args:
-        folder: of the run.
-        state, rows, metric_sums: as `fit` hands them over.
-        keep: how many checkpoints to keep, the best by validation apart.
+        folder: the run's folder.
+        state, rows, metric_sums: the three values that `fit` hands over.
+        keep: how many checkpoints to keep, the best one apart.
         newest: the step of the checkpoint that is there and may be kept; None if there is none.
 
     Returns:
-        The step of the state, which is then the newest.
+        The step of the state, which is the newest from then on.
+
+    Raises:
+        UserError: an argument is not what its name says, or a file cannot be written.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from purenets import optim, random, runs, train_state
+        >>> state = train_state({"w": np.zeros(2)}, {}, optim.sgd(0.1), random.key(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     step = runs.save(folder, state._replace(step=np.array(7)), [], {})
+        ...     names = sorted(path.name for path in pathlib.Path(folder).iterdir())
+        >>> step, names
+        (7, ['checkpoint.json', 'checkpoint.safetensors', 'history.csv'])
     """
     expect_paths("save", folder=folder)
     expect_states("save", state=state)
@@ -101,9 +128,32 @@ def save(
 
 
 def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.History, Metrics]:
-    """Return what the last `save` was given, or `state` and nothing where there was none.
+    """Return what the last `save` in a folder was given.
 
-    Of a damaged checkpoint a warning tells, and the one before it is taken.
+    A damaged checkpoint is named by a warning, and the one before it is taken.
+
+    Args:
+        folder: the run's folder.
+        state: a state of the same model and optimizer; it says which names, shapes, dtypes and
+            devices to expect.
+
+    Returns:
+        State, rows and metric_sums; `state` itself, [] and {} if nothing was saved.
+
+    Raises:
+        UserError: the checkpoint is of another model or optimizer (the leaf that differs is named),
+            or all checkpoints are damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from purenets import optim, random, runs, train_state
+        >>> start = train_state({"w": np.zeros(2)}, {}, optim.sgd(0.1), random.key(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = runs.save(folder, start._replace(params={"w": np.ones(2)}), [], {})
+        ...     state, rows, metric_sums = runs.restore(folder, start)
+        >>> state.params["w"]
+        array([1., 1.])
     """
     expect_paths("restore", folder=folder)
     expect_states("restore", state=state)
@@ -128,21 +178,43 @@ def fit_and_save(
     resume_hint: str = "",
     **options,
 ):
-    """Return `purenets.core.train.fit` from the folder's checkpoint on, saving there after each
-    row.
+    """Train as `fit` does from a folder's checkpoint on, and save there after each row.
 
-    To be called while `open_run` holds the folder. What ends it early says what is saved and how to
-    go on.
+    Call it while `open_run` holds the folder. An error that ends the training says what is saved
+    and how to go on.
 
     Args:
-        folder: of the run; None: nothing is read or saved.
-        step, state, batches, steps: as `fit` takes them.
-        hint: what may help a loss that diverges.
-        writes: False if the folder is only read, as another process of the same run writes it.
-        keep: how many checkpoints to keep, the best by validation apart.
-        steps_flag: what sets `steps`.
-        resume_hint: how to go on after an interruption; by default with this folder.
-        options: further ones of `fit`.
+        folder: the run's folder; None: nothing is read or saved.
+        step, state, batches, steps: arguments of `fit`; `state` is used where nothing was saved.
+        hint: what may help if the loss diverges, for the message.
+        writes: False if the folder is only read, since another process of the same run writes it.
+        keep: how many checkpoints to keep, the best one by validation apart.
+        steps_flag: the flag that sets `steps`, for a message.
+        resume_hint: how to go on after an interruption; "" for the options of this folder.
+        options: further arguments of `fit`: `every`, `evaluate`, `label`.
+
+    Returns:
+        The last state and the rows, as `fit` returns them.
+
+    Raises:
+        UserError: an argument is not what its name says, or the run has taken more than `steps`
+            steps.
+        Diverged, PeerLost, Interrupted: as `fit` raises them, with what is saved in the message.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from purenets import optim, random, runs, train_state
+        >>> def step(state, batch):
+        ...     return state._replace(step=state.step + 1), {"loss": np.float64(batch)}
+        >>> start = train_state({"w": np.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
+        >>> def train(folder, steps):
+        ...     return runs.fit_and_save(folder, step, start, float, steps=steps, hint="")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train(folder, steps=2)
+        ...     state, history = train(folder, steps=5)  # goes on from step 2
+        >>> history
+        [{'step': 2, 'loss': 0.5}, {'step': 5, 'loss': 3.0}]
     """
     expect_functions("fit_and_save", step=step, batches=batches)
     expect_states("fit_and_save", state=state)

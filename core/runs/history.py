@@ -36,7 +36,7 @@ def best_step(rows: History) -> int | None:
 
 
 def to_csv(rows: History) -> str:
-    """The rows as CSV with a header; floats keep all their digits."""
+    """Return the rows as CSV with a header; floats keep all their digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
@@ -46,13 +46,15 @@ def to_csv(rows: History) -> str:
 
 
 def write_csv(path: Path, rows: History) -> None:
+    """Write rows as CSV, whole or not at all."""
     write_atomically(path, to_csv(rows).encode())
 
 
 def read_csv(path: Path) -> History:
-    """The rows of `write_csv`; cells without a value are left out.
+    """Return the rows that `write_csv` wrote; cells without a value are left out.
 
-    A UserError if it is no such file.
+    Raises:
+        UserError: the file is missing or no such CSV.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
@@ -65,7 +67,7 @@ def read_csv(path: Path) -> History:
 
 
 def column(rows: History, name: str) -> tuple[list[float], list[float]]:
-    """The steps and the values of a column, as for a plot."""
+    """Return the steps and the values of a column, as for a plot."""
     kept = [row for row in rows if name in row]
     return [row["step"] for row in kept], [row[name] for row in kept]
 

@@ -32,7 +32,7 @@ def read_json(path: Path, schema: Any, *, restore: str = "remove it or restore i
     from elsewhere.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         schema: what it has to look like (`schema.py`).
         restore: what to do about one that is wrong, for the message.
 

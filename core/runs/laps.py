@@ -35,17 +35,61 @@ def stopwatch(folder: Path | None) -> Callable[..., list[dict]]:
 
 
 def timer(folder: Path | None) -> Callable[[int], None]:
-    """Start; return the function of a step that adds a lap to `seconds.json`."""
+    """Start a clock for a run; return the function that writes down the time of a step.
+
+    Args:
+        folder: the run's folder; its earlier times are continued. None in a process that does not
+            write; it must not call the result.
+
+    Returns:
+        `lap(step)`, which adds a row to the folder's `seconds.json`.
+
+    Raises:
+        UserError: `seconds.json` is damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from purenets import runs
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = pathlib.Path(place)
+        ...     lap = runs.timer(folder)
+        ...     lap(100)
+        ...     lap(200)
+        ...     [row["step"] for row in runs.timings(folder)]
+        [100, 200]
+    """
     lap = stopwatch(folder)
     return lambda step: write(folder, lap(step))
 
 
 def write(folder: Path, laps: list[dict]) -> None:
+    """Write the laps of a run to its `seconds.json`."""
     write_json(folder / TIME, {"laps": laps})
 
 
 def timings(folder: Path) -> list[dict]:
-    """Return the step and the seconds of each time that the run of a folder was saved."""
+    """Return the step and the seconds of each time that a run was saved.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        Rows {"step": int, "seconds": float}, the seconds since the run began, evaluations and
+        saving included, without the time between an interruption and the resumption; [] for a run
+        that wrote none.
+
+    Raises:
+        UserError: `seconds.json` is damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from purenets import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     runs.timer(pathlib.Path(folder))(100)
+        ...     rows = runs.timings(folder)
+        >>> rows[0]["step"], rows[0]["seconds"] > 0
+        (100, True)
+    """
     expect_paths("timings", folder=folder)
     path = Path(folder) / TIME
     found = read_json(path, SCHEMA) if path.exists() else []
@@ -53,6 +97,26 @@ def timings(folder: Path) -> list[dict]:
 
 
 def training_seconds(folder: Path) -> float:
-    """Return the seconds that the run of a folder has trained for."""
+    """Return the seconds that a run has trained for.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The seconds of the last row of `timings`; 0.0 if there is none.
+
+    Raises:
+        UserError: `seconds.json` is damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from purenets import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     before = runs.training_seconds(folder)
+        ...     runs.timer(pathlib.Path(folder))(100)
+        ...     after = runs.training_seconds(folder)
+        >>> before, after > before
+        (0.0, True)
+    """
     laps = timings(folder)
     return laps[-1]["seconds"] if laps else 0.0

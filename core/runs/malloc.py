@@ -1,6 +1,4 @@
-"""Big arrays are made anew in every step of a pure function: let their memory be reused, not
-fetched anew.
-"""
+"""Reuse of freed memory: a pure function makes its big arrays anew in every step."""
 
 import ctypes
 import os
@@ -11,13 +9,15 @@ GIB = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Tell malloc to keep what was freed for the next array, and torch to ask for huge pages;
-    whether malloc could be told (glibc can).
+    """Tell malloc to keep freed memory for the next array, and torch to ask for huge pages.
 
-    By default glibc hands each array above a few MiB back to the system and has its next owner
-    fault every page in again, which takes longer than the arithmetic of an optimizer. Nothing is
-    computed otherwise. Call it before torch is imported; `THP_MEM_ALLOC_ENABLE` and `MALLOC_*` of
-    the environment have precedence.
+    By default glibc returns each array above a few MiB to the system, and its next owner must fault
+    every page in again, which takes longer than the arithmetic of an optimizer. Results are
+    unchanged. Call it before torch is imported; `THP_MEM_ALLOC_ENABLE` and `MALLOC_*` in the
+    environment take precedence.
+
+    Returns:
+        True if malloc could be told, which takes glibc.
     """
     os.environ.setdefault(
         "THP_MEM_ALLOC_ENABLE", "1"

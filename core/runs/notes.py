@@ -4,7 +4,7 @@ import warnings
 
 
 class RunWarning(UserWarning):
-    """What a user should know of a run that goes on all the same."""
+    """Something that a user should know about a run, which goes on all the same."""
 
 
 def warn(message: str) -> None:

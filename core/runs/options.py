@@ -26,11 +26,38 @@ Check = Callable[[Any], str | None]  # what would be right, if the value is not
 
 
 def option(default, help: str, check: Check | None = None, choices: Sequence | None = None):
-    """Return a field of a Config, whose type is its annotation's.
+    """Return a field of a Config, a dataclass that derives from `Options`.
 
-    `bool` is a flag without a value. `tuple[int, ...]` (or of float or str) is a list, on the
-    command line and in JSON a text with commas: "100,50"; "" is the empty list. The check of a
-    list gets the whole tuple, in which an item that is no number is still a text.
+    Its type is that of the annotation. `bool` is a flag without a value, `--name` or `--no-name`.
+    `tuple[int, ...]` (or of float or str) is a list; on the command line and in JSON it is a text
+    with commas, "100,50", and "" is the empty list.
+
+    Args:
+        default: the value where the command line does not name one.
+        help: the text that `--help` shows.
+        check: a function of the value that returns what would be right, in words, or None. That of
+            a list gets the whole tuple, in which an item that is not a number is still a text.
+        choices: the only values that are right, in place of a check.
+
+    Returns:
+        A dataclasses.Field.
+
+    Raises:
+        UserError: `choices` is not a list. A Config raises one for a value that is not right.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from purenets import runs
+        >>> from purenets.core.runs.options import positive
+        >>> @dataclass(frozen=True)
+        ... class Config(runs.Options):
+        ...     rate: float = runs.option(0.1, "the learning rate", positive)
+        ...     units: tuple[int, ...] = runs.option((20,), "units of each hidden layer")
+        >>> Config.parse(["--units", "100,50"])
+        Config(rate=0.1, units=(100, 50))
+        >>> Config(rate=-1.0)
+        Traceback (most recent call last):
+        purenets.core.base.UserError: --rate -1.0: needs a positive number
     """
     if choices is not None:
         check = one_of(choices)
@@ -38,10 +65,12 @@ def option(default, help: str, check: Check | None = None, choices: Sequence | N
 
 
 def positive(value) -> str | None:
+    """Check that a number is positive and finite."""
     return None if value > 0 and math.isfinite(value) else "a positive number"
 
 
 def not_negative(value) -> str | None:
+    """Check that a number is finite and not negative."""
     return None if value >= 0 and math.isfinite(value) else "a number that is not negative"
 
 
@@ -68,10 +97,12 @@ def file_path(value: str) -> str | None:
 
 
 def fraction(value) -> str | None:
+    """Check that a number is from 0 to below 1."""
     return None if 0 <= value < 1 else "a number from 0 to below 1"
 
 
 def open_fraction(value) -> str | None:
+    """Check that a number is above 0 and below 1."""
     return None if 0 < value < 1 else "a number between 0 and 1"
 
 
@@ -106,7 +137,7 @@ def widths(values: tuple) -> str | None:
 
 
 class Options:
-    """What every Config can do."""
+    """The base of a script's Config: checks its values, reads them from command line and JSON."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -22,7 +22,17 @@ INTERACTIVE = "interactive"  # the name of a script that is no file
 
 
 def environment() -> dict:
-    """Return the versions and the git commit that a result comes from."""
+    """Return the versions and the git commit that a result comes from.
+
+    Returns:
+        "python", the version; "versions", those of torch, torchvision, numpy and scikit-learn by
+        name, None for a package that is not installed; and "git_commit", as `origin` has it.
+
+    Example:
+        >>> from purenets import runs
+        >>> sorted(runs.environment())
+        ['git_commit', 'python', 'versions']
+    """
     packages = ("torch", "torchvision", "numpy", "scikit-learn")
     return {
         "python": platform.python_version(),
@@ -32,17 +42,53 @@ def environment() -> dict:
 
 
 def machine() -> dict:
-    """Return what a table says of the machine: processor, cores, system."""
+    """Return what a table says of the machine: processor, cores and system.
+
+    Returns:
+        One entry, "machine", a text.
+
+    Example:
+        >>> from purenets import runs
+        >>> list(runs.machine())
+        ['machine']
+    """
     return {"machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"}
 
 
 def origin() -> dict:
-    """Return what every row of a result names: the commit and the machine."""
+    """Return what every row of a result names: the commit and the machine.
+
+    Returns:
+        "git_commit", with "-dirty" at its end if files differ from the commit, None outside of a
+        checkout of this repository; and "machine", a text.
+
+    Example:
+        >>> from purenets import runs
+        >>> sorted(runs.origin())
+        ['git_commit', 'machine']
+    """
     return {"git_commit": git_commit(), **machine()}
 
 
 def command_line(config: Options) -> str:
-    """Return the command that makes the same results again: what differs from the defaults."""
+    """Return the command that gives the same results again.
+
+    Args:
+        config: the options of a script.
+
+    Returns:
+        `python scripts/NAME.py` with the options that differ from their defaults; `--resume` is
+        never one of them.
+
+    Raises:
+        UserError: `config` does not derive from `Options`.
+
+    Example:
+        >>> from purenets import runs
+        >>> from scripts.train_mlp_numpy import Config
+        >>> runs.command_line(Config(optimizer="adam", dnn_hidden_units=(100, 50)))
+        'python scripts/train_mlp_numpy.py --dnn_hidden_units 100,50 --optimizer adam'
+    """
     if not isinstance(config, Options):
         raise UserError(f"command_line: config is a {type(config).__name__}, needs Options")
     parts, texts = [], config.to_dict()

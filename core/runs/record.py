@@ -35,14 +35,55 @@ RESTORE = "restore it or name another folder"
 
 
 def read_config(folder: Path) -> dict:
-    """Return the content of a folder's `config.json`, checked."""
+    """Return the content of a run's `config.json`, checked.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        "script", "config" (the options by name), "commands" (of the start and of each resumption),
+        and where the run was recorded: "git_commit", "machine", "versions", "python", "processes",
+        None where they are not named.
+
+    Raises:
+        UserError: the file is missing, damaged or of another form.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from purenets import runs
+        >>> from scripts.train_mlp_numpy import Config
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     with runs.open_run(Config(seed=3, out=f"{place}/run")) as folder:
+        ...         about = runs.read_config(folder)
+        >>> about["script"], about["config"]["seed"]
+        ('train_mlp_numpy', 3)
+    """
     expect_paths("read_config", folder=folder)
     found = read_json(Path(folder) / NAME, SCHEMA, restore=RESTORE)
     return dict.fromkeys(ABOUT) | {"commands": []} | found
 
 
 def origin_of(folder: Path) -> dict:
-    """Return the commit and the machine of the run in a folder, as its `config.json` names them."""
+    """Return the commit and the machine of the run in a folder.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        "git_commit" and "machine" of its `config.json`; those of this process where it names none.
+
+    Raises:
+        UserError: `config.json` is missing, damaged or of another form.
+
+    Example:
+        >>> import tempfile
+        >>> from purenets import runs
+        >>> from scripts.train_mlp_numpy import Config
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     with runs.open_run(Config(out=f"{place}/run")) as folder:
+        ...         runs.origin_of(folder) == runs.origin()
+        True
+    """
     config = read_config(folder)
     return {name: config[name] or value for name, value in origin().items()}
 

@@ -30,7 +30,7 @@ def commit(
     """Save a checkpoint as the newest one; return its step.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         flat: its arrays; "step" is one of them.
         meta: as META says.
         keep: how many checkpoints to keep, the best one apart.
@@ -46,13 +46,33 @@ def commit(
 
 
 def settle(folder: Path, keep: int = KEEP) -> int | None:
-    """Make all files of a folder what its newest good checkpoint says; return its step.
+    """Make all files of a run's folder those of its newest good checkpoint.
 
-    A damaged newest one is named by a warning, and the one before it takes its place. None: there
-    is no checkpoint. Call it under the folder's lock.
+    A process that was killed may have left some of them behind. If the newest checkpoint is
+    damaged, a warning names it and the one before it takes its place. Call it while nobody else
+    writes there, as within `open_run`.
+
+    Args:
+        folder: the run's folder.
+        keep: how many checkpoints to keep, the best one apart.
+
+    Returns:
+        The step of the checkpoint; None if there is none.
 
     Raises:
-        UserError: there are checkpoints, and none is good.
+        UserError: there are checkpoints, and all of them are damaged.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from purenets import optim, random, runs, train_state
+        >>> state = train_state({"w": np.zeros(2)}, {}, optim.sgd(0.1), random.key(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = runs.save(folder, state._replace(step=np.array(7)), [], {})
+        ...     (pathlib.Path(folder) / "history.csv").unlink()
+        ...     step = runs.settle(folder)
+        ...     (pathlib.Path(folder) / "history.csv").exists(), step
+        (True, 7)
     """
     expect_paths("settle", folder=folder)
     folder = Path(folder)
@@ -83,7 +103,28 @@ def follow(folder: Path, flat: dict[str, Stored], meta: dict[str, Any], keep: in
 
 
 def read_history(folder: Path) -> History:
-    """Return the rows of a run: those of its newest good checkpoint, [] where there is none."""
+    """Return the rows of a run: those of its newest good checkpoint.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        A list of dicts of numbers by name; [] if there is no checkpoint.
+
+    Raises:
+        UserError: there are checkpoints, and all of them are damaged.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from purenets import optim, random, runs, train_state
+        >>> state = train_state({"w": np.zeros(2)}, {}, optim.sgd(0.1), random.key(0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rows = [{"step": 7, "loss": 0.5}]
+        ...     _ = runs.save(folder, state._replace(step=np.array(7)), rows, {})
+        ...     runs.read_history(folder)
+        [{'step': 7, 'loss': 0.5}]
+    """
     expect_paths("read_history", folder=folder)
     found = first_good(Path(folder))
     return found[2]["history"] if found else []

@@ -20,7 +20,7 @@ def saver(
     of the block for the last one. What is written are the bytes of `rotation.commit`.
 
     Args:
-        folder: of the run, held by this process.
+        folder: the run's folder, held by this process.
         keep: how many checkpoints to keep.
         newest: the step of the checkpoint that is there, None if there is none.
 

@@ -1,4 +1,4 @@
-"""How private a training is: Renyi differential privacy of Poisson-sampled steps with normal noise.
+"""Privacy accounting by Renyi differential privacy, for Poisson samples and normal noise.
 
 After Mironov, Talwar, Zhang 2019, "Renyi differential privacy of the sampled Gaussian mechanism":
 A(alpha), section 3.3, is computed for whole and for fractional orders alpha; the orders compose by
@@ -18,7 +18,25 @@ MAX_NOISE = 1e6  # of `noise_for`; with so much no gradient is seen
 
 
 def rdp_epsilon(steps: int, sample_rate: float, noise_multiplier: float, delta: float) -> float:
-    """Return the smallest epsilon over all orders after `steps` steps; 0 if that is below 0."""
+    """Return the smallest epsilon over all Renyi orders after some steps, 0 at least.
+
+    Args:
+        steps: how many Poisson-sampled steps.
+        sample_rate: the probability that an example is in a batch.
+        noise_multiplier: standard deviation of the noise in units of the clip.
+        delta: of (epsilon, delta)-differential privacy.
+
+    Returns:
+        epsilon.
+
+    Example:
+        >>> from purenets.torch_nets.analysis.accounting import rdp_epsilon
+        >>> round(rdp_epsilon(1000, 0.01, 1.0, 1e-5), 2)
+        2.1
+
+    Source:
+        Mironov et al. 2019, arXiv 1908.10530; Balle et al. 2020, arXiv 1905.09982, theorem 21.
+    """
     if steps == 0:
         return 0.0
     found = []
@@ -31,12 +49,23 @@ def rdp_epsilon(steps: int, sample_rate: float, noise_multiplier: float, delta: 
 
 @functools.lru_cache(maxsize=4096)
 def renyi_divergence(alpha: float, q: float, sigma: float) -> float:
-    """Return the Renyi divergence of order alpha > 1 of one step.
+    """Return the Renyi divergence of one step.
 
     Args:
-        alpha: the order.
-        q: the probability of each example to be in the batch, in (0, 1].
-        sigma: the deviation of the noise, in units of the clip.
+        alpha: the order, above 1.
+        q: the probability that an example is in the batch, in (0, 1].
+        sigma: standard deviation of the noise in units of the clip.
+
+    Returns:
+        The divergence; those of several steps add up.
+
+    Example:
+        >>> from purenets.torch_nets.analysis.accounting import renyi_divergence
+        >>> renyi_divergence(2.0, 1.0, 1.0)  # alpha / (2 sigma^2) without sampling
+        1.0
+
+    Source:
+        Mironov et al. 2019, arXiv 1908.10530, section 3.3.
     """
     if q == 1:
         return alpha / (2 * sigma**2)
@@ -45,8 +74,10 @@ def renyi_divergence(alpha: float, q: float, sigma: float) -> float:
 
 
 def _whole(alpha: int, q: float, sigma: float) -> float:
-    """Return log A(alpha) for a whole order: sum_k C(alpha, k) (1-q)^(alpha-k) q^k e^((k^2-k)/2
-    sigma^2)."""
+    """Return log A(alpha) for a whole order.
+
+    A(alpha) = sum_k C(alpha, k) (1-q)^(alpha-k) q^k exp((k^2-k) / (2 sigma^2)).
+    """
     alpha = int(alpha)
     terms = [
         math.lgamma(alpha + 1) - math.lgamma(k + 1) - math.lgamma(alpha - k + 1)
@@ -76,13 +107,37 @@ def _fractional(alpha: float, q: float, sigma: float) -> float:
 
 
 def log_sum(logs: list[float]) -> float:
-    """Return log sum exp."""
+    """Return log sum_i exp(x_i), without overflow.
+
+    Args:
+        logs: the numbers x_i.
+
+    Returns:
+        A float.
+
+    Example:
+        >>> from purenets.torch_nets.analysis.accounting import log_sum
+        >>> round(log_sum([1000.0, 1000.0]), 4)  # 1000 + log 2
+        1000.6931
+    """
     largest = max(logs)
     return largest + math.log(math.fsum(math.exp(value - largest) for value in logs))
 
 
 def log_erfc(x: float) -> float:
-    """Return log erfc(x), beyond 20 by its asymptotic series."""
+    """Return log erfc(x), beyond 20 by its asymptotic series, where erfc underflows.
+
+    Args:
+        x: a number.
+
+    Returns:
+        A float.
+
+    Example:
+        >>> from purenets.torch_nets.analysis.accounting import log_erfc
+        >>> log_erfc(0.0), round(log_erfc(100.0), 2)
+        (0.0, -10005.18)
+    """
     if x < 20:
         return math.log(math.erfc(x))
     y = 1 / (2 * x * x)
@@ -91,9 +146,22 @@ def log_erfc(x: float) -> float:
 
 
 def smallest_noise(epsilon_of, target: float) -> float:
-    """Return the least noise, to 4 digits, with epsilon_of(noise) <= target.
+    """Return the smallest noise, to 4 digits, with epsilon_of(noise) <= target.
 
-    epsilon_of: falls with the noise.
+    Args:
+        epsilon_of: a function that falls with the noise.
+        target: the budget.
+
+    Returns:
+        The noise.
+
+    Raises:
+        UserError: no noise is enough.
+
+    Example:
+        >>> from purenets.torch_nets.analysis.accounting import smallest_noise
+        >>> round(smallest_noise(lambda noise: 1 / noise, 0.5), 3)
+        2.0
     """
     high = 1.0
     while epsilon_of(high) > target:

@@ -1,9 +1,11 @@
-"""Conjugate gradients over dicts of params, and with them Gauss-Newton steps without a matrix.
+"""Conjugate gradients over dicts of params, and Gauss-Newton steps without a matrix.
 
-x, info = cg(damped(lambda v: ggn_vp(outputs, loss, params, v), 1e-3), grads, maxiter=50)
+    x, info = cg(damped(lambda v: ggn_vp(outputs, loss, params, v), 1e-3), grads, maxiter=50)
 
-grad_fn = gauss_newton_grad_fn(model, damping=1e-3)    # as any grad_fn
-step = make_step(grad_fn, optim.sgd(1.0))
+    grad_fn = gauss_newton_grad_fn(model, damping=1e-3)    # as any grad_fn
+    step = make_step(grad_fn, optim.sgd(1.0))
+
+Operators are functions v -> A v over dicts like the params.
 """
 
 from collections.abc import Callable
@@ -38,24 +40,39 @@ def cg(
     maxiter: int | None = None,
     M: Product | None = None,
 ) -> tuple[Params, dict[str, Tensor]]:
-    """Solve A x = b for a positive definite A by conjugate gradients; arguments as in
-    `jax.scipy.sparse.linalg.cg`.
+    """Return the solution of A x = b for a positive definite operator A, by conjugate gradients.
 
-    It ends where |b - A x| <= max(tol |b|, atol), or after `maxiter` products. Where a value may
-    not be read (under `torch.func.vmap` or `jit`) all `maxiter` iterations are computed, and what
-    has converged stays as it is.
+    It stops where |b - A x| <= max(tol |b|, atol), or after `maxiter` products. Where values cannot
+    be read (under torch.func.vmap or `jit`) it makes all `maxiter` iterations, and what has
+    converged stays as it is.
 
     Args:
         A: v -> A v over dicts like `b`.
-        b: the right-hand side.
-        x0: where to begin, 0 by default.
-        maxiter: 10 times the number of elements by default.
-        M: v -> an approximation of A^-1 v, the preconditioner.
+        b: the right-hand side, a nested dict of tensors.
+        x0: where to begin; 0 by default.
+        tol: the tolerance relative to |b|.
+        atol: the absolute tolerance.
+        maxiter: the most iterations; 10 times the number of elements by default.
+        M: the preconditioner, v -> an approximation of A^-1 v.
 
     Returns:
-        x, and a dict: "residual", the norm of b - A x as the recursion has it, and "iterations".
+        x, a dict like `b`, and the dict of "residual", the norm of b - A x as the recursion tracks
+        it, and "iterations".
 
-    Source: Hestenes and Stiefel 1952.
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.conjugate_gradients import cg
+        >>> A = lambda v: {"w": torch.tensor([1.0, 2.0]) * v["w"]}
+        >>> x, info = cg(A, {"w": torch.tensor([1.0, 4.0])})
+        >>> x["w"].round(decimals=3), int(info["iterations"])
+        (tensor([1., 2.]), 2)
+
+    Source:
+        Hestenes and Stiefel 1952, "Methods of conjugate gradients for solving linear systems";
+        jax.scipy.sparse.linalg.cg.
     """
     _check(A, b, tol, atol, M)
     maxiter = 10 * tree.size(b) if maxiter is None else maxiter
@@ -136,16 +153,39 @@ def gauss_newton_grad_fn(
     tol: float = 1e-5,
     maxiter: int = 20,
 ) -> GradFn:
-    """Return the grad_fn of (G + damping I)^-1 g, with G the Gauss-Newton matrix of the batch.
+    """Return the gradient function of Gauss-Newton steps, (G + damping I)^-1 g.
 
-    With `optim.sgd(1.0)` a step is one of Gauss-Newton (Hessian-free optimization, Martens 2010);
-    for a cross-entropy it is that of the natural gradient.
+    G is the Gauss-Newton matrix of the batch, g the gradient; the system is solved by `cg`. With
+    `optim.sgd(1.0)` a step is one of Hessian-free optimization, and of the natural gradient for a
+    cross-entropy.
 
     Args:
-        loss: `loss(logits, targets)`, convex in the logits.
-        metrics: as those of `grad_fn`.
+        model: the network.
+        loss: `loss(logits, targets) -> scalar`, convex in the logits.
+        metrics: as in `grad_fn`.
         damping: added to the diagonal of G.
-        tol, maxiter: of `cg`.
+        tol, maxiter: those of `cg`.
+
+    Returns:
+        A gradient function, `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.analysis.conjugate_gradients import gauss_newton_grad_fn
+        >>> model = layers.Linear(1, 1, bias=False)
+        >>> loss = lambda z, y: ((z - y) ** 2).mean()
+        >>> grad = gauss_newton_grad_fn(model, loss, damping=0.0)
+        >>> batch = torch.tensor([[2.0]]), torch.tensor([[6.0]])
+        >>> params = {"weight": torch.tensor([[1.0]])}  # the optimum is 3: a step of 2
+        >>> grad(params, {}, batch, None)[0]["weight"].round(decimals=3)
+        tensor([[-2.]])
+
+    Source:
+        Martens 2010, "Deep learning via Hessian-free optimization".
     """
     expect_numbers("gauss_newton_grad_fn", NOT_NEGATIVE, damping=damping, tol=tol)
     expect_integers("gauss_newton_grad_fn", 1, maxiter=maxiter)

@@ -1,9 +1,10 @@
-"""Curvature of the loss, as functions over dicts: nothing larger than a few dicts of params is ever
-built.
+"""Curvature of the loss, as functions over dicts.
 
-f = eval_loss_fn(model, buffers, (x, y))            # params -> the loss, in evaluation mode
-hvp(f, params, v)                              # H v
-lanczos(lambda v: hvp(f, params, v), params, key, 20)    # the largest and smallest eigenvalues of H
+    f = eval_loss_fn(model, buffers, (x, y))                 # params -> loss, in evaluation
+    hvp(f, params, v)                                        # H v
+    lanczos(lambda v: hvp(f, params, v), params, key, 20)    # extreme eigenvalues of H
+
+No matrix is ever built.
 """
 
 import contextlib
@@ -40,7 +41,29 @@ Scalar = Callable[[Params], Tensor]  # a loss as a function of the params alone
 def eval_loss_fn(
     model: Model, buffers: Buffers, batch: Batch, loss: Callable = cross_entropy
 ) -> Scalar:
-    """The loss of a batch as a function of the params, in evaluation mode."""
+    """Return the loss of a batch as a function of the params alone, in evaluation mode.
+
+    Args:
+        model: the network.
+        buffers: tensors by name.
+        batch: (inputs, targets).
+        loss: `loss(logits, targets) -> scalar`.
+
+    Returns:
+        `f(params) -> scalar`, for `hvp` and `landscape`.
+
+    Raises:
+        UserError: an argument is wrong, or the batch is empty.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.curvature import eval_loss_fn
+        >>> batch = torch.tensor([[3.0]]), torch.tensor([[0.0]])
+        >>> f = eval_loss_fn(layers.Linear(1, 1, bias=False), {}, batch, losses.mse)
+        >>> f({"weight": torch.tensor([[2.0]])})
+        tensor(36.)
+    """
     expect_models("eval_loss_fn", ("apply",), model=model)
     expect_functions("eval_loss_fn", loss=loss)
     count_examples(batch, "eval_loss_fn")
@@ -49,11 +72,33 @@ def eval_loss_fn(
 
 
 def hvp(f: Scalar, params: Params, v: Params) -> Params:
-    """Return H v, the Hessian of f times v: the derivative of the gradient along v (Pearlmutter
-    1994).
+    """Return H v, the product of the Hessian of f with a vector, without the Hessian.
 
-    Forward over reverse; where an operation of f has no forward derivative, such as a fused LSTM,
-    reverse over reverse, which gives the same as H is symmetric.
+    It is the derivative of the gradient along v: forward mode over reverse mode, or where an
+    operation of f has no forward derivative, such as a fused LSTM, reverse over reverse. The result
+    is the same.
+
+    Args:
+        f: `f(params) -> scalar`, such as `eval_loss_fn(...)`.
+        params: where the Hessian is taken.
+        v: a dict with the same names and shapes.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: `f` is not a function, or the names of v differ.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.curvature import hvp
+        >>> f = lambda p: p["x"] ** 3 + p["x"] * p["y"]  # H = [[6 x, 1], [1, 0]]
+        >>> params = {"x": torch.tensor(1.0), "y": torch.tensor(0.0)}
+        >>> hvp(f, params, {"x": torch.tensor(1.0), "y": torch.tensor(0.0)})
+        {'x': tensor(6.), 'y': tensor(1.)}
+
+    Source:
+        Pearlmutter 1994, "Fast exact multiplication by the Hessian".
     """
     expect_functions("hvp", f=f)
     expect_dicts("hvp", params=params)
@@ -95,10 +140,34 @@ def _fallback_of(error: RuntimeError) -> Iterator[None]:
 
 
 def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v: Params) -> Params:
-    """Return the Gauss-Newton matrix J^T H_out J times v (Schraudolph 2002).
+    """Return the product of the Gauss-Newton matrix J^T H_out J with a vector, without the matrix.
 
-    outputs(params) are logits and loss(logits) is a number. Positive semi-definite where the loss
-    is convex in the logits.
+    J is the Jacobian of the logits, H_out the Hessian of the loss by them. The matrix is positive
+    semi-definite where the loss is convex in the logits, and equals the Fisher matrix for a
+    cross-entropy.
+
+    Args:
+        outputs: `outputs(params) -> logits`.
+        loss: `loss(logits) -> scalar`.
+        params: where the matrix is taken.
+        v: a dict with the same names and shapes.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: an argument is wrong, or the names of v differ.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.curvature import ggn_vp
+        >>> outputs = lambda p: p["w"] ** 2  # J = 2 w
+        >>> loss = lambda z: (z**2).sum()  # H_out = 2
+        >>> ggn_vp(outputs, loss, {"w": torch.tensor([3.0])}, {"w": torch.tensor([1.0])})
+        {'w': tensor([72.])}
+
+    Source:
+        Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent".
     """
     expect_functions("ggn_vp", outputs=outputs, loss=loss)
     expect_leaves("ggn_vp", params=params)
@@ -117,8 +186,36 @@ def fisher_diagonal(
     loss: Callable = cross_entropy,
     chunk_size=None,
 ) -> Params:
-    """The diagonal of the empirical Fisher matrix: the mean of the squared gradients of single
-    examples.
+    """Return the diagonal of the empirical Fisher matrix, the mean of squared gradients.
+
+    The gradients are those of single examples.
+
+    Args:
+        model: the network.
+        params: tensors by name.
+        buffers: tensors by name.
+        batch: (inputs, targets).
+        loss: `loss(logits, targets) -> scalar`, of a batch of one.
+        chunk_size: examples at a time, which limits the memory; None for all.
+
+    Returns:
+        A dict like the params, in float32 for half-precision params.
+
+    Raises:
+        UserError: an argument is wrong, or the batch is empty.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.curvature import fisher_diagonal
+        >>> model, params = layers.Linear(1, 1, bias=False), {"weight": torch.tensor([[1.0]])}
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)  # the gradients are 2 and 8
+        >>> fisher_diagonal(model, params, {}, batch, losses.mse)
+        {'weight': tensor([[34.]])}
+
+    Source:
+        Kirkpatrick et al. 2017, arXiv 1612.00796; its limits: Kunstner et al. 2019, arXiv
+        1905.12558.
     """
     expect_leaves("fisher_diagonal", params=params)
     expect_param_tensors(params)
@@ -134,12 +231,37 @@ def fisher_diagonal(
 def lanczos(
     product: Callable[[Params], Params], params: Params, key: Tensor, iterations: int = 20
 ) -> tuple[Tensor, list[Params]]:
-    """Ritz values (k,), rising, and the directions that belong to them, of the symmetric matrix
-    whose `product(v)` is given (Lanczos 1950, with full orthogonalization). The extreme ones
-    converge first.
+    """Return approximate eigenvalues and eigenvectors of a symmetric operator.
 
-    k: `iterations`, or less where the directions are exhausted: the number of params, or the rank.
-    Half-precision params are multiplied in their dtype; all else is float32.
+    It is Lanczos' method with full orthogonalization, from a random direction. The largest and the
+    smallest eigenvalues converge first, within few products.
+
+    Args:
+        product: v -> A v over dicts like `params`, such as `lambda v: hvp(f, params, v)`.
+        params: a dict that gives names, shapes and dtype.
+        key: of the first direction.
+        iterations: products with A, k. Fewer are made where the directions are exhausted, by the
+            number of params or the rank. Half-precision params are multiplied in their dtype; all
+            else is float32.
+
+    Returns:
+        The Ritz values (k,) in rising order, and a list of the k directions, dicts like the params.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.curvature import lanczos
+        >>> product = lambda v: {"w": torch.tensor([1.0, 2.0, 5.0]) * v["w"]}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> values, directions = lanczos(product, {"w": torch.zeros(3)}, key, 3)
+        >>> values.round(decimals=3)
+        tensor([1., 2., 5.])
+
+    Source:
+        Lanczos 1950, "An iteration method for the solution of the eigenvalue problem".
     """
     expect_functions("lanczos", product=product)
     expect_leaves("lanczos", params=params)
@@ -182,9 +304,33 @@ def _in_order(leaves: Params, like: Params) -> Params:
 
 
 def linearize(model: Model, params: Params) -> Model:
-    """The model's first-order expansion around `params`, f(p0) + J (p - p0): a `Model` that is
-    linear in its params and trains as the others do, the net itself in evaluation mode. `init`
-    returns p0 and the model's buffers."""
+    """Return the first-order expansion of a model around given params, f(p0) + J (p - p0).
+
+    It is a model that is linear in its params, and trains as any other. The net runs in evaluation
+    mode.
+
+    Args:
+        model: the network.
+        params: p0.
+
+    Returns:
+        A model with params and buffers like those of `model`; `init` returns p0.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.analysis.curvature import linearize
+        >>> net = layers.serial(fc=layers.Linear(1, 1, bias=False), tanh=layers.Tanh())
+        >>> linear = linearize(net, {"fc.weight": torch.tensor([[0.0]])})  # tanh(w x) = w x + ...
+        >>> linear.apply({"fc.weight": torch.tensor([[2.0]])}, {}, torch.ones(1, 1))[0]
+        tensor([[2.]])
+
+    Source:
+        Lee et al. 2019, arXiv 1902.06720.
+    """
     expect_models("linearize", model=model)
     expect_leaves("linearize", params=params)
     expect_param_tensors(params)
@@ -201,9 +347,35 @@ def linearize(model: Model, params: Params) -> Model:
 
 
 def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) -> Tensor:
-    """Return the empirical neural tangent kernel J(x1) J(x2)^T: (n1, n2, classes, classes).
+    """Return the empirical neural tangent kernel J(x1) J(x2)^T.
 
-    Source: Jacot et al. 2018.
+    J is the Jacobian of the logits by the params, in evaluation mode.
+
+    Args:
+        model: the network.
+        params: tensors by name.
+        buffers: tensors by name.
+        x1: inputs (n1, ...).
+        x2: inputs (n2, ...).
+
+    Returns:
+        A tensor (n1, n2, classes, classes).
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.analysis.curvature import ntk
+        >>> model, params = layers.Linear(2, 1, bias=False), {"weight": torch.zeros(1, 2)}
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+        >>> ntk(model, params, {}, x, x)[:, :, 0, 0]  # of a linear net: x1 . x2
+        tensor([[5., 3.],
+                [3., 9.]])
+
+    Source:
+        Jacot et al. 2018, arXiv 1806.07572.
     """
     expect_models("ntk", ("apply",), model=model)
     expect_leaves("ntk", params=params)
@@ -224,8 +396,33 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
 
 
 def filter_normalized_direction(params: Params, key: Tensor) -> Params:
-    """A random direction, each row (an output's weights) as long as that of the params, vectors
-    left at zero: the scale of a net's layers does not show in a landscape (Li et al. 2018)."""
+    """Return a random direction for `landscape` in which each row is as long as that of the params.
+
+    A row holds the weights of one output. So the scale of the layers does not show in a landscape.
+    Leaves with one axis (biases) get 0.
+
+    Args:
+        params: tensors by name.
+        key: the source of the draws.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: `params` is not a dict of tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.curvature import filter_normalized_direction
+        >>> params = {"weight": torch.tensor([[3.0, 4.0], [0.0, 1.0]]), "bias": torch.ones(2)}
+        >>> direction = filter_normalized_direction(params, torch.as_tensor(random.key(0)))
+        >>> direction["weight"].norm(dim=1).round(decimals=3), direction["bias"]
+        (tensor([5., 1.]), tensor([0., 0.]))
+
+    Source:
+        Li et al. 2018, arXiv 1712.09913.
+    """
     expect_leaves("filter_normalized_direction", params=params)
     expect_param_tensors(params)
 
@@ -244,7 +441,33 @@ def filter_normalized_direction(params: Params, key: Tensor) -> Params:
 def landscape(
     f: Scalar, params: Params, directions: Sequence[Params], steps: Sequence[float]
 ) -> np.ndarray:
-    """f(params + a d1 + b d2) for all a and b of `steps`: (steps, steps), a along the rows."""
+    """Return a loss on a plane through the params: f(params + a d1 + b d2) for all a and b.
+
+    Args:
+        f: `f(params) -> scalar`, such as `eval_loss_fn(...)`.
+        params: the origin of the plane.
+        directions: d1 and d2, dicts like the params.
+        steps: the values of a and of b.
+
+    Returns:
+        A NumPy array (steps, steps), with a along the rows.
+
+    Raises:
+        UserError: an argument is wrong: not two directions, or no steps.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.curvature import landscape
+        >>> f = lambda p: (p["w"] ** 2).sum()
+        >>> directions = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 1.0])}
+        >>> landscape(f, {"w": torch.zeros(2)}, directions, [-1.0, 0.0, 1.0])
+        array([[2., 1., 2.],
+               [1., 0., 1.],
+               [2., 1., 2.]])
+
+    Source:
+        Li et al. 2018, arXiv 1712.09913.
+    """
     expect_functions("landscape", f=f)
     expect_dicts("landscape", params=params)
     if not isinstance(directions, list | tuple):

@@ -1,6 +1,4 @@
-"""The diagonal of a linear operator from a few products with it, and that of the Gauss-Newton
-matrix exactly.
-"""
+"""The diagonal of an operator from a few products; that of the Gauss-Newton matrix exactly."""
 
 from collections.abc import Callable
 
@@ -28,15 +26,33 @@ def hutchinson_diag(
     distribution: str = "rademacher",
     chunk_size: int | None = 1,
 ) -> Params:
-    """Return sum v * A v / sum v * v over random v, an estimate of the diagonal of A, as a dict.
+    """Return Hutchinson's estimate of the diagonal of an operator, sum v * A v / sum v * v.
 
     Args:
         product: v -> A v over dicts like `params`.
+        params: a dict that gives names, shapes and dtype.
+        key: of the random v.
         num_matvecs: products with A.
-        distribution: of the elements of v, "rademacher" (signs) or "normal".
-        chunk_size: products at a time: 1 for a loop, more under `torch.func.vmap`, None for all.
+        distribution: of the elements of v, "rademacher" (random signs) or "normal".
+        chunk_size: products at a time: 1 for a loop, more under torch.func.vmap, None for all.
 
-    Source: Bekas, Kokiopoulou and Saad 2007.
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.diagonal import hutchinson_diag
+        >>> product = lambda v: {"w": torch.tensor([1.0, 2.0, 3.0]) * v["w"]}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> hutchinson_diag(product, {"w": torch.zeros(3)}, key, 2)  # exact for a diagonal A
+        {'w': tensor([1., 2., 3.])}
+
+    Source:
+        Bekas, Kokiopoulou and Saad 2007, "An estimator for the diagonal of a matrix".
     """
     expect_integers("hutchinson_diag", 1, num_matvecs=num_matvecs)
     A = matrix_product("hutchinson_diag", product, params, chunk_size)
@@ -47,16 +63,37 @@ def hutchinson_diag(
 def xdiag(
     product: Product, params: Params, key: Tensor, num_matvecs: int, *, chunk_size: int | None = 1
 ) -> Params:
-    """Return XDiag's estimate of the diagonal of a symmetric A: the mean over i of diag(P_i A),
-    exactly, and w_i * (I - P_i) A w_i, where P_i projects onto the range of A W without column i.
+    """Return XDiag's estimate of the diagonal of a symmetric operator.
+
+    It is the mean over i of diag(P_i A), exactly, and w_i * (I - P_i) A w_i, where P_i projects
+    onto the range of A W without its column i. It is exact for an A of low rank, and good where the
+    spectrum decays.
 
     Args:
-        num_matvecs: products with A, even: m = num_matvecs / 2 test vectors and a basis of m.
+        product: v -> A v over dicts like `params`.
+        params: a dict that gives names, shapes and dtype.
+        key: of the test vectors w_i.
+        num_matvecs: products with A, an even number: one half for test vectors, one for the basis.
+        chunk_size: products at a time: 1 for a loop, more under torch.func.vmap, None for all.
+
+    Returns:
+        A dict like the params.
 
     Raises:
-        UserError: for more test vectors than params.
+        UserError: an argument is wrong, or there are more test vectors than params.
 
-    Source: Epperly, Tropp and Webber 2024, algorithm 4.1.
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.diagonal import xdiag
+        >>> u = torch.tensor([1.0, 2.0, 4.0])  # A = u u^T
+        >>> product = lambda v: {"w": u * (u @ v["w"])}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> xdiag(product, {"w": torch.zeros(3)}, key, 4)["w"].round(decimals=3)
+        tensor([ 1.,  4., 16.])
+
+    Source:
+        Epperly, Tropp and Webber 2024, arXiv 2301.07825, algorithm 4.1.
     """
     m = _parts("xdiag", num_matvecs, 2)
     A = matrix_product("xdiag", product, params, chunk_size)
@@ -79,13 +116,35 @@ def ggn_diagonal(
     *,
     chunk_size: int | None = None,
 ) -> Params:
-    """Return the diagonal of the Gauss-Newton matrix of the mean loss, exactly, in evaluation mode.
+    """Return the exact diagonal of the Gauss-Newton matrix of the mean loss, in evaluation mode.
 
-    One backward pass for each output of each example (BackPACK's DiagGGNExact).
+    It takes one backward pass for each output of each example.
 
     Args:
-        loss: `loss(logits, targets)`, a mean over examples, convex in the logits.
-        chunk_size: examples at a time, None for all; it limits the memory.
+        model: the network.
+        params: tensors by name.
+        buffers: tensors by name.
+        batch: (inputs, targets).
+        loss: `loss(logits, targets) -> scalar`, a mean over examples, convex in the logits.
+        chunk_size: examples at a time, which limits the memory; None for all.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: an argument is wrong, or the batch is empty.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.diagonal import ggn_diagonal
+        >>> model, params = layers.Linear(2, 1, bias=False), {"weight": torch.zeros(1, 2)}
+        >>> batch = torch.tensor([[1.0, 2.0]]), torch.zeros(1, 1)  # G = 2 x x^T
+        >>> ggn_diagonal(model, params, {}, batch, losses.mse)["weight"].round(decimals=3)
+        tensor([[2., 8.]])
+
+    Source:
+        DiagGGNExact of BackPACK: Dangel et al. 2020, arXiv 1912.10985.
     """
     expect_net("ggn_diagonal", model, params, buffers, batch, loss)
     check_chunk(chunk_size)
@@ -105,11 +164,26 @@ def _single_output(model: Model, params: Params, buffers: Buffers, x) -> Tensor:
 
 
 def loss_hessian_sqrt(loss: Callable, logits: Tensor, y: Tensor) -> Tensor:
-    """Return s_c (C, *logits.shape), with sum_c s_c s_c^T the Hessian of one example's loss by its
-    C logits.
+    """Return a square root of the Hessian of one example's loss by its logits.
 
-    logits and y are those of the example. Negative curvature, which a convex loss has by rounding
-    only, is cut off.
+    Negative curvature, which a convex loss has by rounding only, is cut off.
+
+    Args:
+        loss: `loss(logits, targets) -> scalar`.
+        logits: of one example, C elements.
+        y: the target of that example.
+
+    Returns:
+        s, (C, *logits.shape), with sum_c s_c s_c^T the Hessian.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import losses
+        >>> from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
+        >>> s = loss_hessian_sqrt(losses.cross_entropy, torch.zeros(2), torch.tensor(0))
+        >>> (s.T @ s).round(decimals=3)  # diag(p) - p p^T
+        tensor([[ 0.2500, -0.2500],
+                [-0.2500,  0.2500]])
     """
     H = jacrev(grad(lambda z: loss(z[None], y[None])))(widened(logits))  # jit traces no jvp here
     size = logits.numel()
@@ -117,6 +191,20 @@ def loss_hessian_sqrt(loss: Callable, logits: Tensor, y: Tensor) -> Tensor:
 
 
 def hessian_sqrt(H: Tensor) -> Tensor:
-    """Return rows s_c (C, C) with sum_c s_c s_c^T = H, for a positive semi-definite H."""
+    """Return rows s_c with sum_c s_c s_c^T = H, for a positive semi-definite H.
+
+    Args:
+        H: (C, C).
+
+    Returns:
+        A tensor (C, C).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.diagonal import hessian_sqrt
+        >>> hessian_sqrt(torch.diag(torch.tensor([4.0, 9.0]))).abs()
+        tensor([[2., 0.],
+                [0., 3.]])
+    """
     values, vectors = torch.linalg.eigh(H)
     return (vectors * values.clamp_min(0).sqrt()).T

@@ -2,7 +2,7 @@
 
     norms, losses = ghost_norms(model)(params, buffers, (x, y))  # (batch,), (batch,)
 
-The factors that the gradient of a leaf is a product of tell its norm, and the clipped sum is one
+The gradient of a leaf is a product of factors. They give its norm, and the clipped sum is one
 product of them (`ghost_pass`, `ghost_terms`).
 """
 
@@ -36,16 +36,34 @@ def ghost_norms(
     train: bool = False,
     chunk_size: int | None = None,
 ) -> Callable:
-    """Return `f(params, buffers, batch, key=None) -> (norms, losses)`, both (batch,).
+    """Return the function that computes the norm of each example's gradient, without the gradients.
 
-    The norm of each example's gradient over all leaves, as `per_example_grads(reduce=tree.norm)`
-    tells it, in little more than the time of one gradient of the batch.
+    It takes little more than the time of one gradient of the batch.
 
     Args:
-        loss: `loss(outputs, targets) -> a scalar`, of a batch of one.
-        train: apply the model in training mode.
-        chunk_size: examples at a time, None for all; it limits the memory.
-        key: with `train`, for models that draw; each example gets a key of its own.
+        model: the network.
+        loss: `loss(outputs, targets) -> scalar`, of a batch of one.
+        train: True to apply the model in training mode.
+        chunk_size: examples at a time, which limits the memory; None for all.
+
+    Returns:
+        `f(params, buffers, batch, key=None) -> (norms, losses)`, both (batch,), the norms over all
+        leaves. The key is for models that draw in training; each example gets a key of its own.
+
+    Raises:
+        UserError: an argument is wrong. When called: params or batch are not tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.ghost import ghost_norms
+        >>> norms_of = ghost_norms(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)  # the losses are (x w)^2
+        >>> norms_of({"weight": torch.tensor([[1.0]])}, {}, batch)
+        (tensor([2., 8.]), tensor([1., 4.]))
+
+    Source:
+        Goodfellow 2015, arXiv 1510.01799; Li et al. 2022, arXiv 2110.05679.
     """
     _check("ghost_norms", model, loss, train, chunk_size)
     options = {"train": train, "chunk_size": chunk_size}
@@ -69,11 +87,34 @@ def clipped_sum(
     train: bool = False,
     chunk_size: int | None = None,
 ) -> Callable:
-    """Return `f(params, buffers, batch, key=None, *, scale=1.0) -> (grads, (losses, outputs))`.
+    """Return the function that sums per-example gradients, each clipped to a norm.
 
-    grads: the sum of the gradients of all examples, each clipped to the norm `clip`, times `scale`.
-    outputs: of the model, (batch, ...); None if they are not tensors only. The other arguments are
-    those of `ghost_norms`.
+    Args:
+        model: the network.
+        clip: the largest norm of an example's gradient, over all leaves.
+        loss: `loss(outputs, targets) -> scalar`, of a batch of one.
+        train: True to apply the model in training mode.
+        chunk_size: examples at a time, which limits the memory; None for all.
+
+    Returns:
+        `f(params, buffers, batch, key=None, *, scale=1.0) -> (grads, (losses, outputs))`, where
+        grads is the sum times `scale`, losses are (batch,), and outputs are those of the model,
+        (batch, ...), or None if they are not tensors only.
+
+    Raises:
+        UserError: an argument is wrong. When called: params or batch are not tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.ghost import clipped_sum
+        >>> sum_of = clipped_sum(layers.Linear(1, 1, bias=False), 3.0, losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)  # the gradients are 2 and 8
+        >>> sum_of({"weight": torch.tensor([[1.0]])}, {}, batch)[0]
+        {'weight': tensor([[5.]])}
+
+    Source:
+        Bu et al. 2023, arXiv 2210.00038.
     """
     _check("clipped_sum", model, loss, train, chunk_size)
     expect_numbers("clipped_sum", ABOVE_0, clip=clip)
@@ -113,7 +154,25 @@ def clipped_sum_by_vmap(
 ) -> Callable:
     """Return what `clipped_sum` returns, by a gradient for each example, and without outputs.
 
-    It is taken under transforms of torch.func, and tells whether `clipped_sum` is right.
+    It serves transforms of torch.func, and is the reference that `clipped_sum` is tested against.
+
+    Args:
+        model, clip, loss, train, chunk_size: as in `clipped_sum`.
+
+    Returns:
+        `f(params, buffers, batch, key=None, *, scale=1.0) -> (grads, (losses, None))`.
+
+    Raises:
+        UserError: as for `per_example_grads`.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.ghost import clipped_sum_by_vmap
+        >>> sum_of = clipped_sum_by_vmap(layers.Linear(1, 1, bias=False), 3.0, losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)
+        >>> sum_of({"weight": torch.tensor([[1.0]])}, {}, batch)[0]
+        {'weight': tensor([[5.]])}
     """
 
     def clipped(grads):
@@ -142,6 +201,20 @@ def _check(
 
 
 def clip_factors(norms: Tensor, clip: float) -> Tensor:
-    """Return what each gradient is multiplied with so that no norm is larger than `clip`."""
+    """Return the factors that bring gradients to a norm of at most `clip`.
+
+    Args:
+        norms: (...), the norms of the gradients.
+        clip: the largest norm.
+
+    Returns:
+        Factors (...), 1 for a norm that is small enough.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.ghost import clip_factors
+        >>> clip_factors(torch.tensor([0.0, 2.0, 8.0]), 4.0)
+        tensor([1.0000, 1.0000, 0.5000])
+    """
     factors = clip / norms
     return torch.where(factors < 1, factors, torch.ones_like(factors))

@@ -1,19 +1,19 @@
-"""One backward pass that tells of the gradients of all examples of a batch.
+"""One backward pass that yields the gradients of all examples of a batch, as factors.
 
-How it works, and why for any model: the model is applied to one example inside of torch.func.vmap,
-as in `per_example_grads`, so that examples cannot mix, whatever it does. A mode of torch watches
-its operations. Where one of them is known to multiply by a leaf (`ghost_rules`), it is computed for
-all examples at once with the leaf as a constant, and what its gradient is a product of is noted:
-the inputs x, and in the backward pass the gradient dy of the outputs (`ghost_terms`). Every other
-use of a leaf sees a copy for each example (a view, no memory), and autograd returns its gradients.
-So each leaf takes the way that is known for it, and the numbers are those of `per_example_grads`.
+How it works, for any model: the model is applied to one example inside of torch.func.vmap, as in
+`per_example_grads`, so that examples cannot mix. A mode of torch watches its operations. One that
+is known to multiply by a leaf (`ghost_rules`) is computed for all examples at once with the leaf as
+a constant, and the factors of its gradient are recorded: the inputs x, and in the backward pass the
+gradient dy of the outputs (`ghost_terms`). Every other use of a leaf sees a copy for each example
+(a view, no memory), and autograd returns its gradients. The numbers are those of
+`per_example_grads`.
 
-One backward pass computes no gradient of a known leaf; the clipped sum is one product of its
-factors when all norms are known (Bu et al. 2023, "Differentially private optimization on large
-model at small cost", who call it book-keeping). That is the arithmetic of a plain gradient plus the
-norms. A description of the layers (`Model.layers`) would not do: it tells names, not residuals;
-hooks on torch.nn.Modules would leave out all that is a function here. Under a transform of
-torch.func and under torch.compile the gradients of all examples are made after all.
+The backward pass computes no gradient of a known leaf. When all norms are known, the clipped sum is
+one product of its factors (Bu et al. 2023, "Differentially private optimization on large model at
+small cost", call it book-keeping). The cost is that of a plain gradient plus the norms. Neither a
+description of the layers would do (`Model.layers` has names, not residuals) nor hooks on
+torch.nn.Modules (much here is a function). Under a transform of torch.func and under torch.compile
+the gradients of all examples are computed after all.
 """
 
 from collections.abc import Callable, Iterator
@@ -55,8 +55,14 @@ class Backward(NamedTuple):
         return sum(parts, torch.zeros_like(self.losses)).clamp_min(0)  # a rounded 0 may be below
 
     def each(self, params: Params) -> Params:
-        """Return the gradients of all examples, (examples, ...) in the dtype of the params, and use
-        the terms up."""
+        """Return the gradients of all examples, and use the terms up.
+
+        Args:
+            params: the params, for shapes and dtypes.
+
+        Returns:
+            Leaves (examples, ...) in the dtype of the params.
+        """
         n = len(self.losses)
         return {
             name: self.terms.pop(name).each().view(n, *p.shape).to(p.dtype)
@@ -68,7 +74,14 @@ class Backward(NamedTuple):
     def total(self, factors: Tensor, params: Params) -> Params:
         """Return the sum of all gradients, each times its factor, and use the terms up.
 
-        factors: (examples,). A term goes as soon as its leaf is done, and its memory with it.
+        A term is freed as soon as its leaf is done.
+
+        Args:
+            factors: (examples,).
+            params: the params, for shapes.
+
+        Returns:
+            A dict like the params.
         """
         return {
             name: self.terms.pop(name).total(factors).view(p.shape)
@@ -83,12 +96,16 @@ class UnknownUse(Exception):
 
 
 def can_trace(*arguments: Any) -> bool:
-    """Return True where autograd may be asked: under no transform of torch.func nor torch.compile,
-    and by arguments that nothing else is to be differentiated by.
+    """Return True where autograd may compute the gradients.
 
-    Within `jit`, which follows every operation, it may.
+    That is under no transform of torch.func nor torch.compile, and if nothing else is to be
+    differentiated by the arguments. Within `jit`, which follows every operation, it may.
 
-    arguments: params, buffers, a batch: containers of tensors.
+    Args:
+        arguments: params, buffers, a batch: containers of tensors.
+
+    Returns:
+        A bool.
     """
     if not enabled() or is_transformed() or is_forward_mode() or is_torch_compiling():
         return False
@@ -107,7 +124,15 @@ def _requires_grad(container: Any) -> bool:
 
 
 def example_keys(key: Tensor, n: int) -> Tensor:
-    """Return a key for each of n examples: (n, 2)."""
+    """Return a key for each of n examples.
+
+    Args:
+        key: a key.
+        n: the number of examples.
+
+    Returns:
+        Keys (n, 2).
+    """
     return random.split(key, n)
 
 
@@ -123,10 +148,20 @@ def chunks(
     chunk_size: int | None,
     only_known: bool = False,
 ) -> Iterator[Backward]:
-    """Yield what the backward pass of each chunk of the batch tells.
+    """Yield the result of the backward pass of each chunk of a batch.
+
+    Args:
+        model, loss, params, buffers, batch: as in `per_example_grads`.
+        key: for models that draw, else None; each example gets a key of its own.
+        train: True to apply the model in training mode.
+        chunk_size: examples at a time; None for all.
+        only_known: True to raise UnknownUse for a matrix that is used in a way that no rule knows.
+
+    Yields:
+        A `Backward` for each chunk.
 
     Raises:
-        UnknownUse: with `only_known`, for a matrix that is used in a way that no rule knows.
+        UnknownUse: see `only_known`.
     """
     n = count_examples(batch, "per-example gradients")
     keys = None if key is None else example_keys(key, n)
@@ -150,9 +185,16 @@ def backward(
     train: bool,
     only_known: bool = False,
 ) -> Backward:
-    """Return what one backward pass tells of the gradients of all examples of a batch.
+    """Return the result of one backward pass of a batch: the gradients of all examples, as factors.
 
-    The arguments are those of `chunks`.
+    Args:
+        model, loss, params, buffers, batch: as in `per_example_grads`.
+        keys: a key for each example, (examples, 2), or None.
+        train: True to apply the model in training mode.
+        only_known: as in `chunks`.
+
+    Returns:
+        A `Backward`.
     """
     ghost, n = Ghost(params, only_known), count_examples(batch, "per-example gradients")
     copies = {

@@ -1,9 +1,9 @@
-"""The operations of torch whose per-example gradients are held as factors: a table.
+"""A table of the operations of torch whose per-example gradients are held as factors.
 
-`RULES[operation](ghost, *its arguments)` returns the output of the operation, or NotImplemented
-where it uses no leaf in a way that is known here; then the operation runs as it is. A rule hands
-two functions to `ghost.call`: the operation on all examples at once, (examples, ...) -> (examples,
-...), and what the gradients are made of, `terms(x, dy) -> {leaf: Term}`.
+`RULES[operation](ghost, *its arguments)` returns the output of the operation, or NotImplemented if
+it uses no leaf in a known way; then the operation runs as it is. A rule hands two functions to
+`ghost.call`: the operation on all examples at once, (examples, ...) -> (examples, ...), and the
+function that makes the gradients, `terms(x, dy) -> {leaf: Term}`.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Leaf(NamedTuple):
 
 
 def _linear(ghost, input, weight, bias=None):
-    """x W^T + b, W a leaf or one transposed."""
+    """Return x W^T + b, with W a leaf or a transposed leaf."""
     leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
     if leaf is None or leaf.value.ndim != 2:
         return NotImplemented
@@ -56,7 +56,7 @@ def _linear(ghost, input, weight, bias=None):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b of rows, by oneDNN where that is faster."""
+    """Return x W^T + b of rows, by oneDNN where that is faster."""
     if not matmul.use_onednn(x, weight.mT, product_rule().min_multiplies_operation):
         return F.linear(x, weight, bias)
     y = matmul.product(x, weight.mT)
@@ -64,7 +64,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _matmul(ghost, input, other, *, out=None):
-    """x M, M a leaf or one transposed."""
+    """Return x M, with M a leaf or a transposed leaf."""
     leaf = ghost.leaf(other)
     if leaf is None or leaf.value.ndim != 2 or out is not None:
         return NotImplemented
@@ -72,7 +72,7 @@ def _matmul(ghost, input, other, *, out=None):
 
 
 def _addmm(ghost, input, mat1, mat2, *, beta=1, alpha=1, out=None):
-    """c + a M, M a leaf or one transposed."""
+    """Return c + a M, with M a leaf or a transposed leaf."""
     leaf = ghost.leaf(mat2)
     if leaf is None or (beta, alpha) != (1, 1) or out is not None:
         return NotImplemented
@@ -89,7 +89,7 @@ def _embedding(
     scale_grad_by_freq=False,
     sparse=False,
 ):
-    """Rows of a table."""
+    """Return rows of a table that is a leaf."""
     leaf = ghost.leaf(weight)
     if leaf is None or leaf.transposed or max_norm is not None or scale_grad_by_freq:
         return NotImplemented
@@ -118,7 +118,7 @@ def _conv2d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, gr
 
 
 def _conv1d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """As a convolution of images of one row."""
+    """Return a 1-D convolution; its gradient is that of images of one row."""
     leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
     known = leaf is not None and (bias is None) == (offset is None)
     if not known or isinstance(padding, str):
@@ -133,7 +133,7 @@ def _conv1d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, gr
 def _conv_transpose2d(
     ghost, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ):
-    """The transpose of a convolution, whose inputs are these outputs."""
+    """Return the transpose of a convolution, whose inputs are the outputs here."""
     leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
     if leaf is None or (bias is None) != (offset is None):
         return NotImplemented
@@ -208,10 +208,11 @@ def _are_leaves(given: tuple, leaves: tuple) -> bool:
 
 
 def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
-    """y = n(x) w + b: f(x, w, b) with its leaves w and b, or None for them.
+    """Return y = n(x) w + b = f(x, w, b), with leaves or None for w and b.
 
-    f: the normalization, (examples, ...) -> as many elements in the same order.
-    rows: (examples, ...) -> (examples, positions, ...), each position of the shape of w and b.
+    Args:
+        f: the normalization, (examples, ...) -> as many elements in the same order.
+        rows: (examples, ...) -> (examples, positions, ...), each position of the shape of w and b.
     """
     weight, bias = leaves
     values = [leaf.value if leaf else None for leaf in leaves]
@@ -230,7 +231,7 @@ def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
 
 
 def _recurrence(ghost, x, W_hx, W_hh, b_h):
-    """The fused recurrence of `VanillaRNN`: (steps, batch, inputs) -> the last h.
+    """Return the last h of the fused recurrence of `VanillaRNN`: (steps, batch, inputs) -> h.
 
     Its other output, all states, is for its backward pass only and None here.
     """
@@ -272,7 +273,7 @@ def _cross_entropy(
     reduction="mean",
     label_smoothing=0.0,
 ):
-    """The mean over one example, of all examples in one call; no leaf takes part."""
+    """Return the mean over one example, computed for all examples in one call; no leaf is used."""
     plain = (weight, size_average, reduce, reduction) == (None, None, None, "mean")
     if not plain or input.ndim != 2 or len(input) != 1 or ignore_index != NOTHING_IGNORED:
         return NotImplemented

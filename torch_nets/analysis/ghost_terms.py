@@ -1,16 +1,16 @@
-"""The gradients of all examples by one leaf, held as the factors that they are products of.
+"""The gradients of all examples by one leaf, held as their factors.
 
 A term answers three questions about the gradients g_i of the examples i, without holding them
-where their factors take less room:
+where their factors take less memory:
 
     term.squared_norms()   |g_i|^2: (examples,)
     term.total(factors)    sum_i factors_i g_i: the shape of the leaf
     term.each()            g_i: (examples, ...)
 
-A norm that is computed of factors is called a ghost norm (Goodfellow 2015, "Efficient per-example
+A norm that is computed from factors is called a ghost norm (Goodfellow 2015, "Efficient per-example
 gradient computations"; Li et al. 2022, "Large language models can be strong differentially private
-learners"): |sum_t dy_t x_t^T|^2 = sum_ts (x_t . x_s)(dy_t . dy_s), at a price that grows with the
-square of the number of positions t instead of the size of the matrix.
+learners"): |sum_t dy_t x_t^T|^2 = sum_ts (x_t . x_s)(dy_t . dy_s). Its cost grows with the square
+of the number of positions t instead of the size of the matrix.
 """
 
 import math
@@ -135,8 +135,10 @@ class Windows(NamedTuple):
     geometry: Geometry
 
     def squared_norms(self) -> Tensor:
-        """Return the norms by the factors, or by gradients that are made for some examples at a
-        time, whichever takes fewer operations."""
+        """Return the squared norms, by the way that takes fewer operations.
+
+        Either by the factors, or by gradients that are made for some examples at a time.
+        """
         x, dy, groups = self.x, self.dy, self.geometry.groups
         seen, pixels = self._pixels()
         by_gram = pixels * dy.shape[2] + seen / pixels * seen * (x.shape[2] + SLOW * groups)
@@ -154,8 +156,10 @@ class Windows(NamedTuple):
         return self._each(self.x, self.dy)
 
     def smallest(self) -> "Each | Windows":
-        """Return the gradients where they take hardly more room than their factors: to make them
-        takes no longer than the clipped sum, which is a pass over them then."""
+        """Return the gradients where they take hardly more memory than their factors.
+
+        To make them takes no longer than the clipped sum, which is a pass over them then.
+        """
         factors = (self.x.numel() + self.dy.numel()) / len(self.dy)
         return Each(self.each()) if math.prod(self.shape) <= ROOM * factors else self
 
@@ -189,8 +193,15 @@ class Windows(NamedTuple):
 
 
 def _gram(x: Tensor, groups: int) -> Tensor:
-    """(b, n, groups * c, h, w) -> the products of all pixels of a group: (b, groups, n, h, w, n, h,
-    w)."""
+    """Return the products of all pixels of a group of channels.
+
+    Args:
+        x: (b, n, groups * c, h, w).
+        groups: the number of groups.
+
+    Returns:
+        A tensor (b, groups, n, h, w, n, h, w).
+    """
     b, n, _, h, w = x.shape
     pixels = x.reshape(b, n, groups, -1, h * w).movedim(1, 3).reshape(b, groups, -1, n * h * w)
     return (pixels.mT @ pixels).view(b, groups, n, h, w, n, h, w)

@@ -69,18 +69,39 @@ def kfac(
     """Return the Kronecker factors of the Gauss-Newton matrix of the mean loss, in evaluation mode.
 
     Args:
-        loss: `loss(logits, targets)`, a mean over examples, convex in the logits.
-        sharing: what is done where a weight meets several positions of an example, as in a
-            convolution: "expand" takes each for an example (Grosse and Martens 2016), "reduce" sums
-            over them first (Eschenhagen et al. 2023).
-        num_samples: None for all outputs, one backward pass each; else so many random combinations
-            of them, with the same mean. It needs a key.
-        chunk_size: backward passes at a time under vmap, None for all.
+        model: the network, whose params are weights and biases of linear layers and convolutions.
+        params: tensors by name.
+        buffers: tensors by name.
+        batch: (inputs, targets).
+        loss: `loss(logits, targets) -> scalar`, a mean over examples, convex in the logits.
+        sharing: what to do where a weight meets several positions of an example, as in a
+            convolution. "expand" takes each position for an example, "reduce" sums over them first.
+        num_samples: None for one backward pass for each output; a number for so many random
+            combinations of the outputs, which have the same mean and need a key.
+        key: of the combinations.
+        chunk_size: backward passes at a time under torch.func.vmap; None for all.
+
+    Returns:
+        A list of blocks, one for each layer, for `kfac_vp`, `kfac_solve` and `kfac_function`.
 
     Raises:
-        UserError: for leaves that no linear layer or convolution reads, or that two read.
+        UserError: an argument is wrong, or a leaf is read by no linear layer or convolution, or by
+            two.
 
-    Source: Martens and Grosse 2015; the names are those of curvlinops.
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.kfac import kfac
+        >>> model, params = layers.Linear(2, 1, bias=False), {"weight": torch.zeros(1, 2)}
+        >>> batch = torch.tensor([[1.0, 2.0]]), torch.zeros(1, 1)
+        >>> (block,) = kfac(model, params, {}, batch, losses.mse)
+        >>> block.A, block.B.round(decimals=3)  # x x^T, and the second derivative of the loss
+        (tensor([[1., 2.],
+                [2., 4.]]), tensor([[2.]]))
+
+    Source:
+        Martens and Grosse 2015, arXiv 1503.05671; "expand": Grosse and Martens 2016, arXiv
+        1602.01407; "reduce": Eschenhagen et al. 2023, arXiv 2311.00636; names as in curvlinops.
     """
     n = expect_net("kfac", model, params, buffers, batch, loss)
     expect_choice("kfac", SHARING, sharing=sharing)
@@ -119,8 +140,15 @@ def _pull_fn(model, params, buffers, x, calls) -> Callable[[Tensor], Params]:
 
 
 def _combined(rows: Tensor, num_samples: int, key: Tensor | None) -> Tensor:
-    """Return random combinations (n, samples, ...) of the rows (n, C, ...), with the same sum of
-    squares on average.
+    """Return random combinations of rows, with the same sum of squares on average.
+
+    Args:
+        rows: (n, C, ...).
+        num_samples: how many combinations.
+        key: the source of the signs.
+
+    Returns:
+        A tensor (n, num_samples, ...).
     """
     expect_integers("kfac", 1, num_samples=num_samples)
     if key is None:
@@ -153,19 +181,85 @@ def _input_factor(call: LayerCall, sharing: str) -> Tensor:
 
 
 def kfac_vp(blocks: list[Block], v: Params) -> Params:
-    """Return the product of the matrix with v, a dict like the params."""
+    """Return K v, the product of the Kronecker-factored matrix with a vector.
+
+    Args:
+        blocks: what `kfac` returned.
+        v: a dict like the params.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: `blocks` are of something else, or names or shapes of v differ.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.kfac import Block, kfac_vp
+        >>> A, B = torch.tensor([[1.0, 2.0], [2.0, 4.0]]), torch.tensor([[2.0]])
+        >>> kfac_vp([Block("weight", None, A, B)], {"weight": torch.tensor([[1.0, 0.0]])})
+        {'weight': tensor([[2., 4.]])}
+
+    Source:
+        Martens and Grosse 2015, arXiv 1503.05671.
+    """
     return _by_block(blocks, v, "kfac_vp", lambda block, V: block.B @ V @ block.A)
 
 
 def kfac_solve(blocks: list[Block], v: Params, damping: float | Tensor) -> Params:
-    """Return (K + damping I)^-1 v, exactly, by the eigenvectors of the factors."""
+    """Return (K + damping I)^-1 v, exactly, by the eigenvectors of the factors.
+
+    With the gradient for v it is the preconditioned gradient.
+
+    Args:
+        blocks: what `kfac` returned.
+        v: a dict like the params.
+        damping: added to the diagonal.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: an argument is wrong, or names or shapes of v differ.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.kfac import Block, kfac_solve
+        >>> A, B = torch.diag(torch.tensor([1.0, 4.0])), torch.tensor([[2.0]])  # K = diag(2, 8)
+        >>> v = {"weight": torch.tensor([[4.0, 10.0]])}
+        >>> kfac_solve([Block("weight", None, A, B)], v, damping=2.0)["weight"].round(decimals=3)
+        tensor([[1., 1.]])
+
+    Source:
+        Martens and Grosse 2015, arXiv 1503.05671.
+    """
     expect_numbers("kfac_solve", NOT_NEGATIVE, damping=damping)
     _expect_blocks("kfac_solve", blocks, v)
     return kfac_function(blocks, v, lambda values: 1 / (values + damping))
 
 
 def kfac_function(blocks: list[Block], v: Params, f: Callable[[Tensor], Tensor]) -> Params:
-    """Return f(K) v, for a function f of the eigenvalues, element by element."""
+    """Return f(K) v, for a function f of the eigenvalues, element by element.
+
+    Args:
+        blocks: what `kfac` returned.
+        v: a dict like the params.
+        f: from a tensor of eigenvalues to a tensor of the same shape, such as `torch.sqrt`.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: an argument is wrong, or names or shapes of v differ.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.kfac import Block, kfac_function
+        >>> A, B = torch.diag(torch.tensor([2.0, 8.0])), torch.tensor([[2.0]])  # K = diag(4, 16)
+        >>> v = {"weight": torch.tensor([[1.0, 1.0]])}
+        >>> kfac_function([Block("weight", None, A, B)], v, torch.sqrt)["weight"].round(decimals=3)
+        tensor([[2., 4.]])
+    """
     expect_functions("kfac_function", f=f)
     return kfac_eigenvectors_vp([eigen_block(block) for block in blocks], v, f)
 
@@ -181,7 +275,21 @@ class EigenBlock(NamedTuple):
 
 
 def eigen_block(block: Block) -> EigenBlock:
-    """Return the eigendecomposition of a block."""
+    """Return the eigendecomposition of a block, to apply several functions of it.
+
+    Args:
+        block: one of those that `kfac` returned.
+
+    Returns:
+        An `EigenBlock`.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.kfac import Block, eigen_block
+        >>> A, B = torch.diag(torch.tensor([1.0, 4.0])), torch.tensor([[2.0]])
+        >>> eigen_block(Block("weight", None, A, B)).values
+        tensor([[2., 8.]])
+    """
     (a, UA), (b, UB) = torch.linalg.eigh(block.A), torch.linalg.eigh(block.B)
     values = b.clamp_min(0)[:, None] * a.clamp_min(0)
     return EigenBlock(block.weight, block.bias, UA, UB, values)
@@ -190,7 +298,27 @@ def eigen_block(block: Block) -> EigenBlock:
 def kfac_eigenvectors_vp(
     blocks: list[EigenBlock], v: Params, f: Callable[[Tensor], Tensor]
 ) -> Params:
-    """Return f(K) v by blocks that are decomposed already."""
+    """Return f(K) v as `kfac_function` does, by blocks that are decomposed already.
+
+    Args:
+        blocks: what `eigen_block` returned, for each layer.
+        v: a dict like the params.
+        f: a function of the eigenvalues, element by element.
+
+    Returns:
+        A dict like the params.
+
+    Raises:
+        UserError: names or shapes of v differ.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.kfac import Block, eigen_block, kfac_eigenvectors_vp
+        >>> A, B = torch.diag(torch.tensor([2.0, 8.0])), torch.tensor([[2.0]])  # K = diag(4, 16)
+        >>> blocks, v = [eigen_block(Block("w", None, A, B))], {"w": torch.tensor([[1.0, 1.0]])}
+        >>> kfac_eigenvectors_vp(blocks, v, torch.sqrt)["w"].round(decimals=3)
+        tensor([[2., 4.]])
+    """
 
     def one(block, V):
         return block.B @ (f(block.values) * (block.B.T @ V @ block.A)) @ block.A.T

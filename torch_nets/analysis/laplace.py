@@ -70,16 +70,41 @@ def diagonal_laplace(
     n_data: int | None = None,
     chunk_size: int | None = None,
 ) -> Posterior:
-    """Return the posterior of independent params, by the diagonal of the Gauss-Newton matrix.
+    """Return Laplace's posterior with independent params.
+
+    The precision is the diagonal of the Gauss-Newton matrix and that of the prior.
 
     Args:
-        params: of the trained net.
+        model: the network.
+        params: its trained params.
+        buffers: tensors by name.
         batch: the training set, or a part of it.
-        loss: `loss(logits, targets)`, the mean negative log-likelihood.
-        prior_precision: 1 / variance of the prior, which is centered at 0; a weight decay of
+        loss: `loss(logits, targets) -> scalar`, the mean negative log-likelihood.
+        prior_precision: 1 / variance of the prior, which is centered at 0; it is a weight decay of
             prior_precision / n in the mean loss.
         n_data: the size of the training set, where `batch` is a part of it.
-        chunk_size: examples at a time, None for all.
+        chunk_size: examples at a time, which limits the memory; None for all.
+
+    Returns:
+        A `Posterior`, for `linearized_predictive` and `sample_posterior`.
+
+    Raises:
+        UserError: an argument is wrong, or `n_data` is less than the examples of the batch.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.analysis.laplace import diagonal_laplace
+        >>> nll = lambda z, y: ((z - y) ** 2).mean() / 2  # normal noise of variance 1
+        >>> model, params = layers.Linear(1, 1, bias=False), {"weight": torch.tensor([[2.0]])}
+        >>> batch = torch.ones(3, 1), torch.full((3, 1), 2.0)
+        >>> posterior = diagonal_laplace(model, params, {}, batch, nll, prior_precision=1.0)
+        >>> posterior.covariance_vp({"weight": torch.ones(1, 1)})["weight"]  # 1 / (3 + 1)
+        tensor([[0.2500]])
+
+    Source:
+        MacKay 1992, "A practical Bayesian framework for backpropagation networks"; laplace-torch:
+        Daxberger et al. 2021, arXiv 2106.14806.
     """
     n = _examples("diagonal_laplace", model, params, buffers, batch, loss, prior_precision, n_data)
     diagonal = ggn_diagonal(model, params, buffers, batch, loss, chunk_size=chunk_size)
@@ -106,11 +131,36 @@ def kfac_laplace(
     sharing: str = "expand",
     chunk_size: int | None = None,
 ) -> Posterior:
-    """Return the posterior with a Kronecker-factored precision for each layer (Ritter et al. 2018).
+    """Return Laplace's posterior with a Kronecker-factored precision for each layer.
 
-    Args: as those of `diagonal_laplace`; `sharing` and `chunk_size` are those of `kfac`. The prior
-        is added exactly, by the eigenvectors of the factors. A weight and its bias are one block;
-        laplace-torch has one for each.
+    The prior is added exactly, by the eigenvectors of the factors. A weight and its bias are one
+    block; laplace-torch has one for each.
+
+    Args:
+        model, params, buffers, batch, loss, prior_precision, n_data: as in `diagonal_laplace`.
+        sharing: "expand" or "reduce", as in `kfac`.
+        chunk_size: backward passes at a time, as in `kfac`.
+
+    Returns:
+        A `Posterior`, for `linearized_predictive` and `sample_posterior`.
+
+    Raises:
+        UserError: an argument is wrong, or a leaf belongs to no linear layer or convolution.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.analysis.laplace import kfac_laplace
+        >>> nll = lambda z, y: ((z - y) ** 2).mean() / 2  # normal noise of variance 1
+        >>> model, params = layers.Linear(1, 1, bias=False), {"weight": torch.tensor([[2.0]])}
+        >>> batch = torch.ones(3, 1), torch.full((3, 1), 2.0)
+        >>> posterior = kfac_laplace(model, params, {}, batch, nll, prior_precision=1.0)
+        >>> posterior.covariance_vp({"weight": torch.ones(1, 1)})["weight"]  # 1 / (3 + 1)
+        tensor([[0.2500]])
+
+    Source:
+        Ritter et al. 2018, "A scalable Laplace approximation for neural networks"; Daxberger et al.
+        2021, arXiv 2106.14806.
     """
     n = _examples("kfac_laplace", model, params, buffers, batch, loss, prior_precision, n_data)
     factors = kfac(model, params, buffers, batch, loss, sharing=sharing, chunk_size=chunk_size)
@@ -137,10 +187,34 @@ def last_layer_laplace(
     n_data: int | None = None,
     layer: str | None = None,
 ) -> Posterior:
-    """Return the posterior of the last layer with its whole covariance; all else stays as it is.
+    """Return Laplace's posterior of the last layer, with its whole covariance.
 
-    Args: as those of `diagonal_laplace`, and layer: the beginning of the names of its leaves, as
-        "fc2."; by default that of the last of the params.
+    All other params are taken as known.
+
+    Args:
+        model, params, buffers, batch, loss, prior_precision, n_data: as in `diagonal_laplace`.
+        layer: how the names of the layer's leaves begin, such as "fc2."; None for the layer of the
+            last of the params.
+
+    Returns:
+        A `Posterior`, for `linearized_predictive` and `sample_posterior`.
+
+    Raises:
+        UserError: an argument is wrong, or no leaf is of that layer.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.analysis.laplace import last_layer_laplace
+        >>> nll = lambda z, y: ((z - y) ** 2).mean() / 2  # normal noise of variance 1
+        >>> model, params = layers.Linear(1, 1, bias=False), {"weight": torch.tensor([[2.0]])}
+        >>> batch = torch.ones(3, 1), torch.full((3, 1), 2.0)
+        >>> posterior = last_layer_laplace(model, params, {}, batch, nll, prior_precision=1.0)
+        >>> posterior.covariance_vp({"weight": torch.ones(1, 1)})["weight"]  # 1 / (3 + 1)
+        tensor([[0.2500]])
+
+    Source:
+        Daxberger et al. 2021, arXiv 2106.14806.
     """
     n = _examples(
         "last_layer_laplace", model, params, buffers, batch, loss, prior_precision, n_data
@@ -207,7 +281,29 @@ def _evidence(model, params, buffers, batch, loss, n, prior_precision, log_det, 
 
 
 def sample_posterior(posterior: Posterior, key: Tensor, num_samples: int) -> Params:
-    """Return params drawn from the posterior: leaves (num_samples, ...)."""
+    """Return params drawn from a posterior.
+
+    Args:
+        posterior: what `kfac_laplace` or another of these functions returned.
+        key: the source of the draws.
+        num_samples: how many.
+
+    Returns:
+        A dict with leaves (num_samples, ...), for torch.func.vmap.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.laplace import Posterior, sample_posterior
+        >>> halved = lambda v: {"w": 0.5 * v["w"]}  # a standard deviation of 0.5
+        >>> posterior = Posterior({"w": torch.ones(1)}, halved, halved, torch.tensor(0.0))
+        >>> samples = sample_posterior(posterior, torch.as_tensor(random.key(0)), 1000)["w"]
+        >>> samples.shape, bool(0.4 < samples.std() < 0.6)
+        (torch.Size([1000, 1]), True)
+    """
     _expect_posterior("sample_posterior", posterior)
     expect_integers("sample_posterior", 1, num_samples=num_samples)
 
@@ -231,10 +327,37 @@ def linearized_predictive(
     *,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean (batch, C) and covariance (batch, C, C) of the logits f(x) + J (p - mean).
+    """Return the mean and covariance of the logits of a net that is linearized in its params.
 
-    Source: Immer, Korzepa and Bauer 2021: where the precision is that of a Gauss-Newton matrix, the
-    linearized net is the one to predict with.
+    The logits are f(x) + J (p - mean), so a normal posterior of p gives normal logits. The
+    posterior is that of this linear net, which therefore is the one to predict with.
+
+    Args:
+        model: the network.
+        posterior: what `kfac_laplace` or another of these functions returned.
+        buffers: tensors by name.
+        x: inputs (batch, ...).
+        chunk_size: examples at a time, which limits the memory; None for all.
+
+    Returns:
+        The mean (batch, C) and the covariance (batch, C, C).
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.analysis.laplace import Posterior, linearized_predictive
+        >>> quarter = lambda v: {"weight": 0.25 * v["weight"]}  # a variance of 1 / 4
+        >>> half = lambda v: {"weight": 0.5 * v["weight"]}
+        >>> posterior = Posterior({"weight": torch.ones(1, 1)}, quarter, half, torch.tensor(0.0))
+        >>> model, x = layers.Linear(1, 1, bias=False), torch.tensor([[4.0]])
+        >>> linearized_predictive(model, posterior, {}, x)  # 16 times that variance
+        (tensor([[4.]]), tensor([[[4.]]]))
+
+    Source:
+        Immer, Korzepa and Bauer 2021, arXiv 2008.08400.
     """
     expect_models("linearized_predictive", ("apply",), model=model)
     _expect_posterior("linearized_predictive", posterior)
@@ -278,12 +401,31 @@ def _expect_posterior(function: str, posterior: Posterior) -> None:
 
 
 def probit_predictive(mean: Tensor, covariance: Tensor) -> Tensor:
-    """Return class probabilities (batch, C) of normal logits, softmax(mean / sqrt(1 + pi/8 var)).
+    """Return the class probabilities of normal logits, softmax(mean / sqrt(1 + pi/8 variance)).
+
+    Uncertain logits give probabilities closer to even.
 
     Args:
-        mean, covariance: as `linearized_predictive` returns them.
+        mean: (batch, C), as `linearized_predictive` returns it.
+        covariance: (batch, C, C), as `linearized_predictive` returns it.
 
-    Source: MacKay 1992, "The evidence framework applied to classification networks".
+    Returns:
+        Probabilities (batch, C).
+
+    Raises:
+        UserError: an argument is not a tensor of floats, or the shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.laplace import probit_predictive
+        >>> mean = torch.tensor([[2.0, 0.0]])
+        >>> probit_predictive(mean, torch.zeros(1, 2, 2))
+        tensor([[0.8808, 0.1192]])
+        >>> probit_predictive(mean, 10 * torch.eye(2)[None])
+        tensor([[0.7112, 0.2888]])
+
+    Source:
+        MacKay 1992, "The evidence framework applied to classification networks".
     """
     _expect_moments(mean, covariance)
     variance = covariance.diagonal(dim1=-2, dim2=-1)

@@ -22,9 +22,25 @@ MIN_COMPILED = 1 << 19  # elements of all leaves from which on compiling pays, o
 
 
 def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = False) -> Params:
-    """Return the leaves with normal noise on every element; a pure function of the key.
+    """Return gradients with normal noise on every element, a pure function of the key.
 
-    reuse: the leaves are nobody else's, so that the sums may take their memory.
+    Args:
+        grads: tensors by name.
+        key: the source of the noise.
+        deviation: its standard deviation.
+        reuse: True if nothing else holds the gradients, so that the sums may take their memory.
+
+    Returns:
+        A dict like `grads`.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.noise import add_noise
+        >>> grads = {"w": torch.zeros(10_000)}
+        >>> noisy = add_noise(grads, torch.as_tensor(random.key(0)), 2.0)
+        >>> 1.9 < float(noisy["w"].std()) < 2.1
+        True
     """
     sizes = [g.numel() for g in grads.values()]
     wide = any(g.dtype == torch.float64 for g in grads.values())
@@ -44,9 +60,30 @@ def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = Fal
 
 
 def normals(key: Tensor, start: int | Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    """Return the standard normal draws `start` to start + n - 1 of a key, start a multiple of 4.
+    """Return n standard normal draws of a key, from number `start` on.
 
     Two words of 32 bits make two draws: sqrt(-2 log u) times the cosine and the sine of 2 pi v.
+
+    Args:
+        key: the source of the draws.
+        start: the number of the first one, a multiple of 4.
+        n: how many.
+        dtype: torch.float32 or torch.float64.
+
+    Returns:
+        A tensor (n,).
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.noise import normals
+        >>> key = torch.as_tensor(random.key(0))
+        >>> a, b = normals(key, 0, 8, torch.float32), normals(key, 4, 4, torch.float32)
+        >>> torch.allclose(a[4:], b)  # any part can be drawn alone
+        True
+
+    Source:
+        Box and Muller 1958, "A note on the generation of random normal deviates".
     """
     words, draws = random.words(key, start // 4, -(-n // 4)), []
     for u, v in (words[:2], words[2:]):

@@ -51,13 +51,30 @@ class MatrixProduct(NamedTuple):
 def matrix_product(
     function: str, product: Product, params: Params, chunk_size: int | None = 1
 ) -> MatrixProduct:
-    """Return the product of an operator over dicts like `params` with the columns of a matrix.
+    """Return an operator over dicts as a function of the columns of a matrix.
 
     Half-precision params are multiplied in their dtype; the result is float32.
 
     Args:
-        function: what error messages begin with.
-        chunk_size: columns at a time: 1 for a loop, more under `torch.func.vmap`, None for all.
+        function: the name that error messages begin with.
+        product: v -> A v over dicts like `params`.
+        params: a dict that gives names, shapes and dtype.
+        chunk_size: columns at a time: 1 for a loop, more under torch.func.vmap, None for all.
+
+    Returns:
+        A `MatrixProduct`, with `apply` from columns (n, k) to columns (n, k).
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.operators import matrix_product
+        >>> params = {"w": torch.zeros(2)}
+        >>> A = matrix_product("example", lambda v: {"w": 3 * v["w"]}, params)
+        >>> A.apply(torch.eye(2))
+        tensor([[3., 0.],
+                [0., 3.]])
     """
     expect_functions(function, product=product)
     expect_dicts(function, params=params)
@@ -81,7 +98,25 @@ def matrix_product(
 
 
 def in_order_of(params: Params, leaves: Params) -> Params:
-    """Return `leaves` in the order of `params`; a UserError names a leaf that differs."""
+    """Return leaves in the order of params; raise a UserError that names a leaf that differs.
+
+    Args:
+        params: the dict that gives names and order.
+        leaves: a dict with the same names.
+
+    Returns:
+        The leaves, in that order.
+
+    Raises:
+        UserError: the names differ.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.operators import in_order_of
+        >>> a, b = torch.zeros(1), torch.ones(1)
+        >>> list(in_order_of({"a": a, "b": b}, {"b": b, "a": a}))
+        ['a', 'b']
+    """
     tree.check_names(leaves, params)
     return {name: leaves[name] for name in params}
 
@@ -99,20 +134,82 @@ def expect_net(
 
 
 def to_dense(product: Product, params: Params, *, chunk_size: int | None = None) -> Tensor:
-    """Return the matrix (n, n) of an operator, one product for each of its n columns."""
+    """Return an operator as a matrix, by one product for each of its columns.
+
+    Args:
+        product: v -> A v over dicts like `params`.
+        params: a dict that gives names, shapes and dtype.
+        chunk_size: products at a time under torch.func.vmap; 1 for a loop, None for all.
+
+    Returns:
+        The matrix (n, n), with n the number of params, in the order of the dict.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.curvature import hvp
+        >>> from purenets.torch_nets.analysis.operators import to_dense
+        >>> f = lambda p: p["w"][0] ** 2 + p["w"][0] * p["w"][1]
+        >>> params = {"w": torch.zeros(2)}
+        >>> to_dense(lambda v: hvp(f, params, v), params)
+        tensor([[2., 1.],
+                [1., 0.]])
+    """
     A = matrix_product("to_dense", product, params, chunk_size)
     return A.apply(torch.eye(A.n, dtype=A.dtype, device=device_of(params)))
 
 
 def damped(product: Product, damping: float | Tensor) -> Product:
-    """Return v -> (A + damping I) v."""
+    """Return the operator v -> (A + damping I) v.
+
+    Args:
+        product: v -> A v over dicts.
+        damping: added to the diagonal, 0 or more.
+
+    Returns:
+        A function over the same dicts.
+
+    Raises:
+        UserError: `product` is not a function, or `damping` is negative.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.operators import damped
+        >>> damped(lambda v: {"w": 2 * v["w"]}, 0.5)({"w": torch.ones(2)})
+        {'w': tensor([2.5000, 2.5000])}
+    """
     expect_functions("damped", product=product)
     expect_numbers("damped", NOT_NEGATIVE, damping=damping)
     return lambda v: tree.map(lambda Av, leaf: Av + damping * leaf, product(v), v)
 
 
 def draw_probes(function: str, key: Tensor, A: MatrixProduct, k: int, distribution: str) -> Tensor:
-    """Return k random columns (n, k) with E[v v^T] = I: "rademacher" signs or "normal" draws."""
+    """Return k random columns v with E[v v^T] = I.
+
+    Args:
+        function: the name that error messages begin with.
+        key: the source of the draws.
+        A: the operator, for the number and dtype of its params.
+        k: how many columns.
+        distribution: "rademacher" for random signs, or "normal".
+
+    Returns:
+        A tensor (n, k).
+
+    Raises:
+        UserError: `distribution` is another name, or `key` is not a key.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.operators import draw_probes, matrix_product
+        >>> A = matrix_product("example", lambda v: v, {"w": torch.zeros(100)})
+        >>> key = torch.as_tensor(random.key(0))
+        >>> draw_probes("example", key, A, 3, "rademacher").unique()
+        tensor([-1.,  1.])
+    """
     expect_choice(function, DISTRIBUTIONS, distribution=distribution)
     random.check_key(key)
     if distribution == "normal":
@@ -121,5 +218,18 @@ def draw_probes(function: str, key: Tensor, A: MatrixProduct, k: int, distributi
 
 
 def device_of(params: Params) -> torch.device:
-    """Return the device of the params."""
+    """Return the device of params, that of the first leaf.
+
+    Args:
+        params: tensors by name.
+
+    Returns:
+        The device.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.operators import device_of
+        >>> device_of({"w": torch.zeros(2)})
+        device(type='cpu')
+    """
     return next(iter(params.values())).device

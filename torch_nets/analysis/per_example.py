@@ -1,17 +1,17 @@
-"""One gradient for each example of a batch, and what is made of them.
+"""One gradient for each example of a batch, and statistics of them.
 
     grads, losses = per_example_grads(model)(params, buffers, (x, y))
     grads["fc1.weight"].shape  # (batch, out, in)
     norm_fn = per_example_grads(model, reduce=tree.norm, chunk_size=64)
     norms, _ = norm_fn(params, buffers, (x, y))  # (batch,)
 
-Any model will do whose examples do not mix: BatchNorm only in evaluation mode, which is the default
-here. `check_per_example` tells. `reduce` is applied to each example's dict, chunk by chunk, so that
-no more than `chunk_size` gradients are held at a time.
+It works for any model that does not mix its examples: with BatchNorm only in evaluation mode, which
+is the default here. `check_per_example` tests a model. `reduce` is applied to each example's dict,
+chunk by chunk, so that no more than `chunk_size` gradients are held at a time.
 
-A net whose matrices are used in known operations only (`ghost_rules`) takes one backward pass of
-the whole batch, and the gradients are products of what that tells (`ghost_pass`). All others, and
-all under torch.func and torch.compile, are differentiated by torch.func.vmap.
+Where all matrices are used in known operations only (`ghost_rules`), one backward pass of the whole
+batch yields the factors of the gradients (`ghost_pass`). All other models, and all under torch.func
+and torch.compile, are differentiated by torch.func.vmap.
 """
 
 import contextlib
@@ -46,7 +46,18 @@ from purenets.torch_nets.losses import cross_entropy
 
 
 def unchanged(grads: Params) -> Params:
-    """Return its argument."""
+    """Return the gradients as they are: the default `reduce` of `per_example_grads`.
+
+    Args:
+        grads: the gradient of an example.
+
+    Returns:
+        The same dict.
+
+    Example:
+        >>> unchanged({"w": 1.0})
+        {'w': 1.0}
+    """
     return grads
 
 
@@ -58,19 +69,37 @@ def per_example_grads(
     chunk_size: int | None = None,
     reduce: Callable[[Params], object] = unchanged,
 ) -> Callable:
-    """Return `f(params, buffers, batch, key=None) -> (grads, losses)`.
-
-    batch: (x: (batch, ...), y: (batch, ...)); grads: a dict of (batch, ...) leaves, or what
-    `reduce` makes of each example's dict; losses: (batch,).
+    """Return the function that computes one gradient for each example of a batch.
 
     Args:
-        train: apply the model in training mode.
-        chunk_size: examples at a time, None for all; it limits the memory.
-        reduce: applied to each example's gradient before the next chunk, by torch.func.vmap.
-        key: with `train`, for models that draw; each example gets a key of its own.
+        model: the network.
+        loss: `loss(logits, targets) -> scalar`, of a batch of one.
+        train: True to apply the model in training mode.
+        chunk_size: examples at a time, which limits the memory; None for all.
+        reduce: a function of one example's gradients, such as `tree.norm`, applied by
+            torch.func.vmap before the next chunk.
+
+    Returns:
+        `f(params, buffers, batch, key=None) -> (grads, losses)`, with batch (x: (batch, ...), y:
+        (batch, ...)), grads a dict of leaves (batch, ...) or what `reduce` makes of them, and
+        losses (batch,). The key is for models that draw in training; each example gets a key of its
+        own.
 
     Raises:
-        UserError: for a chunk that holds no example, and for an empty batch.
+        UserError: an argument is wrong. When called: the batch is empty or not of tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.per_example import per_example_grads
+        >>> grads_of = per_example_grads(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)  # the losses are (x w)^2
+        >>> grads, values = grads_of({"weight": torch.tensor([[1.0]])}, {}, batch)
+        >>> grads["weight"].flatten(), values
+        (tensor([2., 8.]), tensor([1., 4.]))
+
+    Source:
+        "Per-sample-gradients" in the tutorials of PyTorch; `grad_sample` of Opacus.
     """
     options = {"train": train, "chunk_size": chunk_size}
     by_vmap = per_example_grads_by_vmap(model, loss, reduce=reduce, **options)
@@ -96,10 +125,28 @@ def per_example_grads_by_vmap(
     chunk_size: int | None = None,
     reduce: Callable[[Params], object] = unchanged,
 ) -> Callable:
-    """Return what `per_example_grads` returns, by torch.func.vmap for every model.
+    """Return what `per_example_grads` returns, computed by torch.func.vmap for every model.
 
-    It is taken for models with operations that no rule knows and under transforms of torch.func,
-    and tells whether `per_example_grads` is right.
+    It serves models with operations that no rule knows, and transforms of torch.func. It is also
+    the reference that `per_example_grads` is tested against.
+
+    Args:
+        model, loss, train, chunk_size, reduce: as in `per_example_grads`.
+
+    Returns:
+        `f(params, buffers, batch, key=None) -> (grads, losses)`.
+
+    Raises:
+        UserError: as for `per_example_grads`.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.per_example import per_example_grads_by_vmap
+        >>> grads_of = per_example_grads_by_vmap(layers.Linear(1, 1, bias=False), losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)
+        >>> grads_of({"weight": torch.tensor([[1.0]])}, {}, batch)[0]["weight"].flatten()
+        tensor([2., 8.])
     """
     expect_models("per_example_grads", ("apply",), model=model)
     expect_functions("per_example_grads", loss=loss, reduce=reduce)
@@ -147,9 +194,37 @@ def check_per_example(
     key: Tensor | None = None,
     tolerance: float = 1e-6,
 ) -> float:
-    """The largest relative error of vmapped gradients against those of a loop over batches of one,
-    and of their mean against the gradient of the whole batch. A UserError names the leaf if it is
-    over `tolerance`, as where a model mixes its examples (BatchNorm in training mode).
+    """Return the error of per-example gradients against a loop over batches of one.
+
+    It also compares their mean with the gradient of the whole batch. The two differ where a model
+    mixes its examples, as BatchNorm does in training mode.
+
+    Args:
+        model: the network.
+        params: tensors by name.
+        buffers: tensors by name.
+        batch: (inputs, targets).
+        loss: `loss(logits, targets) -> scalar`.
+        train: True to apply the model in training mode.
+        key: for models that draw; then the mean is not compared.
+        tolerance: the largest error that is accepted.
+
+    Returns:
+        The largest error, relative to the largest element of the gradient.
+
+    Raises:
+        UserError: the error is over `tolerance`; the message names the leaf. Also for wrong
+            arguments.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets import MLP
+        >>> from purenets.torch_nets.analysis.per_example import check_per_example
+        >>> model = MLP(2, [8], 3)
+        >>> batch = torch.eye(2), torch.tensor([0, 2])
+        >>> check_per_example(model, *model.init(random.key(0)), batch) < 1e-6
+        True
     """
     expect_leaves("check_per_example", params=params)
     expect_param_tensors(params)
@@ -197,27 +272,72 @@ def _expect_examples(function: str, grads: Params) -> None:
 
 
 def leaf_grad_norms(grads: Params) -> Params:
-    """The norm of each example's gradient in each leaf: (batch,) for (batch, ...), in float32 of
-    half precision."""
+    """Return the norm of each example's gradient, leaf by leaf.
+
+    Args:
+        grads: per-example gradients, leaves (batch, ...).
+
+    Returns:
+        A dict of leaves (batch,), in float32 for half-precision gradients.
+
+    Raises:
+        UserError: `grads` is not a dict of tensors (batch, ...).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.per_example import leaf_grad_norms
+        >>> leaf_grad_norms({"w": torch.tensor([[3.0, 4.0], [0.0, 1.0]])})
+        {'w': tensor([5., 1.])}
+    """
     _expect_examples("leaf_grad_norms", grads)
     return tree.map(lambda g: widened(g).flatten(1).norm(dim=1), grads)
 
 
 def example_grad_norms(grads: Params) -> Tensor:
-    """The norm of each example's gradient over all leaves: (batch,)."""
+    """Return the norm of each example's gradient over all leaves.
+
+    Args:
+        grads: per-example gradients, leaves (batch, ...).
+
+    Returns:
+        A tensor (batch,).
+
+    Raises:
+        UserError: `grads` is not a dict of tensors (batch, ...).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.per_example import example_grad_norms
+        >>> example_grad_norms({"w": torch.tensor([[3.0]]), "b": torch.tensor([[4.0]])})
+        tensor([5.])
+    """
     return torch.stack(list(leaf_grad_norms(grads).values())).norm(dim=0)
 
 
 def noise_scale(grads: Params) -> Tensor:
-    """Return tr(S) / |G|^2: the batch size at which the gradient's noise is as large as itself.
+    """Return tr(S) / |G|^2, the batch size at which a gradient is half noise.
 
-    Both estimates are unbiased. The result is not positive where the batch is too small to see the
-    gradient.
+    S is the covariance of per-example gradients, G their mean. Larger batches than this bring
+    little. Both estimates are unbiased, so the result may be negative where the batch is too small
+    to show the gradient.
 
     Args:
-        grads: of at least two examples, leaves (batch, ...).
+        grads: per-example gradients of two examples or more, leaves (batch, ...).
 
-    Source: McCandlish et al. 2018, "An empirical model of large-batch training", appendix A.
+    Returns:
+        A scalar, in examples.
+
+    Raises:
+        UserError: `grads` is not a dict of tensors (batch, ...), or of one example.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.per_example import noise_scale
+        >>> noise_scale({"w": torch.tensor([[1.0], [3.0]])})  # a variance of 2, |G|^2 of 3
+        tensor(0.6667)
+
+    Source:
+        McCandlish et al. 2018, arXiv 1812.06162, appendix A.
     """
     _expect_examples("noise_scale", grads)
     n = next(iter(grads.values())).shape[0]
@@ -230,8 +350,23 @@ def noise_scale(grads: Params) -> Tensor:
 
 
 def top_loss_indices(losses: Tensor, k: int) -> Tensor:
-    """Return the indices (k,) of the largest losses, largest first; mislabelled examples are often
-    among them.
+    """Return the indices of the examples with the largest losses, often mislabeled ones.
+
+    Args:
+        losses: (batch,).
+        k: how many indices, from 1 to batch.
+
+    Returns:
+        Indices (k,), of the largest loss first.
+
+    Raises:
+        UserError: `losses` is not a tensor (batch,), or `k` is out of range.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.per_example import top_loss_indices
+        >>> top_loss_indices(torch.tensor([0.1, 3.0, 2.0]), 2)
+        tensor([1, 2])
     """
     if not isinstance(losses, Tensor) or losses.ndim != 1:
         raise UserError("top_loss_indices: losses: needs a tensor (batch,)")
@@ -243,9 +378,32 @@ def top_loss_indices(losses: Tensor, k: int) -> Tensor:
 
 
 def influence(grads: Params, reference: Params) -> Tensor:
-    """How much a step along each example's gradient lowers the loss whose gradient is `reference`,
-    to first order and for a rate of 1: g_i . g, (batch,); those below 0 do harm (TracIn at one
-    checkpoint; Pruthi et al. 2020)."""
+    """Return how much a step on each example lowers another loss, to first order.
+
+    It is the product g_i . g of each example's gradient with the gradient of that other loss, for a
+    learning rate of 1. Examples below 0 do harm.
+
+    Args:
+        grads: per-example gradients, leaves (batch, ...).
+        reference: the gradient of the other loss, such as that of the validation set, a dict with
+            the same names.
+
+    Returns:
+        A tensor (batch,).
+
+    Raises:
+        UserError: an argument is not a dict of tensors.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.per_example import influence
+        >>> grads = {"w": torch.tensor([[1.0, 0.0], [0.0, -1.0]])}
+        >>> influence(grads, {"w": torch.tensor([2.0, 1.0])})
+        tensor([ 2., -1.])
+
+    Source:
+        Pruthi et al. 2020, arXiv 2002.08484 (TracIn), at one checkpoint.
+    """
     _expect_examples("influence", grads)
     expect_leaves("influence", reference=reference)
     dots = tree.map(lambda g, r: widened(g).flatten(1) @ widened(r).flatten(), grads, reference)

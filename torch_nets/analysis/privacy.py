@@ -42,28 +42,46 @@ def dp_grad_fn(
     batch_size: float | None = None,
     chunk_size: int | None = None,
 ) -> GradFn:
-    """Return DP-SGD's gradient (Abadi et al. 2016), for `make_step` with any optimizer.
+    """Return the gradient of DP-SGD, for `make_step` with any optimizer.
 
-    Each example's gradient is clipped to the norm `clip`; they are summed, noise of deviation
-    noise_multiplier * clip is added to every element, and the sum is divided by `batch_size`.
-    Buffers stay as they are and the model runs in evaluation mode, since both would leak. The
-    metrics are not private.
+    Each example's gradient is clipped to the norm `clip`. They are summed, noise of standard
+    deviation noise_multiplier * clip is added to every element, and the sum is divided by
+    `batch_size`. Buffers stay as they are and the model runs in evaluation mode, since both would
+    leak. The metrics are not private.
 
     Leaves whose operations are known (`ghost_rules`: products, convolutions, embeddings,
-    normalizations) are clipped without a gradient for each example; the others with one, and so are
-    all under a transform of torch.func and torch.compile. The numbers are the same within rounding.
+    normalizations) are clipped without a gradient for each example, all others with one. Under a
+    transform of torch.func and torch.compile all take the second way. The numbers are the same
+    within rounding.
 
     Args:
+        model: the network.
         clip: the largest norm of an example's gradient, over all leaves.
-        noise_multiplier: deviation of the noise in units of `clip`; see `noise_for`.
-        loss: `loss(logits, targets) -> a scalar`, of a batch of one.
-        metrics: as those of `grad_fn`. An empty batch has the loss 0 and metrics of 0.
-        batch_size: what the sum is divided by: the expected size of a batch, for Poisson samples;
-            None for the size of each batch.
-        chunk_size: examples at a time, None for all.
+        noise_multiplier: standard deviation of the noise in units of `clip`; see `noise_for`.
+        loss: `loss(logits, targets) -> scalar`, of a batch of one.
+        metrics: as in `grad_fn`. For an empty batch all are 0.
+        batch_size: what the sum is divided by: for Poisson samples the expected size of a batch.
+            None means the size of each batch.
+        chunk_size: examples at a time, which limits the memory; None for all.
+
+    Returns:
+        A gradient function, `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`.
 
     Raises:
-        UserError: for an empty batch without a `batch_size`, and for noise without a key.
+        UserError: an argument is out of range. When called: an empty batch without `batch_size`, or
+            noise without a key.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers, losses
+        >>> from purenets.torch_nets.analysis.privacy import dp_grad_fn
+        >>> grad = dp_grad_fn(layers.Linear(1, 1, bias=False), 4.0, 0.0, losses.mse)
+        >>> batch = torch.tensor([[1.0], [2.0]]), torch.zeros(2, 1)  # the gradients are 2 and 8
+        >>> grad({"weight": torch.tensor([[1.0]])}, {}, batch, None)[0]
+        {'weight': tensor([[3.]])}
+
+    Source:
+        Abadi et al. 2016, arXiv 1607.00133.
     """
     _check(clip, noise_multiplier, batch_size)
     expect_functions("dp", loss=loss)
@@ -119,9 +137,32 @@ def _zeros(loss: Tensor, logits: Tensor, targets: Tensor, metrics: dict[str, Cal
 
 
 def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Batch]:
-    """`batches(step)`: each example is in a batch with probability `rate`, as the accountants
-    suppose. Batches differ in size and may be empty; tell `dp_grad_fn` the expected size, rate *
-    n."""
+    """Return the function from a step to a Poisson sample, as the privacy accountants assume.
+
+    Each example is in a batch with probability `rate`, independently. So batches differ in size and
+    may be empty; give `dp_grad_fn` the expected size, rate * n.
+
+    Args:
+        data: inputs and targets, arrays (n, ...).
+        rate: the probability, above 0 to 1.
+        key: the source of the draws.
+
+    Returns:
+        `batches(step)`, with steps counted from 0.
+
+    Raises:
+        UserError: `rate` is out of range, or `data` or `key` is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.privacy import poisson_batches
+        >>> key = torch.as_tensor(random.key(0))
+        >>> batches = poisson_batches((torch.zeros(1000, 2), torch.arange(1000)), 0.1, key)
+        >>> sizes = [len(batches(step)[1]) for step in range(100)]
+        >>> min(sizes) < 100 < max(sizes), 95 < sum(sizes) / 100 < 105
+        (True, True)
+    """
     expect_numbers("poisson_batches", ANY, rate=rate)
     if not 0 < rate <= 1:
         raise UserError(f"poisson_batches: rate {rate} is not a probability over 0")
@@ -138,17 +179,29 @@ def poisson_batches(data: Batch, rate: float, key: Tensor) -> Callable[[int], Ba
 def epsilon(
     steps: int, sample_rate: float, noise_multiplier: float, delta: float, accountant: str = "rdp"
 ) -> float:
-    """Return the epsilon of (epsilon, delta)-differential privacy after Poisson-sampled steps.
+    """Return the epsilon of (epsilon, delta)-differential privacy that a training has spent.
 
     Args:
-        steps: how many.
-        sample_rate: the probability of each example to be in a batch (`poisson_batches`).
+        steps: how many steps of Poisson samples.
+        sample_rate: the probability that an example is in a batch (`poisson_batches`).
         noise_multiplier: that of `dp_grad_fn`.
-        delta: below one over the number of examples.
-        accountant: "rdp" (`accounting`), or one of Opacus's, "gdp" or "prv".
+        delta: the probability with which the guarantee may fail, below 1 / (number of examples).
+        accountant: "rdp" (Renyi, `accounting`), or "gdp" or "prv" of Opacus.
+
+    Returns:
+        epsilon, a float; smaller is more private.
 
     Raises:
-        UserError: also for Opacus's where Opacus (the extra `dp`) is not installed.
+        UserError: an argument is out of range, or Opacus (the extra `dp`) is needed and not
+            installed.
+
+    Example:
+        >>> from purenets.torch_nets.analysis.privacy import epsilon
+        >>> round(epsilon(steps=1000, sample_rate=0.01, noise_multiplier=1.0, delta=1e-5), 2)
+        2.1
+
+    Source:
+        Mironov et al. 2019, arXiv 1908.10530; opacus.accountants.
     """
     expect_integers("epsilon", 0, steps=steps)
     numbers = {"sample_rate": sample_rate, "noise_multiplier": noise_multiplier, "delta": delta}
@@ -173,8 +226,24 @@ def epsilon(
 def noise_for(
     epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "rdp"
 ) -> float:
-    """Return the least noise_multiplier, to 4 digits, with which `steps` steps are (epsilon, delta)
-    -differentially private. The arguments are those of `epsilon`."""
+    """Return the smallest noise_multiplier that keeps a training (epsilon, delta)-private.
+
+    Args:
+        epsilon: the budget of all steps together.
+        delta, sample_rate, steps, accountant: as in `epsilon`.
+
+    Returns:
+        The noise_multiplier for `dp_grad_fn`, to 4 digits.
+
+    Raises:
+        UserError: an argument is out of range, or no noise is enough.
+
+    Example:
+        >>> from purenets.torch_nets.analysis.privacy import noise_for
+        >>> noise = noise_for(epsilon=3.0, delta=1e-5, sample_rate=0.01, steps=1000)
+        >>> round(noise, 2)
+        0.86
+    """
     expect_numbers("noise_for", POSITIVE, epsilon=epsilon)
     expect_integers("noise_for", 1, steps=steps)
     spent = lambda noise: epsilon_of(steps, sample_rate, noise, delta, accountant)

@@ -1,8 +1,10 @@
 """Stochastic Lanczos quadrature: traces of functions of an operator, and its spectral density.
 
-density = spectral_measure(product, params, key, 30, num_probes=8)
-density.mean(torch.log)                        # log det A / n
-spectral_density(density, grid, sigma=0.01)    # a smooth curve
+    density = spectral_measure(product, params, key, 30, num_probes=8)
+    density.mean(torch.log)                        # log det A / n
+    spectral_density(density, grid, sigma=0.01)    # a smooth curve
+
+Of the operator only products are needed.
 """
 
 from collections.abc import Callable
@@ -46,19 +48,40 @@ def spectral_measure(
     num_probes: int = 1,
     distribution: str = "rademacher",
 ) -> SpectralMeasure:
-    """Return the spectral measure of a symmetric A as random probes see it.
+    """Return point masses that stand for the eigenvalues of a symmetric operator.
 
-    For each probe v the nodes and weights are Gauss's quadrature: sum w f(node) = v^T f(A) v /
-    |v|^2, exactly for polynomials of degree 2 k - 1, with k = `iterations`. It takes iterations *
-    num_probes products with A.
+    For each probe v, nodes and weights are Gauss's quadrature: sum w f(node) = v^T f(A) v / |v|^2,
+    exactly for polynomials of degree up to 2 iterations - 1. It takes iterations * num_probes
+    products with A.
 
     Args:
         product: v -> A v over dicts like `params`.
-        iterations: of Lanczos for each probe, with full orthogonalization; not more than params.
-        num_probes: random directions; the error falls with its root.
-        distribution: of the elements of a probe, "rademacher" or "normal".
+        params: a dict that gives names, shapes and dtype.
+        key: of the probes.
+        iterations: steps of Lanczos' method for each probe, with full orthogonalization; at most
+            the number of params.
+        num_probes: random directions; the error falls as 1 / sqrt(num_probes).
+        distribution: of the elements of a probe, "rademacher" (random signs) or "normal".
 
-    Source: Ubaru, Chen and Saad 2017; Ghorbani, Krishnan and Xiao 2019.
+    Returns:
+        A `SpectralMeasure`, whose `mean(f)` estimates tr f(A) / n.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.quadrature import spectral_measure
+        >>> product = lambda v: {"w": torch.tensor([1.0, 2.0, 6.0]) * v["w"]}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> measure = spectral_measure(product, {"w": torch.zeros(3)}, key, 3)
+        >>> measure.nodes.round(decimals=3), measure.mean(lambda values: values).round(decimals=3)
+        (tensor([[1., 2., 6.]]), tensor(3.))
+
+    Source:
+        Ubaru, Chen and Saad 2017, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature";
+        Ghorbani et al. 2019, arXiv 1901.10159.
     """
     name = "spectral_measure"
     expect_integers(name, 1, iterations=iterations, num_probes=num_probes)
@@ -78,9 +101,36 @@ def slq_trace(
     num_probes: int = 1,
     distribution: str = "rademacher",
 ) -> Tensor:
-    """Return an estimate of tr f(A) by stochastic Lanczos quadrature: log det A by `torch.log`.
+    """Return an estimate of tr f(A) by stochastic Lanczos quadrature.
 
-    Args: as those of `spectral_measure`, and f, of the eigenvalues, element by element.
+    With `torch.log` for f it is log det A.
+
+    Args:
+        f: a function of the eigenvalues, element by element.
+        product: v -> A v over dicts like `params`.
+        params: a dict that gives names, shapes and dtype.
+        key: of the probes.
+        iterations: steps of Lanczos' method for each probe.
+        num_probes: random directions; the error falls as 1 / sqrt(num_probes).
+        distribution: of the elements of a probe, "rademacher" (random signs) or "normal".
+
+    Returns:
+        A scalar.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.quadrature import slq_trace
+        >>> product = lambda v: {"w": torch.tensor([1.0, 2.0, 6.0]) * v["w"]}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> slq_trace(torch.log, product, {"w": torch.zeros(3)}, key, 3).round(decimals=3)  # log 12
+        tensor(2.4850)
+
+    Source:
+        Ubaru, Chen and Saad 2017, "Fast estimation of tr(f(A)) via stochastic Lanczos quadrature".
     """
     expect_functions("slq_trace", f=f)
     measure = spectral_measure(
@@ -90,9 +140,30 @@ def slq_trace(
 
 
 def spectral_density(measure: SpectralMeasure, grid: Tensor, sigma: float | Tensor) -> Tensor:
-    """Return the density of the eigenvalues at the points of `grid`, smoothed by a normal kernel.
+    """Return the density of the eigenvalues on a grid, smoothed by a normal kernel.
 
-    grid: (points,); sigma: the deviation of the kernel, in the units of the eigenvalues.
+    Args:
+        measure: what `spectral_measure` returned.
+        grid: the points, (points,).
+        sigma: the standard deviation of the kernel, in the units of the eigenvalues.
+
+    Returns:
+        A tensor (points,), whose integral is 1.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.quadrature import SpectralMeasure, spectral_density
+        >>> measure = SpectralMeasure(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, 0.5]]))
+        >>> grid = torch.linspace(-1.0, 5.0, 601)
+        >>> density = spectral_density(measure, grid, sigma=0.2)
+        >>> torch.trapezoid(density, grid).round(decimals=3)
+        tensor(1.)
+
+    Source:
+        Ghorbani et al. 2019, arXiv 1901.10159.
     """
     expect_numbers("spectral_density", POSITIVE, sigma=sigma)
     if not isinstance(measure, SpectralMeasure) or not isinstance(grid, Tensor) or grid.ndim != 1:
@@ -103,10 +174,28 @@ def spectral_density(measure: SpectralMeasure, grid: Tensor, sigma: float | Tens
 
 
 def lanczos_tridiagonal(A: MatrixProduct, v: Tensor, k: int) -> Tensor:
-    """Return the matrix (k, k) of A in an orthonormal basis of its Krylov space at v.
+    """Return the matrix of A in an orthonormal basis of its Krylov space at v.
 
-    There is no branch on a value, so that it runs under vmap and jit: where the space is exhausted
-    the basis goes on with zeros, which separate what follows from what counts.
+    There is no branch on a value, so it runs under vmap and `jit`: where the space is exhausted the
+    basis goes on with zeros, which separate what follows from what counts.
+
+    Args:
+        A: the operator, symmetric.
+        v: the first direction, (n,).
+        k: the dimension of the space.
+
+    Returns:
+        A tridiagonal matrix (k, k).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.operators import matrix_product
+        >>> from purenets.torch_nets.analysis.quadrature import lanczos_tridiagonal
+        >>> diagonal = torch.tensor([1.0, 3.0])
+        >>> A = matrix_product("A", lambda v: {"w": diagonal * v["w"]}, {"w": torch.zeros(2)})
+        >>> lanczos_tridiagonal(A, torch.ones(2), 2).round(decimals=3)
+        tensor([[2., 1.],
+                [1., 2.]])
     """
     zero = torch.zeros_like(v)
     basis, diagonal, side = [v / v.norm()], [], []

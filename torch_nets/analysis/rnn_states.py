@@ -1,7 +1,6 @@
-"""What a vanilla RNN does over time: hidden states, gradients by them, Jacobians. All by
-torch.func.
+"""Hidden states of a vanilla RNN over time, gradients by them, and Jacobians, by torch.func.
 
-T is the length of a palindrome; N = T-1 digits are read, so time goes from 1 to N.
+T is the length of a palindrome; N = T-1 digits are read, so time runs from 1 to N.
 """
 
 import torch
@@ -18,11 +17,28 @@ NAMES = ("W_hx", "W_hh", "b_h")
 def states(
     params: Params, x: Tensor, h: Tensor | None = None, perturbations: Tensor | None = None
 ) -> Tensor:
-    """Return all h(t) of equation (1): x (batch, N, input) -> (batch, N, hidden).
+    """Return all hidden states h(t) of a vanilla RNN, equation (1).
 
     Args:
-        h: h(0), (batch, hidden), zeros by default.
-        perturbations: (batch, N, hidden), added to the h(t) as they arise.
+        params: those of a `VanillaRNN`.
+        x: inputs (batch, N, input).
+        h: h(0), (batch, hidden); 0 by default.
+        perturbations: (batch, N, hidden), added to the h(t) as they arise; their gradient is that
+            by the states.
+
+    Returns:
+        h(1), ..., h(N): (batch, N, hidden).
+
+    Raises:
+        UserError: `params` are not those of an RNN, or a tensor has other axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.rnn_states import states
+        >>> params = {"W_hx": torch.ones(1, 1), "W_hh": torch.zeros(1, 1), "b_h": torch.zeros(1)}
+        >>> states(params, torch.tensor([[[0.0], [1.0]]]))
+        tensor([[[0.0000],
+                 [0.7616]]])
     """
     _expect_rnn("states", params, 3, x=x)
     _expect_rnn("states", params, 2, **({} if h is None else {"h": h}))
@@ -39,9 +55,27 @@ def states(
 
 
 def hidden_state_grads(params: Params, x: Tensor, y: Tensor) -> Tensor:
-    """dL_i/dh_i(t) of each example's own loss: (batch, N, hidden).
+    """Return dL_i/dh_i(t), the gradient of each example's own loss by its hidden states.
 
-    It is the gradient by a nudge of h(t).
+    Args:
+        params: those of a `VanillaRNN`.
+        x: inputs (batch, N, input).
+        y: class numbers (batch,).
+
+    Returns:
+        A tensor (batch, N, hidden).
+
+    Raises:
+        UserError: `params` are not those of an RNN, or a tensor has other axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.rnn_states import hidden_state_grads
+        >>> zero, W_hh = torch.zeros(1, 1), torch.tensor([[0.5]])
+        >>> params = {"W_hx": zero, "W_hh": W_hh, "b_h": torch.zeros(1)}
+        >>> params |= {"W_ph": torch.tensor([[1.0], [-1.0]]), "b_o": torch.zeros(2)}
+        >>> hidden_state_grads(params, torch.zeros(1, 3, 1), torch.tensor([0])).flatten()
+        tensor([-0.2500, -0.5000, -1.0000])
     """
     _expect_rnn("hidden_state_grads", params, 3, x=x)
     expect_arrays("hidden_state_grads", 1, y=y)
@@ -54,8 +88,26 @@ def hidden_state_grads(params: Params, x: Tensor, y: Tensor) -> Tensor:
 
 
 def jacobians(params: Params, x: Tensor) -> Tensor:
-    """J(t) = dh(t)/dh(t-1) = diag(1 - h(t)^2) W_hh along the way of one example: x (N, input) ->
-    (N, hidden, hidden)."""
+    """Return J(t) = dh(t)/dh(t-1) = diag(1 - h(t)^2) W_hh along the states of one example.
+
+    Args:
+        params: those of a `VanillaRNN`.
+        x: the inputs of one example, (N, input).
+
+    Returns:
+        J(1), ..., J(N): (N, hidden, hidden).
+
+    Raises:
+        UserError: `params` are not those of an RNN, or `x` has other axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.rnn_states import jacobians
+        >>> zero, W_hh = torch.zeros(1, 1), torch.tensor([[0.5]])
+        >>> params = {"W_hx": zero, "W_hh": W_hh, "b_h": torch.zeros(1)}
+        >>> jacobians(params, torch.zeros(3, 1)).flatten()
+        tensor([0.5000, 0.5000, 0.5000])
+    """
     _expect_rnn("jacobians", params, 2, x=x)
     h = states(params, x[None])[0]
     before = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
@@ -67,7 +119,28 @@ def jacobians(params: Params, x: Tensor) -> Tensor:
 
 
 def jacobian_products(params: Params, x: Tensor) -> list[Tensor]:
-    """dh(N)/dh(N-k) for k = 1, ..., N-1: the products of the last k Jacobians."""
+    """Return dh(N)/dh(N-k) for k = 1, ..., N-1: the products of the last k Jacobians.
+
+    Their norms say how far back a gradient reaches.
+
+    Args:
+        params: those of a `VanillaRNN`.
+        x: the inputs of one example, (N, input).
+
+    Returns:
+        A list of N-1 tensors (hidden, hidden).
+
+    Raises:
+        UserError: `params` are not those of an RNN, or `x` has other axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.rnn_states import jacobian_products
+        >>> zero, W_hh = torch.zeros(1, 1), torch.tensor([[0.5]])
+        >>> params = {"W_hx": zero, "W_hh": W_hh, "b_h": torch.zeros(1)}
+        >>> jacobian_products(params, torch.zeros(4, 1))
+        [tensor([[0.5000]]), tensor([[0.2500]]), tensor([[0.1250]])]
+    """
     _expect_rnn("jacobian_products", params, 2, x=x)
     product, found = torch.eye(len(params["b_h"]), dtype=x.dtype), []
     for J in reversed(jacobians(params, x)[1:].unbind(0)):
@@ -77,7 +150,27 @@ def jacobian_products(params: Params, x: Tensor) -> list[Tensor]:
 
 
 def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (features,) and two principal axes (2, features) of points (n, features)."""
+    """Return the plane that the most variance of some points lies in.
+
+    Args:
+        points: (n, features), two of each or more.
+
+    Returns:
+        The mean (features,), and two orthonormal axes (2, features), that of the larger variance
+        first. The sign of an axis is arbitrary.
+
+    Raises:
+        UserError: `points` is not such a tensor.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.rnn_states import principal_plane
+        >>> points = torch.tensor([[5.0, 1.0], [-5.0, 1.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> mean, axes = principal_plane(points)
+        >>> mean, axes.abs().round(decimals=3)
+        (tensor([0., 1.]), tensor([[1., 0.],
+                [0., 1.]]))
+    """
     if not isinstance(points, Tensor) or points.ndim != 2 or min(points.shape) < 2:
         raise UserError(
             "principal_plane: points: needs a tensor (n, features), two of each or more"

@@ -1,6 +1,6 @@
 """The trace of a linear operator from a few products with it.
 
-All three estimates are unbiased; the error of Hutchinson's falls as 1 / sqrt(num_matvecs), that of
+All three estimates are unbiased. The error of Hutchinson's falls as 1 / sqrt(num_matvecs), that of
 the other two faster where the spectrum decays, as that of a Hessian or Gauss-Newton matrix does.
 
     product = lambda v: ggn_vp(outputs, loss, params, v)
@@ -26,17 +26,36 @@ def hutchinson_trace(
     distribution: str = "rademacher",
     chunk_size: int | None = 1,
 ) -> Tensor:
-    """Return the mean of v^T A v over random v, an estimate of tr A.
+    """Return Hutchinson's estimate of the trace of an operator: the mean of v^T A v over random v.
+
+    Its error falls as 1 / sqrt(num_matvecs).
 
     Args:
         product: v -> A v over dicts like `params`.
-        params: for names, shapes and dtype.
-        key: of the draws.
+        params: a dict that gives names, shapes and dtype.
+        key: of the random v.
         num_matvecs: products with A.
-        distribution: of the elements of v, "rademacher" (signs, the smaller variance) or "normal".
-        chunk_size: products at a time: 1 for a loop, more under `torch.func.vmap`, None for all.
+        distribution: of the elements of v, "rademacher" (random signs, which has the smaller
+            variance) or "normal".
+        chunk_size: products at a time: 1 for a loop, more under torch.func.vmap, None for all.
 
-    Source: Girard 1989; Hutchinson 1989.
+    Returns:
+        A scalar, an unbiased estimate.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.trace import hutchinson_trace
+        >>> product = lambda v: {"w": torch.tensor([1.0, 2.0, 3.0]) * v["w"]}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> hutchinson_trace(product, {"w": torch.zeros(3)}, key, 2)  # exact for a diagonal A
+        tensor(6.)
+
+    Source:
+        Girard 1989; Hutchinson 1989, "A stochastic estimator of the trace of the influence matrix".
     """
     expect_integers("hutchinson_trace", 1, num_matvecs=num_matvecs)
     A = matrix_product("hutchinson_trace", product, params, chunk_size)
@@ -53,13 +72,38 @@ def hutchpp_trace(
     distribution: str = "rademacher",
     chunk_size: int | None = 1,
 ) -> Tensor:
-    """Return Hutch++'s estimate of tr A: the trace within the range of A S, exactly, and
-    Hutchinson's estimate of the rest.
+    """Return Hutch++'s estimate of the trace of an operator.
+
+    It is the trace within the range of A S, exactly, and Hutchinson's estimate of the rest. It is
+    exact for an A of low rank, and good where the spectrum decays.
 
     Args:
-        num_matvecs: products with A, a multiple of 3: for the basis, the exact and the random part.
+        product: v -> A v over dicts like `params`.
+        params: a dict that gives names, shapes and dtype.
+        key: of the random S and v.
+        num_matvecs: products with A, a multiple of 3: a third each for the basis, the exact and the
+            random part.
+        distribution: of the random elements, "rademacher" (random signs) or "normal".
+        chunk_size: products at a time: 1 for a loop, more under torch.func.vmap, None for all.
 
-    Source: Meyer, Musco, Musco and Woodruff 2021, algorithm 1.
+    Returns:
+        A scalar, an unbiased estimate.
+
+    Raises:
+        UserError: an argument is wrong.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.trace import hutchpp_trace
+        >>> u = torch.tensor([1.0, 2.0, 4.0])  # A = u u^T
+        >>> product = lambda v: {"w": u * (u @ v["w"])}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> hutchpp_trace(product, {"w": torch.zeros(3)}, key, 3).round(decimals=3)
+        tensor(21.)
+
+    Source:
+        Meyer et al. 2021, arXiv 2010.09649, algorithm 1.
     """
     k = _parts("hutchpp_trace", num_matvecs, 3)
     A = matrix_product("hutchpp_trace", product, params, chunk_size)
@@ -75,19 +119,37 @@ def hutchpp_trace(
 def xtrace(
     product: Product, params: Params, key: Tensor, num_matvecs: int, *, chunk_size: int | None = 1
 ) -> Tensor:
-    """Return XTrace's estimate of tr A: the mean over i of Hutch++'s with one test vector w_i and
-    the basis of all others.
+    """Return XTrace's estimate of the trace of an operator, which makes the most of each product.
 
-    The test vectors are uniform on a sphere, and w_i is scaled to its radius again after the
-    projection (section 2.3), which suits flat and steep spectra alike.
+    It is the mean over i of Hutch++'s estimate with one test vector w_i and the basis of all
+    others. The test vectors are uniform on a sphere, and w_i is scaled to its radius again after
+    the projection (section 2.3), which suits flat and steep spectra alike.
 
     Args:
-        num_matvecs: products with A, even: m = num_matvecs / 2 test vectors and a basis of m.
+        product: v -> A v over dicts like `params`.
+        params: a dict that gives names, shapes and dtype.
+        key: of the test vectors.
+        num_matvecs: products with A, an even number: one half for test vectors, one for the basis.
+        chunk_size: products at a time: 1 for a loop, more under torch.func.vmap, None for all.
+
+    Returns:
+        A scalar, an unbiased estimate.
 
     Raises:
-        UserError: for more test vectors than params.
+        UserError: an argument is wrong, or there are more test vectors than params.
 
-    Source: Epperly, Tropp and Webber 2024, algorithm 1.2.
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.analysis.trace import xtrace
+        >>> u = torch.tensor([1.0, 2.0, 4.0])  # A = u u^T
+        >>> product = lambda v: {"w": u * (u @ v["w"])}
+        >>> key = torch.as_tensor(random.key(0))
+        >>> xtrace(product, {"w": torch.zeros(3)}, key, 4).round(decimals=3)
+        tensor(21.)
+
+    Source:
+        Epperly, Tropp and Webber 2024, arXiv 2301.07825, algorithm 1.2.
     """
     m = _parts("xtrace", num_matvecs, 2)
     A = matrix_product("xtrace", product, params, chunk_size)
@@ -113,16 +175,42 @@ def _parts(function: str, num_matvecs: int, parts: int) -> int:
 
 
 def sphere_columns(V: Tensor) -> Tensor:
-    """Return columns (n, k) of normal draws scaled to the length sqrt(n)."""
+    """Return columns scaled to the length sqrt(n).
+
+    Args:
+        V: normal draws, (n, k).
+
+    Returns:
+        A tensor (n, k), uniform on a sphere.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.trace import sphere_columns
+        >>> sphere_columns(torch.ones(4, 1) * 3).norm(dim=0)
+        tensor([2.])
+    """
     return V * (V.shape[0] ** 0.5 / V.norm(dim=0))
 
 
 def left_out_directions(R: Tensor) -> Tensor:
-    """Return unit columns s_i (m, m), for A W = Q R, such that Q (I - s_i s_i^T) Q^T projects onto
-    the range of all columns of A W but the i-th.
+    """Return unit columns s_i such that Q (I - s_i s_i^T) Q^T leaves out column i of A W = Q R.
 
-    They are the normalized rows of R^-1. Where A W has a lower rank than m, the zeros on the
-    diagonal of R are lifted to rounding level: any such s_i spans what the others do not reach.
+    It projects onto the range of all other columns. The s_i are the normalized rows of R^-1. Where
+    A W has a lower rank than m, the zeros on the diagonal of R are lifted to rounding level: any
+    such s_i spans what the others do not reach.
+
+    Args:
+        R: the upper triangular factor, (m, m).
+
+    Returns:
+        A tensor (m, m) with the columns s_i.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.trace import left_out_directions
+        >>> left_out_directions(torch.tensor([[2.0, 0.0], [0.0, 5.0]]))
+        tensor([[1., 0.],
+                [0., 1.]])
     """
     R64 = R.double()
     d = R64.diagonal()

@@ -1,8 +1,10 @@
 """`jit` as in JAX: a pure function compiled once for each signature of its arguments.
 
-step = jit(step)                                     # compiles at the first call
-state, metrics = step(state, batch)
-step = jit(step).lower(state, batch).compile()       # compiles now, for exactly these shapes
+    step = jit(step)                                     # compiles at the first call
+    state, metrics = step(state, batch)
+    step = jit(step).lower(state, batch).compile()       # compiles now, for exactly these shapes
+
+A function that cannot be compiled runs as it is, after one warning.
 """
 
 import functools
@@ -40,26 +42,40 @@ MAX_VALUES = 8  # of the static arguments, for each structure
 
 
 def jit(f: Callable) -> Callable:
-    """Return the pure function `f`, compiled once for each signature of its arguments.
+    """Return the pure function `f`, compiled once for each signature of its arguments, as in JAX.
 
-    A signature is all that the compiled code relies on: the structure of the arguments (dicts,
-    tuples, lists), the shapes, dtypes and devices of the tensors, the values of everything else
-    (numbers, None, strings are static: pass as a tensor what changes from call to call), grad mode,
-    autocast, default dtype and the number of threads. What `f` closes over is read once, when it is
-    traced.
+    The signature is all that compiled code relies on: the structure of the arguments (dicts,
+    tuples, lists), the shapes, dtypes and devices of tensors, grad mode, autocast, the default
+    dtype, the number of threads, and the values of everything else. Numbers, strings and None are
+    such static values, so pass as a tensor what changes from call to call. What `f` closes over is
+    read once, when it is traced.
 
-    `f` itself is called, with the same results, under torch.compile, a transform of torch.func or
-    forward AD, and where an argument requires grad. It is also called, after one warning that says
-    why, where it cannot be compiled: its control flow depends on values of tensors, its arguments
-    are arrays of NumPy, it draws from torch's generator, it changes its arguments.
+    `f` itself is called under torch.compile, a transform of torch.func or forward AD, and where an
+    argument requires grad. It is also called, after one warning that says why, where it cannot be
+    compiled: its control flow depends on values of tensors, its arguments are NumPy arrays, it
+    draws from torch's generator, or it changes its arguments. The results are the same.
 
     Args:
         f: a pure function of nested dicts, tuples and lists of tensors, and static values.
 
     Returns:
-        The compiled function. Its attribute `lower(*args, **kwargs)` returns an object whose
-        `compile()` compiles at once and returns a function for exactly such arguments. Compiled
-        code is kept as long as the returned function.
+        The compiled function. `jit(f).lower(*args, **kwargs).compile()` compiles at once, and
+        returns a function for exactly such arguments. Compiled code lives as long as the function.
+
+    Raises:
+        UserError: `f` is not a function.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import jit
+        >>> step = jit(lambda state, x: {"sum": state["sum"] + x})
+        >>> step({"sum": torch.tensor(1.0)}, torch.tensor(2.0))  # compiles
+        {'sum': tensor(3.)}
+        >>> step({"sum": torch.tensor(5.0)}, torch.tensor(2.0))  # runs the compiled code
+        {'sum': tensor(7.)}
+
+    Source:
+        jax.jit; torch.compile.
     """
     expect_functions("jit", f=f)
     compiles = enabled() and can_compile("jit", stacklevel=3)

@@ -3,11 +3,11 @@
     init(key) -> (params, buffers)
     apply(params, buffers, x, *, train=False, key=None) -> (y, buffers)
 
-`serial(fc1=Linear(2, 20), relu1=ReLU(), ...)` puts them in a row and is a layer itself. Params are
-float32 tensors on the CPU, drawn as PyTorch's modules draw theirs and named as in their
-`state_dict`, so that the state of a torch module is the params of its twin here.
+`serial(fc1=Linear(2, 20), relu1=ReLU(), ...)` applies layers in sequence and is a layer itself.
+Params are float32 tensors on the CPU, drawn as PyTorch's modules draw theirs and named as in their
+`state_dict`, so the state of a torch module is the params of the same layer here.
 
-One file for each idea: basic (linear, activations, dropout, in a row), convolutions, norms,
+One file for each idea: basic (linear, activations, dropout, sequences), convolutions, norms,
 recurrent, attention, lazy (sizes that are read from an example).
 """
 

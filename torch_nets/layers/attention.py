@@ -1,4 +1,4 @@
-"""Attention as nn.MultiheadAttention, and the block of a transformer as nn.TransformerEncoderLayer.
+"""Attention as nn.MultiheadAttention, and a transformer block as nn.TransformerEncoderLayer.
 
 Axes: (batch, steps, features); within an attention (batch, heads, steps, features of a head).
 """
@@ -34,15 +34,32 @@ from purenets.torch_nets.layers.norms import LayerNorm
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, causal: bool = False
 ) -> Tensor:
-    """softmax(q k^T / sqrt(features)) v (Vaswani et al. 2017): (..., steps, features).
+    """Return softmax(q k^T / sqrt(features)) v.
 
-    By torch's fused kernel, and written out under torch.func, for which that has no rules: no
-    batching, no second derivative, no forward derivative.
+    It runs torch's fused kernel. That kernel has no rules for batching, second and forward
+    derivatives, so under torch.func the formula is written out.
 
     Args:
-        mask: what a query may see, True where it does: (..., queries, keys). One that sees nothing
-            gets 0.
-        causal: each step sees itself and those before it.
+        q: queries, (..., queries, features).
+        k: keys, (..., keys, features).
+        v: values, (..., keys, features).
+        mask: booleans (..., queries, keys), True where a query may see a key. The output of a query
+            that sees nothing is 0.
+        causal: each step sees itself and the steps before it.
+
+    Returns:
+        A tensor (..., queries, features).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers.attention import attention
+        >>> q = k = torch.zeros(2, 1)  # equal scores: the mean of the values that are seen
+        >>> attention(q, k, torch.tensor([[1.0], [3.0]]), causal=True)
+        tensor([[1.],
+                [2.]])
+
+    Source:
+        Vaswani et al. 2017, arXiv 1706.03762; torch.nn.functional.scaled_dot_product_attention.
     """
     if not (is_transformed() or is_forward_mode()):
         return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
@@ -52,7 +69,24 @@ def attention(
 def attention_weights(
     q: Tensor, k: Tensor, mask: Tensor | None = None, *, causal: bool = False
 ) -> Tensor:
-    """Return the weights (..., queries, keys) of `attention`, which sum to 1 for each query."""
+    """Return the weights of `attention`: how much of each value a query takes.
+
+    Args:
+        q: queries, (..., queries, features).
+        k: keys, (..., keys, features).
+        mask: booleans (..., queries, keys), True where a query may see a key.
+        causal: each step sees itself and the steps before it.
+
+    Returns:
+        A tensor (..., queries, keys). The weights of a query sum to 1, or to 0 if it sees nothing.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers.attention import attention_weights
+        >>> attention_weights(torch.zeros(2, 1), torch.zeros(2, 1), causal=True)
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000]])
+    """
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if causal:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
@@ -65,17 +99,40 @@ def attention_weights(
 def MultiheadAttention(
     n: int, heads: int, *, bias: bool = True, causal: bool = False, dropout: float = 0.0
 ) -> Model:
-    """(batch, steps, n) -> (batch, steps, n): `heads` attentions side by side, as in torch.nn.
-
-    The inputs are x for self-attention, or a tuple (query, key, value) or (query, key, value,
-    mask), each (batch, steps, n). mask: booleans that broadcast to (batch, heads, queries, keys),
-    True where a query may see a key; nn.MultiheadAttention's masks say the opposite.
+    """Return a layer of several attentions side by side, with projections before and after.
 
     Args:
-        heads: n is divided into so many parts.
-        bias: whether the four projections have biases.
-        causal: each step sees itself and those before it; not together with a mask.
-        dropout: the probability to drop a weight of attention, in training; needs a key.
+        n: features of inputs and outputs.
+        heads: the number of attentions; each has n / heads features.
+        bias: False for projections without biases.
+        causal: each step sees itself and the steps before it; not together with a mask.
+        dropout: the probability to drop an attention weight, in training; it needs a key.
+
+    Returns:
+        A layer (batch, steps, n) -> (batch, steps, n). Its input is x for self-attention, or a
+        tuple (query, key, value) or (query, key, value, mask), each (batch, steps, n). The mask
+        holds booleans that broadcast to (batch, heads, queries, keys), True where a query may see a
+        key; masks of nn.MultiheadAttention say the opposite. Params have the names of
+        torch.nn.MultiheadAttention.
+
+    Raises:
+        UserError: a size is not a positive integer, or heads do not divide n. When applied: inputs
+            have other shapes, or a mask is not boolean or comes with `causal`.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import MultiheadAttention
+        >>> layer = MultiheadAttention(8, heads=2, causal=True)
+        >>> params, _ = layer.init(random.key(0))
+        >>> x = torch.ones(1, 3, 8)
+        >>> later = torch.cat([x[:, :2], -x[:, 2:]], dim=1)  # another last step
+        >>> y, z = (layer.apply(params, {}, inputs)[0] for inputs in (x, later))
+        >>> torch.allclose(y[:, :2], z[:, :2]), torch.allclose(y[:, 2], z[:, 2])
+        (True, False)
+
+    Source:
+        Vaswani et al. 2017, arXiv 1706.03762; torch.nn.MultiheadAttention(batch_first=True).
     """
     expect_sizes("MultiheadAttention", n=n, heads=heads)
     expect_flags("MultiheadAttention", bias=bias, causal=causal)
@@ -157,18 +214,42 @@ def TransformerBlock(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Model:
-    """(batch, steps, n) -> (batch, steps, n), as nn.TransformerEncoderLayer(batch_first=True).
+    """Return a block of a transformer: self-attention and two linear layers, with residuals.
 
-        x = norm1(x + self_attn(x)),   x = norm2(x + linear2(activation(linear1(x))))
-
-    The inputs are x, or a tuple (x, mask) with a mask as in `MultiheadAttention`, which comes back
-    beside the output, for the next block.
+        x = norm1(x + self_attn(x))
+        x = norm2(x + linear2(activation(linear1(x))))
 
     Args:
+        n: features of inputs and outputs.
+        heads: the number of attentions; each has n / heads features.
+        n_feedforward: units between the two linear layers.
         activation: "relu", "gelu" (exact) or "silu".
-        norm_first: x + self_attn(norm1(x)), x + linear2(activation(linear1(norm2(x)))) instead.
-        dropout: the probability to drop, in training: weights of attention, activations, and what
-            is added to x. Needs a key. torch's default is 0.1.
+        norm_first: True to normalize the input of each part instead: x = x + self_attn(norm1(x))
+            and x = x + linear2(activation(linear1(norm2(x)))).
+        bias: False for layers without biases.
+        causal: each step sees itself and the steps before it; not together with a mask.
+        dropout: the probability to drop attention weights, activations and what is added to x, in
+            training; it needs a key. PyTorch's default is 0.1.
+
+    Returns:
+        A layer (batch, steps, n) -> (batch, steps, n). With inputs (x, mask) it returns (y, mask),
+        so that the next block gets the mask too; the mask is that of `MultiheadAttention`.
+
+    Raises:
+        UserError: a size is not a positive integer, heads do not divide n, or `activation` is
+            another name. When applied: inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import TransformerBlock, serial
+        >>> net = serial(block1=TransformerBlock(8, 2, 16), block2=TransformerBlock(8, 2, 16))
+        >>> params, buffers = net.init(random.key(0))
+        >>> net.apply(params, buffers, torch.zeros(5, 10, 8))[0].shape
+        torch.Size([5, 10, 8])
+
+    Source:
+        Vaswani et al. 2017, arXiv 1706.03762; torch.nn.TransformerEncoderLayer(batch_first=True).
     """
     expect_sizes("TransformerBlock", n=n, heads=heads, n_feedforward=n_feedforward)
     expect_choice("TransformerBlock", ACTIVATIONS, activation=activation)

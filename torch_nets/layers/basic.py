@@ -1,4 +1,4 @@
-"""Linear layers, activations, dropout, embeddings, and layers in a row."""
+"""Linear layers, activations, dropout, embeddings, and layers in sequence."""
 
 import math
 from collections.abc import Callable
@@ -37,7 +37,21 @@ MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a l
 
 
 def uniform_init(shapes: dict[str, tuple[int, ...]], bound: float) -> Callable:
-    """Return `init(key)`, which draws every leaf uniform within `bound`, and knows its size."""
+    """Return an `init(key)` that draws every leaf uniform from -bound to bound.
+
+    Args:
+        shapes: the shape of each leaf by its name.
+        bound: the largest absolute value.
+
+    Returns:
+        The function from a key to (params, {}); it knows its size before it draws.
+
+    Example:
+        >>> from purenets import random
+        >>> params, buffers = uniform_init({"weight": (2, 3)}, 0.5)(random.key(0))
+        >>> params["weight"].shape, bool((params["weight"].abs() <= 0.5).all())
+        (torch.Size([2, 3]), True)
+    """
 
     def init(key):
         keys = random.split(torch_key(key), len(shapes))
@@ -50,7 +64,19 @@ def uniform_init(shapes: dict[str, tuple[int, ...]], bound: float) -> Callable:
 
 
 def torch_key(key) -> Tensor:
-    """Return a key as a tensor; a UserError if it is none."""
+    """Return a key as a tensor; raise a UserError if it is no key.
+
+    Args:
+        key: an array or tensor, as `random.key(seed)` makes it.
+
+    Returns:
+        The key as an int64 tensor (2,), (3,) or (4,).
+
+    Example:
+        >>> from purenets import random
+        >>> torch_key(random.key(7))
+        tensor([7, 0])
+    """
     return torch.as_tensor(random.check_key(key))
 
 
@@ -61,8 +87,38 @@ def expect_tensor(x: Tensor) -> None:
 
 
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
-    """y = x W^T + b: (..., n_in) -> (..., n_out). W and b uniform within `bound`, by default 1 /
-    sqrt(n_in), as nn.Linear."""
+    """Return the affine layer y = x W^T + b.
+
+    Args:
+        n_in: features of an input.
+        n_out: features of an output.
+        bias: False for a layer without b.
+        bound: W and b are drawn uniform from -bound to bound. None means 1 / sqrt(n_in), as in
+            nn.Linear.
+
+    Returns:
+        A layer (..., n_in) -> (..., n_out) with the params "weight" (n_out, n_in) and "bias"
+        (n_out,).
+
+    Raises:
+        UserError: a size is not a positive integer, `bias` is not a bool, or `bound` is negative.
+            When applied: params or inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import Linear
+        >>> fc = Linear(3, 2)
+        >>> params, buffers = fc.init(random.key(0))
+        >>> {name: tuple(leaf.shape) for name, leaf in params.items()}
+        {'weight': (2, 3), 'bias': (2,)}
+        >>> y, _ = fc.apply(params, buffers, torch.ones(5, 3))
+        >>> y.shape
+        torch.Size([5, 2])
+
+    Source:
+        torch.nn.Linear.
+    """
     expect_sizes("Linear", n_in=n_in, n_out=n_out)
     expect_flags("Linear", bias=bias)
     if bound is not None:
@@ -81,11 +137,26 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 
 @torch.overrides.wrap_torch_function(lambda x, weight, bias: (x, weight))
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b. A tiny one under torch.compile is written as multiplications and sums, which
-    become one loop with what stands around them: to call a library for it would take longer. A
-    large one may be for oneDNN. Under torch.export, where sizes may be open, it is neither.
+    """Return x W^T + b, by whichever kernel is fastest for the size.
 
-    It is one operation for modes of torch, such as that of `analysis.ghost`.
+    A small product under torch.compile is written as multiplications and sums, which fuse with the
+    operations around them; a library call would take longer. A large one may go to oneDNN. Under
+    torch.export, where sizes may be symbolic, it is torch's own operation. Modes of torch, such as
+    the one of `analysis.ghost`, see a single operation.
+
+    Args:
+        x: (..., n_in).
+        weight: W, (n_out, n_in).
+        bias: b, (n_out,), or None.
+
+    Returns:
+        A tensor (..., n_out).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers.basic import linear
+        >>> linear(torch.tensor([1.0, 2.0]), torch.tensor([[3.0, 4.0]]), torch.tensor([0.5]))
+        tensor([11.5000])
     """
     if torch.compiler.is_exporting():
         return torch.nn.functional.linear(x, weight, bias)
@@ -101,8 +172,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
-    """y = x W^T + b with given W (n_out, n_in) and b (n_out,), which are buffers and not trained:
-    (..., n_in) -> (..., n_out)."""
+    """Return the affine layer y = x W^T + b with a given W and b that are not trained.
+
+    W and b are buffers, so that they are saved with the state and no optimizer sees them.
+
+    Args:
+        weight: W, (n_out, n_in).
+        bias: b, (n_out,).
+
+    Returns:
+        A layer (..., n_in) -> (..., n_out) without params and with the buffers "weight" and "bias".
+
+    Raises:
+        UserError: when applied: there are params, or the inputs do not have n_in features.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import FixedLinear
+        >>> layer = FixedLinear(torch.tensor([[1.0, 2.0]]), torch.tensor([0.5]))
+        >>> params, buffers = layer.init(None)
+        >>> params
+        {}
+        >>> layer.apply(params, buffers, torch.ones(1, 2))[0]
+        tensor([[3.5000]])
+    """
     given = {"weight": weight, "bias": bias}
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -115,7 +208,27 @@ def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
 
 
 def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
-    """Return a layer without params, y = f(x); `kind` is its name in a table."""
+    """Return the layer y = f(x), which has no params.
+
+    Args:
+        f: a function from a tensor to a tensor, such as `torch.sin`. It need not be elementwise in
+            the strict sense: `Flatten` and `MaxPool` are made by it too.
+        kind: the name of the layer in a table.
+
+    Returns:
+        A layer without params and buffers.
+
+    Raises:
+        UserError: `f` is not a function. When applied: there are params, or the input is not a
+            tensor.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import Linear, elementwise, serial
+        >>> net = serial(fc=Linear(2, 3), square=elementwise(torch.square, "Square"))
+        >>> elementwise(torch.square).apply({}, {}, torch.tensor([-2.0, 3.0]))[0]
+        tensor([4., 9.])
+    """
     expect_functions("elementwise", f=f)
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -131,29 +244,106 @@ def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
 
 
 def ReLU() -> Model:
-    """max(0, x)."""
+    """Return the activation max(0, x).
+
+    Returns:
+        A layer without params that keeps the shape.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import ReLU
+        >>> ReLU().apply({}, {}, torch.tensor([-1.0, 2.0]))[0]
+        tensor([0., 2.])
+
+    Source:
+        torch.nn.ReLU.
+    """
     return elementwise(torch.relu, "ReLU")
 
 
 def Tanh() -> Model:
-    """tanh(x)."""
+    """Return the activation tanh(x).
+
+    Returns:
+        A layer without params that keeps the shape.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import Tanh
+        >>> Tanh().apply({}, {}, torch.tensor([0.0, 1.0]))[0]
+        tensor([0.0000, 0.7616])
+
+    Source:
+        torch.nn.Tanh.
+    """
     return elementwise(torch.tanh, "Tanh")
 
 
 def SiLU() -> Model:
-    """x sigmoid(x) (Elfwing et al. 2018; also called swish)."""
+    """Return the activation x sigmoid(x), also called swish.
+
+    Returns:
+        A layer without params that keeps the shape.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import SiLU
+        >>> SiLU().apply({}, {}, torch.tensor([-1.0, 1.0]))[0]
+        tensor([-0.2689,  0.7311])
+
+    Source:
+        Elfwing et al. 2018, arXiv 1702.03118; torch.nn.SiLU.
+    """
     return elementwise(torch.nn.functional.silu, "SiLU")
 
 
 def GELU(*, approximate: str = "tanh") -> Model:
-    """x Phi(x), Phi the normal distribution function (Hendrycks, Gimpel 2016): in its tanh form, or
-    exactly with approximate="none", nn.GELU's default."""
+    """Return the activation x Phi(x), with Phi the normal cumulative distribution function.
+
+    Args:
+        approximate: "tanh" for the tanh approximation, "none" for the exact function. "none" is the
+            default of nn.GELU.
+
+    Returns:
+        A layer without params that keeps the shape.
+
+    Raises:
+        UserError: `approximate` is another name.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import GELU
+        >>> x = torch.tensor([-1.0, 1.0])
+        >>> GELU().apply({}, {}, x)[0]
+        tensor([-0.1588,  0.8412])
+        >>> GELU(approximate="none").apply({}, {}, x)[0]
+        tensor([-0.1587,  0.8413])
+
+    Source:
+        Hendrycks and Gimpel 2016, arXiv 1606.08415; torch.nn.GELU.
+    """
     expect_choice("GELU", ("tanh", "none"), approximate=approximate)
     return elementwise(lambda x: torch.nn.functional.gelu(x, approximate=approximate), "GELU")
 
 
 def Scale(factor: float) -> Model:
-    """factor * x."""
+    """Return the layer y = factor x.
+
+    Args:
+        factor: the constant; it is not trained.
+
+    Returns:
+        A layer without params that keeps the shape.
+
+    Raises:
+        UserError: `factor` is not a finite number.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import Scale
+        >>> Scale(0.5).apply({}, {}, torch.tensor([2.0, -4.0]))[0]
+        tensor([ 1., -2.])
+    """
     expect_numbers("Scale", FINITE, factor=factor)
     return elementwise(lambda x: factor * x, "Scale")
 
@@ -162,7 +352,23 @@ ACTIVATIONS = {"relu": ReLU, "tanh": Tanh, "silu": SiLU}
 
 
 def Flatten() -> Model:
-    """(batch, ...) -> (batch, features)."""
+    """Return the layer that flattens all axes but the first.
+
+    Returns:
+        A layer (batch, ...) -> (batch, features) without params.
+
+    Raises:
+        UserError: when applied: the input has fewer than two axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import Flatten
+        >>> Flatten().apply({}, {}, torch.zeros(5, 3, 8, 8))[0].shape
+        torch.Size([5, 192])
+
+    Source:
+        torch.nn.Flatten.
+    """
 
     def flat(x):
         expect_batch(x)
@@ -172,7 +378,34 @@ def Flatten() -> Model:
 
 
 def Dropout(rate: float) -> Model:
-    """Zeros with probability `rate` when training, else x / (1 - rate); needs a key then."""
+    """Return the layer that sets random elements to 0 in training, and keeps all in evaluation.
+
+    The elements that are kept are divided by 1 - rate, so that the mean stays.
+
+    Args:
+        rate: the probability that an element is set to 0, from 0 to below 1.
+
+    Returns:
+        A layer without params that keeps the shape. In training its `apply` needs a key.
+
+    Raises:
+        UserError: `rate` is out of range. When applied: training without a key.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import Dropout
+        >>> x, key = torch.ones(1000), torch.as_tensor(random.key(0))
+        >>> y, _ = Dropout(0.2).apply({}, {}, x, train=True, key=key)
+        >>> y.unique()
+        tensor([0.0000, 1.2500])
+        >>> torch.equal(Dropout(0.2).apply({}, {}, x)[0], x)
+        True
+
+    Source:
+        Srivastava et al. 2014, "Dropout: a simple way to prevent neural networks from overfitting";
+        torch.nn.Dropout.
+    """
     expect_reals("dropout", ANY, rate=rate)
     if not 0 <= rate < 1:
         raise UserError(f"dropout: rate {rate} is not from 0 to below 1")
@@ -189,8 +422,36 @@ def Dropout(rate: float) -> Model:
 
 
 def Embedding(n_tokens: int, n_features: int, *, padding: int | None = None) -> Model:
-    """Rows of a table: integers (...) from 0 to n_tokens - 1 -> (..., n_features). As nn.Embedding:
-    weights standard normal; padding: the token whose row is 0 at the start and gets no gradient."""
+    """Return the layer that looks up a row of a trained table for each token.
+
+    Args:
+        n_tokens: rows of the table; tokens are integers from 0 to n_tokens - 1.
+        n_features: features of a row.
+        padding: a token whose row starts at 0 and gets no gradient; None for no such token.
+
+    Returns:
+        A layer, integers (...) -> (..., n_features), with the param "weight" (n_tokens,
+        n_features), drawn standard normal.
+
+    Raises:
+        UserError: a size is not a positive integer, or `padding` is not a token. When applied: the
+            inputs are not integers.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import Embedding
+        >>> layer = Embedding(10, 4, padding=0)
+        >>> params, buffers = layer.init(random.key(0))
+        >>> y, _ = layer.apply(params, buffers, torch.tensor([[0, 3, 3]]))
+        >>> y.shape, torch.equal(y[0, 1], params["weight"][3])
+        (torch.Size([1, 3, 4]), True)
+        >>> bool((y[0, 0] == 0).all())
+        True
+
+    Source:
+        torch.nn.Embedding.
+    """
     expect_sizes("Embedding", n_tokens=n_tokens, n_features=n_features)
     shapes = {"weight": (n_tokens, n_features)}
     if padding is not None:
@@ -215,7 +476,27 @@ def Embedding(n_tokens: int, n_features: int, *, padding: int | None = None) -> 
 
 
 def residual(**layers: Model) -> Model:
-    """x + f(x) of layers in a row f (He et al. 2016); f's params are named as in `serial`."""
+    """Return the layer y = x + f(x), with f the given layers in sequence.
+
+    Args:
+        layers: the layers of f by name, in order. Names of params are those of `serial`.
+
+    Returns:
+        A layer from x to an output of the same shape.
+
+    Raises:
+        UserError: a name is empty or holds a dot, or a layer is not a `Model`.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import Linear, residual
+        >>> block = residual(fc=Linear(2, 2, bias=False))
+        >>> block.apply({"fc.weight": torch.eye(2)}, {}, torch.tensor([[1.0, 3.0]]))[0]
+        tensor([[2., 6.]])
+
+    Source:
+        He et al. 2016, arXiv 1512.03385.
+    """
     inner = serial(**layers)
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -226,7 +507,35 @@ def residual(**layers: Model) -> Model:
 
 
 def serial(**layers: Model) -> Model:
-    """Layers in a row; the params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias"."""
+    """Return the layer that applies the given layers in sequence.
+
+    Each layer draws its params, and in training its dropout, from a key of its own.
+
+    Args:
+        layers: the layers by name, in order.
+
+    Returns:
+        A layer whose params bear the name of their layer: those of `fc1=Linear(...)` are
+        "fc1.weight" and "fc1.bias". It is a `Model`, and may be a layer of another `serial`.
+
+    Raises:
+        UserError: a name is empty or holds a dot, or a layer is not a `Model`. When applied: a leaf
+            is missing, unknown or misshapen; the message names it.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import Linear, ReLU, serial
+        >>> net = serial(fc1=Linear(2, 20), relu1=ReLU(), fc2=Linear(20, 3))
+        >>> params, buffers = net.init(random.key(0))
+        >>> list(params)
+        ['fc1.weight', 'fc1.bias', 'fc2.weight', 'fc2.bias']
+        >>> net.apply(params, buffers, torch.zeros(5, 2))[0].shape
+        torch.Size([5, 3])
+
+    Source:
+        `serial` of jax.example_libraries.stax; torch.nn.Sequential.
+    """
 
     run = serial_apply(layers, "apply")
 

@@ -27,15 +27,42 @@ def Conv(
     bias: bool = True,
     dirac: bool = False,
 ) -> Model:
-    """Cross-correlation with (n_out, n_in / groups, size, size) weights; drawn as nn.Conv2d.
-
-    Weights and bias are uniform within 1 / sqrt(n_in / groups size^2).
+    """Return a 2-D convolution (a cross-correlation, as in PyTorch) of images.
 
     Args:
+        n_in, n_out: channels of the inputs and of the outputs.
+        size: height and width of a filter.
+        stride: pixels from one window to the next.
         padding: zeros on each side.
-        dilation: the distance of the places that a filter sees.
-        groups: channels are divided into so many parts, each with filters of its own.
-        dirac: the first n_in filters let their channel pass as it is, at the start.
+        dilation: pixels from one tap of a filter to the next.
+        groups: channels are divided into so many groups, each with filters of its own.
+        bias: False for a layer without a bias.
+        dirac: True to let the first n_in filters begin as the identity: each passes its channel on.
+            The other filters are drawn.
+
+    Returns:
+        A layer (batch, n_in, H, W) -> (batch, n_out, H', W'), with
+        H' = floor((H + 2 padding - dilation (size - 1) - 1) / stride) + 1 and W' alike.
+        Params: "weight" (n_out, n_in / groups, size, size) and "bias" (n_out,), drawn uniform
+        within 1 / sqrt(n_in / groups size^2).
+
+    Raises:
+        UserError: a size is not a positive integer, the groups do not divide the channels, or
+            `dirac` is used with groups. When applied: params or inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import Conv
+        >>> layer = Conv(3, 16, size=3, stride=2, padding=1)
+        >>> params, buffers = layer.init(random.key(0))
+        >>> params["weight"].shape
+        torch.Size([16, 3, 3, 3])
+        >>> layer.apply(params, buffers, torch.zeros(1, 3, 32, 32))[0].shape
+        torch.Size([1, 16, 16, 16])
+
+    Source:
+        torch.nn.Conv2d; for `dirac` torch.nn.init.dirac_.
     """
     sizes = {"size": size, "stride": stride, "dilation": dilation}
     _check("Conv", n_in, n_out, groups, padding, bias, sizes)
@@ -73,7 +100,39 @@ def Conv1d(
     groups: int = 1,
     bias: bool = True,
 ) -> Model:
-    """`Conv` along one axis, as nn.Conv1d: (batch, n_in, length) -> (batch, n_out, length')."""
+    """Return a 1-D convolution (a cross-correlation, as in PyTorch) of sequences.
+
+    Args:
+        n_in, n_out: channels of the inputs and of the outputs.
+        size: length of a filter.
+        stride: steps from one window to the next.
+        padding: zeros on each side.
+        dilation: steps from one tap of a filter to the next.
+        groups: channels are divided into so many groups, each with filters of its own.
+        bias: False for a layer without a bias.
+
+    Returns:
+        A layer (batch, n_in, length) -> (batch, n_out, length'), with
+        length' = floor((length + 2 padding - dilation (size - 1) - 1) / stride) + 1.
+        Params: "weight" (n_out, n_in / groups, size) and "bias" (n_out,), drawn uniform within
+        1 / sqrt(n_in / groups size).
+
+    Raises:
+        UserError: a size is not a positive integer, or the groups do not divide the channels. When
+            applied: params or inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import Conv1d
+        >>> layer = Conv1d(8, 16, size=5, padding=2)
+        >>> params, buffers = layer.init(random.key(0))
+        >>> layer.apply(params, buffers, torch.zeros(2, 8, 100))[0].shape
+        torch.Size([2, 16, 100])
+
+    Source:
+        torch.nn.Conv1d.
+    """
     sizes = {"size": size, "stride": stride, "dilation": dilation}
     _check("Conv1d", n_in, n_out, groups, padding, bias, sizes)
     shapes = {"weight": (n_out, n_in // groups, size)} | ({"bias": (n_out,)} if bias else {})
@@ -98,10 +157,37 @@ def ConvTranspose(
     output_padding: int = 0,
     bias: bool = True,
 ) -> Model:
-    """The transpose of `Conv(n_out, n_in, ...)`, as nn.ConvTranspose2d: it enlarges images.
+    """Return the transpose of `Conv(n_out, n_in, ...)`, a convolution that enlarges images.
 
-    (batch, n_in, H, W) -> (batch, n_out, H', W') with H' = (H - 1) stride - 2 padding + size +
-    output_padding. Weights (n_in, n_out, size, size), uniform within 1 / sqrt(n_out size^2).
+    Args:
+        n_in, n_out: channels of the inputs and of the outputs.
+        size: height and width of a filter.
+        stride: the factor by which images are enlarged.
+        padding: rows and columns that are cut off on each side of the output.
+        output_padding: rows and columns added at the lower and right side, below `stride`.
+        bias: False for a layer without a bias.
+
+    Returns:
+        A layer (batch, n_in, H, W) -> (batch, n_out, H', W'), with
+        H' = (H - 1) stride - 2 padding + size + output_padding and W' alike.
+        Params: "weight" (n_in, n_out, size, size) and "bias" (n_out,), drawn uniform within
+        1 / sqrt(n_out size^2).
+
+    Raises:
+        UserError: a size is not a positive integer, or `output_padding` is not below the stride.
+            When applied: params or inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import ConvTranspose
+        >>> layer = ConvTranspose(16, 3, size=4, stride=2, padding=1)
+        >>> params, buffers = layer.init(random.key(0))
+        >>> layer.apply(params, buffers, torch.zeros(1, 16, 8, 8))[0].shape
+        torch.Size([1, 3, 16, 16])
+
+    Source:
+        torch.nn.ConvTranspose2d.
     """
     sizes = {"size": size, "stride": stride}
     _check("ConvTranspose", n_in, n_out, 1, padding, bias, sizes)
@@ -147,9 +233,29 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d`; of images of at most 2x2 pixels as one matrix product.
+    """Return the 2-D convolution of images; those of at most 2x2 pixels take one matrix product.
 
-    It is one operation for modes of torch, such as that of `analysis.ghost`.
+    Modes of torch, such as the one of `analysis.ghost`, see a single operation.
+
+    Args:
+        x: images, (batch, n_in, H, W).
+        weight: filters, (n_out, n_in / groups, height, width).
+        bias: (n_out,), or None.
+        stride, padding, dilation, groups: as in `Conv`.
+
+    Returns:
+        A tensor (batch, n_out, H', W').
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers.convolutions import conv2d
+        >>> x, weight = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 3)
+        >>> conv2d(x, weight, None, 1, 1)  # stride and padding
+        tensor([[[[4., 4.],
+                  [4., 4.]]]])
+
+    Source:
+        torch.nn.functional.conv2d.
     """
     plain = (*weight.shape[2:], stride, padding, dilation, groups) == (3, 3, 1, 1, 1, 1)
     plain = plain and not torch.compiler.is_exporting()
@@ -159,9 +265,11 @@ def conv2d(
 
 
 def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution, stride and padding 1, of images of at most 2x2 pixels: each pixel sees all
-    others, so it is one matrix product, without the taps that would only meet the padding (on 2x2:
-    4 of 9 are left)."""
+    """Return a 3x3 convolution, stride and padding 1, of images of at most 2x2 pixels.
+
+    Each pixel sees all others, so the convolution is one matrix product, without the taps that
+    would only meet the padding (on 2x2 pixels, 4 of 9 remain).
+    """
     height, width = x.shape[2:]
     taps = rearrange(weight, "o i kh kw -> o kh kw i")  # channels come last, as they lie in memory
     pixels = [(row, column) for row in range(height) for column in range(width)]
@@ -173,11 +281,30 @@ def _conv_of_few_pixels(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
-    """Cross-correlation with given (n_out, n_in, height, width) filters, which are a buffer and not
-    trained, plus a bias that is, 0 at the start.
+    """Return a convolution with given filters that are not trained, plus a bias that is trained.
 
-    Without the bias nothing before the next layer is trained, and its gradient by its input is not
-    computed.
+    The filters are a buffer. Without a bias nothing up to this layer is trained, and the gradient
+    by its input is not computed.
+
+    Args:
+        filters: (n_out, n_in, height, width).
+        bias: False for a layer without a bias.
+
+    Returns:
+        A layer (batch, n_in, H, W) -> (batch, n_out, H - height + 1, W - width + 1) with the buffer
+        "weight" and the param "bias" (n_out,), which begins at 0.
+
+    Raises:
+        UserError: `filters` is not a tensor of four axes. When applied: params or inputs have other
+            shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import FixedConv
+        >>> edges = FixedConv(torch.tensor([[[[-1.0, 1.0]]]]), bias=False)
+        >>> params, buffers = edges.init(None)
+        >>> edges.apply(params, buffers, torch.tensor([[[[0.0, 0.0, 5.0, 5.0]]]]))[0]
+        tensor([[[[0., 5., 0.]]]])
     """
     if not isinstance(filters, Tensor) or filters.ndim != 4:
         raise UserError("FixedConv: filters: needs a tensor (n_out, n_in, height, width)")
@@ -199,7 +326,32 @@ def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
 
 
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
-    """The largest value of each window; the padding never wins."""
+    """Return the layer that takes the largest value of each window of an image.
+
+    Args:
+        size: height and width of a window.
+        stride: pixels from one window to the next.
+        padding: pixels on each side, at most half of `size`; they never are the largest value.
+
+    Returns:
+        A layer (batch, channels, H, W) -> (batch, channels, H', W') without params, with
+        H' = floor((H + 2 padding - size) / stride) + 1 and W' alike.
+
+    Raises:
+        UserError: `size` or `stride` is not a positive integer, or `padding` is over half of
+            `size`. When applied: the input does not have four axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import MaxPool
+        >>> x = torch.arange(16.0).view(1, 1, 4, 4)
+        >>> MaxPool(2, stride=2).apply({}, {}, x)[0]
+        tensor([[[[ 5.,  7.],
+                  [13., 15.]]]])
+
+    Source:
+        torch.nn.MaxPool2d.
+    """
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
 
@@ -214,7 +366,23 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
 
 
 def GlobalAvgPool() -> Model:
-    """(batch, channels, ...) -> (batch, channels): the mean over all pixels or steps."""
+    """Return the layer that averages each channel over all pixels or steps.
+
+    Returns:
+        A layer (batch, channels, ...) -> (batch, channels) without params.
+
+    Raises:
+        UserError: when applied: the input has fewer than three axes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import GlobalAvgPool
+        >>> GlobalAvgPool().apply({}, {}, torch.arange(8.0).view(1, 2, 2, 2))[0]
+        tensor([[1.5000, 5.5000]])
+
+    Source:
+        torch.nn.AdaptiveAvgPool2d(1).
+    """
 
     def averaged(x):
         expect_tensor(x)

@@ -1,4 +1,4 @@
-"""Sizes that are read from an example of the inputs, so that nobody has to count them."""
+"""Layers whose sizes are read from an example of the inputs."""
 
 from collections.abc import Callable
 
@@ -10,27 +10,36 @@ CHANNELS = ("Conv", "Conv1d", "ConvTranspose", "BatchNorm", "GroupNorm", "CNN") 
 
 
 def lazy(make: Callable[..., Model], *args, axis: int | None = None, **kwargs) -> Model:
-    """Return the layer `make(n, *args, **kwargs)`, whose first size n is that of its inputs.
+    """Return the layer `make(n, *args, **kwargs)`, whose first size n is read from its inputs.
 
-    `init(key, example)` reads n from an example: inputs of the net as `apply` takes them, a batch
-    of one will do, on the device of the key. `apply` reads it from its inputs.
+    `init(key, example)` reads n from an example of the inputs, `apply` from its inputs.
 
     Args:
         make: a constructor whose first argument is the size of the inputs, such as `Linear`.
-        axis: of the inputs, which is n long; by default that of the channels (1) for convolutions,
-            `BatchNorm` and `GroupNorm`, else the last one.
+        args: its further positional arguments.
+        axis: the axis of the inputs that is n long. None means the channels (1) for convolutions,
+            `BatchNorm`, `GroupNorm` and `CNN`, else the last axis.
+        kwargs: its keyword arguments.
+
+    Returns:
+        A layer whose `init` takes an example too: inputs of the net as `apply` takes them, a batch
+        of one is enough, on the device of the key. `init_state` passes its `example` on.
 
     Raises:
-        UserError: by `init` without an example.
+        UserError: `make` is not a function, or `axis` is not an integer. In `init`: no example, or
+            an example without that axis.
 
     Example:
         >>> import torch
         >>> from purenets import random
-        >>> from purenets.torch_nets.layers import Flatten, Linear, serial
+        >>> from purenets.torch_nets.layers import Flatten, Linear, lazy, serial
         >>> net = serial(flat=Flatten(), fc=lazy(Linear, 10))
         >>> params, buffers = net.init(random.key(0), torch.zeros(1, 3, 8, 8))
         >>> params["fc.weight"].shape
         torch.Size([10, 192])
+
+    Source:
+        torch.nn.LazyLinear and the other lazy modules.
     """
     expect_functions("lazy", make=make)
     if axis is not None and not is_integer(axis):

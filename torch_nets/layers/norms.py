@@ -22,8 +22,34 @@ from purenets.torch_nets.layers.basic import expect_tensor
 
 
 def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis of n features (Ba et al.
-    2016)."""
+    """Return the layer that normalizes each example over its features.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance over the last axis.
+
+    Args:
+        n: the length of the last axis.
+        eps: added to the variance.
+        bias: False for a layer without a bias.
+
+    Returns:
+        A layer (..., n) -> (..., n) with the params "weight" (n,), which begins at 1, and "bias"
+        (n,), which begins at 0.
+
+    Raises:
+        UserError: `n` is not a positive integer, or `eps` is negative. When applied: params or
+            inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import LayerNorm
+        >>> layer = LayerNorm(4)
+        >>> params, buffers = layer.init(None)
+        >>> layer.apply(params, buffers, torch.tensor([[1.0, 2.0, 3.0, 4.0]]))[0]
+        tensor([[-1.3416, -0.4472,  0.4472,  1.3416]])
+
+    Source:
+        Ba et al. 2016, arXiv 1607.06450; torch.nn.LayerNorm.
+    """
     expect_sizes("LayerNorm", n=n)
     expect_numbers("LayerNorm", NOT_NEGATIVE, eps=eps)
     expect_flags("LayerNorm", bias=bias)
@@ -41,9 +67,32 @@ def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
 
 
 def RMSNorm(n: int, *, eps: float | None = None) -> Model:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis of n features (Zhang, Sennrich 2019).
+    """Return the layer that divides each example by the root mean square of its features.
 
-    eps: by default the smallest step from 1 in the dtype of x, as in nn.RMSNorm.
+    y = x / sqrt(mean(x^2) + eps) * weight, with the mean over the last axis.
+
+    Args:
+        n: the length of the last axis.
+        eps: added to the mean square. None means the machine epsilon of the dtype of x, as in
+            nn.RMSNorm.
+
+    Returns:
+        A layer (..., n) -> (..., n) with the param "weight" (n,), which begins at 1.
+
+    Raises:
+        UserError: `n` is not a positive integer, or `eps` is negative. When applied: params or
+            inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import RMSNorm
+        >>> layer = RMSNorm(2)
+        >>> params, buffers = layer.init(None)
+        >>> layer.apply(params, buffers, torch.tensor([[3.0, 4.0]]))[0]
+        tensor([[0.8485, 1.1314]])
+
+    Source:
+        Zhang and Sennrich 2019, arXiv 1910.07467; torch.nn.RMSNorm.
     """
     expect_sizes("RMSNorm", n=n)
     if eps is not None:
@@ -59,8 +108,35 @@ def RMSNorm(n: int, *, eps: float | None = None) -> Model:
 
 
 def GroupNorm(n: int, *, groups: int, eps: float = 1e-5) -> Model:
-    """(x - mean) / sqrt(var + eps) * weight + bias of x: (batch, n, ...), with mean and variance of
-    n / groups channels and all their positions together, of each example (Wu, He 2018)."""
+    """Return the layer that normalizes each example over groups of its channels.
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance over the n / groups
+    channels of a group and all their positions.
+
+    Args:
+        n: the number of channels.
+        groups: the number of groups; it divides n.
+        eps: added to the variance.
+
+    Returns:
+        A layer (batch, n, ...) -> (batch, n, ...) with the params "weight" (n,), which begins at 1,
+        and "bias" (n,), which begins at 0.
+
+    Raises:
+        UserError: a size is not a positive integer, `groups` does not divide n, or `eps` is
+            negative. When applied: params or inputs have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import GroupNorm
+        >>> layer = GroupNorm(4, groups=2)
+        >>> params, buffers = layer.init(None)
+        >>> layer.apply(params, buffers, torch.tensor([[1.0, 3.0, 10.0, 20.0]]))[0]
+        tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
+
+    Source:
+        Wu and He 2018, arXiv 1803.08494; torch.nn.GroupNorm.
+    """
     expect_sizes("GroupNorm", n=n, groups=groups)
     expect_numbers("GroupNorm", NOT_NEGATIVE, eps=eps)
     if n % groups:
@@ -102,18 +178,42 @@ def BatchNorm(
     scale: bool = True,
     total: Callable[[Tensor], Tensor] | None = None,
 ) -> Model:
-    """Normalize each channel of images or sequences, or each feature of (batch, n), over the batch
-    (nn.BatchNorm2d, nn.BatchNorm1d).
+    """Return the layer that normalizes each channel or feature over the batch.
 
-    y = (x - mean) / sqrt(var + eps) * weight + bias (Ioffe and Szegedy 2015). Training takes mean
-    and variance of the batch and returns the running ones, moved by `momentum`, in `buffers`;
-    evaluation takes the running ones.
+    y = (x - mean) / sqrt(var + eps) * weight + bias. In training mean and variance are those of the
+    batch, and the running ones, moved towards them, come back in the buffers. In evaluation they
+    are the running ones.
 
     Args:
         n: the number of channels or features.
-        scale: whether there is a weight; without it, it is 1.
-        total: the sum over all processes that share a batch (`torch_nets.distributed.total`); then
-            mean and variance are those of the whole batch.
+        momentum: how far the running statistics move towards those of the batch.
+        eps: added to the variance.
+        scale: False for a layer without a weight, which is 1 then.
+        total: a function that sums a tensor over all processes that share a batch
+            (`torch_nets.distributed.total`); mean and variance are those of the whole batch then.
+
+    Returns:
+        A layer (batch, n), (batch, n, length) or (batch, n, H, W) -> the same shape. Params:
+        "weight" (n,), which begins at 1, and "bias" (n,), which begins at 0. Buffers:
+        "running_mean" and "running_var" (n,), and "num_batches_tracked".
+
+    Raises:
+        UserError: an argument is out of range. When applied: params or inputs have other shapes,
+            buffers are missing, or a training batch has one value for each channel.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import BatchNorm
+        >>> layer = BatchNorm(1)
+        >>> params, buffers = layer.init(None)
+        >>> y, buffers = layer.apply(params, buffers, torch.tensor([[0.0], [2.0]]), train=True)
+        >>> y.squeeze(1)
+        tensor([-1.0000,  1.0000])
+        >>> buffers["running_mean"], buffers["running_var"]  # 0.9 of the old, 0.1 of the batch's
+        (tensor([0.1000]), tensor([1.1000]))
+
+    Source:
+        Ioffe and Szegedy 2015, arXiv 1502.03167; torch.nn.BatchNorm1d and BatchNorm2d.
     """
     expect_sizes("BatchNorm", n=n)
     expect_numbers("BatchNorm", FRACTION, momentum=momentum)
@@ -159,9 +259,7 @@ def _expect_running(buffers: dict) -> None:
 def _batch_normalized(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, total: Callable | None
 ) -> tuple:
-    """Return the normalized batch, the number of values a channel, and their mean and (biased)
-    variance.
-    """
+    """Return the normalized batch, the count of values of a channel, their mean and variance."""
     if total:
         return _batch_normalized_by_total(x, weight, bias, eps, total)
     if x.numel() == x.shape[1]:

@@ -4,8 +4,8 @@
     y, _ = layer.apply(params, {}, x)  # (batch, steps, 8) -> (batch, steps, 32)
     (y, state), _ = layer.apply(params, {}, (x, state))  # from a state to that of the last step
 
-The steps of time are written out, so that they run under torch.func, where torch's own kernels have
-no rules. Outside of it the kernel does the same in one call.
+Under torch.func, where torch's own kernels have no rules, the loop over the steps is written out.
+Elsewhere the kernel computes the same in one call.
 """
 
 import math
@@ -30,14 +30,50 @@ State = Tensor | tuple[Tensor, ...]  # (layers x directions, batch, hidden): h, 
 
 
 def rnn_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """h = tanh(a + b). a = W_ih x + b_ih and b = W_hh h + b_hh: (batch, hidden)."""
+    """Return the next state of an Elman RNN, h = tanh(a + b).
+
+    Args:
+        a: W_ih x + b_ih, (batch, hidden).
+        b: W_hh h + b_hh, (batch, hidden).
+        state: (h,), the state before; it enters by b only.
+
+    Returns:
+        (h,), the next state, (batch, hidden).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers.recurrent import rnn_step
+        >>> rnn_step(torch.tensor([[0.5]]), torch.tensor([[0.5]]), ())
+        (tensor([[0.7616]]),)
+    """
     return (torch.tanh(a + b),)
 
 
 def lstm_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return (h, c) of Hochreiter and Schmidhuber 1997, with forget gates (Gers et al. 2000).
+    """Return the next state (h, c) of an LSTM.
 
-    a, b: (batch, 4 hidden): input, forget, cell and output.
+    With the gates i, f, g, o of a + b:
+
+        c = sigmoid(f) c + sigmoid(i) tanh(g)
+        h = sigmoid(o) tanh(c)
+
+    Args:
+        a: W_ih x + b_ih, (batch, 4 hidden): input, forget, cell and output gates.
+        b: W_hh h + b_hh, in the same order.
+        state: (h, c), each (batch, hidden).
+
+    Returns:
+        The next (h, c), each (batch, hidden).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers.recurrent import lstm_step
+        >>> gates, state = torch.zeros(1, 4), (torch.zeros(1, 1), torch.ones(1, 1))
+        >>> lstm_step(gates, gates, state)[1]  # half of c is forgotten
+        tensor([[0.5000]])
+
+    Source:
+        Hochreiter and Schmidhuber 1997, "Long short-term memory"; forget gates: Gers et al. 2000.
     """
     i, f, g, o = (a + b).chunk(4, -1)
     c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
@@ -45,9 +81,29 @@ def lstm_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, 
 
 
 def gru_step(a: Tensor, b: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return h of Cho et al. 2014, in torch's form: the reset gate is applied after the product.
+    """Return the next state of a GRU in PyTorch's form, which resets after the product.
 
-    a, b: (batch, 3 hidden): reset, update and new.
+    With the gates r, z, n of a and of b:
+
+        n = tanh(n_a + sigmoid(r_a + r_b) n_b)
+        h = n + sigmoid(z_a + z_b) (h - n)
+
+    Args:
+        a: W_ih x + b_ih, (batch, 3 hidden): reset, update and new gates.
+        b: W_hh h + b_hh, in the same order.
+        state: (h,), (batch, hidden).
+
+    Returns:
+        (h,), the next state, (batch, hidden).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers.recurrent import gru_step
+        >>> gru_step(torch.zeros(1, 3), torch.zeros(1, 3), (torch.ones(1, 1),))
+        (tensor([[0.5000]]),)
+
+    Source:
+        Cho et al. 2014, arXiv 1406.1078; torch.nn.GRU.
     """
     (r, z, n), (r_h, z_h, n_h) = a.chunk(3, -1), b.chunk(3, -1)
     n = torch.tanh(n + torch.sigmoid(r + r_h) * n_h)
@@ -75,40 +131,124 @@ CELLS = {
 
 
 def RNN(n_in: int, n_hidden: int, **options) -> Model:
-    """(batch, steps, n_in) -> (batch, steps, n_hidden): h = tanh(W_ih x + b_ih + W_hh h + b_hh).
+    """Return an Elman recurrent layer, h = tanh(W_ih x + b_ih + W_hh h + b_hh).
 
-    options: those of `LSTM`.
+    Args:
+        n_in: features of an input step.
+        n_hidden: features of an output step.
+        options: `num_layers`, `bias`, `bidirectional` and `dropout`, as in `LSTM`.
+
+    Returns:
+        A layer (batch, steps, n_in) -> (batch, steps, n_hidden) with the params of torch.nn.RNN,
+        "weight_ih_l0" (n_hidden, n_in) and so on. With inputs (x, h) it begins at the state h and
+        returns (y, h).
+
+    Raises:
+        UserError: a size is not a positive integer, or an option is wrong. When applied: params,
+            inputs or states have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import RNN, LastStep, Linear, serial
+        >>> net = serial(rnn=RNN(3, 8), last=LastStep(), fc=Linear(8, 2))
+        >>> params, buffers = net.init(random.key(0))
+        >>> net.apply(params, buffers, torch.zeros(5, 10, 3))[0].shape
+        torch.Size([5, 2])
+
+    Source:
+        Elman 1990, "Finding structure in time"; torch.nn.RNN(batch_first=True).
     """
     return _recurrent(CELLS["RNN"], n_in, n_hidden, **options)
 
 
 def LSTM(n_in: int, n_hidden: int, **options) -> Model:
-    """(batch, steps, n_in) -> (batch, steps, n_hidden), as nn.LSTM(batch_first=True).
-
-    With a tuple (x, (h, c)) for inputs, it begins at that state, each (layers, batch, n_hidden),
-    and returns (y, (h, c)). Params "weight_ih_l0" (4 n_hidden, n_in), "weight_hh_l0" (4 n_hidden,
-    n_hidden), "bias_ih_l0", "bias_hh_l0", ... uniform within 1 / sqrt(n_hidden).
+    """Return an LSTM layer: a recurrence with gates and a cell state, which remembers longer.
 
     Args:
-        num_layers: layers, each on the outputs of the one before.
-        bias: whether there are biases.
-        bidirectional: with a second pass from the end, whose params end with "_reverse"; y is
-            (batch, steps, 2 n_hidden) then.
-        dropout: the probability to drop an output between the layers, in training; needs a key.
+        n_in: features of an input step.
+        n_hidden: features of an output step.
+        options: keyword arguments, any of the following.
+        num_layers: layers, each on the outputs of the one before; 1 by default.
+        bias: False for layers without biases.
+        bidirectional: True for a second pass from the last step to the first, whose params end with
+            "_reverse"; y is (batch, steps, 2 n_hidden) then.
+        dropout: the probability to drop an output between the layers, in training; it needs a key.
+
+    Returns:
+        A layer (batch, steps, n_in) -> (batch, steps, n_hidden). With inputs (x, (h, c)) it begins
+        at that state and returns (y, (h, c)); h and c are (num_layers, batch, n_hidden), and twice
+        as many layers if bidirectional. Params: "weight_ih_l0" (4 n_hidden, n_in), "weight_hh_l0"
+        (4 n_hidden, n_hidden), "bias_ih_l0", "bias_hh_l0", "weight_ih_l1" and so on, drawn uniform
+        within 1 / sqrt(n_hidden).
+
+    Raises:
+        UserError: a size is not a positive integer, or an option is wrong. When applied: params,
+            inputs or states have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.layers import LSTM
+        >>> layer = LSTM(3, 8)
+        >>> params, _ = layer.init(random.key(0))
+        >>> params["weight_ih_l0"].shape
+        torch.Size([32, 3])
+        >>> state = torch.zeros(1, 5, 8), torch.zeros(1, 5, 8)
+        >>> (y, (h, c)), _ = layer.apply(params, {}, (torch.ones(5, 10, 3), state))
+        >>> torch.equal(y[:, -1], h[0])
+        True
+
+    Source:
+        Hochreiter and Schmidhuber 1997, "Long short-term memory"; torch.nn.LSTM(batch_first=True).
     """
     return _recurrent(CELLS["LSTM"], n_in, n_hidden, **options)
 
 
 def GRU(n_in: int, n_hidden: int, **options) -> Model:
-    """(batch, steps, n_in) -> (batch, steps, n_hidden), as nn.GRU(batch_first=True).
+    """Return a gated recurrent layer: like an LSTM, with fewer gates and one state.
 
-    options: those of `LSTM`. With a tuple (x, h) for inputs it begins at h and returns (y, h).
+    Args:
+        n_in: features of an input step.
+        n_hidden: features of an output step.
+        options: `num_layers`, `bias`, `bidirectional` and `dropout`, as in `LSTM`.
+
+    Returns:
+        A layer (batch, steps, n_in) -> (batch, steps, n_hidden) with the params of torch.nn.GRU,
+        "weight_ih_l0" (3 n_hidden, n_in) and so on. With inputs (x, h) it begins at the state h and
+        returns (y, h).
+
+    Raises:
+        UserError: a size is not a positive integer, or an option is wrong. When applied: params,
+            inputs or states have other shapes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import GRU
+        >>> module = torch.nn.GRU(3, 8, batch_first=True)  # its params fit, by name
+        >>> params = {name: p.detach() for name, p in module.named_parameters()}
+        >>> x = torch.ones(5, 10, 3)
+        >>> torch.allclose(GRU(3, 8).apply(params, {}, x)[0], module(x)[0], atol=1e-6)
+        True
+
+    Source:
+        Cho et al. 2014, arXiv 1406.1078; torch.nn.GRU(batch_first=True).
     """
     return _recurrent(CELLS["GRU"], n_in, n_hidden, **options)
 
 
 def LastStep() -> Model:
-    """(batch, steps, ...) -> (batch, ...): what a recurrent layer returns at the last step."""
+    """Return the layer that keeps the last step of a sequence.
+
+    Returns:
+        A layer (batch, steps, ...) -> (batch, ...) without params.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.layers import LastStep
+        >>> LastStep().apply({}, {}, torch.tensor([[1.0, 2.0, 3.0]]))[0]
+        tensor([3.])
+    """
     return elementwise(lambda x: x[:, -1], "LastStep")
 
 
