@@ -358,6 +358,8 @@ def test_frozen_parameters_of_torchs_optimizer_may_be_missing():
     theirs.step()
     ours = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), PARAMS)
     assert equal_moments(ours, {name: theirs.state[p]["exp_avg"] for name, p in NAMED.items()})
-    with pytest.raises(UserError, match=r"expected 0\.weight, each once"):  # these have moments to lose
+    with pytest.raises(
+        UserError, match=r"expected 0\.weight, each once"
+    ):  # these have moments to lose
         fewer = {"0.weight": PARAMS["0.weight"]}
         from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), fewer)

@@ -102,13 +102,19 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
     """
     expect_functions("hvp", f=f)
     expect_dicts("hvp", params=params)
-    v = _in_order(v, params)
+    return _hessian_product(f, params, _in_order(v, params))
+
+
+def _hessian_product(f: Callable, x, v):
+    """Return H v of f at x, by forward over reverse mode, or where that fails by two reverse
+    passes.
+    """
     with _differentiable_attention():
         try:
-            return jvp(grad(f), (params,), (v,))[1]
+            return jvp(grad(f), (x,), (v,))[1]
         except RuntimeError as error:
             with _fallback_of(error):
-                return vjp(grad(f), params)[1](v)[0]
+                return vjp(grad(f), x)[1](v)[0]
 
 
 def _jvp(f: Callable, x, v) -> tuple:
@@ -173,7 +179,7 @@ def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v:
     expect_leaves("ggn_vp", params=params)
     expect_param_tensors(params)
     logits, along = _jvp(outputs, params, _in_order(v, params))
-    bent = jvp(grad(loss), (logits,), (along,))[1]
+    bent = _hessian_product(loss, logits, along)
     with _differentiable_attention():
         return vjp(outputs, params)[1](bent)[0]
 
