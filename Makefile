@@ -6,6 +6,7 @@
 # make faults  the whole campaign of kills, damage and random input; an hour; results/faults.json
 # make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
 # make notebook  open the notebooks; make notebooks  run them all again, in place
+# make docs  the documentation site: site/index.html, which opens without a server
 # make stale   results whose code has changed since the commit that they come from
 # make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
 # Nothing here needs an activated venv, and the path may hold spaces.
@@ -23,7 +24,8 @@ export MPLBACKEND := Agg
 QUIET := --quiet --disable-pip-version-check
 OLDEST := torch==2.11.* torchvision==0.26.*
 
-.PHONY: run full test test-oldest test-newest faults mutants stale lint format notebook notebooks bench report submission clean
+.PHONY: run full test test-oldest test-newest faults mutants stale lint format docs notebook notebooks bench
+.PHONY: report submission clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -64,6 +66,10 @@ format: .venv/installed-test
 	"$(BIN)/ruff" check --fix .
 	"$(BIN)/ruff" format .
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 "$(BIN)/python" -m mkdocs build --strict
+	@echo "open site/index.html"
+
 notebook: .venv/installed-notebooks
 	"$(BIN)/jupyter" lab notebooks
 
@@ -80,7 +86,7 @@ submission: .venv/installed-report
 	"$(BIN)/python" scripts/make_submission.py --student-number "$(STUDENT)"
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest build *.egg-info .pytest_cache .ruff_cache .hypothesis runs
+	rm -rf .venv .venv-oldest .venv-newest build site *.egg-info .pytest_cache .ruff_cache .hypothesis runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -42,7 +42,7 @@ def reduced_vgg(
         The layers, in order.
 
     Raises:
-        UserError: an argument is not what its name says.
+        UserError: an argument has the wrong type or value.
     """
     expect_integers("CNN", 1, n_channels=n_channels, n_classes=n_classes)
     expect_reals("CNN", POSITIVE, width=width)
@@ -98,7 +98,7 @@ def mlp_layers(
         The layers, in order.
 
     Raises:
-        UserError: an argument is not what its name says.
+        UserError: an argument has the wrong type or value.
     """
     if not isinstance(activation, str) or activation not in backend.ACTIVATIONS:
         raise UserError(

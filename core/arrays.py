@@ -15,7 +15,7 @@ NUMPY = (np.ndarray, np.generic, int, float)  # the types of NumPy's arrays, and
 
 
 def namespace(x: Array):
-    """The array API namespace of `x`. torch is imported only when `x` is one of its tensors.
+    """Return the array API namespace of `x`. torch is imported only when `x` is one of its tensors.
 
     (`array_api_compat.array_namespace` does the same, but torch.compile warns about its caches.)
     """

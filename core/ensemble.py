@@ -90,7 +90,7 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
         `step_all(state, batch) -> (state, metrics)`; each metric is (members,).
 
     Raises:
-        UserError: an argument is not what its name says; from the step, the state is not stacked,
+        UserError: an argument has the wrong type or value; from the step, the state is not stacked,
             or the batch lacks the axis of members.
 
     Example:
@@ -133,7 +133,7 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
         `metrics_all(params, buffers, batch) -> dict`; each metric is (members,).
 
     Raises:
-        UserError: an argument is not what its name says; from the function, the params are not
+        UserError: an argument has the wrong type or value; from the function, the params are not
             stacked, or the batch lacks the axis of members.
 
     Example:

@@ -1,13 +1,14 @@
-"""What is measured of predictions beside the loss, on NumPy arrays and torch tensors alike.
+"""Metrics of predictions, beside the loss, for NumPy arrays and torch tensors alike.
 
     accuracy, top_k_accuracy(k), expected_calibration_error   class scores, class numbers
     binary_accuracy                                           scores of yes or no, one logit
     r2                                                        numbers, numbers
 
-Each is `f(predictions, targets) -> a scalar float32 array` and refuses shapes that it cannot mean.
-Nothing branches on a value, so all run under vmap and jit. All but `expected_calibration_error` and
-`r2` are means over the examples: those of parts of a set have the whole's as their mean. The two
-have `mean_over_examples = False`, and `evaluate` asks for it.
+Each is `f(predictions, targets) -> a scalar float32 array` and raises a UserError for shapes that
+mean something else. Nothing branches on a value, so all run under vmap and jit. All but
+`expected_calibration_error` and `r2` are means over the examples: the mean of their values on equal
+parts of a set is the value on the whole. Those two have `mean_over_examples = False`, and
+`evaluate` asks for it.
 """
 
 from collections.abc import Callable
@@ -165,8 +166,8 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
     """Return the counts of each pair of true and predicted class.
 
     Args:
-        predicted: (n,) class numbers.
-        targets: (n,) class numbers.
+        predicted: (n,) class numbers, from 0 to n_classes - 1.
+        targets: (n,) class numbers, from 0 to n_classes - 1.
         n_classes: the number of classes.
 
     Returns:

@@ -453,7 +453,7 @@ def philox(counter, key):
 
 
 def _hash(key: Array, n: int, purpose: int, start: int | Array = 0):
-    """Four arrays (n,) of random words, one counter for each index from `start` on."""
+    """Return four arrays (n,) of random words, one counter for each index from `start` on."""
     _expect_key(key)
     folded = key.shape[0] - 2
     data = [key[2 + i : 3 + i] for i in range(folded)] + [0] * (2 - folded)
@@ -463,11 +463,10 @@ def _hash(key: Array, n: int, purpose: int, start: int | Array = 0):
 
 
 def _normal(words: Array, shape, dtype: str) -> Array:
-    """The inverse of the normal distribution at p = (words + 1/2) / 2**32, by polynomials of a
-    table.
+    """Return the inverse of the normal distribution at p = (words + 1/2) / 2**32.
 
-    With x = 2**32 * min(p, 1 - p): a row for each octave of x, a polynomial in x's place within the
-    octave.
+    It is a polynomial in x = 2**32 * min(p, 1 - p): the table has one for each octave of x, in the
+    place of x within the octave.
     """
     xp, dtype = namespace(words), dtype_called(dtype, words, "normal")
     upper = words > MASK >> 1
@@ -550,9 +549,11 @@ def _floor(bound: float, eps: float, smallest: float, below: bool = False) -> fl
 
 
 def _quantile_table(degree: int) -> np.ndarray:
-    """Coefficients (degree + 1, octaves) of `_normal`'s polynomials: Chebyshev interpolation of the
-    inverse distribution. Rounded to 2**-44, so that the last bit of a machine's mathematics does
-    not show."""
+    """Return the coefficients (degree + 1, octaves) of `_normal`'s polynomials.
+
+    They interpolate the inverse distribution at Chebyshev nodes. Rounding them to 2**-44 hides the
+    last bits of a machine's mathematical functions.
+    """
     n = degree + 1
     nodes = np.cos(np.pi * (np.arange(n) + 0.5) / n)
     chebyshev = np.polynomial.chebyshev.chebvander(nodes, degree)

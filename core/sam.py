@@ -9,11 +9,35 @@ from purenets.core.optim.internals.elementwise import apply_updates
 
 
 def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
-    """Return `grad_fn` at p + rho g / |g|, where g is the gradient at p. Two passes a step.
+    """Return the gradient function at the worst point nearby: sharpness-aware minimization.
 
-    adaptive: the neighborhood scales with the params, p + rho p^2 g / |p g| (Kwon et al. 2021; rho
-    about 1). Buffers and metrics are those of the first pass, at p itself. Both passes draw from
-    the same key.
+    The gradient is that at p + rho g / |g|, where g is the gradient at p; a step takes two passes.
+    Both draw from the same key. Buffers and metrics are those of the first pass, at p itself.
+
+    Args:
+        grad_fn: as `grad_fn(model)` returns it.
+        rho: the distance, in units of the params.
+        adaptive: scale the neighborhood with the params, p + rho p^2 g / |p g|; rho is about 1
+            then.
+
+    Returns:
+        A gradient function with the same arguments and results.
+
+    Raises:
+        UserError: `grad_fn` is not a function, or `rho` is negative or not a number.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.core.sam import sam
+        >>> def grad_fn(params, buffers, batch, key):  # of the loss w^2
+        ...     return {"w": 2 * params["w"]}, (buffers, {"loss": (params["w"] ** 2).sum()})
+        >>> params = {"w": np.array([1.0])}
+        >>> grads, (buffers, metrics) = sam(grad_fn, rho=0.5)(params, {}, None, None)
+        >>> grads["w"], float(metrics["loss"])  # the slope at 1.5, the loss at 1
+        (array([3.]), 1.0)
+
+    Source:
+        Foret et al. 2021, arXiv 2010.01412; adaptive: Kwon et al. 2021, arXiv 2102.11600.
     """
     expect_functions("sam", grad_fn=grad_fn)
     expect_numbers("sam", NOT_NEGATIVE, rho=rho)

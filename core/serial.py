@@ -62,7 +62,7 @@ def _about(x: Array) -> str:
 
 
 def serial_uses_key(layers: dict) -> bool:
-    """Whether any of the layers draws from its key."""
+    """Return True if any of the layers draws from its key."""
     return any(layer.uses_key for layer in layers.values())
 
 

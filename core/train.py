@@ -77,7 +77,7 @@ def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = No
         A `TrainState` with `step` 0.
 
     Raises:
-        UserError: an argument is not what its name says, or the network is too large for the
+        UserError: an argument has the wrong type or value, or the network is too large for the
             memory.
 
     Example:
@@ -113,7 +113,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
         A `TrainState` with `step` 0.
 
     Raises:
-        UserError: an argument is not what its name says; the message names it.
+        UserError: an argument has the wrong type or value; the message names it.
 
     Example:
         >>> import numpy as np
@@ -241,7 +241,7 @@ def fit(
         Diverged: a metric of a row is not finite. The steps since the row before are taken again to
             find the first one that is not.
         Interrupted: Ctrl-C or SIGTERM arrived.
-        UserError: an argument is not what its name says, the history has rows of later steps than
+        UserError: an argument has the wrong type or value, the history has rows of later steps than
             the state, or `evaluate` returns a name that the row has already.
 
     Example:

@@ -1,7 +1,7 @@
 """Functions over dicts of arrays: flat ones (params) and nested ones (optimizer states).
 
-A leaf is whatever is not a dict. Dicts that are combined must have the same names; what differs is
-named.
+A leaf is whatever is not a dict. Dicts that are combined must have the same names; an error lists
+those that differ.
 """
 
 import builtins

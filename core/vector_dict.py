@@ -75,7 +75,7 @@ class VectorDict(dict, metaclass=_ShownAsDict):
 
     @property
     def dtype(self):
-        """The dtype of all leaves; None without a vector."""
+        """Return the dtype of all leaves; None without a vector."""
         return None if self._vector is None else self._vector.dtype
 
     def _look(self) -> None:
@@ -221,7 +221,7 @@ def vector_of(params: Params) -> Array | None:
 
 
 def _untraced_vector_of(params: VectorDict) -> Array | None:
-    """`vector_of` where nothing traces."""
+    """Return `vector_of(params)` where nothing traces."""
     return params._vector if params._views is None or _is_intact(params) else None
 
 

@@ -235,7 +235,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
 
 
 def _fixed(kind, forward, backward, *arguments) -> Module:
-    """A module without params."""
+    """Return a module without params."""
 
     def module_forward(params, buffers, x, *, train=False, key=None):
         expect(params, {})
@@ -311,8 +311,8 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         A module with params and buffers.
 
     Raises:
-        UserError: an argument is not a number of its range; from `forward` in training, a channel
-            has one value only.
+        UserError: an argument is not a number or is out of range; from `forward` in training, a
+            channel has one value only.
 
     Example:
         >>> import numpy as np

@@ -5,7 +5,7 @@ gradients`, where `dout` is the gradient of the loss by `out` and the cache hold
 pass needs. The derivations, with the dimensions of all matrices, are in docs/backprop.md.
 
 Below the pairs stand the modules `Linear`, `ReLU`, ...: constructors of a `Module`, which binds a
-pair to params, so that modules can be put in a row (`mlp_numpy.py`).
+pair to params, so that `serial` can apply several in sequence (`mlp_numpy.py`).
 """
 
 import math
@@ -202,7 +202,7 @@ def softmax_cross_entropy_backward(dout, cache):
 
 
 def _softmax_labels_forward(logits, t):
-    """The mean of sum_k t_k (log sum_j exp(x_j) - x_k)."""
+    """Return the mean of sum_k t_k (log sum_j exp(x_j) - x_k), and the cache."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     e = np.exp(shifted)
     total = e.sum(axis=-1, keepdims=True)

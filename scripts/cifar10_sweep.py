@@ -147,7 +147,8 @@ GROUPS = {
 def known_setting(setting: str) -> str | None:
     """Check the name of a setting; the options that it changes are checked by `member`."""
     known = [*GROUPS, *PRESETS, *VARIANTS]
-    if ": " in setting and setting.split(": ")[0] in PRESETS:
+    base, colon, _ = str(setting).partition(": ")  # a file may hold anything
+    if colon and base in PRESETS:
         return None
     return one_of(known)(setting)
 

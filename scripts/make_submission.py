@@ -46,9 +46,9 @@ FOLDERS = (
 )
 FILES = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff"),
-    *("Makefile", "setup.cfg", "pyproject.toml", "ruff.toml"),
+    *("Makefile", "setup.cfg", "pyproject.toml", "ruff.toml", "mkdocs.yml"),
 )
-SUFFIXES = (".py", ".ipynb", ".md", ".json", ".png", ".csv", ".typed", ".css", ".js")
+SUFFIXES = (".py", ".ipynb", ".md", ".json", ".png", ".svg", ".csv", ".typed", ".css", ".js")
 LONGEST = 1800  # seconds for the quick path
 
 FIRST = """\

@@ -1,12 +1,21 @@
 """docs/comparison.md says what the installed libraries have."""
 
-import importlib.util
+import importlib
 import re
 
 import pytest
 
-from purenets import optim, schedules
-from tests.comparison import LIBRARIES, PAGE, SECTIONS, cells, expression, found, is_named, names_of
+from purenets import optim
+from tests.comparison.libraries import (
+    LIBRARIES,
+    expression,
+    found,
+    is_installed,
+    is_named,
+    names_of,
+    run_mapped,
+)
+from tests.comparison.page import PAGE, SECTIONS, section_text
 
 ROWS = [(section, row) for section in SECTIONS for row in section.rows]
 CELLS = [
@@ -14,11 +23,23 @@ CELLS = [
     for section, row in ROWS
     for library in section.libraries
 ]
+FULL = [cell for cell in CELLS if cell.values[0] in cell.values[1].cells]
+OF_ONE_RATE = [cell for cell in FULL if cell.values[1].cells[cell.values[0]].vmap == "params"]
+NO_ROWS = {
+    "optim.momentum",  # `optim.sgd`
+    "schedules.SCHEDULES",  # tables of what has rows
+    "torch_nets.layers.ACTIVATIONS",
+    "torch_nets.losses.focal_binary_cross_entropy",  # what `binary_focal(...)` and others call
+    "torch_nets.losses.focal_cross_entropy",
+    "torch_nets.losses.huber_loss",
+    "torch_nets.losses.smoothed_cross_entropy",
+}
+FAILURES = (TypeError, ValueError, RuntimeError)  # of what does not run under vmap
 
 
 def skip_without(library: str) -> None:
-    if not importlib.util.find_spec(LIBRARIES[library].package.split(".")[0]):
-        pytest.skip(f"{library} is not installed")
+    if not is_installed(library):
+        pytest.skip(f"{LIBRARIES[library].distribution} is not installed")
 
 
 @pytest.mark.parametrize(("library", "row"), CELLS)
@@ -30,26 +51,30 @@ def test_what_a_cell_names_is_there_and_nothing_of_an_empty_one(library, row):
         assert not [name for name in names_of(library) if is_named(name, row.words)]
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # TorchOpt's
-@pytest.mark.parametrize(("library", "row"), CELLS)
+@pytest.mark.filterwarnings("ignore")  # of peers, about themselves
+@pytest.mark.parametrize(("library", "row"), FULL)
 def test_a_cell_runs_under_vmap_if_it_says_so(library, row):
     skip_without(library)
-    cell, probe = row.cells.get(library), LIBRARIES[library].probe
-    if cell is None or probe is None:
-        assert cell is None or not cell.vmap
-        return
-    code = expression(library, cell)
+    cell = row.cells[library]
     if cell.vmap:
-        probe(code, cell.vmap)
-    if cell.vmap != "rates" and cell.make:
-        with pytest.raises((TypeError, ValueError, RuntimeError)):
-            probe(code, "rates")
+        run_mapped(library, cell)
+    elif cell.make or cell.members:
+        with pytest.raises(FAILURES):
+            run_mapped(library, cell)
 
 
-def test_the_page_has_every_row():
-    lines = PAGE.read_text().splitlines()
-    for section, row in ROWS:
-        assert f"| {' | '.join(cells(row, section.libraries))} |" in lines
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # TorchOpt's
+@pytest.mark.parametrize(("library", "row"), OF_ONE_RATE)
+def test_a_cell_of_one_rate_has_no_rate_for_each_member(library, row):
+    skip_without(library)
+    cell = row.cells[library]
+    with pytest.raises(FAILURES):
+        LIBRARIES[library].probe(expression(library, cell), "rates")
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.title)
+def test_the_page_has_the_section_as_it_is_written(section):
+    assert section_text(section) in PAGE.read_text()
 
 
 def test_the_page_has_no_other_rows():
@@ -57,8 +82,10 @@ def test_the_page_has_no_other_rows():
     assert len(rows) == len(ROWS)
 
 
-def test_every_optimizer_and_schedule_of_ours_has_a_row():
+def test_everything_of_ours_that_has_peers_has_a_row():
     ours = {row.cells["purenets"].name for _, row in ROWS if "purenets" in row.cells}
-    optimizers = {f"optim.{name}" for name in optim.OPTIMIZERS} - {"optim.momentum"}
-    values = {f"schedules.{name}" for name in schedules.SCHEDULES}
-    assert optimizers | values <= ours
+    names = {f"optim.{name}" for name in {**optim.OPTIMIZERS, **optim.SAMPLERS}}
+    for module in ("schedules", "torch_nets.layers", "torch_nets.losses"):
+        public = importlib.import_module(f"purenets.{module}").__all__
+        names |= {f"{module}.{name}" for name in public}
+    assert names - ours == NO_ROWS

@@ -1,4 +1,4 @@
-"""Pages of docs: their code runs from top to bottom, and a table is what it prints."""
+"""Pages of docs: their code runs from top to bottom, a table is what it prints, links lead on."""
 
 import re
 import subprocess
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 ELSEWHERE = {"several_processes"}  # test_several_processes_docs.py: two processes, a folder
-PAGES = [
-    page
-    for page in sorted(DOCS.glob("*.md"))
-    if "```python\n" in page.read_text() and page.stem not in ELSEWHERE
-]
+ALL = sorted(DOCS.rglob("*.md"))
+PAGES = [page for page in ALL if "```python\n" in page.read_text() and page.stem not in ELSEWHERE]
+HOW_TO = {"own_data", "own_layer", "own_optimizer", "resume", "from_jax", "from_module"}
 
 
 def code_of(page: Path) -> str:
@@ -44,5 +43,22 @@ def test_the_code_runs_and_what_it_prints_is_on_the_page(page):
 
 
 def test_the_toolbox_prints_its_table_and_no_page_is_left_out():
-    assert {"toolbox", "meta_learning"} <= {page.stem for page in PAGES}
+    assert {"toolbox", "meta_learning", *HOW_TO} <= {page.stem for page in PAGES}
     assert "print(" in code_of(DOCS / "toolbox.md")
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"\s", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: str(page.relative_to(DOCS)))
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```|`[^`\n]+`", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert "://" in link or target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link

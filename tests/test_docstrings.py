@@ -6,6 +6,10 @@ import re
 
 import pytest
 
+ANALYSIS = (
+    *("accounting", "conjugate_gradients", "curvature", "diagonal", "ghost", "kfac", "laplace"),
+    *("noise", "operators", "per_example", "privacy", "quadrature", "rnn_states", "trace"),
+)
 DOORS = (
     "purenets",
     "purenets.random",
@@ -18,7 +22,7 @@ DOORS = (
     "purenets.torch_nets",
     "purenets.torch_nets.layers",
     "purenets.torch_nets.losses",
-    "purenets.torch_nets.analysis",
+    *(f"purenets.torch_nets.analysis.{name}" for name in ANALYSIS),
 )
 SECTIONS = ("Args", "Returns", "Yields", "Raises", "Example", "Source")
 NO_VERBS = re.compile(r"^(The|A|An|This|It|\w+s|[a-z])\b")  # "Returns", "The mean": no imperative
@@ -29,11 +33,21 @@ def functions() -> list:
     found = {}
     for door in DOORS:
         module = importlib.import_module(door)
-        for name in getattr(module, "__all__", [n for n in vars(module) if n[0] != "_"]):
+        for name in getattr(module, "__all__", own_functions(module)):
             function = getattr(module, name)
             if inspect.isfunction(function) and function.__module__.startswith("purenets"):
                 found.setdefault(function, f"{door}.{name}")
     return [pytest.param(function, id=name) for function, name in found.items()]
+
+
+def own_functions(module) -> list[str]:
+    """Return the public functions that a module defines, but for those that only check."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__
+        and not name.startswith(("_", "check_", "expect_"))
+    ]
 
 
 def section(text: str, name: str) -> str:

@@ -322,6 +322,10 @@ def barrier(group: Group) -> None:
 
     Raises:
         PeerLost: a rank is gone.
+
+    Example:
+        >>> from purenets.torch_nets.distributed import Group, barrier
+        >>> barrier(Group())  # of one process: returns at once
     """
     if group.size > 1:
         with _lost():
@@ -334,6 +338,13 @@ def check_share(batch_size: int, group: Group) -> None:
     Args:
         batch_size: examples of the batch.
         group: the processes, and the shards if there are any.
+
+    Raises:
+        UserError: it cannot.
+
+    Example:
+        >>> from purenets.torch_nets.distributed import Group, check_share
+        >>> check_share(128, Group(rank=0, size=4))  # 32 examples each
     """
     n, what = (group.shards, "shards") if group.shards else (group.size, "processes")
     shards.expect_equal_parts(batch_size, n, what)

@@ -119,7 +119,16 @@ def check_members(k: int) -> None:
 
 
 def check_prefixes(k: int, params: Params, buffers: Buffers) -> None:
-    """Raise a UserError unless the params are of the members 0 to k - 1, and buffers of such."""
+    """Raise a UserError unless params and buffers are those of the members 0 to k - 1.
+
+    Args:
+        k: how many members there are.
+        params: tensors by name.
+        buffers: tensors by name; not every member needs some.
+
+    Raises:
+        UserError: members are missing, or there are others.
+    """
     for what, part, needed in (("params", params, k), ("buffers", buffers, 0)):
         found = {name.partition(".")[0] for name in part}
         known = {str(i) for i in range(k)}

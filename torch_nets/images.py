@@ -143,7 +143,7 @@ def prepare(
         (torch.Size([1, 8, 8]), True)
     """
     expect_images("prepare", found)
-    expect_integers("prepare", 0, train_images=n_train)
+    expect_integers("prepare", 0, n_train=n_train)
     expect_reals("prepare", FRACTION, valid_fraction=valid_fraction)
     expect_device("prepare", device)
     for name, part in zip(("train", "test"), found, strict=False):

@@ -86,6 +86,16 @@ def eval_layers(
 
     Returns:
         The outputs, and the `LayerCall` of each layer by the name of its weight.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets import layers
+        >>> from purenets.torch_nets.layer_calls import eval_layers
+        >>> model, params = layers.Linear(2, 1, bias=False), {"weight": torch.ones(1, 2)}
+        >>> y, calls = eval_layers(model, params, {}, torch.eye(2))
+        >>> calls["weight"].output
+        tensor([[1.],
+                [1.]])
     """
     return watch_layers(lambda: model.apply(params, buffers, x)[0], params, offsets)
 

@@ -27,7 +27,23 @@ NAMED = 6  # leaves that an error names
 
 
 def leaves(module: nn.Module) -> tuple[Params, Buffers]:
-    """Return copies of the trainable params, and of all else: buffers and frozen params."""
+    """Return copies of the params of a module, and of its buffers.
+
+    Params are the trainable ones; frozen params are buffers.
+
+    Args:
+        module: the module.
+
+    Returns:
+        (params, buffers).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.module_init import leaves
+        >>> params, buffers = leaves(torch.nn.BatchNorm1d(2))
+        >>> list(params), list(buffers)
+        (['weight', 'bias'], ['running_mean', 'running_var', 'num_batches_tracked'])
+    """
     params, buffers = {}, {}
     for name, p in module.named_parameters():
         (params if p.requires_grad else buffers)[name] = p.detach().clone()
@@ -35,7 +51,24 @@ def leaves(module: nn.Module) -> tuple[Params, Buffers]:
 
 
 def constructed(make: Callable[[], nn.Module], key: Any) -> tuple[Params, Buffers]:
-    """Return the leaves of a module that is built anew, its draws from the key."""
+    """Return the leaves of a module that is built anew, with draws from a key.
+
+    Args:
+        make: builds the module.
+        key: the source of the draws.
+
+    Returns:
+        (params, buffers).
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.module_init import constructed
+        >>> make = lambda: torch.nn.Linear(2, 3)
+        >>> a, b = (constructed(make, random.key(0))[0] for _ in range(2))
+        >>> torch.equal(a["weight"], b["weight"])
+        True
+    """
     with seeded(key), _seeded_elsewhere(key):
         return leaves(make())
 
@@ -56,13 +89,28 @@ def _seeded_elsewhere(key: Any) -> Iterator[None]:
 
 
 def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
-    """Return the leaves of a copy of the module after `reset_parameters` under the key.
+    """Return the leaves of a copy of a module after `reset_parameters` under a key.
 
     Frozen params, and buffers that no `reset_parameters` writes, keep the module's values.
 
+    Args:
+        module: the module.
+        key: the source of the draws.
+
+    Returns:
+        (params, buffers).
+
     Raises:
-        UserError: names the params that no `reset_parameters` draws, and the leaves whose values
-            did not come of it: trained, loaded, set to zero, or drawn in another way.
+        UserError: no `reset_parameters` draws a param, or a leaf has values of another origin:
+            trained, loaded, set to zero, or drawn in another way. The message names it.
+
+    Example:
+        >>> import torch
+        >>> from purenets import random
+        >>> from purenets.torch_nets.module_init import redrawn
+        >>> params, buffers = redrawn(torch.nn.Linear(2, 3), random.key(0))
+        >>> params["weight"].shape
+        torch.Size([3, 2])
     """
     key = torch.as_tensor(random.check_key(key))
     first, writes = _reset(module, key)

@@ -44,6 +44,19 @@ def hardest_rows(
     Raises:
         UserError: an argument is wrong, or `keep` exceeds a batch.
 
+    Example:
+        >>> import torch
+        >>> from purenets import init_state, make_step, optim, random
+        >>> from purenets.torch_nets import MLP, grad_fn
+        >>> from purenets.torch_nets.selection import hardest_rows, selected
+        >>> model, optimizer = MLP(2, [8], 2), optim.sgd(0.1)
+        >>> step = make_step(grad_fn(model), optimizer)
+        >>> state = init_state(model, optimizer, random.key(0))
+        >>> batches = lambda step: (torch.eye(2).repeat(4, 1), torch.arange(8) // 4)
+        >>> rows = hardest_rows(model, step, state, batches, steps=3, keep=2)
+        >>> rows.shape, selected(batches, rows)(0)[1].shape
+        (torch.Size([3, 2]), torch.Size([2]))
+
     Source:
         airbench96_faster of github.com/KellerJordan/cifar10-airbench.
     """

@@ -147,7 +147,14 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 def check(input_length: int, input_dim: int, num_hidden: int, num_classes: int, init: str) -> None:
-    """Raise a UserError that names the flag that is wrong."""
+    """Raise a UserError that names the flag that is wrong.
+
+    Args:
+        input_length, input_dim, num_hidden, num_classes, init: as in `VanillaRNN`.
+
+    Raises:
+        UserError: a size is not a positive integer, or a name is unknown.
+    """
     sizes = {"input_length": input_length, "num_hidden": num_hidden, "num_classes": num_classes}
     for name, value in sizes.items():
         if type(value) is not int or value < 1:

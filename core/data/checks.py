@@ -1,4 +1,4 @@
-"""What a batch must look like: its shapes and dtypes, and the values that no loss can mean.
+"""What a batch must look like: its shapes and dtypes, and the values that no loss can use.
 
 `are_class_indices` looks at shapes and dtypes only, so a loss may call it in every step on any
 device. `expect_examples` reads all values once, where data enter (`batches`, `check`).

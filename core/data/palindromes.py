@@ -1,9 +1,8 @@
-"""Palindromes: strings of digits that read the same backwards; the last digit is to be told from
-the rest.
+"""Palindromes: digits that read the same backwards. The last one is to be predicted from the rest.
 
 T is the length of a palindrome everywhere; a network reads its first T-1 digits. Digits are
 uniform, leading zeros allowed: the first ceil(T/2) digits are free, so there are 10 ** ceil(T/2)
-palindromes, all as likely.
+palindromes, all equally likely.
 """
 
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
         last digits y: (batch,) int64.
 
     Raises:
-        UserError: an argument is wrong, or so many digits do not fit into memory.
+        UserError: an argument has the wrong type or value, or the digits do not fit into memory.
 
     Example:
         >>> from purenets import random
@@ -108,7 +107,7 @@ def evaluation_batches(
         NumPy batches x: (m, T-1, 1 or 10) and y: (m,), with m at most `chunk`.
 
     Raises:
-        UserError: an argument is wrong.
+        UserError: an argument has the wrong type or value.
 
     Example:
         >>> from purenets import random

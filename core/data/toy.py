@@ -63,7 +63,7 @@ def load(
 
 
 def _points(make: Callable, default_noise: float, argument: str = "noise", **fixed) -> Callable:
-    """A set of points in the plane made by a function of sklearn.datasets."""
+    """Return the draw of points in the plane, made by a function of sklearn.datasets."""
 
     def draw(n, noise, seed):
         from sklearn import datasets
@@ -75,7 +75,7 @@ def _points(make: Callable, default_noise: float, argument: str = "noise", **fix
 
 
 def _real(make: str) -> Callable:
-    """All of a real set that scikit-learn carries."""
+    """Return the draw of all examples of a real set that scikit-learn holds."""
 
     def draw(n, noise, seed):
         from sklearn import datasets

@@ -82,7 +82,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: an argument is not a number of its range.
+        UserError: an argument is not a number or is out of range.
 
     Example:
         >>> import numpy as np
@@ -175,7 +175,7 @@ def polynomial(begin: float, end: float, steps: int, power: float = 1.0) -> Sche
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: an argument is not a number of its range.
+        UserError: an argument is not a number or is out of range.
 
     Example:
         >>> import numpy as np
@@ -298,7 +298,7 @@ def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> S
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: the milestones do not rise, or an argument is not a number of its range.
+        UserError: the milestones do not rise, or an argument is not a number or is out of range.
 
     Example:
         >>> import numpy as np
@@ -412,7 +412,7 @@ def cyclic(
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: an argument is not a number of its range, or `mode` is unknown.
+        UserError: an argument is not a number or is out of range, or `mode` is unknown.
 
     Example:
         >>> import numpy as np
@@ -466,8 +466,8 @@ def one_cycle(
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: an argument is not a number of its range, `anneal` is unknown, or there are too
-            few steps for such a warm-up.
+        UserError: an argument is not a number or is out of range, `anneal` is unknown, or there are
+            too few steps for such a warm-up.
 
     Example:
         >>> import numpy as np
@@ -515,7 +515,7 @@ def swa(
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: an argument is not a number of its range, or `anneal` is unknown.
+        UserError: an argument is not a number or is out of range, or `anneal` is unknown.
 
     Example:
         >>> import numpy as np

@@ -6,8 +6,8 @@
 'attach(h, b: t) = op("tanh") \\\\( attach(a, b: t) \\\\)'
 
 Known are letters, numbers, signs, `^` and `_`, groups in braces, `\\frac`, `\\sqrt`, `\\hat`,
-`\\text`, `\\operatorname`, `\\mathcal`, the names of SYMBOLS and FUNCTIONS, and, between lines of a
-displayed formula, `&` and `\\\\`.
+`\\text`, `\\operatorname`, `\\mathrm`, `\\mathcal`, the names of SYMBOLS and FUNCTIONS, and,
+between lines of a displayed formula, `&` and `\\\\`.
 """
 
 # ruff: noqa: RUF001 (letters of formulas look like others)
@@ -57,10 +57,15 @@ SYMBOLS = {
 }
 LETTERS = frozenset("αβγδεηθλμρσϕΦΔ∞⊤")  # the symbols that are names, not operators
 FUNCTIONS = ("tanh", "exp", "log", "max", "min", "softmax", "gelu", "relu", "diag", "clip")
-SPACES = {",": ("0.17em", "thin"), ";": ("0.28em", "med"), "quad": ("1em", "quad")}
+SPACES = {
+    ",": ("0.17em", "thin"),
+    ";": ("0.28em", "med"),
+    "quad": ("1em", "quad"),
+    "qquad": ("2em", "wide"),
+}
 SCRIPTS = {"L": "ℒ", "N": "𝒩", "B": "ℬ"}  # of \mathcal
 TOKEN = re.compile(r"\\([A-Za-z]+|.)|(\d+(?:\.\d+)?)|\s+|(.)", re.DOTALL)
-TEXTUAL = ("text", "operatorname")  # their argument is no formula
+TEXTUAL = ("text", "operatorname", "mathrm")  # their argument is no formula
 
 
 class Node(NamedTuple):
@@ -180,7 +185,7 @@ def _command(name: str, tokens: list, tex: str) -> Node:
     if name in SPACES:
         return Node("space", name)
     if name in TEXTUAL:
-        return Node("function" if name == "operatorname" else "text", _literal(tokens, tex))
+        return Node("text" if name == "text" else "function", _literal(tokens, tex))
     if name == "mathcal":
         return Node("letter", SCRIPTS[_literal(tokens, tex)])
     if name == "frac":

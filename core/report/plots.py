@@ -53,7 +53,7 @@ def literal(text: str) -> str:
 
 
 def panels(rows: int, columns: int, width: float = 4.2, height: float = 3.4, **options):
-    """A Figure in our style and its axes (rows, columns), each of `width` by `height` inches."""
+    """Return a Figure in our style and its axes (rows, columns) of `width` by `height` inches."""
     with rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * rows))
         return figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -124,8 +124,10 @@ def training_and_validation(axis, histories: Sequence[History], name: str) -> No
 
 
 def scatter(axis, data: Dataset, title: str = "") -> None:
-    """The points of a set: class by color and shape, train filled, test hollow; more than two
-    features as their first two principal components."""
+    """Draw the points of a set: class by color and shape, train filled, test hollow.
+
+    More than two features are shown by their first two principal components.
+    """
     project = plane_of(data.train[0])
     for name, (x, y) in (("train", data.train), ("test", data.test)):
         points = project(np.asarray(x))
@@ -147,7 +149,7 @@ def scatter(axis, data: Dataset, title: str = "") -> None:
 
 
 def plane_of(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """The map to two dimensions: none for two features, else the first two principal components."""
+    """Return the map to the plane: two features as they are, more by two principal components."""
     if train.shape[1] == 2:
         return lambda x: x
     mean = train.mean(axis=0)
@@ -185,7 +187,7 @@ def boundary(
 
 
 def confusion(axis, counts: np.ndarray, names: Sequence[str], title: str = "") -> None:
-    """A confusion matrix (true, predicted) of counts, each with its number."""
+    """Draw a confusion matrix (true, predicted) of counts, each with its number."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), n in np.ndenumerate(counts):
@@ -207,8 +209,11 @@ def confusion(axis, counts: np.ndarray, names: Sequence[str], title: str = "") -
 
 
 def landscape(axis, losses: np.ndarray, steps: Sequence[float], title: str = "") -> None:
-    """Contours of a plane of losses around params, on a logarithmic scale; the params are the cross
-    in the middle. losses: (steps, steps), the first direction along the rows."""
+    """Draw the contours of a plane of losses around params, on a logarithmic scale.
+
+    losses: (steps, steps), the first direction along the rows; a cross in the middle marks the
+    params.
+    """
     shown = np.log10(np.maximum(losses, 1e-12))
     levels = np.linspace(
         shown.min(), shown.max() if shown.max() > shown.min() else shown.min() + 1, 13

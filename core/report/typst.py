@@ -101,7 +101,7 @@ def to_typst(document: Document, folder: Path) -> str:
 
 
 def _string(text: str) -> str:
-    """A Typst string: nothing in it is markup."""
+    """Return a Typst string, in which nothing is markup."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
     return f'"{escaped}"'
 

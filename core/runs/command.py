@@ -20,9 +20,17 @@ BROKEN_PIPE = 141  # as a shell has it of a command that SIGPIPE ended
 def command(
     config_class: type[Options], main: Callable[[Any], object], presets: dict | None = None
 ) -> NoReturn:
-    """A script's last line: parse, run, exit. Wrong input ends in one line and exit code 2,
-    divergence and lost processes in 1, an interruption in 130, too little memory in 2. Output that
-    nobody takes changes nothing but the exit code: 141 for a closed pipe, 1 for a full disk."""
+    """Parse the options, run the script and exit: the last line of a script.
+
+    The exit code is 0, or after one line of explanation: 2 for wrong input or too little memory, 1
+    for divergence or a lost process, 130 for an interruption. Output that nobody takes changes only
+    the exit code: 141 for a closed pipe, 1 for a full disk.
+
+    Args:
+        config_class: the script's Config.
+        main: a function of the Config.
+        presets: Configs by name, for `--preset NAME`.
+    """
     malloc.keep_freed_memory()
     output.tolerate()
     with _notes_in_one_line():
@@ -60,7 +68,7 @@ def _ignore_interrupts() -> None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there is no room, in NumPy's words or in torch's."""
+    """Return True if an error says that there is no memory left, in the words of NumPy or torch."""
     return isinstance(error, MemoryError) or any(
         w in str(error) for w in ("can't allocate", "out of memory")
     )

@@ -98,7 +98,7 @@ def save(
         The step of the state, which is the newest from then on.
 
     Raises:
-        UserError: an argument is not what its name says, or a file cannot be written.
+        UserError: an argument has the wrong type or value, or a file cannot be written.
 
     Example:
         >>> import pathlib, tempfile
@@ -130,7 +130,7 @@ def save(
 def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.History, Metrics]:
     """Return what the last `save` in a folder was given.
 
-    A damaged checkpoint is named by a warning, and the one before it is taken.
+    If the newest checkpoint is damaged, a warning names it and the one before it is taken.
 
     Args:
         folder: the run's folder.
@@ -197,7 +197,7 @@ def fit_and_save(
         The last state and the rows, as `fit` returns them.
 
     Raises:
-        UserError: an argument is not what its name says, or the run has taken more than `steps`
+        UserError: an argument has the wrong type or value, or the run has taken more than `steps`
             steps.
         Diverged, PeerLost, Interrupted: as `fit` raises them, with what is saved in the message.
 

@@ -1,5 +1,6 @@
-"""`seconds.json`: when a run was saved. Apart from the history, which is the same whenever and
-wherever it is made.
+"""`seconds.json`: when a run was saved.
+
+It is not a part of the history, which is the same whenever and wherever it is made.
 """
 
 import time

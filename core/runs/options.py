@@ -151,10 +151,18 @@ class Options:
     def parse(
         cls, arguments: Sequence[str] | None = None, presets: dict[str, Self] | None = None
     ) -> Self:
-        """The Config of a command line; `--help` prints all options with their defaults.
+        """Return the Config of a command line; `--help` prints all options with their defaults.
 
-        presets: Configs by name; `--preset NAME` takes its values as the defaults of all other
-        options.
+        Args:
+            arguments: the words of the command line; None for those of this process.
+            presets: Configs by name; `--preset NAME` takes its values as the defaults of all other
+                options.
+
+        Returns:
+            A Config.
+
+        Raises:
+            UserError: an option is unknown or its value is wrong; the message names the flag.
         """
         arguments = sys.argv[1:] if arguments is None else arguments
         arguments = [_spelled(argument) for argument in arguments]
@@ -182,8 +190,14 @@ class Options:
         """Return the Config that a function was called with, whatever form it has.
 
         Args:
-            config: a Config; the result of an `argparse.ArgumentParser` of one's own, whose names
-                are options; or None for the defaults.
+            config: a Config; the result of another `argparse.ArgumentParser`, whose names are
+                options; or None for the defaults.
+
+        Returns:
+            A Config of this class.
+
+        Raises:
+            UserError: `config` is none of these, or names an unknown option.
         """
         if config is None or isinstance(config, argparse.Namespace):
             values = vars(config) if config else {}
@@ -196,9 +210,9 @@ class Options:
         return config
 
     def needs_length(self) -> str:
-        """Return what of the training depends on its length, such as a schedule; "" for nothing.
+        """Return what in the training depends on its length, such as a schedule; "" for nothing.
 
-        A run of which something does is not gone on with to another length.
+        If something does, a run cannot be resumed to another length.
         """
         return ""
 
@@ -219,7 +233,7 @@ class Options:
 
 
 def _spelled(argument: str) -> str:
-    """A flag as its field is spelled: --student-number is --student_number."""
+    """Return a flag as its field is spelled: --student-number is --student_number."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument[2:].partition("=")
@@ -228,7 +242,7 @@ def _spelled(argument: str) -> str:
 
 
 def _preset(arguments: Sequence[str], presets: dict[str, Options]) -> Options:
-    """The Config of the `--preset` among the arguments, or the first of all."""
+    """Return the Config of the `--preset` among the arguments, or the first of all."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default=next(iter(presets)))
     name = parser.parse_known_args(arguments)[0].preset

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().relative_to(ROOT).as_posix()
 OUTPUTS = ("results", "notebooks", "docs/figures")  # written by runs and read by none of them
 DIRTY = "-dirty"
+INTERACTIVE = "interactive"  # the name of a script that is no file
 
 
 def environment() -> dict:
@@ -101,7 +102,10 @@ def command_line(config: Options) -> str:
 
 def script_of(config: Options) -> str:
     """Return the name of the script that a Config belongs to."""
-    return Path(inspect.getfile(type(config))).stem
+    try:
+        return Path(inspect.getfile(type(config))).stem
+    except (OSError, TypeError):  # defined at a prompt or in a notebook, which have no file
+        return INTERACTIVE
 
 
 @functools.cache  # the code of a process is that of its start

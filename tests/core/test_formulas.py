@@ -25,6 +25,10 @@ EXAMPLES = {
     r"\tanh": ("<mi>tanh</mi>", 'op("tanh")'),
     r"a - b": ("<mi>a</mi><mo>\u2212</mo><mi>b</mi>", "a \u2212 b"),
     r"a/b": ("<mi>a</mi><mo>/</mo><mi>b</mi>", r"a \/ b"),
+    r"\mathrm{diag} \qquad J": (
+        '<mi>diag</mi><mspace width="2em"/><mi>J</mi>',
+        'op("diag") wide J',
+    ),
     r"\text{a \"b\"}": ("<mtext>a\u00a0&quot;b&quot;</mtext>", r'"a \"b\""'),
 }
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,23 @@ def test_the_command_gives_the_same_options():
     assert command[:2] == ["python", "scripts/test_provenance.py"]
     assert Config.parse(command[2:]) == dataclasses.replace(config, resume=False)
     assert runs.command_line(Config()) == "python scripts/test_provenance.py"
+
+
+def test_a_config_of_a_prompt_or_notebook_has_a_run_too(tmp_path):
+    """There is no file to read the script's name from."""
+    lines = (
+        "from dataclasses import dataclass",
+        "from purenets.runs import Options, open_run, option",
+        "@dataclass(frozen=True)",
+        "class Config(Options):",
+        "    out: str = option(None, 'folder')",
+        "    resume: bool = option(False, 'go on')",
+        f"with open_run(Config(out={str(tmp_path / 'run')!r})) as folder: pass",
+        f"with open_run(Config(out={str(tmp_path / 'run')!r}, resume=True)) as folder: pass",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, cwd=provenance.ROOT)
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["script"] == provenance.INTERACTIVE and len(written["commands"]) == 2
 
 
 def test_a_run_that_changed_code_goes_on_with_is_dirty_for_good(tmp_path, monkeypatch):

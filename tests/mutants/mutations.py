@@ -433,8 +433,8 @@ OPTIMIZERS = [
     Mutation(
         "the running mean weighs the new value by beta",
         "core/optim/internals/arithmetic.py",
-        '    """beta mean + (1 - beta) new."""\n    weight = 1 - beta\n',
-        '    """beta mean + (1 - beta) new."""\n    weight = beta\n',
+        '    """Return beta * mean + (1 - beta) * new."""\n    weight = 1 - beta\n',
+        '    """Return beta * mean + (1 - beta) * new."""\n    weight = beta\n',
         f"{TORCH_TWINS} -k adamax",
     ),
     Mutation(

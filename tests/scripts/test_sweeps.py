@@ -54,6 +54,7 @@ def test_the_name_of_a_setting_says_what_is_changed():
     [
         ("cnn 93", "--settings cnn 93: needs one of final, ablation, cnn 94"),
         ("cnn 93: epochs=3", "--settings cnn 93: epochs=3: needs one of"),
+        (0, "--settings 0: needs one of"),  # a file may hold anything
         ("cnn 94: epoch=3", "unrecognized arguments: --epoch"),
         ("cnn 94: epochs=many", "--epochs many: needs a number"),
     ],

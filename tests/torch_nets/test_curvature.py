@@ -7,11 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.func import hessian, jacrev
 
 from purenets import UserError, make_step, optim, random, train_state, tree
 from purenets.core.report import plots
-from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
+from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn, losses
 from purenets.torch_nets.analysis.curvature import (
     eval_loss_fn,
     filter_normalized_direction,
@@ -317,3 +318,25 @@ def test_vector_that_lacks_a_leaf_is_refused():
     f = eval_loss_fn(model, {}, (random.normal(KEY, (6, 4)), Y))
     with pytest.raises(UserError, match=r"missing fc1\.bias"):
         hvp(f, params, {name: p for name, p in params.items() if name != "fc1.bias"})
+
+
+TARGETS = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+LOSSES = {
+    "mse": lambda logits: losses.mse(logits, TARGETS),
+    "huber": lambda logits: losses.huber(0.5)(logits, TARGETS),
+    "binary": lambda logits: losses.binary_cross_entropy(logits, (TARGETS > 0).double()),
+    "focal": lambda logits: losses.focal()(logits, Y),
+    "torch's soft margin": lambda logits: nn.functional.soft_margin_loss(logits, TARGETS.sign()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch's own
+@pytest.mark.parametrize("name", LOSSES)
+def test_gauss_newton_of_every_loss_is_that_of_the_whole_matrices(name):
+    loss, x = LOSSES[name], TARGETS.cos()
+    weight = TARGETS[:3].sin()
+    outputs = lambda params: x @ params["w"].T
+    product = ggn_vp(outputs, loss, {"w": weight}, {"w": weight.cos()})["w"]
+    J = jacrev(lambda w: (x @ w.T).flatten())(weight).flatten(1)
+    H = jacrev(torch.func.grad(loss))(x @ weight.T).reshape(18, 18)
+    torch.testing.assert_close(product.flatten(), J.T @ H @ J @ weight.cos().flatten())

@@ -106,9 +106,7 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
 
 
 def _hessian_product(f: Callable, x, v):
-    """Return H v of f at x, by forward over reverse mode, or where that fails by two reverse
-    passes.
-    """
+    """Return H v, by forward over reverse mode, or where there is none by two reverse passes."""
     with _differentiable_attention():
         try:
             return jvp(grad(f), (x,), (v,))[1]

@@ -359,7 +359,20 @@ def _detached(outputs: Any) -> Any:
 
 
 def concatenated(parts: list) -> Any:
-    """Return the results of all chunks as those of one batch; None if one of them is None."""
+    """Return the results of all chunks as those of one batch; None if one of them is None.
+
+    Args:
+        parts: nested structures of tensors, one for each chunk.
+
+    Returns:
+        The same structure, with tensors that are concatenated along the first axis.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.ghost_pass import concatenated
+        >>> concatenated([(torch.zeros(1), torch.ones(1)), (torch.ones(1), torch.ones(1))])
+        (tensor([0., 1.]), tensor([1., 1.]))
+    """
     if len(parts) == 1 or any(part is None for part in parts):
         return parts[0] if len(parts) == 1 else None
     return map_trees(lambda *tensors: torch.cat(tensors), *parts)

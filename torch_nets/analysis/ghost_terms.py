@@ -211,7 +211,20 @@ Term = Each | Outer | Rows | Windows
 
 
 def combined(terms: Sequence[Term]) -> Term:
-    """Return the sum of terms of one leaf: the gradient of a leaf that is used several times."""
+    """Return the sum of the terms of one leaf, which is the gradient of a leaf with several uses.
+
+    Args:
+        terms: one for each use.
+
+    Returns:
+        A term.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.ghost_terms import Each, combined
+        >>> combined([Each(torch.ones(2, 3)), Each(torch.ones(2, 3))]).squared_norms()
+        tensor([12., 12.])
+    """
     if len(terms) == 1:
         return terms[0]
     if all(isinstance(term, Outer) for term in terms):  # such as the steps of a recurrence
@@ -223,8 +236,22 @@ def combined(terms: Sequence[Term]) -> Term:
 
 
 def in_chunks(f: Callable[..., Tensor], elements: int, *parts: Tensor) -> Tensor:
-    """Return f(*parts), computed for so many examples at a time that `elements` of each fit into
-    CHUNK."""
+    """Return f(*parts), computed for some examples at a time, so that a cache holds them.
+
+    Args:
+        f: from tensors (examples, ...) to a tensor (examples, ...).
+        elements: how many numbers f holds for each example; CHUNK of them are held at a time.
+        parts: the arguments of f.
+
+    Returns:
+        A tensor (examples, ...).
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.analysis.ghost_terms import in_chunks
+        >>> in_chunks(torch.add, 1, torch.ones(3), torch.ones(3))
+        tensor([2., 2., 2.])
+    """
     traced = torch.compiler.is_compiling()  # which is in no need of a loop
     n = len(parts[0]) if traced else max(1, CHUNK // max(1, int(elements)))
     pieces = zip(*(part.split(n) for part in parts), strict=True)

@@ -178,7 +178,14 @@ def per_example_grads_by_vmap(
 
 
 def check_chunk(chunk_size: int | None) -> None:
-    """Raise a UserError unless a chunk holds at least one example."""
+    """Raise a UserError unless a chunk holds at least one example.
+
+    Args:
+        chunk_size: examples at a time, or None for all.
+
+    Raises:
+        UserError: it is not a positive integer.
+    """
     if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
         raise UserError(f"chunk_size: {chunk_size!r}, needs a positive integer, or None for all")
 

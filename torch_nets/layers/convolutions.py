@@ -223,7 +223,7 @@ def _bound(shapes: dict[str, tuple[int, ...]]) -> float:
     return 1 / math.sqrt(math.prod(shapes["weight"][1:]))
 
 
-@torch.overrides.wrap_torch_function(lambda x, weight, *rest: (x, weight))
+@torch.overrides.wrap_torch_function(lambda x, weight, *rest, **options: (x, weight))
 def conv2d(
     x: Tensor,
     weight: Tensor,

@@ -177,10 +177,10 @@ def LSTM(n_in: int, n_hidden: int, **options) -> Model:
 
     Returns:
         A layer (batch, steps, n_in) -> (batch, steps, n_hidden). With inputs (x, (h, c)) it begins
-        at that state and returns (y, (h, c)); h and c are (num_layers, batch, n_hidden), and twice
-        as many layers if bidirectional. Params: "weight_ih_l0" (4 n_hidden, n_in), "weight_hh_l0"
-        (4 n_hidden, n_hidden), "bias_ih_l0", "bias_hh_l0", "weight_ih_l1" and so on, drawn uniform
-        within 1 / sqrt(n_hidden).
+        at that state and returns (y, (h, c)); h and c are (num_layers, batch, n_hidden), or
+        (2 num_layers, batch, n_hidden) if bidirectional. Params, drawn uniform within
+        1 / sqrt(n_hidden): "weight_ih_l0" (4 n_hidden, n_in), "weight_hh_l0" (4 n_hidden,
+        n_hidden), "bias_ih_l0", "bias_hh_l0", "weight_ih_l1" and so on.
 
     Raises:
         UserError: a size is not a positive integer, or an option is wrong. When applied: params,
