@@ -24,7 +24,7 @@ from purenets.torch_nets.analysis.curvature import (
     linearize,
     ntk,
 )
-from purenets.torch_nets.losses import cross_entropy, huber, mse
+from purenets.torch_nets.losses import cross_entropy
 
 KEY = torch.as_tensor(random.key(3))
 Y = torch.tensor([0, 1, 2] * 2)
@@ -74,31 +74,6 @@ def test_gauss_newton_is_built_of_its_jacobians(net):
     G = matrix_of(lambda v: ggn_vp(outputs, loss, params, v), params)
     assert torch.allclose(G, J.T @ H @ J, rtol=1e-10, atol=1e-13)
     assert torch.linalg.eigvalsh(G).min() > -1e-12
-
-
-REGRESSIONS = {
-    "mse": mse,
-    "torch's mse": torch.nn.functional.mse_loss,
-    "huber": huber(0.5),
-    "smooth l1": torch.nn.functional.smooth_l1_loss,
-}
-
-
-@pytest.mark.parametrize("name", REGRESSIONS)
-def test_gauss_newton_of_a_regression(name):
-    model, loss = MLP(3, [4], 2, activation="tanh"), REGRESSIONS[name]
-    params = tree.cast(model.init(KEY)[0], "float64")
-    x, y = (random.normal(random.fold_in(KEY, n), (7, n), "float64") for n in (3, 2))
-    f, vector = of_vector(lambda p: model.apply(p, {}, x)[0], params)
-    J = torch.autograd.functional.jacobian(f, vector).flatten(0, 1)
-    z = f(vector)
-    H = torch.autograd.functional.hessian(lambda z: loss(z.view(7, 2), y), z.flatten())
-    G = matrix_of(
-        lambda v: ggn_vp(lambda p: model.apply(p, {}, x)[0], lambda z: loss(z, y), params, v),
-        params,
-    )
-    assert H.abs().max() > 0.01
-    assert torch.allclose(G, J.T @ H @ J, rtol=1e-10, atol=1e-13)
 
 
 def test_fisher_is_the_mean_of_squares(net):
