@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from purenets.core import random
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.data.checks import input_leaves
 
 MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
 
@@ -42,7 +43,7 @@ def update_batchnorm(
         The buffers, with new "running_mean", "running_var" and "num_batches_tracked".
 
     Raises:
-        UserError: an argument is wrong, a batch is not a pair, or there is no batch.
+        UserError: an argument is wrong, a batch is not a pair or is empty, or there is no batch.
 
     Example:
         >>> import torch
@@ -69,6 +70,8 @@ def update_batchnorm(
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(f"update_batchnorm: a batch is a {type(batch).__name__}, needs a pair")
         x, _ = batch
+        if not all(len(array) for array in input_leaves(x) if getattr(array, "ndim", 0)):
+            raise UserError("update_batchnorm: an empty batch has no statistics")
         batch_key = None if key is None else random.fold_in(key, n)
         train = _in_training(model, params, x, batch_key)
         track = track or _tracking(train, buffers)

@@ -15,11 +15,12 @@ given `named_parameters()`. Without them, one group is assumed to be in the orde
 `order` if that is given; several groups need `order`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from purenets.core.arguments import (
+    expect_arrays,
     expect_integers,
     expect_leaves,
     expect_named,
@@ -44,6 +45,19 @@ CLASSES = {
     )
 }
 SHARED = {"mu_product"}  # one number here, one for each parameter there
+MOMENTS = {"exp_avg", "exp_avg_sq"}
+ENTRIES = {  # what the state of each holds beside the count of updates
+    "sgd": set(),
+    "rmsprop": {"square_avg"},
+    "adagrad": {"sum"},
+    "adadelta": {"square_avg", "acc_delta"},
+    "adam": MOMENTS,
+    "adamw": MOMENTS,
+    "adamax": {"exp_avg", "exp_inf"},
+    "nadam": MOMENTS | SHARED,
+    "radam": MOMENTS,
+}
+ENTRY_OF = {"momentum": "momentum_buffer", "centered": "grad_avg", "amsgrad": "max_exp_avg_sq"}
 
 
 def to_torch_state_dict(
@@ -59,9 +73,10 @@ def to_torch_state_dict(
     Args:
         opt_state: the state of one of our optimizers with the same name.
         optimizer_name: "sgd", "rmsprop", "adagrad", "adadelta", "adam", "adamw", "adamax", "nadam"
-            or "radam".
+            or "radam". In a `chain`, transforms without a state (clipping) may stand beside it.
         params: the params that it belongs to.
-        hyper: keyword arguments of torch's optimizer; of a schedule the present value.
+        hyper: keyword arguments of torch's optimizer; of a schedule the present value. Those that
+            say what its state holds (momentum, centered, amsgrad) must fit `opt_state`.
         step: how many updates have been made, for optimizers whose state here does not count them
             (sgd, rmsprop, adagrad, adadelta).
         order: the names in the order in which torch's optimizer was given them; None for that of
@@ -97,7 +112,6 @@ def to_torch_state_dict(
     if not isinstance(optimizer_name, str) or optimizer_name not in CLASSES:
         raise UserError(f"{optimizer_name}: not in torch.optim, choose from {', '.join(CLASSES)}")
     entries = _entries(opt_state)
-    count = int(entries.get("count", step))
     names = list(params if order is None else _listed(order))
     _expect_names(names, params, "order")
     own = [(name, params[name].clone()) for name in names]
@@ -105,12 +119,13 @@ def to_torch_state_dict(
         theirs = CLASSES[optimizer_name](own, **(hyper or {}))
     except (TypeError, ValueError) as error:
         raise UserError(f"to_torch_state_dict: hyper: torch says {error}") from error
+    count = int(entries.pop("count", step))
+    _expect_entries(entries, optimizer_name, theirs.defaults, params)
     state = {}
-    if (
-        count or optimizer_name == "adagrad"
-    ):  # torch begins the states of the others at their first step
+    # torch begins the states of the others at their first step
+    if count or optimizer_name == "adagrad" or _has_begun(entries):
         for i, name in enumerate(names):
-            state[i] = {k: _of_leaf(v, name) for k, v in entries.items() if k != "count"}
+            state[i] = {k: _of_leaf(v, name) for k, v in entries.items()}
             if optimizer_name != "sgd":
                 state[i]["step"] = torch.tensor(float(count))
     return {"state": state, "param_groups": theirs.state_dict()["param_groups"]}
@@ -128,7 +143,8 @@ def from_torch_state_dict(
     Args:
         state_dict: that of torch's optimizer, with one group of parameters or several.
         optimizer: ours; a `partition` for several groups with hyper-parameters of their own.
-        params: the params that it updates.
+        params: the params that it updates. Parameters of torch's optimizer that have a name and no
+            state, since they are frozen, may be missing.
         step: how many updates have been made, if only ours counts them (a schedule, dampening).
         order: the names in the order in which torch's optimizer was given them, group after group,
             where `state_dict` does not hold them.
@@ -163,16 +179,21 @@ def from_torch_state_dict(
         expect_integers("from_torch_state_dict", 0, step=step)
     theirs = _by_name(state_dict, params, order)
     count = _shared(theirs, "step") if step is None else step
-    if count is None and not any(theirs.values()):
+    if count is None and not any(theirs.values()) and not _keeps_no_state(state_dict):
         count = 0
 
+    taken = {"step"}
+
     def fill(name, value):
+        taken.add(name)
         if name == "count":
             if count is None:
                 raise UserError("step: torch's state does not count the updates; give their number")
             return torch.full_like(value, int(count))
         if name in SHARED:
             found = _shared(theirs, name)
+            if found is None and any(theirs.values()):
+                raise UserError(f"state_dict: no {name}; it is of another optimizer")
             return value if found is None else found.to(value)
         if isinstance(value, dict) and value and value.keys() <= params.keys():
             return {leaf: _known(theirs[leaf], name, leaf, old) for leaf, old in value.items()}
@@ -180,42 +201,69 @@ def from_torch_state_dict(
             return {inner: fill(inner, part) for inner, part in value.items()}
         raise UserError(f"{name}: not in the state of a torch optimizer")
 
-    return {name: fill(name, value) for name, value in optimizer.init(params).items()}
+    state = {name: fill(name, value) for name, value in optimizer.init(params).items()}
+    _expect_all_taken(theirs, taken)
+    return state
+
+
+def _keeps_no_state(state_dict: dict) -> bool:
+    """Return True for torch's SGD without momentum, whose state is empty after any step."""
+    groups = state_dict["param_groups"]
+    return all("dampening" in group and not group.get("momentum") for group in groups)
+
+
+def _expect_all_taken(theirs: dict[str, dict], taken: set[str]) -> None:
+    """Raise a UserError for an entry of torch's state that the optimizer has no use for."""
+    for leaf, entries in theirs.items():
+        left = [name for name, value in entries.items() if value is not None and name not in taken]
+        if left:
+            hint = next((flag for flag, entry in ENTRY_OF.items() if entry == left[0]), None)
+            hint = f"; give it {hint}" if hint else ", which is another optimizer"
+            raise UserError(f"{leaf}: state_dict holds {left[0]}, optimizer does not{hint}")
 
 
 def _by_name(state_dict: dict, params: Params, order: Sequence[str] | None) -> dict[str, dict]:
     """Return torch's entries of each parameter by its name."""
     groups, state = state_dict["param_groups"], state_dict["state"]
     numbers = [i for group in groups for i in group["params"]]
-    if len(numbers) != len(params):
+    if all("param_names" in group for group in groups):
+        named = _without_frozen(groups, state, params)
+        names, numbers = [name for name, _ in named], [i for _, i in named]
+        _expect_names(names, params, "state_dict: param_names")
+        if order is not None and _listed(order) != names:
+            raise UserError(f"order: state_dict has its own names, in the order {', '.join(names)}")
+    elif len(numbers) != len(params):
         raise UserError(f"state_dict: holds {len(numbers)} parameters, expected {len(params)}")
-    names = _names(groups, params, order)
+    else:
+        names = _names(groups, params, order)
     lacking = [name for name, i in zip(names, numbers, strict=True) if not state.get(i)]
     if any(state.values()) and lacking:
         raise UserError(f"{', '.join(lacking)}: no state in state_dict, while others have one")
     return {name: state.get(i, {}) for name, i in zip(names, numbers, strict=True)}
 
 
+def _without_frozen(groups: list[dict], state: dict, params: Params) -> list[tuple]:
+    """Return names and numbers of torch's parameters; one that never had a gradient may be left
+    out of `params`, as `from_module` leaves out the frozen ones.
+    """
+    pairs = ((group["param_names"], group["params"]) for group in groups)
+    named = [pair for names, numbers in pairs for pair in zip(names, numbers, strict=True)]
+    return [(name, i) for name, i in named if name in params or state.get(i)]
+
+
 def _names(groups: list[dict], params: Params, order: Sequence[str] | None) -> list[str]:
-    """Return the names of torch's parameters in its order.
+    """Return the names of torch's parameters in its order, where it does not keep them.
 
     Raises:
         UserError: the order is not known.
     """
-    if all("param_names" in group for group in groups):
-        names = [name for group in groups for name in group["param_names"]]
-        _expect_names(names, params, "state_dict: param_names")
-        if order is not None and _listed(order) != names:
-            raise UserError(f"order: state_dict has its own names, in the order {', '.join(names)}")
-        return names
     if order is not None:
         _expect_names(_listed(order), params, "order")
         return _listed(order)
     if len(groups) > 1:
         raise UserError(
             f"state_dict: {len(groups)} groups without param_names; give their order, or build "
-            "torch's "
-            "optimizer from named_parameters()"
+            "torch's optimizer from named_parameters()"
         )
     return list(params)
 
@@ -270,12 +318,56 @@ def _entries(opt_state: dict) -> dict:
         UserError: the state has an entry twice, so it cannot be torch's.
     """
     entries = {}
-    for name, part in opt_state.items():
-        for key, value in (part if name.isdigit() else {name: part}).items():
-            if key in entries and key != "count":
-                raise UserError(f"{key}: twice in the state; not the chain of one torch optimizer")
-            entries[key] = value
+    for key, value in _parts(opt_state):
+        if key in entries and key != "count":
+            raise UserError(f"{key}: twice in the state; not the chain of one torch optimizer")
+        entries[key] = value
     return entries
+
+
+def _parts(state: dict) -> Iterator[tuple]:
+    """Yield the entries of a state; the parts of a chain are numbered, and chains may be nested."""
+    for name, part in state.items():
+        if name.isdigit() and isinstance(part, dict):
+            yield from _parts(part)
+        else:
+            yield name, part
+
+
+def _expect_entries(entries: dict, name: str, hyper: dict, params: Params) -> None:
+    """Raise a UserError unless the entries are those of torch's optimizer, for all params."""
+    optional = {entry for flag, entry in ENTRY_OF.items() if hyper.get(flag)}
+    expected = ENTRIES[name] | optional
+    for flag, entry in ENTRY_OF.items():
+        if flag in hyper and (entry in entries) != (entry in expected):
+            there = "holds" if entry in entries else "has no"
+            raise UserError(f"hyper: {flag} is {hyper[flag]}, but opt_state {there} {entry}")
+    if entries.keys() != expected:
+        found, right = (", ".join(part) or "nothing" for part in (entries, sorted(expected)))
+        raise UserError(f"opt_state: holds {found}; torch's {name} holds {right}")
+    for entry, value in entries.items():
+        if entry in SHARED:
+            expect_arrays("to_torch_state_dict", **{entry: value})
+        else:
+            _expect_leaves_like(entry, value, params)
+
+
+def _expect_leaves_like(entry: str, value: dict, params: Params) -> None:
+    """Raise a UserError unless an entry has a tensor of the shape of each of the params."""
+    expect_leaves("to_torch_state_dict", **{entry: value})
+    if value.keys() != params.keys():
+        raise UserError(f"opt_state: {entry} is of {', '.join(value)}, not of {', '.join(params)}")
+    expect_param_tensors(value)
+    for name, leaf in value.items():
+        if leaf.shape != params[name].shape:
+            found, right = tuple(leaf.shape), tuple(params[name].shape)
+            raise UserError(f"{name}: {entry} has the shape {found}, expected {right}")
+
+
+def _has_begun(entries: dict) -> bool:
+    """Return True if a moment is not 0 any more, so that an update has been made."""
+    moments = (value for entry, value in entries.items() if entry not in SHARED)
+    return any(bool(leaf.any()) for leaves in moments for leaf in leaves.values())
 
 
 def _of_leaf(value, name: str) -> torch.Tensor:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_flags, expect_models
+from purenets.core.arguments import expect_flags, expect_leaves, expect_models
 from purenets.core.base import Array, Buffers, Model, Params, UserError
 from purenets.core.report.costs import (
     ATTENTION,
@@ -65,6 +65,9 @@ def tabulate(
     params, buffers: by default those that the model draws, or that its module has.
     """
     expect_models("tabulate", model=model)
+    for name, leaves in (("params", params), ("buffers", buffers)):
+        if leaves is not None:
+            expect_leaves("tabulate", **{name: leaves})
     if params is None:
         params, buffers = _any_leaves(model, x)
     rows: list[Row] = []
@@ -256,7 +259,9 @@ def _row(name: str, call: Call) -> Row:
         [tuple(leaf.shape) for leaf in leaves.values() if leaf.ndim > 1]
         for leaves in (params, call.buffers)
     )
+    is_fixed = not weights
     weights = weights or (fixed if len(fixed) == 1 else [])
+    weights = [shape for shape in weights if 0 not in shape]  # an empty one multiplies nothing
     size = tree.size(params)
     if operation.startswith("Embedding"):
         return Row(name, operation, x_shape, y_shape, size, "rows of a table", "sum over tokens")
@@ -274,7 +279,7 @@ def _row(name: str, call: Call) -> Row:
         groups = 1 if len(weight) == 2 else x_shape[channel_axis(weight)] // weight[1]
         kernel = "" if len(weight) == 2 else " " + "x".join(map(str, weight[2:]))
         forward, backward = _products(n, weight[0] // groups, math.prod(weight[1:]), groups)
-        backward = backward.split(", dW")[0] if weights is fixed else backward
+        backward = backward.split(", dW")[0] if is_fixed else backward
         return Row(name, operation + kernel, x_shape, y_shape, size, forward, backward)
     back = f"dx = {_dims(x_shape)} of dy {_dims(y_shape)}"
     return Row(name, operation, x_shape, y_shape, size, "by element or window", back)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from purenets import random
+from purenets import UserError, random
 from purenets.core.report.tabulate import tabulate
 from purenets.torch_nets import from_module
 
@@ -87,3 +87,15 @@ def test_row_of_a_transposed_convolution():
     row = row_of(nn.ConvTranspose2d(3, 5, 3), torch.zeros(2, 3, 8, 8))
     assert (row.output, row.params) == ((2, 5, 10, 10), 140)
     assert " x " not in row.forward or row.forward == "(128 x 3)(3 x 45) = (128 x 45)"
+
+
+def test_leaves_in_the_place_of_inputs_are_named():
+    model = from_module(reused())
+    with pytest.raises(UserError, match="tabulate: params is float32 of shape"):
+        tabulate(model, model.init(None)[0], torch.zeros(6, 4))
+
+
+def test_layer_without_outputs_has_a_row():
+    rows = tabulate(from_module(nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 2))), torch.zeros(6, 4))
+    assert [row.output for row in rows] == [(6, 0), (6, 2)]
+    assert [row.params for row in rows] == [0, 2]

@@ -135,6 +135,22 @@ def test_no_batches_and_a_function_of_batches_are_refused():
         update_batchnorm(net, params, buffers, data.batches((X, Y), 8, KEY))
 
 
+@pytest.mark.parametrize("part", ["layer", "module"])
+def test_empty_batch_does_not_count_as_one_with_a_variance_of_0(part):
+    model = layers.BatchNorm(3) if part == "layer" else from_module(nn.BatchNorm1d(3))
+    params, buffers = model.init(None)
+    batches = [(torch.randn(4, 3), None), (torch.zeros(0, 3), None)]
+    with pytest.raises(UserError, match="update_batchnorm: an empty batch has no statistics"):
+        update_batchnorm(model, params, buffers, batches)
+
+
+@pytest.mark.parametrize(("shape", "text"), [((0, 3), "0 with no"), ((1, 3), "1 with one")])
+def test_batch_without_a_variance_is_named(shape, text):
+    norm = layers.BatchNorm(3)
+    with pytest.raises(UserError, match=f"batch of {text} value a channel"):
+        norm.apply(*norm.init(None), torch.zeros(shape), train=True)
+
+
 def test_averaged_params_with_fresh_statistics_are_good():
     task = data.load("digits", KEY.numpy())
     train, test = (tuple(map(torch.tensor, part)) for part in (task.train, task.test))

@@ -444,6 +444,10 @@ WRONG = {
     "linear3.weight: unknown in params": lambda: layers.TransformerBlock(8, 2).apply(
         {"linear3.weight": draw(2)}, {}, draw(3, 5, 8)
     ),
+    "FixedLinear: weight is '8', needs an array": lambda: layers.FixedLinear("8", draw(2)),
+    "FixedLinear: bias is float64 of shape \\(2, 2\\), needs 1 axes": lambda: layers.FixedLinear(
+        draw(2, 3), draw(2, 2)
+    ),
     "input: shape is .*, without the axis 1 of Conv": lambda: layers.lazy(layers.Conv, 3).init(
         KEY, draw(3)
     ),

@@ -245,3 +245,121 @@ def test_state_is_handed_over_in_the_order_of_the_other_side():
         assert torch.equal(theirs.state[p]["exp_avg"], moments[name])
     again = from_torch_state_dict(theirs.state_dict(), optimizer, PARAMS)  # the names went along
     assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))
+
+
+# --- states that would be dropped in silence ----------------------------------------------
+
+
+def trained(optimizer) -> dict:
+    """The state of one of our optimizers after a step."""
+    grads = {name: torch.full_like(p, i + 1.0) for i, (name, p) in enumerate(PARAMS.items())}
+    return optimizer.update(grads, optimizer.init(PARAMS), PARAMS)[1]
+
+
+def test_moments_behind_clipping_are_handed_over():
+    optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.adamw(1e-3))
+    state = trained(optimizer)
+    handed = to_torch_state_dict(state, "adamw", PARAMS)
+    again = from_torch_state_dict(handed, optimizer, PARAMS)
+    assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))
+    assert all(entries["exp_avg"].any() for entries in handed["state"].values())
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "hyper"),
+    [
+        ("sgd", optim.sgd(0.1, momentum=0.9), {"momentum": 0.9}),
+        ("rmsprop", optim.rmsprop(0.1), {}),
+        ("adadelta", optim.adadelta(), {}),
+    ],
+)
+def test_moments_are_handed_over_without_a_count_of_steps(name, optimizer, hyper):
+    state = trained(optimizer)
+    handed = to_torch_state_dict(state, name, PARAMS, hyper)
+    again = from_torch_state_dict(handed, optimizer, PARAMS)
+    assert all(map(torch.equal, tree.leaves(again), tree.leaves(state)))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "hyper", "text"),
+    [
+        (optim.sgd(0.1, momentum=0.9), "adam", {}, "holds momentum_buffer; torch's adam holds exp"),
+        (optim.adam(), "adamax", {}, "holds exp_avg, exp_avg_sq; torch's adamax holds exp_avg, e"),
+        (optim.adam(), "sgd", {}, "torch's sgd holds nothing"),
+        (optim.ema(0.9), "sgd", {}, "opt_state: holds ema"),
+        (optim.lookahead(optim.adam()), "adam", {}, "opt_state: holds slow, inner"),
+        (optim.sgd(0.1, momentum=0.9), "sgd", {}, "hyper: momentum is 0, but opt_state holds mom"),
+        (optim.sgd(0.1), "sgd", {"momentum": 0.9}, "hyper: momentum is 0.9, but opt_state has no"),
+        (optim.adam(amsgrad=True), "adam", {}, "amsgrad is False, but opt_state holds max_exp_avg"),
+        (optim.rmsprop(), "rmsprop", {"centered": True}, "centered is True, but opt_state has no"),
+    ],
+)
+def test_state_that_torch_would_ignore_is_refused(optimizer, name, hyper, text):
+    with pytest.raises(UserError, match=text):
+        to_torch_state_dict(trained(optimizer), name, PARAMS, hyper)
+
+
+def test_state_of_other_params_is_refused():
+    state = trained(optim.adam())
+    fewer = {name: PARAMS[name] for name in LAST_FIRST[:2]}
+    with pytest.raises(UserError, match="exp_avg is of 0"):
+        to_torch_state_dict(state, "adam", fewer)
+    with pytest.raises(UserError, match=r"0\.bias: exp_avg has the shape \(4,\), expected \(5,\)"):
+        to_torch_state_dict(state, "adam", {**PARAMS, "0.bias": torch.zeros(5)})
+
+
+def torchs(make, steps: int = 2) -> dict:
+    """The state of one of torch's optimizers after some steps."""
+    theirs = make(NAMED.items())
+    for _ in range(steps):
+        theirs.zero_grad()
+        MODULE(torch.ones(6, 4)).square().sum().backward()
+        theirs.step()
+    return theirs.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("make", "optimizer", "text"),
+    [
+        (
+            lambda p: torch.optim.AdamW(p, amsgrad=True),
+            optim.adamw(),
+            "max_exp_avg_sq.*give it ams",
+        ),
+        (
+            lambda p: torch.optim.SGD(p, momentum=0.9),
+            optim.sgd(0.1),
+            "momentum_buffer.*give it mom",
+        ),
+        (lambda p: torch.optim.RMSprop(p, centered=True), optim.rmsprop(), "grad_avg.*give it cen"),
+        (torch.optim.Adam, optim.sgd(0.1), "exp_avg, optimizer does not, which is another"),
+        (torch.optim.Adam, optim.nadam(), "no mu_product; it is of another optimizer"),
+    ],
+)
+def test_state_that_ours_would_ignore_is_refused(make, optimizer, text):
+    with pytest.raises(UserError, match=text):
+        from_torch_state_dict(torchs(make), optimizer, PARAMS)
+
+
+def test_schedule_after_plain_sgd_does_not_begin_again_in_silence():
+    optimizer = optim.sgd(schedules.cosine(0.1, 50))
+    state_dict = torchs(lambda p: torch.optim.SGD(p, lr=0.1))
+    with pytest.raises(UserError, match="step: torch's state does not count the updates"):
+        from_torch_state_dict(state_dict, optimizer, PARAMS)
+    state = from_torch_state_dict(state_dict, optimizer, PARAMS, step=2)
+    assert int(optim.get_state(state, "count")) == 2
+
+
+def test_frozen_parameters_of_torchs_optimizer_may_be_missing():
+    frozen = [("backbone.weight", torch.nn.Parameter(torch.ones(2), requires_grad=False))]
+    theirs = torch.optim.AdamW([*frozen, *NAMED.items()], lr=1e-3)
+    theirs.zero_grad()
+    MODULE(torch.ones(6, 4)).square().sum().backward()
+    theirs.step()
+    ours = from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), PARAMS)
+    assert equal_moments(ours, {name: theirs.state[p]["exp_avg"] for name, p in NAMED.items()})
+    with pytest.raises(
+        UserError, match=r"expected 0\.weight, each once"
+    ):  # these have moments to lose
+        fewer = {"0.weight": PARAMS["0.weight"]}
+        from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), fewer)

@@ -12,6 +12,7 @@ from purenets.core.arguments import (
     ANY,
     FINITE,
     NOT_NEGATIVE,
+    expect_arrays,
     expect_choice,
     expect_flags,
     expect_functions,
@@ -184,7 +185,8 @@ def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
         A layer (..., n_in) -> (..., n_out) without params and with the buffers "weight" and "bias".
 
     Raises:
-        UserError: when applied: there are params, or the inputs do not have n_in features.
+        UserError: W or b is not a tensor of such a shape. When applied: there are params, or the
+            inputs do not have n_in features.
 
     Example:
         >>> import torch
@@ -196,6 +198,8 @@ def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
         >>> layer.apply(params, buffers, torch.ones(1, 2))[0]
         tensor([[3.5000]])
     """
+    expect_arrays("FixedLinear", 2, weight=weight)
+    expect_arrays("FixedLinear", 1, bias=bias)
     given = {"weight": weight, "bias": bias}
 
     def apply(params, buffers, x, *, train=False, key=None):

@@ -199,7 +199,7 @@ def BatchNorm(
 
     Raises:
         UserError: an argument is out of range. When applied: params or inputs have other shapes,
-            buffers are missing, or a training batch has one value for each channel.
+            buffers are missing, or a training batch has no or one value for each channel.
 
     Example:
         >>> import torch
@@ -262,9 +262,10 @@ def _batch_normalized(
     """Return the normalized batch, the count of values of a channel, their mean and variance."""
     if total:
         return _batch_normalized_by_total(x, weight, bias, eps, total)
-    if x.numel() == x.shape[1]:
+    if x.numel() <= x.shape[1]:
         raise UserError(
-            f"batch of {x.shape[0]} with one value a channel: BatchNorm trains on two or more"
+            f"batch of {x.shape[0]} with {'one' if x.numel() else 'no'} value a channel: "
+            "BatchNorm trains on two or more"
         )
     y, mean, inverse_deviation = torch.native_batch_norm(
         x, weight, bias, None, None, True, 0.0, eps
