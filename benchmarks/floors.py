@@ -158,7 +158,7 @@ def table(rows: list[dict]) -> Table:
         work = (f"{row['flops'] / 1e6:.3g}", f"{row['bytes'] / 1e6:.3g}")
         factor = f"{row['microseconds'] / row['floor']:.3g}"
         cells.append((row["work"], row["threads"], *work, *times, factor, row["n"]))
-    header = ("call", "threads", "million operations", "MB", "microseconds", "floor")
+    header = ("call", "threads", "million operations", "MB", "microseconds", "floor (microseconds)")
     return table_of((*header, "floor by", "times the floor", "n"), cells)
 
 
