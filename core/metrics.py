@@ -8,7 +8,7 @@ Each is `f(predictions, targets) -> a scalar float32 array` and raises a UserErr
 mean something else. Nothing branches on a value, so all run under vmap and jit. All but
 `expected_calibration_error` and `r2` are means over the examples: the mean of their values on equal
 parts of a set is the value on the whole. Those two have `mean_over_examples = False`, and
-`evaluate` asks for it.
+`evaluate` asks for it. `confusion` returns counts.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from purenets.core.arguments import ANY, expect_arrays, expect_integers, expect_numbers
-from purenets.core.arrays import namespace
+from purenets.core.arrays import is_tracing, namespace
 from purenets.core.base import Array, UserError
 
 
@@ -174,7 +174,8 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
         (classes, classes) int64; the row is the true class, the column the predicted one.
 
     Raises:
-        UserError: an argument is not an array of integers, or the shapes differ.
+        UserError: an argument is not an array of integers, the shapes differ, or a number is that
+            of no class. Under a trace, where no value can be read, such a pair is not counted.
 
     Example:
         >>> import numpy as np
@@ -190,9 +191,11 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
             about = f"{_dtype(array)} of shape {tuple(array.shape)}"
             raise UserError(f"confusion: {name}: {about}, needs class numbers, as many of both")
     xp = namespace(predicted)
-    pairs = xp.reshape(targets * n_classes + predicted, (-1, 1)) == _arange_like(
-        n_classes**2, predicted
-    )
+    known = (predicted >= 0) & (predicted < n_classes) & (targets >= 0) & (targets < n_classes)
+    if (isinstance(known, np.ndarray) or not is_tracing()) and not bool(xp.all(known)):
+        raise UserError(f"confusion: needs class numbers from 0 to {n_classes - 1} in both arrays")
+    places = xp.where(known, targets * n_classes + predicted, xp.full_like(targets, -1))
+    pairs = xp.reshape(places, (-1, 1)) == _arange_like(n_classes**2, predicted)
     return xp.reshape(xp.sum(xp.astype(pairs, xp.int64), axis=0), (n_classes, n_classes))
 
 

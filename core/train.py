@@ -15,6 +15,7 @@ from tqdm import tqdm
 from purenets.core import random, running_sums
 from purenets.core.arguments import (
     expect_functions,
+    expect_leaves,
     expect_models,
     expect_named,
     expect_optimizers,
@@ -125,6 +126,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     for name, part in (("params", params), ("buffers", buffers)):
         if not isinstance(part, dict):
             raise UserError(f"{name}: a {type(part).__name__}, needs a dict of arrays by name")
+    expect_leaves("train_state", buffers=buffers)
     expect_optimizers("train_state", optimizer=optimizer)
     expect_params(params)
     params = {name: plain(leaf) for name, leaf in params.items()}

@@ -480,7 +480,7 @@ def stack(trees: Sequence[dict]) -> dict:
         A dict; each leaf (len(trees), ...).
 
     Raises:
-        UserError: the list is empty, or the names of the leaves differ.
+        UserError: the list is empty, or the names or shapes of the leaves differ.
 
     Example:
         >>> import numpy as np
@@ -491,7 +491,21 @@ def stack(trees: Sequence[dict]) -> dict:
     """
     if not isinstance(trees, list | tuple) or not trees:
         raise UserError("stack: needs a list of one dict or more")
-    return map(lambda *each: namespace(each[0]).stack(each), trees[0], *trees[1:])
+    try:
+        return map(lambda *each: namespace(each[0]).stack(each), trees[0], *trees[1:])
+    except (ValueError, RuntimeError) as error:  # looked into only then
+        _expect_same_shapes(trees)
+        raise error
+
+
+def _expect_same_shapes(trees: Sequence[dict]) -> None:
+    """Raise a UserError that names a leaf whose shapes differ."""
+    first = flatten(trees[0])
+    for tree in trees[1:]:
+        for name, leaf in flatten(tree).items():
+            if leaf.shape != first[name].shape:
+                shapes = f"{tuple(first[name].shape)} and {tuple(leaf.shape)}"
+                raise UserError(f"stack: {name}: shapes {shapes}, needs the same in all dicts")
 
 
 def unstack(tree: dict) -> list[dict]:

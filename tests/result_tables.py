@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import cifar10 as cifar10_benchmark
 from benchmarks import cnn as cnn_benchmark
 from benchmarks import (
+    floors,
     growth,
     imports,
     loops,
@@ -60,6 +61,7 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "benchmarks": of_rows(summary.table),
     "benchmarks_cifar10": cifar10_benchmark.tables,
     "benchmarks_cnn": lambda found: [cnn_benchmark.table(found)],
+    "benchmarks_floors": of_rows(floors.table),
     "benchmarks_growth": lambda found: [growth.table(found["curves"], found["n"])],
     "benchmarks_imports": lambda found: [imports.table(found)],
     "benchmarks_loops": loops.tables,

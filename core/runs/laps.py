@@ -46,7 +46,7 @@ def timer(folder: Path | None) -> Callable[[int], None]:
         `lap(step)`, which adds a row to the folder's `seconds.json`.
 
     Raises:
-        UserError: `seconds.json` is damaged.
+        UserError: `seconds.json` is damaged, or folder is no path.
 
     Example:
         >>> import pathlib, tempfile
@@ -59,6 +59,9 @@ def timer(folder: Path | None) -> Callable[[int], None]:
         ...     [row["step"] for row in runs.timings(folder)]
         [100, 200]
     """
+    if folder is not None:
+        expect_paths("timer", folder=folder)
+        folder = Path(folder)
     lap = stopwatch(folder)
     return lambda step: write(folder, lap(step))
 

@@ -33,6 +33,19 @@ def test_accuracy_takes_classes_and_one_hot(xp):
     assert float(accuracy(xp(SCORES), xp(TARGETS.astype(np.int32)))) == 0.75
 
 
+@both_backends
+@pytest.mark.parametrize(("predicted", "targets"), [([0, 3], [1, 1]), ([0, 1], [1, -1])])
+def test_confusion_refuses_a_number_of_no_class(xp, predicted, targets):
+    with pytest.raises(UserError, match="confusion: needs class numbers from 0 to 2"):
+        confusion(xp(np.array(predicted)), xp(np.array(targets)), 3)
+
+
+def test_confusion_of_a_number_of_no_class_lands_nowhere_under_vmap():
+    predicted, targets = torch.tensor([[0, 3, 2]]), torch.tensor([[0, 0, 2]])
+    (counts,) = torch.func.vmap(lambda p, t: confusion(p, t, 3))(predicted, targets)
+    assert counts.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
 def test_confusion_equals_sklearns():
     draw = np.random.default_rng(0).integers
     predicted, targets = draw(0, 4, 200), draw(0, 4, 200)

@@ -40,3 +40,10 @@ def test_a_folder_is_one_run_at_a_time(tmp_path):
         raise KeyError
     with exclusive_lock(tmp_path):  # given back, also by an error
         pass
+
+
+def test_a_timer_takes_the_name_of_a_folder(tmp_path):
+    runs.timer(str(tmp_path))(10)
+    assert [row["step"] for row in runs.timings(tmp_path)] == [10]
+    with pytest.raises(UserError, match="timer: folder is 3, needs a path"):
+        runs.timer(3)

@@ -344,3 +344,8 @@ def test_metric_that_is_no_mean_of_parts_is_evaluated_at_once_or_refused(metric)
     assert evaluate(metrics, state, (x, y), len(y))["found"] == pytest.approx(right)
     with pytest.raises(UserError, match="batch_size: found of"):
         evaluate(metrics, state, (x, y), 7)
+
+
+def test_buffers_that_are_no_arrays_are_refused():
+    with pytest.raises(UserError, match=r"train_state: buffers\['mean'\] is 3, needs an array"):
+        train_state({"w": np.zeros(2)}, {"mean": 3}, optim.sgd(0.1), random.key(0))

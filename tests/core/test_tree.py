@@ -52,6 +52,14 @@ def test_unstack_inverts_stack(t, n):
         assert same(member, again)
 
 
+def test_stack_names_the_leaf_whose_shapes_differ():
+    trees = [{"a": {"w": np.zeros(2)}}, {"a": {"w": np.zeros(2)}}, {"a": {"w": np.zeros(3)}}]
+    with pytest.raises(UserError, match=r"stack: a/w: shapes \(2,\) and \(3,\), needs the same"):
+        tree.stack(trees)
+    with pytest.raises(UserError, match=r"stack: a/w: shapes"):
+        tree.stack([tree.map(torch.as_tensor, t) for t in trees])
+
+
 @given(full_trees, st.floats(-3, 3))
 def test_norm_is_homogeneous_and_that_of_the_vector(t, factor):
     scaled = tree.map(lambda leaf: leaf * factor, t)
