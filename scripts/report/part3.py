@@ -119,7 +119,7 @@ def of_lengths(found: dict) -> dict:
     return {
         "n": found["n"],
         "shortest": cells[0]["T"],
-        "longest": longest_perfect(cells),
+        "longest": longest_learned(cells),
         "lengths": to_print(figures.accuracy_over_length(cells), MEDIUM),
         "accuracies": accuracies(cells, seen),
         "rnn-curves": figures.both_curves(figures.shown(cells)),
@@ -159,14 +159,17 @@ def above_seen(cells: Sequence[dict], seen: dict[int, float]) -> str:
     return ", ".join(found) or "no length"
 
 
-def longest_perfect(cells: Sequence[dict]) -> int | None:
-    """Return the largest T up to which all seeds make no mistake; None if there is none."""
-    perfect = None
+def longest_learned(cells: Sequence[dict]) -> int | None:
+    """Return the largest T up to which every seed once makes no mistake; None if there is none.
+
+    A later evaluation may be worse again: `lost`.
+    """
+    learned = None
     for cell in sorted(cells, key=lambda cell: cell["T"]):
-        if figures.at_own_length(cell).min() < 1:
+        if figures.of_seeds(cell, "test_accuracy").max(axis=0).min() < 1:
             break
-        perfect = cell["T"]
-    return perfect
+        learned = cell["T"]
+    return learned
 
 
 def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> Table:
