@@ -67,7 +67,8 @@ def limited() -> Iterator[None]:
         raise TimeIsUp
 
     signal.signal(signal.SIGALRM, up)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    # again and again: the first may ring where nothing can be raised, as in a callback
+    signal.setitimer(signal.ITIMER_REAL, SECONDS, SECONDS)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 names that lie.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -227,3 +228,5 @@ def test_a_worker_of_a_dataloader_that_dies_is_said_and_nothing_hangs():
     with pytest.raises((RuntimeError, EOFError, ConnectionError)):
         for _ in range(1000):
             next(drawn)
+    with contextlib.suppress(RuntimeError):  # which says once more that the worker is gone
+        drawn._shutdown_workers()

@@ -13,7 +13,7 @@ from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import map_arrays
 from purenets.torch_nets.analysis.operators import Product, draw_probes, expect_net, matrix_product
 from purenets.torch_nets.analysis.per_example import check_chunk
-from purenets.torch_nets.analysis.trace import equal_parts, left_out_directions
+from purenets.torch_nets.analysis.trace import check_parts, left_out_directions
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -95,7 +95,7 @@ def xdiag(
     Source:
         Epperly, Tropp and Webber 2024, arXiv 2301.07825, algorithm 4.1.
     """
-    m = equal_parts("xdiag", num_matvecs, 2)
+    m = check_parts("xdiag", num_matvecs, 2)
     A = matrix_product("xdiag", product, params, chunk_size)
     if m > A.n:
         raise UserError(f"xdiag: num_matvecs is {num_matvecs}, needs at most {2 * A.n} of {A.n}")

@@ -105,7 +105,7 @@ def hutchpp_trace(
     Source:
         Meyer et al. 2021, arXiv 2010.09649, algorithm 1.
     """
-    k = equal_parts("hutchpp_trace", num_matvecs, 3)
+    k = check_parts("hutchpp_trace", num_matvecs, 3)
     A = matrix_product("hutchpp_trace", product, params, chunk_size)
     S, G = (
         draw_probes("hutchpp_trace", part, A, k, distribution)
@@ -151,7 +151,7 @@ def xtrace(
     Source:
         Epperly, Tropp and Webber 2024, arXiv 2301.07825, algorithm 1.2.
     """
-    m = equal_parts("xtrace", num_matvecs, 2)
+    m = check_parts("xtrace", num_matvecs, 2)
     A = matrix_product("xtrace", product, params, chunk_size)
     if m > A.n:
         raise UserError(f"xtrace: num_matvecs is {num_matvecs}, needs at most {2 * A.n} of {A.n}")
@@ -166,7 +166,7 @@ def xtrace(
     return (within + scale * (rest * moved).sum(0)).mean()
 
 
-def equal_parts(function: str, num_matvecs: int, parts: int) -> int:
+def check_parts(function: str, num_matvecs: int, parts: int) -> int:
     """Return num_matvecs / parts; a UserError unless it is a positive integer."""
     expect_integers(function, 1, num_matvecs=num_matvecs)
     if num_matvecs % parts:
