@@ -17,6 +17,8 @@ from hypothesis import settings
 
 from tests.tree_files import ROOT, checked_in_files
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
 settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("quick")
 torch.set_num_threads(1)
@@ -71,3 +73,44 @@ def clean_checkout(tmp_path_factory) -> Path:
     for command in (["init", "-q"], ["add", "-A"], [*user, "commit", "-q", "-m", "tests"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; the test is skipped where it is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the test extras")
+    if not CHROMIUM:
+        pytest.skip("needs chromium")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Return the function that opens a page without network; whatever it complains of fails."""
+    contexts, complaints = [], []
+
+    def opened(path: Path, width: int = 1400, scheme: str = "light", **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, **options
+        )
+        contexts.append(context)
+        tab = context.new_page()
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("requestfailed", lambda request: complaints.append(request.url))
+        tab.on(
+            "request",
+            lambda request: complaints.extend(
+                [request.url] if request.url.startswith("http") else []
+            ),
+        )
+        tab.goto(path.as_uri())
+        return tab
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not complaints

@@ -4,7 +4,6 @@ import importlib.util
 import inspect
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -19,7 +18,6 @@ from purenets import numpy_nets, optim, torch_nets
 from purenets.torch_nets import layers
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocs_jupyter")
 VISITED = {
     "start": "index.html",
@@ -115,46 +113,12 @@ def test_every_public_name_has_its_place_in_the_reference(site, pages):
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the test extras")
-    if not CHROMIUM:
-        pytest.skip("needs chromium")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(site, browser):
-    """Return the function that opens a page without network; whatever it complains of fails."""
-    contexts, complaints = [], []
-
-    def opened(path: str, width: int = 1400, scheme: str = "light"):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-        )
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("requestfailed", lambda request: complaints.append(request.url))
-        tab.goto((site / path).as_uri())
-        return tab
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not complaints
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", VISITED.values(), ids=VISITED)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1400])
-def test_a_page_fits_and_has_the_colors_of_the_system(visit, path, width, scheme):
-    tab = visit(path, width, scheme)
+def test_a_page_fits_and_has_the_colors_of_the_system(site, visit, path, width, scheme):
+    tab = visit(site / path, width, scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
     colors = tab.evaluate(
@@ -165,8 +129,8 @@ def test_a_page_fits_and_has_the_colors_of_the_system(visit, path, width, scheme
 
 
 @pytest.mark.slow
-def test_the_search_finds_a_function_on_a_page_from_the_disk(visit):
-    tab = visit("index.html")
+def test_the_search_finds_a_function_on_a_page_from_the_disk(site, visit):
+    tab = visit(site / "index.html")
     tab.click(".md-search__input")
     tab.locator(".md-search__input").press_sequentially("schedule_free_adamw")
     tab.wait_for_selector(".md-search-result__link")

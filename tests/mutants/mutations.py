@@ -1101,14 +1101,16 @@ PRIVACY_AND_PROCESSES = [
         "torch_nets/shards.py",
         "        return widened(part)\n    return total + widened(part) if",
         "        return part\n    return total + part if",
-        "tests/torch_nets/test_shards.py::test_half_precision_is_summed_in_float32_and_integers_are_the_first",
+        "tests/torch_nets/test_shards.py::"
+        "test_half_precision_is_summed_in_float32_and_integers_are_the_first",
     ),
     Mutation(
         "each epoch of a loader draws the same",
         "torch_nets/loaders.py",
         "place.begin(epoch, _seed(random.fold_in(key, epoch)))",
         "place.begin(epoch, _seed(key))",
-        "tests/torch_nets/test_loaders.py::test_an_epoch_is_the_one_of_the_loader_after_torchs_manual_seed",
+        "tests/torch_nets/test_loaders.py::"
+        "test_an_epoch_is_the_one_of_the_loader_after_torchs_manual_seed",
     ),
     Mutation(
         "a loader that goes on has lost its place",

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import statistics
 from pathlib import Path
 
@@ -36,7 +35,6 @@ from scripts import (
 from scripts.report import layer_formulas, one_step, part3, settings
 from tests.result_tables import RESULTS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 LINE = 100  # letters of a caption on one line of a page
 
 
@@ -76,45 +74,6 @@ def points(a: list[float], b: list[float]) -> str:
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the test extras")
-    if not CHROMIUM:
-        pytest.skip("needs chromium")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Return the function that opens a page without network; whatever it complains of fails."""
-    contexts, complaints = [], []
-
-    def opened(path: Path, width: int = 1400, scheme: str = "light", **options):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, **options
-        )
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on(
-            "request",
-            lambda request: complaints.extend(
-                [request.url] if request.url.startswith("http") else []
-            ),
-        )
-        tab.goto(path.as_uri())
-        return tab
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert not complaints
 
 
 @pytest.mark.slow
