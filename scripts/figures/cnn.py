@@ -22,6 +22,7 @@ from purenets.core.report.plots import COLORS, LINES, literal, panels, save
 from purenets.core.runs.command import command
 from purenets.core.runs.history import column
 from purenets.core.runs.options import Options, option
+from scripts import cnn_sweep
 from scripts.figures.cifar10 import draw_tests, learning_curves
 from scripts.shared import result_files
 from scripts.shared.schemas import SWEEP
@@ -205,7 +206,7 @@ def main(config: Config) -> None:
     rows = result_files.read(config.results, SWEEP)["rows"]
     title = f"The reduced VGG on {images_of(rows)}"
     save(learning_curves(rows, title, pairs=2), Path(config.curves))
-    rows = [row for row in rows if row["setting"] != "best"]
+    rows = [row for row in rows if row["setting"] in cnn_sweep.COMPARED]
     save(settings_curves(rows, f"The reduced VGG on {images_of(rows)}"), Path(config.out))
 
 

@@ -37,7 +37,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= of_final(found.get("part1_cifar10"))
     else:
         missing = ("settings", "adam", "optimizers", "highest", "single", "ladder", "best")
-        missing += ("gain", "final")
+        missing += ("gain", "final", "precision")
         values |= {"quick": in_small(run_quick.part2, quick)} | dict.fromkeys(missing)
     (part,) = sections("part2", values)
     return part
@@ -77,6 +77,7 @@ def analysis(found: dict) -> dict:
         "settings": compact(cnn_sweep.table(found["rows"])),
     }
     values |= of_adam(by_setting.get(ADAM)) | of_best(by_setting.get(BEST))
+    values |= of_precision(by_setting)
     return values | of_optimizers(by_setting) | of_ladder(by_setting) | of_gain(by_setting)
 
 
@@ -90,6 +91,19 @@ def compared(a: Sequence[dict], b: Sequence[dict]) -> Difference:
     same = sorted(row["seed"] for row in a) == sorted(row["seed"] for row in b)
     ordered = (accuracies(sorted(rows, key=lambda row: row["seed"])) for rows in (a, b))
     return paired(*ordered) if same else unpaired(*ordered)
+
+
+def of_precision(by_setting: dict) -> dict:
+    """Return what bfloat16 changes in the assignment's setting; None without several seeds of it in
+    both."""
+    both = [by_setting.get(name, ()) for name in (ADAM, cnn_sweep.IN_FLOAT32)]
+    if min(map(len, both)) < 2:
+        return {"precision": None}
+    return {
+        "precision": compared(*both).points(),
+        "float32": spread(accuracies(both[1])),
+        "precision_n": len(both[1]),
+    }
 
 
 def of_gain(by_setting: dict) -> dict:
@@ -145,11 +159,11 @@ def epochs(setting: str, rows: Sequence[dict]) -> float:
 
 
 def of_optimizers(by_setting: dict) -> dict:
-    """Return the values of the comparison of the short settings, if there are several.
+    """Return the values of the comparison of optimizers and rates, if there are several.
 
     The highest and the lowest are those of the settings with two seeds or more.
     """
-    short = {name: rows for name, rows in by_setting.items() if name not in cnn_sweep.LONG}
+    short = {name: rows for name, rows in by_setting.items() if name in cnn_sweep.COMPARED}
     if len(short) < 2:
         return dict.fromkeys(("optimizers", "highest", "single"))
     every_row = [row for rows in short.values() for row in rows]

@@ -389,3 +389,14 @@ def test_more_rows_are_compared():
     table = part2.of_ladder(by_setting)["ladder"]
     assert [row[0] for row in table.rows[1:]] == list(by_setting)
     assert [row[4] for row in table.rows[1:]] == ["", "+10.00 ± 0.00", "+0.00 ± 0.00"]
+
+
+def test_precision_is_compared_and_is_no_optimizer():
+    from scripts.report import part2
+
+    row = found("part2_settings")["rows"][0]
+    assert part2.of_precision({"adam 1e-3": [row, row]}) == {"precision": None}
+    in_float32 = {**row, "test": {**row["test"], "accuracy": row["test"]["accuracy"] - 0.02}}
+    both = {"adam 1e-3": [row, row], "adam 1e-3 in float32": [in_float32, in_float32]}
+    assert part2.of_precision(both)["precision"] == "+2.00 ± 0.00"
+    assert part2.of_optimizers(both)["optimizers"] is None

@@ -212,6 +212,15 @@ def test_the_best_of_part_two_is_the_preset_and_the_default_net_has_pytorchs_ini
         assert values.get("dirac", False) == (name == "best")
 
 
+def test_precision_is_told_apart():
+    adam, in_float32 = (
+        cnn_train.Config(**{"precision": "bfloat16"} | cnn_sweep.SETTINGS[name])
+        for name in ("adam 1e-3", "adam 1e-3 in float32")
+    )
+    assert dataclasses.replace(adam, precision="float32") == in_float32
+    assert cnn_sweep.Config().precision == adam.precision
+
+
 def test_length_and_regularization_are_told_apart():
     plain, augmented = (
         cnn_train.Config(**cnn_sweep.SETTINGS[f"40 epochs {name}"])
