@@ -6,13 +6,14 @@
 `--recipe` is the file of that name from the repository KellerJordan/cifar10-airbench, run as it
 stands (`benchmarks/recipe.py`); ours are presets as scripts/cifar10_sweep.py names them.
 
-Time: in each round the recipe takes a step and every preset takes its steps on as many images, each
-contestant in a process of its own, all with malloc set as our scripts set it; the first rounds,
-which warm up, do not count. The time of a training is the sum over its parts
-(`benchmarks/cifar10_parts.py`): their number times the median of their seconds. It is given in
-units of A, the time of the recipe. Evaluations in between, reading the images and the start of the
-process are left out for all. Measure it on a machine that does nothing else: the load before and
-after is in the file.
+Time: each preset is timed beside the recipe alone, since a process that waits long for its turn is
+slower afterwards (of six in turns, the recipe lost a third). In each round the recipe takes a step
+and the preset takes its steps on as many images, each in a process of its own, both with malloc set
+as our scripts set it; the first rounds, which warm up, do not count. The time of a training is the
+sum over its parts (`benchmarks/cifar10_parts.py`): their number times the median of their seconds.
+It is given in units of A, the time of the recipe in the same rounds. Evaluations in between,
+reading the images and the start of the process are left out for all. Measure it on a machine that
+does nothing else: the load before and after is in the file.
 
 Accuracy: with `--seeds` all train in full, seed by seed in turns, on all training images; hours
 long. Rows that `--results` has are kept.
@@ -116,27 +117,19 @@ def recipe_name(config: Config) -> str | None:
 
 
 def measured(config: Config, rows: list[dict]) -> dict:
-    """Return the description and the seconds of each contestant, by parts, in turns."""
+    """Return the description and the seconds by parts of each preset and of the recipe beside
+    it."""
     import torch
 
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    source = cifar10_parts.Source(config.data, config.data_dir, config.image_size, threads)
-    calls, theirs = {}, recipe_name(config)
-    if theirs:
-        path = str(Path(config.recipe).resolve())
-        calls[theirs] = timing.apart(
-            cifar10_parts.theirs, source, path, config.compile, memory_reused=True
-        )
-    for name in config.presets:
-        calls[f"purenets {name}"] = timing.apart(
-            cifar10_parts.ours, source, name, part_of_views(name, rows), memory_reused=True
-        )
+    theirs = recipe_name(config)
     load = os.getloadavg()
-    about = {name: call() for name, call in calls.items()}
-    rounds = [{name: call() for name, call in calls.items()} for _ in range(WARMUP + config.rounds)]
-    contestants = {name: summed(about[name], [r[name] for r in rounds[WARMUP:]]) for name in calls}
-    dtypes = {contestant["precision"] for contestant in contestants.values()}
+    pairs = {
+        name: timed(calls_of(config, name, theirs, threads, rows), config.rounds)
+        for name in config.presets
+    }
+    dtypes = {one["precision"] for pair in pairs.values() for one in pair.values()}
     return {
         "n": config.rounds,
         "threads": threads,
@@ -144,8 +137,31 @@ def measured(config: Config, rows: list[dict]) -> dict:
         "load_after": os.getloadavg(),
         "unit": theirs,
         "peak_gigaflops": {dtype: products.peak_gigaflops(dtype) for dtype in sorted(dtypes)},
-        "contestants": contestants,
+        "pairs": pairs,
     }
+
+
+def calls_of(config: Config, setting: str, theirs: str | None, threads: int, rows: list) -> dict:
+    """Return the recipe, where it is there, and a preset, each in a process of its own."""
+    source = cifar10_parts.Source(config.data, config.data_dir, config.image_size, threads)
+    calls = {}
+    if theirs:
+        path = str(Path(config.recipe).resolve())
+        calls[theirs] = timing.apart(
+            cifar10_parts.theirs, source, path, config.compile, memory_reused=True
+        )
+    views = part_of_views(setting, rows)
+    calls[f"purenets {setting}"] = timing.apart(
+        cifar10_parts.ours, source, setting, views, memory_reused=True
+    )
+    return calls
+
+
+def timed(calls: dict, n: int) -> dict:
+    """Return the contestants' descriptions and seconds of `n` rounds in turns."""
+    about = {name: call() for name, call in calls.items()}
+    rounds = [{name: call() for name, call in calls.items()} for _ in range(WARMUP + n)]
+    return {name: summed(about[name], [r[name] for r in rounds[WARMUP:]]) for name in calls}
 
 
 def part_of_views(setting: str, rows: list[dict]) -> float:
@@ -242,29 +258,33 @@ def tables(found: dict) -> list[Table]:
 
 
 def time_table(found: dict) -> Table:
-    """Return a row for each contestant: seconds of a step, and of a whole training with its test
-    over views, in units of the public recipe; its operations, and their part of the peak."""
-    unit = found["contestants"].get(found["unit"], {}).get("seconds")
-    rows = []
-    for name, one_ in found["contestants"].items():
-        part = one_["parts"]["step"]
-        low, high = part["quartiles"]
-        speed = 1e3 * one_["teraflop"] / one_["seconds"]
-        rows.append(
-            (
-                name,
-                one_["precision"],
-                f"{one_['steps']:,}",
-                f"{part['seconds']:.3f} ({low:.3f} to {high:.3f})",
-                f"{one_['seconds']:.0f}",
-                f"{one_['seconds'] / unit:.2f}" if unit else "",
-                f"{one_['teraflop']:.0f}",
-                f"{speed / found['peak_gigaflops'][one_['precision']]:.0%}",
-                found["n"],
-            )
-        )
+    """Return a row for each preset, and for the recipe beside it: seconds of a step, and of a whole
+    training with its test over views, in units of that recipe; its operations, and their part of
+    the peak."""
+    cells = []
+    for pair in found["pairs"].values():
+        unit = pair.get(found["unit"], {}).get("seconds")
+        cells += [time_cells(name, one_, unit, found) for name, one_ in pair.items()]
     header = ("contestant", "precision", "steps", "seconds of a step (quartiles)", "seconds")
-    return table_of((*header, "in A", "TFLOP", "of the peak", "n"), rows)
+    return table_of((*header, "in A", "TFLOP", "of the peak", "n"), cells)
+
+
+def time_cells(name: str, about: dict, unit: float | None, found: dict) -> tuple:
+    """Return a contestant's row of the table of times."""
+    part = about["parts"]["step"]
+    low, high = part["quartiles"]
+    speed = 1e3 * about["teraflop"] / about["seconds"]
+    return (
+        name,
+        about["precision"],
+        f"{about['steps']:,}",
+        f"{part['seconds']:.3f} ({low:.3f} to {high:.3f})",
+        f"{about['seconds']:.0f}",
+        f"{about['seconds'] / unit:.2f}" if unit else "",
+        f"{about['teraflop']:.0f}",
+        f"{speed / found['peak_gigaflops'][about['precision']]:.0%}",
+        found["n"],
+    )
 
 
 def table(rows: list[dict]) -> Table:

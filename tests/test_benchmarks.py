@@ -153,8 +153,12 @@ def test_the_time_of_a_training_is_the_sum_of_its_parts(recipe_file, tmp_path, m
     threads = torch.get_num_threads()
     found = cifar10.main(config)["time"]
     torch.set_num_threads(threads)
-    assert list(found["contestants"]) == ["recipe", "purenets cnn digits", "purenets mlp digits"]
-    ours = found["contestants"]["purenets cnn digits"]
+    assert [list(pair) for pair in found["pairs"].values()] == [
+        ["recipe", "purenets cnn digits"],
+        ["recipe", "purenets mlp digits"],
+    ]
+    pair = found["pairs"]["cnn digits"]
+    ours = pair["purenets cnn digits"]
     assert ours["steps"] == 58  # 4 epochs of 1,438 images in batches of 100
     step = ours["parts"]["step"]
     assert step["count"] == 58
@@ -162,7 +166,7 @@ def test_the_time_of_a_training_is_the_sum_of_its_parts(recipe_file, tmp_path, m
     assert ours["seconds"] == pytest.approx(ours["once_seconds"] + 58 * step["seconds"])
     assert ours["teraflop"] == pytest.approx(58 * step["flops"] / 1e12)
     text = (tmp_path / "found.md").read_text()
-    ratio = ours["seconds"] / found["contestants"]["recipe"]["seconds"]
+    ratio = ours["seconds"] / pair["recipe"]["seconds"]
     assert f"| {ratio:.2f} |" in text
     with pytest.raises(UserError, match="holds rows of other images"):
         rows = [{"contestant": "purenets cnn 94", "seed": 0, "images": "elsewhere"}]
