@@ -19,8 +19,10 @@ Accuracy: with `--seeds` all train in full, seed by seed in turns, on all traini
 long. Rows that `--results` has are kept.
 """
 
+import functools
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +128,7 @@ def measured(config: Config, rows: list[dict]) -> dict:
     theirs = recipe_name(config)
     load = os.getloadavg()
     pairs = {
-        name: timed(calls_of(config, name, theirs, threads, rows), config.rounds)
+        name: timed(contestants(config, name, theirs, threads, rows), config.rounds)
         for name in config.presets
     }
     dtypes = {one["precision"] for pair in pairs.values() for one in pair.values()}
@@ -141,25 +143,23 @@ def measured(config: Config, rows: list[dict]) -> dict:
     }
 
 
-def calls_of(config: Config, setting: str, theirs: str | None, threads: int, rows: list) -> dict:
-    """Return the recipe, where it is there, and a preset, each in a process of its own."""
+def contestants(config: Config, setting: str, theirs: str | None, threads: int, rows: list) -> dict:
+    """Return the functions that start the recipe, where it is there, and a preset, each in a
+    process of its own."""
     source = cifar10_parts.Source(config.data, config.data_dir, config.image_size, threads)
-    calls = {}
-    if theirs:
-        path = str(Path(config.recipe).resolve())
-        calls[theirs] = timing.apart(
-            cifar10_parts.theirs, source, path, config.compile, memory_reused=True
-        )
-    views = part_of_views(setting, rows)
-    calls[f"purenets {setting}"] = timing.apart(
-        cifar10_parts.ours, source, setting, views, memory_reused=True
-    )
-    return calls
+    path, views = str(Path(config.recipe).resolve()), part_of_views(setting, rows)
+    apart = functools.partial(timing.apart, memory_reused=True)
+    ours = functools.partial(apart, cifar10_parts.ours, source, setting, views)
+    peer = functools.partial(apart, cifar10_parts.theirs, source, path, config.compile)
+    return ({theirs: peer} if theirs else {}) | {f"purenets {setting}": ours}
 
 
-def timed(calls: dict, n: int) -> dict:
+def timed(starts: dict[str, Callable], n: int) -> dict:
     """Return the contestants' descriptions and seconds of `n` rounds in turns."""
-    about = {name: call() for name, call in calls.items()}
+    calls, about = {}, {}
+    for name, start in starts.items():  # one after the other, since also the start is timed
+        calls[name] = start()
+        about[name] = calls[name]()
     rounds = [{name: call() for name, call in calls.items()} for _ in range(WARMUP + n)]
     return {name: summed(about[name], [r[name] for r in rounds[WARMUP:]]) for name in calls}
 

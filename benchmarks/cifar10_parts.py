@@ -101,26 +101,41 @@ def ours(source: Source, setting: str, views_part: float) -> Callable[[], dict]:
     return rounds_of(about, parts, repeats)
 
 
-def kinds_of_steps(config, steps: int) -> dict[str, tuple[int, int]]:
+def kinds_of_steps(plan) -> dict[str, tuple[int, int]]:
+    """Return the first step and the number of steps of each kind, by its name: of each size of
+    images, with all params trained and with those that stand still at last."""
+    fixed = plan.recipe.fixed(plan.config, plan.per_epoch)
+    all_trained = min(fixed.begin, plan.steps) if fixed else 0
+    kinds = {}
+    for name, (begin, count) in sizes_of_steps(plan).items():
+        middle, end = max(begin, min(all_trained, begin + count)), begin + count
+        kinds |= {f"{name}, first bias trained": (begin, middle - begin)} if middle > begin else {}
+        kinds |= {name: (middle, end - middle)} if end > middle else {}
+    return kinds
+
+
+def sizes_of_steps(plan) -> dict[str, tuple[int, int]]:
     """Return the first step and the number of steps of each size of images, by its name."""
     from scripts.shared.training import small_steps
 
-    end = small_steps(config, steps)
-    kinds = {"step": (end, steps - end)}
+    end = small_steps(plan.config, plan.steps)
+    kinds = {"step": (end, plan.steps - end)}
     return kinds | ({"step, small images": (0, end)} if end else {})
 
 
 def our_steps(plan, run) -> dict[str, Part]:
     """Return the steps of a training, each with the drawing of its batch."""
+    import torch
+
     state = run.state
 
     def take(i: int) -> None:
         nonlocal state
-        state, _ = run.step(state, run.batches(i))
+        state, _ = run.step(state._replace(step=torch.tensor(i)), run.batches(i))
 
     return {
         name: Part(count, lambda i, begin=begin: take(begin + i))
-        for name, (begin, count) in kinds_of_steps(plan.config, plan.steps).items()
+        for name, (begin, count) in kinds_of_steps(plan).items()
     }
 
 
@@ -135,7 +150,7 @@ def small_net_parts(plan, run) -> dict[str, Part]:
     batches = training.batches_of(config, plan.recipe, plan.task, plan.batch_key, plan.steps)
     model, step, state = training.proxy_of(plan)
     parts = {}
-    for name, (begin, count) in kinds_of_steps(config, plan.steps).items():
+    for name, (begin, count) in sizes_of_steps(plan).items():
 
         def look(i: int, begin=begin) -> None:
             losses(model, state, batches(begin + i)).topk(config.images_in_step)

@@ -6,6 +6,7 @@ python scripts/cifar10_cnn.py --preset digits  # in small, on data that is alway
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from purenets.core.runs.options import (
 )
 from scripts.shared import training
 from scripts.shared.filters import muon_of_filters, nesterov_per_image
+from scripts.shared.fixed_params import Fixed
 from scripts.shared.images import CIFAR10, ImageOptions, report
 from scripts.shared.result import Result
 
@@ -167,9 +169,8 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
     def muon(rate: float) -> Optimizer:
         return muon_of_filters(rate, falling(steps), config.momentum, config.muon_method)
 
-    first_steps = max(config.whiten_epochs * steps_per_epoch, 1)  # with 0 there is no such leaf
     parts = {
-        "first bias": sgd(config.bias_rate, first_steps),
+        "first bias": sgd(config.bias_rate, first_bias_steps(config, steps_per_epoch)),
         "biases": sgd(config.bias_rate),
         "head": sgd(config.head_rate),
         "filters": {"muon": muon, "nesterov": sgd}[config.optimizer](config.learning_rate),
@@ -183,6 +184,18 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
     return optim.partition(parts, label)
 
 
+def first_bias_steps(config: Config, steps_per_epoch: float) -> float:
+    """Return when the rate of the first layer's bias is down to 0."""
+    return max(config.whiten_epochs * steps_per_epoch, 1)  # with 0 there is no such leaf
+
+
+def fixed(config: Config, steps_per_epoch: float) -> Fixed | None:
+    """Return the first layer's bias, which stands still once its rate is 0."""
+    if not (config.whiten and config.whiten_epochs):
+        return None
+    return Fixed(("first.bias",), math.ceil(first_bias_steps(config, steps_per_epoch)))
+
+
 def proxy(config: Config) -> Config:
     """Return the options of the small net of --hardest: about a tenth of the multiplications."""
     small = tuple(
@@ -191,7 +204,7 @@ def proxy(config: Config) -> Config:
     return dataclasses.replace(config, channels=small, depth=2)
 
 
-RECIPE = training.Recipe("fast CNN", make_net, make_optimizer, proxy=proxy)
+RECIPE = training.Recipe("fast CNN", make_net, make_optimizer, proxy=proxy, fixed=fixed)
 
 
 def train(config: Config) -> Result:

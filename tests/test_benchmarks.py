@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,11 +161,13 @@ def test_the_time_of_a_training_is_the_sum_of_its_parts(recipe_file, tmp_path, m
     pair = found["pairs"]["cnn digits"]
     ours = pair["purenets cnn digits"]
     assert ours["steps"] == 58  # 4 epochs of 1,438 images in batches of 100
-    step = ours["parts"]["step"]
-    assert step["count"] == 58
+    first, step = ours["parts"]["step, first bias trained"], ours["parts"]["step"]
+    assert (first["count"], step["count"]) == (44, 14)
     assert step["n"] == 2
-    assert ours["seconds"] == pytest.approx(ours["once_seconds"] + 58 * step["seconds"])
-    assert ours["teraflop"] == pytest.approx(58 * step["flops"] / 1e12)
+    taken = 44 * first["seconds"] + 14 * step["seconds"]
+    assert ours["seconds"] == pytest.approx(ours["once_seconds"] + taken)
+    assert ours["teraflop"] == pytest.approx((44 * first["flops"] + 14 * step["flops"]) / 1e12)
+    assert step["flops"] < first["flops"]  # no backward pass of the first layer
     text = (tmp_path / "found.md").read_text()
     ratio = ours["seconds"] / pair["recipe"]["seconds"]
     assert f"| {ratio:.2f} |" in text
@@ -179,15 +182,26 @@ def test_a_preset_has_a_part_for_each_kind_of_its_steps():
     threads = torch.get_num_threads()
     about = cifar10_parts.ours(source, "cnn digits", 0.25)()
     torch.set_num_threads(threads)
-    assert about["parts"].keys() == {"step"}
-    config = dataclasses.replace(cifar10_cnn.PRESETS["94"], small_size=26, small_fraction=0.25)
-    assert cifar10_parts.kinds_of_steps(config, 100) == {
-        "step": (25, 75),
-        "step, small images": (0, 25),
+    assert about["parts"].keys() == {"step", "step, first bias trained"}
+
+
+def test_kinds_of_steps_are_apart():
+    def kinds(**changes):
+        config = dataclasses.replace(cifar10_cnn.PRESETS["94"], **changes)
+        plan = SimpleNamespace(config=config, recipe=cifar10_cnn.RECIPE, steps=100, per_epoch=20)
+        return cifar10_parts.kinds_of_steps(plan)
+
+    assert kinds(small_size=26, small_fraction=0.25, whiten_epochs=3.0) == {
+        "step, small images, first bias trained": (0, 25),
+        "step, first bias trained": (25, 35),
+        "step": (60, 40),
     }
-    assert cifar10_parts.kinds_of_steps(
-        dataclasses.replace(config, small_size=0, small_fraction=0.5), 100
-    ) == {"step": (0, 100)}
+    assert kinds(small_size=26, small_fraction=0.75, whiten_epochs=3.0) == {
+        "step, small images, first bias trained": (0, 60),
+        "step, small images": (60, 15),
+        "step": (75, 25),
+    }
+    assert kinds(small_size=0, small_fraction=0.5, whiten_epochs=0.0) == {"step": (0, 100)}
 
 
 def test_the_small_net_and_the_views_are_parts_too(monkeypatch):
@@ -202,8 +216,9 @@ def test_the_small_net_and_the_views_are_parts_too(monkeypatch):
     counts = {name: part["count"] for name, part in about["parts"].items()}
     assert seconds.keys() == counts.keys()
     assert counts == {
-        "step": 29,
-        "step, small images": 29,
+        "step, first bias trained": 15,
+        "step": 14,
+        "step, small images, first bias trained": 29,
         "small net's look before a step": 29,
         "small net's look before a step, small images": 29,
         "small net's step": 29 * 15 / 58,
@@ -212,7 +227,7 @@ def test_the_small_net_and_the_views_are_parts_too(monkeypatch):
         "plain pass": 10_000 / 500,
     }
     flops = {name: part["flops"] for name, part in about["parts"].items()}
-    assert flops["step, small images"] < flops["step"]
+    assert flops["step, small images, first bias trained"] < flops["step, first bias trained"]
     assert flops["views"] == 6 * flops["plain pass"]
 
 

@@ -31,6 +31,7 @@ from purenets.core.runs import checkpoint
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
+from scripts.shared.fixed_params import Fixed, with_fixed
 from scripts.shared.images import ImageOptions, open_task, save, tested, validated_over_views
 from scripts.shared.result import Result
 from scripts.shared.schemas import all_of
@@ -51,6 +52,7 @@ class Recipe(NamedTuple):
         chain_moves: flip and crop take their keys from `augment.chain` instead of one after the
             other. Both are as random; each script keeps the numbers that its seeds have had.
         proxy: `proxy(config)` -> the options of the small net of --hardest.
+        fixed: `fixed(config, steps_per_epoch)` -> the params that stand still from some step on.
     """
 
     title: str
@@ -58,6 +60,7 @@ class Recipe(NamedTuple):
     make_optimizer: Callable[[Any, int, float], Optimizer]
     chain_moves: bool = False
     proxy: Callable[[Any], Any] | None = None
+    fixed: Callable[[Any, float], Fixed | None] = lambda config, steps_per_epoch: None
 
 
 class Plan(NamedTuple):
@@ -192,18 +195,30 @@ def prepare(plan: Plan, folder: Path | None = None, rows=None) -> Training:
     from purenets.torch_nets.distributed import parallel_metrics
 
     config, task, group = plan.config, plan.task, plan.group
-    model = autotuned(plan.plain, task, config.precision, folder, group)
-    grad = make_grad_fn(config, plan.recipe, model, task, group)
-    model, grad = with_members(config, model, grad)
+    one = autotuned(plan.plain, task, config.precision, folder, group)
+    fixed = plan.recipe.fixed(config, plan.per_epoch)
+    step = with_fixed(functools.partial(step_of, plan), one, fixed)
+    model = members_of(config, one)
     averaged = averaged_state_fn(model, task, config.batch_size, group)
     return Training(
         model=model,
-        step=compiled(config, make_step(grad, plan.optimizer)),
+        step=step,
         state=start(model, plan.optimizer, plan.init_key, plan.step_key, task.train[0].device),
         batches=hardest_batches(plan, folder, rows),
         averaged=averaged,
         evaluate=validation(parallel_metrics(metrics_fn(model), group), averaged, task),
     )
+
+
+def step_of(plan: Plan, model: Model) -> Step:
+    """Return the training step of a model; it trains all `--members` of it at once."""
+    from purenets.torch_nets.ensemble import per_member_grad_fn
+
+    config = plan.config
+    grad = make_grad_fn(config, plan.recipe, model, plan.task, plan.group)
+    if config.members > 1:
+        grad = per_member_grad_fn(grad, config.members)
+    return compiled(config, make_step(grad, plan.optimizer))
 
 
 def check_one_process(config: ImageOptions, group) -> None:
@@ -304,13 +319,11 @@ def normalized(model: Model, normalize: Callable) -> Model:
     return model._replace(apply=apply, layers={})
 
 
-def with_members(config: ImageOptions, model: Model, grad: GradFn) -> tuple[Model, GradFn]:
-    """Return the model and the gradient of `--members` nets, side by side as one."""
-    from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
+def members_of(config: ImageOptions, model: Model) -> Model:
+    """Return the model of `--members` nets, side by side as one."""
+    from purenets.torch_nets.ensemble import deep_ensemble
 
-    if config.members == 1:
-        return model, grad
-    return deep_ensemble(model, config.members), per_member_grad_fn(grad, config.members)
+    return model if config.members == 1 else deep_ensemble(model, config.members)
 
 
 def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> TrainState:

@@ -8,14 +8,17 @@ import json
 import sys
 
 import pytest
+import torch
 
-from purenets import Interrupted, UserError, runs
+from purenets import Interrupted, UserError, random, runs
 from purenets.core.report.document import Picture
 from purenets.core.runs import provenance
 from purenets.core.runs.command import command
+from purenets.torch_nets import grad_fn, layers
 from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep
 from scripts.figures import cifar10 as figures
 from scripts.report import cifar10 as report_cifar10
+from scripts.shared import fixed_params, training
 from scripts.shared.sweeps import spread
 
 SCRIPTS = {"cifar10_cnn": cifar10_cnn, "cifar10_mlp": cifar10_mlp}
@@ -103,6 +106,42 @@ def test_the_fast_net_learns_from_cifar10(cifar10_dir):
     few |= {"views": "none", "views_below": 1.0, "valid_fraction": 0.01}
     config = tiny(cifar10_cnn, "94", **few, data_dir=cifar10_dir, channels=(16, 32, 32))
     assert cifar10_cnn.train(config).test["accuracy"] > 0.4  # chance is 0.1
+
+
+def test_a_bias_that_stands_still_changes_nothing_else():
+    config = tiny(cifar10_cnn, "digits", epochs=2.0, whiten_epochs=1.0)
+    plain = cifar10_cnn.RECIPE._replace(fixed=lambda config, steps_per_epoch: None)
+    expected = training.train(config, plain).state
+    found = training.train(config, cifar10_cnn.RECIPE).state
+    for name, leaf in expected.params.items():
+        assert torch.equal(found.params[name], leaf), name
+
+
+def test_constants_have_no_gradient():
+    model = fixed_params.with_constants(layers.Linear(2, 3), ("bias",))
+    params, buffers = model.init(random.key(0))
+    batch = torch.ones(4, 2), torch.tensor([0, 1, 2, 0])
+    grads, _ = grad_fn(model)(params, buffers, batch, None)
+    assert grads["bias"].tolist() == [0.0, 0.0, 0.0]
+    expected, _ = grad_fn(layers.Linear(2, 3))(params, buffers, batch, None)
+    assert torch.equal(grads["weight"], expected["weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "begin"), [({}, 30), ({"whiten_epochs": 0.0}, None), ({"whiten": False}, None)]
+)
+def test_the_first_bias_stands_still_once_its_rate_is_0(changes, begin):
+    config = dataclasses.replace(cifar10_cnn.PRESETS["94"], **changes)
+    fixed = cifar10_cnn.fixed(config, 9.9)
+    assert fixed == (begin and (("first.bias",), begin))
+    optimizer = cifar10_cnn.make_optimizer(config, 100, 9.9)
+    params = {"first.bias": torch.ones(3)}
+    state = optimizer.init(params)
+    moved = []
+    for _ in range(40):
+        updates, state = optimizer.update({"first.bias": torch.ones(3)}, state, params)
+        moved.append(bool(updates["first.bias"].any()))
+    assert begin is None or moved == [True] * begin + [False] * (40 - begin)
 
 
 def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
