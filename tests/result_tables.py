@@ -50,7 +50,6 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "part1_noise": of_rows(compare_mlps.table),
     "part1_shuffled": of_rows(shuffled_pixels.table),
     "part1_cifar10": of_rows(cifar10_sweep.table),
-    "part1_cifar10_ablation": of_rows(cifar10_sweep.table),
     "part2_settings": of_rows(cnn_sweep.table),
     **{
         f"rnn_{name}": lambda found: [palindrome_sweep.table(found)]
