@@ -452,7 +452,7 @@ def of_clipping(own: dict[str, np.ndarray]) -> dict:
     }
     pairs = {name: other for name, other in unclipped.items() if other in own}
     gains = {name: paired(own[other], own[name]) for name, other in pairs.items()}
-    lowest, *_, highest = sorted(gain.mean for gain in gains.values())
+    lowest, highest = (f(gain.mean for gain in gains.values()) for f in (min, max))
     most_errors = max(gain.errors if gain.mean else 0.0 for gain in gains.values())
     clear = lowest > 0 and most_errors < 2
     return {
