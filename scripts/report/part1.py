@@ -26,6 +26,8 @@ from scripts.shared.mlp import MLPConfig, load_data
 HIDDEN, BATCH = 20, 32  # of the network whose layers are shown
 CURVE_HEIGHT = 1.45  # inches of each set
 EPOCHS = 100  # of the decision boundaries
+OF_SETS = ("sets", "sets_same", "sets_differ", "overlap", "overlap_otherwise")
+OF_SHUFFLED = ("shuffled", "shuffled_uses", "shuffled_otherwise")
 CONTENTS = {
     "moons": "two half circles, noise 0.1",
     "circles": "one circle inside another, noise 0.1",
@@ -52,7 +54,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= of_strategies(found.get("part1_strategies")) | of_noise(found.get("part1_noise"))
         values |= of_shuffled(found.get("part1_shuffled"))
     else:
-        missing = ("sets", "curves", "strategies", "noise", "shuffled")
+        missing = (*OF_SETS, *OF_SHUFFLED, "curves", "strategies", "noise")
         values |= {"quick": in_small(run_quick.part1, quick)} | dict.fromkeys(missing)
     (part,) = sections("part1", values)
     return part
@@ -133,8 +135,9 @@ def of_sets(found: dict) -> dict:
         "sets": compact(compare_mlps.table(found["rows"])),
         "sets_n": found["n"],
         "n_sets": len(names),
-        "sets_same": not any(map(differs, between.values())),
-        "sets_differ": ", ".join(f"{c.points()} on {name}" for name, c in apart.items()) or None,
+        "sets_same": not apart,
+        "sets_differ": bool(apart),
+        "sets_apart": ", ".join(f"{c.points()} on {name}" for name, c in apart.items()),
         **of_overlap(found["rows"]),
         "curves": curves(found["rows"]),
     }
@@ -253,7 +256,7 @@ def params_apart(rows: Sequence[dict]) -> list[float]:
 def of_shuffled(found: dict | None) -> dict:
     """Return the values of digits with their pixels in order and shuffled."""
     if found is None:
-        return {"shuffled": None}
+        return dict.fromkeys(OF_SHUFFLED)
     rows = found["rows"]
     effects = {net: shuffled_pixels.effect(rows, net) for net in shuffled_pixels.NETS}
     gain = paired(*(shuffled_pixels.accuracies(rows, net, "in order") for net in ("CNN", "MLP")))

@@ -37,6 +37,10 @@ NAMES = {  # of the settings of networks that are evaluated far beyond their len
     "small-input-orthogonal": "orthogonal, input \u00d7 0.01",
     "onehot": "default W_hh, one-hot",
 }
+OF_LENGTHS = ("lengths", "longest", "spike", "longer_worse")
+OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance")
+OF_INGREDIENTS = ("ingredients", "frozen_unclear", "frozen_otherwise")
+OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
 USES = {
     "W_hx": "(1), every step",
     "W_hh": "(1), every step",
@@ -55,7 +59,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= of_ingredients(found.get("rnn_settings"))
         values |= of_memory(found.get("rnn_memory_why"))
     else:
-        missing = ("lengths", "longest", "held-out", "gradients", "ingredients", "memory")
+        missing = (*OF_LENGTHS, *OF_STATES, *OF_INGREDIENTS, "held-out", "memory")
         values |= {"quick": in_small(run_quick.part3, quick)} | dict.fromkeys(missing)
     (part,) = sections("part3", values)
     return part
@@ -347,7 +351,7 @@ def enough(cells: Sequence[dict], T: int) -> str:
 def of_states(found: dict | None) -> dict:
     """Return the values of gradients over time and of what hidden states hold."""
     if found is None:
-        return {"gradients": None}
+        return dict.fromkeys(OF_STATES)
     cells = found["cells"]
     default = [cell for cell in cells if cell["setting"] == "default"]
     latches = next(cell for cell in cells if cell["setting"] == "latches")
@@ -407,7 +411,7 @@ def at_time(cell: dict, when: str) -> list[float]:
 def of_ingredients(found: dict | None) -> dict:
     """Return the values of the comparison of ingredients at the length HARD."""
     if found is None:
-        return {"ingredients": None}
+        return dict.fromkeys(OF_INGREDIENTS)
     own = {
         cell["setting"]: figures.at_own_length(cell) for cell in found["cells"] if cell["T"] == HARD
     }
