@@ -129,7 +129,7 @@ PRESETS = {
         precision="float32",
     ),
 }
-BEST = "95"  # the preset of the final runs
+BEST = "94"  # the preset whose net the report shows
 
 
 def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
