@@ -149,7 +149,6 @@ def of_headline(rows: Sequence[dict]) -> dict:
         "worst_accuracy": by_class[worst],
         "best": classes[best],
         "best_accuracy": by_class[best],
-        **of_other_seeds(rows),
     }
 
 
@@ -173,24 +172,6 @@ def of_validation(rows: Sequence[dict]) -> dict:
     last = [row["history"][-1] for row in rows]
     gap = paired([row["accuracy"] for row in last], [row["valid_accuracy"] for row in last])
     return {"gap": gap.points(), "late_gain": late_gain(rows).points()}
-
-
-def of_other_seeds(rows: Sequence[dict]) -> dict:
-    """Return what the headline's seeds reached that did not decide which setting it is.
-
-    A row that did has `chosen_among`, the number of settings that were tried. The result is None if
-    there was no choice to make, or no other seed.
-    """
-    (mine,) = headline(rows).values()
-    n_settings = max(row.get("chosen_among", 1) for row in mine)
-    others = [figures.final(row) for row in mine if "chosen_among" not in row]
-    if n_settings == 1 or not others:
-        return {"other_seeds": None}
-    return {
-        "other_seeds": spread(others),
-        "n_other_seeds": len(others),
-        "n_settings": n_settings,
-    }
 
 
 def late_gain(rows: Sequence[dict]) -> Difference:

@@ -155,6 +155,19 @@ def smallest(monkeypatch):
         monkeypatch.setitem(script.PRESETS, "digits", preset)
 
 
+def ablation(rows, kind):
+    """Return rows of an ablation: a change that loses, one that gains, and one that does neither."""
+    points = {"": 0.0, ": no crop": 0.1, ": no flip": -0.1, ": random flip": 0.0}
+    (row, *_) = (row for row in rows if row["setting"].startswith(kind))
+    return [
+        row
+        | {"setting": kind + name, "seed": seed}
+        | {"history": [row["history"][-1] | {"valid_accuracy": 0.5 + more + noise * bool(name)}]}
+        for name, more in points.items()
+        for seed, noise in enumerate((0.01, -0.01, 0.005, -0.005, 0.0))
+    ]
+
+
 def with_more_rows(folder):
     """Copy the results with what may come: several seeds of each setting of Part II, more settings,
     final runs of the reduced VGG, and three seeds of the ablation."""
@@ -168,12 +181,13 @@ def with_more_rows(folder):
     path.write_text(json.dumps(without_digest(found)))
     path = folder / "part1_cifar10.json"
     final = json.loads(path.read_text())
+    final = without_digest(final)
     final["rows"] += [row | {"setting": "vgg vgg"} for row in final["rows"][-2:]]
-    path.write_text(json.dumps(without_digest(final)))
-    path = folder / "part1_cifar10_ablation.json"
-    changes = json.loads(path.read_text())
-    changes["rows"] += [row | {"seed": 2} for row in changes["rows"] if row["seed"] == 0]
-    path.write_text(json.dumps(without_digest(changes)))
+    for row in final["rows"]:
+        row["history"] = [point | {"valid_accuracy": 0.5} for point in row["history"]]
+    path.write_text(json.dumps(final))
+    changes = {"rows": [row for kind in ("cnn", "mlp") for row in ablation(final["rows"], kind)]}
+    (folder / "part1_cifar10_ablation.json").write_text(json.dumps(final | changes))
     return str(folder)
 
 
