@@ -156,7 +156,7 @@ def smallest(monkeypatch):
 
 
 def ablation(rows, kind):
-    """Return rows of an ablation: a change that loses, one that gains, and one that does neither."""
+    """Return rows of an ablation: a change that loses, one that gains, one that does neither."""
     points = {"": 0.0, ": no crop": 0.1, ": no flip": -0.1, ": random flip": 0.0}
     (row, *_) = (row for row in rows if row["setting"].startswith(kind))
     return [
