@@ -15,6 +15,7 @@ from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+from purenets.core.optim.internals.order import order_of, with_order
 from purenets.core.optim.internals.precision import expect_state
 
 
@@ -65,7 +66,8 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
 
     optimizer = make(**hypers)
     expect_optimizers("inject_hyperparams", **{"what make returns": optimizer})
-    return Optimizer(init, like_inner(update, [optimizer]))
+    injected = Optimizer(init, like_inner(update, [optimizer]))
+    return with_order(order_of(optimizer), injected)
 
 
 def _is_held(value) -> bool:

@@ -15,6 +15,7 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.blocks import advance_in_blocks
 from purenets.core.optim.internals.kernels import advance_by_kernel, rule_of
+from purenets.core.optim.internals.order import keep_order
 from purenets.core.optim.internals.precision import (
     ERRORS,
     any_dtype,
@@ -76,6 +77,7 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
 
     update.on_leaves = plain
     update.full = lambda grads, state, params: on_vectors(full, grads, state, params)
+    keep_order(plain, update)
     return Optimizer(optimizer.init, update)
 
 
