@@ -42,7 +42,7 @@ def strong_wolfe(
         direction: the optimizer whose updates are u; give it a learning rate of 1.
         c1: the fraction of the decrease predicted by the slope that is enough.
         c2: the largest fraction of the first slope that may remain; above c1.
-        max_eval: evaluations of the loss and its gradient in an update at most.
+        max_eval: at most this many evaluations of loss and gradient per update.
         tolerance_change: a search ends once its bracket moves no element by more than this.
 
     Returns:
