@@ -55,6 +55,15 @@ def test_update_of_elements_is_taken(dtype, array):
         assert state.keys() == plain.keys()
 
 
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor])
+def test_any_number_of_leaves_is_tried(array):
+    leaves = {str(i): array(np.zeros(4, "float32")) for i in range(100)}
+    optim.elementwise(transform(lambda name, g, p: g**3)).init(leaves)
+    wrong = transform(lambda name, g, p: 2 * g if name == "99" else g)
+    with pytest.raises(UserError, match="the update of 99 depends"):
+        optim.elementwise(wrong).init(leaves)
+
+
 def test_what_cannot_be_tried_is_left_alone():
     wrong = optim.elementwise(transform(WRONG["mean"]))
     wrong.init({"w": np.ones(3)})  # a leaf alone is the vector
