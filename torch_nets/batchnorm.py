@@ -10,6 +10,7 @@ from purenets.core import random
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
+from purenets.torch_nets.keys import key_like
 
 MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
 
@@ -72,7 +73,7 @@ def update_batchnorm(
         x, _ = batch
         if not all(len(array) for array in input_leaves(x) if getattr(array, "ndim", 0)):
             raise UserError("update_batchnorm: an empty batch has no statistics")
-        batch_key = None if key is None else random.fold_in(key, n)
+        batch_key = None if key is None else random.fold_in(key_like(key, x), n)
         train = _in_training(model, params, x, batch_key)
         track = track or _tracking(train, buffers)
         buffers, fresh = track(train, buffers)

@@ -32,6 +32,7 @@ from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
 from purenets.torch_nets.analysis.operators import expect_net
 from purenets.torch_nets.analysis.per_example import check_chunk
+from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.layer_calls import LayerCall, eval_layers
 from purenets.torch_nets.losses import cross_entropy
 
@@ -85,8 +86,8 @@ def kfac(
         A list of blocks, one for each layer, for `kfac_vp`, `kfac_solve` and `kfac_function`.
 
     Raises:
-        UserError: an argument is wrong, or a leaf is read by no linear layer or convolution, or by
-            two.
+        UserError: an argument is wrong, there is a key without `num_samples`, or a leaf is read by
+            no linear layer or convolution, or by two.
 
     Example:
         >>> import torch
@@ -106,6 +107,8 @@ def kfac(
     n = expect_net("kfac", model, params, buffers, batch, loss)
     expect_choice("kfac", SHARING, sharing=sharing)
     check_chunk(chunk_size)
+    if key is not None and num_samples is None:
+        raise UserError("kfac: a key, but num_samples=None draws nothing; give num_samples")
     x, y = batch
     with torch.no_grad():
         logits, calls = eval_layers(model, params, buffers, x)
@@ -154,7 +157,8 @@ def _combined(rows: Tensor, num_samples: int, key: Tensor | None) -> Tensor:
     if key is None:
         raise UserError("kfac: num_samples needs a key")
     n, C = rows.shape[:2]
-    signs = 2 * random.bernoulli(random.check_key(key), 0.5, (n, num_samples, C)).to(rows.dtype) - 1
+    key = random.check_key(key_like(key, rows))
+    signs = 2 * random.bernoulli(key, 0.5, (n, num_samples, C)).to(rows.dtype) - 1
     return einsum(signs, rows, "n s c, n c ... -> n s ...") / num_samples**0.5
 
 
