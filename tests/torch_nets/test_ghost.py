@@ -103,7 +103,7 @@ NETS = {
     "convolutions": (
         lambda: serial(
             one=layers.Conv(2, 4, 3, stride=2, padding=2, dilation=2), norm=layers.BatchNorm(4),
-            two=layers.Conv(4, 6, 3, padding=1, groups=2, bias=False), gelu=layers.GELU(approximate="tanh"),
+            two=layers.Conv(4, 6, 3, padding=1, groups=2, bias=False), gelu=layers.GELU(),
             up=layers.ConvTranspose(6, 3, 3, stride=2, output_padding=1),
             pool=layers.GlobalAvgPool(),
         ),
