@@ -109,9 +109,11 @@ def stack(arrays: tuple[Array, ...], beside: Any = None) -> Array:
     Numbers become arrays of the library of the others; where there are only numbers, of the first
     array in `beside`.
     """
-    first = next((x for x in (*arrays, *iter_leaves(beside)) if not is_number(x)), arrays[0])
+    among = [x for x in arrays if not is_number(x)]
+    dtype = among[0].dtype if among and hasattr(among[0], "dtype") else None
+    first = next((x for x in (*among, *iter_leaves(beside)) if not is_number(x)), arrays[0])
     try:
-        return namespace(first).stack([_as_array(x, first) for x in arrays])
+        return namespace(first).stack([_as_array(x, first, dtype) for x in arrays])
     except TypeError as error:
         kinds = ", ".join(dict.fromkeys(type(array).__name__ for array in arrays))
         raise UserError(f"scan: f returned a y of {kinds}, needs arrays of one library") from error
@@ -122,13 +124,13 @@ def is_number(x: Any) -> bool:
     return isinstance(x, int | float)
 
 
-def _as_array(x: Array | float, first: Array) -> Array:
-    """Return a number as an array like `first`, of its dtype if that can hold it."""
-    if not is_number(x) or is_number(first):
+def _as_array(x: Array | float, first: Array, dtype: Any) -> Array:
+    """Return a number as an array of the library of `first`, of the dtype if that can hold it."""
+    if not is_number(x) or not hasattr(first, "device"):
         return x
-    holds = kind_of(first) in "fc" or (isinstance(x, int) and kind_of(first) == "i")
-    dtype = first.dtype if holds and not isinstance(x, bool) else None
-    return namespace(first).asarray(x, dtype=dtype, device=first.device)
+    kind = "" if dtype is None else kind_of(namespace(first).empty((), dtype=dtype))
+    holds = kind in ("f", "c") or (kind == "i" and type(x) is int)
+    return namespace(first).asarray(x, dtype=dtype if holds else None, device=first.device)
 
 
 def unstack(x: Array):
