@@ -200,7 +200,7 @@ def table(cells: list[dict]) -> Table:
             "setting",
             "T",
             "training",
-            "gradient at h(1) / at h(T-1), mean",
+            "gradient at h(1) / at h(T-1), geometric mean",
             "spectral radius, mean",
         ),
         *(f"first digit read from h(T-1), % ({MEAN_SD})", f"accuracy, % ({MEAN_SD})", "n", *ORIGIN),
@@ -213,7 +213,7 @@ def row(found: dict, when: str) -> tuple:
     seen, last = found[when], found["T"] - 2
     told = [of_seed[last] for of_seed in seen["readable"]]
     accuracy = spread(found["accuracy"], digits=1) if when == "after" else ""
-    numbers = (f"{np.mean(reach(seen)):.1e}", f"{np.mean(seen['radius']):.2f}")
+    numbers = (f"{geometric_mean(reach(seen)):.1e}", f"{np.mean(seen['radius']):.2f}")
     names = (found["setting"], found["T"], when)
     return (*names, *numbers, spread(told, digits=1), accuracy, len(told), *origin_cells([found]))
 
@@ -221,6 +221,12 @@ def row(found: dict, when: str) -> tuple:
 def reach(seen: dict) -> np.ndarray:
     """Return for each seed the gradient at h(1) as a part of that at the last step."""
     return np.array([g[0] / g[-1] if g[-1] else 0.0 for g in seen["gradients"]])
+
+
+def geometric_mean(values: np.ndarray) -> float:
+    """Return the exponential of the mean logarithm: no single large value decides it."""
+    with np.errstate(divide="ignore"):  # of a zero, which makes the mean zero
+        return float(np.exp(np.log(values).mean()))
 
 
 if __name__ == "__main__":

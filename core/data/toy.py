@@ -96,11 +96,12 @@ def _spirals(n, noise, seed):
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), y
 
 
+CORNERS, CORNER_SD = ((0, 0), (4, 0), (0, 4), (4, 4)), 2.0  # the classes of "overlap"
 DATASETS: dict[str, Callable] = {
     "moons": _points("make_moons", 0.1),
     "circles": _points("make_circles", 0.1, factor=0.5),
     "blobs": _points("make_blobs", 1.0, "cluster_std", centers=3),
-    "overlap": _points("make_blobs", 2.0, "cluster_std", centers=[[0, 0], [4, 0], [0, 4], [4, 4]]),
+    "overlap": _points("make_blobs", CORNER_SD, "cluster_std", centers=list(map(list, CORNERS))),
     "spirals": _spirals,
     "digits": _real("load_digits"),
     "iris": _real("load_iris"),

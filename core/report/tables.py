@@ -20,12 +20,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 COMMIT = r"(?=\d*[a-f])[0-9a-f]{10}\b"  # ten digits of a commit are no number
-NUMBER = re.compile(rf"(?!{COMMIT})[-+]?(\.?\d|nan\b|inf\b)")  # how a cell with a number begins
+NUMBER = re.compile(rf"(?!{COMMIT})[-+<]?(\.?\d|nan\b|inf\b)")  # how a cell with a number begins
 
 SHAPE = re.compile(
     r"\d [x\u00d7] \d+(?!.*[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b])"
 )  # no power
-WHOLE = re.compile(r"^[-+]?[\d,]*")  # of a number: its sign and its whole digits
+WHOLE = re.compile(r"^[-+<]?[\d,]*")  # of a number: its sign and its whole digits
 
 
 class Table(NamedTuple):

@@ -53,10 +53,17 @@ def references() -> list[str]:
 def of_perceptrons(found: dict) -> dict:
     """Return the test accuracy of both MLPs on moons."""
     rows = compare_mlps.summary(found.get("part1_sets", {"rows": []})["rows"])
-    moons = {row["backend"]: row["test_accuracy"] for row in rows if row["dataset"] == "moons"}
+    moons = {
+        row["backend"]: row["test_accuracy_spread"] for row in rows if row["dataset"] == "moons"
+    }
     if not moons:
-        return {"moons_numpy": None}
-    return {"moons_numpy": moons["numpy"], "moons_torch": moons["torch"]}
+        return {"moons_same": None, "moons_differ": None}
+    numpy, torch = moons["numpy"], moons["torch"]
+    return {"moons_same": numpy == torch, "moons_differ": numpy != torch} | {
+        "moons_numpy": numpy,
+        "moons_torch": torch,
+        "moons_n": found["part1_sets"]["n"],
+    }
 
 
 def of_cifar10(found: dict) -> dict:
@@ -89,4 +96,7 @@ def of_setting(name: str, rows: Sequence[dict] | None) -> dict:
 def of_rnn(found: dict) -> dict:
     """Return the length up to which the RNN is always right."""
     cells = found.get("rnn_lengths", {"cells": []})["cells"]
-    return {"rnn_longest": part3.longest_learned(cells)}
+    return {
+        "rnn_longest": part3.longest_learned(cells),
+        "rnn_at_the_end": part3.perfect_at_the_end(cells),
+    }

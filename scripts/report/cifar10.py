@@ -21,6 +21,9 @@ from scripts.shared.sweeps import grouped, images_of, spread
 BATCH = 16  # of the dimensions that are shown
 SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
 PIXELS = 3 * 32 * 32
+ENOUGH = 3  # seeds from which on a standard error is compared with a difference
+OF_ABLATION = ("ablation", "ablation_few", "near_zero", "gains")
+SCRIPTS = {"mlp": "cifar10_mlp.py", "cnn": "cifar10_cnn.py", "vgg": "cnn_train.py"}
 
 
 def mlp_section(found: dict, quick: run_quick.Config) -> Section:
@@ -63,7 +66,7 @@ def of_network(kind: str, net: Model) -> dict:
         "batch": BATCH,
         "parameters": sum(row.params for row in rows),
         f"best-{kind}-layers": layers(rows),
-        f"best-{kind}-formulas": formulas(rows),
+        f"best-{kind}-formulas": formulas(rows, soft=True),
         f"best-{kind}-dimensions": network(rows),
     }
 
@@ -139,6 +142,7 @@ def of_headline(rows: Sequence[dict]) -> dict:
     worst, *_, best = by_class.argsort()
     return reached(rows) | {
         "setting": setting,
+        "preset": preset_of(setting),
         "from_views": views.points(),
         **of_validation(mine),
         "worst": classes[worst],
@@ -147,6 +151,18 @@ def of_headline(rows: Sequence[dict]) -> dict:
         "best_accuracy": by_class[best],
         **of_other_seeds(rows),
     }
+
+
+def preset_of(setting: str) -> str:
+    """Return what a setting is: a preset of a script, and what is changed of it.
+
+    >>> preset_of("cnn 94: epochs=10")
+    'preset `94` of `scripts/cifar10_cnn.py` with epochs=10'
+    """
+    named, _, changed = setting.partition(": ")
+    kind, _, preset = named.partition(" ")
+    text = f"preset `{preset}` of `scripts/{SCRIPTS[kind]}`"
+    return f"{text} with {changed}" if changed else text
 
 
 def of_validation(rows: Sequence[dict]) -> dict:
@@ -191,7 +207,7 @@ def late_gain(rows: Sequence[dict]) -> Difference:
 def of_ablation(found: dict | None, kind: str) -> dict:
     """Return the ablation and its largest losses; None if it is missing."""
     if found is None:
-        return dict.fromkeys(("ablation", "near_zero", "gains"))
+        return dict.fromkeys(OF_ABLATION)
     rows = found["rows"]
     points = {
         name: paired(np.array(values) / 100, np.zeros(len(values)))
@@ -199,7 +215,8 @@ def of_ablation(found: dict | None, kind: str) -> dict:
     }
     seeds = [len(mine) for name, mine in grouped(rows).items() if name.split(":")[0] == kind]
     if not points or min(seeds) < 2:  # of one seed nothing is concluded
-        return dict.fromkeys(("ablation", "near_zero", "gains"))
+        return dict.fromkeys(OF_ABLATION)
+    few = min(seeds) < ENOUGH
     worst = sorted(points, key=lambda name: points[name].mean)[:3]
     return {
         "ablation": True,
@@ -207,8 +224,9 @@ def of_ablation(found: dict | None, kind: str) -> dict:
         "ablation_n": min(seeds),
         "ablation_images": images_of(rows),
         "largest_losses": ", ".join(f"{name} ({points[name].points()})" for name in worst),
-        "near_zero": near_zero(points),
-        "gains": gains(points),
+        "ablation_few": few,
+        "near_zero": None if few else near_zero(points),
+        "gains": None if few else gains(points),
     }
 
 

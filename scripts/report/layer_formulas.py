@@ -34,6 +34,7 @@ CONVOLUTION = Kind(
     {
         "X": r"dX = \operatorname{patches}^\top (dY \, W)",
         "W": r"dW = dY^\top \operatorname{patches}(X)",
+        "b": r"db = \sum_n dY_n",
     },
 )
 NORMALIZATION = {
@@ -43,6 +44,10 @@ NORMALIZATION = {
 }
 NORMALIZED = (
     r"Y = \gamma \odot \hat{X} + \beta, \quad \hat{X} = \frac{X - \mu}{\sqrt{\sigma^2 + \epsilon}}"
+)
+SHIFTED = Kind(
+    NORMALIZED.replace(r"\gamma \odot ", ""),
+    {"X": NORMALIZATION["X"].replace(r"\gamma", "1"), "beta": r"d\beta = \sum dY"},
 )
 KINDS = {
     "Linear": LINEAR,
@@ -67,21 +72,48 @@ LOSS = Kind(
     r"P = \softmax(O), \quad L = - \frac{1}{N} \sum_n \log P_{n, y_n}",
     {"O": r"dO = \frac{1}{N} (P - Y)"},
 )
+SOFT_LOSS = Kind(
+    r"P = \softmax(O), \quad L = - \frac{1}{N} \sum_{n, k} Q_{n, k} \log P_{n, k}",
+    {"O": r"dO = \frac{1}{N} (P - Q)"},
+)
 
 
-def formulas(rows: Sequence[Row]) -> Table:
+def formulas(rows: Sequence[Row], soft: bool = False, every: bool = False) -> Table:
     """Return the formulas of a network, forward and backward, with the dimensions of its arrays.
 
     Of each kind of layer the first one stands for all others; the loss is last.
 
     Args:
         rows: As `tabulate` returns them.
+        soft: Whether the targets are soft labels Q, as those of label smoothing, not classes.
+        every: With each layer, not only the first of each kind.
     """
     first = {}
     for row in rows:
-        first.setdefault(row.operation.split()[0], row)
-    lines = [line for kind, row in first.items() for line in of_layer(KINDS[kind], row)]
-    return table_of(HEADER, [*lines, *of_loss(rows[-1])])
+        first.setdefault(row.name if every else row.operation.split()[0], row)
+    lines = [line for row in first.values() for line in of_layer(kind_of(row), row)]
+    return table_of(HEADER, [*lines, *of_loss(rows[-1], SOFT_LOSS if soft else LOSS)])
+
+
+def kind_of(row: Row) -> Kind:
+    """Return the formulas of a layer as it is: without bias or scale where it has none."""
+    kind = row.operation.split()[0]
+    if kind in ("BatchNorm", "LayerNorm") and row.params == row.output[1]:
+        return SHIFTED
+    known = KINDS[kind]
+    if "b" not in known.backward or has_bias(row):
+        return known
+    backward = {name: tex for name, tex in known.backward.items() if name != "b"}
+    return Kind(known.forward.replace(" + b", ""), backward)
+
+
+def has_bias(row: Row) -> bool:
+    """Return whether a layer with weights has params beside them."""
+    products = backward_products(row)
+    if "W" not in products:  # fixed weights: all params are biases
+        return row.params > 0
+    n_out, n_in = products["W"].split(" = (")[1].strip(")").split(" x ")
+    return row.params > int(n_out) * int(n_in)
 
 
 def of_layer(kind: Kind, row: Row) -> Iterator[tuple[str, ...]]:
@@ -89,7 +121,10 @@ def of_layer(kind: Kind, row: Row) -> Iterator[tuple[str, ...]]:
     products = backward_products(row)
     forward = row.forward if products else f"{_shape(row.input)} to {_shape(row.output)}"
     yield row.name, "forward", _inline(kind.forward), times(forward)
-    shapes = {"X": _shape(row.input), "b": _shape(row.output[-1:])} | products
+    if products and len(row.input) > 2:  # the product's rows are patches
+        products["X"] += f", added up to {_shape(row.input)}"
+    channels = row.output[1] if len(row.output) > 1 else row.output[-1]
+    shapes = {"X": _shape(row.input), "b": _shape((channels,))} | products
     for i, (name, tex) in enumerate(kind.backward.items()):
         shape = shapes.get(name, _shape(row.output[1:2]))
         yield "", "backward" if i == 0 else "", _inline(tex), times(shape)
@@ -108,11 +143,11 @@ def backward_products(row: Row) -> dict[str, str]:
     return found
 
 
-def of_loss(last: Row) -> Iterator[tuple[str, ...]]:
+def of_loss(last: Row, loss: Kind = LOSS) -> Iterator[tuple[str, ...]]:
     """Yield the rows of softmax and cross-entropy on the logits of the last layer."""
     shape = _shape(last.output)
-    yield "loss", "forward", _inline(LOSS.forward), times(f"{shape} to a number")
-    yield "", "backward", _inline(LOSS.backward["O"]), times(shape)
+    yield "loss", "forward", _inline(loss.forward), times(f"{shape} to a number")
+    yield "", "backward", _inline(loss.backward["O"]), times(shape)
 
 
 def _inline(tex: str) -> str:

@@ -1,12 +1,17 @@
 """Part I of the report: the MLP in NumPy and in PyTorch."""
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from purenets import random
+from purenets.core.data.toy import CORNER_SD, CORNERS
 from purenets.core.report.diagrams import network
 from purenets.core.report.document import TEXT_WIDTH, Section
+from purenets.core.report.tables import Table, table_of
 from purenets.core.report.tabulate import tabulate
 from scripts import compare_mlps, run_quick, shuffled_pixels
 from scripts.figures import mlp as mlp_figures
@@ -16,11 +21,20 @@ from scripts.report.prose import sections
 from scripts.report.results import compact, in_small
 from scripts.report.structure import layers
 from scripts.shared.comparison import Difference, paired
-from scripts.shared.mlp import MLPConfig
+from scripts.shared.mlp import MLPConfig, load_data
 
 HIDDEN, BATCH = 20, 32  # of the network whose layers are shown
 CURVE_HEIGHT = 1.45  # inches of each set
 EPOCHS = 100  # of the decision boundaries
+OF_SETS = ("sets", "sets_same", "sets_differ", "overlap", "overlap_otherwise")
+OF_SHUFFLED = ("shuffled", "shuffled_uses", "shuffled_otherwise")
+CONTENTS = {
+    "moons": "two half circles, noise 0.1",
+    "circles": "one circle inside another, noise 0.1",
+    "blobs": "three clusters, SD 1",
+    "overlap": "four clusters, SD 2, centers 4 apart",
+    "digits": "8 \u00d7 8 pixels, of scikit-learn",
+}
 PLANES = ("moons", "circles", "blobs")  # sets with two features
 
 
@@ -40,7 +54,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= of_strategies(found.get("part1_strategies")) | of_noise(found.get("part1_noise"))
         values |= of_shuffled(found.get("part1_shuffled"))
     else:
-        missing = ("sets", "curves", "strategies", "noise", "shuffled")
+        missing = (*OF_SETS, *OF_SHUFFLED, "curves", "strategies", "noise")
         values |= {"quick": in_small(run_quick.part1, quick)} | dict.fromkeys(missing)
     (part,) = sections("part1", values)
     return part
@@ -57,12 +71,48 @@ def structure() -> dict:
         "batch": BATCH,
         "parameters": sum(row.params for row in rows),
         "mlp-layers": layers(rows),
-        "mlp-formulas": formulas(rows),
+        "mlp-formulas": formulas(rows, every=True),
         "mlp-dimensions": network(rows),
+        "data-sets": data_sets(),
+        "points": defaults.n_samples,
+        "training_epochs": defaults.max_steps,
         "batch_size": defaults.batch_size,
         "learning_rate": defaults.learning_rate,
         "test_fraction": defaults.test_fraction,
     }
+
+
+def data_sets() -> Table:
+    """Return a row for each set: its points, the network for it, and what can be reached."""
+    header = ("set", "points", "features", "classes", "network", "parameters", "best possible")
+    return table_of((*header, "contents"), map(of_data_set, compare_mlps.SETS))
+
+
+def of_data_set(name: str) -> tuple:
+    """Return the row of a set."""
+    from purenets.numpy_nets import MLP
+
+    task = load_data(MLPConfig(dataset=name), random.key(0))
+    points, sizes = sum(len(y) for _, y in (task.train, task.test)), (task.n_features, [HIDDEN])
+    params, _ = MLP(*sizes, task.n_classes).init(random.key(0))
+    return (
+        *(name, f"{points:,}", task.n_features, task.n_classes),
+        f"{task.n_features}-{HIDDEN}-{task.n_classes}",
+        f"{sum(leaf.size for leaf in params.values()):,}",
+        f"{overlap_limit():.1%}" if name == "overlap" else "",
+        CONTENTS[name],
+    )
+
+
+@lru_cache
+def overlap_limit() -> float:
+    """Return the accuracy of the best classifier of "overlap", the nearest center.
+
+    The centers are the corners of a square and the deviation is the same in both directions, so a
+    point is classified rightly if neither coordinate has crossed the line halfway.
+    """
+    half = max(x for x, _ in CORNERS) / 2
+    return (0.5 * (1 + math.erf(half / CORNER_SD / math.sqrt(2)))) ** 2
 
 
 def boundaries(seed: int) -> Figure:
@@ -80,18 +130,40 @@ def of_sets(found: dict) -> dict:
     rows = compare_mlps.summary(found["rows"])
     names = list(dict.fromkeys(row["dataset"] for row in rows))
     between = {name: between_backends(found["rows"], name) for name in names}
-    largest = max(names, key=lambda name: abs(between[name].mean))
-    hardest = min(rows, key=lambda row: row["test_accuracy"])
+    apart = {name: change for name, change in between.items() if differs(change)}
     return {
         "sets": compact(compare_mlps.table(found["rows"])),
         "sets_n": found["n"],
         "n_sets": len(names),
-        "largest_gap": between[largest].points(),
-        "largest_gap_set": largest,
-        "hardest": hardest["dataset"],
-        "hardest_accuracy": f"{hardest['test_accuracy_spread']}",
-        "hardest_gap": gap(found["rows"], hardest["dataset"]).points(),
+        "sets_same": not apart,
+        "sets_differ": bool(apart),
+        "sets_apart": ", ".join(f"{c.points()} on {name}" for name, c in apart.items()),
+        **of_overlap(found["rows"]),
         "curves": curves(found["rows"]),
+    }
+
+
+def differs(change: Difference) -> bool:
+    """Return whether any seed has another accuracy in the two settings."""
+    return bool(change.mean or change.standard_error)
+
+
+def of_overlap(rows: Sequence[dict]) -> dict:
+    """Return what the NumPy network reaches on "overlap", beside what can be reached."""
+    mine = [r for r in rows if r["backend"] == "numpy" and r["case"]["dataset"] == "overlap"]
+    if not mine:
+        return dict.fromkeys(("overlap", "overlap_otherwise"))
+    test, limit = test_accuracies(rows, dataset="overlap"), overlap_limit()
+    below, above = paired(test, [limit] * len(test)), gap(rows, "overlap")
+    explained = (below.errors or 0) < 2 and above.mean > 0
+    reached = f"{100 * np.mean(test):.2f} \u00b1 {100 * below.standard_error:.2f}%"
+    return {
+        "overlap": explained,
+        "overlap_otherwise": not explained,
+        "overlap_test": reached,
+        "overlap_limit": f"{limit:.1%}",
+        "overlap_gap": above.points(),
+        "overlap_above": above.points().lstrip("+"),
     }
 
 
@@ -144,6 +216,7 @@ def of_strategies(found: dict | None) -> dict:
     return {
         "strategies": compact(compare_mlps.table(found["rows"])),
         "strategies_n": found["n"],
+        "strategies_epochs": found["rows"][0]["case"]["max_steps"],
         "strategies_gain": paired(by_size[smallest], by_size[largest]).points(),
         "most_steps": steps[smallest],
         "fewest_steps": steps[largest],
@@ -163,7 +236,9 @@ def of_noise(found: dict | None) -> dict:
     low, high = noises[0], noises[-1]
     return {
         "noise": compact(compare_mlps.table(found["rows"])),
+        "adam_apart": ", ".join(f"{value:.2g}" for value in params_apart(found["rows"])),
         "noise_n": found["n"],
+        "noise_epochs": found["rows"][0]["case"]["max_steps"],
         "low_noise": low,
         "high_noise": high,
         "noise_loss": paired(by_noise["adam", high], by_noise["adam", low]).points(),
@@ -172,12 +247,26 @@ def of_noise(found: dict | None) -> dict:
     }
 
 
+def params_apart(rows: Sequence[dict]) -> list[float]:
+    """Return the largest difference of the params of both networks, by Adam, for each noise."""
+    adam = [row for row in compare_mlps.summary(rows) if row["optimizer"] == "adam"]
+    return list({row["noise"]: row["largest_difference"] for row in adam}.values())
+
+
 def of_shuffled(found: dict | None) -> dict:
     """Return the values of digits with their pixels in order and shuffled."""
     if found is None:
-        return {"shuffled": None}
-    effects = {net: shuffled_pixels.effect(found["rows"], net) for net in shuffled_pixels.NETS}
+        return dict.fromkeys(OF_SHUFFLED)
+    rows = found["rows"]
+    effects = {net: shuffled_pixels.effect(rows, net) for net in shuffled_pixels.NETS}
+    gain = paired(*(shuffled_pixels.accuracies(rows, net, "in order") for net in ("CNN", "MLP")))
+    loses = effects["CNN"].mean < 0 and effects["CNN"].errors > 2
+    uses_order = loses and effects["MLP"].errors < 2 and gain.errors < 2
     return {
+        "shuffled_uses": uses_order,
+        "shuffled_otherwise": not uses_order,
+        "shuffled_gain": gain.points(),
+        "shuffled_loss": effects["CNN"].points().lstrip("-"),
         "shuffled": compact(shuffled_pixels.table(found["rows"])),
         "shuffled_n": found["n"],
         "shuffled_mlp": effects["MLP"].points(),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,14 +17,30 @@ from scripts.figures import rnn as figures
 from scripts.figures import rnn_analysis
 from scripts.figures.unrolled import unrolled
 from scripts.report.prose import sections
-from scripts.report.results import compact, in_small
-from scripts.shared.comparison import Difference, paired, unpaired
+from scripts.report.results import SUPERSCRIPTS, compact, in_small
+from scripts.shared.comparison import paired, unpaired
 from scripts.shared.sweeps import deviation, spread
 
+NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 LENGTH = 5  # of the palindromes whose dimensions are shown
 SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
-SUPERSCRIPTS = "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 HARD = 20  # the length at which ingredients are told apart
+LEARNED = 0.99  # the accuracy from which on a seed counts as one that has learned
+NAMES = {  # of the settings of networks that are evaluated far beyond their length
+    "latches": "latches: W_hh = 2 I",
+    "latches-gain1": "gain 1: W_hh = I",
+    "latches-gain1.5": "gain 1.5",
+    "latches-gain3": "gain 3",
+    "latches-frozen": "gain 2, W_hh frozen",
+    "latches-scalar": "gain 2, scalar input",
+    "latches-orthogonal": "2 \u00d7 orthogonal",
+    "small-input-orthogonal": "orthogonal, input \u00d7 0.01",
+    "onehot": "default W_hh, one-hot",
+}
+OF_LENGTHS = ("lengths", "longest", "spike", "longer_worse")
+OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance")
+OF_INGREDIENTS = ("ingredients", "frozen_unclear", "frozen_otherwise")
+OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
 USES = {
     "W_hx": "(1), every step",
     "W_hh": "(1), every step",
@@ -42,7 +59,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= of_ingredients(found.get("rnn_settings"))
         values |= of_memory(found.get("rnn_memory_why"))
     else:
-        missing = ("lengths", "longest", "held-out", "gradients", "ingredients", "memory")
+        missing = (*OF_LENGTHS, *OF_STATES, *OF_INGREDIENTS, "held-out", "memory")
         values |= {"quick": in_small(run_quick.part3, quick)} | dict.fromkeys(missing)
     (part,) = sections("part3", values)
     return part
@@ -63,10 +80,32 @@ def structure() -> dict:
         "hidden": config.num_hidden,
         "batch": config.batch_size,
         "length": LENGTH,
+        "fused_difference": power_of_ten(fused_difference(config)),
         "rnn-parameters": parameters(model),
         "rnn-formulas": dimensions(config.batch_size, *sizes),
         "rnn-dimensions": unrolled(config.batch_size, *sizes, config.input_length),
     }
+
+
+def fused_difference(config: rnn.Config) -> float:
+    """Return how far the gradients of the fused recurrence and of the loop are apart on a batch.
+
+    It is the largest difference, as a part of the largest gradient of the loop.
+    """
+    import torch
+
+    from purenets.core.data.palindromes import palindromes
+    from purenets.torch_nets import grad_fn
+
+    batch = palindromes(random.key(1), config.batch_size, LENGTH, config.input_dim != 1)
+    found = []
+    for recurrence in ("loop", "fused"):
+        model = rnn.make_model(replace(config, recurrence=recurrence))
+        params, _ = model.init(random.key(0))
+        grads, _ = grad_fn(model)(params, {}, tuple(map(torch.from_numpy, batch)), None)
+        found.append(torch.cat([leaf.flatten() for leaf in grads.values()]))
+    loop, fused = found
+    return float((fused - loop).abs().max() / loop.abs().max())
 
 
 def parameters(model) -> Table:
@@ -120,6 +159,10 @@ def of_lengths(found: dict) -> dict:
         "n": found["n"],
         "shortest": cells[0]["T"],
         "longest": longest_learned(cells),
+        "at_the_end": perfect_at_the_end(cells),
+        "steps": cells[0]["steps"],
+        **of_spike(cells[0]),
+        **of_longer(next((cell for cell in cells if cell["T"] == HARD), None)),
         "lengths": to_print(figures.accuracy_over_length(cells), MEDIUM),
         "accuracies": accuracies(cells, seen),
         "rnn-curves": figures.both_curves(figures.shown(cells)),
@@ -172,23 +215,87 @@ def longest_learned(cells: Sequence[dict]) -> int | None:
     return learned
 
 
+def perfect_at_the_end(cells: Sequence[dict]) -> str | None:
+    """Return at which lengths how many seeds are perfect at the last step.
+
+    Of the lengths at which every seed is perfect in some evaluation; None if there are none.
+    """
+    longest = longest_learned(cells)
+    by_count: dict[int, list[int]] = {}
+    for cell in sorted(cells, key=lambda cell: cell["T"]):
+        if longest is not None and cell["T"] <= longest:
+            perfect = int((figures.at_own_length(cell) == 1).sum())
+            by_count.setdefault(perfect, []).append(cell["T"])
+    texts = [
+        f"{in_words(count)} at T = {' and '.join(map(str, lengths))}"
+        for count, lengths in sorted(by_count.items(), reverse=True)
+    ]
+    return ", ".join(texts) or None
+
+
+def of_spike(cell: dict) -> dict:
+    """Return how many seeds of a length end below what they had at the evaluation before."""
+    curves, last = figures.of_seeds(cell, "test_accuracy"), figures.at_own_length(cell)
+    fell = (last < 1) & (curves[-2] == 1)
+    return {
+        "spike": bool(fell.any() and (fell | (last == 1)).all()),
+        "spike_seeds": in_words(int(fell.sum())),
+        "spike_of": in_words(len(last)),
+        "spike_lowest": f"{last.min():.1%}",
+    }
+
+
+def of_longer(cell: dict | None) -> dict:
+    """Return what training goes on to lose at a length, after the best mean of its seeds."""
+    if cell is None:
+        return {"longer_worse": None}
+    curves = figures.of_seeds(cell, "test_accuracy")
+    best = int(curves.mean(axis=1).argmax())
+    change = paired(curves[-1], curves[best])
+    return {
+        "longer_worse": bool(change.mean < 0 and change.errors > 2),
+        "longer_T": cell["T"],
+        "longer_best": f"{curves[best].mean():.1%}",
+        "longer_best_steps": cell["history"][best]["step"],
+        "longer_last": f"{curves[-1].mean():.1%}",
+        "longer_change": change.points(),
+    }
+
+
+def in_words(n: int) -> str:
+    """Return a small number as a word.
+
+    >>> in_words(7), in_words(12)
+    ('seven', '12')
+    """
+    return NUMBERS[n] if n < len(NUMBERS) else str(n)
+
+
 def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> Table:
     """Return a row for each length: the accuracy over the seeds, and what was seen in training."""
     rows = []
     for cell in cells:
         values = figures.at_own_length(cell)
-        found = (values.mean(), deviation(values), values.min(), values.max())
+        found = (values.mean(), deviation(values), values.min(), best_evaluation(cell))
         texts = ["" if value is None else f"{value:.1%}" for value in found]
+        over = int((values > LEARNED).sum())
         more = [shown_share(seen[cell["T"]])] if seen else []
-        rows.append((cell["T"], *texts, len(values), *more))
+        rows.append((cell["T"], *texts, over, len(values), *more))
     more = ("seen in training",) if seen else ()
-    header = ("T", "mean accuracy", "SD (n - 1)", "worst seed", "best seed", "n", *more)
-    return table_of(header, rows)
+    header = ("T", "mean", "SD (n - 1)", "worst seed", "mean of best evaluations", "over 99%", "n")
+    return table_of((*header, *more), rows)
+
+
+def best_evaluation(cell: dict) -> float | None:
+    """Return the mean over the seeds of the accuracy at each one's best evaluation, if known."""
+    if "history" not in cell:
+        return None
+    return float(figures.of_seeds(cell, "test_accuracy").max(axis=0).mean())
 
 
 def shown_share(share: float) -> str:
-    """Return a share in percent: in full digits down to a hundredth, below in powers of ten."""
-    return f"{share:.2%}" if share > 1e-4 else f"{power_of_ten(100 * share)}%"
+    """Return a share in percent, in full digits down to a hundredth."""
+    return f"{share:.2%}" if share > 1e-4 else "<0.01%"
 
 
 def power_of_ten(value: float) -> str:
@@ -217,6 +324,7 @@ def of_held_out(found: dict | None) -> dict:
         "held-out": rnn_analysis.held_out(cells),
         "held-out-table": compact(palindrome_holdout.table(cells)),
         "held_out_n": found["n"],
+        "held_out_steps": cells[0]["steps"],
         "held_out_T": T,
         "held_out_part": palindrome_holdout.HELD_OUT,
         "few": few["halves"],
@@ -243,7 +351,7 @@ def enough(cells: Sequence[dict], T: int) -> str:
 def of_states(found: dict | None) -> dict:
     """Return the values of gradients over time and of what hidden states hold."""
     if found is None:
-        return {"gradients": None}
+        return dict.fromkeys(OF_STATES)
     cells = found["cells"]
     default = [cell for cell in cells if cell["setting"] == "default"]
     latches = next(cell for cell in cells if cell["setting"] == "latches")
@@ -257,21 +365,33 @@ def of_states(found: dict | None) -> dict:
         "planes": rnn_analysis.planes(cells),
         "states": compact(palindrome_states.table(cells)),
         "states_n": found["n"],
+        "states_steps": cells[0]["steps"],
+        **of_untrained(shortest),
         "back": back,
         "back_T": longest["T"],
-        "back_share": power_of_ten(float(np.exp(np.log(shares).mean()))),
+        "back_share": power_of_ten(palindrome_states.geometric_mean(shares)),
         "back_factor": f"{factors.mean():.3f} ± {deviation(factors):.3f}",
         "radius_before": told(longest["before"]["radius"]),
         "radius_after": told(shortest["after"]["radius"]),
         "radius_T": shortest["T"],
         "default_at": palindrome_states.SHOWN[-1],
         "default_told": spread(at_time(shortest, "after"), digits=1),
-        "untrained_told": spread(at_time(shortest, "before"), digits=1),
         "latches_untrained": spread(at_time(latches, "before"), digits=1),
         "latches_told": spread(at_time(latches, "after"), digits=1),
         "latches_T": latches["T"],
         "read_on": palindrome_states.READ,
         "latches_end": spread([s[-1] for s in latches["after"]["readable"]], digits=1),
+    }
+
+
+def of_untrained(cell: dict) -> dict:
+    """Return what an untrained network's last shown state tells, and whether that is chance."""
+    values = at_time(cell, "before")
+    at_chance = abs(np.mean(values) - figures.CHANCE) < 2 * deviation(values)
+    return {
+        "untrained_told": spread(values, digits=1),
+        "untrained_at_chance": bool(at_chance),
+        "untrained_above_chance": not at_chance,
     }
 
 
@@ -291,35 +411,63 @@ def at_time(cell: dict, when: str) -> list[float]:
 def of_ingredients(found: dict | None) -> dict:
     """Return the values of the comparison of ingredients at the length HARD."""
     if found is None:
-        return {"ingredients": None}
+        return dict.fromkeys(OF_INGREDIENTS)
     own = {
         cell["setting"]: figures.at_own_length(cell) for cell in found["cells"] if cell["T"] == HARD
     }
     pairs = {
         "orthogonal": ("scalar-orthogonal", "default"),
         "onehot": ("onehot", "default"),
-        "frozen": ("onehot-orthogonal-frozen", "onehot-orthogonal"),
     }
     changes = {name: unpaired(own[a], own[b]).points() for name, (a, b) in pairs.items()}
     return {
         "ingredients": to_print(figures.heatmap(found["cells"]), SMALL),
         "ingredients_n": found["n"],
+        "ingredients_steps": found["cells"][0]["steps"],
         "hard": HARD,
         **{f"from_{name}": text for name, text in changes.items()},
+        **of_frozen(own["onehot-orthogonal-frozen"], own["onehot-orthogonal"]),
         **of_clipping(own),
     }
 
 
+def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
+    """Return what freezing W_hh changes in the setting with one-hot digits and orthogonal W_hh."""
+    change, failed = paired(frozen, trained), int((trained < LEARNED).sum())
+    unclear = frozen.min() >= LEARNED and failed > 0 and (change.errors or 0) < 2
+    return {
+        "frozen_unclear": unclear,
+        "frozen_otherwise": not unclear,
+        "from_frozen": change.points(),
+        "frozen_worst": f"{frozen.min():.1%}",
+        "frozen_failed": in_words(failed),
+        "frozen_worst_trained": f"{trained.min():.1%}",
+        "frozen_seeds": in_words(len(trained)),
+    }
+
+
 def of_clipping(own: dict[str, np.ndarray]) -> dict:
-    """Return the largest effect of clipping in standard errors, over all settings that have it."""
+    """Return what training without clipping gains, over all settings that were trained both ways.
+
+    The seeds of both ways begin alike, so they are compared seed by seed.
+    """
     unclipped = {
         name: ("scalar-unclipped" if name == "default" else f"{name}-unclipped") for name in own
     }
-    effects = {
-        name: unpaired(own[name], own[other]) for name, other in unclipped.items() if other in own
+    pairs = {name: other for name, other in unclipped.items() if other in own}
+    gains = {name: paired(own[other], own[name]) for name, other in pairs.items()}
+    lowest, highest = (f(gain.mean for gain in gains.values()) for f in (min, max))
+    most_errors = max(gain.errors if gain.mean else 0.0 for gain in gains.values())
+    clear = lowest > 0 and most_errors < 2
+    return {
+        "unclipped_higher": clear,
+        "unclipped_otherwise": not clear,
+        "unclipped_least": f"{100 * lowest:.1f}",
+        "unclipped_most": f"{100 * highest:.1f}",
+        "unclipped_settings": in_words(len(gains)),
+        "unclipped_errors": f"{most_errors:.1f}",
+        "unclipped_each": ", ".join(f"{gain.points()} ({name})" for name, gain in gains.items()),
     }
-    largest: Difference = max(effects.values(), key=lambda change: change.errors)
-    return {"clipping": largest.points(), "clipping_errors": largest.errors}
 
 
 def of_memory(found: dict | None) -> dict:
@@ -333,9 +481,10 @@ def of_memory(found: dict | None) -> dict:
         return cells[setting]["accuracy"][str(longest)]["by_seed"]
 
     return {
-        "memory": figures.memory(found["cells"]),
+        "memory": figures.memory(found["cells"], [NAMES[c["setting"]] for c in found["cells"]]),
         "memory_n": found["n"],
         "memory_T": found["cells"][0]["T"],
+        "memory_steps": found["cells"][0]["steps"],
         "memory_longest": longest,
         "latches_worst": min(far("latches")),
         "latches_gain": unpaired(far("latches"), far("onehot")).points(),

@@ -1,5 +1,6 @@
 """Where a result of the report comes from, and what stands in for one that is missing."""
 
+import re
 from collections.abc import Callable
 
 from purenets.core.report.document import Block, Section
@@ -7,7 +8,9 @@ from purenets.core.report.tables import Table
 from purenets.core.runs.files import folder_at
 from scripts import run_quick
 from scripts.report.prose import sections
+from scripts.shared.comparison import MEAN_SE
 from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.sweeps import MEAN_SD
 
 OPTIONS = ("noise", "optimizer", "batch")  # columns that are left out where they say nothing
 SHOWN = (
@@ -15,6 +18,9 @@ SHOWN = (
     *("part1_cifar10_ablation", "part2_settings", "rnn_lengths", "rnn_holdout", "rnn_states"),
     *("rnn_settings", "rnn_memory_why"),
 )
+EXPLAINED = re.compile(rf" \(({re.escape(MEAN_SD)}|{re.escape(MEAN_SE)})\)")  # behind a header
+SCIENTIFIC = re.compile(r"([-+]?\d\.\d)e([-+]\d+)")
+SUPERSCRIPTS = "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 FILE_FLAGS = ("--out", "--results")  # they only say where files go
 
 
@@ -22,7 +28,8 @@ def compact(table: Table) -> Table:
     """Return a table of results as the report shows it.
 
     It has no commits and machines, which the appendix names, no empty columns, and no options that
-    are the same in all rows.
+    are the same in all rows. Which deviation stands behind a mean is said by its caption, and small
+    numbers are written with powers of ten.
     """
     head, *body = table.rows
     kept = [
@@ -32,7 +39,25 @@ def compact(table: Table) -> Table:
         and any(row[i] for row in body)
         and not (name in OPTIONS and len({row[i] for row in body}) == 1)
     ]
-    return table._replace(rows=[[row[i] for i in kept] for row in table.rows])
+    short = [EXPLAINED.sub("", name) for name in head]
+    shown = [short, *([in_powers(cell) for cell in row] for row in body)]
+    return table._replace(rows=[[row[i] for i in kept] for row in shown])
+
+
+def in_powers(cell: str) -> str:
+    """Return a cell with its number as one has it in print.
+
+    >>> in_powers("1.4e-04"), in_powers("4.5e+00"), in_powers("1.4 \u00b1 0.2")
+    ('1.4 \u00d7 10\u207b\u2074', '4.5', '1.4 \u00b1 0.2')
+    """
+    found = SCIENTIFIC.fullmatch(cell)
+    if not found:
+        return cell
+    digits, exponent = found[1], int(found[2])
+    if 0 <= exponent <= 1:
+        return f"{float(cell):.{1 - exponent}f}"
+    raised = str(exponent).translate(str.maketrans("-0123456789", SUPERSCRIPTS))
+    return f"{digits} \u00d7 10{raised}"
 
 
 def origins(found: dict[str, dict]) -> list[str]:

@@ -8,6 +8,7 @@ from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.options import Options
 from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, cnn_sweep, cnn_train, palindrome_sweep
 from scripts import train as rnn
+from scripts.report.cifar10 import SCRIPTS
 from scripts.report.prose import sections
 from scripts.report.results import origins
 
@@ -63,7 +64,8 @@ def ablations() -> Table:
     """Return a row for each ingredient that the ablation changes."""
     rows = []
     for kind, preset, _, own in cifar10_sweep.CHANGES.values():
-        rows += [(f"{kind} {preset}", name, options(change)) for name, change in own.items()]
+        whole = f"`{preset}` of `{SCRIPTS[kind]}`"
+        rows += [(whole, name, options(change)) for name, change in own.items()]
     return table_of(("preset", "changed ingredient", "options changed"), rows)
 
 

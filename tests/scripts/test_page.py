@@ -30,9 +30,10 @@ from scripts import (
     cnn_sweep,
     cnn_train,
     make_report,
+    palindrome_states,
     palindrome_sweep,
 )
-from scripts.report import layer_formulas, one_step, part3, settings
+from scripts.report import layer_formulas, one_step, part1, part3, settings
 from tests.result_tables import RESULTS
 
 LINE = 100  # letters of a caption on one line of a page
@@ -360,6 +361,97 @@ def test_gradients_and_hidden_states_are_those_of_the_results(report):
     (latches,) = (c for c in cells if c["setting"] == "latches")
     told = [100 * values[18] for values in latches["before"]["readable"]]
     assert f"{statistics.mean(told):.1f} ± {statistics.stdev(told):.1f}% before" in text
+
+
+def test_clipping_is_that_of_the_results(report):
+    """The least and the most of all settings, each seed against itself, in the right direction."""
+    cells = {(c["setting"], c["T"]): c["accuracy"] for c in found("rnn_settings")["cells"]}
+    gains, errors = [], []
+    for setting in ("default", "onehot", "scalar-orthogonal", "onehot-orthogonal"):
+        other = "scalar-unclipped" if setting == "default" else f"{setting}-unclipped"
+        both = (cells[name, 20]["20"]["by_seed"] for name in (other, setting))
+        differences = [100 * (x - y) for x, y in zip(*both, strict=True)]
+        gains.append(statistics.mean(differences))
+        errors.append(gains[-1] / (statistics.stdev(differences) / len(differences) ** 0.5))
+    text = text_of(report)
+    assert f"{min(gains):.1f} to {max(gains):.1f} points higher in all four settings" in text
+    assert f"exceeds {max(errors):.1f} standard errors" in text
+    assert max(gains) > 10
+    worse = {"default": np.array([0.9, 0.8]), "scalar-unclipped": np.array([0.5, 0.3])}
+    assert part3.of_clipping(worse | {"onehot": worse["default"]})["unclipped_higher"] is False
+    both = {"onehot": worse["default"], "onehot-unclipped": worse["default"]}
+    assert part3.of_clipping(worse | both)["unclipped_otherwise"] is True
+
+
+def test_the_best_classifier_of_overlap_reaches_the_limit(report):
+    """By many points of the set's own centers and deviation; the text compares with that."""
+    from purenets.core.data.toy import CORNER_SD, CORNERS, DATASETS
+
+    x, y = DATASETS["overlap"](200_000, None, 0)
+    distances = ((x[:, None] - np.array(CORNERS)) ** 2).sum(axis=2)
+    nearest = float((distances.argmin(axis=1) == y).mean())
+    assert part1.overlap_limit() == pytest.approx(nearest, abs=0.004)
+    assert x[y == 0].std() == pytest.approx(CORNER_SD, rel=0.02)
+    text = text_of(report)
+    assert f"within two standard errors of the {part1.overlap_limit():.1%}" in text
+    assert "which is the overfitting" in text
+    rows = [
+        r
+        for r in found("part1_sets")["rows"]
+        if (r["backend"], r["case"]["dataset"]) == ("numpy", "overlap")
+    ]
+    gap = points([r["train_accuracy"] for r in rows], [r["test_accuracy"] for r in rows])
+    assert f"{gap.lstrip('+')}" in text
+
+
+def test_the_gradient_of_a_network_is_a_geometric_mean():
+    """A single seed with a large gradient does not stand for all."""
+    cell = next(
+        c for c in found("rnn_states")["cells"] if (c["setting"], c["T"]) == ("default", 20)
+    )
+    shares = [g[0] / g[-1] for g in cell["after"]["gradients"]]
+    shown = float(palindrome_states.row(cell, "after")[3])
+    assert shown == pytest.approx(statistics.geometric_mean(shares), rel=0.05)
+    assert shown < statistics.mean(shares) / 100
+    assert palindrome_states.geometric_mean(np.array([0.0, 1.0])) == 0
+
+
+def test_perfect_seeds_are_counted_at_the_last_step(report):
+    cells = found("rnn_lengths")["cells"]
+    at_the_end = {c["T"]: c["accuracy"][str(c["T"])]["by_seed"].count(1.0) for c in cells}
+    told = part3.perfect_at_the_end(cells)
+    assert told.startswith("ten at T = 6 and 10, nine at T = 5")
+    for group in told.split(", "):
+        word, lengths = group.split(" at T = ")
+        for T in lengths.split(" and "):
+            assert part3.in_words(at_the_end[int(T)]) == word
+    assert told in text_of(report)
+    assert told in " ".join(report.abstract)
+    notebook = json.loads((RESULTS.parent / "notebooks/part3_rnn.ipynb").read_text())
+    texts = [" ".join("".join(cell["source"]).split()) for cell in notebook["cells"]]
+    assert sum(told in text for text in texts) == 2
+    rows = {block.key: block.rows for block in every_block(report) if isinstance(block, Table)}
+    for row in rows["accuracies"][1:]:
+        values = next(c for c in cells if str(c["T"]) == row[0])["accuracy"][row[0]]["by_seed"]
+        assert int(row[5]) == sum(value > 0.99 for value in values)
+
+
+def test_formulas_are_those_of_layers_without_bias_and_scale(report):
+    """The fast CNN's convolutions have no bias, its BatchNorm no scale, its targets are soft."""
+    rows = {block.key: block.rows for block in every_block(report) if isinstance(block, Table)}
+    fast, passes = {}, ""
+    for layer, _, formula, dimensions in rows["best-cnn-formulas"][1:]:
+        passes = layer or passes
+        fast.setdefault(passes, []).append((formula, dimensions))
+    assert fast["first"][-1][1] == "(24)"
+    assert all("db" not in formula for formula, _ in [*fast["group1.conv1"], *fast["fc"]])
+    assert all("+ b" not in formula for formula, _ in [*fast["group1.conv1"], *fast["fc"]])
+    assert all("gamma" not in formula for formula, _ in fast["group1.norm1"])
+    assert "Q" in fast["loss"][0][0]
+    vgg = {row[2]: row[3] for row in rows["vgg-formulas"][1:7]}
+    assert any("db" in formula and shape == "(64)" for formula, shape in vgg.items())
+    assert any("32 \u00d7 3 \u00d7 32 \u00d7 32" in s for f, s in vgg.items() if "dX" in f)
+    assert "fc2" in {row[0] for row in rows["mlp-formulas"]}
 
 
 def test_of_one_seed_nothing_is_concluded(report):

@@ -19,6 +19,7 @@ from purenets.core.report.document import (
 from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
 from scripts import cifar10_cnn, cifar10_mlp, make_report, run_quick
+from scripts.cnn_sweep import IN_FLOAT32
 from scripts.report import part1, prose, results
 
 ROOT = Path(__file__).parents[2]
@@ -156,18 +157,23 @@ def smallest(monkeypatch):
 
 def with_more_rows(folder):
     """Copy the results with what may come: several seeds of each setting of Part II, more settings,
-    and final runs of the reduced VGG."""
+    final runs of the reduced VGG, and three seeds of the ablation."""
     shutil.copytree(ROOT / "results", folder)
     path = folder / "part2_settings.json"
     found = json.loads(path.read_text())
     by_setting = {row["setting"]: row for row in found["rows"]}
     by_setting["40 epochs plain"] = by_setting["best"] | {"setting": "40 epochs plain"}
+    by_setting[IN_FLOAT32] = by_setting["adam 1e-3"] | {"setting": IN_FLOAT32}
     found["rows"] = [row | {"seed": seed} for row in by_setting.values() for seed in (0, 1)]
     path.write_text(json.dumps(without_digest(found)))
     path = folder / "part1_cifar10.json"
     final = json.loads(path.read_text())
     final["rows"] += [row | {"setting": "vgg vgg"} for row in final["rows"][-2:]]
     path.write_text(json.dumps(without_digest(final)))
+    path = folder / "part1_cifar10_ablation.json"
+    changes = json.loads(path.read_text())
+    changes["rows"] += [row | {"seed": 2} for row in changes["rows"] if row["seed"] == 0]
+    path.write_text(json.dumps(without_digest(changes)))
     return str(folder)
 
 
