@@ -100,9 +100,8 @@ def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = No
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:
     """Return the state before the first step, with given params.
 
-    Key and step are put on the device of the params. The values of a torch.nn.Parameter are taken
-    without its graph; to differentiate a training by the params that it begins with, give plain
-    tensors.
+    Key and step are put on the device of the params. A `torch.nn.Parameter` is detached. To
+    differentiate through a training by its first params, pass plain tensors.
 
     Args:
         params: a flat dict of arrays by name, as `model.init` returns it.

@@ -10,7 +10,7 @@ from purenets.core import random
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
-from purenets.torch_nets.keys import key_like
+from purenets.torch_nets.keys import expect_key_for, key_like
 
 MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
 
@@ -44,7 +44,8 @@ def update_batchnorm(
         The buffers, with new "running_mean", "running_var" and "num_batches_tracked".
 
     Raises:
-        UserError: an argument is wrong, a batch is not a pair or is empty, or there is no batch.
+        UserError: an argument is wrong, a batch is not a pair or is empty, there is no batch, or
+            the model draws and there is no key.
 
     Example:
         >>> import torch
@@ -92,8 +93,12 @@ def _in_training(model: Model, params: Params, x, key) -> Callable[[Buffers], Bu
     """Return the function from buffers to the buffers after a forward pass in training mode."""
 
     def train(buffers: Buffers) -> Buffers:
-        with _UnitMomentum():
-            return model.apply(params, buffers, x, train=True, key=key)[1]
+        try:
+            with _UnitMomentum():
+                return model.apply(params, buffers, x, train=True, key=key)[1]
+        except UserError as error:
+            expect_key_for("update_batchnorm", key, error)
+            raise
 
     return train
 

@@ -37,9 +37,8 @@ def grad_fn(
 
     Returns:
         `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`, with grads like the params.
-        Where something beside the params requires grad (inputs, a temperature in the loss, a
-        learning rate of an earlier step), the gradients can be differentiated by it. Of a
-        torch.nn.Parameter among the params only the values count.
+        The returned gradients keep their graph for anything else that requires grad, such as the
+        inputs or a temperature in the loss. A `torch.nn.Parameter` among the params is detached.
 
     Raises:
         UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not

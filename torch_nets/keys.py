@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from purenets.core import random
+from purenets.core.base import UserError
+
+MISSING = "training needs a key"  # what a layer that draws says, after its name
 
 
 def key_like(key: Any, like: Any = None) -> Tensor | None:
@@ -45,3 +48,26 @@ def _device_of(like: Any) -> torch.device | None:
     if not isinstance(like, dict | tuple | list):
         return None
     return next((d for d in map(_device_of, parts) if d is not None), None)
+
+
+def expect_key_for(function: str, key: Any, error: UserError) -> None:
+    """Raise a UserError that says where a key is to go, if a model has missed one.
+
+    Args:
+        function: the function that took the key, or did not.
+        key: what it was given.
+        error: what the model raised. Anything but a missing key is left to the caller.
+
+    Raises:
+        UserError: the model draws, and there is no key.
+
+    Example:
+        >>> from purenets import UserError
+        >>> from purenets.torch_nets.keys import expect_key_for
+        >>> expect_key_for("f", None, UserError("drop: training needs a key"))
+        Traceback (most recent call last):
+        purenets.core.base.UserError: f: the model draws (drop); pass key=random.key(0)
+    """
+    place, _, text = str(error).rpartition(": ")
+    if key is None and (text == MISSING or "there is no key" in text):
+        raise UserError(f"{function}: the model draws ({place}); pass key=random.key(0)") from error

@@ -490,3 +490,15 @@ def test_numbers_that_a_function_makes_tensors_of_are_not_watched():
     f = lambda x: [x + torch.tensor(2.0) + seen]
     graph = aot.trace_flat(f, [torch.ones(2)])
     assert [*map(id, aot._captured(graph))] == [id(seen)]
+
+
+def test_the_warning_names_the_line_that_cannot_be_compiled():
+    def branches(x):
+        y = 2 * x
+        return y if float(y.sum()) > 0 else -y
+
+    line = branches.__code__.co_firstlineno + 2
+    with pytest.warns(UserWarning, match=rf"needs the value of a tensor .*test_jit\.py:{line}\)$"):
+        jit(branches)(torch.ones(2))
+    with pytest.warns(UserWarning, match=r"draws random numbers .*test_jit\.py:\d+\)$"):
+        jit(lambda x: x + torch.rand(2))(torch.ones(2))

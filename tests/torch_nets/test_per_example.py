@@ -343,3 +343,12 @@ def test_a_key_that_nothing_draws_from_is_refused():
             call()
     with pytest.raises(UserError, match="per_example_grads: a key, but train=False"):
         per_example_grads_by_vmap(model)(params, buffers, batch, key)
+
+
+def test_a_missing_key_is_asked_for_by_the_function_that_takes_it():
+    model = MLP(2, [8], 3, dropout=0.5)
+    params, buffers = model.init(random.key(0))
+    batch = torch.eye(2), torch.tensor([0, 2])
+    for make in (per_example_grads, per_example_grads_by_vmap, ghost_norms):
+        with pytest.raises(UserError, match=r"the model draws .*pass key=random.key\(0\)"):
+            make(model, train=True)(params, buffers, batch)

@@ -34,7 +34,7 @@ from purenets.torch_nets.fast.batched import outside_vmap, transform_depth
 from purenets.torch_nets.fast.pytree import map_trees
 from purenets.torch_nets.fast.tracing import is_forward_mode, is_torch_compiling, is_transformed
 from purenets.torch_nets.from_module import map_tensors
-from purenets.torch_nets.keys import key_like
+from purenets.torch_nets.keys import expect_key_for, key_like
 
 
 class Backward(NamedTuple):
@@ -185,7 +185,11 @@ def chunks(
         at = slice(i, i + (chunk_size or n))
         part = map_arrays(lambda a, at=at: a[at], batch)
         part_keys = None if keys is None else keys[at]
-        yield backward(model, loss, params, buffers, part, part_keys, train, only_known)
+        try:
+            yield backward(model, loss, params, buffers, part, part_keys, train, only_known)
+        except UserError as error:
+            expect_key_for("per-example gradients", key, error)
+            raise
 
 
 # --- one backward pass ----------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from purenets.torch_nets.analysis.ghost_pass import (
 )
 from purenets.torch_nets.fast.outer_products import by_multiplication
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
-from purenets.torch_nets.keys import key_like
+from purenets.torch_nets.keys import expect_key_for, key_like
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -177,8 +177,12 @@ def per_example_grads_by_vmap(
         keys = None if key is None else example_keys(key_like(key, params), n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
         each = torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)
-        with by_multiplication(params, n):
-            return each(params, buffers, x, y, keys)
+        try:
+            with by_multiplication(params, n):
+                return each(params, buffers, x, y, keys)
+        except UserError as error:
+            expect_key_for("per_example_grads", key, error)
+            raise
 
     return per_example
 

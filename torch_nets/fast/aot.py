@@ -6,8 +6,10 @@ arguments only, so the caller of `compile_for` has to check no more than those.
 
 import contextlib
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -135,10 +137,10 @@ def trace(
     try:
         with force_is_compiling():
             graph = trace_flat(flat, examples)
-    except Unsupported:
-        raise
+    except Unsupported as error:
+        raise Unsupported(f"{error}{place_of(error)}") from error
     except Exception as error:
-        raise Unsupported(reason(error)) from error
+        raise Unsupported(f"{reason(error)}{place_of(error)}") from error
     return graph, result[-1]
 
 
@@ -351,6 +353,16 @@ def force_is_compiling() -> Iterator[None]:
         yield
     finally:
         torch.compiler._is_compiling_flag = before
+
+
+def place_of(error: Exception) -> str:
+    """Return " (FILE:LINE)" of the innermost line that is neither of a library nor of purenets."""
+    own = Path(__file__).parents[1]
+    skipped = (str(Path(torch.__file__).parents[1]), str(own), str(own.parent / "core"), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [(frame.filename, frame.lineno) for frame in frames]
+    users = [line for line in lines if not line[0].startswith(skipped)]
+    return f" ({users[-1][0]}:{users[-1][1]})" if users else ""
 
 
 def reason(error: Exception) -> str:

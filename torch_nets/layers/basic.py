@@ -33,7 +33,7 @@ from purenets.core.serial import (
     serial_uses_key,
 )
 from purenets.torch_nets.fast import matmul
-from purenets.torch_nets.keys import key_like
+from purenets.torch_nets.keys import MISSING, key_like
 
 MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a library
 
@@ -419,7 +419,7 @@ def Dropout(rate: float) -> Model:
         if not train or rate == 0:
             return x, buffers
         if key is None:
-            raise UserError("dropout: training needs a key")
+            raise UserError(f"dropout: {MISSING}")
         kept = random.bernoulli(key_like(key, x), 1 - rate, x.shape)
         return x * (kept.to(x.dtype) / (1 - rate)), buffers
 
