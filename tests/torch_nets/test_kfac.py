@@ -143,8 +143,6 @@ def test_random_combinations_of_outputs_approach_all_of_them():
         assert torch.allclose(found.B, right.B, atol=0.03 * float(right.B.abs().max()))
     with pytest.raises(UserError, match="num_samples needs a key"):
         kfac(model, params, {}, batch, num_samples=1)
-    with pytest.raises(UserError, match="kfac: a key, but num_samples=None draws nothing"):
-        kfac(model, params, {}, batch, key=KEY)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2])

@@ -86,8 +86,8 @@ def kfac(
         A list of blocks, one for each layer, for `kfac_vp`, `kfac_solve` and `kfac_function`.
 
     Raises:
-        UserError: an argument is wrong, there is a key without `num_samples`, or a leaf is read by
-            no linear layer or convolution, or by two.
+        UserError: an argument is wrong, or a leaf is read by no linear layer or convolution, or by
+            two.
 
     Example:
         >>> import torch
@@ -107,8 +107,6 @@ def kfac(
     n = expect_net("kfac", model, params, buffers, batch, loss)
     expect_choice("kfac", SHARING, sharing=sharing)
     check_chunk(chunk_size)
-    if key is not None and num_samples is None:
-        raise UserError("kfac: a key, but num_samples=None draws nothing; give num_samples")
     x, y = batch
     with torch.no_grad():
         logits, calls = eval_layers(model, params, buffers, x)
