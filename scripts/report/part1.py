@@ -46,6 +46,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         "seed": quick.seed,
         "one-step": one_step.interactive(quick.seed),
         "one_step_hidden": one_step.HIDDEN,
+        "one_step_rate": one_step.RATE,
         "one_step_examples": one_step.EXAMPLES,
         "one_step_shown": one_step.STRIP[one_step.MIDDLE],
     }
@@ -194,7 +195,7 @@ def curves(rows: list[dict]) -> Figure | None:
     histories = mlp_figures.kept_histories(rows)
     if not histories:
         return None
-    figure = mlp_figures.curves_of(histories)
+    figure = mlp_figures.curves_of(histories, log=True)
     figure.set_size_inches(TEXT_WIDTH, CURVE_HEIGHT * len(histories))
     for axis in figure.axes[1:]:  # the first panel names the lines of all
         axis.get_legend().remove()
