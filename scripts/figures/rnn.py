@@ -90,8 +90,8 @@ def both_curves(cells: Sequence[dict], title: str = "") -> Figure:
         for axis, name in zip(column, ("loss", "accuracy"), strict=True):
             seeds = of_seeds(cell, f"test_{name}")
             lines = axis.plot(steps, seeds, color=COLORS[1], linewidth=0.7, alpha=0.6)
-            lines[0].set_label("evaluation, one seed")
-            axis.plot(steps, seeds.mean(axis=1), "--", color=COLORS[3], label="evaluation, mean")
+            lines[0].set_label("each seed")
+            axis.plot(steps, seeds.mean(axis=1), "--", color=COLORS[3], label="evaluation")
             known = [row for row in cell["history"] if name in row]
             values = [row[name] for row in known]
             axis.plot([row["step"] for row in known], values, color=COLORS[0], label="training")

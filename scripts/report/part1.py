@@ -35,7 +35,7 @@ CONTENTS = {
     "overlap": "four clusters, SD 2, centers 4 apart",
     "digits": "8 \u00d7 8 pixels, of scikit-learn",
 }
-PLANES = ("moons", "circles", "blobs")  # sets with two features
+PLANES = ("moons", "circles", "blobs", "overlap")  # sets with two features
 
 
 def section(found: dict, quick: run_quick.Config) -> Section:
@@ -121,8 +121,12 @@ def boundaries(seed: int) -> Figure:
     case = {"max_steps": EPOCHS, "eval_freq": 2, "optimizer": "adam", "seed": seed}
     pairs = {name: compare_mlps.train_both(MLPConfig(dataset=name, **case)) for name in PLANES}
     figure = compare_mlps.boundaries(pairs)
-    for axis in figure.axes:  # on two lines, since three panels share the width of the text
-        axis.set_title(axis.get_title().replace(": ", "\n"))
+    for axis in figure.axes:  # on two lines, since four panels share the width of the text
+        axis.set_title(axis.get_title().replace(", ", "\n", 1).replace(": ", "\n"))
+        axis.set(xlabel="", ylabel="")
+        for points in axis.collections:
+            if hasattr(points, "set_sizes"):
+                points.set_sizes([8.0])  # so that test points do not hide those of the training
     return figure
 
 
