@@ -9,6 +9,7 @@ is no plain number is let through where it may be meant: arrays, since a value u
 torch.compile cannot be read, and schedules where a hyper-parameter is asked for.
 """
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -207,6 +208,12 @@ def expect_optimizers(function: str, **values: Any) -> None:
 
 def expect_models(function: str, fields: tuple[str, ...] = ("init", "apply"), **values) -> None:
     """Raise a UserError for an argument that lacks one of the functions that a model has."""
+    for name, value in values.items():
+        if function == "grad_fn" and _is_own_function(value):
+            raise UserError(
+                f"grad_fn: {name} is a function, needs a model with {' and '.join(fields)}; a loss "
+                "of your own needs no grad_fn: give make_step a function that returns its gradients"
+            )
     _expect_fields(function, fields, f"a model with {' and '.join(fields)}", values)
 
 
@@ -222,6 +229,13 @@ def _expect_fields(function: str, fields: tuple[str, ...], right: str, values: d
             made_by = getattr(value, "__name__", "<lambda>")
             hint = "" if made_by.startswith("<") else f"; call it: {made_by}(...)"
             raise UserError(f"{function}: {name} is {_shown(value)}, needs {right}{hint}")
+
+
+def _is_own_function(value: Any) -> bool:
+    """Return True for a function that is no constructor of a model: a user's, in lower case."""
+    name, module = getattr(value, "__name__", ""), getattr(value, "__module__", None) or ""
+    is_ours = module.partition(".")[0] == "purenets"
+    return inspect.isfunction(value) and not is_ours and not name[:1].isupper()
 
 
 def is_integer(value: Any) -> bool:

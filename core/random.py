@@ -29,7 +29,7 @@ from purenets.core.arguments import (
     expect_numbers,
     is_integer,
 )
-from purenets.core.arrays import FULL, dtype_called, kind_of, namespace
+from purenets.core.arrays import FULL, NUMPY, dtype_called, kind_of, namespace
 from purenets.core.base import Array, UserError
 
 __all__ = [
@@ -147,7 +147,8 @@ def fold_in(key: Array, data: int | Array) -> Array:
         data: an integer from 0 to 2**32 - 1, or such an integer array of one element.
 
     Returns:
-        A key of shape (3,) or (4,), independent of `key` and of the keys of other numbers.
+        A key of shape (3,) or (4,), independent of `key` and of the keys of other numbers. It is a
+        tensor where `data` is one.
 
     Raises:
         UserError: `data` is not such an integer, or `key` is not a key.
@@ -162,6 +163,7 @@ def fold_in(key: Array, data: int | Array) -> Array:
         jax.random.fold_in.
     """
     _expect_key(key)
+    key = _key_beside(key, data)
     xp = namespace(key)
     if key.shape[0] == 4:  # no room for a third number: hash the first two into a new key
         first, second, *_ = _hash(key, 1, FOLD)
@@ -193,7 +195,8 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
         low, high: the bounds, numbers or arrays of one element.
 
     Returns:
-        An array of the shape and dtype, of the library and on the device of the key.
+        An array of the shape and dtype, of the library and on the device of the key; a tensor where
+        a bound is one.
 
     Raises:
         UserError: `key` is not a key, `shape` is not a tuple of sizes, `dtype` is unknown, or the
@@ -204,7 +207,8 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
         >>> random.uniform(random.key(0), (3,), low=-1.0, high=1.0).round(3)
         array([-0.202,  0.761,  0.471], dtype=float32)
     """
-    xp, n = namespace(check_key(key)), _size("uniform", shape)
+    key = _key_beside(check_key(key), low, high)
+    xp, n = namespace(key), _size("uniform", shape)
     dtype = dtype_called(dtype, key, "uniform")
     _expect_interval("uniform", low, high)
     if dtype == xp.float64:
@@ -215,7 +219,8 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
         unit = unit * 2.0**-53
     else:
         unit = xp.astype(bits(key, n) >> 8, xp.float32) * 2.0**-24
-    if dtype in FULL and (low, high) == (0.0, 1.0):
+    of_numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if dtype in FULL and of_numbers and (low, high) == (0.0, 1.0):
         return xp.reshape(unit, shape)
     _expect_within_range("uniform", low, high, dtype, float(xp.finfo(dtype).max))
     draws = xp.reshape(xp.astype(low + (high - low) * unit, dtype, copy=False), shape)
@@ -293,7 +298,8 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
         shape: the shape of the result, a tuple of sizes; () is a scalar.
 
     Returns:
-        A boolean array of the shape, of the library and on the device of the key.
+        A boolean array of the shape, of the library and on the device of the key; a tensor where p
+        is one.
 
     Raises:
         UserError: `p` is not from 0 to 1, `key` is not a key, or `shape` is not a tuple of sizes.
@@ -303,7 +309,8 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
         >>> random.bernoulli(random.key(0), 0.5, (8,)).astype(int)
         array([1, 0, 0, 1, 0, 0, 0, 1])
     """
-    xp = namespace(check_key(key))
+    key = _key_beside(check_key(key), p)
+    xp = namespace(key)
     expect_numbers("bernoulli", FRACTION, p=p)
     words = bits(key, _size("bernoulli", shape))
     words = xp.astype(words, xp.float64)  # exact: 32 of its 53 bits
@@ -508,6 +515,18 @@ def _expect_key(key: Array) -> None:
         or kind_of(key) != "i"
     ):
         check_key(key)
+
+
+def _key_beside(key: Array, *values) -> Array:
+    """Return a key that can be computed with beside `values`: a tensor if one of them is a tensor.
+
+    NumPy cannot read the values of a tensor under torch.func, nor under torch.compile.
+    """
+    if isinstance(key, np.ndarray):
+        for value in values:
+            if not isinstance(value, NUMPY) and hasattr(value, "detach"):
+                return namespace(value).asarray(key, device=value.device)
+    return key
 
 
 def _expect_interval(function: str, low, high) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from purenets.core.arguments import expect_flags, expect_functions
-from purenets.core.arrays import namespace
+from purenets.core.arrays import kind_of, namespace
 from purenets.core.base import Array, UserError
 from purenets.core.nested import iter_leaves, iter_named, kinds, map_leaves, with_leaves
 
@@ -40,7 +40,8 @@ def scan(
     Args:
         f: a pure function `(carry, x) -> (carry, y)`. The carry keeps its structure, shapes and
             dtypes.
-        init: the first carry, an array or nested dicts, tuples and lists of them.
+        init: the first carry, an array or nested dicts, tuples and lists of them. A number in it
+            may become an array of shape () in the first iteration.
         xs: arrays with a leading axis of `length`, nested in the same way; None if `f` takes no x.
         length: the number of iterations; needed where `xs` has no arrays.
         reverse: go from the last x to the first. `ys` are in the order of `xs` nevertheless.
@@ -98,16 +99,38 @@ def plain_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool = False) -
         carry = new
         rows.append(list(iter_leaves(y)))
     rows = rows[::-1] if reverse else rows
-    return carry, with_leaves(y, [stack(column) for column in zip(*rows, strict=True)])
+    beside = carry, xs
+    return carry, with_leaves(y, [stack(column, beside) for column in zip(*rows, strict=True)])
 
 
-def stack(arrays: tuple[Array, ...]) -> Array:
-    """Return arrays, or numbers, along a new leading axis."""
+def stack(arrays: tuple[Array, ...], beside: Any = None) -> Array:
+    """Return arrays, or numbers, along a new leading axis.
+
+    Numbers become arrays of the library of the others; where there are only numbers, of the first
+    array in `beside`.
+    """
+    among = [x for x in arrays if not is_number(x)]
+    dtype = among[0].dtype if among and hasattr(among[0], "dtype") else None
+    first = next((x for x in (*among, *iter_leaves(beside)) if not is_number(x)), arrays[0])
     try:
-        return namespace(arrays[0]).stack([*arrays])
+        return namespace(first).stack([_as_array(x, first, dtype) for x in arrays])
     except TypeError as error:
         kinds = ", ".join(dict.fromkeys(type(array).__name__ for array in arrays))
         raise UserError(f"scan: f returned a y of {kinds}, needs arrays of one library") from error
+
+
+def is_number(x: Any) -> bool:
+    """Return True for a number of Python, which belongs to no library."""
+    return isinstance(x, int | float)
+
+
+def _as_array(x: Array | float, first: Array, dtype: Any) -> Array:
+    """Return a number as an array of the library of `first`, of the dtype if that can hold it."""
+    if not is_number(x) or not hasattr(first, "device"):
+        return x
+    kind = "" if dtype is None else kind_of(namespace(first).empty((), dtype=dtype))
+    holds = kind in ("f", "c") or (kind == "i" and type(x) is int)
+    return namespace(first).asarray(x, dtype=dtype if holds else None, device=first.device)
 
 
 def unstack(x: Array):
@@ -157,6 +180,7 @@ def check_carry(new: Any, old: Any) -> None:
     for name, leaf in before.items():
         for what in ("shape", "dtype"):
             was, now = getattr(leaf, what, None), getattr(after[name], what, None)
+            was = () if what == "shape" and is_number(leaf) else was
             if was is not None and now is not None and was != now:
                 raise UserError(
                     f"scan: {name}: f returned the {what} {_text(now)}, was given {_text(was)}"

@@ -101,9 +101,8 @@ def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = No
 def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Array) -> TrainState:
     """Return the state before the first step, with given params.
 
-    Key and step are put on the device of the params. The values of a torch.nn.Parameter are taken
-    without its graph; to differentiate a training by the params that it begins with, give plain
-    tensors.
+    Key and step are put on the device of the params. A `torch.nn.Parameter` is detached. To
+    differentiate through a training by its first params, pass plain tensors.
 
     Args:
         params: a flat dict of arrays by name, as `model.init` returns it.
@@ -161,7 +160,8 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
 
     Raises:
         UserError: `grad_fn` is not a function, or `optimizer` is not an optimizer. The step raises
-            one for a state of another optimizer or of other params.
+            one for a state of another optimizer or of other params, and if `grad_fn` returns
+            something else.
 
     Example:
         >>> import numpy as np
@@ -185,7 +185,14 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
             expect_states("step", state=state)
         key = random.fold_in(state.key, state.step) if uses_key else None
         params = with_vector(state.params)
-        grads, (buffers, metrics) = grad_fn(params, state.buffers, batch, key)
+        result = grad_fn(params, state.buffers, batch, key)
+        try:
+            grads, (buffers, metrics) = result
+        except (TypeError, ValueError):
+            _expect_grads(result)
+            raise
+        if not (isinstance(grads, dict) and isinstance(metrics, dict)):
+            _expect_grads(result)
 
         def value_and_grad_fn(params):  # torch.compile cannot trace annotations here
             grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
@@ -204,6 +211,19 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 
     return step
+
+
+def _expect_grads(result: Any) -> None:
+    """Raise a UserError for what a gradient function must not return."""
+    right = "(grads, (buffers, metrics)), where metrics is a dict with the 'loss'"
+    raise UserError(f"make_step: grad_fn returned {_outline(result)}, needs {right}")
+
+
+def _outline(value: Any, depth: int = 2) -> str:
+    """Return the structure of a value for a message, as in "(Tensor, dict)"."""
+    if not isinstance(value, tuple | list) or depth == 0:
+        return type(value).__name__
+    return f"({', '.join(_outline(part, depth - 1) for part in value)})"
 
 
 def fit(

@@ -2,8 +2,8 @@
 
 In nets of some dozen units an operation costs more than its arithmetic, and an optimizer has
 several for each leaf. On the vector of all leaves it has them once (`optim.elementwise`). To
-whoever looks it is a plain dict: it is equal to, prints as and pickles as one, and `dict(params)`
-is one.
+whoever looks it is a plain dict: it is equal to, prints as and copies as one, and `dict(params)` is
+one. It pickles as an OrderedDict, which `torch.load` takes.
 
     params = with_vector({"fc1.weight": w, "fc1.bias": b})
     vector_of(params)                  # (n,): all leaves
@@ -12,6 +12,8 @@ is one.
 """
 
 import math
+from collections import OrderedDict
+from copy import deepcopy
 from operator import is_
 from typing import NamedTuple
 
@@ -176,9 +178,19 @@ class VectorDict(dict, metaclass=_ShownAsDict):
         vector = vector_of(self)
         return VectorDict(self) if vector is None else from_vector(self.layout, vector)
 
+    def __copy__(self) -> Params:
+        """Copy as a plain dict of the same leaves."""
+        return dict(self)
+
+    def __deepcopy__(self, memo) -> Params:
+        """Copy as a plain dict of copies."""
+        return deepcopy(dict(self), memo)
+
     def __reduce_ex__(self, protocol):
-        """Pickle and copy as a plain dict."""
-        return dict, (dict(self),)
+        """Pickle as an OrderedDict, as torch's `state_dict` is one: `torch.load` with weights_only
+        allows no other dict that is not built in.
+        """
+        return OrderedDict, (), None, None, iter(dict(self).items())
 
 
 def from_vector(layout: Layout, vector: Array) -> Params:

@@ -3,9 +3,12 @@
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
+
+from purenets import optim, schedules
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -62,3 +65,33 @@ def test_links_lead_somewhere(page):
         target = page.parent / path if path else page
         assert "://" in link or target.exists(), link
         assert not anchor or anchor in anchors_of(target), link
+
+
+def numbers_of_optax() -> list[tuple[str, str, str, str]]:
+    """Return (function, argument, here, in optax) of the table "Same name, other number"."""
+    text = (DOCS / "how_to" / "from_jax.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)`: `(\w+)`.*? \| ([\d.e-]+) \| ([\d.e-]+) \|$", text, re.MULTILINE
+    )
+    assert len(rows) >= 6
+    return rows
+
+
+@pytest.mark.parametrize(("name", "argument", "here", "there"), numbers_of_optax())
+def test_the_numbers_beside_those_of_optax_are_the_defaults(name, argument, here, there):
+    default = signature(getattr(optim, name)).parameters[argument].default
+    assert str(default) == here
+    assert float(here) != float(there)
+
+
+def test_the_numbers_of_optax_are_those_of_optax():
+    optax = pytest.importorskip("optax")
+    for name, argument, _, there in numbers_of_optax():
+        make = getattr(optax, name, None) or getattr(optax.contrib, name)
+        argument = {"alpha": "decay"}.get(argument, argument)
+        assert float(signature(make).parameters[argument].default) == float(there)
+
+
+def test_a_warm_up_and_its_cosine_end_where_those_of_optax_do():
+    schedule = schedules.warmup(schedules.cosine(1e-2, 300 - 30), 30)
+    assert [schedule(count) for count in (0, 30, 300)] == [0.0, 1e-2, 0.0]

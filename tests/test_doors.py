@@ -691,3 +691,12 @@ def test_function_that_makes_an_optimizer_or_model_is_told_from_what_it_makes(ba
         init_state(nets.MLP, SGD, convert(KEY))
     with pytest.raises(UserError, match=r"model is .*call it: MLP\("):
         nets.grad_fn(nets.MLP)
+
+
+def test_a_loss_of_ones_own_is_no_model():
+    def my_loss(params, batch):
+        return 0.0
+
+    for door in (numpy_nets, torch_nets):
+        with pytest.raises(UserError, match="a loss of your own needs no grad_fn: give make_step"):
+            door.grad_fn(my_loss)

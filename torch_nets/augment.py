@@ -24,6 +24,7 @@ from purenets.core.arguments import (
 from purenets.core.base import Batch, GradFn, UserError
 from purenets.core.batch import count_examples
 from purenets.core.data.sampling import batches
+from purenets.torch_nets.keys import key_like
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 TRIES = 40
@@ -59,6 +60,7 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
+        key = key_like(key, x)
         return grad_fn(params, buffers, (f(random.fold_in(key, 0), x), y), random.fold_in(key, 1))
 
     return wrapped
@@ -116,6 +118,7 @@ def chain(*functions: Augmentation) -> Augmentation:
     expect_functions("chain", **{f"functions[{i}]": f for i, f in enumerate(functions)})
 
     def f(key, x):
+        key = key_like(key, x)
         for i, function in enumerate(functions):
             x = function(random.fold_in(key, i), x)
         return x
@@ -148,7 +151,7 @@ def flip(key: Tensor, x: Tensor) -> Tensor:
         torchvision.transforms.RandomHorizontalFlip.
     """
     _expect_images("flip", x)
-    return mirrored(x, random.bernoulli(key, 0.5, x.shape[:1]))
+    return mirrored(x, random.bernoulli(key_like(key, x), 0.5, x.shape[:1]))
 
 
 def mirrored(x: Tensor, which: Tensor) -> Tensor:
@@ -317,7 +320,7 @@ def crop(padding: int) -> Augmentation:
 
     def f(key, x):
         B, C, H, W = x.shape
-        moves = random.randint(key, (2, B), -padding, padding + 1)
+        moves = random.randint(key_like(key, x), (2, B), -padding, padding + 1)
         image = rearrange(torch.arange(B, device=x.device), "b -> b 1 1 1")
         channel = rearrange(torch.arange(C, device=x.device), "c -> 1 c 1 1")
         row = rearrange(_reflected(moves[0], H), "b h -> b 1 h 1")
@@ -357,7 +360,7 @@ def cutout(size: int) -> Augmentation:
 
     def f(key, x):
         B, _, H, W = x.shape
-        keys = random.split(key, 2)
+        keys = random.split(key_like(key, x), 2)
         rows, columns = (
             _within(random.randint(keys[i], (B, 1), 0, n), n, size) for i, n in enumerate((H, W))
         )
@@ -393,7 +396,9 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
     expect_numbers("color_jitter", NOT_NEGATIVE, brightness=brightness, contrast=contrast)
 
     def f(key, x):
-        draws = random.uniform(key, (2, x.shape[0], 1, 1, 1), low=-1.0, high=1.0).to(x.dtype)
+        draws = random.uniform(key_like(key, x), (2, x.shape[0], 1, 1, 1), low=-1.0, high=1.0).to(
+            x.dtype
+        )
         return x * (1 + contrast * draws[0]) + brightness * draws[1]
 
     return f
@@ -470,6 +475,7 @@ def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
+        key = key_like(key, x)
         share = draw(random.fold_in(key, 0)).to(x.dtype)
         other = random.permutation(random.fold_in(key, 1), x.shape[0])
         soft = torch.nn.functional.one_hot(y, n_classes).to(x.dtype)
@@ -509,7 +515,7 @@ def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:
     expect_reals("symmetric_beta", PART, alpha=alpha)
 
     def draw(key: Tensor) -> Tensor:
-        u, v = random.uniform(key, (2, TRIES), "float64") ** (1 / alpha)
+        u, v = random.uniform(key_like(key), (2, TRIES), "float64") ** (1 / alpha)
         good = (u + v <= 1) & (u + v > 0)
         first = torch.argmax(good.to(torch.int8))  # of equal values the first
         share = torch.where(good, u, 0.5) / torch.where(good, u + v, 1.0)

@@ -10,6 +10,7 @@ from purenets.core import random
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
+from purenets.torch_nets.keys import expect_key_for, key_like
 
 MEAN, VAR, COUNT = "running_mean", "running_var", "num_batches_tracked"
 
@@ -43,7 +44,8 @@ def update_batchnorm(
         The buffers, with new "running_mean", "running_var" and "num_batches_tracked".
 
     Raises:
-        UserError: an argument is wrong, a batch is not a pair or is empty, or there is no batch.
+        UserError: an argument is wrong, a batch is not a pair or is empty, there is no batch, or
+            the model draws and there is no key.
 
     Example:
         >>> import torch
@@ -72,7 +74,7 @@ def update_batchnorm(
         x, _ = batch
         if not all(len(array) for array in input_leaves(x) if getattr(array, "ndim", 0)):
             raise UserError("update_batchnorm: an empty batch has no statistics")
-        batch_key = None if key is None else random.fold_in(key, n)
+        batch_key = None if key is None else random.fold_in(key_like(key, x), n)
         train = _in_training(model, params, x, batch_key)
         track = track or _tracking(train, buffers)
         buffers, fresh = track(train, buffers)
@@ -91,8 +93,12 @@ def _in_training(model: Model, params: Params, x, key) -> Callable[[Buffers], Bu
     """Return the function from buffers to the buffers after a forward pass in training mode."""
 
     def train(buffers: Buffers) -> Buffers:
-        with _UnitMomentum():
-            return model.apply(params, buffers, x, train=True, key=key)[1]
+        try:
+            with _UnitMomentum():
+                return model.apply(params, buffers, x, train=True, key=key)[1]
+        except UserError as error:
+            expect_key_for("update_batchnorm", key, error)
+            raise
 
     return train
 

@@ -20,6 +20,7 @@ from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, Trai
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 from purenets.core.memory import sized_like
 from purenets.core.serial import init_leaves, takes_example
+from purenets.torch_nets.keys import key_like
 
 AXES = TrainState(
     params=0, buffers=0, opt_state=0, key=0, step=None
@@ -184,7 +185,7 @@ def deep_ensemble(model: Model, k: int) -> Model:
 
     def apply(params, buffers, x, *, train=False, key=None):
         check_prefixes(k, params, buffers)
-        logits, new = [], {}
+        logits, new, key = [], {}, key_like(key, x)
         for i in range(k):
             mine, state = (tree.select(part, f"{i}.") for part in (params, buffers))
             member_key = None if key is None else random.fold_in(key, i)
@@ -231,7 +232,7 @@ def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         check_prefixes(k, params, buffers)
-        grads, new, rows = {}, {}, []
+        grads, new, rows, key = {}, {}, [], key_like(key, params)
         for i in range(k):
             mine, state = (tree.select(part, f"{i}.") for part in (params, buffers))
             member_key = None if key is None else random.fold_in(key, i)

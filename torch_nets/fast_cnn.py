@@ -91,7 +91,7 @@ def FastCNN(
     first = layers.Conv(n_channels, n_in, 2)
     if filters is not None:
         first = layers.FixedConv(filters, bias=first_bias)
-    row = {"first": first, "gelu": layers.GELU()}
+    row = {"first": first, "gelu": layers.GELU(approximate="tanh")}
     for i, n_out in enumerate(widths, start=1):
         row[f"group{i}"] = _group(n_in, n_out, depth, dirac, norm)
         n_in = n_out
@@ -108,13 +108,15 @@ def _group(n_in: int, n_out: int, depth: int, dirac: bool, norm: Callable[[int],
         "conv1": conv(n_in),
         "pool": layers.MaxPool(2, stride=2),
         "norm1": norm(n_out),
-        "gelu1": layers.GELU(),
+        "gelu1": layers.GELU(approximate="tanh"),
     }
     second = {"conv2": conv(n_out), "norm2": norm(n_out)}
     if depth == 2:
-        return layers.serial(**first, **second, gelu2=layers.GELU())
-    third = {"gelu2": layers.GELU(), "conv3": conv(n_out), "norm3": norm(n_out)}
-    return layers.serial(**first, branch=layers.residual(**second, **third), gelu3=layers.GELU())
+        return layers.serial(**first, **second, gelu2=layers.GELU(approximate="tanh"))
+    third = {"gelu2": layers.GELU(approximate="tanh"), "conv3": conv(n_out), "norm3": norm(n_out)}
+    return layers.serial(
+        **first, branch=layers.residual(**second, **third), gelu3=layers.GELU(approximate="tanh")
+    )
 
 
 def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:

@@ -15,6 +15,7 @@ from purenets.core.data.checks import input_leaves
 from purenets.core.vector_dict import ALL, from_vector, vector_of
 from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
+from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
 
 # the type of what a graph of autograd has in the place of a leaf
@@ -36,9 +37,8 @@ def grad_fn(
 
     Returns:
         `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`, with grads like the params.
-        Where something beside the params requires grad (inputs, a temperature in the loss, a
-        learning rate of an earlier step), the gradients can be differentiated by it. Of a
-        torch.nn.Parameter among the params only the values count.
+        The returned gradients keep their graph for anything else that requires grad, such as the
+        inputs or a temperature in the loss. A `torch.nn.Parameter` among the params is detached.
 
     Raises:
         UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not
@@ -100,6 +100,7 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
+        key = key_like(key, params)
         logits, buffers = model.apply(params, buffers, x, train=True, key=key)
         value = loss(logits, y)
         return value, (buffers, compute_metrics(value.detach(), logits, y, metrics))

@@ -147,7 +147,7 @@ def residual_mlp(
         block = {
             "norm": norm(width),
             "fc1": layers.Linear(width, expansion * width),
-            "gelu": layers.GELU(),
+            "gelu": layers.GELU(approximate="tanh"),
             "fc2": layers.Linear(expansion * width, width),
         }
         if dropout:

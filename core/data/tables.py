@@ -16,6 +16,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.base import Array, UserError
 from purenets.core.data.tasks import Dataset, prepare
+from purenets.core.runs.notes import warn
 
 Row = tuple[int, list[str]]  # the line of the file that it ends on, and its cells
 
@@ -48,7 +49,9 @@ def from_csv(
         A `Dataset`: train and test, inputs (n, features) and targets (n,) int64.
 
     Raises:
-        UserError: one line that names the file, the row and what is wrong.
+        UserError: one line that names the file, the row and what is wrong. A class of a single
+            example is warned of, unless `n_classes` is given: the column may be a number to
+            predict.
 
     Example:
         >>> import pathlib, tempfile
@@ -75,6 +78,7 @@ def from_csv(
     width = max(len(rows[0][1]), 2)
     table = np.array([_numbers(path, row, width) for row in rows])
     y = _classes(path, table[:, -1], [number for number, _ in rows], n_classes)
+    _expect_examples_of_classes(path, y, n_classes)
     return prepare((table[:, :-1], y), random.split(key)[1], test_fraction, dtype, n_classes)
 
 
@@ -156,6 +160,11 @@ def _is_like_a_number(cell: str) -> bool:
     return True
 
 
+def _is_text(cell: str) -> bool:
+    """Return True for the name of a class, such as dog: text that is no number."""
+    return any(map(str.isalpha, cell)) and not _is_like_a_number(cell)
+
+
 def _numbers(path: Path, row: Row, width: int) -> list[float]:
     number, cells = row
     try:
@@ -168,6 +177,8 @@ def _numbers(path: Path, row: Row, width: int) -> list[float]:
             (f"; columns are separated by commas, not {c!r}" for c in ";\t" if c in "".join(cells)),
             "",
         )
+        if not hint and _is_text(cells[-1]) and len(cells) == width:
+            hint = f"; class names must be numbered from 0, and {cells[-1]!r} is a name"
         raise UserError(f"{path}: row {number} is not {width} numbers: {_shown(cells)}{hint}")
     if not all(map(math.isfinite, numbers)):
         wrong = next(
@@ -199,6 +210,26 @@ def _classes(path: Path, y: np.ndarray, rows: Sequence[int], n_classes: int | No
             "without a gap, or say n_classes"
         )
     return y
+
+
+def _expect_examples_of_classes(path: Path, y: np.ndarray, n_classes: int | None) -> None:
+    """Raise a UserError for a single class, and warn of classes that have one example each.
+
+    Integers of a regression look like these: (nearly) every row is a class of its own.
+    """
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) == 1 and (n_classes is None or n_classes == 1):
+        raise UserError(
+            f"{path}: all rows are of class {classes[0]}, needs two classes or more in the last "
+            "column"
+        )
+    lone = classes[counts < 2]
+    if n_classes is None and len(lone):
+        names = ", ".join(map(str, lone[:3])) + (", ..." if len(lone) > 3 else "")
+        warn(
+            f"{path}: {len(lone)} of {len(classes)} classes have a single example ({names}): the "
+            "last column is the class, not a number to predict; n_classes says that this is meant"
+        )
 
 
 def _shown(cells: Sequence[str], most: int = 80) -> str:

@@ -1,7 +1,7 @@
 """A run's folder: `config.json`, `history.csv`, checkpoints and figures."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from purenets.core import train
@@ -78,8 +78,8 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
 def save(
     folder: Path,
     state: TrainState,
-    rows: history.History,
-    metric_sums: Metrics,
+    rows: Sequence[dict] = (),
+    metric_sums: Metrics | None = None,
     keep: int = rotation.KEEP,
     newest: int | None = None,
 ) -> int:
@@ -90,7 +90,9 @@ def save(
 
     Args:
         folder: the run's folder.
-        state, rows, metric_sums: the three values that `fit` hands over.
+        state: the state to save.
+        rows, metric_sums: the other two values that `fit` hands over; nothing, where only the state
+            is to be saved.
         keep: how many checkpoints to keep, the best one apart.
         newest: the step of the checkpoint that is there and may be kept; None if there is none.
 
@@ -106,7 +108,7 @@ def save(
         >>> from purenets import optim, random, runs, train_state
         >>> state = train_state({"w": np.zeros(2)}, {}, optim.sgd(0.1), random.key(0))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     step = runs.save(folder, state._replace(step=np.array(7)), [], {})
+        ...     step = runs.save(folder, state._replace(step=np.array(7)))
         ...     names = sorted(path.name for path in pathlib.Path(folder).iterdir())
         >>> step, names
         (7, ['checkpoint.json', 'checkpoint.safetensors', 'history.csv'])
@@ -114,6 +116,8 @@ def save(
     expect_paths("save", folder=folder)
     expect_states("save", state=state)
     expect_integers("save", 1, keep=keep)
+    rows = list(rows) if isinstance(rows, tuple) else rows
+    metric_sums = {} if metric_sums is None else metric_sums
     wrong = mismatch(rows, history.check_rows, "rows")
     if wrong:
         raise UserError(f"save: {wrong}")
@@ -127,7 +131,9 @@ def save(
     return rotation.commit(folder, checkpoint.on_host(state._asdict()), meta, keep, newest)
 
 
-def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.History, Metrics]:
+def restore(
+    folder: Path, state: TrainState, *, missing_ok: bool = False
+) -> tuple[TrainState, history.History, Metrics]:
     """Return what the last `save` in a folder was given.
 
     If the newest checkpoint is damaged, a warning names it and the one before it is taken.
@@ -136,13 +142,14 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
         folder: the run's folder.
         state: a state of the same model and optimizer; it says which names, shapes, dtypes and
             devices to expect.
+        missing_ok: True to return `state` itself, [] and {} where nothing was saved.
 
     Returns:
-        State, rows and metric_sums; `state` itself, [] and {} if nothing was saved.
+        State, rows and metric_sums.
 
     Raises:
-        UserError: the checkpoint is of another model or optimizer (the leaf that differs is named),
-            or all checkpoints are damaged.
+        UserError: there is no checkpoint, it is of another model or optimizer (the leaf that
+            differs is named), or all checkpoints are damaged.
 
     Example:
         >>> import tempfile
@@ -150,14 +157,20 @@ def restore(folder: Path, state: TrainState) -> tuple[TrainState, history.Histor
         >>> from purenets import optim, random, runs, train_state
         >>> start = train_state({"w": np.zeros(2)}, {}, optim.sgd(0.1), random.key(0))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = runs.save(folder, start._replace(params={"w": np.ones(2)}), [], {})
+        ...     _ = runs.save(folder, start._replace(params={"w": np.ones(2)}))
         ...     state, rows, metric_sums = runs.restore(folder, start)
         >>> state.params["w"]
         array([1., 1.])
     """
     expect_paths("restore", folder=folder)
     expect_states("restore", state=state)
+    expect_flags("restore", missing_ok=missing_ok)
     found = rotation.first_good(Path(folder))
+    if found is None and not missing_ok:
+        there = "" if Path(folder).is_dir() else ", which is no folder"
+        raise UserError(
+            f"restore: no checkpoint in {folder}{there}; missing_ok=True begins with `state`"
+        )
     if found is None:
         return state, [], {}
     arrays, meta = checkpoint.load_file(found[0], state._asdict(), rotation.META)
@@ -226,7 +239,7 @@ def fit_and_save(
     if folder:
         if not writes and (folder / NAME).exists():
             use_kernels(folder, read_config(folder))  # as the process that writes has done
-        state, rows, metric_sums = restore(folder, state)
+        state, rows, metric_sums = restore(folder, state, missing_ok=True)
         _expect_steps(folder, int(state.step), steps, steps_flag)
     options |= {"steps": steps, "history": rows, "metric_sums": metric_sums}
     newest = int(state.step) if folder and rotation.any_checkpoint(folder) else None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from purenets import UserError, data, evaluate, fit, init_state, make_step, optim, random
+from purenets.core.runs.notes import RunWarning
 from purenets.numpy_nets import MLP, grad_fn, metrics_fn
 
 KEY = random.key(0)
@@ -57,6 +58,11 @@ def test_common_forms_of_a_table_give_the_same_set(tmp_path, form):
 
 
 WRONG = {
+    "names of classes": (
+        "x,y,kind\n0.0,0.0,dog\n1.0,0.0,cat\n",
+        "row 2 is not 3 numbers: 0.0,0.0,dog; class names must be numbered from 0",
+    ),
+    "one class": ("1,2,0\n2,3,0\n4,5,0\n", "all rows are of class 0, needs two classes or more"),
     "a word": ("1,2,0\n1,x,1\n", "row 2 is not 3 numbers: 1,x,1"),
     "a short row": ("1,2,0\n1,1\n", "row 2 is not 3 numbers"),
     "a long row": ("1,2,0\n1,1,1,1\n", "row 2 is not 3 numbers"),
@@ -151,3 +157,12 @@ def test_sensor_that_moved_once_does_not_ruin_the_test_loss(tmp_path):
     state, _ = fit(make_step(grad_fn(net), optimizer), state, batches, steps=20)
     assert np.ptp(task.train[0][:, 1]) == 0
     assert evaluate(metrics_fn(net), state, task.test)["loss"] < 1
+
+
+def test_a_table_of_a_regression_is_warned_of(tmp_path):
+    rows = "".join(f"{i / 7},{i}\n" for i in range(40))
+    with pytest.warns(RunWarning, match=r"40 of 40 classes have a single example \(0, 1, 2, ...\)"):
+        read(tmp_path, rows)
+    with pytest.warns(RunWarning, match=r"1 of 3 classes have a single example \(2\)"):
+        read(tmp_path, ROWS + "1,2\n")
+    assert read(tmp_path, rows, n_classes=40).n_classes == 40  # without a warning

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from purenets import UserError, random
+from purenets.torch_nets import jit
 
 # Random123's published vectors of philox4x32_10 (kat_vectors): counter, key, result
 VECTORS = [
@@ -320,3 +321,27 @@ def test_dtype_may_be_that_of_either_library(name):
         assert random.uniform(T, (2,), dtype).dtype == getattr(torch, name)
         assert random.normal(random.key(0), (2,), dtype).dtype == name
     assert random.uniform(T, (2,), torch.bfloat16).dtype == torch.bfloat16
+
+
+BESIDE_A_TENSOR = {
+    "fold_in": lambda key, t: random.normal(random.fold_in(key, t), (2,)),
+    "fold_in beside others": lambda key, t: random.fold_in(random.fold_in(key, 3), t),
+    "fold_in of a hashed key": lambda key, t: random.fold_in(
+        random.fold_in(random.fold_in(key, 3), 4), t
+    ),
+    "uniform": lambda key, t: random.uniform(key, (2,), high=t + 1.0),
+    "bernoulli": lambda key, t: random.bernoulli(key, t / 8, (50,)),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_A_TENSOR)
+def test_a_numpy_key_beside_a_tensor_draws_what_the_torch_key_draws(name):
+    f, key, numbers = BESIDE_A_TENSOR[name], random.key(5), torch.arange(1, 4)
+    expected = torch.stack([f(torch.as_tensor(key), t) for t in numbers])
+    assert torch.equal(torch.stack([f(key, t) for t in numbers]), expected)
+    assert torch.equal(torch.func.vmap(lambda t: f(key, t))(numbers), expected)
+
+
+def test_a_numpy_key_is_folded_under_jit_without_a_warning():
+    f = lambda step: random.normal(random.fold_in(random.key(5), step), (2,))
+    assert torch.equal(jit(f)(torch.tensor(2)), f(torch.tensor(2)))

@@ -226,3 +226,20 @@ def test_a_save_that_fails_is_told(tmp_path, when):
         if when == "next":
             save(at(2), rows(1, 2), {})
             raise AssertionError("the failure was not told")
+
+
+def test_a_mistyped_folder_is_named_instead_of_an_untrained_state(tmp_path):
+    for name in ("run", "empty"):
+        (tmp_path / name).mkdir()
+    runs.save(tmp_path / "run", at(3))
+    for name, why in (("typo", "typo, which is no folder;"), ("empty", "empty;")):
+        with pytest.raises(UserError, match=f"restore: no checkpoint in .*{why} missing_ok=True"):
+            runs.restore(tmp_path / name, STATE)
+        assert runs.restore(tmp_path / name, STATE, missing_ok=True) == (STATE, [], {})
+    assert runs.restore(tmp_path / "run", STATE)[0].step == 3
+
+
+def test_a_state_is_saved_alone(tmp_path):
+    assert runs.save(tmp_path, at(7)) == 7
+    state, table, sums = runs.restore(tmp_path, STATE)
+    assert (int(state.step), table, sums) == (7, [], {})

@@ -377,3 +377,33 @@ def test_steps_that_are_taken_already_are_warned_of():
     assert fit(step, state, lambda i: None, steps=5, history=history) == (state, history)
     with pytest.warns(UserWarning, match="fit: the state has taken 5 steps already, steps=5 takes"):
         assert fit(step, state, lambda i: None, steps=5) == (state, [])
+
+
+GRADS, LOSS = {"w": np.ones(1)}, np.float64(1.0)
+RESULTS = {
+    "a loss and its gradients": ((LOSS, GRADS), r"\(float64, dict\)"),
+    "gradients and a loss": ((GRADS, LOSS), r"\(dict, float64\)"),
+    "gradients alone": (GRADS, "dict"),
+    "gradients of two leaves alone": ({"w": GRADS["w"], "ab": LOSS}, "dict"),
+    "a loss and gradients of two leaves": ((LOSS, {"ab": LOSS, "cd": LOSS}), r"\(float64, dict\)"),
+    "metrics that are no dict": ((GRADS, ({}, LOSS)), r"\(dict, \(dict, float64\)\)"),
+    "three values": ((GRADS, {}, {"loss": LOSS}), r"\(dict, dict, dict\)"),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_a_gradient_function_must_not_return_is_named(name):
+    result, outline = RESULTS[name]
+    state = train_state({"w": np.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
+    step = make_step(lambda *_: result, optim.sgd(0.1))
+    with pytest.raises(UserError, match=f"make_step: grad_fn returned {outline}, needs \\(grads,"):
+        step(state, None)
+
+
+def test_an_error_within_a_gradient_function_is_its_own():
+    def grad_fn(params, buffers, batch, key):
+        raise ValueError("too many values")
+
+    state = train_state({"w": np.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
+    with pytest.raises(ValueError, match=r"^too many values$"):
+        make_step(grad_fn, optim.sgd(0.1))(state, None)

@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -175,10 +176,29 @@ def test_writes_into_a_leaf_are_seen_by_the_vector(convert):
 @backends
 def test_pickles_and_copies_as_a_plain_dict(convert):
     plain, carried = pair(convert)
-    for again in (pickle.loads(pickle.dumps(carried)), copy.deepcopy(carried), copy.copy(carried)):
+    for again in (copy.deepcopy(carried), copy.copy(carried)):
         assert type(again) is dict
         assert equal(again, plain)
     assert not np.shares_memory(copy.deepcopy(carried)["b"], carried["b"])
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        again = pickle.loads(pickle.dumps(carried, protocol))
+        assert type(again) is OrderedDict  # torch.load takes no other
+        assert [*again] == [*plain]
+        assert equal(again, plain)
+
+
+def test_torch_loads_what_it_saved_of_a_training_without_trusting_the_file(tmp_path):
+    model, optimizer = torch_nets.MLP(2, [4, 4], 2), optim.adamw(1e-2)
+    batch = torch.ones(3, 2), torch.tensor([0, 1, 0])
+    state = init_state(model, optimizer, random.key(0))
+    state, _ = make_step(torch_nets.grad_fn(model), optimizer)(state, batch)
+    assert type(state.params) is VectorDict
+    for part in (state.params, state.opt_state, state._asdict()):
+        torch.save(part, tmp_path / "part.pt")
+        again = torch.load(tmp_path / "part.pt", weights_only=True)
+        found, expected = tree.flatten(again), tree.flatten(part)
+        assert [*found] == [*expected]
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @backends

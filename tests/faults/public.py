@@ -53,7 +53,7 @@ Call = tuple[Callable, dict[str, Any]]
 CLOSED = {
     *("numpy_nets.image_modules", "numpy_nets.modules", "numpy_nets.rnn_numpy", "numpy_nets.grad"),
     *("torch_nets.convert", "torch_nets.default_metrics", "torch_nets.distributed"),
-    *("torch_nets.from_module", "torch_nets.grad", "torch_nets.module_draws"),
+    *("torch_nets.from_module", "torch_nets.grad", "torch_nets.keys", "torch_nets.module_draws"),
     *("torch_nets.module_init", "torch_nets.remat", "torch_nets.vanilla_rnn"),
     *("torch_nets.other_draws", "torch_nets.analysis.accounting", "torch_nets.analysis.noise"),
     *("torch_nets.analysis.ghost_pass", "torch_nets.analysis.ghost_rules"),
@@ -388,7 +388,7 @@ def calls_of_losses() -> list[Call]:
 def calls_of_analysis() -> list[Call]:
     rnn = torch_nets.VanillaRNN(3, 1, 4, 10)
     rnn_params, digits = rnn.init(KEY)[0], torch.ones(2, 3, 1)
-    each = per_example.per_example_grads(NET)(PARAMS, {}, (X, Y), KEY)[0]
+    each = per_example.per_example_grads(NET)(PARAMS, {}, (X, Y))[0]
     f = curvature.eval_loss_fn(NET, {}, (X, Y))
     return [
         (curvature.hvp, {"f": f, "params": PARAMS, "v": PARAMS}),

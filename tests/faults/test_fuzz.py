@@ -175,6 +175,7 @@ def tables(draw):
     return "\n".join(["a,b,c"] * draw(st.integers(0, 1)) + rows).encode()
 
 
+@pytest.mark.filterwarnings("ignore::purenets.core.runs.notes.RunWarning")  # a class of one example
 def test_tables_of_numbers(tmp_path):
     counts, path = Counter(), tmp_path / "table.csv"
 

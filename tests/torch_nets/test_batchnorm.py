@@ -121,8 +121,15 @@ def test_net_without_batchnorm_keeps_its_buffers():
 def test_net_that_draws_needs_a_key_and_is_a_function_of_it():
     net = batch_norm_mlp(108, [8], 2, dropout=0.5)
     params, buffers = net.init(KEY)
-    with pytest.raises(UserError, match="needs a key"):
+    with pytest.raises(
+        UserError, match=r"update_batchnorm: the model draws \(\w+\.dropout\); pass"
+    ):
         update_batchnorm(net, params, buffers, BATCHES)
+    module = from_module(nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(2)))
+    with pytest.raises(
+        UserError, match=r"update_batchnorm: the model draws .* pass key=random.key"
+    ):
+        update_batchnorm(module, *module.init(None), [(torch.ones(3, 2), Y[:3])])
     first, again = (update_batchnorm(net, params, buffers, BATCHES, key=KEY) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from purenets import UserError, init_state, make_step, numpy_nets, optim, random, tree
+from purenets import UserError, init_state, make_step, numpy_nets, optim, random, scan, tree
 from purenets.torch_nets import (
     MLP,
     VanillaRNN,
@@ -22,6 +22,7 @@ from purenets.torch_nets import (
     to_numpy,
 )
 from purenets.torch_nets.convert import device_from_name
+from purenets.torch_nets.fast import aot
 from purenets.torch_nets.fast import jit as engine
 
 
@@ -459,3 +460,45 @@ def test_devices_are_checked():
 def test_bfloat16_comes_to_numpy_as_float32():
     leaf = to_numpy({"w": torch.ones(2, dtype=torch.bfloat16)})["w"]
     assert leaf.dtype == "float32"
+
+
+def test_a_captured_tensor_that_is_changed_in_place_compiles_again():
+    rate, offsets = torch.tensor(0.1), torch.ones(3, 2)
+    f = lambda x: (x * rate, torch.func.vmap(lambda row: x[0] + row)(offsets))
+    compiled, x = jit(f), torch.randn(2)
+    assert_same(compiled(x), f(x))
+    for change in (lambda: rate.fill_(0.0), lambda: offsets[1].mul_(5)):
+        change()
+        with pytest.warns(UserWarning, match="is compiled again: a tensor that it closes over was"):
+            assert_same(compiled(x), f(x))
+        assert_same(compiled(x), f(x))  # without a warning
+
+
+def test_a_captured_tensor_under_scan_and_ahead_of_time_is_watched_too():
+    rate = torch.tensor(0.5)
+    f = lambda total, xs: scan(lambda c, x: (c + rate * x, c), total, xs)
+    given = torch.zeros(()), torch.arange(4.0)
+    compiled = jit(f).lower(*given).compile()
+    assert_same(compiled(*given), f(*given))
+    rate.mul_(3.0)
+    with pytest.warns(UserWarning, match="is compiled again"):
+        assert_same(compiled(*given), f(*given))
+
+
+def test_numbers_that_a_function_makes_tensors_of_are_not_watched():
+    seen = torch.ones(2)
+    f = lambda x: [x + torch.tensor(2.0) + seen]
+    graph = aot.trace_flat(f, [torch.ones(2)])
+    assert [*map(id, aot._captured(graph))] == [id(seen)]
+
+
+def test_the_warning_names_the_line_that_cannot_be_compiled():
+    def branches(x):
+        y = 2 * x
+        return y if float(y.sum()) > 0 else -y
+
+    line = branches.__code__.co_firstlineno + 2
+    with pytest.warns(UserWarning, match=rf"needs the value of a tensor .*test_jit\.py:{line}\)$"):
+        jit(branches)(torch.ones(2))
+    with pytest.warns(UserWarning, match=r"draws random numbers .*test_jit\.py:\d+\)$"):
+        jit(lambda x: x + torch.rand(2))(torch.ones(2))

@@ -81,8 +81,11 @@ def test_layer_norm_gelu_scale_and_residual():
     x, params = torch.randn(5, 4), {"weight": torch.rand(4), "bias": torch.rand(4)}
     expected = torch.nn.functional.layer_norm(x, (4,), params["weight"], params["bias"])
     torch.testing.assert_close(layers.LayerNorm(4).apply(params, {}, x)[0], expected)
-    gelu = torch.nn.functional.gelu(x, approximate="tanh")
+    tanh = layers.GELU(approximate="tanh").apply({}, {}, x)[0]
+    assert torch.equal(tanh, torch.nn.functional.gelu(x, approximate="tanh"))
+    gelu = torch.nn.functional.gelu(x)
     assert torch.equal(layers.GELU().apply({}, {}, x)[0], gelu)
+    assert not torch.equal(tanh, gelu)
     branch = layers.residual(gelu=layers.GELU(), half=layers.Scale(0.5))
     torch.testing.assert_close(branch.apply({}, {}, x)[0], x + 0.5 * gelu)
     with pytest.raises(UserError, match=r"norm\.input: shape is \(5, 4\), expected \(batch, 3\)"):

@@ -12,6 +12,7 @@ from torch import nn
 from purenets import UserError, make_step, optim, random, train_state, tree
 from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
 from purenets.torch_nets.analysis import privacy
+from purenets.torch_nets.analysis.ghost import clipped_sum, ghost_norms
 from purenets.torch_nets.analysis.per_example import (
     check_per_example,
     example_grad_norms,
@@ -325,3 +326,29 @@ def test_opacus_gives_the_same(name):
     nn.functional.cross_entropy(theirs(x), y).backward()
     for leaf, p in theirs._module.named_parameters():
         assert torch.allclose(grads[leaf], p.grad_sample, rtol=1e-10, atol=1e-14), leaf
+
+
+def test_a_key_that_nothing_draws_from_is_refused():
+    model, key = MLP(2, [8], 3, dropout=0.5), torch.as_tensor(random.key(3))
+    params, buffers = model.init(random.key(0))
+    batch = torch.eye(2), torch.tensor([0, 2])
+    calls = {
+        "per_example_grads": lambda: per_example_grads(model)(params, buffers, batch, key),
+        "check_per_example": lambda: check_per_example(model, params, buffers, batch, key=key),
+        "ghost_norms": lambda: ghost_norms(model)(params, buffers, batch, key),
+        "clipped_sum": lambda: clipped_sum(model, 1.0)(params, buffers, batch, key),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UserError, match=f"{name}: a key, but train=False draws nothing"):
+            call()
+    with pytest.raises(UserError, match="per_example_grads: a key, but train=False"):
+        per_example_grads_by_vmap(model)(params, buffers, batch, key)
+
+
+def test_a_missing_key_is_asked_for_by_the_function_that_takes_it():
+    model = MLP(2, [8], 3, dropout=0.5)
+    params, buffers = model.init(random.key(0))
+    batch = torch.eye(2), torch.tensor([0, 2])
+    for make in (per_example_grads, per_example_grads_by_vmap, ghost_norms):
+        with pytest.raises(UserError, match=r"the model draws .*pass key=random.key\(0\)"):
+            make(model, train=True)(params, buffers, batch)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -265,3 +266,55 @@ def test_the_graph_does_not_grow_with_the_length():
         )
         sizes.append(sum(len(m.graph.nodes) for m in graph.modules() if hasattr(m, "graph")))
     assert sizes[0] == sizes[1]
+
+
+def running(total, x):
+    """A carry that may begin as a number, and is seen before x is added."""
+    return total + x, total
+
+
+@pytest.mark.parametrize("zero", [0, 0.0])
+@pytest.mark.parametrize("wrap", [lambda f: f, jit, lambda f: torch.func.vmap(f, in_dims=0)])
+def test_numbers_in_a_carry_and_among_the_ys_become_tensors(zero, wrap):
+    xs = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 1.0, 1.0, 1.0]])
+    f = lambda x: scan(running, zero, x)
+    if wrap is jit or wrap(abs) is abs:
+        carry, ys = wrap(f)(xs[0])
+        assert carry == 15
+        assert torch.equal(ys, torch.tensor([0.0, 1.0, 3.0, 7.0]))
+    else:
+        carry, ys = wrap(f)(xs)
+        assert torch.equal(carry, torch.tensor([15.0, 4.0]))
+        assert torch.equal(ys[0], torch.tensor([0.0, 1.0, 3.0, 7.0]))
+
+
+def test_the_gradient_of_a_scan_that_begins_at_a_number():
+    xs = torch.tensor([1.0, 2.0, 4.0])
+    grad = torch.func.grad(lambda x: scan(running, 0.0, x)[1].sum())(xs)
+    assert torch.equal(grad, torch.tensor([2.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jit])
+def test_ys_that_are_numbers_only_are_tensors_beside_tensors(wrap):
+    carry, ys = wrap(lambda x: scan(lambda c, v: (c + v, (1.5, 2, True)), torch.zeros(()), x))(
+        torch.ones(3)
+    )
+    assert carry == 3
+    assert [y.dtype for y in ys] == [torch.float32, torch.int64, torch.bool]
+    assert all(y.shape == (3,) for y in ys)
+    assert torch.equal(ys[0], torch.full((3,), 1.5))
+
+
+def test_a_number_becomes_an_array_of_its_library_and_one_that_does_not_fit_is_kept():
+    _, ys = scan(lambda c, v: (c + v, c), 0.5, np.array([1, 2, 3]))
+    assert isinstance(ys, np.ndarray)
+    assert ys.tolist() == [0.5, 1.5, 3.5]
+    _, ys = scan(lambda c, v: (c, v if c.shape else 0.5), torch.zeros(1), torch.ones(2).long())
+    assert ys.tolist() == [1, 1]
+
+
+def test_a_number_in_the_carry_is_of_shape_nothing():
+    with pytest.raises(
+        UserError, match=r"scan: carry: f returned the shape \(2,\), was given \(\)"
+    ):
+        scan(running, 0.0, torch.ones(3, 2))

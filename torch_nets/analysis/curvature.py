@@ -33,6 +33,7 @@ from purenets.core.batch import count_examples
 from purenets.core.optim.internals.elementwise import apply_updates
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.grad import expect_param_tensors
+from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
 
 Scalar = Callable[[Params], Tensor]  # a loss as a function of the params alone
@@ -271,7 +272,7 @@ def lanczos(
     expect_leaves("lanczos", params=params)
     expect_param_tensors(params)
     expect_integers("lanczos", 1, iterations=iterations)
-    random.check_key(key)
+    key = random.check_key(key_like(key, params))
     vector, unravel = tree.ravel(params)
     n, dtype = tree.size(params), widened(vector).dtype
     q = random.normal(key, (n,), str(dtype).split(".")[-1])
@@ -429,6 +430,7 @@ def filter_normalized_direction(params: Params, key: Tensor) -> Params:
     """
     expect_leaves("filter_normalized_direction", params=params)
     expect_param_tensors(params)
+    key = key_like(key, params)
 
     def one(i, p):
         if p.ndim < 2:

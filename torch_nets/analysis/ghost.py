@@ -21,7 +21,12 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params
-from purenets.torch_nets.analysis.ghost_pass import can_trace, chunks, concatenated
+from purenets.torch_nets.analysis.ghost_pass import (
+    can_trace,
+    chunks,
+    concatenated,
+    expect_used_key,
+)
 from purenets.torch_nets.analysis.per_example import check_chunk, per_example_grads_by_vmap
 from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.losses import cross_entropy
@@ -71,6 +76,7 @@ def ghost_norms(
 
     def norms(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
         expect_tensors(params, batch)
+        expect_used_key("ghost_norms", train, key)
         if not can_trace(params, buffers, batch):
             return by_vmap(params, buffers, batch, key)
         parts = chunks(model, loss, params, buffers, batch, key, **options)
@@ -130,6 +136,7 @@ def clipped_sum(
         scale: float = 1.0,
     ):
         expect_tensors(params, batch)
+        expect_used_key("clipped_sum", train, key)
         if not can_trace(params, buffers, batch):
             return by_vmap(params, buffers, batch, key, scale=scale)
         total, losses, outputs = None, [], []

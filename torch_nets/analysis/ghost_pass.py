@@ -34,6 +34,7 @@ from purenets.torch_nets.fast.batched import outside_vmap, transform_depth
 from purenets.torch_nets.fast.pytree import map_trees
 from purenets.torch_nets.fast.tracing import is_forward_mode, is_torch_compiling, is_transformed
 from purenets.torch_nets.from_module import map_tensors
+from purenets.torch_nets.keys import expect_key_for, key_like
 
 
 class Backward(NamedTuple):
@@ -123,6 +124,21 @@ def _requires_grad(container: Any) -> bool:
     return any(map(_requires_grad, container))
 
 
+def expect_used_key(function: str, train: bool, key: Tensor | None) -> None:
+    """Raise a UserError for a key that nothing draws from, since the model is evaluated.
+
+    Args:
+        function: the name that the message begins with.
+        train: whether the model runs in training mode.
+        key: a key, or None.
+
+    Raises:
+        UserError: there is a key, and `train` is False.
+    """
+    if key is not None and not train:
+        raise UserError(f"{function}: a key, but train=False draws nothing; pass train=True")
+
+
 def example_keys(key: Tensor, n: int) -> Tensor:
     """Return a key for each of n examples.
 
@@ -164,12 +180,16 @@ def chunks(
         UnknownUse: see `only_known`.
     """
     n = count_examples(batch, "per-example gradients")
-    keys = None if key is None else example_keys(key, n)
+    keys = None if key is None else example_keys(key_like(key, params), n)
     for i in range(0, n, chunk_size or n):
         at = slice(i, i + (chunk_size or n))
         part = map_arrays(lambda a, at=at: a[at], batch)
         part_keys = None if keys is None else keys[at]
-        yield backward(model, loss, params, buffers, part, part_keys, train, only_known)
+        try:
+            yield backward(model, loss, params, buffers, part, part_keys, train, only_known)
+        except UserError as error:
+            expect_key_for("per-example gradients", key, error)
+            raise
 
 
 # --- one backward pass ----------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
 from purenets.torch_nets.analysis.operators import expect_net
 from purenets.torch_nets.analysis.per_example import check_chunk
+from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.layer_calls import LayerCall, eval_layers
 from purenets.torch_nets.losses import cross_entropy
 
@@ -154,7 +155,8 @@ def _combined(rows: Tensor, num_samples: int, key: Tensor | None) -> Tensor:
     if key is None:
         raise UserError("kfac: num_samples needs a key")
     n, C = rows.shape[:2]
-    signs = 2 * random.bernoulli(random.check_key(key), 0.5, (n, num_samples, C)).to(rows.dtype) - 1
+    key = random.check_key(key_like(key, rows))
+    signs = 2 * random.bernoulli(key, 0.5, (n, num_samples, C)).to(rows.dtype) - 1
     return einsum(signs, rows, "n s c, n c ... -> n s ...") / num_samples**0.5
 
 

@@ -40,6 +40,7 @@ from purenets.torch_nets.analysis.kfac import eigen_block, kfac, kfac_eigenvecto
 from purenets.torch_nets.analysis.operators import damped, expect_net, to_dense
 from purenets.torch_nets.analysis.per_example import check_chunk
 from purenets.torch_nets.grad import expect_tensors
+from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -306,6 +307,7 @@ def sample_posterior(posterior: Posterior, key: Tensor, num_samples: int) -> Par
     """
     _expect_posterior("sample_posterior", posterior)
     expect_integers("sample_posterior", 1, num_samples=num_samples)
+    key = random.check_key(key_like(key, posterior.mean))
 
     def one(key):
         noise = {}
@@ -316,7 +318,7 @@ def sample_posterior(posterior: Posterior, key: Tensor, num_samples: int) -> Par
         moved = posterior.sqrt_vp(noise)
         return {name: (p + moved[name]).to(p.dtype) for name, p in posterior.mean.items()}
 
-    return vmap(one)(random.split(random.check_key(key), num_samples))
+    return vmap(one)(random.split(key, num_samples))
 
 
 def linearized_predictive(

@@ -16,6 +16,7 @@ from purenets.core import random
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Params
 from purenets.torch_nets.fast.jit import jit
+from purenets.torch_nets.keys import key_like
 
 BLOCK = 1 << 17  # elements at a time, which a cache holds; the numbers do not depend on it
 MIN_COMPILED = 1 << 19  # elements of all leaves from which on compiling pays, once for a process
@@ -42,7 +43,7 @@ def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = Fal
         >>> 1.9 < float(noisy["w"].std()) < 2.1
         True
     """
-    sizes = [g.numel() for g in grads.values()]
+    key, sizes = key_like(key, grads), [g.numel() for g in grads.values()]
     wide = any(g.dtype == torch.float64 for g in grads.values())
     dtype = torch.float64 if wide else torch.float32
     if is_tracing():

@@ -27,6 +27,7 @@ from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
+from purenets.torch_nets.keys import key_like
 
 Product = Callable[[Params], Params]  # v -> A v
 DISTRIBUTIONS = ("rademacher", "normal")
@@ -40,12 +41,14 @@ class MatrixProduct(NamedTuple):
         n: the number of params.
         dtype: of the columns, float32 at least.
         unravel: (n,) -> the dict.
+        device: of the columns.
     """
 
     apply: Callable[[Tensor], Tensor]
     n: int
     dtype: torch.dtype
     unravel: Callable[[Tensor], Params]
+    device: torch.device
 
 
 def matrix_product(
@@ -94,7 +97,7 @@ def matrix_product(
             return torch.stack([one(row) for row in rows.unbind(0)], dim=1)
         return torch.func.vmap(one, chunk_size=chunk_size)(rows).T
 
-    return MatrixProduct(apply, vector.shape[0], dtype, unravel)
+    return MatrixProduct(apply, vector.shape[0], dtype, unravel, vector.device)
 
 
 def in_order_of(params: Params, leaves: Params) -> Params:
@@ -211,7 +214,7 @@ def draw_probes(function: str, key: Tensor, A: MatrixProduct, k: int, distributi
         tensor([-1.,  1.])
     """
     expect_choice(function, DISTRIBUTIONS, distribution=distribution)
-    random.check_key(key)
+    key = random.check_key(key_like(key, A.device))
     if distribution == "normal":
         return random.normal(key, (A.n, k), str(A.dtype).removeprefix("torch."))
     return 2 * random.bernoulli(key, 0.5, (A.n, k)).to(A.dtype) - 1

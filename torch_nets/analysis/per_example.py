@@ -39,9 +39,11 @@ from purenets.torch_nets.analysis.ghost_pass import (
     chunks,
     concatenated,
     example_keys,
+    expect_used_key,
 )
 from purenets.torch_nets.fast.outer_products import by_multiplication
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
+from purenets.torch_nets.keys import expect_key_for, key_like
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -74,7 +76,8 @@ def per_example_grads(
     Args:
         model: the network.
         loss: `loss(logits, targets) -> scalar`, of a batch of one.
-        train: True to apply the model in training mode.
+        train: True to apply the model in training mode. By default it is evaluated: nothing is
+            dropped, and BatchNorm uses its running statistics.
         chunk_size: examples at a time, which limits the memory; None for all.
         reduce: a function of one example's gradients, such as `tree.norm`, applied by
             torch.func.vmap before the next chunk.
@@ -86,7 +89,8 @@ def per_example_grads(
         own.
 
     Raises:
-        UserError: an argument is wrong. When called: the batch is empty or not of tensors.
+        UserError: an argument is wrong. When called: the batch is empty or not of tensors, or
+            there is a key but `train` is False, so that nothing draws from it.
 
     Example:
         >>> import torch
@@ -107,6 +111,7 @@ def per_example_grads(
 
     def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
         expect_tensors(params, batch)
+        expect_used_key("per_example_grads", train, key)
         count_examples(batch, "per_example_grads")
         if can_trace(params, buffers, batch):
             with contextlib.suppress(UnknownUse):
@@ -166,13 +171,18 @@ def per_example_grads_by_vmap(
 
     def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
         expect_tensors(params, batch)
+        expect_used_key("per_example_grads", train, key)
         n = count_examples(batch, "per_example_grads")
         x, y = batch
-        keys = None if key is None else example_keys(key, n)
+        keys = None if key is None else example_keys(key_like(key, params), n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
         each = torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)
-        with by_multiplication(params, n):
-            return each(params, buffers, x, y, keys)
+        try:
+            with by_multiplication(params, n):
+                return each(params, buffers, x, y, keys)
+        except UserError as error:
+            expect_key_for("per_example_grads", key, error)
+            raise
 
     return per_example
 
@@ -236,8 +246,10 @@ def check_per_example(
     expect_leaves("check_per_example", params=params)
     expect_param_tensors(params)
     expect_numbers("check_per_example", NOT_NEGATIVE, tolerance=tolerance)
+    expect_used_key("check_per_example", train, key)
     count_examples(batch, "check_per_example")
     x, y = batch
+    key = key_like(key, params)
     together, _ = per_example_grads(model, loss, train=train)(params, buffers, batch, key)
     keys = [None] * len(y) if key is None else example_keys(key, len(y))
 

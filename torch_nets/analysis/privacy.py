@@ -29,6 +29,7 @@ from purenets.torch_nets.analysis.accounting import rdp_epsilon, smallest_noise
 from purenets.torch_nets.analysis.ghost import clipped_sum
 from purenets.torch_nets.analysis.noise import add_noise
 from purenets.torch_nets.grad import compute_metrics, expect_tensors, metrics_or_default
+from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -104,6 +105,7 @@ def dp_grad_fn(
         if not is_zero(noise_multiplier):
             if key is None:
                 raise UserError("dp: noise needs a key")
+            key = key_like(key, params)
             total = add_noise(total, key, noise_multiplier * clip * scale, reuse=True)
         with torch.no_grad():
             logits = model.apply(params, buffers, x)[0] if logits is None else logits

@@ -15,6 +15,7 @@ from purenets.core import random
 from purenets.core.arguments import expect_integers
 from purenets.core.base import Params, UserError
 from purenets.torch_nets.analysis.operators import Product, draw_probes, matrix_product
+from purenets.torch_nets.keys import key_like
 
 
 def hutchinson_trace(
@@ -109,7 +110,7 @@ def hutchpp_trace(
     A = matrix_product("hutchpp_trace", product, params, chunk_size)
     S, G = (
         draw_probes("hutchpp_trace", part, A, k, distribution)
-        for part in random.split(key, 2).unbind(0)
+        for part in random.split(key_like(key, params), 2).unbind(0)
     )
     Q, _ = torch.linalg.qr(A.apply(S))
     rest = G - Q @ (Q.T @ G)

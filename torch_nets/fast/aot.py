@@ -6,7 +6,10 @@ arguments only, so the caller of `compile_for` has to check no more than those.
 
 import contextlib
 import logging
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -48,7 +51,8 @@ def compile_for(f: Callable, args: tuple, kwargs: dict) -> Compiled:
     """Return `f` compiled for arguments like these.
 
     Whatever `f` reads besides its arguments (what it closes over, autocast, the number of threads)
-    is read now, once.
+    is read now, once. Only where a tensor that it closes over has been changed in place, it is
+    compiled again.
 
     Raises:
         Unsupported: `f` cannot be traced or compiled, or is not pure.
@@ -59,6 +63,7 @@ def compile_for(f: Callable, args: tuple, kwargs: dict) -> Compiled:
         copies = [_dense_copy(leaf) for leaf in tensors(given)]
     expected = like(unflatten_fn(like(given))(copies))
     graph, result = trace(f, expected, copies)
+    captured = _captured(graph)
     result = _share_outputs(graph, result)
     outputs = next(iter(reversed(graph.graph.nodes))).args[0]
     put, strides = unflatten_fn(result), [copy.stride() for copy in copies]
@@ -69,7 +74,44 @@ def compile_for(f: Callable, args: tuple, kwargs: dict) -> Compiled:
     def run(leaves: list[Tensor]) -> Any:
         return put([*compute(*leaves), *leaves])
 
+    if captured:
+        run = _renewed(f, expected, run, captured)
     return Compiled(expected, strides, flatten_fn(expected), run)
+
+
+def _captured(graph: torch.fx.GraphModule) -> dict[Tensor, int]:
+    """Return the tensors that a traced function closes over, with the version of each.
+
+    A tensor that it makes of numbers is a constant of the graph too; it is copied by `lift_fresh`,
+    and nobody else can change it.
+    """
+    found = {}
+    for node in graph.graph.find_nodes(op="get_attr"):
+        value = getattr(graph, node.target, None)
+        made = all("lift_fresh" in str(user.target) for user in node.users)
+        if isinstance(value, Tensor) and not made and not value.is_inference():
+            found[value] = value._version
+    return found
+
+
+def _renewed(f: Callable, expected: tuple, run: Callable, captured: dict[Tensor, int]) -> Callable:
+    """Return `run`, compiled again at the first call after a captured tensor has been changed."""
+    watched, versions = [*captured], [*captured.values()]
+
+    def call(leaves: list[Tensor]) -> Any:
+        nonlocal run, versions
+        if [x._version for x in watched] != versions:
+            name = getattr(f, "__qualname__", type(f).__name__)
+            warnings.warn(
+                f"jit: {name} is compiled again: a tensor that it closes over was changed in "
+                "place; pass as an argument what changes",
+                stacklevel=3,
+            )
+            versions = [x._version for x in watched]
+            run = compile_for(f, *unflatten_fn(expected)(leaves)).run
+        return run(leaves)
+
+    return call
 
 
 def _dense_copy(x: Tensor) -> Tensor:
@@ -95,10 +137,10 @@ def trace(
     try:
         with force_is_compiling():
             graph = trace_flat(flat, examples)
-    except Unsupported:
-        raise
+    except Unsupported as error:
+        raise Unsupported(f"{error}{place_of(error)}") from error
     except Exception as error:
-        raise Unsupported(reason(error)) from error
+        raise Unsupported(f"{reason(error)}{place_of(error)}") from error
     return graph, result[-1]
 
 
@@ -311,6 +353,16 @@ def force_is_compiling() -> Iterator[None]:
         yield
     finally:
         torch.compiler._is_compiling_flag = before
+
+
+def place_of(error: Exception) -> str:
+    """Return " (FILE:LINE)" of the innermost line that is neither of a library nor of purenets."""
+    own = Path(__file__).parents[1]
+    skipped = (str(Path(torch.__file__).parents[1]), str(own), str(own.parent / "core"), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [(frame.filename, frame.lineno) for frame in frames]
+    users = [line for line in lines if not line[0].startswith(skipped)]
+    return f" ({users[-1][0]}:{users[-1][1]})" if users else ""
 
 
 def reason(error: Exception) -> str:

@@ -48,7 +48,8 @@ def jit(f: Callable) -> Callable:
     tuples, lists), the shapes, dtypes and devices of tensors, grad mode, autocast, the default
     dtype, the number of threads, and the values of everything else. Numbers, strings and None are
     such static values, so pass as a tensor what changes from call to call. What `f` closes over is
-    read once, when it is traced.
+    read once, when it is traced; a tensor among it that is changed in place makes it compile again,
+    with a warning.
 
     `f` itself is called under torch.compile, a transform of torch.func or forward AD, and where an
     argument requires grad. It is also called, after one warning that says why, where it cannot be

@@ -161,7 +161,8 @@ def _loop(f, init, xs, n: int) -> tuple[Any, Any]:
     return (
         with_leaves(init, [new[i] for i in range(len(carry))]),
         map_leaves(
-            lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), step.y
+            lambda leaf: next(ys) if isinstance(leaf, Tensor) else core.stack((leaf,) * n, carry),
+            step.y,
         ),
     )
 

@@ -44,7 +44,8 @@ def vmapped_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool, unroll:
     last = [functorch._add_batch_dim(x, 0, vmap.level()) for x in last]
     rows = iter([functorch._add_batch_dim(x, 1, vmap.level()) for x in rows])
     return with_leaves(init, last), map_leaves(
-        lambda leaf: next(rows) if isinstance(leaf, Tensor) else core.stack((leaf,) * n), y[0]
+        lambda leaf: next(rows) if isinstance(leaf, Tensor) else core.stack((leaf,) * n, carry),
+        y[0],
     )
 
 

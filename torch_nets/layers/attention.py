@@ -17,6 +17,7 @@ from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
 from purenets.core.serial import by_layer, expect, expect_sizes, serial_init
 from purenets.torch_nets.fast.tracing import is_forward_mode, is_transformed
+from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.layers.basic import (
     GELU,
     Dropout,
@@ -259,7 +260,7 @@ def TransformerBlock(
 
     def apply(params, buffers, x, *, train=False, key=None):
         x, *mask = x if isinstance(x, tuple) else (x,)
-        own = by_layer(layers, params, "params")
+        own, key = by_layer(layers, params, "params"), key_like(key, x)
         keys = [None if key is None else random.fold_in(key, i) for i in range(4)]
 
         def call(name, x, key=None):

@@ -33,6 +33,7 @@ from purenets.core.serial import (
     serial_uses_key,
 )
 from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.keys import MISSING, key_like
 
 MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a library
 
@@ -301,12 +302,12 @@ def SiLU() -> Model:
     return elementwise(torch.nn.functional.silu, "SiLU")
 
 
-def GELU(*, approximate: str = "tanh") -> Model:
+def GELU(*, approximate: str = "none") -> Model:
     """Return the activation x Phi(x), with Phi the normal cumulative distribution function.
 
     Args:
-        approximate: "tanh" for the tanh approximation, "none" for the exact function. "none" is the
-            default of nn.GELU.
+        approximate: "none" for the exact function, as in nn.GELU, "tanh" for the tanh
+            approximation, which is the default of jax.nn.gelu.
 
     Returns:
         A layer without params that keeps the shape.
@@ -319,9 +320,9 @@ def GELU(*, approximate: str = "tanh") -> Model:
         >>> from purenets.torch_nets.layers import GELU
         >>> x = torch.tensor([-1.0, 1.0])
         >>> GELU().apply({}, {}, x)[0]
-        tensor([-0.1588,  0.8412])
-        >>> GELU(approximate="none").apply({}, {}, x)[0]
         tensor([-0.1587,  0.8413])
+        >>> GELU(approximate="tanh").apply({}, {}, x)[0]
+        tensor([-0.1588,  0.8412])
 
     Source:
         Hendrycks and Gimpel 2016, arXiv 1606.08415; torch.nn.GELU.
@@ -418,8 +419,8 @@ def Dropout(rate: float) -> Model:
         if not train or rate == 0:
             return x, buffers
         if key is None:
-            raise UserError("dropout: training needs a key")
-        kept = random.bernoulli(key, 1 - rate, x.shape)
+            raise UserError(f"dropout: {MISSING}")
+        kept = random.bernoulli(key_like(key, x), 1 - rate, x.shape)
         return x * (kept.to(x.dtype) / (1 - rate)), buffers
 
     return Model(lambda key: ({}, {}), apply, kind="Dropout")
@@ -544,6 +545,6 @@ def serial(**layers: Model) -> Model:
     run = serial_apply(layers, "apply")
 
     def apply(params, buffers, x, *, train=False, key=None):
-        return run(params, buffers, x, train=train, key=key)[:2]
+        return run(params, buffers, x, train=train, key=key_like(key, x))[:2]
 
     return Model(serial_init(layers), apply, serial_uses_key(layers), "Serial", layers)
