@@ -38,6 +38,7 @@ from scripts import cifar10_sweep
 from scripts.shared import result_files
 from scripts.shared.images import SOURCES
 from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import MEAN_SD, grouped, spread
 
 WARMUP = 2  # rounds that do not count
@@ -63,6 +64,9 @@ class Config(Options):
     seeds: int = option(0, "full trainings of each contestant, hours long", not_negative)
     first_seed: int = option(0, "the first of them", not_negative)
     threads: int = option(0, "CPU threads; 0 for one a core", not_negative)
+    trained: str = option(
+        "results/part1_cifar10.json", "trainings of scripts/cifar10_sweep.py: how many took views"
+    )
     results: str = option("results/benchmarks_cifar10.json", "JSON file for what was found")
 
 
@@ -73,7 +77,7 @@ def main(config: Config) -> dict:
     found = {"rows": [], **found}
     expect_same_images(config, found)
     if config.rounds:
-        found["time"] = measured(config, found["rows"])
+        found["time"] = measured(config)
         write(config, found)
     for seed in range(config.first_seed, config.first_seed + config.seeds):
         for name, contestant in trainings(config).items():
@@ -118,7 +122,7 @@ def recipe_name(config: Config) -> str | None:
 # --- the time of a training -----------------------------------------------------------------------
 
 
-def measured(config: Config, rows: list[dict]) -> dict:
+def measured(config: Config) -> dict:
     """Return the description and the seconds by parts of each preset and of the recipe beside
     it."""
     import torch
@@ -128,7 +132,7 @@ def measured(config: Config, rows: list[dict]) -> dict:
     theirs = recipe_name(config)
     load = os.getloadavg()
     pairs = {
-        name: timed(contestants(config, name, theirs, threads, rows), config.rounds)
+        name: timed(contestants(config, name, theirs, threads), config.rounds)
         for name in config.presets
     }
     dtypes = {one["precision"] for pair in pairs.values() for one in pair.values()}
@@ -143,11 +147,11 @@ def measured(config: Config, rows: list[dict]) -> dict:
     }
 
 
-def contestants(config: Config, setting: str, theirs: str | None, threads: int, rows: list) -> dict:
+def contestants(config: Config, setting: str, theirs: str | None, threads: int) -> dict:
     """Return the functions that start the recipe, where it is there, and a preset, each in a
     process of its own."""
     source = cifar10_parts.Source(config.data, config.data_dir, config.image_size, threads)
-    path, views = str(Path(config.recipe).resolve()), part_of_views(setting, rows)
+    path, views = str(Path(config.recipe).resolve()), part_of_views(config.trained, setting)
     apart = functools.partial(timing.apart, memory_reused=True)
     ours = functools.partial(apart, cifar10_parts.ours, source, setting, views)
     peer = functools.partial(apart, cifar10_parts.theirs, source, path, config.compile)
@@ -164,10 +168,12 @@ def timed(starts: dict[str, Callable], n: int) -> dict:
     return {name: summed(about[name], [r[name] for r in rounds[WARMUP:]]) for name in calls}
 
 
-def part_of_views(setting: str, rows: list[dict]) -> float:
-    """Return the part of the test images whose views its trainings took; 1 where none is known."""
-    mine = [row for row in rows if row["contestant"] == f"purenets {setting}"]
-    return float(np.mean([row.get("views_part", 1.0) for row in mine])) if mine else 1.0
+def part_of_views(trained: str, setting: str) -> float:
+    """Return the part of the test images whose views the trainings of a preset took; 1 where none
+    is known."""
+    rows = result_files.read(trained, SWEEP)["rows"] if Path(trained).exists() else []
+    parts = [row["test"].get("views_part", 1.0) for row in rows if row["setting"] == setting]
+    return float(np.mean(parts)) if parts else 1.0
 
 
 def summed(about: dict, rounds: list[dict]) -> dict:

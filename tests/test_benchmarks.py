@@ -185,6 +185,15 @@ def test_a_preset_has_a_part_for_each_kind_of_its_steps():
     assert about["parts"].keys() == {"step", "step, first bias trained"}
 
 
+def test_as_many_views_are_timed_as_the_trainings_took(tmp_path):
+    trained = str(ROOT / "results" / "part1_cifar10.json")
+    rows = json.loads(Path(trained).read_text())["rows"]
+    parts = [row["test"]["views_part"] for row in rows if row["setting"] == "cnn 94"]
+    assert cifar10.part_of_views(trained, "cnn 94") == pytest.approx(sum(parts) / len(parts))
+    assert cifar10.part_of_views(trained, "cnn 96") == 1.0
+    assert cifar10.part_of_views(str(tmp_path / "none.json"), "cnn 94") == 1.0
+
+
 def test_kinds_of_steps_are_apart():
     def kinds(**changes):
         config = dataclasses.replace(cifar10_cnn.PRESETS["94"], **changes)
