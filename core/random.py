@@ -181,7 +181,7 @@ def fold_in(key: Array, data: int | Array) -> Array:
     return xp.concat([key, xp.reshape(data, (1,)) & MASK])
 
 
-def uniform(key: Array, shape=(), dtype: str = "float32", low=0.0, high=1.0) -> Array:
+def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) -> Array:
     """Return uniform draws from [low, high).
 
     They have 24 random bits in float32 and 53 in float64. In half precision they are those of
@@ -255,14 +255,14 @@ def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
     return _normal(bits(check_key(key), _size("normal", shape)), shape, dtype)
 
 
-def truncated_normal(key: Array, shape=(), low=-2.0, high=2.0, dtype: str = "float32") -> Array:
+def truncated_normal(key: Array, shape=(), dtype: str = "float32", *, low=-2.0, high=2.0) -> Array:
     """Return draws from the standard normal distribution, conditioned on [low, high].
 
     Args:
         key: a key, as `key`, `split` or `fold_in` makes it.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
-        low, high: the bounds, numbers from -6 to 6.
         dtype: a floating-point dtype by name, such as "float32".
+        low, high: the bounds, numbers from -6 to 6.
 
     Returns:
         An array of the shape and dtype, of the library and on the device of the key.

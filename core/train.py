@@ -6,6 +6,7 @@ state, history = fit(step, state, batches(train, 32, key), steps=1500)
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -113,7 +114,8 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
         A `TrainState` with `step` 0.
 
     Raises:
-        UserError: an argument has the wrong type or value; the message names it.
+        UserError: an argument has the wrong type or value, or the optimizer's `init` returns what
+            is no dict of arrays; the message names it.
 
     Example:
         >>> import numpy as np
@@ -134,7 +136,9 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     key = xp.asarray(random.check_key(key), dtype=xp.int64, device=leaf.device)
     step = xp.zeros((), dtype=xp.int64, device=leaf.device)
     params = with_vector(params)
-    return TrainState(params, buffers, optimizer.init(params), key, step)
+    opt_state = optimizer.init(params)
+    expect_leaves("train_state", opt_state=opt_state)
+    return TrainState(params, buffers, opt_state, key, step)
 
 
 def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
@@ -246,7 +250,7 @@ def fit(
         state: where to begin; a trained one is trained further.
         batches: the function from the step, counted from 0, to its batch, as `data.batches` returns
             it.
-        steps: where to end, counted from step 0.
+        steps: the total to reach, not how many more: a state at step 300 with steps=600 takes 300.
         every: steps between two rows; 0 for the last row only.
         evaluate: returns numbers by names that are neither "step" nor those of the step's metrics.
         save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM
@@ -257,7 +261,8 @@ def fit(
         label: the text of the progress bar.
 
     Returns:
-        The state after `steps` steps, and the rows: a list of dicts of numbers.
+        The state after `steps` steps, and the rows: a list of dicts of numbers. A state that has
+        taken `steps` steps already is returned as it is, with a warning if there is no history.
 
     Raises:
         Diverged: a metric of a row is not finite. The steps since the row before are taken again to
@@ -283,6 +288,9 @@ def fit(
     _expect_arguments(step, state, batches, evaluate, save, metric_sums)
     begin, names = int(state.step), None
     history = _check_plan(steps, every, history, begin)
+    if begin == steps > 0 and not history:  # who goes on with a run that is done has its history
+        taken = f"fit: the state has taken {begin} steps already, steps={steps} takes none more"
+        warnings.warn(taken, stacklevel=2)
     good, sums = state, running_sums.begin(metric_sums, history, begin)  # good: of the last row
     with (
         stop_requested() as stop,

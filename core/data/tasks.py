@@ -92,9 +92,9 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
 
     Args:
         batch: inputs (n, ...), all finite, and class numbers (n,), counted from 0.
-        n_classes: the number of classes; some may have no example. None: as many as the largest
-            class number tells, and every class must have an example (a network for classes numbered
-            0, 1 and 1,000,000 would have a million outputs that mean nothing).
+        n_classes: the number of classes; some may have no example. None: the largest class number
+            plus 1. Then every class must have an example, so that a stray number such as 1,000,000
+            is refused.
         name: what the message of an error calls the set.
 
     Returns:

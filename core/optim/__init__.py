@@ -17,7 +17,9 @@ Where to find what:
     internals/       what all of them are computed with:
                      - arithmetic on dicts, hyper (numbers, schedules, arrays), precision (dtypes)
                      - extra_args (the loss, for those that ask for it)
+                     - order, patterns: chains and names of leaves that cannot be meant
                      - elementwise, blocks, kernels, numpy_kernels: the same updates, faster
+                     - declared: `elementwise` for users, with a trial
 
 In formulas, p are the params, g their gradient, and t counts updates from 1. A leaf is one array of
 the dict of params, and |p| its Euclidean norm. A hyper-parameter (`Hyper`) is a number, a schedule
@@ -30,7 +32,8 @@ tests of every path, of precision and of arguments then include it by themselves
 import numpy as np
 
 from purenets.core.optim.internals import numpy_kernels
-from purenets.core.optim.internals.elementwise import apply_updates, elementwise
+from purenets.core.optim.internals.declared import elementwise
+from purenets.core.optim.internals.elementwise import apply_updates
 from purenets.core.optim.internals.hyper import Hyper
 from purenets.core.optim.internals.kernels import register_kernel
 from purenets.core.optim.line_search.backtracking import backtracking

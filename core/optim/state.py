@@ -1,9 +1,14 @@
 """Read and change what an optimizer keeps in its state."""
 
+import inspect
 from collections.abc import Callable, Iterator
 
 from purenets.core.arguments import (
+    DECAY,
     FINITE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
     expect_dicts,
     expect_functions,
     expect_numbers,
@@ -14,16 +19,27 @@ from purenets.core.arguments import (
 from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.internals.extra_args import like_inner
-from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+from purenets.core.optim.internals.hyper import Hyper, count_to_dtype, zero_count
+from purenets.core.optim.internals.order import order_of, with_order
 from purenets.core.optim.internals.precision import expect_state
+
+# What every optimizer that has a hyper-parameter of the name takes; of others any finite number
+RANGES = {
+    **dict.fromkeys(("lr", "eps", "weight_decay", "alpha", "lambd", "temperature"), NOT_NEGATIVE),
+    **dict.fromkeys(("lr_decay", "momentum_decay", "trust_coefficient"), NOT_NEGATIVE),
+    **dict.fromkeys(("betas", "rho", "decay"), DECAY),
+    **dict.fromkeys(("momentum", "dampening"), FRACTION),
+    **dict.fromkeys(("gamma", "scaling", "d_coef", "clipping"), POSITIVE),
+}
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     """Return the optimizer `make(**hypers)` with its numbers in the state, to be changed there.
 
-    Floats, arrays and tuples of floats become arrays in the state, under "hyper". Other arguments
-    (integers, flags, schedules, names) stay fixed. Read them by `get_state`, change them by
-    `set_hyperparams`; nothing is compiled anew.
+    Floats, arrays and tuples of floats become arrays in the state, under "hyper". So do integers
+    such as lr=1 where `make` takes a float, but for 0, by which an optimizer leaves a part out.
+    Other arguments (flags, schedules, names, integers that count) stay fixed. Read them by
+    `get_state`, change them by `set_hyperparams`; nothing is compiled anew.
 
     Args:
         make: a function that returns an optimizer, such as `adam`.
@@ -50,7 +66,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
         optax.inject_hyperparams.
     """
     expect_functions("inject_hyperparams", make=make)
-    held = {name: value for name, value in hypers.items() if _is_held(value)}
+    held = {name: value for name, value in hypers.items() if _is_held(make, name, value)}
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
     def init(params):
@@ -65,14 +81,27 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
 
     optimizer = make(**hypers)
     expect_optimizers("inject_hyperparams", **{"what make returns": optimizer})
-    return Optimizer(init, like_inner(update, [optimizer]))
+    injected = Optimizer(init, like_inner(update, [optimizer]))
+    return with_order(order_of(optimizer), injected)
 
 
-def _is_held(value) -> bool:
+def _is_held(make: Callable, name: str, value) -> bool:
+    """Return True for an argument of `make` that is kept in the state."""
     if isinstance(value, tuple):
         return all(isinstance(v, float) for v in value)
+    if type(value) is int:
+        return value != 0 and _takes_float(make, name)
     is_key = getattr(value, "ndim", 0) == 1 and kind_of(value) == "i"  # its words are no floats
     return isinstance(value, float) or (hasattr(value, "dtype") and not is_key)
+
+
+def _takes_float(make: Callable, name: str) -> bool:
+    """Return True if the signature of `make` says that an argument is no integer that counts."""
+    try:
+        parameter = inspect.signature(make).parameters[name]
+    except (ValueError, KeyError):  # it has none that can be read, or takes **hypers
+        return False
+    return parameter.annotation == Hyper or isinstance(parameter.default, float)
 
 
 def get_state(opt_state: dict, name: str):
@@ -223,14 +252,16 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
 
     Args:
         opt_state: the state; every optimizer in it that has such a hyper-parameter gets the value.
-        values: the new values by name: numbers, arrays, or tuples of them as for betas.
+        values: the new values by name: numbers, arrays, or tuples of them as for betas. Numbers are
+            refused as by the constructors of `optim`; the value of an array is not looked at.
 
     Returns:
         A new state; opt_state does not change.
 
     Raises:
         UserError: opt_state is not a dict or holds no injected hyper-parameters, a name is not one
-            of them, or a value is not a finite number.
+            of them, or a value is not a finite number, means nothing, such as lr=-1, or is not as
+            many numbers as the state holds.
 
     Example:
         >>> import numpy as np
@@ -242,15 +273,18 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
         0.01
     """
     expect_dicts("set_hyperparams", opt_state=opt_state)
+    known = _injected(opt_state)
     for name, value in values.items():
         each = value if isinstance(value, tuple | list) else (value,)
         for number in each:
-            expect_numbers("set_hyperparams", FINITE, **{name: number})
-    known = get_state(opt_state, "hyper")
-    for name in values.keys() - known.keys():
-        raise UserError(
-            f"{name}: not an injected hyper-parameter, the state holds {', '.join(known)}"
-        )
+            expect_numbers("set_hyperparams", RANGES.get(name, FINITE), **{name: number})
+        if name not in known:
+            raise UserError(
+                f"{name}: not an injected hyper-parameter, the state holds "
+                f"{', '.join(known) or 'none'}; schedules, flags and the integer 0 stay fixed"
+            )
+        if not hasattr(value, "dtype"):
+            _expect_as_many(name, value, known[name])
 
     def walk(state):
         new = {k: walk(inner) if isinstance(inner, dict) else inner for k, inner in state.items()}
@@ -261,3 +295,23 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
         return new
 
     return walk(opt_state)
+
+
+def _injected(opt_state: dict) -> dict[str, Array]:
+    """Return all injected hyper-parameters by name; a UserError if there never were any."""
+    entries = [inner for entry, inner in _entries(opt_state) if entry == "hyper"]
+    if not entries:
+        raise UserError(
+            "set_hyperparams: hyper: no such entry in the state of the optimizer; "
+            "inject_hyperparams(adam, lr=0.1) makes it"
+        )
+    return {name: value for entry in entries for name, value in entry.items()}
+
+
+def _expect_as_many(name: str, value, held: Array) -> None:
+    """Raise a UserError for one number in the place of several, or for more or less of them."""
+    shape = (len(value),) if isinstance(value, tuple | list) else ()
+    if shape != tuple(held.shape):
+        wrong = "one number" if shape == () else f"{shape[0]} numbers"
+        right = f"shape {tuple(held.shape)}" if held.shape else "one number"
+        raise UserError(f"set_hyperparams: {name} is {wrong}, the state holds {right}")

@@ -54,6 +54,7 @@ from purenets.core.optim.internals.hyper import (
     stateless_with_hyper,
     zero_count,
 )
+from purenets.core.optim.internals.order import DECAYS, KEEPS, TURNS, order_in_sequence, with_order
 from purenets.core.optim.internals.precision import (
     any_dtype,
     are_full,
@@ -70,7 +71,8 @@ def chain(*transforms: Optimizer) -> Optimizer:
     """Return the optimizer that applies transforms in order, each to the updates of the one before.
 
     End it with `scale_by_learning_rate` or a whole optimizer: until then the updates still point
-    uphill. A chain of nothing passes the gradients through.
+    uphill. Behind it come clipping of the updates and `reduce_on_plateau`, and last the averages of
+    the params, `ema` and `swa`. A chain of nothing passes the gradients through.
 
     Args:
         transforms: the optimizers to apply, first to last.
@@ -80,7 +82,8 @@ def chain(*transforms: Optimizer) -> Optimizer:
         `elementwise` if all transforms are, and takes `value` and `value_and_grad_fn` if one does.
 
     Raises:
-        UserError: one of the transforms is not an Optimizer.
+        UserError: one of the transforms is not an Optimizer, an average of the params (`ema`,
+            `swa`) is not last, or weight decay is added to updates that point downhill.
 
     Example:
         >>> import numpy as np
@@ -97,6 +100,7 @@ def chain(*transforms: Optimizer) -> Optimizer:
         optax.chain.
     """
     expect_optimizers("chain", **{f"transform_{i}": part for i, part in enumerate(transforms)})
+    order = order_in_sequence(transforms)
     named = {str(i): transform for i, transform in enumerate(transforms)}
     together = all(map(is_elementwise, transforms))
     takes_more = any(takes_extra_args(transform.update) for transform in transforms)
@@ -112,7 +116,7 @@ def chain(*transforms: Optimizer) -> Optimizer:
     full_only = Optimizer(
         init, _in_sequence({n: for_full(u) for n, u in inner.items()}, takes_more)
     )
-    optimizer = any_dtype(full_only, any_leaves)
+    optimizer = with_order(order, any_dtype(full_only, any_leaves))
     if together:
         return elementwise(optimizer)
     if not takes_more:
@@ -214,14 +218,16 @@ def scale_by_learning_rate(lr: Hyper) -> Optimizer:
         optax.scale_by_learning_rate.
     """
     expect_hypers("scale_by_learning_rate", NOT_NEGATIVE, lr=lr)
-    return elementwise(stateless_with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr)))
+    descent = stateless_with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr))
+    return elementwise(with_order(TURNS, descent))
 
 
 def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
     """Return a transform that adds weight_decay * p to the updates.
 
-    Before the moments of a chain this is an L2 penalty, as in `adam`; after them it is decoupled
-    weight decay, as in `adamw`. Use `masked` to leave biases out.
+    Before the moments of a chain this is an L2 penalty, as in `adam`; after them and before
+    `scale_by_learning_rate` it is decoupled weight decay, as in `adamw`. Use `masked` to leave
+    biases out.
 
     Args:
         weight_decay: the factor of the params, a number or a schedule.
@@ -249,7 +255,7 @@ def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
     def add(weight_decay, grads, params):
         return tree.map(lambda g, p: g + weight_decay * p, grads, params)
 
-    return elementwise(stateless_with_hyper(weight_decay, add))
+    return elementwise(with_order(DECAYS, stateless_with_hyper(weight_decay, add)))
 
 
 def clip_by_value(limit: Hyper) -> Optimizer:
@@ -283,7 +289,7 @@ def clip_by_value(limit: Hyper) -> Optimizer:
     def clip(limit, grads, params):
         return tree.map(lambda g: namespace(g).clip(g, -limit, limit), grads)
 
-    clipped = stateless_with_hyper(limit, clip)
+    clipped = with_order(KEEPS, stateless_with_hyper(limit, clip))
     return elementwise(any_dtype(clipped, refusing("clip_by_value", clipped)))
 
 
@@ -323,7 +329,7 @@ def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
         factor = xp.where(over, max_norm / xp.where(over, norm, 1.0), 1.0)
         return scaled(grads, factor)
 
-    return any_dtype(stateless_with_hyper(max_norm, clip))
+    return any_dtype(with_order(KEEPS, stateless_with_hyper(max_norm, clip)))
 
 
 def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Optimizer:
@@ -381,7 +387,7 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
         updates = tree.map(lambda g, buf: g + decay * buf, grads, buffer) if nesterov else buffer
         return updates, {**next_count(state), "momentum_buffer": buffer}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(with_order(KEEPS, Optimizer(init, update)))
 
 
 def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False) -> Optimizer:
@@ -857,4 +863,4 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
 
         return tree.map(one, grads, params)
 
-    return any_dtype(stateless_with_hyper(coefficient, scale))
+    return any_dtype(with_order(KEEPS, stateless_with_hyper(coefficient, scale)))

@@ -11,7 +11,6 @@ due is computed and not used.
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 
 from purenets.core import tree
 from purenets.core.arguments import (
@@ -31,9 +30,22 @@ from purenets.core.optim.internals.hyper import (
     Hyper,
     first_leaf,
     init_count,
+    is_concrete,
     next_count,
     resolve_hyper,
     zero_count,
+)
+from purenets.core.optim.internals.order import (
+    average_of_params,
+    expect_no_average,
+    order_of_parts,
+    with_order,
+)
+from purenets.core.optim.internals.patterns import (
+    checking_patterns,
+    matches,
+    names_of,
+    with_patterns,
 )
 from purenets.core.optim.internals.precision import any_dtype
 from purenets.core.optim.transforms import chain
@@ -94,7 +106,10 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
 
     def init(params):
         parts = split(labels(params), params)
-        return {label: optimizers[label].init(part) for label, part in parts.items()}
+        if not is_concrete(first_leaf(params)):
+            return {label: optimizers[label].init(part) for label, part in parts.items()}
+        with names_of(params):
+            return {label: optimizers[label].init(part) for label, part in parts.items()}
 
     def update(grads, state, params, **extra):
         tree.check_names(grads, params)
@@ -108,7 +123,8 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
         return {name: updates[name] for name in found}, new_state
 
     inner_updates = {label: with_extra_args(inner.update) for label, inner in optimizers.items()}
-    return Optimizer(init, like_inner(update, optimizers.values()))
+    inner = tuple(optimizers.values())
+    return with_order(order_of_parts(inner), Optimizer(init, like_inner(update, inner)))
 
 
 def _of_part(params: Params, part: Params, value=None, value_and_grad_fn=None) -> dict:
@@ -132,7 +148,8 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
         A transform whose state is that of `partition` with the labels "masked" and "other".
 
     Raises:
-        UserError: transform is not an Optimizer, or where is not a function.
+        UserError: transform is not an Optimizer, or where is not a function; from `init`: a pattern
+            of `named` or `not_named` matches no leaf.
 
     Example:
         >>> import numpy as np
@@ -149,22 +166,25 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
     """
     expect_optimizers("masked", transform=transform)
     expect_functions("masked", where=where)
-    return partition(
+    restricted = partition(
         {"masked": transform, "other": chain()}, lambda *leaf: "masked" if where(*leaf) else "other"
     )
+    return checking_patterns("masked", where, restricted)
 
 
 def named(*patterns: str) -> Predicate:
     """Return a predicate that is True for leaves whose name matches one of the patterns.
 
     Args:
-        patterns: names in which * stands for any text, ? for any character and [ab] for a or b.
+        patterns: names in which * stands for any text, ? for any character and [ab] for a or b. The
+            whole name must match: "bias" does not match "fc1.bias", "*.bias" does.
 
     Returns:
         A function `(name, leaf) -> bool`, for `masked`, `muon` or `beta_lasso`.
 
     Raises:
-        UserError: a pattern is not a string.
+        UserError: a pattern is not a string; from `init` of the optimizer: a pattern matches no
+            leaf. One with a wildcard may, beside another that matches some.
 
     Example:
         >>> from purenets import optim
@@ -175,20 +195,22 @@ def named(*patterns: str) -> Predicate:
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise UserError(f'named: {pattern!r} is no pattern, such as "*.bias"')
-    return lambda name, leaf: any(fnmatchcase(name, pattern) for pattern in patterns)
+    return with_patterns(patterns, lambda name, leaf: matches(name, patterns))
 
 
 def not_named(*patterns: str) -> Predicate:
     """Return a predicate that is True for leaves whose name matches none of the patterns.
 
     Args:
-        patterns: names in which * stands for any text, ? for any character and [ab] for a or b.
+        patterns: names in which * stands for any text, ? for any character and [ab] for a or b. The
+            whole name must match: "bias" does not match "fc1.bias", "*.bias" does.
 
     Returns:
         A function `(name, leaf) -> bool`, for `masked`, `muon` or `beta_lasso`.
 
     Raises:
-        UserError: a pattern is not a string.
+        UserError: a pattern is not a string; from `init` of the optimizer: a pattern matches no
+            leaf. One with a wildcard may, beside another that matches some.
 
     Example:
         >>> from purenets import optim
@@ -197,7 +219,7 @@ def not_named(*patterns: str) -> Predicate:
         (True, False)
     """
     picks = named(*patterns)
-    return lambda name, leaf: not picks(name, leaf)
+    return with_patterns(patterns, lambda name, leaf: not picks(name, leaf))
 
 
 def is_matrix(name: str, leaf: Array) -> bool:
@@ -267,7 +289,7 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
         An optimizer with the state of the one it wraps. Leaves of zeros stay as they are.
 
     Raises:
-        UserError: optimizer is not an Optimizer.
+        UserError: optimizer is not an Optimizer, or averages the params (`ema`, `swa`).
 
     Example:
         >>> import numpy as np
@@ -282,6 +304,7 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
         K. Jordan 2024, airbench94_muon.py.
     """
     expect_optimizers("normalize_weights", optimizer=optimizer)
+    expect_no_average("normalize_weights", optimizer)
 
     def update(grads, state, params, **extra):
         updates, state = optimizer.update(grads, state, params, **extra)
@@ -407,7 +430,7 @@ def skip_first(optimizer: Optimizer) -> Optimizer:
         An optimizer whose state has the entries "count" and "inner".
 
     Raises:
-        UserError: optimizer is not an Optimizer.
+        UserError: optimizer is not an Optimizer, or averages the params (`ema`, `swa`).
 
     Example:
         >>> import numpy as np
@@ -419,6 +442,7 @@ def skip_first(optimizer: Optimizer) -> Optimizer:
         (array([0.]), array([-0.1]))
     """
     expect_optimizers("skip_first", optimizer=optimizer)
+    expect_no_average("skip_first", optimizer)
 
     def init(params):
         return {"count": zero_count(params), "inner": optimizer.init(params)}
@@ -443,9 +467,10 @@ def all_finite(grads: Params) -> Array:
 def ema(decay: Hyper = 0.999) -> Optimizer:
     """Return a transform that keeps an exponential moving average of the params.
 
-    Put it at the end of a chain: it passes the updates, and averages the params after them. The
-    average begins at the first params, without bias correction. Evaluate it by
-    `with_averaged_params`.
+    It is the last part of a chain, after `reduce_on_plateau` and outside of `lookahead`: it passes
+    the updates, and averages the params after them. The average begins at the first params, without
+    bias correction. Evaluate it by `with_averaged_params`. optax.ema is another thing: it averages
+    the updates.
 
     Args:
         decay: the decay rate of the average, in [0, 1).
@@ -480,7 +505,7 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
         mean = running_mean(resolve_hyper(decay, state, updates), state["ema"], moved)
         return updates, {**next_count(state), "ema": mean}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(with_order(average_of_params("ema"), Optimizer(init, update)))
 
 
 def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer:
@@ -497,8 +522,8 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
         An optimizer whose state has the entries "count", "slow" (shaped as the params) and "inner".
 
     Raises:
-        UserError: optimizer is not an Optimizer, k is not a positive integer, or alpha is not in
-            (0, 1].
+        UserError: optimizer is not an Optimizer or averages the params (`ema`, `swa`), k is not a
+            positive integer, or alpha is not in (0, 1].
 
     Example:
         >>> import numpy as np
@@ -517,6 +542,7 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
     expect_optimizers("lookahead", optimizer=optimizer)
     expect_integers("lookahead", 1, k=k)
     expect_hypers("lookahead", PART, alpha=alpha)
+    expect_no_average("lookahead", optimizer)
 
     def init(params):
         return {"count": zero_count(params), "slow": params.copy(), "inner": optimizer.init(params)}

@@ -42,7 +42,8 @@ def times(text: str) -> str:
 def _stage(group: Sequence[Row]) -> Stage:
     first, *joined = group
     name = "  ".join([first.name, *(row.name.split(".")[-1] for row in joined)])
-    products = (first.forward, first.backward) if "(" in first.forward else ("", "")
+    backward = first.backward.replace("dx = ", "dX = ")  # as in formulas
+    products = (first.forward, backward) if "(" in first.forward else ("", "")
     return Stage(times(_shape(first.input)), name, *map(times, products))
 
 

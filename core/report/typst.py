@@ -195,8 +195,8 @@ class _Typst(Writer):
         parts = []
         for stage in diagram.stages:
             parts.append(f"shape({_string(stage.entering)})")
-            texts = map(_string, (stage.forward, stage.name, stage.backward))
-            parts.append(f"stage({', '.join(texts)})")
+            texts = map(_string, (stage.forward, stage.name))
+            parts.append(f"stage({', '.join(texts)}, {_unbroken(stage.backward)})")
         parts.append(f"shape({_string(diagram.leaving)})")
         setting = "set text(size: 7.5pt); set par(justify: false, leading: 0.4em)"
         inner = f"{{ {setting}; stack(spacing: 4.5pt, {', '.join(parts)}) }}"
@@ -222,6 +222,15 @@ class _Typst(Writer):
 def floats(picture: Picture | Interactive) -> bool:
     """Return True for a figure so high that it leaves a gap where it does not fit."""
     return to_print(picture.figure).get_figheight() > FLOATING
+
+
+def _unbroken(products: str) -> str:
+    """Return the content of products, of which none is broken into lines."""
+    first, comma, second = products.partition(", dW = ")
+    if not comma:
+        return _string(products)
+    boxes = (f"#box({_string(part)})" for part in (f"{first},", f"dW = {second}"))
+    return f"[{' '.join(boxes)}]"
 
 
 def _has_formula(row: Sequence[str]) -> bool:

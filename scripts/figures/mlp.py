@@ -73,9 +73,10 @@ def kept_histories(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
     return found
 
 
-def curves_of(groups: dict[str, dict[str, list]], title: str = "") -> Figure:
-    """Draw loss and accuracy of both networks, train beside test, a row for each set."""
-    return plots.curve_grid(groups, CURVES, title)
+def curves_of(groups: dict[str, dict[str, list]], title: str = "", log: bool = False) -> Figure:
+    """Draw loss and accuracy of both networks, train beside test, a row for each set; `log` draws
+    the loss on a logarithmic scale."""
+    return plots.curve_grid(groups, CURVES, title, log)
 
 
 def accuracies(rows: Sequence[dict]) -> Figure:

@@ -89,7 +89,8 @@ def both_curves(cells: Sequence[dict], title: str = "") -> Figure:
         steps = [row["step"] for row in cell["history"]]
         for axis, name in zip(column, ("loss", "accuracy"), strict=True):
             seeds = of_seeds(cell, f"test_{name}")
-            axis.plot(steps, seeds, color=COLORS[1], linewidth=0.7, alpha=0.6)
+            lines = axis.plot(steps, seeds, color=COLORS[1], linewidth=0.7, alpha=0.6)
+            lines[0].set_label("each seed")
             axis.plot(steps, seeds.mean(axis=1), "--", color=COLORS[3], label="evaluation")
             known = [row for row in cell["history"] if name in row]
             values = [row[name] for row in known]
@@ -149,10 +150,10 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
         lengths = sorted(map(int, cell["accuracy"]))
         values = np.array([cell["accuracy"][str(T)]["by_seed"] for T in lengths])
         color, shape, line = COLORS[i % len(COLORS)], MARKERS[i % 10], LINES[i // 2 % 4]
-        axis.plot(
-            lengths, values.mean(axis=1), shape + line, color=color, label=label, markersize=6
-        )
-        axis.plot(lengths, values, ".", color=color, markersize=4, alpha=0.6)
+        size = 4 + 7 * (1 - i / len(cells))  # hollow and smaller each time: all of them show
+        style = {"color": color, "label": label, "markersize": size, "markerfacecolor": "none"}
+        axis.plot(lengths, values.mean(axis=1), shape + line, **style)
+        axis.plot(lengths, values, ".", color=color, markersize=5, alpha=0.7)
     axis.axvline(cells[0]["T"], color="gray", linewidth=1, linestyle="--")
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(

@@ -59,7 +59,8 @@ def gradients(cells: Sequence[dict]) -> Figure:
             over_steps_back(axes[0, 2], cell[when]["gradients"], when, i)
     axes[0, 2].set_title("latches", fontsize=9)
     for axis in axes[0]:
-        axis.set(yscale="log", xlabel="steps back in time", ylim=(1e-9, 1e4))
+        axis.set(yscale="log", xlabel="steps back in time", ylim=(1e-11, 1e4))
+    for axis in (axes[0, 0], axes[0, 2]):  # the second panel has the lines of the first
         axis.legend(fontsize=7.5, loc="lower left")
     axes[0, 0].set_ylabel("|dL/dh(t)| / |dL/dh(T-1)|")
     return figure
@@ -108,7 +109,9 @@ def planes(cells: Sequence[dict]) -> Figure:
                 axis.scatter(*own.T, linewidths=0, label=str(digit), **style)
             axis.set_title(f"t = {SHOWN[place]}", fontsize=8)
             axis.set(xticks=[], yticks=[])
-        row[0].set_ylabel(f"{cell['setting']}, T = {cell['T']}", fontsize=8)
+        row[0].set_ylabel(f"{cell['setting']}, T = {cell['T']}\ncomponent 2", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("component 1", fontsize=8)
     handles, names = axes[0, 0].get_legend_handles_labels()
     place = {"loc": "outside right center", "fontsize": 8, "title_fontsize": 8}
     figure.legend(handles, names, title="first\ndigit", frameon=False, **place)

@@ -65,7 +65,7 @@ def _draw_recurrence(axis: Axes) -> None:
         begin, end = x + (0.5 if i < 2 else 0.25), end - (0.25 if i == 1 else 0.5)
         _arrow(axis, (begin, Y + 0.08), (end, Y + 0.08), FORWARD)
         _arrow(axis, (end, Y - 0.08), (begin, Y - 0.08), BACKWARD)
-        _label(axis, (begin + end) / 2, Y + 0.16, "$W_{hh}$", FORWARD)
+        _label(axis, (begin + end) / 2, Y + 0.16, "$W_{hh}^\\top$", FORWARD)
         _label(axis, (begin + end) / 2, Y - 0.28, "$dh$", BACKWARD)
     _label(axis, DOTS, Y - 0.04, ". . .")
 
@@ -73,7 +73,7 @@ def _draw_recurrence(axis: Axes) -> None:
 def _draw_output(axis: Axes, sizes: Sizes) -> None:
     """Draw the output layer above the last state, and the loss above it."""
     x = PLACES[2]
-    output = f"$o = W_{{ph}} h_{sizes.steps} + b_o$\n{times_sign(sizes.batch, sizes.classes)}"
+    output = f"$o = h_{sizes.steps} W_{{ph}}^\\top + b_o$\n{times_sign(sizes.batch, sizes.classes)}"
     box(axis, x, 2.05, 1.3, 0.5, output, FONT_SIZE)
     _arrow(axis, (x - 0.07, Y + 0.28), (x - 0.07, 1.77), FORWARD)
     _arrow(axis, (x + 0.07, 1.77), (x + 0.07, Y + 0.28), BACKWARD)

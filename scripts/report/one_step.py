@@ -276,6 +276,7 @@ def draw_regions(axis: Axes, kept: Kept, name: str, place: int) -> None:
     for points in axis.collections:
         if hasattr(points, "set_sizes"):
             points.set_sizes([3.0])
+    axis.scatter(*kept.batch[0].T, s=26, facecolors="none", edgecolors="black", linewidths=0.9)
     accuracy = f"test {kept.accuracy[name][place]:.1%}"
     axis.set(xticks=[], yticks=[], xlabel=accuracy, ylabel="")
     axis.xaxis.label.set_fontsize(8)
@@ -287,6 +288,6 @@ def draw_array(axis: Axes, name: str, values: np.ndarray) -> None:
     axis.imshow(values, cmap=SIGNS, vmin=-largest, vmax=largest, aspect="equal")
     shape = " \u00d7 ".join(map(str, values.shape))
     text = f"dL/d{name[1:]}" if name.startswith("d") else name
-    axis.set_title(f"{text}: {shape}", fontsize=8)
+    axis.set_title(f"{text}: {shape}\nlargest {largest:.2g}", fontsize=8)
     axis.set(xticks=[], yticks=[])
     axis.grid(False)

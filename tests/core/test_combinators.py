@@ -8,6 +8,7 @@ import torch
 
 from purenets import TrainState, UserError, optim, tree
 from purenets.core.optim import wrappers
+from purenets.core.optim.internals.hyper import Hyper
 from purenets.core.vector_dict import vector_of, with_vector
 from purenets.optim import apply_updates
 
@@ -185,6 +186,53 @@ def test_injected_hyper_parameters_are_read_and_replaced(convert, params, gradie
         optim.set_hyperparams(state, learning_rate=1.0)
     with pytest.raises(UserError, match="hyper: no such entry"):
         optim.set_hyperparams(optim.adam().init(params), lr=1.0)
+
+
+def test_integers_of_hyper_parameters_are_injected(params):
+    def own(lr=0.1, every=2, scale: Hyper = 0):
+        return optim.chain(optim.accumulate(optim.sgd(lr), every), optim.clip_by_value(scale + 1))
+
+    for make, given, held in (
+        (optim.adam, {"lr": 1, "betas": (0.5, 0.9), "eps": 0}, {"lr", "betas"}),
+        (optim.sgd, {"lr": 1, "momentum": 1, "weight_decay": 0, "nesterov": True}, None),
+        (optim.clip_by_value, {"limit": 2}, {"limit"}),
+        (own, {"lr": 1, "every": 3, "scale": 2}, {"lr", "scale"}),
+        (optim.lookahead, {"optimizer": optim.sgd(1), "k": 2, "alpha": 1}, {"alpha"}),
+        (lambda **hypers: optim.sgd(**hypers), {"lr": 1}, set()),
+    ):
+        injected = optim.inject_hyperparams(make, **given)
+        state = injected.init(params)
+        assert state["hyper"].keys() == ({"lr", "momentum"} if held is None else held)
+        plain = make(**given)
+        expected, _ = plain.update(params, plain.init(params), params)
+        assert close(injected.update(params, state, params)[0], expected)
+    for make, lr in ((optim.adam, 0), (optim.adam, lambda count: 0.1 + 0 * count)):
+        state = optim.inject_hyperparams(make, lr=lr).init(params)
+        with pytest.raises(UserError, match=r"^lr: not an .* holds none; schedules, flags and the"):
+            optim.set_hyperparams(state, lr=0.1)
+
+
+def test_each_of_several_injected_optimizers_is_changed(params):
+    optimizer = optim.chain(
+        optim.inject_hyperparams(optim.clip_by_value, limit=1.0),
+        optim.inject_hyperparams(optim.sgd, lr=0.1),
+    )
+    state = optim.set_hyperparams(optimizer.init(params), lr=0.5, limit=2.0)
+    assert (float(state["0"]["hyper"]["limit"]), float(state["1"]["hyper"]["lr"])) == (2.0, 0.5)
+    with pytest.raises(UserError, match=r"momentum: not an .* the state holds limit, lr;"):
+        optim.set_hyperparams(state, momentum=0.5)
+
+
+def test_as_many_numbers_are_set_as_the_state_holds(params):
+    state = optim.inject_hyperparams(optim.adam, lr=0.1, betas=(0.9, 0.99)).init(params)
+    for given, text in (
+        ({"betas": 0.9}, r"betas is one number, the state holds shape \(2,\)"),
+        ({"betas": (0.9,)}, r"betas is 1 numbers, the state holds shape \(2,\)"),
+        ({"lr": (0.1, 0.2)}, "lr is 2 numbers, the state holds one number"),
+    ):
+        with pytest.raises(UserError, match=f"^set_hyperparams: {text}"):
+            optim.set_hyperparams(state, **given)
+    assert optim.set_hyperparams(state, betas=[0.5, 0.6], lr=np.ones(()))["hyper"]["lr"] == 1
 
 
 def test_members_of_a_vmapped_state_have_their_own_rate(params, gradients):

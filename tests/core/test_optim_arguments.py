@@ -11,6 +11,7 @@ import torch
 from purenets import UserError, optim, random, schedules
 from purenets.core.optim.internals.elementwise import advance_fn
 from purenets.core.optim.internals.extra_args import takes_extra_args
+from purenets.core.optim.state import RANGES
 from purenets.core.sam import sam
 from purenets.core.vector_dict import with_vector
 
@@ -217,6 +218,42 @@ CASES = {
     **{(function, name): (values, rest) for function, (name, values, rest) in OTHERS.items()},
     **MORE,
 }
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_what_no_constructor_takes_cannot_be_set(name):
+    """`set_hyperparams` refuses numbers that all optimizers of this argument refuse, no others."""
+    makers = [make for make in CATALOGUE.values() if name in inspect.signature(make).parameters]
+    makers += [getattr(optim, f) for f in dir(optim) if (f, name) in NAMED]
+    for value in (-1.0, -1e-9, 0.0, 0.3, 0.999, 1.0, 1.5, 30.0):
+        taken = any(takes(make, name, value) for make in makers)
+        several = (value, value) if name == "betas" else value
+        state = {"hyper": {name: np.full(np.shape(several), 0.5)}}
+        if taken:
+            optim.set_hyperparams(state, **{name: several})
+        else:
+            message = refusal(optim.set_hyperparams, {"opt_state": state, name: several})
+            assert message.startswith(f"set_hyperparams: {name}: {value!r} is not ")
+
+
+NAMED = {
+    *{(function, name) for function, (name, _, _) in OTHERS.items()},
+    *MORE,
+}
+
+
+def takes(make, name: str, value: float) -> bool:
+    """Return True if a constructor takes a number, or some of it in the place of several."""
+    rest = MORE.get((make.__name__, name), (None, {}))[1]
+    rest = rest or OTHERS.get(make.__name__, (None, None, {}))[2]
+    rest = rest | (KEY if make in optim.SAMPLERS.values() else {})
+    for given in (value, (value,) * 2, (value,) * 3):
+        try:
+            make(**{**rest, name: given})
+        except UserError:
+            continue
+        return True
+    return False
 
 
 @pytest.mark.parametrize(("function", "name"), CASES)

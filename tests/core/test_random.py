@@ -84,8 +84,11 @@ def test_compiled_draws_the_same_bits():
     [
         (random.uniform, stats.uniform.cdf),
         (random.normal, stats.norm.cdf),
-        (lambda k, s: random.truncated_normal(k, s, -1.0, 2.5), stats.truncnorm(-1.0, 2.5).cdf),
-        (lambda k, s: random.uniform(k, s, "float64", -2, 6), stats.uniform(-2, 8).cdf),
+        (
+            lambda k, s: random.truncated_normal(k, s, low=-1.0, high=2.5),
+            stats.truncnorm(-1.0, 2.5).cdf,
+        ),
+        (lambda k, s: random.uniform(k, s, "float64", low=-2, high=6), stats.uniform(-2, 8).cdf),
     ],
     ids=["uniform", "normal", "truncated_normal", "interval"],
 )
@@ -107,7 +110,7 @@ def test_normal_is_the_inverse_of_its_distribution_to_the_grid():
 
 
 def test_truncated_normal_stays_within_its_bounds():
-    x = random.truncated_normal(random.key(0), (100_000,), -0.5, 3.0, "float64")
+    x = random.truncated_normal(random.key(0), (100_000,), "float64", low=-0.5, high=3.0)
     assert x.min() >= -0.5 - 1e-8
     assert x.max() <= 3.0 + 1e-8
 
@@ -184,7 +187,7 @@ def test_a_float32_draw_is_the_rounded_float64_draw():
         (lambda: random.key(-1), "seed: -1"),
         (lambda: random.key(2**64), "seed: "),
         (lambda: random.randint(random.key(0), (1,), 3, 3), "no integer between 3"),
-        (lambda: random.truncated_normal(random.key(0), (1,), 2, 1), "not an interval"),
+        (lambda: random.truncated_normal(random.key(0), (1,), low=2, high=1), "not an interval"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
@@ -247,14 +250,15 @@ def test_float16_draws_of_numpy_and_torch_are_the_same_bits(draw):
     [(-1.0, 1.0), (0.0, 3.0), (1000.0, 1001.0), (-3.3, -3.2), (0.1, 0.7), (-1e-7, 0.0)],
 )
 def test_uniform_draws_stay_within_their_bounds_after_rounding(dtype, low, high):
-    draws = random.uniform(torch.as_tensor(random.key(6)), (N,), dtype, low, high).double()
+    draws = random.uniform(torch.as_tensor(random.key(6)), (N,), dtype, low=low, high=high).double()
     assert draws.min() >= low
     assert draws.max() < high
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_truncated_draws_stay_within_their_bounds_after_rounding(dtype):
-    draws = random.truncated_normal(torch.as_tensor(random.key(7)), (N,), -1.999, 0.1, dtype)
+    key = torch.as_tensor(random.key(7))
+    draws = random.truncated_normal(key, (N,), dtype, low=-1.999, high=0.1)
     assert draws.double().min() >= -1.999
     assert draws.double().max() <= 0.1
 
@@ -279,7 +283,7 @@ K, T = random.key(0), torch.as_tensor(random.key(0))
         ),
         (lambda: random.uniform(T, (2,), "int32"), "'int32' is no floating-point dtype of torch"),
         (
-            lambda: random.uniform(T, (2,), "float16", 0, 7e4),
+            lambda: random.uniform(T, (2,), "float16", low=0, high=7e4),
             "more than torch.float16 holds",
         ),
         (lambda: random.uniform(T, (2,), "sum"), "'sum' is no floating-point dtype of torch"),
@@ -292,7 +296,7 @@ K, T = random.key(0), torch.as_tensor(random.key(0))
         (lambda: random.uniform(K, (2,), low=1.0, high=0.0), "uniform: low 1.0 is over high 0.0"),
         (lambda: random.uniform(K, (2,), low=math.nan), "uniform: low: nan"),
         (lambda: random.uniform(K, (2,), high="1"), "uniform: high: '1'"),
-        (lambda: random.truncated_normal(K, (2,), math.nan), "truncated_normal: low: nan"),
+        (lambda: random.truncated_normal(K, (2,), low=math.nan), "truncated_normal: low: nan"),
         (lambda: random.bernoulli(K, 1.5), "bernoulli: p: 1.5 is not from 0 to 1"),
         (lambda: random.bernoulli(K, math.nan), "bernoulli: p: nan"),
         (lambda: random.bernoulli(K, None), "bernoulli: p: None"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import purenets
 from purenets import (
     Diverged,
     Interrupted,
@@ -349,6 +350,33 @@ def test_metric_that_is_no_mean_of_parts_is_evaluated_at_once_or_refused(metric)
 def test_buffers_that_are_no_arrays_are_refused():
     with pytest.raises(UserError, match=r"train_state: buffers\['mean'\] is 3, needs an array"):
         train_state({"w": np.zeros(2)}, {"mean": 3}, optim.sgd(0.1), random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("init", "text"),
+    [
+        (lambda params: {"t": 0}, r"opt_state\['t'\] is 0, needs an array"),
+        (lambda params: {"0": {"t": 0.5}}, r"opt_state\['0'\]\['t'\] is 0.5, needs an array"),
+        (lambda params: {"m": None}, r"opt_state\['m'\] is None, needs an array"),
+        (lambda params: {0: params}, "opt_state: the name 0 is no text"),
+        (lambda params: (), r"opt_state is \(\), needs a dict of arrays"),
+    ],
+)
+def test_state_of_an_own_optimizer_is_made_of_arrays(init, text):
+    own = purenets.Optimizer(init, lambda grads, state, params: (grads, state))
+    with pytest.raises(UserError, match=f"^train_state: {text}"):
+        train_state({"w": np.ones(2)}, {}, own, random.key(0))
+
+
+def test_steps_that_are_taken_already_are_warned_of():
+    optimizer = optim.sgd(0.1)
+    step = make_step(lambda p, b, batch, key: (p, (b, {"loss": np.zeros(())})), optimizer)
+    state = train_state({"w": np.ones(2)}, {}, optimizer, random.key(0))
+    assert fit(step, state, lambda i: None, steps=0) == (state, [])
+    state, history = fit(step, state, lambda i: None, steps=5)
+    assert fit(step, state, lambda i: None, steps=5, history=history) == (state, history)
+    with pytest.warns(UserWarning, match="fit: the state has taken 5 steps already, steps=5 takes"):
+        assert fit(step, state, lambda i: None, steps=5) == (state, [])
 
 
 GRADS, LOSS = {"w": np.ones(1)}, np.float64(1.0)

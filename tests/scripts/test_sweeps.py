@@ -187,7 +187,8 @@ def test_runs_without_validation_images_show_the_training():
     for drawn, star in ((loss, 0.4), (accuracy, 0.9)):  # a line and a star for each run
         assert [list(line.get_ydata()) for line in drawn.lines[2:]] == [[star], [star]]
     (axis,) = figures.over_minutes(rows).axes
-    assert axis.get_ylabel() == "validation or training accuracy"
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels[1:] == ["line: validation or training accuracy", "marker: test at the end"]
     assert list(axis.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
     assert list(axis.lines[1].get_ydata()) == [0.9]
     assert report.of_validation(rows) == {"gap": None, "late_gain": None}

@@ -10,11 +10,12 @@ updates take the leaves too.
 from collections.abc import Callable
 
 from purenets.core import tree
-from purenets.core.arguments import expect_dicts, expect_optimizers
+from purenets.core.arguments import expect_dicts
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.blocks import advance_in_blocks
 from purenets.core.optim.internals.kernels import advance_by_kernel, rule_of
+from purenets.core.optim.internals.order import keep_order
 from purenets.core.optim.internals.precision import (
     ERRORS,
     any_dtype,
@@ -39,31 +40,8 @@ class _NoVectorError(Exception):
 def elementwise(optimizer: Optimizer) -> Optimizer:
     """Return the same optimizer, declared to treat every element alone, so that it runs faster.
 
-    A declared update may read of the leaves only their elements, whichever leaf they are in, and of
-    its state arrays shaped as the params, and scalars. It may then be computed once on the vector
-    of all leaves, or block by block. An update that uses a leaf's norm, shape or name must not be
-    declared: its numbers would change.
-
-    Args:
-        optimizer: the optimizer to declare.
-
-    Returns:
-        An optimizer with the same state and, up to rounding, the same updates.
-
-    Raises:
-        UserError: optimizer is not an Optimizer.
-
-    Example:
-        >>> import numpy as np
-        >>> from purenets import optim
-        >>> cubes = optim.stateless(lambda grads, params: {n: g**3 for n, g in grads.items()})
-        >>> optimizer = optim.elementwise(cubes)
-        >>> grads = {"w": np.array([1.0, -2.0])}
-        >>> updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
-        >>> updates["w"]
-        array([ 1., -8.])
+    `optim.elementwise` (`internals.declared`) is this with a trial of the declaration.
     """
-    expect_optimizers("elementwise", optimizer=optimizer)
     optimizer = any_dtype(optimizer)
     plain, full = optimizer.update, for_full(optimizer.update)
 
@@ -76,6 +54,7 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
 
     update.on_leaves = plain
     update.full = lambda grads, state, params: on_vectors(full, grads, state, params)
+    keep_order(plain, update)
     return Optimizer(optimizer.init, update)
 
 

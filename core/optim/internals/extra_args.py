@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from purenets.core.arrays import like, namespace
 from purenets.core.base import Array, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+from purenets.core.optim.internals.order import order_of_wrapper
 
 NAMES = ("value", "value_and_grad_fn")
 
@@ -41,9 +42,11 @@ def like_inner(update: Callable, inner: Iterable[Optimizer]) -> Update:
 
     A wrapper ends in this, so that nobody computes arguments that nobody reads.
     """
-    if any(takes_extra_args(optimizer.update) for optimizer in inner):
-        return update
-    return lambda grads, state, params: update(grads, state, params)
+    inner = tuple(inner)
+    takes_more = any(takes_extra_args(optimizer.update) for optimizer in inner)
+    like = update if takes_more else lambda grads, state, params: update(grads, state, params)
+    like.order = order_of_wrapper(inner)
+    return like
 
 
 def need_value_and_grad_fn(name: str, value_and_grad_fn: Callable | None) -> Callable:

@@ -22,6 +22,7 @@ from purenets.core import tree
 from purenets.core.arrays import FULL, kind_of, namespace, widened
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.extra_args import takes_extra_args
+from purenets.core.optim.internals.order import keep_order
 from purenets.core.vector_dict import VectorDict, from_vector, vector_of
 
 
@@ -71,6 +72,7 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
 
     chosen = update_with_loss if takes_extra_args(plain) else update
     chosen.full = plain
+    keep_order(plain, chosen)
     return Optimizer(init, chosen)
 
 

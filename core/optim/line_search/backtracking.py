@@ -21,6 +21,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     zero_count,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.line_search.direction import direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
@@ -56,8 +57,9 @@ def backtracking(
 
     Raises:
         UserError: lr is negative or not finite, c1 or shrink is not between 0 and 1, grow is below
-            1, max_steps is not a positive integer, or direction is not an Optimizer; from `init`: a
-            leaf is complex; from `update`: value_and_grad_fn is missing.
+            1, max_steps is not a positive integer, or direction is not an Optimizer or
+            averages the params; from `init`: a leaf is complex; from `update`: value_and_grad_fn
+            is missing.
 
     Example:
         The loss 2 w^2 rises at t = 1 and stays at t = 1/2; t = 1/4 leads to its minimum.
@@ -111,4 +113,4 @@ def backtracking(
         step = namespace(loss).where(end["good"], end["t"], namespace(loss).zeros_like(loss))
         return scaled(moves, step), {**next_count(state), "step": end["t"], "inner": inner}
 
-    return real_only("backtracking", any_dtype(Optimizer(init, update)))
+    return real_only("backtracking", any_dtype(with_order(TURNS, Optimizer(init, update))))

@@ -33,6 +33,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     zero_count,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import in_pairs
 from purenets.core.optim.line_search.masked_loop import masked_loop
 from purenets.core.optim.line_search.search import advance_search, begin_search
@@ -126,7 +127,7 @@ def lbfgs(
         kept = {name: end[name] for name in KEPT}
         return unravel(end["x"] - x), {**next_count(state), **counts, **kept}
 
-    return in_pairs(Optimizer(init, update))
+    return in_pairs(with_order(TURNS, Optimizer(init, update)))
 
 
 KEPT = ("d", "t", "prev_flat_grad", "H_diag", "old_dirs", "old_stps")

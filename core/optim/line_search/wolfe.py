@@ -14,6 +14,7 @@ from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import full_like, scaled
 from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import Hyper, init_count, next_count, resolve_hyper
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.line_search.direction import direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
@@ -41,7 +42,7 @@ def strong_wolfe(
         direction: the optimizer whose updates are u; give it a learning rate of 1.
         c1: the fraction of the decrease predicted by the slope that is enough.
         c2: the largest fraction of the first slope that may remain; above c1.
-        max_eval: evaluations of the loss and its gradient in an update at most.
+        max_eval: at most this many evaluations of loss and gradient per update.
         tolerance_change: a search ends once its bracket moves no element by more than this.
 
     Returns:
@@ -50,8 +51,8 @@ def strong_wolfe(
 
     Raises:
         UserError: lr or tolerance_change is negative or not finite, not 0 < c1 < c2 < 1, max_eval
-            is not a positive integer, or direction is not an Optimizer; from `init`: a leaf is
-            complex; from `update`: value_and_grad_fn is missing.
+            is not a positive integer, or direction is not an Optimizer or averages the
+            params; from `init`: a leaf is complex; from `update`: value_and_grad_fn is missing.
 
     Example:
         >>> import numpy as np
@@ -105,4 +106,4 @@ def strong_wolfe(
         step = masked_loop(evaluate, carry, max_eval)["t"]
         return scaled(moves, step), {**next_count(state), "inner": inner}
 
-    return real_only("strong_wolfe", any_dtype(Optimizer(init, update)))
+    return real_only("strong_wolfe", any_dtype(with_order(TURNS, Optimizer(init, update))))

@@ -30,6 +30,7 @@ from purenets.core.optim.internals.hyper import (
     stateless_with_hyper,
     zero_count,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import chain
 
@@ -266,4 +267,5 @@ def _relative_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
             return tree.map(lambda g: -step * g, grads), counts
         return tree.map(lambda g, p: -step * g - rate * decay * p, grads, params), counts
 
-    return Optimizer(lambda params: {"count": zero_count(params)}, update)
+    step = Optimizer(lambda params: {"count": zero_count(params)}, update)
+    return with_order(TURNS, step)

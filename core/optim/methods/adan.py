@@ -29,6 +29,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
     zero_count,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
@@ -190,4 +191,5 @@ def proximal_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
         updates = tree.map(lambda g, p: -(rate * g + pull * p) / (1 + pull), grads, params)
         return updates, next_count(state)
 
-    return elementwise(Optimizer(lambda params: init_count(params, lr, weight_decay), update))
+    step = Optimizer(lambda params: init_count(params, lr, weight_decay), update)
+    return elementwise(with_order(TURNS, step))

@@ -10,6 +10,7 @@ from purenets.core.arrays import namespace, sqrt
 from purenets.core.base import Array, Optimizer
 from purenets.core.optim.internals.arithmetic import at_least
 from purenets.core.optim.internals.hyper import Hyper, stateless_with_hyper
+from purenets.core.optim.internals.order import KEEPS, with_order
 from purenets.core.optim.internals.precision import any_dtype, refusing
 
 
@@ -59,7 +60,7 @@ def adaptive_grad_clip(clipping: Hyper = 0.01, eps: float = 1e-3) -> Optimizer:
 
         return tree.map(one, grads, params)
 
-    clipped = stateless_with_hyper(clipping, clip)
+    clipped = with_order(KEEPS, stateless_with_hyper(clipping, clip))
     return any_dtype(clipped, refusing("adaptive_grad_clip", clipped))
 
 

@@ -12,6 +12,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
     zero_count,
 )
+from purenets.core.optim.internals.order import Order, with_order
 from purenets.core.optim.transforms import add_decayed_weights, chain
 
 
@@ -82,4 +83,5 @@ def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
         }
         return updates, {"count": counts, **new, "ax": ax}
 
-    return elementwise(Optimizer(init, update))
+    averaged = Order("asgd", sign=-1)
+    return elementwise(with_order(averaged, Optimizer(init, update)))

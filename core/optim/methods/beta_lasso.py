@@ -11,6 +11,8 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer
 from purenets.core.optim.internals.arithmetic import sign
 from purenets.core.optim.internals.extra_args import like_inner
+from purenets.core.optim.internals.order import expect_no_average
+from purenets.core.optim.internals.patterns import checking_patterns
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.wrappers import Predicate, is_matrix
 
@@ -33,8 +35,9 @@ def beta_lasso(
         An optimizer for real params, with the state of the one it wraps.
 
     Raises:
-        UserError: optimizer is not an Optimizer, lam or beta is negative or not finite, or where is
-            not a function; from `init`: a leaf is complex.
+        UserError: optimizer is not an Optimizer or averages the params (`ema`, `swa`), lam or beta
+            is negative or not finite, or where is not a function; from `init`: a leaf is complex,
+            or a pattern of `named` or `not_named` matches no leaf.
 
     Example:
         >>> import numpy as np
@@ -51,6 +54,7 @@ def beta_lasso(
     expect_optimizers("beta_lasso", optimizer=optimizer)
     expect_numbers("beta_lasso", NOT_NEGATIVE, lam=lam, beta=beta)
     expect_functions("beta_lasso", where=where)
+    expect_no_average("beta_lasso", optimizer)
 
     def update(grads, state, params, **extra):
         picked = {name: p for name, p in params.items() if where(name, p)}
@@ -62,4 +66,4 @@ def beta_lasso(
         return namespace(p).where(abs(p + u) < beta * lam, -p, u)
 
     sparse = any_dtype(Optimizer(optimizer.init, like_inner(update, [optimizer])))
-    return real_only("beta_lasso", sparse)
+    return real_only("beta_lasso", checking_patterns("beta_lasso", where, sparse))

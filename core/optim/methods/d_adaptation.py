@@ -39,6 +39,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
     zero_count,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.transforms import add_decayed_weights, chain
 
@@ -123,7 +124,8 @@ def dadapt_adam(
         scalars = {"d": namespace(d).where(length > 0, new_d, d), "numerator": numerator}
         return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
 
-    return real_only("dadapt_adam", chain(*before, any_dtype(Optimizer(init, update))))
+    step = with_order(TURNS, Optimizer(init, update))
+    return real_only("dadapt_adam", chain(*before, any_dtype(step)))
 
 
 # --- what Prodigy shares --------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.transforms import add_decayed_weights, chain
 
@@ -101,4 +102,4 @@ def dog(
         return updates, {**next_count(state), "rbar": rbar, "sum": total, "p0": state["p0"]}
 
     decay = unless_zero(weight_decay, add_decayed_weights)
-    return real_only("dog", chain(*decay, any_dtype(Optimizer(init, update))))
+    return real_only("dog", chain(*decay, any_dtype(with_order(TURNS, Optimizer(init, update)))))

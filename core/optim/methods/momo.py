@@ -34,6 +34,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     zero_count,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 
 
@@ -179,7 +180,7 @@ def _momo(
         moves = _moves(step, tau, rate * decay, params, divide)
         return moves, {**new, **squares, "lb": bound}
 
-    return real_only(name, any_dtype(Optimizer(init, update)))
+    return real_only(name, any_dtype(with_order(TURNS, Optimizer(init, update))))
 
 
 def _averages(

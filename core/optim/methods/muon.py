@@ -34,6 +34,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
+from purenets.core.optim.internals.patterns import checking_patterns
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.methods.newton_schulz import METHODS
 from purenets.core.optim.transforms import (
@@ -102,7 +103,7 @@ def muon(
         UserError: lr, weight_decay or eps is negative or not finite, momentum is not in [0, 1),
             ns_coefficients is not three numbers, ns_steps is not a positive integer, a name is
             unknown, other is not an Optimizer, or matrices is not a function; from `init`: a leaf
-            is complex.
+            is complex, or a pattern of `named` or `not_named` matches no leaf.
 
     Example:
         >>> import numpy as np
@@ -141,7 +142,8 @@ def muon(
     def label(name: str, leaf: Array) -> str:
         return "muon" if leaf.ndim > 1 and matrices(name, leaf) else "other"
 
-    return real_only("muon", partition({"muon": of_matrices, "other": other}, label))
+    split = partition({"muon": of_matrices, "other": other}, label)
+    return real_only("muon", checking_patterns("muon", matrices, split))
 
 
 def _expect_precision(function: str, precision: str | None) -> None:

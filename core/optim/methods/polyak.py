@@ -16,6 +16,7 @@ from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import at_least, at_most, nonzero, scaled
 from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import Hyper, init_count, next_count, resolve_hyper
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 
 
@@ -67,4 +68,4 @@ def polyak(
         return scaled(grads, -at_most(rate, most)), next_count(state)
 
     optimizer = Optimizer(lambda params: init_count(params, lr, scaling), update)
-    return real_only("polyak", any_dtype(optimizer))
+    return real_only("polyak", any_dtype(with_order(TURNS, optimizer)))

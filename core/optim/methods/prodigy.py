@@ -34,6 +34,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     zero_count,
 )
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.methods.d_adaptation import (
     MEANS,
@@ -135,7 +136,8 @@ def prodigy(
         scalars = {"d": new_d, "d_max": d_max, "numerator": numerator}
         return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
 
-    return real_only("prodigy", chain(*before, any_dtype(Optimizer(init, update))))
+    step = with_order(TURNS, Optimizer(init, update))
+    return real_only("prodigy", chain(*before, any_dtype(step)))
 
 
 def _expect_prodigy(

@@ -17,6 +17,7 @@ from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import sign
 from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import Hyper, resolve_hyper, zero_count
+from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import in_pairs
 
 
@@ -83,4 +84,4 @@ def rprop(
         parts = tree.map_to_several(leaf, 3, grads, state["prev"], state["step_size"])
         return parts[0], {"prev": parts[1], "step_size": parts[2]}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(TURNS, Optimizer(init, update))))

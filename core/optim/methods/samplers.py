@@ -41,7 +41,7 @@ def sgld(
     of lr: the variance for L = a * p^2 / 2 is temperature / (a * (1 - lr * a / 2)).
 
     Args:
-        lr: the learning rate; the step size of Welling and Teh is twice as large.
+        lr: the learning rate. Welling and Teh's step size epsilon is 2 * lr.
         key: the key of the draws, as `random.key(seed)` makes it.
         temperature: 1 / n for the mean loss of n examples; 0 gives `sgd`.
         weight_decay: a normal prior, as an L2 penalty; weight_decay * p is added to the

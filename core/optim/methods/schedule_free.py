@@ -34,6 +34,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
     zero_count,
 )
+from purenets.core.optim.internals.order import Order, expect_no_average, with_order
 from purenets.core.optim.internals.precision import real_only
 from purenets.core.optim.transforms import (
     add_decayed_weights,
@@ -66,8 +67,8 @@ def schedule_free(
         "weight_sum" and "inner".
 
     Raises:
-        UserError: optimizer is not an Optimizer, lr or weight_lr_power is negative or not finite,
-            or beta is not in [0, 1].
+        UserError: optimizer is not an Optimizer or averages the params itself, lr or
+            weight_lr_power is negative or not finite, or beta is not in [0, 1].
 
     Example:
         >>> import numpy as np
@@ -88,6 +89,7 @@ def schedule_free(
     expect_hypers("schedule_free", NOT_NEGATIVE, lr=lr)
     expect_hypers("schedule_free", FRACTION, beta=beta)
     expect_numbers("schedule_free", NOT_NEGATIVE, weight_lr_power=weight_lr_power)
+    expect_no_average("schedule_free", optimizer)
 
     def init(params):
         nothing = count_to_dtype(zero_count(params), params)
@@ -113,7 +115,8 @@ def schedule_free(
         averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
         return updates, {**next_count(state), **averages, "inner": inner}
 
-    return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
+    averaged = Optimizer(init, like_inner(update, [optimizer]))
+    return elementwise_as(optimizer, with_order(Order("schedule_free", sign=-1), averaged))
 
 
 def schedule_free_adamw(

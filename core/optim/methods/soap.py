@@ -36,6 +36,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
     zero_count,
 )
+from purenets.core.optim.internals.order import KEEPS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.methods.shampoo import AxisMatrices, along_axes, axis_matrices, outer
 from purenets.core.optim.transforms import chain, scale_by_learning_rate
@@ -108,7 +109,8 @@ def _decay_after_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
         updates = tree.map(lambda u, p: u - pull * (p + u), updates, params)
         return updates, next_count(state)
 
-    return elementwise(Optimizer(lambda params: init_count(params, lr, weight_decay), update))
+    decay = Optimizer(lambda params: init_count(params, lr, weight_decay), update)
+    return elementwise(with_order(KEEPS, decay))
 
 
 def _expect_soap(name: str, betas, shampoo_beta, eps: Hyper, frequency: int, limit: int) -> None:

@@ -5,14 +5,16 @@ from purenets.core.arguments import expect_integers
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
+from purenets.core.optim.internals.order import average_of_params, with_order
 
 
 def swa(start: int = 0, every: int = 1) -> Optimizer:
     """Return a transform that keeps the mean of the params, for stochastic weight averaging.
 
-    Put it at the end of a chain: it passes the updates, and averages the params after them.
-    Evaluate the mean by `with_averaged_params`. `schedules.swa` is the learning rate that belongs
-    to it; `torch_nets.update_batchnorm` computes running statistics for it.
+    It is the last part of a chain, after `reduce_on_plateau` and outside of `lookahead`: it passes
+    the updates, and averages the params after them. Evaluate the mean by `with_averaged_params`.
+    `schedules.swa` is the learning rate that belongs to it; `torch_nets.update_batchnorm` computes
+    running statistics for it.
 
     Args:
         start: updates before the first params that are averaged.
@@ -55,4 +57,4 @@ def swa(start: int = 0, every: int = 1) -> Optimizer:
         mean = tree.map(lambda a, p, u: a + weight * (p + u - a), state["swa"], params, updates)
         return updates, {"count": count, "n_averaged": n, "swa": mean}
 
-    return elementwise(Optimizer(init, update))
+    return elementwise(with_order(average_of_params("swa"), Optimizer(init, update)))
