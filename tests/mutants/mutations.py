@@ -607,8 +607,8 @@ LAYERS_AND_LOSSES = [
     Mutation(
         "dropout drops with the probability to keep",
         "torch_nets/layers/basic.py",
-        "kept = random.bernoulli(key, 1 - rate, x.shape)",
-        "kept = random.bernoulli(key, rate, x.shape)",
+        "kept = random.bernoulli(key_like(key, x), 1 - rate, x.shape)",
+        "kept = random.bernoulli(key_like(key, x), rate, x.shape)",
         f"{LAYERS}::test_dropout_is_a_function_of_its_key",
     ),
     Mutation(
@@ -962,8 +962,8 @@ AUGMENTATION = [
     Mutation(
         "all images are moved alike",
         "torch_nets/augment.py",
-        "moves = random.randint(key, (2, B), -padding, padding + 1)",
-        "moves = random.randint(key, (2, 1), -padding, padding + 1).expand(2, B)",
+        "moves = random.randint(key_like(key, x), (2, B), -padding, padding + 1)",
+        "moves = random.randint(key_like(key, x), (2, 1), -padding, padding + 1).expand(2, B)",
         f"{AUGMENT}::test_crop_is_a_window_of_the_reflected_image",
     ),
     Mutation(
