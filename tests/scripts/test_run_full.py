@@ -82,7 +82,7 @@ def test_goes_on_where_it_failed_and_ends_in_a_report(clean_checkout, tmp_path):
     assert "draft" not in done.stdout
     page = (out / "report" / "report.html").read_text()
     assert f"python scripts/{TOY}</code>" in page
-    assert "Accuracy of both networks on each data set (n = 2)." in page
+    assert re.search(r"Accuracy of both networks on each data set .*\(mean ± SD, n = 2\)\.", page)
 
 
 def test_changed_files_are_named_before_hours_are_spent(monkeypatch, tmp_path):
