@@ -7,7 +7,7 @@
 stands (`benchmarks/recipe.py`); ours are presets as scripts/cifar10_sweep.py names them.
 
 Time: each preset is timed beside the recipe alone, since a process that waits long for its turn is
-slower afterwards (of six in turns, the recipe lost a third). In each round the recipe takes a step
+slower afterwards. In each round the recipe takes a step
 and the preset takes its steps on as many images, each in a process of its own, both with malloc set
 as our scripts set it; the first rounds, which warm up, do not count. The time of a training is the
 sum over its parts (`benchmarks/cifar10_parts.py`): their number times the median of their seconds.
