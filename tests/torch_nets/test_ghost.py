@@ -468,7 +468,7 @@ def test_each_example_draws_with_a_key_of_its_own():
     norms, _ = ghost_norms(model, train=True)(params, {}, batch, KEY)
     expected, _ = per_example_grads_by_vmap(model, train=True)(params, {}, batch, KEY)
     torch.testing.assert_close(norms, example_grad_norms(expected))
-    with pytest.raises(UserError, match="pass key=random.key"):
+    with pytest.raises(UserError, match=r"pass key=random.key"):
         ghost_norms(model, train=True)(params, {}, batch)
 
 
