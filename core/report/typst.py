@@ -60,9 +60,9 @@ TYPST = f"""
   text(forward)[#s ↓], text(backward)[↑ #s])
 """
 
-LONG = 14  # rows of a table that may be parted by the end of a page
+LONG = 14  # rows of a table; with more it may be parted by the end of a page
+HIGH = range(12, LONG + 1)  # rows with which a table moves to where a page has room for it
 SIZES = ((88, 9), (112, 8.5), (130, 8), (10**9, 7.5))  # letters of the widest row, and their size
-FLOATING = 3.3  # inches: a higher figure moves to where a page has room for it
 
 
 def write_pdf(document: Document, path: Path) -> None:
@@ -164,7 +164,7 @@ class _Typst(Writer):
         if len(rows) > LONG:
             small += "#show figure: set block(breakable: true)\n"
             small += "#show figure.caption: set block(sticky: true)\n"
-        return f"#[{small}#{self.figure('table', table, inner)}]"
+        return f"#[{small}#{self.figure('table', table, inner, len(rows) in HIGH)}]"
 
     def cells(self, table: Table) -> list[str]:
         """Return the rows with what aligns their decimal points; short words do not break."""
@@ -181,7 +181,7 @@ class _Typst(Writer):
         return f"$display({formula_source(alone[1])})$" if alone else self.text(cell)
 
     def picture_block(self, picture: Picture) -> str:
-        return f"#{self.figure('image', picture, self.image(picture), floats(picture))}"
+        return f"#{self.figure('image', picture, self.image(picture), floating=True)}"
 
     def image(self, picture: Picture | Interactive) -> str:
         self.pictures += 1
@@ -200,7 +200,7 @@ class _Typst(Writer):
         parts.append(f"shape({_string(diagram.leaving)})")
         setting = "set text(size: 7.5pt); set par(justify: false, leading: 0.4em)"
         inner = f"{{ {setting}; stack(spacing: 4.5pt, {', '.join(parts)}) }}"
-        return f"#{self.figure('image', diagram, inner, len(diagram.stages) > 8)}"
+        return f"#{self.figure('image', diagram, inner, floating=True)}"
 
     def figure(
         self,
@@ -210,18 +210,13 @@ class _Typst(Writer):
         floating: bool = False,
     ) -> str:
         caption = f"caption: [{self.captioned(block)}], " if block.caption else ""
-        place = "placement: top, " if floating else ""
+        place = "placement: auto, " if floating else ""
         return f"figure(kind: {kind}, supplement: none, numbering: none, {place}{caption}{inner})"
 
     def captioned(self, block: Table | Picture | Diagram | Interactive) -> str:
         """Return the caption with its number in bold."""
         number = self.numbers.get(id(block))
         return f"#strong[{self.literal(f'{number}.')}] {self.text(block.caption)}" if number else ""
-
-
-def floats(picture: Picture | Interactive) -> bool:
-    """Return True for a figure so high that it leaves a gap where it does not fit."""
-    return to_print(picture.figure).get_figheight() > FLOATING
 
 
 def _unbroken(products: str) -> str:
