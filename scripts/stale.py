@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from scripts.shared import dependencies
 from scripts.shared.dependencies import ROOT, Definition, Tree
+from scripts.shared.result_files import commit_of
 
 RESULTS = ROOT / "results"
 OF_MAKE = {"faults": "tests/faults", "mutants": "tests/mutants"}  # folders of what a target runs
@@ -95,7 +96,7 @@ def origins(found: dict) -> set[tuple[str, str]]:
     parts = [row for row in parts if isinstance(row, dict)] or [found]
     whole = {name: found.get(name) for name in ("git_commit", "command")}
     rows = ({**whole, **{k: v for k, v in row.items() if v}} for row in parts)
-    return {(row["git_commit"], row["command"]) for row in rows if row["command"]}
+    return {(commit_of(row), row["command"]) for row in rows if row["command"]}
 
 
 def entries(command: str) -> list[str]:

@@ -93,6 +93,11 @@ def load(folder: str | Path) -> dict[str, dict]:
     return found
 
 
+def commit_of(row: dict) -> str:
+    """Return the last commit that is known to give a row (`scripts/replay.py`)."""
+    return row.get("replayed") or row["git_commit"]
+
+
 def complete(found: dict) -> dict:
     """Return the content with commit and machine in each row that does not name its own.
 
