@@ -187,7 +187,10 @@ def softmax_cross_entropy_forward(logits, targets):
     total = np.add.reduce(e, axis=1, keepdims=True)
     losses = np.log(total[:, 0]) - shifted.take(places)
     e /= total
-    return np.add.reduce(losses) / losses.dtype.type(n), (e, targets, places, best)
+    loss = np.add.reduce(losses) / losses.dtype.type(n)
+    if loss != loss:  # the largest of a row with a NaN is that NaN, which is no class
+        best = np.where(np.isnan(largest), -1, best)
+    return loss, (e, targets, places, best)
 
 
 def softmax_cross_entropy_backward(dout, cache):
