@@ -214,6 +214,14 @@ def expect_models(function: str, fields: tuple[str, ...] = ("init", "apply"), **
                 f"grad_fn: {name} is a function, needs a model with {' and '.join(fields)}; a loss "
                 "of your own needs no grad_fn: give make_step a function that returns its gradients"
             )
+        if isinstance(value, type) and hasattr(value, "state_dict"):
+            text = f"the class {value.__name__}, needs a model; from_module({value.__name__}(...))"
+            raise UserError(f"{function}: {name} is {text} makes one")
+        if hasattr(value, "state_dict") and hasattr(value, "named_parameters"):
+            raise UserError(
+                f"{function}: {name} is a {type(value).__name__} of torch.nn, needs a model with "
+                f"{' and '.join(fields)}; from_module makes one"
+            )
     _expect_fields(function, fields, f"a model with {' and '.join(fields)}", values)
 
 

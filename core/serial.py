@@ -1,5 +1,6 @@
 """Layers in sequence, for the NumPy and the torch backend: names, and one key for each layer."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -67,8 +68,29 @@ def serial_uses_key(layers: dict) -> bool:
 
 
 def init_leaves(model: Any, key: Array, example: Any = None) -> tuple[Params, Buffers]:
-    """Return `model.init(key)`, of a model with lazily sized layers `model.init(key, example)`."""
-    return model.init(key, example) if takes_example(model) else model.init(key)
+    """Return `model.init(key)`, of a model with lazily sized layers `model.init(key, example)`.
+
+    Raises a UserError for what is no pair of dicts: a dict of two would pass for a pair.
+    """
+    found = model.init(key, example) if takes_example(model) else model.init(key)
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], dict)):
+        raise UserError(f"init returned {_kind_of(found)}, needs (params, buffers)")
+    return found
+
+
+def expect_output(found: Any) -> tuple:
+    """Return what `apply` returned; a UserError if it is no pair: an array of two rows looks like
+    one.
+    """
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise UserError(f"apply returned {_kind_of(found)}, needs (y, buffers)")
+    return found
+
+
+def _kind_of(found: Any) -> str:
+    if isinstance(found, tuple):
+        return f"a tuple of {len(found)}"
+    return f"a {type(found).__name__}"
 
 
 def takes_example(model: Any) -> bool:
@@ -91,7 +113,10 @@ def serial_init(layers: dict) -> Callable:
         random.check_key(key)
         params, buffers, x = {}, {}, example
         for i, (name, layer) in enumerate(layers.items()):
-            mine, state = init_leaves(layer, random.fold_in(key, i), x)
+            try:
+                mine, state = init_leaves(layer, random.fold_in(key, i), x)
+            except UserError as error:
+                raise UserError(f"{name}: {error.args[0]}") from error
             if x is not None and lazy and i < lazy[-1]:
                 x = _applied(name, layer, mine, state, x)
             params |= tree.prefixed(mine, f"{name}.")
@@ -123,6 +148,8 @@ def serial_apply(layers: dict, method: str) -> Callable:
         (i, name, layer, getattr(layer, method)) for i, (name, layer) in enumerate(layers.items())
     ]
 
+    size, right = (2, "(y, buffers)") if method == "apply" else (3, "(y, buffers, cache)")
+
     def run(params: Params, buffers: dict, x: Array, *, train: bool = False, key=None) -> tuple:
         mine_of = by_layer(layers, params, "params")
         empty = buffers is None or (isinstance(buffers, dict) and not buffers)
@@ -132,15 +159,32 @@ def serial_apply(layers: dict, method: str) -> Callable:
             mine, state = mine_of.get(name, {}), state_of.get(name, {})
             layer_key = random.fold_in(key, i) if layer.uses_key and key is not None else None
             try:
-                x, state, *extras[name] = call(mine, state, x, train=train, key=layer_key)
+                found = call(mine, state, x, train=train, key=layer_key)
             except (KeyError, UserError) as error:
                 missing = ": missing in params" if isinstance(error, KeyError) else ""
                 raise UserError(f"{name}.{error.args[0]}{missing}") from error
+            except TypeError:
+                _expect_keywords(name, method, call)
+                raise
+            if not isinstance(found, tuple) or len(found) != size:
+                raise UserError(f"{name}: {method} returned {_kind_of(found)}, needs {right}")
+            x, state, *extras[name] = found
             if state:
                 new_buffers |= tree.prefixed(state, f"{name}.")
         return x, new_buffers, extras
 
     return run
+
+
+def _expect_keywords(name: str, method: str, call: Callable) -> None:
+    """Raise a UserError for the `apply` or `forward` of a layer that takes no `train` and `key`."""
+    try:
+        inspect.signature(call).bind(None, None, None, train=False, key=None)
+    except TypeError as error:
+        raise UserError(
+            f"{name}: {method} {error}; needs {method}(params, buffers, x, *, train=False, "
+            "key=None)"
+        ) from error
 
 
 def by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:

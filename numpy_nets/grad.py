@@ -11,6 +11,8 @@ from purenets.core.vector_dict import as_dict
 from purenets.numpy_nets.losses import Loss, cross_entropy, expect_losses
 from purenets.numpy_nets.modules import Module, params_backward
 
+ERRORS = (TypeError, AttributeError, RuntimeError, ValueError)  # what tensors raise in NumPy
+
 
 class NumpyModel(NamedTuple):
     """A `Model` with its passes by hand: the fields of `Model` and of `modules.Module` together."""
@@ -45,7 +47,12 @@ def model_from_module(module: Module) -> NumpyModel:
     def apply(params, buffers, x, *, train=False, key=None):
         if not isinstance(x, np.ndarray):
             raise UserError(f"input: a {type(x).__name__}, needs a NumPy array")
-        logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
+        _expect_first_array(params)
+        try:
+            logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
+        except ERRORS:
+            expect_array_params(params)
+            raise
         return logits, buffers
 
     init, forward, backward, *about = module
@@ -84,7 +91,11 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
         x, y = batch
-        logits, buffers, cache = model.forward(as_dict(params), buffers, x, train=True, key=key)
+        try:
+            logits, buffers, cache = model.forward(as_dict(params), buffers, x, train=True, key=key)
+        except ERRORS:
+            expect_array_params(params)
+            raise
         value, loss_cache = loss.forward(logits, y)
         grads = params_backward(model)(loss.backward(1.0, loss_cache), cache)
         return grads, (buffers, _metrics(loss, value, logits, loss_cache))
@@ -140,10 +151,26 @@ def metrics_fn(
     return metrics
 
 
+def _expect_first_array(params: Params) -> None:
+    """Look at one leaf, which costs little in a step; all are tensors where one is."""
+    first = next(iter(params.values()), None) if isinstance(params, dict) else None
+    if first is not None and not isinstance(first, np.ndarray):
+        expect_array_params(params)
+
+
+def expect_array_params(params: Params) -> None:
+    """Raise a UserError that names the leaf that is no NumPy array, such as a tensor."""
+    for name, leaf in params.items() if isinstance(params, dict) else ():
+        if not isinstance(leaf, np.ndarray | np.generic):
+            kind = type(leaf).__name__
+            raise UserError(f"params[{name!r}]: a {kind}, needs a NumPy array; see to_numpy")
+
+
 def expect_arrays(params: Params, batch: Batch) -> None:
     """Raise a UserError for params that are no dict, or a batch of anything but NumPy arrays."""
     if not isinstance(params, dict):
         raise UserError(f"params: a {type(params).__name__}, needs a dict of arrays by name")
+    _expect_first_array(params)
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise UserError(f"batch: a {type(batch).__name__}, needs a pair (inputs, targets)")
     for name, part in zip(("inputs", "targets"), batch, strict=True):

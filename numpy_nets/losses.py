@@ -39,8 +39,10 @@ def expect_losses(function: str, **values: Loss) -> None:
     """Raise a UserError for an argument that is no `Loss`."""
     for name, value in values.items():
         if not isinstance(value, Loss):
+            called = getattr(value, "__name__", "")
+            hint = f"; call it: {called}(...)" if value is huber else ""
             kind = type(value).__name__
-            raise UserError(f"{function}: {name} is a {kind}, needs one of numpy_nets.losses")
+            raise UserError(f"{function}: {name} is a {kind}, needs one of numpy_nets.losses{hint}")
 
 
 # --- classes, yes or no ---------------------------------------------------------------------------

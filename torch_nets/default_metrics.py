@@ -95,7 +95,7 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
         >>> accuracy_for(losses.mse)(logits, logits) is None
         True
     """
-    kind = _kind(loss)
+    kind = kind_of_loss(loss)
     if kind in NUMBERS:
         return lambda logits, targets: None
     if kind in THRESHOLDS:
@@ -142,7 +142,7 @@ def _of_classes(logits: Tensor, targets: Tensor) -> Tensor | None:
     return None
 
 
-def _kind(loss: Callable) -> Callable:
+def kind_of_loss(loss: Callable) -> Callable:
     """Return the function that a `functools.partial` is of, and the class of a module of torch."""
     while isinstance(loss, functools.partial):
         loss = loss.func

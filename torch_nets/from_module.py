@@ -180,7 +180,16 @@ def expect_input(net: nn.Module, name: str, x: Any) -> None:
 def _built(module: Any) -> tuple[nn.Module, Callable | None]:
     """Return the module, and the function that builds it if that was given."""
     make = None if isinstance(module, nn.Module) or not callable(module) else module
-    module = make() if make else module
+    try:
+        module = make() if make else module
+    except TypeError as error:
+        if not isinstance(make, type):
+            raise
+        name = make.__name__
+        raise UserError(
+            f"from_module: the class {name} cannot be called without arguments; pass {name}(...), "
+            f"or lambda: {name}(...) to draw from keys"
+        ) from error
     if not isinstance(module, nn.Module):
         raise UserError("from_module: needs a torch.nn.Module, or a function that builds one")
     return module, make

@@ -12,9 +12,12 @@ from purenets.core.arguments import expect_functions, expect_models
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
+from purenets.core.serial import expect_output
 from purenets.core.vector_dict import ALL, from_vector, vector_of
 from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
+from purenets.torch_nets.fast.tracing import is_torch_compiling
+from purenets.torch_nets.foreign_losses import checked_loss, expect_gradient
 from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
 
@@ -58,9 +61,8 @@ def grad_fn(
         torch.func.grad.
     """
     expect_models("grad_fn", ("apply",), model=model)
-    expect_functions("grad_fn", loss=loss)
     forward = loss_fn(model, loss, metrics)
-    by_func = torch.func.grad(forward, has_aux=True)
+    by_func = torch.func.grad(_differentiable(forward), has_aux=True)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_tensors(params, batch)
@@ -74,6 +76,18 @@ def grad_fn(
 
     grad.uses_key = model.uses_key
     return grad
+
+
+def _differentiable(forward: Callable) -> Callable:
+    """Return a `loss_fn` that refuses a loss without a gradient, as autograd does."""
+
+    def checked(*args):
+        value, aux = forward(*args)
+        if not is_torch_compiling():
+            expect_gradient(value)
+        return value, aux
+
+    return checked
 
 
 def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -> Callable:
@@ -97,11 +111,12 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
         tensor(36.)
     """
     metrics = metrics_or_default(metrics, loss)
+    loss = checked_loss("grad_fn", loss)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
         key = key_like(key, params)
-        logits, buffers = model.apply(params, buffers, x, train=True, key=key)
+        logits, buffers = expect_output(model.apply(params, buffers, x, train=True, key=key))
         value = loss(logits, y)
         return value, (buffers, compute_metrics(value.detach(), logits, y, metrics))
 
@@ -149,6 +164,8 @@ def autograd_grads(
         inputs = {ALL: vector.detach().requires_grad_()}
         leaves = params.layout.split(inputs[ALL])
     value, (buffers, found) = forward(leaves, buffers, batch, key)
+    if not value.requires_grad:
+        expect_gradient(value)
     if create_graph is None:
         create_graph = _depends_on_others(value, inputs)
     grads = gradients(value, tuple(inputs.values()), create_graph)
@@ -329,14 +346,14 @@ def metrics_fn(
         {'loss': tensor(0.6931), 'accuracy': tensor(1.)}
     """
     expect_models("metrics_fn", ("apply",), model=model)
-    expect_functions("metrics_fn", loss=loss)
     metrics = metrics_or_default(metrics, loss)
+    loss = checked_loss("metrics_fn", loss)
 
     @torch.no_grad()
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_tensors(params, batch)
         x, y = batch
-        logits, _ = model.apply(params, buffers, x)
+        logits, _ = expect_output(model.apply(params, buffers, x))
         return compute_metrics(loss(logits, y), logits, y, metrics)
 
     measure.whole_only = tuple(

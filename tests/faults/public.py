@@ -53,6 +53,7 @@ Call = tuple[Callable, dict[str, Any]]
 CLOSED = {
     *("numpy_nets.image_modules", "numpy_nets.modules", "numpy_nets.rnn_numpy", "numpy_nets.grad"),
     *("torch_nets.convert", "torch_nets.default_metrics", "torch_nets.distributed"),
+    "torch_nets.foreign_losses",
     *("torch_nets.from_module", "torch_nets.grad", "torch_nets.keys", "torch_nets.module_draws"),
     *("torch_nets.module_init", "torch_nets.remat", "torch_nets.vanilla_rnn"),
     *("torch_nets.other_draws", "torch_nets.analysis.accounting", "torch_nets.analysis.noise"),

@@ -150,9 +150,24 @@ def _call_fn(f: Callable, signatures: "_Signatures | _OneSignature") -> Callable
         leaves = take((args, kwargs))
         if leaves is None or not guard(*leaves) or context != call_context():
             return signatures.call(args, kwargs)
-        return f(*args, **kwargs) if run is None else run(leaves)
+        if run is None:
+            return f(*args, **kwargs)
+        try:
+            return run(leaves)
+        except RuntimeError as error:
+            raise_clearly(f, (args, kwargs), error)
+            raise
 
     return call
+
+
+def raise_clearly(f: Callable, given: tuple, error: RuntimeError) -> None:
+    """Raise what `f` itself raises, where compiled code has found an index out of bounds.
+
+    Such as a class that does not exist: compiled code names its own lines, `f` the class.
+    """
+    if "out of bounds" in str(error):
+        f(*given[0], **given[1])
 
 
 def is_traced_or_transformed() -> bool:
@@ -209,7 +224,13 @@ class _Signatures:
                 return result
         self.latest = fast_path_for(compiled, given)
         run = self.latest.run
-        return self.f(*args, **kwargs) if run is None else run(self.latest.take(given))
+        if run is None:
+            return self.f(*args, **kwargs)
+        try:
+            return run(self.latest.take(given))
+        except RuntimeError as error:
+            raise_clearly(self.f, given, error)
+            raise
 
     def compiled_for(self, given: tuple, key: Any) -> tuple[Compiled | None, str]:
         """Return the code for a new signature, and why it runs eagerly; None is not to be kept."""
@@ -249,7 +270,11 @@ class _OneSignature:
         if needs_grad(given) or call_context()[-1] != self.autocast:
             return self.f(*args, **kwargs)
         self.latest = fast_path_for(self.compiled, given)
-        return self.latest.run(self.latest.take(given))
+        try:
+            return self.latest.run(self.latest.take(given))
+        except RuntimeError as error:
+            raise_clearly(self.f, given, error)
+            raise
 
 
 def needs_grad(given: tuple) -> bool:
