@@ -315,3 +315,15 @@ def test_gauss_newton_of_every_loss_is_that_of_the_whole_matrices(name):
     J = jacrev(lambda w: (x @ w.T).flatten())(weight).flatten(1)
     H = jacrev(torch.func.grad(loss))(x @ weight.T).reshape(18, 18)
     torch.testing.assert_close(product.flatten(), J.T @ H @ J @ weight.cos().flatten())
+
+
+def test_products_that_do_not_fit_or_are_not_finite_are_named():
+    params = {"w": torch.ones(3), "b": torch.ones(2)}
+    f = lambda p: (p["w"] ** 3).sum() + p["b"].prod()
+    with pytest.raises(UserError, match=r"b: shape is \(3,\), expected \(2,\)"):
+        hvp(f, params, {"w": torch.ones(3), "b": torch.ones(3)})
+    with pytest.raises(UserError, match=r"w: shape is \(1,\), expected \(3,\)"):
+        hvp(f, params, {"w": torch.ones(1), "b": torch.ones(2)})
+    broken = lambda v: {name: x * torch.nan for name, x in v.items()}
+    with pytest.raises(UserError, match="lanczos: product 1 is not finite"):
+        lanczos(broken, params, torch.as_tensor(random.key(0)), 3)

@@ -8,6 +8,7 @@ No matrix is ever built.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -31,7 +32,9 @@ from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
 from purenets.core.optim.internals.elementwise import apply_updates
+from purenets.core.serial import expect_output
 from purenets.torch_nets.analysis.per_example import per_example_grads
+from purenets.torch_nets.foreign_losses import checked_loss
 from purenets.torch_nets.grad import expect_param_tensors
 from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
@@ -66,10 +69,10 @@ def eval_loss_fn(
         tensor(36.)
     """
     expect_models("eval_loss_fn", ("apply",), model=model)
-    expect_functions("eval_loss_fn", loss=loss)
+    loss = checked_loss("eval_loss_fn", loss)
     count_examples(batch, "eval_loss_fn")
     x, y = batch
-    return lambda params: loss(model.apply(params, buffers, x)[0], y)
+    return lambda params: loss(expect_output(model.apply(params, buffers, x))[0], y)
 
 
 def hvp(f: Scalar, params: Params, v: Params) -> Params:
@@ -88,7 +91,7 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
         A dict like the params.
 
     Raises:
-        UserError: `f` is not a function, or the names of v differ.
+        UserError: `f` is not a function, or names or shapes of v differ.
 
     Example:
         >>> import torch
@@ -253,7 +256,7 @@ def lanczos(
         The Ritz values (k,) in rising order, and a list of the k directions, dicts like the params.
 
     Raises:
-        UserError: an argument is wrong.
+        UserError: an argument is wrong, or a product is not finite.
 
     Example:
         >>> import torch
@@ -285,6 +288,10 @@ def lanczos(
             span = torch.stack(basis)
             w = w - span.T @ (span @ w)
         side.append(w.norm())
+        if not math.isfinite(float(side[-1])):
+            raise UserError(
+                f"lanczos: product {len(diagonal)} is not finite; are params, batch and loss?"
+            )
         if float(side[-1]) <= 1e3 * torch.finfo(dtype).eps * max(float(abs(d)) for d in diagonal):
             break
         basis.append(w / side[-1])
@@ -305,6 +312,10 @@ def _ritz(diagonal, side, basis, unravel):
 def _in_order(leaves: Params, like: Params) -> Params:
     """Return the leaves in the order of `like`; torch.func compares dicts by their order too."""
     tree.check_names(leaves, like)
+    for name, leaf in like.items():
+        found, right = (tuple(getattr(x, "shape", ())) for x in (leaves[name], leaf))
+        if found != right:
+            raise UserError(f"{name}: shape is {found}, expected {right}, that of the params")
     return {name: leaves[name] for name in like}
 
 
