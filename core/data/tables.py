@@ -109,6 +109,7 @@ def from_csv(
         ('cat', 'dog')
     """
     _expect_arguments(path, test, label, header, delimiter)
+    header = header if header is None else bool(header)  # np.False_ is not False
     expect_float_name(dtype)
     if test is None:
         test_fraction = 0.2 if test_fraction is None else test_fraction

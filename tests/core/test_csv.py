@@ -158,6 +158,7 @@ def test_wrong_table_is_named_with_its_line(tmp_path, wrong):
 def test_first_row_is_what_the_caller_says(tmp_path):
     assert rows_of(read(tmp_path, "0,1\n" + ROWS, header=True)) == 100
     assert rows_of(read(tmp_path, "0,1\n" + ROWS, header=False)) == 101
+    assert rows_of(read(tmp_path, "0,1\n" + ROWS, header=np.False_)) == 101
     assert rows_of(read(tmp_path, "2019,class\n" + ROWS, header=True)) == 100
 
 
