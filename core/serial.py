@@ -164,7 +164,7 @@ def serial_apply(layers: dict, method: str) -> Callable:
                 missing = ": missing in params" if isinstance(error, KeyError) else ""
                 raise UserError(f"{name}.{error.args[0]}{missing}") from error
             except TypeError:
-                _expect_keywords(name, method, call)
+                expect_keywords(name, method, call)
                 raise
             if not isinstance(found, tuple) or len(found) != size:
                 raise UserError(f"{name}: {method} returned {_kind_of(found)}, needs {right}")
@@ -176,7 +176,7 @@ def serial_apply(layers: dict, method: str) -> Callable:
     return run
 
 
-def _expect_keywords(name: str, method: str, call: Callable) -> None:
+def expect_keywords(name: str, method: str, call: Callable) -> None:
     """Raise a UserError for the `apply` or `forward` of a layer that takes no `train` and `key`."""
     try:
         inspect.signature(call).bind(None, None, None, train=False, key=None)

@@ -12,7 +12,7 @@ from purenets.core.arguments import expect_functions, expect_models
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
-from purenets.core.serial import expect_output
+from purenets.core.serial import expect_keywords, expect_output
 from purenets.core.vector_dict import ALL, from_vector, vector_of
 from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
@@ -116,7 +116,12 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
         key = key_like(key, params)
-        logits, buffers = expect_output(model.apply(params, buffers, x, train=True, key=key))
+        try:
+            found = model.apply(params, buffers, x, train=True, key=key)
+        except TypeError:
+            expect_keywords("model", "apply", model.apply)
+            raise
+        logits, buffers = expect_output(found)
         value = loss(logits, y)
         return value, (buffers, compute_metrics(value.detach(), logits, y, metrics))
 

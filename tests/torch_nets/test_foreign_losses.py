@@ -141,9 +141,18 @@ def test_one_output_has_no_cross_entropy(loss):
 # --- classes that do not exist, compiled ----------------------------------------------------------
 
 
+@pytest.fixture
+def one_thread():
+    """In a loop of several threads C++ cannot hand the error on; it would end the process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.label_smoothed(0.1)])
 @pytest.mark.parametrize("bad", [3, -1])
-def test_compiled_code_names_the_class_that_does_not_exist(loss, bad):
+def test_compiled_code_names_the_class_that_does_not_exist(loss, bad, one_thread):
     f, wrong = jit(grad_fn(THREE, loss)), CLASSES.clone()
     wrong[5] = bad
     for batch in ((X, wrong), (X, CLASSES), (X, wrong)):  # compiled by it, and then run by it
@@ -202,6 +211,9 @@ def test_an_own_layer_without_keywords_is_named():
     net = layers.serial(a=Model(good_init, lambda p, b, x: (x, b)))
     with pytest.raises(UserError, match=r"a: apply .*; needs apply\(params, buffers, x, \*, train"):
         net.apply(net.init(KEY)[0], {}, torch.ones(2, 3))
+    alone = Model(good_init, lambda p, b, x: (x * p["w"], b))
+    with pytest.raises(UserError, match=r"model: apply .*; needs apply\(params, buffers, x, \*"):
+        grad_fn(alone, lambda z, y: z.mean())({"w": torch.ones(3)}, {}, (X[:, :3], X), None)
     typo = Model(good_init, lambda p, b, x, *, train=False, key=None: (x.bogus(1, 2), b))
     with pytest.raises(AttributeError, match="bogus"):
         layers.serial(a=typo).apply({"a.w": torch.ones(3)}, {}, torch.ones(2, 3))

@@ -164,7 +164,8 @@ def _call_fn(f: Callable, signatures: "_Signatures | _OneSignature") -> Callable
 def raise_clearly(f: Callable, given: tuple, error: RuntimeError) -> None:
     """Raise what `f` itself raises, where compiled code has found an index out of bounds.
 
-    Such as a class that does not exist: compiled code names its own lines, `f` the class.
+    Such as a class that does not exist: compiled code names its own lines, `f` the class. Where a
+    loop of the compiled code is shared by several threads, C++ ends the process instead.
     """
     if "out of bounds" in str(error):
         f(*given[0], **given[1])
