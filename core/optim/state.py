@@ -4,11 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 
 from purenets.core.arguments import (
-    DECAY,
     FINITE,
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
     expect_dicts,
     expect_functions,
     expect_numbers,
@@ -19,18 +15,9 @@ from purenets.core.arguments import (
 from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.internals.extra_args import like_inner
-from purenets.core.optim.internals.hyper import Hyper, count_to_dtype, zero_count
+from purenets.core.optim.internals.hyper import RANGES, Hyper, count_to_dtype, zero_count
 from purenets.core.optim.internals.order import order_of, with_order
 from purenets.core.optim.internals.precision import expect_state
-
-# What every optimizer that has a hyper-parameter of the name takes; of others any finite number
-RANGES = {
-    **dict.fromkeys(("lr", "eps", "weight_decay", "alpha", "lambd", "temperature"), NOT_NEGATIVE),
-    **dict.fromkeys(("lr_decay", "momentum_decay", "trust_coefficient"), NOT_NEGATIVE),
-    **dict.fromkeys(("betas", "rho", "decay"), DECAY),
-    **dict.fromkeys(("momentum", "dampening"), FRACTION),
-    **dict.fromkeys(("gamma", "scaling", "d_coef", "clipping"), POSITIVE),
-}
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:

@@ -28,7 +28,9 @@ from purenets.core.optim.internals.elementwise import elementwise, elementwise_a
 from purenets.core.optim.internals.extra_args import like_inner, with_extra_args
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    first_count,
     first_leaf,
+    has_schedule,
     init_count,
     is_concrete,
     next_count,
@@ -269,9 +271,7 @@ def freeze() -> Optimizer:
     Source:
         optax.set_to_zero.
     """
-    return Optimizer(
-        lambda params: {}, lambda grads, state, params: (tree.zeros_like(grads), state)
-    )
+    return Optimizer(lambda params: {}, lambda grads, state, params: (tree.zeros_like(grads), {}))
 
 
 def normalize_weights(optimizer: Optimizer) -> Optimizer:
@@ -496,14 +496,15 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
         torch.optim.swa_utils.get_ema_avg_fn.
     """
     expect_hypers("ema", DECAY, decay=decay)
+    counts = has_schedule(decay)
 
     def init(params):
-        return {**init_count(params, decay), "ema": params.copy()}
+        return {**init_count(params, decay=decay), "ema": params.copy()}
 
     def update(updates, state, params):
         moved = tree.map(lambda p, u: p + u, params, updates)
         mean = running_mean(resolve_hyper(decay, state, updates), state["ema"], moved)
-        return updates, {**next_count(state), "ema": mean}
+        return updates, {**next_count(state, counts), "ema": mean}
 
     return elementwise(with_order(average_of_params("ema"), Optimizer(init, update)))
 
@@ -545,7 +546,8 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
     expect_no_average("lookahead", optimizer)
 
     def init(params):
-        return {"count": zero_count(params), "slow": params.copy(), "inner": optimizer.init(params)}
+        counts = first_count(params, alpha=alpha)
+        return {**counts, "slow": params.copy(), "inner": optimizer.init(params)}
 
     def update(grads, state, params, **extra):
         a, count = resolve_hyper(alpha, state, grads), state["count"] + 1

@@ -29,6 +29,7 @@ from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals.arithmetic import running_mean
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    has_schedule,
     init_count,
     next_count,
     resolve_hyper,
@@ -208,13 +209,17 @@ def scale_by_muon(
         torch.optim.Muon; Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     """
     expect_hypers("scale_by_muon", DECAY, momentum=momentum)
+    counts = has_schedule(momentum)
     expect_flags("scale_by_muon", nesterov=nesterov)
     _expect_iteration("scale_by_muon", ns_coefficients, ns_steps, eps)
     _expect_precision("scale_by_muon", precision)
     expect_choice("scale_by_muon", METHODS, method=method)
 
     def init(params):
-        return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}
+        return {
+            **init_count(params, momentum=momentum),
+            "momentum_buffer": tree.zeros_like(params),
+        }
 
     def update(grads, state, params):
         mu = resolve_hyper(momentum, state, grads)
@@ -223,7 +228,7 @@ def scale_by_muon(
         updates = tree.map(
             lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision, method), direction
         )
-        return updates, {**next_count(state), "momentum_buffer": mean}
+        return updates, {**next_count(state, counts), "momentum_buffer": mean}
 
     optimizer = Optimizer(init, update)
     return any_dtype(optimizer, refusing("scale_by_muon", optimizer))

@@ -28,6 +28,7 @@ from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    has_schedule,
     init_count,
     next_count,
     resolve_hyper,
@@ -90,11 +91,12 @@ def schedule_free(
     expect_hypers("schedule_free", FRACTION, beta=beta)
     expect_numbers("schedule_free", NOT_NEGATIVE, weight_lr_power=weight_lr_power)
     expect_no_average("schedule_free", optimizer)
+    counts = has_schedule(lr, beta)
 
     def init(params):
         nothing = count_to_dtype(zero_count(params), params)
         return {
-            **init_count(params, lr, beta),
+            **init_count(params, lr=lr, beta=beta),
             "lr_max": nothing,
             "weight_sum": nothing,
             "x": params.copy(),
@@ -113,7 +115,7 @@ def schedule_free(
         x = tree.map(lambda x, z: x + c * (z - x), state["x"], z)
         updates = tree.map(lambda x, z, y: b * x + (1 - b) * z - y, x, z, params)
         averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
-        return updates, {**next_count(state), **averages, "inner": inner}
+        return updates, {**next_count(state, counts), **averages, "inner": inner}
 
     averaged = Optimizer(init, like_inner(update, [optimizer]))
     return elementwise_as(optimizer, with_order(Order("schedule_free", sign=-1), averaged))

@@ -24,10 +24,10 @@ from purenets.core.optim.internals.arithmetic import at_least, choose, running_m
 from purenets.core.optim.internals.extra_args import need_value_and_grad_fn
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    first_count,
     is_readable,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
@@ -169,7 +169,7 @@ def scale_by_sophia(
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "hessian")}
-        return {"count": zero_count(params), **means}
+        return {**first_count(params, betas=betas, gamma=gamma, eps=eps), **means}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         evaluate = need_value_and_grad_fn("sophia", value_and_grad_fn)
