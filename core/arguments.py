@@ -38,6 +38,7 @@ DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
 FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
 OPEN_FRACTION = Range("between 0 and 1", lambda v: 0 < v < 1)
 PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+EXTRA = ("value", "value_and_grad_fn")  # what an update may ask for beside its arguments
 TOO_LARGE = 2**63  # no integer of an array
 
 
@@ -197,22 +198,36 @@ def expect_call(function: str, arguments: tuple[str, ...], **values: Any) -> Non
             raise UserError(f"{function}: {name} cannot be called as {right}{hint}")
 
 
-def takes(function: Callable, n: int) -> bool:
-    """Return True for a function that can be called with `n` arguments by position, or may be."""
+def takes(function: Callable, n: int, optional: tuple[str, ...] = ()) -> bool:
+    """Return True for a function that can be called with `n` arguments by position, or may be.
+
+    Args:
+        function: what is called.
+        n: how many arguments it gets by position.
+        optional: names of arguments that it gets by keyword if it asks for them.
+    """
     code = getattr(function, "__code__", None)
     if code is None:
-        try:
-            inspect.signature(function).bind(*[None] * n)
-        except TypeError:
-            return False
-        except ValueError:  # it has none that can be read
-            return True
-        return True
+        return _binds(function, n, optional)
     given = n + (getattr(function, "__self__", None) is not None)
     least = code.co_argcount - len(function.__defaults__ or ())
     most = math.inf if code.co_flags & inspect.CO_VARARGS else code.co_argcount
-    only_named = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
-    return least <= given <= most and only_named == 0
+    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    known = (*optional, *(function.__kwdefaults__ or ()))
+    return least <= given <= most and all(name in known for name in named)
+
+
+def _binds(function: Callable, n: int, optional: tuple[str, ...]) -> bool:
+    """Return `takes` of what is no function of Python, as a class or a partial function."""
+    try:
+        signature = inspect.signature(function)
+        named = {name: None for name in optional if name in signature.parameters}
+        signature.bind(*[None] * n, **named)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature that can be read
+        return True
+    return True
 
 
 def expect_dicts(function: str, **values: Any) -> None:
@@ -232,6 +247,12 @@ def expect_named(function: str, what: str, **values: Any) -> None:
 def expect_optimizers(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no pair of the functions `init` and `update`."""
     _expect_fields(function, ("init", "update"), "an Optimizer, as sgd(0.1)", values)
+    for name, value in values.items():
+        for field, arguments in (("init", ("params",)), ("update", ("grads", "state", "params"))):
+            f = getattr(value, field)
+            if not callable(f) or not takes(f, len(arguments), EXTRA):
+                right = f"{field}({', '.join(arguments)})"
+                raise UserError(f"{function}: {name}: {field} cannot be called as {right}")
 
 
 def expect_models(function: str, fields: tuple[str, ...] = ("init", "apply"), **values) -> None:

@@ -44,6 +44,7 @@ from purenets.core.memory import expect_room_for
 from purenets.core.optim.internals.elementwise import advance_fn
 from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.optim.internals.hyper import first_leaf
+from purenets.core.optim.internals.order import expect_descent
 from purenets.core.optim.internals.precision import ERRORS, expect_params
 from purenets.core.optim.state import check_opt_state, same_entries
 from purenets.core.serial import init_leaves
@@ -177,6 +178,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     """
     expect_functions("make_step", grad_fn=grad_fn)
     expect_optimizers("make_step", optimizer=optimizer)
+    expect_descent("make_step", optimizer=optimizer)
     takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
     uses_key = getattr(grad_fn, "uses_key", True)  # unknown of a function that wraps another
 

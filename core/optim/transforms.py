@@ -58,7 +58,14 @@ from purenets.core.optim.internals.hyper import (
     zero_count,
 )
 from purenets.core.optim.internals.kinds import with_kind
-from purenets.core.optim.internals.order import DECAYS, KEEPS, TURNS, order_in_sequence, with_order
+from purenets.core.optim.internals.order import (
+    DECAYS,
+    KEEPS,
+    NORMALIZES,
+    TURNS,
+    order_in_sequence,
+    with_order,
+)
 from purenets.core.optim.internals.precision import (
     any_dtype,
     are_full,
@@ -449,7 +456,7 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
             variance = tree.map(lambda v, m: v - m * m, square, means["grad_avg"])
         return divided_by_root(grads, variance, e), {**next_count(state, counts), **means}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer:
@@ -497,7 +504,7 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
             "sum": sums,
         }
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
@@ -562,7 +569,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         new.update(zip(names, means, strict=True))
         return updates, new
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_nadam(
@@ -626,7 +633,7 @@ def scale_by_nadam(
         updates = divided_by_root(mixed, tree.map(lambda v: v / c2, means["exp_avg_sq"]), e)
         return updates, {**counts, "mu_product": product, **means}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
@@ -678,7 +685,9 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
         return tree.map(scale, means["exp_avg"], means["exp_avg_sq"]), {**counts, **means}
 
-    return elementwise(in_pairs(with_kind("radam", Optimizer(init, update))))
+    return elementwise(
+        in_pairs(with_order(NORMALIZES, with_kind("radam", Optimizer(init, update))))
+    )
 
 
 def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Array, Array]:
@@ -739,7 +748,7 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
@@ -792,7 +801,7 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
         squares = running_mean(r, state["acc_delta"], tree.map(lambda d: d * d, delta))
         return delta, {**next_count(state, counts), "square_avg": v, "acc_delta": squares}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
@@ -834,7 +843,7 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
             "exp_avg": running_mean(b2, state["exp_avg"], grads),
         }
 
-    lion = Optimizer(init, update)
+    lion = with_order(NORMALIZES, Optimizer(init, update))
     return elementwise(any_dtype(lion, refusing("scale_by_lion", lion)))
 
 
@@ -879,5 +888,7 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
 
         return tree.map(one, grads, params)
 
+    # another coefficient may be the rate itself
+    is_one = type(coefficient) in (int, float) and coefficient == 1
     scaled_to_norm = with_kind("trust_ratio", stateless_with_hyper(scale, coefficient=coefficient))
-    return any_dtype(with_order(KEEPS, scaled_to_norm))
+    return any_dtype(with_order(NORMALIZES if is_one else KEEPS, scaled_to_norm))

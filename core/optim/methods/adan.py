@@ -30,7 +30,11 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
-from purenets.core.optim.internals.order import TURNS, with_order
+from purenets.core.optim.internals.order import (
+    NORMALIZES,
+    TURNS,
+    with_order,
+)
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
@@ -152,7 +156,7 @@ def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
         )
         return updates, {**counts, **dict(zip(names, (m, d, n, grads), strict=True))}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, Optimizer(init, update))
     return elementwise(any_dtype(scale, refusing("scale_by_adan", scale)))
 
 

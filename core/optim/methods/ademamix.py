@@ -29,6 +29,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
+from purenets.core.optim.internals.order import NORMALIZES, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
@@ -157,7 +158,7 @@ def scale_by_ademamix(
         )
         return updates, {**counts, **dict(zip(names, (m1, m2, v), strict=True))}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, Optimizer(init, update))
     return elementwise(any_dtype(scale, refusing("scale_by_ademamix", scale)))
 
 

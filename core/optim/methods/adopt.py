@@ -19,6 +19,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
 )
 from purenets.core.optim.internals.kinds import with_kind
+from purenets.core.optim.internals.order import NORMALIZES, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 from purenets.core.optim.wrappers import skip_first
@@ -130,5 +131,5 @@ def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) ->
         m, v = tree.map_to_several(leaf, 2, state["exp_avg"], state["exp_avg_sq"], grads)
         return m, {"count": state["count"] + 1, "exp_avg": m, "exp_avg_sq": v}
 
-    scale = with_kind("adopt", Optimizer(init, update))
+    scale = with_order(NORMALIZES, with_kind("adopt", Optimizer(init, update)))
     return elementwise(any_dtype(scale, refusing("scale_by_adopt", scale)))

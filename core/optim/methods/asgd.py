@@ -12,7 +12,10 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
-from purenets.core.optim.internals.order import Order, with_order
+from purenets.core.optim.internals.order import (
+    TURNS,
+    with_order,
+)
 from purenets.core.optim.transforms import add_decayed_weights, chain
 
 
@@ -83,5 +86,5 @@ def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
         }
         return updates, {"count": counts, **new, "ax": ax}
 
-    averaged = Order("asgd", sign=-1)
+    averaged = TURNS._replace(average="asgd")
     return elementwise(with_order(averaged, Optimizer(init, update)))

@@ -20,6 +20,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
+from purenets.core.optim.internals.order import KEEPS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.transforms import (
     add_decayed_weights,
@@ -190,7 +191,7 @@ def add_langevin_noise(
         noise = normal_like(random.fold_in(state["key"], state["count"]), grads)
         return _add_scaled(grads, noise, scale), {"count": state["count"] + 1, "key": state["key"]}
 
-    return real_only("add_langevin_noise", any_dtype(Optimizer(init, update)))
+    return real_only("add_langevin_noise", any_dtype(with_order(KEEPS, Optimizer(init, update))))
 
 
 def normal_like(key: Array, leaves: Params) -> Params:

@@ -37,7 +37,11 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
-from purenets.core.optim.internals.order import KEEPS, with_order
+from purenets.core.optim.internals.order import (
+    KEEPS,
+    NORMALIZES,
+    with_order,
+)
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.methods.shampoo import AxisMatrices, along_axes, axis_matrices, outer
 from purenets.core.optim.transforms import chain, scale_by_learning_rate
@@ -194,7 +198,7 @@ def scale_by_soap(
         means = {"exp_avg": m, "exp_avg_sq": v}
         return updates, {"count": state["count"] + 1, **means, "GG": products, "Q": bases}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, Optimizer(init, update))
     return any_dtype(scale, refusing(name, scale))
 
 

@@ -13,7 +13,7 @@ from purenets.core.arguments import (
     NOT_NEGATIVE,
     POSITIVE,
     expect_betas,
-    expect_functions,
+    expect_call,
     expect_hypers,
     expect_integers,
     expect_numbers,
@@ -29,6 +29,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     unless_zero,
 )
+from purenets.core.optim.internals.order import KEEPS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
@@ -110,7 +111,7 @@ def _expect_sophia(name: str, betas, gamma, eps, every, seed, diagonal) -> None:
     expect_integers(name, 1, every=every)
     expect_integers(name, 0, seed=seed)
     if diagonal is not None:
-        expect_functions(name, diagonal=diagonal)
+        expect_call(name, ("value_and_grad_fn", "params", "key"), diagonal=diagonal)
 
 
 def scale_by_sophia(
@@ -190,7 +191,7 @@ def scale_by_sophia(
 
         return tree.map(leaf, m, h), {"count": count + 1, "exp_avg": m, "hessian": h}
 
-    scale = Optimizer(init, update)
+    scale = with_order(KEEPS, Optimizer(init, update))
     return any_dtype(scale, refusing("scale_by_sophia", scale))
 
 
