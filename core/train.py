@@ -46,6 +46,7 @@ from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.optim.internals.hyper import first_leaf
 from purenets.core.optim.internals.order import expect_descent
 from purenets.core.optim.internals.precision import ERRORS, expect_params
+from purenets.core.optim.internals.trial import expect_own_parts
 from purenets.core.optim.state import check_opt_state, same_entries
 from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested
@@ -139,6 +140,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     params = with_vector(params)
     opt_state = optimizer.init(params)
     expect_leaves("train_state", opt_state=opt_state)
+    expect_own_parts(optimizer, params)
     return TrainState(params, buffers, opt_state, key, step)
 
 
@@ -207,8 +209,10 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
         except ERRORS:
             check_opt_state(optimizer, params, state.opt_state)
+            expect_own_parts(optimizer, params)
             raise
-        if not same_entries(opt_state, state.opt_state):
+        if not isinstance(opt_state, dict) or not same_entries(opt_state, state.opt_state):
+            expect_own_parts(optimizer, params)
             check_opt_state(optimizer, params, state.opt_state)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 

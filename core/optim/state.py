@@ -11,6 +11,7 @@ from purenets.core.arguments import (
     expect_optimizers,
     expect_states,
     expect_texts,
+    shown,
 )
 from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
@@ -20,7 +21,7 @@ from purenets.core.optim.internals.order import order_of, with_order
 from purenets.core.optim.internals.precision import expect_state
 
 
-def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
+def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Optimizer:
     """Return the optimizer `make(**hypers)` with its numbers in the state, to be changed there.
 
     Floats, arrays and tuples of floats become arrays in the state, under "hyper". So do integers
@@ -30,7 +31,8 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
 
     Args:
         make: a function that returns an optimizer, such as `adam`.
-        hypers: its arguments, by keyword.
+        unnamed: nothing; an argument without its name is refused.
+        hypers: the arguments of `make`, by keyword.
 
     Returns:
         An optimizer whose state has the entries "hyper" and "inner".
@@ -53,6 +55,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
         optax.inject_hyperparams.
     """
     expect_functions("inject_hyperparams", make=make)
+    _expect_arguments(make, unnamed, hypers)
     held = {name: value for name, value in hypers.items() if _is_held(make, name, value)}
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
@@ -70,6 +73,22 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     expect_optimizers("inject_hyperparams", **{"what make returns": optimizer})
     injected = Optimizer(init, like_inner(update, [optimizer]))
     return with_order(order_of(optimizer), injected)
+
+
+def _expect_arguments(make: Callable, unnamed: tuple, hypers: dict) -> None:
+    """Raise a UserError for arguments that `make` cannot be called with."""
+    name = getattr(make, "__name__", "make")
+    if unnamed:
+        raise UserError(
+            f"inject_hyperparams: {shown(unnamed[0])} has no name; give the arguments of {name} by "
+            f"keyword, as inject_hyperparams({name}, lr=0.1)"
+        )
+    try:
+        inspect.signature(make).bind(**hypers)
+    except TypeError as error:
+        raise UserError(f"inject_hyperparams: {name} cannot be called so: {error}") from None
+    except ValueError:  # it has no signature that can be read
+        return
 
 
 def _is_held(make: Callable, name: str, value) -> bool:

@@ -74,6 +74,7 @@ from purenets.core.optim.internals.precision import (
     refusing,
     widened_leaves,
 )
+from purenets.core.optim.internals.trial import returning_pairs
 
 # --- composition ----------------------------------------------------------------------------------
 
@@ -115,7 +116,10 @@ def chain(*transforms: Optimizer) -> Optimizer:
     named = {str(i): transform for i, transform in enumerate(transforms)}
     together = all(map(is_elementwise, transforms))
     takes_more = any(takes_extra_args(transform.update) for transform in transforms)
-    inner = {name: on_leaves(t) if together else t.update for name, t in named.items()}
+    inner = {
+        name: on_leaves(t) if together else returning_pairs(f"chain: transform_{name}", t)
+        for name, t in named.items()
+    }
     if takes_more:
         inner = {name: with_extra_args(update) for name, update in inner.items()}
 

@@ -170,9 +170,7 @@ def test_what_is_turned_downhill_is_not_turned_again(name):
         return
     for optimizer in hidden(optim.OPTIMIZERS[name](lr=0.1)):
         for after in (DOWN, optim.adam(0.1), optim.chain(CLIP, DOWN), *hidden(SGD)):
-            with pytest.raises(
-                UserError, match=r"^chain: transform_2 turns downhill updates"
-            ):
+            with pytest.raises(UserError, match=r"^chain: transform_2 turns downhill updates"):
                 optim.chain(CLIP, optimizer, after)
 
 

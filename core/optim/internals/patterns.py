@@ -34,7 +34,8 @@ def picks(function: str, where: Callable, name: str, leaf: Array, argument: str 
         return found
     is_one = getattr(found, "shape", None) == () and kind_of(found) == "b"
     if not is_one:
-        what = "None" if found is None else f"a {type(found).__name__}"
+        kind = type(found).__name__
+        what = "None" if found is None else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
         raise UserError(
             f"{function}: {argument} returned {what}, needs a bool (of the leaf {name})"
         )

@@ -8,7 +8,11 @@ from purenets.core.arguments import (
     expect_optimizers,
 )
 from purenets.core.arrays import namespace
-from purenets.core.base import Array, Optimizer
+from purenets.core.base import (
+    Array,
+    Optimizer,
+    Params,
+)
 from purenets.core.optim.internals.arithmetic import sign
 from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.order import (
@@ -63,8 +67,15 @@ def beta_lasso(
     expect_no_average("beta_lasso", optimizer)
     expect_descent("beta_lasso", optimizer=optimizer)
 
+    def chosen(params: Params) -> Params:
+        return {name: p for name, p in params.items() if picks("beta_lasso", where, name, p)}
+
+    def init(params):
+        chosen(params)  # refuses what is no predicate
+        return optimizer.init(params)
+
     def update(grads, state, params, **extra):
-        picked = {name: p for name, p in params.items() if picks("beta_lasso", where, name, p)}
+        picked = chosen(params)
         pulled = {name: grads[name] + lam * sign(p) for name, p in picked.items()}
         updates, state = optimizer.update(grads | pulled, state, params, **extra)
         return updates | tree.map(cut, picked, {name: updates[name] for name in picked}), state
@@ -72,5 +83,5 @@ def beta_lasso(
     def cut(p: Array, u: Array) -> Array:
         return namespace(p).where(abs(p + u) < beta * lam, -p, u)
 
-    sparse = any_dtype(Optimizer(optimizer.init, like_inner(update, [optimizer])))
+    sparse = any_dtype(Optimizer(init, like_inner(update, [optimizer])))
     return real_only("beta_lasso", checking_patterns("beta_lasso", where, sparse))
