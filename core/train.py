@@ -116,8 +116,9 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
         A `TrainState` with `step` 0.
 
     Raises:
-        UserError: an argument has the wrong type or value, or the optimizer's `init` returns what
-            is no dict of arrays; the message names it.
+        UserError: an argument has the wrong type or value, the optimizer's `init` returns what is
+            no dict of arrays, its schedule begins with what is no such hyper-parameter, or an
+            update of one's own changes its arguments or returns no pair; the message names it.
 
     Example:
         >>> import numpy as np
@@ -162,7 +163,8 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         The step. It changes none of its arguments.
 
     Raises:
-        UserError: `grad_fn` is not a function, or `optimizer` is not an optimizer. The step raises
+        UserError: `grad_fn` is not a function, `optimizer` is not an optimizer, or its updates are
+            known to point uphill, as those of transforms without a learning rate. The step raises
             one for a state of another optimizer or of other params, and if `grad_fn` returns
             something else.
 

@@ -95,7 +95,8 @@ def chain(*transforms: Optimizer) -> Optimizer:
 
     Raises:
         UserError: one of the transforms is not an Optimizer, an average of the params (`ema`,
-            `swa`) is not last, or weight decay is added to updates that point downhill.
+            `swa`) is not last, weight decay is added to updates that point downhill, updates are
+            turned downhill twice, or a rate stands before what divides it out.
 
     Example:
         >>> import numpy as np
@@ -185,7 +186,7 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
         A transform for `chain`; its state is empty.
 
     Raises:
-        UserError: f is not a function.
+        UserError: f is not a function of two arguments; from `update`: f returns no dict.
 
     Example:
         >>> import numpy as np

@@ -153,8 +153,8 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
         A transform whose state is that of `partition` with the labels "masked" and "other".
 
     Raises:
-        UserError: transform is not an Optimizer, or where is not a function; from `init`: a pattern
-            of `named` or `not_named` matches no leaf.
+        UserError: transform is not an Optimizer, or where is not a function of two arguments; from
+            `init`: where returns no bool, or a pattern of `named` or `not_named` matches no leaf.
 
     Example:
         >>> import numpy as np
