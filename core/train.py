@@ -44,10 +44,11 @@ from purenets.core.memory import expect_room_for
 from purenets.core.optim.internals.elementwise import advance_fn
 from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.optim.internals.hyper import first_leaf
+from purenets.core.optim.internals.kinds import same_entries
 from purenets.core.optim.internals.order import expect_descent
 from purenets.core.optim.internals.precision import ERRORS, expect_params
 from purenets.core.optim.internals.trial import expect_own_parts
-from purenets.core.optim.state import check_opt_state, same_entries
+from purenets.core.optim.state import check_opt_state
 from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested
 from purenets.core.vector_dict import with_vector

@@ -247,7 +247,7 @@ ELSEWHERE = {
     "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load",
     "checkpoint.load_file", "checkpoint.read", "folder.save", "checkpoint.on_host",
     "checkpoint.encoded", "checkpoint.described",
-    "state.same_entries", "basic.uniform_init",
+    "basic.uniform_init",
     "ensemble.ensemble_metrics", "grad.expect_param_tensors",
 }  # fmt: skip
 

@@ -167,18 +167,6 @@ def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> No
     expect_state(optimizer.init, opt_state, params)
 
 
-def same_entries(a: dict, b: dict) -> bool:
-    """Return True if two states have the same entries, by the names of plain dicts."""
-    if a.keys() != b.keys():
-        return False
-    for name, inner in a.items():  # no generator: this is a part of every step
-        if type(inner) is dict:
-            other = b[name]
-            if not isinstance(other, dict) or not same_entries(inner, other):
-                return False
-    return True
-
-
 def with_averaged_params(state: TrainState) -> TrainState:
     """Return the training state to evaluate, with averages in the place of the params.
 
