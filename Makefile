@@ -8,7 +8,8 @@
 # make notebook  open the notebooks; make notebooks  run them all again, in place
 # make docs  the documentation site: site/index.html, which opens without a server
 # make stale   results whose code has changed since the commit that they come from
-# make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in
+# make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in;
+#   STUDENT_NAME="Ada Lovelace" puts a name on the title page
 # Nothing here needs an activated venv, and the path may hold spaces.
 # WORKERS=4 runs the tests in four processes, of one thread each
 
@@ -80,10 +81,10 @@ bench: .venv/installed-bench
 	"$(BIN)/python" -m benchmarks
 
 report: .venv/installed-report
-	"$(BIN)/python" scripts/make_report.py
+	"$(BIN)/python" scripts/make_report.py --name "$(STUDENT_NAME)" --student-number "$(STUDENT)"
 
 submission: .venv/installed-report
-	"$(BIN)/python" scripts/make_submission.py --student-number "$(STUDENT)"
+	"$(BIN)/python" scripts/make_submission.py --name "$(STUDENT_NAME)" --student-number "$(STUDENT)"
 
 clean:
 	rm -rf .venv .venv-oldest .venv-newest build site *.egg-info .pytest_cache .ruff_cache .hypothesis runs

@@ -318,7 +318,7 @@ def _same_shape(name: str, predictions: Array, targets: Array) -> tuple[Array, A
     a, b = tuple(predictions.shape), tuple(targets.shape)
     if a != b and a != (*b, 1) and b != (*a, 1):
         raise UserError(f"{name}: predictions {a} and targets {b}; needs the same shape")
-    shape = min(a, b, key=len)
+    shape = a if len(a) <= len(b) else b
     return predictions.reshape(shape), targets.reshape(shape)
 
 

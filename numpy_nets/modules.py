@@ -71,7 +71,7 @@ def relu_forward(x):
 
 def relu_backward(dout, cache):
     """Return dx = dout where y > 0, else 0 (also at x = 0, as in PyTorch)."""
-    return dout * np.sign(cache)  # y is not negative
+    return dout * np.sign(cache)  # 1 where y > 0, else 0: y is never negative
 
 
 def tanh_forward(x):

@@ -48,14 +48,18 @@ FILES = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff"),
     *("Makefile", "setup.cfg", "pyproject.toml", "ruff.toml", "mkdocs.yml"),
 )
-SUFFIXES = (".py", ".ipynb", ".md", ".json", ".png", ".svg", ".csv", ".typed", ".css", ".js")
+SUFFIXES = (
+    *(".py", ".ipynb", ".md", ".json", ".csv", ".typed"),
+    *(".png", ".svg", ".css", ".js", ".html"),
+)
 LONGEST = 1800  # seconds for the quick path
 
 FIRST = """\
 # Assignment 2, student {number}
 
 - `report.pdf`: the report (`report.html` is the same page for a browser)
-- `notebooks/`: the experiments, executed: `part1_mlp`, `part1_cifar10`, `part2_cnn`, `part3_rnn`
+- `notebooks/`: the experiments, executed: `part1_mlp`, `part1_cifar10`, `part2_cnn`, `part3_rnn`,
+  and `functional_tour` beyond the assignment
 - `docs/assignment.md`: every sentence of the assignment with its command, code and result
 
 | file of the assignment | where it is | run |

@@ -30,7 +30,7 @@ COMMIT = "0a23456789abcdef0123456789abcdef01234567"
 TABLE = table_of(("net", "accuracy"), [("a", "90%"), ("b", "80%")])
 # Written before drafts were known, when also a change in results/ made a tree dirty; each leaves
 # this list when its command is run again
-OF_OLD = {"faults", "part2_twin", "part2_settings"}
+OF_OLD = {"faults"}
 
 
 @pytest.fixture

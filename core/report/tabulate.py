@@ -282,7 +282,7 @@ def _row(name: str, call: Call) -> Row:
         backward = backward.split(", dW")[0] if is_fixed else backward
         return Row(name, operation + kernel, x_shape, y_shape, size, forward, backward)
     back = f"dx = {_dims(x_shape)} of dy {_dims(y_shape)}"
-    return Row(name, operation, x_shape, y_shape, size, "by element or window", back)
+    return Row(name, operation, x_shape, y_shape, size, "no product", back)
 
 
 def _matrices(model: Model, params: Params, x: Array) -> list[Row]:

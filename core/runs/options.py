@@ -13,6 +13,7 @@ UserError that names it as a flag.
 
 import argparse
 import dataclasses
+import difflib
 import math
 import sys
 import typing
@@ -253,7 +254,11 @@ def _preset(arguments: Sequence[str], presets: dict[str, Options]) -> Options:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists all options)")
+        unknown = message.partition("unrecognized arguments: ")[2]
+        flag = unknown.split("=")[0].split(" ")[0]
+        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        hint = f"is it {near[0]}? " if near else ""
+        raise UserError(f"{message} ({hint}--help lists all options)")
 
 
 _WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}

@@ -24,6 +24,7 @@ from scripts.shared.schemas import CELLS
 from scripts.shared.sweeps import MEAN_SD, deviation
 
 CHANCE = 0.1  # ten digits
+ASIDE = 1.035  # factor between the places of two settings on the axis of lengths
 SHOWN = (5, 12, 20, 40)  # lengths T whose curves are drawn: perfect, then less and less
 
 
@@ -140,7 +141,7 @@ def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
 
 def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -> Figure:
     """Accuracy over the length of evaluation, trained at one length: each seed a dot, the mean a
-    line.
+    line. Settings stand beside each other at each length, so that those that are equal show.
     """
     figure, axes = panels(1, 1, 7.8, 4.4)
     axis = axes[0, 0]
@@ -152,8 +153,9 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
         color, shape, line = COLORS[i % len(COLORS)], MARKERS[i % 10], LINES[i // 2 % 4]
         size = 4 + 7 * (1 - i / len(cells))  # hollow and smaller each time: all of them show
         style = {"color": color, "label": label, "markersize": size, "markerfacecolor": "none"}
-        axis.plot(lengths, values.mean(axis=1), shape + line, **style)
-        axis.plot(lengths, values, ".", color=color, markersize=5, alpha=0.7)
+        places = np.array(lengths) * ASIDE ** (i - (len(cells) - 1) / 2)
+        axis.plot(places, values.mean(axis=1), shape + line, **style)
+        axis.plot(places, values, ".", color=color, markersize=5, alpha=0.7)
     axis.axvline(cells[0]["T"], color="gray", linewidth=1, linestyle="--")
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(

@@ -30,7 +30,7 @@ def mlp_section(found: dict, quick: run_quick.Config) -> Section:
     """Return the part on the network without convolutions."""
     from purenets.torch_nets.image_mlps import residual_mlp
 
-    preset = cifar10_mlp.PRESETS["mlp"]
+    preset = shown(found, "mlp", cifar10_mlp.PRESETS["mlp"])
     names = ("width", "depth", "expansion", "learning_rate", "weight_decay", "dropout")
     names += ("mixup_alpha",)
     values = of_network("mlp", residual_mlp(PIXELS, preset.width, preset.depth, 10))
@@ -46,15 +46,25 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
 
     from purenets.torch_nets.fast_cnn import FastCNN
 
-    preset = cifar10_cnn.PRESETS[cifar10_cnn.BEST]
+    preset = shown(found, "cnn", cifar10_cnn.PRESETS[cifar10_cnn.BEST])
     filters = torch.zeros(24, 3, 2, 2)  # their values do not matter here
     net = FastCNN(3, 10, filters=filters, widths=preset.channels, depth=preset.depth)
     values = of_network("cnn", net)
     values |= of_preset(preset, "depth", "small_size", "small_fraction")
-    values |= {"features": preset.channels[-1]}
+    around = "Around each branch the sum X + f(X) goes, which is not drawn."
+    values |= {"features": preset.channels[-1], "around": around if preset.depth == 3 else ""}
     values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
     (part,) = sections("part1_cnn", values)
     return part
+
+
+def shown(found: dict, kind: str, preset):
+    """Return the options of the training whose results are shown; the preset without any."""
+    rows = of_kind(found, kind)
+    if not rows:
+        return preset
+    (setting,) = headline(rows)
+    return cifar10_sweep.member(cifar10_sweep.Config(), setting, 0)[1]
 
 
 def of_network(kind: str, net: Model) -> dict:
@@ -92,6 +102,7 @@ def analysis(found: dict, kind: str) -> list[Block]:
     values |= {
         "kind": kind,
         "images": images_of(rows),
+        "line": line_of(rows),
         "machine": ", ".join(dict.fromkeys(row["machine"] for row in rows)),
         f"best-{kind}-settings": compact(cifar10_sweep.table(rows)),
         f"best-{kind}-minutes": to_print(figures.over_minutes(rows), MEDIUM),
@@ -100,6 +111,13 @@ def analysis(found: dict, kind: str) -> list[Block]:
     }
     (section,) = sections("part1_cifar10", values)
     return list(section.blocks)
+
+
+def line_of(rows: Sequence[dict]) -> str:
+    """Return which accuracy the curves over the minutes show."""
+    held_out = set(map(figures.held_out, rows))
+    names = {(True,): "Validation", (False,): "Training"}
+    return names.get(tuple(held_out), "Validation accuracy, or without held-out images training")
 
 
 def of_kind(found: dict, kind: str) -> list[dict]:

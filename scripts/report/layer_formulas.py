@@ -60,7 +60,7 @@ KINDS = {
     "Tanh": Kind(r"Y = \tanh(X)", {"X": r"dX = dY \odot (1 - Y \odot Y)"}),
     "MaxPool": Kind(
         r"Y_j = \max_{i \in \text{window } j} X_i",
-        {"X": r"dX_i = \sum_j dY_j \, [X_i \text{ is the maximum of window } j]"},
+        {"X": r"dX_i = \sum_j dY_j \, [X_i \text{ is the first maximum of window } j]"},
     ),
     "GlobalAvgPool": Kind(
         r"Y = \frac{1}{H W} \sum_{\text{pixels}} X", {"X": r"dX = \frac{1}{H W} dY"}
@@ -68,9 +68,9 @@ KINDS = {
     "Flatten": Kind(r"Y = X \text{ in one row}", {"X": r"dX = dY \text{ in its old shape}"}),
     "Scale": Kind(r"Y = s X", {"X": r"dX = s \, dY"}),
 }
-LOSS = Kind(
+LOSS = Kind(  # Q, in the gradient: the classes y as one-hot rows
     r"P = \softmax(O), \quad L = - \frac{1}{N} \sum_n \log P_{n, y_n}",
-    {"O": r"dO = \frac{1}{N} (P - Y)"},
+    {"O": r"dO = \frac{1}{N} (P - Q)"},
 )
 SOFT_LOSS = Kind(
     r"P = \softmax(O), \quad L = - \frac{1}{N} \sum_{n, k} Q_{n, k} \log P_{n, k}",

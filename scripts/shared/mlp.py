@@ -74,7 +74,7 @@ class MLPConfig(Options):
     test_fraction: float = option(0.2, "the part of the points held out for the test", fraction)
     batch_size: int = option(32, "examples in a step: 1 single-sample, 0 full-batch", not_negative)
     optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
-    activation: str = option("relu", "relu or tanh", one_of(["relu", "tanh"]))
+    activation: str = option("relu", "relu, tanh or silu", one_of(["relu", "tanh", "silu"]))
     dropout: float = option(0.0, "probability to drop a hidden unit", fraction)
     seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))

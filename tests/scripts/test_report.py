@@ -4,7 +4,9 @@ import importlib
 import io
 import json
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -149,6 +151,21 @@ def test_the_archive_has_code_notebooks_and_results_and_nothing_else():
     assert not [
         name for name in names if re.search(r"pycache|safetensors|\.jpg$|^data|^runs|/\.", name)
     ]
+
+
+def test_the_archive_has_every_file_of_its_folders_that_git_has():
+    git = shutil.which("git")
+    if not git or not (make_submission.ROOT / ".git").exists():
+        pytest.skip("not in a clone")
+    listed = subprocess.run(
+        [git, "ls-files", *make_submission.FOLDERS, *make_submission.FILES],
+        cwd=make_submission.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    missing = set(listed.stdout.split()) - {name for name, _ in make_submission.files()}
+    assert {name for name in missing if not Path(name).name.startswith(".")} == set()
 
 
 def test_the_first_page_names_the_seven_files_and_where_they_are():
