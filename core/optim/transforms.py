@@ -64,6 +64,7 @@ from purenets.core.optim.internals.order import (
     NORMALIZES,
     TURNS,
     order_in_sequence,
+    own_after_rates,
     with_order,
 )
 from purenets.core.optim.internals.precision import (
@@ -74,7 +75,10 @@ from purenets.core.optim.internals.precision import (
     refusing,
     widened_leaves,
 )
-from purenets.core.optim.internals.trial import returning_pairs
+from purenets.core.optim.internals.trial import (
+    expect_rates_kept,
+    returning_pairs,
+)
 
 # --- composition ----------------------------------------------------------------------------------
 
@@ -124,7 +128,10 @@ def chain(*transforms: Optimizer) -> Optimizer:
     if takes_more:
         inner = {name: with_extra_args(update) for name, update in inner.items()}
 
+    after_rates = own_after_rates(transforms)
+
     def init(params):
+        expect_rates_kept(transforms, after_rates, params)
         return {name: transform.init(params) for name, transform in named.items()}
 
     # The chain looks at the dtypes once, for all of its parts.

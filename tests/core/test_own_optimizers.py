@@ -157,6 +157,29 @@ def test_the_package_is_not_tried():
         assert len(order_of(wrap(own)).own) == 1
 
 
+def sign_of(size):
+    return optim.stateless(
+        lambda grads, params: tree.map(lambda g: size * g / (abs(g) + 1e-30), grads)
+    )
+
+
+@ARRAYS
+def test_own_sign_after_a_rate_is_refused(array):
+    params = {"w": array((4, 5)), "b": array(4)}
+    for rated in (DOWN, optim.sgd(0.1, momentum=0.9), optim.chain(DOWN, optim.trace(0.9))):
+        optimizer = optim.chain(rated, optim.clip_by_value(1.0), sign_of(1))
+        with pytest.raises(UserError, match=r"^chain: transform_2 .* the rate of transform_0"):
+            optimizer.init(params)
+        for right in (
+            optim.chain(sign_of(1), rated),
+            optim.chain(rated, sign_of(0.01)),  # with a rate of its own
+            optim.chain(rated, optim.stateless(lambda grads, params: grads)),
+            optim.chain(rated, optim.stateless(lambda grads, params: tree.zeros_like(grads))),
+            optim.chain(optim.clip_by_value(1.0), sign_of(1), rated, optim.ema()),
+        ):
+            right.init(params)
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -177,6 +177,16 @@ def _rated(orders: list[Order]) -> bool:
     return rated_by is not None
 
 
+def own_after_rates(transforms: tuple[Optimizer, ...]) -> dict[int, int]:
+    """Return the places of transforms that users wrote, each with that of a rate before it."""
+    found, rated_by = {}, None
+    for i, order in enumerate(map(order_of, transforms)):
+        if order.own == (transforms[i],) and rated_by is not None:
+            found[i] = rated_by
+        rated_by = i if order.rated else rated_by
+    return found
+
+
 # --- where an optimizer is taken ------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ from purenets.core.optim.internals.order import order_of
 from purenets.core.optim.internals.precision import expect_like
 
 MAX_SIZE = 3  # elements along each axis of a leaf of the trial
+RATES = (0.1, 10.0)  # that a transform either keeps or loses
+SIZE = 0.5  # of an update that has no rate
 
 
 def can_be_tried(params: Params) -> bool:
@@ -63,6 +65,41 @@ def _expect_pure(optimizer: Optimizer, params: Params) -> None:
     for what, part in given.items():
         _expect_unchanged(what, before[what], part)
     expect_returned("optimizer", result, params)
+
+
+def expect_rates_kept(
+    transforms: tuple[Optimizer, ...], after_rates: dict[int, int], params: Params
+) -> None:
+    """Raise a UserError for a transform, not the package's, that returns updates of about the size
+    1 whatever the size of those that come in, and so loses the rate of an earlier one.
+
+    Smaller updates may have a rate of their own, and are taken.
+    """
+    if after_rates and can_be_tried(params):
+        for i, rated_by in after_rates.items():
+            if _loses_rates(transforms[i], small(params)):
+                raise UserError(
+                    f"chain: transform_{i} returns updates of the same size whatever comes in, so "
+                    f"the rate of transform_{rated_by} is lost; put the rate after it"
+                )
+
+
+def _loses_rates(transform: Optimizer, params: Params) -> bool:
+    grads = {name: numbers(p, 1.0) for name, p in params.items()}
+    extra = _loss(transform, params)
+    found = []
+    for rate in RATES:
+        try:
+            with np.errstate(all="ignore"):
+                scaled = {name: g * -rate for name, g in grads.items()}
+                updates, _ = transform.update(scaled, transform.init(params), params, **extra)
+                found.append({name: to_host(leaf) for name, leaf in updates.items()})
+        except Exception:  # it may refuse such numbers
+            return False
+    first, second = found
+    pairs = [(leaf, second[name]) for name, leaf in first.items() if name in second]
+    same = all(a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=0) for a, b in pairs)
+    return same and all(a.size == 0 or abs(a).min() >= SIZE for a, _ in pairs)
 
 
 def _loss(optimizer: Optimizer, params: Params) -> dict[str, Any]:
