@@ -660,7 +660,8 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         eps: added to the root of v, before its bias correction.
 
     Returns:
-        A transform for `chain`; its state has the entries "exp_avg" and "exp_avg_sq".
+        A transform for `chain`; its state has the entries "exp_avg", "exp_avg_sq", and "radam",
+        which holds no array and tells the state from Adam's.
 
     Raises:
         UserError: betas is not a pair of numbers in [0, 1), or eps is negative or not finite.
@@ -871,7 +872,8 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
         eps: added to the norm of the gradient.
 
     Returns:
-        A transform for `chain`; its state is empty, or has a "count" if coefficient is a schedule.
+        A transform for `chain`; its state has the entry "trust_ratio", which holds no array, and a
+        "count" if coefficient is a schedule.
 
     Raises:
         UserError: coefficient or eps is negative or not finite.

@@ -10,14 +10,17 @@ from purenets.core.optim.internals.order import keep_order
 
 
 def with_kind(kind: str, optimizer: Optimizer) -> Optimizer:
-    """Return a transform whose state has the empty entry `kind`, and which needs it there."""
+    """Return a transform whose state has the empty entry `kind`.
+
+    Its update adds the entry to a state without it, by which a step tells that it is of another.
+    """
 
     def init(params):
         return {**optimizer.init(params), kind: {}}
 
     def update(grads, state, params):
         updates, new = optimizer.update(grads, state, params)
-        return updates, {**new, kind: state[kind]}
+        return updates, {**new, kind: {}}
 
     keep_order(optimizer.update, update)
     return Optimizer(init, update)

@@ -91,7 +91,8 @@ def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) ->
             from 0.
 
     Returns:
-        A transform for `chain`; its state has the entries "exp_avg" (m) and "exp_avg_sq" (v).
+        A transform for `chain`; its state has the entries "exp_avg" (m), "exp_avg_sq" (v), and
+        "adopt", which holds no array and tells the state from Adam's.
 
     Raises:
         UserError: betas is not a pair of numbers in [0, 1), eps is negative or not finite, or clip
