@@ -128,7 +128,7 @@ def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
     seeds.
     """
-    parts = ("train", "validation", "test", "test with mirror image")
+    parts = ("train", "validation", "test", "test, mean over views")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
     header = ("setting", "steps", *accuracies, "n", *ORIGIN)
     by_setting = grouped(rows)

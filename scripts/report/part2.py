@@ -36,8 +36,8 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= {"quick": None} | analysis(found["part2_settings"])
         values |= of_final(found.get("part1_cifar10"))
     else:
-        missing = ("settings", "adam", "optimizers", "highest", "single", "ladder", "best")
-        missing += ("gain", "final", "precision")
+        missing = ("settings", "adam", "adam_fits", "optimizers", "highest", "single", "ladder")
+        missing += ("best", "gain", "final", "precision")
         values |= {"quick": in_small(run_quick.part2, quick)} | dict.fromkeys(missing)
     (part,) = sections("part2", values)
     return part
@@ -126,11 +126,15 @@ def of_gain(by_setting: dict) -> dict:
 def of_adam(rows: Sequence[dict] | None) -> dict:
     """Return the values of the assignment's setting."""
     if rows is None:
-        return {"adam": None}
+        return {"adam": None, "adam_fits": None}
+    apart = gap(rows)
+    several = apart.standard_error is not None
     return {
         "adam": figures.parts_curves(rows, "Adam 1e-3"),
         "adam_n": len(rows),
-        "gap": gap(rows).points(),
+        "gap": apart.points(),
+        "adam_error": f" (± standard error, n = {len(rows)})" if several else " (n = 1)",
+        "adam_fits": several and apart.mean > 2 * apart.standard_error,
         "wobble": wobble(rows).points().lstrip("+"),
         "epochs": epochs(ADAM, rows),
     }

@@ -233,8 +233,8 @@ def test_each_column_of_a_sweep_is_that_of_its_images():
         "test": {"accuracy": 0.3, "views_accuracy": 0.4},
     }
     head, cells = cnn_sweep.table([row]).rows
-    assert [text.split(",")[0] for text in head[2:6]] == [
-        *("train", "validation", "test", "test with mirror image")
+    assert [text.split(", %")[0] for text in head[2:6]] == [
+        *("train", "validation", "test", "test, mean over views")
     ]
     assert cells[2:6] == ["10.00", "20.00", "30.00", "40.00"]
     head, cells = cifar10_sweep.table([row]).rows
