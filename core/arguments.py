@@ -38,6 +38,7 @@ DECAY = Range("from 0 to below 1", lambda v: 0 <= v < 1)
 FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
 OPEN_FRACTION = Range("between 0 and 1", lambda v: 0 < v < 1)
 PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+EXTRA = ("value", "value_and_grad_fn")  # what an update may ask for beside its arguments
 TOO_LARGE = 2**63  # no integer of an array
 
 
@@ -46,7 +47,9 @@ def expect_hypers(function: str, right: Range, **values: Any) -> None:
     and no array.
     """
     for name, value in values.items():
-        if not callable(value):
+        if callable(value):
+            expect_call(function, ("count",), **{name: value})
+        else:
             _expect(function, name, value, right, "a number, a schedule or an array")
 
 
@@ -63,7 +66,7 @@ def expect_reals(function: str, right: Range, **values: Any) -> None:
     """
     for name, value in values.items():
         if hasattr(value, "dtype") and not isinstance(value, np.floating | np.integer):
-            raise UserError(f"{function}: {name}: {_shown(value)} is not a number")
+            raise UserError(f"{function}: {name}: {shown(value)} is not a number")
         _expect(function, name, value, right, "a number")
 
 
@@ -71,7 +74,7 @@ def expect_paths(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no path: a text, or what pathlib makes of it."""
     for name, value in values.items():
         if not isinstance(value, str | os.PathLike):
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs a path")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs a path")
 
 
 def expect_units(function: str, example: str, **values: Any) -> None:
@@ -100,7 +103,7 @@ def expect_leaves(function: str, **values: Any) -> None:
             if isinstance(leaf, dict):
                 expect_leaves(function, **{place: leaf})
             elif not hasattr(leaf, "dtype"):
-                raise UserError(f"{function}: {place} is {_shown(leaf)}, needs an array")
+                raise UserError(f"{function}: {place} is {shown(leaf)}, needs an array")
 
 
 def expect_arrays(function: str, ndim: int | None = None, **values: Any) -> None:
@@ -108,23 +111,23 @@ def expect_arrays(function: str, ndim: int | None = None, **values: Any) -> None
     for name, value in values.items():
         is_array = hasattr(value, "dtype") and hasattr(value, "ndim")
         if not is_array or getattr(value.dtype, "kind", "f") not in "biufc":
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs an array")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs an array")
         if ndim is not None and value.ndim != ndim:
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs {ndim} axes")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs {ndim} axes")
 
 
 def expect_texts(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no text."""
     for name, value in values.items():
         if not isinstance(value, str):
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs a text")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs a text")
 
 
 def expect_lists(function: str, what: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no list (nor tuple) of `what`."""
     for name, value in values.items():
         if not isinstance(value, list | tuple):
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs a list of {what}")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs a list of {what}")
 
 
 def expect_betas(function: str, betas: Any) -> None:
@@ -146,9 +149,7 @@ def expect_several(function: str, right: tuple[str, tuple], **values: Any) -> No
     for name, value in values.items():
         is_array = hasattr(value, "dtype") and getattr(value, "shape", ()) == (len(example),)
         if not is_array and not (isinstance(value, tuple | list) and len(value) == len(example)):
-            raise UserError(
-                f"{function}: {name}: {_shown(value)} is not {words}, such as {example}"
-            )
+            raise UserError(f"{function}: {name}: {shown(value)} is not {words}, such as {example}")
 
 
 def expect_integers(function: str, least: int, **values: Any) -> None:
@@ -174,7 +175,7 @@ def expect_choice(function: str, choices: Iterable[str], **values: Any) -> None:
     for name, value in values.items():
         if not isinstance(value, str) or value not in choices:
             raise UserError(
-                f"{function}: unknown {name} {_shown(value)}, choose from {', '.join(choices)}"
+                f"{function}: unknown {name} {shown(value)}, choose from {', '.join(choices)}"
             )
 
 
@@ -182,28 +183,76 @@ def expect_functions(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that cannot be called."""
     for name, value in values.items():
         if not callable(value):
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs a function")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs a function")
+
+
+def expect_call(function: str, arguments: tuple[str, ...], **values: Any) -> None:
+    """Raise a UserError for an argument that cannot be called with the `arguments`."""
+    expect_functions(function, **values)
+    for name, value in values.items():
+        if not takes(value, len(arguments)):
+            own = getattr(value, "__name__", "<lambda>")
+            is_schedule = arguments == ("count",) and not own.startswith("<")
+            hint = f"; call {own} to make a schedule: {own}(...)" if is_schedule else ""
+            right = f"{name}({', '.join(arguments)})"
+            raise UserError(f"{function}: {name} cannot be called as {right}{hint}")
+
+
+def takes(function: Callable, n: int, optional: tuple[str, ...] = ()) -> bool:
+    """Return True for a function that can be called with `n` arguments by position, or may be.
+
+    Args:
+        function: what is called.
+        n: how many arguments it gets by position.
+        optional: names of arguments that it gets by keyword if it asks for them.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return _binds(function, n, optional)
+    given = n + (getattr(function, "__self__", None) is not None)
+    least = code.co_argcount - len(function.__defaults__ or ())
+    most = math.inf if code.co_flags & inspect.CO_VARARGS else code.co_argcount
+    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    known = (*optional, *(function.__kwdefaults__ or ()))
+    return least <= given <= most and all(name in known for name in named)
+
+
+def _binds(function: Callable, n: int, optional: tuple[str, ...]) -> bool:
+    """Return `takes` of what is no function of Python, as a class or a partial function."""
+    try:
+        signature = inspect.signature(function)
+        named = {name: None for name in optional if name in signature.parameters}
+        signature.bind(*[None] * n, **named)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature that can be read
+        return True
+    return True
 
 
 def expect_dicts(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no dict."""
     for name, value in values.items():
         if not isinstance(value, dict):
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs a dict of arrays")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs a dict of arrays")
 
 
 def expect_named(function: str, what: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no dict with texts as names."""
     for name, value in values.items():
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise UserError(
-                f"{function}: {name} is {_shown(value)}, needs a dict of {what} by name"
-            )
+            raise UserError(f"{function}: {name} is {shown(value)}, needs a dict of {what} by name")
 
 
 def expect_optimizers(function: str, **values: Any) -> None:
     """Raise a UserError for an argument that is no pair of the functions `init` and `update`."""
     _expect_fields(function, ("init", "update"), "an Optimizer, as sgd(0.1)", values)
+    for name, value in values.items():
+        for field, arguments in (("init", ("params",)), ("update", ("grads", "state", "params"))):
+            f = getattr(value, field)
+            if not callable(f) or not takes(f, len(arguments), EXTRA):
+                right = f"{field}({', '.join(arguments)})"
+                raise UserError(f"{function}: {name}: {field} cannot be called as {right}")
 
 
 def expect_models(function: str, fields: tuple[str, ...] = ("init", "apply"), **values) -> None:
@@ -236,7 +285,7 @@ def _expect_fields(function: str, fields: tuple[str, ...], right: str, values: d
         if not all(hasattr(value, field) for field in fields):
             made_by = getattr(value, "__name__", "<lambda>")
             hint = "" if made_by.startswith("<") else f"; call it: {made_by}(...)"
-            raise UserError(f"{function}: {name} is {_shown(value)}, needs {right}{hint}")
+            raise UserError(f"{function}: {name} is {shown(value)}, needs {right}{hint}")
 
 
 def _is_own_function(value: Any) -> bool:
@@ -264,12 +313,12 @@ def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> N
         wrong = kinds if kind is bool else right.text
         raise UserError(f"{function}: {name}: {value!r} is not {wrong}")
     if not hasattr(value, "dtype") or isinstance(value, np.bool_):
-        raise UserError(f"{function}: {name}: {_shown(value)} is not {kinds}")
+        raise UserError(f"{function}: {name}: {shown(value)} is not {kinds}")
     if getattr(value.dtype, "kind", "f") not in "biufc" or math.prod(value.shape) != 1:
-        raise UserError(f"{function}: {name}: {_shown(value)} is not one number")
+        raise UserError(f"{function}: {name}: {shown(value)} is not one number")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as a message shows it: short ones in full, others by their type."""
     kind = type(value).__name__
     if hasattr(value, "dtype") and hasattr(value, "shape"):

@@ -44,8 +44,11 @@ from purenets.core.memory import expect_room_for
 from purenets.core.optim.internals.elementwise import advance_fn
 from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.optim.internals.hyper import first_leaf
+from purenets.core.optim.internals.kinds import same_entries
+from purenets.core.optim.internals.order import expect_descent
 from purenets.core.optim.internals.precision import ERRORS, expect_params
-from purenets.core.optim.state import check_opt_state, same_entries
+from purenets.core.optim.internals.trial import expect_own_parts
+from purenets.core.optim.state import check_opt_state
 from purenets.core.serial import init_leaves
 from purenets.core.signals import stop_requested
 from purenets.core.vector_dict import with_vector
@@ -114,8 +117,9 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
         A `TrainState` with `step` 0.
 
     Raises:
-        UserError: an argument has the wrong type or value, or the optimizer's `init` returns what
-            is no dict of arrays; the message names it.
+        UserError: an argument has the wrong type or value, the optimizer's `init` returns what is
+            no dict of arrays, its schedule begins with what is no such hyper-parameter, or an
+            update of one's own changes its arguments or returns no pair; the message names it.
 
     Example:
         >>> import numpy as np
@@ -138,6 +142,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     params = with_vector(params)
     opt_state = optimizer.init(params)
     expect_leaves("train_state", opt_state=opt_state)
+    expect_own_parts(optimizer, params)
     return TrainState(params, buffers, opt_state, key, step)
 
 
@@ -159,7 +164,8 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         The step. It changes none of its arguments.
 
     Raises:
-        UserError: `grad_fn` is not a function, or `optimizer` is not an optimizer. The step raises
+        UserError: `grad_fn` is not a function, `optimizer` is not an optimizer, or its updates are
+            known to point uphill, as those of transforms without a learning rate. The step raises
             one for a state of another optimizer or of other params, and if `grad_fn` returns
             something else.
 
@@ -177,6 +183,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     """
     expect_functions("make_step", grad_fn=grad_fn)
     expect_optimizers("make_step", optimizer=optimizer)
+    expect_descent("make_step", optimizer=optimizer)
     takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
     uses_key = getattr(grad_fn, "uses_key", True)  # unknown of a function that wraps another
 
@@ -205,8 +212,10 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
         except ERRORS:
             check_opt_state(optimizer, params, state.opt_state)
+            expect_own_parts(optimizer, params)
             raise
-        if not same_entries(opt_state, state.opt_state):
+        if not isinstance(opt_state, dict) or not same_entries(opt_state, state.opt_state):
+            expect_own_parts(optimizer, params)
             check_opt_state(optimizer, params, state.opt_state)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 

@@ -6,7 +6,9 @@ import sys
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from purenets import optim, schedules
 
@@ -43,6 +45,31 @@ def run(code: str) -> str:
 def test_the_code_runs_and_what_it_prints_is_on_the_page(page):
     tables = re.split(r"\n(?=\| layer )", run(code_of(page)))  # one after the other
     assert all(table.strip() in page.read_text() for table in tables)
+
+
+def test_own_transforms_of_the_page_serve_arrays_and_tensors():
+    """The same updates, from the very text of the page; twice, so that the count counts."""
+    blocks = re.findall(
+        r"```python\n(.*?)```", (DOCS / "how_to/own_optimizer.md").read_text(), re.S
+    )
+    names: dict = {"optim": optim}
+    for block in blocks:
+        if "def scale_by_" in block:
+            exec(re.split(r"\n\n\n(?=\w+.* = )", block)[0], names)
+    params = {"w": np.array([[1.0, -2.0], [3.0, 0.5]]), "b": np.array([-4.0])}
+    found = []
+    for convert in (np.array, torch.tensor):
+        optimizer = optim.chain(names["scale_by_sign"](), names["scale_by_mean"]())
+        leaves = {name: convert(leaf) for name, leaf in params.items()}
+        state = optimizer.init(leaves)
+        for sign in (1, -2):
+            grads = {name: sign * leaf for name, leaf in leaves.items()}
+            updates, state = optimizer.update(grads, state, leaves)
+        found.append({name: np.asarray(leaf) for name, leaf in updates.items()})
+        assert int(state["1"]["count"]) == 2
+    for name, first in found[0].items():
+        np.testing.assert_allclose(first, found[1][name], rtol=1e-12)
+        assert abs(first).min() > 0.1
 
 
 def test_the_toolbox_prints_its_table_and_no_page_is_left_out():

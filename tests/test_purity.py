@@ -162,7 +162,11 @@ CALLS = {
     "elementwise.apply_updates": lambda p: optim.apply_updates(p, p),
     "hyper.first_leaf": hyper.first_leaf,
     "hyper.zero_count": hyper.zero_count,
-    "hyper.init_count": lambda p: hyper.init_count(p, lambda count: count),
+    "hyper.init_count": lambda p: hyper.init_count(p, lr=lambda count: count),
+    "hyper.first_count": lambda p: hyper.first_count(p, lr=lambda count: count),
+    "hyper.expect_schedule_values": lambda p: hyper.expect_schedule_values(
+        "lr", lambda count: count, p
+    ),
     "hyper.next_count": lambda p: hyper.next_count(Frozen(count=hyper.zero_count(p))),
     "hyper.resolve_hyper": lambda p: hyper.resolve_hyper(
         lambda count: count, Frozen(count=hyper.zero_count(p)), p
@@ -176,7 +180,7 @@ CALLS = {
     "arithmetic.running_mean": lambda p: arithmetic.running_mean(0.9, p, p),
     "arithmetic.running_mean_of_squares": lambda p: arithmetic.running_mean_of_squares(0.9, p, p),
     "hyper.stateless_with_hyper": lambda p: hyper.stateless_with_hyper(
-        0.1, lambda h, g, _: g
+        lambda h, g, _: g, lr=0.1
     ).update(p, Frozen(), p),
     "arithmetic.moments": lambda p: arithmetic.moments(
         0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)
@@ -247,7 +251,7 @@ ELSEWHERE = {
     "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load",
     "checkpoint.load_file", "checkpoint.read", "folder.save", "checkpoint.on_host",
     "checkpoint.encoded", "checkpoint.described",
-    "state.same_entries", "basic.uniform_init",
+    "basic.uniform_init",
     "ensemble.ensemble_metrics", "grad.expect_param_tensors",
 }  # fmt: skip
 

@@ -57,6 +57,7 @@ ENTRIES = {  # what the state of each holds beside the count of updates
     "nadam": MOMENTS | SHARED,
     "radam": MOMENTS,
 }
+KINDS_OF = {"radam": {"radam"}}  # the entries without arrays, which tell states apart
 ENTRY_OF = {"momentum": "momentum_buffer", "centered": "grad_avg", "amsgrad": "max_exp_avg_sq"}
 
 
@@ -120,6 +121,11 @@ def to_torch_state_dict(
     except (TypeError, ValueError) as error:
         raise UserError(f"to_torch_state_dict: hyper: torch says {error}") from error
     count = int(entries.pop("count", step))
+    kinds = {entry for entry, value in entries.items() if value == {}}
+    if kinds != KINDS_OF.get(optimizer_name, set()):
+        found = ", ".join(kinds) or "another optimizer"
+        raise UserError(f"opt_state: of {found}, not of {optimizer_name}")
+    entries = {entry: value for entry, value in entries.items() if entry not in kinds}
     _expect_entries(entries, optimizer_name, theirs.defaults, params)
     state = {}
     # torch begins the states of the others at their first step
@@ -178,6 +184,8 @@ def from_torch_state_dict(
         step = _number(step)
         expect_integers("from_torch_state_dict", 0, step=step)
     theirs = _by_name(state_dict, params, order)
+    first = optimizer.init(params)
+    _expect_kind(state_dict["param_groups"], first)
     count = _shared(theirs, "step") if step is None else step
     if count is None and not any(theirs.values()) and not _keeps_no_state(state_dict):
         count = 0
@@ -201,9 +209,32 @@ def from_torch_state_dict(
             return {inner: fill(inner, part) for inner, part in value.items()}
         raise UserError(f"{name}: not in the state of a torch optimizer")
 
-    state = {name: fill(name, value) for name, value in optimizer.init(params).items()}
+    state = {name: fill(name, value) for name, value in first.items()}
     _expect_all_taken(theirs, taken)
     return state
+
+
+def _expect_kind(groups: list[dict], opt_state: dict) -> None:
+    """Raise a UserError for a state of torch's Adam or RAdam, which hold the same entries, where
+    `opt_state` is of the other one, or of ADOPT.
+    """
+    entries = dict(_at_any_depth(opt_state))
+    kinds = {entry for entry, value in entries.items() if value == {}}
+    is_adam = any("amsgrad" in group for group in groups)
+    is_radam = not is_adam and any("betas" in group for group in groups)
+    of_radam = "radam" in kinds
+    keeps_moments = entries.keys() >= MOMENTS and "mu_product" not in entries
+    if "adopt" in kinds or (keeps_moments and (is_adam if of_radam else is_radam)):
+        right = "RAdam" if is_radam else "Adam"
+        raise UserError(f"state_dict: of torch's {right}, the optimizer is another one")
+
+
+def _at_any_depth(opt_state: dict) -> Iterator[tuple]:
+    """Yield the entries of a state, and those of the states that are wrapped in it."""
+    for name, part in opt_state.items():
+        yield name, part
+        if isinstance(part, dict):
+            yield from _at_any_depth(part)
 
 
 def _keeps_no_state(state_dict: dict) -> bool:

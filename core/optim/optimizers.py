@@ -132,7 +132,9 @@ def sgd(
     places = {"moments": str(len(decay)), "lr": str(len(decay) + 1)}
     optimizer = chain(*decay, trace(momentum, dampening, nesterov), scale_by_learning_rate(lr))
     hypers = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
-    return with_rule(optimizer, "sgd", places, lr=lr, weight_decay=weight_decay, **hypers)
+    counts = () if is_zero(dampening) else ("count",)
+    moments = (*counts, "momentum_buffer")
+    return with_rule(optimizer, "sgd", places, moments, lr=lr, weight_decay=weight_decay, **hypers)
 
 
 def momentum(lr: Hyper = 1e-3, momentum: Hyper = 0.9, weight_decay: Hyper = 0) -> Optimizer:
@@ -397,9 +399,8 @@ def adam(
     _expect_adam("adam", lr, betas, eps, weight_decay, amsgrad=amsgrad)
     optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=False)
     places = {"moments": "0", "lr": "1"} if is_zero(weight_decay) else {"moments": "1", "lr": "2"}
-    return with_rule(
-        optimizer, "adam", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
-    )
+    hypers = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+    return with_rule(optimizer, "adam", places, _moments_of_adam(amsgrad), lr=lr, **hypers)
 
 
 def adamw(
@@ -441,9 +442,8 @@ def adamw(
     _expect_adam("adamw", lr, betas, eps, weight_decay, amsgrad=amsgrad)
     optimizer = _decayed(scale_by_adam(betas, eps, amsgrad), lr, weight_decay, decoupled=True)
     places = {"moments": "0", "lr": "1" if is_zero(weight_decay) else "2"}
-    return with_rule(
-        optimizer, "adamw", places, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay
-    )
+    hypers = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+    return with_rule(optimizer, "adamw", places, _moments_of_adam(amsgrad), lr=lr, **hypers)
 
 
 def adamax(
@@ -711,6 +711,11 @@ def _expect_adam(name: str, lr, betas, eps, weight_decay, **flags) -> None:
     expect_hypers(name, NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)
     expect_betas(name, betas)
     expect_flags(name, **flags)
+
+
+def _moments_of_adam(amsgrad: bool) -> tuple[str, ...]:
+    """Return the entries of the state of `scale_by_adam`."""
+    return ("count", "exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
 
 
 def _decayed(transform: Optimizer, lr: Hyper, weight_decay: Hyper, decoupled: bool) -> Optimizer:

@@ -15,11 +15,13 @@ from purenets.core.arguments import (
     NOT_NEGATIVE,
     OPEN_FRACTION,
     POSITIVE,
+    expect_call,
     expect_choice,
     expect_flags,
-    expect_functions,
     expect_integers,
     expect_numbers,
+    is_integer,
+    shown,
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Schedule, UserError
@@ -94,7 +96,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
         torch.optim.lr_scheduler.StepLR.
     """
     expect_numbers("step", FINITE, value=value)
-    expect_numbers("step", POSITIVE, every=every)
+    _expect_updates("step", _swapped("step", value, every), every=every)
     expect_numbers("step", NOT_NEGATIVE, gamma=gamma)
     return lambda count: value * gamma ** _floor(_real(count) / every)
 
@@ -187,7 +189,14 @@ def polynomial(begin: float, end: float, steps: int, power: float = 1.0) -> Sche
         torch.optim.lr_scheduler.PolynomialLR (end 0), optax.polynomial_schedule.
     """
     expect_numbers("polynomial", FINITE, begin=begin, end=end)
-    expect_numbers("polynomial", POSITIVE, steps=steps, power=power)
+    swapped = _swapped("polynomial", begin, steps, end)
+    _expect_updates("polynomial", swapped, steps=steps)
+    expect_numbers("polynomial", POSITIVE, power=power)
+    return _polynomial(begin, end, steps, power)
+
+
+def _polynomial(begin: float, end: float, steps: float, power: float = 1.0) -> Schedule:
+    """Return `polynomial` for a number of updates that may be any fraction."""
     return lambda count: end + (begin - end) * (1 - _fraction(count, steps)) ** power
 
 
@@ -203,7 +212,7 @@ def linear(begin: float, end: float, steps: int) -> Schedule:
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: an argument is not a finite number, or `steps` is not positive.
+        UserError: an argument is not a finite number, or `steps` is below 1.
 
     Example:
         >>> import numpy as np
@@ -215,8 +224,8 @@ def linear(begin: float, end: float, steps: int) -> Schedule:
         optax.linear_schedule.
     """
     expect_numbers("linear", FINITE, begin=begin, end=end)
-    expect_numbers("linear", POSITIVE, steps=steps)
-    return polynomial(begin, end, steps)
+    _expect_updates("linear", _swapped("linear", begin, steps, end), steps=steps)
+    return _polynomial(begin, end, steps)
 
 
 def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
@@ -235,7 +244,7 @@ def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: an argument is not a finite number, or `steps` is not positive.
+        UserError: an argument is not a finite number, or `steps` is below 1.
 
     Example:
         >>> import numpy as np
@@ -247,7 +256,12 @@ def cosine(begin: float, steps: int, end: float = 0.0) -> Schedule:
         Loshchilov and Hutter 2017, arXiv 1608.03983.
     """
     expect_numbers("cosine", FINITE, begin=begin, end=end)
-    expect_numbers("cosine", POSITIVE, steps=steps)
+    _expect_updates("cosine", _swapped("cosine", begin, steps), steps=steps)
+    return _cosine(begin, steps, end)
+
+
+def _cosine(begin: float, steps: float, end: float) -> Schedule:
+    """Return `cosine` for a number of updates that may be any fraction."""
 
     def schedule(count):
         fraction = _fraction(count, steps)
@@ -280,8 +294,8 @@ def warmup(schedule: Schedule, steps: int, begin: float = 0.0) -> Schedule:
     Source:
         Goyal et al. 2017, arXiv 1706.02677.
     """
-    expect_functions("warmup", schedule=schedule)
-    expect_numbers("warmup", NOT_NEGATIVE, steps=steps)
+    _expect_schedule("warmup", schedule=schedule)
+    _expect_updates("warmup", least=0, steps=steps)
     expect_numbers("warmup", FINITE, begin=begin)
     return join([linear(begin, schedule(0), steps), schedule], [steps]) if steps else schedule
 
@@ -334,7 +348,7 @@ def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.
         The schedule, a function from the count of updates to the value.
 
     Raises:
-        UserError: `begin` or `end` is not a finite number, `steps` is not positive, or `multiply`
+        UserError: `begin` or `end` is not a finite number, `steps` is below 1, or `multiply`
             is not a positive integer.
 
     Example:
@@ -348,7 +362,7 @@ def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.
         torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
     """
     expect_numbers("cosine_restarts", FINITE, begin=begin, end=end)
-    expect_numbers("cosine_restarts", POSITIVE, steps=steps)
+    _expect_updates("cosine_restarts", _swapped("cosine_restarts", begin, steps), steps=steps)
     expect_integers("cosine_restarts", 1, multiply=multiply)
 
     def schedule(count):
@@ -425,7 +439,7 @@ def cyclic(
     """
     steps_down = steps_up if steps_down is None else steps_down
     expect_numbers("cyclic", FINITE, low=low, high=high)
-    expect_numbers("cyclic", POSITIVE, steps_up=steps_up, steps_down=steps_down)
+    _expect_updates("cyclic", steps_up=steps_up, steps_down=steps_down)
     expect_choice("cyclic", CYCLE_SCALES, mode=mode)
     expect_numbers("cyclic", NOT_NEGATIVE, gamma=gamma)
     length, ratio = steps_up + steps_down, steps_up / (steps_up + steps_down)
@@ -480,7 +494,8 @@ def one_cycle(
         Smith and Topin 2018, arXiv 1708.07120; torch.optim.lr_scheduler.OneCycleLR.
     """
     expect_numbers("one_cycle", FINITE, peak=peak)
-    expect_numbers("one_cycle", POSITIVE, steps=steps, divide=divide, divide_final=divide_final)
+    _expect_updates("one_cycle", _swapped("one_cycle", peak, steps), steps=steps)
+    expect_numbers("one_cycle", POSITIVE, divide=divide, divide_final=divide_final)
     expect_numbers("one_cycle", OPEN_FRACTION, warmup_fraction=warmup_fraction)
     expect_flags("one_cycle", three_phase=three_phase)
     top = warmup_fraction * steps - 1
@@ -494,7 +509,7 @@ def one_cycle(
     parts, ends = [line(low, top, peak)], [top]
     if three_phase:
         parts, ends = [*parts, line(peak, top, low)], [top, last]
-    return join([*parts, line(parts[-1](top), steps - 1 - last, low / divide_final)], ends)
+    return _join([*parts, line(parts[-1](top), steps - 1 - last, low / divide_final)], ends)
 
 
 def swa(
@@ -526,10 +541,12 @@ def swa(
     Source:
         Izmailov et al. 2018, arXiv 1803.05407; torch.optim.swa_utils.SWALR.
     """
-    if not callable(schedule):
+    if callable(schedule):
+        _expect_schedule("swa", schedule=schedule)
+    else:
         expect_numbers("swa", FINITE, schedule=schedule)
     expect_numbers("swa", FINITE, rate=rate)
-    expect_numbers("swa", NOT_NEGATIVE, start=start, steps=steps)
+    _expect_updates("swa", least=0, start=start, steps=steps)
     first = schedule if callable(schedule) else constant(schedule)
     line = _line("swa", anneal)
     later = line(first(start), steps, rate) if steps else constant(rate)
@@ -538,7 +555,7 @@ def swa(
 
 def _line(name: str, anneal: str) -> Callable[[float, float, float], Schedule]:
     """Return `f(begin, steps, end)`, the schedule that `anneal` names."""
-    lines = {"cosine": cosine, "linear": lambda begin, steps, end: linear(begin, end, steps)}
+    lines = {"cosine": _cosine, "linear": lambda begin, steps, end: _polynomial(begin, end, steps)}
     expect_choice(name, lines, anneal=anneal)
     return lines[anneal]
 
@@ -571,7 +588,12 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule
     _expect_counts("join", boundaries=boundaries)
     if not isinstance(schedules, list | tuple) or len(schedules) != len(boundaries) + 1:
         raise UserError("join: needs a list of schedules, one more than boundaries")
-    expect_functions("join", **{f"schedules[{i}]": part for i, part in enumerate(schedules)})
+    _expect_schedule("join", **{f"schedules[{i}]": part for i, part in enumerate(schedules)})
+    return _join(schedules, boundaries)
+
+
+def _join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule:
+    """Return `join` for boundaries that may be any numbers."""
 
     def schedule(count):
         count = _real(count)
@@ -617,6 +639,46 @@ def _expect_counts(function: str, **values: Sequence[float]) -> None:
         if not _is_listed(counts) or isinstance(counts, str):
             raise UserError(f"{function}: {name} is {counts!r}, needs a list of counts")
         for count in counts:
-            expect_numbers(function, NOT_NEGATIVE, **{name: count})
+            _expect_updates(function, least=0, **{name: count})
         if list(counts) != sorted(counts):
             raise UserError(f"{function}: {name} {list(counts)} are not in rising order")
+
+
+def _expect_updates(function: str, swapped: str = "", least: int = 1, **values: float) -> None:
+    """Raise a UserError for an argument that is no number of updates.
+
+    A fraction above 1 is one, as that of 0.3 epochs; one below 1 is a rate in its place.
+
+    Args:
+        function: how the message begins.
+        swapped: the call with its arguments in the right order, where they seem to be swapped.
+        least: 0 or 1; nothing lies between.
+        values: the arguments. The value of an array is not looked at.
+    """
+    for name, value in values.items():
+        expect_numbers(function, POSITIVE if least else NOT_NEGATIVE, **{name: value})
+        is_number = isinstance(value, int | float | np.integer | np.floating)
+        if is_number and (0 < value < 1 or (swapped and value != int(value))):
+            hint = f"; is it {swapped}?" if swapped else ""
+            raise UserError(f"{function}: {name}: {value!r} is not a number of updates{hint}")
+
+
+def _swapped(function: str, begin: float, steps: float, *end: float) -> str:
+    """Return the call with its arguments in the right order, if a count seems to be the value that
+    a schedule begins with.
+    """
+    if not is_integer(begin) or begin <= 1:
+        return ""
+    return f"{function}({', '.join(map(repr, (steps, *end, int(begin))))})"
+
+
+def _expect_schedule(function: str, **values: Schedule) -> None:
+    """Raise a UserError for an argument that is no function of a count, or gives no number."""
+    expect_call(function, ("count",), **values)
+    for name, schedule in values.items():
+        try:
+            value = schedule(np.asarray(0.0))
+        except (TypeError, AttributeError, RuntimeError):  # it may take tensors only
+            continue
+        if value is None or callable(value) or isinstance(value, str | tuple | list):
+            raise UserError(f"{function}: {name} returns {shown(value)}, needs to return a number")

@@ -4,36 +4,24 @@ import inspect
 from collections.abc import Callable, Iterator
 
 from purenets.core.arguments import (
-    DECAY,
     FINITE,
-    FRACTION,
-    NOT_NEGATIVE,
-    POSITIVE,
     expect_dicts,
     expect_functions,
     expect_numbers,
     expect_optimizers,
     expect_states,
     expect_texts,
+    shown,
 )
 from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.internals.extra_args import like_inner
-from purenets.core.optim.internals.hyper import Hyper, count_to_dtype, zero_count
+from purenets.core.optim.internals.hyper import RANGES, Hyper, count_to_dtype, zero_count
 from purenets.core.optim.internals.order import order_of, with_order
 from purenets.core.optim.internals.precision import expect_state
 
-# What every optimizer that has a hyper-parameter of the name takes; of others any finite number
-RANGES = {
-    **dict.fromkeys(("lr", "eps", "weight_decay", "alpha", "lambd", "temperature"), NOT_NEGATIVE),
-    **dict.fromkeys(("lr_decay", "momentum_decay", "trust_coefficient"), NOT_NEGATIVE),
-    **dict.fromkeys(("betas", "rho", "decay"), DECAY),
-    **dict.fromkeys(("momentum", "dampening"), FRACTION),
-    **dict.fromkeys(("gamma", "scaling", "d_coef", "clipping"), POSITIVE),
-}
 
-
-def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
+def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Optimizer:
     """Return the optimizer `make(**hypers)` with its numbers in the state, to be changed there.
 
     Floats, arrays and tuples of floats become arrays in the state, under "hyper". So do integers
@@ -43,7 +31,8 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
 
     Args:
         make: a function that returns an optimizer, such as `adam`.
-        hypers: its arguments, by keyword.
+        unnamed: nothing; an argument without its name is refused.
+        hypers: the arguments of `make`, by keyword.
 
     Returns:
         An optimizer whose state has the entries "hyper" and "inner".
@@ -66,6 +55,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
         optax.inject_hyperparams.
     """
     expect_functions("inject_hyperparams", make=make)
+    _expect_arguments(make, unnamed, hypers)
     held = {name: value for name, value in hypers.items() if _is_held(make, name, value)}
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
@@ -83,6 +73,22 @@ def inject_hyperparams(make: Callable[..., Optimizer], **hypers) -> Optimizer:
     expect_optimizers("inject_hyperparams", **{"what make returns": optimizer})
     injected = Optimizer(init, like_inner(update, [optimizer]))
     return with_order(order_of(optimizer), injected)
+
+
+def _expect_arguments(make: Callable, unnamed: tuple, hypers: dict) -> None:
+    """Raise a UserError for arguments that `make` cannot be called with."""
+    name = getattr(make, "__name__", "make")
+    if unnamed:
+        raise UserError(
+            f"inject_hyperparams: {shown(unnamed[0])} has no name; give the arguments of {name} by "
+            f"keyword, as inject_hyperparams({name}, lr=0.1)"
+        )
+    try:
+        inspect.signature(make).bind(**hypers)
+    except TypeError as error:
+        raise UserError(f"inject_hyperparams: {name} cannot be called so: {error}") from None
+    except ValueError:  # it has no signature that can be read
+        return
 
 
 def _is_held(make: Callable, name: str, value) -> bool:
@@ -159,18 +165,6 @@ def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> No
     """
     expect_optimizers("check_opt_state", optimizer=optimizer)
     expect_state(optimizer.init, opt_state, params)
-
-
-def same_entries(a: dict, b: dict) -> bool:
-    """Return True if two states have the same entries, by the names of plain dicts."""
-    if a.keys() != b.keys():
-        return False
-    for name, inner in a.items():  # no generator: this is a part of every step
-        if type(inner) is dict:
-            other = b[name]
-            if not isinstance(other, dict) or not same_entries(inner, other):
-                return False
-    return True
 
 
 def with_averaged_params(state: TrainState) -> TrainState:

@@ -14,14 +14,15 @@ from purenets.core.arguments import (
     FRACTION,
     NOT_NEGATIVE,
     expect_betas,
+    expect_call,
     expect_flags,
-    expect_functions,
     expect_hypers,
     expect_numbers,
     expect_optimizers,
+    shown,
 )
 from purenets.core.arrays import namespace, sqrt
-from purenets.core.base import Array, Optimizer, Params
+from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals.arithmetic import (
     add_square,
     bias_correction,
@@ -46,7 +47,9 @@ from purenets.core.optim.internals.hyper import (
     as_numbers,
     count_as_float,
     count_to_dtype,
+    first_count,
     first_leaf,
+    has_schedule,
     init_count,
     is_zero,
     next_count,
@@ -54,7 +57,16 @@ from purenets.core.optim.internals.hyper import (
     stateless_with_hyper,
     zero_count,
 )
-from purenets.core.optim.internals.order import DECAYS, KEEPS, TURNS, order_in_sequence, with_order
+from purenets.core.optim.internals.kinds import with_kind
+from purenets.core.optim.internals.order import (
+    DECAYS,
+    KEEPS,
+    NORMALIZES,
+    TURNS,
+    order_in_sequence,
+    own_after_rates,
+    with_order,
+)
 from purenets.core.optim.internals.precision import (
     any_dtype,
     are_full,
@@ -62,6 +74,10 @@ from purenets.core.optim.internals.precision import (
     in_pairs,
     refusing,
     widened_leaves,
+)
+from purenets.core.optim.internals.trial import (
+    expect_rates_kept,
+    returning_pairs,
 )
 
 # --- composition ----------------------------------------------------------------------------------
@@ -83,7 +99,8 @@ def chain(*transforms: Optimizer) -> Optimizer:
 
     Raises:
         UserError: one of the transforms is not an Optimizer, an average of the params (`ema`,
-            `swa`) is not last, or weight decay is added to updates that point downhill.
+            `swa`) is not last, weight decay is added to updates that point downhill, updates are
+            turned downhill twice, or a rate stands before what divides it out.
 
     Example:
         >>> import numpy as np
@@ -104,11 +121,17 @@ def chain(*transforms: Optimizer) -> Optimizer:
     named = {str(i): transform for i, transform in enumerate(transforms)}
     together = all(map(is_elementwise, transforms))
     takes_more = any(takes_extra_args(transform.update) for transform in transforms)
-    inner = {name: on_leaves(t) if together else t.update for name, t in named.items()}
+    inner = {
+        name: on_leaves(t) if together else returning_pairs(f"chain: transform_{name}", t)
+        for name, t in named.items()
+    }
     if takes_more:
         inner = {name: with_extra_args(update) for name, update in inner.items()}
 
+    after_rates = own_after_rates(transforms)
+
     def init(params):
+        expect_rates_kept(transforms, after_rates, params)
         return {name: transform.init(params) for name, transform in named.items()}
 
     # The chain looks at the dtypes once, for all of its parts.
@@ -170,7 +193,7 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
         A transform for `chain`; its state is empty.
 
     Raises:
-        UserError: f is not a function.
+        UserError: f is not a function of two arguments; from `update`: f returns no dict.
 
     Example:
         >>> import numpy as np
@@ -184,10 +207,15 @@ def stateless(f: Callable[[Params, Params], Params]) -> Optimizer:
     Source:
         optax.stateless.
     """
-    expect_functions("stateless", f=f)
-    return any_dtype(
-        Optimizer(lambda params: {}, lambda grads, state, params: (f(grads, params), state))
-    )
+    expect_call("stateless", ("grads", "params"), f=f)
+
+    def update(grads, state, params):
+        updates = f(grads, params)
+        if not isinstance(updates, dict):
+            raise UserError(f"stateless: f returns {shown(updates)}, needs a dict of updates")
+        return updates, {}
+
+    return any_dtype(Optimizer(lambda params: {}, update))
 
 
 # --- transforms -----------------------------------------------------------------------------------
@@ -218,7 +246,7 @@ def scale_by_learning_rate(lr: Hyper) -> Optimizer:
         optax.scale_by_learning_rate.
     """
     expect_hypers("scale_by_learning_rate", NOT_NEGATIVE, lr=lr)
-    descent = stateless_with_hyper(lr, lambda lr, grads, params: scaled(grads, -lr))
+    descent = stateless_with_hyper(lambda lr, grads, params: scaled(grads, -lr), lr=lr)
     return elementwise(with_order(TURNS, descent))
 
 
@@ -255,7 +283,7 @@ def add_decayed_weights(weight_decay: Hyper) -> Optimizer:
     def add(weight_decay, grads, params):
         return tree.map(lambda g, p: g + weight_decay * p, grads, params)
 
-    return elementwise(with_order(DECAYS, stateless_with_hyper(weight_decay, add)))
+    return elementwise(with_order(DECAYS, stateless_with_hyper(add, weight_decay=weight_decay)))
 
 
 def clip_by_value(limit: Hyper) -> Optimizer:
@@ -289,7 +317,7 @@ def clip_by_value(limit: Hyper) -> Optimizer:
     def clip(limit, grads, params):
         return tree.map(lambda g: namespace(g).clip(g, -limit, limit), grads)
 
-    clipped = with_order(KEEPS, stateless_with_hyper(limit, clip))
+    clipped = with_order(KEEPS, stateless_with_hyper(clip, limit=limit))
     return elementwise(any_dtype(clipped, refusing("clip_by_value", clipped)))
 
 
@@ -329,7 +357,7 @@ def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
         factor = xp.where(over, max_norm / xp.where(over, norm, 1.0), 1.0)
         return scaled(grads, factor)
 
-    return any_dtype(with_order(KEEPS, stateless_with_hyper(max_norm, clip)))
+    return any_dtype(with_order(KEEPS, stateless_with_hyper(clip, max_norm=max_norm)))
 
 
 def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Optimizer:
@@ -368,9 +396,11 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
     expect_hypers("trace", FRACTION, momentum=momentum, dampening=dampening)
     expect_flags("trace", nesterov=nesterov)
     damped = not is_zero(dampening)
+    counts = damped or has_schedule(momentum)
 
     def init(params):
-        counter = {"count": zero_count(params)} if damped else init_count(params, momentum)
+        hypers = {"momentum": momentum, "dampening": dampening}
+        counter = (first_count if damped else init_count)(params, **hypers)
         return {**counter, "momentum_buffer": tree.zeros_like(params)}
 
     def update(grads, state, params):
@@ -385,7 +415,7 @@ def trace(momentum: Hyper, dampening: Hyper = 0, nesterov: bool = False) -> Opti
             )
         buffer = tree.map(lambda buf, g: decay * buf + g, state["momentum_buffer"], fresh)
         updates = tree.map(lambda g, buf: g + decay * buf, grads, buffer) if nesterov else buffer
-        return updates, {**next_count(state), "momentum_buffer": buffer}
+        return updates, {**next_count(state, counts), "momentum_buffer": buffer}
 
     return elementwise(with_order(KEEPS, Optimizer(init, update)))
 
@@ -422,11 +452,12 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
     expect_hypers("scale_by_rms", DECAY, alpha=alpha)
     expect_hypers("scale_by_rms", NOT_NEGATIVE, eps=eps)
     expect_flags("scale_by_rms", centered=centered)
+    counts = has_schedule(alpha, eps)
 
     def init(params):
         means = {"square_avg": tree.zeros_like(params)}
         means |= {"grad_avg": tree.zeros_like(params)} if centered else {}
-        return {**init_count(params, alpha, eps), **means}
+        return {**init_count(params, alpha=alpha, eps=eps), **means}
 
     def update(grads, state, params):
         a, e = resolve_hyper(alpha, state, grads), resolve_hyper(eps, state, grads)
@@ -435,9 +466,9 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
         if centered:
             means["grad_avg"] = running_mean(a, state["grad_avg"], grads)
             variance = tree.map(lambda v, m: v - m * m, square, means["grad_avg"])
-        return divided_by_root(grads, variance, e), {**next_count(state), **means}
+        return divided_by_root(grads, variance, e), {**next_count(state, counts), **means}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer:
@@ -472,19 +503,20 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
     """
     expect_numbers("scale_by_sum_of_squares", NOT_NEGATIVE, initial=initial)
     expect_hypers("scale_by_sum_of_squares", NOT_NEGATIVE, eps=eps)
+    counts = has_schedule(eps)
 
     def init(params):
         sums = tree.map(lambda p: namespace(p).full_like(p, initial), params)
-        return {**init_count(params, eps), "sum": sums}
+        return {**init_count(params, eps=eps), "sum": sums}
 
     def update(grads, state, params):
         sums = tree.map(lambda s, g: s + g * g, state["sum"], grads)
         return divided_by_root(grads, sums, resolve_hyper(eps, state, grads)), {
-            **next_count(state),
+            **next_count(state, counts),
             "sum": sums,
         }
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
@@ -526,7 +558,8 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
     names = ("exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if amsgrad else ()))
 
     def init(params):
-        return {"count": zero_count(params), **{name: tree.zeros_like(params) for name in names}}
+        means = {name: tree.zeros_like(params) for name in names}
+        return {**first_count(params, betas=betas, eps=eps), **means}
 
     def update(grads, state, params):
         b1, b2, e = known or [resolve_hyper(value, state, grads) for value in (*betas, eps)]
@@ -548,7 +581,7 @@ def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) 
         new.update(zip(names, means, strict=True))
         return updates, new
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_nadam(
@@ -593,7 +626,7 @@ def scale_by_nadam(
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
         return {
-            "count": zero_count(params),
+            **first_count(params, betas=betas, eps=eps, momentum_decay=momentum_decay),
             "mu_product": count_to_dtype(zero_count(params), params) + 1,
             **means,
         }
@@ -612,7 +645,7 @@ def scale_by_nadam(
         updates = divided_by_root(mixed, tree.map(lambda v: v / c2, means["exp_avg_sq"]), e)
         return updates, {**counts, "mu_product": product, **means}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
@@ -627,7 +660,8 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         eps: added to the root of v, before its bias correction.
 
     Returns:
-        A transform for `chain`; its state has the entries "exp_avg" and "exp_avg_sq".
+        A transform for `chain`; its state has the entries "exp_avg", "exp_avg_sq", and "radam",
+        which holds no array and tells the state from Adam's.
 
     Raises:
         UserError: betas is not a pair of numbers in [0, 1), or eps is negative or not finite.
@@ -650,7 +684,7 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        return {"count": zero_count(params), **means}
+        return {**first_count(params, betas=betas, eps=eps), **means}
 
     def update(grads, state, params):
         b1, b2, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
@@ -664,7 +698,9 @@ def scale_by_radam(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
         return tree.map(scale, means["exp_avg"], means["exp_avg_sq"]), {**counts, **means}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(
+        in_pairs(with_order(NORMALIZES, with_kind("radam", Optimizer(init, update))))
+    )
 
 
 def rectification(beta: float | Array, count: Array, grads: Params) -> tuple[Array, Array]:
@@ -715,7 +751,7 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_inf")}
-        return {"count": zero_count(params), **means}
+        return {**first_count(params, betas=betas, eps=eps), **means}
 
     def update(grads, state, params):
         b1, b2, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
@@ -725,7 +761,7 @@ def scale_by_adamax(betas=(0.9, 0.999), eps: Hyper = 1e-8) -> Optimizer:
         c1 = bias_correction(b1, count_as_float(counts["count"], grads))
         return tree.map(lambda m, u: m / (c1 * u), m, u), {**counts, "exp_avg": m, "exp_inf": u}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
@@ -761,10 +797,11 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
     """
     expect_hypers("scale_by_adadelta", DECAY, rho=rho)
     expect_hypers("scale_by_adadelta", NOT_NEGATIVE, eps=eps)
+    counts = has_schedule(rho, eps)
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("square_avg", "acc_delta")}
-        return {**init_count(params, rho, eps), **means}
+        return {**init_count(params, rho=rho, eps=eps), **means}
 
     def update(grads, state, params):
         r, e = resolve_hyper(rho, state, grads), resolve_hyper(eps, state, grads)
@@ -775,9 +812,9 @@ def scale_by_adadelta(rho: Hyper = 0.9, eps: Hyper = 1e-6) -> Optimizer:
 
         delta = tree.map(step, grads, v, state["acc_delta"])
         squares = running_mean(r, state["acc_delta"], tree.map(lambda d: d * d, delta))
-        return delta, {**next_count(state), "square_avg": v, "acc_delta": squares}
+        return delta, {**next_count(state, counts), "square_avg": v, "acc_delta": squares}
 
-    return elementwise(in_pairs(Optimizer(init, update)))
+    return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
 def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
@@ -806,19 +843,20 @@ def scale_by_lion(betas=(0.9, 0.99)) -> Optimizer:
         Chen et al. 2023, arXiv 2302.06675.
     """
     expect_betas("scale_by_lion", betas)
+    counts = has_schedule(betas)
 
     def init(params):
-        return {**init_count(params, *betas), "exp_avg": tree.zeros_like(params)}
+        return {**init_count(params, betas=betas), "exp_avg": tree.zeros_like(params)}
 
     def update(grads, state, params):
         b1, b2 = [resolve_hyper(value, state, grads) for value in betas]
         ahead = running_mean(b1, state["exp_avg"], grads)
         return tree.map(sign, ahead), {
-            **next_count(state),
+            **next_count(state, counts),
             "exp_avg": running_mean(b2, state["exp_avg"], grads),
         }
 
-    lion = Optimizer(init, update)
+    lion = with_order(NORMALIZES, Optimizer(init, update))
     return elementwise(any_dtype(lion, refusing("scale_by_lion", lion)))
 
 
@@ -834,7 +872,8 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
         eps: added to the norm of the gradient.
 
     Returns:
-        A transform for `chain`; its state is empty, or has a "count" if coefficient is a schedule.
+        A transform for `chain`; its state has the entry "trust_ratio", which holds no array, and a
+        "count" if coefficient is a schedule.
 
     Raises:
         UserError: coefficient or eps is negative or not finite.
@@ -863,4 +902,7 @@ def scale_by_trust_ratio(coefficient: Hyper = 1.0, eps: float = 0.0) -> Optimize
 
         return tree.map(one, grads, params)
 
-    return any_dtype(with_order(KEEPS, stateless_with_hyper(coefficient, scale)))
+    # another coefficient may be the rate itself
+    is_one = type(coefficient) in (int, float) and coefficient == 1
+    scaled_to_norm = with_kind("trust_ratio", stateless_with_hyper(scale, coefficient=coefficient))
+    return any_dtype(with_order(NORMALIZES if is_one else KEEPS, scaled_to_norm))

@@ -10,13 +10,13 @@
 due is computed and not used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from purenets.core import tree
 from purenets.core.arguments import (
     DECAY,
     PART,
-    expect_functions,
+    expect_call,
     expect_hypers,
     expect_integers,
     expect_optimizers,
@@ -28,7 +28,9 @@ from purenets.core.optim.internals.elementwise import elementwise, elementwise_a
 from purenets.core.optim.internals.extra_args import like_inner, with_extra_args
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    first_count,
     first_leaf,
+    has_schedule,
     init_count,
     is_concrete,
     next_count,
@@ -36,7 +38,9 @@ from purenets.core.optim.internals.hyper import (
     zero_count,
 )
 from purenets.core.optim.internals.order import (
+    FREEZES,
     average_of_params,
+    expect_descent,
     expect_no_average,
     order_of_parts,
     with_order,
@@ -45,6 +49,7 @@ from purenets.core.optim.internals.patterns import (
     checking_patterns,
     matches,
     names_of,
+    picks,
     with_patterns,
 )
 from purenets.core.optim.internals.precision import any_dtype
@@ -91,12 +96,12 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
     if not isinstance(optimizers, dict):
         raise UserError(f"partition: optimizers is a {type(optimizers).__name__}, needs a dict")
     expect_optimizers("partition", **{str(name): o for name, o in optimizers.items()})
-    expect_functions("partition", label_fn=label_fn)
+    expect_call("partition", ("name", "leaf"), label_fn=label_fn)
 
     def labels(params):
         found = {name: label_fn(name, leaf) for name, leaf in params.items()}
         for name, label in found.items():
-            if label not in optimizers:
+            if not isinstance(label, Hashable) or label not in optimizers:
                 raise UserError(f"{name}: label {label!r}, needs one of {', '.join(optimizers)}")
         return found
 
@@ -148,8 +153,8 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
         A transform whose state is that of `partition` with the labels "masked" and "other".
 
     Raises:
-        UserError: transform is not an Optimizer, or where is not a function; from `init`: a pattern
-            of `named` or `not_named` matches no leaf.
+        UserError: transform is not an Optimizer, or where is not a function of two arguments; from
+            `init`: where returns no bool, or a pattern of `named` or `not_named` matches no leaf.
 
     Example:
         >>> import numpy as np
@@ -165,10 +170,12 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
         optax.masked, whose mask is a pytree of bools.
     """
     expect_optimizers("masked", transform=transform)
-    expect_functions("masked", where=where)
-    restricted = partition(
-        {"masked": transform, "other": chain()}, lambda *leaf: "masked" if where(*leaf) else "other"
-    )
+    expect_call("masked", ("name", "leaf"), where=where)
+
+    def label(name: str, leaf: Array) -> str:
+        return "masked" if picks("masked", where, name, leaf) else "other"
+
+    restricted = partition({"masked": transform, "other": chain()}, label)
     return checking_patterns("masked", where, restricted)
 
 
@@ -218,8 +225,8 @@ def not_named(*patterns: str) -> Predicate:
         >>> picks("fc1.weight", None), picks("norm1.weight", None)
         (True, False)
     """
-    picks = named(*patterns)
-    return with_patterns(patterns, lambda name, leaf: not picks(name, leaf))
+    wanted = named(*patterns)
+    return with_patterns(patterns, lambda name, leaf: not wanted(name, leaf))
 
 
 def is_matrix(name: str, leaf: Array) -> bool:
@@ -269,9 +276,8 @@ def freeze() -> Optimizer:
     Source:
         optax.set_to_zero.
     """
-    return Optimizer(
-        lambda params: {}, lambda grads, state, params: (tree.zeros_like(grads), state)
-    )
+    frozen = Optimizer(lambda params: {}, lambda grads, state, params: (tree.zeros_like(grads), {}))
+    return with_order(FREEZES, frozen)
 
 
 def normalize_weights(optimizer: Optimizer) -> Optimizer:
@@ -305,6 +311,7 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
     """
     expect_optimizers("normalize_weights", optimizer=optimizer)
     expect_no_average("normalize_weights", optimizer)
+    expect_descent("normalize_weights", optimizer=optimizer)
 
     def update(grads, state, params, **extra):
         updates, state = optimizer.update(grads, state, params, **extra)
@@ -496,14 +503,15 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
         torch.optim.swa_utils.get_ema_avg_fn.
     """
     expect_hypers("ema", DECAY, decay=decay)
+    counts = has_schedule(decay)
 
     def init(params):
-        return {**init_count(params, decay), "ema": params.copy()}
+        return {**init_count(params, decay=decay), "ema": params.copy()}
 
     def update(updates, state, params):
         moved = tree.map(lambda p, u: p + u, params, updates)
         mean = running_mean(resolve_hyper(decay, state, updates), state["ema"], moved)
-        return updates, {**next_count(state), "ema": mean}
+        return updates, {**next_count(state, counts), "ema": mean}
 
     return elementwise(with_order(average_of_params("ema"), Optimizer(init, update)))
 
@@ -543,9 +551,11 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
     expect_integers("lookahead", 1, k=k)
     expect_hypers("lookahead", PART, alpha=alpha)
     expect_no_average("lookahead", optimizer)
+    expect_descent("lookahead", optimizer=optimizer)
 
     def init(params):
-        return {"count": zero_count(params), "slow": params.copy(), "inner": optimizer.init(params)}
+        counts = first_count(params, alpha=alpha)
+        return {**counts, "slow": params.copy(), "inner": optimizer.init(params)}
 
     def update(grads, state, params, **extra):
         a, count = resolve_hyper(alpha, state, grads), state["count"] + 1

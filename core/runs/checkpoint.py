@@ -8,6 +8,10 @@ bytes, so that any damaged byte is found before anything is used. `checkpoint.js
 What NumPy has no dtype for (bfloat16, float8) is held as its bits, and marked in the header as what
 it is, so that `safetensors.torch` reads it too. safetensors has no complex128: its numbers are
 stored as pairs (..., 2) of float64, and `complex128` in the header names them.
+
+A part of a state without arrays has a name all the same: it tells one optimizer from another
+(`core.optim.internals.kinds`). The header lists these names as `empty`. A checkpoint from before it
+did has no such list, and is restored by its arrays alone.
 """
 
 import json
@@ -56,6 +60,19 @@ class Stored(NamedTuple):
     array: np.ndarray
 
 
+class Flat(dict):
+    """The arrays of a nested dict by name, each a `Stored`.
+
+    Args:
+        arrays: the arrays.
+        empty: the names of the dicts without arrays; None if they are unknown.
+    """
+
+    def __init__(self, arrays: dict[str, Stored], empty: list[str] | None):
+        super().__init__(arrays)
+        self.empty = empty
+
+
 def save(folder: Path, arrays: dict, meta: dict[str, Any]) -> Path:
     """Write a nested dict of arrays and its `meta` (whatever JSON holds) to `folder`."""
     expect_paths("checkpoint.save", folder=folder)
@@ -92,6 +109,8 @@ def load_file(path: Path, template: dict, schema: Any = dict) -> tuple[dict, dic
     expected = tree.flatten(template)
     try:
         tree.check_flat(flat, {name: _stored(leaf) for name, leaf in expected.items()})
+        if flat.empty is not None:
+            tree.check_names(dict.fromkeys(flat.empty), dict.fromkeys(_empty_parts(template)))
     except UserError as error:
         raise UserError(f"{path}: not of this model and optimizer: {error}") from error
     return tree.unflatten(
@@ -99,7 +118,7 @@ def load_file(path: Path, template: dict, schema: Any = dict) -> tuple[dict, dic
     ), meta
 
 
-def read(path: Path, schema: Any = dict) -> tuple[dict[str, Stored], dict[str, Any]]:
+def read(path: Path, schema: Any = dict) -> tuple[Flat, dict[str, Any]]:
     """Return the flat arrays and the `meta` of a checkpoint, whatever it is of.
 
     Raises:
@@ -117,7 +136,8 @@ def read(path: Path, schema: Any = dict) -> tuple[dict[str, Stored], dict[str, A
         raise Damaged(f"{path}: {DAMAGED}")
     try:
         signed = json.loads(json.loads(header)["__metadata__"]["purenets"])
-        flat, meta = _arrays(content, signed.get("complex128", ())), signed["meta"]
+        arrays, meta = _arrays(content, signed.get("complex128", ())), signed["meta"]
+        flat = Flat(arrays, signed.get("empty"))
     except (
         *(safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError),
         RecursionError,
@@ -143,9 +163,19 @@ def digest_of(path: Path) -> bytes | None:
 # --- bytes ----------------------------------------------------------------------------------------
 
 
-def on_host(arrays: dict) -> dict[str, Stored]:
+def on_host(arrays: dict) -> Flat:
     """Return a nested dict as flat arrays of their own memory, as a file holds them."""
-    return {name: _stored(leaf) for name, leaf in tree.flatten(arrays).items()}
+    stored = {name: _stored(leaf) for name, leaf in tree.flatten(arrays).items()}
+    return Flat(stored, _empty_parts(arrays))
+
+
+def _empty_parts(arrays: dict, path: str = "") -> list[str]:
+    """Return the names of the dicts that hold nothing, such as "opt_state/1"."""
+    found = []
+    for name, part in arrays.items():
+        if isinstance(part, dict):
+            found += _empty_parts(part, f"{path}{name}{tree.SEPARATOR}") if part else [path + name]
+    return found
 
 
 def encoded(flat: dict[str, Stored], meta: dict[str, Any]) -> bytes:
@@ -153,6 +183,8 @@ def encoded(flat: dict[str, Stored], meta: dict[str, Any]) -> bytes:
     signed = {"format": FORMAT, "digest": UNSIGNED, "meta": meta}
     pairs = [name for name, stored in flat.items() if stored.dtype == "complex128"]
     signed |= {"complex128": pairs} if pairs else {}
+    empty = getattr(flat, "empty", None)
+    signed |= {} if empty is None else {"empty": empty}
     try:
         header = {"purenets": json.dumps(signed)}
     except (TypeError, ValueError) as error:

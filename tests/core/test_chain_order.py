@@ -3,28 +3,30 @@
 import numpy as np
 import pytest
 
-from purenets import UserError, optim, random
+from purenets import UserError, make_step, optim, random
 from purenets.core.optim.internals.order import order_of
 
 SGD, EMA = optim.sgd(0.1), optim.ema(0.0)
 DECAY = optim.add_decayed_weights(0.1)
 ADAM = optim.scale_by_adam()
 DOWN = optim.scale_by_learning_rate(0.1)
+UPHILL = optim.stateless(lambda grads, params: {name: -g for name, g in grads.items()})
 MEANS = {"ema": EMA, "swa": optim.swa(), "asgd": optim.asgd(0.1, t0=0)}
 MEANS["schedule_free"] = optim.schedule_free_adamw(0.1)
 
 
 def averages(mean):
     """Return optimizers that average the params, as a part that hides in another one."""
+    before = SGD if order_of(mean).sign == 1 else optim.clip_by_value(1.0)
     return [
         mean,
-        optim.chain(SGD, mean),
+        optim.chain(before, mean),
         optim.accumulate(mean, 2),
         optim.apply_if_finite(mean),
-        optim.inject_hyperparams(lambda lr: optim.chain(optim.sgd(lr), mean), lr=0.1),
+        optim.inject_hyperparams(lambda lr: optim.chain(before, mean), lr=0.1),
         optim.masked(mean, optim.is_matrix),
-        optim.partition({"a": SGD, "b": optim.chain(SGD, mean)}, lambda name, leaf: "a"),
-        optim.muon(other=optim.chain(SGD, mean)),
+        optim.partition({"a": SGD, "b": optim.chain(before, mean)}, lambda name, leaf: "a"),
+        optim.muon(other=optim.chain(before, mean)),
     ]
 
 
@@ -110,10 +112,167 @@ def test_decay_behind_what_keeps_the_sign_is_refused():
         optim.chain(ADAM, DECAY, DOWN),
         optim.chain(ADAM, optim.masked(DECAY, optim.is_matrix), DOWN),
         optim.chain(optim.chain(ADAM, DECAY), DOWN),
-        optim.chain(DOWN, DECAY, DOWN),  # uphill, for who maximizes
+        optim.chain(UPHILL, DECAY, DOWN),  # for who maximizes
     ],
 )
 def test_decay_that_shrinks_is_taken(optimizer):
     params, zeros = {"w": np.ones((2, 2))}, {"w": np.zeros((2, 2))}
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert (updates["w"] < 0).all()
+
+
+# --- the direction and the rate -------------------------------------------------------------------
+
+CLIP, PLATEAU = optim.clip_by_value(1.0), optim.reduce_on_plateau()
+NORMALIZING = [
+    optim.scale_by_adadelta,
+    optim.scale_by_adam,
+    optim.scale_by_adamax,
+    optim.scale_by_adan,
+    optim.scale_by_ademamix,
+    optim.scale_by_adopt,
+    optim.scale_by_factored_rms,
+    optim.scale_by_lion,
+    optim.scale_by_muon,
+    optim.scale_by_nadam,
+    optim.scale_by_radam,
+    optim.scale_by_rms,
+    optim.scale_by_shampoo,
+    optim.scale_by_soap,
+    optim.scale_by_sum_of_squares,
+    optim.scale_by_trust_ratio,
+]
+TRANSFORMS = [
+    *[make() for make in NORMALIZING],
+    *(CLIP, PLATEAU, DECAY, EMA, optim.swa(), optim.clip_by_global_norm(1.0), optim.trace(0.9)),
+    *(optim.adaptive_grad_clip(), optim.scale_by_param_rms(), optim.scale_by_sophia()),
+    *(optim.clip_by_block_rms(1.0), optim.add_langevin_noise(0.1, key=random.key(0))),
+    *(optim.chain(), optim.chain(ADAM, CLIP)),
+]
+
+
+def hidden(optimizer):
+    """Return optimizers that turn as this one does, by all wrappers that keep the direction."""
+    return [
+        optimizer,
+        optim.chain(optimizer),
+        optim.accumulate(optimizer, 2),
+        optim.apply_if_finite(optimizer),
+        *([] if order_of(optimizer).average else [optim.skip_first(optimizer)]),
+        optim.inject_hyperparams(lambda lr: optimizer, lr=0.1),
+        optim.partition({"a": optimizer, "b": optimizer}, lambda name, leaf: "a"),
+    ]
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+def test_what_is_turned_downhill_is_not_turned_again(name):
+    if order_of(optim.OPTIMIZERS[name](lr=0.1)).average:
+        return
+    for optimizer in hidden(optim.OPTIMIZERS[name](lr=0.1)):
+        for after in (DOWN, optim.adam(0.1), optim.chain(CLIP, DOWN), *hidden(SGD)):
+            with pytest.raises(UserError, match=r"^chain: transform_2 turns downhill updates"):
+                optim.chain(CLIP, optimizer, after)
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        (ADAM, DOWN, DOWN),
+        (optim.adam(1.0), optim.scale_by_learning_rate(lambda count: 0.1)),
+        (optim.masked(SGD, optim.is_matrix), DOWN),
+        (SGD, optim.masked(DOWN, optim.is_matrix)),
+        (SGD, CLIP, optim.partition({"a": DOWN, "b": optim.chain()}, lambda *leaf: "a")),
+    ],
+)
+def test_two_rates_are_refused(transforms):
+    with pytest.raises(UserError, match=r"^chain: transform_\d turns downhill updates uphill"):
+        optim.chain(*transforms)
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        (optim.masked(SGD, optim.is_matrix), optim.masked(SGD, lambda name, leaf: leaf.ndim < 2)),
+        (SGD, optim.partition({"a": optim.freeze(), "b": optim.chain()}, lambda *leaf: "a")),
+        (SGD, UPHILL, DOWN),
+        (SGD, UPHILL),
+        (UPHILL, ADAM, DOWN),
+        (CLIP, optim.masked(optim.scale_by_muon(), optim.is_matrix), DOWN),
+        (optim.adam(1.0), optim.scale_by_trust_ratio(1e-3)),  # a rate of its own
+        (SGD, UPHILL, ADAM, DOWN),
+        (optim.scale_by_trust_ratio(), DOWN, optim.trace(0.9), PLATEAU),
+    ],
+)
+def test_chains_that_may_be_meant_are_taken(transforms):
+    make_step(lambda *given: None, optim.chain(*transforms))
+
+
+@pytest.mark.parametrize("make", NORMALIZING)
+def test_rate_that_would_be_divided_out_is_refused(make):
+    normalizing = make()
+    for rated in (DOWN, *hidden(SGD), PLATEAU, optim.chain(DOWN, optim.trace(0.9))):
+        for between in (optim.chain(), CLIP, DECAY if rated is PLATEAU else CLIP):
+            message = "^chain: transform_2 divides updates by their size, and so the rate of tran"
+            with pytest.raises(UserError, match=message):
+                optim.chain(rated, between, normalizing)
+
+
+@pytest.mark.parametrize("make", [make for make in NORMALIZING if make is not optim.scale_by_adopt])
+def test_what_is_said_to_divide_a_rate_out_does(make):
+    """The updates of gradients 1000 times as large are the same."""
+    params = {"w": np.array([[3.0, 4.0], [-1.0, 2.0]])}
+    found = []
+    for size in (1.0, 1000.0):
+        transform = make()
+        state, updates = transform.init(params), None
+        for i in range(12):  # RAdam begins with plain momentum
+            grads = {"w": size * (params["w"] + i % 3)}
+            updates, state = transform.update(grads, state, params)
+        found.append(updates["w"])
+    assert abs(found[1]).max() < 10 * abs(found[0]).max()
+
+
+@pytest.mark.parametrize("i", range(len(TRANSFORMS)))
+def test_step_of_a_transform_that_does_not_turn_is_refused(i):
+    for transform in hidden(TRANSFORMS[i]):
+        with pytest.raises(UserError, match=r"^make_step: optimizer has no learning rate: its upd"):
+            make_step(lambda *given: None, transform)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optim.partition({"a": ADAM, "b": SGD}, lambda name, leaf: "a"),
+        optim.masked(SGD, optim.is_matrix),
+        optim.muon(other=optim.scale_by_adam()),
+        optim.chain(ADAM, optim.masked(DOWN, optim.is_matrix), CLIP),
+    ],
+)
+def test_step_that_moves_some_leaves_uphill_is_refused(optimizer):
+    with pytest.raises(UserError, match=r"^make_step: .*: updates of some leaves point uphill"):
+        make_step(lambda *given: None, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    {
+        "lookahead": optim.lookahead,
+        "normalize_weights": optim.normalize_weights,
+        "schedule_free": lambda inner: optim.schedule_free(inner, 0.1),
+        "beta_lasso": lambda inner: optim.beta_lasso(inner, 0.1),
+        "backtracking": lambda inner: optim.backtracking(direction=inner),
+        "strong_wolfe": lambda inner: optim.strong_wolfe(direction=inner),
+    }.items(),
+)
+def test_wrapper_that_needs_a_descent_refuses_what_climbs(name, wrap):
+    for transform in (ADAM, optim.chain(CLIP), optim.masked(SGD, optim.is_matrix)):
+        with pytest.raises(UserError, match=f"^{name}: (optimizer|direction) has no learning rate"):
+            wrap(transform)
+
+
+@pytest.mark.parametrize("name", optim.OPTIMIZERS | optim.SAMPLERS)
+def test_every_optimizer_of_the_catalogue_descends(name):
+    make = (optim.OPTIMIZERS | optim.SAMPLERS)[name]
+    given = {"key": random.key(0)} if name in optim.SAMPLERS else {}
+    make_step(lambda *given: None, make(lr=0.1, **given))
+    assert not order_of(make(lr=0.1, **given)).own

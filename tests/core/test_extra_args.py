@@ -10,10 +10,11 @@ from purenets import UserError, init_state, make_step, numpy_nets, optim, random
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.extra_args import takes_extra_args
 
+DESCENT = optim.scale_by_learning_rate(0.1)
 WRAPPERS = {
     "chain": lambda inner: optim.chain(optim.clip_by_global_norm(9.0), inner),
     "partition": lambda inner: optim.partition({"all": inner}, lambda name, leaf: "all"),
-    "masked": lambda inner: optim.masked(inner, optim.named("fc1.*")),
+    "masked": lambda inner: optim.chain(optim.masked(inner, optim.named("fc1.*")), DESCENT),
     "accumulate": lambda inner: optim.accumulate(inner, 1),
     "apply_if_finite": optim.apply_if_finite,
     "lookahead": optim.lookahead,
@@ -85,5 +86,7 @@ def test_a_plain_transform_stands_beside_one_that_asks():
     nets, model, key, batch = setting("torch")
     seen: list = []
     optimizer = optim.chain(optim.trace(0.9), recorder(seen), optim.scale_by_learning_rate(0.1))
-    make_step(nets.grad_fn(model), optimizer)(init_state(model, optimizer, key), batch)
+    state = init_state(model, optimizer, key)
+    seen.clear()  # of the trial
+    make_step(nets.grad_fn(model), optimizer)(state, batch)
     assert len(seen) == 1

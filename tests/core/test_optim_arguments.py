@@ -3,6 +3,7 @@ built, in one line that names the function and the argument."""
 
 import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -394,26 +395,30 @@ def test_numbers_at_the_edge_of_what_is_meant_are_taken(name):
 
 FINITE = [*NO_NUMBERS, NAN, INF]
 POSITIVE = [*NO_NUMBERS, 0, -1, NAN, INF]
+UPDATES = [*POSITIVE, 0.01, 0.9, np.float32(0.1)]
+UPDATES_OR_0 = [*NO_NUMBERS, -1, NAN, INF, 0.01, 0.9]
+NO_SCHEDULES = [0.1, None, "cosine", schedules.cosine, lambda: 0.1, schedules.constant]
+NO_SCHEDULES += [lambda count: None, lambda count: (count, 0.1), lambda count: "0.1"]
 SCHEDULES = {
     "constant": {"value": (0.1, FINITE)},
-    "step": {"value": (0.1, FINITE), "every": (3, POSITIVE), "gamma": (0.1, [*FINITE, -0.1])},
+    "step": {"value": (0.1, FINITE), "every": (3, UPDATES), "gamma": (0.1, [*FINITE, -0.1])},
     "exponential": {"value": (0.1, FINITE), "gamma": (0.9, [*FINITE, -0.9])},
     "polynomial": {
         "begin": (0.1, FINITE),
         "end": (0.0, FINITE),
-        "steps": (10, POSITIVE),
+        "steps": (10, UPDATES),
         "power": (2.0, POSITIVE),
     },
-    "linear": {"begin": (0.1, FINITE), "end": (0.0, FINITE), "steps": (10, POSITIVE)},
-    "cosine": {"begin": (0.1, FINITE), "steps": (10, POSITIVE), "end": (0.0, FINITE)},
+    "linear": {"begin": (0.1, FINITE), "end": (0.0, FINITE), "steps": (10, UPDATES)},
+    "cosine": {"begin": (0.1, FINITE), "steps": (10, UPDATES), "end": (0.0, FINITE)},
     "warmup": {
-        "schedule": (schedules.constant(0.1), [0.1, None, "cosine"]),
-        "steps": (3, [*NO_NUMBERS, -1, NAN, INF]),
+        "schedule": (schedules.constant(0.1), NO_SCHEDULES),
+        "steps": (3, UPDATES_OR_0),
         "begin": (0.0, FINITE),
     },
     "one_cycle": {
         "peak": (0.1, FINITE),
-        "steps": (30, [*POSITIVE, 2]),
+        "steps": (30, [*UPDATES, 2]),
         "warmup_fraction": (0.3, [*NO_NUMBERS, 0, 1, -0.3, NAN]),
         "divide": (25.0, POSITIVE),
         "divide_final": (1e4, POSITIVE),
@@ -422,37 +427,40 @@ SCHEDULES = {
     },
     "multi_step": {
         "value": (0.1, FINITE),
-        "milestones": ([3, 5], [None, 3, "3", [-3], ["3"], [NAN], [5, 3]]),
+        "milestones": ([3, 5], [None, 3, "3", [-3], ["3"], [NAN], [5, 3], [0.3]]),
         "gamma": (0.1, [*FINITE, -0.1]),
     },
     "cosine_restarts": {
         "begin": (0.1, FINITE),
-        "steps": (10, POSITIVE),
+        "steps": (10, UPDATES),
         "multiply": (2, INTEGERS),
         "end": (0.0, FINITE),
     },
     "cyclic": {
         "low": (0.1, FINITE),
         "high": (0.4, FINITE),
-        "steps_up": (10, POSITIVE),
-        "steps_down": (10, [value for value in POSITIVE if value is not None]),
+        "steps_up": (10, UPDATES),
+        "steps_down": (10, [value for value in UPDATES if value is not None]),
         "mode": ("triangular", [None, "sine", 1]),
         "gamma": (1.0, [*FINITE, -0.1]),
     },
     "swa": {
         "schedule": (0.1, FINITE),
-        "start": (3, [*NO_NUMBERS, -1, NAN, INF]),
+        "start": (3, UPDATES_OR_0),
         "rate": (0.05, FINITE),
-        "steps": (3, [*NO_NUMBERS, -1, NAN, INF]),
+        "steps": (3, UPDATES_OR_0),
         "anneal": ("cosine", [None, "quadratic", 1]),
     },
     "piecewise": {
-        "boundaries": ([3], [None, 3, "3", [-3], ["3"], [NAN], [1, 2]]),
+        "boundaries": ([3], [None, 3, "3", [-3], ["3"], [NAN], [1, 2], [0.3]]),
         "values": ([0.1, 0.2], [None, 0.1, [0.1], [0.1, NAN], [0.1, "0.2"]]),
     },
     "join": {
-        "schedules": ([schedules.constant(0.1)] * 2, [None, 0.1, [], [0.1, 0.2]]),
-        "boundaries": ([3], [None, 3, [-1], [NAN], []]),
+        "schedules": (
+            [schedules.constant(0.1)] * 2,
+            [None, 0.1, [], *[[s] * 2 for s in NO_SCHEDULES]],
+        ),
+        "boundaries": ([3], [None, 3, [-1], [NAN], [], [0.3]]),
     },
 }
 SCHEDULE_CASES = [(name, argument) for name, known in SCHEDULES.items() for argument in known]
@@ -466,6 +474,31 @@ def test_argument_of_a_schedule_is_refused(name, argument):
         message = refusal(getattr(schedules, name), {**right, argument: value})
         assert message.startswith(f"{name}: ")
         assert argument.removesuffix("s") in message or name == "one_cycle"
+
+
+SWAPPED = {
+    "cosine(100, 1e-2)": "cosine(0.01, 100)",
+    "cosine(1000, 1.5)": "cosine(1.5, 1000)",
+    "step(10, 0.1)": "step(0.1, 10)",
+    "linear(100, 0.1, 0.01)": "linear(0.01, 0.1, 100)",
+    "polynomial(100, 0.0, 0.1)": "polynomial(0.1, 0.0, 100)",
+    "cosine_restarts(50, 0.1)": "cosine_restarts(0.1, 50)",
+    "one_cycle(np.int64(300), 0.1)": "one_cycle(0.1, 300)",
+}
+
+
+@pytest.mark.parametrize("call", SWAPPED)
+def test_swapped_arguments_of_a_schedule_are_told(call):
+    with pytest.raises(UserError, match=f"is it {re.escape(SWAPPED[call])}"):
+        eval(f"schedules.{call}", {"schedules": schedules, "np": np})
+
+
+def test_fractions_of_epochs_are_numbers_of_updates():
+    """As 0.9 of 1234 updates; and there is a power of ten written as a float."""
+    assert schedules.linear(0.1, 0.0, 0.9 * 1234)(0.45 * 1234) == pytest.approx(0.05)
+    assert schedules.cosine(1, 1e3)(500) == pytest.approx(0.5)
+    assert schedules.warmup(schedules.constant(0.1), 0.3 * 33)(33) == pytest.approx(0.1)
+    assert schedules.one_cycle(0.1, 5)(0) == pytest.approx(0.004)  # a rise of half an update
 
 
 def test_every_schedule_is_checked():

@@ -363,3 +363,21 @@ def test_frozen_parameters_of_torchs_optimizer_may_be_missing():
     ):  # these have moments to lose
         fewer = {"0.weight": PARAMS["0.weight"]}
         from_torch_state_dict(theirs.state_dict(), optim.adamw(1e-3), fewer)
+
+
+def test_adam_and_radam_are_told_apart():
+    """Which hold the same entries, that mean something else."""
+    params = {"w": torch.ones(2, 2)}
+    ours = {"adam": optim.adam(0.1), "radam": optim.radam(0.1), "adopt": optim.adopt(0.1)}
+    theirs = {"adam": torch.optim.Adam, "radam": torch.optim.RAdam}
+    for name, make in theirs.items():
+        parameter = torch.nn.Parameter(params["w"].clone())
+        parameter.grad = torch.ones(2, 2)
+        optimizer = make([("w", parameter)], lr=0.1)
+        optimizer.step()
+        from_torch_state_dict(optimizer.state_dict(), ours[name], params)
+        for other in ours.keys() - {name}:
+            with pytest.raises(UserError, match="the optimizer is another one"):
+                from_torch_state_dict(optimizer.state_dict(), ours[other], params)
+            with pytest.raises(UserError, match=r"^opt_state: (of|holds) "):
+                to_torch_state_dict(ours[other].init(params), name, params)

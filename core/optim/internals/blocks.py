@@ -12,6 +12,7 @@ import numpy as np
 
 from purenets.core.arrays import is_tracing, namespace
 from purenets.core.base import Array, Params
+from purenets.core.optim.internals.kinds import same_entries
 from purenets.core.vector_dict import ALL
 
 # Elements: what an update reads and writes of a block fits into the caches of a core, and torch
@@ -36,9 +37,11 @@ def advance_in_blocks(advance: Callable, grads: Params, state: dict, params: Par
         for begin in range(0, size, BLOCK):
             at = slice(begin, begin + BLOCK)
             block, others = {ALL: _cut(p, at)}, _block_of_state(state, name, at)
-            block, others = advance({ALL: _cut(grads[name], at)}, others, block)
+            block, new_others = advance({ALL: _cut(grads[name], at)}, others, block)
+            if not same_entries(new_others, others):
+                return None  # the state is of another optimizer, which the step tells
             _cut(new[name], at)[...] = block[ALL]
-            _write(new_state, others, name, at)
+            _write(new_state, new_others, name, at)
     return new, new_state
 
 

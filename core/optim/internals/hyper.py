@@ -2,12 +2,35 @@
 or a scalar array, so that it can be vmapped over. There is no branch on a value: all of it runs
 under vmap and torch.compile."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
-from purenets.core.arrays import NUMPY, is_tracing, like, namespace, real_dtype
-from purenets.core.base import Array, Optimizer, Params, UserError
+from purenets.core.arguments import (
+    ABOVE_0,
+    DECAY,
+    FINITE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    shown,
+)
+from purenets.core.arrays import NUMPY, is_tracing, kind_of, like, namespace, real_dtype, to_host
+from purenets.core.base import Array, Optimizer, Params, Schedule, UserError
 
 Hyper = float | Array | Callable[[Array], Array]
+
+# What every optimizer that has a hyper-parameter of the name takes; of others any finite number
+RANGES = {
+    **dict.fromkeys(("lr", "eps", "weight_decay", "alpha", "lambd", "temperature"), NOT_NEGATIVE),
+    **dict.fromkeys(("lr_decay", "momentum_decay", "trust_coefficient"), NOT_NEGATIVE),
+    **dict.fromkeys(("coefficient",), NOT_NEGATIVE),
+    **dict.fromkeys(("betas", "rho", "decay"), DECAY),
+    **dict.fromkeys(("momentum", "dampening"), FRACTION),
+    **dict.fromkeys(("gamma", "scaling", "d_coef", "clipping"), POSITIVE),
+    **dict.fromkeys(("limit", "max_norm"), ABOVE_0),
+}
+FIRST_COUNTS = (0, 1)  # at which `init` looks at what a schedule returns
 
 
 def is_zero(value: Hyper) -> bool:
@@ -28,17 +51,19 @@ def unless_zero(value: Hyper, transform: Callable[[Hyper], Optimizer]) -> tuple[
     return () if is_zero(value) else (transform(value),)
 
 
-def stateless_with_hyper(value: Hyper, f: Callable[[Array, Params, Params], Params]) -> Optimizer:
-    """Return the transform `f(value, grads, params) -> updates` of one hyper-parameter."""
+def stateless_with_hyper(f: Callable[[Array, Params, Params], Params], **hyper) -> Optimizer:
+    """Return the transform `f(value, grads, params) -> updates` of one hyper-parameter, by name."""
+    (value,) = hyper.values()
     if type(value) in (int, float):
         return Optimizer(
-            lambda params: {}, lambda grads, state, params: (f(value, grads, params), state)
+            lambda params: {}, lambda grads, state, params: (f(value, grads, params), {})
         )
+    counts = has_schedule(value)
 
     def update(grads, state, params):
-        return f(resolve_hyper(value, state, grads), grads, params), next_count(state)
+        return f(resolve_hyper(value, state, grads), grads, params), next_count(state, counts)
 
-    return Optimizer(lambda params: init_count(params, value), update)
+    return Optimizer(lambda params: init_count(params, **hyper), update)
 
 
 def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
@@ -59,14 +84,61 @@ def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     return value if same else xp.astype(xp.asarray(value), real_dtype(leaf))
 
 
-def init_count(params: Params, *values: Hyper) -> dict:
-    """Return the entry "count" of a first state if one of the values is a schedule."""
-    return {"count": zero_count(params)} if any(callable(value) for value in values) else {}
+def has_schedule(*values: Hyper | tuple[Hyper, ...]) -> bool:
+    """Return True if one of the values is a schedule, so that updates are counted."""
+    return any(has_schedule(*v) if isinstance(v, tuple | list) else callable(v) for v in values)
 
 
-def next_count(state: dict) -> dict:
-    """Return the entry "count" of the next state, if this one has it."""
-    return {"count": state["count"] + 1} if "count" in state else {}
+def init_count(params: Params, **hypers: Hyper | tuple[Hyper, ...]) -> dict:
+    """Return the entry "count" of a first state if one of the hyper-parameters is a schedule."""
+    return first_count(params, **hypers) if has_schedule(*hypers.values()) else {}
+
+
+def first_count(params: Params, **hypers: Hyper | tuple[Hyper, ...]) -> dict:
+    """Return the entry "count" of a first state; a UserError for a schedule that begins wrong."""
+    if is_concrete(first_leaf(params)):
+        for name, value in hypers.items():
+            for one in value if isinstance(value, tuple | list) else (value,):
+                if callable(one):
+                    expect_schedule_values(name, one, params)
+    return {"count": zero_count(params)}
+
+
+def expect_schedule_values(name: str, schedule: Schedule, params: Params) -> None:
+    """Raise a UserError unless a schedule begins with numbers that its hyper-parameter can have.
+
+    Later values are not looked at: in a step, reading them would wait for the device.
+    """
+    right = RANGES.get(name, FINITE)
+    for i in FIRST_COUNTS:
+        try:
+            value = schedule(count_to_dtype(zero_count(params) + i, params))
+        except Exception:  # the update will raise it, from where it comes
+            return
+        if getattr(value, "is_meta", False):
+            return
+        found = _number_of(value)
+        if found is None or not right.holds(found):
+            what = shown(value) if found is None else found
+            hint = "; call it" if callable(value) else ""
+            raise UserError(
+                f"{name}: its schedule returns {what} at count {i}, needs {right.text}{hint}"
+            )
+
+
+def _number_of(value: Any) -> float | None:
+    """Return what a schedule returned as a number; None for what is none."""
+    is_array = hasattr(value, "dtype") and hasattr(value, "shape")
+    if is_array and (math.prod(value.shape) != 1 or kind_of(value) not in "fiu"):
+        return None
+    if not is_array and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return None
+    return float(to_host(value).reshape(()))
+
+
+def next_count(state: dict, counts: bool = True) -> dict:
+    """Return the entry "count" of the next state, if updates are counted."""
+    return {"count": state["count"] + 1} if counts else {}
 
 
 def zero_count(params: Params) -> Array:

@@ -24,12 +24,16 @@ class Rule(NamedTuple):
         places: the entries of the state: "moments" (of the transform that keeps them) and "lr".
         numbers: those of `hypers` that are not the rate, if all are numbers; else None, and no
             kernel suits.
+        entries: what the state has at `places["moments"]`, and at `places["lr"]`.
+        parts: how many transforms the chain has.
     """
 
     kind: str
     hypers: dict[str, Any]
     places: dict[str, str]
     numbers: tuple[float, ...] | None
+    entries: tuple[frozenset[str], frozenset[str]]
+    parts: int
 
 
 class Leaves(NamedTuple):
@@ -59,10 +63,19 @@ def register_kernel(array: type, kernel: Kernel) -> None:
     KERNELS[array] = kernel
 
 
-def with_rule(optimizer: Optimizer, kind: str, places: dict[str, str], **hypers) -> Optimizer:
-    """Return `optimizer` with the rule that it computes."""
+def with_rule(
+    optimizer: Optimizer,
+    kind: str,
+    places: dict[str, str],
+    moments: tuple[str, ...],
+    **hypers,
+) -> Optimizer:
+    """Return `optimizer` with the rule that it computes, on a state with the entries `moments`."""
     flat = [v for name, value in hypers.items() if name != "lr" for v in _flat(value)]
-    optimizer.update.rule = Rule(kind, hypers, places, as_numbers(*flat))
+    counts = ("count",) if callable(hypers["lr"]) else ()
+    entries = frozenset(moments), frozenset(counts)
+    parts = int(places["lr"]) + 1  # the rate comes last
+    optimizer.update.rule = Rule(kind, hypers, places, as_numbers(*flat), entries, parts)
     return optimizer
 
 
@@ -79,6 +92,8 @@ def advance_by_kernel(rule: Rule, grads: Params, state: dict, params: Params):
     """Return the params and the state after an update by a registered kernel, or None where none
     suits.
     """
+    if not _is_state_of(rule, state):
+        return None  # the plain arithmetic has the message
     vector, inner = vector_of(params), state[rule.places["moments"]]
     first = next(iter(params.values())) if vector is None else vector
     kernel = KERNELS.get(type(first))
@@ -97,8 +112,20 @@ def advance_by_kernel(rule: Rule, grads: Params, state: dict, params: Params):
         return None
     moments = {name: dict_of(arrays) for name, arrays in done[1].items()}
     moments = moments if count is None else {"count": count, **moments}
-    state = {**state, rule.places["moments"]: moments, lr_at: next_count(state[lr_at])}
+    counted = next_count(state[lr_at], bool(rule.entries[1]))
+    state = {**state, rule.places["moments"]: moments, lr_at: counted}
     return dict_of(done[0]), state
+
+
+def _is_state_of(rule: Rule, state: dict) -> bool:
+    """Return True for a state with the entries that the rule reads, and no others."""
+    moments, lr = rule.places["moments"], rule.places["lr"]
+    if not isinstance(state, dict) or len(state) != rule.parts or lr not in state:
+        return False
+    for name, part in state.items():  # no generator: this is a part of every step
+        if name != moments and name != lr and part:
+            return False  # the decay of weights, a number, keeps nothing
+    return state[moments].keys() == rule.entries[0] and state[lr].keys() == rule.entries[1]
 
 
 def _vectors(layout, vector: Array, grads: Params, inner: dict):

@@ -1,9 +1,10 @@
-"""What the order of a chain must respect: which transforms average, turn or decay.
+"""What the order of a chain must respect: which transforms average, turn, normalize or decay.
 
 An average of the params is that of `params + updates`, so it is right only if nothing changes the
 updates after it. Weight decay is added to updates that point uphill, so it is right only before
-they are turned. `update.order` says of a transform what is known; of a function of the user's
-nothing is, and nothing is refused because of it.
+they are turned downhill; turned twice they point uphill again. What divides updates by their own
+size divides a rate out that was multiplied in before. `update.order` says of a transform what is
+known; of a function of the user's nothing is, and nothing is refused because of it.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,30 +19,47 @@ class Order(NamedTuple):
     Args:
         average: the name of the average of the params that it keeps, "" for none.
         passes: True if the updates come out as they went in.
-        sign: -1 if it turns them downhill, 1 if it does not turn them, 0 if that is unknown.
+        signs: one for each part of the params: -1 if it is turned downhill, 1 if it is not turned,
+            0 if that is unknown. None for an optimizer that moves nothing.
         decays: True if it adds weight decay, and turns nothing after it.
+        normalizes: True if the size of what comes in does not change what goes out.
+        rated: True if a rate is multiplied in, and nothing after it may have undone that.
+        own: the optimizers in it that the package does not know.
     """
 
     average: str = ""
     passes: bool = False
-    sign: int = 0
+    signs: frozenset[int] = frozenset({0})
     decays: bool = False
+    normalizes: bool = False
+    rated: bool = False
+    own: tuple[Optimizer, ...] = ()
+
+    @property
+    def sign(self) -> int:
+        """Return the sign of all params, 0 if it is unknown or differs."""
+        return next(iter(self.signs)) if len(self.signs) == 1 else 0
 
 
+UNCHANGED, DOWN = frozenset({1}), frozenset({-1})
 UNKNOWN = Order()
-KEEPS = Order(sign=1)
-TURNS = Order(sign=-1)
-DECAYS = Order(sign=1, decays=True)
+KEEPS = Order(signs=UNCHANGED)
+TURNS = Order(signs=DOWN, rated=True)
+SCALES = Order(signs=UNCHANGED, rated=True)
+NORMALIZES = Order(signs=UNCHANGED, normalizes=True)
+DECAYS = Order(signs=UNCHANGED, decays=True)
+FREEZES = Order(signs=frozenset())
 
 
 def average_of_params(name: str) -> Order:
     """Return the order of a transform that only keeps an average of the params."""
-    return Order(name, passes=True, sign=1)
+    return Order(name, passes=True, signs=UNCHANGED)
 
 
 def order_of(optimizer: Optimizer) -> Order:
     """Return what is known of an optimizer."""
-    return getattr(optimizer.update, "order", UNKNOWN)
+    order = getattr(optimizer.update, "order", None)
+    return UNKNOWN._replace(own=(optimizer,)) if order is None else order
 
 
 def with_order(order: Order, optimizer: Optimizer) -> Optimizer:
@@ -52,28 +70,44 @@ def with_order(order: Order, optimizer: Optimizer) -> Optimizer:
 
 def order_of_wrapper(inner: Iterable[Optimizer]) -> Order:
     """Return the order of an optimizer that may change the updates of the inner ones."""
-    order = order_of_parts(inner)
-    return Order(order.average, False, order.sign, order.decays)
+    return order_of_parts(inner)._replace(passes=False)
 
 
 def order_of_parts(inner: Iterable[Optimizer]) -> Order:
     """Return the order of optimizers of a part of the params each."""
     orders = [order_of(optimizer) for optimizer in inner]
     averages = [order.average for order in orders if order.average]
-    signs = [order.sign for order in orders]
     return Order(
         averages[0] if averages else "",
         all(order.passes for order in orders),
-        signs[0] if signs and min(signs) == max(signs) else 0,
+        frozenset().union(*[order.signs for order in orders]),
         any(order.decays for order in orders),
+        any(order.normalizes for order in orders),
+        any(order.rated for order in orders),
+        _own(orders),
     )
+
+
+def _own(orders: list[Order]) -> tuple[Optimizer, ...]:
+    return tuple(optimizer for order in orders for optimizer in order.own)
+
+
+# --- chains ---------------------------------------------------------------------------------------
 
 
 def order_in_sequence(transforms: tuple[Optimizer, ...]) -> Order:
     """Return the order of a chain; raise a UserError for one whose numbers would be wrong."""
     orders = [order_of(transform) for transform in transforms]
-    average, (sign, decays) = _average(orders), _direction(orders)
-    return Order(average, all(order.passes for order in orders), sign, decays)
+    average, (signs, decays) = _average(orders), _direction(orders)
+    return Order(
+        average,
+        all(order.passes for order in orders),
+        signs,
+        decays,
+        any(order.normalizes for order in orders),
+        _rated(orders),
+        _own(orders),
+    )
 
 
 def _average(orders: list[Order]) -> str:
@@ -90,22 +124,70 @@ def _average(orders: list[Order]) -> str:
     return average
 
 
-def _direction(orders: list[Order]) -> tuple[int, bool]:
-    """Return the sign of a chain, and whether it decays; a UserError if weights would grow."""
-    sign, decays, turned_by, wrong = 1, False, 0, None
+def _direction(orders: list[Order]) -> tuple[frozenset[int], bool]:
+    """Return the signs of a chain, and whether it decays; a UserError if weights would grow, or
+    some params would climb.
+    """
+    signs, decays, turned_by, wrong = UNCHANGED, False, 0, None
     for i, order in enumerate(orders):
         if order.sign == 1:
             decays = decays or order.decays
-            wrong = i if order.decays and sign < 0 else wrong
-        else:
-            sign = 0 if order.sign == 0 else 1 if sign < 0 else -1
+            wrong = i if order.decays and signs == DOWN else wrong
+        elif order.signs:
+            _expect_downhill(signs, order.signs, turned_by, i)
             decays, turned_by, wrong = order.decays, i, None
+        signs = _product(signs, order.signs)
     if wrong is not None:
         raise UserError(
             f"chain: transform_{wrong} adds weight decay to updates that transform_{turned_by} has "
             "turned downhill, so weights would grow; put it before them, or use their weight_decay"
         )
-    return sign, decays
+    return signs, decays
+
+
+def _expect_downhill(signs: frozenset, turns: frozenset, turned_by: int, i: int) -> None:
+    """Raise a UserError if updates of the `signs` are turned uphill again by transform i."""
+    certain = (signs == DOWN and -1 in turns) or (-1 in signs and turns == DOWN)
+    if certain:
+        raise UserError(
+            f"chain: transform_{i} turns downhill updates uphill, since transform_{turned_by} has "
+            "turned them already; leave one of both out: a whole optimizer, such as adam(lr), and "
+            "scale_by_learning_rate each multiply by -lr"
+        )
+
+
+def _product(before: frozenset, after: frozenset) -> frozenset:
+    """Return the signs after two transforms; of two that differ by leaf, nothing is known."""
+    if len(before) > 1 and len(after) > 1:
+        return UNKNOWN.signs
+    # an unknown sign counts as uphill, as gradients are, before what turns
+    return frozenset(b if b == 0 and a == 0 else a * (b or (a < 0)) for b in before for a in after)
+
+
+def _rated(orders: list[Order]) -> bool:
+    """Return whether a chain multiplies by a rate; a UserError if a later part divides it out."""
+    rated_by = None
+    for i, order in enumerate(orders):
+        if order.normalizes and rated_by is not None:
+            raise UserError(
+                f"chain: transform_{i} divides updates by their size, and so the rate of "
+                f"transform_{rated_by} out of them; put the rate after it"
+            )
+        rated_by = i if order.rated else None if order.own else rated_by
+    return rated_by is not None
+
+
+def own_after_rates(transforms: tuple[Optimizer, ...]) -> dict[int, int]:
+    """Return the places of transforms that users wrote, each with that of a rate before it."""
+    found, rated_by = {}, None
+    for i, order in enumerate(map(order_of, transforms)):
+        if order.own == (transforms[i],) and rated_by is not None:
+            found[i] = rated_by
+        rated_by = i if order.rated else rated_by
+    return found
+
+
+# --- where an optimizer is taken ------------------------------------------------------------------
 
 
 def expect_no_average(function: str, optimizer: Optimizer) -> None:
@@ -116,6 +198,19 @@ def expect_no_average(function: str, optimizer: Optimizer) -> None:
             f"{function}: optimizer averages the params ({average}), which {function} moves "
             f"afterwards; an average comes last, as in chain({function}(...), ema(...))"
         )
+
+
+def expect_descent(function: str, **optimizers: Optimizer) -> None:
+    """Raise a UserError for an optimizer known to add updates that point uphill."""
+    for name, optimizer in optimizers.items():
+        signs = order_of(optimizer).signs
+        if 1 in signs:
+            which = "its updates point" if len(signs) == 1 else "updates of some leaves point"
+            raise UserError(
+                f"{function}: {name} has no learning rate: {which} uphill; end it with "
+                "scale_by_learning_rate(lr), as in chain(scale_by_adam(), "
+                "scale_by_learning_rate(lr)); leaves that should stay: partition and freeze()"
+            )
 
 
 def keep_order(source: Callable, target: Callable) -> None:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
 
-from purenets.core.base import Optimizer, Params, UserError
+from purenets.core.arrays import kind_of
+from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals.hyper import first_leaf, is_concrete
 
 # Of all params, while an optimizer of a part of them makes its state
@@ -21,6 +22,24 @@ MAX_SHOWN = 6  # names in a message
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Return True for a name that one of the patterns matches as a whole."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def picks(function: str, where: Callable, name: str, leaf: Array, argument: str = "where") -> bool:
+    """Return `where(name, leaf)`; a UserError, which begins with `function`, for no truth value.
+
+    A text or a number would count as True, and None, of a function without `return`, as False.
+    """
+    found = where(name, leaf)
+    if found is True or found is False:
+        return found
+    is_one = getattr(found, "shape", None) == () and kind_of(found) == "b"
+    if not is_one:
+        kind = type(found).__name__
+        what = "None" if found is None else f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+        raise UserError(
+            f"{function}: {argument} returned {what}, needs a bool (of the leaf {name})"
+        )
+    return bool(found)
 
 
 def with_patterns(patterns: tuple[str, ...], where: Callable) -> Callable:

@@ -129,10 +129,20 @@ def expect_state(init: InitState, state: dict, params: Params) -> None:
     expect_params(params)
     if not isinstance(state, dict):
         raise UserError(f"opt_state: a {type(state).__name__}, needs what init returns")
+    expected = init(params)
     try:
-        tree.check_like(state, init(params))
+        tree.check_like(state, expected)
+        _expect_same_parts(state, expected)
     except UserError as error:
         raise UserError(f"opt_state: of another optimizer or other params: {error}") from error
+
+
+def _expect_same_parts(state: dict, expected: dict) -> None:
+    """Raise a UserError for a dict that is missing or unknown, although it may hold no array."""
+    tree.check_names(state, expected)
+    for name, part in expected.items():
+        if isinstance(part, dict):
+            _expect_same_parts(state[name], part)
 
 
 # --- what leaves there are ------------------------------------------------------------------------

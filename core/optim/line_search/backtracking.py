@@ -16,6 +16,7 @@ from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    has_schedule,
     init_count,
     next_count,
     resolve_hyper,
@@ -86,10 +87,12 @@ def backtracking(
     expect_integers("backtracking", 1, max_steps=max_steps)
     init_direction, start_search = direction_of("backtracking", direction)
 
+    counts = has_schedule(lr)
+
     def init(params):
         number = count_to_dtype(zero_count(params), params)
-        first = full_like(number, resolve_hyper(lr, init_count(params, lr), params))
-        return {**init_count(params, lr), "step": first, "inner": init_direction(params)}
+        first = full_like(number, resolve_hyper(lr, init_count(params, lr=lr), params))
+        return {**init_count(params, lr=lr), "step": first, "inner": init_direction(params)}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         f, loss, moves, inner = start_search(
@@ -111,6 +114,6 @@ def backtracking(
         start = {"t": first, "good": downhill, "running": downhill}
         end = masked_loop(trial, start, max_steps)
         step = namespace(loss).where(end["good"], end["t"], namespace(loss).zeros_like(loss))
-        return scaled(moves, step), {**next_count(state), "step": end["t"], "inner": inner}
+        return scaled(moves, step), {**next_count(state, counts), "step": end["t"], "inner": inner}
 
     return real_only("backtracking", any_dtype(with_order(TURNS, Optimizer(init, update))))

@@ -10,7 +10,10 @@ from purenets.core.optim.internals.extra_args import (
     need_value_and_grad_fn,
     with_extra_args,
 )
-from purenets.core.optim.internals.order import expect_no_average
+from purenets.core.optim.internals.order import (
+    expect_descent,
+    expect_no_average,
+)
 from purenets.core.optim.transforms import scale_by_learning_rate
 
 
@@ -33,6 +36,7 @@ def direction_of(name: str, direction: Optimizer | None) -> tuple[Callable, Call
     direction = scale_by_learning_rate(1.0) if direction is None else direction
     expect_optimizers(name, direction=direction)
     expect_no_average(name, direction)
+    expect_descent(name, direction=direction)
     update = with_extra_args(direction.update)
 
     def start(grads, inner, params, value, value_and_grad_fn) -> Start:

@@ -28,6 +28,7 @@ from purenets.core.optim.internals.arithmetic import at_most, choose, full_like,
 from purenets.core.optim.internals.extra_args import loss_value, need_value_and_grad_fn
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    has_schedule,
     init_count,
     next_count,
     resolve_hyper,
@@ -108,8 +109,10 @@ def lbfgs(
     limits = Limits(max_iter, max_eval, tolerance_grad, tolerance_change)
     make = _minimize_by_search if line_search_fn else _minimize_by_steps
 
+    count_it = has_schedule(lr)
+
     def init(params):
-        return {**init_count(params, lr), **_init_history(params, history_size)}
+        return {**init_count(params, lr=lr), **_init_history(params, history_size)}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         f = need_value_and_grad_fn("lbfgs", value_and_grad_fn)
@@ -125,7 +128,7 @@ def lbfgs(
         end = make(evaluate, first_carry(x, loss, g, state), rate, limits)
         counts = {"n_iter": end["n_iter"], "func_evals": state["func_evals"] + end["evals"]}
         kept = {name: end[name] for name in KEPT}
-        return unravel(end["x"] - x), {**next_count(state), **counts, **kept}
+        return unravel(end["x"] - x), {**next_count(state, count_it), **counts, **kept}
 
     return in_pairs(with_order(TURNS, Optimizer(init, update)))
 

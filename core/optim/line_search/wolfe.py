@@ -13,7 +13,13 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import full_like, scaled
 from purenets.core.optim.internals.extra_args import loss_value
-from purenets.core.optim.internals.hyper import Hyper, init_count, next_count, resolve_hyper
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    has_schedule,
+    init_count,
+    next_count,
+    resolve_hyper,
+)
 from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.line_search.direction import direction_of
@@ -79,8 +85,10 @@ def strong_wolfe(
     expect_integers("strong_wolfe", 1, max_eval=max_eval)
     init_direction, start_search = direction_of("strong_wolfe", direction)
 
+    counts = has_schedule(lr)
+
     def init(params):
-        return {**init_count(params, lr), "inner": init_direction(params)}
+        return {**init_count(params, lr=lr), "inner": init_direction(params)}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         f, loss, moves, inner = start_search(
@@ -104,6 +112,6 @@ def strong_wolfe(
         first = full_like(loss, resolve_hyper(lr, state, grads))
         carry = {"search": begin_search(first, start), "t": zero, "running": start["slope"] < 0}
         step = masked_loop(evaluate, carry, max_eval)["t"]
-        return scaled(moves, step), {**next_count(state), "inner": inner}
+        return scaled(moves, step), {**next_count(state, counts), "inner": inner}
 
     return real_only("strong_wolfe", any_dtype(with_order(TURNS, Optimizer(init, update))))

@@ -24,13 +24,19 @@ from purenets.core.optim.internals.arithmetic import at_least, at_most, lerp
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
     is_zero,
     next_count,
     resolve_hyper,
     stateless_with_hyper,
     zero_count,
 )
-from purenets.core.optim.internals.order import TURNS, with_order
+from purenets.core.optim.internals.order import (
+    KEEPS,
+    NORMALIZES,
+    TURNS,
+    with_order,
+)
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import chain
 
@@ -163,7 +169,7 @@ def scale_by_factored_rms(beta2_decay: float = -0.8, eps: float | None = None) -
         new = {"count": count, "row_var": rows, "col_var": columns, "variance": vectors}
         return {name: scale(name, g) for name, g in grads.items()}, new
 
-    factored = Optimizer(init, update)
+    factored = with_order(NORMALIZES, Optimizer(init, update))
     return any_dtype(factored, refusing("scale_by_factored_rms", factored))
 
 
@@ -212,7 +218,7 @@ def clip_by_block_rms(limit: Hyper) -> Optimizer:
 
         return tree.map(one, grads)
 
-    return any_dtype(stateless_with_hyper(limit, clip))
+    return any_dtype(with_order(KEEPS, stateless_with_hyper(clip, limit=limit)))
 
 
 def scale_by_param_rms(eps: Hyper = 1e-3) -> Optimizer:
@@ -247,7 +253,7 @@ def scale_by_param_rms(eps: Hyper = 1e-3) -> Optimizer:
 
         return tree.map(one, grads, params)
 
-    return any_dtype(stateless_with_hyper(eps, scale))
+    return any_dtype(with_order(KEEPS, stateless_with_hyper(scale, eps=eps)))
 
 
 def rms(a: Array) -> Array:
@@ -267,5 +273,6 @@ def _relative_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
             return tree.map(lambda g: -step * g, grads), counts
         return tree.map(lambda g, p: -step * g - rate * decay * p, grads, params), counts
 
-    step = Optimizer(lambda params: {"count": zero_count(params)}, update)
+    hypers = {"lr": lr, "weight_decay": weight_decay}
+    step = Optimizer(lambda params: first_count(params, **hypers), update)
     return with_order(TURNS, step)

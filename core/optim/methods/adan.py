@@ -22,14 +22,19 @@ from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
+    has_schedule,
     init_count,
     is_zero,
     next_count,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
-from purenets.core.optim.internals.order import TURNS, with_order
+from purenets.core.optim.internals.order import (
+    NORMALIZES,
+    TURNS,
+    with_order,
+)
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
@@ -129,7 +134,8 @@ def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
     names = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous_grad")
 
     def init(params):
-        return {"count": zero_count(params), **{name: tree.zeros_like(params) for name in names}}
+        means = {name: tree.zeros_like(params) for name in names}
+        return {**first_count(params, betas=betas, eps=eps), **means}
 
     def update(grads, state, params):
         b1, b2, b3, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
@@ -150,7 +156,7 @@ def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
         )
         return updates, {**counts, **dict(zip(names, (m, d, n, grads), strict=True))}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, Optimizer(init, update))
     return elementwise(any_dtype(scale, refusing("scale_by_adan", scale)))
 
 
@@ -183,13 +189,15 @@ def proximal_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
     Source:
         Xie et al. 2022, arXiv 2208.06677, algorithm 1.
     """
-    expect_hypers("proximal_step", NOT_NEGATIVE, lr=lr, weight_decay=weight_decay)
+    hypers = {"lr": lr, "weight_decay": weight_decay}
+    expect_hypers("proximal_step", NOT_NEGATIVE, **hypers)
+    counts = has_schedule(lr, weight_decay)
 
     def update(grads, state, params):
         rate, decay = (resolve_hyper(value, state, grads) for value in (lr, weight_decay))
         pull = rate * decay
         updates = tree.map(lambda g, p: -(rate * g + pull * p) / (1 + pull), grads, params)
-        return updates, next_count(state)
+        return updates, next_count(state, counts)
 
-    step = Optimizer(lambda params: init_count(params, lr, weight_decay), update)
+    step = Optimizer(lambda params: init_count(params, **hypers), update)
     return elementwise(with_order(TURNS, step))

@@ -24,11 +24,12 @@ from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
     next_count,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
+from purenets.core.optim.internals.order import NORMALIZES, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
@@ -138,7 +139,8 @@ def scale_by_ademamix(
     names = ("exp_avg", "exp_avg_slow", "exp_avg_sq")
 
     def init(params):
-        return {"count": zero_count(params), **{name: tree.zeros_like(params) for name in names}}
+        means = {name: tree.zeros_like(params) for name in names}
+        return {**first_count(params, betas=betas, eps=eps), **means}
 
     def update(grads, state, params):
         b1, b2, b3, a, e = [resolve_hyper(value, state, grads) for value in (*betas, alpha, eps)]
@@ -156,7 +158,7 @@ def scale_by_ademamix(
         )
         return updates, {**counts, **dict(zip(names, (m1, m2, v), strict=True))}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, Optimizer(init, update))
     return elementwise(any_dtype(scale, refusing("scale_by_ademamix", scale)))
 
 

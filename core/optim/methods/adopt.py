@@ -14,10 +14,12 @@ from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
+from purenets.core.optim.internals.kinds import with_kind
+from purenets.core.optim.internals.order import NORMALIZES, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 from purenets.core.optim.wrappers import skip_first
@@ -89,7 +91,8 @@ def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) ->
             from 0.
 
     Returns:
-        A transform for `chain`; its state has the entries "exp_avg" (m) and "exp_avg_sq" (v).
+        A transform for `chain`; its state has the entries "exp_avg" (m), "exp_avg_sq" (v), and
+        "adopt", which holds no array and tells the state from Adam's.
 
     Raises:
         UserError: betas is not a pair of numbers in [0, 1), eps is negative or not finite, or clip
@@ -113,7 +116,7 @@ def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) ->
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        return {"count": zero_count(params), **means}
+        return {**first_count(params, betas=betas, eps=eps), **means}
 
     def update(grads, state, params):
         b1, b2, e = [resolve_hyper(value, state, grads) for value in (*betas, eps)]
@@ -129,5 +132,5 @@ def scale_by_adopt(betas=(0.9, 0.9999), eps: Hyper = 1e-6, clip: bool = True) ->
         m, v = tree.map_to_several(leaf, 2, state["exp_avg"], state["exp_avg_sq"], grads)
         return m, {"count": state["count"] + 1, "exp_avg": m, "exp_avg_sq": v}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, with_kind("adopt", Optimizer(init, update)))
     return elementwise(any_dtype(scale, refusing("scale_by_adopt", scale)))

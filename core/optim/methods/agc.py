@@ -60,7 +60,7 @@ def adaptive_grad_clip(clipping: Hyper = 0.01, eps: float = 1e-3) -> Optimizer:
 
         return tree.map(one, grads, params)
 
-    clipped = with_order(KEEPS, stateless_with_hyper(clipping, clip))
+    clipped = with_order(KEEPS, stateless_with_hyper(clip, clipping=clipping))
     return any_dtype(clipped, refusing("adaptive_grad_clip", clipped))
 
 

@@ -8,11 +8,14 @@ from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
-from purenets.core.optim.internals.order import Order, with_order
+from purenets.core.optim.internals.order import (
+    TURNS,
+    with_order,
+)
 from purenets.core.optim.transforms import add_decayed_weights, chain
 
 
@@ -66,7 +69,7 @@ def asgd(
 
 def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
     def init(params):
-        zero = zero_count(params)
+        zero = first_count(params, lr=lr, lambd=lambd, alpha=alpha)["count"]
         number = count_to_dtype(zero, params)
         first = full_like(number, resolve_hyper(lr, {"count": zero}, params))
         return {"count": zero, "eta": first, "mu": number + 1, "ax": params.copy()}
@@ -83,5 +86,5 @@ def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
         }
         return updates, {"count": counts, **new, "ax": ax}
 
-    averaged = Order("asgd", sign=-1)
+    averaged = TURNS._replace(average="asgd")
     return elementwise(with_order(averaged, Optimizer(init, update)))

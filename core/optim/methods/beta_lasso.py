@@ -3,16 +3,26 @@
 from purenets.core import tree
 from purenets.core.arguments import (
     NOT_NEGATIVE,
-    expect_functions,
+    expect_call,
     expect_numbers,
     expect_optimizers,
 )
 from purenets.core.arrays import namespace
-from purenets.core.base import Array, Optimizer
+from purenets.core.base import (
+    Array,
+    Optimizer,
+    Params,
+)
 from purenets.core.optim.internals.arithmetic import sign
 from purenets.core.optim.internals.extra_args import like_inner
-from purenets.core.optim.internals.order import expect_no_average
-from purenets.core.optim.internals.patterns import checking_patterns
+from purenets.core.optim.internals.order import (
+    expect_descent,
+    expect_no_average,
+)
+from purenets.core.optim.internals.patterns import (
+    checking_patterns,
+    picks,
+)
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.wrappers import Predicate, is_matrix
 
@@ -53,11 +63,19 @@ def beta_lasso(
     """
     expect_optimizers("beta_lasso", optimizer=optimizer)
     expect_numbers("beta_lasso", NOT_NEGATIVE, lam=lam, beta=beta)
-    expect_functions("beta_lasso", where=where)
+    expect_call("beta_lasso", ("name", "leaf"), where=where)
     expect_no_average("beta_lasso", optimizer)
+    expect_descent("beta_lasso", optimizer=optimizer)
+
+    def chosen(params: Params) -> Params:
+        return {name: p for name, p in params.items() if picks("beta_lasso", where, name, p)}
+
+    def init(params):
+        chosen(params)  # refuses what is no predicate
+        return optimizer.init(params)
 
     def update(grads, state, params, **extra):
-        picked = {name: p for name, p in params.items() if where(name, p)}
+        picked = chosen(params)
         pulled = {name: grads[name] + lam * sign(p) for name, p in picked.items()}
         updates, state = optimizer.update(grads | pulled, state, params, **extra)
         return updates | tree.map(cut, picked, {name: updates[name] for name in picked}), state
@@ -65,5 +83,5 @@ def beta_lasso(
     def cut(p: Array, u: Array) -> Array:
         return namespace(p).where(abs(p + u) < beta * lam, -p, u)
 
-    sparse = any_dtype(Optimizer(optimizer.init, like_inner(update, [optimizer])))
+    sparse = any_dtype(Optimizer(init, like_inner(update, [optimizer])))
     return real_only("beta_lasso", checking_patterns("beta_lasso", where, sparse))

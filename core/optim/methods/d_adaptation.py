@@ -33,6 +33,7 @@ from purenets.core.optim.internals.arithmetic import (
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
     is_zero,
     next_count,
     resolve_hyper,
@@ -105,7 +106,8 @@ def dadapt_adam(
         number = count_to_dtype(zero_count(params), params)
         scalars = {"d": number + d0, "numerator": number}
         means = {name: tree.zeros_like(params) for name in MEANS}
-        return {"count": zero_count(params), **scalars, **means}
+        counts = first_count(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return {**counts, **scalars, **means}
 
     def update(grads, state, params):
         rate, b1, b2, e = [resolve_hyper(value, state, grads) for value in (lr, *betas, eps)]

@@ -18,6 +18,7 @@ from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.arithmetic import full_like, maximum
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    has_schedule,
     init_count,
     next_count,
     resolve_hyper,
@@ -83,10 +84,12 @@ def dog(
             return {name: tree.norm({name: leaf}) for name, leaf in leaves.items()}
         return {"all": tree.norm(leaves)}
 
+    counts = has_schedule(lr)
+
     def init(params):
         sizes = measured(params)
         return {
-            **init_count(params, lr),
+            **init_count(params, lr=lr),
             "rbar": {name: reps_rel * (1 + size) for name, size in sizes.items()},
             "sum": {name: full_like(size, eps) for name, size in sizes.items()},
             "p0": params.copy(),
@@ -99,7 +102,7 @@ def dog(
         total = tree.map(lambda s, norm: s + norm * norm, state["sum"], measured(grads))
         etas = tree.map(lambda r, s: rate * r / sqrt(s), rbar, total)
         updates = {n: -etas[n if layerwise else "all"] * g for n, g in grads.items()}
-        return updates, {**next_count(state), "rbar": rbar, "sum": total, "p0": state["p0"]}
+        return updates, {**next_count(state, counts), "rbar": rbar, "sum": total, "p0": state["p0"]}
 
     decay = unless_zero(weight_decay, add_decayed_weights)
     return real_only("dog", chain(*decay, any_dtype(with_order(TURNS, Optimizer(init, update)))))

@@ -31,6 +31,7 @@ from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
     resolve_hyper,
     zero_count,
 )
@@ -161,7 +162,8 @@ def _momo(
         number = count_to_dtype(zero_count(params), params)
         squares = {"grad_avg_sq": tree.zeros_like(params)} if adaptive else {}
         means = {"loss_avg": number, "grad_dot_w": number, "grad_avg": tree.zeros_like(params)}
-        return {"count": zero_count(params), "lb": number + lb, **means, **squares}
+        counts = first_count(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return {**counts, "lb": number + lb, **means, **squares}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         loss = loss_value(name, value, value_and_grad_fn, params)

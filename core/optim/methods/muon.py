@@ -16,9 +16,9 @@ from purenets.core.arguments import (
     DECAY,
     FINITE,
     NOT_NEGATIVE,
+    expect_call,
     expect_choice,
     expect_flags,
-    expect_functions,
     expect_hypers,
     expect_integers,
     expect_numbers,
@@ -29,12 +29,21 @@ from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals.arithmetic import running_mean
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    has_schedule,
     init_count,
     next_count,
     resolve_hyper,
     unless_zero,
 )
-from purenets.core.optim.internals.patterns import checking_patterns
+from purenets.core.optim.internals.order import (
+    KEEPS,
+    NORMALIZES,
+    with_order,
+)
+from purenets.core.optim.internals.patterns import (
+    checking_patterns,
+    picks,
+)
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.methods.newton_schulz import METHODS
 from purenets.core.optim.transforms import (
@@ -125,7 +134,7 @@ def muon(
     expect_flags("muon", nesterov=nesterov)
     _expect_precision("muon", precision)
     _expect_iteration("muon", ns_coefficients, ns_steps, eps)
-    expect_functions("muon", matrices=matrices)
+    expect_call("muon", ("name", "leaf"), matrices=matrices)
     expect_choice("muon", ADJUSTMENTS, adjust_lr_fn=adjust_lr_fn)
     expect_choice("muon", METHODS, method=method)
     decay = unless_zero(weight_decay, add_decayed_weights)
@@ -140,7 +149,8 @@ def muon(
     expect_optimizers("muon", other=other)
 
     def label(name: str, leaf: Array) -> str:
-        return "muon" if leaf.ndim > 1 and matrices(name, leaf) else "other"
+        is_muon = leaf.ndim > 1 and picks("muon", matrices, name, leaf, "matrices")
+        return "muon" if is_muon else "other"
 
     split = partition({"muon": of_matrices, "other": other}, label)
     return real_only("muon", checking_patterns("muon", matrices, split))
@@ -208,13 +218,17 @@ def scale_by_muon(
         torch.optim.Muon; Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     """
     expect_hypers("scale_by_muon", DECAY, momentum=momentum)
+    counts = has_schedule(momentum)
     expect_flags("scale_by_muon", nesterov=nesterov)
     _expect_iteration("scale_by_muon", ns_coefficients, ns_steps, eps)
     _expect_precision("scale_by_muon", precision)
     expect_choice("scale_by_muon", METHODS, method=method)
 
     def init(params):
-        return {**init_count(params, momentum), "momentum_buffer": tree.zeros_like(params)}
+        return {
+            **init_count(params, momentum=momentum),
+            "momentum_buffer": tree.zeros_like(params),
+        }
 
     def update(grads, state, params):
         mu = resolve_hyper(momentum, state, grads)
@@ -223,9 +237,9 @@ def scale_by_muon(
         updates = tree.map(
             lambda d: newton_schulz(d, ns_coefficients, ns_steps, eps, precision, method), direction
         )
-        return updates, {**next_count(state), "momentum_buffer": mean}
+        return updates, {**next_count(state, counts), "momentum_buffer": mean}
 
-    optimizer = Optimizer(init, update)
+    optimizer = with_order(NORMALIZES, Optimizer(init, update))
     return any_dtype(optimizer, refusing("scale_by_muon", optimizer))
 
 
@@ -237,7 +251,7 @@ def scale_by_shape(adjust_lr_fn: str = "original") -> Optimizer:
         factor = ADJUSTMENTS[adjust_lr_fn]
         return tree.map(lambda g: g * factor(g.shape[0], math.prod(g.shape[1:])), grads)
 
-    return stateless(scale)
+    return with_order(KEEPS, stateless(scale))
 
 
 def _normalized(x: Array, eps: float) -> Array:

@@ -18,7 +18,10 @@ from purenets.core.base import Array, Optimizer
 from purenets.core.optim.internals.arithmetic import at_least, choose, full_like, scaled
 from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
-from purenets.core.optim.internals.order import KEEPS, with_order
+from purenets.core.optim.internals.order import (
+    SCALES,
+    with_order,
+)
 from purenets.core.optim.internals.precision import any_dtype
 
 THRESHOLD_MODES = {
@@ -128,4 +131,4 @@ def reduce_on_plateau(
         kept = choose(count == every, new, {**old, "sum": total})
         return scaled(updates, state["scale"]), {**kept, "count": count % every}
 
-    return any_dtype(with_order(KEEPS, Optimizer(init, update)))
+    return any_dtype(with_order(SCALES, Optimizer(init, update)))

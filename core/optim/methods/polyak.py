@@ -15,7 +15,13 @@ from purenets.core.arguments import (
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import at_least, at_most, nonzero, scaled
 from purenets.core.optim.internals.extra_args import loss_value
-from purenets.core.optim.internals.hyper import Hyper, init_count, next_count, resolve_hyper
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    has_schedule,
+    init_count,
+    next_count,
+    resolve_hyper,
+)
 from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 
@@ -57,6 +63,7 @@ def polyak(
     """
     expect_hypers("polyak", NOT_NEGATIVE, lr=lr)
     expect_hypers("polyak", POSITIVE, scaling=scaling)
+    counts = has_schedule(lr, scaling)
     expect_numbers("polyak", FINITE, f_min=f_min)
     expect_numbers("polyak", NOT_NEGATIVE, eps=eps)
 
@@ -65,7 +72,7 @@ def polyak(
         most, factor = (resolve_hyper(hyper, state, grads) for hyper in (lr, scaling))
         squares = tree.norm(grads) ** 2 + eps
         rate = factor * at_least(loss - f_min, 0.0) / nonzero(squares)
-        return scaled(grads, -at_most(rate, most)), next_count(state)
+        return scaled(grads, -at_most(rate, most)), next_count(state, counts)
 
-    optimizer = Optimizer(lambda params: init_count(params, lr, scaling), update)
+    optimizer = Optimizer(lambda params: init_count(params, lr=lr, scaling=scaling), update)
     return real_only("polyak", any_dtype(with_order(TURNS, optimizer)))

@@ -30,6 +30,7 @@ from purenets.core.optim.internals.arithmetic import (
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
     next_count,
     resolve_hyper,
     zero_count,
@@ -112,7 +113,8 @@ def prodigy(
         number = count_to_dtype(zero_count(params), params)
         scalars = {"d": number + d0, "d_max": number + d0, "numerator": number}
         means = {name: tree.zeros_like(params) for name in MEANS}
-        return {"count": zero_count(params), **scalars, "p0": params.copy(), **means}
+        counts = first_count(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return {**counts, **scalars, "p0": params.copy(), **means}
 
     def update(grads, state, params):
         rate, b1, b2, e = [resolve_hyper(value, state, grads) for value in (lr, *betas, eps)]

@@ -16,7 +16,11 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import sign
 from purenets.core.optim.internals.elementwise import elementwise
-from purenets.core.optim.internals.hyper import Hyper, resolve_hyper, zero_count
+from purenets.core.optim.internals.hyper import (
+    Hyper,
+    first_count,
+    resolve_hyper,
+)
 from purenets.core.optim.internals.order import TURNS, with_order
 from purenets.core.optim.internals.precision import in_pairs
 
@@ -67,7 +71,7 @@ def rprop(
     expect_numbers("rprop", above if isinstance(least, int | float) else POSITIVE, step_sizes=most)
 
     def init(params):
-        first = resolve_hyper(lr, {"count": zero_count(params)}, params)
+        first = resolve_hyper(lr, first_count(params, lr=lr), params)
         sizes = tree.map(lambda p: namespace(p).zeros_like(p) + first, params)
         return {"prev": tree.zeros_like(params), "step_size": sizes}
 

@@ -15,11 +15,12 @@ from purenets.core.arrays import like, namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    first_count,
     first_leaf,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
+from purenets.core.optim.internals.order import KEEPS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.transforms import (
     add_decayed_weights,
@@ -181,15 +182,16 @@ def add_langevin_noise(
 
     def init(params):
         leaf = first_leaf(params)
-        return {"count": zero_count(params), "key": like(key, leaf, namespace(leaf).int64)}
+        counts = first_count(params, lr=lr, momentum=momentum, temperature=temperature)
+        return {**counts, "key": like(key, leaf, namespace(leaf).int64)}
 
     def update(grads, state, params):
         rate, decay, heat = (resolve_hyper(h, state, grads) for h in (lr, momentum, temperature))
         scale = _sqrt(2 * (1 - decay) * rate * heat)
         noise = normal_like(random.fold_in(state["key"], state["count"]), grads)
-        return _add_scaled(grads, noise, scale), {**state, "count": state["count"] + 1}
+        return _add_scaled(grads, noise, scale), {"count": state["count"] + 1, "key": state["key"]}
 
-    return real_only("add_langevin_noise", any_dtype(Optimizer(init, update)))
+    return real_only("add_langevin_noise", any_dtype(with_order(KEEPS, Optimizer(init, update))))
 
 
 def normal_like(key: Array, leaves: Params) -> Params:

@@ -28,13 +28,20 @@ from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    has_schedule,
     init_count,
     next_count,
     resolve_hyper,
     unless_zero,
     zero_count,
 )
-from purenets.core.optim.internals.order import Order, expect_no_average, with_order
+from purenets.core.optim.internals.order import (
+    TURNS,
+    expect_descent,
+    expect_no_average,
+    order_of,
+    with_order,
+)
 from purenets.core.optim.internals.precision import real_only
 from purenets.core.optim.transforms import (
     add_decayed_weights,
@@ -90,11 +97,13 @@ def schedule_free(
     expect_hypers("schedule_free", FRACTION, beta=beta)
     expect_numbers("schedule_free", NOT_NEGATIVE, weight_lr_power=weight_lr_power)
     expect_no_average("schedule_free", optimizer)
+    expect_descent("schedule_free", optimizer=optimizer)
+    counts = has_schedule(lr, beta)
 
     def init(params):
         nothing = count_to_dtype(zero_count(params), params)
         return {
-            **init_count(params, lr, beta),
+            **init_count(params, lr=lr, beta=beta),
             "lr_max": nothing,
             "weight_sum": nothing,
             "x": params.copy(),
@@ -113,10 +122,11 @@ def schedule_free(
         x = tree.map(lambda x, z: x + c * (z - x), state["x"], z)
         updates = tree.map(lambda x, z, y: b * x + (1 - b) * z - y, x, z, params)
         averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
-        return updates, {**next_count(state), **averages, "inner": inner}
+        return updates, {**next_count(state, counts), **averages, "inner": inner}
 
+    order = TURNS._replace(average="schedule_free", own=order_of(optimizer).own)
     averaged = Optimizer(init, like_inner(update, [optimizer]))
-    return elementwise_as(optimizer, with_order(Order("schedule_free", sign=-1), averaged))
+    return elementwise_as(optimizer, with_order(order, averaged))
 
 
 def schedule_free_adamw(

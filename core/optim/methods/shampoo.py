@@ -29,6 +29,7 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
     zero_count,
 )
+from purenets.core.optim.internals.order import NORMALIZES, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import (
     add_decayed_weights,
@@ -166,7 +167,7 @@ def scale_by_shampoo(
         updates = {name: along_axes(roots[name], g) for name, g in grads.items()}
         return updates, {"count": state["count"] + 1, "statistics": statistics, "roots": roots}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, Optimizer(init, update))
     return any_dtype(scale, refusing("scale_by_shampoo", scale))
 
 

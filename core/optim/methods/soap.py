@@ -29,14 +29,19 @@ from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
+    first_count,
+    has_schedule,
     init_count,
     is_concrete,
     next_count,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
-from purenets.core.optim.internals.order import KEEPS, with_order
+from purenets.core.optim.internals.order import (
+    KEEPS,
+    NORMALIZES,
+    with_order,
+)
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.methods.shampoo import AxisMatrices, along_axes, axis_matrices, outer
 from purenets.core.optim.transforms import chain, scale_by_learning_rate
@@ -103,13 +108,16 @@ def soap(
 def _decay_after_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
     """Return the transform that leads to (p + u) * (1 - lr * weight_decay)."""
 
+    counts = has_schedule(lr, weight_decay)
+
     def update(updates, state, params):
         rate, decay = (resolve_hyper(value, state, updates) for value in (lr, weight_decay))
         pull = rate * decay
         updates = tree.map(lambda u, p: u - pull * (p + u), updates, params)
-        return updates, next_count(state)
+        return updates, next_count(state, counts)
 
-    decay = Optimizer(lambda params: init_count(params, lr, weight_decay), update)
+    hypers = {"lr": lr, "weight_decay": weight_decay}
+    decay = Optimizer(lambda params: init_count(params, **hypers), update)
     return elementwise(with_order(KEEPS, decay))
 
 
@@ -174,7 +182,8 @@ def scale_by_soap(
     def init(params):
         zeros = tree.zeros_like(matrices(outer, params))
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "exp_avg_sq")}
-        return {"count": zero_count(params), **means, "GG": zeros, "Q": zeros}
+        counts = first_count(params, betas=betas, eps=eps)
+        return {**counts, **means, "GG": zeros, "Q": zeros}
 
     def update(grads, state, params):
         third = betas[1] if shampoo_beta is None else shampoo_beta
@@ -189,7 +198,7 @@ def scale_by_soap(
         means = {"exp_avg": m, "exp_avg_sq": v}
         return updates, {"count": state["count"] + 1, **means, "GG": products, "Q": bases}
 
-    scale = Optimizer(init, update)
+    scale = with_order(NORMALIZES, Optimizer(init, update))
     return any_dtype(scale, refusing(name, scale))
 
 

@@ -13,7 +13,7 @@ from purenets.core.arguments import (
     NOT_NEGATIVE,
     POSITIVE,
     expect_betas,
-    expect_functions,
+    expect_call,
     expect_hypers,
     expect_integers,
     expect_numbers,
@@ -24,11 +24,12 @@ from purenets.core.optim.internals.arithmetic import at_least, choose, running_m
 from purenets.core.optim.internals.extra_args import need_value_and_grad_fn
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    first_count,
     is_readable,
     resolve_hyper,
     unless_zero,
-    zero_count,
 )
+from purenets.core.optim.internals.order import KEEPS, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
@@ -110,7 +111,7 @@ def _expect_sophia(name: str, betas, gamma, eps, every, seed, diagonal) -> None:
     expect_integers(name, 1, every=every)
     expect_integers(name, 0, seed=seed)
     if diagonal is not None:
-        expect_functions(name, diagonal=diagonal)
+        expect_call(name, ("value_and_grad_fn", "params", "key"), diagonal=diagonal)
 
 
 def scale_by_sophia(
@@ -169,7 +170,7 @@ def scale_by_sophia(
 
     def init(params):
         means = {name: tree.zeros_like(params) for name in ("exp_avg", "hessian")}
-        return {"count": zero_count(params), **means}
+        return {**first_count(params, betas=betas, gamma=gamma, eps=eps), **means}
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         evaluate = need_value_and_grad_fn("sophia", value_and_grad_fn)
@@ -190,7 +191,7 @@ def scale_by_sophia(
 
         return tree.map(leaf, m, h), {"count": count + 1, "exp_avg": m, "hessian": h}
 
-    scale = Optimizer(init, update)
+    scale = with_order(KEEPS, Optimizer(init, update))
     return any_dtype(scale, refusing("scale_by_sophia", scale))
 
 
