@@ -119,11 +119,14 @@ def _of_checked_classes(logits: Tensor, targets: Tensor, loss: Tensor | None = N
     """Return the accuracy, in fewer operations, where the loss has checked the targets already.
 
     A NaN among the logits makes the loss NaN: where a loss is a number, which costs little to see
-    on a CPU, nobody need look for one.
+    on a CPU, nobody need look for one. In compiled code the accuracy is NaN too then.
     """
     if targets.shape == logits.shape:
         return class_accuracy(logits, targets)
     hits = logits.argmax(1) == targets
+    if loss is not None and torch.compiler.is_compiling():
+        # no look at the logits again, which would change the bits of the loops it is fused with
+        return torch.where(loss == loss, hits.mean(dtype=torch.float32), torch.nan)
     if loss is None or not loss.is_cpu or is_tracing() or math.isnan(loss.item()):
         largest = logits.amax(1)  # NaN if a logit is; then argmax is no class
         hits = hits & (largest == largest)
