@@ -110,8 +110,8 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
         >>> forward({"weight": torch.tensor([[2.0]])}, {}, batch, None)[0]
         tensor(36.)
     """
-    metrics = metrics_or_default(metrics, loss)
-    loss = checked_loss("grad_fn", loss)
+    checked = checked_loss("grad_fn", loss)
+    metrics, loss = metrics_or_default(metrics, loss), checked
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
@@ -351,8 +351,8 @@ def metrics_fn(
         {'loss': tensor(0.6931), 'accuracy': tensor(1.)}
     """
     expect_models("metrics_fn", ("apply",), model=model)
-    metrics = metrics_or_default(metrics, loss)
-    loss = checked_loss("metrics_fn", loss)
+    checked = checked_loss("metrics_fn", loss)
+    metrics, loss = metrics_or_default(metrics, loss), checked
 
     @torch.no_grad()
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
