@@ -9,6 +9,10 @@ mean something else. Nothing branches on a value, so all run under vmap and jit.
 `expected_calibration_error` and `r2` are means over the examples: the mean of their values on equal
 parts of a set is the value on the whole. Those two have `mean_over_examples = False`, and
 `evaluate` asks for it. `confusion` returns counts.
+
+An example with a NaN among its scores is never right, as the index of the largest would be that of
+a NaN. A class number beyond the last class is refused where its value can be read (in NumPy, and
+in eager mode on a CPU); elsewhere the metric is NaN.
 """
 
 from collections.abc import Callable
@@ -34,7 +38,7 @@ def accuracy(predictions: Array, targets: Array) -> Array:
 
     Raises:
         UserError: the shapes do not fit, or mean no classes: one score for each example
-            (`binary_accuracy`), or numbers as targets (`r2`).
+            (`binary_accuracy`), or numbers as targets (`r2`); a target is beyond the last class.
 
     Example:
         >>> import numpy as np
@@ -44,7 +48,17 @@ def accuracy(predictions: Array, targets: Array) -> Array:
         np.float32(0.6666667)
     """
     classes = _classes("accuracy", predictions, targets)
-    return _mean_of_counted(predictions.argmax(1) == classes, classes)
+    return _mean_of_counted(_hits(predictions, classes), classes, predictions.shape[1])
+
+
+def _hits(predictions: Array, classes: Array) -> Array:
+    """Return whether the largest score is that of the class; not so where a score is NaN."""
+    hits = predictions.argmax(1) == classes
+    if isinstance(predictions, np.ndarray):
+        largest = predictions.max(axis=1)
+        return hits if predictions.dtype.kind != "f" else hits & (largest == largest)
+    largest = predictions.amax(1)  # NaN if one of them is
+    return hits & (largest == largest)
 
 
 def class_accuracy(predictions: Array, targets: Array) -> Array:
@@ -69,7 +83,7 @@ def class_accuracy(predictions: Array, targets: Array) -> Array:
         np.float32(0.5)
     """
     classes = _classes("accuracy", predictions, targets, least=1)
-    hits = predictions.argmax(1) == classes
+    hits = _hits(predictions, classes)
     if isinstance(hits, np.ndarray):  # the same number in fewer calls
         return np.float32(np.count_nonzero(hits) / hits.size)
     return _as_float32(hits.sum() / hits.numel())  # torch 2.11 vmaps no count_nonzero
@@ -113,7 +127,9 @@ def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
         own = xp.sum(own, axis=1, keepdims=True)
         behind = (predictions < own) | ((predictions == own) & (index >= number))  # not so a NaN
         ahead = xp.sum(xp.astype(~behind, xp.int64), axis=1)
-        return _mean_of_counted((ahead < k) & (classes >= 0), classes)
+        largest = xp.max(predictions, axis=1)
+        hits = (ahead < k) & (classes >= 0) & (largest == largest)
+        return _mean_of_counted(hits, classes, n_classes)
 
     return top_k
 
@@ -159,7 +175,9 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
     bins = xp.clip(xp.ceil(xp.reshape(confidence, (-1, 1)) * n_bins) - 1, 0, n_bins - 1)
     in_bin = bins == _arange_like(n_bins, classes)
     by_bin = xp.sum(xp.where(in_bin, gaps, xp.zeros_like(gaps)), axis=0)
-    return xp.astype(xp.sum(xp.abs(by_bin)) / xp.sum(counted), xp.float32)
+    lost = 0 * xp.sum(gaps)  # NaN has no bin
+    found = (xp.sum(xp.abs(by_bin)) + lost) / xp.sum(counted)
+    return xp.astype(_unless_beyond(found, classes, predictions.shape[1]), xp.float32)
 
 
 def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
@@ -267,6 +285,7 @@ def r2(predictions: Array, targets: Array) -> Array:
     varied, one = spread > rounding, xp.ones_like(spread)
     perfect = xp.astype(rest <= rounding, xp.float64)
     explained = xp.where(varied, 1 - rest / xp.where(varied, spread, one), perfect)
+    explained = xp.where(rest == rest, explained, rest)  # NaN stays NaN
     return xp.astype(xp.mean(explained), xp.float32)
 
 
@@ -298,6 +317,7 @@ def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> A
     """Return the class numbers (batch, ...) that `targets` mean; a UserError if none."""
     _expect_examples(name, predictions, targets)
     if means_classes(predictions, targets, least):
+        _expect_known_classes(name, targets, predictions.shape[1])
         return targets
     if means_one_hot(predictions, targets, least):
         xp = namespace(targets)
@@ -334,12 +354,32 @@ def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
         raise UserError(f"{name}: {predictions.shape[0]} predictions for {n} targets")
 
 
-def _mean_of_counted(hits: Array, classes: Array) -> Array:
+def _mean_of_counted(hits: Array, classes: Array, n_classes: int) -> Array:
     """Return the share of hits among the targets that are a class; one below 0 never hits."""
     if isinstance(hits, np.ndarray):
         n = np.count_nonzero(classes >= 0)
         return np.float32(np.count_nonzero(hits) / n if n else np.nan)
-    return _as_float32(hits.sum() / (classes >= 0).sum())
+    return _as_float32(_unless_beyond(hits.sum() / (classes >= 0).sum(), classes, n_classes))
+
+
+def _unless_beyond(value: Array, classes: Array, n_classes: int) -> Array:
+    """Return the value of a metric, NaN if a class is beyond the last one and nothing was raised.
+
+    Where it could have been, all classes are known here.
+    """
+    if isinstance(classes, np.ndarray) or (not is_tracing() and classes.is_cpu):
+        return value
+    return namespace(value).where((classes < n_classes).all(), value, float("nan"))
+
+
+def _expect_known_classes(name: str, classes: Array, n_classes: int) -> None:
+    """Raise a UserError for a class beyond the last one, where looking costs no waiting."""
+    if not isinstance(classes, np.ndarray) and (is_tracing() or not classes.is_cpu):
+        return
+    beyond = classes >= n_classes
+    if bool(beyond.any()):
+        wrong = int(classes[beyond][0])
+        raise UserError(f"{name}: target {wrong} is none of the classes 0 to {n_classes - 1}")
 
 
 def _as_float32(x: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from purenets.core.arguments import POSITIVE, expect_numbers
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
+from purenets.core.data.checks import expect_real_outputs, expect_yes_or_no
 from purenets.core.metrics import binary_accuracy, class_accuracy
 from purenets.numpy_nets.modules import (
     sigmoid,
@@ -59,6 +60,7 @@ cross_entropy = Loss(softmax_cross_entropy_forward, softmax_cross_entropy_backwa
 def binary_cross_entropy_forward(x, targets):
     """Return the mean of -t log s - (1 - t) log(1 - s) = max(x, 0) - x t + log(1 + exp(-|x|))."""
     x, t = alike("binary_cross_entropy", x, targets)
+    expect_yes_or_no("binary_cross_entropy", t)
     losses = np.maximum(x, 0) - x * t + np.log1p(np.exp(-np.abs(x)))
     return losses.mean(), (x, t)
 
@@ -146,6 +148,7 @@ def alike(name: str, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarr
 
     (batch,) and (batch, 1) go together.
     """
+    expect_real_outputs(name, outputs)
     outputs = widened(outputs)
     a, b = outputs.shape, targets.shape
     if a != b and a != (*b, 1) and b != (*a, 1):

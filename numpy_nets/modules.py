@@ -21,7 +21,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
-from purenets.core.data.checks import are_class_indices
+from purenets.core.data.checks import are_class_indices, expect_distributions, expect_real_outputs
 from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
@@ -187,7 +187,10 @@ def softmax_cross_entropy_forward(logits, targets):
     total = np.add.reduce(e, axis=1, keepdims=True)
     losses = np.log(total[:, 0]) - shifted.take(places)
     e /= total
-    return np.add.reduce(losses) / losses.dtype.type(n), (e, targets, places, best)
+    loss = np.add.reduce(losses) / losses.dtype.type(n)
+    if loss != loss:  # the largest of a row with a NaN is that NaN, which is no class
+        best = np.where(np.isnan(largest), -1, best)
+    return loss, (e, targets, places, best)
 
 
 def softmax_cross_entropy_backward(dout, cache):
@@ -229,6 +232,7 @@ def classes_or_labels(logits, targets):
         UserError: the targets are neither, or a class number is none of the classes.
     """
     targets, n_classes = np.asarray(targets), logits.shape[-1]
+    expect_real_outputs("cross_entropy", logits)
     if logits.ndim > 2:
         raise UserError(f"cross_entropy: logits of shape {logits.shape}, needs (batch, classes)")
     if not are_class_indices(logits, targets, targets.dtype.kind in "iub"):
@@ -248,8 +252,7 @@ def classes_or_labels(logits, targets):
 def _checked_labels(labels):
     if labels.dtype.kind not in "biuf":
         raise UserError(f"cross_entropy: labels must be numbers, got {labels.dtype}")
-    if labels.dtype.kind in "iu" and not ((labels >= 0).all() and (labels.sum(axis=1) == 1).all()):
-        raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
+    expect_distributions(labels, labels.dtype.kind in "biu")
     return labels
 
 

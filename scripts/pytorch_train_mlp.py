@@ -93,7 +93,7 @@ def train(config: Config | None = None, params: Params | None = None) -> Result:
 def main(config: Config | None = None) -> None:
     """Train and print loss and accuracy on the training and the test set."""
     config = Config.given(config)
-    mlp_task.report(train(config), backend_of(config))
+    mlp_task.report(train(config), config, backend_of(config))
 
 
 if __name__ == "__main__":

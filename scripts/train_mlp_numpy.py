@@ -36,7 +36,8 @@ def train(config: Config | None = None, params: Params | None = None) -> Result:
 
 def main(config: Config | None = None) -> None:
     """Train and print loss and accuracy on the training and the test set."""
-    mlp_task.report(train(config), BACKEND)
+    config = Config.given(config)
+    mlp_task.report(train(config), config, BACKEND)
 
 
 if __name__ == "__main__":

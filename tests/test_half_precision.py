@@ -286,7 +286,7 @@ def test_analysis_of_a_half_precision_net_is_that_of_float32(dtype):
         f = eval_loss_fn(net, {}, batch)
         return {
             "norms": example_grad_norms(tree.map(lambda g: g * 1000, grads)),
-            "noise": noise_scale(grads),
+            "noise": noise_scale(tree.map(lambda g: g + 1, grads)),  # a gradient that shows
             "influence": influence(grads, params),
             "fisher": fisher_diagonal(net, params, {}, batch)["fc2.bias"],
             "ritz": lanczos(lambda v: hvp(f, params, v), params, TORCH_KEY, 3)[0][-1:],

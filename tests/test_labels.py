@@ -6,8 +6,15 @@ import torch
 
 from purenets import UserError, data, init_state, make_step, numpy_nets, optim, random, torch_nets
 from purenets.numpy_nets import modules
+from purenets.torch_nets import jit, losses
 from purenets.torch_nets.analysis.per_example import per_example_grads
-from purenets.torch_nets.losses import cross_entropy, label_smoothed
+from purenets.torch_nets.losses import (
+    binary_cross_entropy,
+    binary_focal,
+    cross_entropy,
+    focal,
+    label_smoothed,
+)
 
 X = random.normal(random.key(1), (6, 4))
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -68,9 +75,88 @@ def test_soft_labels_give_the_same_number_in_both_backends():
     assert_same(by_numpy(SOFT.astype(np.float32)), by_torch(SOFT.astype(np.float32)))
 
 
-def test_soft_labels_that_do_not_sum_to_1_give_the_same_number_in_both_backends():
-    weighted = (SOFT * np.arange(1, 7)[:, None]).astype(np.float32)
-    assert_same(by_numpy(weighted), by_torch(weighted))
+NO_DISTRIBUTIONS = {
+    "rows of another sum": (SOFT * np.arange(1, 7)[:, None], "but row 1 sums to 2"),
+    "a row of zeros": (np.concatenate([SOFT[:5], 0 * SOFT[:1]]), "but row 5 sums to 0"),
+    "logits": (np.log(SOFT), "but an entry is -"),
+    "an entry below 0": (SOFT + np.array([0.9, -0.9, 0]), "but an entry is -0"),
+    "nan": (SOFT * [[1, np.nan, 1]], "but an entry is nan"),
+    "integers": (ONE_HOT * 3, "integer labels .* must be one-hot"),
+}
+
+
+@BACKENDS
+@pytest.mark.parametrize("wrong", NO_DISTRIBUTIONS)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_labels_that_are_no_distribution_are_refused(backend, wrong, dtype):
+    labels, message = NO_DISTRIBUTIONS[wrong]
+    labels = labels if labels.dtype.kind == "i" else labels.astype(dtype)
+    with pytest.raises(UserError, match=message):
+        backend(labels)
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_labels_that_round_to_a_distribution_are_taken(backend, dtype):
+    many = modules.softmax_forward(random.normal(random.key(2), (6, 3)) * 4)[0].astype(dtype)
+    assert np.isfinite(backend(many)[1])
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, focal(2.0), label_smoothed(0.1)])
+def test_swapped_arguments_are_refused(loss):
+    logits, classes = torch.tensor(X[:, :3]), torch.tensor(Y)
+    for labels in (torch.tensor(SOFT, dtype=torch.float32), torch.tensor(ONE_HOT), classes):
+        with pytest.raises(UserError, match=r"\(outputs|logits, targets\) in this order"):
+            loss(labels, logits)
+
+
+YES_OR_NO = [binary_cross_entropy, binary_focal(2.0), binary_focal(2.0, 0.3)]
+
+
+@pytest.mark.parametrize("loss", YES_OR_NO)
+@pytest.mark.parametrize("bad", [2.0, -1.0, float("nan")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_targets_of_yes_or_no_are_from_0_to_1(loss, bad, dtype):
+    targets = torch.tensor([0, 1, 0.5, bad], dtype=dtype)
+    with pytest.raises(UserError, match=f"target {bad:.4g} is not from 0 .no. to 1 .yes."):
+        loss(torch.zeros(4), targets)
+    assert loss(torch.zeros(3), targets[:3]).isfinite()
+    by_hand = numpy_nets.losses.binary_cross_entropy
+    with pytest.raises(UserError, match=f"target {bad:.4g} is not from 0 .no. to 1 .yes."):
+        by_hand.forward(np.zeros(4), np.array([0, 1, 0.5, bad]))
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_one_output_has_no_cross_entropy(column):
+    y, outputs = Y * 0, X[:, :1]
+    y = y[:, None].astype(np.float32) if column else y
+    with pytest.raises(UserError, match="one class"):
+        numpy_nets.grad_fn(numpy_nets.MLP(4, [8], 1))(
+            numpy_nets.MLP(4, [8], 1).init(random.key(0))[0], {}, (X, y), None
+        )
+    for loss in (cross_entropy, focal(2.0), label_smoothed(0.1)):
+        with pytest.raises(UserError, match="one class"):
+            loss(torch.tensor(outputs), torch.tensor(y))
+        with pytest.raises(UserError, match="one class"):
+            jit(loss)(torch.tensor(outputs), torch.tensor(y))
+
+
+@pytest.mark.parametrize(
+    ("loss", "by_hand"),
+    [
+        (losses.mse, numpy_nets.losses.mse),
+        (losses.huber(1.0), numpy_nets.losses.huber(1.0)),
+        (losses.binary_cross_entropy, numpy_nets.losses.binary_cross_entropy),
+        (losses.cross_entropy, numpy_nets.losses.cross_entropy),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["int64", "bool"])
+def test_outputs_that_are_integers_are_refused(loss, by_hand, dtype):
+    outputs = ONE_HOT.astype(dtype)
+    with pytest.raises(UserError, match=f"the outputs are {dtype}, needs floating point"):
+        loss(torch.tensor(outputs), torch.tensor(SOFT))
+    with pytest.raises(UserError, match=f"the outputs are {dtype}, needs floating point"):
+        by_hand.forward(outputs, SOFT)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -7,6 +7,7 @@ without meaning.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,7 @@ from purenets.core.metrics import (
     means_one_hot,
 )
 from purenets.torch_nets import losses
+from purenets.torch_nets.fast.tracing import is_tracing
 
 OURS = (  # which ignore no target
     losses.cross_entropy,
@@ -113,11 +115,22 @@ def _of_unknown_loss(logits: Tensor, targets: Tensor) -> Tensor | None:
     return None if classes in positions else accuracy(logits, targets)
 
 
-def _of_checked_classes(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the accuracy, in fewer operations, where the loss has checked the targets already."""
+def _of_checked_classes(logits: Tensor, targets: Tensor, loss: Tensor | None = None) -> Tensor:
+    """Return the accuracy, in fewer operations, where the loss has checked the targets already.
+
+    A NaN among the logits makes the loss NaN: where a loss is a number, which costs little to see
+    on a CPU, nobody need look for one.
+    """
     if targets.shape == logits.shape:
         return class_accuracy(logits, targets)
-    return (logits.argmax(1) == targets).mean(dtype=torch.float32)
+    hits = logits.argmax(1) == targets
+    if loss is None or not loss.is_cpu or is_tracing() or math.isnan(loss.item()):
+        largest = logits.amax(1)  # NaN if a logit is; then argmax is no class
+        hits = hits & (largest == largest)
+    return hits.mean(dtype=torch.float32)
+
+
+_of_checked_classes.takes_loss = True
 
 
 def _of_classes(logits: Tensor, targets: Tensor) -> Tensor | None:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from purenets.core.arguments import expect_leaves
-from purenets.core.base import Model, UserError
+from purenets.core.base import Model, Params, UserError
+from purenets.torch_nets.layers.basic import refuse_dtype
 from purenets.torch_nets.module_draws import KeyedDraws
 from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
 from purenets.torch_nets.other_draws import Reader, other_generators, without_other_draws
@@ -112,8 +113,12 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     def checked(params, buffers, x, *, train=False, key=None):
         try:
             return apply(params, buffers, x, train=train, key=key)
-        except (TypeError, RuntimeError, AttributeError) as error:  # looked into only then
+        except UserError:
+            raise
+        except (TypeError, RuntimeError, AttributeError, ValueError) as error:
+            # the arguments are looked into only then
             expect_call(modes[bool(train)], name, (params, buffers), x)
+            _expect_dtype(error, name, params, x)
             raise error
 
     init.float32_leaves = frozenset(_norm_leaves(module))  # what `precision.cast` does not cast
@@ -135,6 +140,24 @@ def expect_call(net: nn.Module, name: str, given: tuple, x: Any) -> None:
         where = "missing" if leaf_name in known else "unknown"
         raise UserError(f"{name}: {leaf_name} is {where} in params and buffers")
     expect_input(net, name, x)
+
+
+def _expect_dtype(error: Exception, name: str, params: Params, x: Any) -> None:
+    """Raise a UserError where torch complains of dtypes and an input has another than the params.
+
+    torch's words differ from layer to layer: "same dtype", "scalar type", "should be the same".
+    """
+    if not re.search(r"dtype|scalar type|should be the same", str(error)):
+        return
+    tensors: list[Tensor] = []
+    map_tensors(tensors.append, x)
+    weights = {leaf.dtype: leaf for leaf in params.values() if leaf.is_floating_point()}
+    for part in tensors:
+        if len(weights) == 1 and part.dtype not in weights:
+            try:
+                refuse_dtype(part, next(iter(weights.values())))
+            except UserError as wrong:
+                raise UserError(f"{name}: {wrong.args[0]}") from error
 
 
 def expect_input(net: nn.Module, name: str, x: Any) -> None:

@@ -261,7 +261,8 @@ def compute_metrics(
     found = {"loss": loss}
     detached = _detached(logits)
     for name, f in metrics.items():
-        value = f(detached, targets)
+        extra = (loss,) if getattr(f, "takes_loss", False) else ()
+        value = f(detached, targets, *extra)
         if value is not None:
             found[name] = value
     return found

@@ -4,9 +4,10 @@
     yes or no    binary_cross_entropy, binary_focal(gamma)
     numbers      mse, huber(delta)
 
-Shapes and dtypes are checked here, values are not read: on a device that would make every step
-wait. A class that does not exist is refused by torch's kernel (on a CPU with one line, on a GPU by
-a device assert); no class number is taken as "ignore this example".
+Shapes and dtypes are checked here. The values of labels are read on a CPU in eager mode only: on
+another device that would make every step wait. A class that does not exist is refused by torch's
+kernel (on a CPU with one line, on a GPU by a device assert); no class number is taken as "ignore
+this example".
 """
 
 import functools
@@ -27,7 +28,12 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
-from purenets.core.data.checks import are_class_indices
+from purenets.core.data.checks import (
+    are_class_indices,
+    expect_distributions,
+    expect_real_outputs,
+    expect_yes_or_no,
+)
 from purenets.torch_nets.fast.tracing import is_tracing
 
 __all__ = [
@@ -62,8 +68,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         A scalar, the mean over the batch and all positions.
 
     Raises:
-        UserError: an argument is not a tensor, the targets are neither classes nor labels, or (on a
-            CPU, in eager mode) a class does not exist.
+        UserError: an argument is not a tensor, the logits are of one class, the targets are neither
+            classes nor labels, or (on a CPU, in eager mode) a class does not exist or labels are no
+            probabilities.
 
     Example:
         >>> import torch
@@ -160,18 +167,16 @@ def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
     integers = not (targets.is_floating_point() or targets.is_complex())
     if are_class_indices(logits, targets, integers):
         return targets.long()
-    if not integers:
-        return targets
-    _expect_one_hot(targets)
-    return targets.to(logits.dtype)
+    if targets.is_complex():
+        raise UserError(f"cross_entropy: labels must be real numbers, got {targets.dtype}")
+    if _may_be_read(targets):
+        expect_distributions(targets.detach(), integers)
+    return targets.to(logits.dtype) if integers else targets
 
 
-def _expect_one_hot(labels: Tensor) -> None:
-    """Raise a UserError for integer labels that are not one-hot, where looking costs no waiting."""
-    if not labels.is_cpu or is_tracing():
-        return
-    if labels.dtype != torch.bool and not bool(((labels >= 0) & (labels.sum(1, True) == 1)).all()):
-        raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
+def _may_be_read(targets: Tensor) -> bool:
+    """Return True where a look at the values costs no waiting, and no transform forbids it."""
+    return targets.is_cpu and not is_tracing()
 
 
 # --- classes that are easy, yes or no -------------------------------------------------------------
@@ -259,7 +264,8 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         A scalar, the mean over all elements.
 
     Raises:
-        UserError: an argument is not a tensor, the shapes differ, or the batch is empty.
+        UserError: an argument is not a tensor, the shapes differ, the batch is empty, or (on a CPU,
+            in eager mode) a target is not from 0 to 1.
 
     Example:
         >>> import torch
@@ -270,7 +276,8 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     Source:
         torch.nn.BCEWithLogitsLoss.
     """
-    return F.binary_cross_entropy_with_logits(*_alike("binary_cross_entropy", logits, targets))
+    x, t = _yes_or_no("binary_cross_entropy", logits, targets)
+    return F.binary_cross_entropy_with_logits(x, t)
 
 
 def binary_focal(
@@ -336,7 +343,7 @@ def focal_binary_cross_entropy(
     expect_reals(
         "focal_binary_cross_entropy", FRACTION, **({} if alpha is None else {"alpha": alpha})
     )
-    x, t = _alike("binary_focal", logits, targets)
+    x, t = _yes_or_no("binary_focal", logits, targets)
     losses = F.binary_cross_entropy_with_logits(x, t, reduction="none")
     miss = torch.sigmoid(x) * (1 - t) + torch.sigmoid(-x) * t  # 1 - p
     losses = miss**gamma * losses if gamma else losses
@@ -430,6 +437,16 @@ def _expect_tensors(name: str, outputs: Tensor, targets: Tensor) -> None:
     for what, value in (("outputs", outputs), ("targets", targets)):
         if not isinstance(value, Tensor):
             raise UserError(f"{name}: the {what} are a {type(value).__name__}, needs tensors")
+    if not outputs.is_floating_point():
+        expect_real_outputs(name, outputs)
+
+
+def _yes_or_no(name: str, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `_alike` of them; a UserError for targets that are not from 0 to 1."""
+    logits, targets = _alike(name, logits, targets)
+    if _may_be_read(targets):
+        expect_yes_or_no(name, targets.detach())
+    return logits, targets
 
 
 def _alike(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from purenets.core import random
 from purenets.core.arguments import expect_leaves, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
+from purenets.core.serial import takes_example
 from purenets.torch_nets.grad import expect_param_tensors
 
 
@@ -36,7 +38,8 @@ def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> n
         equivalent torch.nn module where there is one.
 
     Raises:
-        UserError: an argument is wrong, or torch's modules do not allow the name of a leaf.
+        UserError: an argument is wrong, a leaf is missing or unknown, or torch's modules do not
+            allow its name.
 
     Example:
         >>> import torch
@@ -56,7 +59,29 @@ def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> n
     expect_models("to_module", ("apply",), model=model)
     expect_leaves("to_module", params=params, buffers=buffers)
     expect_param_tensors(params | buffers)
+    _expect_leaves_of(model, params, buffers)
     return Net(model, params, buffers)
+
+
+def _expect_leaves_of(model: Model, params: Params, buffers: Buffers) -> None:
+    """Raise a UserError that names a leaf which the model's own `init` lacks, or has beyond these.
+
+    Lazily sized layers cannot be asked without an example; they find out when they are applied.
+    """
+    if not callable(getattr(model, "init", None)) or takes_example(model):
+        return
+    for what, given, own in zip(
+        ("params", "buffers"), (params, buffers), model.init(random.key(0)), strict=True
+    ):
+        missing = [name for name in own if name not in given]
+        if missing:
+            raise UserError(f"to_module: {', '.join(missing)}: missing in {what}")
+        unknown = [name for name in given if name not in own]
+        if unknown:
+            known = ", ".join(own) or "none"
+            raise UserError(
+                f"to_module: {', '.join(unknown)}: unknown in {what}; the model has {known}"
+            )
 
 
 class _Leaves(nn.Module):

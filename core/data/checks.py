@@ -24,7 +24,7 @@ def are_class_indices(logits: Array, targets: Array, integers: bool) -> bool:
         UserError: the targets are neither; the message says which shapes would be.
     """
     shape, labels = targets.shape, logits.shape
-    if integers and len(labels) == 2 and shape == labels[:1] and shape[0] > 0:
+    if integers and len(labels) == 2 and shape == labels[:1] and shape[0] > 0 and labels[1] != 1:
         return True  # most calls end here, at the cost of a fraction of a microsecond
     shape, labels = tuple(shape), tuple(labels)
     if len(labels) < 2:
@@ -36,7 +36,7 @@ def are_class_indices(logits: Array, targets: Array, integers: bool) -> bool:
     if labels[0] == 0:
         raise UserError("cross_entropy: an empty batch has no mean")
     classes = (labels[0], *labels[2:])
-    if shape == classes and integers:
+    if shape == classes and integers and labels[1] > 1:
         return True
     if shape == labels and labels[1] > 1:
         return False
@@ -45,6 +45,11 @@ def are_class_indices(logits: Array, targets: Array, integers: bool) -> bool:
 
 def _what_is_wrong(shape: tuple, classes: tuple, labels: tuple, dtype) -> str:
     right = f"class numbers {classes} or one-hot or soft labels {labels}"
+    if shape == classes and labels[1] == 1:
+        return (
+            f"cross_entropy: logits of shape {labels} are of one class, whose loss is 0 whatever "
+            "the net does; one output takes binary_cross_entropy (yes or no) or mse (a number)"
+        )
     if shape == classes:
         return f"cross_entropy: class numbers must be integers, got {dtype}"
     if labels == shape:
@@ -52,6 +57,58 @@ def _what_is_wrong(shape: tuple, classes: tuple, labels: tuple, dtype) -> str:
     if shape == (*classes, 1):
         return f"cross_entropy: targets are a column {shape}, needs {right}: pass targets[:, 0]"
     return f"cross_entropy: targets of shape {shape} for logits of shape {labels}, needs {right}"
+
+
+def expect_real_outputs(name: str, outputs: Array) -> None:
+    """Raise a UserError for outputs that a loss cannot be differentiated by: no real numbers.
+
+    Args:
+        name: that of the loss.
+        outputs: what the model returned; only the dtype is looked at.
+    """
+    if kind_of(outputs) != "f":
+        raise UserError(
+            f"{name}: the outputs are {str(outputs.dtype).removeprefix('torch.')}, needs floating "
+            "point; the arguments are (outputs, targets) in this order"
+        )
+
+
+def expect_distributions(labels: Array, integers: bool) -> None:
+    """Raise a UserError for labels (batch, classes, ...) that are no distribution over the classes.
+
+    Args:
+        labels: one-hot or soft labels, whose values may be read.
+        integers: True if they are integers; then they must be one-hot.
+    """
+    xp = namespace(labels)
+    if integers:
+        if not bool(xp.all((labels >= 0) & (labels.sum(1, keepdims=True) == 1))):
+            raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
+        return
+    few_bits = labels.dtype.itemsize < 4
+    wide = xp.astype(labels, xp.float32) if few_bits else labels
+    error = abs(wide.sum(1) - 1)
+    if bool(xp.all(error <= (0.05 if few_bits else 1e-3)) & xp.all(labels >= 0)):
+        return
+    i = int(xp.argmax(xp.reshape(xp.astype(~(error <= 1e-3), xp.int8), (-1,))))
+    total, least = float(xp.reshape(wide.sum(1), (-1,))[i]), float(wide.min())
+    what = f"row {i} sums to {total:.4g}" if least >= 0 else f"an entry is {least:.4g}"
+    raise UserError(
+        f"cross_entropy: labels of the shape of the logits must be probabilities, from 0 on and of "
+        f"sum 1 over the classes, but {what}; the arguments are (logits, targets) in this order"
+    )
+
+
+def expect_yes_or_no(name: str, targets: Array) -> None:
+    """Raise a UserError for targets, whose values may be read, that are not from 0 to 1."""
+    xp = namespace(targets)
+    right = (targets >= 0) & (targets <= 1)
+    if not bool(xp.all(right)):
+        wrong = float(targets[~right][0])
+        raise UserError(
+            f"{name}: target {wrong:.4g} is not from 0 (no) to 1 (yes); the arguments are (logits, "
+            "targets) in this order"
+        )
 
 
 def expect_examples(batch: Batch, name: str = "data") -> int:

@@ -1,11 +1,13 @@
-"""Sets from a CSV file: numbers with commas between, the class in the last column."""
+"""Sets from CSV files: a row is an example, numbers and a label with a delimiter between."""
 
 import csv
 import io
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,45 +15,82 @@ from purenets.core import random
 from purenets.core.arguments import (
     expect_flags,
     expect_integers,
+    is_integer,
 )
 from purenets.core.base import Array, UserError
-from purenets.core.data.tasks import Dataset, prepare
+from purenets.core.data.labels import MISSING, expect_classes, number_labels, shown
+from purenets.core.data.tasks import (
+    Dataset,
+    assemble,
+    expect_float_name,
+    expect_split,
+    split,
+)
 from purenets.core.runs.notes import warn
 
 Row = tuple[int, list[str]]  # the line of the file that it ends on, and its cells
+NUMERAL = re.compile(r"[-+$€£]?[\d.,_'\s]*\d[\d.,_'\s]*[%$€£]?")  # a number, as somebody writes it
+OTHER_DELIMITERS = ";\t|"
+
+
+class _Table(NamedTuple):
+    """A file that was read: the names of its columns, None without a header, and its rows."""
+
+    path: Path
+    names: list[str] | None
+    rows: list[Row]
+
+    def place(self, row: int, column: int) -> str:
+        """Return where a cell is, for a message."""
+        name = f" ({self.names[column]})" if self.names else ""
+        return f"{self.path}: line {self.rows[row][0]}, column {column + 1}{name}"
 
 
 def from_csv(
     path: Path,
-    key: Array,
-    test_fraction: float = 0.2,
+    key: Array | None = None,
+    test_fraction: float | None = None,
     dtype: str = "float32",
     *,
+    test: Path | None = None,
+    label: str | int = -1,
+    classes: Sequence[str | int] | None = None,
     header: bool | None = None,
     n_classes: int | None = None,
+    delimiter: str = ",",
 ) -> Dataset:
     """Return the set of a CSV file: numbers, with the class in the last column.
 
-    A row is an example: its features, then its class, an integer from 0 on. The set is split and
-    standardized, as `prepare` does it. The text is UTF-8, with or without a byte order mark; cells
-    may stand in double quotes; empty lines are skipped.
+    A row is an example: its features, which are numbers, and its class: an integer from 0 on, or a
+    name. Names are numbered in alphabetical order; `task.classes` has them by class number. The set
+    is split and standardized, as `prepare` does it. The text is UTF-8, with or without a byte order
+    mark; cells may stand in double quotes; empty lines are skipped.
 
     Args:
         path: the path of the file.
-        key: the key of the split.
-        test_fraction: the share of the examples that becomes the test set.
+        key: the key of the split; not needed with `test`.
+        test_fraction: the share of the examples that becomes the test set; None for 0.2. Not with
+            `test`.
         dtype: the dtype of the inputs, "float32" or "float64".
-        header: True if the first row names the columns, False if it holds numbers. None: it names
+        test: the path of a file of test examples with the same columns. Then all of `path` is the
+            training part, by which both are standardized; the classes are those of both files.
+        label: the column of the class, its name or its position, counted from 0, or from the end
+            by negative numbers.
+        classes: the labels in the order of their numbers, names or integers, as [1, 2, 3]. None for
+            class numbers, and for the names that there are.
+        header: True if the first row names the columns, False if it is an example. None: it names
             them if none of its cells is a number.
         n_classes: the number of classes; None if every class has an example.
+        delimiter: the character between two cells, such as ";" or "\\t".
 
     Returns:
-        A `Dataset`: train and test, inputs (n, features) and targets (n,) int64.
+        A `Dataset`: train and test, inputs (n, features) and targets (n,) int64. Its `classes` are
+        the labels by class number.
 
     Raises:
-        UserError: one line that names the file, the row and what is wrong. A class of a single
-            example is warned of, unless `n_classes` is given: the column may be a number to
-            predict.
+        UserError: one line that names the file, the line, the column and what is wrong. A class of
+            a single example is warned of, unless `n_classes` or `classes` is given: the column may
+            be a number to predict.
 
     Example:
         >>> import pathlib, tempfile
@@ -62,36 +101,85 @@ def from_csv(
         ...     path = pathlib.Path(folder) / "set.csv"
         ...     np.savetxt(path, table, fmt="%d", delimiter=",")
         ...     task = data.from_csv(path, random.key(0))
+        ...     _ = path.write_text("kind,size\\ncat,4.1\\ndog,9.5\\ncat,3.8\\ndog,8.7\\n")
+        ...     pets = data.from_csv(path, random.key(0), 0.5, label="kind")
         >>> task.train[0].shape, task.test[0].shape, task.n_classes
         ((8, 2), (2, 2), 2)
+        >>> pets.classes
+        ('cat', 'dog')
     """
-    if not isinstance(path, str | os.PathLike):
-        raise UserError(f"from_csv: path is {path!r}, needs the path of a file")
-    if header is not None:
-        expect_flags("from_csv", header=header)
+    _expect_arguments(path, test, label, header, delimiter)
+    expect_float_name(dtype)
+    if test is None:
+        test_fraction = 0.2 if test_fraction is None else test_fraction
+        random.check_key(key) if key is not None else None
+    expect_split("from_csv", key, test_fraction, test)
     if n_classes is not None:
         expect_integers("from_csv", 1, n_classes=n_classes)
-    random.check_key(key)
-    rows = _without_header(path, _rows(path), header)
-    if len(rows) < 2:
-        raise UserError(f"{path}: needs at least two rows of numbers")
-    width = max(len(rows[0][1]), 2)
-    table = np.array([_numbers(path, row, width) for row in rows])
-    y = _classes(path, table[:, -1], [number for number, _ in rows], n_classes)
-    _expect_examples_of_classes(path, y, n_classes)
-    return prepare((table[:, :-1], y), random.split(key)[1], test_fraction, dtype, n_classes)
+    if classes is not None:
+        expect_classes("from_csv", classes, n_classes)
+    tables = [_read(path, header, label, delimiter)]
+    if test is not None:
+        tables.append(_read(test, header, label, delimiter, tables[0]))
+    inputs, labels, column = _columns(tables, label, delimiter)
+    numbers, names = _class_numbers(tables, labels, column, classes, n_classes, header)
+    counted = n_classes is not None or classes is not None
+    n_classes = _number_of(numbers, names, n_classes)
+    warned = _warn_of_rare_classes(path, numbers, names or range(n_classes), counted)
+    sets = list(zip(inputs, np.split(numbers, [len(inputs[0])]), strict=False))
+    parts = sets if test is not None else split(sets[0], random.split(key)[1], test_fraction)
+    return assemble(*parts, dtype, n_classes, names, warns=not (counted or warned))
 
 
-def _rows(path: Path) -> list[Row]:
+def _number_of(numbers: np.ndarray, names: tuple | None, n_classes: int | None) -> int:
+    if names is not None:
+        return len(names)
+    return int(numbers.max()) + 1 if n_classes is None else n_classes
+
+
+def _expect_arguments(path, test, label, header, delimiter) -> None:
+    for name, value in (("path", path), ("test", path if test is None else test)):
+        if not isinstance(value, str | os.PathLike):
+            raise UserError(f"from_csv: {name} is {value!r}, needs the path of a file")
+    if not isinstance(label, str) and not is_integer(label):
+        raise UserError(f"from_csv: label is {label!r}, needs the name or position of a column")
+    if header is not None:
+        expect_flags("from_csv", header=header)
+    if isinstance(label, str) and header is not None and not header:
+        raise UserError(f"from_csv: label {label!r} is a name, but header=False: no row has names")
+    if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n\0 ':
+        raise UserError(f"from_csv: delimiter is {delimiter!r}, needs one character, such as ';'")
+
+
+def _read(
+    path: Path, header: bool | None, label: str | int, delimiter: str, like: _Table | None = None
+) -> _Table:
+    """Return the table of a file; `like` has the columns that it must have."""
+    if isinstance(label, str):
+        header = True
+    rows = _rows(path, delimiter)
+    names = _header(path, rows, header, delimiter)
+    table = _Table(path, names, rows if names is None else rows[1:])
+    if len(table.rows) < (2 if like is None else 1):
+        least = "two rows" if like is None else "one row"
+        raise UserError(f"{path}: needs at least {least} of numbers")
+    if like is not None and names and like.names and names != like.names:
+        raise UserError(
+            f"{path}: the columns are {_shown(names)}, but {_shown(like.names)} in {like.path}"
+        )
+    return table
+
+
+def _rows(path: Path, delimiter: str) -> list[Row]:
     """Return the rows of the file that are not empty."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True, delimiter=delimiter)
     rows: list[Row] = []
     try:
         for cells in reader:
             if any(map(str.strip, cells)) or len(cells) > 1:
                 rows.append((reader.line_num, [cell.strip() for cell in cells]))
     except csv.Error as error:
-        raise UserError(f"{path}: row {reader.line_num} cannot be read ({error})") from error
+        raise UserError(f"{path}: line {reader.line_num} cannot be read ({error})") from error
     return rows
 
 
@@ -105,40 +193,39 @@ def _text(path: Path) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: cannot be read (row {row} is no UTF-8 text)") from error
+        raise UserError(f"{path}: cannot be read (line {row} is no UTF-8 text)") from error
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: cannot be read ({error})") from error
     if "\0" in text:
         row = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{path}: row {row} holds a NUL character")
+        raise UserError(f"{path}: line {row} holds a NUL character")
     return text
 
 
-def _without_header(path: Path, rows: list[Row], header: bool | None) -> list[Row]:
-    """Return the rows of numbers; a UserError where the first row may be either."""
+def _header(path: Path, rows: list[Row], header: bool | None, delimiter: str) -> list[str] | None:
+    """Return the names of the columns, None if the first row is an example."""
     if not rows or header is False:
-        return rows
+        return None
     number, names = rows[0]
-    if header is None:
-        if len(names) < 2 or any(map(_is_like_a_number, names)):
-            _expect_no_column_numbers(path, rows[0])
-            return rows
-        header = True
+    if header is None and (len(names) < 2 or any(map(_is_like_a_number, names))):
+        _expect_no_column_numbers(path, rows[0])
+        return None
     if "" in names:
         raise UserError(
-            f"{path}: row {number} names no column {names.index('') + 1}: {_shown(names)}; "
-            "remove that column "
-            "(an index is no feature), or name it"
+            f"{path}: line {number} names no column {names.index('') + 1}: {_shown(names)}; "
+            "remove that column (an index is no feature), or name it"
         )
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: line {number} names two columns {twice!r}")
     if len(rows) > 1 and len(rows[1][1]) != len(names):
         raise UserError(
-            f"{path}: row {number} names {len(names)} columns, row {rows[1][0]} has "
-            f"{len(rows[1][1])}: "
-            f"{_shown(rows[1][1])}"
+            f"{path}: line {number} names {len(names)} columns, line {rows[1][0]} has "
+            f"{len(rows[1][1])}: {_shown(rows[1][1])}{_delimiter_hint(rows[1][1], delimiter)}"
         )
-    return rows[1:]
+    return names
 
 
 def _expect_no_column_numbers(path: Path, row: Row) -> None:
@@ -146,9 +233,9 @@ def _expect_no_column_numbers(path: Path, row: Row) -> None:
     number, cells = row
     if len(cells) > 1 and cells == [str(i) for i in range(len(cells))]:
         raise UserError(
-            f"{path}: row {number} is {_shown(cells)}: an example, or the numbers of the "
-            "columns? Remove it or "
-            "give the columns names; if it is an example, say header=False or write 0.0 for 0"
+            f"{path}: line {number} is {_shown(cells)}: an example, or the numbers of the "
+            "columns? Remove it or give the columns names; if it is an example, say header=False "
+            "or write 0.0 for 0"
         )
 
 
@@ -160,76 +247,195 @@ def _is_like_a_number(cell: str) -> bool:
     return True
 
 
-def _is_text(cell: str) -> bool:
-    """Return True for the name of a class, such as dog: text that is no number."""
-    return any(map(str.isalpha, cell)) and not _is_like_a_number(cell)
+# --- cells ----------------------------------------------------------------------------------------
 
 
-def _numbers(path: Path, row: Row, width: int) -> list[float]:
-    number, cells = row
-    try:
-        # float() alone would take 1_000, and digits of other scripts
-        numbers = [float(cell) for cell in cells if cell.isascii() and "_" not in cell]
+def _columns(
+    tables: list[_Table], label: str | int, delimiter: str
+) -> tuple[list[np.ndarray], list[str], int]:
+    """Return the features of each table, all labels as they are written, and their column."""
+    width = len(tables[0].rows[0][1]) if tables[0].names is None else len(tables[0].names)
+    column = _label_column(tables[0], label, width, delimiter)
+    inputs, labels = [], []
+    for table in tables:
+        features = []
+        for i, (number, cells) in enumerate(table.rows):
+            if len(cells) != width:
+                raise UserError(
+                    f"{table.path}: line {number} has {len(cells)} columns, needs {width}: "
+                    f"{_shown(cells)}{_delimiter_hint(cells, delimiter)}"
+                )
+            numbers = [_number(table, i, j, delimiter) for j in range(width) if j != column]
+            features.append(numbers)
+            labels.append(_label(table, i, column))
+        inputs.append(np.array(features))
+    return inputs, labels, column
+
+
+def _label_column(table: _Table, label: str | int, width: int, delimiter: str) -> int:
+    number, cells = table.rows[0]
+    if width < 2:
+        raise UserError(
+            f"{table.path}: line {number} has 1 column, needs features and a label: "
+            f"{_shown(cells)}{_delimiter_hint(cells, delimiter)}"
+        )
+    if isinstance(label, str):
+        if label not in table.names:
+            raise UserError(
+                f"{table.path}: no column is named {label!r}; the columns are {_shown(table.names)}"
+            )
+        return table.names.index(label)
+    if not -width <= label < width:
+        raise UserError(f"{table.path}: label is column {label}, but there are {width} columns")
+    return label % width
+
+
+def _number(table: _Table, row: int, column: int, delimiter: str) -> float:
+    """Return the number of a cell."""
+    cell = table.rows[row][1][column]
+    try:  # float() alone would take 1_000, and digits of other scripts
+        value = float(cell) if cell.isascii() and "_" not in cell else None
     except ValueError:
-        numbers = []
-    if len(numbers) != width or len(cells) != width:
-        hint = next(
-            (f"; columns are separated by commas, not {c!r}" for c in ";\t" if c in "".join(cells)),
-            "",
+        value = None
+    if value is None:
+        raise UserError(
+            f"{table.place(row, column)}: {_what_is_wrong(table, row, cell, delimiter)}"
         )
-        if not hint and _is_text(cells[-1]) and len(cells) == width:
-            hint = f"; class names must be numbered from 0, and {cells[-1]!r} is a name"
-        raise UserError(f"{path}: row {number} is not {width} numbers: {_shown(cells)}{hint}")
-    if not all(map(math.isfinite, numbers)):
-        wrong = next(
-            cell for cell, value in zip(cells, numbers, strict=True) if not math.isfinite(value)
-        )
-        raise UserError(f"{path}: row {number} has a value that is not finite: {wrong}")
-    return numbers
+    if not math.isfinite(value):
+        raise UserError(f"{table.place(row, column)}: not finite: {cell}")
+    return value
 
 
-def _classes(path: Path, y: np.ndarray, rows: Sequence[int], n_classes: int | None) -> np.ndarray:
-    """Return the last column as class numbers."""
+def _what_is_wrong(table: _Table, row: int, cell: str, delimiter: str) -> str:
+    """Return what is wrong with a cell that is no number."""
+    if not cell:
+        return "empty; fill it in, or remove the line"
+    if cell.lower() in MISSING:
+        return f"{cell!r} is a missing value; fill it in, or remove the line"
+    hint = _delimiter_hint(table.rows[row][1], delimiter)
+    if not hint and row == 0 and table.names is None:
+        hint = "; if this line names the columns, say header=True"
+    if not hint and re.fullmatch(r"[-+]?\d+,\d+", cell):
+        hint = "; write decimals with a point, as 1.5"
+    return f"{cell!r} is not a number{hint}"
+
+
+def _delimiter_hint(cells: Sequence[str], delimiter: str) -> str:
+    """Return how to say by which other character the columns seem to be separated."""
+    text = "".join(cells)
+    found = next((c for c in OTHER_DELIMITERS if c in text and c != delimiter), None)
+    if found is None and len(cells) == 1 and delimiter != "," and "," in text:
+        found = ","
+    return f"; if columns are separated by {found!r}, say delimiter={found!r}" if found else ""
+
+
+# --- labels ---------------------------------------------------------------------------------------
+
+
+def _label(table: _Table, row: int, column: int) -> str:
+    """Return a label as it is written; a UserError where there is none."""
+    cell = table.rows[row][1][column]
+    if not cell:
+        raise UserError(f"{table.place(row, column)}: empty, needs a label")
+    if _is_like_a_number(cell) and not math.isfinite(float(cell)):
+        raise UserError(f"{table.place(row, column)}: not finite: {cell}")
+    if NUMERAL.fullmatch(cell) and (
+        not _is_like_a_number(cell) or "_" in cell or not cell.isascii()
+    ):
+        raise UserError(f"{table.place(row, column)}: {cell!r} is neither a number nor a name")
+    return cell
+
+
+def _class_numbers(
+    tables: list[_Table],
+    labels: list[str],
+    column: int,
+    classes: Sequence | None,
+    n_classes: int | None,
+    header: bool | None,
+) -> tuple[np.ndarray, tuple | None]:
+    """Return the class number of each row, and the labels by class number; None for numbers."""
+    first = len(tables[0].rows)
+
+    def place(i: int) -> str:
+        return tables[i >= first].place(i - first * (i >= first), column)
+
+    are_numbers = [_is_like_a_number(label) for label in labels]
+    if classes is not None:
+        return number_labels(labels, classes, place)
+    if all(are_numbers):
+        return _whole_numbers(np.array(labels, float), n_classes, place), None
+    _expect_names(tables[0], labels, are_numbers, place, header)
+    numbers, names = number_labels(labels, None, place)
+    expect_classes("from_csv", names, n_classes)
+    return numbers, names
+
+
+def _expect_names(
+    table: _Table, labels: list[str], are_numbers: list[bool], place, header: bool | None
+) -> None:
+    """Raise a UserError for names among numbers, and a first name that may be that of a column."""
+    doubtful = table.names is None and header is None
+    hint = "; if this line names the columns, say header=True" if doubtful else ""
+    if any(are_numbers):
+        rare = sum(are_numbers) * 2 < len(labels)  # what there is less of is what is wrong
+        i = are_numbers.index(rare)
+        other = labels[are_numbers.index(not rare)]
+        raise UserError(
+            f"{place(i)}: {labels[i]!r} is a label beside {other!r}: needs names in all rows or "
+            f"numbers in all{hint if i == 0 else ', or classes=[...]'}"
+        )
+    if doubtful and labels.count(labels[0]) == 1 and len(labels) > 2:
+        raise UserError(
+            f"{place(0)}: no other row has the label {labels[0]!r}; say header=True if this line "
+            "names the columns, header=False if it is an example"
+        )
+
+
+def _whole_numbers(y: np.ndarray, n_classes: int | None, place) -> np.ndarray:
+    """Return the labels as class numbers."""
     last = 2**31 - 1 if n_classes is None else n_classes - 1
     right = (y == np.floor(y)) & (y >= 0) & (y <= last)
     if not right.all():
         i = int(np.argmin(right))
         range_of = "from 0 on" if n_classes is None else f"from 0 to {last}"
         raise UserError(
-            f"{path}: row {rows[i]}: the last column must be the class, an integer {range_of}, "
-            f"not {y[i]:g}"
+            f"{place(i)}: the label must be a class, an integer {range_of} or a name, not {y[i]:g}"
         )
     y = y.astype(np.int64)
     present = np.unique(y)
     if n_classes is None and len(present) <= present[-1]:
         missing = int(np.argmax(present != np.arange(len(present))))
         i = int(np.argmax(y > missing))
+        hint = f" or classes={shown(present.tolist())}" if len(present) <= 10 else ""
         raise UserError(
-            f"{path}: row {rows[i]} has class {y[i]}, but none has class {missing}; number the "
-            "classes from 0 "
-            "without a gap, or say n_classes"
+            f"{place(i)}: class {y[i]}, but no row has class {missing}; number the classes from 0 "
+            f"without a gap, or say n_classes{hint}"
         )
     return y
 
 
-def _expect_examples_of_classes(path: Path, y: np.ndarray, n_classes: int | None) -> None:
-    """Raise a UserError for a single class, and warn of classes that have one example each.
+def _warn_of_rare_classes(path: Path, y: np.ndarray, names: Sequence, counted: bool) -> bool:
+    """Warn of classes that have one example each, and return True if there are some.
 
     Integers of a regression look like these: (nearly) every row is a class of its own.
+
+    Raises:
+        UserError: there is a single class.
     """
     classes, counts = np.unique(y, return_counts=True)
-    if len(classes) == 1 and (n_classes is None or n_classes == 1):
-        raise UserError(
-            f"{path}: all rows are of class {classes[0]}, needs two classes or more in the last "
-            "column"
-        )
-    lone = classes[counts < 2]
-    if n_classes is None and len(lone):
-        names = ", ".join(map(str, lone[:3])) + (", ..." if len(lone) > 3 else "")
-        warn(
-            f"{path}: {len(lone)} of {len(classes)} classes have a single example ({names}): the "
-            "last column is the class, not a number to predict; n_classes says that this is meant"
-        )
+    labels = [names[i] for i in classes]
+    if len(classes) == 1 and (not counted or len(names) == 1):
+        raise UserError(f"{path}: all rows are of class {labels[0]}, needs two classes or more")
+    lone = [label for label, count in zip(labels, counts, strict=True) if count < 2]
+    if counted or not lone:
+        return False
+    some = ", ".join(map(str, lone[:3])) + (", ..." if len(lone) > 3 else "")
+    warn(
+        f"{path}: {len(lone)} of {len(classes)} classes have a single example ({some}): the "
+        "label is the class, not a number to predict; n_classes or classes says that this is meant"
+    )
+    return True
 
 
 def _shown(cells: Sequence[str], most: int = 80) -> str:

@@ -1,58 +1,130 @@
 """Data sets for classification: checked, split by a key, standardized on the training part only."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from purenets.core import random
 from purenets.core.arguments import ANY, expect_integers, expect_numbers, expect_reals
-from purenets.core.arrays import like, namespace, to_host
+from purenets.core.arrays import namespace, to_host
 from purenets.core.base import Array, Batch, UserError
-from purenets.core.data.checks import expect_examples, kind_of
+from purenets.core.data.checks import expect_examples
+from purenets.core.data.labels import expect_classes, expect_names, number_labels
+from purenets.core.data.scaling import Scaling, expect_finite_features, scaling_of
+from purenets.core.runs.notes import warn
 
-ROUNDINGS = (
-    4.0  # a spread of so many units in the last place of a feature is noise, not information
-)
 
-
-class Dataset(NamedTuple):
-    """A classification task: train and test, pairs of inputs and targets.
-
-    Args:
-        train: inputs (n, features) floating point, and targets (n,) int64.
-        test: the same for the examples that were held out.
-        n_features: how many there are.
-        n_classes: how many there are.
-    """
-
+class _Parts(NamedTuple):
     train: Batch
     test: Batch
     n_features: int
     n_classes: int
 
 
+class Dataset(_Parts):
+    """A classification task: the tuple (train, test, n_features, n_classes), and how it was made.
+
+    Args:
+        train: inputs (n, features) floating point, and targets (n,) int64.
+        test: the same for the examples that were held out.
+        n_features: how many there are.
+        n_classes: how many there are.
+        scaling: the map that standardized the inputs, None if there is none.
+        classes: the label of each class, by its number; None for the numbers themselves.
+
+    Attributes:
+        classes: the labels, a tuple: class i of the targets and logits is `classes[i]`.
+        mean, std: those of each feature of the training part before it was standardized.
+    """
+
+    scaling: Scaling | None
+    classes: tuple
+
+    def __new__(
+        cls, train, test, n_features, n_classes, *, scaling=None, classes: Sequence | None = None
+    ):
+        self = super().__new__(cls, train, test, n_features, n_classes)
+        self.scaling = scaling
+        self.classes = tuple(range(n_classes)) if classes is None else tuple(classes)
+        return self
+
+    def _replace(self, **fields) -> "Dataset":
+        """Return the set with other fields, by name."""
+        about = {"scaling": self.scaling, "classes": self.classes}
+        return Dataset(**(self._asdict() | about | fields))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Return the mean of each feature of the training part, (features,) float64."""
+        return self._known_scaling().mean
+
+    @property
+    def std(self) -> np.ndarray:
+        """Return the deviation of each feature of the training part; 1 for a constant feature."""
+        return self._known_scaling().std
+
+    def standardize(self, x: Array) -> Array:
+        """Return new examples as the net saw those of the training part.
+
+        Args:
+            x: (n, features), in the units of the data before they were standardized.
+
+        Returns:
+            (n, features) in the dtype of the training inputs, an array or tensor as `x` is.
+
+        Raises:
+            UserError: `x` is no array of finite real numbers with the features of the set.
+        """
+        found, dtype = self._known_scaling().apply(x), self.train[0].dtype
+        if isinstance(found, np.ndarray):
+            expect_finite_features(_cast(found, dtype), str(dtype))
+            return _cast(found, dtype)
+        xp = namespace(found)
+        return xp.astype(found, getattr(xp, str(dtype).removeprefix("torch.")))
+
+    def _known_scaling(self) -> Scaling:
+        if self.scaling is None:
+            raise UserError(
+                "Dataset: made by hand, it knows no mean; see data.prepare and data.standardize"
+            )
+        return self.scaling
+
+
 def prepare(
     batch: Batch,
-    key: Array,
-    test_fraction: float,
+    key: Array | None = None,
+    test_fraction: float | None = None,
     dtype: str = "float32",
     n_classes: int | None = None,
+    *,
+    test: Batch | None = None,
+    classes: Sequence[str | int] | None = None,
 ) -> Dataset:
     """Return inputs and targets as a task: checked, split, standardized on the training part only.
 
+    The test part is `test_fraction` of the examples, drawn by the key, or a set of its own, `test`.
+    Examples that arrive later are standardized in the same way by the task's `standardize`. A
+    class that only the test part has is warned of, unless `n_classes` or `classes` says that it is
+    meant.
+
     Args:
-        batch: inputs (n, features) and class numbers (n,), counted from 0.
-        key: the key of the split.
-        test_fraction: the share of the examples that becomes the test set.
+        batch: inputs (n, features), and targets (n,): class numbers, counted from 0, or names of
+            classes, which are numbered in alphabetical order.
+        key: the key of the split; not needed with `test`.
+        test_fraction: the share of the examples that becomes the test set; not with `test`.
         dtype: the dtype of the inputs, "float32" or "float64".
         n_classes: the number of classes; None if every class has an example.
+        test: inputs and targets of a test set; then all of `batch` is the training part.
+        classes: the labels in the order of their numbers, names or integers, as [1, 2, 3]. None for
+            class numbers, and for the names that there are.
 
     Returns:
-        A `Dataset` of NumPy arrays.
+        A `Dataset` of NumPy arrays. Its `classes` are the labels by class number.
 
     Raises:
-        UserError: `check` refuses the set, a part of the split is empty, or `dtype` is not
-            floating point.
+        UserError: `check` refuses the set, a part of the split is empty, `dtype` is not floating
+            point, or an argument is missing, is wrong or contradicts another.
 
     Example:
         >>> import numpy as np
@@ -63,28 +135,162 @@ def prepare(
         ((8, 2), (2, 2))
         >>> task.train[0].std(axis=0).round(3)
         array([1., 1.], dtype=float32)
+        >>> named = np.array(["dog", "cat"] * 5)
+        >>> task = data.prepare((x, named), random.key(0), test_fraction=0.2)
+        >>> task.classes
+        ('cat', 'dog')
+        >>> new = np.array([[8.0, 9.0]])  # standardized by mean and deviation of task.train
+        >>> task.standardize(new).shape
+        (1, 2)
     """
-    if not _is_float(dtype):
-        raise UserError(f"dtype: {dtype} cannot hold standardized inputs; needs float32 or float64")
-    expect_numbers("prepare", ANY, test_fraction=test_fraction)
-    x, y = map(to_host, check(batch, n_classes))
-    if x.ndim != 2:
-        raise UserError(f"data: inputs of shape {x.shape}, needs (n, features)")
-    n_classes = int(np.max(y)) + 1 if n_classes is None else n_classes
-    train, test = split((x, y.astype(np.int64, copy=False)), key, test_fraction)
+    expect_float_name(dtype)
+    expect_split("prepare", key, test_fraction, test)
+    if classes is not None:
+        expect_classes("prepare", classes, n_classes)
+    labeled = classes is not None
+    sets = [_pair(batch, "data", labeled)]
+    if test is not None:
+        sets.append(_pair(test, "test", labeled))
+    sets, labels = _numbered(sets, classes)
+    if labels is not None:
+        expect_classes("prepare", labels, n_classes)
+    known = labeled or n_classes is not None
+    n_classes = _count_classes(sets, len(classes) if labeled else n_classes)
+    sets = [(x, y.astype(np.int64, copy=False)) for x, y in sets]
+    parts = split(sets[0], key, test_fraction) if test is None else sets
+    return assemble(*parts, dtype, n_classes, labels, warns=not known)
+
+
+def assemble(
+    train: Batch, test: Batch, dtype: str, n_classes: int, classes: Sequence | None, warns: bool
+) -> Dataset:
+    """Return the two parts as a `Dataset`, standardized by the first one.
+
+    Args:
+        train, test: inputs (n, features) and class numbers (n,), checked.
+        dtype: that of the inputs.
+        n_classes: the number of classes.
+        classes: their labels, None for their numbers.
+        warns: True to warn of a class that only the test part has.
+    """
+    scaling = scaling_of(train[0])
+    inputs = [_cast(scaling.apply(x), dtype) for x, _ in (train, test)]
+    for x in inputs:
+        expect_finite_features(x, dtype)
+    n_features = inputs[0].shape[1]
+    task = Dataset(
+        (inputs[0], train[1]),
+        (inputs[1], test[1]),
+        n_features,
+        n_classes,
+        scaling=scaling,
+        classes=classes,
+    )
+    if warns:
+        _warn_of_untrained_classes(task)
+    return task
+
+
+def _warn_of_untrained_classes(task: Dataset) -> None:
+    only = np.setdiff1d(task.test[1], task.train[1])
+    if len(only):
+        labels = ", ".join(str(task.classes[i]) for i in only[:3]) + (", ..." * (len(only) > 3))
+        warn(
+            f"data: {len(only)} of {task.n_classes} classes have no example in the training part "
+            f"({labels}), only in the test part; n_classes or classes says that this is meant"
+        )
+
+
+def _cast(x: np.ndarray, dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
-        train_x, test_x = (x.astype(dtype) for x in standardize(train[0], test[0]))
-    for x in (train_x, test_x):
-        _check_spans(np.isfinite(x).all(axis=0), dtype)
-    return Dataset((train_x, train[1]), (test_x, test[1]), train_x.shape[1], n_classes)
+        return x.astype(dtype)
 
 
-def _is_float(dtype: str) -> bool:
-    """Return True for the name of a floating-point dtype of NumPy."""
+def expect_split(function: str, key: Any, test_fraction: Any, test: Any) -> None:
+    """Raise a UserError unless there is one way to the test part: a share and a key, or a set."""
+    if test is not None:
+        if test_fraction is not None:
+            raise UserError(f"{function}: test and test_fraction are given, needs one of them")
+        return
+    if test_fraction is None:
+        raise UserError(f"{function}: needs test_fraction, such as 0.2, or a set as test")
+    expect_numbers(function, ANY, test_fraction=test_fraction)
+    if key is None:
+        raise UserError(f"{function}: a split needs a key, such as random.key(0)")
+
+
+def _pair(batch: Batch, name: str, labeled: bool) -> Batch:
+    """Return inputs and targets on the host; as a list, targets that are labels, no numbers."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise UserError(f"{name}: needs a pair (inputs, targets), got {type(batch).__name__}")
+    x, labels = batch[0], _labels(batch[1], name, labeled)
+    if labels is None:
+        expect_examples((x, batch[1]), name)
+        x, y = map(to_host, batch)
+    else:
+        x, y = to_host(x) if hasattr(x, "shape") else x, labels
+        expect_examples((x, np.zeros(len(y), np.int64)), name)
+    if x.ndim != 2:
+        raise UserError(f"{name}: inputs of shape {x.shape}, needs (n, features)")
+    return x, y
+
+
+def _labels(y: Any, name: str, labeled: bool) -> list | None:
+    """Return targets that are labels, names or the integers of `classes`; None for numbers."""
+    if isinstance(y, list | tuple) and y and all(isinstance(label, str) for label in y):
+        return expect_names(y, name)
+    if not hasattr(y, "dtype") or not hasattr(y, "shape"):
+        return None  # refused by `expect_examples`
+    y = to_host(y)
+    if y.dtype.kind in "OU" and y.ndim == 1:
+        return expect_names(y.tolist(), name)
+    if labeled and (y.ndim != 1 or y.dtype.kind not in "iu"):
+        raise UserError(
+            f"{name}: targets are {y.dtype} of shape {y.shape}, needs the labels in `classes` (n,)"
+        )
+    return y.tolist() if labeled else None
+
+
+def _numbered(sets: list[Batch], classes: Sequence | None) -> tuple[list[Batch], tuple | None]:
+    """Return the sets with class numbers in place of labels, and the labels by class number."""
+    ys = [y for _, y in sets]
+    if not any(isinstance(y, list) for y in ys):
+        return sets, None
+    if not all(isinstance(y, list) for y in ys):
+        raise UserError("test: targets are names in one of data and test, needs them in both")
+    n = len(ys[0])
+    found, labels = number_labels(
+        [label for y in ys for label in y],
+        classes,
+        lambda i: f"data: target {i}" if i < n else f"test: target {i - n}",
+    )
+    parts = np.split(found, [n])[: len(sets)]
+    return [(x, part) for (x, _), part in zip(sets, parts, strict=True)], labels
+
+
+def _count_classes(sets: list[Batch], n_classes: int | None) -> int:
+    """Return the number of classes of all sets; a UserError if one holds what is no class."""
+    if len({x.shape[1:] for x, _ in sets}) > 1:
+        a, b = (x.shape for x, _ in sets)
+        raise UserError(f"test: inputs of shape {b}, needs as many features as data {a}")
+    for (x, y), name in zip(sets, ("data", "test"), strict=False):
+        _expect_integers(y, name)
+        if n_classes is not None:
+            check((x, y), n_classes, name)
+    together = np.concatenate([y for _, y in sets])
+    if n_classes is None:
+        _expect_no_gap(together, "data")
+    return int(together.max()) + 1 if n_classes is None else n_classes
+
+
+def expect_float_name(dtype: str) -> None:
+    """Raise a UserError for what names no floating-point dtype of NumPy."""
     try:
-        return isinstance(dtype, str | type | np.dtype) and np.dtype(dtype).kind == "f"
+        good = isinstance(dtype, str | type | np.dtype) and np.dtype(dtype).kind == "f"
     except TypeError:
-        return False
+        good = False
+    if not good:
+        raise UserError(f"dtype: {dtype} cannot hold standardized inputs; needs float32 or float64")
 
 
 def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:
@@ -115,10 +321,7 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
     if n_classes is not None:
         expect_integers(name, 1, n_classes=n_classes)
     y = to_host(batch[1])
-    if y.ndim != 1 or y.dtype.kind not in "iub":
-        raise UserError(
-            f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}"
-        )
+    _expect_integers(y, name)
     last = y.max() if n_classes is None else n_classes - 1
     if y.min() < 0 or y.max() > last:
         wrong = int(y[(y < 0) | (y > last)][0])
@@ -128,15 +331,26 @@ def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Bat
     return batch
 
 
+def _expect_integers(y: np.ndarray, name: str) -> None:
+    if y.ndim != 1 or y.dtype.kind not in "iub":
+        raise UserError(
+            f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}"
+        )
+
+
 def _expect_no_gap(y: np.ndarray, name: str) -> None:
     present = np.unique(y)
     if len(present) <= int(present[-1]):
         missing = int(np.argmax(present != np.arange(len(present))))
         raise UserError(
             f"{name}: no example has target {missing}, but one has {present[-1]}; number the "
-            "classes from 0 "
-            "without a gap, or say n_classes"
+            f"classes from 0 without a gap, or say n_classes{_classes_hint(present)}"
         )
+
+
+def _classes_hint(present: np.ndarray) -> str:
+    """Return how to number the labels that there are, if they are few."""
+    return f" or, for prepare, classes={present.tolist()}" if len(present) <= 10 else ""
 
 
 def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
@@ -175,108 +389,3 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
         raise UserError(f"test_fraction: {fraction} of {n} examples leaves a part empty")
     order = random.permutation(key, n)
     return tuple(tuple(part[rows] for part in batch) for rows in (order[second:], order[:second]))
-
-
-# --- standardization ------------------------------------------------------------------------------
-
-
-def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
-    """Return `train` with mean 0 and deviation 1 in every feature, and the others by the same map.
-
-    A feature is constant if its values on `train` differ by no more than rounding (4 units in the
-    last place of their dtype). It becomes 0; in the other arrays, the difference from its value on
-    `train`.
-
-    Args:
-        train: (n, features), real numbers. Computed in float64.
-        others: arrays (m, features), such as the test set.
-
-    Returns:
-        As many arrays, each in its own dtype (integers as float64).
-
-    Raises:
-        UserError: there are no examples, the features differ in number, or a value is not finite or
-            too large.
-
-    Example:
-        >>> import numpy as np
-        >>> from purenets import data
-        >>> train, test = data.standardize(np.array([[1.0], [3.0]]), np.array([[2.0], [5.0]]))
-        >>> train.ravel(), test.ravel()
-        (array([-1.,  1.]), array([0., 3.]))
-    """
-    arrays = (train, *others)
-    for array in arrays:
-        if not hasattr(array, "dtype") or not hasattr(array, "shape"):
-            raise UserError(f"standardize: a {type(array).__name__}, needs an array (n, features)")
-    parts = [_as_float64(array, train) for array in arrays]
-    rounding = ROUNDINGS * _epsilon(train) * np.abs(parts[0]).max(axis=0)
-    with np.errstate(all="ignore"):
-        constant = np.ptp(parts[0], axis=0) <= rounding
-        exponent, shift, mean, deviation = _statistics(parts[0], constant)
-        # exponent and shift are 0 for most features, and then change no bit
-        found = [np.ldexp(x, -exponent) - shift - mean for x in parts]
-        found = [np.where(constant & (np.abs(x) <= rounding), 0.0, x) / deviation for x in found]
-    for x in found:
-        _check_spans(np.isfinite(x).all(axis=0), "float64")
-    return tuple(_like_given(x, given) for x, given in zip(found, arrays, strict=True))
-
-
-def _statistics(x: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return exponent, shift, mean and deviation: z = (x / 2**exponent - shift - mean) / deviation.
-
-    Most features have exponent 0 and shift 0. Where rounding would spoil the mean (an offset that
-    is large against the deviation), or squares would leave the range of float64, the feature is
-    divided by a power of two, which is exact, and its first value is subtracted, before its mean
-    and deviation are taken.
-    """
-    mean, deviation, largest = x.mean(axis=0), x.std(axis=0), np.abs(x).max(axis=0)
-    rounding_of_mean = len(x) * np.finfo(np.float64).eps * largest  # a bound
-    plain = constant | (
-        (rounding_of_mean <= 1e-8 * deviation) & (largest < 1e100) & (deviation > 1e-100)
-    )
-    exponent = np.where(plain, 0, np.frexp(largest)[1])
-    scaled = np.ldexp(x, -exponent)
-    shift = np.where(plain, 0.0, scaled[0])
-    scaled -= shift
-    mean = np.where(plain, mean, scaled.mean(axis=0))
-    deviation = np.where(plain, deviation, scaled.std(axis=0))
-    return exponent, shift, np.where(constant, x[0], mean), np.where(constant, 1.0, deviation)
-
-
-def _as_float64(x: Array, train: Array) -> np.ndarray:
-    if x.ndim < 1 or kind_of(x) not in "bif" or x.shape[1:] != train.shape[1:]:
-        raise UserError(
-            f"standardize: {x.dtype} of shape {tuple(x.shape)}, needs real numbers (n, "
-            "features) with the "
-            f"features of train {tuple(train.shape)}"
-        )
-    if train.shape[0] == 0:
-        raise UserError("standardize: no examples in train; needs at least one")
-    if not isinstance(x, np.ndarray):
-        x = to_host(namespace(x).astype(x, namespace(x).float64))
-    x = x.astype(np.float64, copy=False)
-    if not np.isfinite(x).all():
-        raise UserError(
-            f"standardize: a value of example {np.argwhere(~np.isfinite(x))[0][0]} is not finite"
-        )
-    return x
-
-
-def _epsilon(x: Array) -> float:
-    return float(namespace(x).finfo(x.dtype if kind_of(x) == "f" else namespace(x).float64).eps)
-
-
-def _like_given(x: np.ndarray, given: Array) -> Array:
-    """Return `x` in the library and dtype of what was given; float64 for integers."""
-    if kind_of(given) == "f":
-        return like(x, given)
-    return x if isinstance(given, np.ndarray) else namespace(given).asarray(x, device=given.device)
-
-
-def _check_spans(good: np.ndarray, dtype: str) -> None:
-    if not good.all():
-        feature = np.argmin(good) if good.ndim else 0
-        raise UserError(
-            f"data: the values of feature {feature} are too far apart to be standardized in {dtype}"
-        )

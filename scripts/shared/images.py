@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from purenets import Model, TrainState, UserError, tree
+from purenets import Diverged, Model, TrainState, UserError, tree
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import (
     Options,
@@ -203,6 +203,8 @@ def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
 
     x, y = task.test
     logits = logits_of(model, state, x)
+    if bool(logits.isnan().any()):
+        raise Diverged("the logits of test images are not finite")
     classes = logits.argmax(1).cpu().numpy()
     found = {
         "loss": float(cross_entropy(logits, y)),
@@ -258,7 +260,10 @@ def averaged_over(views: str, model: Model) -> Model:
 
 
 def accuracy_of(logits, y) -> float:
-    return float((logits.argmax(1) == y).float().mean())
+    """Return the accuracy; a row with NaN among its logits is never right."""
+    from purenets.core.metrics import class_accuracy
+
+    return float(class_accuracy(logits, y))
 
 
 def logits_of(model: Model, state: TrainState, x):

@@ -49,11 +49,7 @@ CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
 
 def known_dataset(value: str) -> str | None:
     good = value in DATASETS or value.endswith(".csv")
-    return (
-        None
-        if good
-        else f"one of {', '.join(DATASETS)}, or a file.csv with the class in its last column"
-    )
+    return None if good else f"one of {', '.join(DATASETS)}, or a file.csv with a column of classes"
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,14 @@ class MLPConfig(Options):
     max_steps: int = option(1500, "epochs to train for (passes over the training set)", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
     dataset: str = option("moons", f"{', '.join(DATASETS)}, or a CSV file", known_dataset)
+    test_set: str = option(
+        None,
+        "a CSV file of test examples for a CSV file as --dataset; else a part of it",
+        file_path,
+    )
+    label: str = option(
+        None, "the column of the class in a CSV file, its name or number from 0; else the last one"
+    )
     n_samples: int = option(1000, "points to draw of a generated set", positive)
     noise: float = option(
         None, "deviation of a generated set's noise; each set has its own", not_negative
@@ -112,7 +116,10 @@ class Backend(NamedTuple):
 def load_data(config: MLPConfig, key) -> Dataset:
     """The set that the options name, checked."""
     if config.dataset.endswith(".csv"):
-        return data.from_csv(Path(config.dataset), key, config.test_fraction, config.dtype)
+        return load_table(config, key)
+    for flag, value in (("test_set", config.test_set), ("label", config.label)):
+        if value is not None:
+            raise UserError(f"--{flag} {value}: needs a CSV file as --dataset")
     return data.load(
         config.dataset,
         key,
@@ -121,6 +128,17 @@ def load_data(config: MLPConfig, key) -> Dataset:
         test_fraction=config.test_fraction,
         dtype=config.dtype,
     )
+
+
+def load_table(config: MLPConfig, key) -> Dataset:
+    """The set of a CSV file; without a file of test examples, a part of it is held out."""
+    label = -1 if config.label is None else config.label
+    if isinstance(label, str) and label.removeprefix("-").isdecimal():
+        label = int(label)
+    test = None if config.test_set is None else Path(config.test_set)
+    share = config.test_fraction if test is None else None
+    path = Path(config.dataset)
+    return data.from_csv(path, key, share, config.dtype, test=test, label=label)
 
 
 def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
@@ -209,9 +227,13 @@ def draw(result: Result, backend: Backend, folder: Path) -> None:
         plots.save(figure, folder / "boundary.png")
 
 
-def report(result: Result, backend: Backend) -> None:
-    """Print the last row, as a table."""
-    row = result.history[-1]
-    print(f"{backend.name}: {tree.size(result.state.params)} parameters, {row['step']} steps")
+def report(result: Result, config: MLPConfig, backend: Backend) -> None:
+    """Print the last row, as a table, and how long the training was."""
+    row, task = result.history[-1], result.task
+    size = f"{backend.name}: {tree.size(result.state.params)} parameters"
+    epochs = row["step"] / data.steps_per_epoch(task.train, config.batch_size)
+    print(f"{size}, {row['step']} steps ({epochs:.4g} epochs)")
+    if task.classes != tuple(range(task.n_classes)):
+        print(f"  classes {', '.join(f'{i} {label}' for i, label in enumerate(task.classes))}")
     for part in ("train", "test"):
         print(f"  {part:5}  loss {row[f'{part}_loss']:.4f}  accuracy {row[f'{part}_accuracy']:.2%}")

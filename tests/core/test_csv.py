@@ -58,63 +58,96 @@ def test_common_forms_of_a_table_give_the_same_set(tmp_path, form):
 
 
 WRONG = {
-    "names of classes": (
-        "x,y,kind\n0.0,0.0,dog\n1.0,0.0,cat\n",
-        "row 2 is not 3 numbers: 0.0,0.0,dog; class names must be numbered from 0",
+    "a name among numbers": (
+        "x,y,kind\n0.0,0.0,dog\n1.0,0.0,1\n1.0,0.0,cat\n",
+        r"line 3, column 3 \(kind\): '1' is a label beside 'dog': needs names in all rows or",
+    ),
+    "a number among names": (
+        "1,2,0\n2,3,1\n4,5,one\n",
+        "line 3, column 3: 'one' is a label beside '0'",
     ),
     "one class": ("1,2,0\n2,3,0\n4,5,0\n", "all rows are of class 0, needs two classes or more"),
-    "a word": ("1,2,0\n1,x,1\n", "row 2 is not 3 numbers: 1,x,1"),
-    "a short row": ("1,2,0\n1,1\n", "row 2 is not 3 numbers"),
-    "a long row": ("1,2,0\n1,1,1,1\n", "row 2 is not 3 numbers"),
-    "the row after names and an empty line": ("a,b\n\n1,0\n1,x\n", "row 4 is not 2 numbers"),
-    "a missing value": ("1,,0\n1,2,1\n", "row 1 is not 3 numbers: 1,,0"),
-    "a trailing comma": ("1,2,0,\n1,2,1,\n", "row 1 is not 4 numbers: 1,2,0,"),
-    "trailing commas after names": ("a,b,c,\n1,2,0,\n1,2,1,\n", "row 1 names no column 4"),
-    "an index without a name": (",a,c\n0,1,0\n1,2,1\n", "row 1 names no column 1"),
-    "names for fewer columns": ("a,c\n0,1,0\n1,2,1\n", "row 1 names 2 columns, row 2 has 3"),
-    "names that are column numbers": ("0,1\n" + ROWS, "row 1 is 0,1: an example, or the numbers"),
+    "one name": ("1,2,a\n2,3,a\n4,5,a\n", "all rows are of class a, needs two classes or more"),
+    "a word": ("1,2,0\n1,x,1\n", "line 2, column 2: 'x' is not a number"),
+    "a short row": ("1,2,0\n1,1\n", "line 2 has 2 columns, needs 3: 1,1"),
+    "a long row": ("1,2,0\n1,1,1,1\n", "line 2 has 4 columns, needs 3: 1,1,1,1"),
+    "the row after names and an empty line": (
+        "a,b\n\n1,0\nx,1\n",
+        r"line 4, column 1 \(a\): 'x' is not a number",
+    ),
+    "a missing value": ("1,,0\n1,2,1\n", "line 1, column 2: empty; fill it in"),
+    "a missing value under a name": (
+        "a,b,c\n1,2,0\n3,,1\n",
+        r"line 3, column 2 \(b\): empty; fill it in, or remove the line",
+    ),
+    "a mark of a missing value": ("1,2,0\n1,?,1\n", "line 2, column 2: '\\?' is a missing value"),
+    "a missing label": ("a,b\n1,x\n2,y\n3,\n", r"line 4, column 2 \(b\): empty, needs a label"),
+    "a trailing comma": ("1,2,0,\n1,2,1,\n", "line 1, column 4: empty, needs a label"),
+    "trailing commas after names": ("a,b,c,\n1,2,0,\n1,2,1,\n", "line 1 names no column 4"),
+    "an index without a name": (",a,c\n0,1,0\n1,2,1\n", "line 1 names no column 1"),
+    "a name twice": ("a,a,c\n0,1,0\n1,2,1\n", "line 1 names two columns 'a'"),
+    "names for fewer columns": ("a,c\n0,1,0\n1,2,1\n", "line 1 names 2 columns, line 2 has 3"),
+    "names that are column numbers": ("0,1\n" + ROWS, "line 1 is 0,1: an example, or the numbers"),
     "names and years": (
         "2019,2020,class\n1,2,0\n1,2,1\n",
-        "row 1 is not 3 numbers: 2019,2020,class",
+        "line 1, column 3: 'class' is a label beside '0'.* say header=True",
     ),
-    "semicolons": ("1.5;2.5;0\n1;2;1\n", "row 1 is not 2 numbers.*separated by commas, not ';'"),
-    "semicolons after names": ("a;b;c\n1;2;0\n1;2;1\n", "row 1 is not 2 numbers.*not ';'"),
-    "decimal commas": ("1,5;2,5;0\n1,5;2,5;1\n", "row 1 is not 3 numbers.*not ';'"),
-    "tabs": ("1\t2\t0\n1\t2\t1\n", r"row 1 is not 2 numbers.*not '\\t'"),
-    "an underscore": ("1_000,1\n" + ROWS, "row 1 is not 2 numbers: 1_000,1"),
-    "a row of underscores": ("1_0,1_0\n" + ROWS, "row 1 is not 2 numbers"),
-    "thousands": ('"1,000",1\n' + ROWS, "row 1 is not 2 numbers: 1,000,1"),
-    "digits of another script": ("\u0661,1\n" + ROWS, "row 1 is not 2 numbers"),
-    "single quotes": ("'1','0'\n'2','1'\n'3','0'\n", "row 2 is not 2 numbers"),
-    "an open quote": ('"1,0\n' + ROWS, "row 101 cannot be read"),
-    "nan": ("1,nan,0\n1,2,1\n", "row 1 has a value that is not finite: nan"),
-    "a row of nan": ("nan,nan\n" + ROWS, "row 1 has a value that is not finite: nan"),
-    "inf": (ROWS + "-inf,1\n", "row 101 has a value that is not finite: -inf"),
-    "an overflow": (ROWS + "1e999,1\n", "row 101 has a value that is not finite: 1e999"),
-    "a nan as class": (ROWS + "1,nan\n", "row 101 has a value that is not finite"),
+    "names and years above names of classes": (
+        "2019,2020,class\n1,2,dog\n1,2,cat\n3,4,dog\n",
+        "line 1, column 3: no other row has the label 'class'; say header=True if",
+    ),
+    "names with a number among them": (
+        "a,2020,class\n1,2,0\n1,2,1\n",
+        "line 1, column 1: 'a' is not a number; if this line names the columns, say header=True",
+    ),
+    "semicolons": ("1.5;2.5;0\n1;2;1\n", "line 1 has 1 column.*say delimiter=';'"),
+    "semicolons after names": ("a;b;c\n1;2;0\n1;2;1\n", "line 1 has 1 column.*delimiter=';'"),
+    "semicolons and names of classes": ("1;2;x\n1;2;y\n", "line 1 has 1 column.*delimiter=';'"),
+    "decimal commas": ("1,5;2,5;0\n1,5;2,5;1\n", "line 1, column 2: '5;2' is not.*delimiter=';'"),
+    "tabs": ("1\t2\t0\n1\t2\t1\n", r"line 1 has 1 column.*delimiter='\\t'"),
+    "an underscore": ("1_000,1\n" + ROWS, "line 1, column 1: '1_000' is not a number"),
+    "a row of underscores": ("1_0,1_0\n" + ROWS, "line 1, column 1: '1_0' is not a number"),
+    "an underscore in a class": (ROWS + "1,1_0\n", "line 101, column 2: '1_0' is neither a number"),
+    "a comma in a class": (ROWS + '1,"1,5"\n', "line 101, column 2: '1,5' is neither a number"),
+    "a percentage as class": ("1,20%\n2,30%\n", "line 1, column 2: '20%' is neither a number"),
+    "thousands": ('"1,000",1\n' + ROWS, "line 1, column 1: '1,000' is not a number"),
+    "digits of another script": ("\u0661,1\n" + ROWS, "line 1, column 1: '\u0661' is not a number"),
+    "single quotes": (
+        "'1','0'\n'2','1'\n'3','0'\n",
+        "line 2, column 1 .*: \"'2'\" is not a number",
+    ),
+    "an open quote": ('"1,0\n' + ROWS, "line 101 cannot be read"),
+    "nan": ("1,nan,0\n1,2,1\n", "line 1, column 2: not finite: nan"),
+    "a row of nan": ("nan,nan\n" + ROWS, "line 1, column 1: not finite: nan"),
+    "inf": (ROWS + "-inf,1\n", "line 101, column 1: not finite: -inf"),
+    "an overflow": (ROWS + "1e999,1\n", "line 101, column 1: not finite: 1e999"),
+    "a nan as class": (ROWS + "1,nan\n", "line 101, column 2: not finite: nan"),
     "a fraction as class": (
         "1,2,0.5\n1,2,1\n",
-        "row 1: the last column must be the class.* not 0.5",
+        "line 1, column 3: the label must be a class, an integer from 0 on or a name, not 0.5",
     ),
-    "a negative class": ("1,2,0\n1,2,-1\n", "row 2: the last column must be the class.* not -1"),
+    "a negative class": ("1,2,0\n1,2,-1\n", "line 2, column 3: the label must be a class.* not -1"),
     "a huge class": (
         ROWS + "1,1e300\n",
-        r"row 101: the last column must be the class.* not 1e\+300",
+        r"line 101, column 2: the label must be a class.* not 1e\+300",
     ),
-    "a gap in the classes": ("5,1000000\n" + ROWS, "row 1 has class 1000000, but none has class 2"),
-    "classes from 1": ("5,1\n6,2\n", "row 1 has class 1, but none has class 0"),
-    "one column": ("1\n2\n", "row 1 is not 2 numbers"),
+    "a gap in the classes": ("5,1000000\n" + ROWS, "class 1000000, but no row has class 2"),
+    "classes from 1": (
+        "5,1\n6,2\n",
+        r"line 1, column 2: class 1, but no row has class 0.* or classes=\[1, 2\]",
+    ),
+    "one column": ("1\n2\n", "line 1 has 1 column, needs features and a label"),
     "nothing": ("", "at least two rows"),
     "names only": ("a,b,c\n", "at least two rows"),
-    "a NUL": (ROWS + "1\0,1\n", "row 101 holds a NUL"),
-    "a NUL in a name": ("a\0,b\n" + ROWS, "row 1 holds a NUL"),
-    "Latin-1": (ROWS.encode() + b"\xe9,1\n", "row 101 is no UTF-8 text"),
+    "a NUL": (ROWS + "1\0,1\n", "line 101 holds a NUL"),
+    "a NUL in a name": ("a\0,b\n" + ROWS, "line 1 holds a NUL"),
+    "Latin-1": (ROWS.encode() + b"\xe9,1\n", "line 101 is no UTF-8 text"),
     "UTF-16": (ROWS.encode("utf-16"), "UTF-16 text.; save it as UTF-8"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_table_is_named_with_its_row(tmp_path, wrong):
+def test_wrong_table_is_named_with_its_line(tmp_path, wrong):
     content, message = WRONG[wrong]
     with pytest.raises(UserError, match=message) as caught:
         read(tmp_path, content)
@@ -131,7 +164,7 @@ def test_first_row_is_what_the_caller_says(tmp_path):
 def test_classes_without_examples_are_there_if_the_caller_says_so(tmp_path):
     assert read(tmp_path, "5,3\n" + ROWS, n_classes=5).n_classes == 5
     with pytest.raises(
-        UserError, match="row 1: the last column must be the class, an integer from 0 to 2"
+        UserError, match="line 1, column 2: the label must be a class, an integer from 0 to 2"
     ):
         read(tmp_path, "5,3\n" + ROWS, n_classes=3)
 
@@ -166,3 +199,105 @@ def test_a_table_of_a_regression_is_warned_of(tmp_path):
     with pytest.warns(RunWarning, match=r"1 of 3 classes have a single example \(2\)"):
         read(tmp_path, ROWS + "1,2\n")
     assert read(tmp_path, rows, n_classes=40).n_classes == 40  # without a warning
+
+
+# --- names, labels of any kind, files of a test set -----------------------------------------------
+
+PETS = "kind,length,weight\n" + "".join(
+    f"{('dog', 'cat', 'ape')[i % 3]},{i},{i * i}\n" for i in range(30)
+)
+
+
+def test_names_are_numbered_in_alphabetical_order(tmp_path):
+    task = read(tmp_path, PETS, label="kind")
+    assert task.classes == ("ape", "cat", "dog")
+    assert (task.n_features, task.n_classes) == (2, 3)
+    x, y = task.train
+    length = np.rint(x[:, 0] * task.std[0] + task.mean[0]).astype(int)
+    assert np.array_equal(y, np.array([2, 1, 0])[length % 3])
+    assert [*task] == [task.train, task.test, 2, 3]
+
+
+@pytest.mark.parametrize("label", [0, -3, "kind"])
+def test_any_column_may_be_the_label(tmp_path, label):
+    found, right = read(tmp_path, PETS, label=label), read(tmp_path, PETS, label="kind")
+    assert np.array_equal(found.train[0], right.train[0])
+    assert np.array_equal(found.train[1], right.train[1])
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_columns_may_be_separated_by_another_character(tmp_path, delimiter):
+    found = read(tmp_path, ROWS.replace(",", delimiter), delimiter=delimiter)
+    assert np.array_equal(found.train[0], read(tmp_path, ROWS).train[0])
+
+
+def test_integers_that_do_not_count_from_0_are_listed(tmp_path):
+    rows = "".join(f"{i + 5},{(1, 2, 9)[i % 3]}\n" for i in range(30))
+    task = read(tmp_path, rows, classes=[1, 2, 9])
+    assert (task.n_classes, task.classes) == (3, (1, 2, 9))
+    assert np.array_equal(np.unique(task.train[1]), [0, 1, 2])
+    assert read(tmp_path, rows.replace(",9", ",9.0"), classes=[9, 1, 2]).classes == (9, 1, 2)
+    with pytest.raises(UserError, match=r"line 3, column 2: '9' is none of the classes \[1, 2\]"):
+        read(tmp_path, rows, classes=[1, 2])
+
+
+def test_two_files_are_standardized_by_the_first(tmp_path):
+    (tmp_path / "test.csv").write_text("kind,length,weight\ncat,100,7\nbee,0,0\n")
+    with pytest.warns(RunWarning, match=r"1 of 4 classes have a single example \(bee\)"):
+        task = read(tmp_path, PETS, label="kind", test=tmp_path / "test.csv")
+    assert task.classes == ("ape", "bee", "cat", "dog")
+    assert (len(task.train[1]), len(task.test[1])) == (30, 2)
+    assert np.allclose(task.mean, [14.5, np.square(np.arange(30)).mean()])
+    assert np.allclose(task.test[0][0], (np.array([100, 7]) - task.mean) / task.std)
+    assert task.test[1].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("length,kind,weight\n1,cat,2\n", "the columns are length,kind,weight, but kind,length"),
+        ("kind,length\ncat,2\n", "the columns are kind,length, but kind,length,weight in"),
+        ("kind,length,weight\ncat,2\n", "line 1 names 3 columns, line 2 has 2"),
+        ("kind,length,weight\ncat,2,x\n", r"line 2, column 3 \(weight\): 'x' is not a number"),
+        ("kind,length,weight\n1,2,3\n", r"test.csv: line 2, column 1 \(kind\): '1' is a label"),
+        ("", "test.csv: needs at least one row"),
+    ],
+)
+def test_wrong_test_file_is_named(tmp_path, content, message):
+    (tmp_path / "test.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, PETS, label="kind", test=tmp_path / "test.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "sort"}, "no column is named 'sort'; the columns are kind,length,weight"),
+        ({"label": 3}, "label is column 3, but there are 3 columns"),
+        ({"label": "kind", "header": False}, "is a name, but header=False"),
+        ({"label": 0, "classes": ["cat", "cat"]}, "classes has 'cat' twice"),
+        ({"label": 0, "classes": "cat"}, "classes is 'cat', needs a list of the labels"),
+        ({"label": 0, "classes": []}, r"classes is \[\], needs a list of the labels"),
+        ({"label": 0, "n_classes": 4}, "n_classes is 4, but there are 3 labels"),
+        ({"delimiter": ",;"}, "delimiter is ',;', needs one character"),
+        ({"test": "test.csv", "test_fraction": 0.5}, "test and test_fraction are given"),
+    ],
+)
+def test_wrong_options_of_a_table_are_named(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, PETS, **options)
+
+
+def test_a_split_needs_a_key(tmp_path):
+    (tmp_path / "pets.csv").write_text(PETS)
+    with pytest.raises(UserError, match="a split needs a key"):
+        data.from_csv(tmp_path / "pets.csv", label="kind")
+
+
+def test_names_that_may_be_a_mistake_are_warned_of(tmp_path):
+    rows = "".join(f"{i},{('yes', 'no', 'No')[i % 3]}\n" for i in range(30))
+    with pytest.warns(RunWarning, match="'No' and 'no' count as two classes"):
+        read(tmp_path, rows)
+    assert read(tmp_path, rows, classes=["no", "No", "yes"]).n_classes == 3  # without a warning
+    with pytest.warns(RunWarning, match="'NA' counts as a class of its own"):
+        read(tmp_path, rows.replace("No", "NA"))

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from purenets import UserError, data, random
+from purenets.core.runs.notes import RunWarning
 
 KEY = random.key(0)
 
@@ -148,6 +152,133 @@ def test_a_class_without_examples_is_there_if_that_is_said():
 def test_inputs_are_not_standardized_into_integers(dtype):
     with pytest.raises(UserError, match="cannot hold standardized inputs"):
         data.load("moons", KEY, dtype=dtype)
+
+
+# --- new examples, test sets and labels of one's own ----------------------------------------------
+
+RAW = random.normal(random.key(2), (60, 3), "float64") * [1, 10, 1e-5] + [0, 5, 1e4]
+NUMBERS = np.arange(60) % 3
+NAMES = np.array(["dog", "ape", "cat"])[NUMBERS]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("given", ["float32", "float64", "int64"])
+def test_new_examples_are_standardized_as_the_test_part_was(dtype, given):
+    raw = (RAW * 100).astype(given)
+    task = data.prepare((raw, NUMBERS), KEY, 0.25, dtype)
+    train, test = data.split((raw, NUMBERS), KEY, 0.25)
+    for (x, _), part in ((train, task.train), (test, task.test)):
+        assert task.standardize(x).dtype == part[0].dtype
+        assert np.array_equal(task.standardize(x), part[0])
+        found = task.standardize(torch.tensor(x))
+        assert isinstance(found, torch.Tensor)
+        assert np.array_equal(found.numpy(), part[0])
+    assert np.allclose(task.mean, train[0].mean(axis=0, dtype="float64"))
+    assert np.allclose(task.std[:2], train[0].std(axis=0, dtype="float64")[:2], rtol=1e-4)
+
+
+def test_a_task_is_a_tuple_of_four_that_knows_its_scaling():
+    task = data.load("iris", KEY)
+    train, test, n_features, n_classes = task
+    assert (n_features, n_classes, task.classes) == (4, 3, (0, 1, 2))
+    for same in (task._replace(test=train), pickle.loads(pickle.dumps(task)), copy.copy(task)):
+        assert type(same) is data.Dataset
+        assert np.array_equal(same.mean, task.mean)
+        assert same.classes == task.classes
+    assert task._replace(test=train).test is train
+    by_hand = data.Dataset(train, test, 4, 3)
+    assert by_hand.classes == (0, 1, 2)
+    with pytest.raises(UserError, match="made by hand, it knows no mean"):
+        by_hand.standardize(train[0])
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (RAW[:, :2], r"float64 of shape \(60, 2\), needs real numbers \(n, features\)"),
+        (RAW[0], r"of shape \(3,\), needs real numbers \(n, features\)"),
+        (RAW.tolist(), "a list, needs an array"),
+        (RAW * np.nan, "a value of example 0 is not finite"),
+    ],
+)
+def test_new_examples_that_do_not_fit_are_named(x, message):
+    with pytest.raises(UserError, match=message):
+        data.prepare((RAW, NUMBERS), KEY, 0.25).standardize(x)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, list, lambda y: y.astype(object)])
+def test_names_of_classes_are_numbered(convert):
+    task = data.prepare((RAW, convert(NAMES)), KEY, 0.25)
+    right = data.prepare((RAW, np.array([2, 0, 1])[NUMBERS]), KEY, 0.25)
+    assert task.classes == ("ape", "cat", "dog")
+    assert np.array_equal(task.train[1], right.train[1])
+    assert np.array_equal(task.test[0], right.test[0])
+
+
+def test_listed_labels_are_numbered_in_their_order():
+    task = data.prepare((RAW, NAMES), KEY, 0.25, classes=["dog", "ape", "cat", "bee"])
+    assert (task.n_classes, task.classes[0]) == (4, "dog")
+    assert np.array_equal(task.train[1], data.prepare((RAW, NUMBERS), KEY, 0.25).train[1])
+    signs = data.prepare((RAW, np.where(NUMBERS, 1, -1)), KEY, 0.25, classes=[-1, 1])
+    assert np.array_equal(signs.train[1], (task.train[1] > 0).astype(int))
+
+
+def test_a_set_may_have_a_test_set_of_its_own():
+    task = data.prepare((RAW, NAMES), test=(RAW[:6] + 1, np.array(["ape", "cat"] * 3)))
+    train, test = data.standardize(RAW, RAW[:6] + 1)
+    assert np.array_equal(task.train[0], train.astype("float32"))
+    assert np.array_equal(task.test[0], test.astype("float32"))
+    assert task.test[1].tolist() == [0, 1] * 3
+    assert task.classes == ("ape", "cat", "dog")
+
+
+def test_a_class_of_the_test_part_alone_is_warned_of():
+    y = NUMBERS.copy()
+    y[data.split((np.arange(60), y), KEY, 0.25)[1][0][0]] = 3
+    with pytest.warns(RunWarning, match=r"1 of 4 classes have no example in the training part \(3"):
+        data.prepare((RAW, y), KEY, 0.25)
+    with pytest.warns(RunWarning, match=r"no example in the training part \(bee\)"):
+        data.prepare((RAW, NAMES), test=(RAW[:1], ["bee"]))
+    assert data.prepare((RAW, y), KEY, 0.25, n_classes=4).n_classes == 4  # without a warning
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"key": KEY}, "needs test_fraction, such as 0.2, or a set as test"),
+        ({"test_fraction": 0.2}, "a split needs a key"),
+        ({"test": (RAW, NUMBERS), "test_fraction": 0.2}, "test and test_fraction are given"),
+        ({"test": (RAW[:, :2], NUMBERS)}, "needs as many features as data"),
+        ({"test": (RAW, NAMES)}, "targets are names in one of data and test"),
+        ({"test": RAW}, "test: needs a pair"),
+        ({"test": (RAW * np.nan, NUMBERS)}, "test: input 0 has a value that is not finite"),
+        ({"test": (RAW, NUMBERS + 5)}, "data: no example has target 3"),
+        ({"test": (RAW, NUMBERS + 5), "n_classes": 3}, "test: target 7 is none|test: target 5 is"),
+        (
+            {"test": (RAW, NUMBERS), "classes": [1, 2, 0.5]},
+            "classes is .*needs a list of the label",
+        ),
+        ({"test": (RAW, NUMBERS), "classes": [1, 2]}, r"target 0: 0 is none of the classes \[1, 2"),
+        ({"test": (RAW, NUMBERS), "classes": [0, 1, 2], "n_classes": 4}, "n_classes is 4, but"),
+    ],
+)
+def test_what_makes_no_task_is_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        data.prepare((RAW, NUMBERS), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (np.array(["a", None] * 30, object), "target 1 is None, needs the name of a class"),
+        (np.array(["a", 2.5] * 30, object), "target 1 is 2.5, needs the name of a class"),
+        (["a", ""] * 30, "target 1 is '', needs the name of a class"),
+        (["a", "b"] * 20, "60 inputs and 40 targets"),
+    ],
+)
+def test_what_is_no_name_of_a_class_is_named(names, message):
+    with pytest.raises(UserError, match=message):
+        data.prepare((RAW, names), KEY, 0.25)
 
 
 # --- batches --------------------------------------------------------------------------------------

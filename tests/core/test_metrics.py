@@ -15,6 +15,7 @@ from purenets.core.metrics import (
     r2,
     top_k_accuracy,
 )
+from purenets.torch_nets import jit
 
 SCORES = np.array([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 5.0], [1.0, 0.0, 0.0]])
 TARGETS = np.array([1, 0, 2, 2])
@@ -57,6 +58,58 @@ def test_wrong_shapes_are_named():
         accuracy(SCORES, TARGETS[:3])
     with pytest.raises(UserError, match="empty batch"):
         accuracy(SCORES[:0], TARGETS[:0])
+
+
+# --- NaN, and classes that do not exist ---------------------------------------------------------
+
+WITH_NAN = LOGITS[:6].copy()
+WITH_NAN[0], WITH_NAN[1, 4] = np.nan, np.nan  # a row of them, and one NaN beside other scores
+RIGHT = WITH_NAN.argmax(1)  # what the index of the largest would be
+MEANS = [accuracy, class_accuracy, *map(top_k_accuracy, (1, 2, 5))]
+
+
+def evaluations(metric, xp, predictions, targets):
+    """The metric in NumPy; or in torch eagerly, under vmap and compiled."""
+    predictions, targets = xp(predictions), xp(targets)
+    yield float(metric(predictions, targets))
+    if xp is torch.as_tensor:
+        yield float(torch.func.vmap(metric)(predictions[None], targets[None])[0])
+        yield float(jit(metric)(predictions, targets))
+
+
+@both_backends
+@pytest.mark.parametrize("metric", MEANS)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_row_with_nan_is_never_right(xp, metric, dtype):
+    for found in evaluations(metric, xp, WITH_NAN.astype(dtype), RIGHT):
+        assert found == pytest.approx(4 / 6)
+    for found in evaluations(metric, xp, np.full_like(WITH_NAN, np.nan), 0 * RIGHT):
+        assert found == 0
+    one_hot = np.eye(5)[RIGHT]
+    assert float(metric(xp(WITH_NAN), xp(one_hot))) == pytest.approx(4 / 6)
+
+
+@both_backends
+def test_calibration_and_r2_of_nan_are_nan(xp):
+    for found in evaluations(expected_calibration_error, xp, WITH_NAN, RIGHT):
+        assert np.isnan(found)
+    numbers, flat = np.array([1.0, np.nan, 2.0]), np.ones(3)
+    for predictions, targets in ((numbers, flat), (flat, numbers), (numbers, numbers)):
+        for found in evaluations(r2, xp, predictions, targets):
+            assert np.isnan(found)
+
+
+@both_backends
+@pytest.mark.parametrize("metric", OF_CLASSES)
+def test_a_class_beyond_the_last_is_refused_or_nan(xp, metric):
+    targets = CLASSES.copy()
+    targets[3] = 7
+    with pytest.raises(UserError, match="target 7 is none of the classes 0 to 4"):
+        metric(xp(LOGITS), xp(targets))
+    if xp is torch.as_tensor:
+        logits, targets = xp(LOGITS), xp(targets)
+        assert torch.func.vmap(metric)(logits[None], targets[None]).isnan().all()
+        assert jit(metric)(logits, targets).isnan()
 
 
 # --- classes ----------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from purenets import init_state, make_step, optim, random, runs, schedules, torc
 from purenets.core import ensemble as core_ensemble
 from purenets.core import metrics, sam
 from purenets.core.data import palindromes
-from purenets.core.data.tasks import standardize
+from purenets.core.data.scaling import standardize
 from purenets.core.report import tabulate
 from purenets.torch_nets import (
     augment,

@@ -763,8 +763,8 @@ METRICS_ = [
     Mutation(
         "accuracy by the smallest score",
         "core/metrics.py",
-        "return _mean_of_counted(predictions.argmax(1) == classes, classes)",
-        "return _mean_of_counted(predictions.argmin(1) == classes, classes)",
+        "hits = predictions.argmax(1) == classes",
+        "hits = predictions.argmin(1) == classes",
         f"{METRICS}::test_accuracy_and_top_k_accuracy_equal_sklearns",
     ),
     Mutation(
@@ -801,9 +801,8 @@ DATA_ = [
     Mutation(
         "standardization by training and test rows",
         "core/data/tasks.py",
-        "standardize(train[0], test[0])",
-        "(lambda a, b: np.split(standardize(np.concatenate([a, b]))[0], [len(a)]))"
-        "(train[0], test[0])",
+        "scaling_of(train[0])",
+        "scaling_of(np.concatenate([train[0], test[0]]))",
         f"{CANARIES}::test_test_rows_of_a_table_change_nothing_but_the_test",
     ),
     Mutation(

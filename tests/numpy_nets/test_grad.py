@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from purenets import UserError, init_state, make_step, numpy_nets, optim, random, scan, tree
-from purenets.numpy_nets import MLP, grad_fn
+from purenets.numpy_nets import MLP, grad_fn, metrics_fn
 from purenets.numpy_nets.grad import model_from_module
 from purenets.numpy_nets.image_modules import Conv, GlobalAvgPool
 from purenets.numpy_nets.modules import Dropout, Linear, ReLU, Tanh, params_backward, serial
@@ -118,3 +118,20 @@ def test_a_key_is_derived_for_a_net_that_draws(dropout):
 
 def test_the_package_exports_one_way_to_write_a_step():
     assert not {"fast_step", "vector_step", "flat"} & {*dir(numpy_nets), *dir(optim)}
+
+
+@pytest.mark.parametrize("labels", ["classes", "soft"])
+def test_logits_that_are_nan_are_never_right(labels):
+    model = MLP(2, [3], 2)
+    params, _ = model.init(random.key(0))
+    x = np.asarray(random.normal(random.key(1), (8, 2)))
+    classes = model.apply(params, {}, x)[0].argmax(1)
+    targets = classes if labels == "classes" else np.eye(2, dtype=np.float32)[classes]
+    for gone in (slice(0, 8), slice(0, 3)):
+        wrong = x.copy()
+        wrong[gone] = np.nan
+        expected = np.isfinite(wrong).all(1).mean()
+        with np.errstate(invalid="ignore"):
+            _, (_, found) = grad_fn(model)(params, {}, (wrong, targets), None)
+            evaluated = metrics_fn(model)(params, {}, (wrong, targets))
+        assert found["accuracy"] == evaluated["accuracy"] == expected

@@ -53,7 +53,7 @@ def test_script_module_and_notebook_give_the_same_bits(name, tmp_path):
     done = call(name, *flags, "--out", tmp_path / "module", module=True)
     assert done.returncode == 0
     assert done.stderr == ""
-    assert "102 parameters, 150 steps" in done.stdout
+    assert "102 parameters, 150 steps (6 epochs)" in done.stdout
     SCRIPTS[name].main(config_of(name, **options, out=str(tmp_path / "notebook")))
     assert differing(tmp_path / "script", tmp_path / "module", FILES) == []
     assert differing(tmp_path / "script", tmp_path / "notebook", FILES) == []
@@ -91,6 +91,8 @@ WRONG = [
     (["--bogus", "1"], "unrecognized arguments: --bogus 1"),
     (["--dataset", "moon"], "--dataset moon: needs one of moons, circles"),
     (["--dataset", "missing.csv"], "missing.csv: cannot be read"),
+    (["--test_set", "test.csv"], "--test_set test.csv: needs a CSV file as --dataset"),
+    (["--label", "kind"], "--label kind: needs a CSV file as --dataset"),
     (["--optimizer", "adamm"], "--optimizer adamm: needs one of sgd"),
     (["--activation", "gelu"], "--activation gelu: needs one of relu, tanh"),
     (["--learning_rate", "-0.1"], "--learning_rate -0.1: needs a positive number"),
@@ -122,11 +124,29 @@ def test_a_wrong_flag_of_a_real_process_leaves_no_traceback():
     assert done.stderr == "error: --learning_rate fast: needs a number\n"
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("label", ["kind", "1"])
+def test_own_files_of_a_training_and_a_test_set(name, label, tmp_path, capsys):
+    files = {"train": range(40), "test": range(40, 46)}
+    for part, rows in files.items():
+        text = "".join(f"{i},{('cat', 'dog')[i % 2]},{(-1) ** i}\n" for i in rows)
+        (tmp_path / f"{part}.csv").write_text("i,kind,sign\n" + text)
+    options = {"dataset": tmp_path / "train.csv", "test_set": tmp_path / "test.csv"}
+    flags = {**{name: str(path) for name, path in options.items()}, "label": label}
+    SCRIPTS[name].main(config_of(name, **flags, max_steps=50, batch_size=40))
+    out = capsys.readouterr().out
+    assert "50 steps (50 epochs)" in out
+    assert "classes 0 cat, 1 dog" in out
+    task = SCRIPTS[name].train(config_of(name, **flags, max_steps=1, batch_size=40)).task
+    assert np.allclose(task.mean, [19.5, 0])
+    assert task.test[1].tolist() == [0, 1] * 3
+
+
 def test_a_csv_with_wrong_values_is_named(tmp_path):
     path = tmp_path / "data.csv"
     for text, message in (
         ("1,2,0\nnan,2,1\n", "not finite"),
-        ("1,2,0\n3,4,-1\n", "must be the class"),
+        ("1,2,0\n3,4,-1\n", "must be a class"),
     ):
         path.write_text(text * 5)
         with pytest.raises(UserError, match=message):

@@ -11,7 +11,7 @@ from purenets import UserError, random
 from purenets.core.metrics import accuracy, top_k_accuracy
 from purenets.torch_nets import MLP, from_module, grad_fn, jit, metrics_fn
 from purenets.torch_nets.analysis.privacy import dp_grad_fn
-from purenets.torch_nets.losses import label_smoothed
+from purenets.torch_nets.losses import cross_entropy, focal, label_smoothed
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (64, 2))
@@ -211,3 +211,18 @@ def test_default_metrics_under_vmap_and_jit(net, loss, targets):
     for name, value in right.items():
         assert float(found[name].mean()) == pytest.approx(float(value), abs=1e-6)
         assert float(compiled[name]) == pytest.approx(float(value), abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, focal(2.0), label_smoothed(0.1), F.cross_entropy])
+@pytest.mark.parametrize("targets", [CLASSES, SOFT], ids=["classes", "soft"])
+def test_logits_that_are_nan_are_never_right(loss, targets):
+    params, _ = TWO.init(KEY)
+    right = outputs(TWO).argmax(1) == (targets if targets is CLASSES else targets.argmax(1))
+    for gone in (slice(0, 64), slice(0, 5)):
+        x = X.clone()
+        x[gone] = torch.nan
+        expected = float((right & ~x.isnan().any(1)).float().mean())
+        grad = grad_fn(TWO, loss)
+        for f in (grad, jit(grad)):
+            assert float(f(params, {}, (x, targets), None)[1][1]["accuracy"]) == expected
+        assert float(metrics_fn(TWO, loss)(params, {}, (x, targets))["accuracy"]) == expected

@@ -169,6 +169,15 @@ def test_noise_scale_finds_what_the_gradients_were_drawn_with():
         noise_scale({"w": torch.ones(1, 3)})
 
 
+def test_noise_scale_of_a_gradient_that_does_not_show_is_infinite():
+    around_0 = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [0.5, 0.0], [-0.5, 0.1]])
+    for grads in ({"w": around_0}, {"w": torch.zeros(4, 2)}):
+        assert noise_scale(grads) == torch.inf
+        assert torch.func.vmap(noise_scale)({"w": grads["w"][None]}) == torch.inf
+    assert noise_scale({"w": torch.ones(4, 2)}) == 0  # no noise at all
+    assert noise_scale({"w": torch.full((4, 2), torch.nan)}).isnan()
+
+
 def test_planted_labels_are_hardest_and_do_harm():
     draw = np.random.default_rng(0)
     y = torch.tensor(draw.integers(0, 2, 120))
@@ -352,3 +361,25 @@ def test_a_missing_key_is_asked_for_by_the_function_that_takes_it():
     for make in (per_example_grads, per_example_grads_by_vmap, ghost_norms):
         with pytest.raises(UserError, match=r"the model draws .*pass key=random.key\(0\)"):
             make(model, train=True)(params, buffers, batch)
+
+
+def test_gradients_that_are_no_per_example_gradients_are_named():
+    model = MLP(2, [4], 3)
+    params, _ = model.init(torch.as_tensor(random.key(0)))
+    batch = torch.ones(8, 2), torch.zeros(8, dtype=torch.int64)
+    grads, _ = per_example_grads(model)(params, {}, batch)
+    whole, _ = grad_fn(model)(params, {}, batch, None)
+    for f in (noise_scale, example_grad_norms, leaf_grad_norms):
+        with pytest.raises(UserError, match=r"got 4 in fc1.weight, .*a mean gradient has none"):
+            f(whole)
+    with pytest.raises(UserError, match="influence: grads: needs as many examples in each leaf"):
+        influence(whole, grads)
+    with pytest.raises(
+        UserError, match=r"reference\['fc1.weight'\]: shape is \(8, 4, 2\), expected"
+    ):
+        influence(grads, grads)
+    with pytest.raises(UserError, match=r"fc2\.bias: in one of grads and reference"):
+        influence(grads, {name: g for name, g in whole.items() if name != "fc2.bias"})
+    one = {"w": torch.ones(8, 2)}
+    with pytest.raises(UserError, match=r"per-example gradients, gradient\) in this order"):
+        influence({"w": torch.ones(2)}, one)

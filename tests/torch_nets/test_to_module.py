@@ -223,3 +223,18 @@ def test_what_is_frozen_has_no_params():
         net.apply({"weight": torch.ones(3, 2)}, {}, torch.ones(1, 2))
     with pytest.raises(UserError, match=r"frozen: w in params and in buffers"):
         frozen(body, {"w": torch.ones(1)}, {"w": torch.ones(1)})
+
+
+@every_net
+def test_a_leaf_that_is_missing_or_unknown_is_named(name):
+    model, params, buffers, _ = setting(name)
+    first, more = next(iter(params)), torch.zeros(2)
+    with pytest.raises(UserError, match=f"to_module: .*{first}.*: missing in params"):
+        to_module(model, {leaf: x for leaf, x in params.items() if leaf != first}, buffers)
+    with pytest.raises(UserError, match=r"to_module: more\.weight: unknown in params; the model"):
+        to_module(model, params | {"more.weight": more}, buffers)
+    with pytest.raises(UserError, match="to_module: more: unknown in buffers"):
+        to_module(model, params, buffers | {"more": more})
+    if buffers:
+        with pytest.raises(UserError, match="missing in buffers"):
+            to_module(model, params)

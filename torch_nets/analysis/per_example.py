@@ -288,6 +288,13 @@ def _expect_examples(function: str, grads: Params) -> None:
     expect_dicts(function, grads=grads)
     if not grads or not all(isinstance(g, Tensor) and g.ndim for g in grads.values()):
         raise UserError(f"{function}: grads: needs a dict of tensors (batch, ...)")
+    sizes = {name: g.shape[0] for name, g in grads.items()}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{n} in {name}" for name, n in [*sizes.items()][:3])
+        raise UserError(
+            f"{function}: grads: needs as many examples in each leaf, as per_example_grads returns "
+            f"them, got {shown}; a mean gradient has none"
+        )
 
 
 def leaf_grad_norms(grads: Params) -> Params:
@@ -337,14 +344,14 @@ def noise_scale(grads: Params) -> Tensor:
     """Return tr(S) / |G|^2, the batch size at which a gradient is half noise.
 
     S is the covariance of per-example gradients, G their mean. Larger batches than this bring
-    little. Both estimates are unbiased, so the result may be negative where the batch is too small
-    to show the gradient.
+    little. Both estimates are unbiased, so that of |G|^2 may come out below 0 where the examples
+    are too few to show the gradient, as at the end of a training; then the result is infinite.
 
     Args:
         grads: per-example gradients of two examples or more, leaves (batch, ...).
 
     Returns:
-        A scalar, in examples.
+        A scalar, in examples; infinite if all that these examples show is noise.
 
     Raises:
         UserError: `grads` is not a dict of tensors (batch, ...), or of one example.
@@ -365,7 +372,7 @@ def noise_scale(grads: Params) -> Tensor:
     single = (example_grad_norms(grads) ** 2).mean()
     whole = tree.norm(tree.map(lambda g: widened(g).mean(0), grads)) ** 2
     signal, noise = (n * whole - single) / (n - 1), (single - whole) / (1 - 1 / n)
-    return noise / signal
+    return torch.where(signal <= 0, torch.inf, noise.clamp(min=0) / signal)
 
 
 def top_loss_indices(losses: Tensor, k: int) -> Tensor:
@@ -411,7 +418,7 @@ def influence(grads: Params, reference: Params) -> Tensor:
         A tensor (batch,).
 
     Raises:
-        UserError: an argument is not a dict of tensors.
+        UserError: an argument is not a dict of tensors, or the shapes do not fit.
 
     Example:
         >>> import torch
@@ -425,5 +432,20 @@ def influence(grads: Params, reference: Params) -> Tensor:
     """
     _expect_examples("influence", grads)
     expect_leaves("influence", reference=reference)
+    _expect_reference(grads, reference)
     dots = tree.map(lambda g, r: widened(g).flatten(1) @ widened(r).flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)
+
+
+def _expect_reference(grads: Params, reference: Params) -> None:
+    """Raise a UserError unless `reference` has the leaves of one example's gradient."""
+    if grads.keys() != reference.keys():
+        odd = ", ".join(sorted(grads.keys() ^ reference.keys()))
+        raise UserError(f"influence: {odd}: in one of grads and reference, needs the same names")
+    for name, g in grads.items():
+        found, right = tuple(reference[name].shape), tuple(g.shape[1:])
+        if found != right:
+            raise UserError(
+                f"influence: reference[{name!r}]: shape is {found}, expected {right}; the "
+                "arguments are (per-example gradients, gradient) in this order"
+            )

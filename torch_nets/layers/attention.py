@@ -24,6 +24,7 @@ from purenets.torch_nets.layers.basic import (
     Linear,
     ReLU,
     SiLU,
+    expect_dtype,
     expect_tensor,
     torch_key,
 )
@@ -154,6 +155,8 @@ def MultiheadAttention(
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
         parts, mask = _inputs(x, n, causal)
+        for part in parts:
+            expect_dtype(part, params["in_proj_weight"])
         q, k, v = (_split_heads(y, heads) for y in _projected(params, parts))
         if train and dropout:
             weights = attention_weights(q, k, mask, causal=causal)

@@ -88,6 +88,31 @@ def expect_tensor(x: Tensor) -> None:
         raise UserError(f"input: a {type(x).__name__}, needs a tensor; see to_torch")
 
 
+def expect_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise a UserError for an input of another dtype than the params, unless autocast casts both.
+
+    Compiled code would promote the two, and go on in the wider dtype.
+    """
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        refuse_dtype(x, weight)
+
+
+def expect_known_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise a UserError for an input of float64 or of integers where the params are not of it.
+
+    For layers of few params, which keep float32 where their input has half of the bits.
+    """
+    if x.dtype != weight.dtype and (x.dtype == torch.float64 or not x.is_floating_point()):
+        refuse_dtype(x, weight)
+
+
+def refuse_dtype(x: Tensor, weight: Tensor) -> None:
+    """Raise the UserError that names the dtypes of input and params, and how to cast."""
+    found, right = (str(part.dtype).removeprefix("torch.") for part in (x, weight))
+    cast = "x.float()" if right == "float32" else f"x.to(torch.{right})"
+    raise UserError(f"input: {found}, but the params are {right}; {cast}")
+
+
 def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = None) -> Model:
     """Return the affine layer y = x W^T + b.
 
@@ -132,7 +157,10 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
         expect(params, shapes)
         expect_tensor(x)
         expect_features(x, n_in)
-        return linear(x, params["weight"], params.get("bias")), buffers
+        weight = params["weight"]
+        if x.dtype != weight.dtype:
+            expect_dtype(x, weight)
+        return linear(x, weight, params.get("bias")), buffers
 
     return Model(uniform_init(shapes, bound), apply, uses_key=False, kind="Linear")
 

@@ -12,7 +12,7 @@ from purenets.core.arguments import expect_flags, expect_integers
 from purenets.core.base import Model, UserError
 from purenets.core.memory import sized
 from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
-from purenets.torch_nets.layers.basic import elementwise, expect_tensor, uniform_init
+from purenets.torch_nets.layers.basic import elementwise, expect_dtype, expect_tensor, uniform_init
 
 
 def Conv(
@@ -84,6 +84,7 @@ def Conv(
         expect_tensor(x)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
+        expect_dtype(x, weight)
         return conv2d(x, weight, offset, stride, padding, dilation, groups), buffers
 
     return Model(sized(init, shapes), apply, uses_key=False, kind="Conv")
@@ -142,6 +143,7 @@ def Conv1d(
         expect_tensor(x)
         expect_channels(x, n_in, ("length",))
         weight, offset = params["weight"], params.get("bias")
+        expect_dtype(x, weight)
         return F.conv1d(x, weight, offset, stride, padding, dilation, groups), buffers
 
     return Model(uniform_init(shapes, _bound(shapes)), apply, uses_key=False, kind="Conv1d")
@@ -202,6 +204,7 @@ def ConvTranspose(
         expect_tensor(x)
         expect_channels(x, n_in)
         weight, offset = params["weight"], params.get("bias")
+        expect_dtype(x, weight)
         return F.conv_transpose2d(x, weight, offset, stride, padding, output_padding), buffers
 
     return Model(uniform_init(shapes, _bound(shapes)), apply, uses_key=False, kind="ConvTranspose")

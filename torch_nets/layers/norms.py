@@ -18,7 +18,7 @@ from purenets.core.arrays import widened
 from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
 from purenets.core.serial import expect, expect_channels, expect_features, expect_sizes
-from purenets.torch_nets.layers.basic import expect_tensor
+from purenets.torch_nets.layers.basic import expect_known_dtype, expect_tensor
 
 
 def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
@@ -59,6 +59,7 @@ def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
         expect(params, shapes)
         expect_tensor(x)
         expect_features(x, n)
+        expect_known_dtype(x, params["weight"])
         wide = x if x.is_cpu else _as_weight(x, params)  # the CPU's kernel takes both dtypes
         y = F.layer_norm(wide, (n,), params["weight"], params.get("bias"), eps)
         return y.to(x.dtype), buffers
@@ -236,6 +237,7 @@ def BatchNorm(
         else:
             expect_channels(x, n, ("length",) if x.ndim == 3 else ("height", "width"))
         bias = params["bias"]
+        expect_known_dtype(x, bias)
         weight = params["weight"] if scale else torch.ones_like(bias)
         if not train:
             running = buffers["running_mean"], buffers["running_var"]

@@ -21,7 +21,13 @@ from purenets.core.arguments import expect_flags
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Model, UserError
 from purenets.core.serial import expect, expect_sizes
-from purenets.torch_nets.layers.basic import Dropout, elementwise, expect_tensor, uniform_init
+from purenets.torch_nets.layers.basic import (
+    Dropout,
+    elementwise,
+    expect_dtype,
+    expect_tensor,
+    uniform_init,
+)
 
 State = Tensor | tuple[Tensor, ...]  # (layers x directions, batch, hidden): h, of an LSTM (h, c)
 
@@ -273,6 +279,7 @@ def _recurrent(
         expect_tensor(x)
         states = _states(cell, x, given, n_in, (num_layers * passes, x.shape[0], n_hidden))
         leaves = [params[name] for name in shapes]
+        expect_dtype(x, leaves[0])
         if not (is_tracing() or (train and dropout)):
             flags = (bias, num_layers, 0.0, train, bidirectional, True)
             y, *states = cell.kernel(x, states if len(states) > 1 else states[0], leaves, *flags)

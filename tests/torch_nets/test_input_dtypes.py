@@ -1,0 +1,102 @@
+"""Inputs of another dtype than the params: one line on every path, and the same when compiled."""
+
+import pytest
+import torch
+from torch import nn
+
+from purenets import UserError, data, evaluate, fit, init_state, make_step, optim, random
+from purenets.torch_nets import (
+    CNN,
+    MLP,
+    from_module,
+    grad_fn,
+    jit,
+    layers,
+    metrics_fn,
+    precision,
+    to_torch,
+)
+from purenets.torch_nets.analysis.per_example import per_example_grads
+
+KEY = torch.as_tensor(random.key(0))
+NETS = {
+    "mlp": (MLP(7, [16], 3), (7,), "fc1.input"),
+    "linear": (layers.Linear(7, 3), (7,), "input"),
+    "cnn": (CNN(3, 4, width=0.05), (3, 16, 16), "conv1.input"),
+    "conv1d": (layers.Conv1d(3, 4, 3), (3, 9), "input"),
+    "conv transpose": (layers.ConvTranspose(3, 4, 3), (3, 8, 8), "input"),
+    "rnn": (layers.RNN(3, 4), (5, 3), "input"),
+    "lstm": (layers.serial(lstm=layers.LSTM(3, 4)), (5, 3), "lstm.input"),
+    "attention": (layers.MultiheadAttention(4, 2), (5, 4), "input"),
+    "layer norm": (layers.LayerNorm(7), (7,), "input"),
+    "batch norm": (layers.BatchNorm(7), (7,), "input"),
+    "linear of torch": (from_module(nn.Linear(7, 3)), (7,), "Linear: input"),
+    "conv of torch": (from_module(nn.Conv2d(3, 4, 3)), (3, 8, 8), "Conv2d: input"),
+    "lstm of torch": (from_module(nn.LSTM(3, 4)), (5, 3), "LSTM: input"),
+}
+every_net = pytest.mark.parametrize("name", NETS)
+
+
+def setting(name, dtype):
+    model, shape, where = NETS[name]
+    params, buffers = model.init(None if name.endswith("torch") else KEY)
+    x = random.normal(KEY, (4, *shape)).to(dtype)
+    return model, params, buffers, x, where
+
+
+@every_net
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+@pytest.mark.parametrize("train", [True, False])
+def test_input_of_another_dtype_is_named(name, dtype, train):
+    model, params, buffers, x, where = setting(name, dtype)
+    found = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError) as caught:
+        model.apply(params, buffers, x, train=train)
+    right = f"{where}: {found}, but the params are float32; x.float()"
+    assert str(caught.value) == right
+    model.apply(params, buffers, x.float(), train=train)
+
+
+@every_net
+def test_input_of_the_dtype_of_the_params_is_taken(name):
+    model, params, buffers, x, _ = setting(name, torch.float64)
+    wide = to_torch(params, dtype=torch.float64), to_torch(buffers, dtype=torch.float64)
+    y = model.apply(*wide, x)[0]
+    assert (y[0] if isinstance(y, tuple) else y).dtype == torch.float64
+
+
+def paths():
+    """Each entry to a net, as a function of the batch."""
+    model, optimizer = MLP(7, [16], 3), optim.sgd(0.1)
+    state, grad = init_state(model, optimizer, KEY), grad_fn(model)
+    step, of = make_step(grad, optimizer), (state.params, {})
+    one = lambda x, y: (x[None], y[None])
+    return {
+        "apply": lambda x, y: model.apply(*of, x),
+        "compiled apply": lambda x, y: jit(model.apply)(*of, x),
+        "grad_fn": lambda x, y: grad(*of, (x, y), None),
+        "vmapped": lambda x, y: torch.func.vmap(lambda x, y: grad(*of, one(x, y), None))(x, y),
+        "metrics_fn": lambda x, y: evaluate(metrics_fn(model), state, (x, y)),
+        "fit": lambda x, y: fit(step, state, data.batches((x, y), 2, KEY), steps=1),
+        "per_example_grads": lambda x, y: per_example_grads(model)(*of, (x, y)),
+        "step": lambda x, y: step(state, (x, y)),
+        "compiled step": lambda x, y: jit(step)(state, (x, y)),
+        "lowered step": lambda x, y: jit(step).lower(state, (x, y)).compile()(state, (x, y)),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:jit.*runs eagerly")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+@pytest.mark.parametrize("path", paths())
+def test_every_path_refuses_what_the_others_do(path, dtype):
+    x, y = random.normal(KEY, (4, 7)), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(UserError, match=r"fc1\.input: .*, but the params are float32"):
+        paths()[path](x.to(dtype), y)
+
+
+def test_autocast_and_cast_models_take_float32():
+    model, params, buffers, x, _ = setting("mlp", torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.apply(params, buffers, x)[0].dtype == torch.bfloat16
+    cast = precision.cast(model, torch.bfloat16)
+    assert cast.apply(params, buffers, x)[0].isfinite().all()
