@@ -261,7 +261,7 @@ WRAPPERS = [
         "schedulefree",
         purenets=Cell(
             "optim.schedule_free",
-            "purenets.optim.schedule_free(purenets.optim.scale_by_adam(), lr)",
+            "purenets.optim.schedule_free(purenets.optim.sgd(lr), lr)",
         ),
         optax=Cell("contrib.schedule_free", "optax.contrib.schedule_free(optax.sgd(lr), lr)"),
     ),

@@ -286,7 +286,7 @@ def special_calls() -> dict[Callable, Call]:
         *calls_of_torch_optim(),
     ]
     several = {
-        optim.chain: _several(optim.chain, SGD, SGD),
+        optim.chain: _several(optim.chain, optim.clip_by_value(1.0), SGD),
         optim.named: _several(optim.named, "fc1.*"),
         optim.not_named: _several(optim.not_named, "fc1.*"),
         augment.chain: _several(augment.chain, augment.flip, augment.flip),
