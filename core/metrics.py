@@ -326,6 +326,11 @@ def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> A
     shapes = (
         f"predictions {tuple(predictions.shape)}, {_dtype(targets)} targets {tuple(targets.shape)}"
     )
+    if predictions.ndim > 2 and tuple(targets.shape) == tuple(predictions.shape[:-1]):
+        raise UserError(
+            f"{name}: {shapes}; classes are axis 1, as in torch; if they are the last axis, pass "
+            "predictions.movedim(-1, 1)"
+        )
     raise UserError(
         f"{name}: {shapes}; needs two or more classes (batch, classes, ...) and integers "
         "(batch, ...), or both alike; see binary_accuracy and r2 for other targets"

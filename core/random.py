@@ -25,9 +25,11 @@ from purenets.core.arguments import (
     FINITE,
     FRACTION,
     TOO_LARGE,
+    expect_arrays,
     expect_integers,
     expect_numbers,
     is_integer,
+    shown,
 )
 from purenets.core.arrays import FULL, NUMPY, dtype_called, kind_of, namespace
 from purenets.core.base import Array, UserError
@@ -294,7 +296,8 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
 
     Args:
         key: a key, as `key`, `split` or `fold_in` makes it.
-        p: the probability, a number or an array of one element; its resolution is 2**-32.
+        p: the probability, a number or an array that broadcasts to `shape`; its resolution is
+            2**-32.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
 
     Returns:
@@ -302,7 +305,8 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
         is one.
 
     Raises:
-        UserError: `p` is not from 0 to 1, `key` is not a key, or `shape` is not a tuple of sizes.
+        UserError: `p` is not from 0 to 1 (elements of an array are not looked at) or does not
+            broadcast to the shape, `key` is not a key, or `shape` is not a tuple of sizes.
 
     Example:
         >>> from purenets import random
@@ -311,10 +315,27 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
     """
     key = _key_beside(check_key(key), p)
     xp = namespace(key)
-    expect_numbers("bernoulli", FRACTION, p=p)
+    many = math.prod(getattr(p, "shape", ())) != 1
+    if many:
+        _expect_probabilities(p, shape)
+    else:
+        expect_numbers("bernoulli", FRACTION, p=p)
     words = bits(key, _size("bernoulli", shape))
     words = xp.astype(words, xp.float64)  # exact: 32 of its 53 bits
+    if many:
+        return xp.reshape(words, shape) < xp.asarray(p, device=key.device) * 2.0**32
     return xp.reshape(words < p * 2.0**32, shape)
+
+
+def _expect_probabilities(p: Array, shape) -> None:
+    """Raise a UserError for an array of probabilities that is none or does not fit `shape`."""
+    expect_arrays("bernoulli", p=p)
+    try:
+        fits = np.broadcast_shapes(tuple(p.shape), tuple(shape)) == tuple(shape)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise UserError(f"bernoulli: p is {shown(p)}, does not broadcast to the shape {shape}")
 
 
 def randint(key: Array, shape, low: int, high: int) -> Array:

@@ -1,12 +1,14 @@
 """Functions over dicts of arrays: flat ones (params) and nested ones (optimizer states).
 
-A leaf is whatever is not a dict. Dicts that are combined must have the same names; an error lists
-those that differ.
+A leaf is whatever is not a dict. Lists, tuples and None are refused as leaves: JAX looks into them,
+and an operation on a whole list, such as `+`, would mean something else. Dicts that are combined
+must have the same names; an error lists those that differ.
 """
 
 import builtins
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from purenets.core.arrays import FULL, dtype_called, kind_of, namespace, sqrt, widened
 from purenets.core.base import Array, Params, UserError
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
+NO_LEAVES = (list, tuple, type(None))
 Layout = tuple[
     tuple[str, slice, tuple[int, ...]], ...
 ]  # name, place in a vector and shape of each leaf
@@ -46,7 +49,8 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
         A new dict with the names and the nesting of `tree`.
 
     Raises:
-        UserError: `f` is not a function, or the names of the leaves differ; the message lists them.
+        UserError: `f` is not a function, the names of the leaves differ (the message lists them),
+            or a leaf is a list, a tuple or None.
 
     Example:
         >>> from purenets import tree
@@ -58,21 +62,51 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
     """
     if not callable(f):
         raise UserError(f"map: f is a {type(f).__name__}, needs a function of a leaf")
-    leaves_by_name = _items("map", tree)
+    return _mapped("map", "", f, tree, rest)
+
+
+def _mapped(function: str, path: str, f: Callable, tree: dict, rest: Sequence[dict]) -> dict:
+    """Return `map(f, tree, *rest)`; errors begin with `function`, names of leaves with `path`."""
+    leaves_by_name = _items(function, tree)
     for other in rest:
         check_names(other, tree)
     new = {}
     if len(rest) == 1:  # most calls, and the quickest way
         other = rest[0]
         for name, leaf in leaves_by_name:
-            new[name] = (
-                map(f, leaf, other[name]) if isinstance(leaf, dict) else f(leaf, other[name])
-            )
+            beside = other[name]
+            if isinstance(leaf, dict):
+                new[name] = _mapped(function, f"{path}{name}{SEPARATOR}", f, leaf, (beside,))
+            elif isinstance(leaf, NO_LEAVES) or isinstance(beside, NO_LEAVES):
+                _refuse_leaves(function, f"{path}{name}", leaf, beside)
+            else:
+                new[name] = f(leaf, beside)
         return new
     for name, leaf in leaves_by_name:
         others = [other[name] for other in rest]
-        new[name] = map(f, leaf, *others) if isinstance(leaf, dict) else f(leaf, *others)
+        if isinstance(leaf, dict):
+            new[name] = _mapped(function, f"{path}{name}{SEPARATOR}", f, leaf, others)
+        else:
+            _refuse_leaves(function, f"{path}{name}", leaf, *others)
+            new[name] = f(leaf, *others)
     return new
+
+
+def _refuse_leaves(function: str, name: str, *leaves: Any) -> None:
+    """Raise a UserError if one of the leaves of a name is a list, a tuple or None."""
+    for leaf in leaves:
+        if isinstance(leaf, NO_LEAVES):
+            _refuse_leaf(function, name, leaf)
+
+
+def _refuse_leaf(function: str, name: str, leaf: Any) -> None:
+    """Raise a UserError that names a leaf that is a list, a tuple or None."""
+    if leaf is None:
+        raise UserError(f"{function}: {name or 'a leaf'} is None, needs an array; leave it out")
+    raise UserError(
+        f"{function}: {name or 'a leaf'} is a {type(leaf).__name__}, needs an array or a dict; "
+        'write it as {"0": ..., "1": ...}'
+    )
 
 
 def _items(function: str, tree: dict):
@@ -161,6 +195,9 @@ def leaves(tree: dict) -> list:
     Returns:
         The leaves.
 
+    Raises:
+        UserError: a leaf is a list, a tuple or None.
+
     Example:
         >>> from purenets import tree
         >>> tree.leaves({"adam": {"count": 3, "mu": 0.5}, "step": 7})
@@ -169,9 +206,19 @@ def leaves(tree: dict) -> list:
     Source:
         jax.tree.leaves.
     """
+    return [leaf for _, leaf in _named_leaves("leaves", tree)]
+
+
+def _named_leaves(function: str, tree: dict, path: str = "") -> list[tuple[str, Any]]:
+    """Return the name and the value of each leaf, in the order of the dict."""
     if not isinstance(tree, dict):
-        return [tree]
-    return [leaf for inner in tree.values() for leaf in leaves(inner)]
+        if isinstance(tree, NO_LEAVES):
+            _refuse_leaf(function, path, tree)
+        return [(path, tree)]
+    found = []
+    for name, inner in tree.items():
+        found += _named_leaves(function, inner, f"{path}{SEPARATOR}{name}" if path else name)
+    return found
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
@@ -185,21 +232,34 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
         A dict without dicts in it.
 
     Raises:
-        UserError: a name is not a string, or holds "/"; or `tree` is not a dict.
+        UserError: a name is not a string, two leaves get the same name, a leaf is a list, a tuple
+            or None, or `tree` is not a dict.
 
     Example:
         >>> from purenets import tree
         >>> tree.flatten({"adam": {"count": 3}, "fc1.bias": 0})
         {'adam/count': 3, 'fc1.bias': 0}
     """
-    prefix, flat = _text_only("flatten", prefix), {}
-    for name, leaf in _items("flatten", tree):
-        if not isinstance(name, str) or SEPARATOR in name:
-            raise UserError(f"{prefix}{name}: a leaf's name must be a string without {SEPARATOR!r}")
+    return _flattened("flatten", _text_only("flatten", prefix), tree)
+
+
+def _flattened(function: str, prefix: str, tree: dict) -> dict[str, Array]:
+    """Return `flatten(tree, prefix)`; errors begin with `function`."""
+    flat: dict[str, Array] = {}
+    for name, leaf in _items(function, tree):
+        if not isinstance(name, str):
+            raise UserError(f"{function}: {prefix}{name}: a leaf's name must be a string")
+        _refuse_leaves(function, prefix + name, leaf)
         nested = isinstance(leaf, dict)
-        flat.update(
-            flatten(leaf, f"{prefix}{name}{SEPARATOR}") if nested else {prefix + name: leaf}
+        new = (
+            _flattened(function, f"{prefix}{name}{SEPARATOR}", leaf)
+            if nested
+            else {prefix + name: leaf}
         )
+        twice = sorted(new.keys() & flat.keys())  # as of {"a": {"b": x}, "a/b": y}
+        if twice:
+            raise UserError(f"{function}: two leaves get the name {twice[0]!r}; rename one")
+        flat |= new
     return flat
 
 
@@ -310,7 +370,8 @@ def zeros_like(tree: dict) -> dict:
     vector = vector_of(tree)
     if vector is not None:
         return from_vector(tree.layout, namespace(vector).zeros_like(vector))
-    return map(lambda leaf: namespace(_array("zeros_like", leaf)).zeros_like(leaf), tree)
+    one = lambda leaf: namespace(_array("zeros_like", leaf)).zeros_like(leaf)
+    return _mapped("zeros_like", "", one, tree, ())
 
 
 def cast(tree: dict, dtype: str) -> dict:
@@ -340,7 +401,7 @@ def cast(tree: dict, dtype: str) -> dict:
             return leaf
         return namespace(leaf).astype(leaf, dtype_called(dtype, leaf, "cast"), copy=False)
 
-    return map(one, tree)
+    return _mapped("cast", "", one, tree, ())
 
 
 def size(tree: dict) -> int:
@@ -361,7 +422,7 @@ def size(tree: dict) -> int:
         >>> tree.size({"weight": np.zeros((20, 2)), "bias": np.zeros(20)})
         60
     """
-    return sum(math.prod(_array("size", leaf).shape) for leaf in leaves(tree))
+    return sum(math.prod(leaf.shape) for leaf in _arrays("size", tree))
 
 
 def norm(tree: dict) -> Array:
@@ -387,18 +448,26 @@ def norm(tree: dict) -> Array:
     Source:
         optax.global_norm.
     """
-    squares = [_sum_of_squares(_array("norm", leaf)) for leaf in leaves(tree)]
+    squares = [_sum_of_squares(leaf) for leaf in _arrays("norm", tree)]
     if not squares:
         raise UserError("norm: a dict without leaves has none")
     return sqrt(sum(squares[1:], squares[0]))
 
 
-def _array(function: str, leaf: Array) -> Array:
+def _arrays(function: str, tree: dict) -> list[Array]:
+    """Return all leaves; a UserError that names one that is no array of numbers."""
+    return [_array(function, leaf, name) for name, leaf in _named_leaves(function, tree)]
+
+
+def _array(function: str, leaf: Array, name: str = "") -> Array:
     """Return a leaf; a UserError if it is no array of numbers."""
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-        raise UserError(f"{function}: a leaf is a {type(leaf).__name__}, needs an array")
+        kind = type(leaf).__name__
+        raise UserError(f"{function}: {name or 'a leaf'} is a {kind}, needs an array")
     if getattr(leaf.dtype, "kind", "f") not in "biufc":  # torch's have no kind
-        raise UserError(f"{function}: a leaf is of {leaf.dtype}, needs an array of numbers")
+        raise UserError(
+            f"{function}: {name or 'a leaf'} is of {leaf.dtype}, needs an array of numbers"
+        )
     return leaf
 
 
@@ -454,7 +523,8 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     Source:
         jax.flatten_util.ravel_pytree.
     """
-    flat = {name: _array("ravel", leaf) for name, leaf in flatten(tree).items()}
+    named = _flattened("ravel", "", tree)
+    flat = {name: _array("ravel", leaf, name) for name, leaf in named.items()}
     if not flat:
         raise UserError("ravel: a dict without leaves has no vector")
     views, length = views_at(flat_layout(flat)), size(flat)
@@ -492,7 +562,10 @@ def stack(trees: Sequence[dict]) -> dict:
     if not isinstance(trees, list | tuple) or not trees:
         raise UserError("stack: needs a list of one dict or more")
     try:
-        return map(lambda *each: namespace(each[0]).stack(each), trees[0], *trees[1:])
+        one = lambda *each: namespace(each[0]).stack(each)
+        return _mapped("stack", "", one, trees[0], trees[1:])
+    except UserError:
+        raise
     except (ValueError, RuntimeError) as error:  # looked into only then
         _expect_same_shapes(trees)
         raise error
@@ -526,7 +599,7 @@ def unstack(tree: dict) -> list[dict]:
         >>> tree.unstack({"w": np.array([[0.0, 0.0], [1.0, 1.0]])})
         [{'w': array([0., 0.])}, {'w': array([1., 1.])}]
     """
-    lengths = {leaf.shape[:1] for leaf in (_array("unstack", leaf) for leaf in leaves(tree))}
+    lengths = {leaf.shape[:1] for leaf in _arrays("unstack", tree)}
     if len(lengths) != 1 or () in lengths:
         raise UserError("unstack: needs leaves with a first axis of one length")
     return [map(lambda leaf, i=i: leaf[i], tree) for i in range(lengths.pop()[0])]

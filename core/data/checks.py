@@ -56,6 +56,11 @@ def _what_is_wrong(shape: tuple, classes: tuple, labels: tuple, dtype) -> str:
         return f"cross_entropy: logits and targets of shape {shape} leave one class to choose from"
     if shape == (*classes, 1):
         return f"cross_entropy: targets are a column {shape}, needs {right}: pass targets[:, 0]"
+    if len(labels) > 2 and shape == labels[:-1]:
+        return (
+            f"cross_entropy: targets of shape {shape} for logits of shape {labels}, whose classes "
+            "are axis 1, as in torch; if they are the last axis, pass logits.movedim(-1, 1)"
+        )
     return f"cross_entropy: targets of shape {shape} for logits of shape {labels}, needs {right}"
 
 

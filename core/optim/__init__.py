@@ -20,6 +20,7 @@ Where to find what:
                      - order, patterns: chains and names of leaves that cannot be meant
                      - elementwise, blocks, kernels, numpy_kernels: the same updates, faster
                      - declared: `elementwise` for users, with a trial
+                     - optax_names: what optax calls otherwise
 
 In formulas, p are the params, g their gradient, and t counts updates from 1. A leaf is one array of
 the dict of params, and |p| its Euclidean norm. A hyper-parameter (`Hyper`) is a number, a schedule
@@ -29,6 +30,8 @@ To add an optimizer: write it as a chain in a file of `methods`, add it to OPTIM
 tests of every path, of precision and of arguments then include it by themselves.
 """
 
+from typing import NoReturn
+
 import numpy as np
 
 from purenets.core.optim.internals import numpy_kernels
@@ -36,6 +39,7 @@ from purenets.core.optim.internals.declared import elementwise
 from purenets.core.optim.internals.elementwise import apply_updates
 from purenets.core.optim.internals.hyper import Hyper
 from purenets.core.optim.internals.kernels import register_kernel
+from purenets.core.optim.internals.optax_names import refuse
 from purenets.core.optim.line_search.backtracking import backtracking
 from purenets.core.optim.line_search.lbfgs import lbfgs
 from purenets.core.optim.line_search.wolfe import strong_wolfe
@@ -123,6 +127,12 @@ from purenets.core.optim.wrappers import (
 )
 
 register_kernel(np.ndarray, numpy_kernels.step)
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of optax is here."""
+    refuse("optim", name)
+
 
 __all__ = [
     "OPTIMIZERS",

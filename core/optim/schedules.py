@@ -7,6 +7,7 @@ keeps its last value.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Schedule, UserError
+from purenets.core.optim.internals.optax_names import refuse
 
 __all__ = [
     "SCHEDULES",
@@ -43,6 +45,11 @@ __all__ = [
     "swa",
     "warmup",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of optax is here."""
+    refuse("schedules", name)
 
 
 def constant(value: float) -> Schedule:

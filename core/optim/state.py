@@ -18,7 +18,7 @@ from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.hyper import RANGES, Hyper, count_to_dtype, zero_count
 from purenets.core.optim.internals.order import order_of, with_order
-from purenets.core.optim.internals.precision import expect_state
+from purenets.core.optim.internals.precision import checking, expect_state
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Optimizer:
@@ -71,7 +71,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Op
 
     optimizer = make(**hypers)
     expect_optimizers("inject_hyperparams", **{"what make returns": optimizer})
-    injected = Optimizer(init, like_inner(update, [optimizer]))
+    injected = Optimizer(init, like_inner(checking(init, update), [optimizer]))
     return with_order(order_of(optimizer), injected)
 
 

@@ -25,7 +25,12 @@ from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals.arithmetic import choose, running_mean, scaled
 from purenets.core.optim.internals.elementwise import elementwise, elementwise_as
-from purenets.core.optim.internals.extra_args import like_inner, with_extra_args
+from purenets.core.optim.internals.extra_args import (
+    MISSING,
+    expect_given,
+    like_inner,
+    with_extra_args,
+)
 from purenets.core.optim.internals.hyper import (
     Hyper,
     first_count,
@@ -52,7 +57,7 @@ from purenets.core.optim.internals.patterns import (
     picks,
     with_patterns,
 )
-from purenets.core.optim.internals.precision import any_dtype
+from purenets.core.optim.internals.precision import any_dtype, checking
 from purenets.core.optim.transforms import chain
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
@@ -129,7 +134,9 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
 
     inner_updates = {label: with_extra_args(inner.update) for label, inner in optimizers.items()}
     inner = tuple(optimizers.values())
-    return with_order(order_of_parts(inner), Optimizer(init, like_inner(update, inner)))
+    return with_order(
+        order_of_parts(inner), Optimizer(init, like_inner(checking(init, update), inner))
+    )
 
 
 def _of_part(params: Params, part: Params, value=None, value_and_grad_fn=None) -> dict:
@@ -276,8 +283,12 @@ def freeze() -> Optimizer:
     Source:
         optax.set_to_zero.
     """
-    frozen = Optimizer(lambda params: {}, lambda grads, state, params: (tree.zeros_like(grads), {}))
-    return with_order(FREEZES, frozen)
+
+    def update(grads, state, params=MISSING):
+        expect_given(params)
+        return tree.zeros_like(grads), {}
+
+    return with_order(FREEZES, Optimizer(lambda params: {}, update))
 
 
 def normalize_weights(optimizer: Optimizer) -> Optimizer:

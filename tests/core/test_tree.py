@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -104,7 +106,64 @@ def test_check_like_names_the_leaf(params, change, message):
     tree.check_like(tree.map(torch.tensor, params), params)
 
 
-def test_names_of_leaves_are_strings_without_slashes():
-    for wrong in ({"a/b": 1}, {3: 1}):
+class Pair(NamedTuple):
+    a: float
+    b: float
+
+
+OF_ONE_TREE = {
+    "map": lambda t: tree.map(abs, t),
+    "leaves": tree.leaves,
+    "flatten": tree.flatten,
+    "ravel": tree.ravel,
+    "size": tree.size,
+    "norm": tree.norm,
+    "cast": lambda t: tree.cast(t, "float32"),
+    "zeros_like": tree.zeros_like,
+    "stack": lambda t: tree.stack([t, t]),
+    "unstack": tree.unstack,
+}
+NO_LEAVES = {
+    "list": ([2.0, 3.0], "a list"),
+    "empty": ([], "a list"),
+    "tuple": ((np.ones(2), np.ones(2)), "a tuple"),
+    "Pair": (Pair(1.0, 2.0), "a Pair"),
+    "None": (None, "None"),
+}
+
+
+@pytest.mark.parametrize(("leaf", "kind"), NO_LEAVES.values(), ids=NO_LEAVES)
+@pytest.mark.parametrize("function", OF_ONE_TREE)
+def test_lists_tuples_and_none_are_no_leaves(function, leaf, kind):
+    for one in (np.ones(2), torch.ones(2)):
+        with pytest.raises(UserError, match=rf"^{function}: net/w is {kind}, needs an array"):
+            OF_ONE_TREE[function]({"v": one, "net": {"b": one, "w": leaf}})
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(("leaf", "kind"), NO_LEAVES.values(), ids=NO_LEAVES)
+def test_nor_are_they_in_a_second_tree(leaf, kind, n):
+    first, second = {"net": {"w": np.ones(2)}}, {"net": {"w": leaf}}
+    with pytest.raises(UserError, match=rf"^map: net/w is {kind}, needs an array"):
+        tree.map(lambda *each: each, first, *[first] * (n - 1), second)
+
+
+def test_a_leaf_of_another_kind_is_named():
+    for function in ("size", "norm", "cast", "zeros_like", "ravel", "unstack"):
+        with pytest.raises(UserError, match=rf"^{function}: .*a str, needs an array"):
+            OF_ONE_TREE[function]({"net": {"w": "text"}})
+
+
+def test_two_leaves_never_get_one_name():
+    x = np.ones(1)
+    assert list(tree.flatten({"a": {"b": x, "c/d": x}, "e/f": x})) == ["a/b", "a/c/d", "e/f"]
+    for wrong in ({"a": {"b": x}, "a/b": x}, {"a/b": x, "a": {"b": x}}):
+        for function in ("flatten", "ravel"):
+            with pytest.raises(UserError, match=f"{function}: two leaves get the name 'a/b'"):
+                OF_ONE_TREE[function](wrong)
+
+
+def test_names_of_leaves_are_strings():
+    for wrong in ({3: 1}, {"a": {3: 1}}):
         with pytest.raises(UserError, match="must be a string"):
             tree.flatten(wrong)

@@ -14,6 +14,7 @@ from purenets.core.arguments import expect_dicts
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.blocks import advance_in_blocks
+from purenets.core.optim.internals.extra_args import MISSING, expect_given
 from purenets.core.optim.internals.kernels import advance_by_kernel, rule_of
 from purenets.core.optim.internals.order import keep_order
 from purenets.core.optim.internals.precision import (
@@ -45,7 +46,8 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
     optimizer = any_dtype(optimizer)
     plain, full = optimizer.update, for_full(optimizer.update)
 
-    def update(grads, state, params):
+    def update(grads, state, params=MISSING):
+        expect_given(params)
         try:
             return on_vectors(plain, grads, state, params)
         except ERRORS:

@@ -13,6 +13,13 @@ from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
 from purenets.core.optim.internals.order import order_of_wrapper
 
 NAMES = ("value", "value_and_grad_fn")
+MISSING = object()  # params that an update is called without
+
+
+def expect_given(params: Params) -> None:
+    """Raise a UserError for an update that is called without params."""
+    if params is MISSING:
+        raise UserError("update: needs the params too, as update(grads, state, params)")
 
 
 def takes_extra_args(update: Update) -> bool:
@@ -43,8 +50,17 @@ def like_inner(update: Callable, inner: Iterable[Optimizer]) -> Update:
     A wrapper ends in this, so that nobody computes arguments that nobody reads.
     """
     inner = tuple(inner)
+
+    def plain(grads, state, params=MISSING):
+        expect_given(params)
+        return update(grads, state, params)
+
+    def with_loss(grads, state, params=MISSING, **extra):
+        expect_given(params)
+        return update(grads, state, params, **extra)
+
     takes_more = any(takes_extra_args(optimizer.update) for optimizer in inner)
-    like = update if takes_more else lambda grads, state, params: update(grads, state, params)
+    like = with_loss if takes_more else plain
     like.order = order_of_wrapper(inner)
     return like
 

@@ -21,7 +21,7 @@ import numpy as np
 from purenets.core import tree
 from purenets.core.arrays import FULL, kind_of, namespace, widened
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
-from purenets.core.optim.internals.extra_args import takes_extra_args
+from purenets.core.optim.internals.extra_args import MISSING, expect_given, takes_extra_args
 from purenets.core.optim.internals.order import keep_order
 from purenets.core.vector_dict import VectorDict, from_vector, vector_of
 
@@ -54,7 +54,8 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
         known = are_full(grads) and are_full(params)
         return (plain if known else rare.update)(grads, state, params, **extra)
 
-    def update(grads, state, params):
+    def update(grads, state, params=MISSING):
+        expect_given(params)
         full = are_full_pairs(grads, params)
         try:
             return (plain if full else update_of_any)(grads, state, params)
@@ -62,7 +63,8 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
             expect_update_of(init, grads, state, params)
             raise
 
-    def update_with_loss(grads, state, params, **extra):
+    def update_with_loss(grads, state, params=MISSING, **extra):
+        expect_given(params)
         full = are_full_pairs(grads, params)
         try:
             return (plain if full else update_of_any)(grads, state, params, **extra)
@@ -101,6 +103,19 @@ def expect_update_of(init: InitState, grads: Params, state: dict, params: Params
     if params is not None:  # a transform may need none
         expect_like("grads", grads, params)
     expect_state(init, state, grads if params is None else params)
+
+
+def checking(init: InitState, update: Update) -> Update:
+    """Return `update`, whose error is a UserError where gradients or state do not fit."""
+
+    def checked(grads, state, params, **extra):
+        try:
+            return update(grads, state, params, **extra)
+        except ERRORS:  # costs nothing where there is none
+            expect_update_of(init, grads, state, params)
+            raise
+
+    return checked
 
 
 def expect_like(what: str, leaves: Params, params: Params) -> None:
@@ -196,8 +211,8 @@ def expect_arrays(what: str, leaves: Params) -> None:
         raise UserError(f"{what}: a {type(leaves).__name__}, needs a dict of arrays by name")
     for name, leaf in leaves.items():
         if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-            kind = type(leaf).__name__
-            raise UserError(f"{what}: {name} is a {kind}, needs an array; the dict is flat")
+            hint = "; tree.flatten makes a nested dict flat" if isinstance(leaf, dict) else ""
+            raise UserError(f"{what}: {name} is a {type(leaf).__name__}, needs an array{hint}")
 
 
 def expect_real(name: str, leaves: Params) -> None:
