@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from purenets import UserError, numpy_nets, random, torch_nets, tree
+from purenets import UserError, accuracy, numpy_nets, random, torch_nets, tree
 from purenets.core.gradcheck import check_gradient
 from purenets.numpy_nets import losses as by_hand
 from purenets.torch_nets import losses
@@ -151,3 +151,13 @@ def test_a_column_and_a_vector_go_together_and_nothing_else_is_broadcast():
 def test_wrong_arguments_are_named(call, text):
     with pytest.raises(UserError, match=text):
         call()
+
+
+@pytest.mark.parametrize("function", [losses.cross_entropy, accuracy], ids=["loss", "accuracy"])
+def test_classes_along_the_last_axis_are_told_where_they_belong(function):
+    logits = torch.as_tensor(random.normal(random.key(1), (2, 5, 3)))
+    targets = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]])
+    with pytest.raises(UserError, match=r"classes are axis 1, .* pass \w+\.movedim\(-1, 1\)"):
+        function(logits, targets)
+    flat = function(logits.flatten(0, 1), targets.flatten())
+    assert torch.isclose(function(logits.movedim(-1, 1), targets), flat, rtol=1e-6)

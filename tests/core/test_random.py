@@ -345,3 +345,22 @@ def test_a_numpy_key_beside_a_tensor_draws_what_the_torch_key_draws(name):
 def test_a_numpy_key_is_folded_under_jit_without_a_warning():
     f = lambda step: random.normal(random.fold_in(random.key(5), step), (2,))
     assert torch.equal(jit(f)(torch.tensor(2)), f(torch.tensor(2)))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_bernoulli_takes_a_probability_for_each_element(convert):
+    p, key = np.array([0.0, 0.3, 1.0]), convert(random.key(3))
+    drawn = random.bernoulli(key, convert(p), (500, 3))
+    for i, number in enumerate(p):
+        alone = random.bernoulli(key, float(number), (500, 3))  # the bits of one number
+        assert (drawn[:, i] == alone[:, i]).all()
+    assert not drawn[:, 0].any() and drawn[:, 2].all() and 100 < int(drawn[:, 1].sum()) < 200
+    assert random.bernoulli(key, convert(p[1:2]), ()).shape == ()
+
+
+def test_bernoulli_names_probabilities_that_do_not_fit():
+    for wrong in ((), (2,), (2, 3, 1)):
+        with pytest.raises(UserError, match=r"bernoulli: p is float64 of shape \(3,\), does not"):
+            random.bernoulli(K, np.array([0.0, 0.3, 1.0]), wrong)
+    with pytest.raises(UserError, match=r"bernoulli: p is .*, needs an array"):
+        random.bernoulli(K, np.array(["a", "b"]), (2,))
