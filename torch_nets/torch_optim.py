@@ -121,7 +121,7 @@ def to_torch_state_dict(
     except (TypeError, ValueError) as error:
         raise UserError(f"to_torch_state_dict: hyper: torch says {error}") from error
     count = int(entries.pop("count", step))
-    kinds = {entry for entry, value in entries.items() if value == {}}
+    kinds = {entry for entry, value in entries.items() if isinstance(value, dict) and not value}
     if kinds != KINDS_OF.get(optimizer_name, set()):
         found = ", ".join(kinds) or "another optimizer"
         raise UserError(f"opt_state: of {found}, not of {optimizer_name}")
@@ -219,7 +219,7 @@ def _expect_kind(groups: list[dict], opt_state: dict) -> None:
     `opt_state` is of the other one, or of ADOPT.
     """
     entries = dict(_at_any_depth(opt_state))
-    kinds = {entry for entry, value in entries.items() if value == {}}
+    kinds = {entry for entry, value in entries.items() if isinstance(value, dict) and not value}
     is_adam = any("amsgrad" in group for group in groups)
     is_radam = not is_adam and any("betas" in group for group in groups)
     of_radam = "radam" in kinds
