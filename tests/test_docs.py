@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import optim, schedules
+from purenets import optim, schedules, tree
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -117,6 +117,74 @@ def test_the_numbers_of_optax_are_those_of_optax():
         make = getattr(optax, name, None) or getattr(optax.contrib, name)
         argument = {"alpha": "decay"}.get(argument, argument)
         assert float(signature(make).parameters[argument].default) == float(there)
+
+
+W = np.array([[1, -2, 0.5], [0.3, 4, -1]], np.float32)
+GRADS = [[[0.1, -0.2, 0.3], [1, 2, -3]], [[-0.1, 0.4, 0.1], [0.5, -2, 1]]]
+GRADS += [[[0.2, 0.2, -0.3], [0.1, 1, 1]]]
+PROBES = {  # by the first name of a row: the optimizer here, and what makes that of optax
+    "adam": (optim.adam(0.1, amsgrad=True), lambda optax: optax.amsgrad(0.1)),
+    "nadam": (optim.nadam(0.1), lambda optax: optax.nadam(0.1)),
+    "adafactor": (optim.adafactor(0.1), lambda optax: optax.adafactor(0.1)),
+    "adan": (optim.adan(0.1), lambda optax: optax.adan(0.1)),
+    "rprop": (optim.rprop(0.1), lambda optax: optax.rprop(0.1)),
+    "adaptive_grad_clip": (
+        optim.chain(optim.adaptive_grad_clip(0.01), optim.sgd(0.1)),
+        lambda optax: optax.chain(optax.adaptive_grad_clip(0.01), optax.sgd(0.1)),
+    ),
+}
+
+
+def third_update(optimizer, w, update_params) -> str:
+    params, state = {"w": w}, optimizer.init({"w": w})
+    for grad in GRADS:
+        grads = {"w": np.array(grad, np.float32)}
+        updates, state = optimizer.update(grads, state, params)
+        params = update_params(params, updates)
+    return f"{float(updates['w'][1, 2]) + 0.0:.5f}"
+
+
+def third_updates() -> list[tuple[str, str, str]]:
+    """Return (function, here, in optax) of the table of third updates."""
+    text = (DOCS / "how_to" / "from_jax.md").read_text()
+    number = r"(-?\d\.\d{5})"
+    rows = re.findall(rf"^\| `(\w+)\(.* \| {number} \| {number} \|", text, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(PROBES)
+    return rows
+
+
+@pytest.mark.parametrize(("name", "here", "there"), third_updates())
+def test_the_third_updates_are_those_of_the_table(name, here, there):
+    assert third_update(PROBES[name][0], W, optim.apply_updates) == here
+    assert abs(float(here) - float(there)) > 1e-3
+
+
+def test_the_third_updates_of_optax_are_those_of_the_table():
+    optax = pytest.importorskip("optax")
+    for name, _, there in third_updates():
+        assert third_update(PROBES[name][1](optax), W, optax.apply_updates) == there
+    one_cycle = optax.cosine_onecycle_schedule(100, 1.0)
+    assert f"{float(one_cycle(10)):.3f}" == "0.280"
+    assert one_cycle(100) < one_cycle(99)
+
+
+def test_one_cycle_has_the_value_that_the_page_names():
+    one_cycle = schedules.one_cycle(1.0, 100)
+    assert f"{one_cycle(10):.3f}" == "0.295"
+    assert one_cycle(98) > one_cycle(99) == one_cycle(100)
+
+
+def test_the_average_of_the_params_without_the_first_is_what_the_page_says():
+    d, optimizer, first = 0.9, optim.chain(optim.sgd(1.0), optim.ema(0.9)), {"w": np.ones(2)}
+    params, state, seen = first, optimizer.init(first), []
+    for t in range(1, 6):
+        updates, state = optimizer.update({"w": np.array([t, -2.0 * t])}, state, params)
+        params = optim.apply_updates(params, updates)
+        seen.append(params["w"])
+        ema = optim.get_state(state, "ema")
+        found = tree.map(lambda e, p, t=t: (e - d**t * p) / (1 - d**t), ema, first)
+        weights = d ** np.arange(t)[::-1]
+        np.testing.assert_allclose(found["w"], np.average(seen, axis=0, weights=weights))
 
 
 def test_a_warm_up_and_its_cosine_end_where_those_of_optax_do():
