@@ -418,7 +418,7 @@ def calls_of_one_backend() -> dict:
         "to_module": (
             torch_nets.to_module,
             {"model": net, "params": params, "buffers": {}},
-            {"params": ("dict",), "buffers": ("None", "dict")},
+            {"buffers": ("None", "dict")},
         ),
         "frozen": (
             torch_nets.frozen,

@@ -291,6 +291,7 @@ def datasets(draw):
     return x.reshape(-1, 2), y
 
 
+@pytest.mark.filterwarnings("ignore:data. .* no example in the training part")
 def test_datasets():
     counts = Counter()
 
