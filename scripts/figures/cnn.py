@@ -46,8 +46,14 @@ def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
             axis.plot(steps, values.mean(0), LINES[i % len(LINES)], color=color, label=label)
         axis.set(xlabel="step", ylabel=name.replace("valid_", "validation "))
     axes[0, 0].set_ylim(0.5, 2.6)
-    axes[0, 1].legend(fontsize=9, frameon=False)
     figure.suptitle(title)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=9,
+        frameon=False,
+    )
     return figure
 
 
