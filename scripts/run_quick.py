@@ -65,8 +65,9 @@ def main(config: Config) -> Path:
 
 def page(parts: list[Section]) -> Document:
     """Return the document of all parts, which begins with where it was made."""
-    about = runs.environment() | runs.machine()
-    (top,) = sections("quick_about", {name: about[name] for name in ("machine", "git_commit")})
+    commit = runs.environment()["git_commit"]  # None in an unpacked archive
+    about = runs.machine() | {"source": f"commit {commit}" if commit else "from an archive"}
+    (top,) = sections("quick_about", about)
     return Document(top.title, [*top.parts, *parts])
 
 

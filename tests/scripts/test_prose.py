@@ -18,6 +18,7 @@ from purenets.core.report.document import (
 )
 from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
+from purenets.core.runs import provenance
 from scripts import cifar10_cnn, cifar10_mlp, make_report, run_quick
 from scripts.cnn_sweep import IN_FLOAT32
 from scripts.report import part1, prose, results
@@ -240,3 +241,12 @@ def test_diagrams_and_interactive_figures_get_their_captions(render):
         Diagram([], "2", "One.", "net"),
         Interactive("<b>", FIGURE, "Two.", "moved"),
     ]
+
+
+@pytest.mark.parametrize("commit", ["a" * 40, None], ids=["of a commit", "from an archive"])
+def test_the_quick_page_says_where_it_was_made(commit, monkeypatch):
+    monkeypatch.setattr(provenance, "git_commit", lambda: commit)
+    text = " ".join(
+        str(block) for section in run_quick.page([]).sections for block in section.blocks
+    )
+    assert (f"commit {commit}" if commit else "from an archive") in text
