@@ -97,7 +97,10 @@ def begun(line: str, n: int, folder: Path) -> list[dict]:
     finally:
         process.terminate()
         process.wait()
-    return history(folder)[:n]
+    found = history(folder)[:n]
+    if len(found) < n:
+        raise UserError(f"replay: {line}: ended before its first evaluations; run it by hand")
+    return found
 
 
 def history(folder: Path) -> list[dict]:

@@ -59,3 +59,11 @@ def test_changed_files_prove_nothing(stored, monkeypatch):
     monkeypatch.setattr(provenance, "git_commit", lambda: f"{COMMITS[1]}-dirty")
     with pytest.raises(UserError, match="commit them first"):
         replay.main(replay.Config(results=str(stored)))
+
+
+def test_a_command_that_fails_is_not_another_way(stored):
+    found = result_files.read(stored)
+    found["rows"][0]["command"] += " --no-such-flag"
+    result_files.write(stored, found)
+    with pytest.raises(UserError, match="--no-such-flag: ended before its first evaluations"):
+        replay.main(replay.Config(results=str(stored)))
