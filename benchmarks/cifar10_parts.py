@@ -131,7 +131,8 @@ def our_steps(plan, run) -> dict[str, Part]:
 
     def take(i: int) -> None:
         nonlocal state
-        state, _ = run.step(state._replace(step=torch.tensor(i)), run.batches(i))
+        at = torch.full_like(state.step, i)
+        state, _ = run.step(state._replace(step=at), run.batches(i))
 
     return {
         name: Part(count, lambda i, begin=begin: take(begin + i))

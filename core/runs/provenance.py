@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from purenets.core.base import UserError
@@ -42,7 +43,8 @@ def environment() -> dict:
 
 
 def machine() -> dict:
-    """Return what a table says of the machine: processor, cores and system.
+    """Return what a table says of the machine: processor, cores and system; first of all the GPU,
+    where this process uses one.
 
     Returns:
         One entry, "machine", a text.
@@ -52,7 +54,8 @@ def machine() -> dict:
         >>> list(runs.machine())
         ['machine']
     """
-    return {"machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"}
+    host = f"{_processor()}, {os.cpu_count()} cores, {platform.system()}"
+    return {"machine": ", ".join([*_gpus(), host])}
 
 
 def origin() -> dict:
@@ -164,6 +167,13 @@ def _processor() -> str:
     if "cpu family" not in info or "model" not in info:
         return name
     return f"{name} (family {info['cpu family']}, model {info['model']})"
+
+
+def _gpus() -> list[str]:
+    """Return the name of the GPU of this process; [] where none is in use."""
+    torch = sys.modules.get("torch")  # without it there is none
+    in_use = torch is not None and torch.cuda.is_initialized()
+    return [torch.cuda.get_device_name()] if in_use else []
 
 
 def _version(package: str) -> str | None:

@@ -123,6 +123,7 @@ def train(config: ImageOptions, recipe: Recipe) -> Result:
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = device_from_name(config.device)
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU, too, float32 has its 24 bits
     with processes(device, config.shards) as group:
         return train_as(config, recipe, device, group)
 
@@ -218,7 +219,7 @@ def step_of(plan: Plan, model: Model) -> Step:
     grad = make_grad_fn(config, plan.recipe, model, plan.task, plan.group)
     if config.members > 1:
         grad = per_member_grad_fn(grad, config.members)
-    return compiled(config, make_step(grad, plan.optimizer))
+    return compiled(config, make_step(grad, plan.optimizer), plan.group)
 
 
 def check_one_process(config: ImageOptions, group) -> None:
@@ -231,10 +232,13 @@ def check_one_process(config: ImageOptions, group) -> None:
             raise UserError(f"{flag}: not with {what}; leave it out")
 
 
-def compiled(config: ImageOptions, step: Step) -> Step:
+def compiled(config: ImageOptions, step: Step, group) -> Step:
+    """Return the step as it is called: under `jit` with --compile, and on a GPU recorded."""
     from purenets.torch_nets import jit
+    from purenets.torch_nets.fast.cuda_graph import cuda_graph
 
-    return jit(step) if config.compile else step
+    step = jit(step) if config.compile else step
+    return cuda_graph(step) if group.size == 1 else step
 
 
 # --- the length of the training -------------------------------------------------------------------
@@ -458,7 +462,7 @@ def proxy_of(plan: Plan) -> tuple:
     optimizer = recipe.make_optimizer(small, proxy_steps(plan.steps), plan.per_epoch / TRAINED)
     init_key, step_key = random.split(random.fold_in(random.key(small.seed), 0))
     state = start(model, optimizer, init_key, step_key, task.train[0].device)
-    return model, compiled(small, make_step(grad, optimizer)), state
+    return model, compiled(small, make_step(grad, optimizer), group), state
 
 
 # --- optimizer ------------------------------------------------------------------------------------
