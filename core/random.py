@@ -17,6 +17,7 @@ exactly (no log, no cosine), hence the same bits on NumPy, torch CPU and CUDA.
 
 import math
 import operator
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -487,7 +488,18 @@ def _hash(key: Array, n: int, purpose: int, start: int | Array = 0):
     data = [key[2 + i : 3 + i] for i in range(folded)] + [0] * (2 - folded)
     index = namespace(key).arange(n, dtype=key.dtype, device=key.device)
     index = index if isinstance(start, int) and start == 0 else index + start
-    return philox((index, *data, 4 * folded + purpose), (key[0:1], key[1:2]))
+    given = (index, *data, 4 * folded + purpose), (key[0:1], key[1:2])
+    return _kernels[-1](*given) or philox(*given)
+
+
+def register_philox(kernel: Callable[[tuple, tuple], tuple | None]) -> None:
+    """Let draws take their words from `kernel(counter, key)`, which returns those of `philox`, or
+    None for arrays that it does not take; called where `purenets.torch_nets` is imported.
+    """
+    _kernels[:] = [kernel]
+
+
+_kernels: list[Callable] = [lambda counter, key: None]
 
 
 def _normal(words: Array, shape, dtype: str) -> Array:

@@ -5,6 +5,7 @@ import torch
 from purenets.core.arrays import register_full, register_outside, register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
 from purenets.core.optim.internals.kernels import register_kernel
+from purenets.core.random import register_philox
 from purenets.core.scan import register_loop
 from purenets.torch_nets import layers, losses
 from purenets.torch_nets.batchnorm import update_batchnorm
@@ -13,6 +14,7 @@ from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
 from purenets.torch_nets.fast import fused_optimizers, pytree
 from purenets.torch_nets.fast.jit import jit
+from purenets.torch_nets.fast.philox import philox_on_gpu
 from purenets.torch_nets.fast.scan import traced_loop
 from purenets.torch_nets.fast.tracing import is_tracing, outside_transforms
 from purenets.torch_nets.from_module import from_module
@@ -30,6 +32,7 @@ register_outside(outside_transforms)
 pytree.register()
 register_kernel(torch.Tensor, fused_optimizers.step)
 register_loop(traced_loop)
+register_philox(philox_on_gpu)
 
 __all__ = [
     "CNN",

@@ -58,8 +58,11 @@ def test_numpy_and_torch_draw_the_same_bits(draw, folds):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_cuda_draws_the_same_bits(draw):
-    key = random.key(7)
-    assert np.array_equal(draw(key), draw(torch.as_tensor(key, device="cuda")).cpu().numpy())
+    for folds in ((), (3,), (3, 2**31), (3, 4, 5)):
+        key = random.key(12345678901234567890)
+        for number in folds:
+            key = random.fold_in(key, number)
+        assert np.array_equal(draw(key), draw(torch.as_tensor(key, device="cuda")).cpu().numpy())
 
 
 def test_vmap_over_keys_equals_a_loop():
