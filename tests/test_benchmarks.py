@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cifar10, cifar10_parts, growth, jax_peers, products, summary
+from benchmarks import cifar10, cifar10_gpu, cifar10_parts, growth, jax_peers, products, summary
 from benchmarks import recipe as public
 from purenets import UserError
 from purenets.core.data import images
@@ -112,6 +112,17 @@ def test_the_public_recipe_runs_on_a_cpu_by_its_words_alone(recipe_file):
     assert 0 < found["seconds"] < 60
     assert len(found["epochs"]) == 3
     assert found["precision"] == "bfloat16"
+
+
+def test_whole_trainings_take_turns(recipe_file, tmp_path):
+    path = str(tmp_path / "gpu.json")
+    config = cifar10_gpu.Config(recipe_file, "cnn digits", "digits", rounds=2, results=path)
+    found = cifar10_gpu.main(config)
+    assert list(found["trainings"]) == ["purenets cnn digits", "recipe"]
+    for rows in found["trainings"].values():
+        assert [row["seed"] for row in rows] == [200, 201]
+        assert all(row["seconds"] > 0 and 0 < row["accuracy"] <= 1 for row in rows)
+    assert "in A" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
 
 
 def test_the_recipe_goes_on_by_a_step_for_each_call(recipe_file, tmp_path):
