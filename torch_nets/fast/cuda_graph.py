@@ -91,9 +91,17 @@ def recorded(f: Callable, args: tuple, memory: list) -> Callable:
         return Recording(f, args, memory)
     except RuntimeError as error:
         torch.cuda.synchronize()
+        free_generator()
         name, why = getattr(f, "__name__", "f"), str(error).splitlines()[0]
         warnings.warn(f"cuda_graph: {name} is not recorded: {why}", stacklevel=3)
         return f
+
+
+def free_generator() -> None:
+    """Let torch's generator draw again, which a recording that failed holds: record nothing."""
+    place = torch.zeros(1, device="cuda")
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        place + 1
 
 
 class Recording:
