@@ -1,6 +1,6 @@
 """Put the tables of results/*.md into README.md and docs, between `<!-- results/NAME.md -->` and
-`<!-- end -->`; `<!-- results/NAME.md without COLUMN, COLUMN -->` leaves columns out, and `with COLUMN
-= VALUE, VALUE` at the end keeps some rows only.
+`<!-- end -->`; `<!-- results/NAME.md without COLUMN, COLUMN -->` leaves columns out, and at its
+end `with COLUMN = VALUE, VALUE` keeps some rows only.
 
 python scripts/update_readme.py
 """
