@@ -95,13 +95,11 @@ def test_without_a_compiler_it_is_the_function_and_says_so(monkeypatch):
 
 def test_the_reason_of_a_process_of_its_own_is_its_last_line():
     text = (
-        "Failed to compile: An exception occurred in a subprocess:\n\n"
-        'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no such kernel\n\n'
+        "Failed: An exception occurred in a subprocess:\n\n"
+        'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no kernel\n\n'
         "Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace"
     )
-    expected = (
-        "Failed to compile: An exception occurred in a subprocess: ValueError: no such kernel"
-    )
+    expected = "Failed: An exception occurred in a subprocess: ValueError: no kernel"
     assert aot.reason(RuntimeError(text)) == f"RuntimeError: {expected}"
     assert aot.reason(RuntimeError("one line")) == "RuntimeError: one line"
     assert aot.reason(AssertionError("")) == "AssertionError"
