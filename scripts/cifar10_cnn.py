@@ -78,7 +78,6 @@ def preset(name: str, **values) -> Config:
 
 
 # Named by the test accuracy, in percent, that they are built for; what they reach is in results/.
-# Those for a GPU train on all images and compile the step; they are tested on a small CPU run only.
 SMALL_FIRST = {"small_size": 26, "muon_method": "gram"}
 PRESETS = {
     "94": preset("94", **SMALL_FIRST, epochs=8.0, views_below=0.6),
@@ -94,27 +93,6 @@ PRESETS = {
         crop=4,
         cutout=12,
         hardest=0.5,
-    ),
-    "95-gpu": preset(
-        "95-gpu",
-        batch_size=1000,
-        learning_rate=0.17,
-        epochs=16.0,
-        channels=(128, 384, 384),
-        compile=True,
-        evaluations=4,
-    ),
-    "96-gpu": preset(
-        "96-gpu",
-        batch_size=1000,
-        learning_rate=0.17,
-        epochs=90.0,
-        channels=(128, 384, 512),
-        depth=3,
-        crop=4,
-        cutout=12,
-        compile=True,
-        evaluations=9,
     ),
     "digits": preset(
         "digits",

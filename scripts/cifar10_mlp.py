@@ -87,38 +87,10 @@ LONG = {
     "mixup_alpha": 0.8,
     "label_smoothing": 0.3,
 }
-# Those for a GPU train on all images and compile the step; they are tested on a small CPU run only.
 PRESETS = {
     "mlp": preset("mlp", **LONG, epochs=250.0, batch_size=1000),
     "mlp-long": preset(
         "mlp-long", **LONG, width=1024, depth=6, epochs=600.0, batch_size=2000, ema=0.999
-    ),
-    "mlp-gpu": preset(
-        "mlp-gpu",
-        width=1024,
-        depth=6,
-        optimizer="muon",
-        learning_rate=2e-3,
-        epochs=300.0,
-        batch_size=1000,
-        crop=4,
-        mixup=True,
-        compile=True,
-        evaluations=10,
-    ),
-    "s-fc-gpu": preset(
-        "s-fc-gpu",
-        net="s_fc",
-        width=32,
-        optimizer="sgd",
-        learning_rate=0.1,
-        schedule="cosine",
-        lasso=2e-5,
-        epochs=400.0,
-        batch_size=512,
-        crop=4,
-        compile=True,
-        evaluations=20,
     ),
     "digits": preset(
         "digits",

@@ -1,5 +1,6 @@
 """Put the tables of results/*.md into README.md and docs, between `<!-- results/NAME.md -->` and
-`<!-- end -->`; `<!-- results/NAME.md without COLUMN, COLUMN -->` leaves columns out.
+`<!-- end -->`; `<!-- results/NAME.md without COLUMN, COLUMN -->` leaves columns out, and at its
+end `with COLUMN = VALUE, VALUE` keeps some rows only.
 
 python scripts/update_readme.py
 """
@@ -23,7 +24,9 @@ from scripts.shared import result_files
 
 PAGES = ("README.md", "docs/results.md", "docs/benchmarks.md", "docs/reliability.md")
 BLOCK = re.compile(
-    r"(<!-- (results/[\w.]+\.md)(?: without (.*?))? -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (results/[\w.]+\.md)(?: without (.*?))?(?: with (.*?) = (.*?))? -->\n)"
+    r".*?(<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -46,8 +49,9 @@ def filled(text: str, root: Path) -> str:
         if not path.exists():
             raise UserError(f"{path}: named in a page, but it does not exist")
         result_files.read(path.with_suffix(".json"))  # refuses a draft
-        tables = without(path.read_text(encoding="utf-8"), block[3] or "")
-        return f"{block[1]}\n{tables}\n{block[4]}"
+        tables = path.read_text(encoding="utf-8")
+        tables = rows_with(tables, block[4], block[5]) if block[4] else tables
+        return f"{block[1]}\n{without(tables, block[3] or '')}\n{block[6]}"
 
     return BLOCK.sub(fill, text)
 
@@ -72,6 +76,18 @@ def without(tables: str, columns: str) -> str:
     if unknown.strip(", "):
         raise UserError(f"without {columns}: no table has a column {unknown.strip(', ')}")
     return "\n".join(lines) + "\n"
+
+
+def rows_with(table: str, column: str, values: str) -> str:
+    """Return a Markdown table with only those rows whose cell in `column` is one of `values`."""
+    header, rule, *lines = table.splitlines()
+    if column not in cells_of(header):
+        raise UserError(f"with {column}: the table has no such column")
+    at, wanted = cells_of(header).index(column), values.split(", ")
+    missing = set(wanted) - {cells_of(line)[at] for line in lines}
+    if missing:
+        raise UserError(f"with {column} = {', '.join(sorted(missing))}: the table has no such row")
+    return "\n".join([header, rule, *(line for line in lines if cells_of(line)[at] in wanted)])
 
 
 def cells_of(line: str) -> list[str]:

@@ -413,6 +413,7 @@ def calls_of_one_backend() -> dict:
         "channels_last": (precision.channels_last, {"model": net}, {}),
         "flip_averaged": (tta.flip_averaged, {"model": net}, {}),
         "jit": (torch_nets.jit, {"f": lambda x: x}, {}),
+        "cuda_graph": (torch_nets.cuda_graph, {"f": lambda x: x}, {}),
         "checkpoint": (torch_nets.checkpoint, {"f": lambda x: x}, {}),
         "from_module": (torch_nets.from_module, {"module": torch.nn.ReLU()}, {}),
         "to_module": (

@@ -65,6 +65,18 @@ def test_columns_that_a_page_leaves_out_are_left_out_of_its_tables():
         update_readme.without(tables, "a, e")
 
 
+def test_a_page_may_show_some_rows_only():
+    table = "| a | b |\n|---|---:|\n| x | 1 |\n| y | 10 |\n| z | 5 |\n"
+    assert update_readme.rows_with(table, "b", "5, 1").splitlines()[2:] == [
+        "| x | 1 |",
+        "| z | 5 |",
+    ]
+    with pytest.raises(UserError, match="with c: the table has no such column"):
+        update_readme.rows_with(table, "c", "1")
+    with pytest.raises(UserError, match="with b = 7: the table has no such row"):
+        update_readme.rows_with(table, "b", "1, 7")
+
+
 @pytest.mark.parametrize("page", ["README.md", *update_readme.PAGES[1:]])
 def test_links_lead_somewhere(page):
     folder = (ROOT / page).parent

@@ -13,6 +13,7 @@ from purenets.torch_nets.cnn_model import CNN
 from purenets.torch_nets.convert import to_numpy, to_torch
 from purenets.torch_nets.ensemble import ensemble, ensemble_metrics
 from purenets.torch_nets.fast import fused_optimizers, pytree
+from purenets.torch_nets.fast.cuda_graph import cuda_graph
 from purenets.torch_nets.fast.jit import jit
 from purenets.torch_nets.fast.philox import philox_on_gpu
 from purenets.torch_nets.fast.scan import traced_loop
@@ -39,6 +40,7 @@ __all__ = [
     "MLP",
     "VanillaRNN",
     "checkpoint",
+    "cuda_graph",
     "ensemble",
     "ensemble_metrics",
     "from_loader",

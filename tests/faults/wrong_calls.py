@@ -231,6 +231,7 @@ def doors(folder: Path) -> dict[str, Call]:
         "deep_ensemble": (deep_ensemble, {"model": TORCH_NET, "k": 2}),
         "per_member_grad_fn": (per_member_grad_fn, {"grad_fn": TORCH_GRAD, "k": 2}),
         "jit": (torch_nets.jit, {"f": TORCH_STEP}),
+        "cuda_graph": (torch_nets.cuda_graph, {"f": TORCH_STEP}),
         "jit step": positional(torch_nets.jit(TORCH_STEP), {"state": TORCH_STATE}
                                | {"batch": TORCH_BATCH}),
         # files

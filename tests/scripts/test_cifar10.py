@@ -95,9 +95,9 @@ def test_without_a_validation_part_all_training_images_are_trained_on(tmp_path):
 def test_preset_gives_the_defaults_of_all_other_options():
     parse = cifar10_cnn.Config.parse
     presets = cifar10_cnn.PRESETS
-    config = parse(["--preset", "96-gpu", "--epochs", "3"], presets)
+    config = parse(["--preset", "96", "--epochs", "3", "--compile"], presets)
     assert (config.epochs, config.depth, config.compile) == (3.0, 3, True)
-    assert parse(["--preset=96-gpu", "--no-compile"], presets).compile is False
+    assert parse(["--preset=96", "--no-whiten"], presets).whiten is False
     assert parse([], presets) == next(iter(presets.values()))
 
 
@@ -203,7 +203,7 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
         (cifar10_mlp, ["--max_steps", "9"], "--max_steps 9: --epochs 250.0 decides"),
         (
             cifar10_mlp,
-            ["--preset", "mlp-gpu", "--eval_freq", "9"],
+            ["--preset", "mlp", "--evaluations", "10", "--eval_freq", "9"],
             "--eval_freq 9: --evaluations 10 decides",
         ),
     ],

@@ -5,6 +5,7 @@ import torch
 
 from purenets import UserError, init_state, make_step, optim, random
 from purenets.torch_nets import MLP, grad_fn, jit
+from purenets.torch_nets.fast import aot
 
 
 def test_a_leaf_of_a_state_is_named():
@@ -90,3 +91,15 @@ def test_without_a_compiler_it_is_the_function_and_says_so(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.warns(UserWarning, match=r"jit: no C\+\+ compiler found"):
         assert jit(affine).lower(VALUES, PAIR).compile() is affine
+
+
+def test_the_reason_of_a_process_of_its_own_is_its_last_line():
+    text = (
+        "Failed: An exception occurred in a subprocess:\n\n"
+        'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no kernel\n\n'
+        "Set TORCHDYNAMO_VERBOSE=1 for the internal stack trace"
+    )
+    expected = "Failed: An exception occurred in a subprocess: ValueError: no kernel"
+    assert aot.reason(RuntimeError(text)) == f"RuntimeError: {expected}"
+    assert aot.reason(RuntimeError("one line")) == "RuntimeError: one line"
+    assert aot.reason(AssertionError("")) == "AssertionError"

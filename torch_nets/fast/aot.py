@@ -398,4 +398,10 @@ def reason(error: Exception) -> str:
             "or .numpy()"
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    # what a process of its own raised stands below its traceback, before torch's advice
+    advice = ("Set TORCH", "You can suppress", "import torch", "torch._dynamo.config")
+    told = [line for line in lines if not line.startswith(advice)]
+    end = f" {told[-1]:.200}" if lines[0].endswith(":") and len(told) > 1 else ""
+    return f"{type(error).__name__}: {lines[0]:.200}{end}"
