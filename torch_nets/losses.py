@@ -166,12 +166,20 @@ def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the targets in a dtype that torch takes: int64, or floating point."""
     integers = not (targets.is_floating_point() or targets.is_complex())
     if are_class_indices(logits, targets, integers):
-        return targets.long()
+        return _never_from_the_end(targets.long(), logits.shape[1])
     if targets.is_complex():
         raise UserError(f"cross_entropy: labels must be real numbers, got {targets.dtype}")
     if _may_be_read(targets):
         expect_distributions(targets.detach(), integers)
     return targets.to(logits.dtype) if integers else targets
+
+
+def _never_from_the_end(classes: Tensor, n: int) -> Tensor:
+    """Return class numbers, under a trace with the negative ones moved beyond -n.
+
+    The code that torch 2.11 compiles would count -1, ..., -n from the end instead of refusing them.
+    """
+    return torch.where(classes < 0, classes - n, classes) if is_tracing() else classes
 
 
 def _may_be_read(targets: Tensor) -> bool:

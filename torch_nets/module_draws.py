@@ -433,6 +433,8 @@ KEYED_FUNCTIONS = {  # of torch.nn.functional, which have a flag for in place
     F.alpha_dropout: functools.partial(_dropout, alpha=True),
     F.feature_alpha_dropout: functools.partial(_dropout, alpha=True, feature=True),
     F.rrelu: _rrelu,
+    # torch.compile of torch 2.11 cannot look into this method under a mode
+    Tensor.unflatten: lambda draws, func, x, dim, sizes: torch.unflatten(x, dim, sizes),
 }
 
 SEEDED = {

@@ -304,7 +304,12 @@ def _compile(
     """
     from torch._inductor.compile_fx import compile_fx_inner
 
+    refused = False
+
     def compile_inner(module, inputs, **options):
+        nonlocal refused
+        if refused := _has_failing_attention(module):
+            raise Unsupported("this torch has no gradient of attention in float64 on a CPU")
         code = compile_fx_inner(module, inputs, **options)
         (output,) = module.graph.find_nodes(op="output")
         (expected,) = graph.graph.find_nodes(op="output")
@@ -312,13 +317,31 @@ def _compile(
             inner.append(lambda *leaves: code(list(leaves)))
         return code
 
-    with torch._functorch.config.patch(enable_autograd_cache=False):  # or it is compiled elsewhere
-        return torch._inductor.standalone_compile(
-            graph,
-            examples,
-            dynamic_shapes="from_example_inputs",
-            options={"config_patches": patches, "inner_compile": compile_inner},
-        )
+    options = {"config_patches": patches, "inner_compile": compile_inner}
+    # without the cache, or it is compiled elsewhere
+    with torch._functorch.config.patch(enable_autograd_cache=False):
+        try:
+            return torch._inductor.standalone_compile(
+                graph, examples, dynamic_shapes="from_example_inputs", options=options
+            )
+        except Exception:
+            if not refused or "pattern_matcher" in patches:
+                raise
+    # then the formula stays as it was written
+    return _compile(graph, examples, patches | {"pattern_matcher": False}, inner)
+
+
+def _has_failing_attention(module: torch.fx.GraphModule) -> bool:
+    """Return True if a graph has a gradient of attention that fails where it is run.
+
+    Inductor puts torch's fused attention in the place of the formula. On a CPU torch 2.11 says that
+    the logarithms which that hands to its gradient are float32, and they are float64 for float64.
+    """
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+    graphs = [part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+    nodes = [n for g in graphs for n in g.find_nodes(op="call_function", target=backward)]
+    dtypes = [[node.args[i].meta["val"].dtype for i in (1, 5)] for node in nodes]
+    return [torch.float64, torch.float32] in dtypes
 
 
 def _returns_views(graph: torch.fx.GraphModule) -> bool:
