@@ -508,7 +508,7 @@ def plane_share(cell: dict) -> str:
     digits, points = np.array(cell["plane"]["digits"]), np.array(cell["plane"]["points"])
     times = cell["plane"]["times"]
     return listed(
-        f"{nearest_share(points[:, i], digits):.0%} at t = {times[i]}"
+        f"{nearest_share(points[:, i], digits):.0%} (t = {times[i]})"
         for i in range(len(times) - 2, len(times))
     )
 
