@@ -85,7 +85,7 @@ def of_cifar10(found: dict) -> dict:
 def over_views(rows: Sequence[dict]) -> str:
     """Return the accuracy of the mean over views, as more text in parentheses; "" without views."""
     found = [row["test"].get("views_accuracy") for row in rows]
-    return "" if None in found else f"; {spread(found)}% as the mean over several views of an image"
+    return "" if None in found else f"; {spread(found)}% over several views"
 
 
 def of_vgg(found: dict) -> dict:
