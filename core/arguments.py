@@ -210,11 +210,16 @@ def takes(function: Callable, n: int, optional: tuple[str, ...] = ()) -> bool:
     if code is None:
         return _binds(function, n, optional)
     given = n + (getattr(function, "__self__", None) is not None)
-    least = code.co_argcount - len(function.__defaults__ or ())
-    most = math.inf if code.co_flags & inspect.CO_VARARGS else code.co_argcount
+    lacking = code.co_argcount - given
+    # Defaults are asked for where they matter only: torch.compile of torch 2.11 cannot read those
+    # of an inner function.
+    if lacking > 0 and lacking > len(function.__defaults__ or ()):
+        return False
+    if lacking < 0 and not code.co_flags & inspect.CO_VARARGS:
+        return False
     named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
-    known = (*optional, *(function.__kwdefaults__ or ()))
-    return least <= given <= most and all(name in known for name in named)
+    unknown = [name for name in named if name not in optional]
+    return not unknown or all(name in (function.__kwdefaults__ or ()) for name in unknown)
 
 
 def _binds(function: Callable, n: int, optional: tuple[str, ...]) -> bool:

@@ -71,8 +71,14 @@ def like(value, reference: Array, dtype=None) -> Array:
 
 # --- precision ------------------------------------------------------------------------------------
 
-# The dtypes that most params have, of which nothing is to be asked. torch_nets adds torch's.
-FULL = {np.dtype("float32"), np.dtype("float64")}
+# The dtypes that most params have, of which nothing is to be asked. NumPy's are here by their types
+# (torch.compile of torch 2.11 knows no hash of the dtypes themselves); torch_nets adds torch's.
+FULL = {type(np.dtype("float32")), type(np.dtype("float64"))}
+
+
+def is_full(dtype) -> bool:
+    """Return True for the float32 and float64 of NumPy and torch."""
+    return dtype in FULL or type(dtype) in FULL
 
 
 def register_full(*dtypes) -> None:
@@ -89,7 +95,7 @@ def widened(x: Array) -> Array:
     0.999 is 1; float16 ends at 65,504, so squares of 300 are infinite. Hence all that sums, squares
     or averages takes its numbers by this function.
     """
-    if x.dtype in FULL:
+    if is_full(x.dtype):
         return x
     kind = kind_of(x)
     if kind not in "fc" or x.dtype.itemsize >= (4 if kind == "f" else 8):

@@ -175,8 +175,9 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
     bins = xp.clip(xp.ceil(xp.reshape(confidence, (-1, 1)) * n_bins) - 1, 0, n_bins - 1)
     in_bin = bins == _arange_like(n_bins, classes)
     by_bin = xp.sum(xp.where(in_bin, gaps, xp.zeros_like(gaps)), axis=0)
-    lost = 0 * xp.sum(gaps)  # NaN has no bin
-    found = (xp.sum(xp.abs(by_bin)) + lost) / xp.sum(counted)
+    total = xp.sum(gaps)
+    lost = total != total  # NaN has no bin; 0 * total would be compiled to 0 by torch 2.11
+    found = xp.where(lost, total, xp.sum(xp.abs(by_bin))) / xp.sum(counted)
     return xp.astype(_unless_beyond(found, classes, predictions.shape[1]), xp.float32)
 
 

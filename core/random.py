@@ -32,7 +32,7 @@ from purenets.core.arguments import (
     is_integer,
     shown,
 )
-from purenets.core.arrays import FULL, NUMPY, dtype_called, kind_of, namespace
+from purenets.core.arrays import NUMPY, dtype_called, is_full, kind_of, namespace
 from purenets.core.base import Array, UserError
 
 __all__ = [
@@ -223,7 +223,7 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
     else:
         unit = xp.astype(bits(key, n) >> 8, xp.float32) * 2.0**-24
     of_numbers = isinstance(low, int | float) and isinstance(high, int | float)
-    if dtype in FULL and of_numbers and (low, high) == (0.0, 1.0):
+    if is_full(dtype) and of_numbers and (low, high) == (0.0, 1.0):
         return xp.reshape(unit, shape)
     _expect_within_range("uniform", low, high, dtype, float(xp.finfo(dtype).max))
     draws = xp.reshape(xp.astype(low + (high - low) * unit, dtype, copy=False), shape)

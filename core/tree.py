@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from purenets.core.arrays import FULL, dtype_called, kind_of, namespace, sqrt, widened
+from purenets.core.arrays import dtype_called, is_full, kind_of, namespace, sqrt, widened
 from purenets.core.base import Array, Params, UserError
 from purenets.core.vector_dict import from_vector, vector_of
 
@@ -472,7 +472,7 @@ def _array(function: str, leaf: Array, name: str = "") -> Array:
 
 
 def _sum_of_squares(leaf: Array) -> Array:
-    if leaf.dtype in FULL:
+    if is_full(leaf.dtype):
         return (leaf * leaf).sum()
     leaf, kind, xp = widened(leaf), kind_of(leaf), namespace(leaf)
     if kind == "c":

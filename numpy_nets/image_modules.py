@@ -12,7 +12,7 @@ from einops import rearrange, reduce, repeat
 
 from purenets.core import random
 from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_integers, expect_numbers
-from purenets.core.arrays import FULL, widened
+from purenets.core.arrays import is_full, widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
 from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
@@ -344,7 +344,7 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
             mean, var = widened(buffers["running_mean"]), widened(buffers["running_var"])
             scale = weight / np.sqrt(var + var.dtype.type(eps))
             y = (x - over_pixels(mean)) * over_pixels(scale) + over_pixels(bias)
-            return (y if x.dtype in FULL else y.astype(x.dtype)), buffers, None
+            return (y if is_full(x.dtype) else y.astype(x.dtype)), buffers, None
         out, mean, var, cache = batch_norm_forward(x, weight, bias, eps)
         return out, _moved(buffers, x, mean, var), cache
 

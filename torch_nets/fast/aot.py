@@ -255,22 +255,41 @@ def compile_graph(
     """
     autocast = torch._C._is_any_autocast_enabled()
     patches = {"size_asserts": False}  # the caller has compared sizes and strides
-    on_cpu = all(x.device.type == "cpu" for x in examples)
-    if any(_is_loop(node) for node in graph.graph.nodes):
-        # Inductor (2.14) may hand a buffer that a loop still reads to another kernel of the graph.
-        patches |= {"allow_buffer_reuse": False, "inplace_buffers": False}
-        patches["cpp_wrapper"] = on_cpu  # the loop itself in C++ too
     inner: list[Callable] = []
     try:
         # Casts are in the graph already; that the code cannot be saved matters to nobody.
         with no_autocast(), silence_logger("torch._inductor.standalone_compile"):
-            artifact = _compile(graph, list(examples), patches, inner)
+            if any(_is_loop(node) for node in graph.graph.nodes):
+                artifact = _compile_loops(graph, list(examples), patches, inner)
+            else:
+                artifact = _compile(graph, list(examples), patches, inner)
     except Exception as error:
         raise Unsupported(reason(error)) from error
     compiled = getattr(artifact, "_compiled_fn", artifact)  # without the artifact's bytes
     if inner and not _returns_views(graph):
         compiled = inner[0]
     return without_autocast(compiled) if autocast else compiled
+
+
+def _compile_loops(
+    graph: torch.fx.GraphModule, examples: list[Tensor], patches: dict, inner: list
+) -> Callable:
+    """Return what `_compile` returns for a graph with loops.
+
+    The loops themselves are in C++ on the CPU. The inductor of torch 2.11 has no C++ for a loop
+    that writes its results in place, as all do that return a y: there Python runs the loop, and its
+    body is compiled.
+    """
+    from torch._inductor.exc import InductorError
+
+    # Inductor (2.14) may hand a buffer that a loop still reads to another kernel of the graph.
+    patches = patches | {"allow_buffer_reuse": False, "inplace_buffers": False}
+    if all(x.device.type == "cpu" for x in examples):
+        try:
+            return _compile(graph, examples, patches | {"cpp_wrapper": True}, inner)
+        except InductorError:
+            inner.clear()
+    return _compile(graph, examples, patches | {"cpp_wrapper": False}, inner)
 
 
 def _compile(

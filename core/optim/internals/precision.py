@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from purenets.core import tree
-from purenets.core.arrays import FULL, kind_of, namespace, widened
+from purenets.core.arrays import FULL, is_full, kind_of, namespace, widened
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.extra_args import MISSING, expect_given, takes_extra_args
 from purenets.core.optim.internals.order import keep_order
@@ -168,12 +168,12 @@ def are_full(leaves: Params) -> bool:
     that needs none).
     """
     if type(leaves) is VectorDict and leaves.dtype is not None:
-        return leaves.dtype in FULL
+        return is_full(leaves.dtype)
     if not isinstance(leaves, dict):
         return leaves is None
     for leaf in leaves.values():  # no generator: this is a part of every step
         dtype = getattr(leaf, "dtype", None)
-        if dtype not in FULL:
+        if dtype not in FULL and not is_full(dtype):
             return False
     return True
 
@@ -189,7 +189,9 @@ def are_full_pairs(grads: Params, params: Params) -> bool:
     for name, grad in grads.items():  # no generator: this is a part of every step
         param = params[name]
         dtype, param_dtype = getattr(grad, "dtype", None), getattr(param, "dtype", None)
-        if dtype not in FULL or param_dtype not in FULL or grad.shape != param.shape:
+        if dtype not in FULL and not is_full(dtype):
+            return False
+        if (param_dtype not in FULL and not is_full(param_dtype)) or grad.shape != param.shape:
             return False
         if dtype is not param_dtype and type(dtype) is not type(param_dtype):
             return False
@@ -328,7 +330,7 @@ def _is_like(part, params: Params) -> bool:
 
 def _pairs(x: Array) -> Array:
     """Return complex numbers (...) as real ones (..., 2); real ones as they are."""
-    if x.dtype in FULL or kind_of(x) != "c":
+    if is_full(x.dtype) or kind_of(x) != "c":
         return x
     xp = namespace(x)
     return xp.stack([xp.real(x), xp.imag(x)], axis=-1)
