@@ -241,26 +241,36 @@ def curves(rows: list[dict]) -> Figure | None:
         return None
     figure = mlp_figures.curves_of(histories, log=True)
     figure.set_size_inches(TEXT_WIDTH, CURVE_HEIGHT * len(histories))
-    for axis in (figure.axes[0], *figure.axes[2:]):  # the second panel names the lines of all
+    names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    for axis in figure.axes:
         axis.get_legend().remove()
-    for axis in figure.axes[::2]:  # a logarithmic scale: powers of ten alone are too few
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_formatter(NullFormatter())
+    for axis in figure.axes[::2]:
+        label_losses(axis)
     for axis in figure.axes[1::2]:
-        axis.set_ylim(bottom_of([line.get_ydata()[-1] for line in axis.lines]), 1.005)
+        axis.set_ylim(*around([line.get_ydata()[-1] for line in axis.lines]))
     for axis in figure.axes[:-2]:
         axis.set_xlabel("")
     return figure
 
 
-def bottom_of(ends: Sequence[float]) -> float:
-    """Return where an axis of accuracy begins: the tenth below the ends of its curves.
+def label_losses(axis) -> None:
+    """Label a logarithmic axis at some values, also where it has few powers of ten."""
+    low, high = axis.get_ylim()
+    steps = (1,) if high > 300 * low else (1, 3) if high > 10 * low else (0.6, 0.8, 1, 1.4, 2, 4)
+    axis.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
-    >>> bottom_of([0.999, 0.97]), bottom_of([0.73, 0.69])
-    (0.9, 0.6)
+
+def around(ends: Sequence[float]) -> tuple[float, float]:
+    """Return the limits of an axis of accuracy: tenths around the ends of its curves.
+
+    >>> around([0.999, 0.97]), around([0.73, 0.69])
+    ((0.9, 1.005), (0.6, 0.8))
     """
-    return math.floor(10 * (min(ends) - 0.02)) / 10
+    top = math.ceil(10 * (max(ends) + 0.02)) / 10
+    return math.floor(10 * (min(ends) - 0.02)) / 10, min(top, 1.005)
 
 
 def of_strategies(found: dict | None) -> dict:
