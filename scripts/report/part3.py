@@ -1,46 +1,42 @@
 """Part III of the report: the vanilla RNN on palindromes."""
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from purenets import random
-from purenets.core.data.palindromes import count
+from purenets.core.data.palindromes import count, is_exhaustive
 from purenets.core.report.diagrams import times
 from purenets.core.report.document import Section, to_print
 from purenets.core.report.tables import Table, table_of
-from scripts import palindrome_holdout, palindrome_states, run_quick
+from scripts import palindrome_holdout, palindrome_states, palindrome_sweep, run_quick
 from scripts import train as rnn
 from scripts.figures import rnn as figures
 from scripts.figures import rnn_analysis
 from scripts.figures.unrolled import unrolled
 from scripts.report.prose import sections
-from scripts.report.results import SUPERSCRIPTS, compact, in_small
+from scripts.report.results import SUPERSCRIPTS, compact, in_powers, in_small
 from scripts.shared.comparison import paired, unpaired
 from scripts.shared.sweeps import deviation, spread
 
 NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 LENGTH = 5  # of the palindromes whose dimensions are shown
-SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
+MEDIUM = 5.2  # inches: the width of figures of one panel
 HARD = 20  # the length at which ingredients are told apart
 LEARNED = 0.99  # the accuracy from which on a seed counts as one that has learned
-NAMES = {  # of the settings of networks that are evaluated far beyond their length
-    "latches": "latches: W_hh = 2 I",
-    "latches-gain1": "gain 1: W_hh = I",
-    "latches-gain1.5": "gain 1.5",
-    "latches-gain3": "gain 3",
-    "latches-frozen": "gain 2, W_hh frozen",
-    "latches-scalar": "gain 2, scalar input",
-    "latches-orthogonal": "2 \u00d7 orthogonal",
-    "small-input-orthogonal": "orthogonal, input \u00d7 0.01",
-    "onehot": "default W_hh, one-hot",
-}
-OF_LENGTHS = ("lengths", "longest", "spike", "longer_worse")
-OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance")
-OF_INGREDIENTS = ("ingredients", "frozen_unclear", "frozen_otherwise")
+FAR_APART = 0.25  # between the worst and the best seed, from which on a mean says little
+ENOUGH = 0.9  # the accuracy on held-out palindromes that first halves in training are enough for
+FAILED = 0.5  # the accuracy below which a seed of the latches counts as one that has failed
+OF_LENGTHS = ("lengths", "longest", "spike", "apart", "above_chance", "longer_worse")
+OF_HELD_OUT = ("held-out", "same_enough", "enough_otherwise")
+OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance", "radius_not_enough")
+OF_INGREDIENTS = ("ingredients", "slower", "frozen_unclear", "frozen_otherwise")
 OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
+OF_MEMORY = ("memory", "unstable", "stable", "below_chance")
+INPUTS = {1: "numbers", 10: "one-hot"}  # how a digit is fed, by the size of the input
 USES = {
     "W_hx": "(1), every step",
     "W_hh": "(1), every step",
@@ -56,10 +52,10 @@ def section(found: dict, quick: run_quick.Config) -> Section:
     if "rnn_lengths" in found:
         values |= {"quick": None} | of_lengths(found["rnn_lengths"])
         values |= of_held_out(found.get("rnn_holdout")) | of_states(found.get("rnn_states"))
-        values |= of_ingredients(found.get("rnn_settings"))
+        values |= of_ingredients(found.get("rnn_settings"), found["rnn_lengths"])
         values |= of_memory(found.get("rnn_memory_why"))
     else:
-        missing = (*OF_LENGTHS, *OF_STATES, *OF_INGREDIENTS, "held-out", "memory")
+        missing = (*OF_LENGTHS, *OF_HELD_OUT, *OF_STATES, *OF_INGREDIENTS, *OF_MEMORY)
         values |= {"quick": in_small(run_quick.part3, quick)} | dict.fromkeys(missing)
     (part,) = sections("part3", values)
     return part
@@ -75,11 +71,13 @@ def structure() -> dict:
     config = rnn.Config(input_length=LENGTH - 1)
     sizes = (config.input_dim, config.num_hidden, config.num_classes)
     model = VanillaRNN(config.input_length, *sizes)
-    names = ("learning_rate", "train_steps", "batch_size", "max_norm")
+    names = ("learning_rate", "train_steps", "batch_size", "max_norm", "eval_size")
     return {name: getattr(config, name) for name in names} | {
         "hidden": config.num_hidden,
         "batch": config.batch_size,
         "length": LENGTH,
+        "chance": figures.CHANCE,
+        "exhaustive_T": max(T for T in range(2, 40) if is_exhaustive(T, config.eval_size)),
         "fused_difference": power_of_ten(fused_difference(config)),
         "rnn-parameters": parameters(model),
         "rnn-formulas": dimensions(config.batch_size, *sizes),
@@ -128,10 +126,10 @@ def dimensions(n: int, inputs: int, hidden: int, classes: int) -> Table:
         ("", r"h_t = \tanh(a_t)", f"({B} x {H})"),
         ("forward, end", r"o = h_{T-1} W_{ph}^\top + b_o",
          f"({B} x {H})({H} x {K}) = ({B} x {K})"),
-        ("", r"L = - \frac{1}{B} \sum_n \log \softmax(o)_{n, y_n}", f"({B} x {K}) to a number"),
-        ("backward, end", r"do = \frac{1}{B} (\softmax(o) - Y)", f"({B} x {K})"),
-        ("", r"dW_{ph} = do^\top h_{T-1}, \quad db_o = \sum_n do_n",
-         f"({K} x {B})({B} x {H}) = ({K} x {H})"),
+        ("", r"L = - \frac{1}{N} \sum_n \log \softmax(o)_{n, y_n}", f"({B} x {K}) to a number"),
+        ("backward, end", r"do = \frac{1}{N} (\softmax(o) - Q)", f"({B} x {K})"),
+        ("", r"dW_{ph} = do^\top h_{T-1}", f"({K} x {B})({B} x {H}) = ({K} x {H})"),
+        ("", r"db_o = \sum_n do_n", f"({K})"),
         ("", r"dh_{T-1} = do \, W_{ph}", f"({B} x {K})({K} x {H}) = ({B} x {H})"),
         ("backward, t = T - 1 ... 1", r"da_t = dh_t \odot (1 - h_t \odot h_t)", f"({B} x {H})"),
         ("", r"dW_{hh} \leftarrow dW_{hh} + da_t^\top h_{t-1}",
@@ -155,6 +153,7 @@ def of_lengths(found: dict) -> dict:
     draws = cells[0]["steps"] * config.batch_size
     seen = {cell["T"]: seen_share(cell["T"], draws) for cell in cells}
     last = figures.at_own_length(cells[-1])
+    first = cells[0]["history"][1]["step"]  # the first evaluation after the start
     return {
         "n": found["n"],
         "shortest": cells[0]["T"],
@@ -162,6 +161,10 @@ def of_lengths(found: dict) -> dict:
         "at_the_end": perfect_at_the_end(cells),
         "steps": cells[0]["steps"],
         **of_spike(cells[0]),
+        **of_range(cells),
+        "evaluations": len(cells[0]["history"]),
+        "early_steps": first,
+        "early": listed(f"{after(c, first):.1%} at T = {c['T']}" for c in cells if c["T"] >= HARD),
         **of_longer(next((cell for cell in cells if cell["T"] == HARD), None)),
         "lengths": to_print(figures.accuracy_over_length(cells), MEDIUM),
         "accuracies": accuracies(cells, seen),
@@ -173,6 +176,41 @@ def of_lengths(found: dict) -> dict:
         "last_T": cells[-1]["T"],
         "last_accuracy": spread(list(last)),
         "above_seen": above_seen(cells, seen),
+    }
+
+
+def after(cell: dict, step: int) -> float:
+    """Return the mean accuracy of the seeds after so many steps."""
+    steps = [row["step"] for row in cell["history"]]
+    return float(figures.of_seeds(cell, "test_accuracy")[steps.index(step)].mean())
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Return texts with commas and an "and" between them.
+
+    >>> listed(["a", "b", "c"]), listed(["a"])
+    ('a, b and c', 'a')
+    """
+    *most, last = texts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def of_range(cells: Sequence[dict]) -> dict:
+    """Return from which length on seeds end far apart, and the worst of their best evaluations."""
+    ends = [figures.at_own_length(cell) for cell in cells]
+    close = [i for i, values in enumerate(ends) if np.ptp(values) < FAR_APART]
+    start = max(close, default=-1) + 1
+    best = [figures.of_seeds(cell, "test_accuracy").max(axis=0).min() for cell in cells]
+    worst = int(np.argmin(best))
+    is_apart = start < len(cells)
+    return {
+        "apart": is_apart,
+        "apart_T": cells[start]["T"] if is_apart else None,
+        "apart_lowest": f"{ends[start].min():.1%}" if is_apart else None,
+        "apart_highest": f"{ends[start].max():.1%}" if is_apart else None,
+        "above_chance": is_apart and bool(best[worst] > figures.CHANCE),
+        "lowest_best": f"{best[worst]:.1%}",
+        "lowest_best_T": cells[worst]["T"],
     }
 
 
@@ -192,14 +230,14 @@ def seen_share(T: int, draws: int) -> float:
 
 
 def above_seen(cells: Sequence[dict], seen: dict[int, float]) -> str:
-    """Return where the best seed is right more often than it can have seen palindromes."""
+    """Return the best seed beside the share of palindromes drawn, where that is less than half."""
     found = [
-        f"T = {cell['T']} (best seed {figures.at_own_length(cell).max():.1%}, seen "
-        f"{shown_share(seen[cell['T']])})"
+        f"{figures.at_own_length(cell).max():.2%} at T = {cell['T']} "
+        f"({shown_share(seen[cell['T']])})"
         for cell in cells
-        if seen[cell["T"]] < 0.9999 and figures.at_own_length(cell).max() > 0.5 + seen[cell["T"]]
+        if seen[cell["T"]] < 0.5
     ]
-    return ", ".join(found) or "no length"
+    return listed(found) if found else "no length"
 
 
 def longest_learned(cells: Sequence[dict]) -> int | None:
@@ -281,8 +319,9 @@ def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> T
         over = int((values > LEARNED).sum())
         more = [shown_share(seen[cell["T"]])] if seen else []
         rows.append((cell["T"], *texts, over, len(values), *more))
-    more = ("seen in training",) if seen else ()
-    header = ("T", "mean", "SD (n - 1)", "worst seed", "mean of best evaluations", "over 99%", "n")
+    more = ("drawn in training",) if seen else ()
+    header = ("T", "mean", "SD (n - 1)", "worst seed", "mean of best evaluations")
+    header = (*header, f"seeds over {LEARNED:.0%}", "n")
     return table_of((*header, *more), rows)
 
 
@@ -315,7 +354,7 @@ def power_of_ten(value: float) -> str:
 def of_held_out(found: dict | None) -> dict:
     """Return the values of palindromes with held-out first halves; None if they are missing."""
     if found is None:
-        return {"held-out": None}
+        return dict.fromkeys(OF_HELD_OUT)
     cells = found["cells"]
     T = max(cell["T"] for cell in cells)
     mine = sorted((c for c in cells if c["T"] == T), key=lambda cell: cell["halves"])
@@ -334,15 +373,49 @@ def of_held_out(found: dict | None) -> dict:
         "many": many["halves"],
         "many_held_out": spread(many["held_out"], digits=1),
         "many_gap": palindrome_holdout.gap(many).points(),
-        "enough": " and ".join(enough(cells, T) for T in sorted({c["T"] for c in cells})),
+        **of_enough(cells),
     }
 
 
-def enough(cells: Sequence[dict], T: int) -> str:
-    """Return the fewest first halves from which on held-out palindromes are nearly all right."""
-    good = [c["halves"] for c in cells if c["T"] == T and np.mean(c["held_out"]) > 0.9]
-    fewest = f"{min(good):,}" if good else "more than these"
-    return f"{fewest} at T = {T} (of {count(T):,})"
+def of_enough(cells: Sequence[dict]) -> dict:
+    """Return how many first halves are enough for held-out palindromes, at each length.
+
+    `same_enough`: at every length the same number is enough, and the same one is not.
+    """
+    lengths = sorted({cell["T"] for cell in cells})
+    reached = {(c["T"], c["halves"]): c["held_out"] for c in cells}
+    both = {T: fewest_and_too_few(cells, T) for T in lengths}
+    (enough, too_few), *others = both.values()
+    same = None not in (enough, too_few) and all(pair == (enough, too_few) for pair in others)
+    values = {
+        "same_enough": same,
+        "enough_otherwise": not same,
+        "enough_accuracy": ENOUGH,
+        "enough_each": listed(f"{in_thousands(n)} at T = {T}" for T, (n, _) in both.items()),
+    }
+    if not same:
+        return values
+    shares = [f"{enough / count(T):.1%} of all at T = {T}" for T in lengths]
+    found = [f"{spread(reached[T, enough], digits=1)}% at T = {T}" for T in lengths]
+    return values | {
+        "enough": enough,
+        "too_few": too_few,
+        "enough_shares": listed(shares),
+        "enough_reached": listed(found),
+    }
+
+
+def fewest_and_too_few(cells: Sequence[dict], T: int) -> tuple[int | None, int | None]:
+    """Return the fewest first halves that are enough at a length, and the most below them."""
+    mine = sorted((cell["halves"], np.mean(cell["held_out"])) for cell in cells if cell["T"] == T)
+    enough = min((halves for halves, accuracy in mine if accuracy > ENOUGH), default=None)
+    too_few = max((halves for halves, _ in mine if enough and halves < enough), default=None)
+    return enough, too_few
+
+
+def in_thousands(n: int | None) -> str:
+    """Return a number of first halves, or that none of those tried was enough."""
+    return "more than these" if n is None else f"{n:,}"
 
 
 # --- gradients, hidden states and latches ---------------------------------------------------------
@@ -359,6 +432,8 @@ def of_states(found: dict | None) -> dict:
     back = longest["T"] - 2
     shares = palindrome_states.reach(longest["before"])
     factors = np.exp(np.log(shares) / back)
+    config = palindrome_states.Config.parse(shlex.split(found["command"])[2:])
+    fitted_on = config.examples // 2
     return {
         "gradients": rnn_analysis.gradients(cells),
         "readable": rnn_analysis.readable(cells),
@@ -367,6 +442,12 @@ def of_states(found: dict | None) -> dict:
         "states_n": found["n"],
         "states_steps": cells[0]["steps"],
         **of_untrained(shortest),
+        **of_reach(default),
+        "fitted_on": fitted_on,
+        "tested_on": config.examples - fitted_on,
+        "plane_seed": config.first_seed,
+        "latches_plane": plane_share(latches),
+        "default_plane": plane_share(shortest),
         "back": back,
         "back_T": longest["T"],
         "back_share": power_of_ten(palindrome_states.geometric_mean(shares)),
@@ -382,6 +463,68 @@ def of_states(found: dict | None) -> dict:
         "read_on": palindrome_states.READ,
         "latches_end": spread([s[-1] for s in latches["after"]["readable"]], digits=1),
     }
+
+
+def of_reach(default: Sequence[dict]) -> dict:
+    """Return which part of the gradient reaches the first digit, and what the radius does to it.
+
+    `radius_not_enough`: at the longest length training raises the radius above 1, and the gradient
+    at the first digit gets smaller nevertheless.
+    """
+    longest = default[-1]
+    before, after = (
+        palindrome_states.geometric_mean(palindrome_states.reach(longest[when]))
+        for when in palindrome_states.TIMES
+    )
+    reached = [
+        f"{in_digits(palindrome_states.geometric_mean(palindrome_states.reach(cell['after'])))} "
+        f"at T = {cell['T']}"
+        for cell in default
+    ]
+    radius = np.mean(longest["after"]["radius"])
+    return {
+        "reached": listed(reached),
+        "radius_not_enough": bool(radius > 1 and after < before),
+        "radius_longest": told(longest["after"]["radius"]),
+        "reach_before": in_digits(before),
+        "reach_after": in_digits(after),
+    }
+
+
+def in_digits(value: float) -> str:
+    """Return a ratio with two digits, with a power of ten where it is small.
+
+    >>> in_digits(2.61), in_digits(5.5e-4)
+    ('2.6', '5.5 \u00d7 10\u207b\u2074')
+    """
+    return f"{value:.2g}" if 0.1 <= value < 100 else in_powers(f"{value:.1e}")
+
+
+def plane_share(cell: dict) -> str:
+    """Return how often the nearest mean of a digit, of all other points, is the point's own.
+
+    In the plane of the picture, at the last two of the times SHOWN.
+    """
+    digits, points = np.array(cell["plane"]["digits"]), np.array(cell["plane"]["points"])
+    times = cell["plane"]["times"]
+    return listed(
+        f"{nearest_share(points[:, i], digits):.0%} (t = {times[i]})"
+        for i in range(len(times) - 2, len(times))
+    )
+
+
+def nearest_share(points: np.ndarray, digits: np.ndarray) -> float:
+    """Return the share of points whose nearest mean is that of their own digit.
+
+    The mean of a digit leaves out the point that is asked for.
+    """
+    right = 0
+    for i, (point, digit) in enumerate(zip(points, digits, strict=True)):
+        others = np.arange(len(points)) != i
+        known = np.unique(digits[others])
+        means = np.stack([points[others & (digits == d)].mean(axis=0) for d in known])
+        right += known[np.linalg.norm(means - point, axis=1).argmin()] == digit
+    return float(right / len(points))
 
 
 def of_untrained(cell: dict) -> dict:
@@ -408,7 +551,7 @@ def at_time(cell: dict, when: str) -> list[float]:
 # --- what lifts it --------------------------------------------------------------------------------
 
 
-def of_ingredients(found: dict | None) -> dict:
+def of_ingredients(found: dict | None, lengths: dict) -> dict:
     """Return the values of the comparison of ingredients at the length HARD."""
     if found is None:
         return dict.fromkeys(OF_INGREDIENTS)
@@ -421,14 +564,48 @@ def of_ingredients(found: dict | None) -> dict:
     }
     changes = {name: unpaired(own[a], own[b]).points() for name, (a, b) in pairs.items()}
     return {
-        "ingredients": to_print(figures.heatmap(found["cells"]), SMALL),
+        "ingredients": ingredients(found["cells"]),
         "ingredients_n": found["n"],
         "ingredients_steps": found["cells"][0]["steps"],
+        "default_hard": spread(own["default"], digits=1),
+        "slower": is_slower(own["default"], lengths["cells"]),
         "hard": HARD,
         **{f"from_{name}": text for name, text in changes.items()},
         **of_frozen(own["onehot-orthogonal-frozen"], own["onehot-orthogonal"]),
         **of_clipping(own),
     }
+
+
+def ingredients(cells: Sequence[dict]) -> Table:
+    """Return a row for each combination of ingredients, with its accuracy at each length."""
+    settings = list(dict.fromkeys(cell["setting"] for cell in cells))
+    lengths = sorted({cell["T"] for cell in cells})
+    found = {(cell["setting"], cell["T"]): figures.at_own_length(cell) for cell in cells}
+    header = ("input", "W_hh begins", "W_hh is", "clipping at", *(f"T = {T}, %" for T in lengths))
+    rows = [
+        (*of_setting(name), *(spread(found[name, T], digits=1) for T in lengths))
+        for name in settings
+    ]
+    return table_of(header, rows)
+
+
+def of_setting(name: str) -> tuple[str, ...]:
+    """Return the ingredients of a setting: input, initialization, what trains W_hh, clipping.
+
+    >>> of_setting("onehot-orthogonal-unclipped")
+    ('one-hot', 'orthogonal', 'trained', 'none')
+    """
+    config = rnn.Config(**palindrome_sweep.SETTINGS[name])
+    trained = "frozen" if config.freeze_recurrence else "trained"
+    clipping = f"{config.max_norm:g}" if config.max_norm else "none"
+    return INPUTS[config.input_dim], config.init, trained, clipping
+
+
+def is_slower(default: np.ndarray, cells: Sequence[dict]) -> bool:
+    """Return whether the default reaches more at the length HARD with more steps."""
+    longer = [cell for cell in cells if cell["T"] == HARD]
+    means = [figures.of_seeds(cell, "test_accuracy").mean(axis=1).max() for cell in longer]
+    return bool(means and means[0] > default.mean())
 
 
 def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
@@ -439,11 +616,22 @@ def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
         "frozen_unclear": unclear,
         "frozen_otherwise": not unclear,
         "from_frozen": change.points(),
-        "frozen_worst": f"{frozen.min():.1%}",
+        "frozen_worst": worst_of(frozen),
         "frozen_failed": in_words(failed),
         "frozen_worst_trained": f"{trained.min():.1%}",
         "frozen_seeds": in_words(len(trained)),
     }
+
+
+def worst_of(values: np.ndarray) -> str:
+    """Return the accuracy that all seeds have, or that they have at least.
+
+    >>> worst_of(np.array([1.0, 1.0])), worst_of(np.array([1.0, 0.9995]))
+    ('100.0%', 'at least 99.95%')
+    """
+    if np.ptp(values) == 0:
+        return f"{values.min():.1%}"
+    return f"at least {values.min():.2%}"
 
 
 def of_clipping(own: dict[str, np.ndarray]) -> dict:
@@ -473,28 +661,68 @@ def of_clipping(own: dict[str, np.ndarray]) -> dict:
 def of_memory(found: dict | None) -> dict:
     """Return the values of networks trained at one length and evaluated at others."""
     if found is None:
-        return {"memory": None}
+        return dict.fromkeys(OF_MEMORY)
     cells = {cell["setting"]: cell for cell in found["cells"]}
     longest = max(map(int, cells["latches"]["accuracy"]))
-
-    def far(setting: str) -> list[float]:
-        return cells[setting]["accuracy"][str(longest)]["by_seed"]
-
+    far = {name: cell["accuracy"][str(longest)]["by_seed"] for name, cell in cells.items()}
+    options = {
+        name: rnn.Config(**palindrome_sweep.SETTINGS[name])
+        for name in ("latches", "onehot", "latches-scalar")
+    }
+    below = below_chance(cells["onehot"])
     return {
-        "memory": figures.memory(found["cells"], [NAMES[c["setting"]] for c in found["cells"]]),
+        "memory": figures.memory(found["cells"]),
         "memory_n": found["n"],
+        "memory_seeds": in_words(found["n"]),
         "memory_T": found["cells"][0]["T"],
         "memory_steps": found["cells"][0]["steps"],
         "memory_longest": longest,
-        "latches_worst": min(far("latches")),
-        "latches_gain": unpaired(far("latches"), far("onehot")).points(),
-        "frozen_loss": unpaired(far("latches-frozen"), far("latches")).points(),
-        "gain1": spread(far("latches-gain1"), digits=1),
-        "rotation": spread(far("latches-orthogonal"), digits=1),
-        "rotation_own": spread(
-            cells["latches-orthogonal"]["accuracy"][str(cells["latches-orthogonal"]["T"])][
-                "by_seed"
-            ],
-            digits=1,
-        ),
+        "latches_worst": min(far["latches"]),
+        "latches_gain": unpaired(far["latches"], far["onehot"]).points(),
+        "latches_schedule": options["latches"].schedule,
+        "latches_norm": options["latches"].max_norm,
+        "onehot_schedule": options["onehot"].schedule,
+        "onehot_norm": options["onehot"].max_norm,
+        "frozen_loss": unpaired(far["latches-frozen"], far["latches"]).points(),
+        **of_gains(far),
+        "scalar": spread(far["latches-scalar"], digits=1),
+        "scalar_scale": options["latches-scalar"].input_scale,
+        "scalar_failed": in_words(sum(value < FAILED for value in far["latches-scalar"])),
+        "rotation": spread(far["latches-orthogonal"], digits=1),
+        "rotation_own": spread(figures.at_own_length(cells["latches-orthogonal"]), digits=1),
+        "below_chance": below,
     }
+
+
+def of_gains(far: dict[str, Sequence[float]]) -> dict:
+    """Return what the factor of the identity does, by the accuracy far beyond the length.
+
+    `unstable`: some seeds fail with the factor 1, and none with a larger one.
+    """
+    gains = {
+        rnn.Config(**palindrome_sweep.SETTINGS[name]).gain: far[name]
+        for name in ("latches-gain1.5", "latches", "latches-gain3")
+    }
+    failures = sorted(value for value in far["latches-gain1"] if value < FAILED)
+    worst = min(map(min, gains.values()))
+    unstable = bool(failures) and worst >= LEARNED
+    return {
+        "unstable": unstable,
+        "stable": not unstable,
+        "gain1": spread(far["latches-gain1"], digits=1),
+        "gain1_failed": in_words(len(failures)),
+        "gain1_failures": listed(f"{value:.1%}" for value in failures) if failures else None,
+        "gains": listed(f"{gain:g}" for gain in sorted(gains)),
+        "gains_worst": worst,
+    }
+
+
+def below_chance(cell: dict) -> str | None:
+    """Return at which lengths every seed is below chance, with the mean; None if at none."""
+    found = {int(T): known["by_seed"] for T, known in cell["accuracy"].items()}
+    texts = [
+        f"T = {T:,} ({spread(values, digits=1)}%)"
+        for T, values in sorted(found.items())
+        if max(values) < figures.CHANCE
+    ]
+    return listed(texts) if texts else None

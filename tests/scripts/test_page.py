@@ -464,7 +464,9 @@ def test_of_one_seed_nothing_is_concluded(report):
     assert part2.of_ladder(one) == {"ladder": None}
     several = part2.of_optimizers({"adam 1e-3": [row], "adam 1e-4": [row]})
     assert several["highest"] is None
-    assert several["single"] == "adam 1e-3, adam 1e-4"
+    assert several["optimizers_lines"] == "one seed each"
+    both = {name: [row, row] for name in ("adam 1e-3", "adam 1e-4")}
+    assert part2.of_optimizers(both)["optimizers_lines"] == "mean of the seeds, and their range"
 
 
 def test_more_rows_are_compared():
