@@ -81,7 +81,7 @@ def preset(name: str, **values) -> Config:
 SMALL_FIRST = {"small_size": 26, "muon_method": "gram"}
 PRESETS = {
     "94": preset("94", **SMALL_FIRST, epochs=8.0, views_below=0.6),
-    "95": preset("95", **SMALL_FIRST, epochs=16.0, depth=3),
+    "95": preset("95", **SMALL_FIRST, epochs=21.0, depth=3),
     "96": preset(
         "96",
         **SMALL_FIRST,

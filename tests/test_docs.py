@@ -95,7 +95,7 @@ def test_links_lead_somewhere(page):
 
 
 def numbers_of_optax() -> list[tuple[str, str, str, str]]:
-    """Return (function, argument, here, in optax) of the table "Same name, other number"."""
+    """Return (function, argument, here, in optax) of the table "Same name, different default"."""
     text = (DOCS / "how_to" / "from_jax.md").read_text()
     rows = re.findall(
         r"^\| `(\w+)`: `(\w+)`.*? \| ([\d.e-]+) \| ([\d.e-]+) \|$", text, re.MULTILINE

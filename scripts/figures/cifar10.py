@@ -43,7 +43,8 @@ def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
             if row["test"]:
                 mark = MARKERS[i % len(MARKERS)]
                 axis.plot(minutes[-1], final(row), mark, color=color, markersize=7)
-    part = "validation" if all(map(held_out, rows)) else "validation or training"
+    parts = {"validation" if held_out(row) else "training" for row in rows}
+    part = " or ".join(sorted(parts, reverse=True))
     axis.plot([], [], "-", color="gray", linewidth=1.3, label=f"line: {part} accuracy")
     axis.plot([], [], "o", color="gray", markersize=7, label="marker: test at the end")
     axis.set(xlabel="minutes of training", ylabel="accuracy", title=title, ylim=(0.3, 1.0))

@@ -29,23 +29,16 @@ from scripts.shared.schemas import SWEEP
 from scripts.shared.sweeps import grouped, images_of
 
 
-def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
+def settings_curves(rows: Sequence[dict], title: str = "", training: bool = False) -> Figure:
     """Loss and accuracy of all settings on the validation images: the mean of the seeds, and their
-    range.
-    """
-    figure, axes = panels(1, 2, 5.4, 4.0)
-    for axis, name in zip(axes[0], ("valid_loss", "valid_accuracy"), strict=True):
-        for i, (setting, of_setting) in enumerate(grouped(list(rows)).items()):
-            steps = column(of_setting[0]["history"], name)[0]
-            values = np.array([column(row["history"], name)[1] for row in of_setting])
-            color = COLORS[i % len(COLORS)]
-            axis.fill_between(
-                steps, values.min(0), values.max(0), color=color, alpha=0.15, linewidth=0
-            )
-            label = f"{setting} (n = {len(of_setting)})"
-            axis.plot(steps, values.mean(0), LINES[i % len(LINES)], color=color, label=label)
-        axis.set(xlabel="step", ylabel=name.replace("valid_", "validation "))
-    axes[0, 0].set_ylim(0.5, 2.6)
+    range; above it that of the training, where it is asked for."""
+    parts = ({"": "training"} if training else {}) | {"valid_": "validation"}
+    figure, axes = panels(len(parts), 2, 5.4, 4.0 if len(parts) == 1 else 3.2)
+    for (prefix, part), pair in zip(parts.items(), axes, strict=True):
+        for axis, kind in zip(pair, ("loss", "accuracy"), strict=True):
+            draw_settings(axis, rows, f"{prefix}{kind}")
+            axis.set(xlabel="step", ylabel=f"{part} {kind}")
+        pair[0].set_ylim(0.5 if part == "validation" else 0.2, 2.6)
     figure.suptitle(title)
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
@@ -55,6 +48,17 @@ def settings_curves(rows: Sequence[dict], title: str = "") -> Figure:
         frameon=False,
     )
     return figure
+
+
+def draw_settings(axis, rows: Sequence[dict], name: str) -> None:
+    """Draw a metric of each setting over the steps: the mean of the seeds, and their range."""
+    for i, (setting, mine) in enumerate(grouped(list(rows)).items()):
+        steps = column(mine[0]["history"], name)[0]
+        values = np.array([column(row["history"], name)[1] for row in mine])
+        style = {"color": COLORS[i % len(COLORS)], "linewidth": 0}
+        axis.fill_between(steps, values.min(0), values.max(0), alpha=0.15, **style)
+        style = {"color": COLORS[i % len(COLORS)], "label": f"{setting} (n = {len(mine)})"}
+        axis.plot(steps, values.mean(0), LINES[i % len(LINES)], **style)
 
 
 def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:

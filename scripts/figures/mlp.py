@@ -160,7 +160,9 @@ class Config(Options):
 def main(config: Config) -> Figure:
     found = result_files.read(config.results, COMPARISON)
     groups = kept_histories(found["rows"])
-    figure = curves_of(groups, "Train and test, NumPy by hand and torch.func, first seed")
+    seeds = {row["case"]["seed"] for row in found["rows"] if "history" in row}
+    which = f"seed {', '.join(map(str, sorted(seeds)))}"
+    figure = curves_of(groups, f"Train and test, NumPy by hand and torch.func, {which}")
     save(figure, Path(config.out))
     return figure
 

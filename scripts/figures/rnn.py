@@ -101,7 +101,8 @@ def both_curves(cells: Sequence[dict], title: str = "") -> Figure:
         column[1].set(xlabel="step", ylim=(0, 1.04))
     axes[0, 0].set(ylabel="loss")
     axes[1, 0].set(ylabel="accuracy")
-    axes[1, 0].legend(fontsize=9, frameon=False)
+    names = axes[1, 0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     figure.suptitle(title)
     return figure
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from purenets.core.report.document import Document
 from scripts import compare_mlps, run_quick
+from scripts.figures import rnn as figures
 from scripts.report import cifar10, part1, part2, part3, settings
 from scripts.report.prose import sections
 from scripts.shared.sweeps import grouped, images_of, spread
@@ -71,11 +72,20 @@ def of_cifar10(found: dict) -> dict:
     values = {}
     for kind in ("mlp", "cnn"):
         rows = cifar10.of_kind(found, kind)
-        reached = {"accuracy": None}
+        reached = {"single": None}
         if rows:
             reached = cifar10.reached(rows) | {"images": images_of(rows)}
+            (mine,) = cifar10.headline(rows).values()
+            reached["views"] = over_views(mine)
+            del reached["accuracy"]
         values |= {f"{kind}_{name}": value for name, value in reached.items()}
     return values
+
+
+def over_views(rows: Sequence[dict]) -> str:
+    """Return the accuracy of the mean over views, as more text in parentheses; "" without views."""
+    found = [row["test"].get("views_accuracy") for row in rows]
+    return "" if None in found else f"; {spread(found)}% over several views"
 
 
 def of_vgg(found: dict) -> dict:
@@ -90,13 +100,25 @@ def of_setting(name: str, rows: Sequence[dict] | None) -> dict:
         return {f"{name}_accuracy": None}
     accuracy = spread([row["test"]["accuracy"] for row in rows])
     images = images_of(rows)
-    return {f"{name}_accuracy": accuracy, f"{name}_n": len(rows), f"{name}_images": images}
+    return {
+        f"{name}_accuracy": accuracy,
+        f"{name}_n": len(rows),
+        f"{name}_images": images,
+        f"{name}_views": over_views(rows),
+    }
 
 
 def of_rnn(found: dict) -> dict:
-    """Return the length up to which the RNN is always right."""
+    """Return up to which length each seed is once always right, and the last mean there."""
     cells = found.get("rnn_lengths", {"cells": []})["cells"]
+    longest = part3.longest_learned(cells)
+    if longest is None:
+        return {"rnn_longest": None}
+    (own,) = (cell for cell in cells if cell["T"] == longest)
     return {
-        "rnn_longest": part3.longest_learned(cells),
+        "rnn_longest": longest,
+        "rnn_last": spread(list(figures.at_own_length(own)), digits=1),
+        "rnn_n": len(own["seeds"]),
+        "rnn_evaluations": len(own["history"]),
         "rnn_at_the_end": part3.perfect_at_the_end(cells),
     }

@@ -13,7 +13,7 @@ from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, run_quick
 from scripts.figures import cifar10 as figures
 from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
-from scripts.report.results import compact, in_small
+from scripts.report.results import compact, in_small, threads_of
 from scripts.report.structure import layers
 from scripts.shared.comparison import Difference, paired
 from scripts.shared.sweeps import grouped, images_of, spread
@@ -21,7 +21,10 @@ from scripts.shared.sweeps import grouped, images_of, spread
 BATCH = 16  # of the dimensions that are shown
 SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
 PIXELS = 3 * 32 * 32
+FIRST = 24  # whitening filters of the fast CNN
 ENOUGH = 3  # seeds from which on a standard error is compared with a difference
+NONE_HELD_OUT = "on the augmented training images, none held out"
+TITLES = {"mlp": "MLP", "cnn": "fast CNN", "vgg": "reduced VGG"}
 OF_ABLATION = ("ablation", "ablation_few", "near_zero", "gains")
 SCRIPTS = {"mlp": "cifar10_mlp.py", "cnn": "cifar10_cnn.py", "vgg": "cnn_train.py"}
 
@@ -47,10 +50,11 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
     from purenets.torch_nets.fast_cnn import FastCNN
 
     preset = shown(found, "cnn", cifar10_cnn.PRESETS[cifar10_cnn.BEST])
-    filters = torch.zeros(24, 3, 2, 2)  # their values do not matter here
+    filters = torch.zeros(FIRST, 3, 2, 2)  # their values do not matter here
     net = FastCNN(3, 10, filters=filters, widths=preset.channels, depth=preset.depth)
     values = of_network("cnn", net)
-    values |= of_preset(preset, "depth", "small_size", "small_fraction")
+    values |= of_preset(preset, "depth", "small_size", "small_fraction", "whiten_epochs")
+    values["first_biases"] = FIRST
     around = "Around each branch the sum X + f(X) goes, which is not drawn."
     values |= {"features": preset.channels[-1], "around": around if preset.depth == 3 else ""}
     values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
@@ -99,25 +103,48 @@ def analysis(found: dict, kind: str) -> list[Block]:
     """Return the analysis of the results of one kind of network, "mlp" or "cnn"."""
     rows = of_kind(found, kind)
     values = of_headline(rows) | of_ablation(found.get("part1_cifar10_ablation"), kind)
+    ((setting, mine),) = headline(rows).items()
+    named = [row | {"setting": title_of(row["setting"])} for row in rows]
+    shown = [row | {"setting": title_of(setting)} for row in mine]
+    all_held_out = all(map(figures.held_out, mine))
     values |= {
         "kind": kind,
         "images": images_of(rows),
-        "line": line_of(rows),
+        "title": title_of(setting),
         "machine": ", ".join(dict.fromkeys(row["machine"] for row in rows)),
-        f"best-{kind}-settings": compact(cifar10_sweep.table(rows)),
-        f"best-{kind}-minutes": to_print(figures.over_minutes(rows), MEDIUM),
-        f"best-{kind}-curves": figures.learning_curves(next(iter(headline(rows).values()))),
-        f"best-{kind}-confusion": to_print(figures.two_confusions(headline(rows)), SMALL),
+        "all_trained_on": not all_held_out,
+        "some_held_out": all_held_out,
+        "seeds": ", ".join(str(row["seed"]) for row in mine),
+        "rows_differ": "; each row has its number of seeds n" if len(grouped(named)) > 1 else "",
+        "curves_of": "in training and on validation images" if all_held_out else NONE_HELD_OUT,
+        f"best-{kind}-settings": compact(cifar10_sweep.table(named)),
+        f"best-{kind}-curves": figures.learning_curves(shown),
+        f"best-{kind}-confusion": to_print(figures.two_confusions(grouped(shown)), SMALL),
     }
     (section,) = sections("part1_cifar10", values)
     return list(section.blocks)
 
 
-def line_of(rows: Sequence[dict]) -> str:
-    """Return which accuracy the curves over the minutes show."""
-    held_out = set(map(figures.held_out, rows))
-    names = {(True,): "Validation", (False,): "Training"}
-    return names.get(tuple(held_out), "Validation accuracy, or without held-out images training")
+def title_of(setting: str) -> str:
+    """Return what a setting is called in print.
+
+    >>> title_of("cnn 94"), title_of("mlp mlp: epochs=30")
+    ('fast CNN, preset 94', 'MLP, 30 epochs')
+    """
+    named, _, changed = setting.partition(": ")
+    kind, _, preset = named.partition(" ")
+    which = [] if preset in ("", kind) else [f"preset {preset}"]
+    return ", ".join([TITLES.get(kind, kind), *which, *in_words(changed)])
+
+
+def in_words(changed: str) -> list[str]:
+    """Return changed options as they are called in print.
+
+    >>> in_words("epochs=30 dirac=false")
+    ['30 epochs', 'dirac = false']
+    """
+    pairs = (word.partition("=")[::2] for word in changed.split())
+    return [f"{own} epochs" if name == "epochs" else f"{name} = {own}" for name, own in pairs]
 
 
 def of_kind(found: dict, kind: str) -> list[dict]:
@@ -142,10 +169,12 @@ def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def reached(rows: Sequence[dict]) -> dict:
-    """Return the accuracy, the minutes and the number of seeds of the headline."""
+    """Return the accuracy on single images and over views, the minutes and how many seeds."""
     (mine,) = headline(rows).values()
     return {
+        "single": spread([row["test"]["accuracy"] for row in mine]),
         "accuracy": spread([figures.final(row) for row in mine]),
+        "threads": threads_of(mine),
         "minutes": np.mean([row["training_seconds"] for row in mine]) / 60,
         "n": len(mine),
     }
@@ -159,9 +188,9 @@ def of_headline(rows: Sequence[dict]) -> dict:
     by_class = figures.class_accuracy(mine)
     worst, *_, best = by_class.argsort()
     return reached(rows) | {
-        "setting": setting,
         "preset": preset_of(setting),
-        "from_views": views.points(),
+        "from_views": views.points() if "views" in mine[0]["test"] else None,
+        "viewed": viewed(mine[0]["test"]),
         **of_validation(mine),
         "worst": classes[worst],
         "worst_accuracy": by_class[worst],
@@ -174,12 +203,20 @@ def preset_of(setting: str) -> str:
     """Return what a setting is: a preset of a script, and what is changed of it.
 
     >>> preset_of("cnn 94: epochs=10")
-    'preset `94` of `scripts/cifar10_cnn.py` with epochs=10'
+    'preset `94` of `scripts/cifar10_cnn.py` with 10 epochs'
     """
     named, _, changed = setting.partition(": ")
     kind, _, preset = named.partition(" ")
     text = f"preset `{preset}` of `scripts/{SCRIPTS[kind]}`"
-    return f"{text} with {changed}" if changed else text
+    return f"{text} with {', '.join(in_words(changed))}" if changed else text
+
+
+def viewed(test: dict) -> str:
+    """Return of which test images views were taken."""
+    below = test.get("views_below")
+    if below is None:
+        return "each test image"
+    return f"those test images that have no class with a probability of {below:.0%} or more"
 
 
 def of_validation(rows: Sequence[dict]) -> dict:

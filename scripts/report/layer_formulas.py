@@ -52,7 +52,9 @@ SHIFTED = Kind(
 KINDS = {
     "Linear": LINEAR,
     "Conv": CONVOLUTION,
-    "FixedConv": Kind(CONVOLUTION.forward, {"b": r"db = \sum_n dY_n"}),
+    "FixedConv": Kind(
+        CONVOLUTION.forward, {"X": CONVOLUTION.backward["X"], "b": r"db = \sum_n dY_n"}
+    ),
     "BatchNorm": Kind(NORMALIZED, NORMALIZATION),
     "LayerNorm": Kind(NORMALIZED, NORMALIZATION),
     "ReLU": Kind(r"Y = \max(0, X)", {"X": r"dX = dY \odot [X > 0]"}),

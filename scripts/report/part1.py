@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from purenets import random
 from purenets.core.data.toy import CORNER_SD, CORNERS
@@ -17,6 +17,7 @@ from purenets.core.report.tabulate import tabulate
 from scripts import compare_mlps, run_quick, shuffled_pixels
 from scripts.figures import mlp as mlp_figures
 from scripts.report import one_step
+from scripts.report.best_possible import CURVES, best_possible
 from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
 from scripts.report.results import compact, in_small
@@ -26,6 +27,7 @@ from scripts.shared.mlp import MLPConfig, load_data
 
 HIDDEN, BATCH = 20, 32  # of the network whose layers are shown
 CURVE_HEIGHT = 1.45  # inches of each set
+NOISE = 0.1  # of moons and circles where no other is named
 EPOCHS, RATE = 100, 0.1  # of the decision boundaries: ten times the rate, in fewer epochs
 OF_SETS = ("sets", "sets_same", "sets_differ", "overlap", "overlap_otherwise")
 OF_SHUFFLED = ("shuffled", "shuffled_uses", "shuffled_otherwise")
@@ -102,9 +104,16 @@ def of_data_set(name: str) -> tuple:
         *(name, f"{points:,}", task.n_features, task.n_classes),
         f"{task.n_features}-{HIDDEN}-{task.n_classes}",
         f"{sum(leaf.size for leaf in params.values()):,}",
-        f"{overlap_limit():.1%}" if name == "overlap" else "",
+        limit_of(name),
         CONTENTS[name],
     )
+
+
+def limit_of(name: str) -> str:
+    """Return the accuracy of the best classifier of a set; "" where it is not known."""
+    if name in CURVES:
+        return f"{best_possible(name, NOISE):.1%}"
+    return f"{overlap_limit():.1%}" if name == "overlap" else ""
 
 
 @lru_cache
@@ -169,6 +178,7 @@ def of_sets(found: dict) -> dict:
         "sets_apart": ", ".join(f"{c.points()} on {name}" for name, c in apart.items()),
         **of_overlap(found["rows"]),
         "curves": curves(found["rows"]),
+        "curves_seed": kept_seed(found["rows"]),
     }
 
 
@@ -218,6 +228,12 @@ def gap(rows: Sequence[dict], name: str) -> Difference:
     return paired(*both)
 
 
+def kept_seed(rows: Sequence[dict]) -> str:
+    """Return of which seed the rows have their histories."""
+    seeds = {row["case"]["seed"] for row in rows if "history" in row}
+    return " and ".join(map(str, sorted(seeds)))
+
+
 def curves(rows: list[dict]) -> Figure | None:
     """Return the curves of both networks on each set, if the rows have their histories."""
     histories = mlp_figures.kept_histories(rows)
@@ -225,13 +241,36 @@ def curves(rows: list[dict]) -> Figure | None:
         return None
     figure = mlp_figures.curves_of(histories, log=True)
     figure.set_size_inches(TEXT_WIDTH, CURVE_HEIGHT * len(histories))
-    for axis in (figure.axes[0], *figure.axes[2:]):  # the second panel names the lines of all
+    names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    for axis in figure.axes:
         axis.get_legend().remove()
-    for axis in figure.axes[::2]:  # a logarithmic scale: too low for more labels than powers of ten
-        axis.yaxis.set_minor_formatter(NullFormatter())
+    for axis in figure.axes[::2]:
+        label_losses(axis)
+    for axis in figure.axes[1::2]:
+        axis.set_ylim(*around([line.get_ydata()[-1] for line in axis.lines]))
     for axis in figure.axes[:-2]:
         axis.set_xlabel("")
     return figure
+
+
+def label_losses(axis) -> None:
+    """Label a logarithmic axis at some values, also where it has few powers of ten."""
+    low, high = axis.get_ylim()
+    steps = (1,) if high > 300 * low else (1, 3) if high > 10 * low else (0.6, 0.8, 1, 1.4, 2, 4)
+    axis.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def around(ends: Sequence[float]) -> tuple[float, float]:
+    """Return the limits of an axis of accuracy: tenths around the ends of its curves.
+
+    >>> around([0.999, 0.97]), around([0.73, 0.69])
+    ((0.9, 1.005), (0.6, 0.8))
+    """
+    top = math.ceil(10 * (max(ends) + 0.02)) / 10
+    return math.floor(10 * (min(ends) - 0.02)) / 10, min(top, 1.005)
 
 
 def of_strategies(found: dict | None) -> dict:
@@ -273,9 +312,32 @@ def of_noise(found: dict | None) -> dict:
         "low_noise": low,
         "high_noise": high,
         "noise_loss": paired(by_noise["adam", high], by_noise["adam", low]).points(),
+        "noises": ", ".join(f"{noise:g}" for noise in noises),
+        "noise_rate": found["rows"][0]["case"]["learning_rate"],
+        "noise_limits": ", ".join(
+            f"{best_possible('moons', noise):.1%} at noise {noise:g}" for noise in noises
+        ),
+        "limit_loss": f"{100 * (best_possible('moons', low) - best_possible('moons', high)):.2f}",
+        "sgd_below": above_limit(by_noise["sgd", high], high),
+        "adam_below": above_limit(by_noise["adam", high], high),
+        "backends_apart": ", ".join(backends_apart(found["rows"], noise) for noise in noises),
         "adam_low": paired(by_noise["adam", low], by_noise["sgd", low]).points(),
         "adam_high": paired(by_noise["adam", high], by_noise["sgd", high]).points(),
     }
+
+
+def above_limit(accuracies: Sequence[float], noise: float) -> str:
+    """Return accuracies on moons less what no classifier exceeds, in points."""
+    return paired(accuracies, [best_possible("moons", noise)] * len(accuracies)).points()
+
+
+def backends_apart(rows: Sequence[dict], noise: float) -> str:
+    """Return the test accuracy of PyTorch less that of NumPy, by Adam, in points."""
+    torch, numpy = (
+        test_accuracies(rows, optimizer="adam", noise=noise, backend=which)
+        for which in ("torch", "numpy")
+    )
+    return paired(torch, numpy).points()
 
 
 def params_apart(rows: Sequence[dict]) -> list[float]:

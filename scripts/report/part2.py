@@ -15,16 +15,15 @@ from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import cnn as figures
 from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
-from scripts.report.results import compact, in_small
+from scripts.report.results import compact, in_small, threads_of
 from scripts.report.structure import layers
 from scripts.shared.comparison import MEAN_SE, Difference, paired, unpaired
 from scripts.shared.sweeps import MEAN_SD, grouped, images_of, spread
 
 BATCH = 32  # of the dimensions that are shown
 SMALL = 4.4  # inches: the width of figures of one panel
-TRAINING_IMAGES = 50_000  # of CIFAR-10, before some are held out for validation
+TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000  # of CIFAR-10; of the first some are held out
 ADAM, BEST = "adam 1e-3", "best"  # the assignment's setting, and the best one
-PLACES = ("--data", "--data_dir", "--out", "--seed", "--threads")  # flags that change no training
 # each setting adds one thing to the one before it: more passes, augmentation, the best recipe
 LADDER = (ADAM, "40 epochs plain", "40 epochs augmented", BEST)
 
@@ -36,7 +35,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= {"quick": None} | analysis(found["part2_settings"])
         values |= of_final(found.get("part1_cifar10"))
     else:
-        missing = ("settings", "adam", "adam_fits", "optimizers", "highest", "single", "ladder")
+        missing = ("settings", "adam", "adam_fits", "optimizers", "highest", "ladder")
         missing += ("best", "gain", "final", "precision")
         values |= {"quick": in_small(run_quick.part2, quick)} | dict.fromkeys(missing)
     (part,) = sections("part2", values)
@@ -51,6 +50,7 @@ def structure() -> dict:
 
     rows = tabulate(CNN(3, 10), torch.zeros(BATCH, 3, 32, 32))
     config = training()
+    held_out = round(config.valid_fraction * TRAINING_IMAGES)
     return {
         "batch": BATCH,
         "parameters": sum(row.params for row in rows),
@@ -60,7 +60,10 @@ def structure() -> dict:
         "learning_rate": config.learning_rate,
         "batch_size": config.batch_size,
         "max_steps": config.max_steps,
-        "valid_fraction": config.valid_fraction,
+        "product_type": cnn_sweep.Config().precision,
+        "valid_images": held_out,
+        "train_images": TRAINING_IMAGES - held_out,
+        "test_images": TEST_IMAGES,
     }
 
 
@@ -129,24 +132,31 @@ def of_adam(rows: Sequence[dict] | None) -> dict:
         return {"adam": None, "adam_fits": None}
     apart = gap(rows)
     several = apart.standard_error is not None
+    before, last = (row["step"] for row in rows[0]["history"][-2:])
     return {
         "adam": figures.parts_curves(rows, "Adam 1e-3"),
-        "adam_n": len(rows),
+        "adam_lines": f"; each line is a seed (n = {len(rows)})" if several else " (one seed)",
+        "gap_steps": last - before,
         "gap": apart.points(),
         "adam_error": f" (± standard error, n = {len(rows)})" if several else " (n = 1)",
         "adam_fits": several and apart.mean > 2 * apart.standard_error,
         "wobble": wobble(rows).points().lstrip("+"),
+        "wobble_n": len(moves(rows[0])),
         "epochs": epochs(ADAM, rows),
     }
 
 
 def wobble(rows: Sequence[dict]) -> Difference:
     """Return how far validation accuracy moves between evaluations in the second half."""
-    moves = []
-    for row in rows:
-        _, values = column(row["history"], "valid_accuracy")
-        moves.append(float(np.abs(np.diff(values[len(values) // 2 :])).mean()))
-    return paired(moves, np.zeros(len(moves)))
+    means = [float(moves(row).mean()) for row in rows]
+    return paired(means, np.zeros(len(means)))
+
+
+def moves(row: dict) -> np.ndarray:
+    """Return the changes of validation accuracy between evaluations, up or down, in the second half
+    of a training."""
+    _, values = column(row["history"], "valid_accuracy")
+    return np.abs(np.diff(values[len(values) // 2 :]))
 
 
 def gap(rows: Sequence[dict]) -> Difference:
@@ -169,12 +179,14 @@ def of_optimizers(by_setting: dict) -> dict:
     """
     short = {name: rows for name, rows in by_setting.items() if name in cnn_sweep.COMPARED}
     if len(short) < 2:
-        return dict.fromkeys(("optimizers", "highest", "single"))
+        return dict.fromkeys(("optimizers", "highest"))
     every_row = [row for rows in short.values() for row in rows]
-    values = {"optimizers": figures.settings_curves(every_row, "Validation")}
-    single = [name for name, rows in short.items() if len(rows) < 2]
-    values |= {"single": ", ".join(single) or None}
-    several = {name: rows for name, rows in short.items() if name not in single}
+    several = {name: rows for name, rows in short.items() if len(rows) > 1}
+    lines = "mean of the seeds, and their range" if several else "one seed each"
+    values = {
+        "optimizers": figures.settings_curves(every_row, training=True),
+        "optimizers_lines": lines,
+    }
     if len(several) < 2:
         return values | {"highest": None}
     lowest, *_, highest = sorted(several, key=lambda name: np.mean(accuracies(several[name])))
@@ -229,17 +241,26 @@ def of_best(rows: Sequence[dict] | None) -> dict:
         "best": figures.parts_curves(rows, "The best setting"),
         "best_n": len(rows),
         "best_gap": gap(rows).points(),
-        "best_options": flags(rows[0]["command"]),
+        **of_recipe(cnn_train.Config(**cnn_sweep.SETTINGS[BEST])),
+        "best_threads": threads_of(rows),
         "minutes": float(np.mean([row["training_seconds"] or 0 for row in rows])) / 60,
         "classes": to_print(figures.per_class(rows), SMALL),
         **of_mistakes(rows),
     }
 
 
-def flags(command: str) -> str:
-    """Return the options of a run's command that say how it trains."""
-    texts = [f"--{part.strip()}" for part in command.split(" --")[1:]]
-    return " ".join(text for text in texts if text.split()[0] not in PLACES)
+def of_recipe(config: cnn_train.Config) -> dict:
+    """Return the options of the best setting as values."""
+    return {
+        "best_epochs": config.epochs,
+        "best_batch": config.batch_size,
+        "best_smoothing": config.label_smoothing,
+        "best_rate": config.learning_rate,
+        "best_crop": config.crop,
+        "best_small": config.small_size,
+        "best_small_part": config.small_fraction,
+        "best_forms": 2 * (2 * config.crop + 1) ** 2,  # mirrored or not, times all shifts
+    }
 
 
 def of_mistakes(rows: Sequence[dict]) -> dict:
@@ -266,5 +287,6 @@ def of_final(found: dict | None) -> dict:
     return {
         "final": spread([cifar10_figures.final(row) for row in rows]),
         "final_n": len(rows),
+        "final_threads": threads_of(rows),
         "final_minutes": float(np.mean([row["training_seconds"] or 0 for row in rows])) / 60,
     }

@@ -7,40 +7,29 @@ from dataclasses import replace
 import numpy as np
 
 from purenets import random
-from purenets.core.data.palindromes import count
+from purenets.core.data.palindromes import count, is_exhaustive
 from purenets.core.report.diagrams import times
 from purenets.core.report.document import Section, to_print
 from purenets.core.report.tables import Table, table_of
-from scripts import palindrome_holdout, palindrome_states, run_quick
+from scripts import palindrome_holdout, run_quick
 from scripts import train as rnn
 from scripts.figures import rnn as figures
 from scripts.figures import rnn_analysis
 from scripts.figures.unrolled import unrolled
+from scripts.report import part3_memory as memory
+from scripts.report.part3_memory import HARD, LEARNED
 from scripts.report.prose import sections
-from scripts.report.results import SUPERSCRIPTS, compact, in_small
-from scripts.shared.comparison import paired, unpaired
+from scripts.report.results import compact, in_small
+from scripts.report.words import in_words, listed, power_of_ten
+from scripts.shared.comparison import paired
 from scripts.shared.sweeps import deviation, spread
 
-NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 LENGTH = 5  # of the palindromes whose dimensions are shown
-SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
-HARD = 20  # the length at which ingredients are told apart
-LEARNED = 0.99  # the accuracy from which on a seed counts as one that has learned
-NAMES = {  # of the settings of networks that are evaluated far beyond their length
-    "latches": "latches: W_hh = 2 I",
-    "latches-gain1": "gain 1: W_hh = I",
-    "latches-gain1.5": "gain 1.5",
-    "latches-gain3": "gain 3",
-    "latches-frozen": "gain 2, W_hh frozen",
-    "latches-scalar": "gain 2, scalar input",
-    "latches-orthogonal": "2 \u00d7 orthogonal",
-    "small-input-orthogonal": "orthogonal, input \u00d7 0.01",
-    "onehot": "default W_hh, one-hot",
-}
-OF_LENGTHS = ("lengths", "longest", "spike", "longer_worse")
-OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance")
-OF_INGREDIENTS = ("ingredients", "frozen_unclear", "frozen_otherwise")
-OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
+MEDIUM = 5.2  # inches: the width of figures of one panel
+FAR_APART = 0.25  # between the worst and the best seed, from which on a mean says little
+ENOUGH = 0.9  # the accuracy on held-out palindromes that first halves in training are enough for
+OF_LENGTHS = ("lengths", "longest", "spike", "apart", "above_chance", "longer_worse")
+OF_HELD_OUT = ("held-out", "same_enough", "enough_otherwise")
 USES = {
     "W_hx": "(1), every step",
     "W_hh": "(1), every step",
@@ -55,11 +44,11 @@ def section(found: dict, quick: run_quick.Config) -> Section:
     values = structure()
     if "rnn_lengths" in found:
         values |= {"quick": None} | of_lengths(found["rnn_lengths"])
-        values |= of_held_out(found.get("rnn_holdout")) | of_states(found.get("rnn_states"))
-        values |= of_ingredients(found.get("rnn_settings"))
-        values |= of_memory(found.get("rnn_memory_why"))
+        values |= of_held_out(found.get("rnn_holdout")) | memory.of_states(found.get("rnn_states"))
+        values |= memory.of_ingredients(found.get("rnn_settings"), found["rnn_lengths"])
+        values |= memory.of_memory(found.get("rnn_memory_why"))
     else:
-        missing = (*OF_LENGTHS, *OF_STATES, *OF_INGREDIENTS, "held-out", "memory")
+        missing = (*OF_LENGTHS, *OF_HELD_OUT, *memory.OF_ALL)
         values |= {"quick": in_small(run_quick.part3, quick)} | dict.fromkeys(missing)
     (part,) = sections("part3", values)
     return part
@@ -75,11 +64,13 @@ def structure() -> dict:
     config = rnn.Config(input_length=LENGTH - 1)
     sizes = (config.input_dim, config.num_hidden, config.num_classes)
     model = VanillaRNN(config.input_length, *sizes)
-    names = ("learning_rate", "train_steps", "batch_size", "max_norm")
+    names = ("learning_rate", "train_steps", "batch_size", "max_norm", "eval_size")
     return {name: getattr(config, name) for name in names} | {
         "hidden": config.num_hidden,
         "batch": config.batch_size,
         "length": LENGTH,
+        "chance": figures.CHANCE,
+        "exhaustive_T": max(T for T in range(2, 40) if is_exhaustive(T, config.eval_size)),
         "fused_difference": power_of_ten(fused_difference(config)),
         "rnn-parameters": parameters(model),
         "rnn-formulas": dimensions(config.batch_size, *sizes),
@@ -128,10 +119,10 @@ def dimensions(n: int, inputs: int, hidden: int, classes: int) -> Table:
         ("", r"h_t = \tanh(a_t)", f"({B} x {H})"),
         ("forward, end", r"o = h_{T-1} W_{ph}^\top + b_o",
          f"({B} x {H})({H} x {K}) = ({B} x {K})"),
-        ("", r"L = - \frac{1}{B} \sum_n \log \softmax(o)_{n, y_n}", f"({B} x {K}) to a number"),
-        ("backward, end", r"do = \frac{1}{B} (\softmax(o) - Y)", f"({B} x {K})"),
-        ("", r"dW_{ph} = do^\top h_{T-1}, \quad db_o = \sum_n do_n",
-         f"({K} x {B})({B} x {H}) = ({K} x {H})"),
+        ("", r"L = - \frac{1}{N} \sum_n \log \softmax(o)_{n, y_n}", f"({B} x {K}) to a number"),
+        ("backward, end", r"do = \frac{1}{N} (\softmax(o) - Q)", f"({B} x {K})"),
+        ("", r"dW_{ph} = do^\top h_{T-1}", f"({K} x {B})({B} x {H}) = ({K} x {H})"),
+        ("", r"db_o = \sum_n do_n", f"({K})"),
         ("", r"dh_{T-1} = do \, W_{ph}", f"({B} x {K})({K} x {H}) = ({B} x {H})"),
         ("backward, t = T - 1 ... 1", r"da_t = dh_t \odot (1 - h_t \odot h_t)", f"({B} x {H})"),
         ("", r"dW_{hh} \leftarrow dW_{hh} + da_t^\top h_{t-1}",
@@ -155,6 +146,7 @@ def of_lengths(found: dict) -> dict:
     draws = cells[0]["steps"] * config.batch_size
     seen = {cell["T"]: seen_share(cell["T"], draws) for cell in cells}
     last = figures.at_own_length(cells[-1])
+    first = cells[0]["history"][1]["step"]  # the first evaluation after the start
     return {
         "n": found["n"],
         "shortest": cells[0]["T"],
@@ -162,6 +154,10 @@ def of_lengths(found: dict) -> dict:
         "at_the_end": perfect_at_the_end(cells),
         "steps": cells[0]["steps"],
         **of_spike(cells[0]),
+        **of_range(cells),
+        "evaluations": len(cells[0]["history"]),
+        "early_steps": first,
+        "early": listed(f"{after(c, first):.1%} at T = {c['T']}" for c in cells if c["T"] >= HARD),
         **of_longer(next((cell for cell in cells if cell["T"] == HARD), None)),
         "lengths": to_print(figures.accuracy_over_length(cells), MEDIUM),
         "accuracies": accuracies(cells, seen),
@@ -173,6 +169,31 @@ def of_lengths(found: dict) -> dict:
         "last_T": cells[-1]["T"],
         "last_accuracy": spread(list(last)),
         "above_seen": above_seen(cells, seen),
+    }
+
+
+def after(cell: dict, step: int) -> float:
+    """Return the mean accuracy of the seeds after so many steps."""
+    steps = [row["step"] for row in cell["history"]]
+    return float(figures.of_seeds(cell, "test_accuracy")[steps.index(step)].mean())
+
+
+def of_range(cells: Sequence[dict]) -> dict:
+    """Return from which length on seeds end far apart, and the worst of their best evaluations."""
+    ends = [figures.at_own_length(cell) for cell in cells]
+    close = [i for i, values in enumerate(ends) if np.ptp(values) < FAR_APART]
+    start = max(close, default=-1) + 1
+    best = [figures.of_seeds(cell, "test_accuracy").max(axis=0).min() for cell in cells]
+    worst = int(np.argmin(best))
+    is_apart = start < len(cells)
+    return {
+        "apart": is_apart,
+        "apart_T": cells[start]["T"] if is_apart else None,
+        "apart_lowest": f"{ends[start].min():.1%}" if is_apart else None,
+        "apart_highest": f"{ends[start].max():.1%}" if is_apart else None,
+        "above_chance": is_apart and bool(best[worst] > figures.CHANCE),
+        "lowest_best": f"{best[worst]:.1%}",
+        "lowest_best_T": cells[worst]["T"],
     }
 
 
@@ -192,14 +213,14 @@ def seen_share(T: int, draws: int) -> float:
 
 
 def above_seen(cells: Sequence[dict], seen: dict[int, float]) -> str:
-    """Return where the best seed is right more often than it can have seen palindromes."""
+    """Return the best seed beside the share of palindromes drawn, where that is less than half."""
     found = [
-        f"T = {cell['T']} (best seed {figures.at_own_length(cell).max():.1%}, seen "
-        f"{shown_share(seen[cell['T']])})"
+        f"{figures.at_own_length(cell).max():.2%} at T = {cell['T']} "
+        f"({shown_share(seen[cell['T']])})"
         for cell in cells
-        if seen[cell["T"]] < 0.9999 and figures.at_own_length(cell).max() > 0.5 + seen[cell["T"]]
+        if seen[cell["T"]] < 0.5
     ]
-    return ", ".join(found) or "no length"
+    return listed(found) if found else "no length"
 
 
 def longest_learned(cells: Sequence[dict]) -> int | None:
@@ -262,15 +283,6 @@ def of_longer(cell: dict | None) -> dict:
     }
 
 
-def in_words(n: int) -> str:
-    """Return a small number as a word.
-
-    >>> in_words(7), in_words(12)
-    ('seven', '12')
-    """
-    return NUMBERS[n] if n < len(NUMBERS) else str(n)
-
-
 def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> Table:
     """Return a row for each length: the accuracy over the seeds, and what was seen in training."""
     rows = []
@@ -281,8 +293,9 @@ def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> T
         over = int((values > LEARNED).sum())
         more = [shown_share(seen[cell["T"]])] if seen else []
         rows.append((cell["T"], *texts, over, len(values), *more))
-    more = ("seen in training",) if seen else ()
-    header = ("T", "mean", "SD (n - 1)", "worst seed", "mean of best evaluations", "over 99%", "n")
+    more = ("drawn in training",) if seen else ()
+    header = ("T", "mean", "SD (n - 1)", "worst seed", "mean of best evaluations")
+    header = (*header, f"seeds over {LEARNED:.0%}", "n")
     return table_of((*header, *more), rows)
 
 
@@ -298,24 +311,13 @@ def shown_share(share: float) -> str:
     return f"{share:.2%}" if share > 1e-4 else "<0.01%"
 
 
-def power_of_ten(value: float) -> str:
-    """Return a small number as a digit times a power of ten.
-
-    >>> power_of_ten(2.2e-8)
-    '2 \u00d7 10\u207b\u2078'
-    """
-    digit, exponent = f"{value:.0e}".split("e")
-    raised = str(int(exponent)).translate(str.maketrans("-0123456789", SUPERSCRIPTS))
-    return f"{digit} \u00d7 10{raised}"
-
-
 # --- memorizing and generalizing ------------------------------------------------------------------
 
 
 def of_held_out(found: dict | None) -> dict:
     """Return the values of palindromes with held-out first halves; None if they are missing."""
     if found is None:
-        return {"held-out": None}
+        return dict.fromkeys(OF_HELD_OUT)
     cells = found["cells"]
     T = max(cell["T"] for cell in cells)
     mine = sorted((c for c in cells if c["T"] == T), key=lambda cell: cell["halves"])
@@ -334,167 +336,46 @@ def of_held_out(found: dict | None) -> dict:
         "many": many["halves"],
         "many_held_out": spread(many["held_out"], digits=1),
         "many_gap": palindrome_holdout.gap(many).points(),
-        "enough": " and ".join(enough(cells, T) for T in sorted({c["T"] for c in cells})),
+        **of_enough(cells),
     }
 
 
-def enough(cells: Sequence[dict], T: int) -> str:
-    """Return the fewest first halves from which on held-out palindromes are nearly all right."""
-    good = [c["halves"] for c in cells if c["T"] == T and np.mean(c["held_out"]) > 0.9]
-    fewest = f"{min(good):,}" if good else "more than these"
-    return f"{fewest} at T = {T} (of {count(T):,})"
+def of_enough(cells: Sequence[dict]) -> dict:
+    """Return how many first halves are enough for held-out palindromes, at each length.
 
-
-# --- gradients, hidden states and latches ---------------------------------------------------------
-
-
-def of_states(found: dict | None) -> dict:
-    """Return the values of gradients over time and of what hidden states hold."""
-    if found is None:
-        return dict.fromkeys(OF_STATES)
-    cells = found["cells"]
-    default = [cell for cell in cells if cell["setting"] == "default"]
-    latches = next(cell for cell in cells if cell["setting"] == "latches")
-    longest, shortest = default[-1], default[0]
-    back = longest["T"] - 2
-    shares = palindrome_states.reach(longest["before"])
-    factors = np.exp(np.log(shares) / back)
-    return {
-        "gradients": rnn_analysis.gradients(cells),
-        "readable": rnn_analysis.readable(cells),
-        "planes": rnn_analysis.planes(cells),
-        "states": compact(palindrome_states.table(cells)),
-        "states_n": found["n"],
-        "states_steps": cells[0]["steps"],
-        **of_untrained(shortest),
-        "back": back,
-        "back_T": longest["T"],
-        "back_share": power_of_ten(palindrome_states.geometric_mean(shares)),
-        "back_factor": f"{factors.mean():.3f} ± {deviation(factors):.3f}",
-        "radius_before": told(longest["before"]["radius"]),
-        "radius_after": told(shortest["after"]["radius"]),
-        "radius_T": shortest["T"],
-        "default_at": palindrome_states.SHOWN[-1],
-        "default_told": spread(at_time(shortest, "after"), digits=1),
-        "latches_untrained": spread(at_time(latches, "before"), digits=1),
-        "latches_told": spread(at_time(latches, "after"), digits=1),
-        "latches_T": latches["T"],
-        "read_on": palindrome_states.READ,
-        "latches_end": spread([s[-1] for s in latches["after"]["readable"]], digits=1),
-    }
-
-
-def of_untrained(cell: dict) -> dict:
-    """Return what an untrained network's last shown state tells, and whether that is chance."""
-    values = at_time(cell, "before")
-    at_chance = abs(np.mean(values) - figures.CHANCE) < 2 * deviation(values)
-    return {
-        "untrained_told": spread(values, digits=1),
-        "untrained_at_chance": bool(at_chance),
-        "untrained_above_chance": not at_chance,
-    }
-
-
-def told(values: Sequence[float]) -> str:
-    """Return mean and deviation of numbers that are no percentages."""
-    return f"{np.mean(values):.2f} ± {deviation(values):.2f}"
-
-
-def at_time(cell: dict, when: str) -> list[float]:
-    """Return how often the first digit is read from the state at the last of the times SHOWN."""
-    return [values[palindrome_states.SHOWN[-1] - 1] for values in cell[when]["readable"]]
-
-
-# --- what lifts it --------------------------------------------------------------------------------
-
-
-def of_ingredients(found: dict | None) -> dict:
-    """Return the values of the comparison of ingredients at the length HARD."""
-    if found is None:
-        return dict.fromkeys(OF_INGREDIENTS)
-    own = {
-        cell["setting"]: figures.at_own_length(cell) for cell in found["cells"] if cell["T"] == HARD
-    }
-    pairs = {
-        "orthogonal": ("scalar-orthogonal", "default"),
-        "onehot": ("onehot", "default"),
-    }
-    changes = {name: unpaired(own[a], own[b]).points() for name, (a, b) in pairs.items()}
-    return {
-        "ingredients": to_print(figures.heatmap(found["cells"]), SMALL),
-        "ingredients_n": found["n"],
-        "ingredients_steps": found["cells"][0]["steps"],
-        "hard": HARD,
-        **{f"from_{name}": text for name, text in changes.items()},
-        **of_frozen(own["onehot-orthogonal-frozen"], own["onehot-orthogonal"]),
-        **of_clipping(own),
-    }
-
-
-def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
-    """Return what freezing W_hh changes in the setting with one-hot digits and orthogonal W_hh."""
-    change, failed = paired(frozen, trained), int((trained < LEARNED).sum())
-    unclear = frozen.min() >= LEARNED and failed > 0 and (change.errors or 0) < 2
-    return {
-        "frozen_unclear": unclear,
-        "frozen_otherwise": not unclear,
-        "from_frozen": change.points(),
-        "frozen_worst": f"{frozen.min():.1%}",
-        "frozen_failed": in_words(failed),
-        "frozen_worst_trained": f"{trained.min():.1%}",
-        "frozen_seeds": in_words(len(trained)),
-    }
-
-
-def of_clipping(own: dict[str, np.ndarray]) -> dict:
-    """Return what training without clipping gains, over all settings that were trained both ways.
-
-    The seeds of both ways begin alike, so they are compared seed by seed.
+    `same_enough`: at every length the same number is enough, and the same one is not.
     """
-    unclipped = {
-        name: ("scalar-unclipped" if name == "default" else f"{name}-unclipped") for name in own
+    lengths = sorted({cell["T"] for cell in cells})
+    reached = {(c["T"], c["halves"]): c["held_out"] for c in cells}
+    both = {T: fewest_and_too_few(cells, T) for T in lengths}
+    (enough, too_few), *others = both.values()
+    same = None not in (enough, too_few) and all(pair == (enough, too_few) for pair in others)
+    values = {
+        "same_enough": same,
+        "enough_otherwise": not same,
+        "enough_accuracy": ENOUGH,
+        "enough_each": listed(f"{in_thousands(n)} at T = {T}" for T, (n, _) in both.items()),
     }
-    pairs = {name: other for name, other in unclipped.items() if other in own}
-    gains = {name: paired(own[other], own[name]) for name, other in pairs.items()}
-    lowest, highest = (f(gain.mean for gain in gains.values()) for f in (min, max))
-    most_errors = max(gain.errors if gain.mean else 0.0 for gain in gains.values())
-    clear = lowest > 0 and most_errors < 2
-    return {
-        "unclipped_higher": clear,
-        "unclipped_otherwise": not clear,
-        "unclipped_least": f"{100 * lowest:.1f}",
-        "unclipped_most": f"{100 * highest:.1f}",
-        "unclipped_settings": in_words(len(gains)),
-        "unclipped_errors": f"{most_errors:.1f}",
-        "unclipped_each": ", ".join(f"{gain.points()} ({name})" for name, gain in gains.items()),
+    if not same:
+        return values
+    shares = [f"{enough / count(T):.1%} of all at T = {T}" for T in lengths]
+    found = [f"{spread(reached[T, enough], digits=1)}% at T = {T}" for T in lengths]
+    return values | {
+        "enough": enough,
+        "too_few": too_few,
+        "enough_shares": listed(shares),
+        "enough_reached": listed(found),
     }
 
 
-def of_memory(found: dict | None) -> dict:
-    """Return the values of networks trained at one length and evaluated at others."""
-    if found is None:
-        return {"memory": None}
-    cells = {cell["setting"]: cell for cell in found["cells"]}
-    longest = max(map(int, cells["latches"]["accuracy"]))
+def fewest_and_too_few(cells: Sequence[dict], T: int) -> tuple[int | None, int | None]:
+    """Return the fewest first halves that are enough at a length, and the most below them."""
+    mine = sorted((cell["halves"], np.mean(cell["held_out"])) for cell in cells if cell["T"] == T)
+    enough = min((halves for halves, accuracy in mine if accuracy > ENOUGH), default=None)
+    too_few = max((halves for halves, _ in mine if enough and halves < enough), default=None)
+    return enough, too_few
 
-    def far(setting: str) -> list[float]:
-        return cells[setting]["accuracy"][str(longest)]["by_seed"]
 
-    return {
-        "memory": figures.memory(found["cells"], [NAMES[c["setting"]] for c in found["cells"]]),
-        "memory_n": found["n"],
-        "memory_T": found["cells"][0]["T"],
-        "memory_steps": found["cells"][0]["steps"],
-        "memory_longest": longest,
-        "latches_worst": min(far("latches")),
-        "latches_gain": unpaired(far("latches"), far("onehot")).points(),
-        "frozen_loss": unpaired(far("latches-frozen"), far("latches")).points(),
-        "gain1": spread(far("latches-gain1"), digits=1),
-        "rotation": spread(far("latches-orthogonal"), digits=1),
-        "rotation_own": spread(
-            cells["latches-orthogonal"]["accuracy"][str(cells["latches-orthogonal"]["T"])][
-                "by_seed"
-            ],
-            digits=1,
-        ),
-    }
+def in_thousands(n: int | None) -> str:
+    """Return a number of first halves, or that none of those tried was enough."""
+    return "more than these" if n is None else f"{n:,}"

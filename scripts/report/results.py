@@ -1,7 +1,8 @@
 """Where a result of the report comes from, and what stands in for one that is missing."""
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from purenets.core.report.document import Block, Section
 from purenets.core.report.tables import Table
@@ -77,6 +78,19 @@ def origins(found: dict[str, dict]) -> list[str]:
 def others(rows: list[dict], content: dict) -> str:
     """Return how many more runs a file has, where each of them has a command of its own."""
     return "" if "command" in content or len(rows) == 1 else f" and {len(rows) - 1} more runs"
+
+
+def threads_of(rows: Sequence[dict]) -> str:
+    """Return with how many CPU threads rows were trained, by their commands.
+
+    >>> threads_of([{"command": "python a.py --threads 2"}, {"command": "python a.py --threads 1"}])
+    '1 or 2 threads'
+    """
+    words = [row["command"].split() for row in rows]
+    found = {dict(itertools.pairwise(own)).get("--threads", "0") for own in words}
+    if found == {"0"}:
+        return "a thread for each core"
+    return f"{' or '.join(sorted(found))} thread{'' if found == {'1'} else 's'}"
 
 
 def short(command: str) -> str:

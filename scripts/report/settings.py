@@ -17,7 +17,12 @@ PLACES = ("preset", "out", "data_dir", "seed", "resume", "keep", "test")  # chan
 
 def appendix(found: dict[str, dict]) -> list[Section]:
     """Return the sections of the appendix."""
+    skeleton = cnn_train.PRESETS["assignment"]
     values = {
+        "assignment_rate": skeleton.learning_rate,
+        "assignment_type": skeleton.precision,
+        "adam_rate": cnn_sweep.SETTINGS["adam 1e-3"]["learning_rate"],
+        "sweep_type": cnn_sweep.Config().precision,
         "cnn-presets": presets(cifar10_cnn.PRESETS),
         "mlp-presets": presets(cifar10_mlp.PRESETS),
         "vgg-presets": presets(cnn_train.PRESETS),

@@ -411,7 +411,7 @@ CURVATURE = [
         laplace=named("KronLaplace.posterior_precision"),
     ),
     row(
-        "A function of KFAC's matrix, as its root",
+        "A function of KFAC's matrix, such as its root",
         "kfacfunction",
         purenets=ours("kfac.kfac_function", rooted, vectors),
     ),
@@ -426,7 +426,7 @@ CURVATURE = [
         purenets=ours("curvature.ntk", lambda f, m, p, b: f(m, p, {}, b[0], b[0])),
     ),
     row(
-        "A net that is linear in its params",
+        "The net linearized in its params",
         "lineari[sz]ed?.*",
         purenets=ours(
             "curvature.linearize", lambda f, m, p, b, v: f(m, p).apply(v, {}, b[0])[0], vectors
@@ -459,7 +459,7 @@ UNCERTAINTY = [
         laplace=named("FullLLLaplace"),
     ),
     row(
-        "Evidence, to choose a prior by",
+        "Evidence, to choose a prior",
         "(log)?marginallikelihood evidence",
         purenets=mapped(
             f"{ANALYSIS}.laplace.Posterior.log_marginal_likelihood",
@@ -468,7 +468,7 @@ UNCERTAINTY = [
         laplace=named("DiagLaplace.log_marginal_likelihood"),
     ),
     row(
-        "Draws of params",
+        "Samples of the params",
         "samplesposterior",
         purenets=ours(
             "laplace.sample_posterior", of_posterior(lambda f, m, q, x, key: f(q, key, 2)), keys
@@ -490,7 +490,7 @@ UNCERTAINTY = [
         ),
     ),
     row(
-        "Their class probabilities, by the probit",
+        "Their class probabilities (probit)",
         "probit.*",
         purenets=ours("laplace.probit_predictive", of_posterior(probit)),
         laplace=named("LinkApprox.PROBIT"),
@@ -515,15 +515,15 @@ UNCERTAINTY = [
     ),
 ]
 CURVATURE_TEXT = """\
-Operators of ours are functions of dicts of params, those of curvlinops objects that hold a module
-and its data, those of laplace-torch methods of a module's posterior. Run under vmap: each member
-with its own params, batch and key, on an MLP; the estimators of curvlinops on dense matrices. "One
-draw": torch's generator draws the same numbers for all members. Every draw of ours and of optax is
-a function of a key, so that members draw on their own. torch.func's jvp, vjp and jacrev are what
-other products are made of by hand."""
+Our operators are functions of dicts of params, those of curvlinops are objects that own a module
+and its data, and those of laplace-torch are methods of a module's posterior. Checked under vmap:
+each member with its own params, batch and key, on an MLP; for the estimators of curvlinops, on
+dense matrices. "One draw" means that torch's generator draws the same numbers for all members. In
+purenets and optax every draw is a function of a key, so each member has its own. torch.func's jvp,
+vjp and jacrev are building blocks for other products."""
 UNCERTAINTY_TEXT = """\
-Run under vmap: as above; the samplers of ours and of optax as optimizers, each member with its own
-rate."""
+Checked under vmap: as above. The samplers of purenets and optax are checked as optimizers, each
+member with its own rate."""
 SECTIONS = [
     Section("Curvature", CURVATURE_TEXT, COLUMNS, CURVATURE),
     Section("Uncertainty", UNCERTAINTY_TEXT, COLUMNS, UNCERTAINTY),

@@ -136,7 +136,7 @@ LAYERS = [
     layer("Mean over all pixels", "GlobalAvgPool()", "AdaptiveAvgPool2d(1)", IMAGES),
     layer("Flattening", "Flatten()", "Flatten()", IMAGES),
     layer(
-        "Layers in a row",
+        "Layers in sequence",
         "serial(fc1=layers.Linear(4, 3), relu=layers.ReLU(), fc2=layers.Linear(3, 2))",
         "Sequential(Linear(4, 3), ReLU(), Linear(3, 2))",
         FEATURES,
@@ -156,7 +156,7 @@ LAYERS = [
         purenets=ours("FixedLinear(numbers(4)[:2], numbers()[:2])", FEATURES),
     ),
     row(
-        "Sizes read from an example",
+        "Sizes inferred from an example",
         "lazy",
         purenets=ours("lazy(layers.Linear, 3)", FEATURES),
         nn=named("LazyLinear"),
@@ -293,14 +293,15 @@ LOSSES = [
     ),
 ]
 LAYERS_TEXT = """\
-Names of params are those of torch.nn's `state_dict`. Run under vmap, in training mode: outputs, and
-gradients by params and inputs, each member with its own inputs, buffers and key, and with its own
-params or with params that all share; modules by `torch.func.functional_call`. torch.nn's recurrent
-layers have no rule for vmap outside of a gradient, RNN and GRU none for shared params either. "One
-draw": torch's generator draws one mask for all members. Opacus takes the layers of torch.nn where
-it has none of its own."""
+Params have the names of torch.nn's `state_dict`. Checked under vmap, in training mode: outputs and
+gradients with respect to params and inputs, each member with its own inputs, buffers and key, and
+with either its own or shared params. Modules are called by `torch.func.functional_call`.
+torch.nn's recurrent layers have no vmap rule outside of a gradient; its RNN and GRU have none for
+shared params either. "One draw" means that torch's generator draws one mask for all members.
+Opacus uses torch.nn's layers where it has none of its own."""
 LOSSES_TEXT = """\
-Run under vmap: the gradients by the outputs of a net. `numpy_nets.losses` has gradients by hand."""
+Checked under vmap: the gradients with respect to the outputs of a net. `numpy_nets.losses` has
+hand-written gradients."""
 SECTIONS = [
     Section(
         "Layers",

@@ -163,7 +163,7 @@ OPTIMIZERS = [
 ]
 WRAPPERS = [
     row(
-        "Parts of the params",
+        "Different optimizers for parts of the params",
         "partition multitransform",
         purenets=Cell(
             "optim.partition",
@@ -192,7 +192,7 @@ WRAPPERS = [
         optax=Cell("MultiSteps", "optax.MultiSteps(optax.sgd(lr), 2).gradient_transformation()"),
     ),
     row(
-        "No update by what is not finite",
+        "Skip non-finite updates",
         "applyiffinite skipnotfinite",
         purenets=Cell(
             "optim.apply_if_finite", "purenets.optim.apply_if_finite(purenets.optim.sgd(lr))"
@@ -248,7 +248,7 @@ WRAPPERS = [
         ),
     ),
     row(
-        "Clipping by the norm of all leaves",
+        "Clipping by global norm",
         "clipbyglobalnorm clipgradnorm",
         purenets=Cell("optim.clip_by_global_norm", "purenets.optim.clip_by_global_norm(lr)"),
         optax=Cell("clip_by_global_norm", "optax.clip_by_global_norm(lr)"),
@@ -266,7 +266,7 @@ WRAPPERS = [
         optax=Cell("contrib.schedule_free", "optax.contrib.schedule_free(optax.sgd(lr), lr)"),
     ),
     row(
-        "Weights of a fixed length",
+        "Weights of fixed length",
         "normalizeweights",
         purenets=Cell(
             "optim.normalize_weights", "purenets.optim.normalize_weights(purenets.optim.sgd(lr))"
@@ -369,7 +369,7 @@ SCHEDULES = [
         optax=Cell("cosine_onecycle_schedule", "optax.cosine_onecycle_schedule(20, lr)"),
     ),
     row(
-        "One after the other",
+        "Schedules in sequence",
         "sequential join joinschedules",
         purenets=Cell(
             "schedules.join",
@@ -384,7 +384,7 @@ SCHEDULES = [
         ),
     ),
     row(
-        "Warm-up of any schedule",
+        "Warm-up before any schedule",
         "warmup warmupcosinedecay",
         purenets=Cell(
             "schedules.warmup", "purenets.schedules.warmup(purenets.schedules.cosine(lr, 5), 3)"
@@ -418,16 +418,17 @@ SCHEDULES = [
     ),
 ]
 OPTIMIZERS_TEXT = """\
-Names, defaults and numbers are those of torch.optim where it has the optimizer, else those of the
-authors. Ours run on NumPy arrays and torch tensors, eagerly, under `jit` and `scan`, as an
-ensemble, and all end at the same params (`tests/test_optimizers_on_every_path.py`). Run under
-vmap: two updates, each member with its own params and learning rate ("vmap of params": all with
-one rate). Those of torch.optim change params in place: there is nothing to map."""
+Names, defaults and numbers match torch.optim where it has the optimizer, and the authors' code
+otherwise. Ours run on NumPy arrays and torch tensors, eagerly, under `jit` and `scan`, and as an
+ensemble, and all of these end at the same params (`tests/test_optimizers_on_every_path.py`).
+Checked under vmap: two updates, each member with its own params and learning rate ("vmap of
+params": all members with one rate). torch.optim changes params in place, so there is nothing to
+map."""
 AROUND_AN_OPTIMIZER_TEXT = """\
-What wraps an optimizer, or stands in its chain."""
+Functions that wrap an optimizer or are part of its chain."""
 SCHEDULES_TEXT = """\
-Functions of the count of updates; objects in torch. Run under vmap: values at 8 counts, for three
-rates."""
+Schedules are functions of the number of updates; in torch they are objects. Checked under vmap:
+values at 8 counts, for three rates."""
 SECTIONS = [
     Section(
         "Optimizers",

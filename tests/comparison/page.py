@@ -23,13 +23,13 @@ VMAP = {
     "draws": " · vmap, one draw",
     "": "",
 }
-HEAD = """# Who else has it
+HEAD = """# Comparison with other libraries
 
-Written by `python -m tests.comparison`; do not edit. `tests/test_comparison.py` checks each cell
-against the installed library: that the name is there, that a library with an empty cell has no such
-name, and by running it what "vmap" says: three members in one vmapped call (`torch.func.vmap`,
-`jax.vmap`), each compared with the member alone. A cell without "vmap" is one that is not run, or
-that fails under vmap.
+`python -m tests.comparison` writes this page; do not edit it. `tests/test_comparison.py` checks
+each cell against the installed library: that the name exists, and that a library with an empty
+cell has no such name. "vmap" means that three members run in one vmapped call (`torch.func.vmap`,
+`jax.vmap`), each with the same result as the member alone. A cell without "vmap" was not run, or
+fails under vmap.
 
 {versions}.
 """

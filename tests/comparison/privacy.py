@@ -82,7 +82,7 @@ PRIVACY = [
         opacus=named("grad_sample.GradSampleModule"),
     ),
     row(
-        "Their norms, without the gradients",
+        "Their norms only",
         "ghostnorms?",
         purenets=mapped("torch_nets.analysis.ghost.ghost_norms", per_example("ghost_norms")),
         opacus=named("grad_sample.GradSampleModuleFastGradientClipping"),
@@ -102,7 +102,7 @@ PRIVACY = [
         opacus=named("PrivacyEngine"),
     ),
     row(
-        "Privacy that was spent",
+        "Privacy spent",
         "epsilon rdpaccountant",
         purenets=named("torch_nets.analysis.privacy.epsilon"),
         opacus=named("accountants.RDPAccountant"),
@@ -121,10 +121,10 @@ PRIVACY = [
     ),
 ]
 PRIVATE_TRAINING_TEXT = """\
-Ours take any function of params and inputs, and any optimizer; norms and clipped sums cost about
-one gradient of the batch. optax's take gradients that are given per example; Opacus wraps a
-module whose layers it knows. Run under vmap: each member with its own params, batch and key. A
-Poisson sample has no fixed size, so it has no vmap."""
+Ours work with any function of params and inputs, and any optimizer; norms and clipped sums cost
+about as much as one gradient of the batch. optax expects per-example gradients as input; Opacus
+wraps a module whose layers it knows. Checked under vmap: each member with its own params, batch
+and key. A Poisson sample has no fixed size, so it cannot be vmapped."""
 SECTIONS = [
     Section(
         "Private training",

@@ -213,7 +213,7 @@ AROUND = [
         purenets=named("torch_nets.to_module"),
     ),
     row(
-        "A trained net as a constant part",
+        "A trained net as a frozen part",
         "frozen freeze stopgradient",
         purenets=mapped("torch_nets.frozen", frozen),
         func=named("nn.Module.requires_grad_"),
@@ -221,13 +221,13 @@ AROUND = [
         torchopt=named("stop_gradient"),
     ),
     row(
-        "States of torch.optim, to and from",
+        "Convert optimizer states to and from torch.optim",
         "(to|from)torchstatedict",
         purenets=named("torch_nets.torch_optim.to_torch_state_dict"),
         func=named("optim.Optimizer.state_dict"),
     ),
     row(
-        "Statistics of BatchNorm anew",
+        "Recompute BatchNorm statistics",
         "updatebn updatebatchnorm",
         purenets=named("torch_nets.update_batchnorm"),
         func=named("optim.swa_utils.update_bn"),
@@ -268,14 +268,14 @@ AROUND = [
         purenets=named("torch_nets.from_loader"),
     ),
     row(
-        "The part of a rank",
+        "One rank's part of a batch",
         "partof distributed.*sampler",
         purenets=named("data.part_of"),
         func=named("utils.data.DistributedSampler"),
         opacus=named("utils.uniform_sampler.DistributedUniformWithReplacementSampler"),
     ),
     row(
-        "The gradient of all ranks",
+        "Gradient averaged over ranks",
         "dataparallel distributeddataparallel",
         purenets=named("torch_nets.distributed.data_parallel"),
         func=named("nn.parallel.DistributedDataParallel"),
@@ -287,7 +287,7 @@ AROUND = [
         purenets=named("torch_nets.shards.sharded_grad_fn"),
     ),
     row(
-        "Params of which each rank keeps a part (FSDP2)",
+        "Sharded params (FSDP2)",
         "fullyshard fsdp.* .*fsdp",
         purenets=named("optim.adamw"),
         func=named("distributed.fsdp.fully_shard"),
@@ -295,13 +295,14 @@ AROUND = [
     ),
 ]
 META_LEARNING_TEXT = """\
-What a training can be differentiated by. Run under vmap: the gradient of the loss after three
-updates, each member with its own params, rate and weight; [meta_learning.md](meta_learning.md)
-has the examples. Any optimizer of ours will do, and of optax; torch.optim's have
-`differentiable=True` and change params in place; TorchOpt's take one rate for all members."""
+What you can differentiate a training with respect to. Checked under vmap: the gradient of the loss
+after three updates, each member with its own params, rate and weight;
+[meta_learning.md](meta_learning.md) has examples. Any optimizer of purenets or optax works; those
+of torch.optim need `differentiable=True` and change params in place; those of TorchOpt use one
+rate for all members."""
 WAYS_IN_AND_OUT_TEXT = """\
-Ours are functions: [toolbox.md](toolbox.md) and [several_processes.md](several_processes.md) show
-them. Any optimizer of ours takes params of which each rank keeps a part, as dicts of `DTensor`s."""
+Ours are functions; [toolbox.md](toolbox.md) and [several_processes.md](several_processes.md) show
+how to use them. All our optimizers accept sharded params, as dicts of `DTensor`s."""
 SECTIONS = [
     Section(
         "Meta-learning",
@@ -310,7 +311,7 @@ SECTIONS = [
         META,
     ),
     Section(
-        "Ways in and out, costs, loaders, several processes",
+        "Conversion, costs, loaders, several processes",
         WAYS_IN_AND_OUT_TEXT,
         ("purenets", "func", "optax", "torchopt", "opacus"),
         AROUND,

@@ -33,7 +33,7 @@ from scripts import (
     palindrome_states,
     palindrome_sweep,
 )
-from scripts.report import layer_formulas, one_step, part1, part3, settings
+from scripts.report import layer_formulas, one_step, part1, part3, part3_memory, settings, words
 from tests.result_tables import RESULTS
 
 LINE = 100  # letters of a caption on one line of a page
@@ -378,9 +378,11 @@ def test_clipping_is_that_of_the_results(report):
     assert f"exceeds {max(errors):.1f} standard errors" in text
     assert max(gains) > 10
     worse = {"default": np.array([0.9, 0.8]), "scalar-unclipped": np.array([0.5, 0.3])}
-    assert part3.of_clipping(worse | {"onehot": worse["default"]})["unclipped_higher"] is False
+    assert (
+        part3_memory.of_clipping(worse | {"onehot": worse["default"]})["unclipped_higher"] is False
+    )
     both = {"onehot": worse["default"], "onehot-unclipped": worse["default"]}
-    assert part3.of_clipping(worse | both)["unclipped_otherwise"] is True
+    assert part3_memory.of_clipping(worse | both)["unclipped_otherwise"] is True
 
 
 def test_the_best_classifier_of_overlap_reaches_the_limit(report):
@@ -424,7 +426,7 @@ def test_perfect_seeds_are_counted_at_the_last_step(report):
     for group in told.split(", "):
         word, lengths = group.split(" at T = ")
         for T in lengths.split(" and "):
-            assert part3.in_words(at_the_end[int(T)]) == word
+            assert words.in_words(at_the_end[int(T)]) == word
     assert told in text_of(report)
     assert told in " ".join(report.abstract)
     notebook = json.loads((RESULTS.parent / "notebooks/part3_rnn.ipynb").read_text())
@@ -464,7 +466,9 @@ def test_of_one_seed_nothing_is_concluded(report):
     assert part2.of_ladder(one) == {"ladder": None}
     several = part2.of_optimizers({"adam 1e-3": [row], "adam 1e-4": [row]})
     assert several["highest"] is None
-    assert several["single"] == "adam 1e-3, adam 1e-4"
+    assert several["optimizers_lines"] == "one seed each"
+    both = {name: [row, row] for name in ("adam 1e-3", "adam 1e-4")}
+    assert part2.of_optimizers(both)["optimizers_lines"] == "mean of the seeds, and their range"
 
 
 def test_more_rows_are_compared():

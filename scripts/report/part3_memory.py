@@ -1,0 +1,330 @@
+"""Part III: why the RNN forgets the first digit, and what lets it remember.
+
+Gradients and hidden states, the ingredients of a training, and networks that remember far beyond
+the length that they were trained at.
+"""
+
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+
+from purenets.core.report.tables import Table, table_of
+from scripts import palindrome_states, palindrome_sweep
+from scripts import train as rnn
+from scripts.figures import rnn as figures
+from scripts.figures import rnn_analysis
+from scripts.report.results import compact
+from scripts.report.words import in_digits, in_words, listed, power_of_ten
+from scripts.shared.comparison import paired, unpaired
+from scripts.shared.sweeps import deviation, spread
+
+HARD = 20  # the length at which ingredients are told apart
+LEARNED = 0.99  # the accuracy from which on a seed counts as one that has learned
+FAILED = 0.5  # the accuracy below which a seed of the latches counts as one that has failed
+OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance", "radius_not_enough")
+OF_INGREDIENTS = ("ingredients", "slower", "frozen_unclear", "frozen_otherwise")
+OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
+OF_MEMORY = ("memory", "unstable", "stable", "below_chance")
+OF_ALL = (*OF_STATES, *OF_INGREDIENTS, *OF_MEMORY)
+INPUTS = {1: "numbers", 10: "one-hot"}  # how a digit is fed, by the size of the input
+
+# --- gradients, hidden states and latches ---------------------------------------------------------
+
+
+def of_states(found: dict | None) -> dict:
+    """Return the values of gradients over time and of what hidden states hold."""
+    if found is None:
+        return dict.fromkeys(OF_STATES)
+    cells = found["cells"]
+    default = [cell for cell in cells if cell["setting"] == "default"]
+    latches = next(cell for cell in cells if cell["setting"] == "latches")
+    longest, shortest = default[-1], default[0]
+    back = longest["T"] - 2
+    shares = palindrome_states.reach(longest["before"])
+    factors = np.exp(np.log(shares) / back)
+    config = palindrome_states.Config.parse(shlex.split(found["command"])[2:])
+    fitted_on = config.examples // 2
+    return {
+        "gradients": rnn_analysis.gradients(cells),
+        "readable": rnn_analysis.readable(cells),
+        "planes": rnn_analysis.planes(cells),
+        "states": compact(palindrome_states.table(cells)),
+        "states_n": found["n"],
+        "states_steps": cells[0]["steps"],
+        **of_untrained(shortest),
+        **of_reach(default),
+        "fitted_on": fitted_on,
+        "tested_on": config.examples - fitted_on,
+        "plane_seed": config.first_seed,
+        "latches_plane": plane_share(latches),
+        "default_plane": plane_share(shortest),
+        "back": back,
+        "back_T": longest["T"],
+        "back_share": power_of_ten(palindrome_states.geometric_mean(shares)),
+        "back_factor": f"{factors.mean():.3f} ± {deviation(factors):.3f}",
+        "radius_before": told(longest["before"]["radius"]),
+        "radius_after": told(shortest["after"]["radius"]),
+        "radius_T": shortest["T"],
+        "default_at": palindrome_states.SHOWN[-1],
+        "default_told": spread(at_time(shortest, "after"), digits=1),
+        "latches_untrained": spread(at_time(latches, "before"), digits=1),
+        "latches_told": spread(at_time(latches, "after"), digits=1),
+        "latches_T": latches["T"],
+        "read_on": palindrome_states.READ,
+        "latches_end": spread([s[-1] for s in latches["after"]["readable"]], digits=1),
+    }
+
+
+def of_reach(default: Sequence[dict]) -> dict:
+    """Return which part of the gradient reaches the first digit, and what the radius does to it.
+
+    `radius_not_enough`: at the longest length training raises the radius above 1, and the gradient
+    at the first digit gets smaller nevertheless.
+    """
+    longest = default[-1]
+    before, after = (
+        palindrome_states.geometric_mean(palindrome_states.reach(longest[when]))
+        for when in palindrome_states.TIMES
+    )
+    reached = [
+        f"{in_digits(palindrome_states.geometric_mean(palindrome_states.reach(cell['after'])))} "
+        f"at T = {cell['T']}"
+        for cell in default
+    ]
+    radius = np.mean(longest["after"]["radius"])
+    return {
+        "reached": listed(reached),
+        "radius_not_enough": bool(radius > 1 and after < before),
+        "radius_longest": told(longest["after"]["radius"]),
+        "reach_before": in_digits(before),
+        "reach_after": in_digits(after),
+    }
+
+
+def plane_share(cell: dict) -> str:
+    """Return how often the nearest mean of a digit, of all other points, is the point's own.
+
+    In the plane of the picture, at the last two of the times SHOWN.
+    """
+    digits, points = np.array(cell["plane"]["digits"]), np.array(cell["plane"]["points"])
+    times = cell["plane"]["times"]
+    return listed(
+        f"{nearest_share(points[:, i], digits):.0%} (t = {times[i]})"
+        for i in range(len(times) - 2, len(times))
+    )
+
+
+def nearest_share(points: np.ndarray, digits: np.ndarray) -> float:
+    """Return the share of points whose nearest mean is that of their own digit.
+
+    The mean of a digit leaves out the point that is asked for.
+    """
+    right = 0
+    for i, (point, digit) in enumerate(zip(points, digits, strict=True)):
+        others = np.arange(len(points)) != i
+        known = np.unique(digits[others])
+        means = np.stack([points[others & (digits == d)].mean(axis=0) for d in known])
+        right += known[np.linalg.norm(means - point, axis=1).argmin()] == digit
+    return float(right / len(points))
+
+
+def of_untrained(cell: dict) -> dict:
+    """Return what an untrained network's last shown state tells, and whether that is chance."""
+    values = at_time(cell, "before")
+    at_chance = abs(np.mean(values) - figures.CHANCE) < 2 * deviation(values)
+    return {
+        "untrained_told": spread(values, digits=1),
+        "untrained_at_chance": bool(at_chance),
+        "untrained_above_chance": not at_chance,
+    }
+
+
+def told(values: Sequence[float]) -> str:
+    """Return mean and deviation of numbers that are no percentages."""
+    return f"{np.mean(values):.2f} ± {deviation(values):.2f}"
+
+
+def at_time(cell: dict, when: str) -> list[float]:
+    """Return how often the first digit is read from the state at the last of the times SHOWN."""
+    return [values[palindrome_states.SHOWN[-1] - 1] for values in cell[when]["readable"]]
+
+
+# --- what lifts it --------------------------------------------------------------------------------
+
+
+def of_ingredients(found: dict | None, lengths: dict) -> dict:
+    """Return the values of the comparison of ingredients at the length HARD."""
+    if found is None:
+        return dict.fromkeys(OF_INGREDIENTS)
+    own = {
+        cell["setting"]: figures.at_own_length(cell) for cell in found["cells"] if cell["T"] == HARD
+    }
+    pairs = {
+        "orthogonal": ("scalar-orthogonal", "default"),
+        "onehot": ("onehot", "default"),
+    }
+    changes = {name: unpaired(own[a], own[b]).points() for name, (a, b) in pairs.items()}
+    return {
+        "ingredients": ingredients(found["cells"]),
+        "ingredients_n": found["n"],
+        "ingredients_steps": found["cells"][0]["steps"],
+        "default_hard": spread(own["default"], digits=1),
+        "slower": is_slower(own["default"], lengths["cells"]),
+        "hard": HARD,
+        **{f"from_{name}": text for name, text in changes.items()},
+        **of_frozen(own["onehot-orthogonal-frozen"], own["onehot-orthogonal"]),
+        **of_clipping(own),
+    }
+
+
+def ingredients(cells: Sequence[dict]) -> Table:
+    """Return a row for each combination of ingredients, with its accuracy at each length."""
+    settings = list(dict.fromkeys(cell["setting"] for cell in cells))
+    lengths = sorted({cell["T"] for cell in cells})
+    found = {(cell["setting"], cell["T"]): figures.at_own_length(cell) for cell in cells}
+    header = ("input", "W_hh begins", "W_hh is", "clipping at", *(f"T = {T}, %" for T in lengths))
+    rows = [
+        (*of_setting(name), *(spread(found[name, T], digits=1) for T in lengths))
+        for name in settings
+    ]
+    return table_of(header, rows)
+
+
+def of_setting(name: str) -> tuple[str, ...]:
+    """Return the ingredients of a setting: input, initialization, what trains W_hh, clipping.
+
+    >>> of_setting("onehot-orthogonal-unclipped")
+    ('one-hot', 'orthogonal', 'trained', 'none')
+    """
+    config = rnn.Config(**palindrome_sweep.SETTINGS[name])
+    trained = "frozen" if config.freeze_recurrence else "trained"
+    clipping = f"{config.max_norm:g}" if config.max_norm else "none"
+    return INPUTS[config.input_dim], config.init, trained, clipping
+
+
+def is_slower(default: np.ndarray, cells: Sequence[dict]) -> bool:
+    """Return whether the default reaches more at the length HARD with more steps."""
+    longer = [cell for cell in cells if cell["T"] == HARD]
+    means = [figures.of_seeds(cell, "test_accuracy").mean(axis=1).max() for cell in longer]
+    return bool(means and means[0] > default.mean())
+
+
+def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
+    """Return what freezing W_hh changes in the setting with one-hot digits and orthogonal W_hh."""
+    change, failed = paired(frozen, trained), int((trained < LEARNED).sum())
+    unclear = frozen.min() >= LEARNED and failed > 0 and (change.errors or 0) < 2
+    return {
+        "frozen_unclear": unclear,
+        "frozen_otherwise": not unclear,
+        "from_frozen": change.points(),
+        "frozen_worst": worst_of(frozen),
+        "frozen_failed": in_words(failed),
+        "frozen_worst_trained": f"{trained.min():.1%}",
+        "frozen_seeds": in_words(len(trained)),
+    }
+
+
+def worst_of(values: np.ndarray) -> str:
+    """Return the accuracy that all seeds have, or that they have at least.
+
+    >>> worst_of(np.array([1.0, 1.0])), worst_of(np.array([1.0, 0.9995]))
+    ('100.0%', 'at least 99.95%')
+    """
+    if np.ptp(values) == 0:
+        return f"{values.min():.1%}"
+    return f"at least {values.min():.2%}"
+
+
+def of_clipping(own: dict[str, np.ndarray]) -> dict:
+    """Return what training without clipping gains, over all settings that were trained both ways.
+
+    The seeds of both ways begin alike, so they are compared seed by seed.
+    """
+    unclipped = {
+        name: ("scalar-unclipped" if name == "default" else f"{name}-unclipped") for name in own
+    }
+    pairs = {name: other for name, other in unclipped.items() if other in own}
+    gains = {name: paired(own[other], own[name]) for name, other in pairs.items()}
+    lowest, highest = (f(gain.mean for gain in gains.values()) for f in (min, max))
+    most_errors = max(gain.errors if gain.mean else 0.0 for gain in gains.values())
+    clear = lowest > 0 and most_errors < 2
+    return {
+        "unclipped_higher": clear,
+        "unclipped_otherwise": not clear,
+        "unclipped_least": f"{100 * lowest:.1f}",
+        "unclipped_most": f"{100 * highest:.1f}",
+        "unclipped_settings": in_words(len(gains)),
+        "unclipped_errors": f"{most_errors:.1f}",
+        "unclipped_each": ", ".join(f"{gain.points()} ({name})" for name, gain in gains.items()),
+    }
+
+
+def of_memory(found: dict | None) -> dict:
+    """Return the values of networks trained at one length and evaluated at others."""
+    if found is None:
+        return dict.fromkeys(OF_MEMORY)
+    cells = {cell["setting"]: cell for cell in found["cells"]}
+    longest = max(map(int, cells["latches"]["accuracy"]))
+    far = {name: cell["accuracy"][str(longest)]["by_seed"] for name, cell in cells.items()}
+    options = {
+        name: rnn.Config(**palindrome_sweep.SETTINGS[name])
+        for name in ("latches", "onehot", "latches-scalar")
+    }
+    below = below_chance(cells["onehot"])
+    return {
+        "memory": figures.memory(found["cells"]),
+        "memory_n": found["n"],
+        "memory_seeds": in_words(found["n"]),
+        "memory_T": found["cells"][0]["T"],
+        "memory_steps": found["cells"][0]["steps"],
+        "memory_longest": longest,
+        "latches_worst": min(far["latches"]),
+        "latches_gain": unpaired(far["latches"], far["onehot"]).points(),
+        "latches_schedule": options["latches"].schedule,
+        "latches_norm": options["latches"].max_norm,
+        "onehot_schedule": options["onehot"].schedule,
+        "onehot_norm": options["onehot"].max_norm,
+        "frozen_loss": unpaired(far["latches-frozen"], far["latches"]).points(),
+        **of_gains(far),
+        "scalar": spread(far["latches-scalar"], digits=1),
+        "scalar_scale": options["latches-scalar"].input_scale,
+        "scalar_failed": in_words(sum(value < FAILED for value in far["latches-scalar"])),
+        "rotation": spread(far["latches-orthogonal"], digits=1),
+        "rotation_own": spread(figures.at_own_length(cells["latches-orthogonal"]), digits=1),
+        "below_chance": below,
+    }
+
+
+def of_gains(far: dict[str, Sequence[float]]) -> dict:
+    """Return what the factor of the identity does, by the accuracy far beyond the length.
+
+    `unstable`: some seeds fail with the factor 1, and none with a larger one.
+    """
+    gains = {
+        rnn.Config(**palindrome_sweep.SETTINGS[name]).gain: far[name]
+        for name in ("latches-gain1.5", "latches", "latches-gain3")
+    }
+    failures = sorted(value for value in far["latches-gain1"] if value < FAILED)
+    worst = min(map(min, gains.values()))
+    unstable = bool(failures) and worst >= LEARNED
+    return {
+        "unstable": unstable,
+        "stable": not unstable,
+        "gain1": spread(far["latches-gain1"], digits=1),
+        "gain1_failed": in_words(len(failures)),
+        "gain1_failures": listed(f"{value:.1%}" for value in failures) if failures else None,
+        "gains": listed(f"{gain:g}" for gain in sorted(gains)),
+        "gains_worst": worst,
+    }
+
+
+def below_chance(cell: dict) -> str | None:
+    """Return at which lengths every seed is below chance, with the mean; None if at none."""
+    found = {int(T): known["by_seed"] for T, known in cell["accuracy"].items()}
+    texts = [
+        f"T = {T:,} ({spread(values, digits=1)}%)"
+        for T, values in sorted(found.items())
+        if max(values) < figures.CHANCE
+    ]
+    return listed(texts) if texts else None

@@ -1,0 +1,214 @@
+"""What the report concludes depends on the results: each sentence has data that it does not fit."""
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scripts.report import assemble, cifar10, part1, part2, part3, part3_memory, results, words
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def found(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def lengths_cell(T: int, *by_evaluation: list[float]) -> dict:
+    """Return a cell of the sweep over lengths with the accuracies of its seeds at evaluations."""
+    seeds = list(range(len(by_evaluation[0])))
+    history = [
+        {"step": 1000 * i} | {f"test_accuracy_{seed}": own[seed] for seed in seeds}
+        for i, own in enumerate(by_evaluation)
+    ]
+    accuracy = {str(T): {"by_seed": by_evaluation[-1]}}
+    return {"T": T, "seeds": seeds, "history": history, "accuracy": accuracy}
+
+
+def test_seeds_are_far_apart_from_the_length_on_after_which_none_are_close():
+    cells = [
+        lengths_cell(5, [0.1, 0.1], [1.0, 0.2]),
+        lengths_cell(6, [0.1, 0.1], [1.0, 0.9]),
+        lengths_cell(8, [0.4, 0.3], [1.0, 0.1]),
+    ]
+    values = part3.of_range(cells)
+    assert values["apart"] is True and values["apart_T"] == 8
+    assert (values["apart_lowest"], values["apart_highest"]) == ("10.0%", "100.0%")
+    assert (values["lowest_best"], values["lowest_best_T"]) == ("20.0%", 5)
+    assert values["above_chance"] is True
+    close = part3.of_range(cells[:2])
+    assert close["apart"] is False and close["above_chance"] is False
+    at_chance = part3.of_range([lengths_cell(8, [0.1, 0.05], [1.0, 0.1])])
+    assert at_chance["apart"] is True and at_chance["above_chance"] is False
+
+
+def test_every_length_of_which_less_than_half_was_drawn_is_listed():
+    cells = found("rnn_lengths")["cells"]
+    draws = cells[0]["steps"] * 128
+    seen = {cell["T"]: 1 - (1 - 10.0 ** -((cell["T"] + 1) // 2)) ** draws for cell in cells}
+    text = part3.above_seen(cells, seen)
+    for cell in cells:
+        best = max(cell["accuracy"][str(cell["T"])]["by_seed"])
+        assert (f"{best:.2%} at T = {cell['T']} (" in text) == (seen[cell["T"]] < 0.5)
+
+
+def held_out_cell(T: int, halves: int, accuracy: float) -> dict:
+    return {"T": T, "halves": halves, "held_out": [accuracy, accuracy]}
+
+
+def test_the_number_of_halves_is_concluded_from_only_if_it_is_the_same_at_every_length():
+    cells = [held_out_cell(T, halves, halves / 100) for T in (6, 10) for halves in (30, 100)]
+    same = part3.of_enough(cells)
+    assert same["same_enough"] is True
+    assert (same["enough"], same["too_few"]) == (100, 30)
+    assert same["enough_shares"] == "10.0% of all at T = 6 and 0.1% of all at T = 10"
+    other = part3.of_enough([*cells[:3], held_out_cell(10, 100, 0.5)])
+    assert other["same_enough"] is False and other["enough_otherwise"] is True
+    assert other["enough_each"] == "100 at T = 6 and more than these at T = 10"
+
+
+def far(gain1: list[float], others: float) -> dict:
+    names = ("latches", "latches-gain1.5", "latches-gain3")
+    return {"latches-gain1": gain1} | {name: [others, 1.0] for name in names}
+
+
+def test_the_origin_is_concluded_from_only_if_the_factor_decides():
+    values = part3_memory.of_gains(far([0.2, 1.0, 0.1], 1.0))
+    assert values["unstable"] is True and values["gain1_failed"] == "two"
+    assert values["gain1_failures"] == "10.0% and 20.0%"
+    assert values["gains"] == "1.5, 2 and 3"
+    assert part3_memory.of_gains(far([1.0, 1.0], 1.0))["stable"] is True
+    assert part3_memory.of_gains(far([0.2, 1.0], 0.9))["stable"] is True
+
+
+def test_below_chance_is_where_every_seed_is():
+    cell = {"accuracy": {"50": {"by_seed": [0.0, 0.09]}, "20": {"by_seed": [0.0, 0.5]}}}
+    assert part3_memory.below_chance(cell) == "T = 50 (4.5 ± 6.4%)"
+    assert part3_memory.below_chance({"accuracy": {"20": {"by_seed": [0.1, 0.5]}}}) is None
+
+
+def test_twice_an_orthogonal_matrix_is_at_chance_and_the_default_below_it():
+    cells = {cell["setting"]: cell["accuracy"] for cell in found("rnn_memory_why")["cells"]}
+    values = part3_memory.of_memory(found("rnn_memory_why"))
+    rotation = cells["latches-orthogonal"]["1000"]["by_seed"]
+    assert values["rotation"].split(" ±")[0] == f"{100 * statistics.mean(rotation):.1f}"
+    assert statistics.mean(rotation) == pytest.approx(0.1, abs=0.01)
+    default = cells["onehot"]["1000"]["by_seed"]
+    assert f"T = 1,000 ({100 * statistics.mean(default):.1f} ±" in values["below_chance"]
+    scalar = cells["latches-scalar"]["1000"]["by_seed"]
+    assert values["scalar_failed"] == words.in_words(sum(value < 0.5 for value in scalar))
+
+
+def states(before: float, after: float, radius: float) -> dict:
+    """Return a default network of two seeds by what its gradient and its radius are."""
+    both = {"before": before, "after": after}
+    return {"T": 30} | {
+        when: {"gradients": 2 * [[share, 1.0]], "radius": [radius, radius]}
+        for when, share in both.items()
+    }
+
+
+def test_a_radius_is_not_enough_only_where_the_gradient_shrinks_nevertheless():
+    values = part3_memory.of_reach([states(2.2e-8, 9.8e-10, 3.6)])
+    assert values["radius_not_enough"] is True
+    assert values["reached"] == "9.8 \u00d7 10\u207b\u00b9\u2070 at T = 30"
+    assert part3_memory.of_reach([states(2.2e-8, 1.0, 3.6)])["radius_not_enough"] is False
+    assert part3_memory.of_reach([states(2.2e-8, 9.8e-10, 0.9)])["radius_not_enough"] is False
+
+
+def test_points_are_nearest_to_the_mean_of_the_others_of_their_digit():
+    digits = np.array([0, 0, 1, 1])
+    apart = np.array([[0, 0], [0, 1], [9, 0], [9, 1]], dtype=float)
+    assert part3_memory.nearest_share(apart, digits) == 1
+    assert part3_memory.nearest_share(apart[[0, 2, 1, 3]], digits) == 0
+
+
+def test_a_longer_training_of_the_default_says_that_it_is_slower():
+    own = np.array([0.2, 0.3])
+    longer = lengths_cell(part3_memory.HARD, [0.1, 0.1], [0.9, 0.5], [0.2, 0.1])
+    assert part3_memory.is_slower(own, [longer]) is True
+    assert (
+        part3_memory.is_slower(own, [lengths_cell(part3_memory.HARD, [0.1, 0.1], [0.2, 0.2])])
+        is False
+    )
+    assert part3_memory.is_slower(own, []) is False
+
+
+def test_ingredients_are_those_of_the_settings_in_percent():
+    cells = found("rnn_settings")["cells"]
+    table = part3_memory.ingredients(cells)
+    assert len(table.rows) == 1 + len(cells) / 2
+    own = {(c["setting"], c["T"]): c["accuracy"][str(c["T"])]["by_seed"] for c in cells}
+    (row,) = (r for r in table.rows if r[:4] == ["numbers", "orthogonal", "frozen", "10"])
+    for cell, T in zip(row[4:], (10, 20), strict=True):
+        mean = 100 * statistics.mean(own["scalar-orthogonal-frozen", T])
+        assert cell.split(" ± ")[0] == f"{mean:.1f}"
+
+
+def vgg(seed: int, accuracies: list[float]) -> dict:
+    history = [
+        {"step": 500 * i, "accuracy": 0.9, "valid_accuracy": value}
+        for i, value in enumerate(accuracies)
+    ]
+    return {"seed": seed, "history": history}
+
+
+def test_validation_accuracy_moves_up_or_down_in_the_second_half():
+    rows = [vgg(0, [0.1, 0.5, 0.7, 0.6, 0.8]), vgg(1, [0.1, 0.5, 0.7, 0.6, 0.8])]
+    assert part2.moves(rows[0]) == pytest.approx([0.1, 0.2])
+    assert part2.wobble(rows[:1]).points() == "+15.00"
+    assert part2.wobble(rows).points() == "+15.00 ± 0.00"
+
+
+def test_forms_of_an_image_are_all_shifts_and_their_mirror_images():
+    config = part2.cnn_train.Config(**part2.cnn_sweep.SETTINGS[part2.BEST])
+    shifts = range(-config.crop, config.crop + 1)
+    forms = {(x, y, mirrored) for x in shifts for y in shifts for mirrored in (False, True)}
+    assert part2.of_recipe(config)["best_forms"] == len(forms)
+
+
+def run(setting: str, seed: int, single: float, **views) -> dict:
+    test = {"accuracy": single, "classes": ["a", "b"], "confusion": [[1, 0], [0, 1]]} | views
+    history = [{"step": 10, "accuracy": 0.5}]
+    own = {"setting": setting, "seed": seed, "test": test, "history": history}
+    return own | {"training_seconds": 60.0, "command": "python a.py --threads 2"}
+
+
+def test_single_images_come_first_and_views_in_parentheses():
+    rows = [run("cnn 94", seed, 0.9, views="shift", views_accuracy=0.95) for seed in (0, 1)]
+    reached = cifar10.reached(rows)
+    assert (reached["single"], reached["accuracy"]) == ("90.00 ± 0.00", "95.00 ± 0.00")
+    assert reached["threads"] == "2 threads"
+    assert assemble.over_views(rows) == "; 95.00 ± 0.00% over several views"
+    without = [run("cnn 94", 0, 0.9)]
+    assert assemble.over_views(without) == ""
+    assert cifar10.of_headline(without)["from_views"] is None
+
+
+def test_views_of_unsure_images_only_are_called_so():
+    assert cifar10.viewed({"views": "shift"}) == "each test image"
+    assert "a probability of 60% or more" in cifar10.viewed({"views_below": 0.6})
+
+
+def test_threads_are_those_of_the_commands():
+    rows = [{"command": f"python a.py --seed 3 --threads {n}"} for n in (1, 1)]
+    assert results.threads_of(rows) == "1 thread"
+    assert results.threads_of([{"command": "python a.py"}]) == "a thread for each core"
+
+
+def test_the_limit_of_a_noise_is_compared_with_the_accuracy():
+    limit = part1.best_possible("moons", 0.3)
+    assert part1.above_limit([limit - 0.02, limit - 0.01], 0.3) == "-1.50 ± 0.50"
+    rows = found("part1_noise")["rows"]
+    both = [
+        [
+            r["test_accuracy"]
+            for r in rows
+            if (r["backend"], r["case"]["noise"], r["case"]["optimizer"]) == (which, 0.3, "adam")
+        ]
+        for which in ("torch", "numpy")
+    ]
+    difference = 100 * (statistics.mean(both[0]) - statistics.mean(both[1]))
+    assert part1.backends_apart(rows, 0.3).startswith(f"{difference:+.2f} ± ")
