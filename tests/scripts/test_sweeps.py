@@ -188,7 +188,10 @@ def test_runs_without_validation_images_show_the_training():
         assert [list(line.get_ydata()) for line in drawn.lines[2:]] == [[star], [star]]
     (axis,) = figures.over_minutes(rows).axes
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert labels[1:] == ["line: validation or training accuracy", "marker: test at the end"]
+    assert labels[1:] == ["line: training accuracy", "marker: test at the end"]
+    (mixed,) = figures.over_minutes([*rows, a_row("mlp mlp", 0, 0.8)]).axes
+    labels = [text.get_text() for text in mixed.get_legend().get_texts()]
+    assert labels[2] == "line: validation or training accuracy"
     assert list(axis.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
     assert list(axis.lines[1].get_ydata()) == [0.9]
     assert report.of_validation(rows) == {"gap": None, "late_gain": None}
