@@ -12,8 +12,6 @@ from purenets.core.optim.line_search.search import advance_search, begin_search
 from purenets.torch_nets import jit
 
 WOLFE = {"line_search_fn": "strong_wolfe"}
-# The Inductor of torch 2.11 fails on the vmapped search; jit says so, and the numbers are the same
-UNCOMPILED = "ignore:jit.* runs eagerly" if torch.__version__ < "2.12" else "error"
 N = 17  # params of each problem; the smaller ones do not use the last
 
 
@@ -94,7 +92,6 @@ def our_path(f, x, data, updates: int, **hyper):
 # --- the optimizer --------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings(UNCOMPILED)
 def test_1000_runs_in_one_compiled_call_equal_1000_of_torchs():
     """On three problems, each run in a phase of its own; over the first 20 iterations."""
     counts, hyper = (334, 333, 333), {"max_iter": 1, "max_eval": 25, "history_size": 10, **WOLFE}

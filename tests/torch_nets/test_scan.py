@@ -1,10 +1,12 @@
 """`scan` on torch: the same numbers eagerly, compiled as a loop, vmapped and differentiated."""
 
+import inspect
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from purenets import UserError, init_state, make_step, optim, random, scan
 from purenets.torch_nets import MLP, ensemble, grad_fn, jit, stack_states
@@ -248,6 +250,22 @@ def test_training_steps_under_torch_compile():
     expected, same = scan(one, state, batches(4))
     assert_close(found, expected, 1e-4)
     assert_close(metrics["loss"], same["loss"], 1e-5)
+
+
+def test_python_runs_the_compiled_body_of_a_loop_that_has_no_code_in_cpp(monkeypatch, loops):
+    """As with torch 2.11, whose inductor refuses each loop with a y."""
+    asked, compile_with = [], aot._compile
+
+    def compile_without_cpp(graph, examples, patches, inner):
+        asked.append(patches["cpp_wrapper"])
+        if patches["cpp_wrapper"]:
+            inner.append(None)  # of a part that was compiled before
+            raise InductorError(AssertionError(), inspect.currentframe())
+        return compile_with(graph, examples, patches, inner)
+
+    monkeypatch.setattr(aot, "_compile", compile_without_cpp)
+    assert_close(jit(lambda init, xs: scan(step, init, xs))(INIT, XS), scan(step, INIT, XS))
+    assert asked == [True, False] and loops == [1]
 
 
 def test_plain_torch_writes_the_loop_out(monkeypatch, loops):
