@@ -44,6 +44,8 @@ class KeyedDraws(TorchFunctionMode):
         if func in KEYED_FUNCTIONS:
             return KEYED_FUNCTIONS[func](self, func, *args, **kwargs)
         name = getattr(func, "__name__", "")
+        if name == "unflatten":  # torch.compile of torch 2.11 cannot look into the method
+            return torch.unflatten(*args, **kwargs)
         if name in KEYED:
             return KEYED[name](self, func, *args, **kwargs)
         if name in SEEDED or torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
@@ -433,8 +435,6 @@ KEYED_FUNCTIONS = {  # of torch.nn.functional, which have a flag for in place
     F.alpha_dropout: functools.partial(_dropout, alpha=True),
     F.feature_alpha_dropout: functools.partial(_dropout, alpha=True, feature=True),
     F.rrelu: _rrelu,
-    # torch.compile of torch 2.11 cannot look into this method under a mode
-    Tensor.unflatten: lambda draws, func, x, dim, sizes: torch.unflatten(x, dim, sizes),
 }
 
 SEEDED = {
