@@ -175,11 +175,12 @@ def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _never_from_the_end(classes: Tensor, n: int) -> Tensor:
-    """Return class numbers, under a trace with the negative ones moved beyond -n.
+    """Return class numbers; where they are compiled, with the negative ones moved beyond -n.
 
     The code that torch 2.11 compiles would count -1, ..., -n from the end instead of refusing them.
     """
-    return torch.where(classes < 0, classes - n, classes) if is_tracing() else classes
+    compiling = torch.compiler.is_compiling()
+    return torch.where(classes < 0, classes - n, classes) if compiling else classes
 
 
 def _may_be_read(targets: Tensor) -> bool:
