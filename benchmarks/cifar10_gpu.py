@@ -133,7 +133,8 @@ def theirs(config: Config) -> Callable[[], dict]:
 def table(found: dict) -> Table:
     """Return a row for each contestant: seconds of a training, in units of the recipe's, and what
     it reaches."""
-    unit = [row["seconds"] for row in list(found["trainings"].values())[-1]]
+    *others, last = found["trainings"].values()
+    unit = np.array([row["seconds"] for row in last]) if others else None  # None: without recipe
     header = ("contestant", "precision", "steps", "seconds (quartiles)", "in A (quartiles)")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in ("test", "mean over views")]
     rows = []
@@ -143,7 +144,7 @@ def table(found: dict) -> Table:
         about = (mine[0]["precision"], f"{mine[0]['steps']:,}")
         times = (
             f"{median:.2f} ({low:.2f} to {high:.2f})",
-            timing.with_quartiles(timing.ratio(np.array(seconds), np.array(unit))),
+            "" if unit is None else timing.with_quartiles(timing.ratio(np.array(seconds), unit)),
         )
         reached = [
             spread([row.get(kind) for row in mine]) for kind in ("accuracy", "views_accuracy")

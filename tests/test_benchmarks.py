@@ -122,7 +122,10 @@ def test_whole_trainings_take_turns(recipe_file, tmp_path):
     for rows in found["trainings"].values():
         assert [row["seed"] for row in rows] == [200, 201]
         assert all(row["seconds"] > 0 and 0 < row["accuracy"] <= 1 for row in rows)
-    assert "in A" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    rows = cifar10_gpu.table(found).rows
+    assert rows[-1][4].startswith("1.00 (1.00 to 1.00)")
+    alone = found | {"trainings": {"purenets": found["trainings"]["purenets cnn digits"]}}
+    assert cifar10_gpu.table(alone).rows[-1][4] == ""  # no unit without the recipe
 
 
 def test_the_recipe_goes_on_by_a_step_for_each_call(recipe_file, tmp_path):
