@@ -139,7 +139,7 @@ VARIANTS = {
     ]
 }
 GROUPS = {
-    "final": ["cnn 94", "cnn 95", "cnn 96", "vgg vgg", "mlp mlp"],
+    "final": ["cnn 94", "cnn 95", "cnn 96", "vgg vgg-long", "mlp mlp"],
     "ablation": list(VARIANTS),
 }
 
@@ -233,20 +233,20 @@ def main(config: Config) -> list[dict]:
         images_name(config.data, config.data_dir),
     )
     print(to_text(table(rows)))
+    trained_settings = {row["setting"] for row in rows}
     for base in CHANGES:
-        if any(row["setting"].startswith(f"{base}: ") for row in rows):
+        if base in trained_settings and any(s.startswith(f"{base}: ") for s in trained_settings):
             print(f"\n{to_text(differences(rows, base))}")
     return rows
 
 
 def table(rows: list[dict]) -> Table:
     """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
-    seeds, and the mean of the minutes of training. Held-out images over views have a column where a
-    run held out any."""
+    seeds. Held-out images over views have a column where a run held out any."""
     held_out = ["validation, mean over views"] if any(row.get(VALID_VIEWS) for row in rows) else []
     parts = ("validation", *held_out, "test", "test, mean over views")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
-    header = ("setting", "steps", *accuracies, "minutes", "n", *ORIGIN)
+    header = ("setting", "steps", *accuracies, "n", *ORIGIN)
     groups = grouped(rows).items()
     return table_of(header, [cells(name, mine, bool(held_out)) for name, mine in groups])
 
@@ -262,7 +262,6 @@ def cells(setting: str, rows: list[dict], held_out: bool) -> tuple:
         *over_views,
         spread([row["test"].get("accuracy") for row in rows]),
         spread([row["test"].get("views_accuracy") for row in rows]),
-        f"{sum(row['training_seconds'] for row in rows) / len(rows) / 60:.1f}",
         len(rows),
         *origin_cells(rows),
     )

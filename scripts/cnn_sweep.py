@@ -107,21 +107,26 @@ class Config(Options):
 
 def main(config: Config) -> list[dict]:
     """Every setting and seed; their rows, and those that `--results` had."""
-    names = ("data", "data_dir", "width", "threads", "precision")
-    shared = {name: getattr(config, name) for name in names}
-
-    def row_of(setting: str, seed: int) -> dict:
-        own = SETTINGS[setting]
-        length = {} if "epochs" in own else {"max_steps": config.max_steps}
-        values = shared | length | own | folder_of(config.out, setting, seed)
-        return trained(cnn_train, cnn_train.Config(**values))
-
     seeds = range(config.first_seed, config.first_seed + config.seeds)
-    wanted = itertools.product(config.settings, seeds)
-    images = images_name(config.data, config.data_dir)
-    rows = sweep(config.out, config.results, wanted, row_of, table, images)
+    rows = sweep(
+        config.out,
+        config.results,
+        itertools.product(config.settings, seeds),
+        lambda setting, seed: trained(cnn_train, member(config, setting, seed)),
+        table,
+        images_name(config.data, config.data_dir),
+    )
     print(to_text(table(rows)))
     return rows
+
+
+def member(config: Config, setting: str, seed: int) -> cnn_train.Config:
+    """Return the options of scripts/cnn_train.py for a setting and a seed."""
+    names = ("data", "data_dir", "width", "threads", "precision")
+    shared = {name: getattr(config, name) for name in names}
+    own = SETTINGS[setting]
+    length = {} if "epochs" in own else {"max_steps": config.max_steps}
+    return cnn_train.Config(**shared | length | own | folder_of(config.out, setting, seed))
 
 
 def table(rows: list[dict]) -> Table:

@@ -73,19 +73,19 @@ def preset(name: str, **values) -> Config:
     return Config(**CIFAR10 | {"preset": name} | values)
 
 
+VGG = {
+    "optimizer": FILTER_MUON,
+    "learning_rate": 0.12,
+    "schedule": "linear",
+    "muon_method": "gram",
+    "dirac": True,
+    "small_size": 24,
+    "crop": 4,
+}
 PRESETS = {
     "assignment": Config(preset="assignment"),
-    "vgg": preset(
-        "vgg",
-        optimizer=FILTER_MUON,
-        learning_rate=0.12,
-        schedule="linear",
-        muon_method="gram",
-        dirac=True,
-        small_size=24,
-        epochs=36.0,
-        crop=4,
-    ),
+    "vgg": preset("vgg", **VGG, epochs=36.0),
+    "vgg-long": preset("vgg-long", **VGG, epochs=50.0, mixup=True, mixup_alpha=0.2),
 }
 
 

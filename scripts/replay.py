@@ -48,17 +48,24 @@ def main(config: Config) -> None:
         raise UserError("replay: the files differ from the commit; commit them first")
     path = Path(config.results)
     found = result_files.read(path, SWEEP)
+    elsewhere = []
     for row in found["rows"]:
         if result_files.commit_of(row) == here["git_commit"]:
             continue
-        same = is_the_same(row, here, config.evaluations)
+        if other := differing(row, here):
+            print(f"{name_of(row)}: ran with {other}; replay it there", flush=True)
+            elsewhere.append(row)
+            continue
+        same = is_the_same(row, config.evaluations)
         print(f"{name_of(row)}: {'the same' if same else 'another way'}", flush=True)
         row.pop("replayed", None)
         if same:
             row["replayed"] = here["git_commit"]
         result_files.write(path, found)
     gone = [
-        name_of(row) for row in found["rows"] if result_files.commit_of(row) != here["git_commit"]
+        name_of(row)
+        for row in found["rows"]
+        if result_files.commit_of(row) != here["git_commit"] and row not in elsewhere
     ]
     if gone:
         raise UserError(f"replay: {'; '.join(gone)}: go another way now; run them again")
@@ -68,15 +75,14 @@ def name_of(row: dict) -> str:
     return f"{row['setting']}, seed {row['seed']}"
 
 
-def is_the_same(row: dict, here: dict, evaluations: int) -> bool:
-    """Return True if the command of a row begins with the stored evaluations.
+def differing(row: dict, here: dict) -> str:
+    """Return machine or version of a row, if it is not the one here: it may have other bits."""
+    mine = {"machine": here["machine"], "torch": here["versions"]["torch"]}
+    return " and ".join(f"{name} {row[name]}" for name in mine if row[name] != mine[name])
 
-    Raises:
-        UserError: it ran on another machine or version, where it may have other bits.
-    """
-    for name, mine in (("machine", here["machine"]), ("torch", here["versions"]["torch"])):
-        if row[name] != mine:
-            raise UserError(f"{name_of(row)}: ran with {name} {row[name]}, this is {mine}")
+
+def is_the_same(row: dict, evaluations: int) -> bool:
+    """Return True if the command of a row begins with the stored evaluations."""
     after = [i for i, evaluation in enumerate(row["history"]) if "loss" in evaluation]
     n = after[:evaluations][-1] + 1
     with tempfile.TemporaryDirectory() as folder:

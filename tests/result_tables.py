@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import cifar10 as cifar10_benchmark
-from benchmarks import cnn as cnn_benchmark
 from benchmarks import (
+    cifar10_gpu,
     floors,
     growth,
     imports,
@@ -22,6 +22,7 @@ from benchmarks import (
     summary,
     toolbox,
 )
+from benchmarks import cnn as cnn_benchmark
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import write_atomically
 from scripts import (
@@ -50,6 +51,7 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "part1_noise": of_rows(compare_mlps.table),
     "part1_shuffled": of_rows(shuffled_pixels.table),
     "part1_cifar10": of_rows(cifar10_sweep.table),
+    "part1_cifar10_ablation": of_rows(cifar10_sweep.table),
     "part2_settings": of_rows(cnn_sweep.table),
     **{
         f"rnn_{name}": lambda found: [palindrome_sweep.table(found)]
@@ -59,6 +61,7 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "rnn_states": lambda found: [palindrome_states.table(found["cells"])],
     "benchmarks": of_rows(summary.table),
     "benchmarks_cifar10": cifar10_benchmark.tables,
+    "benchmarks_cifar10_gpu": lambda found: [cifar10_gpu.table(found)],
     "benchmarks_cnn": lambda found: [cnn_benchmark.table(found)],
     "benchmarks_floors": of_rows(floors.table),
     "benchmarks_growth": lambda found: [growth.table(found["curves"], found["n"])],

@@ -80,8 +80,8 @@ def command_line(config: Options) -> str:
         config: the options of a script.
 
     Returns:
-        `python scripts/NAME.py` with the options that differ from their defaults; `--resume` is
-        never one of them.
+        `python scripts/NAME.py` with the options that differ from their defaults or from their
+        preset; `--resume` is never one of them.
 
     Raises:
         UserError: `config` does not derive from `Options`.
@@ -94,13 +94,23 @@ def command_line(config: Options) -> str:
     """
     if not isinstance(config, Options):
         raise UserError(f"command_line: config is a {type(config).__name__}, needs Options")
-    parts, texts = [], config.to_dict()
+    texts, preset = config.to_dict(), preset_of(config)
+    parts = [f"--preset {config.preset}"] if getattr(config, "preset", "") else []
     for field in dataclasses.fields(config):
         value, text = getattr(config, field.name), str(texts[field.name])
-        if value != field.default and field.name != "resume":
+        differs = value != field.default or value != getattr(preset, field.name)
+        if differs and value is not None and field.name not in ("preset", "resume"):
             flag = f"--{field.name}" if value is not False else f"--no-{field.name}"
             parts.append(flag if isinstance(value, bool) else f"{flag} {shlex.quote(text)}")
     return " ".join([f"python scripts/{script_of(config)}.py", *parts])
+
+
+def preset_of(config: Options) -> Options:
+    """Return what all options of a script begin with: those of `--preset`, which is the first one
+    where it is not given; the config itself if the script has no presets."""
+    presets = getattr(sys.modules.get(type(config).__module__), "PRESETS", {})
+    name = getattr(config, "preset", None) or next(iter(presets), None)
+    return presets.get(name, config)
 
 
 def script_of(config: Options) -> str:

@@ -1,13 +1,13 @@
 """The figures of Part I, task 3, from what scripts/cifar10_sweep.py found.
 
-    python scripts/figures/cifar10.py   # over steps and minutes, from results/part1_cifar10.json
+    python scripts/figures/cifar10.py   # over steps and time, from results/part1_cifar10.json
 
 Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON, one for each
 setting and seed.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from purenets.core.report import plots
 from purenets.core.report.plots import COLORS, LINES, MARKERS, literal, panels, save
 from purenets.core.runs.command import command
+from purenets.core.runs.history import column
 from purenets.core.runs.options import Options, option
 from scripts.shared import result_files
 from scripts.shared.schemas import SWEEP
@@ -28,42 +29,58 @@ from scripts.shared.sweeps import changes, grouped, images_of
 FAR = -20  # points of accuracy
 
 
-def over_minutes(rows: Sequence[dict], title: str = "") -> Figure:
-    """Validation accuracy over the minutes of training (where no images were held out, that of the
+def over_time(rows: Sequence[dict], times: Mapping[str, float], title: str = "") -> Figure:
+    """Validation accuracy over the time of training (where no images were held out, that of the
     training): thin lines are seeds, a marker the test accuracy at the end, over views where they
-    were taken."""
+    were taken.
+
+    Args:
+        rows: of the sweep; those of settings without a time are left out.
+        times: of a whole training of each setting, as `times_in_a` returns them.
+        title: of the figure.
+    """
     figure, axes = panels(1, 1, 7.2, 4.0)
-    axis = axes[0, 0]
-    for i, (setting, mine) in enumerate(grouped(list(rows)).items()):
+    axis, timed = axes[0, 0], [row for row in rows if row["setting"] in times]
+    for i, (setting, mine) in enumerate(grouped(timed).items()):
         color, line = COLORS[i % len(COLORS)], LINES[i % len(LINES)]
         for j, row in enumerate(mine):
-            minutes, accuracy = accuracy_over_minutes(row)
+            name = "valid_accuracy" if held_out(row) else "accuracy"
+            steps, accuracy = column(row["history"], name)
+            time = times[setting] * np.array(steps) / row["history"][-1]["step"]
             label = None if j else f"{setting} (n = {len(mine)})"
-            axis.plot(minutes, accuracy, line, color=color, linewidth=1.3, label=label)
+            axis.plot(time, accuracy, line, color=color, linewidth=1.3, label=label)
             if row["test"]:
                 mark = MARKERS[i % len(MARKERS)]
-                axis.plot(minutes[-1], final(row), mark, color=color, markersize=7)
-    parts = {"validation" if held_out(row) else "training" for row in rows}
+                axis.plot(times[setting], final(row), mark, color=color, markersize=7)
+    parts = {"validation" if held_out(row) else "training" for row in timed}
     part = " or ".join(sorted(parts, reverse=True))
     axis.plot([], [], "-", color="gray", linewidth=1.3, label=f"line: {part} accuracy")
     axis.plot([], [], "o", color="gray", markersize=7, label="marker: test at the end")
-    axis.set(xlabel="minutes of training", ylabel="accuracy", title=title, ylim=(0.3, 1.0))
+    text = "time of training on two CPU cores, in units of the public recipe's"
+    axis.set(xlabel=text, ylabel="accuracy", title=title, ylim=(0.3, 1.0))
     axis.legend(fontsize=9, frameon=False, loc="lower right")
     return figure
+
+
+def times_in_a(rows: Sequence[dict], found: dict) -> dict[str, float]:
+    """Return the time of a training of each setting in units of A, that of the public recipe.
+
+    Args:
+        rows: of the sweep; only settings are timed that take as many steps in them.
+        found: what benchmarks/cifar10.py found of the presets, each beside the recipe.
+    """
+    times = {}
+    for setting, pair in found["time"]["pairs"].items():
+        ours, theirs = pair[f"purenets {setting}"], pair[found["time"]["unit"]]
+        steps = {row["history"][-1]["step"] for row in rows if row["setting"] == setting}
+        if steps == {ours["steps"]}:
+            times[setting] = ours["seconds"] / theirs["seconds"]
+    return times
 
 
 def held_out(row: dict) -> bool:
     """Return whether a run held images out for validation."""
     return "valid_accuracy" in row["history"][-1]
-
-
-def accuracy_over_minutes(row: dict) -> tuple[list[float], list[float]]:
-    """The minutes since the start, and the validation accuracy then; without validation images that
-    of the training steps since the point before."""
-    name = "valid_accuracy" if held_out(row) else "accuracy"
-    seconds = {lap["step"]: lap["seconds"] for lap in row["laps"]}
-    known = [point for point in row["history"] if name in point and point["step"] in seconds]
-    return [seconds[p["step"]] / 60 for p in known], [p[name] for p in known]
 
 
 def learning_curves(rows: Sequence[dict], title: str = "", pairs: int = 1) -> Figure:
@@ -194,10 +211,11 @@ def class_accuracy(rows: Sequence[dict]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Draw the accuracy over the minutes of training, and loss and accuracy over the steps."""
+    """Draw the accuracy over the time of training, and loss and accuracy over the steps."""
 
     results: str = option("results/part1_cifar10.json", "what scripts/cifar10_sweep.py wrote")
-    out: str = option("docs/figures/cifar10_minutes.png", "PNG of the accuracy over minutes")
+    times: str = option("results/benchmarks_cifar10.json", "what benchmarks/cifar10.py wrote")
+    out: str = option("docs/figures/cifar10_time.png", "PNG of the accuracy over time")
     curves: str = option("docs/figures/cifar10_curves.png", "PNG of loss and accuracy over steps")
 
 
@@ -208,7 +226,8 @@ def main(config: Config) -> None:
         row for mine in by_setting.values() for row in mine if seeds == 1 or len(mine) > 1
     ]  # not single trials
     title = f"{images_of(rows)}, with and without convolutions"
-    save(over_minutes(rows, title), Path(config.out))
+    times = times_in_a(rows, result_files.read(config.times))
+    save(over_time(rows, times, title), Path(config.out))
     save(learning_curves(rows, title), Path(config.curves))
 
 

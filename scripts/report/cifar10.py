@@ -13,7 +13,7 @@ from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, run_quick
 from scripts.figures import cifar10 as figures
 from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
-from scripts.report.results import compact, in_small, threads_of
+from scripts.report.results import compact, in_small
 from scripts.report.structure import layers
 from scripts.shared.comparison import Difference, paired
 from scripts.shared.sweeps import grouped, images_of, spread
@@ -111,7 +111,7 @@ def analysis(found: dict, kind: str) -> list[Block]:
         "kind": kind,
         "images": images_of(rows),
         "title": title_of(setting),
-        "machine": ", ".join(dict.fromkeys(row["machine"] for row in rows)),
+        "in_a": time_in_a(mine, found.get("benchmarks_cifar10")),
         "all_trained_on": not all_held_out,
         "some_held_out": all_held_out,
         "seeds": ", ".join(str(row["seed"]) for row in mine),
@@ -123,6 +123,12 @@ def analysis(found: dict, kind: str) -> list[Block]:
     }
     (section,) = sections("part1_cifar10", values)
     return list(section.blocks)
+
+
+def time_in_a(rows: Sequence[dict], found: dict | None) -> float | None:
+    """Return how many times as long as the public recipe a training of one setting takes; None
+    where that was not measured."""
+    return figures.times_in_a(rows, found).get(rows[0]["setting"]) if found else None
 
 
 def title_of(setting: str) -> str:
@@ -169,13 +175,11 @@ def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def reached(rows: Sequence[dict]) -> dict:
-    """Return the accuracy on single images and over views, the minutes and how many seeds."""
+    """Return the accuracy on single images and over views, and how many seeds."""
     (mine,) = headline(rows).values()
     return {
         "single": spread([row["test"]["accuracy"] for row in mine]),
         "accuracy": spread([figures.final(row) for row in mine]),
-        "threads": threads_of(mine),
-        "minutes": np.mean([row["training_seconds"] for row in mine]) / 60,
         "n": len(mine),
     }
 

@@ -1,8 +1,7 @@
 """Where a result of the report comes from, and what stands in for one that is missing."""
 
-import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from purenets.core.report.document import Block, Section
 from purenets.core.report.tables import Table
@@ -16,7 +15,14 @@ from scripts.shared.sweeps import MEAN_SD
 OPTIONS = ("noise", "optimizer", "batch")  # columns that are left out where they say nothing
 SHOWN = (
     *("part1_sets", "part1_strategies", "part1_noise", "part1_shuffled", "part1_cifar10"),
-    *("part1_cifar10_ablation", "part2_settings", "rnn_lengths", "rnn_holdout", "rnn_states"),
+    *(
+        "benchmarks_cifar10",
+        "part1_cifar10_ablation",
+        "part2_settings",
+        "rnn_lengths",
+        "rnn_holdout",
+        "rnn_states",
+    ),
     *("rnn_settings", "rnn_memory_why"),
 )
 EXPLAINED = re.compile(rf" \(({re.escape(MEAN_SD)}|{re.escape(MEAN_SE)})\)")  # behind a header
@@ -78,19 +84,6 @@ def origins(found: dict[str, dict]) -> list[str]:
 def others(rows: list[dict], content: dict) -> str:
     """Return how many more runs a file has, where each of them has a command of its own."""
     return "" if "command" in content or len(rows) == 1 else f" and {len(rows) - 1} more runs"
-
-
-def threads_of(rows: Sequence[dict]) -> str:
-    """Return with how many CPU threads rows were trained, by their commands.
-
-    >>> threads_of([{"command": "python a.py --threads 2"}, {"command": "python a.py --threads 1"}])
-    '1 or 2 threads'
-    """
-    words = [row["command"].split() for row in rows]
-    found = {dict(itertools.pairwise(own)).get("--threads", "0") for own in words}
-    if found == {"0"}:
-        return "a thread for each core"
-    return f"{' or '.join(sorted(found))} thread{'' if found == {'1'} else 's'}"
 
 
 def short(command: str) -> str:

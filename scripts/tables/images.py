@@ -44,21 +44,19 @@ def mean_of(found: Sequence[dict], name: str) -> str:
 
 
 def settings(rows: Sequence[dict]) -> Table:
-    """Return a row for each setting: steps, minutes, and accuracies at the end in percent."""
+    """Return a row for each setting: steps, and accuracies at the end in percent."""
     parts = [f"{part}, %" for part in ("training", "validation", "test", "test over views")]
     body = [cells(name, mine) for name, mine in grouped(list(rows)).items()]
-    table = table_of(("setting", "steps", "minutes", *parts, "n"), body)
+    table = table_of(("setting", "steps", *parts, "n"), body)
     return without_empty(table)._replace(caption=f"Accuracies: {MEAN_SD}, over n seeds.")
 
 
 def cells(setting: str, rows: Sequence[dict]) -> tuple:
     """Return a setting's row; a cell is empty where nothing was measured."""
     last, tests = [row["history"][-1] for row in rows], [row["test"] for row in rows]
-    minutes = [row["training_seconds"] / 60 for row in rows if row["training_seconds"]]
     return (
         setting,
         f"{last[0]['step']:,}",
-        f"{np.mean(minutes):.1f}" if minutes else "",
         spread([row["accuracy"] for row in last]),
         spread([row.get("valid_accuracy") for row in last]),
         spread([test.get("accuracy") for test in tests]),
@@ -160,20 +158,3 @@ def ablation(rows: Sequence[dict], base: str) -> Table:
 def error_of(values: Sequence[float]) -> str:
     """Return the standard error of a mean; nothing of one value."""
     return f"{deviation(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-
-
-def time_to(rows: Sequence[dict], levels: Sequence[float]) -> Table:
-    """Return the median minutes until validation accuracy is at each level, and how many seeds
-    reach it; no row where none does."""
-    from scripts.figures.cifar10 import accuracy_over_minutes
-
-    lines = []
-    for name, mine in grouped([row for row in rows if held_out(row)]).items():
-        for level in levels:
-            curves = [zip(*accuracy_over_minutes(row), strict=True) for row in mine]
-            times = [next((m for m, a in curve if a >= level), None) for curve in curves]
-            reached = [time for time in times if time is not None]
-            if reached:
-                share = f"{len(reached)} of {len(mine)}"
-                lines.append((name, f"{level:.0%}", f"{np.median(reached):.1f}", share))
-    return table_of(("setting", "validation accuracy", "minutes, median", "seeds"), lines)

@@ -127,6 +127,7 @@ class Config(Options):
     compile: bool = option(True, "the step")
     out: str = option(None, "folder")
     resume: bool = option(False, "go on")
+    preset: str = option("", "values that all other options begin with")
 
 
 def test_the_command_gives_the_same_options():
@@ -135,6 +136,17 @@ def test_the_command_gives_the_same_options():
     assert command[:2] == ["python", "scripts/test_provenance.py"]
     assert Config.parse(command[2:]) == dataclasses.replace(config, resume=False)
     assert runs.command_line(Config()) == "python scripts/test_provenance.py"
+
+
+def test_the_command_gives_what_differs_from_the_preset_alone(monkeypatch):
+    """A value that is the default of its option is named if the preset has another."""
+    presets = {"fast": Config(rate=0.1, compile=False, preset="fast"), "slow": Config(rate=1.0)}
+    monkeypatch.setattr(sys.modules[__name__], "PRESETS", presets, raising=False)
+    for config in (Config(preset="fast"), Config(preset="slow", rate=0.5), presets["fast"]):
+        command = shlex.split(runs.command_line(config))[2:]
+        assert Config.parse(command, presets) == config
+    command = shlex.split(runs.command_line(Config()))[2:]  # as the first preset is the default
+    assert Config.parse(command, presets) == Config(preset="fast")
 
 
 def test_a_config_of_a_prompt_or_notebook_has_a_run_too(tmp_path):

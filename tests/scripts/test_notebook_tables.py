@@ -42,8 +42,8 @@ ROWS = [
 
 def test_settings_have_no_empty_column_and_each_its_n():
     head, *body = images.settings(ROWS).rows
-    assert head == ("setting", "steps", "minutes", "training, %", "validation, %", "test, %", "n")
-    assert [(row[0], row[5], row[-1]) for row in body] == [
+    assert head == ("setting", "steps", "training, %", "validation, %", "test, %", "n")
+    assert [(row[0], row[4], row[-1]) for row in body] == [
         ("base", "72.00 ± 2.00", "3"),
         ("other", "91.00 ± 1.41", "2"),
         ("single", "99.00", "1"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.report import assemble, cifar10, part1, part2, part3, part3_memory, results, words
+from scripts.report import assemble, cifar10, part1, part2, part3, part3_memory, words
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -180,7 +180,6 @@ def test_single_images_come_first_and_views_in_parentheses():
     rows = [run("cnn 94", seed, 0.9, views="shift", views_accuracy=0.95) for seed in (0, 1)]
     reached = cifar10.reached(rows)
     assert (reached["single"], reached["accuracy"]) == ("90.00 ± 0.00", "95.00 ± 0.00")
-    assert reached["threads"] == "2 threads"
     assert assemble.over_views(rows) == "; 95.00 ± 0.00% over several views"
     without = [run("cnn 94", 0, 0.9)]
     assert assemble.over_views(without) == ""
@@ -190,12 +189,6 @@ def test_single_images_come_first_and_views_in_parentheses():
 def test_views_of_unsure_images_only_are_called_so():
     assert cifar10.viewed({"views": "shift"}) == "each test image"
     assert "a probability of 60% or more" in cifar10.viewed({"views_below": 0.6})
-
-
-def test_threads_are_those_of_the_commands():
-    rows = [{"command": f"python a.py --seed 3 --threads {n}"} for n in (1, 1)]
-    assert results.threads_of(rows) == "1 thread"
-    assert results.threads_of([{"command": "python a.py"}]) == "a thread for each core"
 
 
 def test_the_limit_of_a_noise_is_compared_with_the_accuracy():

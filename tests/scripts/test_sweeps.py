@@ -141,6 +141,14 @@ def test_rows_of_other_images_are_not_mixed_with_those_of_a_sweep(script, tmp_pa
     assert path.read_bytes() == before
 
 
+def test_a_variant_alone_is_compared_with_nothing(tmp_path, monkeypatch, capsys):
+    row = a_row("cnn: no crop", 0, 0.8, git_commit=None, machine="here")
+    monkeypatch.setattr(cifar10_sweep, "trained", lambda script, config: row)
+    config = cifar10_sweep.Config("cnn: no crop", seeds=1, out=str(tmp_path))
+    cifar10_sweep.main(config)
+    assert "cnn: no crop" in capsys.readouterr().out
+
+
 def test_an_ingredient_counts_by_the_difference_of_the_same_seeds():
     rows = [a_row("cnn", 0, 0.80), a_row("cnn", 1, 0.90), a_row("cnn", 2, 0.85)]
     rows += [a_row("cnn: no crop", 0, 0.79), a_row("cnn: no crop", 1, 0.87)]
@@ -186,17 +194,33 @@ def test_runs_without_validation_images_show_the_training():
     assert loss.get_title() == accuracy.get_title() == "cnn 94 (n = 2, none held out)"
     for drawn, star in ((loss, 0.4), (accuracy, 0.9)):  # a line and a star for each run
         assert [list(line.get_ydata()) for line in drawn.lines[2:]] == [[star], [star]]
-    (axis,) = figures.over_minutes(rows).axes
+    (axis,) = figures.over_time(rows, {"cnn 94": 0.7}).axes
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
     assert labels[1:] == ["line: training accuracy", "marker: test at the end"]
-    (mixed,) = figures.over_minutes([*rows, a_row("mlp mlp", 0, 0.8)]).axes
+    other = a_row("mlp mlp", 0, 0.8)
+    (mixed,) = figures.over_time([*rows, other], {"cnn 94": 0.7, "mlp mlp": 4.0}).axes
     labels = [text.get_text() for text in mixed.get_legend().get_texts()]
     assert labels[2] == "line: validation or training accuracy"
+    assert list(axis.lines[0].get_xdata()) == [0, 0.35, 0.7]
     assert list(axis.lines[0].get_ydata()) == [0.5, 0.5, 0.5]
     assert list(axis.lines[1].get_ydata()) == [0.9]
     assert report.of_validation(rows) == {"gap": None, "late_gain": None}
     assert report.of_validation([a_row("cnn 94", 0, 0.8)])["gap"] == "-30.00"  # one seed
     assert report.of_validation(2 * [a_row("cnn 94", 0, 0.8)])["gap"] == "-30.00 ± 0.00"
+
+
+def test_the_time_of_a_setting_is_that_of_trainings_as_long_as_its_own():
+    recipe = {"steps": 200, "seconds": 500.0}
+    pairs = {
+        "cnn 94": {"recipe": recipe, "purenets cnn 94": {"steps": 20, "seconds": 350.0}},
+        "cnn 95": {"recipe": recipe, "purenets cnn 95": {"steps": 21, "seconds": 900.0}},
+    }
+    rows = [a_row("cnn 94", 0, 0.8), a_row("cnn 95", 0, 0.8), a_row("mlp mlp", 0, 0.8)]
+    found = {"time": {"unit": "recipe", "pairs": pairs}}
+    assert figures.times_in_a(rows, found) == {"cnn 94": 0.7}  # 95 had another length then
+    (axis,) = figures.over_time(rows, {"cnn 94": 0.7}).axes
+    assert next(line.get_label() for line in axis.lines) == "cnn 94 (n = 1)"
+    assert not any("95" in line.get_label() for line in axis.lines)
 
 
 # --- Part II --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import warnings
 import weakref
 
 import numpy as np
@@ -52,6 +53,15 @@ NETS = {
     "cnn": (cnn, (8, 3, 6, 6)),
     "rnn": (lambda: VanillaRNN(5, 1, 16, 2), (8, 5, 1)),
 }
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_random_words_are_compiled_for_a_gpu():
+    key = torch.as_tensor(random.key(1)).cuda()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it does not run eagerly
+        found = jit(lambda key: random.uniform(key, (64,)))(key)
+    assert torch.equal(found, random.uniform(key, (64,)))
 
 
 @pytest.mark.parametrize("name", NETS)

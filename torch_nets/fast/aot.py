@@ -255,6 +255,10 @@ def compile_graph(
     """
     autocast = torch._C._is_any_autocast_enabled()
     patches = {"size_asserts": False}  # the caller has compared sizes and strides
+    if any(x.is_cuda for x in examples):
+        # Else the random words are products of an index of 32 bits and a factor that has 32 itself:
+        # the Triton of torch 2.11 refuses it.
+        patches["constant_and_index_propagation"] = False
     inner: list[Callable] = []
     try:
         # Casts are in the graph already; that the code cannot be saved matters to nobody.
