@@ -140,8 +140,6 @@ class _Typst(Writer):
         """Return the headings with all that is below them."""
         lines = []
         for _, section, depth in sections:
-            if depth == 1:
-                lines.append("#place.flush()")
             lines.append(f"#heading(level: {depth}, {_string(section.title)})")
             lines += map(self.block, section.blocks)
         return lines

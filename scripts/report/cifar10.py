@@ -25,7 +25,7 @@ FIRST = 24  # whitening filters of the fast CNN
 ENOUGH = 3  # seeds from which on a standard error is compared with a difference
 NONE_HELD_OUT = "on the augmented training images, none held out"
 TITLES = {"mlp": "MLP", "cnn": "fast CNN", "vgg": "reduced VGG"}
-OF_ABLATION = ("ablation", "ablation_few", "near_zero", "gains")
+OF_ABLATION = ("ablation", "ablation_few", "ablation_short", "near_zero", "gains")
 SCRIPTS = {"mlp": "cifar10_mlp.py", "cnn": "cifar10_cnn.py", "vgg": "cnn_train.py"}
 
 
@@ -263,11 +263,20 @@ def of_ablation(found: dict | None, kind: str) -> dict:
         f"best-{kind}-ablation": to_print(figures.ablation(rows, kind), MEDIUM),
         "ablation_n": min(seeds),
         "ablation_images": images_of(rows),
+        **of_shortened(kind),
         "largest_losses": ", ".join(f"{name} ({points[name].points()})" for name in worst),
         "ablation_few": few,
         "near_zero": None if few else near_zero(points),
         "gains": None if few else gains(points),
     }
+
+
+def of_shortened(kind: str) -> dict:
+    """Return of which training the ablation is, and whether that is shorter than its preset."""
+    script, preset, values, _ = cifar10_sweep.CHANGES[kind]
+    part = values["epochs"] / cifar10_sweep.SCRIPTS[script].PRESETS[preset].epochs
+    length = "at its own length" if part == 1 else f"in {part:.0%} of its length"
+    return {"ablation_of": f"the preset `{preset}` {length}", "ablation_short": part < 1}
 
 
 def gains(points: dict[str, Difference]) -> str | None:
