@@ -78,7 +78,7 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
         The `Group`.
 
     Raises:
-        UserError: the shards cannot be shared equally among the processes.
+        UserError: the shards cannot be shared equally among the processes, or a GPU is missing.
 
     Example:
         >>> import torch
@@ -95,7 +95,7 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
             yield Group(shards=shards)
             return
         if device.type == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(_own_gpu())
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
         group = Group(dist.get_rank(), dist.get_world_size(), shards)
         if not group.writes:  # it is quiet for good
@@ -107,6 +107,18 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
             yield group
         finally:
             dist.destroy_process_group()
+
+
+def _own_gpu() -> int:
+    """Return which GPU of the machine this process has; each has its own."""
+    place, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if place >= n_gpus:
+        n = os.environ.get("LOCAL_WORLD_SIZE", place + 1)
+        raise UserError(
+            f"--device cuda: {n} processes on this machine need a GPU each, it has {n_gpus}; start"
+            " fewer, or give --device cpu"
+        )
+    return place
 
 
 @contextlib.contextmanager

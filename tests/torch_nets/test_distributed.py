@@ -14,7 +14,7 @@ import torch
 
 from purenets import UserError
 from purenets.core.runs import checkpoint
-from purenets.torch_nets.distributed import Group
+from purenets.torch_nets.distributed import Group, processes
 from scripts import cnn_train
 from scripts.shared import training
 
@@ -109,6 +109,15 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_one_process_goes_on(tmp_path):
         subprocess.run([sys.executable, *script, *rest], check=True, capture_output=True)
     params = [checkpoint_params(path) for path in (folder, tmp_path / "whole")]
     assert all(np.abs(params[0][leaf] - params[1][leaf]).max() < 1e-4 for leaf in params[0])
+
+
+def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
+    for name, value in {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "LOCAL_RANK": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    message = "--device cuda: 2 processes on this machine need a GPU each, it has 1"
+    with pytest.raises(UserError, match=message), processes(torch.device("cuda")):
+        pass
 
 
 IN_TWO = {
