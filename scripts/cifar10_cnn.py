@@ -104,7 +104,7 @@ PRESETS = {
         precision="float32",
     ),
 }
-BEST = "94"  # the preset whose net the report shows
+BEST = "94"  # the preset whose net the report shows where it has no results
 
 
 def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:

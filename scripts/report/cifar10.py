@@ -22,7 +22,7 @@ BATCH = 16  # of the dimensions that are shown
 SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
 PIXELS = 3 * 32 * 32
 FIRST = 24  # whitening filters of the fast CNN
-ENOUGH = 3  # seeds from which on a standard error is compared with a difference
+ENOUGH = 3  # seeds from which on something is concluded
 NONE_HELD_OUT = "on the augmented training images, none held out"
 TITLES = {"mlp": "MLP", "cnn": "fast CNN", "vgg": "reduced VGG"}
 OF_ABLATION = ("ablation", "ablation_few", "ablation_short", "near_zero", "gains")
@@ -54,7 +54,8 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
     net = FastCNN(3, 10, filters=filters, widths=preset.channels, depth=preset.depth)
     values = of_network("cnn", net)
     values |= of_preset(preset, "depth", "small_size", "small_fraction", "whiten_epochs")
-    values["first_biases"] = FIRST
+    values |= {"first_biases": FIRST, "residual": preset.depth == 3}
+    values |= {"cutout": preset.cutout, "hardest": preset.hardest if preset.hardest < 1 else None}
     around = "Around each branch the sum X + f(X) goes, which is not drawn."
     values |= {"features": preset.channels[-1], "around": around if preset.depth == 3 else ""}
     values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
@@ -112,6 +113,7 @@ def analysis(found: dict, kind: str) -> list[Block]:
         "images": images_of(rows),
         "title": title_of(setting),
         "in_a": time_in_a(mine, found.get("benchmarks_cifar10")),
+        "trained_on": trained_on(cifar10_sweep.member(cifar10_sweep.Config(), setting, 0)[1]),
         "all_trained_on": not all_held_out,
         "some_held_out": all_held_out,
         "seeds": ", ".join(str(row["seed"]) for row in mine),
@@ -123,6 +125,13 @@ def analysis(found: dict, kind: str) -> list[Block]:
     }
     (section,) = sections("part1_cifar10", values)
     return list(section.blocks)
+
+
+def trained_on(config) -> str:
+    """Return which images a training is on, beside augmented ones."""
+    mixed = [", mixtures of two images"] if config.mixup else []
+    hardest = [f", the hardest {config.hardest:.0%} of each batch"] if config.hardest < 1 else []
+    return "".join([*mixed, *hardest])
 
 
 def time_in_a(rows: Sequence[dict], found: dict | None) -> float | None:
@@ -162,13 +171,14 @@ def of_kind(found: dict, kind: str) -> list[dict]:
 def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
     """Return the setting that stands for its kind, with its rows.
 
-    It is the best of those with the most seeds, so that no single lucky run can be chosen.
+    It is the best of those with ENOUGH seeds, or with the most, so that no single lucky run can be
+    chosen.
     """
     by_setting = grouped(list(rows))
 
     def rank(name: str) -> tuple[int, float]:
         mine = by_setting[name]
-        return len(mine), float(np.mean([figures.final(row) for row in mine]))
+        return min(len(mine), ENOUGH), float(np.mean([figures.final(row) for row in mine]))
 
     best = max(by_setting, key=rank)
     return {best: by_setting[best]}
@@ -253,9 +263,11 @@ def of_ablation(found: dict | None, kind: str) -> dict:
         name: paired(np.array(values) / 100, np.zeros(len(values)))
         for name, values in figures.changes(rows, kind).items()
     }
-    seeds = [len(mine) for name, mine in grouped(rows).items() if name.split(":")[0] == kind]
-    if not points or min(seeds) < 2:  # of one seed nothing is concluded
+    points = {name: own for name, own in points.items() if own.n[0] > 1}  # of one seed: nothing
+    if not points:
         return dict.fromkeys(OF_ABLATION)
+    seeds = [own.n[0] for own in points.values()]
+    rows = [row for row in rows if row["setting"].removeprefix(f"{kind}: ") in (kind, *points)]
     few = min(seeds) < ENOUGH
     worst = sorted(points, key=lambda name: points[name].mean)[:3]
     return {
@@ -280,13 +292,13 @@ def of_shortened(kind: str) -> dict:
 
 
 def gains(points: dict[str, Difference]) -> str | None:
-    """Return the changes that gain more than two standard errors; None without any."""
+    """Return the changes that gain clearly; None without any."""
     found = {name: change for name, change in points.items() if change.mean > 0}
-    texts = [f"{name} ({own.points()})" for name, own in found.items() if own.errors >= 2]
+    texts = [f"{name} ({own.points()})" for name, own in found.items() if own.is_clear]
     return ", ".join(texts) or None
 
 
 def near_zero(points: dict[str, Difference]) -> str | None:
-    """Return the changes whose effect is within two standard errors of none; None without any."""
-    names = [name for name, change in points.items() if change.errors < 2]
+    """Return the changes whose effect may be none; None without any."""
+    names = [name for name, change in points.items() if not change.is_clear]
     return ", ".join(names) or None

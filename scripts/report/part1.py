@@ -194,7 +194,7 @@ def of_overlap(rows: Sequence[dict]) -> dict:
         return dict.fromkeys(("overlap", "overlap_otherwise"))
     test, limit = test_accuracies(rows, dataset="overlap"), overlap_limit()
     below, above = paired(test, [limit] * len(test)), gap(rows, "overlap")
-    explained = (below.errors or 0) < 2 and above.mean > 0
+    explained = not below.is_clear and above.mean > 0
     reached = f"{100 * np.mean(test):.2f} \u00b1 {100 * below.standard_error:.2f}%"
     return {
         "overlap": explained,
@@ -353,8 +353,8 @@ def of_shuffled(found: dict | None) -> dict:
     rows = found["rows"]
     effects = {net: shuffled_pixels.effect(rows, net) for net in shuffled_pixels.NETS}
     gain = paired(*(shuffled_pixels.accuracies(rows, net, "in order") for net in ("CNN", "MLP")))
-    loses = effects["CNN"].mean < 0 and effects["CNN"].errors > 2
-    uses_order = loses and effects["MLP"].errors < 2 and gain.errors < 2
+    loses = effects["CNN"].mean < 0 and effects["CNN"].is_clear
+    uses_order = loses and not effects["MLP"].is_clear and not gain.is_clear
     return {
         "shuffled_uses": uses_order,
         "shuffled_otherwise": not uses_order,
@@ -364,5 +364,4 @@ def of_shuffled(found: dict | None) -> dict:
         "shuffled_n": found["n"],
         "shuffled_mlp": effects["MLP"].points(),
         "shuffled_cnn": effects["CNN"].points(),
-        "shuffled_errors": effects["CNN"].errors,
     }

@@ -36,7 +36,15 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= of_final(found.get("part1_cifar10"))
     else:
         missing = ("settings", "adam", "adam_fits", "optimizers", "highest", "ladder")
-        missing += ("best", "gain", "final", "precision")
+        missing += (
+            "best",
+            "gain",
+            "final",
+            "precision",
+            "precision_elsewhere",
+            "mixed",
+            "not_clear",
+        )
         values |= {"quick": in_small(run_quick.part2, quick)} | dict.fromkeys(missing)
     (part,) = sections("part2", values)
     return part
@@ -78,6 +86,7 @@ def analysis(found: dict) -> dict:
     values = {
         "images": images_of(found["rows"]),
         "settings": compact(cnn_sweep.table(found["rows"])),
+        "mixed": any(len({row["machine"] for row in mine}) > 1 for mine in by_setting.values()),
     }
     values |= of_adam(by_setting.get(ADAM)) | of_best(by_setting.get(BEST))
     values |= of_precision(by_setting)
@@ -101,8 +110,10 @@ def of_precision(by_setting: dict) -> dict:
     both."""
     both = [by_setting.get(name, ()) for name in (ADAM, cnn_sweep.IN_FLOAT32)]
     if min(map(len, both)) < 2:
-        return {"precision": None}
+        return {"precision": None, "precision_elsewhere": None}
+    origins = [{(row["machine"], row["torch"]) for row in rows} for rows in both]
     return {
+        "precision_elsewhere": origins[0] != origins[1],
         "precision": compared(*both).points(),
         "float32": spread(accuracies(both[1])),
         "precision_n": len(both[1]),
@@ -121,7 +132,6 @@ def of_gain(by_setting: dict) -> dict:
         return {"gain": None}
     return {
         "gain": gain.points(),
-        "gain_errors": gain.errors,
         "gain_n": " and ".join(map(str, gain.n)),
     }
 
@@ -139,7 +149,7 @@ def of_adam(rows: Sequence[dict] | None) -> dict:
         "gap_steps": last - before,
         "gap": apart.points(),
         "adam_error": f" (± standard error, n = {len(rows)})" if several else " (n = 1)",
-        "adam_fits": several and apart.mean > 2 * apart.standard_error,
+        "adam_fits": apart.is_clear and apart.mean > 0,
         "wobble": wobble(rows).points().lstrip("+"),
         "wobble_n": len(moves(rows[0])),
         "epochs": epochs(ADAM, rows),
@@ -179,7 +189,7 @@ def of_optimizers(by_setting: dict) -> dict:
     """
     short = {name: rows for name, rows in by_setting.items() if name in cnn_sweep.COMPARED}
     if len(short) < 2:
-        return dict.fromkeys(("optimizers", "highest"))
+        return dict.fromkeys(("optimizers", "highest", "not_clear"))
     every_row = [row for rows in short.values() for row in rows]
     several = {name: rows for name, rows in short.items() if len(rows) > 1}
     lines = "mean of the seeds, and their range" if several else "one seed each"
@@ -188,16 +198,16 @@ def of_optimizers(by_setting: dict) -> dict:
         "optimizers_lines": lines,
     }
     if len(several) < 2:
-        return values | {"highest": None}
+        return values | {"highest": None, "not_clear": None}
     lowest, *_, highest = sorted(several, key=lambda name: np.mean(accuracies(several[name])))
-    apart = compared(several[highest], several[lowest])
+    best = several[highest]
+    level = [n for n in several if n != highest and not compared(best, several[n]).is_clear]
     return values | {
         "highest": highest,
         "highest_accuracy": spread(accuracies(several[highest])),
         "lowest": lowest,
         "lowest_accuracy": spread(accuracies(several[lowest])),
-        "optimizers_apart": apart.points(),
-        "optimizers_n": " and ".join(map(str, apart.n)),
+        "not_clear": ", ".join(level) or None,
     }
 
 
@@ -257,19 +267,19 @@ def of_recipe(config: cnn_train.Config) -> dict:
         "best_crop": config.crop,
         "best_small": config.small_size,
         "best_small_part": config.small_fraction,
-        "best_forms": 2 * (2 * config.crop + 1) ** 2,  # mirrored or not, times all shifts
     }
 
 
 def of_mistakes(rows: Sequence[dict]) -> dict:
     """Return the confusion matrix, mean of the seeds, and the pairs of classes confused most."""
-    counts = np.mean([row["test"]["confusion"] for row in rows], axis=0).round().astype(int)
-    names = rows[0]["test"]["classes"]
-    both, mistakes = counts + counts.T, int(counts.sum() - np.trace(counts))
-    pairs = [(int(both[i, j]), names[i], names[j]) for i in range(len(names)) for j in range(i)]
+    counts = np.mean([row["test"]["confusion"] for row in rows], axis=0)
+    names, mistakes = rows[0]["test"]["classes"], counts.sum() - np.trace(counts)
+    both = counts + counts.T
+    pairs = [(both[i, j], names[i], names[j]) for i in range(len(names)) for j in range(i)]
     first, second, *_ = sorted(pairs, reverse=True)
+    in_whole = counts.round().astype(int)
     return {
-        "confusion": to_print(figures.confusion_matrix(counts, names), SMALL),
+        "confusion": to_print(figures.confusion_matrix(in_whole, names), SMALL),
         "mistakes": mistakes,
         "first_share": first[0] / mistakes,
         **dict(zip(("first_n", "first_a", "first_b"), first, strict=True)),

@@ -274,7 +274,7 @@ def of_longer(cell: dict | None) -> dict:
     best = int(curves.mean(axis=1).argmax())
     change = paired(curves[-1], curves[best])
     return {
-        "longer_worse": bool(change.mean < 0 and change.errors > 2),
+        "longer_worse": bool(change.mean < 0 and change.is_clear),
         "longer_T": cell["T"],
         "longer_best": f"{curves[best].mean():.1%}",
         "longer_best_steps": cell["history"][best]["step"],

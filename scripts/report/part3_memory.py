@@ -213,7 +213,7 @@ def is_slower(default: np.ndarray, cells: Sequence[dict]) -> bool:
 def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
     """Return what freezing W_hh changes in the setting with one-hot digits and orthogonal W_hh."""
     change, failed = paired(frozen, trained), int((trained < LEARNED).sum())
-    unclear = frozen.min() >= LEARNED and failed > 0 and (change.errors or 0) < 2
+    unclear = frozen.min() >= LEARNED and failed > 0 and not change.is_clear
     return {
         "frozen_unclear": unclear,
         "frozen_otherwise": not unclear,
@@ -247,15 +247,13 @@ def of_clipping(own: dict[str, np.ndarray]) -> dict:
     pairs = {name: other for name, other in unclipped.items() if other in own}
     gains = {name: paired(own[other], own[name]) for name, other in pairs.items()}
     lowest, highest = (f(gain.mean for gain in gains.values()) for f in (min, max))
-    most_errors = max(gain.errors if gain.mean else 0.0 for gain in gains.values())
-    clear = lowest > 0 and most_errors < 2
+    unclear = lowest > 0 and not any(gain.is_clear for gain in gains.values())
     return {
-        "unclipped_higher": clear,
-        "unclipped_otherwise": not clear,
+        "unclipped_higher": unclear,
+        "unclipped_otherwise": not unclear,
         "unclipped_least": f"{100 * lowest:.1f}",
         "unclipped_most": f"{100 * highest:.1f}",
         "unclipped_settings": in_words(len(gains)),
-        "unclipped_errors": f"{most_errors:.1f}",
         "unclipped_each": ", ".join(f"{gain.points()} ({name})" for name, gain in gains.items()),
     }
 

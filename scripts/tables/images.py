@@ -7,6 +7,7 @@ import numpy as np
 from purenets import Params
 from purenets.core.report.tables import Table, table_of
 from scripts.figures.cifar10 import class_accuracy, held_out
+from scripts.shared.comparison import Difference, unpaired
 from scripts.shared.sweeps import MEAN_SD, changes, deviation, grouped, spread
 
 
@@ -74,36 +75,29 @@ def without_empty(table: Table) -> Table:
 def against(rows: Sequence[dict], base: str) -> Table:
     """Return how far each setting's test accuracy lies from that of `base`, in points.
 
-    The standard error is that of the difference of two means; without two seeds on both sides there
-    is none, and nothing follows from the difference.
+    The interval is Welch's, of 95%; without two seeds on both sides there is none, and nothing
+    follows from the difference.
     """
     tested = grouped([row for row in rows if row["test"]])
     accuracies = {
         name: [100 * row["test"]["accuracy"] for row in mine] for name, mine in tested.items()
     }
     own = accuracies.pop(base)
-    header = (
-        *("setting", f"points of test accuracy against {base}", "standard error"),
-        *("beyond two standard errors", "n of both"),
-    )
+    header = ("setting", f"points of test accuracy against {base}", "95% interval", "n of both")
     return table_of(header, [difference(name, v, own) for name, v in accuracies.items()])
 
 
 def difference(name: str, values: Sequence[float], own: Sequence[float]) -> tuple:
     """Return the row of a setting in `against`."""
-    points, error = f"{np.mean(values) - np.mean(own):+.2f}", standard_error(values, own)
-    sizes = f"{len(values)}, {len(own)}"
-    if error is None:
-        return name, points, "", "n = 1 tells nothing", sizes
-    told = "yes" if abs(np.mean(values) - np.mean(own)) > 2 * error else "no"
-    return name, points, f"{error:.2f}", told, sizes
+    found = unpaired(values, own)
+    return (name, f"{found.mean:+.2f}", interval(found), ", ".join(map(str, found.n)))
 
 
-def standard_error(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return the standard error of the difference of two means; None if one has a single value."""
-    if min(len(a), len(b)) < 2:
-        return None
-    return float(np.sqrt(deviation(a) ** 2 / len(a) + deviation(b) ** 2 / len(b)))
+def interval(found: Difference) -> str:
+    """Return the 95% interval of a difference in points; nothing of one seed."""
+    if found.reach is None:
+        return ""
+    return f"{found.mean - found.reach:+.2f} to {found.mean + found.reach:+.2f}"
 
 
 def confused(rows: dict[str, Sequence[dict]], n: int = 3) -> Table:

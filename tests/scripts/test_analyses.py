@@ -8,6 +8,7 @@ import statistics
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from purenets import random, tree
 from purenets.core.data.palindromes import all_palindromes, count
@@ -25,7 +26,10 @@ def test_a_paired_difference_has_the_error_of_its_mean():
     found = paired(A, B)
     assert found.mean == pytest.approx(statistics.mean(differences))
     assert found.standard_error == pytest.approx(statistics.stdev(differences) / 2)
-    assert found.errors == pytest.approx(found.mean / found.standard_error)
+    assert found.reach == pytest.approx(stats.t.ppf(0.975, 3) * found.standard_error)
+    assert not found.is_clear
+    low, high = stats.ttest_rel(A, B).confidence_interval()
+    assert (found.mean - found.reach, found.mean + found.reach) == pytest.approx((low, high))
     assert found.points() == f"{100 * found.mean:+.2f} ± {100 * found.standard_error:.2f}"
 
 
@@ -35,12 +39,17 @@ def test_an_unpaired_difference_has_the_errors_of_both_means():
     assert found.mean == pytest.approx(statistics.mean(A) - statistics.mean(B[:3]))
     assert found.standard_error == pytest.approx(math.sqrt(sum(variances)))
     assert found.n == (4, 3)
+    low, high = stats.ttest_ind(A, B[:3], equal_var=False).confidence_interval()
+    assert (found.mean - found.reach, found.mean + found.reach) == pytest.approx((low, high))
+    assert unpaired([1.0, 1.0], [0.5, 0.5]).is_clear  # without any deviation
+    assert not unpaired([1.0, 1.0], [1.0, 1.0]).is_clear
 
 
 @pytest.mark.parametrize("difference", [paired([1.0], [0.5]), unpaired([1.0], B)])
 def test_of_one_seed_nothing_is_concluded(difference):
     assert difference.standard_error is None
-    assert difference.errors is None
+    assert difference.reach is None
+    assert not difference.is_clear
     assert "±" not in difference.points()
 
 

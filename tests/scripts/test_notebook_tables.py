@@ -12,6 +12,7 @@ from scripts.figures import cifar10 as image_figures
 from scripts.figures import mlp as mlp_figures
 from scripts.figures import rnn as rnn_figures
 from scripts.shared import notebook
+from scripts.shared.comparison import unpaired
 from scripts.shared.mlp import MLPConfig
 from scripts.tables import images, mlp, rnn
 
@@ -56,13 +57,12 @@ def test_settings_have_no_empty_column_and_each_its_n():
     )
 
 
-def test_differences_have_a_standard_error_and_one_seed_tells_nothing():
-    _, other, single = images.against(ROWS, "base").rows
-    error = np.sqrt(2.0**2 / 3 + np.var([90, 92], ddof=1) / 2)
-    assert other == ["other", "+19.00", f"{error:.2f}", "yes", "2, 3"]
-    assert single == ["single", "+27.00", "", "n = 1 tells nothing", "1, 3"]
-    near = [image_row("near", i, 0.72 + i / 100) for i in range(2)]
-    assert images.against([*ROWS[:3], *near], "base").rows[1][3] == "no"
+def test_differences_have_an_interval_and_one_seed_tells_nothing():
+    head, other, single = images.against(ROWS, "base").rows
+    assert head[-2:] == ["95% interval", "n of both"]
+    reach = unpaired([90, 92], [70, 72, 74]).reach
+    assert other == ["other", "+19.00", f"{19 - reach:+.2f} to {19 + reach:+.2f}", "2, 3"]
+    assert single == ["single", "+27.00", "", "1, 3"]
 
 
 def test_the_share_of_a_confusion_is_of_all_mistakes():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from purenets import random
 from purenets.core.report.document import (
@@ -367,16 +368,17 @@ def test_gradients_and_hidden_states_are_those_of_the_results(report):
 def test_clipping_is_that_of_the_results(report):
     """The least and the most of all settings, each seed against itself, in the right direction."""
     cells = {(c["setting"], c["T"]): c["accuracy"] for c in found("rnn_settings")["cells"]}
-    gains, errors = [], []
+    gains = []
     for setting in ("default", "onehot", "scalar-orthogonal", "onehot-orthogonal"):
         other = "scalar-unclipped" if setting == "default" else f"{setting}-unclipped"
         both = (cells[name, 20]["20"]["by_seed"] for name in (other, setting))
         differences = [100 * (x - y) for x, y in zip(*both, strict=True)]
         gains.append(statistics.mean(differences))
-        errors.append(gains[-1] / (statistics.stdev(differences) / len(differences) ** 0.5))
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        assert gains[-1] < stats.t.ppf(0.975, len(differences) - 1) * error
     text = text_of(report)
     assert f"{min(gains):.1f} to {max(gains):.1f} points higher in all four settings" in text
-    assert f"exceeds {max(errors):.1f} standard errors" in text
+    assert "The 95% interval of each difference (seed by seed) contains 0" in text
     assert max(gains) > 10
     worse = {"default": np.array([0.9, 0.8]), "scalar-unclipped": np.array([0.5, 0.3])}
     assert (
@@ -396,7 +398,7 @@ def test_the_best_classifier_of_overlap_reaches_the_limit(report):
     assert part1.overlap_limit() == pytest.approx(nearest, abs=0.004)
     assert x[y == 0].std() == pytest.approx(CORNER_SD, rel=0.02)
     text = text_of(report)
-    assert f"within two standard errors of the {part1.overlap_limit():.1%}" in text
+    assert f"contains the {part1.overlap_limit():.1%} that the best possible" in text
     assert "which is the overfitting" in text
     rows = [
         r
@@ -492,7 +494,7 @@ def test_precision_is_compared_and_is_no_optimizer():
     from scripts.report import part2
 
     row = found("part2_settings")["rows"][0]
-    assert part2.of_precision({"adam 1e-3": [row, row]}) == {"precision": None}
+    assert part2.of_precision({"adam 1e-3": [row, row]})["precision"] is None
     in_float32 = {**row, "test": {**row["test"], "accuracy": row["test"]["accuracy"] - 0.02}}
     both = {"adam 1e-3": [row, row], "adam 1e-3 in float32": [in_float32, in_float32]}
     assert part2.of_precision(both)["precision"] == "+2.00 ± 0.00"

@@ -162,13 +162,6 @@ def test_validation_accuracy_moves_up_or_down_in_the_second_half():
     assert part2.wobble(rows).points() == "+15.00 ± 0.00"
 
 
-def test_forms_of_an_image_are_all_shifts_and_their_mirror_images():
-    config = part2.cnn_train.Config(**part2.cnn_sweep.SETTINGS[part2.BEST])
-    shifts = range(-config.crop, config.crop + 1)
-    forms = {(x, y, mirrored) for x in shifts for y in shifts for mirrored in (False, True)}
-    assert part2.of_recipe(config)["best_forms"] == len(forms)
-
-
 def run(setting: str, seed: int, single: float, **views) -> dict:
     test = {"accuracy": single, "classes": ["a", "b"], "confusion": [[1, 0], [0, 1]]} | views
     history = [{"step": 10, "accuracy": 0.5}]
