@@ -3,9 +3,11 @@
     python -m benchmarks.cifar10_gpu --recipe airbench94_muon.py
 
 `--recipe` is the file of that name from the repository KellerJordan/cifar10-airbench, run as it
-stands, compiled (`benchmarks/recipe.py`). Each contestant lives in a process of its own, and begins
-with a whole training that does not count: it compiles the recipe and records our steps. Then both
-train in turns, with another seed each time, on all training images.
+stands (`benchmarks/recipe.py`). It compiles its network, which takes minutes; with
+TORCHDYNAMO_DISABLE=1 in the environment torch does not, and the table says so. Each contestant
+lives in a process of its own, and begins with a whole training that does not count: it compiles
+the recipe and records our steps. Then both train in turns, with another seed each time, on all
+training images.
 
 The time of a training is that which the recipe counts: the first layer's filters, the steps, and
 the test over views; not reading the images, and no evaluation in between.
@@ -13,6 +15,7 @@ the test over views; not reading the images, and no evaluation in between.
 
 import dataclasses
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -59,8 +62,9 @@ def main(config: Config) -> dict:
     for i in range(config.rounds):
         for name in list(calls)[:: 1 if i % 2 else -1]:
             trained[name].append(calls[name]())
-    about = {"command": "python -m benchmarks.cifar10_gpu", "options": config.to_dict()}
-    about |= {"n": config.rounds, **runs.environment()}
+    line = runs.command_line(config)
+    about = {"command": line.replace("scripts/cifar10_gpu.py", "-m benchmarks.cifar10_gpu")}
+    about |= {"options": config.to_dict(), "n": config.rounds, **runs.environment()}
     found = about | {"machine": next(iter(trained.values()))[0]["machine"], "trainings": trained}
     timing.write(config.results, found, table(found))
     return found
@@ -116,6 +120,7 @@ def theirs(config: Config) -> Callable[[], dict]:
         | ({"views": variables["tta_val_acc"]} if is_final_entry else {})
     )
     net = public.net_of(recipe, compiled=False)  # on a GPU it is
+    compiled = torch.cuda.is_available() and os.environ.get("TORCHDYNAMO_DISABLE") != "1"
     seeds = itertools.count(config.first_seed - 1)
 
     def train() -> dict:
@@ -124,6 +129,7 @@ def theirs(config: Config) -> Callable[[], dict]:
         recipe["main"](seed, net)
         last = rows[-1]
         about = {"seed": seed, "precision": public.precision(), "steps": public.STEPS}
+        about["compiled"] = compiled
         reached = {"accuracy": last["val_acc"], "views_accuracy": last["views"]}
         return about | {"seconds": last["time_seconds"], **reached, **runs.machine()}
 
@@ -149,7 +155,8 @@ def table(found: dict) -> Table:
         reached = [
             spread([row.get(kind) for row in mine]) for kind in ("accuracy", "views_accuracy")
         ]
-        rows.append((name, *about, *times, *reached, len(mine), found["machine"]))
+        called = name if mine[0].get("compiled", True) else f"{name}, not compiled"
+        rows.append((called, *about, *times, *reached, len(mine), found["machine"]))
     return table_of((*header, *accuracies, "n", "machine"), rows)
 
 

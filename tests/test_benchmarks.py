@@ -123,7 +123,9 @@ def test_whole_trainings_take_turns(recipe_file, tmp_path):
         assert [row["seed"] for row in rows] == [200, 201]
         assert all(row["seconds"] > 0 and 0 < row["accuracy"] <= 1 for row in rows)
     rows = cifar10_gpu.table(found).rows
+    assert rows[-1][0] == "recipe, not compiled"  # on a CPU
     assert rows[-1][4].startswith("1.00 (1.00 to 1.00)")
+    assert found["command"].startswith("python -m benchmarks.cifar10_gpu --preset 'cnn digits' ")
     alone = found | {"trainings": {"purenets": found["trainings"]["purenets cnn digits"]}}
     assert cifar10_gpu.table(alone).rows[-1][4] == ""  # no unit without the recipe
 

@@ -95,7 +95,8 @@ def command_line(config: Options) -> str:
     if not isinstance(config, Options):
         raise UserError(f"command_line: config is a {type(config).__name__}, needs Options")
     texts, preset = config.to_dict(), preset_of(config)
-    parts = [f"--preset {config.preset}"] if getattr(config, "preset", "") else []
+    own = getattr(config, "preset", "")
+    parts = [f"--preset {shlex.quote(own)}"] if own else []
     for field in dataclasses.fields(config):
         value, text = getattr(config, field.name), str(texts[field.name])
         differs = value != field.default or value != getattr(preset, field.name)
