@@ -14,11 +14,13 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from purenets.core.base import UserError
+
+Function = TypeVar("Function", bound=Callable)
 
 
 class Range(NamedTuple):
@@ -197,14 +199,14 @@ def _takes_model(function: Callable) -> bool:
     return first == ("model",) and str(function.__module__).startswith("purenets.")
 
 
-def explained(right: str) -> Callable:
+def explained(right: str) -> Callable[[Function], Function]:
     """Return a decorator: a call with other arguments than the function takes ends in one line.
 
     Args:
         right: how the function is called, such as "fit(step, state, batches, steps=1000)".
     """
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
             try:

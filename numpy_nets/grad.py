@@ -66,10 +66,15 @@ def model_from_module(module: Module) -> NumpyModel:
     return NumpyModel(init, apply, forward, backward, *about)
 
 
-def _expect_input(buffers: Buffers, x: Any) -> None:
-    """Raise a UserError for an input that is no array of numbers, or is missing."""
+def expect_given(buffers: Buffers, x: Any) -> None:
+    """Raise a UserError for a call of `apply` whose input stands where the buffers belong."""
     if x is None and not isinstance(buffers, dict):
         raise UserError("apply: the input is missing; call apply(params, buffers, x)")
+
+
+def _expect_input(buffers: Buffers, x: Any) -> None:
+    """Raise a UserError for an input that is no array of numbers, or is missing."""
+    expect_given(buffers, x)
     if not isinstance(x, np.ndarray):
         raise UserError(f"input: a {type(x).__name__}, needs a NumPy array")
     raise UserError(f"input: dtype is {x.dtype}, needs numbers, as x.astype('float32') of them")

@@ -6,7 +6,7 @@ import pytest
 from purenets import UserError, evaluate, init_state, make_step, optim, random
 from purenets.core.gradcheck import check_gradient
 from purenets.core.tree import cast
-from purenets.numpy_nets import grad_fn, losses, metrics_fn, modules
+from purenets.numpy_nets import VanillaRNN, grad_fn, image_modules, losses, metrics_fn, modules
 from purenets.numpy_nets.grad import model_from_module
 from purenets.numpy_nets.own_layers import checked
 
@@ -197,9 +197,52 @@ def test_text_is_no_input_and_no_target(dtype):
         first(affine()).apply(state.params, {}, x)
 
 
+def frozen(leaves):
+    """Return read-only copies."""
+    copies = {name: leaf.copy() for name, leaf in leaves.items()}
+    for leaf in copies.values():
+        leaf.setflags(write=False)
+    return copies
+
+
+PACKAGE = {
+    "Linear": (modules.Linear(4, 3), (5, 4)),
+    "ReLU": (modules.ReLU(), (5, 4)),
+    "Tanh": (modules.Tanh(), (5, 4)),
+    "SiLU": (modules.SiLU(), (5, 4)),
+    "SoftMax": (modules.SoftMax(), (5, 4)),
+    "Dropout": (modules.Dropout(0.5), (5, 4)),
+    "Conv": (image_modules.Conv(2, 3, size=3, padding=1), (5, 2, 6, 6)),
+    "BatchNorm": (image_modules.BatchNorm(2), (5, 2, 6, 6)),
+    "MaxPool": (image_modules.MaxPool(2, stride=2), (5, 2, 6, 6)),
+    "GlobalAvgPool": (image_modules.GlobalAvgPool(), (5, 2, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_layers_of_the_package_are_as_the_check_of_own_ones_wants_them(name):
+    """So that they need no check: read-only arguments, and gradients in the shapes of all."""
+    module, shape = PACKAGE[name]
+    params, buffers = map(frozen, module.init(random.key(0)))
+    x = frozen({"x": random.normal(random.key(1), shape)})["x"]
+    for train in (True, False):
+        y, _, cache = module.forward(params, buffers, x, train=train, key=random.key(2))
+        if train:
+            dx, grads = module.backward(np.ones_like(y), cache)
+            assert dx.shape == x.shape
+            assert {n: g.shape for n, g in grads.items()} == {n: p.shape for n, p in params.items()}
+
+
 def test_calls_that_lack_something_get_one_line():
     model = first(affine())
     with pytest.raises(UserError, match=r"call apply\(params, buffers, x\)"):
         model.apply(PARAMS, BATCH[0])
+    rnn = VanillaRNN(5, 1, 3, 10)
+    weights, x = rnn.init(random.key(0))[0], np.ones((2, 4, 1), np.float32)
+    with pytest.raises(UserError, match=r"call apply\(params, buffers, x\)"):
+        rnn.apply(weights, x)
+    for dtype in (str, object):
+        with pytest.raises(UserError, match=r"x: dtype is .*, needs numbers"):
+            rnn.apply(weights, {}, x.astype(dtype))
     with pytest.raises(UserError, match=r"serial: a layer without a name, Linear; name each"):
         modules.serial(modules.Linear(2, 3), modules.ReLU())
