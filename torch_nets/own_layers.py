@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from purenets.core.arguments import expect_models
 from purenets.core.base import Model, UserError
 from purenets.core.data.checks import input_leaves
 from purenets.core.serial import is_own
@@ -52,39 +53,42 @@ def may_write(f: Callable) -> bool:
 
 def watched(model: Model) -> Model:
     """Return a layer whose `apply` raises a UserError after a write into an argument."""
+    expect_models("watched", ("apply",), model=model)
     own = model.apply
 
     @functools.wraps(own)  # a TypeError is explained by the signature
     def apply(params, buffers, x, *, train=False, key=None):
         if is_torch_compiling():
             return own(params, buffers, x, train=train, key=key)
-        given = {"input": x, "params": params, "buffers": buffers}
-        before = writes_into(given)
+        expect_unchanged = watch("apply", input=x, params=params, buffers=buffers)
         found = own(params, buffers, x, train=train, key=key)
-        expect_unchanged("apply", given, before)
+        expect_unchanged()
         return found
 
     return model._replace(apply=apply)
 
 
-def writes_into(given: dict[str, Any]) -> dict[str, list[int]]:
-    """Return how many writes into the tensors of each argument torch has counted."""
-    return {
-        what: [x._version for x in input_leaves(part) if isinstance(x, Tensor) and _counts(x)]
-        for what, part in given.items()
-    }
+def watch(name: str, **given: Any) -> Callable[[], None]:
+    """Return a function that raises a UserError if an argument has been written into meanwhile.
+
+    Args:
+        name: how the message begins.
+        given: the arguments by name: tensors, or tuples or dicts of them.
+    """
+    before = {what: _writes(part) for what, part in given.items()}
+
+    def expect_unchanged() -> None:
+        for what, writes in before.items():
+            if writes != _writes(given[what]):
+                raise UserError(
+                    f"{name}: writes into its {what} in place; return new tensors, as x.mul(2) in "
+                    "place of x.mul_(2), relu(x) in place of relu_(x)"
+                )
+
+    return expect_unchanged
 
 
-def _counts(x: Tensor) -> bool:
-    return not x.is_inference()
-
-
-def expect_unchanged(name: str, given: dict[str, Any], before: dict[str, list[int]]) -> None:
-    """Raise a UserError that names the argument that has been written into since `before`."""
-    after = writes_into(given)
-    for what, versions in before.items():
-        if versions != after[what]:
-            raise UserError(
-                f"{name}: writes into its {what} in place; return new tensors, as x.mul(2) in "
-                "place of x.mul_(2), relu(x) in place of relu_(x)"
-            )
+def _writes(part: Any) -> list[int]:
+    """Return how many writes into each tensor torch has counted; of inference tensors none are."""
+    tensors = [x for x in input_leaves(part) if isinstance(x, Tensor)]
+    return [x._version for x in tensors if not x.is_inference()]
