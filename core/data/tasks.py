@@ -162,7 +162,13 @@ def prepare(
 
 
 def assemble(
-    train: Batch, test: Batch, dtype: str, n_classes: int, classes: Sequence | None, warns: bool
+    train: Batch,
+    test: Batch,
+    dtype: str,
+    n_classes: int,
+    classes: Sequence | None,
+    warns: bool,
+    name: str = "data",
 ) -> Dataset:
     """Return the two parts as a `Dataset`, standardized by the first one.
 
@@ -172,6 +178,7 @@ def assemble(
         n_classes: the number of classes.
         classes: their labels, None for their numbers.
         warns: True to warn of a class that only the test part has.
+        name: what the warning calls the set, such as the file of the test part.
     """
     scaling = scaling_of(train[0])
     inputs = [_cast(scaling.apply(x), dtype) for x, _ in (train, test)]
@@ -187,17 +194,18 @@ def assemble(
         classes=classes,
     )
     if warns:
-        _warn_of_untrained_classes(task)
+        _warn_of_untrained_classes(task, name)
     return task
 
 
-def _warn_of_untrained_classes(task: Dataset) -> None:
+def _warn_of_untrained_classes(task: Dataset, name: str) -> None:
     only = np.setdiff1d(task.test[1], task.train[1])
     if len(only):
         labels = ", ".join(str(task.classes[i]) for i in only[:3]) + (", ..." * (len(only) > 3))
         warn(
-            f"data: {len(only)} of {task.n_classes} classes have no example in the training part "
-            f"({labels}), only in the test part; n_classes or classes says that this is meant"
+            f"{name}: {len(only)} of {task.n_classes} classes have no example in the training "
+            f"part ({labels}), only in the test part",
+            "n_classes or classes says that this is meant",
         )
 
 
