@@ -1,12 +1,14 @@
 """Folders and locks, and files that are written whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from purenets.core.arguments import expect_paths
 from purenets.core.base import UserError
 
 LOCK = ".lock"  # stays in its folder: to remove it would be a race
@@ -109,6 +111,39 @@ def link_atomically(source: Path, path: Path) -> None:
         finally:
             with contextlib.suppress(OSError):  # also left where both were one file already
                 temporary.unlink()
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, as `open_run` takes it for a run's data.
+
+    Args:
+        path: the path of the file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: the file cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from purenets import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "set.csv"
+        ...     _ = path.write_text("1.5,0\\n2.5,1\\n")
+        ...     runs.file_digest(path)[:16]
+        '45b60ffdd70b1579'
+    """
+    expect_paths("file_digest", path=path)
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: cannot be read (no regular file)")
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
 
 
 def remove_unfinished(folder: Path, names: tuple[str, ...] | None = None) -> None:

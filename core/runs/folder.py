@@ -25,7 +25,12 @@ from purenets.core.runs.schema import mismatch
 
 
 @contextlib.contextmanager
-def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterator[Path | None]:
+def open_run(
+    config: Options,
+    writes: bool = True,
+    processes: int = 1,
+    data: dict[str, str] | None = None,
+) -> Iterator[Path | None]:
     """Hold the folder `config.out`, new or to be resumed (`config.resume`), within a `with` block.
 
     No other process can open it meanwhile. In the block it has its `config.json`, its files are
@@ -37,13 +42,16 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
         writes: False in a process that only reads the folder, while another one of the same run
             checks, locks and writes it.
         processes: how many processes the run has; recorded.
+        data: digests of what the run reads, such as `file_digest(path)`, by the words that name it
+            in a message, such as "--dataset own.csv"; recorded, and compared when it is resumed.
 
     Yields:
         The folder, or None if `config.out` is None.
 
     Raises:
         UserError: another process holds the folder, or it holds a run and `config.resume` is False,
-            or a run of other options.
+            or a run of other options or other data. A folder in which nothing was saved yet may be
+            begun again.
 
     Example:
         >>> import tempfile
@@ -60,6 +68,9 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
         )
     expect_flags("open_run", writes=writes)
     expect_integers("open_run", 1, processes=processes)
+    wrong = None if data is None else mismatch(data, {str: str}, "data")
+    if wrong:
+        raise UserError(f"open_run: {wrong}")
     if config.out is None:
         if config.resume:
             raise UserError("--resume: needs --out, the folder of the run to go on with")
@@ -70,7 +81,7 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
         folder = folder_at(config.out)
         with exclusive_lock(folder):  # before anything is read or written there
             remove_unfinished(folder)
-            begin_or_resume(config, folder, processes)
+            begin_or_resume(config, folder, processes, data)
             rotation.settle(folder, getattr(config, "keep", rotation.KEEP))
             yield folder
 

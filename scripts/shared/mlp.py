@@ -141,6 +141,17 @@ def load_table(config: MLPConfig, key) -> Dataset:
     return data.from_csv(path, key, share, config.dtype, test=test, label=label)
 
 
+def data_digests(config: MLPConfig) -> dict[str, str]:
+    """Return the digests of the files that the options name, for `open_run`.
+
+    A set that is drawn follows from the seed, one of scikit-learn from its version.
+    """
+    if not config.dataset.endswith(".csv"):
+        return {}
+    files = {"dataset": config.dataset, "test_set": config.test_set}
+    return {f"--{flag} {path}": runs.file_digest(path) for flag, path in files.items() if path}
+
+
 def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
     """Return the network that the options describe."""
     return backend.MLP(
@@ -171,7 +182,8 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     state = train_state(params, buffers, optimizer, step_key)
 
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    with runs.open_run(config, backend.writes, backend.processes) as folder:
+    digests = data_digests(config) if config.out and backend.writes else None
+    with runs.open_run(config, backend.writes, backend.processes, digests) as folder:
         backend.barrier()  # until the folder is as it has to be
         state, history = runs.fit_and_save(
             folder,

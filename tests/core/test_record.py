@@ -104,3 +104,68 @@ def test_a_folder_of_an_earlier_version_is_taken(tmp_path, environment):
     (tmp_path / "config.json").write_text(old)
     found = open_in(tmp_path, resume=True)
     assert [row["git_commit"] for row in found["commands"]] == ["abc"]
+
+
+# --- the digests of the data ----------------------------------------------------------------------
+
+
+def open_with(folder, data, **options) -> dict:
+    with runs.open_run(Config(out=str(folder), **options), data=data):
+        return runs.read_config(folder)
+
+
+def test_digests_of_the_data_are_recorded_and_compared(tmp_path):
+    one, other = {"--dataset a.csv": "1" * 64}, {"--dataset a.csv": "2" * 64}
+    assert open_with(tmp_path, one)["data"] == one
+    assert open_with(tmp_path, one, resume=True)["data"] == one
+    with pytest.raises(
+        UserError, match=r"^--dataset a\.csv: its content has changed since the run"
+    ):
+        open_with(tmp_path, other, resume=True)
+    assert open_with(tmp_path, one, resume=True)["data"] == one
+
+
+def test_a_run_from_before_digests_is_resumed(tmp_path):
+    assert "data" not in open_with(tmp_path, None)
+    assert "data" not in open_with(tmp_path, {"--dataset a.csv": "1" * 64}, resume=True)
+
+
+def test_digests_of_another_form_are_refused(tmp_path):
+    for wrong in ("--dataset", {"--dataset": 1}, [1]):
+        with pytest.raises(UserError, match="open_run: data"):
+            open_with(tmp_path / "run", wrong)
+    assert not (tmp_path / "run").exists()
+
+
+# --- a folder in which nothing was saved ----------------------------------------------------------
+
+
+def test_a_folder_in_which_nothing_was_saved_may_be_begun_again(tmp_path):
+    """As after an error in the script between `open_run` and the first save."""
+    with pytest.raises(ZeroDivisionError), runs.open_run(Config(out=str(tmp_path))):
+        1 / 0  # noqa: B018
+    again = open_in(tmp_path, rate=0.5)
+    assert (again["config"]["rate"], len(again["commands"])) == (0.5, 1)
+    with pytest.raises(UserError, match=r"holds a run with --rate 0\.5, not 0\.1"):
+        open_in(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint.safetensors", "checkpoint-3.safetensors", "seconds.json", "notes.txt"]
+)
+def test_a_folder_with_any_other_file_is_not_begun_again(tmp_path, name):
+    open_in(tmp_path)
+    (tmp_path / name).write_text("mine")
+    before = (tmp_path / record.NAME).read_bytes()
+    with pytest.raises(UserError, match="holds a run; go on with it by --resume"):
+        open_in(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert (tmp_path / record.NAME).read_bytes() == before
+
+
+def test_a_folder_that_another_process_holds_is_not_begun_again(tmp_path):
+    with (
+        runs.open_run(Config(out=str(tmp_path))),
+        pytest.raises(UserError, match="another process is training there"),
+    ):
+        open_in(tmp_path)

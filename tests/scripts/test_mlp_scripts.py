@@ -142,6 +142,36 @@ def test_own_files_of_a_training_and_a_test_set(name, label, tmp_path, capsys):
     assert task.test[1].tolist() == [0, 1] * 3
 
 
+CHANGES = {
+    "values": lambda text: text.replace("39,", "390,"),
+    "names exchanged": lambda text: "dog".join(
+        part.replace("dog", "cat") for part in text.split("cat")
+    ),
+    "another name": lambda text: text.replace("cat", "cow"),
+    "more classes": lambda text: text.replace("0,cat", "0,cow"),
+    "fewer rows": lambda text: text[: text.index("20,")],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* no example in the training part")
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("flag", ["dataset", "test_set"])
+def test_a_file_that_has_changed_is_not_gone_on_with(flag, change, tmp_path):
+    files = {name: tmp_path / f"{name}.csv" for name in ("dataset", "test_set")}
+    text = "".join(f"{i},{('cat', 'dog')[i % 2]}\n" for i in range(40))
+    for path in files.values():
+        path.write_text("i,kind\n" + text)
+    files = {name: str(path) for name, path in files.items()}
+    options = {**files, "max_steps": 2, "batch_size": 10, "out": str(tmp_path / "run")}
+    train_mlp_numpy.train(config_of("train_mlp_numpy", **options))
+    Path(files[flag]).write_text("i,kind\n" + CHANGES[change](text))
+    longer = config_of("train_mlp_numpy", **{**options, "max_steps": 4}, resume=True)
+    with pytest.raises(UserError, match=rf"^--{flag} .*{flag}.csv: its content has changed since"):
+        train_mlp_numpy.train(longer)
+    Path(files[flag]).write_text("i,kind\n" + text)
+    assert train_mlp_numpy.train(longer).history[-1]["step"] == 16
+
+
 def test_a_csv_with_wrong_values_is_named(tmp_path):
     path = tmp_path / "data.csv"
     for text, message in (
