@@ -3,8 +3,9 @@
 The scripts differ in one value only, the `Backend`: who makes the network and differentiates it.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from purenets import (
     tree,
 )
 from purenets.core.arrays import to_host
+from purenets.core.data.toy import REAL
 from purenets.core.memory import expect_room_for
 from purenets.core.optim.state import with_averaged_params
 from purenets.core.runs.options import (
@@ -115,6 +117,7 @@ class Backend(NamedTuple):
 
 def load_data(config: MLPConfig, key) -> Dataset:
     """The set that the options name, checked."""
+    _expect_used(config)
     if config.dataset.endswith(".csv"):
         return load_table(config, key)
     for flag, value in (("test_set", config.test_set), ("label", config.label)):
@@ -128,6 +131,28 @@ def load_data(config: MLPConfig, key) -> Dataset:
         test_fraction=config.test_fraction,
         dtype=config.dtype,
     )
+
+
+def _expect_used(config: MLPConfig) -> None:
+    """Raise a UserError for an option that the data set does not use: none is ignored in silence.
+
+    A value that is the default's counts as not given.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, reason in _unused(config):
+        value = getattr(config, name)
+        if value != defaults[name]:
+            raise UserError(f"--{name} {value}: means nothing with {reason}; leave it out")
+
+
+def _unused(config: MLPConfig) -> Iterator[tuple[str, str]]:
+    """Yield the names of these options, each with the flag that leaves it without a use."""
+    is_table = config.dataset.endswith(".csv")
+    if is_table or config.dataset in REAL:
+        for name in ("n_samples", "noise"):
+            yield name, f"--dataset {config.dataset}, which is not generated"
+    if is_table and config.test_set is not None:
+        yield "test_fraction", f"--test_set {config.test_set}, which is the test part"
 
 
 def load_table(config: MLPConfig, key) -> Dataset:
