@@ -252,11 +252,20 @@ def _labels(y: Any, name: str, labeled: bool) -> list | None:
     y = to_host(y)
     if y.dtype.kind in "OU" and y.ndim == 1:
         return expect_names(y.tolist(), name)
+    if y.dtype.kind in "OU":
+        raise UserError(
+            f"{name}: targets are names of shape {y.shape}, needs names (n,){_column_hint(y)}"
+        )
     if labeled and (y.ndim != 1 or y.dtype.kind not in "iu"):
         raise UserError(
-            f"{name}: targets are {y.dtype} of shape {y.shape}, needs the labels in `classes` (n,)"
+            f"{name}: targets are {y.dtype} of shape {y.shape}, needs the labels in `classes` "
+            f"(n,){_column_hint(y)}"
         )
     return y.tolist() if labeled else None
+
+
+def _column_hint(y: np.ndarray) -> str:
+    return ": pass targets[:, 0]" if y.ndim == 2 and y.shape[1] == 1 else ""
 
 
 def _numbered(sets: list[Batch], classes: Sequence | None) -> tuple[list[Batch], tuple | None]:
@@ -343,6 +352,7 @@ def _expect_integers(y: np.ndarray, name: str) -> None:
     if y.ndim != 1 or y.dtype.kind not in "iub":
         raise UserError(
             f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}"
+            f"{_column_hint(y)}"
         )
 
 

@@ -24,6 +24,14 @@ def folder_at(path: str | Path, flag: str = "--out") -> Path:
     return Path(path)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Return True if there is a folder, False for what no system takes as a path."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
 def exclusive_lock(folder: Path, name: str = LOCK, flag: str = "--out") -> Iterator[None]:
     """Exclude every other process from such a block of the same folder: it gets a UserError.
@@ -179,9 +187,9 @@ def _errors_named(path: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{path}: cannot be written ({_reason(error)}); what stood there is kept"
-        ) from error
+        reason = _reason(error) if is_folder(path.parent) else f"{path.parent} is no folder"
+        kept = "; what stood there is kept" if os.path.lexists(path) else ""
+        raise UserError(f"{path}: cannot be written ({reason}){kept}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -222,6 +222,8 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
             hint="try a lower --learning_rate",
             writes=backend.writes,
             keep=config.keep,
+            steps_flag=f"--max_steps {config.max_steps}",
+            epoch=epoch,
         )
         result = Result(state, history, model, task, predict=predictor(backend, model, state))
         if folder and backend.writes:

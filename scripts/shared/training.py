@@ -170,7 +170,16 @@ def fit(plan: Plan, training: Training, folder: Path | None) -> tuple[TrainState
         hint="try a lower --learning_rate",
         writes=plan.group.writes,
         keep=plan.config.keep,
+        **flag_of_steps(plan),
     )
+
+
+def flag_of_steps(plan: Plan) -> dict[str, Any]:
+    """Return the flag that sets the steps, for a message, and the epoch if it counts them."""
+    epochs, steps = plan.config.epochs, plan.config.max_steps
+    if not epochs:
+        return {"steps_flag": f"--max_steps {steps}"}
+    return {"steps_flag": f"--epochs {epochs:g}", "epoch": plan.per_epoch}
 
 
 def plan_of(config: ImageOptions, recipe: Recipe, device, group) -> Plan:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from purenets import UserError, runs
+from purenets import Diverged, UserError, optim, random, runs, train_state
 from purenets.core.runs import record
 from purenets.core.runs.options import Options, option, positive
 
@@ -93,7 +94,11 @@ def test_a_length_that_is_passed_already_is_refused(tmp_path):
     script.train(script.Config(**options, max_steps=4))
     with (
         pytest.warns(runs.RunWarning, match="was begun with 4"),
-        pytest.raises(UserError, match=r"--max_steps: asks for 5 steps, but the run .* has taken"),
+        pytest.raises(
+            UserError,
+            match=r"--max_steps 2: asks for 5 steps \(2 epochs\), but the run .* has taken 10 "
+            r"\(4 epochs\) and cannot go back",
+        ),
     ):
         script.train(script.Config(**options, max_steps=2, resume=True))
 
@@ -169,3 +174,40 @@ def test_a_folder_that_another_process_holds_is_not_begun_again(tmp_path):
         pytest.raises(UserError, match="another process is training there"),
     ):
         open_in(tmp_path)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def state_of(step: int = 0):
+    start = train_state({"w": np.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
+    return start._replace(step=np.array(step))
+
+
+def test_a_state_is_saved_into_a_folder_that_is_there(tmp_path):
+    with pytest.raises(UserError, match=r"^save: .*missing is no folder; make it first"):
+        runs.save(tmp_path / "missing", state_of())
+    assert not (tmp_path / "missing").exists()
+
+
+def test_steps_that_are_taken_already_are_told_in_the_units_of_the_flag(tmp_path):
+    runs.save(tmp_path, state_of(30))
+
+    def train(**options):
+        runs.fit_and_save(tmp_path, lambda *_: None, state_of(), float, steps=15, **options)
+
+    plain = r"^--max_steps: asks for 15 steps, but the run in .* has taken 30 and cannot go back"
+    with pytest.raises(UserError, match=plain):
+        train()
+    epochs = r"^--epochs 2: asks for 15 steps \(2 epochs\), but .* has taken 30 \(4 epochs\) and"
+    with pytest.raises(UserError, match=epochs):
+        train(steps_flag="--epochs 2", epoch=7.5)
+
+
+@pytest.mark.parametrize(("hint", "end"), [({}, "yet"), ({"hint": "try less"}, "yet; try less")])
+def test_a_hint_may_be_left_out(tmp_path, hint, end):
+    def step(state, batch):
+        return state._replace(step=state.step + 1), {"loss": np.float64("nan")}
+
+    with pytest.raises(Diverged, match=rf"there is no good checkpoint {end}$"):
+        runs.fit_and_save(tmp_path, step, state_of(), float, steps=1, **hint)
