@@ -151,10 +151,11 @@ def expect_real_array(x: Array) -> None:
 
 def _as_float64(x: Array, features: tuple[int, ...]) -> np.ndarray:
     if x.ndim < 1 or kind_of(x) not in "bif" or tuple(x.shape[1:]) != features:
+        one_row = x.ndim == 1 and kind_of(x) in "bif" and tuple(x.shape) == features
         raise UserError(
             f"standardize: {x.dtype} of shape {tuple(x.shape)}, needs real numbers (n, "
             f"features) with the features of train {('n', *features)}".replace("'", "")
-            + (": pass row[None] for one row" if tuple(x.shape) == features else "")
+            + (": pass row[None] for one row" if one_row else "")
         )
     if not isinstance(x, np.ndarray):
         x = to_host(namespace(x).astype(x, namespace(x).float64))
