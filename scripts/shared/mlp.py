@@ -31,6 +31,7 @@ from purenets.core.arrays import to_host
 from purenets.core.data.toy import REAL
 from purenets.core.memory import expect_room_for
 from purenets.core.optim.state import with_averaged_params
+from purenets.core.runs.notes import warn
 from purenets.core.runs.options import (
     Options,
     file_path,
@@ -276,3 +277,27 @@ def report(result: Result, config: MLPConfig, backend: Backend) -> None:
         print(f"  classes {', '.join(f'{i} {label}' for i, label in enumerate(task.classes))}")
     for part in ("train", "test"):
         print(f"  {part:5}  loss {row[f'{part}_loss']:.4f}  accuracy {row[f'{part}_accuracy']:.2%}")
+    if config.test_set is not None:
+        warn_of_other_names(result, config.test_set)
+
+
+def warn_of_other_names(result: Result, test_set: str) -> None:
+    """Warn of a net that has learned, but is worse than chance on the file of test examples.
+
+    Chance is the accuracy of the net's own predictions in random order, and worse is 5 standard
+    deviations below it: classes that were exchanged look like that, few examples do not.
+    """
+    row, task = result.history[-1], result.task
+    (x, y), n_train = task.test, len(task.train[1])
+    shares, predicted = (
+        np.bincount(classes, minlength=task.n_classes) / len(y)
+        for classes in (y, result.predict(x))
+    )
+    chance = float(shares @ predicted)
+    low = chance - 5 * math.sqrt(chance * (1 - chance) / len(y))
+    has_learned = row["train_accuracy"] > np.bincount(task.train[1]).max() / n_train
+    if has_learned and row["test_accuracy"] < low:
+        warn(
+            f"--test_set {test_set}: the accuracy {row['test_accuracy']:.2%} is far below chance "
+            f"({chance:.2%}); are its classes named as those of --dataset are?"
+        )

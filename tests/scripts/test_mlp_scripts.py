@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from purenets import Diverged, UserError, tree
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.command import command
 from scripts import pytorch_train_mlp, train_mlp_numpy
+from scripts.shared import mlp
 from tests.faults.kills import differing
 
 ROOT = Path(__file__).parents[2]
@@ -262,3 +264,47 @@ def test_the_run_folder_says_what_was_run(tmp_path):
     assert {"curves.png", "boundary.png", "checkpoint.json"} <= {
         p.name for p in (tmp_path / "run").iterdir()
     }
+
+
+def flowers(path, names, n, draw) -> str:
+    """A file of n flowers of three kinds that lie apart, called by `names`."""
+    kinds = draw.choice(3, n, p=[0.45, 0.45, 0.1])
+    x = draw.normal(size=(n, 2)) + 6 * np.eye(3)[kinds, :2]
+    rows = [f"{a},{b},{names[kind]}\n" for (a, b), kind in zip(x, kinds, strict=True)]
+    path.write_text("length,width,kind\n" + "".join(rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "n", "warns"),
+    [(("b", "a", "c"), 100, True), (("a", "b", "c"), 100, False), (("b", "a", "c"), 8, False)],
+    ids=["exchanged", "the same", "too few to tell"],
+)
+def test_classes_of_the_test_file_that_are_exchanged_are_warned_of(tmp_path, names, n, warns):
+    draw = np.random.default_rng(0)
+    files = {"dataset": flowers(tmp_path / "train.csv", ("a", "b", "c"), 300, draw)}
+    files["test_set"] = flowers(tmp_path / "test.csv", names, n, draw)
+    config = config_of("train_mlp_numpy", **files, max_steps=60)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        train_mlp_numpy.main(config)
+    told = [str(w.message) for w in found if "far below chance" in str(w.message)]
+    assert len(told) == warns
+    assert all(text.startswith(f"--test_set {files['test_set']}: the accuracy ") for text in told)
+
+
+def test_a_net_that_has_not_learned_is_not_warned_of(tmp_path):
+    """Nor one that the test part has few classes of: all of one class, half of them right."""
+    draw = np.random.default_rng(0)
+    files = {"dataset": flowers(tmp_path / "train.csv", ("a", "b", "c"), 300, draw)}
+    files["test_set"] = flowers(tmp_path / "test.csv", ("b", "a", "c"), 100, draw)
+    result = train_mlp_numpy.train(config_of("train_mlp_numpy", **files, max_steps=60))
+    row = {**result.history[-1], "train_accuracy": 0.3}
+    mlp.warn_of_other_names(result._replace(history=[row]), "test.csv")
+    y = np.zeros(100, int)
+    one_class = result._replace(
+        task=result.task._replace(test=(result.task.test[0], y)),
+        predict=lambda x: np.arange(100) % 2,
+        history=[{**result.history[-1], "test_accuracy": 0.5}],
+    )
+    mlp.warn_of_other_names(one_class, "test.csv")
