@@ -31,6 +31,8 @@ from purenets.core.runs.notes import warn
 Row = tuple[int, list[str]]  # the line of the file that it ends on, and its cells
 NUMERAL = re.compile(r"[-+$€£]?[\d.,_'\s]*\d[\d.,_'\s]*[%$€£]?")  # a number, as somebody writes it
 OTHER_DELIMITERS = ";\t|"
+# a label by its name is what the scripts can say too, as --label
+HEADER_HINT = "; if this line names the columns, say header=True or name the column of the label"
 
 
 class _Table(NamedTuple):
@@ -316,7 +318,7 @@ def _what_is_wrong(table: _Table, row: int, cell: str, delimiter: str) -> str:
         return f"{cell!r} is a missing value; fill it in, or remove the line"
     hint = _delimiter_hint(table.rows[row][1], delimiter)
     if not hint and row == 0 and table.names is None:
-        hint = "; if this line names the columns, say header=True"
+        hint = HEADER_HINT
     if not hint and re.fullmatch(r"[-+]?\d+,\d+", cell):
         hint = "; write decimals with a point, as 1.5"
     return f"{cell!r} is not a number{hint}"
@@ -328,7 +330,10 @@ def _delimiter_hint(cells: Sequence[str], delimiter: str) -> str:
     found = next((c for c in OTHER_DELIMITERS if c in text and c != delimiter), None)
     if found is None and len(cells) == 1 and delimiter != "," and "," in text:
         found = ","
-    return f"; if columns are separated by {found!r}, say delimiter={found!r}" if found else ""
+    if found is None:
+        return ""
+    commas = "" if found == "," else ", or save the file with commas"
+    return f"; if columns are separated by {found!r}, say delimiter={found!r}{commas}"
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -378,7 +383,7 @@ def _expect_names(
 ) -> None:
     """Raise a UserError for names among numbers, and a first name that may be that of a column."""
     doubtful = table.names is None and header is None
-    hint = "; if this line names the columns, say header=True" if doubtful else ""
+    hint = HEADER_HINT if doubtful else ""
     if any(are_numbers):
         rare = sum(are_numbers) * 2 < len(labels)  # what there is less of is what is wrong
         i = are_numbers.index(rare)

@@ -98,9 +98,9 @@ WRONG = {
     ),
     "names with a number among them": (
         "a,2020,class\n1,2,0\n1,2,1\n",
-        "line 1, column 1: 'a' is not a number; if this line names the columns, say header=True",
+        "line 1, column 1: 'a' is not a number; if this line names the columns, say header=True or ",
     ),
-    "semicolons": ("1.5;2.5;0\n1;2;1\n", "line 1 has 1 column.*say delimiter=';'"),
+    "semicolons": ("1.5;2.5;0\n1;2;1\n", "line 1 has 1 column.*say delimiter=';', or save"),
     "semicolons after names": ("a;b;c\n1;2;0\n1;2;1\n", "line 1 has 1 column.*delimiter=';'"),
     "semicolons and names of classes": ("1;2;x\n1;2;y\n", "line 1 has 1 column.*delimiter=';'"),
     "decimal commas": ("1,5;2,5;0\n1,5;2,5;1\n", "line 1, column 2: '5;2' is not.*delimiter=';'"),
