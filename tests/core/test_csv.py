@@ -98,7 +98,7 @@ WRONG = {
     ),
     "names with a number among them": (
         "a,2020,class\n1,2,0\n1,2,1\n",
-        "line 1, column 1: 'a' is not a number; if this line names the columns, say header=True or ",
+        "line 1, column 1: 'a' is not a number; if this line names the columns, say header=True",
     ),
     "semicolons": ("1.5;2.5;0\n1;2;1\n", "line 1 has 1 column.*say delimiter=';', or save"),
     "semicolons after names": ("a;b;c\n1;2;0\n1;2;1\n", "line 1 has 1 column.*delimiter=';'"),
