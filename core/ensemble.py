@@ -168,6 +168,11 @@ def count_members(state: TrainState) -> int:
     expect_states("ensemble", state=state)
     if state.key.ndim != 2:
         raise UserError("ensemble: the state is that of one net; stack_states makes one of several")
+    if getattr(state.step, "ndim", 0):
+        raise UserError(
+            f"ensemble: state.step has the shape {tuple(state.step.shape)}, as vmap stacks it;"
+            " members share one count, state._replace(step=state.step[0])"
+        )
     check_stacked(*state[:3], n=state.key.shape[0])
     return state.key.shape[0]
 

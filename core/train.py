@@ -452,6 +452,11 @@ def evaluate(
     for begin in range(0, n, size):
         x, y = (map_arrays(lambda a, begin=begin: a[begin : begin + size], part) for part in data)
         for name, value in metrics(state.params, state.buffers, (x, y)).items():
+            if getattr(value, "shape", ()) != ():
+                raise UserError(
+                    f"evaluate: {name!r} has the shape {tuple(value.shape)}, needs a scalar; call"
+                    " the metrics of an ensemble themselves: metrics(params, buffers, batch)"
+                )
             totals[name] = totals.get(name, 0.0) + float(value) * min(size, n - begin)
     return {name: total / n for name, total in totals.items()}
 

@@ -106,6 +106,17 @@ def test_state_of_one_net_is_no_ensemble(backend):
 
 
 @both_backends
+def test_a_count_for_each_member_is_refused(backend):
+    """As `vmap(init_state)` makes it."""
+    many, step, states, batch = setting(backend)
+    stacked = many.stack_states(states)
+    state = stacked._replace(step=stacked.key[:, 0] * 0)
+    with pytest.raises(UserError, match=r"state.step has the shape \(3,\), as vmap stacks it"):
+        many.ensemble(step)(state, batch)
+    many.ensemble(step)(state._replace(step=state.step[0]), batch)
+
+
+@both_backends
 def test_metrics_of_more_or_fewer_members_are_refused(backend):
     many, _, states, (x, y) = setting(backend)
     params = many.stack_states(states).params

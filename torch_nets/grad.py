@@ -1,5 +1,6 @@
 """The gradient of a model: by torch.func, or by autograd on leaves where that is faster."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from purenets.core.serial import expect_keywords, expect_output
 from purenets.core.vector_dict import ALL, from_vector, vector_of
 from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
-from purenets.torch_nets.fast.tracing import is_torch_compiling
+from purenets.torch_nets.fast.tracing import is_differentiated, is_torch_compiling
 from purenets.torch_nets.foreign_losses import checked_loss, expect_gradient
 from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
@@ -41,7 +42,8 @@ def grad_fn(
     Returns:
         `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`, with grads like the params.
         The returned gradients keep their graph for anything else that requires grad, such as the
-        inputs or a temperature in the loss. A `torch.nn.Parameter` among the params is detached.
+        inputs or a temperature in the loss; under a transform of torch.func or `jvp` the metrics do
+        so, too. A `torch.nn.Parameter` among the params is detached.
 
     Raises:
         UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not
@@ -123,7 +125,7 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
             raise
         logits, buffers = expect_output(found)
         value = loss(logits, y)
-        return value, (buffers, compute_metrics(value.detach(), logits, y, metrics))
+        return value, (buffers, compute_metrics(value, logits, y, metrics))
 
     return forward
 
@@ -264,9 +266,11 @@ def compute_metrics(
 ) -> Metrics:
     """Return the loss and each metric by its name, without those that are None.
 
+    They have no graph of autograd, but under a transform of torch.func or `jvp` a derivative.
+
     Args:
         loss: the value of the loss.
-        logits: what the model returned; metrics see it detached.
+        logits: what the model returned.
         targets: those of the batch.
         metrics: functions `f(logits, targets)` by name.
 
@@ -280,11 +284,12 @@ def compute_metrics(
         >>> compute_metrics(torch.tensor(1.0), torch.ones(2), torch.ones(2), metrics)
         {'loss': tensor(1.), 'mean': tensor(1.)}
     """
+    if not is_differentiated():
+        loss, logits = loss.detach(), _detached(logits)
     found = {"loss": loss}
-    detached = _detached(logits)
     for name, f in metrics.items():
         extra = (loss,) if getattr(f, "takes_loss", False) else ()
-        value = f(detached, targets, *extra)
+        value = f(logits, targets, *extra)
         if value is not None:
             found[name] = value
     return found
@@ -354,12 +359,12 @@ def metrics_fn(
     checked = checked_loss("metrics_fn", loss)
     metrics, loss = metrics_or_default(metrics, loss), checked
 
-    @torch.no_grad()
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_tensors(params, batch)
         x, y = batch
-        logits, _ = expect_output(model.apply(params, buffers, x))
-        return compute_metrics(loss(logits, y), logits, y, metrics)
+        with contextlib.nullcontext() if is_differentiated() else torch.no_grad():
+            logits, _ = expect_output(model.apply(params, buffers, x))
+            return compute_metrics(loss(logits, y), logits, y, metrics)
 
     measure.whole_only = tuple(
         name for name, f in metrics.items() if not getattr(f, "mean_over_examples", True)

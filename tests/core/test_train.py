@@ -136,6 +136,16 @@ def test_evaluate_in_parts_equals_evaluate_at_once():
     assert whole == pytest.approx(parts, rel=1e-5)
 
 
+def test_evaluate_needs_scalars():
+    """Those of an ensemble have an axis of members."""
+
+    def metrics(params, buffers, batch):
+        return {"loss": np.ones(8)}
+
+    with pytest.raises(UserError, match=r"evaluate: 'loss' has the shape \(8,\), needs a scalar"):
+        evaluate(metrics, start(), TASK.test)
+
+
 def test_a_net_that_draws_nothing_hashes_nothing(monkeypatch):
     state = start()
     monkeypatch.setattr(random, "philox", lambda *_: pytest.fail("a key was hashed"))

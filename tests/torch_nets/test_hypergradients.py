@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from purenets import apply_updates, make_step, optim, random, train_state, tree
 from purenets.core.sam import sam
-from purenets.torch_nets import MLP, from_module, grad_fn, jit
+from purenets.torch_nets import MLP, from_module, grad_fn, jit, metrics_fn
 
 KEY = torch.as_tensor(random.key(0))
 X = random.normal(KEY, (6, 4))
@@ -29,6 +29,40 @@ def after_two_steps(temperature, rate):
     for _ in range(2):
         state, _ = step(state, (X, Y))
     return F.cross_entropy(NET.apply(state.params, {}, X)[0], Y)
+
+
+def last_metric(rate, name: str, n: int = 3):
+    """A metric of the last of `n` steps with a learning rate."""
+    metrics = {"nll": F.cross_entropy}
+    step = make_step(grad_fn(NET, metrics=metrics), optim.adam(rate))
+    state = train_state(tree.cast(PARAMS, "float64"), {}, optim.adam(rate), KEY)
+    for _ in range(n):
+        state, found = step(state, (X.double(), Y))
+    return found[name]
+
+
+@pytest.mark.parametrize("name", ["loss", "nll"])
+def test_the_metrics_of_a_step_have_derivatives(name):
+    at, d = torch.tensor(0.05, dtype=torch.float64), 1e-5
+    expected = (last_metric(at + d, name) - last_metric(at - d, name)) / (2 * d)
+    expected = pytest.approx(float(expected), rel=1e-5)
+    assert float(torch.func.grad(last_metric)(at, name)) == expected
+    _, tangent = torch.func.jvp(lambda rate: last_metric(rate, name), (at,), (at * 0 + 1,))
+    assert float(tangent) == expected
+    rate = at.clone().requires_grad_()
+    (by_autograd,) = torch.autograd.grad(last_metric(rate, name), rate)
+    assert float(by_autograd) == expected
+
+
+def test_an_evaluation_has_a_derivative_under_a_transform_alone():
+    measure = metrics_fn(NET)
+    found = torch.func.grad(lambda params: measure(params, {}, (X, Y))["loss"])(PARAMS)
+    expected, (_, metrics) = grad_fn(NET)(PARAMS, {}, (X, Y), None)
+    for leaf in PARAMS:
+        assert torch.allclose(found[leaf], expected[leaf])
+    assert not any(value.requires_grad for value in metrics.values())
+    params = {leaf: value.clone().requires_grad_() for leaf, value in PARAMS.items()}
+    assert not measure(params, {}, (X, Y))["loss"].requires_grad
 
 
 def gradient_and_difference(f, at: float) -> tuple:

@@ -34,6 +34,11 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def is_differentiated() -> bool:
+    """Return True where a transform of torch.func, or forward AD, may ask for a derivative."""
+    return is_transformed() or is_forward_mode()
+
+
 def outside_transforms() -> contextlib.AbstractContextManager:
     """Return the context in which no transform of torch.func sees what is computed."""
     if torch.compiler.is_compiling() or not is_transformed():
