@@ -948,20 +948,6 @@ KEYS_AND_RUNS = [
         'return TrainState(**arrays), meta["history"], {}',
         "tests/scripts/test_train_rnn.py::test_resumed_equals_uninterrupted",
     ),
-    Mutation(
-        "a run goes on with data that have changed",
-        "core/runs/record.py",
-        "if before.get(name, digest) != digest:",
-        "if False:",
-        "tests/core/test_record.py::test_digests_of_the_data_are_recorded_and_compared",
-    ),
-    Mutation(
-        "a folder that holds more than config.json is begun again",
-        "core/runs/record.py",
-        "<= {NAME, LOCK}:",
-        "<= {NAME, LOCK, *(path.name for path in folder.iterdir())}:",
-        "tests/core/test_record.py::test_a_folder_with_any_other_file_is_not_begun_again",
-    ),
 ]
 
 AUGMENTATION = [
