@@ -126,6 +126,11 @@ def save(
     """
     expect_paths("save", folder=folder)
     expect_states("save", state=state)
+    if getattr(state.step, "ndim", 0):
+        raise UserError(
+            f"save: state.step has the shape {tuple(state.step.shape)}, as vmap stacks it; members"
+            " share one count, state._replace(step=state.step[0])"
+        )
     expect_integers("save", 1, keep=keep)
     rows = list(rows) if isinstance(rows, tuple) else rows
     metric_sums = {} if metric_sums is None else metric_sums
