@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 from matplotlib.figure import Figure
 
-from purenets import Params, data, make_step, random, runs, train_state, tree
+from purenets import Params, UserError, data, make_step, random, runs, train_state, tree
+from purenets.core.data.toy import REAL
 from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
@@ -74,6 +75,15 @@ class Config(Options):
         None, "JSON file for a copy of the table; as Markdown beside it", file_path
     )
     resume: bool = option(False, "keep the rows that --out has already")
+
+    def __post_init__(self):
+        super().__post_init__()
+        real = [name for name in self.datasets if name in REAL]
+        if self.noises and real:
+            raise UserError(
+                f"--noises {','.join(map(str, self.noises))}: means nothing with --datasets "
+                f"{','.join(real)}, which is not generated; leave one of them out"
+            )
 
 
 def main(config: Config) -> list[dict]:

@@ -299,7 +299,7 @@ def train_as(config: Config, device, group) -> Result:
             hint="try a lower --learning_rate or --max_norm",
             writes=group.writes,
             keep=config.keep,
-            steps_flag="--train_steps",
+            steps_flag=f"--train_steps {config.train_steps}",
         )
         if folder and group.writes:
             draw(history, folder)

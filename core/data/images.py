@@ -129,6 +129,26 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
     return ImageDataset(*parts, classes)
 
 
+def folder_digest(root: Path) -> str:
+    """Return a digest of the names and the contents of all images of a folder, and so its classes.
+
+    It is what `open_run` takes for a run's data; how the images are decoded has no part in it.
+
+    Args:
+        root: the folder of the set, as `folder` takes it.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: one line that names the file or folder that is wrong.
+    """
+    expect_paths("folder_digest", root=root)
+    listed = [_listed(Path(root) / part) for part in PARTS]
+    paths = [path for classes in listed for of_class in classes.values() for path in of_class]
+    return _digest_of(Path(root), paths, "")
+
+
 def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the standard deviation of every channel of uint8 images.
 
@@ -222,11 +242,16 @@ def _key(root: Path, paths: Sequence[str], size: int) -> str:
     """Return a digest of all names below `root`, all contents, and of how they are decoded."""
     from PIL import Image
 
-    digest = hashlib.sha256(f"{FORMAT} {size} {Image.__version__}".encode())
+    about = f"{FORMAT} {size} {Image.__version__}"
+    return _digest_of(root, paths, about)[:32]
+
+
+def _digest_of(root: Path, paths: Sequence[str], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
     for path, content in zip(paths, _in_threads(_content_digest, paths), strict=True):
         name = os.fsencode(os.path.relpath(path, root).replace(os.sep, "/"))
         digest.update(name + b"\0" + content)
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def _content_digest(path: str) -> bytes:

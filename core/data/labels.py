@@ -8,6 +8,7 @@ import numpy as np
 from purenets.core.base import UserError
 from purenets.core.runs.notes import warn
 
+MEANT = "classes=[...] says that this is meant"
 MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "?", "-")  # in lower case
 
 
@@ -58,17 +59,17 @@ def _same(label: str | int) -> str | int:
 def _warn_of_doubtful_names(names: tuple, labels: Sequence, place: Callable[[int], str]) -> None:
     """Warn of names that differ in case alone, and of a name that usually marks a missing one."""
     by_case: dict[str, str] = {}
+    first = list(labels).index
     for name in names:
         if not isinstance(name, str):
             continue
-        where, folded = place(list(labels).index(name)), name.casefold()
+        folded = name.casefold()
         if folded in MISSING:
-            warn(f"{where}: {name!r} counts as a class of its own; classes=[...] says it is meant")
+            warn(f"{place(first(name))}: {name!r} counts as a class of its own", MEANT)
         if folded in by_case:
-            warn(
-                f"{where}: {by_case[folded]!r} and {name!r} count as two classes; classes=[...] "
-                "says that this is meant"
-            )
+            other = by_case[folded]
+            where = place(max(first(other), first(name)))  # where the second spelling comes up
+            warn(f"{where}: {other!r} and {name!r} count as two classes", MEANT)
         by_case[folded] = name
 
 

@@ -145,14 +145,17 @@ def _statistics(x: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, ...]:
 def expect_real_array(x: Array) -> None:
     """Raise a UserError for what is no array."""
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
-        raise UserError(f"standardize: a {type(x).__name__}, needs an array (n, features)")
+        hint = ": np.array(x)" if isinstance(x, list | tuple) else ""
+        raise UserError(f"standardize: a {type(x).__name__}, needs an array (n, features){hint}")
 
 
 def _as_float64(x: Array, features: tuple[int, ...]) -> np.ndarray:
     if x.ndim < 1 or kind_of(x) not in "bif" or tuple(x.shape[1:]) != features:
+        one_row = x.ndim == 1 and kind_of(x) in "bif" and tuple(x.shape) == features
         raise UserError(
             f"standardize: {x.dtype} of shape {tuple(x.shape)}, needs real numbers (n, "
             f"features) with the features of train {('n', *features)}".replace("'", "")
+            + (": pass row[None] for one row" if one_row else "")
         )
     if not isinstance(x, np.ndarray):
         x = to_host(namespace(x).astype(x, namespace(x).float64))

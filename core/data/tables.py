@@ -31,6 +31,8 @@ from purenets.core.runs.notes import warn
 Row = tuple[int, list[str]]  # the line of the file that it ends on, and its cells
 NUMERAL = re.compile(r"[-+$€£]?[\d.,_'\s]*\d[\d.,_'\s]*[%$€£]?")  # a number, as somebody writes it
 OTHER_DELIMITERS = ";\t|"
+# a label by its name is what the scripts can say too, as --label
+HEADER_HINT = "; if this line names the columns, say header=True or name the column of the label"
 
 
 class _Table(NamedTuple):
@@ -126,10 +128,11 @@ def from_csv(
     numbers, names = _class_numbers(tables, labels, column, classes, n_classes, header)
     counted = n_classes is not None or classes is not None
     n_classes = _number_of(numbers, names, n_classes)
-    warned = _warn_of_rare_classes(path, numbers, names or range(n_classes), counted)
+    warned = _warn_of_rare_classes(tables, numbers, names or range(n_classes), counted)
     sets = list(zip(inputs, np.split(numbers, [len(inputs[0])]), strict=False))
     parts = sets if test is not None else split(sets[0], random.split(key)[1], test_fraction)
-    return assemble(*parts, dtype, n_classes, names, warns=not (counted or warned))
+    warns = not (counted or warned)
+    return assemble(*parts, dtype, n_classes, names, warns, name=str(tables[-1].path))
 
 
 def _number_of(numbers: np.ndarray, names: tuple | None, n_classes: int | None) -> int:
@@ -315,7 +318,7 @@ def _what_is_wrong(table: _Table, row: int, cell: str, delimiter: str) -> str:
         return f"{cell!r} is a missing value; fill it in, or remove the line"
     hint = _delimiter_hint(table.rows[row][1], delimiter)
     if not hint and row == 0 and table.names is None:
-        hint = "; if this line names the columns, say header=True"
+        hint = HEADER_HINT
     if not hint and re.fullmatch(r"[-+]?\d+,\d+", cell):
         hint = "; write decimals with a point, as 1.5"
     return f"{cell!r} is not a number{hint}"
@@ -327,7 +330,10 @@ def _delimiter_hint(cells: Sequence[str], delimiter: str) -> str:
     found = next((c for c in OTHER_DELIMITERS if c in text and c != delimiter), None)
     if found is None and len(cells) == 1 and delimiter != "," and "," in text:
         found = ","
-    return f"; if columns are separated by {found!r}, say delimiter={found!r}" if found else ""
+    if found is None:
+        return ""
+    commas = "" if found == "," else ", or save the file with commas"
+    return f"; if columns are separated by {found!r}, say delimiter={found!r}{commas}"
 
 
 # --- labels ---------------------------------------------------------------------------------------
@@ -377,7 +383,7 @@ def _expect_names(
 ) -> None:
     """Raise a UserError for names among numbers, and a first name that may be that of a column."""
     doubtful = table.names is None and header is None
-    hint = "; if this line names the columns, say header=True" if doubtful else ""
+    hint = HEADER_HINT if doubtful else ""
     if any(are_numbers):
         rare = sum(are_numbers) * 2 < len(labels)  # what there is less of is what is wrong
         i = are_numbers.index(rare)
@@ -416,7 +422,9 @@ def _whole_numbers(y: np.ndarray, n_classes: int | None, place) -> np.ndarray:
     return y
 
 
-def _warn_of_rare_classes(path: Path, y: np.ndarray, names: Sequence, counted: bool) -> bool:
+def _warn_of_rare_classes(
+    tables: list[_Table], y: np.ndarray, names: Sequence, counted: bool
+) -> bool:
     """Warn of classes that have one example each, and return True if there are some.
 
     Integers of a regression look like these: (nearly) every row is a class of its own.
@@ -425,18 +433,31 @@ def _warn_of_rare_classes(path: Path, y: np.ndarray, names: Sequence, counted: b
         UserError: there is a single class.
     """
     classes, counts = np.unique(y, return_counts=True)
-    labels = [names[i] for i in classes]
     if len(classes) == 1 and (not counted or len(names) == 1):
-        raise UserError(f"{path}: all rows are of class {labels[0]}, needs two classes or more")
-    lone = [label for label, count in zip(labels, counts, strict=True) if count < 2]
-    if counted or not lone:
+        raise UserError(
+            f"{tables[0].path}: all rows are of class {names[classes[0]]}, needs two classes or "
+            "more"
+        )
+    if counted or counts.min() > 1:
         return False
-    some = ", ".join(map(str, lone[:3])) + (", ..." if len(lone) > 3 else "")
-    warn(
-        f"{path}: {len(lone)} of {len(classes)} classes have a single example ({some}): the "
-        "label is the class, not a number to predict; n_classes or classes says that this is meant"
-    )
+    first = len(tables[0].rows)
+    of_lone = np.flatnonzero(np.isin(y, classes[counts < 2]))  # rows, those of the test file last
+    for table, begin, end in ((tables[0], 0, first), (tables[-1], first, len(y))):
+        lone = [(names[y[i]], table.rows[i - begin][0]) for i in of_lone if begin <= i < end]
+        if lone:
+            _warn_of_lone(table.path, sorted(lone), len(classes))
     return True
+
+
+def _warn_of_lone(path: Path, lone: list[tuple], n_classes: int) -> None:
+    """Warn of classes that have one example; `lone` are their labels, with the lines in `path`."""
+    some = ", ".join(f"{label} in line {line}" for label, line in lone[:3])
+    warn(
+        f"{path}: {len(lone)} of {n_classes} classes have a single example "
+        f"({some}{', ...' if len(lone) > 3 else ''}): the label is the class, not a number to "
+        "predict",
+        "n_classes or classes says that this is meant",
+    )
 
 
 def _shown(cells: Sequence[str], most: int = 80) -> str:

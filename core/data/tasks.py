@@ -162,7 +162,13 @@ def prepare(
 
 
 def assemble(
-    train: Batch, test: Batch, dtype: str, n_classes: int, classes: Sequence | None, warns: bool
+    train: Batch,
+    test: Batch,
+    dtype: str,
+    n_classes: int,
+    classes: Sequence | None,
+    warns: bool,
+    name: str = "data",
 ) -> Dataset:
     """Return the two parts as a `Dataset`, standardized by the first one.
 
@@ -172,6 +178,7 @@ def assemble(
         n_classes: the number of classes.
         classes: their labels, None for their numbers.
         warns: True to warn of a class that only the test part has.
+        name: what the warning calls the set, such as the file of the test part.
     """
     scaling = scaling_of(train[0])
     inputs = [_cast(scaling.apply(x), dtype) for x, _ in (train, test)]
@@ -187,17 +194,18 @@ def assemble(
         classes=classes,
     )
     if warns:
-        _warn_of_untrained_classes(task)
+        _warn_of_untrained_classes(task, name)
     return task
 
 
-def _warn_of_untrained_classes(task: Dataset) -> None:
+def _warn_of_untrained_classes(task: Dataset, name: str) -> None:
     only = np.setdiff1d(task.test[1], task.train[1])
     if len(only):
         labels = ", ".join(str(task.classes[i]) for i in only[:3]) + (", ..." * (len(only) > 3))
         warn(
-            f"data: {len(only)} of {task.n_classes} classes have no example in the training part "
-            f"({labels}), only in the test part; n_classes or classes says that this is meant"
+            f"{name}: {len(only)} of {task.n_classes} classes have no example in the training "
+            f"part ({labels}), only in the test part",
+            "n_classes or classes says that this is meant",
         )
 
 
@@ -244,11 +252,20 @@ def _labels(y: Any, name: str, labeled: bool) -> list | None:
     y = to_host(y)
     if y.dtype.kind in "OU" and y.ndim == 1:
         return expect_names(y.tolist(), name)
+    if y.dtype.kind in "OU":
+        raise UserError(
+            f"{name}: targets are names of shape {y.shape}, needs names (n,){_column_hint(y)}"
+        )
     if labeled and (y.ndim != 1 or y.dtype.kind not in "iu"):
         raise UserError(
-            f"{name}: targets are {y.dtype} of shape {y.shape}, needs the labels in `classes` (n,)"
+            f"{name}: targets are {y.dtype} of shape {y.shape}, needs the labels in `classes` "
+            f"(n,){_column_hint(y)}"
         )
     return y.tolist() if labeled else None
+
+
+def _column_hint(y: np.ndarray) -> str:
+    return ": pass targets[:, 0]" if y.ndim == 2 and y.shape[1] == 1 else ""
 
 
 def _numbered(sets: list[Batch], classes: Sequence | None) -> tuple[list[Batch], tuple | None]:
@@ -335,6 +352,7 @@ def _expect_integers(y: np.ndarray, name: str) -> None:
     if y.ndim != 1 or y.dtype.kind not in "iub":
         raise UserError(
             f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}"
+            f"{_column_hint(y)}"
         )
 
 

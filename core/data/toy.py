@@ -97,6 +97,7 @@ def _spirals(n, noise, seed):
 
 
 CORNERS, CORNER_SD = ((0, 0), (4, 0), (0, 4), (4, 4)), 2.0  # the classes of "overlap"
+REAL = ("digits", "iris", "wine")  # of their own size, without noise to choose
 DATASETS: dict[str, Callable] = {
     "moons": _points("make_moons", 0.1),
     "circles": _points("make_circles", 0.1, factor=0.5),

@@ -1,5 +1,6 @@
 """A script's options, its run's folder and what is kept there."""
 
+from purenets.core.runs.files import file_digest
 from purenets.core.runs.folder import fit_and_save, open_run, restore, save
 from purenets.core.runs.laps import timer, timings, training_seconds
 from purenets.core.runs.notes import RunWarning
@@ -13,6 +14,7 @@ __all__ = [
     "RunWarning",
     "command_line",
     "environment",
+    "file_digest",
     "fit_and_save",
     "machine",
     "open_run",

@@ -95,7 +95,7 @@ def _notes_in_one_line():
 
     def formatted(message, category, *place):
         if issubclass(category, RunWarning):
-            return f"warning: {message}\n"
+            return f"warning: {getattr(message, 'fact', message)}\n"
         return before(message, category, *place)
 
     warnings.formatwarning = formatted

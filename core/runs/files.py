@@ -1,12 +1,14 @@
 """Folders and locks, and files that are written whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from purenets.core.arguments import expect_paths
 from purenets.core.base import UserError
 
 LOCK = ".lock"  # stays in its folder: to remove it would be a race
@@ -20,6 +22,14 @@ def folder_at(path: str | Path, flag: str = "--out") -> Path:
     except (OSError, ValueError) as error:  # a ValueError: a NUL in the path
         raise UserError(f"{flag} {path}: cannot be made ({_reason(error)})") from error
     return Path(path)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Return True if there is a folder, False for what no system takes as a path."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager
@@ -111,6 +121,39 @@ def link_atomically(source: Path, path: Path) -> None:
                 temporary.unlink()
 
 
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, as `open_run` takes it for a run's data.
+
+    Args:
+        path: the path of the file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: the file cannot be read.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from purenets import runs
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "set.csv"
+        ...     _ = path.write_text("1.5,0\\n2.5,1\\n")
+        ...     runs.file_digest(path)[:16]
+        '45b60ffdd70b1579'
+    """
+    expect_paths("file_digest", path=path)
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: cannot be read (no regular file)")
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: cannot be read ({_reason(error)})") from error
+
+
 def remove_unfinished(folder: Path, names: tuple[str, ...] | None = None) -> None:
     """Remove what killed processes left of `write_atomically` in a folder.
 
@@ -144,9 +187,9 @@ def _errors_named(path: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"{path}: cannot be written ({_reason(error)}); what stood there is kept"
-        ) from error
+        reason = _reason(error) if is_folder(path.parent) else f"{path.parent} is no folder"
+        kept = "; what stood there is kept" if os.path.lexists(path) else ""
+        raise UserError(f"{path}: cannot be written ({reason}){kept}") from error
 
 
 def _reason(error: Exception) -> str:

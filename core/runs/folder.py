@@ -17,7 +17,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.base import Metrics, Step, TrainState, UserError
 from purenets.core.runs import checkpoint, history, rotation
-from purenets.core.runs.files import exclusive_lock, folder_at, remove_unfinished
+from purenets.core.runs.files import exclusive_lock, folder_at, is_folder, remove_unfinished
 from purenets.core.runs.options import Options
 from purenets.core.runs.record import NAME, begin_or_resume, read_config, use_kernels
 from purenets.core.runs.saving import saver
@@ -25,7 +25,12 @@ from purenets.core.runs.schema import mismatch
 
 
 @contextlib.contextmanager
-def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterator[Path | None]:
+def open_run(
+    config: Options,
+    writes: bool = True,
+    processes: int = 1,
+    data: dict[str, str] | None = None,
+) -> Iterator[Path | None]:
     """Hold the folder `config.out`, new or to be resumed (`config.resume`), within a `with` block.
 
     No other process can open it meanwhile. In the block it has its `config.json`, its files are
@@ -37,13 +42,16 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
         writes: False in a process that only reads the folder, while another one of the same run
             checks, locks and writes it.
         processes: how many processes the run has; recorded.
+        data: digests of what the run reads, such as `file_digest(path)`, by the words that name it
+            in a message, such as "--dataset own.csv"; recorded, and compared when it is resumed.
 
     Yields:
         The folder, or None if `config.out` is None.
 
     Raises:
         UserError: another process holds the folder, or it holds a run and `config.resume` is False,
-            or a run of other options.
+            or a run of other options or other data. A folder in which nothing was saved yet may be
+            begun again.
 
     Example:
         >>> import tempfile
@@ -60,6 +68,9 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
         )
     expect_flags("open_run", writes=writes)
     expect_integers("open_run", 1, processes=processes)
+    wrong = None if data is None else mismatch(data, {str: str}, "data")
+    if wrong:
+        raise UserError(f"open_run: {wrong}")
     if config.out is None:
         if config.resume:
             raise UserError("--resume: needs --out, the folder of the run to go on with")
@@ -70,7 +81,7 @@ def open_run(config: Options, writes: bool = True, processes: int = 1) -> Iterat
         folder = folder_at(config.out)
         with exclusive_lock(folder):  # before anything is read or written there
             remove_unfinished(folder)
-            begin_or_resume(config, folder, processes)
+            begin_or_resume(config, folder, processes, data)
             rotation.settle(folder, getattr(config, "keep", rotation.KEEP))
             yield folder
 
@@ -115,6 +126,11 @@ def save(
     """
     expect_paths("save", folder=folder)
     expect_states("save", state=state)
+    if getattr(state.step, "ndim", 0):
+        raise UserError(
+            f"save: state.step has the shape {tuple(state.step.shape)}, as vmap stacks it; members"
+            " share one count, state._replace(step=state.step[0])"
+        )
     expect_integers("save", 1, keep=keep)
     rows = list(rows) if isinstance(rows, tuple) else rows
     metric_sums = {} if metric_sums is None else metric_sums
@@ -127,6 +143,8 @@ def save(
             raise UserError(f"save: metric_sums[{name!r}] is an array, needs a number")
         expect_numbers("save", ANY, metric_sums=value)
     folder = Path(folder)
+    if not is_folder(folder):
+        raise UserError(f"save: {folder} is no folder; make it first, or let open_run make it")
     meta = {"history": rows, "sums": {name: float(value) for name, value in metric_sums.items()}}
     return rotation.commit(folder, checkpoint.on_host(state._asdict()), meta, keep, newest)
 
@@ -184,10 +202,11 @@ def fit_and_save(
     batches,
     *,
     steps: int,
-    hint: str,
+    hint: str = "",
     writes: bool = True,
     keep: int = rotation.KEEP,
     steps_flag: str = "--max_steps",
+    epoch: float | None = None,
     resume_hint: str = "",
     **options,
 ):
@@ -199,10 +218,11 @@ def fit_and_save(
     Args:
         folder: the run's folder; None: nothing is read or saved.
         step, state, batches, steps: arguments of `fit`; `state` is used where nothing was saved.
-        hint: what may help if the loss diverges, for the message.
+        hint: what may help if the loss diverges, for the message; "" for nothing.
         writes: False if the folder is only read, since another process of the same run writes it.
         keep: how many checkpoints to keep, the best one by validation apart.
         steps_flag: the flag that sets `steps`, for a message.
+        epoch: the steps of an epoch, where that flag counts epochs.
         resume_hint: how to go on after an interruption; "" for the options of this folder.
         options: further arguments of `fit`: `every`, `evaluate`, `label`.
 
@@ -222,7 +242,7 @@ def fit_and_save(
         ...     return state._replace(step=state.step + 1), {"loss": np.float64(batch)}
         >>> start = train_state({"w": np.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
         >>> def train(folder, steps):
-        ...     return runs.fit_and_save(folder, step, start, float, steps=steps, hint="")
+        ...     return runs.fit_and_save(folder, step, start, float, steps=steps)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = train(folder, steps=2)
         ...     state, history = train(folder, steps=5)  # goes on from step 2
@@ -240,7 +260,7 @@ def fit_and_save(
         if not writes and (folder / NAME).exists():
             use_kernels(folder, read_config(folder))  # as the process that writes has done
         state, rows, metric_sums = restore(folder, state, missing_ok=True)
-        _expect_steps(folder, int(state.step), steps, steps_flag)
+        _expect_steps(folder, int(state.step), steps, steps_flag, epoch)
     options |= {"steps": steps, "history": rows, "metric_sums": metric_sums}
     newest = int(state.step) if folder and rotation.any_checkpoint(folder) else None
     saving = saver(folder, keep, newest) if folder and writes else contextlib.nullcontext()
@@ -248,7 +268,8 @@ def fit_and_save(
         with saving as save_row:
             return train.fit(step, state, batches, save=save_row, **options)
     except train.Diverged as error:
-        raise train.Diverged(f"{error}; {_last_good(folder)}; {hint}") from error
+        why = [str(error), _last_good(folder), *([hint] if hint else [])]
+        raise train.Diverged("; ".join(why)) from error
     except train.PeerLost as error:
         how = f"; go on with the same options, --out {folder} and --resume" if folder else ""
         raise train.PeerLost(f"{error}; {_last_good(folder)}{how}") from error
@@ -256,11 +277,14 @@ def fit_and_save(
         raise train.Interrupted(f"{error}; {_go_on(folder, resume_hint)}") from error
 
 
-def _expect_steps(folder: Path, taken: int, steps: int, flag: str) -> None:
+def _expect_steps(folder: Path, taken: int, steps: int, flag: str, epoch: float | None) -> None:
     if steps < taken:
+        asked, done = (
+            "" if epoch is None else f" ({number / epoch:.4g} epochs)" for number in (steps, taken)
+        )
         raise UserError(
-            f"{flag}: asks for {steps} steps, but the run in {folder} has taken {taken} and cannot "
-            "go back; ask for as many or more, or name another --out"
+            f"{flag}: asks for {steps} steps{asked}, but the run in {folder} has taken {taken}"
+            f"{done} and cannot go back; ask for as many or more, or name another --out"
         )
 
 

@@ -6,6 +6,7 @@ from purenets.core.arguments import expect_paths
 from purenets.core.base import UserError
 from purenets.core.kernel_rules import product_rule_name, use_product_rule
 from purenets.core.runs import rotation
+from purenets.core.runs.files import LOCK
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.notes import warn
 from purenets.core.runs.options import Options
@@ -25,6 +26,7 @@ ABOUT = ("python", "versions", "git_commit", "machine", "processes")
 SCHEMA = {
     "script": str,
     "config": {str: (str, int, float, bool, None)},
+    "data?": {str: str},
     "kernels?": {"products": str},
     "git_commit?": (str, None),
     "machine?": (str, None),
@@ -88,31 +90,48 @@ def origin_of(folder: Path) -> dict:
     return {name: config[name] or value for name, value in origin().items()}
 
 
-def begin_or_resume(config: Options, folder: Path, processes: int) -> None:
-    """Write `config.json`, or check it and add the command that goes on with the run."""
+def begin_or_resume(
+    config: Options, folder: Path, processes: int, data: dict[str, str] | None = None
+) -> None:
+    """Write `config.json`, or check it and add the command that goes on with the run.
+
+    A folder in which nothing was saved, as of a script that failed before, may be begun again.
+    """
     about = {"script": script_of(config), "config": config.to_dict()}
+    about |= {"data": data} if data else {}
     here = {**environment(), **machine(), "processes": processes}
     entry = {"command": command_line(config), **here}
     path = folder / NAME
-    if not path.exists():
-        if rotation.any_checkpoint(folder):
-            raise UserError(
-                f"--out {folder}: holds a checkpoint but no {NAME}; name another folder"
-            )
+    before = _before(folder, config.resume)
+    if before is None:
         kernels = {"products": product_rule_name()}
         write_json(path, {**about, "kernels": kernels, **here, "commands": [entry]})
         return
-    before = _named(folder)
-    if not config.resume:
-        raise UserError(
-            f"--out {folder}: holds a run; go on with it by --resume, or name another folder"
-        )
     check_same(folder, before, about)
+    _check_data(folder, before.get("data", {}), data or {})
     _check_length(folder, config, before["config"])
     use_kernels(folder, before)
     _tell_differences(folder, before, here, getattr(config, "shards", 0))
     commands = [*before["commands"], entry]
     write_json(path, before | {"git_commit": _commit(before, here), "commands": commands})
+
+
+def _before(folder: Path, resume: bool) -> dict | None:
+    """Return the `config.json` of the run to go on with; None where a run may begin."""
+    if not (folder / NAME).exists():
+        if rotation.any_checkpoint(folder):
+            raise UserError(
+                f"--out {folder}: holds a checkpoint but no {NAME}; name another folder"
+            )
+        return None
+    before = _named(folder)
+    if resume:
+        return before
+    if {path.name for path in folder.iterdir()} <= {NAME, LOCK}:
+        return None  # what `open_run` itself wrote, and nothing that a training did
+    raise UserError(
+        f"--out {folder}: holds a run; go on with it by --resume, or name another folder"
+    )
 
 
 def use_kernels(folder: Path, config: dict) -> None:
@@ -143,6 +162,19 @@ def check_same(folder: Path, before: dict, about: dict) -> None:
         if old.get(name) != new.get(name):
             raise UserError(
                 f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}"
+            )
+
+
+def _check_data(folder: Path, before: dict[str, str], data: dict[str, str]) -> None:
+    """Raise a UserError that names the data whose digest is not that of the beginning.
+
+    A run that was recorded before digests were is gone on with as it is.
+    """
+    for name, digest in data.items():
+        if before.get(name, digest) != digest:
+            raise UserError(
+                f"{name}: its content has changed since the run in {folder} was begun; restore "
+                "it, or train in another --out"
             )
 
 

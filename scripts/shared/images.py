@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from purenets import Diverged, Model, TrainState, UserError, tree
+from purenets.core.data.images import folder_digest
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import (
     Options,
@@ -194,6 +195,13 @@ def open_task(config: ImageOptions, key, device, group):
     if config.batch_size > n:
         raise UserError(f"--batch_size {config.batch_size}: more than the {n} training images")
     return task
+
+
+def data_digests(config: ImageOptions) -> dict[str, str]:
+    """Return the digest of a folder of one's own images, for `open_run`."""
+    if config.data != "folder":
+        return {}  # CIFAR-10 is checked as it is read, digits come with scikit-learn
+    return {f"--data_dir {config.data_dir}": folder_digest(Path(config.data_dir))}
 
 
 def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:

@@ -3,8 +3,9 @@
 The scripts differ in one value only, the `Backend`: who makes the network and differentiates it.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +28,10 @@ from purenets import (
     tree,
 )
 from purenets.core.arrays import to_host
+from purenets.core.data.toy import REAL
 from purenets.core.memory import expect_room_for
 from purenets.core.optim.state import with_averaged_params
+from purenets.core.runs.notes import warn
 from purenets.core.runs.options import (
     Options,
     file_path,
@@ -115,6 +118,7 @@ class Backend(NamedTuple):
 
 def load_data(config: MLPConfig, key) -> Dataset:
     """The set that the options name, checked."""
+    _expect_used(config)
     if config.dataset.endswith(".csv"):
         return load_table(config, key)
     for flag, value in (("test_set", config.test_set), ("label", config.label)):
@@ -130,6 +134,28 @@ def load_data(config: MLPConfig, key) -> Dataset:
     )
 
 
+def _expect_used(config: MLPConfig) -> None:
+    """Raise a UserError for an option that the data set does not use: none is ignored in silence.
+
+    A value that is the default's counts as not given.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, reason in _unused(config):
+        value = getattr(config, name)
+        if value != defaults[name]:
+            raise UserError(f"--{name} {value}: means nothing with {reason}; leave it out")
+
+
+def _unused(config: MLPConfig) -> Iterator[tuple[str, str]]:
+    """Yield the names of these options, each with the flag that leaves it without a use."""
+    is_table = config.dataset.endswith(".csv")
+    if is_table or config.dataset in REAL:
+        for name in ("n_samples", "noise"):
+            yield name, f"--dataset {config.dataset}, which is not generated"
+    if is_table and config.test_set is not None:
+        yield "test_fraction", f"--test_set {config.test_set}, which is the test part"
+
+
 def load_table(config: MLPConfig, key) -> Dataset:
     """The set of a CSV file; without a file of test examples, a part of it is held out."""
     label = -1 if config.label is None else config.label
@@ -139,6 +165,17 @@ def load_table(config: MLPConfig, key) -> Dataset:
     share = config.test_fraction if test is None else None
     path = Path(config.dataset)
     return data.from_csv(path, key, share, config.dtype, test=test, label=label)
+
+
+def data_digests(config: MLPConfig) -> dict[str, str]:
+    """Return the digests of the files that the options name, for `open_run`.
+
+    A set that is drawn follows from the seed, one of scikit-learn from its version.
+    """
+    if not config.dataset.endswith(".csv"):
+        return {}
+    files = {"dataset": config.dataset, "test_set": config.test_set}
+    return {f"--{flag} {path}": runs.file_digest(path) for flag, path in files.items() if path}
 
 
 def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
@@ -171,7 +208,8 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     state = train_state(params, buffers, optimizer, step_key)
 
     epoch = data.steps_per_epoch(train_set, config.batch_size)
-    with runs.open_run(config, backend.writes, backend.processes) as folder:
+    digests = data_digests(config) if config.out and backend.writes else None
+    with runs.open_run(config, backend.writes, backend.processes, digests) as folder:
         backend.barrier()  # until the folder is as it has to be
         state, history = runs.fit_and_save(
             folder,
@@ -185,6 +223,8 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
             hint="try a lower --learning_rate",
             writes=backend.writes,
             keep=config.keep,
+            steps_flag=f"--max_steps {config.max_steps}",
+            epoch=epoch,
         )
         result = Result(state, history, model, task, predict=predictor(backend, model, state))
         if folder and backend.writes:
@@ -237,3 +277,27 @@ def report(result: Result, config: MLPConfig, backend: Backend) -> None:
         print(f"  classes {', '.join(f'{i} {label}' for i, label in enumerate(task.classes))}")
     for part in ("train", "test"):
         print(f"  {part:5}  loss {row[f'{part}_loss']:.4f}  accuracy {row[f'{part}_accuracy']:.2%}")
+    if config.test_set is not None:
+        warn_of_other_names(result, config.test_set)
+
+
+def warn_of_other_names(result: Result, test_set: str) -> None:
+    """Warn of a net that has learned, but is worse than chance on the file of test examples.
+
+    Chance is the accuracy of the net's own predictions in random order, and worse is 5 standard
+    deviations below it: classes that were exchanged look like that, few examples do not.
+    """
+    row, task = result.history[-1], result.task
+    (x, y), n_train = task.test, len(task.train[1])
+    shares, predicted = (
+        np.bincount(classes, minlength=task.n_classes) / len(y)
+        for classes in (y, result.predict(x))
+    )
+    chance = float(shares @ predicted)
+    low = chance - 5 * math.sqrt(chance * (1 - chance) / len(y))
+    has_learned = row["train_accuracy"] > np.bincount(task.train[1]).max() / n_train
+    if has_learned and row["test_accuracy"] < low:
+        warn(
+            f"--test_set {test_set}: the accuracy {row['test_accuracy']:.2%} is far below chance "
+            f"({chance:.2%}); are its classes named as those of --dataset are?"
+        )

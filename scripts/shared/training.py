@@ -32,7 +32,14 @@ from purenets.core.runs.files import write_atomically
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.schedules import SCHEDULES
 from scripts.shared.fixed_params import Fixed, with_fixed
-from scripts.shared.images import ImageOptions, open_task, save, tested, validated_over_views
+from scripts.shared.images import (
+    ImageOptions,
+    data_digests,
+    open_task,
+    save,
+    tested,
+    validated_over_views,
+)
 from scripts.shared.result import Result
 from scripts.shared.schemas import all_of
 
@@ -133,7 +140,8 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     from purenets.torch_nets.distributed import barrier
 
     plan = plan_of(config, recipe, device, group)
-    with runs.open_run(config, group.writes, group.size) as folder:
+    digests = data_digests(config) if config.out and group.writes else None
+    with runs.open_run(config, group.writes, group.size, digests) as folder:
         barrier(group)  # until the folder is as it has to be
         training = prepare(plan, folder)
         state, history = fit(plan, training, folder)
@@ -162,7 +170,16 @@ def fit(plan: Plan, training: Training, folder: Path | None) -> tuple[TrainState
         hint="try a lower --learning_rate",
         writes=plan.group.writes,
         keep=plan.config.keep,
+        **flag_of_steps(plan),
     )
+
+
+def flag_of_steps(plan: Plan) -> dict[str, Any]:
+    """Return the flag that sets the steps, for a message, and the epoch if it counts them."""
+    epochs, steps = plan.config.epochs, plan.config.max_steps
+    if not epochs:
+        return {"steps_flag": f"--max_steps {steps}"}
+    return {"steps_flag": f"--epochs {epochs:g}", "epoch": plan.per_epoch}
 
 
 def plan_of(config: ImageOptions, recipe: Recipe, device, group) -> Plan:

@@ -100,7 +100,7 @@ WRONG = {
         "a,2020,class\n1,2,0\n1,2,1\n",
         "line 1, column 1: 'a' is not a number; if this line names the columns, say header=True",
     ),
-    "semicolons": ("1.5;2.5;0\n1;2;1\n", "line 1 has 1 column.*say delimiter=';'"),
+    "semicolons": ("1.5;2.5;0\n1;2;1\n", "line 1 has 1 column.*say delimiter=';', or save"),
     "semicolons after names": ("a;b;c\n1;2;0\n1;2;1\n", "line 1 has 1 column.*delimiter=';'"),
     "semicolons and names of classes": ("1;2;x\n1;2;y\n", "line 1 has 1 column.*delimiter=';'"),
     "decimal commas": ("1,5;2,5;0\n1,5;2,5;1\n", "line 1, column 2: '5;2' is not.*delimiter=';'"),
@@ -195,9 +195,11 @@ def test_sensor_that_moved_once_does_not_ruin_the_test_loss(tmp_path):
 
 def test_a_table_of_a_regression_is_warned_of(tmp_path):
     rows = "".join(f"{i / 7},{i}\n" for i in range(40))
-    with pytest.warns(RunWarning, match=r"40 of 40 classes have a single example \(0, 1, 2, ...\)"):
+    some = r"\(0 in line 1, 1 in line 2, 2 in line 3, ...\)"
+    with pytest.warns(RunWarning, match=rf"40 of 40 classes have a single example {some}"):
         read(tmp_path, rows)
-    with pytest.warns(RunWarning, match=r"1 of 3 classes have a single example \(2\)"):
+    line = ROWS.count("\n") + 1
+    with pytest.warns(RunWarning, match=rf"1 of 3 classes have a single .* \(2 in line {line}\)"):
         read(tmp_path, ROWS + "1,2\n")
     assert read(tmp_path, rows, n_classes=40).n_classes == 40  # without a warning
 
@@ -244,7 +246,8 @@ def test_integers_that_do_not_count_from_0_are_listed(tmp_path):
 
 def test_two_files_are_standardized_by_the_first(tmp_path):
     (tmp_path / "test.csv").write_text("kind,length,weight\ncat,100,7\nbee,0,0\n")
-    with pytest.warns(RunWarning, match=r"1 of 4 classes have a single example \(bee\)"):
+    single = r"test.csv: 1 of 4 classes have a single example \(bee in line 3\)"
+    with pytest.warns(RunWarning, match=single):
         task = read(tmp_path, PETS, label="kind", test=tmp_path / "test.csv")
     assert task.classes == ("ape", "bee", "cat", "dog")
     assert (len(task.train[1]), len(task.test[1])) == (30, 2)
@@ -302,3 +305,28 @@ def test_names_that_may_be_a_mistake_are_warned_of(tmp_path):
     assert read(tmp_path, rows, classes=["no", "No", "yes"]).n_classes == 3  # without a warning
     with pytest.warns(RunWarning, match="'NA' counts as a class of its own"):
         read(tmp_path, rows.replace("No", "NA"))
+
+
+def test_a_warning_names_the_file_that_it_is_about(tmp_path):
+    """The test file, where the doubtful label is only there; and both, where both have one."""
+    other = tmp_path / "other.csv"
+    other.write_text("kind,length,weight\n" + "Dog,1,1\nDog,2,4\n")
+    with pytest.warns(RunWarning) as found:
+        read(tmp_path, PETS, label="kind", test=other)
+    where = f"{other}: line 2, column 1 (kind)"
+    assert str(found[0].message).startswith(f"{where}: 'Dog' and 'dog' count as two classes")
+    only = f"{other}: 1 of 4 classes have no example in the training part (Dog)"
+    assert str(found[1].message).startswith(only)
+    other.write_text("kind,length,weight\nbee,1,1\ncat,2,4\n")
+    with pytest.warns(RunWarning) as found:
+        read(tmp_path, PETS + "elk,1,1\n", label="kind", test=other)
+    lone = [str(warning.message).split(":")[0] for warning in found]
+    assert lone == [str(tmp_path / "table.csv"), str(other)]
+
+
+def test_a_warning_points_to_the_line_of_the_caller(tmp_path):
+    with pytest.warns(RunWarning) as found:
+        read(tmp_path, PETS.replace("ape", "DOG"), label="kind")
+    assert found[0].filename == __file__  # of `read`, which calls from_csv
+    assert "classes=[...]" in str(found[0].message)
+    assert "classes=" not in found[0].message.fact  # what a script prints: it has no such flag

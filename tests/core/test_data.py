@@ -478,3 +478,42 @@ def test_what_cannot_be_standardized_is_named(arrays, message):
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+# --- hints ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "options"),
+    [
+        (NAMES[:, None], {}),
+        (NAMES[:, None].astype(object), {}),
+        (NUMBERS[:, None], {"classes": [0, 1, 2]}),
+        (NUMBERS[:, None], {"n_classes": 3}),
+        (NUMBERS[:, None] + 0.5, {}),
+    ],
+)
+def test_targets_in_a_column_are_told_how_to_be_passed(targets, options):
+    with pytest.raises(UserError, match=r"^data: targets .*targets\[:, 0\]"):
+        data.prepare((RAW, targets), KEY, 0.25, **options)
+    assert data.prepare((RAW, NAMES[:, None][:, 0]), KEY, 0.25).n_classes == 3
+
+
+def test_names_of_more_columns_have_no_such_hint():
+    with pytest.raises(UserError, match=r"names of shape \(60, 2\), needs names \(n,\)$"):
+        data.prepare((RAW, np.stack([NAMES, NAMES], axis=1)), KEY, 0.25)
+
+
+def test_one_row_is_told_how_to_be_standardized():
+    task = data.prepare((RAW, NUMBERS), KEY, 0.25)
+    row = RAW[0]
+    for one in (row, torch.tensor(row)):
+        with pytest.raises(UserError, match=r"with the features of train .*: pass row\[None\] for"):
+            task.standardize(one)
+    assert np.array_equal(task.standardize(row[None]), task.standardize(RAW)[:1])
+    with pytest.raises(UserError, match=r"features of train \(n, \d\)$"):
+        task.standardize(row[:-1])
+    with pytest.raises(
+        UserError, match=r"^standardize: a list, needs an array .*: np\.array\(x\)$"
+    ):
+        task.standardize([list(row)])

@@ -117,6 +117,13 @@ def test_a_name_that_cannot_be_is_told_in_one_line(tmp_path, name):
         files.folder_at(tmp_path / name)
 
 
+def test_a_folder_that_is_missing_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for name in ("missing", "file"):
+        with pytest.raises(UserError, match=rf"a: cannot be written \(.*{name} is no folder\)$"):
+            files.write_atomically(tmp_path / name / "a", b"")
+
+
 def test_a_figure_is_whole_or_not_there(tmp_path, monkeypatch):
     figure, _ = plots.panels(1, 1)
     plots.save(figure, tmp_path / "a.png")
@@ -126,7 +133,10 @@ def test_a_figure_is_whole_or_not_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(UserError, match=r"a\.png: cannot be written \(No space left on device\)"):
+    full_disk = r"\.png: cannot be written \(No space left on device\)"
+    with pytest.raises(UserError, match=rf"a{full_disk}; what stood there is kept$"):
         plots.save(figure, tmp_path / "a.png")
+    with pytest.raises(UserError, match=rf"b{full_disk}$"):  # nothing stood there
+        plots.save(figure, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == before
     assert names(tmp_path) == {"a.png"}

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from purenets import UserError, runs
+from purenets import Diverged, UserError, optim, random, runs, train_state
 from purenets.core.runs import record
 from purenets.core.runs.options import Options, option, positive
 
@@ -93,7 +94,11 @@ def test_a_length_that_is_passed_already_is_refused(tmp_path):
     script.train(script.Config(**options, max_steps=4))
     with (
         pytest.warns(runs.RunWarning, match="was begun with 4"),
-        pytest.raises(UserError, match=r"--max_steps: asks for 5 steps, but the run .* has taken"),
+        pytest.raises(
+            UserError,
+            match=r"--max_steps 2: asks for 5 steps \(2 epochs\), but the run .* has taken 10 "
+            r"\(4 epochs\) and cannot go back",
+        ),
     ):
         script.train(script.Config(**options, max_steps=2, resume=True))
 
@@ -104,3 +109,105 @@ def test_a_folder_of_an_earlier_version_is_taken(tmp_path, environment):
     (tmp_path / "config.json").write_text(old)
     found = open_in(tmp_path, resume=True)
     assert [row["git_commit"] for row in found["commands"]] == ["abc"]
+
+
+# --- the digests of the data ----------------------------------------------------------------------
+
+
+def open_with(folder, data, **options) -> dict:
+    with runs.open_run(Config(out=str(folder), **options), data=data):
+        return runs.read_config(folder)
+
+
+def test_digests_of_the_data_are_recorded_and_compared(tmp_path):
+    one, other = {"--dataset a.csv": "1" * 64}, {"--dataset a.csv": "2" * 64}
+    assert open_with(tmp_path, one)["data"] == one
+    assert open_with(tmp_path, one, resume=True)["data"] == one
+    with pytest.raises(
+        UserError, match=r"^--dataset a\.csv: its content has changed since the run"
+    ):
+        open_with(tmp_path, other, resume=True)
+    assert open_with(tmp_path, one, resume=True)["data"] == one
+
+
+def test_a_run_from_before_digests_is_resumed(tmp_path):
+    assert "data" not in open_with(tmp_path, None)
+    assert "data" not in open_with(tmp_path, {"--dataset a.csv": "1" * 64}, resume=True)
+
+
+def test_digests_of_another_form_are_refused(tmp_path):
+    for wrong in ("--dataset", {"--dataset": 1}, [1]):
+        with pytest.raises(UserError, match="open_run: data"):
+            open_with(tmp_path / "run", wrong)
+    assert not (tmp_path / "run").exists()
+
+
+# --- a folder in which nothing was saved ----------------------------------------------------------
+
+
+def test_a_folder_in_which_nothing_was_saved_may_be_begun_again(tmp_path):
+    """As after an error in the script between `open_run` and the first save."""
+    with pytest.raises(ZeroDivisionError), runs.open_run(Config(out=str(tmp_path))):
+        1 / 0  # noqa: B018
+    again = open_in(tmp_path, rate=0.5)
+    assert (again["config"]["rate"], len(again["commands"])) == (0.5, 1)
+    with pytest.raises(UserError, match=r"holds a run with --rate 0\.5, not 0\.1"):
+        open_in(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint.safetensors", "checkpoint-3.safetensors", "seconds.json", "notes.txt"]
+)
+def test_a_folder_with_any_other_file_is_not_begun_again(tmp_path, name):
+    open_in(tmp_path)
+    (tmp_path / name).write_text("mine")
+    before = (tmp_path / record.NAME).read_bytes()
+    with pytest.raises(UserError, match="holds a run; go on with it by --resume"):
+        open_in(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert (tmp_path / record.NAME).read_bytes() == before
+
+
+def test_a_folder_that_another_process_holds_is_not_begun_again(tmp_path):
+    with (
+        runs.open_run(Config(out=str(tmp_path))),
+        pytest.raises(UserError, match="another process is training there"),
+    ):
+        open_in(tmp_path)
+
+
+# --- messages -------------------------------------------------------------------------------------
+
+
+def state_of(step: int = 0):
+    start = train_state({"w": np.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
+    return start._replace(step=np.array(step))
+
+
+def test_a_state_is_saved_into_a_folder_that_is_there(tmp_path):
+    with pytest.raises(UserError, match=r"^save: .*missing is no folder; make it first"):
+        runs.save(tmp_path / "missing", state_of())
+    assert not (tmp_path / "missing").exists()
+
+
+def test_steps_that_are_taken_already_are_told_in_the_units_of_the_flag(tmp_path):
+    runs.save(tmp_path, state_of(30))
+
+    def train(**options):
+        runs.fit_and_save(tmp_path, lambda *_: None, state_of(), float, steps=15, **options)
+
+    plain = r"^--max_steps: asks for 15 steps, but the run in .* has taken 30 and cannot go back"
+    with pytest.raises(UserError, match=plain):
+        train()
+    epochs = r"^--epochs 2: asks for 15 steps \(2 epochs\), but .* has taken 30 \(4 epochs\) and"
+    with pytest.raises(UserError, match=epochs):
+        train(steps_flag="--epochs 2", epoch=7.5)
+
+
+@pytest.mark.parametrize(("hint", "end"), [({}, "yet"), ({"hint": "try less"}, "yet; try less")])
+def test_a_hint_may_be_left_out(tmp_path, hint, end):
+    def step(state, batch):
+        return state._replace(step=state.step + 1), {"loss": np.float64("nan")}
+
+    with pytest.raises(Diverged, match=rf"there is no good checkpoint {end}$"):
+        runs.fit_and_save(tmp_path, step, state_of(), float, steps=1, **hint)

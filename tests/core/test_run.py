@@ -1,8 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 
-from purenets import UserError, runs
+from purenets import UserError, optim, random, runs, train_state
 from purenets.core.runs import laps
 from purenets.core.runs.files import exclusive_lock
 
@@ -47,3 +48,11 @@ def test_a_timer_takes_the_name_of_a_folder(tmp_path):
     assert [row["step"] for row in runs.timings(tmp_path)] == [10]
     with pytest.raises(UserError, match="timer: folder is 3, needs a path"):
         runs.timer(3)
+
+
+def test_a_count_for_each_member_is_not_saved(tmp_path):
+    """As `vmap(init_state)` makes it."""
+    state = train_state({"w": np.zeros((3, 2))}, {}, optim.sgd(0.1), random.key(0))
+    with pytest.raises(UserError, match=r"save: state.step has the shape \(3,\), as vmap stacks"):
+        runs.save(tmp_path, state._replace(step=np.zeros(3, int)))
+    assert list(tmp_path.iterdir()) == []

@@ -241,7 +241,8 @@ def doors(folder: Path) -> dict[str, Call]:
         "runs.save": (runs.save, {"folder": folder / "run", "state": STATE, "rows": []}
                       | {"metric_sums": {}, "keep": 2, "newest": None}),
         "runs.restore": (runs.restore, {"folder": folder / "run", "state": STATE}),
-        "runs.open_run": (opened, {"config": runs.Options(), "writes": True, "processes": 1}),
+        "runs.open_run": (opened, {"config": runs.Options(), "writes": True, "processes": 1}
+                          | {"data": {"--dataset a.csv": "0"}}),
         "runs.fit_and_save": (runs.fit_and_save, {"folder": None, "step": STEP, "state": STATE}
                               | {"batches": BATCHES, "steps": 1, "hint": "", "keep": 2}),
         "runs.timings": (runs.timings, {"folder": folder}),

@@ -158,16 +158,39 @@ def test_cifar10_names_the_ways_out_where_there_is_no_network(tmp_path, monkeypa
     assert "\n" not in str(error.value)
 
 
-def test_four_images_of_a_class_are_enough(tmp_path):
+def images_in(folder):
+    """Four bright images of class a and four dark ones of class b, to train and to test."""
     for part in ("train", "test"):
         for name in "ab":
-            (tmp_path / part / name).mkdir(parents=True)
+            (folder / part / name).mkdir(parents=True)
             for i in range(4):
                 image = np.full((9, 9), 200 * (name == "a") + i, np.uint8)
-                Image.fromarray(image).save(tmp_path / part / name / f"{i}.png")
+                Image.fromarray(image).save(folder / part / name / f"{i}.png")
+
+
+def test_four_images_of_a_class_are_enough(tmp_path):
+    images_in(tmp_path)
     options = SMALL | {"data": "folder", "batch_size": 4, "eval_freq": 100, "learning_rate": 1e-3}
     result = cnn_train.train(
         Config(**options, data_dir=str(tmp_path), valid_fraction=0.25, max_steps=100)
     )
     assert result.task.classes == ("a", "b")
     assert result.test["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_folder_of_images_that_has_changed_is_not_gone_on_with(part, tmp_path):
+    images_in(tmp_path / "set")
+    options = SMALL | {"data": "folder", "data_dir": str(tmp_path / "set"), "batch_size": 4}
+    options |= {"valid_fraction": 0.25, "eval_freq": 2, "out": str(tmp_path / "run")}
+    cnn_train.train(Config(**options, max_steps=2))
+    changed = tmp_path / "set" / part / "b" / "3.png"
+    content = changed.read_bytes()
+    Image.fromarray(np.full((9, 9), 50, np.uint8)).save(changed)
+    with pytest.raises(
+        UserError, match=r"^--data_dir .*set: its content has changed since the run"
+    ):
+        cnn_train.train(Config(**options, max_steps=4, resume=True))
+    changed.write_bytes(content)
+    result = cnn_train.train(Config(**options, max_steps=4, resume=True))
+    assert result.history[-1]["step"] == 4

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from purenets import random
+from purenets import UserError, random
 from purenets.torch_nets import to_numpy
 from scripts import compare_mlps, pytorch_train_mlp, train_mlp_numpy
 from scripts.shared.mlp import MLPConfig
@@ -81,3 +81,14 @@ def test_params_of_another_seed_are_others():
         compare_mlps.mlp_task.load_data(case, random.split(random.key(0), 4)[0]),
     )
     assert np.array_equal(a["fc1.weight"], to_numpy(model.init(drawn)[0])["fc1.weight"])
+
+
+def test_noise_of_a_set_that_is_not_generated_is_refused_at_once(tmp_path):
+    """Before any net is trained, with both flags named."""
+    options = {"datasets": ("moons", "digits"), "noises": (0.1, 0.2), "out": str(tmp_path / "run")}
+    with pytest.raises(
+        UserError, match=r"--noises 0.1,0.2: .* --datasets digits, which is not gen"
+    ):
+        compare_mlps.Config(**options)
+    assert compare_mlps.Config(**options | {"datasets": ("moons",)}).noises == (0.1, 0.2)
+    assert compare_mlps.Config(**options | {"noises": ()}).datasets == ("moons", "digits")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from purenets import Diverged, UserError, tree
 from purenets.core.runs import checkpoint, history
 from purenets.core.runs.command import command
 from scripts import pytorch_train_mlp, train_mlp_numpy
+from scripts.shared import mlp
 from tests.faults.kills import differing
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +101,14 @@ WRONG = [
     (["--learning_rate", "nan"], "--learning_rate nan: needs a positive number"),
     (["--dnn_hidden_units", ""], "--dnn_hidden_units : needs positive integers"),
     (["--dnn_hidden_units", "a,b"], "--dnn_hidden_units a,b: needs positive integers"),
-    (["--noise", "0.1", "--dataset", "iris"], "noise: iris is a real set"),
+    (["--noise", "0.1", "--dataset", "iris"], "--noise 0.1: means nothing with --dataset iris, wh"),
+    (["--n_samples", "50", "--dataset", "wine"], "--n_samples 50: means nothing with --dataset wi"),
+    (["--n_samples", "50", "--dataset", "a.csv"], "--n_samples 50: means nothing with --dataset a"),
+    (["--noise", "0.0", "--dataset", "a.csv"], "--noise 0.0: means nothing with --dataset a.csv, "),
+    (
+        ["--test_fraction", "0.3", "--dataset", "a.csv", "--test_set", "b.csv"],
+        "--test_fraction 0.3: means nothing with --test_set b.csv, which is the test part",
+    ),
     (["--test_fraction", "0"], "test_fraction: 0.0 of 1000 examples leaves a part empty"),
     (["--seed", "-1"], "--seed -1: needs a number that is not negative"),
     (["--resume"], "--resume: needs --out"),
@@ -140,6 +149,36 @@ def test_own_files_of_a_training_and_a_test_set(name, label, tmp_path, capsys):
     task = SCRIPTS[name].train(config_of(name, **flags, max_steps=1, batch_size=40)).task
     assert np.allclose(task.mean, [19.5, 0])
     assert task.test[1].tolist() == [0, 1] * 3
+
+
+CHANGES = {
+    "values": lambda text: text.replace("39,", "390,"),
+    "names exchanged": lambda text: "dog".join(
+        part.replace("dog", "cat") for part in text.split("cat")
+    ),
+    "another name": lambda text: text.replace("cat", "cow"),
+    "more classes": lambda text: text.replace("0,cat", "0,cow"),
+    "fewer rows": lambda text: text[: text.index("20,")],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* no example in the training part")
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("flag", ["dataset", "test_set"])
+def test_a_file_that_has_changed_is_not_gone_on_with(flag, change, tmp_path):
+    files = {name: tmp_path / f"{name}.csv" for name in ("dataset", "test_set")}
+    text = "".join(f"{i},{('cat', 'dog')[i % 2]}\n" for i in range(40))
+    for path in files.values():
+        path.write_text("i,kind\n" + text)
+    files = {name: str(path) for name, path in files.items()}
+    options = {**files, "max_steps": 2, "batch_size": 10, "out": str(tmp_path / "run")}
+    train_mlp_numpy.train(config_of("train_mlp_numpy", **options))
+    Path(files[flag]).write_text("i,kind\n" + CHANGES[change](text))
+    longer = config_of("train_mlp_numpy", **{**options, "max_steps": 4}, resume=True)
+    with pytest.raises(UserError, match=rf"^--{flag} .*{flag}.csv: its content has changed since"):
+        train_mlp_numpy.train(longer)
+    Path(files[flag]).write_text("i,kind\n" + text)
+    assert train_mlp_numpy.train(longer).history[-1]["step"] == 16
 
 
 def test_a_csv_with_wrong_values_is_named(tmp_path):
@@ -225,3 +264,47 @@ def test_the_run_folder_says_what_was_run(tmp_path):
     assert {"curves.png", "boundary.png", "checkpoint.json"} <= {
         p.name for p in (tmp_path / "run").iterdir()
     }
+
+
+def flowers(path, names, n, draw) -> str:
+    """A file of n flowers of three kinds that lie apart, called by `names`."""
+    kinds = draw.choice(3, n, p=[0.45, 0.45, 0.1])
+    x = draw.normal(size=(n, 2)) + 6 * np.eye(3)[kinds, :2]
+    rows = [f"{a},{b},{names[kind]}\n" for (a, b), kind in zip(x, kinds, strict=True)]
+    path.write_text("length,width,kind\n" + "".join(rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "n", "warns"),
+    [(("b", "a", "c"), 100, True), (("a", "b", "c"), 100, False), (("b", "a", "c"), 8, False)],
+    ids=["exchanged", "the same", "too few to tell"],
+)
+def test_classes_of_the_test_file_that_are_exchanged_are_warned_of(tmp_path, names, n, warns):
+    draw = np.random.default_rng(0)
+    files = {"dataset": flowers(tmp_path / "train.csv", ("a", "b", "c"), 300, draw)}
+    files["test_set"] = flowers(tmp_path / "test.csv", names, n, draw)
+    config = config_of("train_mlp_numpy", **files, max_steps=60)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        train_mlp_numpy.main(config)
+    told = [str(w.message) for w in found if "far below chance" in str(w.message)]
+    assert len(told) == warns
+    assert all(text.startswith(f"--test_set {files['test_set']}: the accuracy ") for text in told)
+
+
+def test_a_net_that_has_not_learned_is_not_warned_of(tmp_path):
+    """Nor one that the test part has few classes of: all of one class, half of them right."""
+    draw = np.random.default_rng(0)
+    files = {"dataset": flowers(tmp_path / "train.csv", ("a", "b", "c"), 300, draw)}
+    files["test_set"] = flowers(tmp_path / "test.csv", ("b", "a", "c"), 100, draw)
+    result = train_mlp_numpy.train(config_of("train_mlp_numpy", **files, max_steps=60))
+    row = {**result.history[-1], "train_accuracy": 0.3}
+    mlp.warn_of_other_names(result._replace(history=[row]), "test.csv")
+    y = np.zeros(100, int)
+    one_class = result._replace(
+        task=result.task._replace(test=(result.task.test[0], y)),
+        predict=lambda x: np.arange(100) % 2,
+        history=[{**result.history[-1], "test_accuracy": 0.5}],
+    )
+    mlp.warn_of_other_names(one_class, "test.csv")
