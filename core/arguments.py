@@ -9,15 +9,18 @@ is no plain number is let through where it may be meant: arrays, since a value u
 torch.compile cannot be read, and schedules where a hyper-parameter is asked for.
 """
 
+import functools
 import inspect
 import math
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from purenets.core.base import UserError
+
+Function = TypeVar("Function", bound=Callable)
 
 
 class Range(NamedTuple):
@@ -184,6 +187,41 @@ def expect_functions(function: str, **values: Any) -> None:
     for name, value in values.items():
         if not callable(value):
             raise UserError(f"{function}: {name} is {shown(value)}, needs a function")
+        if _takes_model(value):
+            own = value.__name__
+            raise UserError(f"{function}: {name} is {own} itself, without a model; {own}(model)")
+
+
+def _takes_model(function: Callable) -> bool:
+    """Return True for a function of the package that makes a function of a model: `grad_fn`."""
+    code = getattr(function, "__code__", None)
+    first = code.co_varnames[: min(code.co_argcount, 1)] if code else ()
+    return first == ("model",) and str(function.__module__).startswith("purenets.")
+
+
+def explained(right: str) -> Callable[[Function], Function]:
+    """Return a decorator: a call with other arguments than the function takes ends in one line.
+
+    Args:
+        right: how the function is called, such as "fit(step, state, batches, steps=1000)".
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            try:
+                return function(*args, **kwargs)
+            except TypeError:  # looked into only then
+                try:
+                    inspect.signature(function).bind(*args, **kwargs)
+                except TypeError as error:
+                    name = function.__name__
+                    raise UserError(f"{name}: {error}; call it as {right}") from None
+                raise
+
+        return wrapped
+
+    return decorate
 
 
 def expect_call(function: str, arguments: tuple[str, ...], **values: Any) -> None:

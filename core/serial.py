@@ -62,6 +62,18 @@ def _about(x: Array) -> str:
     return f"shape is {tuple(x.shape)}"
 
 
+def is_own(function: Callable) -> bool:
+    """Return True for a function that is not the package's: what it does is not known."""
+    return not str(getattr(function, "__module__", "")).startswith("purenets.")
+
+
+def expect_named(given: tuple) -> None:
+    """Raise a UserError for layers of `serial` that have no names."""
+    if given:
+        kind = getattr(given[0], "kind", "") or type(given[0]).__name__
+        raise UserError(f"serial: a layer without a name, {kind}; name each, as in fc1={kind}(...)")
+
+
 def serial_uses_key(layers: dict) -> bool:
     """Return True if any of the layers draws from its key."""
     return any(layer.uses_key for layer in layers.values())

@@ -21,6 +21,7 @@ from purenets.core.arguments import (
     expect_named,
     expect_optimizers,
     expect_states,
+    explained,
     is_integer,
 )
 from purenets.core.arrays import namespace, plain
@@ -235,6 +236,7 @@ def _outline(value: Any, depth: int = 2) -> str:
     return f"({', '.join(_outline(part, depth - 1) for part in value)})"
 
 
+@explained("fit(step, state, batches, steps=1000)")
 def fit(
     step: Step,
     state: TrainState,
@@ -299,7 +301,7 @@ def fit(
     history = _check_plan(steps, every, history, begin)
     if begin == steps > 0 and not history:  # who goes on with a run that is done has its history
         taken = f"fit: the state has taken {begin} steps already, steps={steps} takes none more"
-        warnings.warn(taken, stacklevel=2)
+        warnings.warn(taken, stacklevel=3)
     good, sums = state, running_sums.begin(metric_sums, history, begin)  # good: of the last row
     with (
         stop_requested() as stop,

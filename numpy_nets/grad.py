@@ -1,7 +1,7 @@
 """From a module to a model, and from a model to its gradient by hand."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +10,9 @@ from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Par
 from purenets.core.vector_dict import as_dict
 from purenets.numpy_nets.losses import Loss, cross_entropy, expect_losses
 from purenets.numpy_nets.modules import Module, params_backward
+from purenets.numpy_nets.own_layers import checked, checked_loss
 
+NUMBERS = "fiubc"  # the kinds of dtypes that hold some
 ERRORS = (TypeError, AttributeError, RuntimeError, ValueError)  # what tensors raise in NumPy
 
 
@@ -36,6 +38,10 @@ def model_from_module(module: Module) -> NumpyModel:
     Returns:
         A `NumpyModel` with the passes of the module.
 
+    Raises:
+        UserError: from the passes, params or input do not fit, or a layer of your own writes into
+            its arguments or returns something else than it should; the message names it.
+
     Example:
         >>> from purenets.numpy_nets.grad import model_from_module
         >>> from purenets.numpy_nets.modules import Linear, ReLU, serial
@@ -43,10 +49,11 @@ def model_from_module(module: Module) -> NumpyModel:
         >>> list(model.layers)
         ['fc1', 'relu', 'fc2']
     """
+    module = checked(module)
 
-    def apply(params, buffers, x, *, train=False, key=None):
-        if not isinstance(x, np.ndarray):
-            raise UserError(f"input: a {type(x).__name__}, needs a NumPy array")
+    def apply(params, buffers, x=None, *, train=False, key=None):
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in NUMBERS:
+            _expect_input(buffers, x)
         _expect_first_array(params)
         try:
             logits, buffers, _ = module.forward(params, buffers, x, train=train, key=key)
@@ -57,6 +64,20 @@ def model_from_module(module: Module) -> NumpyModel:
 
     init, forward, backward, *about = module
     return NumpyModel(init, apply, forward, backward, *about)
+
+
+def expect_given(buffers: Buffers, x: Any) -> None:
+    """Raise a UserError for a call of `apply` whose input stands where the buffers belong."""
+    if x is None and not isinstance(buffers, dict):
+        raise UserError("apply: the input is missing; call apply(params, buffers, x)")
+
+
+def _expect_input(buffers: Buffers, x: Any) -> None:
+    """Raise a UserError for an input that is no array of numbers, or is missing."""
+    expect_given(buffers, x)
+    if not isinstance(x, np.ndarray):
+        raise UserError(f"input: a {type(x).__name__}, needs a NumPy array")
+    raise UserError(f"input: dtype is {x.dtype}, needs numbers, as x.astype('float32') of them")
 
 
 def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
@@ -87,6 +108,7 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
     """
     expect_models("grad_fn", ("forward", "backward"), model=model)
     expect_losses("grad_fn", loss=loss)
+    loss = checked_loss(loss)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
@@ -140,6 +162,7 @@ def metrics_fn(
     """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_losses("metrics_fn", loss=loss)
+    loss = checked_loss(loss)
 
     def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)
@@ -176,3 +199,5 @@ def expect_arrays(params: Params, batch: Batch) -> None:
     for name, part in zip(("inputs", "targets"), batch, strict=True):
         if not isinstance(part, np.ndarray):
             raise UserError(f"batch: the {name} are a {type(part).__name__}, needs NumPy arrays")
+        if part.dtype.kind not in NUMBERS:
+            raise UserError(f"batch: the {name} are {part.dtype}, needs numbers; see data.prepare")

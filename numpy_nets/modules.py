@@ -26,11 +26,13 @@ from purenets.core.memory import sized
 from purenets.core.serial import (
     expect,
     expect_features,
+    expect_named,
     expect_sizes,
     serial_apply,
     serial_init,
     serial_uses_key,
 )
+from purenets.numpy_nets.own_layers import checked
 
 # --- linear ---------------------------------------------------------------------------------------
 
@@ -468,21 +470,23 @@ def Dropout(rate: float) -> Module:
     return Module(lambda key: ({}, {}), forward, backward, kind="Dropout")
 
 
-def serial(**modules: Module) -> Module:
+def serial(*unnamed: Module, **modules: Module) -> Module:
     """Return modules in sequence as one module.
 
     The params of `fc1=Linear(...)` are named "fc1.weight" and "fc1.bias". `backward` goes through
     the modules in the opposite order: the chain rule.
 
     Args:
+        unnamed: refused; each module needs a name.
         modules: the modules by name, in order.
 
     Returns:
         A module with the params and buffers of all.
 
     Raises:
-        UserError: an argument is not a module; from `init` and the passes, the name of the leaf or
-            layer that is wrong.
+        UserError: an argument is not a module or has no name; from `init` and the passes, the name
+            of the leaf or layer that is wrong. A module of your own must not write into its
+            arguments, and must return gradients in the shapes of its input and params.
 
     Example:
         >>> import numpy as np
@@ -496,27 +500,39 @@ def serial(**modules: Module) -> Module:
         (5, 3)
     """
 
+    expect_named(unnamed)
+    used = {name: checked(module) for name, module in modules.items()}
+
     def backward(dout, caches):
         parts = []
         for name, module in backwards:
-            dout, mine = module.backward(dout, *caches[name])
+            dout, mine = _step_back(name, module.backward, dout, caches)
             parts.append((name, mine))
         return dout, _joined(parts)
 
     def backward_params(dout, caches):
         parts = []
         for name, module in backwards[:-1]:
-            dout, mine = module.backward(dout, *caches[name])
+            dout, mine = _step_back(name, module.backward, dout, caches)
             parts.append((name, mine))
         for name, module in backwards[-1:]:
-            parts.append((name, params_backward(module)(dout, *caches[name])))
+            parts.append((name, _step_back(name, params_backward(module), dout, caches)))
         return _joined(parts)
 
-    backwards, forward = list(reversed(modules.items())), serial_apply(modules, "forward")
+    forward = serial_apply(used, "forward")
+    backwards = list(reversed(used.items()))
     uses_key = serial_uses_key(modules)
     return Module(
         serial_init(modules), forward, backward, uses_key, "Serial", modules, backward_params
     )
+
+
+def _step_back(name: str, backward: Callable, dout: np.ndarray, caches: dict) -> Any:
+    """Return what the backward pass of a layer returns; a UserError begins with its name."""
+    try:
+        return backward(dout, *caches[name])
+    except UserError as error:
+        raise UserError(f"{name}.{error.args[0]}") from error
 
 
 def _joined(parts: list[tuple[str, dict]]) -> dict:

@@ -17,7 +17,7 @@ from purenets.core.arguments import is_integer
 from purenets.core.arrays import widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
-from purenets.numpy_nets.grad import NumpyModel
+from purenets.numpy_nets.grad import NUMBERS, NumpyModel, expect_given
 from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 
 
@@ -111,7 +111,8 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
         dx, dW_hx, dW_hh, db_h = rnn_backward(dh, rnn_cache)
         return dx, {"W_hx": dW_hx, "W_hh": dW_hh, "b_h": db_h, "W_ph": dW_ph, "b_o": db_o}
 
-    def apply(params, buffers, x, *, train=False, key=None):
+    def apply(params, buffers, x=None, *, train=False, key=None):
+        expect_given(buffers, x)
         logits, buffers, _ = forward(params, buffers, x)
         return logits, buffers
 
@@ -126,5 +127,7 @@ def _check(params, shapes, x):
             raise UserError(f"{name}: {have}, expected {shape}")
     if not isinstance(x, np.ndarray):
         raise UserError(f"x: a {type(x).__name__}, needs a NumPy array (batch, T-1, input_dim)")
+    if x.dtype.kind not in NUMBERS:
+        raise UserError(f"x: dtype is {x.dtype}, needs numbers (batch, T-1, input_dim)")
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
         raise UserError(f"x: {x.shape}, expected (batch, T-1, {shapes['W_hx'][1]})")

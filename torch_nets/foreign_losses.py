@@ -15,6 +15,7 @@ from purenets.core.base import UserError
 from purenets.torch_nets import losses
 from purenets.torch_nets.default_metrics import CLASSES, NUMBERS, THRESHOLDS, kind_of_loss
 from purenets.torch_nets.fast.tracing import is_torch_compiling, is_tracing
+from purenets.torch_nets.own_layers import watch
 
 MAKERS = (losses.label_smoothed, losses.focal, losses.binary_focal, losses.huber)
 OF_LOG_PROBABILITIES = (F.nll_loss, nn.NLLLoss)
@@ -58,6 +59,8 @@ def checked_loss(function: str, loss: Callable) -> Callable:
         both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
         if both and outputs.shape != targets.shape:
             _expect_shapes(function, kind, outputs, targets)
+        given = {} if is_torch_compiling() else {"outputs": outputs, "targets": targets}
+        expect_unchanged = watch(f"{function}: loss", **given)
         try:
             value = _watched(function, loss, outputs, targets) if both else loss(outputs, targets)
         except UserError:
@@ -71,6 +74,7 @@ def checked_loss(function: str, loss: Callable) -> Callable:
                 f"in this order: {line}"
             ) from error
         _expect_scalar(function, value)
+        expect_unchanged()
         return value
 
     return checked

@@ -15,6 +15,7 @@ from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, U
 from purenets.core.data.checks import input_leaves
 from purenets.core.serial import expect_keywords, expect_output
 from purenets.core.vector_dict import ALL, from_vector, vector_of
+from purenets.torch_nets import own_layers
 from purenets.torch_nets.default_metrics import accuracy_for
 from purenets.torch_nets.fast.backward import gradients
 from purenets.torch_nets.fast.tracing import is_differentiated, is_torch_compiling
@@ -113,7 +114,7 @@ def loss_fn(model: Model, loss: Callable, metrics: dict[str, Callable] | None) -
         tensor(36.)
     """
     checked = checked_loss("grad_fn", loss)
-    metrics, loss = metrics_or_default(metrics, loss), checked
+    metrics, loss, model = metrics_or_default(metrics, loss), checked, own_layers.checked(model)
 
     def forward(params: Params, buffers: Buffers, batch: Batch, key):
         x, y = batch
@@ -357,7 +358,7 @@ def metrics_fn(
     """
     expect_models("metrics_fn", ("apply",), model=model)
     checked = checked_loss("metrics_fn", loss)
-    metrics, loss = metrics_or_default(metrics, loss), checked
+    metrics, loss, model = metrics_or_default(metrics, loss), checked, own_layers.checked(model)
 
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_tensors(params, batch)

@@ -57,7 +57,12 @@ from purenets.core.optim.internals.patterns import (
     picks,
     with_patterns,
 )
-from purenets.core.optim.internals.precision import any_dtype, checking
+from purenets.core.optim.internals.precision import (
+    any_dtype,
+    are_full_pairs,
+    checking,
+    expect_grads,
+)
 from purenets.core.optim.transforms import chain
 
 Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
@@ -286,6 +291,8 @@ def freeze() -> Optimizer:
 
     def update(grads, state, params=MISSING):
         expect_given(params)
+        if params is not None and not are_full_pairs(grads, params):
+            expect_grads(grads, params)
         return tree.zeros_like(grads), {}
 
     return with_order(FREEZES, Optimizer(lambda params: {}, update))

@@ -108,7 +108,7 @@ def test_what_an_update_must_not_return_is_told(wrong, array):
 def test_a_step_tells_it_too(wrong, nets):
     """For a state that was made by a right optimizer, or by hand."""
     model, own = nets.MLP(3, [4], 2), Optimizer(zeros, WRONG[wrong])
-    right = Optimizer(zeros, lambda grads, state, params: (grads, state))
+    right = Optimizer(zeros, lambda grads, state, params: (tree.map(lambda g: -g, grads), state))
     state = train_state(model.init(random.key(0))[0], {}, right, random.key(0))
     batch = np.ones((5, 3), np.float32), np.zeros(5, np.int64)
     batch = tuple(map(torch.as_tensor, batch)) if nets is torch_nets else batch
@@ -146,8 +146,105 @@ RIGHT = {
 @ARRAYS
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_updates_are_taken(name, array):
-    for wrap in ("alone", "in a chain", "in a part"):
-        state_of(WRAPPED[wrap](Optimizer(zeros, RIGHT[name])), array)
+    own = Optimizer(zeros, RIGHT[name])
+    for wrap in ("first", "in a chain"):
+        state_of(WRAPPED[wrap](own), array)
+    for wrap in ("alone", "in a part"):
+        state_of(WRAPPED[wrap](optim.chain(own, DOWN)), array)
+        state_of(WRAPPED[wrap](downhill(own)), array)
+
+
+def downhill(own):
+    """Return an optimizer with the updates of `own`, which point uphill, times -0.1."""
+
+    def update(grads, state, params, **extra):
+        updates, state = own.update(grads, state, params, **extra)
+        return tree.map(lambda u: -0.1 * u, updates), state
+
+    if "value" not in own.update.__code__.co_varnames:
+        return Optimizer(own.init, lambda grads, state, params: update(grads, state, params))
+    return Optimizer(
+        own.init,
+        lambda grads, state, params, *, value, value_and_grad_fn: update(
+            grads, state, params, value=value, value_and_grad_fn=value_and_grad_fn
+        ),
+    )
+
+
+def mean_sign():
+    """Return a transform: the sign of a running mean."""
+
+    def update(grads, state, params):
+        mean = tree.map(lambda m, g: 0.9 * m + 0.1 * g, state["m"], grads)
+        return tree.map(lambda m: m / abs(m), mean), {"m": mean}
+
+    return Optimizer(zeros, update)
+
+
+CLIP, MAXIMIZE = (
+    optim.clip_by_global_norm(1.0),
+    optim.stateless(lambda grads, params: tree.map(lambda g: -g, grads)),
+)
+WITHOUT_RATE = {
+    "alone": mean_sign(),
+    "after clipping": optim.chain(CLIP, mean_sign()),
+    "before an average": optim.chain(mean_sign(), optim.ema()),
+    "elementwise": optim.chain(CLIP, optim.elementwise(mean_sign())),
+    "with decay": optim.chain(mean_sign(), optim.add_decayed_weights(0.1)),
+    "beside what is frozen": optim.partition(
+        {"own": mean_sign(), "kept": optim.freeze()},
+        lambda name, leaf: ["own", "kept"][name == "b"],
+    ),
+    "in a wrapper": optim.lookahead(optim.chain(CLIP, mean_sign())),
+}
+TURNED_TWICE = {
+    "a rate": optim.chain(downhill(mean_sign()), DOWN),
+    "an optimizer": optim.chain(CLIP, downhill(mean_sign()), optim.adam(0.1)),
+    "a schedule": optim.chain(
+        downhill(mean_sign()), optim.scale_by_learning_rate(schedules.cosine(0.1, steps=9))
+    ),
+}
+DOWNHILL = {
+    "a rate": optim.chain(CLIP, mean_sign(), DOWN),
+    "its own rate": optim.chain(CLIP, downhill(mean_sign())),
+    "large decay": optim.chain(mean_sign(), optim.add_decayed_weights(1.0), DOWN),
+    "no update at first": optim.chain(mean_sign(), optim.scale_by_learning_rate(0.0)),
+    "part of the leaves": optim.partition(
+        {"own": optim.chain(mean_sign(), DOWN), "sgd": optim.sgd(0.1)},
+        lambda name, leaf: ["own", "sgd"][name == "b"],
+    ),
+    "to maximize": optim.chain(MAXIMIZE, optim.adam(0.1)),
+    "to maximize, by a transform": optim.chain(MAXIMIZE, mean_sign(), DOWN),
+}
+
+
+@ARRAYS
+def test_own_updates_that_climb_are_refused_where_the_state_is_made(array):
+    for optimizer in WITHOUT_RATE.values():
+        with pytest.raises(UserError, match=r"uphill: nothing in it .* scale_by_learning_rate"):
+            state_of(optimizer, array)
+    for optimizer in TURNED_TWICE.values():
+        with pytest.raises(UserError, match=r"uphill: an update of your own points downhill alr"):
+            state_of(optimizer, array)
+    for optimizer in DOWNHILL.values():
+        state_of(optimizer, array)
+        negative = {"w": -9 * array((4, 5)), "b": -9 * array(4)}
+        train_state(negative, {}, optimizer, random.key(0))
+
+
+@pytest.mark.parametrize("name", WITHOUT_RATE | TURNED_TWICE | DOWNHILL)
+def test_what_is_said_to_climb_does(name):
+    """A second way to the same: the loss of a bowl far from its bottom rises or falls."""
+    for optimizers, sign in ((WITHOUT_RATE | TURNED_TWICE, 1), (DOWNHILL, -1)):
+        optimizer = optimizers.get(name)
+        if optimizer is None:
+            continue
+        params = {"w": np.full((4, 5), 3.0), "b": np.full(4, 3.0)}
+        state, loss = optimizer.init(params), lambda p: sum((x**2).sum() for x in p.values()) / 2
+        updates, _ = optimizer.update(params, state, params)
+        change = loss(optim.apply_updates(params, updates)) - loss(params)
+        sign = 0 if "no update" in name else -sign if "maximize" in name else sign
+        assert np.sign(change) == sign
 
 
 def test_the_package_is_not_tried():

@@ -417,3 +417,38 @@ def test_an_error_within_a_gradient_function_is_its_own():
     state = train_state({"w": np.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
     with pytest.raises(ValueError, match=r"^too many values$"):
         make_step(grad_fn, optim.sgd(0.1))(state, None)
+
+
+@pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
+def test_a_gradient_function_without_its_model_gets_one_line(nets):
+    optimizer = optim.sgd(0.1)
+    with pytest.raises(
+        UserError, match=r"make_step: grad_fn is grad_fn itself, .*grad_fn\(model\)"
+    ):
+        make_step(nets.grad_fn, optimizer)
+    with pytest.raises(UserError, match=r"make_step: grad_fn is metrics_fn itself"):
+        make_step(nets.metrics_fn, optimizer)
+    state = init_state(nets.MLP(2, [3], 2), optimizer, random.key(0))
+    with pytest.raises(UserError, match=r"evaluate: metrics is metrics_fn itself, without a model"):
+        evaluate(nets.metrics_fn, state, (np.ones((4, 2)), np.zeros(4, int)))
+
+
+def test_a_call_of_fit_with_other_arguments_says_how_it_is_called():
+    right = r"call it as fit\(step, state, batches, steps=1000\)"
+    for call, text in [
+        (lambda: fit(lambda *_: None, None, None, 100), "positional arguments"),
+        (lambda: fit(lambda *_: None, None, None, epochs=3), "steps"),
+        (lambda: fit(lambda *_: None, None, None, steps=1, epochs=3), "epochs"),
+        (lambda: fit(), "step"),
+    ]:
+        with pytest.raises(UserError, match=rf"^fit: .*{text}.*{right}"):
+            call()
+
+
+def test_a_type_error_within_fit_stays_what_it_is():
+    def step(state, batch):
+        raise TypeError("of the step itself")
+
+    state = init_state(numpy_nets.MLP(2, [3], 2), optim.sgd(0.1), random.key(0))
+    with pytest.raises(TypeError, match="of the step itself"):
+        fit(step, state, lambda i: None, steps=1)

@@ -90,3 +90,43 @@ def test_an_update_with_an_empty_state_names_what_is_missing(name, convert):
         UserError, match=r"opt_state: of another optimizer or other params: .*missing"
     ):
         optimizer.update(params, {}, params, **extra)
+
+
+def foreign(leaf):
+    """Return a leaf in the other library."""
+    return torch.tensor(leaf) if isinstance(leaf, np.ndarray) else leaf.numpy()
+
+
+WRONG_GRADS = {  # of {"w": (2, 2), "b": (1,)}: each would broadcast, or be cast
+    "one axis less": (lambda w, b: {"w": w[0], "b": b}, r"w has shape \(2,\), its param \(2, 2\)"),
+    "one axis more": (lambda w, b: {"w": w, "b": b[None]}, r"b has shape \(1, 1\)"),
+    "not summed over the batch": (lambda w, b: {"w": w, "b": w}, r"b has shape \(2, 2\)"),
+    "a scalar": (lambda w, b: {"w": w, "b": b[0]}, r"b"),
+    "missing": (lambda w, b: {"w": w}, "missing b"),
+    "unknown": (lambda w, b: {"w": w, "b": b, "c": b}, "unknown c"),
+    "integers": (lambda w, b: {"w": w, "b": 0 * b == 0}, "b is bool, needs a floating-point"),
+    "complex": (lambda w, b: {"w": w, "b": 1j * b}, "b is complex128, its param float64"),
+    "of the other library": (lambda w, b: {"w": w, "b": foreign(b)}, "b is a .*, its param a"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_GRADS)
+@pytest.mark.parametrize("convert", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_gradients_that_do_not_fit_the_params_are_named(wrong, convert):
+    w, b = (
+        convert(x).astype("f8") if convert is np.array else convert(x).double()
+        for x in ([[1.0, -2.0], [0.5, 3.0]], [0.5])
+    )
+    params, (spoil, text) = {"w": w, "b": b}, WRONG_GRADS[wrong]
+    for name, optimizer in EVERYTHING.items():
+        extra = {"value": w.sum()} if takes_extra_args(optimizer.update) else {}
+        if extra:
+            extra["value_and_grad_fn"] = lambda p: (p["w"].sum(), params)
+        with pytest.raises(UserError, match=f"grads.*{text}"):
+            optimizer.update(spoil(w, b), optimizer.init(params), params, **extra)
+            pytest.fail(name)
+
+
+def test_complex_updates_of_real_params_are_named():
+    with pytest.raises(UserError, match="updates: w is complex128, its param float64"):
+        optim.apply_updates({"w": np.ones(1)}, {"w": np.array([1j])})

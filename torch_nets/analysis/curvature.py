@@ -33,6 +33,7 @@ from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
 from purenets.core.optim.internals.elementwise import apply_updates
 from purenets.core.serial import expect_output
+from purenets.torch_nets.analysis.operators import in_order_of
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.foreign_losses import checked_loss
 from purenets.torch_nets.grad import expect_param_tensors
@@ -106,7 +107,7 @@ def hvp(f: Scalar, params: Params, v: Params) -> Params:
     """
     expect_functions("hvp", f=f)
     expect_dicts("hvp", params=params)
-    return _hessian_product(f, params, _in_order(v, params))
+    return _hessian_product(f, params, in_order_of(params, v))
 
 
 def _hessian_product(f: Callable, x, v):
@@ -180,7 +181,7 @@ def ggn_vp(outputs: Callable[[Params], Tensor], loss: Scalar, params: Params, v:
     expect_functions("ggn_vp", outputs=outputs, loss=loss)
     expect_leaves("ggn_vp", params=params)
     expect_param_tensors(params)
-    logits, along = _jvp(outputs, params, _in_order(v, params))
+    logits, along = _jvp(outputs, params, in_order_of(params, v))
     bent = _hessian_product(loss, logits, along)
     with _differentiable_attention():
         return vjp(outputs, params)[1](bent)[0]
@@ -282,7 +283,7 @@ def lanczos(
     basis, diagonal, side = [q / q.norm()], [], []
     for _ in range(min(iterations, n)):
         moved = product(unravel(basis[-1].to(vector.dtype)))
-        w = widened(tree.ravel(_in_order(moved, params))[0])
+        w = widened(tree.ravel(in_order_of(params, moved))[0])
         diagonal.append(w @ basis[-1])
         for _ in range(2):  # twice is enough (Kahan)
             span = torch.stack(basis)
@@ -307,16 +308,6 @@ def _ritz(diagonal, side, basis, unravel):
     values, vectors = torch.linalg.eigh(tridiagonal)
     directions = vectors.T @ torch.stack(basis[:k])
     return values, [unravel(direction) for direction in directions]
-
-
-def _in_order(leaves: Params, like: Params) -> Params:
-    """Return the leaves in the order of `like`; torch.func compares dicts by their order too."""
-    tree.check_names(leaves, like)
-    for name, leaf in like.items():
-        found, right = (tuple(getattr(x, "shape", ())) for x in (leaves[name], leaf))
-        if found != right:
-            raise UserError(f"{name}: shape is {found}, expected {right}, that of the params")
-    return {name: leaves[name] for name in like}
 
 
 def linearize(model: Model, params: Params) -> Model:
@@ -355,7 +346,7 @@ def linearize(model: Model, params: Params) -> Model:
         return dict(params), model.init(key)[1]
 
     def apply(now, buffers, x, *, train=False, key=None):
-        moved = tree.map(lambda p0, p: p - p0, params, now)
+        moved = tree.map(lambda p0, p: p - p0, params, in_order_of(params, now))
         outputs, change = _jvp(lambda p: model.apply(p, buffers, x)[0], params, moved)
         return outputs + change, buffers
 
@@ -470,7 +461,7 @@ def landscape(
         A NumPy array (steps, steps), with a along the rows.
 
     Raises:
-        UserError: an argument is wrong: not two directions, or no steps.
+        UserError: an argument is wrong: not two directions like the params, or no steps.
 
     Example:
         >>> import torch
@@ -498,6 +489,9 @@ def landscape(
         raise UserError("landscape: no steps, needs one or more")
     for step in steps:
         expect_numbers("landscape", FINITE, steps=step)
+
+    for direction in directions:
+        in_order_of(params, direction)
 
     def at(a, b):
         move = tree.map(lambda d, e: a * d + b * e, *directions)

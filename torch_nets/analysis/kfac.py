@@ -362,6 +362,9 @@ def _expect_blocks(function: str, blocks: list, v: Params) -> None:
         if not isinstance(v[name], Tensor):
             kind = type(v[name]).__name__
             raise UserError(f"{function}: v[{name!r}]: a {kind}, needs a tensor; see to_torch")
+        if not v[name].is_floating_point():
+            dtype = str(v[name].dtype).removeprefix("torch.")
+            raise UserError(f"{function}: v[{name!r}]: dtype is {dtype}, needs a floating one")
     for block in blocks:
         _expect_shapes(function, block, v)
 

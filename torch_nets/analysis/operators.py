@@ -104,14 +104,14 @@ def in_order_of(params: Params, leaves: Params) -> Params:
     """Return leaves in the order of params; raise a UserError that names a leaf that differs.
 
     Args:
-        params: the dict that gives names and order.
-        leaves: a dict with the same names.
+        params: the dict that gives names, shapes and order.
+        leaves: a dict of floating-point tensors with the same names and shapes.
 
     Returns:
         The leaves, in that order.
 
     Raises:
-        UserError: the names differ.
+        UserError: the names or shapes differ, or a leaf is no such tensor.
 
     Example:
         >>> import torch
@@ -121,7 +121,22 @@ def in_order_of(params: Params, leaves: Params) -> Params:
         ['a', 'b']
     """
     tree.check_names(leaves, params)
-    return {name: leaves[name] for name in params}
+    return {name: _fitting(name, like, leaves[name]) for name, like in params.items()}
+
+
+def _fitting(name: str, like: Tensor | Params, leaf: Tensor | Params) -> Tensor | Params:
+    """Return a leaf; a UserError unless it is a tensor of the shape of `like`."""
+    if isinstance(like, dict):
+        return in_order_of(like, leaf)
+    if not isinstance(leaf, Tensor):
+        raise UserError(f"{name}: a {type(leaf).__name__}, needs a tensor; see to_torch")
+    if leaf.shape != like.shape:
+        shapes = f"{tuple(leaf.shape)}, expected {tuple(like.shape)}"
+        raise UserError(f"{name}: shape is {shapes}, that of the params")
+    if not leaf.is_floating_point():
+        dtype = str(leaf.dtype).removeprefix("torch.")
+        raise UserError(f"{name}: dtype is {dtype}, needs a floating-point dtype")
+    return leaf
 
 
 def expect_net(

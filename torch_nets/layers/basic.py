@@ -27,11 +27,13 @@ from purenets.core.serial import (
     expect,
     expect_batch,
     expect_features,
+    expect_named,
     expect_sizes,
     serial_apply,
     serial_init,
     serial_uses_key,
 )
+from purenets.torch_nets import own_layers
 from purenets.torch_nets.fast import matmul
 from purenets.torch_nets.keys import MISSING, key_like
 
@@ -273,7 +275,8 @@ def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
             expect_tensor(x)
             raise
 
-    return Model(lambda key: ({}, {}), apply, uses_key=False, kind=kind)
+    layer = Model(lambda key: ({}, {}), apply, uses_key=False, kind=kind)
+    return own_layers.watched(layer) if own_layers.may_write(f) else layer
 
 
 def ReLU() -> Model:
@@ -539,12 +542,13 @@ def residual(**layers: Model) -> Model:
     return inner._replace(apply=apply, kind="Residual")
 
 
-def serial(**layers: Model) -> Model:
+def serial(*unnamed: Model, **layers: Model) -> Model:
     """Return the layer that applies the given layers in sequence.
 
     Each layer draws its params, and in training its dropout, from a key of its own.
 
     Args:
+        unnamed: refused; each layer needs a name.
         layers: the layers by name, in order.
 
     Returns:
@@ -552,8 +556,9 @@ def serial(**layers: Model) -> Model:
         "fc1.weight" and "fc1.bias". It is a `Model`, and may be a layer of another `serial`.
 
     Raises:
-        UserError: a name is empty or holds a dot, or a layer is not a `Model`. When applied: a leaf
-            is missing, unknown or misshapen; the message names it.
+        UserError: a name is missing, is empty or holds a dot, or a layer is not a `Model`. When
+            applied: a leaf is missing, unknown or misshapen, or a layer of your own writes into an
+            argument in place; the message names it.
 
     Example:
         >>> import torch
@@ -569,8 +574,8 @@ def serial(**layers: Model) -> Model:
     Source:
         `serial` of jax.example_libraries.stax; torch.nn.Sequential.
     """
-
-    run = serial_apply(layers, "apply")
+    expect_named(unnamed)
+    run = serial_apply({name: own_layers.checked(layer) for name, layer in layers.items()}, "apply")
 
     def apply(params, buffers, x, *, train=False, key=None):
         return run(params, buffers, x, train=train, key=key_like(key, x))[:2]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from purenets.core import tree
 from purenets.core.arguments import expect_dicts
-from purenets.core.arrays import namespace
+from purenets.core.arrays import kind_of, namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.blocks import advance_in_blocks
 from purenets.core.optim.internals.extra_args import MISSING, expect_given
@@ -169,7 +169,11 @@ def _sum(param: Array, update: Array) -> Array:
     if update.shape != param.shape:
         raise ValueError("one of them would be repeated")
     new = param + update
-    return new if new.dtype == param.dtype else namespace(param).astype(new, param.dtype)
+    if new.dtype == param.dtype:
+        return new
+    if kind_of(new) == "c":
+        raise ValueError("the imaginary part would be dropped")
+    return namespace(param).astype(new, param.dtype)
 
 
 def advance_fn(optimizer: Optimizer) -> Callable:

@@ -47,7 +47,7 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
     def update_of_any(grads, state, params, **extra):
         expect_arrays("grads", grads)
         if params is not None:
-            expect_like("grads", grads, params)
+            expect_grads(grads, params)
         if "value_and_grad_fn" in extra:
             extra |= {"value_and_grad_fn": _at_own_dtype(extra["value_and_grad_fn"], params)}
         grads, params = widened_leaves(grads), widened_leaves(params)
@@ -101,7 +101,7 @@ ERRORS = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
 def expect_update_of(init: InitState, grads: Params, state: dict, params: Params) -> None:
     """Raise a UserError that names what is wrong of the arguments of an update."""
     if params is not None:  # a transform may need none
-        expect_like("grads", grads, params)
+        expect_grads(grads, params)
     expect_state(init, state, grads if params is None else params)
 
 
@@ -118,8 +118,19 @@ def checking(init: InitState, update: Update) -> Update:
     return checked
 
 
+def expect_grads(grads: Params, params: Params) -> None:
+    """Raise a UserError unless the gradients fit the params, and none is of integers."""
+    expect_like("grads", grads, params)
+    for name, leaf in grads.items():
+        if kind_of(leaf) not in "fc" and kind_of(params[name]) in "fc":
+            dtype = str(leaf.dtype).removeprefix("torch.")
+            raise UserError(f"grads: {name} is {dtype}, needs a floating-point dtype")
+
+
 def expect_like(what: str, leaves: Params, params: Params) -> None:
-    """Raise a UserError unless `leaves` are arrays of the params' names, library and shapes."""
+    """Raise a UserError unless `leaves` are arrays of the params' names, library and shapes, and
+    complex only where a param is.
+    """
     expect_arrays("params", params)
     expect_arrays(what, leaves)
     try:
@@ -133,6 +144,9 @@ def expect_like(what: str, leaves: Params, params: Params) -> None:
         if leaf.shape != param.shape:
             shapes = f"{tuple(leaf.shape)}, its param {tuple(param.shape)}"
             raise UserError(f"{what}: {name} has shape {shapes}")
+        if kind_of(leaf) == "c" and kind_of(param) != "c":
+            dtypes = (str(x.dtype).removeprefix("torch.") for x in (leaf, param))
+            raise UserError(f"{what}: {name} is {', its param '.join(dtypes)}")
 
 
 def _kind(leaf: Array) -> str:

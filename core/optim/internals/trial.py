@@ -2,8 +2,9 @@
 
 An update that writes into its arguments gives right numbers in one loop and wrong ones in the next:
 the state from before it is no longer there. One that returns something else than `(updates,
-opt_state)` ends in an error far from it. Both are told before the first step. The optimizers of the
-package are tested for it, and not tried.
+opt_state)` ends in an error far from it. One that has no learning rate, or is turned twice, trains
+uphill. All are told before the first step. The optimizers of the package are tested for it, and not
+tried.
 """
 
 import math
@@ -51,10 +52,71 @@ def expect_own_parts(optimizer: Optimizer, params: Params) -> None:
     if own and can_be_tried(params):
         for part in own:
             _expect_pure(part, small(params))
+        _expect_downhill(optimizer, own, params)
+
+
+def _expect_downhill(optimizer: Optimizer, own: tuple[Optimizer, ...], params: Params) -> None:
+    """Raise a UserError for an optimizer whose first updates climb although no part of it returns
+    -g, which says that they should.
+
+    Updates climb where their product with the gradient is positive. The params of the trial are
+    positive, as its gradients are: weight decay shrinks both.
+    """
+    at = {name: numbers(p, 1.0) for name, p in small(params).items()}
+    if not _climbs(_first_updates(optimizer, at), at):
+        return
+    alone = [_first_updates(part, at) for part in own]
+    turning = [updates for updates in alone if not _climbs(updates, at)]
+    if any(updates is None or _is_reversed(updates, at) for updates in turning):
+        return
+    why = (
+        "an update of your own points downhill already, and a rate or an optimizer after it turns "
+        "it; leave one of both out"
+        if turning
+        else "nothing in it turns them downhill; end it with scale_by_learning_rate(lr), or return "
+        "-lr * g in place of lr * g"
+    )
+    raise UserError(
+        f"optimizer: its first updates point uphill: {why}; to climb on purpose, begin the chain "
+        "with a transform that returns -g"
+    )
+
+
+def _first_updates(optimizer: Optimizer, at: Params) -> dict[str, np.ndarray] | None:
+    """Return the updates of a gradient of positive numbers, None where they are not known."""
+    if takes_extra_args(optimizer.update):
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            updates, _ = optimizer.update(_gradient(at), optimizer.init(at), at)
+            found = {name: np.asarray(to_host(leaf)) for name, leaf in updates.items()}
+    except Exception:  # the numbers are not those of the net: the update may refuse them
+        return None
+    same = found.keys() == at.keys()
+    return found if same and all(np.isfinite(u).all() for u in found.values()) else None
+
+
+def _gradient(at: Params) -> Params:
+    return {name: numbers(p, 1.0 + 10 * i) for i, (name, p) in enumerate(at.items())}
+
+
+def _climbs(updates: dict[str, np.ndarray] | None, at: Params) -> bool:
+    """Return True if some leaves move uphill and none downhill."""
+    if updates is None:
+        return False
+    grads = {name: to_host(g) for name, g in _gradient(at).items()}
+    slopes = [float((u * grads[name]).sum()) for name, u in updates.items()]
+    return min(slopes) >= 0 and max(slopes) > 0
+
+
+def _is_reversed(updates: dict[str, np.ndarray], at: Params) -> bool:
+    """Return True for updates that are -g: whoever returns them wants to maximize."""
+    grads = {name: to_host(g) for name, g in _gradient(at).items()}
+    return all(np.array_equal(u, -grads[name]) for name, u in updates.items())
 
 
 def _expect_pure(optimizer: Optimizer, params: Params) -> None:
-    grads = {name: numbers(p, 1.0 + 10 * i) for i, (name, p) in enumerate(params.items())}
+    grads = _gradient(params)
     try:
         with np.errstate(all="ignore"):
             given = {"grads": grads, "opt_state": optimizer.init(params), "params": params}
