@@ -249,7 +249,8 @@ CALLS = {
 ELSEWHERE = {
     "train.fit", "serial.serial_uses_key", "serial.serial_init",
     "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load",
-    "checkpoint.load_file", "checkpoint.read", "folder.save", "checkpoint.on_host",
+    "checkpoint.load_file", "checkpoint.read", "folder.save", "folder.open_run",
+    "checkpoint.on_host",
     "checkpoint.encoded", "checkpoint.described",
     "basic.uniform_init",
     "ensemble.ensemble_metrics", "grad.expect_param_tensors",
