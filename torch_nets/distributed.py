@@ -13,6 +13,7 @@ With shards (`--shards 4`) any number of processes computes the same bits: `shar
 import contextlib
 import functools
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -78,7 +79,8 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
         The `Group`.
 
     Raises:
-        UserError: the shards cannot be shared equally among the processes, or a GPU is missing.
+        UserError: the shards cannot be shared equally among the processes, a GPU is missing, or
+            torchrun has ended.
 
     Example:
         >>> import torch
@@ -96,6 +98,7 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
             return
         if device.type == "cuda":
             torch.cuda.set_device(_own_gpu())
+        _expect_torchrun()
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
         group = Group(dist.get_rank(), dist.get_world_size(), shards)
         if not group.writes:  # it is quiet for good
@@ -107,6 +110,20 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
             yield group
         finally:
             dist.destroy_process_group()
+
+
+def _expect_torchrun() -> None:
+    """Raise a UserError if the torchrun of this machine has been killed: its processes, which have
+    just begun, would wait for it until torch gives up."""
+    given = os.environ
+    on_one_machine = given.get("LOCAL_WORLD_SIZE") == given["WORLD_SIZE"]
+    if not on_one_machine or given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    try:
+        address = given["MASTER_ADDR"], int(given["MASTER_PORT"])
+        socket.create_connection(address, timeout=10).close()
+    except OSError as error:
+        raise UserError("torchrun has ended, so its processes end, too") from error
 
 
 def _own_gpu() -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -117,6 +118,17 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     message = "--device cuda: 2 processes on this machine need a GPU each, it has 1"
     with pytest.raises(UserError, match=message), processes(torch.device("cuda")):
+        pass
+
+
+def test_processes_do_not_wait_for_a_torchrun_that_has_ended(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    values = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_USE_AGENT_STORE": True}
+    for name, value in (values | {"MASTER_ADDR": "localhost", "MASTER_PORT": port}).items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match="torchrun has ended"), processes(torch.device("cpu")):
         pass
 
 
