@@ -104,7 +104,8 @@ def expect_same_images(config: Config, found: dict) -> None:
 
 
 def write(config: Config, found: dict) -> None:
-    about = {"command": "python -m benchmarks.cifar10", "options": config.to_dict()}
+    options = {name: value for name, value in config.to_dict().items() if name != "results"}
+    about = {"command": "python -m benchmarks.cifar10", "options": options}
     n = [len(mine) for mine in grouped(found["rows"], "contestant").values()]
     n += [found["time"]["n"]] if "time" in found else []
     about |= {"n": min(n), **runs.environment(), **runs.machine()}

@@ -62,9 +62,10 @@ def main(config: Config) -> dict:
     for i in range(config.rounds):
         for name in list(calls)[:: 1 if i % 2 else -1]:
             trained[name].append(calls[name]())
-    line = runs.command_line(config)
+    told = dataclasses.replace(config, results=Config().results)  # no matter where it is written
+    line = runs.command_line(told)
     about = {"command": line.replace("scripts/cifar10_gpu.py", "-m benchmarks.cifar10_gpu")}
-    about |= {"options": config.to_dict(), "n": config.rounds, **runs.environment()}
+    about |= {"options": told.to_dict(), "n": config.rounds, **runs.environment()}
     found = about | {"machine": next(iter(trained.values()))[0]["machine"], "trainings": trained}
     timing.write(config.results, found, table(found))
     return found
