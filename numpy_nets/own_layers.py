@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from purenets.core import tree
 from purenets.core.base import Params, UserError
+from purenets.core.optim.internals.precision import expect_like
 from purenets.core.serial import is_own
 
 
@@ -167,19 +167,7 @@ def _expect_grads(grads: Params, params: Params) -> None:
     """Raise a UserError unless there is a gradient for each param, in its shape."""
     if not isinstance(grads, dict):
         raise UserError(f"backward_params: returned {_kind(grads)}, needs a dict of arrays by name")
-    if grads.keys() != params.keys():
-        try:
-            tree.check_names(grads, params)
-        except UserError as error:
-            raise UserError(f"backward: grads for these params: {error}") from None
-    for name, param in params.items():
-        grad = grads[name]
-        if not isinstance(grad, np.ndarray | np.generic):
-            raise UserError(f"backward: grads: {name} is {_kind(grad)}, needs an array")
-        if grad.shape != param.shape:
-            raise UserError(
-                f"backward: grads: {name} has shape {grad.shape}, its param {param.shape}"
-            )
+    expect_like("backward: grads", grads, params)
 
 
 def _kind(value: Any) -> str:
