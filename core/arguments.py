@@ -229,11 +229,17 @@ def expect_call(function: str, arguments: tuple[str, ...], **values: Any) -> Non
     expect_functions(function, **values)
     for name, value in values.items():
         if not takes(value, len(arguments)):
-            own = getattr(value, "__name__", "<lambda>")
-            is_schedule = arguments == ("count",) and not own.startswith("<")
-            hint = f"; call {own} to make a schedule: {own}(...)" if is_schedule else ""
             right = f"{name}({', '.join(arguments)})"
+            hint = _of_schedule(value) if arguments == ("count",) else ""
             raise UserError(f"{function}: {name} cannot be called as {right}{hint}")
+
+
+def _of_schedule(function: Callable) -> str:
+    """Return what to do with a function that was given as a schedule and is none."""
+    own = getattr(function, "__name__", "<lambda>")
+    if takes(function, 2) and list(inspect.signature(function).parameters) == ["name", "leaf"]:
+        return "; a rule that chooses leaves goes into masked(optimizer, where), in an optim.chain"
+    return "" if own.startswith("<") else f"; call {own} to make a schedule: {own}(...)"
 
 
 def takes(function: Callable, n: int, optional: tuple[str, ...] = ()) -> bool:

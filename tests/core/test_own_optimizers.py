@@ -301,6 +301,13 @@ def test_function_that_cannot_be_called_so_is_refused_where_it_is_given(call):
         call()
 
 
+def test_rule_of_leaves_as_a_schedule_is_told_where_it_belongs():
+    with pytest.raises(UserError, match=r"weight_decay\(count\); .* masked\(optimizer, where\)"):
+        optim.adamw(1e-3, weight_decay=optim.is_matrix)
+    with pytest.raises(UserError, match="call cosine to make a schedule"):
+        optim.adamw(1e-3, weight_decay=schedules.cosine)
+
+
 def test_functions_of_every_make_are_taken():
     class Rule:
         def rate(self, count):
