@@ -4,14 +4,15 @@ batches.
     python scripts/compare_mlps.py --datasets moons,circles,blobs --seeds 5 --out runs/compare
 
 Every combination of set, noise, optimizer and batch size is trained in both backends for each seed.
-`table.json` in --out has a row for each run (and the history of the first seed), `table.md` the
-means and deviations, two figures the curves and the decision boundaries.
+`table.json` in --out has a row for each run, with the history of the first seed and its params on
+sets of two features; `table.md` has the means and deviations, `curves.png` and `boundaries.png`
+show the first seed.
 """
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
@@ -106,7 +107,7 @@ def compared(config: Config, folder: Path) -> list[dict]:
     }
     for case in cases(config):
         if not any(same_case(row["case"], case.to_dict()) for row in rows):
-            new = compare(case, config.compile, keep_history=case.seed == config.first_seed)
+            new = compare(case, config.compile, keep=case.seed == config.first_seed)
             rows += [{**row, **runs.origin_of(folder)} for row in new]
             result_files.write(path, {**about, "rows": rows}, table(rows))
     draw(config, rows, folder)
@@ -157,23 +158,35 @@ def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, Res
     }
 
 
-def compare(case: mlp_task.MLPConfig, compile: bool, keep_history: bool = False) -> list[dict]:
-    """One row for each backend, with the largest difference between their params at the end."""
+def compare(case: mlp_task.MLPConfig, compile: bool, keep: bool = False) -> list[dict]:
+    """Return one row for each backend, with the largest difference between their final params.
+
+    Args:
+        case: what is trained.
+        compile: the torch step.
+        keep: add the history, and the params of a net whose boundary can be drawn.
+    """
     from purenets.torch_nets import to_numpy
 
     results = train_both(case, compile)
-    finals = [to_numpy(result.state.params) for result in results.values()]
-    difference = largest_difference(*finals)
+    finals = {name: to_numpy(result.state.params) for name, result in results.items()}
+    difference = largest_difference(*finals.values())
     return [
         {
             "backend": name,
             "case": case.to_dict(),
             **result.history[-1],
             "largest_difference": difference,
-            **({"history": result.history} if keep_history else {}),
+            **({"history": result.history} if keep else {}),
+            **({"params": lists(finals[name])} if keep and result.task.n_features == 2 else {}),
         }
         for name, result in results.items()
     ]
+
+
+def lists(params: Params) -> dict[str, list]:
+    """Return params as lists, which JSON can hold."""
+    return {name: leaf.tolist() for name, leaf in params.items()}
 
 
 def largest_difference(a: Params, b: Params) -> float:
@@ -272,15 +285,43 @@ def boundaries(pairs: dict[str, dict[str, Result]]) -> Figure:
     return figure
 
 
+def kept_pairs(rows: Iterable[dict]) -> dict[str, dict[str, Result]]:
+    """Return the networks whose params are in the rows, by combination and backend."""
+    pairs: dict[str, dict[str, Result]] = {}
+    for label, row in labelled([row for row in in_order(rows) if "params" in row]):
+        pairs.setdefault(label or row["case"]["dataset"], {})[row["backend"]] = kept_result(row)
+    return pairs
+
+
+def kept_result(row: dict) -> Result:
+    """Return the network of a row that has its params, as a NumPy network."""
+    known = {field.name for field in fields(mlp_task.MLPConfig)}
+    case = mlp_task.MLPConfig(**{name: row["case"][name] for name in known & row["case"].keys()})
+    backend, key = train_mlp_numpy.BACKEND, random.key(case.seed)
+    task = mlp_task.load_data(case, random.split(key, 4)[0])
+    model = mlp_task.make_model(backend, case, task)
+    params = {name: np.asarray(leaf, case.dtype) for name, leaf in row["params"].items()}
+    if tree.map(np.shape, params) != tree.map(np.shape, model.init(key)[0]):
+        raise UserError(f"params of {case.dataset}: not those of the network that was trained")
+    optimizer = OPTIMIZERS[case.optimizer](lr=case.learning_rate)
+    state = train_state(params, {}, optimizer, key)
+    predict = mlp_task.predictor(backend, model, state)
+    return Result(state, row["history"], model, task, predict=predict)
+
+
+def labelled(rows: Sequence[dict]) -> list[tuple[str, dict]]:
+    """Return the rows with what distinguishes their combinations, such as "moons sgd"."""
+    varying = [key for key in KEYS if len({row["case"][key] for row in rows}) > 1]
+    return [(" ".join(str(row["case"][key]) for key in varying), row) for row in rows]
+
+
 def draw(config: Config, rows: list[dict], folder: Path) -> None:
-    """The curves of the first seed of each combination."""
-    kept = [row for row in rows if "history" in row]
-    varying = [key for key in KEYS if len({row["case"][key] for row in kept}) > 1]
-    runs = {
-        " ".join([*(str(row["case"][key]) for key in varying), row["backend"]]): row["history"]
-        for row in kept
-    }
-    plots.save(plots.curves(runs, mlp_task.CURVES), folder / "curves.png")
+    """Draw the curves of the first seed of each combination, and its decision boundaries."""
+    kept = labelled([row for row in rows if "history" in row])
+    histories = {f"{label} {row['backend']}".strip(): row["history"] for label, row in kept}
+    plots.save(plots.curves(histories, mlp_task.CURVES), folder / "curves.png")
+    if pairs := kept_pairs(rows):
+        plots.save(boundaries(pairs), folder / "boundaries.png")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 Its text is that of scripts/report/text, its numbers come from results/, each with the command that
 wrote it. A part whose result file is missing is trained in small, and the report says so. Only the
-decision boundaries are always drawn from networks that this command trains.
+interactive figure always shows networks that this command trains.
 """
 
 import sys

@@ -20,7 +20,7 @@ def document(
 
     Args:
         found: The content of the result files, by name.
-        quick: The options of what is trained here: always the decision boundaries, and every part
+        quick: The options of what is trained here: always the interactive figure, and every part
             whose results are missing.
         byline: Lines below the title: who wrote it.
     """

@@ -28,7 +28,6 @@ from scripts.shared.mlp import MLPConfig, load_data
 HIDDEN, BATCH = 20, 32  # of the network whose layers are shown
 CURVE_HEIGHT = 1.45  # inches of each set
 NOISE = 0.1  # of moons and circles where no other is named
-EPOCHS, RATE = 100, 0.1  # of the decision boundaries: ten times the rate, in fewer epochs
 OF_SETS = ("sets", "sets_same", "sets_differ", "overlap", "overlap_otherwise")
 OF_SHUFFLED = ("shuffled", "shuffled_uses", "shuffled_otherwise")
 CONTENTS = {
@@ -38,14 +37,13 @@ CONTENTS = {
     "overlap": "four clusters, SD 2, centers 4 apart",
     "digits": "8 \u00d7 8 pixels, of scikit-learn",
 }
-PLANES = ("moons", "circles", "blobs", "overlap")  # sets with two features
 
 
 def section(found: dict, quick: run_quick.Config) -> Section:
     """Return Part I; from a quick run where the results of all sets are not in `found`."""
     values = (
         structure()
-        | of_boundaries(quick.seed)
+        | of_boundaries(found.get("part1_sets"))
         | {
             "one-step": one_step.interactive(quick.seed),
             "one_step_hidden": one_step.HIDDEN,
@@ -127,19 +125,18 @@ def overlap_limit() -> float:
     return (0.5 * (1 + math.erf(half / CORNER_SD / math.sqrt(2)))) ** 2
 
 
-def of_boundaries(seed: int) -> dict:
-    """Return the values of the decision boundaries of both networks, trained here."""
-    case = {"max_steps": EPOCHS, "eval_freq": 2, "learning_rate": RATE, "seed": seed}
-    pairs = {name: compare_mlps.train_both(MLPConfig(dataset=name, **case)) for name in PLANES}
+def of_boundaries(found: dict | None) -> dict:
+    """Return the values of the decision boundaries, of the first seed on all sets."""
+    pairs = compare_mlps.kept_pairs(found["rows"]) if found else {}
+    if not pairs:
+        return dict.fromkeys(("boundaries", "boundaries_same", "boundaries_differ"))
     apart = max(map(regions_apart, pairs.values()))
     return {
         "boundaries": boundaries(pairs),
         "boundaries_same": apart < 0.005,
         "boundaries_differ": apart >= 0.005,
         "boundaries_apart": f"{apart:.1%}",
-        "boundaries_rate": RATE,
-        "epochs": EPOCHS,
-        "seed": seed,
+        "boundaries_seed": kept_seed(found["rows"]),
     }
 
 

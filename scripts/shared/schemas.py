@@ -24,6 +24,12 @@ def rows_with(*columns: str) -> Callable[[Any], str | None]:
     return check
 
 
+def rows_of_one_length(value: list) -> str | None:
+    """Check that the rows of a matrix have one length; a vector has none."""
+    lengths = {len(row) for row in value if isinstance(row, list)}
+    return "needs rows of one length" if len(lengths) > 1 else None
+
+
 def confusion_and_classes(value: Any) -> str | None:
     """Check that a test's confusion matrix is square, of as many classes as are named."""
     n = len(value["classes"])
@@ -85,6 +91,7 @@ COMPARED = {  # of both MLPs: a case and a backend
     "test_accuracy": float,
     "largest_difference": float,
     "history?": rows_with("test_loss", "test_accuracy"),
+    "params?": {str: all_of(([float], [[float]]), rows_of_one_length)},
 }
 COMPARISON = {"rows": [COMPARED]}
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from purenets import UserError, random
+from purenets.core.runs.schema import mismatch
 from purenets.torch_nets import to_numpy
 from scripts import compare_mlps, pytorch_train_mlp, train_mlp_numpy
 from scripts.shared.mlp import MLPConfig
+from scripts.shared.schemas import COMPARISON
 
 SMALL = {"max_steps": 6, "eval_freq": 2, "compile": False, "seeds": 2, "first_seed": 3}
 
@@ -66,6 +68,38 @@ def test_a_row_is_that_of_the_run_alone(tmp_path):
         alone = script.train(script.Config(**case.to_dict(), **quick), params)
         assert {name: row[name] for name in alone.history[-1]} == alone.history[-1]
         assert row["step"] == 6 * 25
+
+
+def test_boundaries_are_those_of_the_first_seed(tmp_path):
+    config = compare_mlps.Config(**SMALL, datasets="moons,digits", out=str(tmp_path))
+    rows = json.loads(json.dumps(compare_mlps.main(config)))
+    assert [("params" in row, row["case"]["dataset"]) for row in rows[:4]] == [
+        *[(True, "moons")] * 2,
+        *[(False, "moons")] * 2,
+    ]
+    pairs = compare_mlps.kept_pairs(rows)
+    assert pairs.keys() == {"moons"}
+    trained = compare_mlps.train_both(MLPConfig.from_dict(rows[0]["case"]))
+    for backend, result in pairs["moons"].items():
+        x, y = result.task.test
+        np.testing.assert_array_equal(result.predict(x), trained[backend].predict(x))
+        assert (result.predict(x) == y).mean() == pytest.approx(
+            result.history[-1]["test_accuracy"], abs=1e-6
+        )
+    assert len(compare_mlps.boundaries(pairs).axes) == 2
+    assert (tmp_path / "boundaries.png").exists()
+
+
+def test_params_that_do_not_fit_their_case_are_refused(tmp_path):
+    config = compare_mlps.Config(**SMALL | {"seeds": 1}, datasets="moons", out=str(tmp_path))
+    (row, _) = json.loads(json.dumps(compare_mlps.main(config)))
+    row["params"]["fc1.weight"].pop()
+    with pytest.raises(UserError, match="params of moons: not those of the network"):
+        compare_mlps.kept_pairs([row])
+    row["params"]["fc1.weight"][0].pop()
+    wrong = mismatch({"rows": [row]}, COMPARISON)
+    assert wrong.startswith("rows[0].params.fc1.weight: ")
+    assert wrong.endswith("needs rows of one length")
 
 
 def test_params_of_another_seed_are_others():
