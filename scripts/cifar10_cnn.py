@@ -1,8 +1,7 @@
-"""Part I, task 3: CIFAR-10 as high as it goes: a fast convolutional net, and a deeper one for
-accuracy.
+"""Part I, task 3: maximize CIFAR-10 accuracy with convolutional nets, a fast and a deeper one.
 
 python scripts/cifar10_cnn.py --preset 94 --out runs/fast
-python scripts/cifar10_cnn.py --preset digits  # in small, on data that is always there
+python scripts/cifar10_cnn.py --preset digits  # a small run on data that is always available
 """
 
 import dataclasses
@@ -35,7 +34,7 @@ SMALLEST = 25  # height and width of an image: three pools of 2, and one of 3 af
 
 
 def three_widths(values: tuple) -> str | None:
-    """Check the channels of three groups."""
+    """Check that there are three positive channel counts, one for each group."""
     good = widths(values) is None and len(values) == 3
     return None if good else "three positive integers with commas between them"
 
@@ -108,7 +107,7 @@ BEST = "94"  # the preset whose net the report shows where it has no results
 
 
 def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
-    """Return the fast net, whose first filters whiten the patches of the first training images."""
+    """Return the fast net; with --whiten its first layer whitens patches of training images."""
     from purenets.torch_nets.fast_cnn import FastCNN, whitening_filters
 
     height, width = task.train[0].shape[2:]
@@ -133,7 +132,10 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
-    """Muon on filters of a fixed length; Nesterov's momentum on the last layer and the biases."""
+    """Return Nesterov momentum for biases and the last layer, and --optimizer for the filters.
+
+    Muon keeps the filters at a fixed length. Every rate falls linearly to 0.
+    """
 
     def falling(end: float):
         return lambda rate: schedules.linear(rate, 0.0, end)
@@ -160,19 +162,22 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
 
 
 def first_bias_steps(config: Config, steps_per_epoch: float) -> float:
-    """Return when the rate of the first layer's bias is down to 0."""
+    """Return the step at which the rate of the first layer's bias reaches 0."""
     return max(config.whiten_epochs * steps_per_epoch, 1)  # with 0 there is no such leaf
 
 
 def fixed(config: Config, steps_per_epoch: float) -> Fixed | None:
-    """Return the first layer's bias, which stands still once its rate is 0."""
+    """Return the first layer's bias, which is fixed once its rate is 0.
+
+    None if the first layer is not whitened or has no bias.
+    """
     if not (config.whiten and config.whiten_epochs):
         return None
     return Fixed(("first.bias",), math.ceil(first_bias_steps(config, steps_per_epoch)))
 
 
 def proxy(config: Config) -> Config:
-    """Return the options of the small net of --hardest: about a tenth of the multiplications."""
+    """Return the options of the small net for --hardest, with about a tenth of the products."""
     small = tuple(
         max(1, width // part) for width, part in zip(config.channels, (2, 4, 4), strict=True)
     )
@@ -183,7 +188,7 @@ RECIPE = training.Recipe("fast CNN", make_net, make_optimizer, proxy=proxy, fixe
 
 
 def train(config: Config) -> Result:
-    """Train the net of `config`; the test images are looked at once, at the end."""
+    """Train the net of `config`; the test images are used only once, at the end."""
     return training.train(config, RECIPE)
 
 

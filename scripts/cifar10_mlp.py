@@ -1,7 +1,7 @@
-"""Part I, task 3: CIFAR-10 as high as it goes without any convolution or patch.
+"""Part I, task 3: maximize CIFAR-10 accuracy without convolutions or patches.
 
 python scripts/cifar10_mlp.py --preset mlp --out runs/mlp
-python scripts/cifar10_mlp.py --preset digits  # in small, on data that is always there
+python scripts/cifar10_mlp.py --preset digits  # a small run on data that is always available
 """
 
 import functools
@@ -30,7 +30,7 @@ from scripts.shared import training
 from scripts.shared.images import CIFAR10, ImageOptions, report
 from scripts.shared.result import Result
 
-# as quick as it can be, and with a rate that means what AdamW's does
+# fast orthogonalization, and a learning rate on the scale of AdamW's
 MUON = functools.partial(
     optim.muon, adjust_lr_fn="match_rms_adamw", ns_steps=3, precision="bfloat16"
 )
@@ -76,7 +76,7 @@ def preset(name: str, **values) -> Config:
     return Config(**CIFAR10 | {"preset": name} | values)
 
 
-# What long trainings share: what costs accuracy in a short one pays in these.
+# Shared by the long trainings: options that cost accuracy in short ones but pay off in these.
 LONG = {
     "optimizer": "muon",
     "muon_method": "gram",
@@ -153,7 +153,7 @@ def net_of(config: Config, n_inputs: int, n_classes: int, norm: Callable[..., Mo
 
 
 def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimizer:
-    """Return the optimizer with its schedule, inside of beta-lasso where `--lasso` is given."""
+    """Return the optimizer with its schedule, wrapped in beta-lasso if `--lasso` is given."""
     make = OPTIMIZERS[config.optimizer]
     if config.optimizer == "muon":
         make = functools.partial(make, method=config.muon_method)
@@ -165,7 +165,7 @@ RECIPE = training.Recipe("net without convolution", make_net, make_optimizer)
 
 
 def train(config: Config) -> Result:
-    """Train the net of `config`; the test images are looked at once, at the end."""
+    """Train the net of `config`; the test images are used only once, at the end."""
     return training.train(config, RECIPE)
 
 

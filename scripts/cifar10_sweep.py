@@ -1,18 +1,19 @@
-"""CIFAR-10 as high as it goes: settings and seeds of cifar10_cnn.py, cifar10_mlp.py and
-cnn_train.py.
+"""Train CIFAR-10 settings of cifar10_cnn.py, cifar10_mlp.py and cnn_train.py with several seeds.
 
     python scripts/cifar10_sweep.py --settings "cnn 94,cnn 94: epochs=10 hardest=0.5" --choose \
         --results results/x.json
     python scripts/cifar10_sweep.py --settings ablation --seeds 2 --results results/x.json
     python scripts/cifar10_sweep.py --settings final --first_seed 100 --results results/y.json
 
-A setting is a preset of one of the three scripts ("cnn 94"), a preset with options changed ("cnn
+A setting is a preset of one of the three scripts ("cnn 94"), a preset with changed options ("cnn
 94: epochs=10 channels=64x256x256 dirac=false"), or one of VARIANTS: a preset without one of its
-ingredients. Its name says all of it, and every setting that was tried is a row of the results.
+ingredients. The name of a setting describes it, and every setting that was tried is a row of the
+results.
 
-Settings are chosen on 5,000 of the training images (--choose, and the variants); the test images
-are not opened then. Final runs train on all 50,000 with seeds that chose nothing, and look at the
-test images once each. Runs and rows are kept as scripts/cnn_sweep.py keeps them.
+Settings are selected on 5,000 held-out training images (with --choose, and for the variants); the
+test images are not used for this. Final runs train on all 50,000 images, with seeds that took no
+part in the selection, and each uses the test images once. Runs and rows are stored in the same way
+as by scripts/cnn_sweep.py.
 """
 
 import itertools
@@ -61,7 +62,7 @@ CHOOSE = {"valid_fraction": 0.1, "test": False}  # 5,000 of CIFAR-10's 50,000 tr
 
 
 def shortened(kind: str, preset: str, part: float) -> dict:
-    """Return what makes a training for choosing of a preset, with a part of its epochs."""
+    """Return the changes that turn a preset into a selection run with a fraction of its epochs."""
     return CHOOSE | {"epochs": SCRIPTS[kind].PRESETS[preset].epochs * part}
 
 
@@ -180,12 +181,12 @@ class Config(Options):
 
 
 def expanded(settings: tuple[str, ...]) -> list[str]:
-    """Return the settings that `--settings` stands for, each once."""
+    """Return the settings with groups replaced by their members, without duplicates."""
     return list(dict.fromkeys(itertools.chain(*(GROUPS.get(name, [name]) for name in settings))))
 
 
 def member(config: Config, setting: str, seed: int) -> tuple:
-    """Return the script and its Config of a setting and a seed."""
+    """Return the script of a setting, and its Config for a seed."""
     kind, preset, changes = (PRESETS | VARIANTS).get(setting) or changed(setting)
     script = SCRIPTS[kind]
     out = str(Path(config.out) / "choose") if config.choose else config.out
@@ -193,14 +194,14 @@ def member(config: Config, setting: str, seed: int) -> tuple:
     values |= {"data": config.data, "data_dir": config.data_dir, "threads": config.threads}
     values |= CHOOSE if config.choose else {}
     if "final" in config.settings and setting in GROUPS["final"]:
-        values["valid_fraction"] = 0.0  # what chose nothing is trained on all images
+        values["valid_fraction"] = 0.0  # nothing is selected: train on all images
     if config.valid_fraction is not None:
         values["valid_fraction"] = config.valid_fraction
     return script, script.Config.from_dict(values)
 
 
 def changed(setting: str) -> tuple[str, str, dict]:
-    """Return script, preset and changed options of "cnn 94: epochs=10 dirac=false"."""
+    """Return script, preset and changed options of a setting "cnn 94: epochs=10 dirac=false"."""
     base, _, text = setting.partition(": ")
     kind, preset, _ = PRESETS[base]
     pairs = [word.partition("=")[::2] for word in text.split()]
@@ -211,7 +212,7 @@ def changed(setting: str) -> tuple[str, str, dict]:
 
 
 def flag(name: str, value: str) -> list[str]:
-    """Return the words of the command line for an option; "64x256" is the list 64,256."""
+    """Return the command-line words for an option; "64x256" stands for the list 64,256."""
     if value in ("true", "false"):
         return [f"--{name}" if value == "true" else f"--no-{name}"]
     is_list = value.replace("x", "").isdigit() and "x" in value
@@ -219,10 +220,10 @@ def flag(name: str, value: str) -> list[str]:
 
 
 def main(config: Config) -> list[dict]:
-    """Every setting and seed; their rows, and those that `--results` had."""
+    """Train every setting with every seed; return their rows and those already in `--results`."""
     names = expanded(config.settings)
     for name in names:
-        member(config, name, config.first_seed)  # what is wrong is said before the first training
+        member(config, name, config.first_seed)  # report errors before the first training
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     rows = sweep(
         config.out,
@@ -241,8 +242,11 @@ def main(config: Config) -> list[dict]:
 
 
 def table(rows: list[dict]) -> Table:
-    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
-    seeds. Held-out images over views have a column where a run held out any."""
+    """Return a row for each setting, with its accuracies in percent.
+
+    They are given as mean ± standard deviation over the seeds. The accuracy over views on held-out
+    images has a column only if a run has measured it.
+    """
     held_out = ["validation, mean over views"] if any(row.get(VALID_VIEWS) for row in rows) else []
     parts = ("validation", *held_out, "test", "test, mean over views")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]
@@ -268,8 +272,11 @@ def cells(setting: str, rows: list[dict], held_out: bool) -> tuple:
 
 
 def differences(rows: list[dict], base: str) -> Table:
-    """Return a row for each variant of `base`: by how many points of validation accuracy it differs
-    from it, each seed against the same seed, and the standard error of that mean."""
+    """Return a row for each variant of `base` with its difference in validation accuracy.
+
+    The difference is a mean over seeds in percentage points, where each seed is compared with the
+    same seed of `base`. Beside it stands the standard error of that mean.
+    """
     points = changes(rows, base)
     header = (f"{base}, changed", "points of validation accuracy", "standard error", "n")
     return table_of(

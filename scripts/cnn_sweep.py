@@ -1,12 +1,11 @@
-"""Part II: the reduced VGG with several optimizers, rates and seeds, and what it reaches at its
-best.
+"""Part II: train the reduced VGG with several optimizers, rates and seeds, and at its best.
 
     python scripts/cnn_sweep.py --results results/part2_settings.json
 
-Each setting and seed is a run of scripts/cnn_train.py in a folder of its own in --out; a run that
-was stopped goes on, one that has ended is only read. Runs that --results has already are kept and
-not trained again, so that settings and seeds can be added to it, also on another machine: each row
-names its own.
+Each setting and seed is a run of scripts/cnn_train.py in its own folder in --out. An interrupted
+run continues, and a finished one is only read. Rows that are already in --results are kept and not
+trained again, so settings and seeds can be added later, also on another machine: each row names its
+own machine.
 """
 
 import itertools
@@ -43,10 +42,11 @@ from scripts.shared.sweeps import (
     trained,
 )
 
-# Named changes of the options of scripts/cnn_train.py. The assignment's training is Adam at its
-# default rate; others differ in the optimizer or the rate, of which the better one on validation
-# counts. All compute in --precision, but for one that tells whether bfloat16 changes the accuracy.
-# Those of 40 epochs tell what more passes give from what augmentation and regularization give.
+# Named changes of the options of scripts/cnn_train.py. The assignment's training uses Adam at its
+# default rate. Other settings change the optimizer or the rate; of two rates, the better one on
+# validation images counts. All use --precision, except one that shows whether bfloat16 changes the
+# accuracy. The settings of 40 epochs separate the effect of more epochs from the effect of
+# augmentation and regularization.
 EPOCHS_40 = {
     "optimizer": "nesterov",
     "learning_rate": 0.4,
@@ -63,7 +63,7 @@ VGG = {
 }
 IN_FLOAT32 = "adam 1e-3 in float32"
 SETTINGS = {
-    "adam 1e-3": {"learning_rate": 1e-3},  # the assignment's: Adam in its defaults
+    "adam 1e-3": {"learning_rate": 1e-3},  # the assignment's: Adam with its defaults
     IN_FLOAT32: {"learning_rate": 1e-3, "precision": "float32"},
     "adam 1e-4": {"learning_rate": 1e-4},
     "adam 1e-2": {"learning_rate": 1e-2},
@@ -75,8 +75,8 @@ SETTINGS = {
     "40 epochs augmented": EPOCHS_40 | {"flip": "random", "crop": 4, "cutout": 8},
     "best": VGG | {"valid_fraction": 0.1},  # as many held out as in all other rows
 }
-LONG = ("40 epochs plain", "40 epochs augmented", "best")  # of few seeds
-# those that differ from the assignment's in the optimizer or the rate alone
+LONG = ("40 epochs plain", "40 epochs augmented", "best")  # trained with few seeds
+# the settings that differ from the assignment's only in the optimizer or the rate
 COMPARED = tuple(name for name in SETTINGS if name not in (*LONG, IN_FLOAT32))
 
 
@@ -106,7 +106,7 @@ class Config(Options):
 
 
 def main(config: Config) -> list[dict]:
-    """Every setting and seed; their rows, and those that `--results` had."""
+    """Train every setting with every seed; return their rows and those already in `--results`."""
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     rows = sweep(
         config.out,
@@ -130,8 +130,9 @@ def member(config: Config, setting: str, seed: int) -> cnn_train.Config:
 
 
 def table(rows: list[dict]) -> Table:
-    """Return a row for each setting: accuracies in percent, mean ± standard deviation over the
-    seeds.
+    """Return a row for each setting, with its accuracies in percent.
+
+    They are given as mean ± standard deviation over the seeds.
     """
     parts = ("train", "validation", "test", "test, mean over views")
     accuracies = [f"{part}, % ({MEAN_SD})" for part in parts]

@@ -46,7 +46,7 @@ class Config(ImageOptions):
     )
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
     dirac: bool = option(False, "convolutions begin as the identity, as far as they can")
-    # of the optimizer filter_muon, which trains filters of a fixed length by Muon
+    # options of filter_muon, which applies Muon to filters of a fixed length
     momentum: float = option(0.6, "of the filters", fraction)
     muon_method: str = option(
         "direct", "the order of its products; gram takes fewer of them", one_of(METHODS)
@@ -120,7 +120,7 @@ def make_optimizer(config: Config, steps: int, steps_per_epoch: float) -> Optimi
 
 
 def proxy(config: Config) -> Config:
-    """Return the options of the small net of --hardest: a ninth of the multiplications."""
+    """Return the options of the small net for --hardest, with a ninth of the multiplications."""
     return dataclasses.replace(config, width=config.width / 3)
 
 
@@ -128,15 +128,15 @@ RECIPE = training.Recipe("reduced VGG", make_net, make_optimizer, chain_moves=Tr
 
 
 def train(config: Config | None = None) -> Result:
-    """Train the CNN that the options describe; `train()` takes all defaults.
+    """Train the CNN that the options describe; `train()` uses the defaults.
 
-    The test images are looked at once, at the end.
+    The test images are used only once, at the end.
     """
     return training.train(Config.given(config), RECIPE)
 
 
 def main(config: Config | None = None) -> Result:
-    """Train and print loss and accuracy on the validation and the test images."""
+    """Train; print loss and accuracy on the validation and the test images."""
     result = train(config)
     report(RECIPE.title, result)
     return result

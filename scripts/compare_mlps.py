@@ -1,5 +1,4 @@
-"""Part I: the NumPy and the PyTorch MLP on the same data, from the same params, over the same
-batches.
+"""Part I: compare the NumPy and the PyTorch MLP on the same data, initial params and batches.
 
     python scripts/compare_mlps.py --datasets moons,circles,blobs --seeds 5 --out runs/compare
 
@@ -88,7 +87,7 @@ class Config(Options):
 
 
 def main(config: Config) -> list[dict]:
-    """All runs; the rows of the table."""
+    """Train every combination in both backends; return the rows of the table."""
     with runs.open_run(config) as folder:
         rows = compared(config, folder)
     print(to_text(table(rows)))
@@ -96,7 +95,7 @@ def main(config: Config) -> list[dict]:
 
 
 def compared(config: Config, folder: Path) -> list[dict]:
-    """Train what the folder does not have yet, write its table and figures; return all rows."""
+    """Train the missing runs, write table and curves to the folder; return all rows."""
     path = folder / "table.json"
     rows = result_files.read(path, COMPARISON, drafts=True)["rows"] if path.exists() else []
     about = {
@@ -118,13 +117,13 @@ def compared(config: Config, folder: Path) -> list[dict]:
 
 
 def same_case(a: dict, b: dict) -> bool:
-    """Return True if two cases train the same."""
-    kept = ("out", "resume", "keep")  # they say only what is kept of a run
+    """Return whether two cases describe the same training."""
+    kept = ("out", "resume", "keep")  # these only say what is kept of a run
     return all(a.get(name) == b.get(name) for name in {**a, **b} if name not in kept)
 
 
 def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:
-    """The options of every run, seeds innermost."""
+    """Yield the options of every run; the seed varies fastest."""
     noises = config.noises or (None,)
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     names = ("dnn_hidden_units", "learning_rate", "max_steps", "eval_freq", "dtype")
@@ -135,10 +134,11 @@ def cases(config: Config) -> Iterator[mlp_task.MLPConfig]:
 
 
 def same_params(case: mlp_task.MLPConfig) -> Params:
-    """The params that both backends start from: those that the PyTorch MLP draws, as NumPy
-    arrays.
+    """Return the initial params of both backends, as NumPy arrays.
+
+    The PyTorch MLP draws them.
     """
-    from purenets.torch_nets import to_numpy  # when work starts, so that --help is quick
+    from purenets.torch_nets import to_numpy  # imported late, so that --help is fast
 
     key = random.key(case.seed)
     task = mlp_task.load_data(case, random.split(key, 4)[0])
@@ -149,7 +149,7 @@ def same_params(case: mlp_task.MLPConfig) -> Params:
 
 
 def train_both(case: mlp_task.MLPConfig, compile: bool = False) -> dict[str, Result]:
-    """The case in both backends, from the same params."""
+    """Train the case in both backends from the same params; return both results."""
     params = same_params(case)
     torch_case = pytorch_train_mlp.Config(**case.to_dict(), compile=compile)
     return {
@@ -190,14 +190,14 @@ def lists(params: Params) -> dict[str, list]:
 
 
 def largest_difference(a: Params, b: Params) -> float:
-    """The largest absolute difference between two dicts of NumPy arrays."""
+    """Return the largest absolute difference between two dicts of NumPy arrays."""
     return max(
         float(np.abs(x - y).max()) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
     )
 
 
 def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
-    """The largest difference between the params of both backends after each of `steps` steps."""
+    """Return the largest difference between the params of both backends after each of the steps."""
     from purenets.torch_nets import to_numpy
 
     params = same_params(case)
@@ -223,13 +223,13 @@ def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:
 
 
 def in_order(rows: Iterable[dict]) -> list[dict]:
-    """Return the rows with their sets in the order of DATASETS, otherwise as they come."""
+    """Return the rows with their sets in the order of DATASETS, otherwise in their given order."""
     place = place_in(DATASETS)
     return sorted(rows, key=lambda row: place(row["case"]["dataset"]))
 
 
 def summary(rows: Iterable[dict]) -> list[dict]:
-    """Mean and standard deviation (n - 1) over the seeds of each combination and backend."""
+    """Return mean and standard deviation (n - 1) over the seeds, by combination and backend."""
     groups: dict[tuple, list[dict]] = {}
     for row in in_order(rows):
         groups.setdefault((*(row["case"][key] for key in KEYS), row["backend"]), []).append(row)
@@ -273,8 +273,9 @@ def cells(entry: dict) -> tuple:
 
 
 def boundaries(pairs: dict[str, dict[str, Result]]) -> Figure:
-    """A column for each set of two features, a row for each backend: regions, points and test
-    accuracy.
+    """Draw class regions, points and test accuracy for sets with two features.
+
+    Each set has a column, each backend a row.
     """
     figure, axes = plots.panels(2, len(pairs), 4.4, 3.7)
     for column, (name, results) in zip(axes.T, pairs.items(), strict=True):

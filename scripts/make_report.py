@@ -1,4 +1,4 @@
-"""The report: structure, training and analysis of every network, as one HTML page and as a PDF.
+"""Write the report on structure, training and analysis of every network, as HTML and as PDF.
 
     python scripts/make_report.py --out runs/report        # or: make report
     python scripts/make_report.py --name "Ada Lovelace" --student-number 12345678
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def digits_or_nothing(text: str) -> str | None:
-    """Check a student number, which may be left out."""
+    """Check a student number; an empty one is allowed."""
     good = not text or (text.isascii() and text.isdecimal())
     return None if good else "the digits of a student number, as 12345678"
 
@@ -53,7 +53,7 @@ class Config(Options):
 
 
 def main(config: Config) -> Document:
-    """Write the report; return it."""
+    """Write the report; return it as a document."""
     folder = folder_at(config.out)
     document = make(config)
     write_atomically(folder / "report.html", to_html(document).encode())
@@ -71,7 +71,7 @@ def make(config: Config) -> Document:
 
 
 def byline(config: Config) -> list[str]:
-    """Return the lines below the title: name and student number, as far as they are given."""
+    """Return the lines below the title: name and student number, if given."""
     number = f"Student number {config.student_number}" if config.student_number else ""
     return list(filter(None, (config.name, number)))
 

@@ -1,10 +1,9 @@
-"""The archive to hand in: NUMBER_assignment2.zip, with code, executed notebooks, results and the
-report.
+"""Make the archive to hand in, NUMBER_assignment2.zip: code, notebooks, results and report.
 
     python scripts/make_submission.py --student-number 12345678  # or: make submission
 
-No data, caches or checkpoints go in. The same files give the same bytes. Before it is done, the
-archive is unpacked into an empty folder and its quick path runs there.
+The archive has no data, caches or checkpoints, and the same files give the same bytes. Before it is
+written, it is unpacked into an empty folder and its quick path runs there.
 """
 
 import io
@@ -106,7 +105,7 @@ class Config(Options):
 
 
 def main(config: Config) -> Path:
-    """Make, check and write the archive; returns its path."""
+    """Make, check and write the archive; return its path."""
     top = f"{config.student_number}_assignment2"
     path = folder_at(config.out) / f"{top}.zip"
     report = made_report(config)
@@ -125,7 +124,7 @@ def main(config: Config) -> Path:
 
 
 def read_me_first(number: str) -> str:
-    """Return the page that says where everything is; the files of the assignment are a table."""
+    """Return the overview page, with a table of the files that the assignment names."""
     rows = []
     for name, (folder, flags) in SEVEN.items():
         command = f"`python {folder}/{name}{flags}`" if folder == "scripts" else ""
@@ -134,7 +133,7 @@ def read_me_first(number: str) -> str:
 
 
 def made_report(config: Config) -> dict[str, bytes]:
-    """Return the report in both forms, by name, with the student number on its title page."""
+    """Return the report as PDF and HTML, by file name; its title page has the student number."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"name": config.name, "student_number": config.student_number}
         document = make_report.make(make_report.Config(out=folder, **own))
@@ -144,7 +143,7 @@ def made_report(config: Config) -> dict[str, bytes]:
 
 
 def files(root: Path = ROOT) -> Iterator[tuple[str, bytes]]:
-    """What is handed in, by its path below the root."""
+    """Yield the files to hand in, each as its path below the root and its content."""
     paths = [root / name for name in FILES]
     for folder in FOLDERS:
         paths += [path for path in (root / folder).rglob("*") if path.suffix in SUFFIXES]
@@ -156,7 +155,7 @@ def files(root: Path = ROOT) -> Iterator[tuple[str, bytes]]:
 
 
 def packed(contents: dict[str, bytes]) -> bytes:
-    """A ZIP of these files, in their order; no clock and no user goes in."""
+    """Return a ZIP archive of these files, in their order, without times and user names."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
         for name, data in contents.items():
@@ -167,8 +166,10 @@ def packed(contents: dict[str, bytes]) -> bytes:
 
 
 def check(content: bytes, top: str) -> None:
-    """Unpack into an empty folder and run the quick path from what is there; a UserError if it
-    fails.
+    """Unpack the archive into an empty folder and run its quick path there.
+
+    Raises:
+        UserError: the quick path fails.
     """
     print("unpacking the archive and running its quick path ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:

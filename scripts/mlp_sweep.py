@@ -1,5 +1,4 @@
-"""Train an MLP at many learning rates, each with many seeds, all in one vmapped run, and draw the
-map.
+"""Train an MLP at many rates with many seeds in one vmapped run, and draw a map of accuracies.
 
 python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
 """
@@ -58,14 +57,17 @@ class Config(Options):
 
 
 def members(config: Config) -> list[tuple[float, int]]:
-    """(rate, seed) of each member; the seeds of a rate lie together."""
+    """Return (rate, seed) of each ensemble member; the seeds of a rate are adjacent."""
     rates = np.geomspace(config.lowest, config.highest, config.rates)
     return [(float(rate), seed) for rate in rates for seed in range(config.seeds)]
 
 
 def train(config: Config) -> np.ndarray:
-    """Return each member's accuracy on a held-out fifth of the training set: (rates, seeds)."""
-    import torch  # when work starts, so that --help is quick
+    """Train all members; return their validation accuracies, (rates, seeds).
+
+    A fifth of the training set is held out for validation.
+    """
+    import torch  # imported late, so that --help is fast
 
     from purenets.torch_nets import (
         MLP,
@@ -106,9 +108,7 @@ def train(config: Config) -> np.ndarray:
 
 
 def draw(config: Config, accuracy: np.ndarray):
-    """The map: a row for each seed, a column for each rate; and the mean over the seeds
-    above it.
-    """
+    """Draw the map of validation accuracies: a row for each seed, a column for each rate."""
     from purenets.core.report import plots
 
     figure, axes = plots.panels(1, 1, 1 + 0.75 * config.rates, 1.6 + 0.4 * config.seeds)
@@ -146,7 +146,10 @@ def main(config: Config) -> np.ndarray:
 
 
 def found_in(folder: Path | None, config: Config) -> np.ndarray:
-    """Return the accuracies (rates, seeds) that the folder has, or those of a new training."""
+    """Return the accuracies, (rates, seeds).
+
+    With --resume they are read from the folder if it has them; otherwise the members are trained.
+    """
     if config.resume and (folder / SWEEP).exists():
         shape = all_of([[float]], of_shape(config.rates, config.seeds))
         return np.array(read_json(folder / SWEEP, {ACCURACY: shape})[ACCURACY])
@@ -154,7 +157,7 @@ def found_in(folder: Path | None, config: Config) -> np.ndarray:
 
 
 def of_shape(rates: int, seeds: int) -> Callable[[list], str | None]:
-    """Return the check of accuracies read back: so many rates, each with so many seeds."""
+    """Return a check that accuracies read back have the shape (rates, seeds)."""
 
     def check(value: list) -> str | None:
         good = len(value) == rates and all(len(row) == seeds for row in value)
@@ -164,7 +167,7 @@ def of_shape(rates: int, seeds: int) -> Callable[[list], str | None]:
 
 
 def save(folder: Path, config: Config, rates: list[float], accuracy: np.ndarray) -> None:
-    """Write the numbers and the map."""
+    """Write the accuracies as JSON and their map as PNG."""
     from purenets.core.report import plots
 
     found = {"rates": rates, ACCURACY: accuracy.tolist()}

@@ -1,12 +1,12 @@
-"""Does the RNN memorize palindromes, or does it learn the rule? Held-out first halves tell.
+"""Does the RNN memorize palindromes or learn the rule? Test it on held-out first halves.
 
     python scripts/palindrome_holdout.py --results results/rnn_holdout.json
 
-A palindrome is its first half. A fifth of all first halves is held out; of the others the network
-is trained on so many, over and over. If it learns palindromes by heart it is right on those and at
-chance on the ones held out; if it has learned to remember the first digit it is right on both. Each
-seed has its own split, initialization and batches; the seeds are one vmapped ensemble. T is a
-palindrome's length.
+The first half of a palindrome determines it. A fifth of all first halves is held out; the network
+is trained repeatedly on a given number of the others. If it memorizes palindromes, it is right on
+these and at chance on the held-out ones. If it has learned to remember the first digit, it is right
+on both. Each seed has its own split, initialization and batches; the seeds are trained as one
+vmapped ensemble. T is the length of a palindrome.
 """
 
 import sys
@@ -45,7 +45,7 @@ HELD_OUT = 0.2  # of all first halves
 
 
 def listable(values: tuple) -> str | None:
-    """Check lengths T whose palindromes can be listed."""
+    """Check lengths T, which must be from 2 to 12 so that all palindromes can be listed."""
     good = values and not rnn.lengths(values) and max(values) <= 12
     return None if good else "lengths T from 2 to 12 with commas between them, as 6,10"
 
@@ -72,14 +72,14 @@ class Config(Options):
 
 
 class Halves(NamedTuple):
-    """The first halves, as numbers, that a seed trains on and those held out."""
+    """The first halves of one seed, as numbers: those to train on, and those held out."""
 
     train: np.ndarray
     held_out: np.ndarray
 
 
 def main(config: Config) -> list[dict]:
-    """Train every length and number of halves; return their cells."""
+    """Train with every length and number of first halves; return a cell for each."""
     about = {"command": runs.command_line(config), "n": config.seeds}
     about |= {**runs.environment(), **runs.machine()}
     cells = []
@@ -93,19 +93,19 @@ def main(config: Config) -> list[dict]:
 
 
 def grid(config: Config) -> list[tuple[int, int]]:
-    """Return the lengths with the numbers of halves that they have."""
+    """Return all pairs of a length and a number of first halves that this length has."""
     return [(T, n) for T in config.lengths for n in config.halves if n <= most_halves(T)]
 
 
 def most_halves(T: int) -> int:
-    """Return how many first halves there are to train on."""
+    """Return the number of first halves that are left for training."""
     from purenets.core.data.palindromes import count
 
     return count(T) - round(HELD_OUT * count(T))
 
 
 def split_halves(seed: int, T: int, n: int) -> Halves:
-    """Return a seed's halves: `n` to train on, and those held out, the same for every `n`."""
+    """Return a seed's halves: `n` to train on, and the held-out ones, equal for every `n`."""
     from purenets.core.data.palindromes import count
 
     order = np.asarray(random.permutation(random.fold_in(random.key(seed), T), count(T)))
@@ -127,14 +127,14 @@ def palindromes_of(halves: np.ndarray, T: int) -> Batch:
 
 
 def stacked(batches: list[Batch]) -> Batch:
-    """Return one batch for each member of an ensemble, as tensors with an axis of members."""
+    """Stack the batches of all members of an ensemble into tensors, (members, batch, ...)."""
     import torch
 
     return tuple(torch.from_numpy(np.stack(part)) for part in zip(*batches, strict=True))
 
 
 def cell(config: Config, T: int, n: int) -> dict:
-    """Train all seeds on `n` first halves of length T; return what they reach on both kinds."""
+    """Train all seeds on `n` first halves at length T; return their accuracies on both kinds."""
     import torch
 
     from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states
@@ -182,8 +182,10 @@ def cell(config: Config, T: int, n: int) -> dict:
 
 
 def training_batches(keys, split: list[Halves], size: int, T: int) -> Callable[[int], Batch]:
-    """Return the function from the step to the palindromes of all members, drawn from their own
-    halves."""
+    """Return the function from a step to the palindromes of all members.
+
+    Each member draws from its own training halves.
+    """
 
     def batch_at(step: int) -> Batch:
         rows = [
@@ -197,7 +199,7 @@ def training_batches(keys, split: list[Halves], size: int, T: int) -> Callable[[
 
 
 def gap(cell: dict) -> Difference:
-    """Return how far held-out palindromes are below those trained on, each seed against itself."""
+    """Return the accuracy on training halves minus that on held-out halves, paired by seed."""
     return paired(cell["train"], cell["held_out"])
 
 

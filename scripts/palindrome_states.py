@@ -2,10 +2,10 @@
 
     python scripts/palindrome_states.py --results results/rnn_states.json
 
-Trains the default network at several lengths and the latches at T = 20, several seeds of each, and
-looks into them before and after: the norm of the gradient that reaches h(t), the spectral radius of
-W_hh, and how well the first digit can be told from h(t) alone while the network reads on. T is a
-palindrome's length.
+The script trains several seeds of the default network at several lengths, and of the latches at T =
+20. It analyzes each network before and after training: the norm of the gradient at h(t), the
+spectral radius of W_hh, and how accurately the first digit can be predicted from h(t) alone as the
+network continues to read. T is the length of a palindrome.
 """
 
 import sys
@@ -38,16 +38,16 @@ from scripts.shared.result_files import ORIGIN, origin_cells
 from scripts.shared.sweeps import MEAN_SD, spread
 
 NETS = {"default": (5, 10, 20, 30), "latches": (20,)}  # settings of the sweep, and lengths T
-READ = 39  # digits that each network reads on, whatever length it was trained at
+READ = 39  # digits that each network reads, whatever length it was trained at
 SHOWN = (1, 4, 10, 19)  # times at which hidden states are drawn
 POINTS = 150  # palindromes that are drawn
 TIMES = ("before", "after")  # of the training
-RIDGE = 1e-3  # of the variance, so that saturated units do not count without bound
+RIDGE = 1e-3  # times the mean variance, added so that saturated units do not dominate
 
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Look into the RNN before and after its training."""
+    """Analyze the RNN before and after its training."""
 
     seeds: int = option(5, "seeds of each network", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
@@ -59,7 +59,7 @@ class Config(Options):
 
 
 class Trained(NamedTuple):
-    """The params of each seed before and after the training, and their accuracy at their T."""
+    """The params of each seed before and after training, and its accuracy at the trained length."""
 
     before: list[Params]
     after: list[Params]
@@ -67,7 +67,7 @@ class Trained(NamedTuple):
 
 
 def main(config: Config) -> list[dict]:
-    """Train and look into every network; return a cell for each."""
+    """Train and analyze every network; return a cell for each."""
     about = {"command": runs.command_line(config), "n": config.seeds}
     about |= {**runs.environment(), **runs.machine()}
     cells = []
@@ -81,7 +81,7 @@ def main(config: Config) -> list[dict]:
 
 
 def cell(config: Config, setting: str, T: int) -> dict:
-    """Train the seeds of a network; return what is found in them."""
+    """Train the seeds of a network; return the results of their analysis."""
     member = rnn.Config(
         input_length=T - 1,
         train_steps=config.steps,
@@ -103,7 +103,7 @@ def cell(config: Config, setting: str, T: int) -> dict:
 
 
 def trained(config: Config, member: rnn.Config) -> Trained:
-    """Train all seeds as one ensemble."""
+    """Train all seeds as one ensemble; return their params and accuracies."""
     import torch
 
     from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states, unstack_states
@@ -130,7 +130,7 @@ def trained(config: Config, member: rnn.Config) -> Trained:
 
 
 def examples(member: rnn.Config, T: int, n: int):
-    """Return `n` palindromes of length T that no training has drawn, in float64."""
+    """Return `n` palindromes of length T in float64, drawn with a key of their own."""
     import torch
 
     from purenets.core.data.palindromes import palindromes
@@ -140,7 +140,7 @@ def examples(member: rnn.Config, T: int, n: int):
 
 
 def gradients(params: Params, member: rnn.Config, n: int) -> list[float]:
-    """Return the mean of |dL/dh(t)| over palindromes of the net's own length, for each t."""
+    """Return the mean norm of dL/dh(t) over palindromes of the length of training, for each t."""
     from purenets.torch_nets.analysis.rnn_states import hidden_state_grads
 
     found = hidden_state_grads(params, *examples(member, member.input_length + 1, n))
@@ -155,11 +155,11 @@ def spectral_radius(params: Params) -> float:
 
 
 def readable(params: Params, member: rnn.Config, n: int) -> list[float]:
-    """Return for each t how often the first digit is told rightly from h(t) alone.
+    """Return how often the first digit is correctly predicted from h(t) alone, for each t.
 
-    By a linear classifier with the states' own covariance (linear discriminant analysis), fitted
-    on half of `n` palindromes of length READ + 1 and tested on the other half: what the state
-    holds, whatever the network's own output makes of it.
+    A linear discriminant analysis of the states makes the prediction. It is fitted on half of `n`
+    palindromes of length READ + 1 and tested on the other half. It measures what the state holds,
+    independent of the network's own output layer.
     """
     from purenets.torch_nets.analysis.rnn_states import states
 
@@ -169,7 +169,7 @@ def readable(params: Params, member: rnn.Config, n: int) -> list[float]:
 
 
 def discriminated(h: np.ndarray, digits: np.ndarray) -> float:
-    """Return the accuracy of a linear discriminant fitted on the first half, on the second."""
+    """Return the accuracy on the second half of a linear discriminant fitted on the first half."""
     half = len(h) // 2
     (fit_h, test_h), (fit_y, test_y) = (np.split(part, [half]) for part in (h, digits))
     known = np.unique(fit_y)
@@ -194,7 +194,10 @@ def plane(params: Params, member: rnn.Config) -> dict:
 
 
 def table(cells: list[dict]) -> Table:
-    """Return a row for each network, before and after: gradient, radius and what h(T-1) holds."""
+    """Return two rows for each network, before and after training.
+
+    They have the ratio of gradients, the spectral radius, and how well h(T-1) predicts the digit.
+    """
     header = (
         *(
             "setting",
@@ -209,7 +212,7 @@ def table(cells: list[dict]) -> Table:
 
 
 def row(found: dict, when: str) -> tuple:
-    """Return the row of a network before or after its training."""
+    """Return the table row of a network before or after its training."""
     seen, last = found[when], found["T"] - 2
     told = [of_seed[last] for of_seed in seen["readable"]]
     accuracy = spread(found["accuracy"], digits=1) if when == "after" else ""
@@ -219,13 +222,13 @@ def row(found: dict, when: str) -> tuple:
 
 
 def reach(seen: dict) -> np.ndarray:
-    """Return for each seed the gradient at h(1) as a part of that at the last step."""
+    """Return the gradient at h(1) relative to that at the last step, for each seed."""
     return np.array([g[0] / g[-1] if g[-1] else 0.0 for g in seen["gradients"]])
 
 
 def geometric_mean(values: np.ndarray) -> float:
-    """Return the exponential of the mean logarithm: no single large value decides it."""
-    with np.errstate(divide="ignore"):  # of a zero, which makes the mean zero
+    """Return the geometric mean, which no single large value dominates."""
+    with np.errstate(divide="ignore"):  # the logarithm of zero, which makes the mean zero
         return float(np.exp(np.log(values).mean()))
 
 

@@ -1,11 +1,11 @@
-"""Part III: accuracy over the length of the palindromes: settings x lengths x seeds.
+"""Part III: measure accuracy over the length of palindromes, for several settings and seeds.
 
     python scripts/palindrome_sweep.py --lengths 5,6,8,10 --seeds 10 --results results/rnn.json
 
-The seeds of a length are trained together, as one vmapped ensemble: member i is what
-`scripts/train.py --seed i` trains. Each setting and length is a cell with a folder of its own in
---out. A sweep that was stopped goes on with --resume, within a cell too, and ends with the same
-results. Under torchrun the processes share out the cells. T is a palindrome's length.
+The seeds of a length are trained together as one vmapped ensemble: the member of seed i is what
+`scripts/train.py --seed i` trains. Each setting and length is a cell with its own folder in --out.
+With --resume an interrupted sweep continues, also within a cell, and ends with the same results.
+Under torchrun the processes share the cells. T is the length of a palindrome.
 """
 
 import sys
@@ -78,7 +78,7 @@ LENGTHS = (5, 6, 8, 10, 12, 15, 18, 20, 25, 30, 40)
 
 
 def some_lengths(values: tuple) -> str | None:
-    """Check lengths T, of which there has to be one."""
+    """Check lengths T; at least one is needed."""
     return rnn.lengths(values or ("none",))
 
 
@@ -115,8 +115,8 @@ class Config(Options):
 
 
 def main(config: Config) -> dict:
-    """All cells, shared out among the processes of torchrun; what they found."""
-    import torch  # when work starts, here and below, so that --help is quick
+    """Train or read all cells, shared among the processes of torchrun; return the results."""
+    import torch  # imported late, here and below, so that --help is fast
 
     from purenets.torch_nets.distributed import barrier, processes
 
@@ -126,7 +126,7 @@ def main(config: Config) -> dict:
         runs.open_run(config, group.writes, group.size) as folder,
         exclusive_file(results_of(config, group)) as results,
     ):
-        barrier(group)  # until the folder is there
+        barrier(group)  # wait until the folder exists
         cells = [(name, T) for name in config.settings for T in config.lengths]
 
         def row(i: int) -> dict:
@@ -136,7 +136,7 @@ def main(config: Config) -> dict:
         for i in range(group.rank, len(cells), group.size):
             print(summary(row(i)), flush=True)
         barrier(group)
-        rows = [row(i) for i in range(len(cells))]  # all are there and are only read
+        rows = [row(i) for i in range(len(cells))]  # all cells exist now and are only read
         found = {"command": runs.command_line(config), "n": config.seeds, **about}
         found |= {"settings": {name: SETTINGS[name] for name in config.settings}, "cells": rows}
         if results:
@@ -145,13 +145,15 @@ def main(config: Config) -> dict:
 
 
 def results_of(config: Config, group) -> Path | None:
-    """Return the file of results that this process writes, if any."""
+    """Return the results file that this process writes; None if it writes none."""
     return Path(config.results) if config.results and group.writes else None
 
 
 def table(found: dict) -> Table:
-    """Return a row for each cell and each length at which it was evaluated: mean ± standard
-    deviation of the accuracy over the seeds, and the worst seed."""
+    """Return a row for each cell and each length at which it was evaluated.
+
+    It has the accuracy over the seeds, mean ± standard deviation, and the worst seed.
+    """
     accuracy = f"accuracy ({MEAN_SD})"
     header = (
         *("setting", "steps", "trained at T", "evaluated at T", accuracy, "worst seed", "n"),
@@ -169,9 +171,7 @@ def table(found: dict) -> Table:
 
 
 def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict:
-    """What the seeds of one setting and length reach; read from the folder where that is known
-    already.
-    """
+    """Return the results of a setting and length; train it only if its folder has none yet."""
     path, origin = folder / "cell.json", runs.origin_of(folder.parent)
     if path.exists():
         return origin | read_json(path, CELL)
@@ -184,7 +184,7 @@ def cell(config: Config, setting: str, T: int, folder: Path, place: str) -> dict
 
 
 def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
-    """The options of one member, but for its seed."""
+    """Return the options that all members of a cell share; only the seed is left to set."""
     shared = (
         "batch_size",
         "num_hidden",
@@ -207,14 +207,14 @@ def rnn_config(config: Config, setting: str, T: int) -> rnn.Config:
 
 
 def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, place: str) -> dict:
-    """Train all seeds of a cell as one ensemble, and evaluate each."""
+    """Train all seeds of a cell as one ensemble and evaluate each; return the cell."""
     import torch
 
     from purenets.torch_nets import ensemble_metrics, metrics_fn, stack_states
 
     rnn.set_up_torch(member)
     rnn.expect_room_for_batches(member, config.seeds)
-    # or the functions that all cells share reach the limit of recompilations
+    # otherwise the functions that all cells share reach the recompilation limit
     torch.compiler.reset()
     T, one_hot = member.input_length + 1, member.input_dim != 1
     seeds = range(config.first_seed, config.first_seed + config.seeds)
@@ -249,7 +249,7 @@ def train_cell(config: Config, member: rnn.Config, setting: str, folder: Path, p
 
 
 def step_of(member: rnn.Config, model, optimizer):
-    """Return the step of all members, with the means of their metrics."""
+    """Return the training step of all members, which reports each metric as their mean."""
     from purenets.torch_nets import ensemble, grad_fn, jit
 
     step = ensemble(make_step(grad_fn(model), optimizer))
@@ -257,9 +257,7 @@ def step_of(member: rnn.Config, model, optimizer):
 
 
 def at_lengths(evaluate, state, lengths, size: int) -> dict:
-    """By length: how many palindromes were evaluated, whether these were all, and each seed's
-    accuracy.
-    """
+    """Return each seed's accuracy and whether all palindromes were evaluated, by length."""
     from purenets.core.data.palindromes import is_exhaustive
 
     return {
@@ -272,8 +270,9 @@ def at_lengths(evaluate, state, lengths, size: int) -> dict:
 
 
 def ensemble_batches(member: rnn.Config, keys):
-    """The function from the step to the palindromes of all members (members, batch, ...), as one
-    draw.
+    """Return the function from a step to the palindromes of all members, (members, batch, ...).
+
+    One vmapped call draws them.
     """
     import torch
 
@@ -293,7 +292,7 @@ def ensemble_batches(member: rnn.Config, keys):
 
 
 def averaged(step):
-    """The step with the mean of each metric over the members, as `fit` reports it."""
+    """Return the step with each metric averaged over the members, as `fit` reports it."""
 
     def mean_step(state, batch):
         state, metrics = step(state, batch)
@@ -303,7 +302,7 @@ def averaged(step):
 
 
 def by_seed(metrics: dict, seeds) -> dict[str, float]:
-    """A column for each metric and seed."""
+    """Return the value of each metric and seed, named METRIC_SEED."""
     return {
         f"{name}_{seed}": float(value)
         for name, values in metrics.items()

@@ -36,10 +36,10 @@ class Config(mlp_task.MLPConfig):
 def backend_of(config: Config, group=None) -> mlp_task.Backend:
     """Return the torch backend on the device of the options, for the processes of a group.
 
-    Several processes, or shards, exchange gradients outside of the compiled part, which is the
-    gradient then and else the whole step.
+    Several processes, or shards, exchange gradients outside of the compiled code. With them only
+    the gradient function is compiled, otherwise the whole step.
     """
-    import torch  # when work starts, here and below, so that --help is quick
+    import torch  # imported late, here and below, so that --help is fast
 
     from purenets.torch_nets import MLP, grad_fn, jit, metrics_fn
     from purenets.torch_nets.convert import device_from_name
@@ -76,11 +76,11 @@ def backend_of(config: Config, group=None) -> mlp_task.Backend:
 
 
 def train(config: Config | None = None, params: Params | None = None) -> Result:
-    """Train the MLP that the options describe; `train()` takes all defaults.
+    """Train the MLP that the options describe; `train()` uses the defaults.
 
     Args:
         config: the options.
-        params: to begin with, instead of the model's own draw.
+        params: the initial params, instead of those that the model draws.
     """
     from purenets.torch_nets.convert import device_from_name
     from purenets.torch_nets.distributed import processes

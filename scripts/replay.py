@@ -1,11 +1,11 @@
-"""Begin the trainings of a result again, with the code as it is now: do they go the same way?
+"""Restart the trainings of a result with the current code and compare their first evaluations.
 
     python -m scripts.replay --results results/part2_settings.json
 
-A training of an hour is not repeated for each line that changed in what it runs. Its command is
-begun again, up to the first evaluations; where they equal the stored ones in every digit, the row
-notes the commit as "replayed", and `scripts/stale.py` lists what has changed since then. The end of
-a training and its test are not run again: tests/golden does that, in small.
+A long training is not repeated whenever a line of its code has changed. Instead, its command is run
+again up to the first evaluations. If these equal the stored ones in every digit, the row records
+the current commit as "replayed", and `scripts/stale.py` lists what has changed since then. The rest
+of a training and its test are not repeated; tests/golden does that on a small scale.
 """
 
 import shlex
@@ -41,7 +41,8 @@ def main(config: Config) -> None:
     """Replay every row that is not known to come from this commit.
 
     Raises:
-        UserError: the files differ from their commit, or a row goes another way.
+        UserError: the files differ from their commit, or a training no longer gives the stored
+            values.
     """
     here = runs.environment() | runs.machine()
     if here["git_commit"] is None or here["git_commit"].endswith("-dirty"):
@@ -76,13 +77,16 @@ def name_of(row: dict) -> str:
 
 
 def differing(row: dict, here: dict) -> str:
-    """Return machine or version of a row, if it is not the one here: it may have other bits."""
+    """Return the machine and torch version of a row where they differ from those here.
+
+    Another machine or version may compute other bits. The text is empty if both are equal.
+    """
     mine = {"machine": here["machine"], "torch": here["versions"]["torch"]}
     return " and ".join(f"{name} {row[name]}" for name in mine if row[name] != mine[name])
 
 
 def is_the_same(row: dict, evaluations: int) -> bool:
-    """Return True if the command of a row begins with the stored evaluations."""
+    """Return whether the command of a row reproduces its first stored evaluations."""
     after = [i for i, evaluation in enumerate(row["history"]) if "loss" in evaluation]
     n = after[:evaluations][-1] + 1
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +94,11 @@ def is_the_same(row: dict, evaluations: int) -> bool:
 
 
 def begun(line: str, n: int, folder: Path) -> list[dict]:
-    """Return the first `n` rows of the history of a command, which is stopped then."""
+    """Run a command until its history has `n` rows, then stop it; return these rows.
+
+    Raises:
+        UserError: the command ended earlier.
+    """
     words = shlex.split(line)
     words[words.index("--out") + 1] = str(folder)
     words = [sys.executable, *(word for word in words[1:] if word != "--resume")]
@@ -110,7 +118,7 @@ def begun(line: str, n: int, folder: Path) -> list[dict]:
 
 
 def history(folder: Path) -> list[dict]:
-    """Return what a run has written of its history so far."""
+    """Return the rows of its history that a run has written so far."""
     return runs.read_history(folder) if (folder / "history.csv").exists() else []
 
 

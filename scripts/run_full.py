@@ -1,12 +1,11 @@
-"""The whole assignment in full: every experiment of the report from the start, then the report.
-Hours long.
+"""Run every experiment of the report from the start, then make the report; this takes hours.
 
     make full                                                      # or:
     python scripts/run_full.py --data_dir data --out runs/full
 
-Each stage is a command that writes one file of results; the files of this repository's results/
-were written by the same commands. What is done is kept: after Ctrl-C, a kill or a failure the same
-command goes on, within a stage too.
+Each stage is a command that writes a file of results; the files in results/ of this repository were
+written by the same commands. Finished work is kept: after Ctrl-C, a kill or a failure, the same
+command continues, also within a stage.
 """
 
 import shlex
@@ -38,16 +37,16 @@ from purenets.core.runs.options import (
 from purenets.core.signals import stop_requested
 
 ROOT = Path(__file__).parents[1]
-DONE = "stages.json"  # the seconds of each stage that is done
+DONE = "stages.json"  # the seconds of each finished stage
 
 
 class Stage(NamedTuple):
-    """A command without its files and data, and the minutes to expect of it on two cores."""
+    """A command without its options for files and images, and its expected minutes on two cores."""
 
     command: str
     minutes: float
-    images: bool = False  # whether it is told where the images are
-    into: str = ""  # the file of results, where it is not of the stage's name
+    images: bool = False  # whether it has options for the images
+    into: str = ""  # the name of the results file, if not the stage's
 
 
 LATCHES = "palindrome_sweep.py --settings latches"
@@ -113,8 +112,8 @@ BAR = (
     "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
     "{remaining} left]"
 )
-WHOLE = ("shuffled_pixels.py", "palindrome_holdout.py", "palindrome_states.py")  # minutes each
-KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # what goes on by itself; the others are told to
+WHOLE = ("shuffled_pixels.py", "palindrome_holdout.py", "palindrome_states.py")  # never resumed
+KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # continue by themselves; others need --resume
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Config(Options):
 
 
 def main(config: Config) -> Path:
-    """All stages that are not done yet; prints a table and returns the path of the report."""
+    """Run all unfinished stages; print a table and return the path of the report."""
     names = config.stages
     expect_clean_tree()
     if any(STAGES[name].images for name in names):
@@ -155,7 +154,7 @@ def main(config: Config) -> Path:
 
 
 def run_stages(config: Config, folder: Path) -> dict[str, float]:
-    """Run the stages that are not done; return the seconds of all that are."""
+    """Run the unfinished stages; return the seconds of all finished ones."""
     names, done = config.stages, read(folder)
     minutes = {name: STAGES[name].minutes for name in names}
     before = sum(minutes[name] for name in names if name in done)
@@ -170,7 +169,10 @@ def run_stages(config: Config, folder: Path) -> dict[str, float]:
 
 
 def expect_clean_tree() -> None:
-    """Refuse to work for hours on results that the report would not read."""
+    """Raise a UserError if files differ from the commit.
+
+    Otherwise the stages would work for hours on drafts, which the report does not read.
+    """
     if changed := provenance.changed_files():
         raise UserError(
             f"{changed[0]}: differs from the commit, so that all results would be drafts, which "
@@ -179,22 +181,22 @@ def expect_clean_tree() -> None:
 
 
 def open_images(config: Config) -> None:
-    """Find out now, not after an hour, that the images cannot be opened; their cache is filled."""
+    """Open the images, so that an error shows before hours of work; this also fills their cache."""
     from purenets.torch_nets import images
 
     images.load(config.data, config.data_dir)
 
 
 def read(folder: Path) -> dict[str, float]:
-    """The seconds of each stage that is done."""
+    """Return the seconds of each finished stage."""
     path, seconds = folder / DONE, {str: float}
-    # the second schema: as it was written before
+    # the second schema reads the older format
     found = read_json(path, ({"seconds": seconds}, seconds)) if path.exists() else {}
     return found.get("seconds", found)
 
 
 def command_of(config: Config, folder: Path, name: str) -> list[str]:
-    """The command of a stage, with its folder, its results, and the images."""
+    """Return the command of a stage, with its folder, its results file, and the images."""
     script, *flags = shlex.split(STAGES[name].command)
     into = STAGES[name].into or name
     files = ["--results", str(folder / "results" / f"{into}.json")]
@@ -205,9 +207,13 @@ def command_of(config: Config, folder: Path, name: str) -> list[str]:
 
 
 def run_stage(config: Config, folder: Path, name: str) -> float:
-    """The seconds that a stage took.
+    """Run a stage; return the seconds that it took.
 
-    Ctrl-C and SIGTERM are handed on once: the stage saves and ends.
+    Ctrl-C and SIGTERM are passed on once: the stage saves its state and ends.
+
+    Raises:
+        Interrupted: the stage was stopped.
+        UserError: the stage failed.
     """
     log, begin, told = folder / "logs" / f"{name}.log", time.monotonic(), False
     command = command_of(config, folder, name)

@@ -1,4 +1,4 @@
-"""Train the whole assignment in small, on data that needs no download; write an HTML report.
+"""Run a small version of the whole assignment, without a download; write an HTML report.
 
 make run
 python scripts/run_quick.py --out runs/quick
@@ -43,7 +43,7 @@ MLP_SETS = {"moons": 100, "circles": 60, "blobs": 30, "digits": 30}  # epochs
 
 @dataclass(frozen=True)
 class Config(Options):
-    """The whole assignment in small: a table and an HTML report."""
+    """Run a small version of the whole assignment: tables and an HTML report."""
 
     out: str = option("runs/quick", "folder for the report", file_path)
     seed: int = option(0, "all randomness", not_negative)
@@ -64,7 +64,7 @@ def main(config: Config) -> Path:
 
 
 def page(parts: list[Section]) -> Document:
-    """Return the document of all parts, which begins with where it was made."""
+    """Return the document of all parts, which begins with the machine and the commit."""
     commit = runs.environment()["git_commit"]  # None in an unpacked archive
     about = runs.machine() | {"source": f"commit {commit}" if commit else "from an archive"}
     (top,) = sections("quick_about", about)
@@ -72,7 +72,7 @@ def page(parts: list[Section]) -> Document:
 
 
 def part1(config: Config) -> Section:
-    """Return both MLPs on toy sets and digits, by Adam: same data, same params, same batches."""
+    """Train both MLPs on several sets, with the same params and batches; return the section."""
     defaults = MLPConfig(eval_freq=2, optimizer="adam", seed=config.seed)
     pairs = {
         name: compare_mlps.train_both(replace(defaults, dataset=name, max_steps=epochs))
@@ -95,7 +95,7 @@ def part1(config: Config) -> Section:
 
 
 def step_by_hand(config: Config) -> Section:
-    """Return the interactive figure of both networks in training."""
+    """Return the section with the interactive figure of one training step."""
     values = {
         "hidden": one_step.HIDDEN,
         "examples": one_step.EXAMPLES,
@@ -118,17 +118,17 @@ def mlp_table(pairs: dict) -> Table:
 
 
 def part1_mlp(config: Config) -> Section:
-    """Return the network without convolutions, small, on digits."""
+    """Train a small network without convolutions on digits; return the section."""
     return of_images("Part I: a network without convolutions", "mlp", cifar10_mlp, config)
 
 
 def part1_cnn(config: Config) -> Section:
-    """Return the fast convolutional network, small, on digits."""
+    """Train a small, fast convolutional network on digits; return the section."""
     return of_images("Part I: a fast convolutional network", "cnn", cifar10_cnn, config)
 
 
 def of_images(title: str, kind: str, script: ModuleType, config: Config) -> Section:
-    """Return the preset of digits of one of the scripts for CIFAR-10."""
+    """Train the preset "digits" of a script for CIFAR-10; return the section."""
     result = script.train(replace(script.PRESETS["digits"], precision="float32", seed=config.seed))
     values = {
         "title": title,
@@ -142,7 +142,7 @@ def of_images(title: str, kind: str, script: ModuleType, config: Config) -> Sect
 
 
 def image_table(result: Result) -> Table:
-    """Return loss and accuracy on validation and test images."""
+    """Return a table of loss and accuracy on validation and test images."""
     last, test = result.history[-1], result.test
     n_valid, n_test = len(result.task.valid[1]), len(result.task.test[1])
     rows = [
@@ -153,7 +153,7 @@ def image_table(result: Result) -> Table:
 
 
 def part2(config: Config) -> Section:
-    """Return a narrow reduced VGG on digits."""
+    """Train a narrow reduced VGG on digits; return the section."""
     options = cnn_train.Config(
         data="digits", width=0.25, max_steps=CNN_STEPS, eval_freq=20, batch_size=64,
         learning_rate=1e-2, schedule="one_cycle", precision="float32", seed=config.seed,
@@ -172,7 +172,10 @@ def part2(config: Config) -> Section:
 
 
 def part3(config: Config) -> Section:
-    """Return the vanilla RNN with the assignment's defaults but fewer steps, at several lengths."""
+    """Train the vanilla RNN at several lengths; return the section.
+
+    The options are the assignment's defaults, but with fewer steps and a smaller evaluation.
+    """
     defaults = rnn_train.Config()
     options = replace(
         defaults,

@@ -2,9 +2,9 @@
 
     python scripts/shuffled_pixels.py --seeds 10 --results results/part1_shuffled.json
 
-An MLP and a narrow reduced VGG learn scikit-learn's digits, once as they are and once with the
-pixels of all images in another order, the same for training and test. Each seed has its own split,
-initialization, batches and order; both versions of a seed share all but the order.
+An MLP and a narrow reduced VGG learn scikit-learn's digits, once as they are and once with shuffled
+pixels. The order of the pixels is the same for all images, in training and test. Each seed has its
+own split, initialization, batches and order; both versions of a seed share all but the order.
 """
 
 import sys
@@ -68,8 +68,8 @@ class Config(Options):
 
 
 def main(config: Config) -> list[dict]:
-    """Train every network, order and seed; return their rows."""
-    import torch  # when work starts, here and below, so that --help is quick
+    """Train every network with every order and seed; return their rows."""
+    import torch  # imported late, here and below, so that --help is fast
 
     torch.set_num_threads(config.threads)
     about = {"command": runs.command_line(config), "n": config.seeds}
@@ -86,7 +86,7 @@ def main(config: Config) -> list[dict]:
 
 
 def trained(config: Config, net: str, order: str, seed: int) -> dict:
-    """Train one network; return its test accuracy."""
+    """Train one network; return its row with the test accuracy."""
     import torch
 
     from purenets.torch_nets import grad_fn, metrics_fn
@@ -107,14 +107,14 @@ def trained(config: Config, net: str, order: str, seed: int) -> dict:
 
 
 def make_optimizer(config: Config) -> Optimizer:
-    """Return Adam, whose rate goes up and down once."""
+    """Return Adam with a one-cycle schedule."""
     return optim.adam(lr=SCHEDULES["one_cycle"](config.learning_rate, config.steps))
 
 
 def images(net: str, order: str, data_key, order_key) -> tuple[Batch, Batch]:
-    """Return the training and the test set as tensors, as rows for the MLP, as images for the CNN.
+    """Return training and test set as tensors: rows of pixels for the MLP, images for the CNN.
 
-    Shuffled is one order of the pixels for all images of both sets.
+    If shuffled, the pixels of all images of both sets have the same order.
     """
     import torch
 
@@ -130,7 +130,7 @@ def images(net: str, order: str, data_key, order_key) -> tuple[Batch, Batch]:
 
 
 def make_model(config: Config, net: str) -> Model:
-    """Return one of NETS for digits."""
+    """Return the MLP or the CNN for digits."""
     from purenets.torch_nets import CNN, MLP
 
     if net == "MLP":
@@ -139,12 +139,12 @@ def make_model(config: Config, net: str) -> Model:
 
 
 def accuracies(rows: list[dict], net: str, pixels: str) -> list[float]:
-    """Return the test accuracies of one network and order, by seed."""
+    """Return the test accuracies of one network and order, one for each seed."""
     return [r["test_accuracy"] for r in rows if (r["net"], r["pixels"]) == (net, pixels)]
 
 
 def effect(rows: list[dict], net: str) -> Difference:
-    """Return what a network gains by shuffled pixels, each seed against itself."""
+    """Return the gain in test accuracy of a network from shuffled pixels, paired by seed."""
     return paired(accuracies(rows, net, "shuffled"), accuracies(rows, net, "in order"))
 
 

@@ -3,9 +3,9 @@
     make stale
     python -m scripts.stale --all   # each result, with the number of definitions it depends on
 
-A result names its command, and that depends on functions, classes and constants of the project
-(`scripts/shared/dependencies.py`). Where the code of one of them differs, the result may no longer
-be what its command gives: run it again.
+A result names its command, which depends on functions, classes and constants of the project
+(`scripts/shared/dependencies.py`). If the code of one of them has changed, the command may no
+longer give this result: run it again.
 """
 
 import argparse
@@ -27,13 +27,13 @@ OF_MAKE = {"faults": "tests/faults", "mutants": "tests/mutants"}  # folders of w
 
 
 class Stale(NamedTuple):
-    """A result that may differ by now.
+    """A result that its command may no longer give.
 
     Args:
         result: the name of the file.
-        commits: that its rows come from.
+        commits: the commits that its rows come from.
         used: the number of definitions that they depend on.
-        changed: those that differ since.
+        changed: the definitions that have changed since.
         unknown: the commits that are not in this clone.
     """
 
@@ -45,7 +45,7 @@ class Stale(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print what is stale; return 1 if something is."""
+    """Print the results that are stale; return 1 if definitions of one have changed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--all", action="store_true", help="also what is not")
     every = parser.parse_args(arguments).all
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def text_of(changed: list[Definition], most: int = 4) -> str:
-    """Return the first few definitions that changed, and how many there are."""
+    """Return the first few definitions that changed, and how many more there are."""
     names = [f"{path}:{name or 'what its import runs'}" for path, name in changed]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"changed: {', '.join(names[:most])}{more}" if names else "unchanged"

@@ -1,4 +1,4 @@
-"""Part III: train the vanilla RNN to tell the last digit of a palindrome from the digits before it.
+"""Part III: train the vanilla RNN to predict the last digit of a palindrome from the others.
 
     python scripts/train.py --input_length 4 --out runs/rnn     # T = 5, the assignment's defaults
     python scripts/train.py --input_length 499 --input_dim 10 --init identity --gain 2 \
@@ -116,10 +116,10 @@ class Config(Options):
 
 
 def make_model(config: Config) -> Model:
-    """The network that the options describe."""
+    """Return the network that the options describe."""
     from purenets.torch_nets import (
         VanillaRNN,
-    )  # when work starts, here and below, so that --help is quick
+    )  # imported late, here and below, so that --help is fast
 
     return VanillaRNN(
         config.input_length,
@@ -147,7 +147,7 @@ def expect_room_for_batches(config: Config, members: int = 1) -> None:
 
 
 def make_optimizer(config: Config) -> Optimizer:
-    """Clipping by global norm, the optimizer with its schedule, and nothing for what is frozen."""
+    """Return the optimizer with clipping, its schedule, and no update of a frozen W_hh."""
     rate = SCHEDULES[config.schedule](config.learning_rate, config.train_steps)
     clipping = [optim.clip_by_global_norm(config.max_norm)] if config.max_norm else []
     freezing = [optim.stateless(without_recurrence)] if config.freeze_recurrence else []
@@ -159,8 +159,9 @@ def without_recurrence(updates: Params, params: Params) -> Params:
 
 
 def length_at(config: Config) -> Callable[[int], int]:
-    """The function from the step (from 0) to the T of its palindromes: the curriculum's, then the
-    last.
+    """Return the function from a step (from 0) to the length T of its palindromes.
+
+    The lengths of the curriculum come first, then that of the options.
     """
     stages = config.curriculum
     share = config.train_steps * config.curriculum_fraction / max(1, len(stages))
@@ -173,8 +174,9 @@ def length_at(config: Config) -> Callable[[int], int]:
 
 
 class Keys(NamedTuple):
-    """The keys of a run: no draw of training comes from the key of the evaluation, or from one of
-    which that is made.
+    """The keys of a run.
+
+    No draw of the training uses the key of the evaluation, or a key that this is derived from.
     """
 
     state: Array
@@ -183,7 +185,7 @@ class Keys(NamedTuple):
 
 
 def keys(seed: int) -> Keys:
-    """Return the keys of a seed: of the state, of the training and of the evaluation stream."""
+    """Return the keys of a seed: of the state, of the training and of the evaluation."""
     from purenets.core.data.palindromes import streams
 
     state_key, data_key = random.split(random.key(seed))
@@ -191,9 +193,9 @@ def keys(seed: int) -> Keys:
 
 
 def batches(config: Config, key, device) -> Callable[[int], Batch]:
-    """Return the function from the step to its palindromes, which a DataLoader samples.
+    """Return the function from a step to its palindromes, which a DataLoader samples.
 
-    All are fresh: no item of the dataset comes twice.
+    All are fresh: no item of the dataset is used twice.
     """
     from purenets.torch_nets.dataset import LoadedBatches, PalindromeDataset
 
@@ -210,8 +212,9 @@ def batches(config: Config, key, device) -> Callable[[int], Batch]:
 def evaluate_at(
     metrics: Callable, state: TrainState, key, T: int, size: int, one_hot: bool
 ) -> dict:
-    """The metrics of a state on palindromes of length T, all or `size` fresh ones: the means, on
-    the host.
+    """Return the mean metrics of a state on palindromes of length T, all or `size` fresh ones.
+
+    They are on the host, and their names begin with "test_".
     """
     import torch
 
@@ -227,8 +230,10 @@ def evaluate_at(
 
 
 def evaluation_size(config: Config) -> int:
-    """How many palindromes to evaluate; a UserError if all of them are asked for and are
-    too many.
+    """Return the number of palindromes to evaluate.
+
+    Raises:
+        UserError: all of them are asked for and are too many.
     """
     from purenets.core.data.palindromes import check_listable, count
 
@@ -240,9 +245,9 @@ def evaluation_size(config: Config) -> int:
 
 
 def set_up_torch(config: Config):
-    """Threads, and no denormal numbers: vanishing gradients are full of them, which is slow.
+    """Set the threads and turn off denormal numbers; return the device.
 
-    The device.
+    Vanishing gradients are full of denormal numbers, which are slow.
     """
     import torch
 
@@ -254,9 +259,9 @@ def set_up_torch(config: Config):
 
 
 def train(config: Config | None = None) -> Result:
-    """Train the RNN that the options describe; `train()` takes all defaults.
+    """Train the RNN that the options describe; `train()` uses the defaults.
 
-    With torchrun, several processes share its batches.
+    Under torchrun, several processes share its batches.
     """
     from purenets.torch_nets.distributed import processes
 
@@ -286,7 +291,7 @@ def train_as(config: Config, device, group) -> Result:
         return {name: float(value) for name, value in means.items()}
 
     with runs.open_run(config, group.writes, group.size) as folder:
-        barrier(group)  # until the folder is as it has to be
+        barrier(group)  # wait until the folder is ready
         state, history = runs.fit_and_save(
             folder,
             step_of(config, model, optimizer, group),
@@ -322,7 +327,7 @@ def step_of(config: Config, model: Model, optimizer: Optimizer, group) -> Step:
     compiled = jit if config.compile and not config.curriculum else lambda f: f
     if group.size == 1 and not group.shards:
         return compiled(make_step(grad_fn(model), optimizer))
-    # what is sent stays outside of the compiled part
+    # communication stays outside of the compiled part
     return make_step(data_parallel(compiled(grad_fn(model)), group), optimizer)
 
 

@@ -25,11 +25,11 @@ class Config(mlp_task.MLPConfig):
 
 
 def train(config: Config | None = None, params: Params | None = None) -> Result:
-    """Train the MLP that the options describe; `train()` takes all defaults.
+    """Train the MLP that the options describe; `train()` uses the defaults.
 
     Args:
         config: the options.
-        params: to begin with, instead of the model's own draw.
+        params: the initial params, instead of those that the model draws.
     """
     return mlp_task.train(Config.given(config), BACKEND, params)
 

@@ -1,6 +1,8 @@
-"""Put the tables of results/*.md into README.md and docs, between `<!-- results/NAME.md -->` and
-`<!-- end -->`; `<!-- results/NAME.md without COLUMN, COLUMN -->` leaves columns out, and at its
-end `with COLUMN = VALUE, VALUE` keeps some rows only.
+"""Insert the tables of results/*.md into README.md and docs.
+
+The tables replace the text between `<!-- results/NAME.md -->` and `<!-- end -->`. A comment `<!--
+results/NAME.md without COLUMN, COLUMN -->` leaves columns out; `with COLUMN = VALUE, VALUE` at its
+end keeps only some rows.
 
 python scripts/update_readme.py
 """
@@ -38,7 +40,7 @@ class Config(Options):
 
 
 def filled(text: str, root: Path) -> str:
-    """Return the text with every block holding its file's tables.
+    """Return the text with the tables of its file in every block.
 
     Raises:
         UserError: a file is missing, or is a draft.
@@ -57,7 +59,11 @@ def filled(text: str, root: Path) -> str:
 
 
 def without(tables: str, columns: str) -> str:
-    """Return Markdown tables without the columns of these names, of which each is in a table."""
+    """Return Markdown tables without the columns of these names.
+
+    Raises:
+        UserError: no table has one of the columns.
+    """
     lines, gone, found = [], [], set()
     for line in tables.splitlines():
         if not line.startswith("|"):
@@ -79,7 +85,11 @@ def without(tables: str, columns: str) -> str:
 
 
 def rows_with(table: str, column: str, values: str) -> str:
-    """Return a Markdown table with only those rows whose cell in `column` is one of `values`."""
+    """Return a Markdown table with only the rows whose cell in `column` is one of `values`.
+
+    Raises:
+        UserError: the table does not have the column, or a row with one of the values.
+    """
     header, rule, *lines = table.splitlines()
     if column not in cells_of(header):
         raise UserError(f"with {column}: the table has no such column")
@@ -101,7 +111,7 @@ def row(cells: list[str]) -> str:
 
 
 def is_among(name: str, names: str) -> bool:
-    """Return True if `name` is one of `names`, separated by commas, which it may hold itself."""
+    """Return whether `name` is one of the comma-separated `names`; it may have commas itself."""
     return f", {name}, " in f", {names}, "
 
 

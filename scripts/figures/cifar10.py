@@ -1,9 +1,9 @@
-"""The figures of Part I, task 3, from what scripts/cifar10_sweep.py found.
+"""Figures of Part I, task 3, from the results of scripts/cifar10_sweep.py.
 
     python scripts/figures/cifar10.py   # over steps and time, from results/part1_cifar10.json
 
-Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON, one for each
-setting and seed.
+Functions return a `matplotlib.figure.Figure`. `rows` are the rows of the sweep's JSON file, one for
+each setting and seed.
 """
 
 import sys
@@ -30,14 +30,15 @@ FAR = -20  # points of accuracy
 
 
 def over_time(rows: Sequence[dict], times: Mapping[str, float], title: str = "") -> Figure:
-    """Validation accuracy over the time of training (where no images were held out, that of the
-    training): thin lines are seeds, a marker the test accuracy at the end, over views where they
-    were taken.
+    """Draw validation accuracy over training time; thin lines are seeds.
+
+    A marker shows the test accuracy at the end, over views where they were taken. Where no images
+    were held out, the lines show training accuracy.
 
     Args:
-        rows: of the sweep; those of settings without a time are left out.
-        times: of a whole training of each setting, as `times_in_a` returns them.
-        title: of the figure.
+        rows: rows of the sweep; settings without a time in `times` are left out.
+        times: time of a whole training of each setting, as `times_in_a` returns it.
+        title: title of the figure.
     """
     figure, axes = panels(1, 1, 7.2, 4.0)
     axis, timed = axes[0, 0], [row for row in rows if row["setting"] in times]
@@ -63,11 +64,12 @@ def over_time(rows: Sequence[dict], times: Mapping[str, float], title: str = "")
 
 
 def times_in_a(rows: Sequence[dict], found: dict) -> dict[str, float]:
-    """Return the time of a training of each setting in units of A, that of the public recipe.
+    """Return the training time of each setting in units of A, the time of the public recipe.
 
     Args:
-        rows: of the sweep; only settings are timed that take as many steps in them.
-        found: what benchmarks/cifar10.py found of the presets, each beside the recipe.
+        rows: rows of the sweep; a setting has a time only if its runs take as many steps as the
+            benchmark.
+        found: results of benchmarks/cifar10.py, where each preset is timed beside the recipe.
     """
     times = {}
     for setting, pair in found["time"]["pairs"].items():
@@ -84,14 +86,15 @@ def held_out(row: dict) -> bool:
 
 
 def learning_curves(rows: Sequence[dict], title: str = "", pairs: int = 1) -> Figure:
-    """Loss and accuracy of each setting, two panels side by side: training, validation where images
-    were held out, and a star for the test at the end; each line is a seed. What training shows is
-    the mean over its steps since the row before, on augmented images.
+    """Draw loss and accuracy of each setting in two panels side by side; each line is a seed.
+
+    The panels show training, validation if images were held out, and a star for the test at the
+    end. Training values are means over the steps since the previous row, on augmented images.
 
     Args:
-        rows: of the sweep.
-        title: of the figure.
-        pairs: how many settings lie side by side.
+        rows: rows of the sweep.
+        title: title of the figure.
+        pairs: number of settings side by side.
     """
     by_setting = grouped(list(rows))
     n_rows = -(-len(by_setting) // pairs)
@@ -110,7 +113,7 @@ def learning_curves(rows: Sequence[dict], title: str = "", pairs: int = 1) -> Fi
 
 
 def title_of(setting: str, rows: Sequence[dict]) -> str:
-    """Return what a panel is called; it says so where no images were held out."""
+    """Return the title of a panel, which says if images were not held out."""
     part = "" if all(map(held_out, rows)) else ", none held out"
     return f"{setting} (n = {len(rows)}{part})"
 
@@ -125,13 +128,14 @@ def draw_tests(axis, rows: Sequence[dict], name: str) -> None:
 
 
 def final(row: dict) -> float:
-    """The test accuracy, of the mean over views where they were taken."""
+    """Return the test accuracy, over views where they were taken."""
     return row["test"].get("views_accuracy", row["test"]["accuracy"])
 
 
 def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
-    """`changes` as bars, means with each seed as a dot, best first; what is lost beyond FAR is
-    written.
+    """Draw the `changes` as bars with a dot for each seed, best at the top.
+
+    Each bar is a mean over the seeds. A mean below FAR is also written as a number.
     """
     points = changes(rows, base)
     whole = np.mean(
@@ -157,7 +161,10 @@ def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
 
 
 def two_confusions(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
-    """Confusion matrices on the test images, summed over seeds, side by side; {name: rows}."""
+    """Draw the confusion matrices of several nets on the test images, side by side.
+
+    Counts are means over the seeds, rounded. `rows` is {name: rows of the net}.
+    """
     figure, axes = panels(1, len(rows), 5.6, 5.2)
     for axis, (name, mine) in zip(axes[0], rows.items(), strict=True):
         counts = np.mean([row["test"]["confusion"] for row in mine], axis=0).round().astype(int)
@@ -167,8 +174,9 @@ def two_confusions(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
 
 
 def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
-    """The test accuracy of every class, of several nets: bars are means over seeds; {name:
-    rows}.
+    """Draw the test accuracy of every class for several nets; bars are means over seeds.
+
+    `rows` is {name: rows of the net}.
     """
     figure, axes = panels(1, 1, 7.6, 3.8)
     axis = axes[0, 0]
@@ -203,7 +211,7 @@ def by_class(rows: dict[str, Sequence[dict]], title: str = "") -> Figure:
 
 
 def class_accuracy(rows: Sequence[dict]) -> np.ndarray:
-    """Return the accuracy of each class, (classes,): the mean over seeds."""
+    """Return the test accuracy of each class, averaged over seeds, (classes,)."""
     counts = np.array([row["test"]["confusion"] for row in rows], dtype=float)
     images = reduce(counts, "seed true predicted -> seed true", "sum")
     return (np.diagonal(counts, axis1=1, axis2=2) / images).mean(axis=0)

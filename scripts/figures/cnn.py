@@ -1,9 +1,9 @@
-"""The figures of Part II, from what the sweep found and from a trained network.
+"""Figures of Part II, from the results of the sweep and from a trained network.
 
     python scripts/figures/cnn.py  # curves of all settings, from results/part2_settings.json
 
-Functions return a `matplotlib.figure.Figure`. `rows` are those of the sweep's JSON (one for each
-setting and seed), images uint8 arrays or tensors (n, channels, height, width).
+Functions return a `matplotlib.figure.Figure`. `rows` are the rows of the sweep's JSON file, one for
+each setting and seed. Images are uint8 arrays or tensors (n, channels, height, width).
 """
 
 import sys
@@ -30,8 +30,10 @@ from scripts.shared.sweeps import grouped, images_of
 
 
 def settings_curves(rows: Sequence[dict], title: str = "", training: bool = False) -> Figure:
-    """Loss and accuracy of all settings on the validation images: the mean of the seeds, and their
-    range; above it that of the training, where it is asked for."""
+    """Draw validation loss and accuracy of all settings: mean and range of the seeds.
+
+    With `training`, a row of panels above shows the same for the training images.
+    """
     parts = ({"": "training"} if training else {}) | {"valid_": "validation"}
     figure, axes = panels(len(parts), 2, 5.4, 4.0 if len(parts) == 1 else 3.2)
     for (prefix, part), pair in zip(parts.items(), axes, strict=True):
@@ -51,7 +53,7 @@ def settings_curves(rows: Sequence[dict], title: str = "", training: bool = Fals
 
 
 def draw_settings(axis, rows: Sequence[dict], name: str) -> None:
-    """Draw a metric of each setting over the steps: the mean of the seeds, and their range."""
+    """Draw a metric of each setting over the steps: mean and range of the seeds."""
     for i, (setting, mine) in enumerate(grouped(list(rows)).items()):
         steps = column(mine[0]["history"], name)[0]
         values = np.array([column(row["history"], name)[1] for row in mine])
@@ -62,8 +64,10 @@ def draw_settings(axis, rows: Sequence[dict], name: str) -> None:
 
 
 def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
-    """One setting's loss and accuracy: training (mean since the row before), validation, and test
-    at the end; thin lines are seeds."""
+    """Draw loss and accuracy of one setting in training, validation and test; thin lines are seeds.
+
+    Training values are means over the steps since the previous row. The test is at the end.
+    """
     figure, axes = panels(1, 2, 4.8, 3.6)
     for axis, name in zip(axes[0], ("loss", "accuracy"), strict=True):
         plots.training_and_validation(axis, [row["history"] for row in rows], name)
@@ -75,8 +79,9 @@ def parts_curves(rows: Sequence[dict], title: str = "") -> Figure:
 
 
 def per_class(rows: Sequence[dict], title: str = "") -> Figure:
-    """The test accuracy of every class, worst first: the mean of the seeds as a bar, each seed as a
-    dot.
+    """Draw the test accuracy of every class, with the worst class at the top.
+
+    Bars are means over the seeds, dots are seeds.
     """
     names = rows[0]["test"]["classes"]
     counts = np.array([row["test"]["confusion"] for row in rows])
@@ -98,7 +103,7 @@ def per_class(rows: Sequence[dict], title: str = "") -> Figure:
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], title: str = "") -> Figure:
-    """Return a confusion matrix (true, predicted) of counts."""
+    """Draw a confusion matrix of counts, (true, predicted)."""
     figure, axes = panels(1, 1, 6.2, 5.4)
     plots.confusion(axes[0, 0], counts, names, title)
     return figure
@@ -123,8 +128,9 @@ def grid(
 
 
 def augmentations(images, key, n: int = 8) -> Figure:
-    """The first n images as they are and under each augmentation; the same key draws the same
-    again.
+    """Draw the first n images as they are and under each augmentation.
+
+    The same key gives the same augmentations.
     """
     import torch
 
@@ -146,7 +152,7 @@ def augmentations(images, key, n: int = 8) -> Figure:
 
 
 def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figure:
-    """A grid whose rows are labelled at their left end, where labels are longer than an image."""
+    """Draw a grid whose row labels, at the left, may be longer than an image is wide."""
     figure = grid(
         images, ["" if not caption else " " for caption in captions], columns, title=title
     )
@@ -156,8 +162,9 @@ def labelled(images, captions: Sequence[str], columns: int, title: str) -> Figur
 
 
 def mistakes(logits, images, targets, classes: Sequence[str], n: int = 18) -> Figure:
-    """The wrong predictions with the highest probability; captions: prediction, its probability,
-    true class.
+    """Draw the wrong predictions with the highest probability.
+
+    Each caption has the prediction, its probability and the true class.
     """
     scores = np.asarray(logits, dtype=np.float64)
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -173,7 +180,7 @@ def mistakes(logits, images, targets, classes: Sequence[str], n: int = 18) -> Fi
 
 
 def filters(weight, title: str = "First-layer filters") -> Figure:
-    """Convolution weights (n_out, n_in, height, width) as images, each scaled to its own range."""
+    """Draw convolution weights (n_out, n_in, height, width) as images, each on its own scale."""
     weight = np.asarray(weight)
     low, high = (reduce(weight, "filter c h w -> filter 1 1 1", kind) for kind in ("min", "max"))
     pixels = (255 * (weight - low) / np.maximum(high - low, 1e-12)).astype(np.uint8)
@@ -184,9 +191,11 @@ def filters(weight, title: str = "First-layer filters") -> Figure:
 def feature_maps(
     layers: dict, params: dict, buffers: dict, x, names: Sequence[str], n: int = 8
 ) -> Figure:
-    """What the layers of `names` make of one image x (1, channels, height, width): of each the n
-    maps with the largest activation. A row of the first layers of a net is a net, with the params
-    of those layers."""
+    """Draw the feature maps of one image x, (1, channels, height, width), after some layers.
+
+    For each layer of `names`, the n maps with the largest activation are shown. They are computed
+    by a net that consists of the layers up to this one, with their params.
+    """
     from purenets.torch_nets.layers import serial
 
     order = list(layers)

@@ -1,9 +1,10 @@
-"""The figures of Part I: both MLPs on the same sets.
+"""Figures of Part I: both MLPs on the same data sets.
 
     python scripts/figures/mlp.py   # loss and accuracy curves, from results/part1_sets.json
 
-Functions return a `matplotlib.figure.Figure`. `rows` are those of scripts/compare_mlps.py's JSON,
-one for each case and backend; `pairs` are its live results, {set: {backend: Result}}.
+Functions return a `matplotlib.figure.Figure`. `rows` are the rows of the JSON file of
+scripts/compare_mlps.py, one for each case and backend; `pairs` are its live results, {set:
+{backend: Result}}.
 """
 
 import sys
@@ -30,7 +31,7 @@ from scripts.shared.schemas import COMPARISON
 
 
 def points(pairs: dict, columns: int = 3) -> Figure:
-    """Draw the points that each of the pairs was trained on and tested with."""
+    """Draw the training and test points of each data set."""
     tasks = {name: next(iter(results.values())).task for name, results in pairs.items()}
     rows = -(-len(tasks) // columns)
     figure, axes = panels(rows, columns, 3.8, 3.5)
@@ -46,18 +47,18 @@ def points(pairs: dict, columns: int = 3) -> Figure:
 
 
 def boundaries(pairs: dict) -> Figure:
-    """Draw the regions of the classes of those pairs whose sets have two features."""
+    """Draw the class regions of both networks on each set that has two features."""
     flat = {name: results for name, results in pairs.items() if in_plane(results)}
     return compare_mlps.boundaries(flat)
 
 
 def in_plane(results: dict) -> bool:
-    """Return whether the set of a pair has two features."""
+    """Return whether the data set of a pair of results has two features."""
     return next(iter(results.values())).task.n_features == 2
 
 
 def histories(pairs: dict) -> dict[str, dict[str, list]]:
-    """Return the histories of live results, as `curves_of` takes them."""
+    """Return the histories of live results in the form that `curves_of` takes."""
     return {
         name: {BACKENDS[backend]: result.history for backend, result in results.items()}
         for name, results in pairs.items()
@@ -65,7 +66,7 @@ def histories(pairs: dict) -> dict[str, dict[str, list]]:
 
 
 def kept_histories(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
-    """Return the histories that the rows of results have, by set and backend."""
+    """Return the histories stored in the rows of results, by set and backend."""
     kept = [row for row in compare_mlps.in_order(rows) if "history" in row]
     found: dict[str, dict[str, list]] = {row["case"]["dataset"]: {} for row in kept}
     for row in kept:
@@ -74,14 +75,18 @@ def kept_histories(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
 
 
 def curves_of(groups: dict[str, dict[str, list]], title: str = "", log: bool = False) -> Figure:
-    """Draw loss and accuracy of both networks, train beside test, a row for each set; `log` draws
-    the loss on a logarithmic scale."""
+    """Draw train and test loss and accuracy of both networks, a row for each set.
+
+    With `log`, the axis of the loss is logarithmic.
+    """
     return plots.curve_grid(groups, CURVES, title, log)
 
 
 def accuracies(rows: Sequence[dict]) -> Figure:
-    """Draw the test accuracy of each set and network: each seed a dot, mean and deviation (n - 1)
-    beside it."""
+    """Draw the test accuracy of each set and network.
+
+    Each seed is a dot, with mean and standard deviation (n - 1) beside them.
+    """
     summary = compare_mlps.summary(rows)
     names = list(dict.fromkeys(entry["dataset"] for entry in summary))
     figure, axes = panels(1, 1, 7, 3.6)
@@ -105,8 +110,10 @@ def accuracies(rows: Sequence[dict]) -> Figure:
 
 
 def kinks(params: dict[str, Params], task: Dataset) -> Figure:
-    """Draw the line of each hidden unit of an MLP with two inputs, where w x + b = 0, over the
-    points; a panel for each of the named params."""
+    """Draw the line w x + b = 0 of each hidden unit of an MLP with two inputs, over the points.
+
+    Each of the named params has its own panel. Nearly vertical lines are left out.
+    """
     figure, axes = panels(1, len(params), 4.6, 4.2)
     line = np.linspace(-2.6, 2.6, 2)
     for axis, (title, own) in zip(axes[0], params.items(), strict=True):
@@ -119,8 +126,10 @@ def kinks(params: dict[str, Params], task: Dataset) -> Figure:
 
 
 def differences(found: dict[str, dict[str, list[float]]]) -> Figure:
-    """Draw the largest difference of the params of both networks after each step: a panel for each
-    optimizer, a line for each dtype."""
+    """Draw the largest difference between the params of both networks after each step.
+
+    Each optimizer has a panel, each dtype a line.
+    """
     figure, axes = panels(1, len(found), 4.8, 3.6, sharey=True)
     for axis, (optimizer, by_dtype) in zip(axes[0], found.items(), strict=True):
         for i, (dtype, values) in enumerate(by_dtype.items()):
@@ -133,8 +142,10 @@ def differences(found: dict[str, dict[str, list[float]]]) -> Figure:
 
 
 def strategies(rows: Sequence[dict]) -> Figure:
-    """Draw loss and accuracy over the epochs of each size of the batches, train beside test; of the
-    NumPy network, first seed."""
+    """Draw train and test loss and accuracy over the epochs, for each batch size.
+
+    Only rows of the NumPy network with a history are drawn, which are those of the first seed.
+    """
     names = {0: "full batch", 1: "single sample"}
     kept = [row for row in rows if row["backend"] == "numpy" and "history" in row]
     runs = {}

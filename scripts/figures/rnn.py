@@ -1,9 +1,9 @@
-"""The figures of Part III, from what the sweeps found and from the analysis of single networks.
+"""Figures of Part III, from the results of the sweeps and the analysis of single networks.
 
     python scripts/figures/rnn.py  # accuracy over length and steps, of results/rnn_lengths.json
 
-Functions return a `matplotlib.figure.Figure`. `cells` are those of a sweep's JSON; T is the length
-of a palindrome.
+Functions return a `matplotlib.figure.Figure`. `cells` are the cells of a sweep's JSON file; T is
+the length of a palindrome.
 """
 
 import sys
@@ -24,17 +24,20 @@ from scripts.shared.schemas import CELLS
 from scripts.shared.sweeps import MEAN_SD, deviation
 
 CHANCE = 0.1  # ten digits
-ASIDE = 1.035  # factor between the places of two settings on the axis of lengths
-SHOWN = (5, 12, 20, 40)  # lengths T whose curves are drawn: perfect, then less and less
+ASIDE = 1.035  # factor between adjacent settings on the axis of lengths
+SHOWN = (5, 12, 20, 40)  # lengths T whose curves are drawn, from perfect to low accuracy
 
 
 def at_own_length(cell: dict) -> np.ndarray:
-    """The accuracy of each seed at the length that it was trained at."""
+    """Return the accuracy of each seed at the length that it was trained at."""
     return np.array(cell["accuracy"][str(cell["T"])]["by_seed"])
 
 
 def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
-    """Each seed a dot, their mean a line, mean ± standard deviation (n - 1) a band, and chance."""
+    """Draw accuracy over length, with chance as a dotted line.
+
+    Each seed is a dot, their mean a line, and mean ± standard deviation (n - 1) a band.
+    """
     figure, axes = panels(1, 1, 7.5, 4.2)
     axis, lengths = axes[0, 0], np.array([cell["T"] for cell in cells])
     values = [at_own_length(cell) for cell in cells]
@@ -62,7 +65,7 @@ def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
 
 
 def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_accuracy") -> Figure:
-    """A panel for each cell: every seed thin, the mean thick."""
+    """Draw a metric over the steps, a panel for each cell: every seed thin, their mean thick."""
     rows = -(-len(cells) // columns)
     figure, axes = panels(rows, columns, 3.6, 2.6, sharex=True, sharey=True)
     for axis, cell in zip(axes.flat, cells, strict=False):
@@ -83,8 +86,11 @@ def learning_curves(cells: Sequence[dict], columns: int = 3, name: str = "test_a
 
 
 def both_curves(cells: Sequence[dict], title: str = "") -> Figure:
-    """Loss and accuracy of a few cells, a column for each: training (the mean over the seeds)
-    beside the evaluation (each seed thin, their mean thick)."""
+    """Draw loss and accuracy of a few cells, a column for each.
+
+    The training curve is the mean over the seeds. In the evaluation each seed is a thin line, and
+    their mean a dashed one.
+    """
     figure, axes = panels(2, len(cells), 3.8, 2.9, sharex="col")
     for column, cell in zip(axes.T, cells, strict=True):
         steps = [row["step"] for row in cell["history"]]
@@ -113,12 +119,12 @@ def of_seeds(cell: dict, name: str) -> np.ndarray:
 
 
 def shown(cells: Sequence[dict], lengths: Sequence[int] = SHOWN) -> list[dict]:
-    """Return the cells of these lengths, as far as there are such."""
+    """Return the cells whose length is among `lengths`."""
     return [cell for cell in cells if cell["T"] in lengths]
 
 
 def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
-    """Settings by lengths: the mean accuracy as color; mean and deviation (n - 1) as text."""
+    """Draw settings by lengths: mean accuracy as color, mean and deviation (n - 1) as text."""
     settings = list(dict.fromkeys(cell["setting"] for cell in cells))
     lengths = sorted({cell["T"] for cell in cells})
     found = {(cell["setting"], cell["T"]): at_own_length(cell) for cell in cells}
@@ -141,8 +147,10 @@ def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
 
 
 def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -> Figure:
-    """Accuracy over the length of evaluation, trained at one length: each seed a dot, the mean a
-    line. Settings stand beside each other at each length, so that those that are equal show.
+    """Draw accuracy over the length of evaluation, for networks trained at one length.
+
+    Each seed is a dot, their mean a line. At each length the settings are drawn side by side, so
+    that equal ones stay visible.
     """
     figure, axes = panels(1, 1, 7.8, 4.4)
     axis = axes[0, 0]
@@ -173,7 +181,7 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
 
 
 def over_time(groups: dict[str, dict[str, np.ndarray]], ylabel: str, log: bool = True) -> Figure:
-    """One panel for each group: curves over t = 1, 2, ..., by name."""
+    """Draw named curves over t = 1, 2, ..., with a panel for each group."""
     figure, axes = panels(1, len(groups), 4.4, 3.3, sharey=True)
     for axis, (title, curves) in zip(axes[0], groups.items(), strict=True):
         for i, (name, values) in enumerate(curves.items()):
@@ -193,7 +201,7 @@ def over_time(groups: dict[str, dict[str, np.ndarray]], ylabel: str, log: bool =
 
 
 def singular_values(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """One panel for each group: singular values in falling order, by name."""
+    """Draw named curves of singular values in descending order, with a panel for each group."""
     figure, axes = panels(1, len(groups), 4.4, 3.3)
     for axis, (title, curves) in zip(axes[0], groups.items(), strict=True):
         for i, (name, values) in enumerate(curves.items()):
@@ -214,9 +222,13 @@ def singular_values(groups: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[int]) -> Figure:
-    """Hidden states in the plane of their first two principal axes, colored by the first digit: a
-    row for each network, a column for each time. A value of `panels_of` is (points (examples, N,
-    2), digits)."""
+    """Draw hidden states in the plane of their first two principal axes, colored by first digit.
+
+    Args:
+        panels_of: points (examples, N, 2) and first digits (examples,) of each network, which has a
+            row.
+        times: times t, each of which has a column.
+    """
     figure, axes = panels(len(panels_of), len(times), 2.9, 2.7)
     for row, (name, (points, digits)) in zip(axes, panels_of.items(), strict=True):
         for axis, t in zip(row, times, strict=True):

@@ -15,13 +15,13 @@ from purenets.core.report.plots import COLORS, LINES, MARKERS, panels
 from scripts.figures.rnn import CHANCE
 from scripts.palindrome_states import SHOWN
 
-WIDTH = 6.5  # inches of the text
+WIDTH = 6.5  # width of the text in inches
 
 
 def held_out(cells: Sequence[dict]) -> Figure:
-    """Draw accuracy over the first halves trained on: those trained on, and those held out.
+    """Draw accuracy over the number of first halves in training, on these and on held-out ones.
 
-    A panel for each length; dots are seeds, lines their means.
+    Each length has a panel; dots are seeds, lines their means.
     """
     lengths = sorted({cell["T"] for cell in cells})
     figure, axes = panels(1, len(lengths), WIDTH / len(lengths), 2.3, sharex=True, sharey=True)
@@ -42,10 +42,10 @@ def held_out(cells: Sequence[dict]) -> Figure:
 
 
 def gradients(cells: Sequence[dict]) -> Figure:
-    """Draw the gradient that reaches h(t) as a part of that at the last step, over the steps back.
+    """Draw the gradient at h(t) relative to that at the last step, over the steps back in time.
 
-    A panel for default networks before and after training, and one for latches; means of the
-    logarithms over the seeds.
+    There are two panels for default networks, before and after training, and one for latches. Lines
+    are geometric means over the seeds.
     """
     figure, axes = panels(1, 3, WIDTH / 3, 2.5, sharey=True)
     default = [cell for cell in cells if cell["setting"] == "default"]
@@ -67,7 +67,7 @@ def gradients(cells: Sequence[dict]) -> Figure:
 
 
 def over_steps_back(axis: Axes, by_seed: Sequence[Sequence[float]], label: str, i: int) -> None:
-    """Draw the mean over the seeds; gradients of exactly zero have no logarithm and end a line."""
+    """Draw the geometric mean over the seeds; a line ends where a gradient is exactly zero."""
     values = np.array(by_seed)[:, ::-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.exp(np.log(values / values[:, :1]).mean(axis=0))
@@ -76,7 +76,7 @@ def over_steps_back(axis: Axes, by_seed: Sequence[Sequence[float]], label: str, 
 
 
 def readable(cells: Sequence[dict]) -> Figure:
-    """Draw how often the first digit is read rightly from h(t) alone, over t: means of seeds."""
+    """Draw how often the first digit is correctly predicted from h(t) alone: means over seeds."""
     figure, axes = panels(1, 1, WIDTH, 2.6)
     axis = axes[0, 0]
     curves = [(f"{cell['setting']}, T = {cell['T']}", cell["after"]["readable"]) for cell in cells]

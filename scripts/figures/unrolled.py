@@ -1,6 +1,6 @@
-"""The recurrent net drawn through time, with its dimensions forward (blue) and backward (orange).
+"""The recurrent net unrolled in time, with the dimensions of its forward and backward pass.
 
-One unit of the axes is an inch, so that no letter shrinks.
+Forward is blue, backward orange. One unit of the axes is an inch, so that the text keeps its size.
 """
 
 import itertools
@@ -15,7 +15,7 @@ from purenets.core.report.plots import COLORS, panels
 FORWARD, BACKWARD = COLORS[0], COLORS[3]
 FONT_SIZE = 9.0
 PLACES = (1.35, 3.0, 5.75)  # x of the first two states and the last one
-DOTS = 4.35  # x of what stands for those between
+DOTS = 4.35  # x of the dots for the states between
 Y = 1.0  # of all states
 
 
@@ -35,7 +35,7 @@ class Sizes:
 
 
 def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) -> Figure:
-    """Return the drawing of a net of these sizes."""
+    """Draw a recurrent net of these sizes."""
     width, height = 6.5, 3.0
     figure, ((axis,),) = panels(1, 1, width, height)
     axis.set(xlim=(0, width), ylim=(0, height))
@@ -49,7 +49,7 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
 
 
 def _draw_states(axis: Axes, sizes: Sizes) -> None:
-    """Draw h_0, the boxes of the states, and the inputs that go into them."""
+    """Draw h_0, the boxes of the states, and their inputs."""
     _label(axis, 0.05, Y - 0.12, f"$h_0 = 0$\n{sizes.state}", FORWARD, ha="left")
     _arrow(axis, (0.72, Y), (PLACES[0] - 0.5, Y), FORWARD)
     for t, x in zip(("1", "2", str(sizes.steps)), PLACES, strict=True):
@@ -59,7 +59,7 @@ def _draw_states(axis: Axes, sizes: Sizes) -> None:
 
 
 def _draw_recurrence(axis: Axes) -> None:
-    """Draw the way from state to state, and the gradient's way back."""
+    """Draw the arrows from state to state, and those of the gradient back."""
     ends = [PLACES[0], PLACES[1], DOTS, PLACES[2]]
     for i, (x, end) in enumerate(itertools.pairwise(ends)):
         begin, end = x + (0.5 if i < 2 else 0.25), end - (0.25 if i == 1 else 0.5)
@@ -105,5 +105,5 @@ def _label(axis: Axes, x: float, y: float, text: str, color: str = "black", ha="
 
 
 def times_sign(*shape: int) -> str:
-    """Return a shape with the sign of multiplication."""
+    """Return a shape as a text with multiplication signs."""
     return " \u00d7 ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""The report as a document, assembled of its parts."""
+"""The report as a document, assembled from its parts."""
 
 import re
 from collections.abc import Sequence
@@ -39,7 +39,11 @@ def document(
 
 
 def references() -> list[str]:
-    """Return the references without their numbers, which have to count from 1."""
+    """Return the references without their numbers.
+
+    Raises:
+        ValueError: the numbers are not [1], [2], ... in this order.
+    """
     (section,) = sections("references", {})
     numbered = [re.fullmatch(r"\[(\d+)\] (.*)", text) for text in section.blocks]
     numbers = [match and int(match[1]) for match in numbered]
@@ -68,7 +72,7 @@ def of_perceptrons(found: dict) -> dict:
 
 
 def of_cifar10(found: dict) -> dict:
-    """Return what the networks without and with convolutions reach, and in which time."""
+    """Return the test accuracies of the networks without and with convolutions."""
     values = {}
     for kind in ("mlp", "cnn"):
         rows = cifar10.of_kind(found, kind)
@@ -83,13 +87,13 @@ def of_cifar10(found: dict) -> dict:
 
 
 def over_views(rows: Sequence[dict]) -> str:
-    """Return the accuracy of the mean over views, as more text in parentheses; "" without views."""
+    """Return the accuracy over views as a text to append; "" if a run took no views."""
     found = [row["test"].get("views_accuracy") for row in rows]
     return "" if None in found else f"; {spread(found)}% over several views"
 
 
 def of_vgg(found: dict) -> dict:
-    """Return what the reduced VGG reaches in the assignment's setting, and trained longer."""
+    """Return the test accuracy of the reduced VGG, in the assignment's setting and at its best."""
     rows = grouped(found.get("part2_settings", {"rows": []})["rows"])
     final = part2.of_final(found.get("part1_cifar10"))
     values = {f"vgg_{name}": value for name, value in final.items()}
@@ -111,7 +115,7 @@ def of_setting(name: str, rows: Sequence[dict] | None) -> dict:
 
 
 def of_rnn(found: dict) -> dict:
-    """Return up to which length each seed is once always right, and the last mean there."""
+    """Return the longest length at which every seed is perfect once, and its final accuracy."""
     cells = found.get("rnn_lengths", {"cells": []})["cells"]
     longest = part3.longest_learned(cells)
     if longest is None:

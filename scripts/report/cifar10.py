@@ -22,7 +22,7 @@ BATCH = 16  # of the dimensions that are shown
 SMALL, MEDIUM = 4.4, 5.2  # inches: the widths of figures of one panel
 PIXELS = 3 * 32 * 32
 FIRST = 24  # whitening filters of the fast CNN
-ENOUGH = 3  # seeds from which on something is concluded
+ENOUGH = 3  # the fewest seeds that allow a conclusion
 NONE_HELD_OUT = "on the augmented training images, none held out"
 TITLES = {"mlp": "MLP", "cnn": "fast CNN", "vgg": "reduced VGG"}
 OF_ABLATION = ("ablation", "ablation_few", "ablation_short", "near_zero", "gains")
@@ -64,7 +64,7 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
 
 
 def shown(found: dict, kind: str, preset):
-    """Return the options of the training whose results are shown; the preset without any."""
+    """Return the options of the training whose results are shown; `preset` if there are none."""
     rows = of_kind(found, kind)
     if not rows:
         return preset
@@ -73,7 +73,7 @@ def shown(found: dict, kind: str, preset):
 
 
 def of_network(kind: str, net: Model) -> dict:
-    """Return the layers of a network as values: as a table and as a picture."""
+    """Return the layers of a network as values: a table, formulas and a diagram."""
     import torch
 
     rows = tabulate(net, torch.zeros(BATCH, 3, 32, 32))
@@ -87,7 +87,7 @@ def of_network(kind: str, net: Model) -> dict:
 
 
 def of_preset(preset, *names: str) -> dict:
-    """Return the options of both networks' presets, and those of `names`, as values."""
+    """Return the options that both networks need, and those of `names`, as values."""
     shared = ("batch_size", "label_smoothing", "crop")
     return {name: getattr(preset, name) for name in (*shared, *names)}
 
@@ -95,7 +95,7 @@ def of_preset(preset, *names: str) -> dict:
 def analysis_or_quick(
     found: dict, kind: str, quick_part: Callable[..., Section], quick: run_quick.Config
 ) -> dict[str, list[Block]]:
-    """Return the analysis of one kind of network; a quick run where it has no results."""
+    """Return the analysis of one kind of network, or a quick run if it has no results."""
     blocks = analysis(found, kind) if of_kind(found, kind) else in_small(quick_part, quick)
     return {"analysis": blocks}
 
@@ -128,20 +128,19 @@ def analysis(found: dict, kind: str) -> list[Block]:
 
 
 def trained_on(config) -> str:
-    """Return which images a training is on, beside augmented ones."""
+    """Return how images are mixed or selected in a training, as a text; "" if they are not."""
     mixed = [", mixtures of two images"] if config.mixup else []
     hardest = [f", the hardest {config.hardest:.0%} of each batch"] if config.hardest < 1 else []
     return "".join([*mixed, *hardest])
 
 
 def time_in_a(rows: Sequence[dict], found: dict | None) -> float | None:
-    """Return how many times as long as the public recipe a training of one setting takes; None
-    where that was not measured."""
+    """Return the training time of one setting in units of the public recipe; None if unknown."""
     return figures.times_in_a(rows, found).get(rows[0]["setting"]) if found else None
 
 
 def title_of(setting: str) -> str:
-    """Return what a setting is called in print.
+    """Return the title of a setting in the report.
 
     >>> title_of("cnn 94"), title_of("mlp mlp: epochs=30")
     ('fast CNN, preset 94', 'MLP, 30 epochs')
@@ -153,7 +152,7 @@ def title_of(setting: str) -> str:
 
 
 def in_words(changed: str) -> list[str]:
-    """Return changed options as they are called in print.
+    """Return changed options as the report writes them.
 
     >>> in_words("epochs=30 dirac=false")
     ['30 epochs', 'dirac = false']
@@ -171,8 +170,8 @@ def of_kind(found: dict, kind: str) -> list[dict]:
 def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
     """Return the setting that stands for its kind, with its rows.
 
-    It is the best of those with ENOUGH seeds, or with the most, so that no single lucky run can be
-    chosen.
+    It is the best setting among those with at least ENOUGH seeds, or else among those with the most
+    seeds, so that no single lucky run is chosen.
     """
     by_setting = grouped(list(rows))
 
@@ -185,7 +184,7 @@ def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def reached(rows: Sequence[dict]) -> dict:
-    """Return the accuracy on single images and over views, and how many seeds."""
+    """Return the headline's accuracy on single images and over views, and its number of seeds."""
     (mine,) = headline(rows).values()
     return {
         "single": spread([row["test"]["accuracy"] for row in mine]),
@@ -195,7 +194,7 @@ def reached(rows: Sequence[dict]) -> dict:
 
 
 def of_headline(rows: Sequence[dict]) -> dict:
-    """Return what the headline reached, in numbers."""
+    """Return the values that describe the results of the headline."""
     ((setting, mine),) = headline(rows).items()
     views = paired([figures.final(row) for row in mine], [row["test"]["accuracy"] for row in mine])
     classes = mine[0]["test"]["classes"]
@@ -214,7 +213,7 @@ def of_headline(rows: Sequence[dict]) -> dict:
 
 
 def preset_of(setting: str) -> str:
-    """Return what a setting is: a preset of a script, and what is changed of it.
+    """Return a setting in words: its preset, its script and the changed options.
 
     >>> preset_of("cnn 94: epochs=10")
     'preset `94` of `scripts/cifar10_cnn.py` with 10 epochs'
@@ -226,7 +225,7 @@ def preset_of(setting: str) -> str:
 
 
 def viewed(test: dict) -> str:
-    """Return of which test images views were taken."""
+    """Return, as a text, for which test images views were taken."""
     below = test.get("views_below")
     if below is None:
         return "each test image"
@@ -234,8 +233,10 @@ def viewed(test: dict) -> str:
 
 
 def of_validation(rows: Sequence[dict]) -> dict:
-    """Return how far training accuracy is above validation accuracy at the end, and what the latter
-    gains late; None where all images are trained on."""
+    """Return the final gap from training to validation accuracy, and the latter's late gain.
+
+    Both are None if a run held out no images.
+    """
     if not all(map(figures.held_out, rows)):
         return {"gap": None, "late_gain": None}
     last = [row["history"][-1] for row in rows]
@@ -244,7 +245,7 @@ def of_validation(rows: Sequence[dict]) -> dict:
 
 
 def late_gain(rows: Sequence[dict]) -> Difference:
-    """Return what validation accuracy gains in the last third of the steps, seed by seed."""
+    """Return the gain in validation accuracy in the last third of the steps, paired by seed."""
     at_end, before = [], []
     for row in rows:
         steps, accuracy = column(row["history"], "valid_accuracy")
@@ -255,7 +256,7 @@ def late_gain(rows: Sequence[dict]) -> Difference:
 
 
 def of_ablation(found: dict | None, kind: str) -> dict:
-    """Return the ablation and its largest losses; None if it is missing."""
+    """Return the ablation and its largest losses; each value is None if it is missing."""
     if found is None:
         return dict.fromkeys(OF_ABLATION)
     rows = found["rows"]
@@ -284,7 +285,7 @@ def of_ablation(found: dict | None, kind: str) -> dict:
 
 
 def of_shortened(kind: str) -> dict:
-    """Return of which training the ablation is, and whether that is shorter than its preset."""
+    """Return which training the ablation varies, and whether it is shorter than its preset."""
     script, preset, values, _ = cifar10_sweep.CHANGES[kind]
     part = values["epochs"] / cifar10_sweep.SCRIPTS[script].PRESETS[preset].epochs
     length = "at its own length" if part == 1 else f"in {part:.0%} of its length"
@@ -292,13 +293,13 @@ def of_shortened(kind: str) -> dict:
 
 
 def gains(points: dict[str, Difference]) -> str | None:
-    """Return the changes that gain clearly; None without any."""
+    """Return the changes with a clear gain, as a text; None if there are none."""
     found = {name: change for name, change in points.items() if change.mean > 0}
     texts = [f"{name} ({own.points()})" for name, own in found.items() if own.is_clear]
     return ", ".join(texts) or None
 
 
 def near_zero(points: dict[str, Difference]) -> str | None:
-    """Return the changes whose effect may be none; None without any."""
+    """Return the changes without a clear effect, as a text; None if there are none."""
     names = [name for name, change in points.items() if not change.is_clear]
     return ", ".join(names) or None

@@ -1,7 +1,7 @@
-"""What each kind of layer computes, forward and backward, beside the dimensions of a network.
+"""The formulas of each kind of layer, forward and backward, with the dimensions of a network.
 
-dY stands for the gradient of the loss by Y. The formulas are those of docs/backprop.md, in the
-names of `numpy_nets/modules.py`; rows are examples.
+dY is the gradient of the loss with respect to Y. The formulas are those of docs/backprop.md, with
+the names of `numpy_nets/modules.py`; rows are examples.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ HEADER = ("layer", "pass", "formula", "dimensions")
 
 
 class Kind(NamedTuple):
-    """A kind of layer: its formula forward, and those backward by what they give."""
+    """A kind of layer: its forward formula, and its backward formulas by the array they are for."""
 
     forward: str
     backward: dict[str, str]
@@ -83,12 +83,12 @@ SOFT_LOSS = Kind(
 def formulas(rows: Sequence[Row], soft: bool = False, every: bool = False) -> Table:
     """Return the formulas of a network, forward and backward, with the dimensions of its arrays.
 
-    Of each kind of layer the first one stands for all others; the loss is last.
+    The first layer of each kind stands for all others; the loss comes last.
 
     Args:
         rows: As `tabulate` returns them.
-        soft: Whether the targets are soft labels Q, as those of label smoothing, not classes.
-        every: With each layer, not only the first of each kind.
+        soft: Whether the targets are soft labels Q, as with label smoothing, instead of classes.
+        every: Whether to list every layer, not only the first of each kind.
     """
     first = {}
     for row in rows:
@@ -98,7 +98,7 @@ def formulas(rows: Sequence[Row], soft: bool = False, every: bool = False) -> Ta
 
 
 def kind_of(row: Row) -> Kind:
-    """Return the formulas of a layer as it is: without bias or scale where it has none."""
+    """Return the formulas of a layer, without bias or scale where it has none."""
     kind = row.operation.split()[0]
     if kind in ("BatchNorm", "LayerNorm") and row.params == row.output[1]:
         return SHIFTED
@@ -110,7 +110,7 @@ def kind_of(row: Row) -> Kind:
 
 
 def has_bias(row: Row) -> bool:
-    """Return whether a layer with weights has params beside them."""
+    """Return whether a layer has params besides its weights."""
     products = backward_products(row)
     if "W" not in products:  # fixed weights: all params are biases
         return row.params > 0
@@ -119,7 +119,7 @@ def has_bias(row: Row) -> bool:
 
 
 def of_layer(kind: Kind, row: Row) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of a layer."""
+    """Yield the table rows of a layer."""
     products = backward_products(row)
     forward = row.forward if products else f"{_shape(row.input)} to {_shape(row.output)}"
     yield row.name, "forward", _inline(kind.forward), times(forward)
@@ -133,7 +133,7 @@ def of_layer(kind: Kind, row: Row) -> Iterator[tuple[str, ...]]:
 
 
 def backward_products(row: Row) -> dict[str, str]:
-    """Return the products of `tabulate` that give dX and dW, with their results; {} without."""
+    """Return the matrix products for dX and dW, with the shapes of their results; {} if none."""
     if ", dW = " not in row.backward:
         return {}
     dx, dw = row.backward.split(", dW = ")
@@ -146,7 +146,7 @@ def backward_products(row: Row) -> dict[str, str]:
 
 
 def of_loss(last: Row, loss: Kind = LOSS) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of softmax and cross-entropy on the logits of the last layer."""
+    """Yield the table rows of softmax and cross-entropy on the logits of the last layer."""
     shape = _shape(last.output)
     yield "loss", "forward", _inline(loss.forward), times(f"{shape} to a number")
     yield "", "backward", _inline(loss.backward["O"]), times(shape)

@@ -1,9 +1,9 @@
-"""One step, by hand: a figure that a reader can move, and the same as a strip of pictures.
+"""One training step by hand: an interactive figure, and the same as a strip of pictures.
 
-Both networks are trained from the same params on the same batches, and kept at some steps. The page
-redraws their decision boundaries for each of these, and shows the matrices of one batch, forward
-and backward, as `numpy_nets` computes them. Nothing of it is computed anew in the page but the
-regions, from the params.
+Both networks are trained from the same params on the same batches, and their params are kept at
+some steps. For each of these steps the page redraws the decision boundaries and shows the matrices
+of one batch, forward and backward, as `numpy_nets` computes them. The page itself computes only the
+class regions, from the params.
 """
 
 import json
@@ -28,20 +28,20 @@ RATE, STEPS = (
     1e-2,
     (0, 5, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 130, 160, 200, 250, 300, 400, 500),
 )
-STRIP, MIDDLE = (0, 20, 60, 160, 500), 2  # the steps that are printed, with one's arrays
+STRIP, MIDDLE = (0, 20, 60, 160, 500), 2  # the steps in print, and which of them shows arrays
 SIGNS = LinearSegmentedColormap.from_list("signs", ["#D55E00", "#FFFFFF", "#0072B2"])
 NETS = {"numpy": "NumPy, by hand", "torch": "PyTorch, torch.func"}
 
 
 class Matrix(NamedTuple):
-    """An array of a layer as it is shown: by which formula, and under which name in the numbers."""
+    """An array of a layer: its formula in TeX, and its name among the numbers."""
 
     tex: str
     name: str
 
 
 class Layer(NamedTuple):
-    """A layer that can be chosen: what it computes forward and backward, and the arrays of both."""
+    """A layer that can be chosen: its formulas forward and backward, and the arrays of both."""
 
     name: str
     forward: str
@@ -58,7 +58,7 @@ W2, B2, O, P, Y = (
 
 
 def gradient(matrix: Matrix) -> Matrix:
-    """Return the gradient of the loss by an array."""
+    """Return the gradient of the loss with respect to an array."""
     return Matrix(rf"\partial L / \partial {matrix.tex}", f"d{matrix.name}")
 
 
@@ -109,13 +109,13 @@ class Kept(NamedTuple):
 
 
 def interactive(seed: int) -> Interactive:
-    """Return the figure, trained here; its caption and key are the text's."""
+    """Train both nets; return the figure, whose caption and key come from the text file."""
     kept = trained(seed)
     return Interactive(page(kept), strip(kept), "")
 
 
 def trained(seed: int) -> Kept:
-    """Train both nets from the same params on the same batches."""
+    """Train both nets from the same params on the same batches; return what is kept of them."""
     import torch
 
     from purenets import numpy_nets, torch_nets
@@ -144,7 +144,7 @@ def trained(seed: int) -> Kept:
 
 
 def kept_params(nets, model, start: Params, task: Dataset, key, array: Callable):
-    """Return the params of a net at each of STEPS, and its metrics function."""
+    """Train a net; return its params at each of STEPS, and its metrics function."""
     optimizer = optim.adam(lr=RATE)
     state = train_state(tree.map(array, start), {}, optimizer, key)
     step = make_step(nets.grad_fn(model), optimizer)
@@ -160,7 +160,7 @@ def kept_params(nets, model, start: Params, task: Dataset, key, array: Callable)
 def one_step(params: Params, batch: Batch) -> tuple[dict[str, np.ndarray], float]:
     """Return every array of one batch, forward and backward, by name, and the loss.
 
-    The passes are those of `numpy_nets.modules`, one after the other.
+    The functions of `numpy_nets.modules` are called one after the other.
     """
     from purenets.numpy_nets import modules as m
 
@@ -192,7 +192,7 @@ def largest_difference(a: Params, b: Params) -> float:
 
 
 def page(kept: Kept) -> str:
-    """Return the figure's HTML with its numbers and its script; all of it is made here."""
+    """Return the figure's HTML, which includes its style, its numbers and its script."""
     numbers = json.dumps(as_numbers(kept), separators=(",", ":")).replace("<", "\\u003c")
     script = (HERE / "one_step.js").read_text()
     fragment = (HERE / "one_step.html").read_text()
@@ -204,7 +204,7 @@ def page(kept: Kept) -> str:
 
 
 def as_numbers(kept: Kept) -> dict:
-    """Return all that the script needs, in numbers of four digits."""
+    """Return all data that the script needs, rounded to four significant digits."""
     (x, y), (test_x, test_y) = kept.task.train, kept.task.test
     return {
         "steps": STEPS,
@@ -238,7 +238,7 @@ def layer_for_page(layer: Layer) -> dict:
 
 
 def rounded(values: np.ndarray) -> list:
-    """Return an array as nested lists of numbers of four digits."""
+    """Return an array as nested lists of numbers with four significant digits."""
     if values.ndim > 1:
         return [rounded(row) for row in values]
     return [float(f"{value:.4g}") for value in values.tolist()]
@@ -248,7 +248,7 @@ def rounded(values: np.ndarray) -> list:
 
 
 def strip(kept: Kept) -> Figure:
-    """Return the boundaries of both nets at the steps of STRIP, and the arrays of one of them."""
+    """Draw the boundaries of both nets at the steps of STRIP, and the arrays at one of them."""
     figure, axes = plots.panels(4, len(STRIP), TEXT_WIDTH / len(STRIP), 1.45)
     for column, step in zip(axes[:2].T, STRIP, strict=True):
         for axis, name in zip(column, NETS, strict=True):

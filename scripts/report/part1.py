@@ -40,7 +40,7 @@ CONTENTS = {
 
 
 def section(found: dict, quick: run_quick.Config) -> Section:
-    """Return Part I; from a quick run where the results of all sets are not in `found`."""
+    """Return Part I, with a quick run in place of results on all sets that `found` lacks."""
     values = (
         structure()
         | of_boundaries(found.get("part1_sets"))
@@ -86,13 +86,13 @@ def structure() -> dict:
 
 
 def data_sets() -> Table:
-    """Return a row for each set: its points, the network for it, and what can be reached."""
+    """Return a row for each set: its points, its network, and the best possible accuracy."""
     header = ("set", "points", "features", "classes", "network", "parameters", "best possible")
     return table_of((*header, "contents"), map(of_data_set, compare_mlps.SETS))
 
 
 def of_data_set(name: str) -> tuple:
-    """Return the row of a set."""
+    """Return the table row of a set."""
     from purenets.numpy_nets import MLP
 
     task = load_data(MLPConfig(dataset=name), random.key(0))
@@ -108,7 +108,7 @@ def of_data_set(name: str) -> tuple:
 
 
 def limit_of(name: str) -> str:
-    """Return the accuracy of the best classifier of a set; "" where it is not known."""
+    """Return the best possible accuracy on a set, as a text; "" where it is not known."""
     if name in CURVES:
         return f"{best_possible(name, NOISE):.1%}"
     return f"{overlap_limit():.1%}" if name == "overlap" else ""
@@ -116,10 +116,11 @@ def limit_of(name: str) -> str:
 
 @lru_cache
 def overlap_limit() -> float:
-    """Return the accuracy of the best classifier of "overlap", the nearest center.
+    """Return the best possible accuracy on "overlap", that of the nearest center.
 
-    The centers are the corners of a square and the deviation is the same in both directions, so a
-    point is classified rightly if neither coordinate has crossed the line halfway.
+    The centers are the corners of a square and the deviation is the same in both directions. A
+    point is therefore classified correctly if neither coordinate crosses the line halfway to
+    another center.
     """
     half = max(x for x, _ in CORNERS) / 2
     return (0.5 * (1 + math.erf(half / CORNER_SD / math.sqrt(2)))) ** 2
@@ -141,19 +142,19 @@ def of_boundaries(found: dict | None) -> dict:
 
 
 def boundaries(pairs: dict) -> Figure:
-    """Return the decision boundaries of both networks."""
+    """Draw the decision boundaries of both networks."""
     figure = compare_mlps.boundaries(pairs)
     for axis in figure.axes:  # on several lines, since four panels share the width of the text
         axis.set_title(axis.get_title().replace(", ", "\n", 1).replace(": ", "\n"))
         axis.set(xlabel="", ylabel="")
         for points in axis.collections:
             if hasattr(points, "set_sizes"):
-                points.set_sizes([8.0])  # so that test points do not hide those of the training
+                points.set_sizes([8.0])  # so that test points do not hide the training points
     return figure
 
 
 def regions_apart(results: dict) -> float:
-    """Return the part of the plane around the points in which both networks predict otherwise."""
+    """Return the share of the plane around the points where the networks predict differently."""
     line = np.linspace(-3, 3, 121, dtype=np.float32)
     plane = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     one, other = (np.asarray(result.predict(plane)) for result in results.values())
@@ -180,12 +181,12 @@ def of_sets(found: dict) -> dict:
 
 
 def differs(change: Difference) -> bool:
-    """Return whether any seed has another accuracy in the two settings."""
+    """Return whether any seed has different accuracies in the two settings."""
     return bool(change.mean or change.standard_error)
 
 
 def of_overlap(rows: Sequence[dict]) -> dict:
-    """Return what the NumPy network reaches on "overlap", beside what can be reached."""
+    """Return the accuracy of the NumPy network on "overlap", beside the best possible one."""
     mine = [r for r in rows if r["backend"] == "numpy" and r["case"]["dataset"] == "overlap"]
     if not mine:
         return dict.fromkeys(("overlap", "overlap_otherwise"))
@@ -204,7 +205,10 @@ def of_overlap(rows: Sequence[dict]) -> dict:
 
 
 def test_accuracies(rows: Sequence[dict], **case) -> list[float]:
-    """Return the test accuracies, by seed, of the NumPy network or of one `backend`."""
+    """Return the test accuracies, by seed, of the rows whose case has the given options.
+
+    They are those of the NumPy network, unless `backend` names the other one.
+    """
     backend = case.pop("backend", "numpy")
     mine = [
         row for row in rows if row["backend"] == backend and case.items() <= row["case"].items()
@@ -213,26 +217,26 @@ def test_accuracies(rows: Sequence[dict], **case) -> list[float]:
 
 
 def between_backends(rows: Sequence[dict], name: str) -> Difference:
-    """Return the test accuracy of PyTorch less that of NumPy on a set, seed by seed."""
+    """Return the test accuracy of PyTorch minus that of NumPy on a set, paired by seed."""
     both = (test_accuracies(rows, dataset=name, backend=which) for which in ("torch", "numpy"))
     return paired(*both)
 
 
 def gap(rows: Sequence[dict], name: str) -> Difference:
-    """Return the training accuracy less the test accuracy on a set, of the NumPy network."""
+    """Return the training accuracy minus the test accuracy of the NumPy network on a set."""
     mine = [r for r in rows if r["backend"] == "numpy" and r["case"]["dataset"] == name]
     both = ([row[f"{part}_accuracy"] for row in mine] for part in ("train", "test"))
     return paired(*both)
 
 
 def kept_seed(rows: Sequence[dict]) -> str:
-    """Return of which seed the rows have their histories."""
+    """Return the seeds whose rows have a history, as a text."""
     seeds = {row["case"]["seed"] for row in rows if "history" in row}
     return " and ".join(map(str, sorted(seeds)))
 
 
 def curves(rows: list[dict]) -> Figure | None:
-    """Return the curves of both networks on each set, if the rows have their histories."""
+    """Draw the curves of both networks on each set; return None if no row has a history."""
     histories = mlp_figures.kept_histories(rows)
     if not histories:
         return None
@@ -252,7 +256,7 @@ def curves(rows: list[dict]) -> Figure | None:
 
 
 def label_losses(axis) -> None:
-    """Label a logarithmic axis at some values, also where it has few powers of ten."""
+    """Label a logarithmic axis at some values, even if it spans few powers of ten."""
     low, high = axis.get_ylim()
     steps = (1,) if high > 300 * low else (1, 3) if high > 10 * low else (0.6, 0.8, 1, 1.4, 2, 4)
     axis.yaxis.set_major_locator(LogLocator(subs=steps, numticks=20))
@@ -261,7 +265,7 @@ def label_losses(axis) -> None:
 
 
 def around(ends: Sequence[float]) -> tuple[float, float]:
-    """Return the limits of an axis of accuracy: tenths around the ends of its curves.
+    """Return the limits of an accuracy axis, in tenths, around the ends of its curves.
 
     >>> around([0.999, 0.97]), around([0.73, 0.69])
     ((0.9, 1.005), (0.6, 0.8))
@@ -324,12 +328,12 @@ def of_noise(found: dict | None) -> dict:
 
 
 def above_limit(accuracies: Sequence[float], noise: float) -> str:
-    """Return accuracies on moons less what no classifier exceeds, in points."""
+    """Return the accuracies on moons minus the best possible accuracy, in points."""
     return paired(accuracies, [best_possible("moons", noise)] * len(accuracies)).points()
 
 
 def backends_apart(rows: Sequence[dict], noise: float) -> str:
-    """Return the test accuracy of PyTorch less that of NumPy, by Adam, in points."""
+    """Return the test accuracy of PyTorch minus that of NumPy, both with Adam, in points."""
     torch, numpy = (
         test_accuracies(rows, optimizer="adam", noise=noise, backend=which)
         for which in ("torch", "numpy")
@@ -338,13 +342,13 @@ def backends_apart(rows: Sequence[dict], noise: float) -> str:
 
 
 def params_apart(rows: Sequence[dict]) -> list[float]:
-    """Return the largest difference of the params of both networks, by Adam, for each noise."""
+    """Return the largest param difference between both networks with Adam, for each noise."""
     adam = [row for row in compare_mlps.summary(rows) if row["optimizer"] == "adam"]
     return list({row["noise"]: row["largest_difference"] for row in adam}.values())
 
 
 def of_shuffled(found: dict | None) -> dict:
-    """Return the values of digits with their pixels in order and shuffled."""
+    """Return the values of digits with ordered and with shuffled pixels."""
     if found is None:
         return dict.fromkeys(OF_SHUFFLED)
     rows = found["rows"]

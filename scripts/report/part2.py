@@ -24,12 +24,12 @@ BATCH = 32  # of the dimensions that are shown
 SMALL = 4.4  # inches: the width of figures of one panel
 TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000  # of CIFAR-10; of the first some are held out
 ADAM, BEST = "adam 1e-3", "best"  # the assignment's setting, and the best one
-# each setting adds one thing to the one before it: more passes, augmentation, the best recipe
+# each setting adds one thing to the one before it: more epochs, augmentation, the best recipe
 LADDER = (ADAM, "40 epochs plain", "40 epochs augmented", BEST)
 
 
 def section(found: dict, quick: run_quick.Config) -> Section:
-    """Return Part II; from a quick run where the results are not in `found`."""
+    """Return Part II, with a quick run in place of results that `found` lacks."""
     values = structure()
     if "part2_settings" in found:
         values |= {"quick": None} | analysis(found["part2_settings"])
@@ -99,15 +99,20 @@ def accuracies(rows: Sequence[dict]) -> list[float]:
 
 
 def compared(a: Sequence[dict], b: Sequence[dict]) -> Difference:
-    """Return how far a setting is above another: seed by seed where both have the same seeds."""
+    """Return the test accuracy of setting `a` minus that of setting `b`.
+
+    It is paired by seed where both settings have the same seeds.
+    """
     same = sorted(row["seed"] for row in a) == sorted(row["seed"] for row in b)
     ordered = (accuracies(sorted(rows, key=lambda row: row["seed"])) for rows in (a, b))
     return paired(*ordered) if same else unpaired(*ordered)
 
 
 def of_precision(by_setting: dict) -> dict:
-    """Return what bfloat16 changes in the assignment's setting; None without several seeds of it in
-    both."""
+    """Return the effect of bfloat16 in the assignment's setting.
+
+    None unless both precisions have several seeds.
+    """
     both = [by_setting.get(name, ()) for name in (ADAM, cnn_sweep.IN_FLOAT32)]
     if min(map(len, both)) < 2:
         return {"precision": None, "precision_elsewhere": None}
@@ -121,9 +126,9 @@ def of_precision(by_setting: dict) -> dict:
 
 
 def of_gain(by_setting: dict) -> dict:
-    """Return by how much the best setting beats the assignment's; None if one is missing.
+    """Return the accuracy of the best setting minus that of the assignment's.
 
-    Also None where one of them has a single seed, of which nothing is concluded.
+    None if one of them is missing or has a single seed, which allows no conclusion.
     """
     if not {ADAM, BEST} <= set(by_setting):
         return {"gain": None}
@@ -157,26 +162,28 @@ def of_adam(rows: Sequence[dict] | None) -> dict:
 
 
 def wobble(rows: Sequence[dict]) -> Difference:
-    """Return how far validation accuracy moves between evaluations in the second half."""
+    """Return the mean change, up or down, of validation accuracy in the second half of training."""
     means = [float(moves(row).mean()) for row in rows]
     return paired(means, np.zeros(len(means)))
 
 
 def moves(row: dict) -> np.ndarray:
-    """Return the changes of validation accuracy between evaluations, up or down, in the second half
-    of a training."""
+    """Return the absolute changes of validation accuracy from one evaluation to the next.
+
+    Only the second half of the training counts.
+    """
     _, values = column(row["history"], "valid_accuracy")
     return np.abs(np.diff(values[len(values) // 2 :]))
 
 
 def gap(rows: Sequence[dict]) -> Difference:
-    """Return the training accuracy less the validation accuracy at the end, seed by seed."""
+    """Return the final training accuracy minus the validation accuracy, paired by seed."""
     last = [row["history"][-1] for row in rows]
     return paired([row["accuracy"] for row in last], [row["valid_accuracy"] for row in last])
 
 
 def epochs(setting: str, rows: Sequence[dict]) -> float:
-    """Return the passes over the training images of a setting."""
+    """Return the number of epochs of a setting."""
     config = cnn_train.Config(**cnn_sweep.SETTINGS[setting])
     images = (1 - config.valid_fraction) * TRAINING_IMAGES
     return config.epochs or rows[0]["history"][-1]["step"] * config.batch_size / images
@@ -185,7 +192,7 @@ def epochs(setting: str, rows: Sequence[dict]) -> float:
 def of_optimizers(by_setting: dict) -> dict:
     """Return the values of the comparison of optimizers and rates, if there are several.
 
-    The highest and the lowest are those of the settings with two seeds or more.
+    The highest and the lowest accuracy are those of settings with at least two seeds.
     """
     short = {name: rows for name, rows in by_setting.items() if name in cnn_sweep.COMPARED}
     if len(short) < 2:
@@ -212,9 +219,9 @@ def of_optimizers(by_setting: dict) -> dict:
 
 
 def of_ladder(by_setting: dict) -> dict:
-    """Return what more passes give, and what augmentation and regularization give.
+    """Return the gains from more epochs, from augmentation and from the best recipe.
 
-    None where fewer than two settings of LADDER have two seeds or more.
+    None if fewer than two settings of LADDER have at least two seeds.
     """
     steps = [name for name in LADDER if len(by_setting.get(name, ())) > 1]
     if len(steps) < 2:
@@ -229,7 +236,7 @@ def of_ladder(by_setting: dict) -> dict:
 
 
 def ladder(by_setting: dict, steps: Sequence[str]) -> Table:
-    """Return a row for each setting: its passes, accuracies, and what it adds to the one before."""
+    """Return a row for each setting: epochs, accuracies, and the change from the row above."""
     header = (
         *("setting", "epochs", f"test, % ({MEAN_SD})"),
         *(f"training - validation, points ({MEAN_SE})", f"test, to the row above ({MEAN_SE})", "n"),
@@ -271,7 +278,7 @@ def of_recipe(config: cnn_train.Config) -> dict:
 
 
 def of_mistakes(rows: Sequence[dict]) -> dict:
-    """Return the confusion matrix, mean of the seeds, and the pairs of classes confused most."""
+    """Return the confusion matrix, a mean over seeds, and the most confused pairs of classes."""
     counts = np.mean([row["test"]["confusion"] for row in rows], axis=0)
     names, mistakes = rows[0]["test"]["classes"], counts.sum() - np.trace(counts)
     both = counts + counts.T
@@ -288,7 +295,7 @@ def of_mistakes(rows: Sequence[dict]) -> dict:
 
 
 def of_final(found: dict | None) -> dict:
-    """Return what the longest preset of the reduced VGG reaches, trained on all training images."""
+    """Return the accuracy of the preset `vgg-long` of the reduced VGG."""
     rows = [row for row in (found or {"rows": []})["rows"] if row["setting"] == "vgg vgg-long"]
     if not rows:
         return {"final": None}

@@ -26,8 +26,8 @@ from scripts.shared.sweeps import deviation, spread
 
 LENGTH = 5  # of the palindromes whose dimensions are shown
 MEDIUM = 5.2  # inches: the width of figures of one panel
-FAR_APART = 0.25  # between the worst and the best seed, from which on a mean says little
-ENOUGH = 0.9  # the accuracy on held-out palindromes that first halves in training are enough for
+FAR_APART = 0.25  # gap between worst and best seed from which on their mean says little
+ENOUGH = 0.9  # held-out accuracy above which the first halves in training count as enough
 OF_LENGTHS = ("lengths", "longest", "spike", "apart", "above_chance", "longer_worse")
 OF_HELD_OUT = ("held-out", "same_enough", "enough_otherwise")
 USES = {
@@ -40,7 +40,7 @@ USES = {
 
 
 def section(found: dict, quick: run_quick.Config) -> Section:
-    """Return Part III; from a quick run where the results over lengths are not in `found`."""
+    """Return Part III, with a quick run in place of results over lengths that `found` lacks."""
     values = structure()
     if "rnn_lengths" in found:
         values |= {"quick": None} | of_lengths(found["rnn_lengths"])
@@ -79,9 +79,9 @@ def structure() -> dict:
 
 
 def fused_difference(config: rnn.Config) -> float:
-    """Return how far the gradients of the fused recurrence and of the loop are apart on a batch.
+    """Return the relative difference between the gradients of the fused recurrence and the loop.
 
-    It is the largest difference, as a part of the largest gradient of the loop.
+    It is the largest difference on a batch, divided by the largest gradient of the loop.
     """
     import torch
 
@@ -173,13 +173,13 @@ def of_lengths(found: dict) -> dict:
 
 
 def after(cell: dict, step: int) -> float:
-    """Return the mean accuracy of the seeds after so many steps."""
+    """Return the mean accuracy of the seeds after `step` steps."""
     steps = [row["step"] for row in cell["history"]]
     return float(figures.of_seeds(cell, "test_accuracy")[steps.index(step)].mean())
 
 
 def of_range(cells: Sequence[dict]) -> dict:
-    """Return from which length on seeds end far apart, and the worst of their best evaluations."""
+    """Return the length from which seeds end far apart, and the worst of their best evaluations."""
     ends = [figures.at_own_length(cell) for cell in cells]
     close = [i for i, values in enumerate(ends) if np.ptp(values) < FAR_APART]
     start = max(close, default=-1) + 1
@@ -198,7 +198,7 @@ def of_range(cells: Sequence[dict]) -> dict:
 
 
 def lost(cells: Sequence[dict]) -> str:
-    """Return how far each length's last evaluation is below the best one, seed by seed."""
+    """Return how far the last evaluation is below the best one, paired by seed, at each length."""
     texts = []
     for cell in cells:
         by_seed = figures.of_seeds(cell, "test_accuracy")
@@ -208,12 +208,16 @@ def lost(cells: Sequence[dict]) -> str:
 
 
 def seen_share(T: int, draws: int) -> float:
-    """Return the part of all palindromes of length T that so many uniform draws are to hit."""
+    """Return the expected share of all palindromes of length T hit by that many uniform draws."""
     return -math.expm1(draws * math.log1p(-1 / count(T)))
 
 
 def above_seen(cells: Sequence[dict], seen: dict[int, float]) -> str:
-    """Return the best seed beside the share of palindromes drawn, where that is less than half."""
+    """Return the accuracy of the best seed at each length with few palindromes in training.
+
+    These are the lengths at which less than half of all palindromes were drawn; the share stands
+    beside the accuracy.
+    """
     found = [
         f"{figures.at_own_length(cell).max():.2%} at T = {cell['T']} "
         f"({shown_share(seen[cell['T']])})"
@@ -224,9 +228,9 @@ def above_seen(cells: Sequence[dict], seen: dict[int, float]) -> str:
 
 
 def longest_learned(cells: Sequence[dict]) -> int | None:
-    """Return the largest T up to which every seed once makes no mistake; None if there is none.
+    """Return the largest T up to which every seed is perfect once; None if there is none.
 
-    A later evaluation may be worse again: `lost`.
+    Perfect once means no mistakes in some evaluation. A later one may be worse; see `lost`.
     """
     learned = None
     for cell in sorted(cells, key=lambda cell: cell["T"]):
@@ -237,9 +241,9 @@ def longest_learned(cells: Sequence[dict]) -> int | None:
 
 
 def perfect_at_the_end(cells: Sequence[dict]) -> str | None:
-    """Return at which lengths how many seeds are perfect at the last step.
+    """Return how many seeds are perfect at the last step, as a text with the lengths.
 
-    Of the lengths at which every seed is perfect in some evaluation; None if there are none.
+    Only lengths up to `longest_learned` count; None if there are none.
     """
     longest = longest_learned(cells)
     by_count: dict[int, list[int]] = {}
@@ -255,7 +259,7 @@ def perfect_at_the_end(cells: Sequence[dict]) -> str | None:
 
 
 def of_spike(cell: dict) -> dict:
-    """Return how many seeds of a length end below what they had at the evaluation before."""
+    """Return how many seeds are perfect at the last evaluation but one, but not at the last."""
     curves, last = figures.of_seeds(cell, "test_accuracy"), figures.at_own_length(cell)
     fell = (last < 1) & (curves[-2] == 1)
     return {
@@ -267,7 +271,7 @@ def of_spike(cell: dict) -> dict:
 
 
 def of_longer(cell: dict | None) -> dict:
-    """Return what training goes on to lose at a length, after the best mean of its seeds."""
+    """Return the change in accuracy from the best mean over the seeds to the end of training."""
     if cell is None:
         return {"longer_worse": None}
     curves = figures.of_seeds(cell, "test_accuracy")
@@ -284,7 +288,7 @@ def of_longer(cell: dict | None) -> dict:
 
 
 def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> Table:
-    """Return a row for each length: the accuracy over the seeds, and what was seen in training."""
+    """Return a row for each length: accuracy over the seeds, and the share drawn in training."""
     rows = []
     for cell in cells:
         values = figures.at_own_length(cell)
@@ -300,14 +304,14 @@ def accuracies(cells: Sequence[dict], seen: dict[int, float] | None = None) -> T
 
 
 def best_evaluation(cell: dict) -> float | None:
-    """Return the mean over the seeds of the accuracy at each one's best evaluation, if known."""
+    """Return each seed's best accuracy, averaged over the seeds; None without a history."""
     if "history" not in cell:
         return None
     return float(figures.of_seeds(cell, "test_accuracy").max(axis=0).mean())
 
 
 def shown_share(share: float) -> str:
-    """Return a share in percent, in full digits down to a hundredth."""
+    """Return a share in percent with two decimals; "<0.01%" if it is smaller."""
     return f"{share:.2%}" if share > 1e-4 else "<0.01%"
 
 
@@ -343,7 +347,8 @@ def of_held_out(found: dict | None) -> dict:
 def of_enough(cells: Sequence[dict]) -> dict:
     """Return how many first halves are enough for held-out palindromes, at each length.
 
-    `same_enough`: at every length the same number is enough, and the same one is not.
+    `same_enough` is True if the smallest number that is enough, and the largest one below it, are
+    the same at every length.
     """
     lengths = sorted({cell["T"] for cell in cells})
     reached = {(c["T"], c["halves"]): c["held_out"] for c in cells}
@@ -369,7 +374,10 @@ def of_enough(cells: Sequence[dict]) -> dict:
 
 
 def fewest_and_too_few(cells: Sequence[dict], T: int) -> tuple[int | None, int | None]:
-    """Return the fewest first halves that are enough at a length, and the most below them."""
+    """Return the smallest number of first halves that is enough, and the largest one below it.
+
+    Each is None if there is none.
+    """
     mine = sorted((cell["halves"], np.mean(cell["held_out"])) for cell in cells if cell["T"] == T)
     enough = min((halves for halves, accuracy in mine if accuracy > ENOUGH), default=None)
     too_few = max((halves for halves, _ in mine if enough and halves < enough), default=None)
@@ -377,5 +385,5 @@ def fewest_and_too_few(cells: Sequence[dict], T: int) -> tuple[int | None, int |
 
 
 def in_thousands(n: int | None) -> str:
-    """Return a number of first halves, or that none of those tried was enough."""
+    """Return a number with commas; "more than these" for None."""
     return "more than these" if n is None else f"{n:,}"

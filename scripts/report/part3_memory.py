@@ -1,7 +1,7 @@
 """Part III: why the RNN forgets the first digit, and what lets it remember.
 
-Gradients and hidden states, the ingredients of a training, and networks that remember far beyond
-the length that they were trained at.
+The topics are gradients and hidden states, the ingredients of training, and networks that remember
+far beyond the length that they were trained at.
 """
 
 import shlex
@@ -19,9 +19,9 @@ from scripts.report.words import in_digits, in_words, listed, power_of_ten
 from scripts.shared.comparison import paired, unpaired
 from scripts.shared.sweeps import deviation, spread
 
-HARD = 20  # the length at which ingredients are told apart
-LEARNED = 0.99  # the accuracy from which on a seed counts as one that has learned
-FAILED = 0.5  # the accuracy below which a seed of the latches counts as one that has failed
+HARD = 20  # the length at which ingredients are compared
+LEARNED = 0.99  # the accuracy from which on a seed has learned
+FAILED = 0.5  # the accuracy below which a seed of the latches has failed
 OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance", "radius_not_enough")
 OF_INGREDIENTS = ("ingredients", "slower", "frozen_unclear", "frozen_otherwise")
 OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
@@ -77,10 +77,10 @@ def of_states(found: dict | None) -> dict:
 
 
 def of_reach(default: Sequence[dict]) -> dict:
-    """Return which part of the gradient reaches the first digit, and what the radius does to it.
+    """Return how much gradient reaches the first digit, and how the spectral radius changes that.
 
-    `radius_not_enough`: at the longest length training raises the radius above 1, and the gradient
-    at the first digit gets smaller nevertheless.
+    `radius_not_enough` is True if, at the longest length, the radius is above 1 after training, but
+    the gradient at the first digit has become smaller.
     """
     longest = default[-1]
     before, after = (
@@ -103,9 +103,9 @@ def of_reach(default: Sequence[dict]) -> dict:
 
 
 def plane_share(cell: dict) -> str:
-    """Return how often the nearest mean of a digit, of all other points, is the point's own.
+    """Return the share of points whose nearest class mean is that of their own digit, as a text.
 
-    In the plane of the picture, at the last two of the times SHOWN.
+    The points are those of the drawn plane, at the last two times.
     """
     digits, points = np.array(cell["plane"]["digits"]), np.array(cell["plane"]["points"])
     times = cell["plane"]["times"]
@@ -116,9 +116,9 @@ def plane_share(cell: dict) -> str:
 
 
 def nearest_share(points: np.ndarray, digits: np.ndarray) -> float:
-    """Return the share of points whose nearest mean is that of their own digit.
+    """Return the share of points whose nearest class mean is that of their own digit.
 
-    The mean of a digit leaves out the point that is asked for.
+    The means leave out the point itself.
     """
     right = 0
     for i, (point, digit) in enumerate(zip(points, digits, strict=True)):
@@ -130,7 +130,7 @@ def nearest_share(points: np.ndarray, digits: np.ndarray) -> float:
 
 
 def of_untrained(cell: dict) -> dict:
-    """Return what an untrained network's last shown state tells, and whether that is chance."""
+    """Return how often an untrained state predicts the first digit, and whether by chance."""
     values = at_time(cell, "before")
     at_chance = abs(np.mean(values) - figures.CHANCE) < 2 * deviation(values)
     return {
@@ -141,12 +141,12 @@ def of_untrained(cell: dict) -> dict:
 
 
 def told(values: Sequence[float]) -> str:
-    """Return mean and deviation of numbers that are no percentages."""
+    """Return mean ± standard deviation of numbers that are not percentages."""
     return f"{np.mean(values):.2f} ± {deviation(values):.2f}"
 
 
 def at_time(cell: dict, when: str) -> list[float]:
-    """Return how often the first digit is read from the state at the last of the times SHOWN."""
+    """Return how often the first digit is predicted from the state at the last time of SHOWN."""
     return [values[palindrome_states.SHOWN[-1] - 1] for values in cell[when]["readable"]]
 
 
@@ -192,7 +192,7 @@ def ingredients(cells: Sequence[dict]) -> Table:
 
 
 def of_setting(name: str) -> tuple[str, ...]:
-    """Return the ingredients of a setting: input, initialization, what trains W_hh, clipping.
+    """Return the ingredients of a setting: input, initialization, frozen or not, clipping.
 
     >>> of_setting("onehot-orthogonal-unclipped")
     ('one-hot', 'orthogonal', 'trained', 'none')
@@ -204,14 +204,14 @@ def of_setting(name: str) -> tuple[str, ...]:
 
 
 def is_slower(default: np.ndarray, cells: Sequence[dict]) -> bool:
-    """Return whether the default reaches more at the length HARD with more steps."""
+    """Return whether the default has a higher accuracy at length HARD with more steps."""
     longer = [cell for cell in cells if cell["T"] == HARD]
     means = [figures.of_seeds(cell, "test_accuracy").mean(axis=1).max() for cell in longer]
     return bool(means and means[0] > default.mean())
 
 
 def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
-    """Return what freezing W_hh changes in the setting with one-hot digits and orthogonal W_hh."""
+    """Return the effect of freezing W_hh with one-hot digits and an orthogonal start."""
     change, failed = paired(frozen, trained), int((trained < LEARNED).sum())
     unclear = frozen.min() >= LEARNED and failed > 0 and not change.is_clear
     return {
@@ -226,7 +226,7 @@ def of_frozen(frozen: np.ndarray, trained: np.ndarray) -> dict:
 
 
 def worst_of(values: np.ndarray) -> str:
-    """Return the accuracy that all seeds have, or that they have at least.
+    """Return the lowest accuracy, which is a bound if the seeds differ.
 
     >>> worst_of(np.array([1.0, 1.0])), worst_of(np.array([1.0, 0.9995]))
     ('100.0%', 'at least 99.95%')
@@ -237,9 +237,9 @@ def worst_of(values: np.ndarray) -> str:
 
 
 def of_clipping(own: dict[str, np.ndarray]) -> dict:
-    """Return what training without clipping gains, over all settings that were trained both ways.
+    """Return the gain of training without clipping, over all settings that were trained both ways.
 
-    The seeds of both ways begin alike, so they are compared seed by seed.
+    A seed starts equally in both ways, so they are compared seed by seed.
     """
     unclipped = {
         name: ("scalar-unclipped" if name == "default" else f"{name}-unclipped") for name in own
@@ -295,9 +295,9 @@ def of_memory(found: dict | None) -> dict:
 
 
 def of_gains(far: dict[str, Sequence[float]]) -> dict:
-    """Return what the factor of the identity does, by the accuracy far beyond the length.
+    """Return how the factor of the identity affects accuracy far beyond the length of training.
 
-    `unstable`: some seeds fail with the factor 1, and none with a larger one.
+    `unstable` is True if some seeds fail with factor 1, and all seeds learn with each larger one.
     """
     gains = {
         rnn.Config(**palindrome_sweep.SETTINGS[name]).gain: far[name]
@@ -318,7 +318,7 @@ def of_gains(far: dict[str, Sequence[float]]) -> dict:
 
 
 def below_chance(cell: dict) -> str | None:
-    """Return at which lengths every seed is below chance, with the mean; None if at none."""
+    """Return the lengths at which every seed is below chance, with the mean; None if none."""
     found = {int(T): known["by_seed"] for T, known in cell["accuracy"].items()}
     texts = [
         f"T = {T:,} ({spread(values, digits=1)}%)"

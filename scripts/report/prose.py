@@ -15,9 +15,9 @@
     [[end]]                         ... to here are left out if the value is None or False
 
 The text refers to a table or figure as @settings and marks `code`, *emphasis* and formulas
-($`x^2`$; `core/report/formulas.py` says what may stand in one). In formulas braces are TeX's, and
-no name is filled in; a formula stands on one line. A name may stand in several places. A
-file and its values must match: every name that is needed has a value, and every value is named
+($`x^2`$; `core/report/formulas.py` lists what a formula may contain). Braces in formulas belong to
+TeX, so no names are filled in there; a formula must be on one line. A name may occur several times.
+A file and its values must match: every name that is needed has a value, and every value is named
 somewhere in the file.
 """
 
@@ -174,7 +174,7 @@ class _TextFile:
         return path[0][1].parts
 
     def blocks(self, first: str, *rest: str) -> list[Block]:
-        """Return a paragraph, or what its first line stands for with the rest as its caption."""
+        """Return a paragraph, or the block that the first line names, with its caption."""
         if glued := [line for line in rest if line.startswith("[[")]:
             raise self.error(f"{glued[0]} needs a blank line above it")
         directive = self.directive(first)

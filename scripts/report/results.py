@@ -1,4 +1,4 @@
-"""Where a result of the report comes from, and what stands in for one that is missing."""
+"""The origin of the results in the report, and the replacement for missing ones."""
 
 import re
 from collections.abc import Callable
@@ -34,9 +34,9 @@ FILE_FLAGS = ("--out", "--results")  # they only say where files go
 def compact(table: Table) -> Table:
     """Return a table of results as the report shows it.
 
-    It has no commits and machines, which the appendix names, no empty columns, and no options that
-    are the same in all rows. Which deviation stands behind a mean is said by its caption, and small
-    numbers are written with powers of ten.
+    It leaves out commits and machines, which the appendix names, empty columns, and options that
+    are the same in all rows. Headers do not name the kind of deviation, which the caption does.
+    Small numbers are written with powers of ten.
     """
     head, *body = table.rows
     kept = [
@@ -52,7 +52,7 @@ def compact(table: Table) -> Table:
 
 
 def in_powers(cell: str) -> str:
-    """Return a cell with its number as one has it in print.
+    """Return a cell with its number as it is printed, without e-notation.
 
     >>> in_powers("1.4e-04"), in_powers("4.5e+00"), in_powers("1.4 \u00b1 0.2")
     ('1.4 \u00d7 10\u207b\u2074', '4.5', '1.4 \u00b1 0.2')
@@ -68,7 +68,7 @@ def in_powers(cell: str) -> str:
 
 
 def origins(found: dict[str, dict]) -> list[str]:
-    """Return a paragraph for each file of results that is shown: its command and its origin."""
+    """Return a paragraph for each results file that is shown, with its command and origin."""
     texts = []
     for name in SHOWN:
         if name in found:
@@ -82,7 +82,7 @@ def origins(found: dict[str, dict]) -> list[str]:
 
 
 def others(rows: list[dict], content: dict) -> str:
-    """Return how many more runs a file has, where each of them has a command of its own."""
+    """Return how many more runs a file has, if each run has its own command; else ""."""
     return "" if "command" in content or len(rows) == 1 else f" and {len(rows) - 1} more runs"
 
 
@@ -100,6 +100,6 @@ def in_small(part: Callable[[run_quick.Config], Section], config: run_quick.Conf
 
 
 def quick_run(part: Callable[[run_quick.Config], Section], config: run_quick.Config) -> list[Block]:
-    """Return the blocks of a quick run."""
+    """Return the blocks of a quick run of a part."""
     folder_at(config.out)
     return list(part(config).blocks)

@@ -1,4 +1,4 @@
-"""The appendix: every preset and setting, by the options that it changes, and every command."""
+"""The appendix: every preset and setting with its changed options, and every command."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from scripts.report.cifar10 import SCRIPTS
 from scripts.report.prose import sections
 from scripts.report.results import origins
 
-PLACES = ("preset", "out", "data_dir", "seed", "resume", "keep", "test")  # change no training
+PLACES = ("preset", "out", "data_dir", "seed", "resume", "keep", "test")  # no effect on a training
 
 
 def appendix(found: dict[str, dict]) -> list[Section]:
@@ -36,7 +36,7 @@ def appendix(found: dict[str, dict]) -> list[Section]:
 
 
 def presets(configs: Mapping[str, Options]) -> Table:
-    """Return a row for each option that a preset changes, and what it means; a column a preset."""
+    """Return a row for each option that a preset changes: its values and its meaning."""
     first = next(iter(configs.values()))
     rows = []
     for field in dataclasses.fields(first):
@@ -55,7 +55,7 @@ def changed(settings: Mapping[str, dict]) -> Table:
 
 
 def meanings(config: type[Options], settings: Mapping[str, dict]) -> Table:
-    """Return what each option means that some setting changes, and its default."""
+    """Return default and meaning of each option that some setting changes."""
     names = {name for own in settings.values() for name in own}
     rows = [
         (f"`{field.name}`", shown(config().to_dict()[field.name]), field.metadata["help"])
@@ -75,7 +75,7 @@ def ablations() -> Table:
 
 
 def options(own: Mapping[str, object]) -> str:
-    """Return options with their values, as "flip = random, crop = 4"; "none" without any."""
+    """Return options with their values, as "flip = random, crop = 4"; "none" for no options."""
     return ", ".join(f"{name} = {shown(value)}" for name, value in own.items()) or "none"
 
 

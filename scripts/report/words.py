@@ -1,4 +1,4 @@
-"""Numbers and lists of them as a text says them."""
+"""Numbers and lists as words."""
 
 from collections.abc import Iterable
 
@@ -38,7 +38,7 @@ def power_of_ten(value: float) -> str:
 
 
 def in_digits(value: float) -> str:
-    """Return a ratio with two digits, with a power of ten where it is small.
+    """Return a ratio with two significant digits, with a power of ten if it is far from 1.
 
     >>> in_digits(2.61), in_digits(5.5e-4)
     ('2.6', '5.5 \u00d7 10\u207b\u2074')

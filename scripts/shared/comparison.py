@@ -1,8 +1,8 @@
-"""Two settings side by side: the difference of their means, its standard error and its interval.
+"""Compare two settings: the difference of their means, its standard error and 95% interval.
 
 >>> paired([0.9, 0.8, 0.7], [0.8, 0.7, 0.6]).mean.__round__(3)
 0.1
->>> unpaired([0.9], [0.8, 0.7]).standard_error is None  # of one seed nothing is concluded
+>>> unpaired([0.9], [0.8, 0.7]).standard_error is None  # one seed allows no conclusion
 True
 """
 
@@ -16,13 +16,13 @@ MEAN_SE = "mean ± SE"  # of a difference: the standard error of its mean
 
 
 class Difference(NamedTuple):
-    """The mean of a - b with its standard error (None of one seed).
+    """The mean of a - b with its standard error (None for one seed).
 
     Args:
-        mean: of a - b.
-        standard_error: of that mean.
-        n: seeds of a and of b.
-        degrees: of freedom of the standard error.
+        mean: mean of a - b.
+        standard_error: standard error of that mean.
+        n: number of seeds of a and of b.
+        degrees: degrees of freedom of the standard error.
     """
 
     mean: float
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
     @property
     def reach(self) -> float | None:
-        """Return how far the 95% interval reaches to both sides of the mean (Student's t).
+        """Return half the width of the 95% interval (Student's t); None for one seed.
 
         >>> paired([0.9, 0.8], [0.8, 0.6]).reach.__round__(2)  # of two seeds it is 12.7 errors
         0.64
@@ -49,8 +49,7 @@ class Difference(NamedTuple):
         return self.reach is not None and abs(self.mean) > self.reach
 
     def points(self) -> str:
-        """Return the difference in percentage points, as "+1.20 ± 0.30"; without an error for
-        one seed."""
+        """Return the difference in points, as "+1.20 ± 0.30"; without an error for one seed."""
         text = f"{100 * self.mean:+.2f}"
         error = self.standard_error
         return text if error is None else f"{text} ± {100 * error:.2f}"
@@ -68,8 +67,10 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def unpaired(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Compare two settings of independent seeds; error and degrees of freedom are Welch's, of
-    unequal deviations."""
+    """Compare two settings with independent seeds.
+
+    Standard error and degrees of freedom are Welch's, for unequal variances.
+    """
     n, errors = (len(a), len(b)), [_standard_error(a), _standard_error(b)]
     mean = float(np.mean(a) - np.mean(b))
     if None in errors:

@@ -1,8 +1,9 @@
-"""Which definitions of the project a command runs, and whether they have changed since a commit.
+"""Find the definitions that a command depends on, and which have changed since a commit.
 
-A definition is a function, a class or a constant of a module. What a command depends on is found
-in the source: its own module, every definition that those name, and so on. Two versions of a
-definition are equal if their code is, whatever their comments and docstrings say.
+A definition is a function, a class or a constant of a module. The dependencies of a command are
+found in the source: the definitions of its own module, every definition that those name, and so on.
+Two versions of a definition are equal if their code is equal, whatever their comments and
+docstrings say.
 """
 
 import ast
@@ -29,7 +30,7 @@ class Definition(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """A module: its definitions, and what its imports bring, (module, name or "")."""
+    """A module: its definitions, and its imported names as (module, name in it or "")."""
 
     nodes: dict[str, list[ast.stmt]]
     imports: dict[str, tuple[str, str]]
@@ -54,7 +55,7 @@ class Tree:
         return None if text is None else _definitions(ast.parse(text), package_of(path))
 
     def _code_of(self, definition: Definition) -> str | None:
-        """Return the code of a definition without its docstrings; None where it is none."""
+        """Return the code of a definition without docstrings; None if it does not exist."""
         parsed = self.parse(definition.path)
         nodes = parsed.nodes.get(definition.name) if parsed else None
         if nodes is None:
@@ -62,7 +63,7 @@ class Tree:
         return "\n".join(ast.dump(without_docstrings(node)) for node in nodes)
 
     def _path_of(self, module: str) -> str | None:
-        """Return the path of a module of the project, None of any other."""
+        """Return the path of a module of the project; None for any other module."""
         parts = module.split(".")
         if parts[0] == "purenets" and len(parts) > 1 and parts[1] in PACKAGES:
             parts = parts[1:]
@@ -75,7 +76,7 @@ class Tree:
         return None
 
     def _used_by(self, path: str) -> set[Definition]:
-        """Return what the module at `path` depends on, itself included."""
+        """Return the definitions that the module at `path` depends on, including its own."""
         found: set[Definition] = set()
         waiting = [*self._all_of(path)]
         while waiting:
@@ -112,7 +113,7 @@ class Tree:
             yield from self._bodies(module)
 
     def _bodies(self, module: str) -> Iterator[Definition]:
-        """Yield what is run by the import of a module: its body, and those of its packages."""
+        """Yield what the import of a module runs: its body, and those of its packages."""
         parts = module.split(".")
         for i in range(len(parts)):
             path = self.path_of(".".join(parts[: i + 1]))
@@ -122,7 +123,7 @@ class Tree:
     def _resolved(
         self, module: str, name: str, attributes: tuple[str, ...]
     ) -> Iterator[Definition]:
-        """Yield what `name` of a module is, followed through modules that only pass it on."""
+        """Yield the definition of `name` in a module, traced through modules that re-export it."""
         yield from self._bodies(module)
         path = self.path_of(module)
         if path is None:
@@ -149,7 +150,7 @@ def working_tree(path: str) -> str | None:
 
 
 def at_commit(commit: str) -> Read:
-    """Return the function that reads files of a commit by the paths that they have now."""
+    """Return a function that reads files as of a commit, by their current paths."""
     old_path = moves_since(commit)
     listed = _git("ls-tree", "-r", "--format=%(objectname) %(path)", commit).decode()
     files = dict(reversed(line.split(" ", 1)) for line in listed.splitlines())
@@ -165,7 +166,7 @@ def at_commit(commit: str) -> Read:
 
 
 def moves_since(commit: str) -> dict[str, str]:
-    """Return the paths that files had at a commit, of those that have been moved since."""
+    """Return the path at a commit of each file that has been moved since, by its current path."""
     listed = _git("diff", "-M", "--diff-filter=R", "--name-status", commit, "HEAD").decode()
     moves = (line.split("\t")[1:] for line in listed.splitlines())
     return {new: old for old, new in moves}
@@ -254,7 +255,7 @@ def _names(node: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def without_docstrings(node: ast.stmt) -> ast.stmt:
-    """Return a statement of code without the docstrings in it."""
+    """Remove the docstrings from a statement of code; return the statement."""
     for part in ast.walk(node):
         if isinstance(part, COMPOUND) and len(part.body) > 1:
             first = part.body[0]

@@ -1,10 +1,11 @@
-"""The optimizer of convolutional nets that learn fast: Muon on filters of a fixed length.
+"""The optimizer of fast convolutional nets: Muon on filters of a fixed length.
 
-Filters are brought back to a fixed length before each step, whose direction is orthogonalized, so
-that a rate means the same to all of them and at all times; biases, scales and the last layer take
-Nesterov's momentum at rates of their own (K. Jordan 2024, airbench94_muon).
+Before each step, filters are scaled back to a fixed length. The direction of the step is
+orthogonalized. A rate thus has the same effect on all filters and throughout training. Biases,
+scales and the last layer use Nesterov momentum with their own rates (K. Jordan 2024,
+airbench94_muon).
 
-A schedule is given as the function from the largest rate to the schedule.
+A schedule is given as a function that takes the largest rate and returns the schedule.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,8 @@ def muon_of_filters(rate: float, schedule: Schedule, momentum: float, method: st
 
 
 def nesterov_per_image(rate: float, schedule: Schedule, decay: float, images: int) -> Optimizer:
-    """Return Nesterov's momentum whose rate and decay are those of one image of a step's `images`,
-    so that more images make a longer step."""
+    """Return Nesterov momentum with a rate and a decay per image.
+
+    Both are multiplied by the number of `images` in a step, so that more images make a longer step.
+    """
     return optim.nesterov(schedule(rate * images), momentum=0.85, weight_decay=decay / rate)

@@ -1,7 +1,7 @@
-"""Params whose rate is 0 from some step on, for which nothing is computed then.
+"""Params whose rate is 0 from some step on, after which no gradient is computed for them.
 
-The params of the training are the same bits as without it; where the first layer stands still, its
-backward pass is left out.
+The training computes the same bits as it does otherwise. If the first layer is fixed, its backward
+pass is left out.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from purenets import Model, Step
 
 
 class Fixed(NamedTuple):
-    """Params that stand still.
+    """Params that are fixed from some step on.
 
     Args:
-        names: of the params.
+        names: names of the params.
         begin: the first step at which their rate is 0.
     """
 
@@ -23,8 +23,13 @@ class Fixed(NamedTuple):
 
 
 def with_fixed(make: Callable[[Model], Step], model: Model, fixed: Fixed | None) -> Step:
-    """Return the step that `make` returns for `model`, and for the same with constant params from
-    `fixed.begin` on."""
+    """Return the step of `model`, in which the fixed params are constants from `fixed.begin` on.
+
+    Args:
+        make: returns the step of a model.
+        model: the model to train.
+        fixed: the params, or None for none.
+    """
     first = make(model)
     if fixed is None:
         return first
@@ -37,7 +42,7 @@ def with_fixed(make: Callable[[Model], Step], model: Model, fixed: Fixed | None)
 
 
 def with_constants(model: Model, names: tuple[str, ...]) -> Model:
-    """Return the model whose gradient by some params is zero."""
+    """Return the model with some params as constants, whose gradients are zero."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         constants = {name: params[name].detach() for name in names}

@@ -31,7 +31,7 @@ CURVES = (("loss", "valid_loss"), ("accuracy", "valid_accuracy"))
 FLIPS = ("none", "random", "alternating")
 RESULTS, FIGURES = "results.json", ("curves.png", "confusion.png")
 VIEWS = ("none", "mirror", "shift")
-# an option, the option without which it means nothing, and that one's value then
+# an option, the option that it needs, and the value of the latter that leaves it without effect
 NEEDS = (
     ("mixup_alpha", "mixup", False),
     ("views_below", "views", "none"),
@@ -145,9 +145,9 @@ class ImageOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shards and not self.threads:  # or a process alone would have one for each core
+        if self.shards and not self.threads:  # otherwise one process would use all cores
             object.__setattr__(self, "threads", 1)
-        # of two flags that exclude each other, none is ignored in silence
+        # of two flags that exclude each other, neither is ignored silently
         fields = {field.name: field for field in dataclasses.fields(self)}
         for wins, loses in (("epochs", "max_steps"), ("evaluations", "eval_freq")):
             first, second = getattr(self, wins), getattr(self, loses)
@@ -162,7 +162,7 @@ class ImageOptions(Options):
 
     @property
     def images_in_step(self) -> int:
-        """How many images of a batch a step is taken on: all, or the part of --hardest."""
+        """Return the number of images that a step trains on: the batch, or its --hardest part."""
         return max(1, round(self.hardest * self.batch_size))
 
 
@@ -198,7 +198,7 @@ def open_task(config: ImageOptions, key, device, group):
 
 
 def data_digests(config: ImageOptions) -> dict[str, str]:
-    """Return the digest of a folder of one's own images, for `open_run`."""
+    """Return the digest of a folder of the user's images, for `open_run`; else {}."""
     if config.data != "folder":
         return {}  # CIFAR-10 is checked as it is read, digits come with scikit-learn
     return {f"--data_dir {config.data_dir}": folder_digest(Path(config.data_dir))}
@@ -224,7 +224,7 @@ def tested(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
 
 
 def tested_over_views(config: ImageOptions, model: Model, state: TrainState, test, logits) -> dict:
-    """Return the accuracy over the views of --views and --views_below; nothing without views."""
+    """Return the accuracy over the views of --views and --views_below; {} without views."""
     from purenets.torch_nets.tta import unsure
 
     if config.views == "none":
@@ -239,9 +239,9 @@ def tested_over_views(config: ImageOptions, model: Model, state: TrainState, tes
 
 
 def validated_over_views(config: ImageOptions, model: Model, state: TrainState, task) -> dict:
-    """Return the accuracy over views on the held-out images; nothing where one of both lacks.
+    """Return the accuracy over views on held-out images; {} without views or such images.
 
-    Settings are chosen by what they are judged by later: the test over the same views.
+    Settings can thus be chosen by what they are judged by later, the accuracy over the same views.
     """
     x, y = task.valid
     if config.views == "none" or not len(y):
@@ -250,7 +250,7 @@ def validated_over_views(config: ImageOptions, model: Model, state: TrainState, 
 
 
 def with_views(config: ImageOptions, model: Model) -> Model:
-    """Return the model that averages its logits over views, of all images or of the unsure ones."""
+    """Return the model that averages logits over views, for all images or for the unsure ones."""
     from purenets.torch_nets.tta import where_unsure
 
     averaged = averaged_over(config.views, model)
@@ -268,7 +268,7 @@ def averaged_over(views: str, model: Model) -> Model:
 
 
 def accuracy_of(logits, y) -> float:
-    """Return the accuracy; a row with NaN among its logits is never right."""
+    """Return the accuracy; a row with NaN among its logits counts as wrong."""
     from purenets.core.metrics import class_accuracy
 
     return float(class_accuracy(logits, y))
@@ -286,7 +286,7 @@ def logits_of(model: Model, state: TrainState, x):
 def save(result: Result, folder: Path, title: str) -> None:
     """Write `results.json`, and the curves and the confusion matrix as PNG.
 
-    Where the test images were not looked at, `results.json` has nothing of them.
+    If the test images were not used, there are no test results and no confusion matrix.
     """
     from purenets.core.report import plots
 
@@ -302,7 +302,7 @@ def save(result: Result, folder: Path, title: str) -> None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Return whether the run of a folder has written all that `save` writes."""
+    """Return whether the run in a folder has written everything that `save` writes."""
     if not (folder / RESULTS).exists():
         return False
     curves, confusion = (folder / name for name in FIGURES)
@@ -310,7 +310,7 @@ def has_ended(folder: Path) -> bool:
 
 
 def results_of(folder: Path) -> dict:
-    """Return what a run found on the test images; empty where it did not look at them."""
+    """Return a run's results on the test images; {} if it did not use them."""
     found = read_json(folder / RESULTS, RESULTS_OF_RUN)
     return {name: value for name, value in found.items() if name != VALID_VIEWS}
 
@@ -321,7 +321,7 @@ def valid_views_of(folder: Path) -> float | None:
 
 
 def report(title: str, result: Result) -> None:
-    """Print the last lines of a script."""
+    """Print the size and the length of a training, and its final loss and accuracy."""
     last, test = result.history[-1], result.test
     print(f"{title}: {tree.size(result.state.params):,} parameters, {last['step']} steps")
     if "valid_loss" in last:

@@ -1,6 +1,6 @@
 """What the two MLP scripts share: the options, the training of one network, and its report.
 
-The scripts differ in one value only, the `Backend`: who makes the network and differentiates it.
+The scripts differ only in the `Backend`, which makes the network and its gradients.
 """
 
 import dataclasses
@@ -94,14 +94,14 @@ class Backend(NamedTuple):
     """A way to make a network and its gradients: by hand in NumPy, or by torch.func.
 
     Args:
-        name: in figures and on the screen.
-        MLP, grad_fn, metrics_fn: of the package.
-        array: an array into this backend, on its device.
-        compile: the step.
+        name: its name in figures and on the screen.
+        MLP, grad_fn, metrics_fn: those of the package.
+        array: converts an array to this backend, on its device.
+        compile: compiles the step.
         check_batch: refuses a batch size that the processes cannot share.
-        barrier: waits until all processes have come here.
-        writes: False in a process whose run another one writes.
-        processes: of the run.
+        barrier: waits until all processes have reached it.
+        writes: False in a process whose run another process writes.
+        processes: the number of processes of the run.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Backend(NamedTuple):
 
 
 def load_data(config: MLPConfig, key) -> Dataset:
-    """The set that the options name, checked."""
+    """Return the data set that the options name, after checking the options."""
     _expect_used(config)
     if config.dataset.endswith(".csv"):
         return load_table(config, key)
@@ -135,9 +135,9 @@ def load_data(config: MLPConfig, key) -> Dataset:
 
 
 def _expect_used(config: MLPConfig) -> None:
-    """Raise a UserError for an option that the data set does not use: none is ignored in silence.
+    """Raise a UserError for an option that the data set does not use.
 
-    A value that is the default's counts as not given.
+    No option is ignored silently. A value that equals the default counts as not given.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, reason in _unused(config):
@@ -147,7 +147,7 @@ def _expect_used(config: MLPConfig) -> None:
 
 
 def _unused(config: MLPConfig) -> Iterator[tuple[str, str]]:
-    """Yield the names of these options, each with the flag that leaves it without a use."""
+    """Yield the names of unused options, each with the flag that makes it unused."""
     is_table = config.dataset.endswith(".csv")
     if is_table or config.dataset in REAL:
         for name in ("n_samples", "noise"):
@@ -157,7 +157,7 @@ def _unused(config: MLPConfig) -> Iterator[tuple[str, str]]:
 
 
 def load_table(config: MLPConfig, key) -> Dataset:
-    """The set of a CSV file; without a file of test examples, a part of it is held out."""
+    """Return the data set of a CSV file; without a file of test examples, hold out a part."""
     label = -1 if config.label is None else config.label
     if isinstance(label, str) and label.removeprefix("-").isdecimal():
         label = int(label)
@@ -170,7 +170,8 @@ def load_table(config: MLPConfig, key) -> Dataset:
 def data_digests(config: MLPConfig) -> dict[str, str]:
     """Return the digests of the files that the options name, for `open_run`.
 
-    A set that is drawn follows from the seed, one of scikit-learn from its version.
+    Only CSV files need one: generated sets follow from the seed, those of scikit-learn from its
+    version.
     """
     if not config.dataset.endswith(".csv"):
         return {}
@@ -190,7 +191,7 @@ def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
 
 
 def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> Result:
-    """Train the network of `config` in `backend`; from `params`, if given, or its own draw."""
+    """Train the network of `config` in `backend`, from `params` or from its own initialization."""
     data_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = load_data(config, data_key)
     train_set, test_set = (tuple(map(backend.array, part)) for part in (task.train, task.test))
@@ -210,7 +211,7 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     epoch = data.steps_per_epoch(train_set, config.batch_size)
     digests = data_digests(config) if config.out and backend.writes else None
     with runs.open_run(config, backend.writes, backend.processes, digests) as folder:
-        backend.barrier()  # until the folder is as it has to be
+        backend.barrier()  # wait until the folder is ready
         state, history = runs.fit_and_save(
             folder,
             backend.compile(make_step(backend.grad_fn(model), optimizer)),
@@ -233,7 +234,7 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
 
 
 def evaluation(metrics: Callable, sets: dict) -> Callable[[TrainState], dict[str, float]]:
-    """Return what `fit` evaluates: the metrics of the (averaged) params on each of the sets."""
+    """Return the function for `fit` that evaluates the (averaged) params on each of the sets."""
 
     def evaluate_all(state: TrainState) -> dict[str, float]:
         state = with_averaged_params(state)
@@ -255,9 +256,9 @@ def predictor(backend: Backend, model: Model, state: TrainState) -> Callable:
 
 
 def draw(result: Result, backend: Backend, folder: Path) -> None:
-    """The curves, and for two features the decision boundary, as PNG."""
+    """Write the curves, and for two features the decision boundary, as PNG."""
     from purenets.core.report import (
-        plots,  # matplotlib: only when there is something to draw, so that --help is quick
+        plots,  # matplotlib: imported only to draw, so that --help is fast
     )
 
     plots.save(plots.curves({"": result.history}, CURVES, backend.name), folder / "curves.png")
@@ -268,7 +269,7 @@ def draw(result: Result, backend: Backend, folder: Path) -> None:
 
 
 def report(result: Result, config: MLPConfig, backend: Backend) -> None:
-    """Print the last row, as a table, and how long the training was."""
+    """Print the size and the length of a training, and its final loss and accuracy."""
     row, task = result.history[-1], result.task
     size = f"{backend.name}: {tree.size(result.state.params)} parameters"
     epochs = row["step"] / data.steps_per_epoch(task.train, config.batch_size)
@@ -282,10 +283,11 @@ def report(result: Result, config: MLPConfig, backend: Backend) -> None:
 
 
 def warn_of_other_names(result: Result, test_set: str) -> None:
-    """Warn of a net that has learned, but is worse than chance on the file of test examples.
+    """Warn if a net has learned, but is worse than chance on the file of test examples.
 
-    Chance is the accuracy of the net's own predictions in random order, and worse is 5 standard
-    deviations below it: classes that were exchanged look like that, few examples do not.
+    Chance is the accuracy of the net's own predictions in random order. Worse means more than 5
+    standard deviations below that: exchanged class names have this effect, a small test set does
+    not.
     """
     row, task = result.history[-1], result.task
     (x, y), n_train = task.test, len(task.train[1])

@@ -1,6 +1,6 @@
-"""What every notebook begins with: its mode, the results of full runs, and how things are shown.
+"""The common start of every notebook: its mode, the results of full runs, and their display.
 
-mode = notebook.start()                      # says whether trainings are short or full
+mode = notebook.start()                      # prints whether trainings are short or full
 steps = mode.steps(10_000)                   # few of them in quick mode
 found = notebook.results("part1_sets")
 notebook.show(compare_mlps.table(found["rows"]), notebook.source("part1_sets"))
@@ -29,22 +29,22 @@ class Mode(NamedTuple):
 
     Args:
         quick: whether trainings are short.
-        digits: whether scikit-learn's digits stand for CIFAR-10.
+        digits: whether scikit-learn's digits replace CIFAR-10.
     """
 
     quick: bool
     digits: bool
 
     def steps(self, full: int, few: int = FEW) -> int:
-        """Return the steps of a training of this notebook."""
+        """Return the number of training steps: `full`, or at most `few` in quick mode."""
         return min(few, full) if self.quick else full
 
 
 def start(images: bool = False) -> Mode:
     """Return the mode, and print what it means.
 
-    It is quick with PURENETS_QUICK=1 in the environment; a notebook on images also where CIFAR-10
-    is not in data/.
+    Quick mode is on with PURENETS_QUICK=1 in the environment; in a notebook on images also if
+    CIFAR-10 is not in data/.
     """
     asked = os.environ.get("PURENETS_QUICK") == "1"
     missing = images and not (ROOT / "data" / CIFAR10_FOLDER).exists()
@@ -55,7 +55,7 @@ def start(images: bool = False) -> Mode:
 
 
 def in_words(mode: Mode, why: str) -> str:
-    """Return what a mode means; `why` it is quick, if it is."""
+    """Return what a mode means, as a text; `why` is the reason for quick mode."""
     if not mode.quick:
         return "Full mode: what is trained here is trained at full length."
     on = ", on scikit-learn's digits" if mode.digits else ""
@@ -71,7 +71,7 @@ def results(name: str) -> dict:
 
 
 def has(name: str) -> bool:
-    """Return whether results/NAME.json is there."""
+    """Return whether results/NAME.json exists."""
     return path_of(name).exists()
 
 
@@ -91,7 +91,7 @@ def source(name: str) -> str:
 
 
 def show(*parts: Any) -> None:
-    """Show figures, tables and lines of Markdown below each other."""
+    """Display figures, tables and lines of Markdown below each other."""
     from IPython.display import Markdown, display
 
     for part in parts:

@@ -12,15 +12,16 @@ class Result(NamedTuple):
     """A trained network: all that a notebook, a table or a figure needs of it.
 
     Args:
-        state: the last state; its params are the running mean where the training keeps one (--ema).
+        state: the last state; its params are the running mean if the training keeps one (--ema).
         history: a row for each evaluation.
-        model: the network that was trained. Of images: it takes them as uint8.
-        task: the data, where they are not drawn anew for each step: a `data.Dataset` of an MLP,
-            an `ImageTask` of images.
-        test: of images: loss, accuracy, confusion (classes, classes), ... on the test images.
-        valid: of images: the accuracy over views on the held-out images, where there are both.
-        first_params: of the RNN: the params before the first step.
-        predict: of an MLP: the classes (n,) of inputs (n, features), both NumPy arrays.
+        model: the trained network. A network for images takes them as uint8.
+        task: the data, unless they are drawn anew for each step: a `data.Dataset` for an MLP, an
+            `ImageTask` for images.
+        test: for images: loss, accuracy, confusion (classes, classes), ... on the test images.
+        valid: for images: the accuracy over views on the held-out images, if there are both.
+        first_params: for the RNN: the params before the first step.
+        predict: for an MLP: the function from inputs (n, features) to classes (n,), both NumPy
+            arrays.
     """
 
     state: TrainState

@@ -1,9 +1,9 @@
 """The files of results/: one writer and one reader for all of them.
 
-A result is a JSON file with its tables as Markdown beside it. The file names the commit and the
-machine that it comes from, and so does each of its rows. What comes from a tree with changes
-outside of results/, notebooks/ and docs/figures/ is a draft: the file says so, and `read` refuses
-it, so that no page, report, figure or notebook shows a number that no commit gives.
+A result is a JSON file with its tables as Markdown beside it. The file and each of its rows name
+the commit and the machine that they come from. Results from a working tree with changes outside of
+results/, notebooks/ and docs/figures/ are drafts: the file says so, and `read` refuses it. No page,
+report, figure or notebook therefore shows a number that no commit reproduces.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ def write(path: str | Path, found: dict, *tables: Table) -> None:
     if is_draft(found):
         found = {"draft": DRAFT, **found}
         print(f"{path}: a draft, {DRAFT}")
-    if tables:  # first: who finds the JSON finds all that belongs to it
+    if tables:  # written first, so that a JSON file always has its tables
         write_atomically(path.with_suffix(".md"), markdown(found, *tables).encode())
     write_json(path, found)
 
@@ -43,12 +43,12 @@ def read(path: str | Path, schema: Any = dict, drafts: bool = False) -> dict:
     """Return the content of a file of results; every row names its commit and machine.
 
     Args:
-        path: of the JSON file.
-        schema: what it has to look like (`core/runs/schema.py`).
-        drafts: read a draft too, to go on with it.
+        path: path of the JSON file.
+        schema: the schema of the content (`core/runs/schema.py`).
+        drafts: whether to read a draft too, in order to continue it.
 
     Raises:
-        UserError: the file cannot be read, is not as the schema says, or is a draft.
+        UserError: the file cannot be read, violates the schema, or is a draft.
     """
     try:
         found = read_json(Path(path), dict)
@@ -63,7 +63,7 @@ def read(path: str | Path, schema: Any = dict, drafts: bool = False) -> dict:
 
 
 def expect_schema(path: str | Path, found: dict, schema: Any) -> None:
-    """Raise a UserError that names what in a file of results is not as the schema says."""
+    """Raise a UserError that says where the content of a results file violates the schema."""
     wrong = mismatch(found, schema)
     if wrong:
         raise UserError(f"{path}: cannot be read as a result ({wrong})")
@@ -72,10 +72,10 @@ def expect_schema(path: str | Path, found: dict, schema: Any) -> None:
 def load(folder: str | Path) -> dict[str, dict]:
     """Return the content of every JSON file in a folder, by its name without suffix.
 
-    Drafts are left out, by name.
+    Drafts are left out, and their names are printed.
 
     Raises:
-        UserError: the folder or a file of it cannot be read.
+        UserError: the folder or a file in it cannot be read.
     """
     found = {}
     try:
@@ -101,7 +101,7 @@ def commit_of(row: dict) -> str:
 def complete(found: dict) -> dict:
     """Return the content with commit and machine in each row that does not name its own.
 
-    Files of before rows had an origin have it once, for all rows.
+    Older files have them only once, for all rows.
     """
     whole = {name: found.get(name) for name in ("git_commit", "machine")}
     lists = {name: [{**whole, **row} for row in found[name]] for name in LISTS if name in found}
@@ -114,18 +114,18 @@ def is_draft(found: dict) -> bool:
 
 
 def markdown(found: dict, *tables: Table) -> str:
-    """Return the tables of a file as Markdown; each row ends with its n, commit and machine.
+    """Return the tables of a file as Markdown, with n, commit and machine in each row.
 
-    A table that does not have these columns gets those of the file, the same in each row.
+    A table without one of these columns gets the value of the file in each row.
     """
     text = "\n".join(to_markdown(with_origin(table, found)) for table in tables)
     return f"**Draft**: {DRAFT}.\n\n{text}" if "draft" in found else text
 
 
 def with_origin(table: Table, found: dict) -> Table:
-    """Return the table with the columns n, commit and machine, from the file where it has none.
+    """Return the table with columns n, commit and machine, from the file if it lacks them.
 
-    A table whose n is not that of the file has the column itself.
+    A table whose n is not that of the file needs its own column.
     """
     head, *body = table.rows
     cells = dict(zip(ORIGIN, origin_cells([found]), strict=True))
@@ -137,7 +137,7 @@ def with_origin(table: Table, found: dict) -> Table:
 
 
 def origin_cells(rows: Iterable[dict]) -> tuple[str, str]:
-    """Return the commits and the machines of some rows as a table shows them, each once."""
+    """Return the commits and the machines of some rows for a table, each only once."""
     rows = list(rows)
     commits = dict.fromkeys(short(row.get("git_commit")) for row in rows)
     machines = dict.fromkeys(str(row.get("machine", "")) for row in rows)
@@ -145,7 +145,7 @@ def origin_cells(rows: Iterable[dict]) -> tuple[str, str]:
 
 
 def short(commit: str | None) -> str:
-    """Return ten digits of a commit, and whether files differed from it."""
+    """Return the first ten digits of a commit, with a mark if files differed from it."""
     if commit is None:
         return "unknown"
     return commit[:10] + (DIRTY if commit.endswith(DIRTY) else "")

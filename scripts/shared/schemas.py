@@ -1,4 +1,4 @@
-"""What the files of results hold: what is read back is checked by these (`core/runs/schema.py`)."""
+"""Schemas of the files of results, which check what is read back (`core/runs/schema.py`)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,19 +31,19 @@ def rows_of_one_length(value: list) -> str | None:
 
 
 def confusion_and_classes(value: Any) -> str | None:
-    """Check that a test's confusion matrix is square, of as many classes as are named."""
+    """Check that the confusion matrix of a test is square, with a row for each named class."""
     n = len(value["classes"])
     square = len(value["confusion"]) == n and all(len(row) == n for row in value["confusion"])
     return None if square and n else f"needs a confusion matrix of {n} x {n}, and classes"
 
 
 def all_of(*schemas: Any) -> Callable[[Any], str | None]:
-    """Return the schema of what satisfies all of these, asked in turn."""
+    """Return a schema that requires all of these schemas, checked in order."""
     return lambda value: next(filter(None, (mismatch(value, part) for part in schemas)), None)
 
 
 def not_empty(schema: Any) -> Callable[[Any], str | None]:
-    """Return the schema of such a list or object with something in it."""
+    """Return a schema that also requires the list or object not to be empty."""
     return all_of(schema, lambda value: None if value else "is empty")
 
 
@@ -65,7 +65,7 @@ TEST = all_of(
 
 
 def no_test(value: Any) -> str | None:
-    """Check the object in the place of a test where the test images were not looked at."""
+    """Check that no results stand in place of a test if the test images were not used."""
     empty = isinstance(value, dict) and value.keys() <= {DIGEST, VALID_VIEWS}
     return None if empty else "needs a test's loss and accuracy, or an empty object"
 

@@ -1,6 +1,8 @@
-"""What sweeps of trainings on images share: each setting and seed is a run of a script in a folder
-of its own; a run that was stopped goes on, one that has ended is only read, and rows that
-`--results` has are kept."""
+"""Functions that all sweeps of trainings on images share.
+
+Each setting and seed is a run of a script in its own folder. An interrupted run continues, a
+finished one is only read, and rows that are already in `--results` are kept.
+"""
 
 import itertools
 import shlex
@@ -33,21 +35,21 @@ def sweep(
     table: Callable[[list[dict]], Table],
     images: str,
 ) -> list[dict]:
-    """Make a row for each setting and seed of `wanted` that the results have not yet.
+    """Make a row for each setting and seed of `wanted` that the results do not have yet.
 
     Args:
-        out: the folder of the runs; no other process sweeps there meanwhile.
-        results: the JSON file of the rows, or None. Beside it lies their table as Markdown.
+        out: the folder of the runs; no other process can sweep there at the same time.
+        results: the JSON file of the rows, or None. Their table is written beside it as Markdown.
         wanted: settings and seeds.
-        row_of: `row_of(setting, seed)` trains, or reads what is trained already.
-        table: of all rows.
-        images: what the runs are trained on, as `images_name` calls it.
+        row_of: `row_of(setting, seed)` trains a run, or reads it if it is finished.
+        table: returns the table of all rows.
+        images: the images of the runs, named as by `images_name`.
 
     Returns:
-        All rows, in the order of settings in which they came, and by seed.
+        All rows. Settings are in the order in which they came; their rows are sorted by seed.
 
     Raises:
-        UserError: if the results have rows of other images.
+        UserError: the results have rows of other images.
     """
     with exclusive_lock(folder_at(out)), exclusive_file(results) as path:
         return _rows(path, wanted, row_of, table, images)
@@ -76,9 +78,9 @@ def _rows(path: Path | None, wanted, row_of: Callable, table: Callable, images: 
 
 
 def trained(script: ModuleType, config: Options) -> dict:
-    """What the run of a script found, trained as far as it is not yet.
+    """Return the results of a run of a script, after training it if it has not ended.
 
-    `config` says where it is kept.
+    `config.out` is the folder of the run.
     """
     folder = Path(config.out)
     if not has_ended(folder):
@@ -99,7 +101,7 @@ def trained(script: ModuleType, config: Options) -> dict:
 
 
 def folder_of(out: str, setting: str, seed: int) -> dict:
-    """The options of a run that is kept below `out`, to be gone on with where it was begun."""
+    """Return the options of a run below `out`: its seed, its folder, and whether to resume it."""
     folder = Path(out) / f"{setting.replace(' ', '-')}-seed{seed}"
     return {"seed": seed, "out": str(folder), "resume": (folder / "config.json").exists()}
 
@@ -109,20 +111,22 @@ def fastest(seconds: dict[str, float]) -> str:
 
 
 def grouped(rows: list[dict], by: str = "setting") -> dict[str, list[dict]]:
-    """The rows of each setting."""
+    """Return the rows of each setting, or of each value of another column `by`."""
     names = dict.fromkeys(row[by] for row in rows)
     return {name: [row for row in rows if row[by] == name] for name in names}
 
 
 def place_in(names: Iterable[str]) -> Callable[[str], int]:
-    """Return the key that sorts by the order of `names`; others come last, as they are."""
+    """Return a sort key for the order of `names`; other names come last, in their given order."""
     places = {name: i for i, name in enumerate(names)}
     return lambda name: places.get(name, len(places))
 
 
 def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
-    """Return what validation accuracy loses or gains when one ingredient of `base` is changed, in
-    points, each seed against the same seed of `base`."""
+    """Return by how many points each variant of `base` changes the validation accuracy.
+
+    Each seed of a variant is compared with the same seed of `base`.
+    """
     by_setting = grouped(list(rows))
     whole = {row["seed"]: row["history"][-1]["valid_accuracy"] for row in by_setting[base]}
     return {
@@ -137,7 +141,7 @@ def changes(rows: Sequence[dict], base: str) -> dict[str, list[float]]:
 
 
 def images_of(rows: list[dict]) -> str:
-    """Return what the rows were trained on, by their commands: CIFAR-10, or the folder's name."""
+    """Return the names of the images that the rows were trained on, from their commands."""
     names = {_images_of(shlex.split(row["command"])) for row in rows}
     return " and ".join(sorted(names))
 
@@ -148,20 +152,23 @@ def _images_of(words: list[str]) -> str:
 
 
 def images_name(source: str, data_dir: str) -> str:
-    """Return what images are called that `--data` and `--data_dir` name."""
+    """Return the name of the images that `--data` and `--data_dir` select."""
     if source == "folder":
         return Path(data_dir).name
     return {"cifar10": "CIFAR-10"}.get(source, source)
 
 
 def deviation(values: Iterable[float]) -> float | None:
-    """Return the standard deviation of a sample, over n - 1; None of a single value."""
+    """Return the standard deviation of a sample, over n - 1; None for a single value."""
     values = list(values)
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def spread(values: Sequence[float | None], digits: int = 2, unit: str = "") -> str:
-    """Return mean ± standard deviation (n - 1) in percent; without the latter for one value."""
+    """Return mean ± standard deviation (n - 1) in percent.
+
+    For a single value it is the mean alone; "" if a value is None.
+    """
     if None in values:
         return ""
     texts = [f"{100 * np.mean(values):.{digits}f}{unit}"]

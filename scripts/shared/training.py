@@ -1,6 +1,6 @@
-"""The one training of image nets, behind cnn_train, cifar10_cnn and cifar10_mlp.
+"""The training of image nets that cnn_train, cifar10_cnn and cifar10_mlp share.
 
-A script hands over a `Recipe`: its net and its optimizer. `ImageOptions` choose all the rest.
+A script provides a `Recipe` with its net and its optimizer; `ImageOptions` set everything else.
 """
 
 import functools
@@ -44,7 +44,7 @@ from scripts.shared.result import Result
 from scripts.shared.schemas import all_of
 
 PROBE = "probe.json"
-STATISTICS = 5000  # training images that BatchNorm's statistics of averaged params are taken over
+STATISTICS = 5000  # training images for BatchNorm's statistics with averaged params
 ROWS = "hardest.safetensors"  # in a run's folder: which rows of each batch are trained on
 
 
@@ -52,14 +52,15 @@ class Recipe(NamedTuple):
     """What a script adds to the training.
 
     Args:
-        title: what the net is called on the screen and above the curves.
+        title: the name of the net on the screen and above the curves.
         make_net: `make_net(config, task, norm)` -> the model of normalized images. `norm` is the
-            constructor of BatchNorm, whose statistics are those of the batch of all processes.
+            constructor of BatchNorm, with statistics over the batch of all processes.
         make_optimizer: `make_optimizer(config, steps, steps_per_epoch)` -> the optimizer.
-        chain_moves: flip and crop take their keys from `augment.chain` instead of one after the
-            other. Both are as random; each script keeps the numbers that its seeds have had.
-        proxy: `proxy(config)` -> the options of the small net of --hardest.
-        fixed: `fixed(config, steps_per_epoch)` -> the params that stand still from some step on.
+        chain_moves: flip and crop get their keys from `augment.chain` instead of one after the
+            other. Both ways are equally random; with this option each script keeps the results of
+            its seeds.
+        proxy: `proxy(config)` -> the options of the small net for --hardest.
+        fixed: `fixed(config, steps_per_epoch)` -> the params that are fixed from some step on.
     """
 
     title: str
@@ -75,14 +76,15 @@ class Plan(NamedTuple):
 
     Args:
         config: the options.
-        recipe: of the script.
+        recipe: the recipe of the script.
         group: the processes.
         task: the images.
         plain: the model of normalized images in float32.
-        optimizer: with its schedule.
-        steps: to train for.
-        per_epoch: steps of an epoch.
-        init_key, batch_key, step_key: of the params, of the batches, and of what a step draws.
+        optimizer: the optimizer with its schedule.
+        steps: the number of steps to train for.
+        per_epoch: the number of steps of an epoch.
+        init_key, batch_key, step_key: the keys of the params, of the batches, and of the draws in a
+            step.
     """
 
     config: ImageOptions
@@ -99,15 +101,15 @@ class Plan(NamedTuple):
 
 
 class Training(NamedTuple):
-    """All of a training but its loop.
+    """Everything that a training needs, except the loop.
 
     Args:
-        model: of uint8 images.
-        step: `fit` takes this, `state` and `batches`.
-        state: before the first step.
+        model: the model of uint8 images.
+        step: the training step for `fit`.
+        state: the state before the first step.
         batches: the function from a step to its batch.
         averaged: `averaged(state)` -> the state to evaluate.
-        evaluate: the function of a state that `fit` evaluates; None where no images are held out.
+        evaluate: the function with which `fit` evaluates a state; None if no images are held out.
     """
 
     model: Model
@@ -119,18 +121,18 @@ class Training(NamedTuple):
 
 
 def train(config: ImageOptions, recipe: Recipe) -> Result:
-    """Train the net of a recipe; under torchrun in several processes, which share its batches.
+    """Train the net of a recipe; under torchrun, several processes share its batches.
 
-    The test images are looked at once, at the end; with --no-test not at all.
+    The test images are used only once, at the end; with --no-test they are not used.
     """
-    import torch  # when work starts, here and below, so that --help is quick
+    import torch  # imported late, here and below, so that --help is fast
 
     from purenets.torch_nets.convert import device_from_name
     from purenets.torch_nets.distributed import processes
 
     torch.set_num_threads(config.threads or torch.get_num_threads())
     device = device_from_name(config.device)
-    torch.backends.cudnn.allow_tf32 = False  # on a GPU, too, float32 has its 24 bits
+    torch.backends.cudnn.allow_tf32 = False  # float32 keeps its 24 bits on a GPU too
     with processes(device, config.shards) as group:
         return train_as(config, recipe, device, group)
 
@@ -142,7 +144,7 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     plan = plan_of(config, recipe, device, group)
     digests = data_digests(config) if config.out and group.writes else None
     with runs.open_run(config, group.writes, group.size, digests) as folder:
-        barrier(group)  # until the folder is as it has to be
+        barrier(group)  # wait until the folder is ready
         training = prepare(plan, folder)
         state, history = fit(plan, training, folder)
         state = training.averaged(state)
@@ -175,7 +177,7 @@ def fit(plan: Plan, training: Training, folder: Path | None) -> tuple[TrainState
 
 
 def flag_of_steps(plan: Plan) -> dict[str, Any]:
-    """Return the flag that sets the steps, for a message, and the epoch if it counts them."""
+    """Return the flag that sets the steps, for messages, and the epoch length with --epochs."""
     epochs, steps = plan.config.epochs, plan.config.max_steps
     if not epochs:
         return {"steps_flag": f"--max_steps {steps}"}
@@ -183,7 +185,7 @@ def flag_of_steps(plan: Plan) -> dict[str, Any]:
 
 
 def plan_of(config: ImageOptions, recipe: Recipe, device, group) -> Plan:
-    """Return the plan of a training; what cannot be is said here, before its folder is opened."""
+    """Return the plan of a training; errors are raised here, before its folder is opened."""
     from purenets.torch_nets.distributed import check_share
 
     check_share(config.batch_size, group)
@@ -201,13 +203,13 @@ def plan_of(config: ImageOptions, recipe: Recipe, device, group) -> Plan:
 
 
 def prepare(plan: Plan, folder: Path | None = None, rows=None) -> Training:
-    """Return the training of a plan, ready to begin or to go on with in its folder.
+    """Return the training of a plan, ready to begin or to continue in its folder.
 
     Args:
         plan: as `plan_of` returns it.
-        folder: the opened one of the run, or None.
-        rows: of each batch to train on, (steps, images), for --hardest; by default those that the
-            small net finds, which is trained for it.
+        folder: the opened folder of the run, or None.
+        rows: the rows of each batch to train on, (steps, images), for --hardest; by default those
+            that the small net selects, which is trained for this.
     """
     from purenets.torch_nets import metrics_fn
     from purenets.torch_nets.distributed import parallel_metrics
@@ -229,7 +231,7 @@ def prepare(plan: Plan, folder: Path | None = None, rows=None) -> Training:
 
 
 def step_of(plan: Plan, model: Model) -> Step:
-    """Return the training step of a model; it trains all `--members` of it at once."""
+    """Return the training step of a model, which trains all `--members` of it at once."""
     from purenets.torch_nets.ensemble import per_member_grad_fn
 
     config = plan.config
@@ -240,7 +242,7 @@ def step_of(plan: Plan, model: Model) -> Step:
 
 
 def check_one_process(config: ImageOptions, group) -> None:
-    """Raise a UserError for options that several processes, or shards, do not share."""
+    """Raise a UserError for options that do not work with several processes or with shards."""
     if group.size == 1 and not group.shards:
         return
     what = "several processes" if group.size > 1 else "--shards"
@@ -250,7 +252,7 @@ def check_one_process(config: ImageOptions, group) -> None:
 
 
 def compiled(config: ImageOptions, step: Step, group) -> Step:
-    """Return the step as it is called: under `jit` with --compile, and on a GPU recorded."""
+    """Return the step, under `jit` with --compile, and recorded as a CUDA graph on a GPU."""
     from purenets.torch_nets import jit
     from purenets.torch_nets.fast.cuda_graph import cuda_graph
 
@@ -262,7 +264,7 @@ def compiled(config: ImageOptions, step: Step, group) -> Step:
 
 
 def steps_of(config: ImageOptions, task) -> tuple[int, float]:
-    """Return the steps to train for, and the steps of an epoch."""
+    """Return the number of steps to train for, and that of an epoch."""
     per_epoch = len(task.train[1]) / config.batch_size
     steps = math.ceil(config.epochs * per_epoch) if config.epochs else config.max_steps
     return steps, per_epoch
@@ -275,7 +277,7 @@ def steps_between_evaluations(config: ImageOptions, steps: int, per_epoch: float
 
 
 def small_steps(config: ImageOptions, steps: int) -> int:
-    """Return how many steps see images of --small_size: the first of all."""
+    """Return how many steps, from the first on, use images of --small_size."""
     return round(config.small_fraction * steps) if config.small_size else 0
 
 
@@ -283,8 +285,10 @@ def small_steps(config: ImageOptions, steps: int) -> int:
 
 
 def batch_norm_of(group) -> Callable[..., Model]:
-    """Return the BatchNorm whose statistics are those of the batch of all processes; of each shard
-    where there are shards."""
+    """Return the BatchNorm with statistics over the batch of all processes.
+
+    With shards, the statistics are those of each shard.
+    """
     from purenets.torch_nets import distributed, layers
 
     total = distributed.total if group.size > 1 and not group.shards else None
@@ -294,7 +298,7 @@ def batch_norm_of(group) -> Callable[..., Model]:
 def autotuned(plain: Model, task, precision: str, folder: Path | None, group) -> Model:
     """Return the model of uint8 images, in the precision and memory format that `precision` names.
 
-    Only "auto" measures which is fastest; a resumed run goes on as its `probe.json` says.
+    Only "auto" measures which is fastest; a resumed run keeps the choice in its `probe.json`.
     """
     from purenets.torch_nets import distributed
     from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
@@ -316,7 +320,7 @@ def autotuned(plain: Model, task, precision: str, folder: Path | None, group) ->
 
 
 def read_probe(folder: Path) -> dict[str, float]:
-    """Return the seconds of each variant that `probe.json` holds."""
+    """Return the seconds of each variant in `probe.json`."""
     from purenets.torch_nets.precision import VARIANTS
 
     def known(value: dict) -> str | None:
@@ -325,13 +329,13 @@ def read_probe(folder: Path) -> dict[str, float]:
         )
         return None if good else f"needs seconds by names among {', '.join(VARIANTS)}"
 
-    schema = ({"seconds": all_of(dict, known)}, all_of(dict, known))  # the second: as it was before
+    schema = ({"seconds": all_of(dict, known)}, all_of(dict, known))  # the second: older format
     found = read_json(folder / PROBE, schema)
     return found.get("seconds", found)
 
 
 def normalized(model: Model, normalize: Callable) -> Model:
-    """Return the model of uint8 images; float images are taken as normalized already."""
+    """Return the model of uint8 images; float images are taken as already normalized."""
 
     def apply(params, buffers, x, *, train=False, key=None):
         x = x if x.is_floating_point() else normalize(x)
@@ -341,7 +345,7 @@ def normalized(model: Model, normalize: Callable) -> Model:
 
 
 def members_of(config: ImageOptions, model: Model) -> Model:
-    """Return the model of `--members` nets, side by side as one."""
+    """Return a model of `--members` nets, which run side by side."""
     from purenets.torch_nets.ensemble import deep_ensemble
 
     return model if config.members == 1 else deep_ensemble(model, config.members)
@@ -387,7 +391,7 @@ def moves_of(config: ImageOptions, recipe: Recipe) -> list:
 
 
 def batches_of(config: ImageOptions, recipe: Recipe, task, key, steps: int) -> Callable:
-    """Return the function from the step to its batch; the first steps' images may be smaller."""
+    """Return the function from a step to its batch; the first steps may have smaller images."""
     from purenets.torch_nets.augment import resized
 
     full = drawn_batches(config, recipe, task.train, key)
@@ -407,8 +411,10 @@ def check_small_size(config: ImageOptions, task) -> None:
 
 
 def drawn_batches(config: ImageOptions, recipe: Recipe, images, key) -> Callable:
-    """Return the batches of images and classes; with --hardest flipped and moved already, so that
-    both nets see the same."""
+    """Return the batches of images and classes.
+
+    With --hardest they are already flipped and cropped, so that both nets see the same.
+    """
     from purenets.data import batches
     from purenets.torch_nets import augment
 
@@ -428,8 +434,11 @@ MOVES = 1 << 31  # folded into the key of the batches, which themselves fold in 
 
 
 def hardest_batches(plan: Plan, folder: Path | None, rows=None) -> Callable:
-    """Return the batches of a training: with --hardest of the images that a small net finds
-    hardest, which is trained here, but for a run that is resumed."""
+    """Return the batches of a training.
+
+    With --hardest they have only the images that a small net finds hardest. This net is trained
+    here, unless a resumed run has kept its selection.
+    """
     from purenets.torch_nets.selection import selected
 
     config = plan.config
@@ -440,7 +449,7 @@ def hardest_batches(plan: Plan, folder: Path | None, rows=None) -> Callable:
 
 
 def rows_in(plan: Plan, folder: Path | None, batches: Callable):
-    """Return the hardest rows that a folder keeps; else find them, and keep them there."""
+    """Return the hardest rows that a folder keeps; if it has none, find and keep them."""
     import torch
 
     path = folder / ROWS if folder else None
@@ -468,7 +477,7 @@ def hardest_rows_of(plan: Plan, batches: Callable):
 
 
 def proxy_of(plan: Plan) -> tuple:
-    """Return model, step and first state of the small net."""
+    """Return model, step and initial state of the small net."""
     from purenets.torch_nets.selection import TRAINED, proxy_steps
 
     recipe, task, group = plan.recipe, plan.task, plan.group
@@ -486,17 +495,20 @@ def proxy_of(plan: Plan) -> tuple:
 
 
 def make_optimizer(config: ImageOptions, recipe: Recipe, steps: int, per_epoch: float) -> Optimizer:
-    """Return the recipe's optimizer; lookahead around it, the running mean of the params last."""
+    """Return the recipe's optimizer with lookahead and the running mean of --ema.
+
+    Lookahead is around the optimizer, and the running mean of the params comes last.
+    """
     optimizer = recipe.make_optimizer(config, steps, per_epoch)
     optimizer = optim.lookahead(optimizer, config.lookahead) if config.lookahead else optimizer
     return optim.chain(optimizer, optim.ema(config.ema)) if config.ema else optimizer
 
 
 def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
-    """Return the optimizer of a constructor, by the options that scripts with a choice of it have.
+    """Return the optimizer of a constructor, with the schedule and weight decay of the options.
 
-    The options are --learning_rate, --schedule and --weight_decay; only matrices and filters decay,
-    and without --weight_decay nothing does, whatever the optimizer's own default is.
+    The options are --learning_rate, --schedule and --weight_decay. Only matrices and filters decay;
+    without --weight_decay nothing decays, whatever the optimizer's own default is.
     """
     rate = SCHEDULES[config.schedule](config.learning_rate, steps)
     decays = "weight_decay" in inspect.signature(make).parameters
@@ -517,12 +529,13 @@ def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
 def averaged_state_fn(
     model: Model, task, batch_size: int, group
 ) -> Callable[[TrainState], TrainState]:
-    """Return the function from a state to the one to evaluate: its averaged params, where the
-    optimizer keeps an average, with BatchNorm's statistics taken anew for them.
+    """Return the function from a state to the state to evaluate.
 
-    The statistics are those of the first training images, as they are: so are the images of the
-    evaluation. Processes share each batch, as BatchNorm takes its statistics over all of them; with
-    shards each process takes all of it, so that the bits do not depend on how many there are.
+    If the optimizer keeps an average of the params, the latter has the averaged params, with
+    BatchNorm's statistics computed anew for them. The statistics are those of the first training
+    images without augmentation, since images are not augmented in the evaluation either. Processes
+    share each batch, as BatchNorm's statistics cover all of them. With shards each process computes
+    whole batches, so that the bits do not depend on the number of processes.
     """
     from purenets.torch_nets import update_batchnorm
 
@@ -548,9 +561,9 @@ def averaged_state_fn(
 def validation(
     metrics: Callable, averaged: Callable[[TrainState], TrainState], task
 ) -> Callable[[TrainState], dict[str, float]] | None:
-    """Return what `fit` evaluates: the metrics of the `averaged` state on the validation images.
+    """Return the function for `fit` that evaluates the `averaged` state on the validation images.
 
-    None where no images are held out.
+    None if no images are held out.
     """
 
     def validate(state: TrainState) -> dict[str, float]:

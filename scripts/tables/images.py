@@ -22,7 +22,10 @@ def parameters(params: Params) -> Table:
 
 
 def outcome(rows: Sequence[dict]) -> Table:
-    """Return loss and accuracy of one setting at the end, mean ± standard deviation over seeds."""
+    """Return the final loss and accuracy of one setting, with means over the seeds.
+
+    The accuracy has its standard deviation too.
+    """
     last = [row["history"][-1] for row in rows]
     lines = [("training, mean since the row before", last, "loss", "accuracy")]
     if all(map(held_out, rows)):
@@ -40,7 +43,7 @@ def outcome(rows: Sequence[dict]) -> Table:
 
 
 def mean_of(found: Sequence[dict], name: str) -> str:
-    """Return the mean of a metric; nothing where it has no name."""
+    """Return the mean of a metric as a text; "" if it has no name."""
     return f"{np.mean([one[name] for one in found]):.3f}" if name else ""
 
 
@@ -73,10 +76,10 @@ def without_empty(table: Table) -> Table:
 
 
 def against(rows: Sequence[dict], base: str) -> Table:
-    """Return how far each setting's test accuracy lies from that of `base`, in points.
+    """Return the difference of each setting's test accuracy from that of `base`, in points.
 
-    The interval is Welch's, of 95%; without two seeds on both sides there is none, and nothing
-    follows from the difference.
+    The 95% interval is Welch's. It needs two seeds on both sides; without it, the difference allows
+    no conclusion.
     """
     tested = grouped([row for row in rows if row["test"]])
     accuracies = {
@@ -94,15 +97,17 @@ def difference(name: str, values: Sequence[float], own: Sequence[float]) -> tupl
 
 
 def interval(found: Difference) -> str:
-    """Return the 95% interval of a difference in points; nothing of one seed."""
+    """Return the 95% interval of a difference in points; "" for one seed."""
     if found.reach is None:
         return ""
     return f"{found.mean - found.reach:+.2f} to {found.mean + found.reach:+.2f}"
 
 
 def confused(rows: dict[str, Sequence[dict]], n: int = 3) -> Table:
-    """Return the pairs of classes that are confused most, {name: rows}: their share of all
-    mistakes, summed over seeds."""
+    """Return the most confused pairs of classes, with their share of all mistakes.
+
+    `rows` is {name: rows of the net}; mistakes are summed over seeds.
+    """
     lines = [
         (name, f"{a} and {b}", f"{share:.1%}", f"{wrong:,}")
         for name, mine in rows.items()
@@ -112,7 +117,7 @@ def confused(rows: dict[str, Sequence[dict]], n: int = 3) -> Table:
 
 
 def pairs_of(rows: Sequence[dict]) -> list[tuple[float, str, str, int]]:
-    """Return (share of the mistakes, class, class, all mistakes) of each pair, most first."""
+    """Return (share of mistakes, class, class, all mistakes) of each pair, largest first."""
     counts = np.sum([row["test"]["confusion"] for row in rows], axis=0)
     names, wrong = rows[0]["test"]["classes"], int(counts.sum() - np.trace(counts))
     both = counts + counts.T
@@ -125,8 +130,10 @@ def pairs_of(rows: Sequence[dict]) -> list[tuple[float, str, str, int]]:
 
 
 def classes(rows: dict[str, Sequence[dict]]) -> Table:
-    """Return the test accuracy of each class in percent, a column for each net, best class first by
-    the first net."""
+    """Return the test accuracy of each class in percent, with a column for each net.
+
+    The first net decides the order of the classes, best first.
+    """
     accuracy = {name: class_accuracy(mine) for name, mine in rows.items()}
     first = next(iter(rows.values()))
     names, order = first[0]["test"]["classes"], next(iter(accuracy.values())).argsort()[::-1]
@@ -135,8 +142,11 @@ def classes(rows: dict[str, Sequence[dict]]) -> Table:
 
 
 def ablation(rows: Sequence[dict], base: str) -> Table:
-    """Return what each change of `base` gives in points of validation accuracy, each seed against
-    the same seed, most harmful first; with the standard error of that mean."""
+    """Return the effect of each change of `base` on validation accuracy, most harmful first.
+
+    The effect is a mean over seeds in percentage points, where each seed is compared with the same
+    seed of `base`. Beside it stands the standard error of that mean.
+    """
     points = changes(rows, base)
     order = sorted(points, key=lambda name: np.mean(points[name]))
     header = (f"{base}, with one thing changed", "points of validation accuracy")
@@ -150,5 +160,5 @@ def ablation(rows: Sequence[dict], base: str) -> Table:
 
 
 def error_of(values: Sequence[float]) -> str:
-    """Return the standard error of a mean; nothing of one value."""
+    """Return the standard error of a mean as a text; "" for one value."""
     return f"{deviation(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""

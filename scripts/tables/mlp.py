@@ -32,8 +32,8 @@ def compared(rows: Sequence[dict], *columns: str) -> Table:
     """Return the accuracies of both networks, mean ± standard deviation over the seeds.
 
     Args:
-        rows: of the results of scripts/compare_mlps.py.
-        columns: what the rows differ in, as "dataset" or "optimizer".
+        rows: rows of the results of scripts/compare_mlps.py.
+        columns: the options in which the rows differ, such as "dataset" or "optimizer".
     """
     parts = [f"{part} accuracy" for part in ("train", "test")]
     names = [LABELS.get(column, column) for column in columns]
@@ -62,7 +62,10 @@ def named(column: str, value) -> str:
 
 
 def last_differences(found: dict[str, dict[str, list[float]]]) -> Table:
-    """Return the largest difference of the params after the last step, by optimizer and dtype."""
+    """Return the largest difference between the params of both networks, by optimizer and dtype.
+
+    It is given after the first and after the last step.
+    """
     rows = [
         (optimizer, dtype, len(values), f"{values[0]:.1e}", f"{values[-1]:.1e}")
         for optimizer, by_dtype in found.items()

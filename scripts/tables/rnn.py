@@ -52,8 +52,10 @@ def dimensions(config: rnn.Config) -> Table:
 
 
 def lengths(cells: Sequence[dict]) -> Table:
-    """Return the accuracy of the seeds at each length: at the end, and at the best evaluation of
-    each seed; and how many seeds end over 99%, at chance and at a multiple of a tenth."""
+    """Return a row for each length: accuracy at the end, and at each seed's best evaluation.
+
+    It also counts the seeds that end over 99%, at chance, and near a multiple of a tenth.
+    """
     header = (
         *("T", "evaluated on", f"accuracy, % ({MEAN_SD})", "best evaluation, %"),
         *("over 99%", "at chance", "below 99%, within 1.5 points of a tenth", "n"),
@@ -80,7 +82,7 @@ def of_length(cell: dict) -> tuple:
 
 
 def ingredients(cells: Sequence[dict]) -> Table:
-    """Return the accuracy of each setting, a column for each length."""
+    """Return the accuracy of each setting, with a column for each length."""
     names, Ts = (list(dict.fromkeys(cell[key] for cell in cells)) for key in ("setting", "T"))
     found = {(cell["setting"], cell["T"]): at_own_length(cell) for cell in cells}
     header = ("setting", *(f"T = {T}, % ({MEAN_SD})" for T in Ts), "n")
@@ -105,7 +107,7 @@ def evaluated(cells: Sequence[dict], names: dict[str, str] | None = None) -> Tab
 
 
 def by_seed(cell: dict, T: int) -> list[float]:
-    """Return the accuracy of each seed at a length; none where it was not evaluated there."""
+    """Return the accuracy of each seed at a length; [None] if it was not evaluated there."""
     return cell["accuracy"].get(str(T), {"by_seed": [None]})["by_seed"]
 
 
@@ -129,8 +131,10 @@ def over(values: Sequence[float], level: float = 0.99) -> int:
 
 
 def spectra(radii: dict[str, Sequence[float]], leading: dict[str, Sequence[float]]) -> Table:
-    """Return the spectral radius of W_hh of each net, and the largest singular value of the product
-    of its Jacobians, {net: (before, after training)} of both."""
+    """Return spectral radius of W_hh and largest singular value of the product of Jacobians.
+
+    Both arguments are {net: (before, after training)}.
+    """
     header = (
         *("net", "spectral radius of W_hh: before", "after training"),
         *("largest singular value of the product over 16 steps: before", "after training"),
@@ -143,8 +147,11 @@ def spectra(radii: dict[str, Sequence[float]], leading: dict[str, Sequence[float
 
 
 def decay(norms: dict[str, dict[str, np.ndarray]]) -> Table:
-    """Return by how much the gradient of the loss shrinks from the last hidden state to the first:
-    in all, and at each step (their geometric mean); {net: {when: norms over t}}."""
+    """Return how much the gradient of the loss shrinks from the last hidden state to the first.
+
+    Given are its norm at both ends, and the geometric mean of the factors of all steps back.
+    `norms` is {net: {when: norms over t}}.
+    """
     rows = [
         (net, when, f"{v[0]:.1e}", f"{v[-1]:.1e}", f"{(v[0] / v[-1]) ** (1 / (len(v) - 1)):.2f}")
         for net, curves in norms.items()
@@ -155,7 +162,7 @@ def decay(norms: dict[str, dict[str, np.ndarray]]) -> Table:
 
 
 def mistakes(counts: np.ndarray) -> Table:
-    """Return how far apart the digits are that a net confuses, beside what chance would give."""
+    """Return how far apart confused digits are, compared with what chance would give."""
     distance = np.abs(np.arange(10)[:, None] - np.arange(10))
     wrong = counts * (distance > 0)
     total, off = max(int(wrong.sum()), 1), (distance > 0).sum()
