@@ -175,20 +175,23 @@ def check(content: bytes, top: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(io.BytesIO(content)).extractall(folder)
         place = Path(folder) / top
+        own_code = {**os.environ, "PYTHONPATH": str(place)}  # whatever is installed
         command = [sys.executable, "scripts/run_quick.py", "--out", "runs/quick"]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(place),
-        }  # its own code, whatever is installed
-        done = subprocess.run(
-            command,
-            cwd=place,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LONGEST,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                cwd=place,
+                env=own_code,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=LONGEST,
+            )
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"the archive is not written: its quick path takes more than {LONGEST} s; "
+                "run it again when the machine is less busy, or with --no-check"
+            ) from None
         if done.returncode or not (place / "runs" / "quick" / "report.html").exists():
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise UserError(f"the archive is not written: its quick path fails ({last})")

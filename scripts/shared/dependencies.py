@@ -257,8 +257,8 @@ def _names(node: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
 def without_docstrings(node: ast.stmt) -> ast.stmt:
     """Remove the docstrings from a statement of code; return the statement."""
     for part in ast.walk(node):
-        if isinstance(part, COMPOUND) and len(part.body) > 1:
+        if isinstance(part, COMPOUND):
             first = part.body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                part.body = part.body[1:]
+                part.body = part.body[1:] or [ast.Pass()]
     return node

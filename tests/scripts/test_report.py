@@ -210,6 +210,13 @@ def test_an_archive_that_does_not_run_is_not_written(tmp_path, monkeypatch):
     assert [config.student_number for config in made] == ["1"]
 
 
+def test_an_archive_whose_run_never_ends_is_not_written(monkeypatch):
+    sleeps = [("a/scripts/run_quick.py", b"import time; time.sleep(60)")]
+    monkeypatch.setattr(make_submission, "LONGEST", 0.2)
+    with pytest.raises(make_submission.UserError, match=r"quick path takes more than 0.2 s"):
+        make_submission.check(make_submission.packed(dict(sleeps)), "a")
+
+
 @pytest.mark.parametrize("number", ["", "12a", "1/2", "1 2", "../1", "\u0661"])
 def test_a_wrong_number_gets_a_line(number, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["make_submission", "--student_number", number])

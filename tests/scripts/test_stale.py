@@ -1,11 +1,19 @@
 """What a result depends on, and whether that has changed."""
 
+import ast
 import json
 
 import pytest
 
 from scripts import stale
-from scripts.shared.dependencies import BODY, Definition, Tree, changed, working_tree
+from scripts.shared.dependencies import (
+    BODY,
+    Definition,
+    Tree,
+    changed,
+    without_docstrings,
+    working_tree,
+)
 
 ADAM = """
 BETA = 0.9
@@ -80,6 +88,14 @@ def test_changed_code_is_found_wherever_it_is(path, old, new, name):
 )
 def test_comments_docstrings_and_what_nobody_names_change_nothing(path, old, new):
     assert after(path, old, new) == []
+
+
+def test_a_docstring_that_is_a_whole_body_does_not_count():
+    one, other = (
+        ast.dump(without_docstrings(ast.parse(f"class Config:\n    '{text}'").body[0]))
+        for text in ("Train a net.", "Train an MLP.")
+    )
+    assert one == other
 
 
 def test_a_script_that_is_gone_has_changed():
