@@ -106,7 +106,7 @@ def check_key(key: Array) -> Array:
     shape = getattr(key, "shape", None)
     if shape is None:
         raise UserError(f"key: {key!r} is no key; random.key(seed) makes one")
-    if len(shape) != 1 or not 2 <= shape[0] <= 4 or "int" not in str(key.dtype):
+    if len(shape) != 1 or not 2 <= shape[0] <= 4 or key.dtype != namespace(key).int64:
         about = f"{str(key.dtype).removeprefix('torch.')} of shape {tuple(shape)}"
         raise UserError(f"key: {about}, needs int64 of shape (2,); random.key(seed) makes one")
     return key
@@ -147,7 +147,8 @@ def fold_in(key: Array, data: int | Array) -> Array:
 
     Args:
         key: the key that all of them are derived from.
-        data: an integer from 0 to 2**32 - 1, or such an integer array of one element.
+        data: an integer from 0 to 2**32 - 1, or such an integer array of one element. The value of
+            a tensor is not read: its lowest 32 bits count.
 
     Returns:
         A key of shape (3,) or (4,), independent of `key` and of the keys of other numbers. It is a
@@ -171,16 +172,17 @@ def fold_in(key: Array, data: int | Array) -> Array:
     if key.shape[0] == 4:  # no room for a third number: hash the first two into a new key
         first, second, *_ = _hash(key, 1, FOLD)
         key = xp.concat([first, second])
+    data = _as_number(data)
     if isinstance(data, float):
         raise UserError(f"fold_in: {data} is not an integer")
-    if isinstance(data, np.integer) and not isinstance(key, np.ndarray):
-        data = int(data)
     if isinstance(data, int):
         if not 0 <= data <= MASK:
             raise UserError(f"fold_in: {data} is not between 0 and 2**32 - 1")
         data = xp.full((1,), data, dtype=key.dtype, device=key.device)
-    elif not hasattr(data, "dtype") or (data.dtype != key.dtype and kind_of(data) != "i"):
+    elif not hasattr(data, "dtype") or kind_of(data) != "i" or math.prod(data.shape) != 1:
         raise UserError(f"fold_in: {data!r} is not an integer")
+    else:
+        data = xp.astype(data, key.dtype, copy=False)
     return xp.concat([key, xp.reshape(data, (1,)) & MASK])
 
 
@@ -203,7 +205,8 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
 
     Raises:
         UserError: `key` is not a key, `shape` is not a tuple of sizes, `dtype` is unknown, or the
-            bounds are not finite, not in order or too large for the dtype.
+            bounds are not finite, not in order, or too large or too far apart for the dtype; the
+            values of tensors are not read.
 
     Example:
         >>> from purenets import random
@@ -213,7 +216,9 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
     key = _key_beside(check_key(key), low, high)
     xp, n = namespace(key), _size("uniform", shape)
     dtype = dtype_called(dtype, key, "uniform")
-    _expect_interval("uniform", low, high)
+    expect_numbers("uniform", FINITE, low=low, high=high)
+    low, high = _as_number(low), _as_number(high)
+    _expect_in_order("uniform", low, high)
     if dtype == xp.float64:
         words = bits(key, 2 * n)
         unit = xp.astype(words[:n] >> 5, xp.float64) * 2.0**26 + xp.astype(
@@ -226,6 +231,8 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
     if is_full(dtype) and of_numbers and (low, high) == (0.0, 1.0):
         return xp.reshape(unit, shape)
     _expect_within_range("uniform", low, high, dtype, float(xp.finfo(dtype).max))
+    _expect_narrow("uniform", low, high, float(xp.finfo(unit.dtype).max))
+    low, high = _of_full_precision(low, unit), _of_full_precision(high, unit)
     draws = xp.reshape(xp.astype(low + (high - low) * unit, dtype, copy=False), shape)
     return _within(draws, low, high, open_above=True)
 
@@ -284,6 +291,7 @@ def truncated_normal(key: Array, shape=(), dtype: str = "float32", *, low=-2.0, 
         jax.random.truncated_normal, with other bits.
     """
     expect_numbers("truncated_normal", FINITE, low=low, high=high)
+    low, high = _as_number(low), _as_number(high)
     begin, end = (round(NormalDist().cdf(bound) * 2**32) for bound in (low, high))
     if not 0 < begin < end < 2**32:
         raise UserError(f"truncated_normal: [{low}, {high}] is not an interval within [-6, 6]")
@@ -323,8 +331,10 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
         expect_numbers("bernoulli", FRACTION, p=p)
     words = bits(key, _size("bernoulli", shape))
     words = xp.astype(words, xp.float64)  # exact: 32 of its 53 bits
+    if hasattr(p, "dtype"):  # in half precision 2**32 is infinite
+        p = xp.astype(xp.asarray(p, device=key.device), xp.float64)
     if many:
-        return xp.reshape(words, shape) < xp.asarray(p, device=key.device) * 2.0**32
+        return xp.reshape(words, shape) < p * 2.0**32
     return xp.reshape(words < p * 2.0**32, shape)
 
 
@@ -364,6 +374,7 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
     for bound in (low, high):
         if not is_integer(bound):
             raise UserError(f"randint: {bound!r} is not an integer")
+    low, high = operator.index(low), operator.index(high)
     if not 0 < high - low <= 2**31:
         raise UserError(f"randint: no integer between {low} and {high} - 1, or over 2**31 of them")
     words = bits(key, _size("randint", shape)) * (high - low) >> 32
@@ -545,7 +556,7 @@ def _expect_key(key: Array) -> None:
         not hasattr(key, "dtype")
         or key.ndim != 1
         or not 2 <= key.shape[0] <= 4
-        or kind_of(key) != "i"
+        or key.dtype != namespace(key).int64
     ):
         check_key(key)
 
@@ -562,9 +573,21 @@ def _key_beside(key: Array, *values) -> Array:
     return key
 
 
-def _expect_interval(function: str, low, high) -> None:
-    """Raise a UserError unless both are finite and in order."""
-    expect_numbers(function, FINITE, low=low, high=high)
+def _as_number(value):
+    """Return a NumPy array of one element as a number, anything else as it is."""
+    of_one = isinstance(value, NUMPY) and getattr(value, "size", 0) == 1
+    return value.item() if of_one else value
+
+
+def _of_full_precision(bound, unit: Array):
+    """Return a bound whose differences and products are those of `unit`: no integer, no half."""
+    if isinstance(bound, int | float) or is_full(bound.dtype):
+        return bound
+    return namespace(unit).astype(bound, unit.dtype)
+
+
+def _expect_in_order(function: str, low, high) -> None:
+    """Raise a UserError unless the bounds, where both are numbers, are in order."""
     if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
         raise UserError(f"{function}: low {low} is over high {high}")
 
@@ -574,6 +597,13 @@ def _expect_within_range(function: str, low, high, dtype, largest: float) -> Non
     for bound in (low, high):
         if isinstance(bound, int | float) and abs(bound) > largest:
             raise UserError(f"{function}: {bound} is more than {dtype} holds, {largest:.6g}")
+
+
+def _expect_narrow(function: str, low, high, widest: float) -> None:
+    """Raise a UserError for bounds, where both are numbers, that are too far apart."""
+    of_numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if of_numbers and high - low > widest:
+        raise UserError(f"{function}: {low} and {high} are more than {widest:.6g} apart")
 
 
 def _within(draws: Array, low, high, open_above: bool = False) -> Array:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from purenets import UserError, random
+from purenets import UserError, numpy_nets, random, torch_nets
 from purenets.torch_nets import jit
 
 # Random123's published vectors of philox4x32_10 (kat_vectors): counter, key, result
@@ -311,11 +311,73 @@ K, T = random.key(0), torch.as_tensor(random.key(0))
         (lambda: random.fold_in(K, "a"), "fold_in: 'a' is not an integer"),
         (lambda: random.fold_in(K, None), "fold_in: None is not an integer"),
         (lambda: random.fold_in(T, torch.tensor(1.5)), "fold_in: .*1.5.* is not an integer"),
+        (lambda: random.fold_in(T, torch.tensor([1, 2])), r"fold_in: .* is not an integer"),
+        (lambda: random.fold_in(K, np.int64(-1)), "fold_in: -1 is not between 0 and"),
+        (lambda: random.fold_in(T, np.int64(2**32)), "fold_in: 4294967296 is not between 0 and"),
+        (lambda: random.uniform(K, low=np.array(2.0), high=np.array([1.0])), "2.0 is over high 1"),
+        (lambda: random.uniform(T, low=-3e38, high=3e38), "uniform: .* more than .* apart"),
+        (lambda: random.uniform(K, dtype="float64", low=-1e308, high=1e308), "more than .* apart"),
     ],
 )
 def test_draw_that_means_nothing_is_refused(call, message):
     with pytest.raises(UserError, match=message):
         call()
+
+
+NETS = {np.ndarray: numpy_nets, torch.Tensor: torch_nets}
+USES_OF_A_KEY = {
+    "split": random.split,
+    "fold_in": lambda key: random.fold_in(key, 1),
+    "uniform": lambda key: random.uniform(key, (2,)),
+    "normal": lambda key: random.normal(key, (2,)),
+    "bits": lambda key: random.bits(key, 3),
+    "words": lambda key: random.words(key, 0, 3),
+    "init": lambda key: (
+        (torch_nets if torch.is_tensor(key) else numpy_nets).MLP(2, [4], 2).init(key)
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES_OF_A_KEY.values(), ids=USES_OF_A_KEY)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "uint32", "uint64", "float64"])
+def test_words_of_another_dtype_are_no_key(use, dtype):
+    """Products of 64 bits wrap in them: uint32, which JAX's keys have, drew equal numbers."""
+    for words in (np.array([0, 42], dtype), torch.tensor([0, 42]).to(getattr(torch, dtype))):
+        with pytest.raises(UserError, match=rf"key: {dtype} of shape \(2,\), needs int64"):
+            use(words)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(), (1,), (1000,)])
+def test_a_probability_means_the_same_in_every_dtype(dtype, shape):
+    p = np.full(shape, 0.25, dtype)
+    expected = random.bernoulli(K, 0.25, (1000,))
+    np.testing.assert_array_equal(random.bernoulli(K, p, (1000,)), expected)
+    np.testing.assert_array_equal(random.bernoulli(T, torch.tensor(p), (1000,)), expected)
+    halves = torch.tensor(p).bfloat16()
+    np.testing.assert_array_equal(random.bernoulli(T, halves, (1000,)), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float16, np.float32, np.float64])
+def test_bounds_mean_the_same_in_every_dtype(dtype):
+    expected = random.uniform(K, (9,), low=-100, high=100)
+    low, high = dtype(-100), dtype(100)
+    np.testing.assert_array_equal(random.uniform(K, (9,), low=low, high=high), expected)
+    bounds = {"low": torch.tensor(low), "high": torch.tensor(high)}
+    np.testing.assert_allclose(random.uniform(T, (9,), **bounds), expected, rtol=1e-6)
+    if dtype is np.int8:
+        expected = random.randint(K, (9,), -100, 100)
+        np.testing.assert_array_equal(random.randint(K, (9,), low, high), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64])
+def test_a_number_of_any_integer_dtype_is_folded_in(dtype):
+    expected = random.fold_in(K, 3)
+    for key in (K, T):
+        for number in (dtype(3), np.array([3], dtype)):
+            np.testing.assert_array_equal(random.fold_in(key, number), expected)
+    if dtype is not np.uint64:
+        np.testing.assert_array_equal(random.fold_in(T, torch.tensor(dtype(3))), expected)
 
 
 @pytest.mark.parametrize("name", ["float16", "float32", "float64"])
