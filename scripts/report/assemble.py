@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from purenets.core.report.document import Document
 from scripts import compare_mlps, run_quick
 from scripts.figures import rnn as figures
-from scripts.report import cifar10, part1, part2, part3, settings
+from scripts.report import cifar10, conclusion, part1, part2, part3, settings
 from scripts.report.prose import sections
 from scripts.shared.sweeps import grouped, images_of, spread
 
@@ -25,11 +25,12 @@ def document(
         byline: Lines below the title: who wrote it.
     """
     parts = [part(found, quick) for part in PARTS]
+    end = conclusion.section(found)
     values = of_perceptrons(found) | of_cifar10(found) | of_vgg(found) | of_rnn(found)
     (top,) = sections("abstract", values)
     return Document(
         top.title,
-        parts,
+        [*parts, end] if end else parts,
         top.blocks,
         references(),
         contents=True,
@@ -115,16 +116,17 @@ def of_setting(name: str, rows: Sequence[dict] | None) -> dict:
 
 
 def of_rnn(found: dict) -> dict:
-    """Return the longest length at which every seed is perfect once, and its final accuracy."""
-    cells = found.get("rnn_lengths", {"cells": []})["cells"]
-    longest = part3.longest_learned(cells)
-    if longest is None:
-        return {"rnn_longest": None}
-    (own,) = (cell for cell in cells if cell["T"] == longest)
+    """Return the final accuracy of the RNN at the shortest and the longest palindromes."""
+    cells = sorted(found.get("rnn_lengths", {"cells": []})["cells"], key=lambda cell: cell["T"])
+    if not cells:
+        return {"rnn_T": None, "rnn_learned": None}
+    ends = [spread(list(figures.at_own_length(cell)), digits=1) for cell in cells]
     return {
-        "rnn_longest": longest,
-        "rnn_last": spread(list(figures.at_own_length(own)), digits=1),
-        "rnn_n": len(own["seeds"]),
-        "rnn_evaluations": len(own["history"]),
-        "rnn_at_the_end": part3.perfect_at_the_end(cells),
+        "rnn_T": cells[0]["T"],
+        "rnn_accuracy": ends[0],
+        "rnn_learned": part3.longest_learned(cells),
+        "rnn_last_T": cells[-1]["T"],
+        "rnn_last": ends[-1],
+        "rnn_n": len(cells[0]["seeds"]),
+        "rnn_chance": conclusion.CHANCE,
     }

@@ -44,6 +44,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
             "precision_elsewhere",
             "mixed",
             "not_clear",
+            "below",
         )
         values |= {"quick": in_small(run_quick.part2, quick)} | dict.fromkeys(missing)
     (part,) = sections("part2", values)
@@ -196,7 +197,7 @@ def of_optimizers(by_setting: dict) -> dict:
     """
     short = {name: rows for name, rows in by_setting.items() if name in cnn_sweep.COMPARED}
     if len(short) < 2:
-        return dict.fromkeys(("optimizers", "highest", "not_clear"))
+        return dict.fromkeys(("optimizers", "highest", "not_clear", "below"))
     every_row = [row for rows in short.values() for row in rows]
     several = {name: rows for name, rows in short.items() if len(rows) > 1}
     lines = "mean of the seeds, and their range" if several else "one seed each"
@@ -205,17 +206,25 @@ def of_optimizers(by_setting: dict) -> dict:
         "optimizers_lines": lines,
     }
     if len(several) < 2:
-        return values | {"highest": None, "not_clear": None}
+        return values | {"highest": None, "not_clear": None, "below": None}
     lowest, *_, highest = sorted(several, key=lambda name: np.mean(accuracies(several[name])))
     best = several[highest]
-    level = [n for n in several if n != highest and not compared(best, several[n]).is_clear]
+    unclear = [n for n in several if n != highest and not compared(best, several[n]).is_clear]
+    below = [name for name in unclear if every_seed_is_lower(several[name], best)]
+    level = [name for name in unclear if name not in below]
     return values | {
         "highest": highest,
         "highest_accuracy": spread(accuracies(several[highest])),
         "lowest": lowest,
         "lowest_accuracy": spread(accuracies(several[lowest])),
         "not_clear": ", ".join(level) or None,
+        "below": ", ".join(below) or None,
     }
+
+
+def every_seed_is_lower(rows: Sequence[dict], best: Sequence[dict]) -> bool:
+    """Return whether every seed is below every seed of the best setting in test accuracy."""
+    return max(accuracies(rows)) < min(accuracies(best))
 
 
 def of_ladder(by_setting: dict) -> dict:

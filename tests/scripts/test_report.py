@@ -38,8 +38,9 @@ def blocks(sections) -> list:
 
 
 def test_every_network_has_structure_dimensions_and_analysis(report):
-    assert len(report.sections) == 5
-    for section in report.sections:
+    *networks, end = report.sections
+    assert len(networks) == 5 and end.title == "Conclusion"
+    for section in networks:
         assert [part.title for part in section.parts] == [
             "Structure",
             "Training and dimensions",
@@ -92,7 +93,33 @@ def test_the_abstract_has_the_numbers_of_the_parts(report):
         for cell in json.loads((ROOT / "results/rnn_lengths.json").read_text())["cells"]
         if learned_once(cell)
     ]
-    assert f"Up to length T = {max(learned)}, every seed of the RNN has an evaluation" in numbers
+    assert f"Up to T = {max(learned)} each seed has at least one evaluation without" in numbers
+    first = next(row for row in tables["accuracies"][1:] if row[0] == "5")
+    found = re.search(r"RNN ends at (\S+) ± (\S+)% for palindromes of T = 5 ", numbers)
+    assert [f"{value}%" for value in found.groups()] == first[1:3]
+
+
+def test_the_conclusion_has_the_numbers_of_the_parts(report):
+    tables = {
+        block.key: block.rows for block in blocks(report.sections) if isinstance(block, Table)
+    }
+    network, single, views, *_ = zip(*tables["networks"][1:], strict=True)
+    every = json.loads((RESULTS / "part1_cifar10.json").read_text())["rows"]
+    for setting, title in {"cnn 94": "fast CNN, preset 94", "mlp mlp": "MLP"}.items():
+        tests = [row["test"] for row in every if row["setting"] == setting]
+        at = network.index(title)
+        assert single[at] == spread([test["accuracy"] for test in tests])
+        assert views[at] == spread([test["views_accuracy"] for test in tests])
+    vgg = {row[0]: row[4] for row in tables["settings"]}
+    assert single[network.index("reduced VGG, adam 1e-3")] == vgg["adam 1e-3"]
+    text = " ".join(block for block in report.sections[-1].blocks if isinstance(block, str))
+    steps = [row[4] for row in tables["ladder"][1:]]
+    assert f"gain {steps[1]} points" in text and f"gains another {steps[2]} points" in text
+
+
+def test_every_set_has_its_boundaries_and_curves(report):
+    pictures = {block.key: block for block in blocks(report.sections) if isinstance(block, Picture)}
+    assert {"boundaries", "curves", "adam", "best", "rnn-curves"} <= pictures.keys()
 
 
 def learned_once(cell: dict) -> bool:

@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.report import assemble, cifar10, part1, part2, part3, part3_memory, words
+from scripts.report import (
+    assemble,
+    cifar10,
+    conclusion,
+    part1,
+    part2,
+    part3,
+    part3_memory,
+    words,
+)
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -52,6 +61,24 @@ def test_every_length_of_which_less_than_half_was_drawn_is_listed():
     for cell in cells:
         best = max(cell["accuracy"][str(cell["T"])]["by_seed"])
         assert (f"{best:.2%} at T = {cell['T']} (" in text) == (seen[cell["T"]] < 0.5)
+
+
+def test_a_setting_below_in_every_seed_is_not_called_level():
+    def rows(*accuracies):
+        return [{"seed": i, "test": {"accuracy": a}} for i, a in enumerate(accuracies)]
+
+    settings = {"nesterov 1e-2": rows(0.8, 0.78, 0.77), "nesterov 1e-1": rows(0.62, 0.66, 0.42)}
+    assert not part2.compared(*settings.values()).is_clear  # the deviation is large
+    assert part2.every_seed_is_lower(settings["nesterov 1e-1"], settings["nesterov 1e-2"])
+    assert not part2.every_seed_is_lower(rows(0.775), settings["nesterov 1e-2"])
+
+
+def test_latches_remember_as_far_as_all_their_seeds_do():
+    lengths = {"20": [1.0, 1.0], "500": [1.0, 1.0], "1000": [1.0, 0.9]}
+    accuracy = {length: {"by_seed": values} for length, values in lengths.items()}
+    cell = {"setting": "latches", "T": 20, "seeds": [0, 1], "accuracy": accuracy}
+    assert conclusion.of_latches([cell])["latches_T"] == 500
+    assert conclusion.of_latches([cell | {"T": 500}])["latches_T"] is None
 
 
 def held_out_cell(T: int, halves: int, accuracy: float) -> dict:
