@@ -76,8 +76,9 @@ def test_without_the_fast_folder_the_results_are_the_same_within_rounding():
 
 def test_the_switch_turns_everything_off():
     code = (
-        "from purenets.torch_nets.fast import enabled, matmul, recurrence; import sys\n"
-        "assert not enabled() and not matmul.ONEDNN and recurrence.fused is recurrence.loop\n"
+        "from purenets.torch_nets.fast import enabled, matmul; import sys\n"
+        "from purenets.torch_nets.vanilla_rnn import fused, loop\n"
+        "assert not enabled() and not matmul.ONEDNN and fused is loop\n"
         "loaded = [m for m in sys.modules if m.startswith('purenets.torch_nets.fast.')]\n"
         "assert not any(m.endswith(('onednn', 'fused_recurrence', 'operations')) for m in "
         "loaded), loaded"

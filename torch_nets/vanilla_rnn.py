@@ -19,8 +19,39 @@ from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES, rnn_shapes
 from purenets.core.arguments import FINITE, expect_numbers
 from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
-from purenets.torch_nets.fast.recurrence import fused, loop
+from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.to_module import Net, with_leaves
+
+
+def loop(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
+    """Return the last hidden state, by equation (1) at each step; autograd differentiates it.
+
+    Args:
+        x: (batch, steps, inputs).
+        W_hx: (hidden, inputs).
+        W_hh: (hidden, hidden).
+        b_h: (hidden,).
+
+    Returns:
+        h (batch, hidden) after the last step.
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(1, 1)
+        >>> loop(torch.ones(1, 2, 1), one, one, torch.zeros(1))  # tanh(1 + tanh(1))
+        tensor([[0.9429]])
+    """
+    from_inputs = torch.nn.functional.linear(x, W_hx, b_h).unbind(1)  # W_hx x(t) + b_h of all t
+    h = torch.tanh(from_inputs[0])  # h(0) = 0 adds nothing
+    for a in from_inputs[1:]:
+        h = torch.tanh(torch.addmm(a, h, W_hh.T))
+    return h
+
+
+if enabled():  # the same numbers by one operation, whose backward pass is written by hand
+    from purenets.torch_nets.fast.fused_recurrence import fused
+else:
+    fused = loop
 
 RECURRENCES = dict(zip(RNN_RECURRENCES, (loop, fused), strict=True))
 

@@ -656,9 +656,9 @@ LAYERS_AND_LOSSES = [
     ),
     Mutation(
         "the RNN reads one digit less",
-        "torch_nets/fast/recurrence.py",
-        "for a in driven[1:]:",
-        "for a in driven[1:-1]:",
+        "torch_nets/vanilla_rnn.py",
+        "for a in from_inputs[1:]:",
+        "for a in from_inputs[1:-1]:",
         "tests/torch_nets/test_vanilla_rnn.py::test_logits_equal_those_of_the_twin",
     ),
     Mutation(

@@ -33,8 +33,8 @@ from purenets.torch_nets.analysis.per_example import (
     per_example_grads_by_vmap,
 )
 from purenets.torch_nets.analysis.privacy import dp_grad_fn
-from purenets.torch_nets.fast.recurrence import fused
 from purenets.torch_nets.layers import serial
+from purenets.torch_nets.vanilla_rnn import fused
 
 KEY = torch.as_tensor(random.key(5))
 ONES = torch.arange(6) % 3

@@ -6,8 +6,8 @@ from purenets import random, tree
 from purenets.core.data.palindromes import palindromes
 from purenets.torch_nets import VanillaRNN
 from purenets.torch_nets.analysis import rnn_states
-from purenets.torch_nets.fast import recurrence
 from purenets.torch_nets.losses import cross_entropy
+from purenets.torch_nets.vanilla_rnn import loop
 
 
 def setting(T=7, hidden=6, batch=5):
@@ -24,7 +24,7 @@ def test_the_last_state_is_that_of_the_recurrence():
     params, x, _ = setting()
     states = rnn_states.states(params, x)
     assert states.shape == (5, 6, 6)
-    assert float((states[:, -1] - recurrence.loop(x, *recurrent(params))).abs().max()) <= 1e-14
+    assert float((states[:, -1] - loop(x, *recurrent(params))).abs().max()) <= 1e-14
     later = rnn_states.states(params, x[:, 3:], h=states[:, 2])
     assert float((later - states[:, 3:]).abs().max()) <= 1e-14
 

@@ -11,8 +11,7 @@ from torch import nn
 from purenets import UserError, init_state, make_step, optim, random, tree
 from purenets.core.data.palindromes import palindromes
 from purenets.torch_nets import VanillaRNN, grad_fn, jit
-from purenets.torch_nets.fast import recurrence
-from purenets.torch_nets.vanilla_rnn import INITS, probabilities
+from purenets.torch_nets.vanilla_rnn import INITS, fused, loop, probabilities
 
 few = st.integers(1, 6)
 
@@ -102,7 +101,7 @@ def test_fused_equals_the_loop(batch, steps, inputs, hidden):
         torch.func.grad_and_value(lambda *a, run=run: total(run, *a), argnums=everything)(
             *arguments
         )
-        for run in (recurrence.fused, recurrence.loop)
+        for run in (fused, loop)
     )
     assert float((value - loop_value).abs()) <= 1e-12
     for grad, loop_grad in zip(grads, loop_grads, strict=True):
@@ -124,8 +123,8 @@ def test_fused_in_float32_is_that_of_float64(inputs):
     def total(run, *arguments):
         return torch.sin(run(*arguments)).sum()
 
-    ours = torch.func.grad(lambda *a: total(recurrence.fused, *a), (0, 1, 2, 3))(*arguments)
-    exact = torch.func.grad(lambda *a: total(recurrence.loop, *a), (0, 1, 2, 3))(
+    ours = torch.func.grad(lambda *a: total(fused, *a), (0, 1, 2, 3))(*arguments)
+    exact = torch.func.grad(lambda *a: total(loop, *a), (0, 1, 2, 3))(
         *(a.double() for a in arguments)
     )
     for mine, true in zip(ours, exact, strict=True):
@@ -154,9 +153,7 @@ def test_per_example_gradients(train):
     assert largest(tree.map(lambda g: g.mean(0), each), whole) <= 1e-14
 
 
-@pytest.mark.skipif(
-    recurrence.fused is recurrence.loop, reason="PURENETS_PLAIN=1: only the loop is there"
-)
+@pytest.mark.skipif(fused is loop, reason="PURENETS_PLAIN=1: only the loop is there")
 def test_second_derivatives_by_the_loop_only():
     model, params, (x, y) = net(5, 1, hidden=4)
 

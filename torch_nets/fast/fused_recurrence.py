@@ -1,4 +1,4 @@
-"""The recurrence of `recurrence.loop` as one operation of torch, with its derivative by hand.
+"""The recurrence of `vanilla_rnn.loop` as one operation of torch, with its derivative by hand.
 
 It runs under torch.func.grad and vmap and inside torch.compile, for which it is one opaque call:
 compiling takes the same time for any number of steps.
@@ -12,8 +12,10 @@ from purenets.torch_nets.fast import matmul, onednn, operations
 
 
 def fused(x: Tensor, W_hx: Tensor, W_hh: Tensor, b_h: Tensor) -> Tensor:
-    """Return what `recurrence.loop` returns: x (batch, steps, inputs) -> the last h (batch,
-    hidden).
+    """Return what `vanilla_rnn.loop` returns, the last h (batch, hidden).
+
+    It can be differentiated once, in reverse mode: backpropagation through time by hand (derived in
+    docs/backprop_rnn.md), which keeps only the h(t) between the passes.
     """
     by_time = rearrange(x, "b t i -> t b i")
     return torch.ops.purenets.recurrence(by_time, W_hx, W_hh, b_h)[0]
