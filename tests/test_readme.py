@@ -34,11 +34,14 @@ def test_the_code_prints_what_its_comments_say():
 
 def test_the_code_runs_in_torch_by_the_changes_it_names():
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    code = re.sub(r"from purenets.numpy_nets import [\w, ]+# or: (.*)", r"\1", code)
-    code = "import torch\n" + code.replace(
-        "batches(task.train,", "batches(tuple(map(torch.tensor, task.train)),"
-    )
-    assert "from purenets.torch_nets import" in code
+    changes = {
+        "purenets.numpy_nets": "purenets.torch_nets",
+        "data.batches(task.train,": "data.batches(tuple(map(torch.tensor, task.train)),",
+    }
+    for old, new in changes.items():
+        assert old in code and new.removesuffix(",") in TEXT.replace(code, "")
+        code = code.replace(old, new)
+    code = f"import torch\n{code}"
     assert printed(code) == ["torch.Size([20, 2])", "True"]
 
 

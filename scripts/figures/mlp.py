@@ -1,6 +1,6 @@
 """Figures of Part I: both MLPs on the same data sets.
 
-    python scripts/figures/mlp.py   # loss and accuracy curves, from results/part1_sets.json
+    python scripts/figures/mlp.py   # curves and boundaries, from results/part1_sets.json
 
 Functions return a `matplotlib.figure.Figure`. `rows` are the rows of the JSON file of
 scripts/compare_mlps.py, one for each case and backend; `pairs` are its live results, {set:
@@ -162,10 +162,11 @@ def strategies(rows: Sequence[dict]) -> Figure:
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Draw loss and accuracy of both networks on all sets."""
+    """Draw loss, accuracy and decision boundaries of both networks on all sets."""
 
     results: str = option("results/part1_sets.json", "what scripts/compare_mlps.py wrote")
-    out: str = option("docs/figures/mlp_curves.png", "PNG to write")
+    out: str = option("docs/figures/mlp_curves.png", "PNG of the curves to write")
+    boundaries: str = option("docs/figures/boundaries.png", "PNG of the boundaries to write")
 
 
 def main(config: Config) -> Figure:
@@ -175,6 +176,7 @@ def main(config: Config) -> Figure:
     which = f"seed {', '.join(map(str, sorted(seeds)))}"
     figure = curves_of(groups, f"Train and test, NumPy by hand and torch.func, {which}")
     save(figure, Path(config.out))
+    save(compare_mlps.boundaries(compare_mlps.kept_pairs(found["rows"])), Path(config.boundaries))
     return figure
 
 
