@@ -43,6 +43,12 @@ def test_train_takes_nothing_a_config_or_a_namespace(script, seen):
 
 
 @pytest.mark.parametrize("script", BEHIND, ids=lambda script: script.__name__)
+def test_train_takes_the_skeletons_spelling_of_an_optimizer(script, seen):
+    script.train(argparse.Namespace(optimizer="ADAM"))
+    assert seen == [script.Config(optimizer="adam")]
+
+
+@pytest.mark.parametrize("script", BEHIND, ids=lambda script: script.__name__)
 def test_main_takes_nothing(script, monkeypatch):
     configs = []
 
