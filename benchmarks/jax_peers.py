@@ -1,5 +1,6 @@
-"""The same steps in JAX and optax under jit, for where both are installed (`pip install -e
-.[bench]`).
+"""The same steps in JAX and optax under jit, for where both are installed.
+
+`pip install -e ".[bench]"` installs them.
 """
 
 import importlib.util

@@ -10,7 +10,7 @@ on 10 examples; each fit ends at torch's params, which is checked before anythin
 closure takes the gradient by `torch.autograd.grad`, without zeroing or accumulating one. SOAP and
 Muon: an update of the weights of an MLP 784-256-256-10, float32, from gradients that stand still;
 SOAP's basis is brought up to date every 10 updates, so 10 of them are timed together. The peers are
-pytorch_optimizer (`pip install 'purenets[bench]'`), left out where it is not installed, and
+pytorch_optimizer (`pip install -e ".[bench]"`), left out where it is not installed, and
 torch.optim.Muon. Both round Muon's iteration to bfloat16; ours has the dtype of the weights by
 default, and is timed in bfloat16 too.
 """

@@ -6,7 +6,7 @@ Wide MLP 3072-1024-1024-10 and the fast CNN with GroupNorm of 8 groups in place 
 256, SGD, float32, one thread, eager on both sides. Every contestant is a process of its own, with
 malloc as our scripts set it (malloc.py); they take turns (`timing.py`), and a ratio is the median
 over the rounds with quartiles. A step of ours clips, draws the noise and updates; the one "without
-noise" tells what the clipping costs. Opacus (`pip install 'purenets[dp]'`) is left out where it is
+noise" tells what the clipping costs. Opacus (`pip install -e ".[dp]"`) is left out where it is
 not installed; before it is timed, both give the same clipped gradients. Memory is what a step adds
 at its peak to the process, with malloc in its defaults.
 """

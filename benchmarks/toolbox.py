@@ -5,7 +5,7 @@ after the other.
 
 Contestants take turns on one thread (`timing.py`): a ratio is the median over the rounds, with
 quartiles. What is large, the gradients of every example, is made in a process of its own for each
-contestant, all with malloc as our scripts set it (malloc.py). Opacus (`pip install 'purenets[dp]'`)
+contestant, all with malloc as our scripts set it (malloc.py). Opacus (`pip install -e ".[dp]"`)
 is left out where it is not installed; it has three ways to such gradients, by hooks, by torch.func
 and by expanded weights. Per-example gradients: batch 64, nn.Linear 784-128-10, 1x28x28 images
 through two convolutions with GroupNorm, and a tanh RNN of 128 units over 10 one-hot digits (ours by

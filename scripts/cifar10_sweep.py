@@ -147,11 +147,13 @@ GROUPS = {
 
 def known_setting(setting: str) -> str | None:
     """Check the name of a setting; the options that it changes are checked by `member`."""
-    known = [*GROUPS, *PRESETS, *VARIANTS]
     base, colon, _ = str(setting).partition(": ")  # a file may hold anything
     if colon and base in PRESETS:
         return None
-    return one_of(known)(setting)
+    return one_of(known_setting.names)(setting)
+
+
+known_setting.names = (*GROUPS, *PRESETS, *VARIANTS)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets.core.report.document import Document
 from purenets.core.report.html import to_html
-from purenets.core.report.typst import write_pdf
+from purenets.core.report.typst import compiler, write_pdf
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import (
@@ -55,6 +55,8 @@ class Config(Options):
 def main(config: Config) -> Document:
     """Write the report; return it as a document."""
     folder = folder_at(config.out)
+    if config.pdf:
+        compiler()
     document = make(config)
     write_atomically(folder / "report.html", to_html(document).encode())
     print(f"{folder / 'report.html'}")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 from purenets import UserError
 from purenets.core.report.html import to_html
-from purenets.core.report.typst import write_pdf
+from purenets.core.report.typst import compiler, write_pdf
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import (
@@ -110,6 +110,7 @@ def main(config: Config) -> Path:
     """Make, check and write the archive; return its path."""
     top = f"{config.student_number}_assignment2"
     path = folder_at(config.out) / f"{top}.zip"
+    compiler()
     report = made_report(config)
     first = {"READ_ME_FIRST.md": read_me_first(config.student_number).encode()}
     content = packed(

@@ -2,6 +2,9 @@
 
 python scripts/pytorch_train_mlp.py --optimizer adam --out runs/torch
 torchrun --nproc-per-node 2 scripts/pytorch_train_mlp.py --shards 4 --out runs/shards
+
+The initial params are uniform, as those of nn.Linear. scripts/train_mlp_numpy.py draws its own, so
+the same seed begins differently there; scripts/compare_mlps.py starts both from the same params.
 """
 
 import sys

@@ -1,6 +1,9 @@
 """Part I: train the NumPy MLP, whose backward pass is written by hand.
 
 python scripts/train_mlp_numpy.py --optimizer adam --out runs/numpy
+
+The initial weights are normal and the biases zero. scripts/pytorch_train_mlp.py draws its own, so
+the same seed begins differently there; scripts/compare_mlps.py starts both from the same params.
 """
 
 import sys

@@ -75,7 +75,8 @@ class CNNModule(Net):
     """
 
     def __init__(self, n_channels: int, n_classes: int):
-        super().__init__(*with_leaves(CNN(n_channels, n_classes)))
+        make = functools.partial(CNN, n_channels, n_classes)
+        super().__init__(*with_leaves(make()), make)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (batch, n_classes) of images x: (batch, n_channels, 32, 32)."""

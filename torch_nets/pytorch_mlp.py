@@ -1,5 +1,6 @@
 """The multi-layer perceptron of the assignment, as two pure functions and as a module."""
 
+import functools
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -71,7 +72,8 @@ class MLPModule(Net):
     """
 
     def __init__(self, n_inputs: int, n_hidden: Sequence[int], n_classes: int):
-        super().__init__(*with_leaves(MLP(n_inputs, n_hidden, n_classes)))
+        make = functools.partial(MLP, n_inputs, n_hidden, n_classes)
+        super().__init__(*with_leaves(make()), make)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (batch, n_classes) of x: (batch, n_inputs)."""

@@ -9,6 +9,8 @@ It behaves as modules do: params and buffers are its own and change in place, tr
 attribute, and draws come from torch's generator. `from_module` is the inverse.
 """
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,8 +27,9 @@ def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> n
     """Return a torch.nn.Module that computes what the model does, with copies of its params.
 
     `forward` takes one input, several inputs or keyword inputs. It applies the model in the mode
-    that `train()` and `eval()` set, and writes the new buffers into those of the module. A module
-    cannot be pickled; save its `state_dict`.
+    that `train()` and `eval()` set, and writes the new buffers into those of the module. Save its
+    `state_dict`: `torch.save` of the module itself fails, since pickle takes no functions that are
+    made by functions, as those of a model are.
 
     Args:
         model: the network.
@@ -49,8 +52,9 @@ def to_module(model: Model, params: Params, buffers: Buffers | None = None) -> n
         >>> module = to_module(model, *model.init(random.key(0)))
         >>> module
         Serial(
-          (fc1): Linear()
-          (fc2): Linear()
+          (fc1): Linear(weight: (3, 2), bias: (3,))
+          (relu1): ReLU()
+          (fc2): Linear(weight: (2, 3), bias: (2,))
         )
         >>> module(torch.zeros(5, 2)).shape
         torch.Size([5, 2])
@@ -94,7 +98,7 @@ class _Leaves(nn.Module):
         layers = model.layers if model is not None else {}
         for name in {**layers, **parts[0], **parts[1]}:
             own = [part.get(name, {}) for part in parts]
-            if any(own):
+            if any(own) or not hasattr(self, name):  # a layer without leaves is there to be printed
                 self._add(name, layers.get(name), *own)
 
     def _add(self, name: str, layer: Model | None, params: Params, buffers: Buffers) -> None:
@@ -116,19 +120,45 @@ class _Leaves(nn.Module):
     def _get_name(self) -> str:
         return self._kind or "Leaves"
 
+    def extra_repr(self) -> str:
+        """Return the shapes of the leaves, counters apart, which `print` shows."""
+        leaves = dict(self.named_parameters(recurse=False))
+        leaves |= {name: leaf for name, leaf in self.named_buffers(recurse=False) if leaf.ndim}
+        return ", ".join(f"{name}: {tuple(leaf.shape)}" for name, leaf in leaves.items())
+
 
 class Net(_Leaves):
-    """The module that `to_module` returns."""
+    """The module that `to_module` returns.
 
-    def __init__(self, model: Model, params: Params, buffers: Buffers):
+    Args:
+        model, params, buffers: as for `to_module`.
+        make: a function that returns the model and that pickle takes, or None; with it, pickle
+            takes the module too.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: Params,
+        buffers: Buffers,
+        make: Callable[[], Model] | None = None,
+    ):
         super().__init__(model, params, buffers)
-        self._model = model
+        self._model, self._make = model, copy.deepcopy(make)  # its arguments may be lists
         self._places = [[self._place(name) for name in part] for part in (params, buffers)]
 
     def _place(self, name: str) -> tuple[str, nn.Module, str]:
         """Return the name of a leaf, the module that holds it, and its name there."""
         owner, _, leaf = name.rpartition(".")
         return name, self.get_submodule(owner), leaf
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | ({"_model": None} if self._make else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._make:
+            self._model = self._make()
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Return the output of the model on one input, several inputs, or keyword inputs."""

@@ -9,6 +9,7 @@ step and `torch_nets.grad_fn` takes the loss of them. In code a row is an exampl
 h = tanh(x W_hx^T + h W_hh^T + b_h).
 """
 
+import functools
 import math
 
 import torch
@@ -130,9 +131,10 @@ class VanillaRNNModule(Net):
     """The RNN as a torch.nn.Module, called as the assignment's skeleton calls it.
 
     It computes what `VanillaRNN` does, by `to_module`. Its params are drawn from torch's generator.
+    Unlike `VanillaRNN` it also reads digits (batch, T-1) without the axis of an input_dim of 1.
 
     Args:
-        seq_length: T-1, the digits that are read.
+        seq_length: T-1, the digits that are read; longer inputs are read too.
         input_dim: 1 (a digit is a number) or 10 (one-hot).
         hidden_dim: units of the hidden layer.
         output_dim: classes.
@@ -140,8 +142,8 @@ class VanillaRNNModule(Net):
 
     Example:
         >>> model = VanillaRNNModule(4, 1, 128, 10)
-        >>> model(torch.zeros(5, 4, 1)).shape
-        torch.Size([5, 10])
+        >>> model(torch.zeros(5, 4, 1)).shape, model(torch.zeros(5, 4)).shape
+        (torch.Size([5, 10]), torch.Size([5, 10]))
     """
 
     def __init__(
@@ -152,10 +154,19 @@ class VanillaRNNModule(Net):
         output_dim: int,
         batch_size: int | None = None,
     ):
-        super().__init__(*with_leaves(VanillaRNN(seq_length, input_dim, hidden_dim, output_dim)))
+        make = functools.partial(VanillaRNN, seq_length, input_dim, hidden_dim, output_dim)
+        super().__init__(*with_leaves(make()), make)
+        self.seq_length, self.input_dim = seq_length, input_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (batch, output_dim) of the last step, of x: (batch, T-1, input_dim)."""
+        """Return the logits (batch, output_dim) of the last step.
+
+        Args:
+            x: (batch, T-1, input_dim); for an input_dim of 1 also (batch, T-1), as the skeleton's
+                `PalindromeDataset` has it.
+        """
+        if self.input_dim == 1 and getattr(x, "ndim", 0) == 2 and x.shape[1] >= self.seq_length:
+            x = x.unsqueeze(-1)
         return super().forward(x)
 
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from purenets.core.base import UserError
 from purenets.core.report.document import (
@@ -71,14 +72,25 @@ def write_pdf(document: Document, path: Path) -> None:
     Raises:
         UserError: If the package typst is not installed.
     """
-    try:
-        import typst
-    except ImportError as error:
-        raise UserError("a PDF needs the package typst: pip install 'purenets[report]'") from error
+    typst = compiler()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "document.typ"
         source.write_text(to_typst(document, Path(folder)), encoding="utf-8")
         write_atomically(path, typst.compile(str(source), ignore_system_fonts=True, timestamp=0))
+
+
+def compiler() -> ModuleType:
+    """Return the package typst; call it before long work that ends in a PDF.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        import typst
+    except ImportError as error:
+        advice = 'pip install -e ".[report]" in the folder of purenets'
+        raise UserError(f"a PDF needs the package typst: {advice}") from error
+    return typst
 
 
 def to_typst(document: Document, folder: Path) -> str:

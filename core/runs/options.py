@@ -17,7 +17,7 @@ import difflib
 import math
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, Self
 
 from purenets.core.base import UserError
@@ -38,7 +38,8 @@ def option(default, help: str, check: Check | None = None, choices: Sequence | N
         help: the text that `--help` shows.
         check: a function of the value that returns what would be right, in words, or None. That of
             a list gets the whole tuple, in which an item that is not a number is still a text.
-        choices: the only values that are right, in place of a check.
+        choices: the only values that are right, in place of a check. A name is taken in any case;
+            the Config holds it as it stands here.
 
     Returns:
         A dataclasses.Field.
@@ -108,17 +109,27 @@ def open_fraction(value) -> str | None:
 
 
 def one_of(choices: Sequence) -> Check:
-    """Return the check of a value that has to be one of `choices`."""
+    """Return the check of a value that has to be one of `choices`, where a name is in any case."""
     try:
         choices = list(choices)
     except TypeError:
         raise UserError(f"choices: a {type(choices).__name__}, needs a list") from None
-    return lambda value: None if value in choices else f"one of {', '.join(map(str, choices))}"
+
+    def check(value) -> str | None:
+        return None if value in choices else f"one of {', '.join(map(str, choices))}"
+
+    check.names = choices
+    return check
 
 
 def each(check: Check) -> Check:
     """Return the check of a list that applies `check` to every item."""
-    return lambda values: next(filter(None, map(check, values)), None)
+
+    def check_all(values) -> str | None:
+        return next(filter(None, map(check, values)), None)
+
+    check_all.names = getattr(check, "names", ())
+    return check_all
 
 
 def integers_from(lowest: int, needs: str) -> Check:
@@ -142,7 +153,8 @@ class Options:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = _typed(field.type, getattr(self, field.name))
+            names = getattr(field.metadata["check"], "names", ())
+            value = _as_named(_typed(field.type, getattr(self, field.name)), names)
             object.__setattr__(self, field.name, value)
             wrong = _wrong(field, value)
             if wrong:
@@ -182,6 +194,8 @@ class Options:
                 metavar = _METAVARS.get(field.type, "LIST")
                 parser.add_argument(name, default=default, help=text + shown, metavar=metavar)
         given = vars(parser.parse_args(arguments))
+        if presets:
+            given["preset"] = _as_named(given["preset"], presets)
         return cls(
             **{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)}
         )
@@ -246,7 +260,7 @@ def _preset(arguments: Sequence[str], presets: dict[str, Options]) -> Options:
     """Return the Config of the `--preset` among the arguments, or the first of all."""
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--preset", default=next(iter(presets)))
-    name = parser.parse_known_args(arguments)[0].preset
+    name = _as_named(parser.parse_known_args(arguments)[0].preset, presets)
     if name not in presets:
         raise UserError(f"--preset {name}: needs one of {', '.join(presets)}")
     return presets[name]
@@ -280,6 +294,15 @@ def _typed(kind, value):
     if item and isinstance(value, list | tuple):
         return tuple(_typed(item, part) for part in value)
     return float(value) if kind is float and type(value) is int else value
+
+
+def _as_named(value, names: Iterable):
+    """Return a name, or each of a list, as it stands in `names`, whatever its case; else as is."""
+    if isinstance(value, tuple):
+        return tuple(_as_named(item, names) for item in value)
+    if not isinstance(value, str) or value in names:
+        return value
+    return next((name for name in names if str(name).lower() == value.lower()), value)
 
 
 def _parsed(kind: type, text: str):

@@ -55,6 +55,9 @@ def known_dataset(value: str) -> str | None:
     return None if good else f"one of {', '.join(DATASETS)}, or a file.csv with a column of classes"
 
 
+known_dataset.names = tuple(DATASETS)  # in any case, as those of `one_of`
+
+
 @dataclass(frozen=True)
 class MLPConfig(Options):
     """Train an MLP on a toy set or on a CSV file."""

@@ -7,5 +7,5 @@ cell for each library that has it; a library without a cell has nothing whose na
 words. To add a library, write it into `libraries.py`, give a section another column and, for what
 can be run under vmap, a probe or `members`. `tests/test_comparison.py` checks every cell against
 the installed version of the library, and skips those that are not installed
-(`pip install 'purenets[bench]'`).
+(`pip install -e ".[bench]"`).
 """

@@ -62,6 +62,22 @@ def test_a_list_may_come_as_text_list_or_tuple_and_goes_out_as_text():
     assert Config(names="", rates=" ") == Config(names=())
 
 
+def test_names_are_taken_in_any_case_and_held_as_they_are_listed():
+    @dataclass(frozen=True)
+    class Named(Options):
+        same: str = option("Ab", "of two that differ in case", choices=["ab", "Ab", 2])
+        many: tuple[str, ...] = option((), "names", each(one_of({"a": 1, "b c": 2})))
+        preset: str = option("", "a preset")
+
+    assert Named(same="aB", many="B C,A") == Named(same="ab", many=("b c", "a"))
+    assert Named.parse(["--same", "Ab", "--many", "A"]) == Named(same="Ab", many=("a",))
+    presets = {"small": Named(preset="small"), "large": Named(many="a", preset="large")}
+    assert Named.parse(["--preset", "LARGE"], presets) == presets["large"]
+    assert Config.given(argparse.Namespace(name="B")).to_dict()["name"] == "b"
+    with pytest.raises(UserError, match="--many a,C: needs one of a, b c"):
+        Named(many="A,C")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -49,7 +49,7 @@ def test_unknown_keys_stay_as_they_are():
 
 
 def test_the_pdf_has_all_texts_and_the_same_bytes_twice(tmp_path):
-    pytest.importorskip("typst", reason="needs the extra report: pip install 'purenets[report]'")
+    pytest.importorskip("typst", reason='typst: pip install -e ".[report]"')
     pypdf = pytest.importorskip("pypdf", reason="needs the test extras")
     for name in ("a.pdf", "b.pdf"):
         write_pdf(example(), tmp_path / name)

@@ -81,7 +81,7 @@ def test_no_letter_of_a_formula_becomes_markup():
 
 
 def test_all_formulas_are_set_in_a_pdf(tmp_path):
-    pytest.importorskip("typst", reason="needs the extra report: pip install 'purenets[report]'")
+    pytest.importorskip("typst", reason='typst: pip install -e ".[report]"')
     pypdf = pytest.importorskip("pypdf", reason="needs the test extras")
     blocks = [Formula(tex, f"({i})") for i, tex in enumerate(of_reports(), start=1)]
     table = table_of(["name", "formula"], [["a", "$`y = W x`$"], ["b", "text $`h_t`$"]])

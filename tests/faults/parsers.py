@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of all that reads a file, by atheris (`pip install -e .[fuzz]`): one
+"""Coverage-guided fuzzing of all that reads a file, by atheris (`pip install -e ".[fuzz]"`): one
 parser at a time.
 
     python -m tests.faults.parsers checkpoint 100000 FOLDER

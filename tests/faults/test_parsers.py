@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(
     not importlib.util.find_spec("atheris"),
-    reason="atheris is not installed: pip install -e .[fuzz]",
+    reason='atheris is not installed: pip install -e ".[fuzz]"',
 )
 @pytest.mark.parametrize("name", ["checkpoint", "config", "history", "table"])
 def test_bytes_that_lead_to_new_code_are_taken_or_refused(name, tmp_path):

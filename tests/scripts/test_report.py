@@ -237,6 +237,14 @@ def test_an_archive_that_does_not_run_is_not_written(tmp_path, monkeypatch):
     assert [config.student_number for config in made] == ["1"]
 
 
+@pytest.mark.parametrize("script", [make_report, make_submission])
+def test_a_missing_typst_is_named_before_the_work_begins(script, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typst", None)
+    monkeypatch.setattr(make_report, "make", lambda config: pytest.fail("it has begun"))
+    with pytest.raises(make_submission.UserError, match=r'pip install -e "\.\[report\]" in'):
+        script.main(script.Config(student_number="1", out=str(tmp_path)))
+
+
 def test_an_archive_whose_run_never_ends_is_not_written(monkeypatch):
     sleeps = [("a/scripts/run_quick.py", b"import time; time.sleep(60)")]
     monkeypatch.setattr(make_submission, "LONGEST", 0.2)

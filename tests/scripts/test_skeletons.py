@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from purenets import make_step, optim, random, train_state
+from purenets import UserError, make_step, optim, random, train_state
 from purenets.torch_nets import CNN, MLP, VanillaRNN, grad_fn
 from purenets.torch_nets.cnn_model import CNNModule
 from purenets.torch_nets.dataset import PalindromeDataset
@@ -40,6 +40,12 @@ def test_train_takes_nothing_a_config_or_a_namespace(script, seen):
     script.train(script.Config(seed=3))
     script.train(argparse.Namespace(seed=4))
     assert seen == [script.Config(), script.Config(seed=3), script.Config(seed=4)]
+
+
+@pytest.mark.parametrize("script", BEHIND, ids=lambda script: script.__name__)
+def test_train_takes_the_skeletons_spelling_of_an_optimizer(script, seen):
+    script.train(argparse.Namespace(optimizer="ADAM"))
+    assert seen == [script.Config(optimizer="adam")]
 
 
 @pytest.mark.parametrize("script", BEHIND, ids=lambda script: script.__name__)
@@ -140,6 +146,21 @@ def test_the_rnn_trains_as_the_skeleton_trains_it():
     theirs = by_autograd(model, optimizer, batches, config.max_norm)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
     assert theirs[-1] < theirs[0]
+
+
+def test_the_rnn_reads_the_skeletons_digits_without_an_axis_of_one():
+    model, x = VanillaRNNModule(4, 1, 8, 10), torch.randint(0, 10, (5, 6))
+    for digits in (x, x[:, :4], x.float()):
+        assert torch.equal(model(digits), model(digits[..., None]))
+    for other, wrong in (
+        (model, x[:4, :1]),
+        (model, x[0]),
+        (VanillaRNNModule(4, 10, 8, 10), x),
+    ):
+        with pytest.raises(UserError, match=r"x: \(.*\), expected \(batch, T-1, "):
+            other(wrong)
+    with pytest.raises(UserError, match="x: a list"):
+        model([[1, 2, 3, 4]])
 
 
 def test_modules_are_drawn_from_the_generator_of_torch():

@@ -283,7 +283,7 @@ def test_epsilon_is_the_accountants():
 
 def test_without_opacus_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
-    with pytest.raises(UserError, match=r"needs opacus; pip install 'purenets\[dp\]'"):
+    with pytest.raises(UserError, match=r'needs opacus: pip install -e "\.\[dp\]" in'):
         epsilon(1, 0.1, 1.0, 1e-5, "prv")
 
 

@@ -1,5 +1,7 @@
 """Models as modules of torch.nn: the same numbers in eager mode, exported and in ONNX."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -19,6 +21,9 @@ from purenets.torch_nets import (
     layers,
     to_module,
 )
+from purenets.torch_nets.cnn_model import CNNModule
+from purenets.torch_nets.pytorch_mlp import MLPModule
+from purenets.torch_nets.vanilla_rnn import VanillaRNNModule
 
 KEY = torch.as_tensor(random.key(2))
 
@@ -140,6 +145,58 @@ def test_a_leaf_that_is_a_layer_too_is_refused():
     leaves = {"a": torch.ones(1), "a.b": torch.ones(1)}
     with pytest.raises(UserError, match=r"a: no name .*: is a leaf and a layer"):
         to_module(Model(None, None), leaves)
+
+
+# --- printed and saved ----------------------------------------------------------------------------
+
+
+def test_print_shows_every_layer_with_the_shapes_of_its_leaves():
+    block = layers.serial(norm=layers.BatchNorm(4), apply=layers.ReLU(), fc=layers.Linear(4, 3))
+    model = layers.serial(conv=layers.Conv(3, 4, 3), pool=layers.GlobalAvgPool(), block=block)
+    module = to_module(model, *model.init(KEY))
+    assert (
+        str(module)
+        == """Serial(
+  (conv): Conv(weight: (4, 3, 3, 3), bias: (4,))
+  (pool): GlobalAvgPool()
+  (block): Serial(
+    (norm): BatchNorm(weight: (4,), bias: (4,), running_mean: (4,), running_var: (4,))
+    (fc): Linear(weight: (3, 4), bias: (3,))
+  )
+)"""
+    )  # a module has a method `apply` already, so the ReLU of that name is left out
+    x = images(2, 3, 8, 8)
+    torch.testing.assert_close(module.eval()(x), model.apply(*model.init(KEY), x)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: MLPModule(5, [8, 6], 3), (4, 5)),
+        (lambda: CNNModule(3, 4), (2, 3, 8, 8)),
+        (lambda: VanillaRNNModule(7, 1, 9, 3), (4, 7, 1)),
+    ],
+    ids=["mlp", "cnn", "rnn"],
+)
+def test_a_module_of_the_skeletons_is_saved_as_a_whole(make, shape, tmp_path):
+    module, x = make().double().eval(), images(*shape).double()
+    module.requires_grad_(False)
+    torch.save(module, tmp_path / "module.pt")
+    before = torch.get_rng_state()
+    for again in (torch.load(tmp_path / "module.pt", weights_only=False), copy.deepcopy(module)):
+        assert type(again) is type(module) and not again.training
+        assert not any(param.requires_grad for param in again.parameters())
+        assert torch.equal(again(x), module(x))
+        next(again.parameters()).add_(1.0)
+        assert not torch.equal(again(x), module(x))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_lists_that_a_module_was_made_with_may_change_later():
+    hidden = [8]
+    module = MLPModule(5, hidden, 3)
+    hidden.append(1)
+    assert torch.equal(pickle.loads(pickle.dumps(module))(images(4, 5)), module(images(4, 5)))
 
 
 # --- out of Python --------------------------------------------------------------------------------

@@ -219,7 +219,8 @@ def epsilon(
     try:
         from opacus.accountants import create_accountant
     except ImportError as error:
-        raise UserError("epsilon: needs opacus; pip install 'purenets[dp]'") from error
+        advice = 'pip install -e ".[dp]" in the folder of purenets'
+        raise UserError(f"epsilon: needs opacus: {advice}") from error
     ledger = create_accountant(accountant)
     ledger.history.append((noise_multiplier, sample_rate, steps))
     return float(ledger.get_epsilon(delta=delta))
