@@ -21,7 +21,7 @@ from purenets.core.report.tables import Table
 from purenets.core.runs import provenance
 from scripts import cifar10_cnn, cifar10_mlp, make_report, run_quick
 from scripts.cnn_sweep import IN_FLOAT32
-from scripts.report import part1, prose, results
+from scripts.report import prose, results
 
 ROOT = Path(__file__).parents[2]
 TABLE, FIGURE = Table([["n"], ["1"]]), Figure()
@@ -146,7 +146,6 @@ def test_a_text_without_a_heading_is_refused(render):
 @pytest.fixture
 def smallest(monkeypatch):
     """Let the report and the quick run train as little as possible."""
-    monkeypatch.setattr(part1, "EPOCHS", 2)
     monkeypatch.setattr(run_quick, "MLP_SETS", dict.fromkeys(run_quick.MLP_SETS, 2))
     monkeypatch.setattr(run_quick, "RNN_LENGTHS", (5,))
     monkeypatch.setattr(run_quick, "RNN_STEPS", 100)
