@@ -7,11 +7,11 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.arguments import ANY, expect_integers, expect_numbers, expect_reals
-from purenets.core.arrays import namespace, to_host
+from purenets.core.arrays import to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples
 from purenets.core.data.labels import expect_classes, expect_names, number_labels
-from purenets.core.data.scaling import Scaling, expect_finite_features, scaling_of
+from purenets.core.data.scaling import Scaling, scaling_of
 from purenets.core.runs.notes import warn
 
 
@@ -76,12 +76,7 @@ class Dataset(_Parts):
         Raises:
             UserError: `x` is no array of finite real numbers with the features of the set.
         """
-        found, dtype = self._known_scaling().apply(x), self.train[0].dtype
-        if isinstance(found, np.ndarray):
-            expect_finite_features(_cast(found, dtype), str(dtype))
-            return _cast(found, dtype)
-        xp = namespace(found)
-        return xp.astype(found, getattr(xp, str(dtype).removeprefix("torch.")))
+        return self._known_scaling().apply(x, self.train[0].dtype)
 
     def _known_scaling(self) -> Scaling:
         if self.scaling is None:
@@ -113,7 +108,8 @@ def prepare(
             classes, which are numbered in alphabetical order.
         key: the key of the split; not needed with `test`.
         test_fraction: the share of the examples that becomes the test set; not with `test`.
-        dtype: the dtype of the inputs, "float32" or "float64".
+        dtype: the dtype of the inputs, "float32" or "float64". They are computed in float64 from
+            inputs of any dtype.
         n_classes: the number of classes; None if every class has an example.
         test: inputs and targets of a test set; then all of `batch` is the training part.
         classes: the labels in the order of their numbers, names or integers, as [1, 2, 3]. None for
@@ -181,9 +177,7 @@ def assemble(
         name: what the warning calls the set, such as the file of the test part.
     """
     scaling = scaling_of(train[0])
-    inputs = [_cast(scaling.apply(x), dtype) for x, _ in (train, test)]
-    for x in inputs:
-        expect_finite_features(x, dtype)
+    inputs = [scaling.apply(x, np.dtype(dtype)) for x, _ in (train, test)]
     n_features = inputs[0].shape[1]
     task = Dataset(
         (inputs[0], train[1]),
@@ -207,11 +201,6 @@ def _warn_of_untrained_classes(task: Dataset, name: str) -> None:
             f"part ({labels}), only in the test part",
             "n_classes or classes says that this is meant",
         )
-
-
-def _cast(x: np.ndarray, dtype) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return x.astype(dtype)
 
 
 def expect_split(function: str, key: Any, test_fraction: Any, test: Any) -> None:

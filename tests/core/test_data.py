@@ -162,9 +162,9 @@ NAMES = np.array(["dog", "ape", "cat"])[NUMBERS]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("given", ["float32", "float64", "int64"])
+@pytest.mark.parametrize("given", ["float16", "float32", "float64", "int64"])
 def test_new_examples_are_standardized_as_the_test_part_was(dtype, given):
-    raw = (RAW * 100).astype(given)
+    raw = (RAW * (1 if given == "float16" else 100)).astype(given)
     task = data.prepare((raw, NUMBERS), KEY, 0.25, dtype)
     train, test = data.split((raw, NUMBERS), KEY, 0.25)
     for (x, _), part in ((train, task.train), (test, task.test)):
@@ -175,6 +175,28 @@ def test_new_examples_are_standardized_as_the_test_part_was(dtype, given):
         assert np.array_equal(found.numpy(), part[0])
     assert np.allclose(task.mean, train[0].mean(axis=0, dtype="float64"))
     assert np.allclose(task.std[:2], train[0].std(axis=0, dtype="float64")[:2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("given", ["float16", "float32"])
+def test_inputs_are_rounded_once_to_the_dtype_that_was_asked_for(dtype, given):
+    raw = RAW.astype(given)
+    right = data.standardize(raw.astype("float64"))[0].astype(dtype)
+    task = data.prepare((raw, NUMBERS), None, None, dtype, test=(raw, NUMBERS))
+    assert np.array_equal(task.train[0][:, :2], right[:, :2])
+    assert np.array_equal(task.test[0], task.train[0])
+    assert np.array_equal(task.standardize(torch.tensor(raw)).numpy(), task.train[0])
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_inputs_that_a_dtype_cannot_hold_are_named(convert):
+    x = np.array([[1.0, 2.0], [3.0, 2.5]], "float16")
+    far = convert(np.array([[0, 6e4]], "float16"))
+    with pytest.raises(UserError, match=r"feature 1 are too far apart .* in float16"):
+        data.standardize(convert(x), far)
+    task = data.prepare((x, np.array([0, 1])), None, None, "float16", test=(x, np.array([0, 1])))
+    with pytest.raises(UserError, match=r"feature 1 are too far apart .* in float16"):
+        task.standardize(far)
 
 
 def test_a_task_is_a_tuple_of_four_that_knows_its_scaling():
