@@ -93,6 +93,15 @@ def test_tensors_come_in_the_same_order():
         assert np.array_equal(a, b.numpy())
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
+def test_step_may_be_an_integer_of_numpy(dtype):
+    x = np.arange(300)
+    batch_at = data.batches((x, x), 200, KEY)
+    for step in (1, 100):
+        found = batch_at(np.dtype(dtype).type(step))
+        assert np.array_equal(found[0], batch_at(step)[0])
+
+
 def test_full_batch_is_the_data():
     batch = (np.zeros((3, 2)), np.zeros(3, int))
     assert data.batches(batch)(7) is batch
