@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from purenets.core.arrays import kind_of, like, namespace, to_host
+from purenets.core.arrays import expect_plain, kind_of, like, namespace, to_host
 from purenets.core.base import Array, UserError
 
 ROUNDINGS = (
@@ -156,6 +156,7 @@ def expect_real_array(x: Array) -> None:
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
         hint = ": np.array(x)" if isinstance(x, list | tuple) else ""
         raise UserError(f"standardize: a {type(x).__name__}, needs an array (n, features){hint}")
+    expect_plain("standardize", x)
 
 
 def _as_float64(x: Array, features: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.arguments import ANY, expect_integers, expect_numbers, expect_reals
-from purenets.core.arrays import to_host
+from purenets.core.arrays import expect_plain, to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples
 from purenets.core.data.labels import expect_classes, expect_names, number_labels
@@ -220,6 +220,8 @@ def _pair(batch: Batch, name: str, labeled: bool) -> Batch:
     """Return inputs and targets on the host; as a list, targets that are labels, no numbers."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise UserError(f"{name}: needs a pair (inputs, targets), got {type(batch).__name__}")
+    for what, part in zip(("inputs", "targets"), batch, strict=True):  # before they become lists
+        expect_plain(f"{name}: {what}", part)
     x, labels = batch[0], _labels(batch[1], name, labeled)
     if labels is None:
         expect_examples((x, batch[1]), name)
@@ -386,6 +388,8 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
         raise UserError(f"split: a {type(batch).__name__}, needs a pair (inputs, targets)")
     if not all(getattr(part, "shape", ()) for part in batch):
         raise UserError("split: needs arrays of inputs and targets (n, ...)")
+    for part in batch:
+        expect_plain("split", part)
     expect_reals("split", ANY, test_fraction=fraction)
     random.check_key(key)
     n = len(batch[1])

@@ -163,6 +163,38 @@ def test_inputs_are_not_standardized_into_integers(dtype):
         data.load("moons", KEY, dtype=dtype)
 
 
+MASKED = np.ma.masked_equal(np.array([[-999.0, 1], [2, 3], [4, 5], [6, 7]]), -999.0)
+Y = np.arange(4) % 2
+
+
+@pytest.mark.parametrize("x", [MASKED, MASKED.data.view(np.matrix)], ids=["mask", "matrix"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda x: data.prepare((x, Y), KEY, 0.5),
+        lambda x: data.prepare((MASKED.data, Y), test=(x, Y)),
+        lambda x: data.prepare((x, ["cat", "dog"] * 2), KEY, 0.5),
+        lambda x: data.prepare((MASKED.data, Y), KEY, 0.5).standardize(x),
+        lambda x: data.standardize(x),
+        lambda x: data.standardize(MASKED.data, x),
+        lambda x: data.batches((x, Y), 2, KEY),
+        lambda x: data.batches(({"a": x}, Y)),
+        lambda x: data.batches((MASKED.data, x)),
+        lambda x: data.check((x, Y)),
+        lambda x: data.split((x, Y), KEY, 0.5),
+    ],
+)
+def test_mask_that_would_be_ignored_is_refused(take, x):
+    with pytest.raises(UserError, match=r"a masked array, whose mask|an np.matrix, needs"):
+        take(x)
+
+
+@pytest.mark.parametrize("y", [Y, np.array(["cat", "dog"] * 2)], ids=["numbers", "names"])
+def test_mask_of_the_targets_is_refused(y):
+    with pytest.raises(UserError, match="data: targets: a masked array, whose mask"):
+        data.prepare((MASKED.data, np.ma.masked_equal(y, y[0])), KEY, 0.5)
+
+
 # --- new examples, test sets and labels of one's own ----------------------------------------------
 
 RAW = random.normal(random.key(2), (60, 3), "float64") * [1, 10, 1e-5] + [0, 5, 1e4]
