@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from purenets.core.arrays import expect_plain
 from purenets.core.base import UserError
 
 Function = TypeVar("Function", bound=Callable)
@@ -107,6 +108,7 @@ def expect_leaves(function: str, **values: Any) -> None:
                 expect_leaves(function, **{place: leaf})
             elif not hasattr(leaf, "dtype"):
                 raise UserError(f"{function}: {place} is {shown(leaf)}, needs an array")
+            expect_plain(f"{function}: {place}", leaf)
 
 
 def expect_arrays(function: str, ndim: int | None = None, **values: Any) -> None:
@@ -115,6 +117,7 @@ def expect_arrays(function: str, ndim: int | None = None, **values: Any) -> None
         is_array = hasattr(value, "dtype") and hasattr(value, "ndim")
         if not is_array or getattr(value.dtype, "kind", "f") not in "biufc":
             raise UserError(f"{function}: {name} is {shown(value)}, needs an array")
+        expect_plain(f"{function}: {name}", value)
         if ndim is not None and value.ndim != ndim:
             raise UserError(f"{function}: {name} is {shown(value)}, needs {ndim} axes")
 

@@ -123,6 +123,25 @@ def kind_of(x: Array) -> str:
     return "b" if _name(x.dtype) == "bool" else "i"
 
 
+def expect_plain(name: str, x: Any) -> None:
+    """Raise a UserError for the arrays of NumPy that mean something else than an array: one with a
+    mask, which nothing here would look at, and np.matrix, whose `*` is a matrix product.
+
+    Args:
+        name: how the message calls it.
+        x: what may be an array.
+    """
+    if type(x) is np.ndarray or not isinstance(x, np.ndarray):
+        return
+    if isinstance(x, np.ma.MaskedArray):
+        raise UserError(
+            f"{name}: a masked array, whose mask would be ignored; leave the masked examples out, "
+            "or fill them: x.filled(0.0)"
+        )
+    if isinstance(x, np.matrix):
+        raise UserError(f"{name}: an np.matrix, needs an array: np.asarray(x)")
+
+
 def dtype_called(name: Any, reference: Array, function: str):
     """Return the floating-point dtype called `name` in the library of `reference`.
 

@@ -5,6 +5,7 @@ sliced.
 from collections.abc import Callable
 from typing import Any
 
+from purenets.core.arrays import expect_plain
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import input_leaves
 
@@ -29,6 +30,7 @@ def count_examples(batch: Batch, name: str) -> int:
     for array in (array for part in batch for array in input_leaves(part)):
         if not hasattr(array, "shape"):
             raise UserError(f"{name}: the batch holds a {type(array).__name__}, needs arrays")
+        expect_plain(f"{name}: batch", array)
     lengths = [
         array.shape[0] if array.ndim else 0 for part in batch for array in input_leaves(part)
     ]

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 
 from purenets.core.arguments import ANY, expect_arrays, expect_integers, expect_numbers
-from purenets.core.arrays import is_tracing, namespace
+from purenets.core.arrays import expect_plain, is_tracing, namespace
 from purenets.core.base import Array, UserError
 
 
@@ -353,6 +353,7 @@ def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
     for part in (predictions, targets):
         if not hasattr(part, "ndim"):
             raise UserError(f"{name}: a {type(part).__name__}, needs an array (batch, ...)")
+        expect_plain(name, part)
     if predictions.ndim == 0 or predictions.shape[0] == 0:
         raise UserError(f"{name}: an empty batch has none")
     n = targets.shape[0] if targets.ndim else 0

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purenets.core.arguments import expect_models
+from purenets.core.arrays import expect_plain
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
 from purenets.core.vector_dict import as_dict
 from purenets.numpy_nets.losses import Loss, cross_entropy, expect_losses
@@ -52,7 +53,7 @@ def model_from_module(module: Module) -> NumpyModel:
     module = checked(module)
 
     def apply(params, buffers, x=None, *, train=False, key=None):
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in NUMBERS:
+        if type(x) is not np.ndarray or x.dtype.kind not in NUMBERS:
             _expect_input(buffers, x)
         _expect_first_array(params)
         try:
@@ -73,11 +74,13 @@ def expect_given(buffers: Buffers, x: Any) -> None:
 
 
 def _expect_input(buffers: Buffers, x: Any) -> None:
-    """Raise a UserError for an input that is no array of numbers, or is missing."""
+    """Raise a UserError for an input that is no plain array of numbers, or is missing."""
     expect_given(buffers, x)
     if not isinstance(x, np.ndarray):
         raise UserError(f"input: a {type(x).__name__}, needs a NumPy array")
-    raise UserError(f"input: dtype is {x.dtype}, needs numbers, as x.astype('float32') of them")
+    expect_plain("input", x)
+    if x.dtype.kind not in NUMBERS:
+        raise UserError(f"input: dtype is {x.dtype}, needs numbers, as x.astype('float32') of them")
 
 
 def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
@@ -177,7 +180,7 @@ def metrics_fn(
 def _expect_first_array(params: Params) -> None:
     """Look at one leaf, which costs little in a step; all are tensors where one is."""
     first = next(iter(params.values()), None) if isinstance(params, dict) else None
-    if first is not None and not isinstance(first, np.ndarray):
+    if first is not None and type(first) is not np.ndarray:
         expect_array_params(params)
 
 
@@ -187,6 +190,7 @@ def expect_array_params(params: Params) -> None:
         if not isinstance(leaf, np.ndarray | np.generic):
             kind = type(leaf).__name__
             raise UserError(f"params[{name!r}]: a {kind}, needs a NumPy array; see to_numpy")
+        expect_plain(f"params[{name!r}]", leaf)
 
 
 def expect_arrays(params: Params, batch: Batch) -> None:
@@ -197,7 +201,10 @@ def expect_arrays(params: Params, batch: Batch) -> None:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise UserError(f"batch: a {type(batch).__name__}, needs a pair (inputs, targets)")
     for name, part in zip(("inputs", "targets"), batch, strict=True):
-        if not isinstance(part, np.ndarray):
-            raise UserError(f"batch: the {name} are a {type(part).__name__}, needs NumPy arrays")
+        if type(part) is not np.ndarray:
+            if not isinstance(part, np.ndarray):
+                kind = type(part).__name__
+                raise UserError(f"batch: the {name} are a {kind}, needs NumPy arrays")
+            expect_plain(f"batch: the {name}", part)
         if part.dtype.kind not in NUMBERS:
             raise UserError(f"batch: the {name} are {part.dtype}, needs numbers; see data.prepare")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from purenets.core.arguments import POSITIVE, expect_numbers
-from purenets.core.arrays import widened
+from purenets.core.arrays import expect_plain, widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import expect_real_outputs, expect_yes_or_no
 from purenets.core.metrics import binary_accuracy, class_accuracy
@@ -150,6 +150,9 @@ def alike(name: str, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarr
 
     (batch,) and (batch, 1) go together.
     """
+    if type(outputs) is not np.ndarray or type(targets) is not np.ndarray:
+        expect_plain(f"{name}: outputs", outputs)
+        expect_plain(f"{name}: targets", targets)
     expect_real_outputs(name, outputs)
     outputs = widened(outputs)
     a, b = outputs.shape, targets.shape

@@ -19,7 +19,7 @@ from purenets.core.arguments import (
     ANY,
     expect_reals,
 )
-from purenets.core.arrays import widened
+from purenets.core.arrays import expect_plain, widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices, expect_distributions, expect_real_outputs
 from purenets.core.memory import sized
@@ -231,9 +231,14 @@ def classes_or_labels(logits, targets):
         The class numbers, or the labels in the dtype of the logits.
 
     Raises:
-        UserError: the targets are neither, or a class number is none of the classes.
+        UserError: the targets are neither, a class number is none of the classes, or an array has
+            a mask.
     """
-    targets, n_classes = np.asarray(targets), logits.shape[-1]
+    if type(targets) is not np.ndarray or type(logits) is not np.ndarray:
+        expect_plain("cross_entropy: logits", logits)
+        expect_plain("cross_entropy: targets", targets)
+        targets = np.asarray(targets)
+    n_classes = logits.shape[-1]
     expect_real_outputs("cross_entropy", logits)
     if logits.ndim > 2:
         raise UserError(f"cross_entropy: logits of shape {logits.shape}, needs (batch, classes)")

@@ -14,7 +14,7 @@ import numpy as np
 from purenets.core import random
 from purenets.core.architectures import rnn_shapes
 from purenets.core.arguments import is_integer
-from purenets.core.arrays import widened
+from purenets.core.arrays import expect_plain, widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
 from purenets.numpy_nets.grad import NUMBERS, NumpyModel, expect_given
@@ -127,6 +127,7 @@ def _check(params, shapes, x):
             raise UserError(f"{name}: {have}, expected {shape}")
     if not isinstance(x, np.ndarray):
         raise UserError(f"x: a {type(x).__name__}, needs a NumPy array (batch, T-1, input_dim)")
+    expect_plain("x", x)
     if x.dtype.kind not in NUMBERS:
         raise UserError(f"x: dtype is {x.dtype}, needs numbers (batch, T-1, input_dim)")
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:

@@ -8,6 +8,7 @@ import torch
 
 from purenets import (
     UserError,
+    evaluate,
     init_state,
     make_step,
     numpy_nets,
@@ -16,6 +17,8 @@ from purenets import (
     torch_nets,
     train_state,
 )
+from purenets.core.metrics import r2
+from purenets.core.runs.checkpoint import on_host
 from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import layers
 from purenets.torch_nets.analysis.curvature import fisher_diagonal, lanczos, landscape
@@ -186,6 +189,34 @@ def test_numpy_batch_for_a_torch_net_is_refused():
             metrics(state.params, {}, batch)
         with pytest.raises(UserError, match="batch: the"):
             per_example_grads(NET)(state.params, {}, batch)
+
+
+@pytest.mark.parametrize("kind", [np.ma.array, lambda x: np.array(x, ndmin=2).view(np.matrix)])
+def test_masked_array_or_matrix_for_a_net_is_refused(kind):
+    net, x, y = numpy_nets.MLP(4, [8], 3), kind(X.numpy()), Y.numpy()
+    state, rnn = init_state(net, SGD, random.key(0)), numpy_nets.VanillaRNN(3, 1, 4, 10)
+    metrics, losses = numpy_nets.metrics_fn(net), numpy_nets.losses
+    params = {name: kind(leaf) for name, leaf in state.params.items()}
+    for call in (
+        lambda: make_step(numpy_nets.grad_fn(net), SGD)(state, (x, y)),
+        lambda: numpy_nets.grad_fn(net)(params, {}, (X.numpy(), y), None),
+        lambda: metrics(state.params, {}, (x, y)),
+        lambda: evaluate(metrics, state, (x, y)),
+        lambda: net.apply(state.params, {}, x),
+        lambda: rnn.apply(rnn.init(random.key(0))[0], {}, x),
+        lambda: train_state(params, {}, SGD, random.key(0)),
+        lambda: train_state(state.params, {"mean": x}, SGD, random.key(0)),
+        lambda: optim.adam().init({"w": x}),
+        lambda: losses.cross_entropy.forward(x, y),
+        lambda: losses.cross_entropy.forward(X.numpy()[:1], kind([1])),
+        lambda: losses.mse.forward(X.numpy(), x),
+        lambda: r2(x, X.numpy()),
+        lambda: torch_nets.to_torch({"w": x}),
+        lambda: torch_nets.to_numpy({"w": x}),
+        lambda: on_host({"w": x}),
+    ):
+        with pytest.raises(UserError, match=r"a masked array, whose mask|an np.matrix, needs"):
+            call()
 
 
 def test_torch_batch_for_a_numpy_net_is_refused():

@@ -288,7 +288,7 @@ def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int
 
     def batch_at(step: int) -> Batch:
         x_, y_ = drawn(step)
-        return (x_.flip(3) if step * batch_size // len(y) % 2 else x_), y_
+        return (x_.flip(3) if int(step) * int(batch_size) // len(y) % 2 else x_), y_
 
     return batch_at
 

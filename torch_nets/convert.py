@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from purenets.core import tree
-from purenets.core.arrays import to_host
+from purenets.core.arrays import expect_plain, to_host
 from purenets.core.base import UserError
 
 
@@ -21,8 +21,8 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
         A dict of the same structure, whose leaves are tensors with memory of their own.
 
     Raises:
-        UserError: a leaf is not an array, `dtype` is not one of torch's, or the device is not
-            available.
+        UserError: a leaf is not an array or has a mask, `dtype` is not one of torch's, or the
+            device is not available.
 
     Example:
         >>> import numpy as np
@@ -40,6 +40,7 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
     def one(leaf):
         if not isinstance(leaf, torch.Tensor | np.ndarray | np.generic | int | float):
             raise UserError(f"to_torch: a leaf is a {type(leaf).__name__}, needs an array")
+        expect_plain("to_torch: a leaf", leaf)
         tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else torch.tensor(leaf)
         return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
@@ -56,13 +57,21 @@ def to_numpy(params: dict) -> dict:
         A dict of the same structure, whose leaves are NumPy arrays with memory of their own.
         bfloat16, which NumPy lacks, becomes float32.
 
+    Raises:
+        UserError: a leaf has a mask, or is an np.matrix.
+
     Example:
         >>> import torch
         >>> from purenets.torch_nets import to_numpy
         >>> to_numpy({"fc": {"weight": torch.tensor([1.0, 2.0])}})
         {'fc': {'weight': array([1., 2.], dtype=float32)}}
     """
-    return tree.map(lambda leaf: to_host(leaf).copy(), params)
+
+    def one(leaf):
+        expect_plain("to_numpy: a leaf", leaf)
+        return to_host(leaf).copy()
+
+    return tree.map(one, params)
 
 
 def expect_device(function: str, device) -> None:

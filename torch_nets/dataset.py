@@ -9,6 +9,7 @@ uniform and leading zeros are allowed. The first ceil(T/2) digits are free, so t
     batches = LoadedBatches(lambda step: dataset, batch_size=128)    # for `fit`
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -184,7 +185,7 @@ class InOrder:
     """The batch sampler of a training: the batch of step i holds the items from i * batch_size."""
 
     def __init__(self, batch_size: int, step: int = 0):
-        self.batch_size, self.step = batch_size, step
+        self.batch_size, self.step = operator.index(batch_size), operator.index(step)
 
     def __iter__(self) -> Iterator[range]:
         begin = self.step * self.batch_size

@@ -136,7 +136,7 @@ def from_loader(
     key, place = np.asarray(torch.as_tensor(random.check_key(key)).cpu()), _Place(loader)
 
     def batch_at(step: int) -> Batch:
-        epoch, offset = divmod(step, length)
+        epoch, offset = divmod(int(step) if is_integer(step) else step, length)
         if not offset or (epoch, offset) != place.next:
             place.begin(epoch, _seed(random.fold_in(key, epoch)))
             for _ in range(offset):
@@ -208,7 +208,7 @@ def _length(loader: DataLoader, steps_per_epoch: int | None) -> int:
         raise UserError("from_loader: the loader has no length, needs steps_per_epoch") from None
     if not is_integer(length) or length < 1:
         raise UserError(f"from_loader: {length!r} batches in an epoch, needs 1 or more")
-    return length
+    return int(length)
 
 
 def _seed(key: np.ndarray) -> int:

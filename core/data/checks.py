@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from purenets.core.arrays import kind_of, namespace
+from purenets.core.arrays import expect_plain, kind_of, namespace
 from purenets.core.base import Array, Batch, UserError
 
 
@@ -151,6 +151,7 @@ def _expect_one_length(parts: list[tuple[str, Array]], name: str) -> int:
     for what, array in parts:
         if not hasattr(array, "dtype") or not hasattr(array, "shape"):
             raise UserError(f"{name}: {what}s must be an array, got {type(array).__name__}")
+        expect_plain(f"{name}: {what}s", array)
         if len(array.shape) == 0 or kind_of(array) not in "bifc":
             raise UserError(
                 f"{name}: {what}s are {array.dtype} of shape {tuple(array.shape)}, needs "

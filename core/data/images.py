@@ -17,6 +17,7 @@ from einops import rearrange
 from tqdm import tqdm
 
 from purenets.core.arguments import expect_paths
+from purenets.core.arrays import expect_plain
 from purenets.core.base import Batch, UserError
 from purenets.core.data.image_cache import PARTS, cache_folder, cached
 from purenets.core.data.image_files import decoded, images_in, is_gray
@@ -174,6 +175,7 @@ def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
         about = f"{x.dtype} of shape {x.shape}" if hasattr(x, "dtype") else f"a {type(x).__name__}"
         raise UserError(f"images: {about}, needs uint8 (n, channels, height, width)")
+    expect_plain("images", x)
     values = np.arange(256)
     counts = np.zeros((x.shape[1], 256))
     for begin in range(0, len(x), 1000):

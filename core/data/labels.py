@@ -1,5 +1,6 @@
 """Labels as class numbers: names of classes, or integers that do not count from 0."""
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,8 +28,8 @@ def number_labels(
         Class numbers (n,) int64, and the tuple of the classes.
 
     Raises:
-        UserError: a label is none of the classes, or names that only differ in case are not listed
-            in `classes`.
+        UserError: a label is none of the classes. Names that look alike are warned of, unless
+            `classes` lists them.
 
     Example:
         >>> from purenets.core.data.labels import number_labels
@@ -57,20 +58,28 @@ def _same(label: str | int) -> str | int:
 
 
 def _warn_of_doubtful_names(names: tuple, labels: Sequence, place: Callable[[int], str]) -> None:
-    """Warn of names that differ in case alone, and of a name that usually marks a missing one."""
-    by_case: dict[str, str] = {}
+    """Warn of names that look alike, and of a name that usually marks a missing one."""
+    by_look: dict[str, str] = {}
     first = list(labels).index
     for name in names:
         if not isinstance(name, str):
             continue
-        folded = name.casefold()
-        if folded in MISSING:
+        look = _look(name)
+        if look in MISSING:
             warn(f"{place(first(name))}: {name!r} counts as a class of its own", MEANT)
-        if folded in by_case:
-            other = by_case[folded]
+        if look in by_look:
+            other = by_look[look]
             where = place(max(first(other), first(name)))  # where the second spelling comes up
-            warn(f"{where}: {other!r} and {name!r} count as two classes", MEANT)
-        by_case[folded] = name
+            warn(f"{where}: {other!a} and {name!a} count as two classes", MEANT)
+        by_look[look] = name
+
+
+def _look(name: str) -> str:
+    """Return what names have in common that differ only in case, spaces, or how Unicode spells
+    them: as a letter and its accent, or with characters of no width.
+    """
+    text = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cf").split())
 
 
 def expect_classes(function: str, classes: Any, n_classes: int | None = None) -> None:

@@ -58,7 +58,7 @@ def batches(
 
     def batch_at(step: int) -> Batch:
         try:
-            epoch, offset = divmod(step * batch_size, n)
+            epoch, offset = divmod(operator.index(step) * batch_size, n)  # np.int8 would overflow
             if offset + batch_size <= n:
                 rows = order(epoch)[offset : offset + batch_size]
             else:

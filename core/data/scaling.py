@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from purenets.core.arrays import kind_of, like, namespace, to_host
+from purenets.core.arrays import expect_plain, kind_of, like, namespace, to_host
 from purenets.core.base import Array, UserError
 
 ROUNDINGS = (
@@ -47,11 +47,16 @@ class Scaling(NamedTuple):
         """Return the deviation of each feature, (features,) float64; 1 for a constant one."""
         return np.ldexp(self.deviation, self.exponent)
 
-    def apply(self, x: Array) -> Array:
-        """Return x: (n, features) standardized, in its own dtype and library (integers as float64).
+    def apply(self, x: Array, dtype=None) -> Array:
+        """Return x: (n, features) standardized, in its own library; computed in float64.
+
+        Args:
+            x: real numbers.
+            dtype: that of the result, of NumPy or torch; None for its own (integers as float64).
 
         Raises:
-            UserError: `x` is no array of finite real numbers with these features.
+            UserError: `x` is no array of finite real numbers with these features, or the result is
+                too large for its dtype.
         """
         expect_real_array(x)
         values = _as_float64(x, self.center.shape)
@@ -59,8 +64,12 @@ class Scaling(NamedTuple):
             found = np.ldexp(values, -self.exponent) - self.shift - self.center
             same = self.constant & (np.abs(found) <= self.rounding)
             found = np.where(same, 0.0, found) / self.deviation
-        expect_finite_features(found, "float64")
-        return _like_given(found, x)
+        xp, own = namespace(x), x.dtype if kind_of(x) == "f" else "float64"
+        name = str(own if dtype is None else dtype).removeprefix("torch.")
+        with np.errstate(over="ignore"):
+            found = like(found, x, name if isinstance(x, np.ndarray) else getattr(xp, name))
+        _expect_finite_features(to_host(found), name)
+        return found
 
 
 def scaling_of(train: Array) -> Scaling:
@@ -147,6 +156,7 @@ def expect_real_array(x: Array) -> None:
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
         hint = ": np.array(x)" if isinstance(x, list | tuple) else ""
         raise UserError(f"standardize: a {type(x).__name__}, needs an array (n, features){hint}")
+    expect_plain("standardize", x)
 
 
 def _as_float64(x: Array, features: tuple[int, ...]) -> np.ndarray:
@@ -171,14 +181,7 @@ def _epsilon(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype if kind_of(x) == "f" else namespace(x).float64).eps)
 
 
-def _like_given(x: np.ndarray, given: Array) -> Array:
-    """Return `x` in the library and dtype of what was given; float64 for integers."""
-    if kind_of(given) == "f":
-        return like(x, given)
-    return x if isinstance(given, np.ndarray) else namespace(given).asarray(x, device=given.device)
-
-
-def expect_finite_features(x: np.ndarray, dtype: str) -> None:
+def _expect_finite_features(x: np.ndarray, dtype: str) -> None:
     """Raise a UserError that names the feature with a value that is not finite in `dtype`."""
     good = np.isfinite(x).all(axis=0)
     if not good.all():

@@ -31,6 +31,9 @@ from purenets.core.runs.notes import warn
 Row = tuple[int, list[str]]  # the line of the file that it ends on, and its cells
 NUMERAL = re.compile(r"[-+$€£]?[\d.,_'\s]*\d[\d.,_'\s]*[%$€£]?")  # a number, as somebody writes it
 OTHER_DELIMITERS = ";\t|"
+NAMELESS = re.compile(r"|Unnamed: \d+")  # what pandas writes, and reads, for an index
+CUT = re.compile(r"\d+[;\t]")  # how a label begins in a row that was cut at a decimal comma
+MANY = 10  # rows from which on a column that counts them is no coincidence
 # a label by its name is what the scripts can say too, as --label
 HEADER_HINT = "; if this line names the columns, say header=True or name the column of the label"
 
@@ -81,7 +84,8 @@ def from_csv(
         classes: the labels in the order of their numbers, names or integers, as [1, 2, 3]. None for
             class numbers, and for the names that there are.
         header: True if the first row names the columns, False if it is an example. None: it names
-            them if none of its cells is a number.
+            them if none of its cells is a number; where the label is a name that no other row has,
+            you are asked.
         n_classes: the number of classes; None if every class has an example.
         delimiter: the character between two cells, such as ";" or "\\t".
 
@@ -92,13 +96,13 @@ def from_csv(
     Raises:
         UserError: one line that names the file, the line, the column and what is wrong. A class of
             a single example is warned of, unless `n_classes` or `classes` is given: the column may
-            be a number to predict.
+            be a number to predict. So is a first column that counts the rows, as an index does.
 
     Example:
         >>> import pathlib, tempfile
         >>> import numpy as np
         >>> from purenets import data, random
-        >>> table = np.stack([np.arange(10), np.arange(10) ** 2, np.arange(10) % 2], axis=1)
+        >>> table = np.stack([np.arange(10) ** 2, np.arange(10), np.arange(10) % 2], axis=1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder) / "set.csv"
         ...     np.savetxt(path, table, fmt="%d", delimiter=",")
@@ -125,9 +129,12 @@ def from_csv(
     if test is not None:
         tables.append(_read(test, header, label, delimiter, tables[0]))
     inputs, labels, column = _columns(tables, label, delimiter)
+    if classes is None:
+        _expect_whole_rows(tables[0], labels, column, delimiter)
     numbers, names = _class_numbers(tables, labels, column, classes, n_classes, header)
     counted = n_classes is not None or classes is not None
     n_classes = _number_of(numbers, names, n_classes)
+    _warn_of_an_index(tables[0], inputs[0], column)
     warned = _warn_of_rare_classes(tables, numbers, names or range(n_classes), counted)
     sets = list(zip(inputs, np.split(numbers, [len(inputs[0])]), strict=False))
     parts = sets if test is not None else split(sets[0], random.split(key)[1], test_fraction)
@@ -162,7 +169,7 @@ def _read(
     if isinstance(label, str):
         header = True
     rows = _rows(path, delimiter)
-    names = _header(path, rows, header, delimiter)
+    names = _header(path, rows, header, label, delimiter)
     table = _Table(path, names, rows if names is None else rows[1:])
     if len(table.rows) < (2 if like is None else 1):
         least = "two rows" if like is None else "one row"
@@ -176,7 +183,8 @@ def _read(
 
 def _rows(path: Path, delimiter: str) -> list[Row]:
     """Return the rows of the file that are not empty."""
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True, delimiter=delimiter)
+    text = io.StringIO(_text(path), newline="")
+    reader = csv.reader(text, strict=True, delimiter=delimiter, skipinitialspace=True)
     rows: list[Row] = []
     try:
         for cells in reader:
@@ -208,19 +216,22 @@ def _text(path: Path) -> str:
     return text
 
 
-def _header(path: Path, rows: list[Row], header: bool | None, delimiter: str) -> list[str] | None:
+def _header(
+    path: Path, rows: list[Row], header: bool | None, label: str | int, delimiter: str
+) -> list[str] | None:
     """Return the names of the columns, None if the first row is an example."""
     if not rows or header is False:
         return None
     number, names = rows[0]
-    if header is None and (len(names) < 2 or any(map(_is_like_a_number, names))):
+    if header is None and _is_example(names, label):
         _expect_no_column_numbers(path, rows[0])
         return None
-    if "" in names:
-        raise UserError(
-            f"{path}: line {number} names no column {names.index('') + 1}: {_shown(names)}; "
-            "remove that column (an index is no feature), or name it"
-        )
+    for i, name in enumerate(names):
+        if NAMELESS.fullmatch(name) and name != label:
+            raise UserError(
+                f"{path}: line {number} names no column {i + 1}: {_shown(names)}; "
+                "remove that column (an index is no feature), or name it"
+            )
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: line {number} names two columns {twice!r}")
@@ -230,6 +241,13 @@ def _header(path: Path, rows: list[Row], header: bool | None, delimiter: str) ->
             f"{len(rows[1][1])}: {_shown(rows[1][1])}{_delimiter_hint(rows[1][1], delimiter)}"
         )
     return names
+
+
+def _is_example(cells: list[str], label: int) -> bool:
+    """Return True for a first row with a number, or in which all but the label is missing."""
+    features = cells[:label] + cells[label:][1:]
+    missing = all(cell.lower() in MISSING for cell in features)
+    return missing or any(map(_is_like_a_number, cells))
 
 
 def _expect_no_column_numbers(path: Path, row: Row) -> None:
@@ -372,30 +390,51 @@ def _class_numbers(
         return number_labels(labels, classes, place)
     if all(are_numbers):
         return _whole_numbers(np.array(labels, float), n_classes, place), None
-    _expect_names(tables[0], labels, are_numbers, place, header)
+    firsts = [0, first][: len(tables)]
+    doubtful = [i for i in firsts if tables[i >= first].names is None and header is None]
+    _expect_names(labels, are_numbers, place, firsts, doubtful)
     numbers, names = number_labels(labels, None, place)
     expect_classes("from_csv", names, n_classes)
     return numbers, names
 
 
 def _expect_names(
-    table: _Table, labels: list[str], are_numbers: list[bool], place, header: bool | None
+    labels: list[str], are_numbers: list[bool], place, firsts: list[int], doubtful: list[int]
 ) -> None:
-    """Raise a UserError for names among numbers, and a first name that may be that of a column."""
-    doubtful = table.names is None and header is None
-    hint = HEADER_HINT if doubtful else ""
+    """Raise a UserError for names among numbers, and a first name that may be that of a column.
+
+    Args:
+        labels: those of all rows.
+        are_numbers: which of them are.
+        place: from the index of a label to the words that begin a message about it.
+        firsts: the rows that a file begins with.
+        doubtful: those of them of which nobody has said that they are examples.
+    """
     if any(are_numbers):
         rare = sum(are_numbers) * 2 < len(labels)  # what there is less of is what is wrong
         i = are_numbers.index(rare)
         other = labels[are_numbers.index(not rare)]
+        is_header = i in doubtful and are_numbers.count(rare) <= len(firsts)
         raise UserError(
             f"{place(i)}: {labels[i]!r} is a label beside {other!r}: needs names in all rows or "
-            f"numbers in all{hint if i == 0 else ', or classes=[...]'}"
+            f"numbers in all{HEADER_HINT if is_header else ', or classes=[...]'}"
         )
-    if doubtful and labels.count(labels[0]) == 1 and len(labels) > 2:
+    others = {label for i, label in enumerate(labels) if i not in firsts}  # both may have names
+    for i in doubtful:
+        if labels[i] not in others and len(labels) > 2:
+            raise UserError(
+                f"{place(i)}: no other row has the label {labels[i]!r}{HEADER_HINT}; if it is an "
+                "example, say header=False or classes=[...]"
+            )
+
+
+def _expect_whole_rows(table: _Table, labels: list[str], column: int, delimiter: str) -> None:
+    """Raise a UserError for "1,5;2,5;cat" read with commas: '5;cat' would be a class."""
+    hint = _delimiter_hint(labels[:1], delimiter)
+    if hint and all(map(CUT.match, labels)):
         raise UserError(
-            f"{place(0)}: no other row has the label {labels[0]!r}; say header=True if this line "
-            "names the columns, header=False if it is an example"
+            f"{table.place(0, column)}: {labels[0]!r} is no class{hint}; write decimals with a "
+            "point, as 1.5"
         )
 
 
@@ -420,6 +459,16 @@ def _whole_numbers(y: np.ndarray, n_classes: int | None, place) -> np.ndarray:
             f"without a gap, or say n_classes{hint}"
         )
     return y
+
+
+def _warn_of_an_index(table: _Table, x: np.ndarray, column: int) -> None:
+    """Warn of a first column that counts the rows: from it a net learns their order."""
+    counts = x[:, 0] - x[0, 0] == np.arange(len(x))
+    if column != 0 and x.shape[1] > 1 and len(x) >= MANY and x[0, 0] in (0, 1) and counts.all():
+        warn(
+            f"{table.place(0, 0)}: this column counts the rows; if it is an index, it is no "
+            "feature: remove it"
+        )
 
 
 def _warn_of_rare_classes(

@@ -7,11 +7,11 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.arguments import ANY, expect_integers, expect_numbers, expect_reals
-from purenets.core.arrays import namespace, to_host
+from purenets.core.arrays import expect_plain, to_host
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples
 from purenets.core.data.labels import expect_classes, expect_names, number_labels
-from purenets.core.data.scaling import Scaling, expect_finite_features, scaling_of
+from purenets.core.data.scaling import Scaling, scaling_of
 from purenets.core.runs.notes import warn
 
 
@@ -76,12 +76,7 @@ class Dataset(_Parts):
         Raises:
             UserError: `x` is no array of finite real numbers with the features of the set.
         """
-        found, dtype = self._known_scaling().apply(x), self.train[0].dtype
-        if isinstance(found, np.ndarray):
-            expect_finite_features(_cast(found, dtype), str(dtype))
-            return _cast(found, dtype)
-        xp = namespace(found)
-        return xp.astype(found, getattr(xp, str(dtype).removeprefix("torch.")))
+        return self._known_scaling().apply(x, self.train[0].dtype)
 
     def _known_scaling(self) -> Scaling:
         if self.scaling is None:
@@ -113,7 +108,8 @@ def prepare(
             classes, which are numbered in alphabetical order.
         key: the key of the split; not needed with `test`.
         test_fraction: the share of the examples that becomes the test set; not with `test`.
-        dtype: the dtype of the inputs, "float32" or "float64".
+        dtype: the dtype of the inputs, "float32" or "float64". They are computed in float64 from
+            inputs of any dtype.
         n_classes: the number of classes; None if every class has an example.
         test: inputs and targets of a test set; then all of `batch` is the training part.
         classes: the labels in the order of their numbers, names or integers, as [1, 2, 3]. None for
@@ -181,9 +177,7 @@ def assemble(
         name: what the warning calls the set, such as the file of the test part.
     """
     scaling = scaling_of(train[0])
-    inputs = [_cast(scaling.apply(x), dtype) for x, _ in (train, test)]
-    for x in inputs:
-        expect_finite_features(x, dtype)
+    inputs = [scaling.apply(x, np.dtype(dtype)) for x, _ in (train, test)]
     n_features = inputs[0].shape[1]
     task = Dataset(
         (inputs[0], train[1]),
@@ -209,11 +203,6 @@ def _warn_of_untrained_classes(task: Dataset, name: str) -> None:
         )
 
 
-def _cast(x: np.ndarray, dtype) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return x.astype(dtype)
-
-
 def expect_split(function: str, key: Any, test_fraction: Any, test: Any) -> None:
     """Raise a UserError unless there is one way to the test part: a share and a key, or a set."""
     if test is not None:
@@ -231,6 +220,8 @@ def _pair(batch: Batch, name: str, labeled: bool) -> Batch:
     """Return inputs and targets on the host; as a list, targets that are labels, no numbers."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise UserError(f"{name}: needs a pair (inputs, targets), got {type(batch).__name__}")
+    for what, part in zip(("inputs", "targets"), batch, strict=True):  # before they become lists
+        expect_plain(f"{name}: {what}", part)
     x, labels = batch[0], _labels(batch[1], name, labeled)
     if labels is None:
         expect_examples((x, batch[1]), name)
@@ -397,6 +388,8 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
         raise UserError(f"split: a {type(batch).__name__}, needs a pair (inputs, targets)")
     if not all(getattr(part, "shape", ()) for part in batch):
         raise UserError("split: needs arrays of inputs and targets (n, ...)")
+    for part in batch:
+        expect_plain("split", part)
     expect_reals("split", ANY, test_fraction=fraction)
     random.check_key(key)
     n = len(batch[1])

@@ -24,7 +24,7 @@ import safetensors.numpy
 
 from purenets.core import tree
 from purenets.core.arguments import expect_dicts, expect_leaves, expect_paths
-from purenets.core.arrays import like, namespace, to_host
+from purenets.core.arrays import expect_plain, like, namespace, to_host
 from purenets.core.base import Array, UserError
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.schema import mismatch
@@ -202,6 +202,7 @@ def described(flat: dict[str, Stored], meta: dict[str, Any]) -> bytes:
 
 def _stored(leaf: Array) -> Stored:
     """Return a leaf as a file holds it."""
+    expect_plain("checkpoint: a leaf", leaf)
     name = str(getattr(leaf, "dtype", "")).removeprefix("torch.")
     if name in BITS:
         integer = BITS[name][1]

@@ -45,6 +45,7 @@ FORMS = {
     "spaces": ROWS.replace(",", " ,\t "),
     "classes with a point": ROWS.replace("\n", ".0\n"),
     "exponents": "".join(f"{i}e0,{i % 2:.18e}\n" for i in range(100)),
+    "spaces before quotes": "".join(f' "{i}", "{i % 2}"\n' for i in range(100)),
     "signs": "".join(f"+{i},{i % 2}\n" for i in range(100)),
 }
 
@@ -85,6 +86,15 @@ WRONG = {
     "a trailing comma": ("1,2,0,\n1,2,1,\n", "line 1, column 4: empty, needs a label"),
     "trailing commas after names": ("a,b,c,\n1,2,0,\n1,2,1,\n", "line 1 names no column 4"),
     "an index without a name": (",a,c\n0,1,0\n1,2,1\n", "line 1 names no column 1"),
+    "an index that pandas names": ("Unnamed: 0,a,c\n0,1,0\n1,2,1\n", "line 1 names no column 1"),
+    "missing values above names of classes": (
+        "NA,?,dog\n1,2,cat\n3,4,dog\n",
+        "line 1, column 1: 'NA' is a missing value",
+    ),
+    "decimal commas and names of classes": (
+        "1,5;2;cat\n0,5;3;dog\n2,5;4;cat\n",
+        "line 1, column 2: '5;2;cat' is no class.*delimiter=';'.* with a point",
+    ),
     "a name twice": ("a,a,c\n0,1,0\n1,2,1\n", "line 1 names two columns 'a'"),
     "names for fewer columns": ("a,c\n0,1,0\n1,2,1\n", "line 1 names 2 columns, line 2 has 3"),
     "names that are column numbers": ("0,1\n" + ROWS, "line 1 is 0,1: an example, or the numbers"),
@@ -94,7 +104,7 @@ WRONG = {
     ),
     "names and years above names of classes": (
         "2019,2020,class\n1,2,dog\n1,2,cat\n3,4,dog\n",
-        "line 1, column 3: no other row has the label 'class'; say header=True if",
+        "line 1, column 3: no other row has the label 'class'; if this line names .* header=True",
     ),
     "names with a number among them": (
         "a,2020,class\n1,2,0\n1,2,1\n",
@@ -273,6 +283,38 @@ def test_wrong_test_file_is_named(tmp_path, content, message):
         read(tmp_path, PETS, label="kind", test=tmp_path / "test.csv")
 
 
+LINES = "".join(f"{i * i},{i},{('dog', 'cat')[i % 2]}\n" for i in range(20))
+
+
+@pytest.mark.parametrize("names", ["0,1,kind\n", "2019,2020,kind\n"])
+@pytest.mark.parametrize(
+    ("of_train", "of_test", "where"),
+    [(1, 1, "table.csv"), (0, 1, "test.csv"), (1, 0, "table.csv")],
+)
+def test_names_that_are_numbers_are_asked_about_in_either_file(
+    tmp_path, names, of_train, of_test, where
+):
+    (tmp_path / "test.csv").write_text(of_test * names + LINES)
+    with pytest.raises(UserError, match=f"{where}: line 1, column 3: no other row has the label"):
+        read(tmp_path, of_train * names + LINES, test=tmp_path / "test.csv")
+
+
+def test_names_that_are_numbers_are_read_where_that_is_said(tmp_path):
+    (tmp_path / "test.csv").write_text("0,1,kind\n" + LINES)
+    for said in ({"header": True}, {"label": "kind"}):
+        task = read(tmp_path, "0,1,kind\n" + LINES, test=tmp_path / "test.csv", **said)
+        assert task.classes == ("cat", "dog")
+        assert (len(task.train[1]), len(task.test[1])) == (20, 20)
+
+
+def test_rows_without_names_may_have_a_test_file(tmp_path):
+    (tmp_path / "test.csv").write_text(LINES[: LINES.index("\n") + 1])
+    assert len(read(tmp_path, LINES, test=tmp_path / "test.csv").test[1]) == 1
+    (tmp_path / "test.csv").write_text("1,2,bee\n" + LINES)  # asked about, unless it is listed
+    task = read(tmp_path, LINES, test=tmp_path / "test.csv", classes=["bee", "cat", "dog"])
+    assert len(task.test[1]) == 21
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -305,6 +347,22 @@ def test_names_that_may_be_a_mistake_are_warned_of(tmp_path):
     assert read(tmp_path, rows, classes=["no", "No", "yes"]).n_classes == 3  # without a warning
     with pytest.warns(RunWarning, match="'NA' counts as a class of its own"):
         read(tmp_path, rows.replace("No", "NA"))
+
+
+@pytest.mark.parametrize("other", ["New  York", "new\xa0york", "new yo\u0308rk", "new york\u200b"])
+def test_names_that_look_alike_are_warned_of(tmp_path, other):
+    name = "new y\xf6rk" if "\u0308" in other else "new york"
+    rows = "".join(f"{i},{(name, other, 'rome')[i % 3]}\n" for i in range(30))
+    with pytest.warns(RunWarning, match="line 2, column 2: .* and .* count as two classes"):
+        read(tmp_path, rows)
+
+
+def test_first_column_that_counts_the_rows_is_warned_of(tmp_path):
+    rows = [f"{i * i % 7},{i % 2}\n" for i in range(30)]
+    indexed = "Id,a,c\n" + "".join(f"{i + 1},{row}" for i, row in enumerate(rows))
+    with pytest.warns(RunWarning, match=r"line 2, column 1 \(Id\): this column counts the rows"):
+        read(tmp_path, indexed)
+    assert read(tmp_path, indexed, label=0, n_classes=31).n_features == 2  # without a warning
 
 
 def test_a_warning_names_the_file_that_it_is_about(tmp_path):

@@ -93,6 +93,15 @@ def test_tensors_come_in_the_same_order():
         assert np.array_equal(a, b.numpy())
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64"])
+def test_step_may_be_an_integer_of_numpy(dtype):
+    x = np.arange(300)
+    batch_at = data.batches((x, x), 200, KEY)
+    for step in (1, 100):
+        found = batch_at(np.dtype(dtype).type(step))
+        assert np.array_equal(found[0], batch_at(step)[0])
+
+
 def test_full_batch_is_the_data():
     batch = (np.zeros((3, 2)), np.zeros(3, int))
     assert data.batches(batch)(7) is batch
@@ -154,6 +163,38 @@ def test_inputs_are_not_standardized_into_integers(dtype):
         data.load("moons", KEY, dtype=dtype)
 
 
+MASKED = np.ma.masked_equal(np.array([[-999.0, 1], [2, 3], [4, 5], [6, 7]]), -999.0)
+Y = np.arange(4) % 2
+
+
+@pytest.mark.parametrize("x", [MASKED, MASKED.data.view(np.matrix)], ids=["mask", "matrix"])
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda x: data.prepare((x, Y), KEY, 0.5),
+        lambda x: data.prepare((MASKED.data, Y), test=(x, Y)),
+        lambda x: data.prepare((x, ["cat", "dog"] * 2), KEY, 0.5),
+        lambda x: data.prepare((MASKED.data, Y), KEY, 0.5).standardize(x),
+        lambda x: data.standardize(x),
+        lambda x: data.standardize(MASKED.data, x),
+        lambda x: data.batches((x, Y), 2, KEY),
+        lambda x: data.batches(({"a": x}, Y)),
+        lambda x: data.batches((MASKED.data, x)),
+        lambda x: data.check((x, Y)),
+        lambda x: data.split((x, Y), KEY, 0.5),
+    ],
+)
+def test_mask_that_would_be_ignored_is_refused(take, x):
+    with pytest.raises(UserError, match=r"a masked array, whose mask|an np.matrix, needs"):
+        take(x)
+
+
+@pytest.mark.parametrize("y", [Y, np.array(["cat", "dog"] * 2)], ids=["numbers", "names"])
+def test_mask_of_the_targets_is_refused(y):
+    with pytest.raises(UserError, match="data: targets: a masked array, whose mask"):
+        data.prepare((MASKED.data, np.ma.masked_equal(y, y[0])), KEY, 0.5)
+
+
 # --- new examples, test sets and labels of one's own ----------------------------------------------
 
 RAW = random.normal(random.key(2), (60, 3), "float64") * [1, 10, 1e-5] + [0, 5, 1e4]
@@ -162,9 +203,9 @@ NAMES = np.array(["dog", "ape", "cat"])[NUMBERS]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("given", ["float32", "float64", "int64"])
+@pytest.mark.parametrize("given", ["float16", "float32", "float64", "int64"])
 def test_new_examples_are_standardized_as_the_test_part_was(dtype, given):
-    raw = (RAW * 100).astype(given)
+    raw = (RAW * (1 if given == "float16" else 100)).astype(given)
     task = data.prepare((raw, NUMBERS), KEY, 0.25, dtype)
     train, test = data.split((raw, NUMBERS), KEY, 0.25)
     for (x, _), part in ((train, task.train), (test, task.test)):
@@ -175,6 +216,28 @@ def test_new_examples_are_standardized_as_the_test_part_was(dtype, given):
         assert np.array_equal(found.numpy(), part[0])
     assert np.allclose(task.mean, train[0].mean(axis=0, dtype="float64"))
     assert np.allclose(task.std[:2], train[0].std(axis=0, dtype="float64")[:2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("given", ["float16", "float32"])
+def test_inputs_are_rounded_once_to_the_dtype_that_was_asked_for(dtype, given):
+    raw = RAW.astype(given)
+    right = data.standardize(raw.astype("float64"))[0].astype(dtype)
+    task = data.prepare((raw, NUMBERS), None, None, dtype, test=(raw, NUMBERS))
+    assert np.array_equal(task.train[0][:, :2], right[:, :2])
+    assert np.array_equal(task.test[0], task.train[0])
+    assert np.array_equal(task.standardize(torch.tensor(raw)).numpy(), task.train[0])
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_inputs_that_a_dtype_cannot_hold_are_named(convert):
+    x = np.array([[1.0, 2.0], [3.0, 2.5]], "float16")
+    far = convert(np.array([[0, 6e4]], "float16"))
+    with pytest.raises(UserError, match=r"feature 1 are too far apart .* in float16"):
+        data.standardize(convert(x), far)
+    task = data.prepare((x, np.array([0, 1])), None, None, "float16", test=(x, np.array([0, 1])))
+    with pytest.raises(UserError, match=r"feature 1 are too far apart .* in float16"):
+        task.standardize(far)
 
 
 def test_a_task_is_a_tuple_of_four_that_knows_its_scaling():

@@ -242,17 +242,29 @@ def test_16_bit_gray_image_keeps_its_grays(tmp_path):
     assert x[0, 0].tolist() == [0, 4, 78, 255]
 
 
-def test_16_bit_color_image_keeps_its_colors(tmp_path):
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLORS.astype(np.uint16) * 257)
+def png_of_16_bits(x, kind):
+    """The bytes of a PNG of (height, width, channels) uint16; kind 2 is RGB, 4 gray and alpha."""
 
-    def chunk(kind, content):
-        crc = zlib.crc32(kind + content).to_bytes(4, "big")
-        return len(content).to_bytes(4, "big") + kind + content + crc
+    def chunk(name, content):
+        crc = zlib.crc32(name + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + name + content + crc
 
-    head = b"".join(n.to_bytes(4, "big") for n in (16, 16)) + bytes([16, 2, 0, 0, 0])
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in x)
+    head = b"".join(n.to_bytes(4, "big") for n in x.shape[1::-1]) + bytes([16, kind, 0, 0, 0])
     parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    x = first(tmp_path, lambda where: (where / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts))
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_16_bit_color_image_keeps_its_colors(tmp_path):
+    content = png_of_16_bits(COLORS.astype(np.uint16) * 257, 2)
+    x = first(tmp_path, lambda where: (where / "0.png").write_bytes(content))
     assert np.array_equal(x.transpose(1, 2, 0), COLORS)
+
+
+def test_16_bit_gray_image_with_alpha_gives_its_upper_bits(tmp_path):
+    content = png_of_16_bits(np.stack([GRAYS, np.full_like(GRAYS, 65535)], axis=2), 4)
+    x = first(tmp_path, lambda where: (where / "0.png").write_bytes(content))
+    assert np.array_equal(x, np.stack([GRAYS >> 8] * 3))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -135,6 +135,7 @@ def test_alternately_flipped_batches_show_each_image_both_ways_in_two_epochs():
     mirrored = sum(torch.equal(first[i], x[i].flip(2)) for i in range(10))
     assert 0 < mirrored < 10
     assert torch.equal(draw(3)[0], draw(3)[0])
+    assert torch.equal(draw(np.int8(126))[0], draw(126)[0])  # no overflow
 
 
 def test_color_jitter_is_one_factor_and_one_offset_for_each_image():

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from purenets.core import tree
-from purenets.core.arrays import FULL, is_full, kind_of, namespace, widened
+from purenets.core.arrays import FULL, expect_plain, is_full, kind_of, namespace, widened
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.extra_args import MISSING, expect_given, takes_extra_args
 from purenets.core.optim.internals.order import keep_order
@@ -39,8 +39,8 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
     plain, rare = optimizer.update, rare or optimizer
 
     def init(params):
-        if params is None or not are_full(params):
-            expect_params(params)
+        expect_params(params)
+        if not are_full(params):
             params = widened_leaves(params)
         return (optimizer if are_full(params) else rare).init(params)
 
@@ -229,6 +229,7 @@ def expect_arrays(what: str, leaves: Params) -> None:
         if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
             hint = "; tree.flatten makes a nested dict flat" if isinstance(leaf, dict) else ""
             raise UserError(f"{what}: {name} is a {type(leaf).__name__}, needs an array{hint}")
+        expect_plain(f"{what}: {name}", leaf)
 
 
 def expect_real(name: str, leaves: Params) -> None:
