@@ -13,7 +13,7 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -368,6 +368,19 @@ def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> N
         raise UserError(f"{function}: {name}: {shown(value)} is not {kinds}")
     if getattr(value.dtype, "kind", "f") not in "biufc" or math.prod(value.shape) != 1:
         raise UserError(f"{function}: {name}: {shown(value)} is not one number")
+
+
+def within(function: Callable) -> Iterator[Callable]:
+    """Yield a function, then what it is a functools.partial or a functools.wraps of."""
+    while function is not None:
+        yield function
+        is_partial = isinstance(function, functools.partial)
+        function = function.func if is_partial else getattr(function, "__wrapped__", None)
+
+
+def attribute_of(function: Callable, name: str, default: Any) -> Any:
+    """Return an attribute of a function, or of what is `within` it."""
+    return next((getattr(f, name) for f in within(function) if hasattr(f, name)), default)
 
 
 def shown(value: Any) -> str:

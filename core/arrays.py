@@ -142,6 +142,14 @@ def expect_plain(name: str, x: Any) -> None:
         raise UserError(f"{name}: an np.matrix, needs an array: np.asarray(x)")
 
 
+def int64(x: Array) -> Array:
+    """Return integers or truth values in int64: a sum or product overflows in no smaller dtype, and
+    torch compares and sorts no uint16, uint32 or uint64.
+    """
+    xp = namespace(x)
+    return x if x.dtype == xp.int64 else xp.astype(x, xp.int64)
+
+
 def dtype_called(name: Any, reference: Array, function: str):
     """Return the floating-point dtype called `name` in the library of `reference`.
 

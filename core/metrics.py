@@ -7,8 +7,9 @@
 Each is `f(predictions, targets) -> a scalar float32 array` and raises a UserError for shapes that
 mean something else. Nothing branches on a value, so all run under vmap and jit. All but
 `expected_calibration_error` and `r2` are means over the examples: the mean of their values on equal
-parts of a set is the value on the whole. Those two have `mean_over_examples = False`, and
-`evaluate` asks for it. `confusion` returns counts.
+parts of a set is the value on the whole. Those two have `mean_over_examples = False`. Where targets
+are not counted, `accuracy` and `top_k_accuracy` are none either: theirs is a function of the
+targets. `evaluate` asks for it, also of metrics of your own. `confusion` returns counts.
 
 An example with a NaN among its scores is never right, as the index of the largest would be that of
 a NaN. A class number beyond the last class is refused where its value can be read (in NumPy, and
@@ -20,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 
 from purenets.core.arguments import ANY, expect_arrays, expect_integers, expect_numbers
-from purenets.core.arrays import expect_plain, is_tracing, namespace
+from purenets.core.arrays import expect_plain, int64, is_tracing, namespace
 from purenets.core.base import Array, UserError
 
 
@@ -49,6 +50,18 @@ def accuracy(predictions: Array, targets: Array) -> Array:
     """
     classes = _classes("accuracy", predictions, targets)
     return _mean_of_counted(_hits(predictions, classes), classes, predictions.shape[1])
+
+
+def none_ignored(targets: Array) -> bool:
+    """Return True unless targets, whose values may be read, hold a class number below 0."""
+    if not hasattr(targets, "dtype") or not _is_integer(targets):
+        return True
+    if not isinstance(targets, np.ndarray) and is_tracing():
+        return True
+    return not bool((int64(targets) < 0).any())
+
+
+accuracy.mean_over_examples = none_ignored
 
 
 def _hits(predictions: Array, classes: Array) -> Array:
@@ -131,6 +144,7 @@ def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
         hits = (ahead < k) & (classes >= 0) & (largest == largest)
         return _mean_of_counted(hits, classes, n_classes)
 
+    top_k.mean_over_examples = none_ignored
     return top_k
 
 
@@ -210,6 +224,7 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
             about = f"{_dtype(array)} of shape {tuple(array.shape)}"
             raise UserError(f"confusion: {name}: {about}, needs class numbers, as many of both")
     xp = namespace(predicted)
+    predicted, targets = int64(predicted), int64(targets)
     known = (predicted >= 0) & (predicted < n_classes) & (targets >= 0) & (targets < n_classes)
     if (isinstance(known, np.ndarray) or not is_tracing()) and not bool(xp.all(known)):
         raise UserError(f"confusion: needs class numbers from 0 to {n_classes - 1} in both arrays")
@@ -318,12 +333,12 @@ def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> A
     """Return the class numbers (batch, ...) that `targets` mean; a UserError if none."""
     _expect_examples(name, predictions, targets)
     if means_classes(predictions, targets, least):
-        _expect_known_classes(name, targets, predictions.shape[1])
-        return targets
+        classes = int64(targets)
+        _expect_known_classes(name, classes, predictions.shape[1])
+        return classes
     if means_one_hot(predictions, targets, least):
-        xp = namespace(targets)
-        numbers = xp.astype(targets, xp.int8) if xp.isdtype(targets.dtype, "bool") else targets
-        return xp.argmax(numbers, axis=1)
+        numbers = int64(targets) if _is_integer(targets) else targets
+        return namespace(targets).argmax(numbers, axis=1)
     shapes = (
         f"predictions {tuple(predictions.shape)}, {_dtype(targets)} targets {tuple(targets.shape)}"
     )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from purenets.core import random, running_sums
 from purenets.core.arguments import (
+    attribute_of,
     expect_functions,
     expect_leaves,
     expect_models,
@@ -423,8 +424,10 @@ def evaluate(
         Each metric by its name, a float.
 
     Raises:
-        UserError: there are no examples, `batch_size` is not an integer from 0 on, or a metric,
-            such as `r2`, is not the mean of its values on parts.
+        UserError: there are no examples, `batch_size` is not an integer from 0 on, or a metric or
+            the loss is not the mean of its values on parts: `r2`, a sum, class weights, targets
+            that are not counted. A function of your own that is none says so,
+            `f.mean_over_examples = False`.
 
     Example:
         >>> import numpy as np
@@ -445,10 +448,10 @@ def evaluate(
             f"batch_size: {batch_size!r}, needs a positive integer, or 0 for all at once"
         )
     size = min(batch_size or n, n)
-    whole_only = getattr(metrics, "whole_only", ())
-    if size < n and whole_only:
+    whole_only = attribute_of(metrics, "whole_only", lambda targets: ())
+    if size < n and (names := whole_only(data[1])):
         raise UserError(
-            f"batch_size: {', '.join(whole_only)} of {n} examples is no mean of parts, needs 0"
+            f"batch_size: {', '.join(names)} of {n} examples is no mean of parts, needs 0"
         )
     totals: dict[str, float] = {}
     for begin in range(0, n, size):

@@ -315,3 +315,23 @@ def test_compiled_step_stops_at_a_class_that_does_not_exist():
 def test_batches_refuse_a_column_of_class_numbers(convert):
     with pytest.raises(UserError, match=r"column of integers \(6, 1\)"):
         data.batches((convert(X), convert(Y[:, None])), 6, random.key(0))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
+def test_tensors_of_unsigned_labels_are_taken_by_step_and_check(dtype):
+    net = torch_nets.to_torch(PARAMS)
+    step = lambda labels: torch_nets.grad_fn(TORCH_NET)(net, {}, (torch.tensor(X), labels), None)
+    for labels in (Y, ONE_HOT):
+        found = step(torch.tensor(labels.astype(dtype)))[1][1]
+        right = step(torch.tensor(labels))[1][1]
+        assert found == right
+        assert data.checks.expect_examples((torch.tensor(X), torch.tensor(labels.astype(dtype))))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("loss", [cross_entropy, focal(2.0), label_smoothed(0.1)])
+def test_the_dtype_of_soft_labels_does_not_round_the_loss(loss, dtype):
+    logits, labels = torch.tensor([[2.0, -1.0, 0.5, 0.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    found = loss(logits, labels.to(dtype))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, loss(logits, labels))

@@ -20,10 +20,14 @@ from purenets.core.arguments import (
     expect_integers,
     expect_numbers,
     expect_reals,
+    shown,
 )
+from purenets.core.arrays import int64, kind_of
 from purenets.core.base import Batch, GradFn, UserError
 from purenets.core.batch import count_examples
 from purenets.core.data.sampling import batches
+from purenets.torch_nets.fast.tracing import is_tracing
+from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.keys import key_like
 
 Augmentation = Callable[[Tensor, Tensor], Tensor]
@@ -448,10 +452,12 @@ def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
         alpha: above 0 to 1. 1 draws the share uniform; smaller values mix less.
 
     Returns:
-        A gradient function of batches with class numbers for targets.
+        A gradient function of batches with class numbers (batch,) for targets, of any integer
+        dtype.
 
     Raises:
-        UserError: `grad_fn` is not a function, or a number is out of range.
+        UserError: `grad_fn` is not a function, or a number is out of range. When called: inputs or
+            targets are something else, or (on a CPU, in eager mode) a class does not exist.
 
     Example:
         >>> import torch
@@ -475,14 +481,33 @@ def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
 
     def wrapped(params, buffers, batch, key):
         x, y = batch
+        expect_tensors(params, batch)
+        _expect_mixable(x, y, n_classes)
         key = key_like(key, x)
         share = draw(random.fold_in(key, 0)).to(x.dtype)
         other = random.permutation(random.fold_in(key, 1), x.shape[0])
-        soft = torch.nn.functional.one_hot(y, n_classes).to(x.dtype)
+        soft = torch.nn.functional.one_hot(int64(y), n_classes).to(x.dtype)
         mixed = (torch.lerp(a[other], a, share) for a in (x, soft))
         return grad_fn(params, buffers, tuple(mixed), random.fold_in(key, 2))
 
     return wrapped
+
+
+def _expect_mixable(x: Tensor, y: Tensor, n_classes: int) -> None:
+    """Raise a UserError unless `mixup` can mix the inputs, and the targets are class numbers."""
+    for name, array, kinds, right in (
+        ("inputs", x, "fc", "a tensor of floating point; see with_input_transform"),
+        ("targets", y, "bi", "class numbers (batch,), a tensor of integers"),
+    ):
+        fits = isinstance(array, Tensor) and kind_of(array) in kinds
+        if not fits or (array is y and y.ndim != 1):
+            raise UserError(f"mixup: the {name} are {shown(array)}, needs {right}")
+    if is_tracing() or not y.is_cpu:
+        return
+    wrong = int64(y)
+    wrong = wrong[(wrong < 0) | (wrong >= n_classes)]
+    if len(wrong):
+        raise UserError(f"mixup: target {wrong[0]} is none of the classes 0 to {n_classes - 1}")
 
 
 def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:

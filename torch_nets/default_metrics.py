@@ -20,6 +20,7 @@ from purenets.core.metrics import (
     class_accuracy,
     means_classes,
     means_one_hot,
+    none_ignored,
 )
 from purenets.torch_nets import losses
 from purenets.torch_nets.fast.tracing import is_tracing
@@ -123,7 +124,7 @@ def _of_checked_classes(logits: Tensor, targets: Tensor, loss: Tensor | None = N
     """
     if targets.shape == logits.shape:
         return class_accuracy(logits, targets)
-    hits = logits.argmax(1) == targets
+    hits = logits.argmax(1) == targets.long()
     if loss is not None and torch.compiler.is_compiling():
         # no look at the logits again, which would change the bits of the loops it is fused with
         return torch.where(loss == loss, hits.mean(dtype=torch.float32), torch.nan)
@@ -143,6 +144,9 @@ def _of_classes(logits: Tensor, targets: Tensor) -> Tensor | None:
     if means_classes(logits, targets) or means_one_hot(logits, targets):
         return accuracy(logits, targets)
     return None
+
+
+_of_unknown_loss.mean_over_examples = _of_classes.mean_over_examples = none_ignored
 
 
 def kind_of_loss(loss: Callable) -> Callable:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from purenets.core import random, signals
+from purenets.core.arguments import attribute_of
 from purenets.core.arrays import widened
 from purenets.core.base import GradFn, UserError
 from purenets.core.batch import count_examples
@@ -202,7 +203,8 @@ def data_parallel(grad_fn: GradFn, group: Group, *, split: bool = True) -> GradF
 def parallel_metrics(metrics: Callable, group: Group) -> Callable:
     """Return an evaluation whose batches are divided among the ranks of a group.
 
-    Metrics that are not means over examples (`r2`) are computed by each rank on the whole batch.
+    Where a metric or the loss is not a mean over the examples (`r2`, class weights, targets that
+    are not counted), each rank computes all on the whole batch.
 
     Args:
         metrics: `f(params, buffers, batch) -> metrics`, as `metrics_fn` returns it.
@@ -218,17 +220,19 @@ def parallel_metrics(metrics: Callable, group: Group) -> Callable:
         >>> parallel_metrics(measure, Group()) is measure  # of one process
         True
     """
-    if getattr(metrics, "whole_only", ()):
+    if group.size == 1 and not group.shards:
         return metrics
-    if group.shards:
-        return shards.sharded_metrics(metrics, group.shards, group.own_shards, _gather(group))
-    if group.size == 1:
-        return metrics
+    whole_only = attribute_of(metrics, "whole_only", lambda targets: ())
+    sharded = group.shards and shards.sharded_metrics(
+        metrics, group.shards, group.own_shards, _gather(group)
+    )
 
     def parallel(params, buffers, batch):
         n = count_examples(batch, "metrics")
-        if n < group.size:
+        if n < group.size or whole_only(batch[1]):
             return metrics(params, buffers, batch)
+        if sharded:
+            return sharded(params, buffers, batch)
         batch = shards.rows_of(batch, group.part(n))
         share = len(batch[1]) * group.size / n  # 1 where all parts are as large
         found = metrics(params, buffers, batch)

@@ -1,16 +1,23 @@
 """A loss that is not of this package, called so that what is wrong with it ends in one line.
 
 The losses of `torch_nets.losses` check their arguments themselves and are called as they are. Of
-all others, shapes and dtypes are looked at; values never are.
+all others, shapes and dtypes are looked at; values never are where the loss is called.
+
+`is_mean` knows which losses of torch are no mean over the examples: a sum, one with class weights,
+and one that ignores a target. Weights of a batch of one are divided out, which `loss_of_one`
+refuses.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from purenets.core.arguments import expect_functions
+from purenets.core.arguments import attribute_of, expect_functions, within
+from purenets.core.arrays import int64
 from purenets.core.base import UserError
 from purenets.torch_nets import losses
 from purenets.torch_nets.default_metrics import CLASSES, NUMBERS, THRESHOLDS, kind_of_loss
@@ -18,6 +25,8 @@ from purenets.torch_nets.fast.tracing import is_torch_compiling, is_tracing
 from purenets.torch_nets.own_layers import watch
 
 MAKERS = (losses.label_smoothed, losses.focal, losses.binary_focal, losses.huber)
+WEIGHTED = (F.cross_entropy, F.nll_loss)  # and divided by the sum of the weights
+WEIGHTED_MODULES = (nn.CrossEntropyLoss, nn.NLLLoss)
 OF_LOG_PROBABILITIES = (F.nll_loss, nn.NLLLoss)
 ERRORS = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError)
 
@@ -62,7 +71,8 @@ def checked_loss(function: str, loss: Callable) -> Callable:
         given = {} if is_torch_compiling() else {"outputs": outputs, "targets": targets}
         expect_unchanged = watch(f"{function}: loss", **given)
         try:
-            value = _watched(function, loss, outputs, targets) if both else loss(outputs, targets)
+            what = f"{function}: loss"
+            value = unbroadcast(what, loss, outputs, targets) if both else loss(outputs, targets)
         except UserError:
             raise
         except ERRORS as error:
@@ -98,22 +108,24 @@ def _expect_shapes(function: str, kind: Callable, outputs: Tensor, targets: Tens
         )
 
 
-def _watched(function: str, loss: Callable, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss; a UserError where it broadcasts (n, 1) with (n,)."""
+def unbroadcast(what: str, f: Callable, outputs: Tensor, targets: Tensor) -> Any:
+    """Return f(outputs, targets); a UserError that begins with `what` where it broadcasts (n, 1)
+    with (n,).
+    """
     a, b = tuple(outputs.shape), tuple(targets.shape)
     column = a == (*b, 1) or b == (*a, 1)
     if not column or outputs.numel() < 2 or is_torch_compiling():
-        return loss(outputs, targets)
-    with _NoBroadcast(function, a, b):
-        return loss(outputs, targets)
+        return f(outputs, targets)
+    with _NoBroadcast(what, a, b):
+        return f(outputs, targets)
 
 
 class _NoBroadcast(TorchFunctionMode):
     """Raise a UserError where an operation pairs each element of one shape with all of another."""
 
-    def __init__(self, function: str, a: tuple, b: tuple):
+    def __init__(self, what: str, a: tuple, b: tuple):
         super().__init__()
-        self.function, self.shapes = function, (a, b)
+        self.what, self.shapes = what, (a, b)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         given = [x for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor)][:2]
@@ -129,9 +141,118 @@ class _NoBroadcast(TorchFunctionMode):
         """Raise the UserError that names the two shapes."""
         a, b = self.shapes
         raise UserError(
-            f"{self.function}: loss: outputs {a} and targets {b} are broadcast, each output with "
-            "all targets; needs the same shape"
+            f"{self.what}: outputs {a} and targets {b} are broadcast, each output with all targets;"
+            " needs the same shape"
         )
+
+
+# --- means over the examples ----------------------------------------------------------------------
+
+
+def is_mean(f: Callable, targets: Any) -> bool:
+    """Return True for a loss or a metric that is the mean of its values on equal parts of a set.
+
+    Args:
+        f: `f(outputs, targets) -> scalar`. What is neither torch's nor the package's is taken for a
+            mean unless its attribute `mean_over_examples` is False, or a function of the targets
+            that returns False.
+        targets: those of the set. Their values are read, except under a trace.
+
+    Returns:
+        A bool.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.foreign_losses import is_mean
+        >>> loss = torch.nn.CrossEntropyLoss()
+        >>> is_mean(loss, torch.tensor([0, 1])), is_mean(loss, torch.tensor([0, -100]))
+        (True, False)
+    """
+    given = _settings(f)
+    weight = given.get("weight") if "ignore_index" in given else None
+    if given.get("reduction") == "sum" or _is_divided(weight, targets):
+        return False
+    ignored = None if is_tracing() else _ignored(given, targets)
+    if ignored is not None and bool(ignored.any()):
+        return False
+    rule = attribute_of(f, "mean_over_examples", True)
+    return rule(targets) if callable(rule) else bool(rule)
+
+
+def loss_of_one(loss: Callable) -> Callable:
+    """Return a loss for batches of one example, in which class weights raise a UserError."""
+    if getattr(kind_of_loss(loss), "__module__", "") == losses.__name__:
+        return loss
+
+    def checked(outputs, targets):
+        if is_torch_compiling():
+            return loss(outputs, targets)
+        with _NoWeights():
+            return loss(outputs, targets)
+
+    return checked
+
+
+def expect_counted(loss: Callable, targets: Any) -> None:
+    """Raise a UserError for an example that a loss ignores, where looking costs no waiting.
+
+    The mean over none is NaN.
+    """
+    if not isinstance(targets, Tensor) or not targets.is_cpu or is_tracing():
+        return
+    given = _settings(loss)
+    ignored = None if given.get("reduction") == "sum" else _ignored(given, targets)
+    if ignored is not None and bool((lost := ignored.reshape(len(targets), -1).all(1)).any()):
+        raise UserError(
+            f"per-example gradients: the loss ignores target {int(lost.nonzero()[0])}, "
+            f"{given['ignore_index']}, and the mean over none is NaN; leave such examples out"
+        )
+
+
+def _settings(f: Callable) -> dict[str, Any]:
+    """Return what a loss of torch was made with: attributes of a module, keywords of a partial.
+
+    It has an "ignore_index" only if the loss is one that ignores targets.
+    """
+    given: dict[str, Any] = {}
+    for part in within(f):
+        if isinstance(part, nn.Module):
+            given = {**vars(part), "weight": getattr(part, "weight", None), **given}
+        elif isinstance(part, functools.partial):
+            given = {**part.keywords, **given}
+        inner = part
+    if inner in WEIGHTED or isinstance(inner, WEIGHTED_MODULES):
+        return {"ignore_index": -100, **given}
+    return {name: value for name, value in given.items() if name != "ignore_index"}
+
+
+def _is_divided(weight: Tensor | None, targets: Any) -> bool:
+    """Return True for class numbers, whose mean is divided by the sum of their class weights."""
+    of_classes = isinstance(targets, Tensor) and not targets.is_floating_point()
+    return weight is not None and of_classes
+
+
+def _ignored(given: dict[str, Any], targets: Any) -> Tensor | None:
+    """Return which targets a loss does not count; None where it counts all."""
+    of_classes = isinstance(targets, Tensor) and not targets.is_floating_point()
+    return (
+        int64(targets) == given["ignore_index"] if "ignore_index" in given and of_classes else None
+    )
+
+
+class _NoWeights(TorchFunctionMode):
+    """Raise a UserError for class weights in a mean, which divides them out of a batch of one."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        is_mean = function in WEIGHTED and kwargs.get("reduction", "mean") == "mean"
+        if is_mean and _is_divided(kwargs.get("weight"), args[1]):
+            raise UserError(
+                f"per-example gradients: loss: the mean of {function.__name__} divides the class "
+                "weights of one example out; needs (weight[y] * cross_entropy(z, y, "
+                "reduction='none')).mean()"
+            )
+        return function(*args, **kwargs)
 
 
 def _expect_scalar(function: str, value) -> None:

@@ -13,13 +13,18 @@ from purenets.core.arguments import expect_functions, expect_models
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
-from purenets.core.serial import expect_keywords, expect_output
+from purenets.core.serial import expect_keywords, expect_output, is_own
 from purenets.core.vector_dict import ALL, from_vector, vector_of
 from purenets.torch_nets import own_layers
-from purenets.torch_nets.default_metrics import accuracy_for
+from purenets.torch_nets.default_metrics import accuracy_for, kind_of_loss
 from purenets.torch_nets.fast.backward import gradients
 from purenets.torch_nets.fast.tracing import is_differentiated, is_torch_compiling
-from purenets.torch_nets.foreign_losses import checked_loss, expect_gradient
+from purenets.torch_nets.foreign_losses import (
+    checked_loss,
+    expect_gradient,
+    is_mean,
+    unbroadcast,
+)
 from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
 
@@ -278,6 +283,9 @@ def compute_metrics(
     Returns:
         A dict of scalars.
 
+    Raises:
+        UserError: a metric pairs each of the outputs (n, 1) with all targets (n,), or the reverse.
+
     Example:
         >>> import torch
         >>> from purenets.torch_nets.grad import compute_metrics
@@ -289,11 +297,20 @@ def compute_metrics(
         loss, logits = loss.detach(), _detached(logits)
     found = {"loss": loss}
     for name, f in metrics.items():
-        extra = (loss,) if getattr(f, "takes_loss", False) else ()
-        value = f(logits, targets, *extra)
+        value = _measured(name, f, logits, targets, loss)
         if value is not None:
             found[name] = value
     return found
+
+
+def _measured(name: str, f: Callable, logits: Any, targets: Tensor, loss: Tensor) -> Any:
+    """Return the value of a metric; a UserError where one that a user wrote broadcasts."""
+    if getattr(f, "takes_loss", False):
+        return f(logits, targets, loss)
+    both = isinstance(logits, Tensor) and isinstance(targets, Tensor)
+    if not both or logits.ndim == targets.ndim or not is_own(kind_of_loss(f)):
+        return f(logits, targets)
+    return unbroadcast(f"metrics: {name}", f, logits, targets)
 
 
 def _detached(outputs: Any) -> Any:
@@ -358,7 +375,8 @@ def metrics_fn(
     """
     expect_models("metrics_fn", ("apply",), model=model)
     checked = checked_loss("metrics_fn", loss)
-    metrics, loss, model = metrics_or_default(metrics, loss), checked, own_layers.checked(model)
+    metrics = metrics_or_default(metrics, loss)
+    means, loss, model = {"loss": loss, **metrics}, checked, own_layers.checked(model)
 
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_tensors(params, batch)
@@ -367,7 +385,7 @@ def metrics_fn(
             logits, _ = expect_output(model.apply(params, buffers, x))
             return compute_metrics(loss(logits, y), logits, y, metrics)
 
-    measure.whole_only = tuple(
-        name for name, f in metrics.items() if not getattr(f, "mean_over_examples", True)
+    measure.whole_only = lambda targets: tuple(
+        name for name, f in means.items() if not is_mean(f, targets)
     )
     return measure

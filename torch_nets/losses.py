@@ -171,7 +171,7 @@ def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
         raise UserError(f"cross_entropy: labels must be real numbers, got {targets.dtype}")
     if _may_be_read(targets):
         expect_distributions(targets.detach(), integers)
-    return targets.to(logits.dtype) if integers else targets
+    return targets.to(logits.dtype)
 
 
 def _never_from_the_end(classes: Tensor, n: int) -> Tensor:

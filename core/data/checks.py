@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from purenets.core.arrays import expect_plain, kind_of, namespace
+from purenets.core.arrays import expect_plain, int64, kind_of, namespace
 from purenets.core.base import Array, Batch, UserError
 
 
@@ -87,6 +87,7 @@ def expect_distributions(labels: Array, integers: bool) -> None:
     """
     xp = namespace(labels)
     if integers:
+        labels = int64(labels)
         if not bool(xp.all((labels >= 0) & (labels.sum(1, keepdims=True) == 1))):
             raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
         return
@@ -196,8 +197,8 @@ def _expect_class_numbers(y: Array, name: str) -> None:
             f"{shape[:1]} "
             "(targets[:, 0]), targets of a regression are floating point"
         )
-    if kind_of(y) == "i" and int(namespace(y).min(y)) < 0:
-        row = tuple(int(i[0]) for i in namespace(y).nonzero(y < 0))
+    if kind_of(y) == "i" and int(namespace(y).min(int64(y))) < 0:
+        row = tuple(int(i[0]) for i in namespace(y).nonzero(int64(y) < 0))
         raise UserError(
             f"{name}: target {int(y[row])} of example {row[0]} is no class, which count from 0; "
             "targets of a "

@@ -321,3 +321,22 @@ def test_metrics_under_vmap_and_jit(metric, transform):
     else:
         assert torch.allclose(f(logits[0], targets[0]), one_by_one[0])
     assert one_by_one.dtype == torch.float32
+
+
+# --- dtypes of labels -------------------------------------------------------------------------
+
+INTEGERS = ["uint8", "int8", "int16", "uint16", "uint32", "uint64", "int64"]
+
+
+@both_backends
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_labels_of_every_integer_dtype_give_one_number(xp, dtype):
+    scores, targets = np.eye(300, dtype=np.float32)[:100], xp(np.arange(100).astype(dtype))
+    for metric in (accuracy, class_accuracy, top_k_accuracy(2)):
+        for found in evaluations(metric, xp, scores, targets):
+            assert found == 1
+    one_hot = xp(np.eye(300)[:100].astype(dtype))
+    assert float(accuracy(xp(scores), one_hot)) == 1
+    for predicted in (targets, xp(np.arange(100))):
+        counts = confusion(predicted, targets, 101)
+        assert counts.shape == (101, 101) and int(counts.diagonal().sum()) == 100

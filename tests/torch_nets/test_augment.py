@@ -204,3 +204,29 @@ def test_augmented_batches_are_the_same_for_whoever_asks():
     key = random.fold_in(torch.as_tensor(random.key(3)), 5)
     assert torch.equal(draw(5)[0], augment.crop(2)(key, x))
     assert draw(5)[1] is y
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.bool])
+def test_mixup_takes_class_numbers_of_any_integer_dtype(dtype):
+    net, (x, y) = MLP(5, [], 4), (random.normal(KEY, (8, 5)), torch.arange(8) % 2)
+    mixed = augment.mixup(grad_fn(net), 4)
+    params, _ = net.init(KEY)
+    assert mixed(params, {}, (x, y.to(dtype)), KEY)[1] == mixed(params, {}, (x, y), KEY)[1]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (torch.zeros(2, 5), torch.tensor([0, 4]), "target 4 is none of the classes 0 to 3"),
+        (torch.zeros(2, 5), torch.tensor([0, -1]), "target -1 is none of the classes 0 to 3"),
+        (torch.zeros(2, 5), torch.eye(4)[:2], "targets are float32 .*needs class numbers .batch,."),
+        (torch.zeros(2, 5), torch.eye(4).long()[:2], "targets are int64 of shape .2, 4., needs"),
+        (torch.zeros(2, 5), np.array([0, 1]), "targets are a ndarray, needs tensors"),
+        (torch.zeros(2, 5).byte(), torch.tensor([0, 1]), "inputs are uint8 .*with_input_transform"),
+        ((torch.zeros(2, 5),), torch.tensor([0, 1]), "inputs are a tuple, needs a tensor"),
+    ],
+)
+def test_what_cannot_be_mixed_is_named(inputs, targets, message):
+    net = MLP(5, [], 4)
+    with pytest.raises(UserError, match=message):
+        augment.mixup(grad_fn(net), 4)(net.init(KEY)[0], {}, (inputs, targets), KEY)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from purenets import Model, UserError, init_state, numpy_nets, optim, random
+from purenets import Model, UserError, evaluate, init_state, numpy_nets, optim, random, train_state
+from purenets.core.metrics import expected_calibration_error, r2
 from purenets.torch_nets import MLP, from_module, grad_fn, jit, layers, losses, metrics_fn, to_torch
 
 KEY = torch.as_tensor(random.key(0))
@@ -251,3 +252,54 @@ def test_an_uncalled_loss_of_numpy_is_named():
         numpy_nets.grad_fn(numpy_nets.MLP(7, [4], 1), numpy_nets.losses.huber)
     with pytest.raises(UserError, match=r"outputs \(2, 3\) and targets \(6,\), needs the same"):
         numpy_nets.losses.mse.forward(np.ones((2, 3)), np.ones(6))
+
+
+# --- metrics, and means over the examples ---------------------------------------------------------
+
+WEIGHT = torch.tensor([1.0, 5.0, 20.0])
+WITH_IGNORED = torch.where(torch.arange(32) < 4, -100, CLASSES)
+own_mae = lambda outputs, y: (outputs - y).abs().mean()
+
+
+@pytest.mark.parametrize("metric", [own_mae, F.l1_loss, nn.L1Loss()])
+@pytest.mark.parametrize("transform", [lambda f: f, jit])
+def test_metrics_do_not_pair_a_column_and_a_row(metric, transform):
+    f = transform(metrics_fn(ONE, losses.mse, {"mae": metric}))
+    with pytest.raises(UserError, match=r"metrics: mae: outputs \(32, 1\) and targets \(32,\) are"):
+        f(P1, {}, (X, NUMBERS))
+    right = float((ONE.apply(P1, {}, X)[0] - COLUMN).abs().mean())
+    assert float(f(P1, {}, (X, COLUMN))["mae"]) == pytest.approx(right, rel=1e-5)
+    both = metrics_fn(ONE, losses.mse, {"r2": r2})  # which the package's own reshape
+    assert both(P1, {}, (X, NUMBERS)) == both(P1, {}, (X, COLUMN))
+
+
+calibration = functools.partial(expected_calibration_error, n_bins=10)
+NO_MEANS = [
+    (nn.CrossEntropyLoss(weight=WEIGHT), {}, CLASSES, "loss"),
+    (functools.partial(functools.partial(F.cross_entropy), weight=WEIGHT), {}, CLASSES, "loss"),
+    (nn.CrossEntropyLoss(reduction="sum"), {}, CLASSES, "loss"),
+    (F.cross_entropy, None, WITH_IGNORED, "loss, accuracy"),
+    (lambda z, y: F.cross_entropy(z, y), None, WITH_IGNORED, "accuracy"),
+    (losses.cross_entropy, {"ece": calibration}, CLASSES, "ece"),
+    (losses.cross_entropy, {"ece": functools.partial(calibration)}, CLASSES, "ece"),
+    (losses.cross_entropy, {"ece": functools.wraps(calibration)(lambda *a: 0.0)}, CLASSES, "ece"),
+    (losses.cross_entropy, {"sum": nn.CrossEntropyLoss(reduction="sum")}, CLASSES, "sum"),
+]
+
+
+@pytest.mark.parametrize(("loss", "metrics", "targets", "names"), NO_MEANS)
+@pytest.mark.parametrize("transform", [lambda f: f, jit])
+def test_what_is_no_mean_is_not_evaluated_in_parts(loss, metrics, targets, names, transform):
+    measure = transform(metrics_fn(THREE, loss, metrics))
+    state = train_state(P3, {}, optim.sgd(0.1), KEY)
+    with pytest.raises(UserError, match=f"batch_size: {names} of 32 examples is no mean"):
+        evaluate(measure, state, (X, targets), batch_size=3)
+    evaluate(measure, state, (X, targets))
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(), F.mse_loss])
+def test_means_are_evaluated_in_parts(loss):
+    targets = CLASSES if loss is not F.mse_loss else X[:, :3]
+    measure, state = metrics_fn(THREE, loss), train_state(P3, {}, optim.sgd(0.1), KEY)
+    whole = evaluate(measure, state, (X, targets))
+    assert evaluate(measure, state, (X, targets), batch_size=3) == pytest.approx(whole, rel=1e-5)

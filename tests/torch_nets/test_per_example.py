@@ -12,7 +12,9 @@ from torch import nn
 from purenets import UserError, make_step, optim, random, train_state, tree
 from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
 from purenets.torch_nets.analysis import privacy
+from purenets.torch_nets.analysis.diagonal import ggn_diagonal
 from purenets.torch_nets.analysis.ghost import clipped_sum, ghost_norms
+from purenets.torch_nets.analysis.kfac import kfac
 from purenets.torch_nets.analysis.per_example import (
     check_per_example,
     example_grad_norms,
@@ -383,3 +385,55 @@ def test_gradients_that_are_no_per_example_gradients_are_named():
     one = {"w": torch.ones(8, 2)}
     with pytest.raises(UserError, match=r"per-example gradients, gradient\) in this order"):
         influence({"w": torch.ones(2)}, one)
+
+
+# --- losses that are none of one example ----------------------------------------------------------
+
+WEIGHT = torch.tensor([1.0, 5.0, 20.0])
+OF_ONE = [
+    per_example_grads,
+    per_example_grads_by_vmap,
+    ghost_norms,
+    lambda model, loss: clipped_sum(model, 1.0, loss),
+    lambda model, loss: lambda p, b, batch: dp_grad_fn(model, 1.0, 0.0, loss)(p, b, batch, None),
+    lambda model, loss: lambda p, b, batch: ggn_diagonal(model, p, b, batch, loss),
+    lambda model, loss: lambda p, b, batch: kfac(model, p, b, batch, loss),
+]
+
+
+@pytest.mark.parametrize("f", OF_ONE)
+def test_class_weights_that_one_example_divides_out_are_refused(f):
+    model, batch = MLP(4, [5], 3), (random.normal(KEY, (6, 4)), torch.arange(6) % 3)
+    params, _ = model.init(KEY)
+    for loss in (
+        nn.CrossEntropyLoss(weight=WEIGHT),
+        lambda z, y: nn.functional.cross_entropy(z, y, weight=WEIGHT),
+    ):
+        with pytest.raises(UserError, match=r"class weights.*\(weight\[y\] \* cross_entropy"):
+            f(model, loss)(params, {}, batch)
+    right = lambda z, y: (WEIGHT[y] * nn.functional.cross_entropy(z, y, reduction="none")).mean()
+    f(model, right)(params, {}, batch)
+
+
+def test_weights_that_are_not_divided_out_are_taken():
+    model, x, y = MLP(4, [5], 3), random.normal(KEY, (6, 4)), torch.arange(6) % 3
+    params, _ = model.init(KEY)
+    plain, _ = per_example_grads(model)(params, {}, (x, y))
+    sum_of_one = nn.CrossEntropyLoss(weight=WEIGHT, reduction="sum")
+    weighted, _ = per_example_grads(model, sum_of_one)(params, {}, (x, y))
+    for name, grad in plain.items():
+        factors = WEIGHT[y].view(-1, *[1] * (grad.ndim - 1))
+        torch.testing.assert_close(weighted[name], factors * grad)
+    soft = torch.softmax(random.normal(KEY, (6, 3)), 1)
+    per_example_grads(model, nn.CrossEntropyLoss(weight=WEIGHT))(params, {}, (x, soft))
+
+
+@pytest.mark.parametrize("f", OF_ONE[:5])
+def test_an_example_that_a_loss_ignores_is_named(f):
+    model, x, y = MLP(4, [5], 3), random.normal(KEY, (6, 4)), torch.arange(6) % 3
+    params, _ = model.init(KEY)
+    y[2] = -100
+    for loss in (nn.functional.cross_entropy, nn.CrossEntropyLoss()):
+        with pytest.raises(UserError, match="the loss ignores target 2, -100"):
+            f(model, loss)(params, {}, (x, y))
+    assert f(model, nn.CrossEntropyLoss(reduction="sum"))(params, {}, (x, y)) is not None

@@ -249,10 +249,19 @@ def test_groups_with_shards_take_them():
 
 
 def test_metrics_that_are_no_means_are_taken_of_the_whole_batch():
-    metrics = metrics_fn(MLP(4, [6], 5))
-    metrics.whole_only = ("r2",)
-    assert distributed.parallel_metrics(metrics, Group(0, 2)) is metrics
-    assert distributed.parallel_metrics(metrics, Group(shards=4)) is metrics
+    model, (x, y) = MLP(4, [6], 5), batch_of(8)
+    params = tree.cast(model.init(KEY)[0], "float64")
+    weight = torch.arange(1.0, 6.0, dtype=torch.float64)
+    ignored = torch.where(torch.arange(8) < 3, -100, y)
+    for loss, targets in (
+        (torch.nn.CrossEntropyLoss(weight=weight), y),
+        (torch.nn.functional.cross_entropy, ignored),
+    ):
+        metrics = metrics_fn(model, loss)
+        right = metrics(params, {}, (x, targets))
+        for group in (Group(0, 2), Group(shards=4)):
+            parallel = distributed.parallel_metrics(metrics, group)
+            assert parallel(params, {}, (x, targets)) == right
 
 
 def test_a_step_of_shards_is_one_of_the_whole_batch():

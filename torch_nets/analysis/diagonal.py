@@ -14,6 +14,7 @@ from purenets.core.batch import map_arrays
 from purenets.torch_nets.analysis.operators import Product, draw_probes, expect_net, matrix_product
 from purenets.torch_nets.analysis.per_example import check_chunk
 from purenets.torch_nets.analysis.trace import check_parts, left_out_directions
+from purenets.torch_nets.foreign_losses import loss_of_one
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -185,7 +186,8 @@ def loss_hessian_sqrt(loss: Callable, logits: Tensor, y: Tensor) -> Tensor:
         tensor([[ 0.2500, -0.2500],
                 [-0.2500,  0.2500]])
     """
-    H = jacrev(grad(lambda z: loss(z[None], y[None])))(widened(logits))  # jit traces no jvp here
+    of_one = loss_of_one(loss)
+    H = jacrev(grad(lambda z: of_one(z[None], y[None])))(widened(logits))  # jit traces no jvp here
     size = logits.numel()
     return hessian_sqrt(H.reshape(size, size)).reshape(size, *logits.shape)
 

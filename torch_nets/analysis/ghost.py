@@ -56,7 +56,8 @@ def ghost_norms(
         leaves. The key is for models that draw in training; each example gets a key of its own.
 
     Raises:
-        UserError: an argument is wrong. When called: params or batch are not tensors.
+        UserError: an argument is wrong. When called: params or batch are not tensors, or the loss
+            is none of one example, as for `per_example_grads`.
 
     Example:
         >>> import torch
@@ -108,7 +109,8 @@ def clipped_sum(
         (batch, ...), or None if they are not tensors only.
 
     Raises:
-        UserError: an argument is wrong. When called: params or batch are not tensors.
+        UserError: an argument is wrong. When called: params or batch are not tensors, or the loss
+            is none of one example, as for `per_example_grads`.
 
     Example:
         >>> import torch

@@ -33,6 +33,7 @@ from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.batched import outside_vmap, transform_depth
 from purenets.torch_nets.fast.pytree import map_trees
 from purenets.torch_nets.fast.tracing import is_forward_mode, is_torch_compiling, is_transformed
+from purenets.torch_nets.foreign_losses import expect_counted, loss_of_one
 from purenets.torch_nets.from_module import map_tensors
 from purenets.torch_nets.keys import expect_key_for, key_like
 
@@ -178,8 +179,11 @@ def chunks(
 
     Raises:
         UnknownUse: see `only_known`.
+        UserError: the loss divides class weights out of a batch of one, or ignores an example.
     """
     n = count_examples(batch, "per-example gradients")
+    expect_counted(loss, batch[1])
+    loss = loss_of_one(loss)
     keys = None if key is None else example_keys(key_like(key, params), n)
     for i in range(0, n, chunk_size or n):
         at = slice(i, i + (chunk_size or n))

@@ -26,6 +26,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
+from purenets.torch_nets.foreign_losses import is_mean
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 from purenets.torch_nets.keys import key_like
 
@@ -148,7 +149,13 @@ def expect_net(
     expect_dicts(function, params=params, buffers=buffers)
     expect_tensors(params, batch)
     expect_param_tensors(tree.flatten(params))
-    return count_examples(batch, function)
+    n = count_examples(batch, function)
+    if not is_mean(loss, batch[1]):
+        raise UserError(
+            f"{function}: loss is no mean over the examples (a sum, class weights, ignored targets)"
+            ", needs one, such as (weight[y] * cross_entropy(z, y, reduction='none')).mean()"
+        )
+    return n
 
 
 def to_dense(product: Product, params: Params, *, chunk_size: int | None = None) -> Tensor:

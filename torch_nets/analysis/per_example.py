@@ -42,6 +42,7 @@ from purenets.torch_nets.analysis.ghost_pass import (
     expect_used_key,
 )
 from purenets.torch_nets.fast.outer_products import by_multiplication
+from purenets.torch_nets.foreign_losses import expect_counted, loss_of_one
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 from purenets.torch_nets.keys import expect_key_for, key_like
 from purenets.torch_nets.losses import cross_entropy
@@ -89,8 +90,9 @@ def per_example_grads(
         own.
 
     Raises:
-        UserError: an argument is wrong. When called: the batch is empty or not of tensors, or
-            there is a key but `train` is False, so that nothing draws from it.
+        UserError: an argument is wrong. When called: the batch is empty or not of tensors, there
+            is a key but `train` is False, so that nothing draws from it, or the loss is the mean of
+            torch's with class weights, which one example divides out, or ignores an example.
 
     Example:
         >>> import torch
@@ -157,12 +159,13 @@ def per_example_grads_by_vmap(
     expect_functions("per_example_grads", loss=loss, reduce=reduce)
     expect_flags("per_example_grads", train=train)
     check_chunk(chunk_size)
+    of_one = loss_of_one(loss)
 
     def one(params, buffers, x, y, key):
         logits, _ = model.apply(
             params, buffers, map_arrays(lambda a: a[None], x), train=train, key=key
         )
-        value = loss(logits, y[None])
+        value = of_one(logits, y[None])
         return value, value.detach()
 
     def one_grad(params, buffers, x, y, key):
@@ -174,6 +177,7 @@ def per_example_grads_by_vmap(
         expect_used_key("per_example_grads", train, key)
         n = count_examples(batch, "per_example_grads")
         x, y = batch
+        expect_counted(loss, y)
         keys = None if key is None else example_keys(key_like(key, params), n)
         in_dims = (None, None, 0, 0, None if key is None else 0)
         each = torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)

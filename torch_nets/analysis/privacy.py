@@ -69,8 +69,8 @@ def dp_grad_fn(
         A gradient function, `f(params, buffers, batch, key) -> (grads, (buffers, metrics))`.
 
     Raises:
-        UserError: an argument is out of range. When called: an empty batch without `batch_size`, or
-            noise without a key.
+        UserError: an argument is out of range. When called: an empty batch without `batch_size`,
+            noise without a key, or a loss that is none of one example, as for `per_example_grads`.
 
     Example:
         >>> import torch
