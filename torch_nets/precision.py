@@ -104,6 +104,8 @@ def _cast_back(new: Tensor, given: Tensor | None, before: Tensor | None) -> Tens
     """Return a buffer in its own dtype; an element that was not written keeps its bits."""
     if before is None or new.dtype == before.dtype:
         return new
+    if new.shape != before.shape:
+        return new.to(before.dtype)
     return torch.where(new == given, before, new.to(before.dtype))
 
 
