@@ -23,10 +23,14 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
     statistics of normalizations: layers whose `kind` ends with "Norm", modules of such a class in
     `from_module`, and in any net the leaves beside a "running_mean".
 
+    What a model writes into a buffer that is cast is rounded to `dtype`: a count of floating point
+    stands still at 256 in bfloat16 (2,048 in float16), and a mean soon. Name such buffers in
+    `keep`, or let counts be integers.
+
     Args:
         model: the network.
         dtype: torch.bfloat16 or torch.float16.
-        keep: a pattern of further leaves that are not cast, such as "head.*".
+        keep: a pattern of further params and buffers that are not cast, such as "head.*".
 
     Returns:
         A model with the same params.
