@@ -33,7 +33,7 @@ def to_host(x: Array) -> np.ndarray:
     """
     if not hasattr(x, "detach"):
         return np.asarray(x)
-    x = x.detach().cpu()
+    x = x.detach().cpu().resolve_neg()
     if x.is_complex():
         x = x.resolve_conj()
     elif x.is_floating_point() and not hasattr(np, _name(x.dtype)):

@@ -22,7 +22,7 @@ from purenets.core.arguments import (
     expect_reals,
     shown,
 )
-from purenets.core.arrays import int64, kind_of
+from purenets.core.arrays import int64, kind_of, widened
 from purenets.core.base import Batch, GradFn, UserError
 from purenets.core.batch import count_examples
 from purenets.core.data.sampling import batches
@@ -414,14 +414,15 @@ def resized(x: Tensor, size: int) -> Tensor:
     A smaller image shows all of the larger one.
 
     Args:
-        x: uint8 images (n, C, H, W).
+        x: images (n, C, H, W), uint8 or of floating point.
         size: the new height and width.
 
     Returns:
-        uint8 images (n, C, size, size).
+        Images (n, C, size, size) of the same dtype; uint8 ones are rounded.
 
     Raises:
-        UserError: `x` is not a tensor of four axes, or `size` is not a positive integer.
+        UserError: `x` is not a tensor of four axes, or of other integers, or `size` is not a
+            positive integer.
 
     Example:
         >>> import torch
@@ -431,12 +432,15 @@ def resized(x: Tensor, size: int) -> Tensor:
     """
     _expect_images("resized", x)
     expect_integers("resized", 1, size=size)
+    if x.dtype != torch.uint8 and not x.is_floating_point():
+        dtype = str(x.dtype).removeprefix("torch.")
+        raise UserError(f"resized: images are {dtype}, needs uint8 or floating point")
 
     def shrink(part: Tensor) -> Tensor:
-        found = torch.nn.functional.interpolate(
-            part.float(), (size, size), mode="bilinear", antialias=True
-        )
-        return found.round().clamp(0, 255).to(torch.uint8)
+        wide = part.float() if part.dtype == torch.uint8 else widened(part)
+        found = torch.nn.functional.interpolate(wide, (size, size), mode="bilinear", antialias=True)
+        found = found.round().clamp(0, 255) if part.dtype == torch.uint8 else found
+        return found.to(part.dtype)
 
     return torch.cat([shrink(part) for part in x.split(1000)])
 

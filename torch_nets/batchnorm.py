@@ -28,8 +28,9 @@ def update_batchnorm(
 
     Averaged params need it: no net was ever trained with them, so the running statistics do not
     fit. The new ones are the means over `batches` of the mean and the (unbiased) variance of a
-    batch, whatever the momentum. Other buffers change as they do in training. A layer whose
-    statistics do not move in training mode (a frozen one) keeps them.
+    batch, whatever the momentum; of a layer of torch.nn that is used several times in a pass, over
+    all its calls. Other buffers change as they do in training. A layer whose statistics do not
+    move in training mode (a frozen one) keeps them.
 
     Args:
         model: any number of BatchNorm layers, of `layers.BatchNorm` or in a module of
@@ -44,8 +45,8 @@ def update_batchnorm(
         The buffers, with new "running_mean", "running_var" and "num_batches_tracked".
 
     Raises:
-        UserError: an argument is wrong, a batch is not a pair or is empty, there is no batch, or
-            the model draws and there is no key.
+        UserError: an argument is wrong, a batch is not a pair or is empty, there is no batch, the
+            model draws and there is no key, or it uses a `layers.BatchNorm` several times.
 
     Example:
         >>> import torch
@@ -67,7 +68,7 @@ def update_batchnorm(
         raise UserError(f"update_batchnorm: batches: a {type(batches).__name__}, needs a list")
     if callable(batches):
         raise UserError("batches: a function, needs a list as [batches(i) for i in range(100)]")
-    n, statistics, track = 0, {}, None
+    n, statistics, track, calls, first = 0, {}, None, {}, buffers
     for n, batch in enumerate(batches, start=1):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise UserError(f"update_batchnorm: a batch is a {type(batch).__name__}, needs a pair")
@@ -78,15 +79,15 @@ def update_batchnorm(
         train = _in_training(model, params, x, batch_key)
         track = track or _tracking(train, buffers)
         buffers, fresh = track(train, buffers)
-        means = {name: statistics.get(name, 0.0) for name in fresh}
-        statistics = {
-            name: means[name] + (value - means[name]) / n for name, value in fresh.items()
-        }
+        for name, (value, more) in fresh.items():
+            calls[name] = calls.get(name, 0) + more
+            mean = statistics.get(name, 0.0)
+            statistics[name] = mean + (value - mean) * (more / max(calls[name], 1))
     if n == 0:
         raise UserError("update_batchnorm: no batches, needs one or more")
     counts = {f"{prefix}{COUNT}" for prefix in map(_prefix, statistics)} & buffers.keys()
     new = {name: value.to(buffers[name].dtype) for name, value in statistics.items()}
-    return {**buffers, **new, **{name: torch.full_like(buffers[name], n) for name in counts}}
+    return {**buffers, **new, **{name: buffers[name] - first[name] for name in counts}}
 
 
 def _in_training(model: Model, params: Params, x, key) -> Callable[[Buffers], Buffers]:
@@ -94,35 +95,44 @@ def _in_training(model: Model, params: Params, x, key) -> Callable[[Buffers], Bu
 
     def train(buffers: Buffers) -> Buffers:
         try:
-            with _UnitMomentum():
-                return model.apply(params, buffers, x, train=True, key=key)[1]
+            with _UnitMomentum() as mode:
+                new = model.apply(params, buffers, x, train=True, key=key)[1]
         except UserError as error:
             expect_key_for("update_batchnorm", key, error)
             raise
+        several = [name for name in new if _leaf(name) == MEAN and _calls(name, buffers, new) > 1]
+        if len(several) > sum(n > 1 for _, n in mode.calls.values()):
+            raise UserError(
+                f"update_batchnorm: {', '.join(several)}: the layer is used several times in a "
+                "pass; only for those of torch.nn, in from_module, can each be told"
+            )
+        return new
 
     return train
 
 
 def _tracking(train: Callable, buffers: Buffers) -> Callable:
-    """Return `track(train, buffers) -> (buffers, statistics of the batch)`.
+    """Return `track(train, buffers) -> (buffers, statistics of the batch, each with its calls)`.
 
     A layer returns its running statistics moved towards the batch's: new = (1 - m) old + m batch,
     with a momentum m that only the layer knows. Two passes from different `old` tell m, and then
     one pass tells the batch's statistics; in float64, so that nothing is lost.
     """
-    moved = {
-        _prefix(name) for name, new in train(buffers).items() if _moved(name, buffers[name], new)
-    }
+    once = train(buffers)
+    moved = {_prefix(name) for name, new in once.items() if _moved(name, buffers[name], new)}
     names = [name for name in buffers if _leaf(name) in (MEAN, VAR) and _prefix(name) in moved]
     start = {name: buffers[name].to(torch.float64) for name in names}
     start = {name: torch.full_like(old, float(_leaf(name) == VAR)) for name, old in start.items()}
     ahead = train({**buffers, **{name: value + 1 for name, value in start.items()}})
     new = train({**buffers, **start})
     momentum = {name: 1 - (ahead[name] - new[name]) for name in names}
+    counted = {name for name in names if _calls(name, buffers, once)}
 
-    def track(train: Callable, buffers: Buffers) -> tuple[Buffers, Buffers]:
+    def track(train: Callable, buffers: Buffers) -> tuple[Buffers, dict[str, tuple[Tensor, int]]]:
         new = train({**buffers, **start})
         fresh = {name: (new[name] - start[name]) / momentum[name] + start[name] for name in names}
+        calls = {name: _calls(name, buffers, new) if name in counted else 1 for name in names}
+        fresh = {name: (value, calls[name]) for name, value in fresh.items()}
         return {**new, **{name: buffers[name] for name in names}}, fresh
 
     return track
@@ -137,6 +147,12 @@ def _prefix(name: str) -> str:
     return name[: len(name) - len(_leaf(name))]
 
 
+def _calls(name: str, before: Buffers, after: Buffers) -> int:
+    """Return how often a layer was called between two states; 1 for one without a count."""
+    count = f"{_prefix(name)}{COUNT}"
+    return int(after[count] - before[count]) if count in before else 1
+
+
 def _moved(name: str, old: Tensor, new: Tensor) -> bool:
     return _leaf(name) in (MEAN, VAR) and not torch.equal(old, new)
 
@@ -144,8 +160,13 @@ def _moved(name: str, old: Tensor, new: Tensor) -> bool:
 class _UnitMomentum(TorchFunctionMode):
     """Within the block torch.nn's BatchNorm sets its running statistics to those of the batch.
 
-    Its kernels take statistics of one dtype only, so float64 ones are written after the call.
+    Of several calls they are the means. Its kernels take statistics of one dtype only, so float64
+    ones are written after the call.
     """
+
+    def __init__(self):
+        super().__init__()
+        self.calls: dict[int, tuple[Tensor, int]] = {}  # of each running mean, by its id
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -158,8 +179,10 @@ class _UnitMomentum(TorchFunctionMode):
             return func(**given)
         own = [torch.zeros_like(value, dtype=_dtype(given)) for value in running]
         y = func(**{**given, MEAN: own[0], VAR: own[1], "momentum": 1.0})
+        n = self.calls.get(id(running[0]), (None, 0))[1] + 1
+        self.calls[id(running[0])] = running[0], n
         for value, fresh in zip(running, own, strict=True):
-            value.copy_(fresh)
+            value.copy_(fresh if n == 1 else value + (fresh - value) / n)
         return y
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from purenets.core import tree
+from purenets.core.arguments import shown
 from purenets.core.arrays import expect_plain, to_host
 from purenets.core.base import UserError
 
@@ -14,15 +15,15 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
     Args:
         params: a nested dict of NumPy arrays, tensors or numbers.
         device: where the tensors go; None leaves tensors where they are and puts others on the CPU.
-        dtype: the dtype of floating-point leaves; None keeps theirs. Integers and bools keep theirs
-            always.
+        dtype: the dtype of floating-point leaves, itself of floating point or complex; None keeps
+            theirs. Integers and bools keep theirs always.
 
     Returns:
         A dict of the same structure, whose leaves are tensors with memory of their own.
 
     Raises:
-        UserError: a leaf is not an array or has a mask, `dtype` is not one of torch's, or the
-            device is not available.
+        UserError: a leaf is not an array, has a mask or a dtype that torch lacks, `dtype` is not one
+            of torch's or of integers, or the device is not available.
 
     Example:
         >>> import numpy as np
@@ -34,6 +35,8 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise UserError(f"to_torch: dtype: {dtype!r} is none of torch's, such as torch.float32")
 
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise UserError(f"to_torch: dtype: {dtype} would drop fractions; make integers with NumPy")
     if device is not None:
         expect_device("to_torch", device)
 
@@ -41,10 +44,20 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
         if not isinstance(leaf, torch.Tensor | np.ndarray | np.generic | int | float):
             raise UserError(f"to_torch: a leaf is a {type(leaf).__name__}, needs an array")
         expect_plain("to_torch: a leaf", leaf)
-        tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else torch.tensor(leaf)
+        tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else _tensor(leaf)
         return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
     return tree.map(one, params)
+
+
+def _tensor(leaf: np.ndarray | np.generic | float) -> torch.Tensor:
+    """Return a number or an array, in any order in memory and of bytes, as a tensor."""
+    if isinstance(leaf, np.ndarray):
+        leaf = np.asarray(leaf, dtype=leaf.dtype.newbyteorder("="), order="C")
+    try:
+        return torch.tensor(leaf)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"to_torch: a leaf is {shown(leaf)}, which torch does not hold") from error
 
 
 def to_numpy(params: dict) -> dict:

@@ -6,7 +6,8 @@
 What makes it pure:
 
 - Params are the trainable leaves, each once, however often it is used. Frozen ones
-  (`requires_grad_(False)`) are buffers. What the module writes into buffers is returned.
+  (`requires_grad_(False)`) are buffers. What the module writes into buffers is returned, and what
+  it sets them to.
 - Every draw (any dropout, RReLU, torch.rand...) is a function of the key; see `module_draws`.
 - Inputs and params that the module writes into are copied first. A write to a param, as by
   `Embedding(max_norm)`, and a change of a plain attribute last for the call only.
@@ -22,7 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from purenets.core.arguments import expect_leaves
-from purenets.core.base import Model, Params, UserError
+from purenets.core.arrays import plain
+from purenets.core.base import Buffers, Model, Params, UserError
+from purenets.torch_nets.fast.tracing import is_torch_compiling
 from purenets.torch_nets.layers.basic import refuse_dtype
 from purenets.torch_nets.module_draws import KeyedDraws
 from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
@@ -45,10 +48,16 @@ MIXED = (
     nn.BatchNorm3d,
     nn.SyncBatchNorm,
 )  # take inputs of another dtype
+HELD = ("_parameters", "_buffers", "_modules")  # what a module holds by name, beside attributes
 CHECKPOINTED = (
     "runs under torch.utils.checkpoint or saved-tensor hooks, which would compute again with "
     "other params; "
     "leave them out"
+)
+
+READS = (
+    "reads a number out of a tensor, as BatchNorm(momentum=None) does in training; under vmap, as "
+    "in ensemble, there is one for each member: give a momentum, or train the members one by one"
 )
 
 
@@ -69,7 +78,8 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     Raises:
         UserError: `module` is neither, a lazy layer has no shapes yet, or params share memory
             without being the same. In `apply`: a draw without a key or one that no key reaches,
-            torch.utils.checkpoint, or a write into a tensor that is not a buffer.
+            torch.utils.checkpoint, a write into a tensor that is not a buffer, a param or a new
+            buffer that `forward` sets, or under vmap a number that it reads out of a tensor.
 
     Example:
         >>> import torch
@@ -107,7 +117,7 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         with _guards(net, name, traits, train, key, others.get(bool(train), ())) as own:
             call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
             x = map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x
-            y = call(net, (params, buffers), *_inputs(x))
+            y, buffers = call(net, (params, buffers), traits.twins, *_inputs(x))
         return y, buffers
 
     def checked(params, buffers, x, *, train=False, key=None):
@@ -119,6 +129,8 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
             # the arguments are looked into only then
             expect_call(modes[bool(train)], name, (params, buffers), x)
             _expect_dtype(error, name, params, x)
+            if re.match(r"vmap: .*(\.item\(\)|data-dependent)", str(error)):
+                raise UserError(f"{name}: {READS}") from error
             raise error
 
     init.float32_leaves = frozenset(_norm_leaves(module))  # what `precision.cast` does not cast
@@ -127,19 +139,25 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
 
 def expect_call(net: nn.Module, name: str, given: tuple, x: Any) -> None:
     """Raise a UserError for leaves or an input that a module cannot be called with."""
-    found = {}
     for what, part in zip(("params", "buffers"), given, strict=True):
         expect_leaves(name, **{what: part})
         for leaf_name, leaf in part.items():
             if not isinstance(leaf, Tensor):
                 kind = type(leaf).__name__
                 raise UserError(f"{name}: {what}[{leaf_name!r}] is a {kind}, needs a tensor")
-        found |= part
-    known = dict(net.named_parameters()) | dict(net.named_buffers())
-    for leaf_name in known.keys() ^ found.keys():
+    _expect_names(net, name, given)
+    expect_input(net, name, x)
+
+
+def _expect_names(net: nn.Module, name: str, leaves: tuple) -> None:
+    """Raise a UserError for leaves of other names than the module has, or of one name."""
+    params, buffers = leaves
+    known = {n for n, _ in net.named_parameters()} | {n for n, _ in net.named_buffers()}
+    for leaf_name in known ^ {*params, *buffers}:
         where = "missing" if leaf_name in known else "unknown"
         raise UserError(f"{name}: {leaf_name} is {where} in params and buffers")
-    expect_input(net, name, x)
+    for leaf_name in params.keys() & buffers.keys():
+        raise UserError(f"{name}: {leaf_name} is in params and in buffers")
 
 
 def _expect_dtype(error: Exception, name: str, params: Params, x: Any) -> None:
@@ -211,6 +229,10 @@ def _expect_known_leaves(name: str, module: nn.Module) -> None:
                 f"{leaf}: shares its memory with {first}; tie them by the same nn.Parameter"
             )
         places[place] = leaf
+    trained = {id(p): leaf for leaf, p in module.named_parameters()}
+    for leaf, value in module.named_buffers():
+        if id(value) in trained:
+            raise UserError(f"{leaf}: is the param {trained[id(value)]} and a buffer too")
 
 
 # --- what a module may do -------------------------------------------------------------------------
@@ -225,6 +247,8 @@ class _Traits(NamedTuple):
         draws_always: it may draw in evaluation.
         writes_inputs: it may write into its inputs.
         written: the names of the leaves that it may write into; None for all.
+        twins: the further names of tied leaves, each with the name in params and buffers; None
+            where no leaf is set anew.
     """
 
     custom: bool
@@ -232,6 +256,7 @@ class _Traits(NamedTuple):
     draws_always: bool
     writes_inputs: bool
     written: frozenset[str] | None
+    twins: dict[str, str] | None
 
 
 def _traits(module: nn.Module) -> _Traits:
@@ -252,7 +277,23 @@ def _traits(module: nn.Module) -> _Traits:
         draws_always=always,
         writes_inputs=unknown or any(getattr(part, "inplace", False) for part in parts),
         written=None if custom else frozenset(written),
+        twins=_twins(module) if custom else None,
     )
+
+
+def _twins(module: nn.Module) -> dict[str, str]:
+    """Return the further names of tied leaves, each with the name in params and buffers.
+
+    A part that stands in several places has the names of the first.
+    """
+    first = {id(leaf): name for name, leaf in [*module.named_parameters(), *module.named_buffers()]}
+    found = {}
+    for place, part in module.named_modules():
+        for named in (part.named_parameters, part.named_buffers):
+            for name, leaf in named(place, recurse=False, remove_duplicate=False):
+                if first[id(leaf)] != name:
+                    found[name] = first[id(leaf)]
+    return found
 
 
 def _is_custom(part: nn.Module, *known: str) -> bool:
@@ -343,18 +384,47 @@ def _prepared(module: nn.Module) -> nn.Module:
 # --- calls ----------------------------------------------------------------------------------------
 
 
-def _call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
-    return torch.func.functional_call(net, leaves, args, kwargs, strict=True)
+def _call(
+    net: nn.Module, leaves: tuple, twins: dict[str, str] | None, args: tuple, kwargs: dict
+) -> tuple[Any, Buffers]:
+    """Return the outputs of a module and its buffers after the call."""
+    params, buffers = leaves
+    if twins is None:
+        return torch.func.functional_call(net, leaves, args, kwargs, strict=True), buffers
+    name, given = type(net).__name__, {**params, **buffers}
+    _expect_names(net, name, leaves)
+    given |= {twin: given[first] for twin, first in twins.items()}
+    held = dict(given)  # functional_call puts there what the module has set anew
+    y = torch.func.functional_call(net, held, args, kwargs, tie_weights=False)
+    _expect_kept(name, params, given, held, twins)
+    return y, {name: plain(held[name]) for name in buffers}
 
 
-def _refusing_call(net: nn.Module, leaves: tuple, args: tuple, kwargs: dict) -> Any:
+def _expect_kept(name: str, params: Params, given: dict, held: dict, twins: dict[str, str]) -> None:
+    """Raise a UserError for a leaf that the module has set to what cannot be returned."""
+    for leaf, value in held.items():
+        if value is given[leaf]:
+            continue
+        if leaf in params or twins.get(leaf) in params:
+            raise UserError(
+                f"{name}: sets its param {leaf} anew, which would get no gradient; compute with "
+                "the new value, or make it a buffer"
+            )
+        if not isinstance(value, Tensor):
+            raise UserError(f"{name}: sets its buffer {leaf} to what is no tensor")
+    for twin, first in twins.items():
+        if held[twin] is not held[first]:
+            raise UserError(
+                f"{name}: sets one of the tied buffers {first} and {twin} anew; write in place"
+            )
+
+
+def _refusing_call(net: nn.Module, *rest: Any) -> tuple[Any, Buffers]:
     """Call a module so that torch's own draws are errors: torch.compile hides some of them from
     modes.
     """
-    once = torch.zeros(1, device=next(iter(leaves[0].values())).device)
-    call = torch.func.vmap(
-        lambda _: _call(net, leaves, args, kwargs), out_dims=None, randomness="error"
-    )
+    once = torch.zeros(1, device=next(iter(rest[0][0].values())).device)
+    call = torch.func.vmap(lambda _: _call(net, *rest), out_dims=None, randomness="error")
     return call(once)
 
 
@@ -411,8 +481,9 @@ def _guards(
     own = lambda x: x
     with contextlib.ExitStack() as guards:
         compiling = torch.compiler.is_compiling()
-        if traits.custom and not compiling:
+        if traits.custom and not is_torch_compiling():
             guards.enter_context(_without_traces(net, name))
+        if traits.custom and not compiling:
             guards.enter_context(_without_checkpoints(name))
         if traits.draws_always or (train and traits.draws):
             if not compiling:
@@ -424,9 +495,12 @@ def _guards(
 @contextlib.contextmanager
 def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
     """Put back the plain attributes that a call sets; raise a UserError for a tensor it
-    wrote into.
+    wrote into, and for a new leaf.
     """
-    before = [(part, dict(vars(part))) for part in net.modules()]
+    before = [
+        (part, vars(part) | {held: dict(vars(part)[held]) for held in HELD})
+        for part in net.modules()
+    ]
     tensors = [
         (attribute, value, value._version)
         for _, attributes in before
@@ -435,6 +509,15 @@ def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
     ]
     try:
         yield
+        for part, attributes in before:
+            for leaf, value in [*part._parameters.items(), *part._buffers.items()]:
+                if value is not attributes["_parameters"].get(
+                    leaf, attributes["_buffers"].get(leaf)
+                ):
+                    raise UserError(
+                        f"{name}: sets the leaf {leaf}, which init did not return; register it "
+                        "as a tensor in __init__"
+                    )
     finally:
         for part, attributes in before:
             vars(part).clear()

@@ -24,7 +24,7 @@ from purenets.core.arguments import (
     is_integer,
     shown,
 )
-from purenets.core.arrays import namespace
+from purenets.core.arrays import kind_of, namespace
 from purenets.core.base import Array, Schedule, UserError
 from purenets.core.optim.internals.optax_names import refuse
 
@@ -105,7 +105,8 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
     expect_numbers("step", FINITE, value=value)
     _expect_updates("step", _swapped("step", value, every), every=every)
     expect_numbers("step", NOT_NEGATIVE, gamma=gamma)
-    return lambda count: value * gamma ** _floor(_real(count) / every)
+    every = _whole(every)
+    return lambda count: value * (1.0 * gamma) ** _quotient(_real(count), every)
 
 
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
@@ -371,6 +372,7 @@ def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.
     expect_numbers("cosine_restarts", FINITE, begin=begin, end=end)
     _expect_updates("cosine_restarts", _swapped("cosine_restarts", begin, steps), steps=steps)
     expect_integers("cosine_restarts", 1, multiply=multiply)
+    steps = _whole(steps)
 
     def schedule(count):
         count = _real(count)
@@ -387,17 +389,19 @@ def _growing_cycles(steps: int, multiply: int) -> tuple[Callable, Callable]:
     if multiply == 1:
         return lambda n: n * steps, lambda n: steps
 
-    def power(n):
-        return namespace(n).round(multiply**n)  # exact: a power of floats may not be
+    def power(n):  # exact: a power of floats may not be
+        return multiply**n if kind_of(n) == "i" else namespace(n).round(multiply**n)
 
-    return lambda n: steps * (power(n) - 1) / (multiply - 1), lambda n: steps * power(n)
+    return lambda n: steps * ((power(n) - 1) // (multiply - 1)), lambda n: steps * power(n)
 
 
 def _cycle_of(count: Array, begin_of: Callable, steps: int, multiply: int) -> Array:
     """Return the number, from 0, of the cycle that a count lies in."""
     if multiply == 1:
-        return _floor(count / steps)
-    n = _floor(namespace(count).log(count * ((multiply - 1) / steps) + 1) / math.log(multiply))
+        return _quotient(count, steps)
+    xp = namespace(count)
+    n = _floor(xp.log(count * ((multiply - 1) / steps) + 1) / math.log(multiply))
+    n = xp.astype(n, xp.int64) if kind_of(count) == "i" else n
     # the logarithm may be off by a rounding where a cycle begins
     return n + 1 * (count >= begin_of(n + 1)) - 1 * (count < begin_of(n))
 
@@ -449,11 +453,11 @@ def cyclic(
     _expect_updates("cyclic", steps_up=steps_up, steps_down=steps_down)
     expect_choice("cyclic", CYCLE_SCALES, mode=mode)
     expect_numbers("cyclic", NOT_NEGATIVE, gamma=gamma)
-    length, ratio = steps_up + steps_down, steps_up / (steps_up + steps_down)
+    length, ratio = _whole(steps_up + steps_down), steps_up / (steps_up + steps_down)
 
     def schedule(count):
         count = _real(count)
-        cycle = _floor(count / length)
+        cycle = _quotient(count, length)
         x = (count - cycle * length) / length
         height = namespace(count).where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
         return low + (high - low) * height * CYCLE_SCALES[mode](cycle, count, gamma)
@@ -638,6 +642,23 @@ def _fraction(count, steps) -> Array:
 
 def _floor(x) -> Array:
     return namespace(x).floor(x)
+
+
+def _whole(steps):
+    """Return a number of updates as an integer if it is one, else as it is."""
+    is_number = isinstance(steps, int | float | np.integer | np.floating)
+    return int(steps) if is_number and steps == int(steps) else steps
+
+
+def _quotient(count, steps) -> Array:
+    """Return floor(count / steps); of integers in integers: above 2^24 float32 does not hold them.
+
+    One off would be another cycle.
+    """
+    if kind_of(count) == "i" and is_integer(steps):
+        xp = namespace(count)
+        return xp.astype(count, xp.int64) // steps
+    return _floor(count / steps)
 
 
 def _expect_counts(function: str, **values: Sequence[float]) -> None:

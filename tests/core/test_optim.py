@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from purenets import UserError, optim, schedules, tree
-from purenets.core.optim.internals.extra_args import with_extra_args
+from purenets.core.optim.internals.extra_args import takes_extra_args, with_extra_args
 
 # ours, torch's, hyper-parameters other than the defaults
 CASES = {
@@ -374,3 +374,21 @@ def test_wrong_arguments_are_named(params):
 def test_a_mean_that_never_moves_is_refused(name, betas):
     with pytest.raises(UserError, match=r"betas: .* is not from 0 to below 1"):
         optim.OPTIMIZERS[name](betas=betas)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", optim.OPTIMIZERS)
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0)])
+@pytest.mark.parametrize("convert", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_leaf_without_elements_changes_nothing(name, shape, convert):
+    optimizer = optim.OPTIMIZERS[name](lr=0.1)
+    rest = {"w": convert(np.array([[1.0, 2.0], [3.0, 4.0]]))}
+    params = {**rest, "empty": convert(np.zeros(shape))}
+    extra = {}
+    if takes_extra_args(optimizer.update):
+        extra = {"value": rest["w"].sum(), "value_and_grad_fn": lambda p: (p["w"].sum(), p)}
+    found, state = optimizer.update(params, optimizer.init(params), params, **extra)
+    right, _ = optimizer.update(rest, optimizer.init(rest), rest, **extra)
+    assert np.allclose(found["w"], right["w"])
+    assert found["empty"].shape == shape
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in tree.flatten(state).values())

@@ -159,6 +159,32 @@ def test_in_float32_as_a_float32_net_counts(name):
     assert np.allclose(ours(counts.float()), exact, rtol=2e-5, atol=1e-6)
 
 
+PERIODIC = {
+    "step": schedules.step(1.0, 2**20 + 1, 0.9),
+    "restarts": schedules.cosine_restarts(1.0, 7),
+    "restarts, three times as long": schedules.cosine_restarts(1.0, 2, 3),
+    "cyclic": schedules.cyclic(0.0, 1.0, 3),
+    "cyclic, of a number of updates in floating point": schedules.cyclic(0.0, 1.0, 3.0, 5.0),
+    "cyclic, decaying": schedules.cyclic(0.0, 1.0, 3, mode="exp_range", gamma=1 - 2**-24),
+    "cyclic after a warm-up": schedules.warmup(schedules.cyclic(0.1, 1.0, 3), 5),
+}
+
+
+@pytest.mark.parametrize("name", PERIODIC)
+def test_integer_counts_that_float32_does_not_hold_are_in_the_right_cycle(name):
+    ours = PERIODIC[name]
+    first = 16 * (2**20 + 1) - 8
+    counts = [*range(first, first + 16), 2**30 + 5, 3**18 - 1, 3**18, 3**18 + 1]
+    right = [float(ours(count)) for count in counts]
+    one = [float(ours(torch.tensor(count))) for count in counts]
+    assert np.allclose(one, right, atol=1e-5)
+    assert np.allclose(torch.func.vmap(ours)(torch.tensor(counts)), right, atol=1e-5)
+    assert np.allclose(ours(torch.tensor(counts, dtype=torch.int32)), right, atol=1e-5)
+    assert np.allclose(ours(np.array(counts)), right, atol=1e-9)
+    small = torch.arange(40, dtype=torch.uint8)
+    assert np.allclose(ours(small), ours(np.arange(40)), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["cosine", "polynomial", "linear", "one_cycle", "piecewise"])
 def test_keeps_its_last_value(name):
     ours = TWINS[name][0]

@@ -130,3 +130,11 @@ def test_gradients_that_do_not_fit_the_params_are_named(wrong, convert):
 def test_complex_updates_of_real_params_are_named():
     with pytest.raises(UserError, match="updates: w is complex128, its param float64"):
         optim.apply_updates({"w": np.ones(1)}, {"w": np.array([1j])})
+
+
+@pytest.mark.parametrize("convert", [np.array, torch.tensor], ids=["numpy", "torch"])
+def test_updates_whose_fraction_would_be_dropped_are_named(convert):
+    for param in (convert(3), convert([True])):
+        with pytest.raises(UserError, match=r"updates: i is float\d\d, its param (int64|bool)"):
+            optim.apply_updates({"i": param}, {"i": convert([0.7]).reshape(param.shape)})
+    assert optim.apply_updates({"i": convert(3)}, {"i": convert(1)})["i"] == 4

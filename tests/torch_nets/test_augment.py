@@ -164,6 +164,17 @@ def test_resized_images_are_those_of_pillow():
         assert np.abs(difference).max() <= 1  # both round, Pillow twice
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_resized_images_of_floating_point_stay_so(dtype):
+    x = torch.rand(3, 2, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    small = augment.resized(x.to(dtype), 8)
+    assert small.dtype == dtype
+    of_bytes = augment.resized((255 * x).round().to(torch.uint8), 8)
+    assert (small.double() - of_bytes / 255).abs().max() < (0.02 if dtype.itemsize == 2 else 0.005)
+    with pytest.raises(UserError, match="resized: images are int64, needs uint8 or floating"):
+        augment.resized(x.long(), 8)
+
+
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
 def test_the_shares_of_mixup_are_drawn_from_beta(alpha):
     draw = augment.symmetric_beta(alpha)

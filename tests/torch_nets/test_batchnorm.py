@@ -107,6 +107,61 @@ def test_frozen_layer_keeps_its_statistics():
     assert torch.allclose(found["2.running_mean"], right, atol=1e-5)
 
 
+@pytest.mark.parametrize("momentum", [0.1, 1.0, None])
+def test_layer_that_is_used_twice_counts_both_calls(momentum):
+    norm = nn.BatchNorm2d(3, momentum=momentum)
+    module = nn.Sequential(norm, nn.Conv2d(3, 3, 1), norm, nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    net = from_module(module)
+    found = update_batchnorm(net, *net.init(None), BATCHES)
+    assert_same(found, torchs(module))
+    assert found["0.num_batches_tracked"] == 6
+
+
+@pytest.mark.parametrize("momentum", [0.1, 1.0])
+def test_own_layer_that_is_used_twice_is_refused(momentum):
+    norm = layers.BatchNorm(3, momentum=momentum)
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        y, buffers = norm.apply(params, buffers, x, train=train)
+        return norm.apply(params, buffers, 2 * y + 1, train=train)
+
+    net = norm._replace(apply=apply)
+    with pytest.raises(
+        UserError, match="update_batchnorm: running_mean: the layer is used several"
+    ):
+        update_batchnorm(net, *net.init(None), BATCHES)
+
+
+def test_layer_that_does_not_count_has_fresh_statistics():
+    class Quiet(nn.BatchNorm2d):
+        def forward(self, x):
+            given = (self.running_mean, self.running_var, self.weight, self.bias, self.training)
+            return nn.functional.batch_norm(x, *given, self.momentum)
+
+    module = nn.Sequential(Quiet(3), nn.Conv2d(3, 4, 3))
+    net = from_module(module)
+    found = update_batchnorm(net, *net.init(None), BATCHES, key=KEY)
+    right = torch.stack([x.mean((0, 2, 3)) for x, _ in BATCHES]).mean(0)
+    assert torch.allclose(found["0.running_mean"], right, atol=1e-6)
+
+
+def test_statistics_that_a_module_sets_itself_are_tracked():
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("running_mean", torch.zeros(3))
+
+        def forward(self, x):
+            if self.training:
+                self.running_mean = 0.7 * self.running_mean + 0.3 * x.mean((0, 2, 3))
+            return x - self.running_mean[:, None, None]
+
+    net = from_module(Mean())
+    found = update_batchnorm(net, *net.init(None), BATCHES, key=KEY)
+    right = torch.stack([x.mean((0, 2, 3)) for x, _ in BATCHES]).mean(0)
+    assert torch.allclose(found["running_mean"], right, atol=1e-6)
+
+
 def test_net_that_is_cast_has_float32_statistics():
     net, params, buffers, module = twins(0.1)
     found = update_batchnorm(cast(net, torch.bfloat16), params, buffers, BATCHES)

@@ -520,6 +520,124 @@ def test_write_into_a_tensor_that_is_no_buffer_is_refused():
         model.apply(*model.init(None), X)
 
 
+def test_plain_attribute_that_jit_traces_lasts_for_the_trace_only():
+    model = from_module(Counter())
+    leaves = model.init(None)
+    one = model.apply(*leaves, X)[0]
+    assert torch.allclose(jit(lambda x: model.apply(*leaves, x)[0])(X), one)
+    assert torch.equal(model.apply(*leaves, X)[0], one)
+
+
+class Sets(nn.Module):
+    """Sets what `change` returns as a leaf of this name."""
+
+    def __init__(self, change, leaf="mean", **buffers):
+        super().__init__()
+        self.change, self.leaf, self.w = change, leaf, nn.Parameter(torch.ones(4))
+        for name, value in (buffers or {"mean": torch.zeros(4)}).items():
+            self.register_buffer(name, value, persistent=name != "temporary")
+
+    def forward(self, x):
+        y = self.w * (x - self.mean)
+        if self.training:
+            setattr(self, self.leaf, self.change(self, x))
+        return y
+
+
+def running_mean(net, x):
+    return 0.9 * net.mean + 0.1 * x.detach().mean(0)
+
+
+def shared_part():
+    part = Sets(running_mean)
+    return nn.Sequential(part, nn.ReLU(), part)
+
+
+BUFFERS_SET = {
+    "a running mean": lambda: Sets(running_mean),
+    "of parts": lambda: nn.Sequential(Sets(running_mean), Sets(running_mean)),
+    "of a part used twice": shared_part,
+    "not persistent": lambda: Sets(
+        lambda net, x: net.temporary + 1, "temporary", mean=torch.zeros(4), temporary=torch.zeros(1)
+    ),
+    "of another dtype": lambda: Sets(lambda net, x: running_mean(net, x).double()),
+    "of another shape": lambda: Sets(
+        lambda net, x: torch.cat([net.seen, x.detach()]), "seen", mean=torch.zeros(4),
+        seen=torch.zeros(0, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUFFERS_SET)
+def test_buffers_that_the_module_sets_are_returned(name):
+    module = BUFFERS_SET[name]()
+    model, before = from_module(module), copy.deepcopy(module.state_dict())
+    params, buffers = model.init(None)
+    given = copies(buffers)
+    train = lambda params, buffers, x: model.apply(params, buffers, x, train=True, key=KEY)
+    y, once = train(params, buffers, X)
+    _, twice = train(params, once, 2 * X)
+    assert all(map(torch.equal, given, copies(buffers)))
+    assert same(module.state_dict(), before)
+    assert torch.allclose(jit(train)(params, buffers, X)[0], y)
+    compiled = jit(train)(params, buffers, X)[1]
+    batched = torch.func.vmap(train, in_dims=(None, None, 0))(params, buffers, X[None])[1]
+    assert torch.allclose(module.train()(X), y)
+    right = {n: b.clone() for n, b in module.named_buffers()}
+    for found in (once, compiled, {n: b[0] for n, b in batched.items()}):
+        assert found.keys() == right.keys()
+        assert all(b.dtype == right[n].dtype for n, b in found.items())
+        assert all(torch.allclose(b, right[n]) for n, b in found.items())
+    module(2 * X)
+    assert all(torch.allclose(twice[n], b) for n, b in module.named_buffers())
+
+
+def tied_buffers():
+    mean = torch.zeros(4)
+    return Sets(running_mean, mean=mean, other=mean)
+
+
+REFUSED_SETS = {
+    "a param": (lambda: Sets(lambda net, x: nn.Parameter(net.w * 2), "w"), "sets its param w anew"),
+    "no tensor": (lambda: Sets(lambda net, x: None, "mean"), "buffer mean to what is no tensor"),
+    "one of two that are tied": (tied_buffers, "one of the tied buffers mean and other anew"),
+    "a buffer that was None": (
+        lambda: Sets(lambda net, x: x, "last", mean=torch.zeros(4), last=None),
+        "sets the leaf last, which init did not return",
+    ),
+    "a new param": (
+        lambda: Sets(lambda net, x: nn.Parameter(x), "new"),
+        "sets the leaf new, which init did not return",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_SETS)
+def test_leaf_that_cannot_be_returned_is_not_set(what):
+    make, text = REFUSED_SETS[what]
+    model = from_module(make())
+    leaves = model.init(None)
+    for _ in range(2):
+        with pytest.raises(UserError, match=text):
+            model.apply(*leaves, X, train=True, key=KEY)
+        model.apply(*leaves, X, key=KEY)
+
+
+def test_buffer_that_is_a_param_is_refused():
+    module = nn.Linear(4, 3)
+    module.register_buffer("first", module.weight)
+    with pytest.raises(UserError, match="first: is the param weight and a buffer too"):
+        from_module(module)
+
+
+def test_ensemble_of_a_module_that_reads_a_number_is_refused_in_one_line():
+    model = from_module(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, momentum=None)))
+    states = stack_states([start(model) for _ in range(2)])
+    step = ensemble(make_step(grad_fn(model), SGD), same_batch=True)
+    with pytest.raises(UserError, match="Sequential: reads a number out of a tensor"):
+        step(states, (X, Y))
+
+
 class Checkpointed(nn.Module):
     def __init__(self):
         super().__init__()

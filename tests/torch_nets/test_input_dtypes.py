@@ -1,5 +1,6 @@
 """Inputs of another dtype than the params: one line on every path, and the same when compiled."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from purenets.torch_nets import (
     layers,
     metrics_fn,
     precision,
+    to_numpy,
     to_torch,
 )
 from purenets.torch_nets.analysis.per_example import per_example_grads
@@ -100,3 +102,36 @@ def test_autocast_and_cast_models_take_float32():
         assert model.apply(params, buffers, x)[0].dtype == torch.bfloat16
     cast = precision.cast(model, torch.bfloat16)
     assert cast.apply(params, buffers, x)[0].isfinite().all()
+
+
+# --- arrays of NumPy and tensors --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i2", ">c8", "<f8", "?"])
+def test_arrays_in_any_order_become_tensors(dtype):
+    array = np.array([[0, 1, 2], [3, 4, 5]]).astype(dtype)
+    for leaf in (array, array[::-1], array.T, array[:, ::2], array[0, 0, ...]):
+        found = to_torch({"a": leaf})["a"]
+        assert np.array_equal(found.numpy(), leaf)
+        assert found.numpy().dtype == leaf.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("leaf", [np.ones(2, np.longdouble), np.array(["a"]), 2**70])
+def test_leaf_that_torch_does_not_hold_is_named(leaf):
+    with pytest.raises(UserError, match=r"to_torch: a leaf is .*, which torch does not hold"):
+        to_torch({"a": leaf})
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_conversion_that_would_drop_fractions_is_refused(dtype):
+    with pytest.raises(UserError, match=f"to_torch: dtype: {dtype} would drop fractions"):
+        to_torch({"a": np.array([1.7])}, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_negated_and_conjugated_views_become_arrays(dtype):
+    x = torch.tensor([1.0, -2.0], dtype=dtype)
+    assert np.array_equal(to_numpy({"a": torch._neg_view(x)})["a"], [-1, 2])
+    both = torch.tensor([1 + 2j]).conj()
+    assert to_numpy({"a": both})["a"] == 1 - 2j
+    assert to_numpy({"a": both.imag})["a"] == -2

@@ -1,14 +1,18 @@
 """`jit`: the numbers of the eager function, and that function where it cannot compile."""
 
+import dataclasses
+import functools
 import gc
 import subprocess
 import sys
 import warnings
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.autograd import forward_ad
 
 from purenets import UserError, init_state, make_step, numpy_nets, optim, random, scan, tree
@@ -392,6 +396,85 @@ def test_values_that_never_repeat_end_in_eager_calls():
     ):
         assert quick(x, 8)[0] == 8
     assert [quick(x, i)[0].item() for i in range(12)] == list(range(12))
+
+
+class Holder:
+    """An object with an attribute, compared by its identity."""
+
+    def __init__(self):
+        self.v = 2.0
+
+    def times(self, x):
+        return self.v * x
+
+
+class Slots:
+    __slots__ = ("v",)
+
+    def __init__(self):
+        self.v = 2.0
+
+
+class ByValue(Holder):
+    def __hash__(self):
+        return hash(self.v)
+
+    def __eq__(self, other):
+        return self.v == other.v
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    v: float = 2.0
+    held: Any = None
+
+
+HELD = {
+    "an object": (Holder(), lambda o: o),
+    "slots": (Slots(), lambda o: o),
+    "an object compared by its value": (ByValue(), lambda o: o),
+    "a method": (Holder(), lambda o: o.times),
+    "a partial function": (Holder(), lambda o: functools.partial(o.times)),
+    "a part of a frozen dataclass": (Holder(), lambda o: Frozen(held=o)),
+    "a module": (nn.Identity(), lambda o: o),
+}
+
+
+def of_held(x, argument):
+    if isinstance(argument, Frozen):
+        argument = argument.held
+    is_function = callable(argument) and not isinstance(argument, nn.Module)
+    return argument(x) if is_function else x * argument.v
+
+
+@pytest.mark.parametrize("name", HELD)
+@pytest.mark.filterwarnings("ignore:jit")
+def test_object_that_has_changed_since_gives_its_new_number(name):
+    holder, argument_of = HELD[name]
+    quick, x, argument = jit(of_held), torch.ones(2), argument_of(holder)
+    for v in (2.0, 5.0, 2.0, 7.0):
+        holder.v = v
+        assert [quick(x, argument)[0].item() for _ in range(2)] == [v, v]
+
+
+def test_object_whose_attributes_may_change_is_named():
+    with pytest.warns(UserWarning, match="an argument of type Holder has attributes, which may"):
+        jit(of_held)(torch.ones(2), Holder())
+
+
+def test_object_compiled_for_ahead_of_time_may_not_change():
+    argument, x = ByValue(), torch.ones(2)
+    compiled = jit(of_held).lower(x, argument).compile()
+    assert compiled(x, argument)[0] == 2
+    argument.v = 5.0
+    with pytest.raises(UserError, match="jit: an argument has changed since"):
+        compiled(x, argument)
+
+
+def test_frozen_dataclasses_and_functions_are_compiled_for(recwarn):
+    assert jit(of_held)(torch.ones(2), Frozen(held=Frozen(3.0)))[0] == 3
+    assert jit(of_held)(torch.ones(2), torch.neg)[0] == -1
+    assert not [w for w in recwarn if "jit" in str(w.message)]
 
 
 def test_the_number_of_structures_is_bounded(monkeypatch):

@@ -431,6 +431,9 @@ WRONG = {
     "input: float64, needs integers": lambda: layers.Embedding(7, 3).apply(
         layers.Embedding(7, 3).init(KEY)[0], {}, draw(3)
     ),
+    "input: a token is not from 0 to 6": lambda: layers.Embedding(7, 3).apply(
+        layers.Embedding(7, 3).init(KEY)[0], {}, torch.tensor([0, 7])
+    ),
     "GELU: unknown approximate 'erf', choose from": lambda: layers.GELU(approximate="erf"),
     "GroupNorm: 6 channels do not divide into 4 groups": lambda: layers.GroupNorm(6, groups=4),
     "Conv: 4 and 6 channels do not divide into 4 groups": lambda: layers.Conv(4, 6, groups=4),
@@ -479,3 +482,10 @@ WRONG = {
 def test_wrong_arguments_are_named(text):
     with pytest.raises(UserError, match=text):
         WRONG[text]()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_embedding_takes_tokens_of_every_integer_dtype(dtype):
+    layer, ids = layers.Embedding(7, 3), torch.tensor([[6, 0], [3, 3]])
+    params, _ = layer.init(KEY)
+    assert torch.equal(layer.apply(params, {}, ids.to(dtype))[0], params["weight"][ids])

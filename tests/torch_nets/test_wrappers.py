@@ -260,3 +260,35 @@ def test_cast_keeps_what_the_caller_names_and_what_is_no_real_number():
     precision.cast(net._replace(apply=apply), torch.bfloat16, keep="3.*").apply(more, buffers, X)
     assert seen["0.weight"].dtype == torch.bfloat16
     assert all(seen[leaf] is more[leaf] for leaf in ("3.weight", "3.bias", "count", "phase"))
+
+
+def test_count_of_floating_point_goes_on_where_it_is_kept():
+    class Count(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            self.register_buffer("n", torch.full((1,), 256.0))
+
+        def forward(self, x):
+            self.n += 1
+            return self.fc(x)
+
+    net = from_module(Count())
+    for keep, right in ((None, 256), ("n", 257)):
+        model = precision.cast(net, torch.bfloat16, keep=keep)
+        assert model.apply(*net.init(None), X, train=True, key=KEY)[1]["n"] == right
+
+
+def test_cast_returns_a_buffer_of_another_shape():
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(2, 4))
+
+        def forward(self, x):
+            self.seen = torch.cat([self.seen, x])
+            return x
+
+    net = from_module(Seen())
+    _, new = precision.cast(net, torch.bfloat16).apply(*net.init(None), X, key=KEY)
+    assert torch.equal(new["seen"][2:], X.bfloat16().float())

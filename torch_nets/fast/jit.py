@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from purenets.core.arguments import expect_functions
+from purenets.core.base import UserError
 from purenets.torch_nets.fast import enabled
 from purenets.torch_nets.fast.aot import Compiled, compile_for
 from purenets.torch_nets.fast.structure import (
@@ -54,7 +55,8 @@ def jit(f: Callable) -> Callable:
     `f` itself is called under torch.compile, a transform of torch.func or forward AD, and where an
     argument requires grad. It is also called, after one warning that says why, where it cannot be
     compiled: its control flow depends on values of tensors, its arguments are NumPy arrays, it
-    draws from torch's generator, or it changes its arguments. The results are the same.
+    draws from torch's generator, it changes its arguments, or one of these is an object whose
+    attributes may change. The results are the same.
 
     Args:
         f: a pure function of nested dicts, tuples and lists of tensors, and static values.
@@ -268,6 +270,8 @@ class _OneSignature:
         """Return f(*args, **kwargs); a UserError names what it was not compiled for."""
         given = args, kwargs
         check_arguments(self.compiled.expected, given)
+        if self.compiled.take(given) is None:  # equal to itself, with another hash
+            raise UserError("jit: an argument has changed since the function was compiled for it")
         if needs_grad(given) or call_context()[-1] != self.autocast:
             return self.f(*args, **kwargs)
         self.latest = fast_path_for(self.compiled, given)

@@ -6,7 +6,9 @@ one generated function reads all tensors and compares everything else in a singl
 
 import functools
 import itertools
+import types
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +36,9 @@ class Returned(NamedTuple):
 
 class Unsupported(Exception):
     """A function or its arguments cannot be compiled; the message says why, in one line."""
+
+
+FIXED = (type, types.FunctionType, types.ModuleType, Enum, Tensor, torch.Generator)
 
 
 def like(value: Any) -> Any:
@@ -88,8 +93,8 @@ def signature(value: Any) -> tuple[Any, tuple]:
     """Return a hashable description: the structure with its tensors, and the values of all else.
 
     Raises:
-        Unsupported: an array of NumPy, a tensor that is not strided, or a value that cannot be
-            hashed.
+        Unsupported: an array of NumPy, a tensor that is not strided, a value that cannot be
+            hashed, or an object whose attributes may change without a change of its hash.
     """
     values: list = []
     return _structure(value, values), tuple(values)
@@ -112,8 +117,34 @@ def _structure(value: Any, values: list) -> Any:
         hash(value)
     except TypeError:
         raise Unsupported(f"an argument of type {type(value).__name__} cannot be hashed") from None
+    if may_change(value):
+        kind = type(value).__name__
+        raise Unsupported(
+            f"an argument of type {kind} has attributes, which may change; pass them in a dict "
+            "or a frozen dataclass"
+        )
     values.append(repr(value) if isinstance(value, float) else value)  # 0.0 and -0.0 are equal
     return type(value)
+
+
+def may_change(value: Any) -> bool:
+    """Return True for an object whose attributes can be set while it stays equal to itself.
+
+    Python compares such an object by its identity, so nothing tells what it was compiled for.
+    """
+    if isinstance(value, FIXED):
+        return False
+    if isinstance(value, types.MethodType):
+        return may_change(value.__self__)
+    if isinstance(value, functools.partial):
+        return any(map(may_change, (value.func, *value.args, *value.keywords.values())))
+    if isinstance(value, tuple | frozenset):
+        return any(map(may_change, value))
+    kind = type(value)
+    if getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+        return any(may_change(getattr(value, name)) for name in kind.__dataclass_fields__)
+    has_slots = any(vars(base).get("__slots__") for base in kind.__mro__)
+    return kind.__hash__ is object.__hash__ and (has_slots or hasattr(value, "__dict__"))
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -166,6 +197,8 @@ def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
             compare(f"type({at})", type(part))
             is_zero = type(part) is float and part == 0  # 0.0 and -0.0 are equal
             compare(*((f"str({at})", str(part)) if is_zero else (at, part)))
+            if hasattr(part, "__dict__") and not isinstance(part, FIXED):
+                compare(f"hash({at})", hash(part))  # it may have changed since
             return
         here = f"part{len(source.lines)}"
         source.lines.append(f"{here} = {at}")

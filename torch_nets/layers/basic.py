@@ -471,7 +471,7 @@ def Embedding(n_tokens: int, n_features: int, *, padding: int | None = None) -> 
 
     Raises:
         UserError: a size is not a positive integer, or `padding` is not a token. When applied: the
-            inputs are not integers.
+            inputs are not integers, or not tokens.
 
     Example:
         >>> import torch
@@ -506,7 +506,11 @@ def Embedding(n_tokens: int, n_features: int, *, padding: int | None = None) -> 
         expect_tensor(x)
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise UserError(f"input: {str(x.dtype).removeprefix('torch.')}, needs integers")
-        return torch.nn.functional.embedding(x, params["weight"], padding), buffers
+        tokens = x if x.dtype in (torch.int32, torch.int64) else x.long()
+        try:
+            return torch.nn.functional.embedding(tokens, params["weight"], padding), buffers
+        except IndexError as error:
+            raise UserError(f"input: a token is not from 0 to {n_tokens - 1}") from error
 
     return Model(sized(init, shapes), apply, uses_key=False, kind="Embedding")
 

@@ -136,7 +136,8 @@ def apply_updates(params: Params, updates: Params) -> Params:
         A new dict of the params' names, shapes and dtypes.
 
     Raises:
-        UserError: params or updates is not a dict, or names, shapes or libraries do not match.
+        UserError: params or updates is not a dict, or names, shapes or libraries do not match, or
+            an update is complex and its param real, or of floating point and its param integer.
 
     Example:
         >>> import numpy as np
@@ -171,8 +172,8 @@ def _sum(param: Array, update: Array) -> Array:
     new = param + update
     if new.dtype == param.dtype:
         return new
-    if kind_of(new) == "c":
-        raise ValueError("the imaginary part would be dropped")
+    if kind_of(new) != kind_of(param):
+        raise ValueError("the imaginary part, or the fraction, would be dropped")
     return namespace(param).astype(new, param.dtype)
 
 

@@ -94,6 +94,8 @@ def real_only(name: str, optimizer: Optimizer) -> Optimizer:
     return optimizer._replace(init=init)
 
 
+KINDS = "bifc"  # of numbers, each of which holds those before it
+
 # Of an entry that is missing or no dict, and of shapes that do not fit each other
 ERRORS = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
 
@@ -129,7 +131,7 @@ def expect_grads(grads: Params, params: Params) -> None:
 
 def expect_like(what: str, leaves: Params, params: Params) -> None:
     """Raise a UserError unless `leaves` are arrays of the params' names, library and shapes, and
-    complex only where a param is.
+    complex, real or integers only where a param can hold them.
     """
     expect_arrays("params", params)
     expect_arrays(what, leaves)
@@ -144,7 +146,7 @@ def expect_like(what: str, leaves: Params, params: Params) -> None:
         if leaf.shape != param.shape:
             shapes = f"{tuple(leaf.shape)}, its param {tuple(param.shape)}"
             raise UserError(f"{what}: {name} has shape {shapes}")
-        if kind_of(leaf) == "c" and kind_of(param) != "c":
+        if KINDS.index(kind_of(leaf)) > KINDS.index(kind_of(param)):
             dtypes = (str(x.dtype).removeprefix("torch.") for x in (leaf, param))
             raise UserError(f"{what}: {name} is {', its param '.join(dtypes)}")
 

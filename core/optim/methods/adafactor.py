@@ -141,8 +141,9 @@ def scale_by_factored_rms(beta2_decay: float = -0.8, eps: float | None = None) -
     _expect_factored("scale_by_factored_rms", beta2_decay, eps)
 
     def init(params):
-        matrices = {name: p for name, p in params.items() if p.ndim > 1}
-        vectors = {name: p for name, p in params.items() if p.ndim < 2}
+        factored = {name for name, p in params.items() if p.ndim > 1 and math.prod(p.shape)}
+        matrices = {name: p for name, p in params.items() if name in factored}
+        vectors = {name: p for name, p in params.items() if name not in factored}
         return {
             "count": zero_count(params),
             "row_var": tree.map(lambda p: _zeros(p, -1), matrices),
@@ -257,8 +258,8 @@ def scale_by_param_rms(eps: Hyper = 1e-3) -> Optimizer:
 
 
 def rms(a: Array) -> Array:
-    """Return the root mean square of all elements."""
-    return tree.norm({"": a}) / math.sqrt(math.prod(a.shape))
+    """Return the root mean square of all elements; 0 of none."""
+    return tree.norm({"": a}) / math.sqrt(max(math.prod(a.shape), 1))
 
 
 def _relative_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:

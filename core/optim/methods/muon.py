@@ -149,7 +149,8 @@ def muon(
     expect_optimizers("muon", other=other)
 
     def label(name: str, leaf: Array) -> str:
-        is_muon = leaf.ndim > 1 and picks("muon", matrices, name, leaf, "matrices")
+        is_matrix = leaf.ndim > 1 and math.prod(leaf.shape) > 0
+        is_muon = is_matrix and picks("muon", matrices, name, leaf, "matrices")
         return "muon" if is_muon else "other"
 
     split = partition({"muon": of_matrices, "other": other}, label)
@@ -284,6 +285,8 @@ def newton_schulz(
     Returns:
         An array of the shape and dtype of g.
     """
+    if not math.prod(g.shape):
+        return g
     xp = namespace(g)
     x = g.reshape(g.shape[0], -1)
     wide = x.shape[0] <= x.shape[1]

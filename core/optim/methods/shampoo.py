@@ -193,14 +193,15 @@ def inverse_root(matrix: Array, degree: int, eps: float) -> Array:
 def axis_matrices(f: Callable[[Array, int], Array], leaves: Params, max_dim: int) -> AxisMatrices:
     """Return `f(leaf, axis)` for each axis of each leaf that is no longer than `max_dim`."""
     return {
-        name: {str(i): f(leaf, i) for i, length in enumerate(leaf.shape) if length <= max_dim}
+        name: {str(i): f(leaf, i) for i, length in enumerate(leaf.shape) if 0 < length <= max_dim}
         for name, leaf in leaves.items()
     }
 
 
 def outer(g: Array, axis: int) -> Array:
     """Return the inner products (n, n) of the slices of `g` along an axis of length n."""
-    rows = _first(g, axis).reshape(g.shape[axis], -1)
+    rows = _first(g, axis)
+    rows = rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
     return rows @ rows.T
 
 
