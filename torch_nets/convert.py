@@ -22,8 +22,8 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
         A dict of the same structure, whose leaves are tensors with memory of their own.
 
     Raises:
-        UserError: a leaf is not an array, has a mask or a dtype that torch lacks, `dtype` is not one
-            of torch's or of integers, or the device is not available.
+        UserError: a leaf is not an array, or has a mask or a dtype that torch lacks; `dtype` is not
+            one of torch's, or of integers; or the device is not available.
 
     Example:
         >>> import numpy as np
