@@ -55,7 +55,9 @@ class Config(ImageOptions):
         "take so many principal components of the pixels, of variance 1; 0 for the pixels",
         not_negative,
     )
-    width: int = option(512, "of the residual net; alpha of s_fc", positive)
+    width: int = option(
+        512, "of the residual net; s_fc has layers of 256 and 24 times this", positive
+    )
     depth: int = option(4, "blocks of the residual net", up_to(1000))
     expansion: int = option(4, "how much wider a block of the residual net is inside", positive)
     dropout: float = option(0.0, "the part of units set to 0", fraction)

@@ -1,7 +1,9 @@
 """A document as a PDF, by way of Typst."""
 
+import json
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +11,7 @@ from purenets.core.base import UserError
 from purenets.core.report.document import (
     FORMULA,
     TEXT_WIDTH,
+    Block,
     Diagram,
     Document,
     Formula,
@@ -26,8 +29,11 @@ from purenets.core.report.tables import Table, decimal_tails, numeric_columns
 from purenets.core.runs.files import write_atomically
 
 MARGIN = (8.27 - TEXT_WIDTH) / 2  # inches, of A4
+WAYS = "ways.json"  # how each figure is set: at the top of a page, or with the text that names it
+TOP, BELOW, ABOVE = 0, 1, 2
 TYPST = f"""
-#set page(paper: "a4", margin: (x: {MARGIN:.3f}in, y: 2.3cm), numbering: "1")
+#let edge = 2.3cm
+#set page(paper: "a4", margin: (x: {MARGIN:.3f}in, y: edge), numbering: "1")
 #set text(font: "Libertinus Serif", size: 10.5pt, number-type: "lining")
 #set par(justify: true, leading: 0.62em, spacing: 0.95em)
 #set heading(numbering: "1.1")
@@ -56,6 +62,20 @@ TYPST = f"""
   box(fill: rgb("#f4f1ea"), stroke: 0.5pt + rgb("#b9b4a8"), radius: 3pt, inset: (x: 8pt, y: 4pt),
     text(size: 8.5pt, weight: 600, name)),
   text(backward, b))
+#let floating(i, body, words) = {{
+  let way = json("{WAYS}").at(str(i), default: {TOP})
+  let marked = block(breakable: false, spacing: 1.3em)[#metadata(i) <figure> #body]
+  [#metadata(i) <named>]
+  if way == {TOP} {{ place(top, float: true, clearance: 1.5em, marked) + words }}
+  if way == {BELOW} {{ words + parbreak() + marked }}
+  if way == {ABOVE} {{ marked + words }}
+}}
+#let pages() = context {{
+  let last(it) = query(heading.where(outlined: true).before(it.location())).last()
+  let begun = query(<named>).map(it => (str(it.value), last(it).location().page())).to-dict()
+  let own = query(<figure>).map(it => (str(it.value), it.location().page())).to-dict()
+  [#metadata((begun, own)) <pages>]
+}}
 #let shape(s) = grid(
   columns: (1fr, 1fr), column-gutter: 12pt, align: (right, left),
   text(forward)[#s ↓], text(backward)[↑ #s])
@@ -63,6 +83,7 @@ TYPST = f"""
 
 LONG = 14  # rows of a table; with more it may be parted by the end of a page
 HIGH = range(12, LONG + 1)  # rows with which a table moves to where a page has room for it
+KEPT = 3  # first and last rows of a long table that stay together
 SIZES = ((88, 9), (112, 8.5), (130, 8), (10**9, 7.5))  # letters of the widest row, and their size
 
 
@@ -74,8 +95,7 @@ def write_pdf(document: Document, path: Path) -> None:
     """
     typst = compiler()
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "document.typ"
-        source.write_text(to_typst(document, Path(folder)), encoding="utf-8")
+        source = laid_out(document, Path(folder))
         write_atomically(path, typst.compile(str(source), ignore_system_fonts=True, timestamp=0))
 
 
@@ -93,8 +113,32 @@ def compiler() -> ModuleType:
     return typst
 
 
+def laid_out(document: Document, folder: Path) -> Path:
+    """Write the source of the PDF, with all that it needs, to a folder; return its path.
+
+    At first each figure goes to the top of a page, and the text that names it goes on. If that is
+    the page on which its section begins, or one before it, the figure stands above the heading. It
+    has room on that page, then, and goes into the text: below the paragraph that names it or, if
+    there it would come to the next page, above it. Each step changes only what is behind it.
+    """
+    typst = compiler()
+    source, ways = folder / "document.typ", {}
+    source.write_text(to_typst(document, folder), encoding="utf-8")
+    while True:
+        (folder / WAYS).write_text(json.dumps(ways))
+        found = typst.query(str(source), "<pages>", "value", one=True, ignore_system_fonts=True)
+        begun, own = json.loads(found)
+        for i in map(str, range(1, len(own) + 1)):
+            way, together = ways.get(i, TOP), own[i] <= begun[i]
+            if (way == TOP and together) or (way == BELOW and not together):
+                ways[i] = way + 1
+                break
+        else:
+            return source
+
+
 def to_typst(document: Document, folder: Path) -> str:
-    """Return the source of the PDF; the pictures go to `folder`."""
+    """Return the source of the PDF, which reads WAYS; the pictures go to `folder`."""
     write = _Typst(block_numbers(document), folder)
     lines = [TYPST, f"#set document(title: {_string(document.title)})", *write.top(document)]
     if document.contents:
@@ -109,7 +153,7 @@ def to_typst(document: Document, folder: Path) -> str:
         lines += ["#counter(heading).update(0)", '#set heading(numbering: "A.1")']
         lines.append("#set par(justify: false)")  # there are commands in it
         lines += write.sections(appended_sections(document))
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join([*lines, "#pages()"]) + "\n"
 
 
 def _string(text: str) -> str:
@@ -121,7 +165,7 @@ def _string(text: str) -> str:
 class _Typst(Writer):
     def __init__(self, numbers: dict[int | str, str], folder: Path):
         super().__init__(numbers)
-        self.folder, self.pictures = folder, 0
+        self.folder, self.pictures, self.floats = folder, 0, 0
 
     def literal(self, text: str) -> str:
         return f"#{_string(text)};" if text else ""
@@ -149,12 +193,35 @@ class _Typst(Writer):
         return [*lines, abstract]
 
     def sections(self, sections) -> list[str]:
-        """Return the headings with all that is below them."""
+        """Return the headings with all that is below them.
+
+        All figures of a section stand before the heading of the next one.
+        """
         lines = []
         for _, section, depth in sections:
+            if depth <= 2:
+                lines.append("#place.flush()")
             lines.append(f"#heading(level: {depth}, {_string(section.title)})")
-            lines += map(self.block, section.blocks)
+            lines += self.flow(section.blocks)
         return lines
+
+    def flow(self, blocks: Sequence[Block]) -> Iterator[str]:
+        """Yield the blocks of a section, each figure with the paragraph that first names it.
+
+        So there is text left to fill the page that a figure leaves. Figures keep their order.
+        """
+        waiting = [block for block in blocks if _moves(block)]
+        for block in blocks:
+            keys = re.findall(r"@([\w-]+)", block) if isinstance(block, str) else ()
+            named = [i for i, it in enumerate(waiting) if it is block or it.key in keys]
+            text = "" if _moves(block) else self.block(block)
+            for _ in range(max(named, default=-1) + 1):
+                self.floats += 1
+                figure = self.block(waiting.pop(0))
+                yield f"#floating({self.floats})[{figure}][{text}]"
+                text = ""
+            if text:
+                yield text
 
     def formula_block(self, formula: Formula) -> str:
         number = f", numbering: _ => {_string(formula.number)}" if formula.number else ""
@@ -165,16 +232,30 @@ class _Typst(Writer):
         widest = max(sum(map(_letters, row)) + 3 * columns for row in table.rows)
         size = next(size for letters, size in SIZES if widest < letters)
         head, *rows = self.cells(table)
+        long = len(rows) > LONG
+        if long:  # a last column without width holds rows together
+            head += ", []"
+            joined = f", table.cell(rowspan: {KEPT}, breakable: false, inset: 0pt)[]"
+            rows[KEPT:-KEPT] = [f"{row}, []" for row in rows[KEPT:-KEPT]]
+            rows[0] += joined
+            rows[-KEPT] += joined
         parts = ["table.hline(stroke: 0.8pt)", f"table.header({head}, table.hline(stroke: 0.5pt))"]
         cells = ", ".join([*parts, *rows, "table.hline(stroke: 0.8pt)"])
         aligned = ", ".join("right" if right else "left" for right in numeric_columns(table))
-        roomy = ", inset: (x: 4pt, y: 3.6pt)" if any(map(_has_formula, table.rows)) else ""
-        inner = f"table(columns: {columns}, align: ({aligned},){roomy}, {cells})"
+        formulas = [_has_formula(column) for column in zip(*table.rows, strict=True)]
+        widths = ["auto"] * columns  # a formula is not broken; what stands behind it may be
+        if any(formulas) and not formulas[-1]:
+            widths[-1] = "1fr"
+        if long:
+            widths.append("0pt")
+        roomy = ", inset: (x: 4pt, y: 4pt)" if any(formulas) else ""
+        inner = f"table(columns: ({', '.join(widths)},), align: ({aligned},){roomy}, {cells})"
         small = f"#set text(size: {size}pt)\n#set par(justify: false, leading: 0.5em)\n"
-        if len(rows) > LONG:
+        if long:
             small += "#show figure: set block(breakable: true)\n"
             small += "#show figure.caption: set block(sticky: true)\n"
-        return f"#[{small}#{self.figure('table', table, inner, len(rows) in HIGH)}]"
+            small = f"#place.flush()\n{small}"  # so that no figure cuts it in two
+        return f"#[{small}#{self.figure('table', table, inner)}]"
 
     def cells(self, table: Table) -> list[str]:
         """Return the rows with what aligns their decimal points; short words do not break."""
@@ -191,7 +272,7 @@ class _Typst(Writer):
         return f"$display({formula_source(alone[1])})$" if alone else self.text(cell)
 
     def picture_block(self, picture: Picture) -> str:
-        return f"#{self.figure('image', picture, self.image(picture), floating=True)}"
+        return f"#{self.figure('image', picture, self.image(picture))}"
 
     def image(self, picture: Picture | Interactive) -> str:
         self.pictures += 1
@@ -210,18 +291,16 @@ class _Typst(Writer):
         parts.append(f"shape({_string(diagram.leaving)})")
         setting = "set text(size: 7.5pt); set par(justify: false, leading: 0.4em)"
         inner = f"{{ {setting}; stack(spacing: 4.5pt, {', '.join(parts)}) }}"
-        return f"#{self.figure('image', diagram, inner, floating=True)}"
+        return f"#{self.figure('image', diagram, inner)}"
 
     def figure(
         self,
         kind: str,
         block: Table | Picture | Diagram | Interactive,
         inner: str,
-        floating: bool = False,
     ) -> str:
         caption = f"caption: [{self.captioned(block)}], " if block.caption else ""
-        place = "placement: auto, " if floating else ""
-        return f"figure(kind: {kind}, supplement: none, numbering: none, {place}{caption}{inner})"
+        return f"figure(kind: {kind}, supplement: none, numbering: none, {caption}{inner})"
 
     def captioned(self, block: Table | Picture | Diagram | Interactive) -> str:
         """Return the caption with its number in bold."""
@@ -236,6 +315,13 @@ def _unbroken(products: str) -> str:
         return _string(products)
     boxes = (f"#box({_string(part)})" for part in (f"{first},", f"dW = {second}"))
     return f"[{' '.join(boxes)}]"
+
+
+def _moves(block: Block) -> bool:
+    """Return whether a block is moved to a page that has room for it."""
+    if isinstance(block, Table):
+        return len(block.rows) - 1 in HIGH
+    return isinstance(block, Picture | Diagram | Interactive)
 
 
 def _has_formula(row: Sequence[str]) -> bool:

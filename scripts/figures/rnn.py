@@ -59,7 +59,7 @@ def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
     axis.scatter([], [], s=14, color=COLORS[3], label="one seed")
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title)
-    axis.set_xticks(lengths[(np.diff(lengths, prepend=lengths[0] - 9) > 1)])
+    axis.set_xticks(lengths)
     axis.legend(fontsize=9, frameon=False)
     return figure
 

@@ -13,6 +13,7 @@ from scripts.report.prose import sections
 from scripts.report.results import origins
 
 PLACES = ("preset", "out", "data_dir", "seed", "resume", "keep", "test")  # no effect on a training
+LONG = 200  # letters of a meaning that is said once, as the list of all optimizers
 
 
 def appendix(found: dict[str, dict]) -> list[Section]:
@@ -25,7 +26,7 @@ def appendix(found: dict[str, dict]) -> list[Section]:
         "sweep_type": cnn_sweep.Config().precision,
         "cnn-presets": presets(cifar10_cnn.PRESETS),
         "mlp-presets": presets(cifar10_mlp.PRESETS),
-        "vgg-presets": presets(cnn_train.PRESETS),
+        "vgg-presets": presets(cnn_train.PRESETS, ("mlp-presets", cifar10_mlp.Config)),
         "vgg-settings": changed(cnn_sweep.SETTINGS),
         "rnn-settings": changed(palindrome_sweep.SETTINGS),
         "rnn-options": meanings(rnn.Config, palindrome_sweep.SETTINGS),
@@ -35,15 +36,28 @@ def appendix(found: dict[str, dict]) -> list[Section]:
     return sections("settings", values)
 
 
-def presets(configs: Mapping[str, Options]) -> Table:
-    """Return a row for each option that a preset changes: its values and its meaning."""
+def presets(
+    configs: Mapping[str, Options], before: tuple[str, type[Options]] | None = None
+) -> Table:
+    """Return a row for each option that a preset changes: its values and its meaning.
+
+    Args:
+        configs: The presets.
+        before: The key of a table above and its options; long meanings that stand there are not
+            said again.
+    """
     first = next(iter(configs.values()))
+    key, other = before or ("", type(first))
+    told = {field.name: field.metadata["help"] for field in dataclasses.fields(other) if before}
     rows = []
     for field in dataclasses.fields(first):
         values = [config.to_dict()[field.name] for config in configs.values()]
         default = type(first)().to_dict()[field.name]
         if field.name not in PLACES and any(value != default for value in values):
-            rows.append((f"`{field.name}`", *map(shown, values), field.metadata["help"]))
+            meaning, known = field.metadata["help"], told.get(field.name, "")
+            if len(known) > LONG and meaning.startswith(known):
+                meaning = f"as in @{key}" + meaning.removeprefix(known).replace(",", "; also", 1)
+            rows.append((f"`{field.name}`", *map(shown, values), meaning))
     return table_of(("option", *configs, "meaning"), rows)
 
 

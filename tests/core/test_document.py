@@ -2,6 +2,8 @@
 markup.
 """
 
+import re
+
 import pytest
 
 from purenets.core.report import plots
@@ -58,3 +60,57 @@ def test_the_pdf_has_all_texts_and_the_same_bytes_twice(tmp_path):
     squeezed = "".join(text.split())
     assert squeezed.count("#emph[x]") >= 7
     assert "seeFigure1andTable1,a*b*andthis" in squeezed
+
+
+def lines_of(document: Document, path) -> list[tuple[int, float, str]]:
+    """Return page, distance from its top, and text of each piece of text of the PDF, in order."""
+    pytest.importorskip("typst", reason="needs the extra report: pip install 'purenets[report]'")
+    pypdf = pytest.importorskip("pypdf", reason="needs the test extras")
+    write_pdf(document, path)
+    found = []
+    for i, page in enumerate(pypdf.PdfReader(path).pages):
+
+        def visit(text, outer, inner, *_, i=i):
+            found.append((i, -(inner[5] * outer[3] + outer[5]), text.strip()))
+
+        page.extract_text(visitor_text=visit)
+    return sorted(piece for piece in found if piece[2])
+
+
+def test_a_figure_stands_between_its_heading_and_the_next(tmp_path):
+    figures = iter(range(100))
+
+    def section(i: int, heights: tuple[float, ...]) -> Section:
+        blocks = [f"{'word ' * 150} @f{i}-{j}" for j in range(len(heights))]
+        for j, height in enumerate(heights):
+            figure, _ = plots.panels(1, 1, 5, height)
+            blocks.append(Picture(figure, f"FIG{next(figures)}.", f"f{i}-{j}"))
+        return Section(f"SEC{i}", blocks)
+
+    heights = [(2.0,), (5.0, 3.0), (1.0,), (4.0, 4.0, 2.0), (6.0,), (3.0, 2.5)]
+    document = Document("t", [section(i, own) for i, own in enumerate(heights)], contents=True)
+    text = " ".join(piece for page, _, piece in lines_of(document, tmp_path / "a.pdf") if page > 0)
+    shown = re.findall(r"SEC\d+|FIG\d+", text)
+    count = iter(range(100))
+    assert shown == [
+        name
+        for i, own in enumerate(heights)
+        for name in (f"SEC{i}", *(f"FIG{next(count)}" for _ in own))
+    ]
+
+
+@pytest.mark.parametrize("lines", [23, 30, 34, 35])
+def test_no_single_row_of_a_long_table_is_left_over(tmp_path, lines):
+    table = Table([["row", "n"], *([f"ROW{i}", str(i)] for i in range(20))], "caption")
+    document = Document("t", [Section("s", [*["text"] * lines, table])])
+    pages = [page for page, _, text in lines_of(document, tmp_path / "a.pdf") if "ROW" in text]
+    assert len(pages) == 20
+    assert min(pages.count(page) for page in set(pages)) >= 3
+
+
+def test_a_formula_in_a_table_is_not_broken(tmp_path):
+    tex = r"dX = \frac{A}{B} ( Y - \softmax(C) - D \odot \softmax(E) + \softmax(F) )"
+    row = ["group1.norm1", "backward", f"$`{tex}`$", "(100 \u00d7 100 \u00d7 100) " * 8]
+    table = Table([["layer", "pass", "formula", "dimensions"], row], "caption")
+    pieces = lines_of(Document("t", [Section("s", [table])]), tmp_path / "a.pdf")
+    assert len({y for _, y, text in pieces if "softmax" in text}) == 1

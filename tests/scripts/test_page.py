@@ -23,7 +23,7 @@ from purenets.core.report.document import (
 from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
 from purenets.core.report.tabulate import tabulate
-from purenets.core.report.typst import to_typst
+from purenets.core.report.typst import laid_out
 from scripts import (
     cifar10_cnn,
     cifar10_mlp,
@@ -254,8 +254,7 @@ def test_no_page_is_half_empty(report, tmp_path):
     """The last ink of every page is in its lower half, but for the contents and the last page."""
     typst = pytest.importorskip("typst", reason="needs the extra report")
     image = pytest.importorskip("PIL.Image")
-    source = tmp_path / "report.typ"
-    source.write_text(to_typst(report, tmp_path))
+    source = laid_out(report, tmp_path)
     out = str(tmp_path / "page-{0p}.png")
     typst.compile(str(source), output=out, format="png", ppi=24, ignore_system_fonts=True)
     pages = sorted(tmp_path.glob("page-*.png"))
@@ -299,6 +298,18 @@ def test_a_preset_is_explained_by_what_it_changes():
     changed = {name for own in presets for name, value in own.items() if value != default[name]}
     assert set(rows) == changed - set(settings.PLACES)
     assert rows["label_smoothing"]["vgg"] == f"{best['label_smoothing']:g}"
+
+
+def test_the_list_of_optimizers_is_shown_once(report):
+    cells = [
+        cell
+        for block in every_block(report)
+        if isinstance(block, Table)
+        for row in block.rows
+        for cell in row
+    ]
+    assert sum("rmsprop, adagrad" in cell for cell in cells) == 1
+    assert "as in @mlp-presets; also filter_muon" in cells
 
 
 def test_every_kind_of_layer_has_its_formulas():

@@ -18,7 +18,8 @@ def texts(axis) -> list[str]:
 
 
 def test_accuracy_over_length():
-    axis = rnn_figures.accuracy_over_length([cell(5), cell(9)]).axes[0]
+    axis = rnn_figures.accuracy_over_length([cell(5), cell(6)]).axes[0]
+    assert axis.get_xticks().tolist() == [5, 6]
     dots = np.concatenate(
         [part.get_offsets() for part in axis.collections if len(part.get_offsets()) == 2]
     )
