@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from purenets.core import random
-from purenets.core.arguments import expect_flags, is_integer
+from purenets.core.arguments import expect_flags, expect_integers, is_integer
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.palindromes import (
     DIGITS,
@@ -167,12 +167,17 @@ def loader_from(dataset: PalindromeDataset, batch_size: int, step: int = 0) -> D
     Returns:
         A DataLoader without end.
 
+    Raises:
+        UserError: `batch_size` is not a positive integer, or `step` is not an integer from 0 on.
+
     Example:
         >>> from purenets.torch_nets.dataset import PalindromeDataset, loader_from
         >>> x, y = next(iter(loader_from(PalindromeDataset(5), batch_size=8)))
         >>> x.shape, y.shape
         (torch.Size([8, 4, 1]), torch.Size([8]))
     """
+    expect_integers("loader_from", 1, batch_size=batch_size)
+    expect_integers("loader_from", 0, step=step)
     return DataLoader(
         dataset,
         batch_sampler=InOrder(batch_size, step),

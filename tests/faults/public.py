@@ -331,6 +331,10 @@ def calls_of_core() -> list[Call]:
         (palindromes.inputs_and_targets, {"digits": Y[None], "one_hot": True}),
         (dataset.generate_palindrome, {"length": 4, "key": random.key(0)}),
         (dataset.collate, {"items": dataset.Items(X, Y)}),
+        (
+            dataset.loader_from,
+            {"dataset": dataset.PalindromeDataset(4), "batch_size": 2, "step": 1},
+        ),
     ]
 
 

@@ -693,7 +693,7 @@ LAYERS_AND_LOSSES = [
     Mutation(
         "fresh statistics are those of the last batch",
         "torch_nets/batchnorm.py",
-        "means[name] + (value - means[name]) / n",
+        "mean + (value - mean) * (more / max(calls[name], 1))",
         "value",
         "tests/torch_nets/test_batchnorm.py::test_fresh_statistics_are_those_of_torch",
     ),
@@ -829,7 +829,7 @@ DATA_ = [
     Mutation(
         "the first examples of an epoch are left out",
         "core/data/sampling.py",
-        "epoch, offset = divmod(step * batch_size, n)",
+        "epoch, offset = divmod(operator.index(step) * batch_size, n)",
         "epoch, offset = divmod((step + 1) * batch_size, n)",
         f"{DATA}::test_batches_are_full_and_hold_each_example_once_a_pass",
     ),
@@ -982,7 +982,7 @@ AUGMENTATION = [
     Mutation(
         "alternating flips mirror the same images in every epoch",
         "torch_nets/augment.py",
-        "if step * batch_size // len(y) % 2 else x_",
+        "if int(step) * int(batch_size) // len(y) % 2 else x_",
         "if False else x_",
         f"{AUGMENT}::test_alternately_flipped_batches_show_each_image_both_ways_in_two_epochs",
     ),
