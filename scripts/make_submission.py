@@ -74,10 +74,10 @@ call them; `docs/assignment.md` shows how.
 
 Without `make`, `python -m pip install --editable .` installs the packages. In a Python environment
 that has those of `setup.cfg`, everything runs without an install and without a network:
-`python scripts/run_quick.py`, and each script above. Training takes a minute or two for the MLP
-and the RNN. The CNN trains on scikit-learn's digits above; on CIFAR-10 in `data/`, as the
-assignment wants, by `python scripts/cnn_train.py --learning_rate 1e-3` in half an hour or more.
-Without CIFAR-10 the notebooks on images run in quick mode.
+`python scripts/run_quick.py`, and each script above; a bar shows the time left. Above the CNN
+trains on scikit-learn's digits. With CIFAR-10 in `data/`, as the assignment asks for, it takes
+much longer: `python scripts/cnn_train.py --learning_rate 1e-3`. Without CIFAR-10 the notebooks on
+images run in quick mode.
 """
 DIGITS = "--data digits --max_steps 200"
 SEVEN = {

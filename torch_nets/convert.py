@@ -34,7 +34,6 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
     """
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise UserError(f"to_torch: dtype: {dtype!r} is none of torch's, such as torch.float32")
-
     if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
         raise UserError(f"to_torch: dtype: {dtype} would drop fractions; make integers with NumPy")
     if device is not None:

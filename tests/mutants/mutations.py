@@ -1116,7 +1116,8 @@ PRIVACY_AND_PROCESSES = [
         "torch_nets/loaders.py",
         "            for _ in range(offset):\n",
         "            for _ in range(offset - 1):\n",
-        "tests/torch_nets/test_loaders.py::test_a_training_on_a_loader_is_resumed_with_the_same_bits",
+        "tests/torch_nets/test_loaders.py::"
+        "test_a_training_on_a_loader_is_resumed_with_the_same_bits",
     ),
     Mutation(
         "workers make all batches each",
