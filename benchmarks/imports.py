@@ -61,13 +61,13 @@ def main(config: Config) -> dict:
 
 
 def table(found: dict) -> Table:
-    """Return a row for each import: median and quartiles, and the most that is meant to be."""
+    """Return a row for each import: median, quartiles and target."""
     rows = []
     for name, values in found["seconds"].items():
         low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
         most = f"{AT_MOST[name]:g}" if name in AT_MOST else ""
         rows.append((name, f"{median:.2f} ({low:.2f} to {high:.2f})", most, found["n"]))
-    return table_of(("import", "seconds (quartiles)", "meant to be at most", "n"), rows)
+    return table_of(("import", "seconds (quartiles)", "target", "n"), rows)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def table(rows: list[dict]) -> Table:
         bar = f"{row['at_most']:g}{met}"
         cells.append((*names, with_quartiles(row), bar, row["n"], *origin_cells([row])))
     header = ("work", "ours", "fastest peer", "ratio: ours / peer, median (quartiles)")
-    return table_of((*header, "meant to be at most", "n", *ORIGIN), cells)
+    return table_of((*header, "target", "n", *ORIGIN), cells)
 
 
 def draw(rows: list[dict]):
@@ -143,7 +143,7 @@ def draw(rows: list[dict]):
         axis.plot(row["at_most"], i, "|", color="black", markersize=14, markeredgewidth=2)
     axis.axvline(1, color="black", linewidth=1)
     labels = [f"{row['work']}\n{row['ours']} / {row['peer']}" for row in reversed(rows)]
-    axis.set(xscale="log", xlabel="time of ours / time of the peer (bar: meant to be at most)")
+    axis.set(xscale="log", xlabel="time of ours / time of the peer (bar: target)")
     axis.set_yticks(range(len(rows)), labels, fontsize=8)
     return figure
 

@@ -155,7 +155,7 @@ def ablation(rows: Sequence[dict], base: str, title: str = "") -> Figure:
         axis.set_xlim(max(1.3 * min(near, default=FAR), FAR), max(1.3 * max(means), 1))
     axis.axvline(0, color="black", linewidth=1)
     axis.set(yticks=places, yticklabels=order, title=title)
-    axis.set_xlabel(f"points of validation accuracy, against {whole:.1%} with all")
+    axis.set_xlabel(f"change in validation accuracy, points (preset: {whole:.1%})")
     axis.grid(axis="y", visible=False)
     return figure
 

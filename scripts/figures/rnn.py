@@ -60,7 +60,7 @@ def accuracy_over_length(cells: Sequence[dict], title: str = "") -> Figure:
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
     axis.set(xlabel="length of the palindrome T", ylabel="accuracy", ylim=(0, 1.04), title=title)
     axis.set_xticks(lengths)
-    axis.legend(fontsize=9, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure
 
 
@@ -140,7 +140,7 @@ def heatmap(cells: Sequence[dict], title: str = "") -> Figure:
             axis.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
     axis.set_xticks(range(len(lengths)), [f"T = {T}" for T in lengths])
     axis.set_yticks(range(len(settings)), settings)
-    axis.set_title(title)
+    figure.suptitle(title)
     axis.grid(False)
     figure.colorbar(picture, ax=axis, label="mean accuracy")
     return figure
@@ -245,6 +245,7 @@ def traces(panels_of: dict[str, tuple[np.ndarray, np.ndarray]], times: Sequence[
                 )
             axis.set_title(f"t = {t}", fontsize=10)
             axis.tick_params(labelsize=8)
+            axis.locator_params(nbins=5)
         row[0].set_ylabel(name)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(

@@ -50,8 +50,8 @@ def unrolled(batch: int, input_dim: int, hidden: int, classes: int, steps: int) 
 
 def _draw_states(axis: Axes, sizes: Sizes) -> None:
     """Draw h_0, the boxes of the states, and their inputs."""
-    _label(axis, 0.05, Y - 0.12, f"$h_0 = 0$\n{sizes.state}", FORWARD, ha="left")
-    _arrow(axis, (0.72, Y), (PLACES[0] - 0.5, Y), FORWARD)
+    _label(axis, 0.05, Y + 0.1, f"$h_0 = 0$\n{sizes.state}", FORWARD, ha="left")
+    _arrow(axis, (0.05, Y), (PLACES[0] - 0.5, Y), FORWARD)
     for t, x in zip(("1", "2", str(sizes.steps)), PLACES, strict=True):
         box(axis, x, Y, 1.04, 0.54, f"$h_{t} = \\tanh(a_{t})$\n{sizes.state}", FONT_SIZE)
         _arrow(axis, (x, 0.38), (x, Y - 0.28), FORWARD)
@@ -93,6 +93,10 @@ def _write_sums(axis: Axes, sizes: Sizes) -> None:
     _label(axis, 0.05, 2.55, f"{named}\nevery $h_t$ and $dh_t$: {sizes.state}", ha="left")
     sums = "$dW_{hx} = \\sum_t da_t^\\top x_t$\n$dW_{hh} = \\sum_t da_t^\\top h_{t-1}$"
     _label(axis, 0.05, 1.85, sums, BACKWARD, ha="left")
+    rest = (
+        "$dW_{ph} = do^\\top h_{T-1}$\n$db_h = \\sum_t da_t$,  $db_o = do$, summed over the batch"
+    )
+    _label(axis, 1.6, 1.85, rest, BACKWARD, ha="left")
 
 
 def _arrow(axis: Axes, begin: tuple, end: tuple, color: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from purenets.core.report.document import Document
 from scripts import compare_mlps, run_quick
 from scripts.figures import rnn as figures
-from scripts.report import cifar10, conclusion, part1, part2, part3, settings
+from scripts.report import cifar10, conclusion, more_curves, part1, part2, part3, settings
 from scripts.report.prose import sections
 from scripts.shared.sweeps import grouped, images_of, spread
 
@@ -35,7 +35,7 @@ def document(
         references(),
         contents=True,
         byline=byline,
-        appendix=settings.appendix(found),
+        appendix=[*settings.appendix(found), *more_curves.appendix(found)],
     )
 
 

@@ -56,7 +56,7 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
     values |= of_preset(preset, "depth", "small_size", "small_fraction", "whiten_epochs")
     values |= {"first_biases": FIRST, "residual": preset.depth == 3}
     values |= {"cutout": preset.cutout, "hardest": preset.hardest if preset.hardest < 1 else None}
-    around = "Around each branch the sum X + f(X) goes, which is not drawn."
+    around = "The skip connections are not drawn."
     values |= {"features": preset.channels[-1], "around": around if preset.depth == 3 else ""}
     values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
     (part,) = sections("part1_cnn", values)
@@ -181,6 +181,12 @@ def headline(rows: Sequence[dict]) -> dict[str, list[dict]]:
 
     best = max(by_setting, key=rank)
     return {best: by_setting[best]}
+
+
+def headline_rows(found: dict, kind: str) -> list[dict]:
+    """Return the rows of the headline of one kind of network; none if their file is missing."""
+    rows = of_kind(found, kind)
+    return next(iter(headline(rows).values())) if rows else []
 
 
 def reached(rows: Sequence[dict]) -> dict:

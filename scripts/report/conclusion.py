@@ -9,7 +9,8 @@ from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import rnn as rnn_figures
 from scripts.report import cifar10, part1, part2, part3
 from scripts.report.prose import sections
-from scripts.shared.comparison import unpaired
+from scripts.report.results import in_powers, parsed
+from scripts.shared.comparison import Difference, unpaired
 from scripts.shared.sweeps import MEAN_SD, grouped, spread
 
 CHANCE = 0.1  # of ten digits
@@ -26,7 +27,7 @@ def section(found: dict) -> Section | None:
         of_perceptrons(found["part1_sets"]["rows"])
         | of_convolutions(found)
         | of_lengths(found["rnn_lengths"]["cells"])
-        | of_latches(found["rnn_memory"]["cells"])
+        | of_latches(found["rnn_memory"])
         | of_passes(grouped(found["part2_settings"]["rows"]))
         | {
             "networks": networks(rows, found["part2_settings"]["rows"], times(found)),
@@ -42,7 +43,7 @@ def of_perceptrons(rows: Sequence[dict]) -> dict:
     names = dict.fromkeys(row["case"]["dataset"] for row in rows)
     same = not any(part1.differs(part1.between_backends(rows, name)) for name in names)
     farthest = max(row["largest_difference"] for row in rows)
-    return {"same": same, "n_sets": len(names), "farthest": f"{farthest:.1e}"}
+    return {"same": same, "n_sets": len(names), "farthest": in_powers(f"{farthest:.1e}")}
 
 
 def of_convolutions(found: dict) -> dict:
@@ -53,7 +54,15 @@ def of_convolutions(found: dict) -> dict:
         for mine in cifar10.headline(cifar10.of_kind(found, kind)).values()
     ]
     gain = unpaired(*best)
-    return {"convolutions": gain.points() if gain.is_clear else None}
+    return {
+        "convolutions": gain.points() if gain.is_clear else None,
+        "convolutions_n": of_n(gain),
+    }
+
+
+def of_n(change: Difference) -> str:
+    """Return the number of seeds on both sides: one number if they are equal."""
+    return " and ".join(map(str, dict.fromkeys(change.n)))
 
 
 def of_passes(by_setting: dict) -> dict:
@@ -67,7 +76,9 @@ def of_passes(by_setting: dict) -> dict:
         return {"passes": None}
     return {
         "passes": passes.points(),
+        "passes_n": of_n(passes),
         "augmentation": more.points(),
+        "augmentation_n": of_n(more),
         "short_epochs": part2.epochs(part2.ADAM, by_setting[part2.ADAM]),
         "long_epochs": part2.epochs(plain, by_setting[plain]),
         "plain_gap": part2.gap(by_setting[plain]).points(),
@@ -89,20 +100,21 @@ def of_lengths(cells: Sequence[dict]) -> dict:
     }
 
 
-def of_latches(cells: Sequence[dict]) -> dict:
+def of_latches(found: dict) -> dict:
     """Return how far the latches remember; None if a seed of them is wrong there."""
     setting, T = FAR
-    found = [cell for cell in cells if (cell["setting"], cell["T"]) == FAR]
+    cells = [cell for cell in found["cells"] if (cell["setting"], cell["T"]) == FAR]
     worst = {
         int(length): min(values["by_seed"])
-        for cell in found
+        for cell in cells
         for length, values in cell["accuracy"].items()
     }
     perfect = [length for length, accuracy in worst.items() if accuracy == 1]
     return {
         "latches_T": max(perfect, default=None),
         "latches_trained": T,
-        "latches_n": len(found[0]["seeds"]) if found else 0,
+        "latches_n": len(cells[0]["seeds"]) if cells else 0,
+        "latches_drawn": parsed(palindrome_sweep.Config, found).eval_size,
         "latches_gain": palindrome_sweep.SETTINGS[setting]["gain"],
     }
 
@@ -123,7 +135,7 @@ def networks(rows: Sequence[dict], vgg: Sequence[dict], times: dict[str, float])
     """
     header = (
         *("network", f"single images, % ({MEAN_SD})", f"over views, % ({MEAN_SD})"),
-        *("time in A", "n"),
+        *("time, A", "n"),
     )
     of_part2 = {name: own for name, own in grouped(list(vgg)).items() if name in part2.LADDER}
     lines = [

@@ -67,7 +67,7 @@ KINDS = {
     "GlobalAvgPool": Kind(
         r"Y = \frac{1}{H W} \sum_{\text{pixels}} X", {"X": r"dX = \frac{1}{H W} dY"}
     ),
-    "Flatten": Kind(r"Y = X \text{ in one row}", {"X": r"dX = dY \text{ in its old shape}"}),
+    "Flatten": Kind(r"Y = X \text{ as one row}", {"X": r"dX = dY \text{ reshaped to the input}"}),
     "Scale": Kind(r"Y = s X", {"X": r"dX = s \, dY"}),
 }
 LOSS = Kind(  # Q, in the gradient: the classes y as one-hot rows

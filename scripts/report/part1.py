@@ -20,8 +20,9 @@ from scripts.report import one_step
 from scripts.report.best_possible import CURVES, best_possible
 from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
-from scripts.report.results import compact, in_small
+from scripts.report.results import compact, in_small, parsed
 from scripts.report.structure import layers
+from scripts.report.words import in_digits, listed
 from scripts.shared.comparison import Difference, paired
 from scripts.shared.mlp import MLPConfig, load_data
 
@@ -175,7 +176,7 @@ def of_sets(found: dict) -> dict:
         "sets_differ": bool(apart),
         "sets_apart": ", ".join(f"{c.points()} on {name}" for name, c in apart.items()),
         **of_overlap(found["rows"]),
-        "curves": curves(found["rows"]),
+        "curves": curves(mlp_figures.kept_histories(found["rows"])),
         "curves_seed": kept_seed(found["rows"]),
     }
 
@@ -235,9 +236,8 @@ def kept_seed(rows: Sequence[dict]) -> str:
     return " and ".join(map(str, sorted(seeds)))
 
 
-def curves(rows: list[dict]) -> Figure | None:
-    """Draw the curves of both networks on each set; return None if no row has a history."""
-    histories = mlp_figures.kept_histories(rows)
+def curves(histories: dict[str, dict[str, list]]) -> Figure | None:
+    """Draw the curves of both networks, a row for each key; return None if there are none."""
     if not histories:
         return None
     figure = mlp_figures.curves_of(histories, log=True)
@@ -307,7 +307,8 @@ def of_noise(found: dict | None) -> dict:
     low, high = noises[0], noises[-1]
     return {
         "noise": compact(compare_mlps.table(found["rows"])),
-        "adam_apart": ", ".join(f"{value:.2g}" for value in params_apart(found["rows"])),
+        "adam_apart": listed(f"{value:.2g}" for value in params_apart(found["rows"], "adam")),
+        "sgd_apart": in_digits(max(params_apart(found["rows"], "sgd"))),
         "noise_n": found["n"],
         "noise_epochs": found["rows"][0]["case"]["max_steps"],
         "low_noise": low,
@@ -341,17 +342,17 @@ def backends_apart(rows: Sequence[dict], noise: float) -> str:
     return paired(torch, numpy).points()
 
 
-def params_apart(rows: Sequence[dict]) -> list[float]:
-    """Return the largest param difference between both networks with Adam, for each noise."""
-    adam = [row for row in compare_mlps.summary(rows) if row["optimizer"] == "adam"]
-    return list({row["noise"]: row["largest_difference"] for row in adam}.values())
+def params_apart(rows: Sequence[dict], optimizer: str) -> list[float]:
+    """Return the largest difference between the params of both networks, for each noise."""
+    mine = [row for row in compare_mlps.summary(rows) if row["optimizer"] == optimizer]
+    return list({row["noise"]: row["largest_difference"] for row in mine}.values())
 
 
 def of_shuffled(found: dict | None) -> dict:
     """Return the values of digits with ordered and with shuffled pixels."""
     if found is None:
         return dict.fromkeys(OF_SHUFFLED)
-    rows = found["rows"]
+    rows, config = found["rows"], parsed(shuffled_pixels.Config, found)
     effects = {net: shuffled_pixels.effect(rows, net) for net in shuffled_pixels.NETS}
     gain = paired(*(shuffled_pixels.accuracies(rows, net, "in order") for net in ("CNN", "MLP")))
     loses = effects["CNN"].mean < 0 and effects["CNN"].is_clear
@@ -363,6 +364,9 @@ def of_shuffled(found: dict | None) -> dict:
         "shuffled_loss": effects["CNN"].points().lstrip("-"),
         "shuffled": compact(shuffled_pixels.table(found["rows"])),
         "shuffled_n": found["n"],
+        "shuffled_hidden": config.hidden,
+        "shuffled_steps": config.steps,
+        "shuffled_batch": config.batch_size,
         "shuffled_mlp": effects["MLP"].points(),
         "shuffled_cnn": effects["CNN"].points(),
     }

@@ -1,7 +1,7 @@
 """Part II of the report: the reduced VGG on CIFAR-10."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,8 @@ TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000  # of CIFAR-10; of the first some 
 ADAM, BEST = "adam 1e-3", "best"  # the assignment's setting, and the best one
 # each setting adds one thing to the one before it: more epochs, augmentation, the best recipe
 LADDER = (ADAM, "40 epochs plain", "40 epochs augmented", BEST)
+OF_OPTIMIZERS = ("optimizers", "highest", "clear", "not_clear", "below", "from_adam")
+OF_LADDER = ("ladder", "ladder_unclear")
 
 
 def section(found: dict, quick: run_quick.Config) -> Section:
@@ -35,17 +37,8 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= {"quick": None} | analysis(found["part2_settings"])
         values |= of_final(found.get("part1_cifar10"))
     else:
-        missing = ("settings", "adam", "adam_fits", "optimizers", "highest", "ladder")
-        missing += (
-            "best",
-            "gain",
-            "final",
-            "precision",
-            "precision_elsewhere",
-            "mixed",
-            "not_clear",
-            "below",
-        )
+        missing = ("settings", "mixed", "adam", "adam_fits", "precision", "precision_elsewhere")
+        missing += (*OF_OPTIMIZERS, *OF_LADDER, "best", "gain", "final")
         values |= {"quick": in_small(run_quick.part2, quick)} | dict.fromkeys(missing)
     (part,) = sections("part2", values)
     return part
@@ -197,7 +190,7 @@ def of_optimizers(by_setting: dict) -> dict:
     """
     short = {name: rows for name, rows in by_setting.items() if name in cnn_sweep.COMPARED}
     if len(short) < 2:
-        return dict.fromkeys(("optimizers", "highest", "not_clear", "below"))
+        return dict.fromkeys(OF_OPTIMIZERS)
     every_row = [row for rows in short.values() for row in rows]
     several = {name: rows for name, rows in short.items() if len(rows) > 1}
     lines = "mean of the seeds, and their range" if several else "one seed each"
@@ -206,20 +199,33 @@ def of_optimizers(by_setting: dict) -> dict:
         "optimizers_lines": lines,
     }
     if len(several) < 2:
-        return values | {"highest": None, "not_clear": None, "below": None}
+        return dict.fromkeys(OF_OPTIMIZERS) | values
     lowest, *_, highest = sorted(several, key=lambda name: np.mean(accuracies(several[name])))
     best = several[highest]
-    unclear = [n for n in several if n != highest and not compared(best, several[n]).is_clear]
+    lower = {name: compared(rows, best) for name, rows in several.items() if name != highest}
+    unclear = [name for name, change in lower.items() if not change.is_clear]
     below = [name for name in unclear if every_seed_is_lower(several[name], best)]
     level = [name for name in unclear if name not in below]
+    others = {name: rows for name, rows in several.items() if name != ADAM}
+    adam = several.get(ADAM)
+    from_adam = {name: compared(rows, adam) for name, rows in others.items()} if adam else {}
     return values | {
         "highest": highest,
         "highest_accuracy": spread(accuracies(several[highest])),
         "lowest": lowest,
         "lowest_accuracy": spread(accuracies(several[lowest])),
+        "clear": clear(lower),
         "not_clear": ", ".join(level) or None,
         "below": ", ".join(below) or None,
+        "from_adam": clear(from_adam),
+        "adam_name": ADAM,
     }
+
+
+def clear(changes: Mapping[str, Difference]) -> str | None:
+    """Return the differences whose 95% interval excludes 0, as a text; None if there are none."""
+    found = [f"{change.points()} ({name})" for name, change in changes.items() if change.is_clear]
+    return ", ".join(found) or None
 
 
 def every_seed_is_lower(rows: Sequence[dict], best: Sequence[dict]) -> bool:
@@ -234,22 +240,27 @@ def of_ladder(by_setting: dict) -> dict:
     """
     steps = [name for name in LADDER if len(by_setting.get(name, ())) > 1]
     if len(steps) < 2:
-        return {"ladder": None}
-    told = []
-    for before, name in itertools.pairwise(steps):
-        change = compared(by_setting[name], by_setting[before])
-        told.append(f"{before} to {name} {change.points()}")
-    gaps = (f"{gap(by_setting[name]).points()}" for name in steps)
-    table, changes = ladder(by_setting, steps), "; ".join(told)
-    return {"ladder": table, "ladder_steps": changes, "ladder_gaps": ", ".join(gaps)}
+        return dict.fromkeys(OF_LADDER)
+    changes = {
+        f"{before} to {name}": compared(by_setting[name], by_setting[before])
+        for before, name in itertools.pairwise(steps)
+    }
+    longer = cnn_train.Config(**cnn_sweep.SETTINGS[LADDER[1]])
+    return {
+        "ladder": ladder(by_setting, steps),
+        "ladder_steps": "; ".join(f"{name} {own.points()}" for name, own in changes.items()),
+        "ladder_unclear": "; ".join(n for n, own in changes.items() if not own.is_clear) or None,
+        "ladder_gaps": ", ".join(gap(by_setting[name]).points() for name in steps),
+        "long_optimizer": longer.optimizer.capitalize(),
+        "long_batch": longer.batch_size,
+    }
 
 
 def ladder(by_setting: dict, steps: Sequence[str]) -> Table:
     """Return a row for each setting: epochs, accuracies, and the change from the row above."""
-    header = (
-        *("setting", "epochs", f"test, % ({MEAN_SD})"),
-        *(f"training - validation, points ({MEAN_SE})", f"test, to the row above ({MEAN_SE})", "n"),
-    )
+    gain = f"test, gain over the row above ({MEAN_SE})"
+    header = ("setting", "epochs", f"test, % ({MEAN_SD})")
+    header += (f"training - validation, points ({MEAN_SE})", gain, "n")
     rows = []
     for before, name in zip((None, *steps), steps, strict=False):
         mine = by_setting[name]
@@ -266,7 +277,6 @@ def of_best(rows: Sequence[dict] | None) -> dict:
     return {
         "best": figures.parts_curves(rows, "The best setting"),
         "best_n": len(rows),
-        "best_gap": gap(rows).points(),
         **of_recipe(cnn_train.Config(**cnn_sweep.SETTINGS[BEST])),
         "classes": to_print(figures.per_class(rows), SMALL),
         **of_mistakes(rows),

@@ -19,16 +19,16 @@ from scripts.figures.unrolled import unrolled
 from scripts.report import part3_memory as memory
 from scripts.report.part3_memory import HARD, LEARNED
 from scripts.report.prose import sections
-from scripts.report.results import compact, in_small
+from scripts.report.results import compact, in_small, parsed
 from scripts.report.words import in_words, listed, power_of_ten
-from scripts.shared.comparison import paired
+from scripts.shared.comparison import Difference, paired
 from scripts.shared.sweeps import deviation, spread
 
 LENGTH = 5  # of the palindromes whose dimensions are shown
 MEDIUM = 5.2  # inches: the width of figures of one panel
 FAR_APART = 0.25  # gap between worst and best seed from which on their mean says little
 ENOUGH = 0.9  # held-out accuracy above which the first halves in training count as enough
-OF_LENGTHS = ("lengths", "longest", "spike", "apart", "above_chance", "longer_worse")
+OF_LENGTHS = ("lengths", "longest", "spike", "apart", "above_chance", "longer_worse", "lost_clear")
 OF_HELD_OUT = ("held-out", "same_enough", "enough_otherwise")
 USES = {
     "W_hx": "(1), every step",
@@ -47,6 +47,7 @@ def section(found: dict, quick: run_quick.Config) -> Section:
         values |= of_held_out(found.get("rnn_holdout")) | memory.of_states(found.get("rnn_states"))
         values |= memory.of_ingredients(found.get("rnn_settings"), found["rnn_lengths"])
         values |= memory.of_memory(found.get("rnn_memory_why"))
+        values |= memory.of_long(found.get("rnn_memory_T500"))
     else:
         missing = (*OF_LENGTHS, *OF_HELD_OUT, *memory.OF_ALL)
         values |= {"quick": in_small(run_quick.part3, quick)} | dict.fromkeys(missing)
@@ -162,7 +163,7 @@ def of_lengths(found: dict) -> dict:
         "lengths": to_print(figures.accuracy_over_length(cells), MEDIUM),
         "accuracies": accuracies(cells, seen),
         "rnn-curves": figures.both_curves(figures.shown(cells)),
-        "lost": lost(figures.shown(cells)),
+        **of_lost(figures.shown(cells)),
         "shown_T": ", ".join(str(cell["T"]) for cell in figures.shown(cells)),
         "draws": draws,
         "all_seen": max((T for T, share in seen.items() if share > 0.9999), default=0),
@@ -197,14 +198,23 @@ def of_range(cells: Sequence[dict]) -> dict:
     }
 
 
-def lost(cells: Sequence[dict]) -> str:
-    """Return how far the last evaluation is below the best one, paired by seed, at each length."""
-    texts = []
-    for cell in cells:
-        by_seed = figures.of_seeds(cell, "test_accuracy")
-        change = paired(by_seed.max(axis=0), by_seed[-1]).points()
-        texts.append(f"{change} at T = {cell['T']}")
-    return ", ".join(texts)
+def of_lost(cells: Sequence[dict]) -> dict:
+    """Return how far the last evaluation is below the best one, paired by seed, at each length.
+
+    `lost_clear` has the lengths at which the 95% interval of the mean excludes 0.
+    """
+    losses = {cell["T"]: lost(cell) for cell in cells}
+    clear = [f"T = {T}" for T, change in losses.items() if change.is_clear]
+    return {
+        "lost": ", ".join(f"{change.points()} at T = {T}" for T, change in losses.items()),
+        "lost_clear": listed(clear) if clear else None,
+    }
+
+
+def lost(cell: dict) -> Difference:
+    """Return the best evaluation of a seed minus its last one."""
+    by_seed = figures.of_seeds(cell, "test_accuracy")
+    return paired(by_seed.max(axis=0), by_seed[-1])
 
 
 def seen_share(T: int, draws: int) -> float:
@@ -330,6 +340,7 @@ def of_held_out(found: dict | None) -> dict:
         "held-out": rnn_analysis.held_out(cells),
         "held-out-table": compact(palindrome_holdout.table(cells)),
         "held_out_n": found["n"],
+        "held_out_evaluated": parsed(palindrome_holdout.Config, found).eval_size,
         "held_out_steps": cells[0]["steps"],
         "held_out_T": T,
         "held_out_part": palindrome_holdout.HELD_OUT,

@@ -4,7 +4,6 @@ The topics are gradients and hidden states, the ingredients of training, and net
 far beyond the length that they were trained at.
 """
 
-import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,20 +13,27 @@ from scripts import palindrome_states, palindrome_sweep
 from scripts import train as rnn
 from scripts.figures import rnn as figures
 from scripts.figures import rnn_analysis
-from scripts.report.results import compact
+from scripts.report.results import compact, parsed
 from scripts.report.words import in_digits, in_words, listed, power_of_ten
-from scripts.shared.comparison import paired, unpaired
+from scripts.shared.comparison import paired
 from scripts.shared.sweeps import deviation, spread
 
 HARD = 20  # the length at which ingredients are compared
 LEARNED = 0.99  # the accuracy from which on a seed has learned
 FAILED = 0.5  # the accuracy below which a seed of the latches has failed
 OF_STATES = ("gradients", "untrained_at_chance", "untrained_above_chance", "radius_not_enough")
-OF_INGREDIENTS = ("ingredients", "slower", "frozen_unclear", "frozen_otherwise")
+OF_INGREDIENTS = (
+    "ingredients",
+    "ingredients_unclear",
+    "slower",
+    "frozen_unclear",
+    "frozen_otherwise",
+)
 OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
 OF_MEMORY = ("memory", "unstable", "stable", "below_chance")
-OF_ALL = (*OF_STATES, *OF_INGREDIENTS, *OF_MEMORY)
+OF_ALL = (*OF_STATES, *OF_INGREDIENTS, *OF_MEMORY, "long_T")
 INPUTS = {1: "numbers", 10: "one-hot"}  # how a digit is fed, by the size of the input
+NAMES = {"orthogonal": "the orthogonal W_hh", "onehot": "one-hot digits"}
 
 # --- gradients, hidden states and latches ---------------------------------------------------------
 
@@ -43,7 +49,7 @@ def of_states(found: dict | None) -> dict:
     back = longest["T"] - 2
     shares = palindrome_states.reach(longest["before"])
     factors = np.exp(np.log(shares) / back)
-    config = palindrome_states.Config.parse(shlex.split(found["command"])[2:])
+    config = parsed(palindrome_states.Config, found)
     fitted_on = config.examples // 2
     return {
         "gradients": rnn_analysis.gradients(cells),
@@ -80,13 +86,12 @@ def of_reach(default: Sequence[dict]) -> dict:
     """Return how much gradient reaches the first digit, and how the spectral radius changes that.
 
     `radius_not_enough` is True if, at the longest length, the radius is above 1 after training, but
-    the gradient at the first digit has become smaller.
+    the gradient at the first digit is not clearly larger.
     """
     longest = default[-1]
-    before, after = (
-        palindrome_states.geometric_mean(palindrome_states.reach(longest[when]))
-        for when in palindrome_states.TIMES
-    )
+    shares = [palindrome_states.reach(longest[when]) for when in palindrome_states.TIMES]
+    before, after = map(palindrome_states.geometric_mean, shares)
+    decades = paired(*(np.log10(share) for share in reversed(shares)))
     reached = [
         f"{in_digits(palindrome_states.geometric_mean(palindrome_states.reach(cell['after'])))} "
         f"at T = {cell['T']}"
@@ -95,10 +100,13 @@ def of_reach(default: Sequence[dict]) -> dict:
     radius = np.mean(longest["after"]["radius"])
     return {
         "reached": listed(reached),
-        "radius_not_enough": bool(radius > 1 and after < before),
+        "radius_not_enough": bool(radius > 1 and not (decades.mean > 0 and decades.is_clear)),
         "radius_longest": told(longest["after"]["radius"]),
         "reach_before": in_digits(before),
         "reach_after": in_digits(after),
+        "reach_lowest": in_digits(shares[1].min()),
+        "reach_highest": in_digits(shares[1].max()),
+        "reach_decades": f"{decades.mean:+.1f} ± {decades.standard_error:.1f}",
     }
 
 
@@ -164,15 +172,18 @@ def of_ingredients(found: dict | None, lengths: dict) -> dict:
         "orthogonal": ("scalar-orthogonal", "default"),
         "onehot": ("onehot", "default"),
     }
-    changes = {name: unpaired(own[a], own[b]).points() for name, (a, b) in pairs.items()}
+    changes = {name: paired(own[a], own[b]) for name, (a, b) in pairs.items()}
+    unclear = [NAMES[name] for name, change in changes.items() if not change.is_clear]
     return {
         "ingredients": ingredients(found["cells"]),
         "ingredients_n": found["n"],
+        "ingredients_evaluated": parsed(palindrome_sweep.Config, found).eval_size,
         "ingredients_steps": found["cells"][0]["steps"],
         "default_hard": spread(own["default"], digits=1),
         "slower": is_slower(own["default"], lengths["cells"]),
         "hard": HARD,
-        **{f"from_{name}": text for name, text in changes.items()},
+        **{f"from_{name}": change.points() for name, change in changes.items()},
+        "ingredients_unclear": listed(unclear) if unclear else None,
         **of_frozen(own["onehot-orthogonal-frozen"], own["onehot-orthogonal"]),
         **of_clipping(own),
     }
@@ -269,28 +280,45 @@ def of_memory(found: dict | None) -> dict:
         name: rnn.Config(**palindrome_sweep.SETTINGS[name])
         for name in ("latches", "onehot", "latches-scalar")
     }
-    below = below_chance(cells["onehot"])
     return {
         "memory": figures.memory(found["cells"]),
         "memory_n": found["n"],
+        "memory_evaluated": parsed(palindrome_sweep.Config, found).eval_size,
         "memory_seeds": in_words(found["n"]),
         "memory_T": found["cells"][0]["T"],
         "memory_steps": found["cells"][0]["steps"],
         "memory_longest": longest,
         "latches_worst": min(far["latches"]),
-        "latches_gain": unpaired(far["latches"], far["onehot"]).points(),
+        "latches_gain": paired(far["latches"], far["onehot"]).points(),
         "latches_schedule": options["latches"].schedule,
         "latches_norm": options["latches"].max_norm,
         "onehot_schedule": options["onehot"].schedule,
         "onehot_norm": options["onehot"].max_norm,
-        "frozen_loss": unpaired(far["latches-frozen"], far["latches"]).points(),
+        "frozen_loss": paired(far["latches-frozen"], far["latches"]).points(),
         **of_gains(far),
         "scalar": spread(far["latches-scalar"], digits=1),
         "scalar_scale": options["latches-scalar"].input_scale,
         "scalar_failed": in_words(sum(value < FAILED for value in far["latches-scalar"])),
         "rotation": spread(far["latches-orthogonal"], digits=1),
         "rotation_own": spread(figures.at_own_length(cells["latches-orthogonal"]), digits=1),
-        "below_chance": below,
+        **of_onehot(cells["onehot"]),
+    }
+
+
+def of_long(found: dict | None) -> dict:
+    """Return the accuracy of latches that were trained at a great length."""
+    if found is None:
+        return {"long_T": None}
+    (cell,) = found["cells"]
+    values = figures.at_own_length(cell)
+    return {
+        "long_T": cell["T"],
+        "long_steps": cell["steps"],
+        "long_n": found["n"],
+        "long_lowest": values.min(),
+        "long_highest": values.max(),
+        "long_learned": in_words(int((values > LEARNED).sum())),
+        "learned": LEARNED,
     }
 
 
@@ -317,12 +345,24 @@ def of_gains(far: dict[str, Sequence[float]]) -> dict:
     }
 
 
-def below_chance(cell: dict) -> str | None:
-    """Return the lengths at which every seed is below chance, with the mean; None if none."""
-    found = {int(T): known["by_seed"] for T, known in cell["accuracy"].items()}
-    texts = [
-        f"T = {T:,} ({spread(values, digits=1)}%)"
-        for T, values in sorted(found.items())
-        if max(values) < figures.CHANCE
-    ]
-    return listed(texts) if texts else None
+def of_onehot(cell: dict) -> dict:
+    """Return where every seed of the default initialization with one-hot digits is below chance.
+
+    `below_chance` has these lengths with their mean, None if there are none.
+    """
+    found = {int(T): known["by_seed"] for T, known in sorted_by_length(cell)}
+    own = found.pop(cell["T"])
+    below = {T: values for T, values in found.items() if max(values) < figures.CHANCE}
+    texts = [f"T = {T:,} ({spread(values, digits=1)}%)" for T, values in below.items()]
+    return {
+        "below_chance": listed(texts) if texts else None,
+        "below_lengths": in_words(len(below)),
+        "also_lengths": in_words(len(found)),
+        "onehot_highest": f"{max(map(max, found.values())):.1%}",
+        "onehot_own_lowest": f"{min(own):.1%}",
+    }
+
+
+def sorted_by_length(cell: dict) -> list[tuple[str, dict]]:
+    """Return the accuracies of a cell with their lengths, the shortest first."""
+    return sorted(cell["accuracy"].items(), key=lambda item: int(item[0]))

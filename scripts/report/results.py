@@ -1,11 +1,13 @@
 """The origin of the results in the report, and the replacement for missing ones."""
 
 import re
+import shlex
 from collections.abc import Callable
 
 from purenets.core.report.document import Block, Section
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import folder_at
+from purenets.core.runs.options import Options
 from scripts import run_quick
 from scripts.report.prose import sections
 from scripts.shared.comparison import MEAN_SE
@@ -23,7 +25,7 @@ SHOWN = (
         "rnn_holdout",
         "rnn_states",
     ),
-    *("rnn_settings", "rnn_memory_why"),
+    *("rnn_settings", "rnn_memory_why", "rnn_memory", "rnn_memory_T500"),
 )
 EXPLAINED = re.compile(rf" \(({re.escape(MEAN_SD)}|{re.escape(MEAN_SE)})\)")  # behind a header
 SCIENTIFIC = re.compile(r"([-+]?\d\.\d)e([-+]\d+)")
@@ -65,6 +67,11 @@ def in_powers(cell: str) -> str:
         return f"{float(cell):.{1 - exponent}f}"
     raised = str(exponent).translate(str.maketrans("-0123456789", SUPERSCRIPTS))
     return f"{digits} \u00d7 10{raised}"
+
+
+def parsed(config: type[Options], found: dict) -> Options:
+    """Return the options of the command that a results file comes from."""
+    return config.parse(shlex.split(found["command"])[2:])
 
 
 def origins(found: dict[str, dict]) -> list[str]:

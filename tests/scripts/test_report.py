@@ -114,7 +114,7 @@ def test_the_conclusion_has_the_numbers_of_the_parts(report):
     assert single[network.index("reduced VGG, adam 1e-3")] == vgg["adam 1e-3"]
     text = " ".join(block for block in report.sections[-1].blocks if isinstance(block, str))
     steps = [row[4] for row in tables["ladder"][1:]]
-    assert f"gain {steps[1]} points" in text and f"gains another {steps[2]} points" in text
+    assert f"gains {steps[1]} points" in text and f"gains another {steps[2]} points" in text
 
 
 def test_every_set_has_its_boundaries_and_curves(report):

@@ -17,6 +17,7 @@ from scripts.report import (
     part3_memory,
     words,
 )
+from scripts.shared.comparison import Difference
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -73,12 +74,30 @@ def test_a_setting_below_in_every_seed_is_not_called_level():
     assert not part2.every_seed_is_lower(rows(0.775), settings["nesterov 1e-2"])
 
 
+def test_only_differences_whose_interval_excludes_0_are_called_clear():
+    changes = {"far": Difference(-0.1, 0.01, (3, 3), 2), "near": Difference(0.01, 0.01, (3, 3), 2)}
+    assert part2.clear(changes) == "-10.00 ± 1.00 (far)"
+    assert part2.clear({"near": changes["near"]}) is None
+
+
+def test_what_was_lost_is_clear_only_at_lengths_where_all_seeds_lose():
+    lost = lengths_cell(20, [0.1, 0.1], [0.9, 0.8], [0.2, 0.1])
+    kept = lengths_cell(5, [0.1, 0.1], [1.0, 1.0], [1.0, 0.8])
+    values = part3.of_lost([kept, lost])
+    assert values["lost"].startswith("+10.00 ± 10.00 at T = 5, +70.00 ± 0.00 at T = 20")
+    assert values["lost_clear"] == "T = 20"
+    assert part3.of_lost([kept])["lost_clear"] is None
+
+
 def test_latches_remember_as_far_as_all_their_seeds_do():
     lengths = {"20": [1.0, 1.0], "500": [1.0, 1.0], "1000": [1.0, 0.9]}
     accuracy = {length: {"by_seed": values} for length, values in lengths.items()}
     cell = {"setting": "latches", "T": 20, "seeds": [0, 1], "accuracy": accuracy}
-    assert conclusion.of_latches([cell])["latches_T"] == 500
-    assert conclusion.of_latches([cell | {"T": 500}])["latches_T"] is None
+    command = "python scripts/palindrome_sweep.py --settings latches --eval_size 3000"
+    values = conclusion.of_latches({"command": command, "cells": [cell]})
+    assert (values["latches_T"], values["latches_drawn"]) == (500, 3000)
+    elsewhere = {"command": command, "cells": [cell | {"T": 500}]}
+    assert conclusion.of_latches(elsewhere)["latches_T"] is None
 
 
 def held_out_cell(T: int, halves: int, accuracy: float) -> dict:
@@ -110,10 +129,17 @@ def test_the_origin_is_concluded_from_only_if_the_factor_decides():
     assert part3_memory.of_gains(far([0.2, 1.0], 0.9))["stable"] is True
 
 
+def onehot(at_50: list[float]) -> dict:
+    """Return the default network with one-hot digits, by its accuracy at T = 50."""
+    return {"T": 20, "accuracy": {"50": {"by_seed": at_50}, "20": {"by_seed": [0.0, 0.5]}}}
+
+
 def test_below_chance_is_where_every_seed_is():
-    cell = {"accuracy": {"50": {"by_seed": [0.0, 0.09]}, "20": {"by_seed": [0.0, 0.5]}}}
-    assert part3_memory.below_chance(cell) == "T = 50 (4.5 ± 6.4%)"
-    assert part3_memory.below_chance({"accuracy": {"20": {"by_seed": [0.1, 0.5]}}}) is None
+    values = part3_memory.of_onehot(onehot([0.0, 0.09]))
+    assert values["below_chance"] == "T = 50 (4.5 ± 6.4%)"
+    assert (values["below_lengths"], values["also_lengths"]) == ("one", "one")
+    assert (values["onehot_highest"], values["onehot_own_lowest"]) == ("9.0%", "0.0%")
+    assert part3_memory.of_onehot(onehot([0.1, 0.5]))["below_chance"] is None
 
 
 def test_twice_an_orthogonal_matrix_is_at_chance_and_the_default_below_it():
@@ -137,12 +163,16 @@ def states(before: float, after: float, radius: float) -> dict:
     }
 
 
-def test_a_radius_is_not_enough_only_where_the_gradient_shrinks_nevertheless():
+def test_a_radius_is_not_enough_only_where_the_gradient_does_not_clearly_grow():
     values = part3_memory.of_reach([states(2.2e-8, 9.8e-10, 3.6)])
     assert values["radius_not_enough"] is True
     assert values["reached"] == "9.8 \u00d7 10\u207b\u00b9\u2070 at T = 30"
     assert part3_memory.of_reach([states(2.2e-8, 1.0, 3.6)])["radius_not_enough"] is False
     assert part3_memory.of_reach([states(2.2e-8, 9.8e-10, 0.9)])["radius_not_enough"] is False
+    apart = states(1e-8, 1e-8, 3.6)
+    apart["after"]["gradients"] = [[1e-9, 1.0], [1e-1, 1.0]]  # mean of the powers: +3, not clear
+    values = part3_memory.of_reach([apart])
+    assert values["radius_not_enough"] is True and values["reach_decades"] == "+3.0 ± 4.0"
 
 
 def test_points_are_nearest_to_the_mean_of_the_others_of_their_digit():

@@ -1,0 +1,78 @@
+"""The appendix with the loss and accuracy of all trainings that the parts do not draw."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from purenets.core.report.document import Section
+from scripts import cnn_sweep
+from scripts.figures import cifar10 as cifar10_figures
+from scripts.figures import mlp as mlp_figures
+from scripts.figures import rnn as rnn_figures
+from scripts.report import cifar10, part1, part2
+from scripts.report.prose import sections
+
+DRAWN = (*cnn_sweep.COMPARED, part2.BEST)  # the settings of the reduced VGG in Part II
+
+
+def appendix(found: dict[str, dict]) -> list[Section]:
+    """Return the appendix; an empty list if `found` has no curves for it."""
+    values = (
+        of_perceptrons(found)
+        | {
+            "presets-curves": of_presets(found),
+            "settings-curves": of_settings(found),
+        }
+        | of_lengths(found)
+    )
+    return sections("more_curves", values) if any(values.values()) else []
+
+
+def of_perceptrons(found: dict[str, dict]) -> dict:
+    """Return the curves of the batch sizes and of moons with noise."""
+    sizes, noises = (found.get(f"part1_{name}", {"rows": []}) for name in ("strategies", "noise"))
+    by_noise: dict[str, dict[str, list]] = {}
+    for optimizer in ("sgd", "adam"):
+        for noise in sorted({row["case"]["noise"] for row in noises["rows"]}):
+            case = {"optimizer": optimizer, "noise": noise}
+            mine = [row for row in noises["rows"] if case.items() <= row["case"].items()]
+            (histories,) = mlp_figures.kept_histories(mine).values()
+            by_noise[f"noise {noise:g}, {optimizer.upper()}"] = histories
+    return {
+        "strategies-curves": mlp_figures.strategies(sizes["rows"]) if sizes["rows"] else None,
+        "noise-curves": part1.curves(by_noise),
+    }
+
+
+def of_presets(found: dict[str, dict]) -> Figure | None:
+    """Return the curves of the final trainings on CIFAR-10 that their parts do not draw."""
+    drawn = [*cifar10.headline_rows(found, "mlp"), *cifar10.headline_rows(found, "cnn")]
+    rows = [row for row in found.get("part1_cifar10", {"rows": []})["rows"] if row not in drawn]
+    named = [row | {"setting": cifar10.title_of(row["setting"])} for row in rows]
+    return cifar10_figures.learning_curves(named) if rows else None
+
+
+def of_settings(found: dict[str, dict]) -> Figure | None:
+    """Return the curves of the settings of the reduced VGG that Part II does not draw."""
+    rows = found.get("part2_settings", {"rows": []})["rows"]
+    rows = [row for row in rows if row["setting"] not in DRAWN]
+    return cifar10_figures.learning_curves(rows) if rows else None
+
+
+def of_lengths(found: dict[str, dict]) -> dict:
+    """Return the curves of the RNN at the lengths that Part III does not draw, in two figures."""
+    cells = found.get("rnn_lengths", {"cells": []})["cells"]
+    rest = sorted(
+        (cell for cell in cells if cell not in rnn_figures.shown(cells)),
+        key=lambda cell: cell["T"],
+    )
+    half = (len(rest) + 1) // 2
+    return {
+        "short-curves": curves_of(rest[:half]),
+        "long-curves": curves_of(rest[half:]),
+    }
+
+
+def curves_of(cells: Sequence[dict]) -> Figure | None:
+    """Return the curves of a few lengths, a column for each; None if there are none."""
+    return rnn_figures.both_curves(cells) if cells else None
