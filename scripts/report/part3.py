@@ -31,11 +31,11 @@ ENOUGH = 0.9  # held-out accuracy above which the first halves in training count
 OF_LENGTHS = ("lengths", "longest", "spike", "apart", "above_chance", "longer_worse", "lost_clear")
 OF_HELD_OUT = ("held-out", "same_enough", "enough_otherwise")
 USES = {
-    "W_hx": "(1), every step",
-    "W_hh": "(1), every step",
-    "b_h": "(1), every step",
-    "W_ph": "(2), last step",
-    "b_o": "(2), last step",
+    "W_hx": ("(1), every step", "D", "H"),  # sizes of what comes in and goes out: see `parameters`
+    "W_hh": ("(1), every step", "H", "H"),
+    "b_h": ("(1), every step", "H", "H"),
+    "W_ph": ("(2), last step", "H", "K"),
+    "b_o": ("(2), last step", "K", "K"),
 }
 
 
@@ -73,7 +73,7 @@ def structure() -> dict:
         "chance": figures.CHANCE,
         "exhaustive_T": max(T for T in range(2, 40) if is_exhaustive(T, config.eval_size)),
         "fused_difference": power_of_ten(fused_difference(config)),
-        "rnn-parameters": parameters(model),
+        "rnn-parameters": parameters(model, config.batch_size),
         "rnn-formulas": dimensions(config.batch_size, *sizes),
         "rnn-dimensions": unrolled(config.batch_size, *sizes, config.input_length),
     }
@@ -100,15 +100,20 @@ def fused_difference(config: rnn.Config) -> float:
     return float((fused - loop).abs().max() / loop.abs().max())
 
 
-def parameters(model) -> Table:
-    """Return a row for each parameter array: its shape, its elements, and where it is used."""
+def parameters(model, batch: int) -> Table:
+    """Return a row for each parameter array: where it is used, input, output, shape, elements."""
     params, _ = model.init(random.key(0))
-    rows = [
-        (name, " \u00d7 ".join(map(str, leaf.shape)), f"{leaf.numel():,}", USES[name])
-        for name, leaf in params.items()
-    ]
-    total = ("total", "", f"{sum(leaf.numel() for leaf in params.values()):,}", "")
-    return table_of(("parameter", "shape", "elements", "used in"), [*rows, total])
+    (hidden, inputs), (classes, _) = params["W_hx"].shape, params["W_ph"].shape
+    sizes = {"D": inputs, "H": hidden, "K": classes}
+    rows = []
+    for name, leaf in params.items():
+        where, *ends = USES[name]
+        of_batch = (f"{batch} \u00d7 {sizes[end]}" for end in ends)
+        shape = " \u00d7 ".join(map(str, leaf.shape))
+        rows.append((name, where, *of_batch, shape, f"{leaf.numel():,}"))
+    total = f"{sum(leaf.numel() for leaf in params.values()):,}"
+    header = ("parameter", "used in", "input", "output", "shape", "elements")
+    return table_of(header, [*rows, ("total", "", "", "", "", total)])
 
 
 def dimensions(n: int, inputs: int, hidden: int, classes: int) -> Table:
