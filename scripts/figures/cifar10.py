@@ -106,7 +106,8 @@ def learning_curves(rows: Sequence[dict], title: str = "", pairs: int = 1) -> Fi
         for axis, name in zip(pair, ("loss", "accuracy"), strict=True):
             plots.training_and_validation(axis, [row["history"] for row in mine], name)
             draw_tests(axis, mine, name)
-            axis.set(xlabel="step", ylabel=name, title=title_of(setting, mine))
+            axis.set(xlabel="step", ylabel=name)
+        pair[0].set_title(title_of(setting, mine), loc="left")
         pair[0].legend(fontsize=9, frameon=False)
     figure.suptitle(title)
     return figure

@@ -155,8 +155,11 @@ def strategies(rows: Sequence[dict]) -> Figure:
         label = names.get(size, f"batches of {size}")
         runs[label] = [h | {"step": h["step"] / per_epoch} for h in row["history"]]
     figure = plots.curves(runs, CURVES)
+    names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     for axis in figure.axes:
         axis.set(xlabel="epoch")
+        axis.get_legend().remove()
     return figure
 
 

@@ -12,6 +12,7 @@ from scripts.figures import rnn as rnn_figures
 from scripts.report import cifar10, part1, part2
 from scripts.report.prose import sections
 
+NAMES = {"sgd": "SGD", "adam": "Adam"}
 DRAWN = (*cnn_sweep.COMPARED, part2.BEST)  # the settings of the reduced VGG in Part II
 
 
@@ -32,15 +33,18 @@ def of_perceptrons(found: dict[str, dict]) -> dict:
     """Return the curves of the batch sizes and of moons with noise."""
     sizes, noises = (found.get(f"part1_{name}", {"rows": []}) for name in ("strategies", "noise"))
     by_noise: dict[str, dict[str, list]] = {}
-    for optimizer in ("sgd", "adam"):
+    for optimizer in NAMES:
         for noise in sorted({row["case"]["noise"] for row in noises["rows"]}):
             case = {"optimizer": optimizer, "noise": noise}
             mine = [row for row in noises["rows"] if case.items() <= row["case"].items()]
             (histories,) = mlp_figures.kept_histories(mine).values()
-            by_noise[f"noise {noise:g}, {optimizer.upper()}"] = histories
+            by_noise[f"noise {noise:g}, {NAMES[optimizer]}"] = histories
+    figure = part1.curves(by_noise)
+    for axis in figure.axes[:-2] if figure else ():
+        axis.tick_params(labelbottom=False)  # all have the steps of the last row
     return {
         "strategies-curves": mlp_figures.strategies(sizes["rows"]) if sizes["rows"] else None,
-        "noise-curves": part1.curves(by_noise),
+        "noise-curves": figure,
     }
 
 
