@@ -91,7 +91,7 @@ def test_parameters_are_summed_by_kind():
 def test_each_setting_has_its_two_panels_and_says_what_is_missing():
     rows = [*ROWS, image_row("all", 0, 0.9, held_out=False)]
     figure = image_figures.learning_curves(rows, pairs=2)
-    titles = [axis.get_title() for axis in figure.axes]
+    titles = [axis.get_title("left") for axis in figure.axes]
     assert titles[::2] == [
         "base (n = 3)",
         "other (n = 2)",
