@@ -14,7 +14,8 @@ from purenets.core.runs.notes import RunWarning
 from purenets.core.runs.options import Options
 from purenets.core.train import Diverged, Interrupted, PeerLost
 
-BROKEN_PIPE = 141  # as a shell has it of a command that SIGPIPE ended
+INTERRUPTED = 130  # as a shell has it of a command that SIGINT ended
+BROKEN_PIPE = 141  # and of one that SIGPIPE ended
 
 
 def command(
@@ -34,9 +35,12 @@ def command(
     malloc.keep_freed_memory()
     output.tolerate()
     with _notes_in_one_line():
-        code = _run(config_class, main, presets)
+        try:
+            code = _run(config_class, main, presets) or _code_of_output()
+        except KeyboardInterrupt:  # a second one, while the script says how it ended
+            code = INTERRUPTED
         atexit.register(_ignore_interrupts)
-        sys.exit(code or _code_of_output())
+        sys.exit(code)
 
 
 def _run(config_class: type[Options], main: Callable[[Any], object], presets: dict | None) -> int:
@@ -52,9 +56,9 @@ def _run(config_class: type[Options], main: Callable[[Any], object], presets: di
         reason = (str(error).splitlines() or ["no more to be had"])[0]
         return _complain(f"not enough memory for this net or batch ({reason})", 2)
     except Interrupted as error:
-        return _complain(error, 130)
+        return _complain(error, INTERRUPTED)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        return _complain("interrupted", INTERRUPTED)
     return 0
 
 

@@ -243,3 +243,21 @@ def test_a_function_takes_no_config_a_config_or_a_namespace():
         Config.given(argparse.Namespace(nonsense=1))
     with pytest.raises(UserError, match="config: a dict, needs the script's Config"):
         Config.given({"rate": 0.5})
+
+
+@pytest.mark.parametrize("ending", ["", "bad input"])
+def test_a_second_ctrl_c_while_the_script_ends_is_no_traceback(monkeypatch, ending):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def main(config):
+        if ending:
+            raise UserError(ending)
+
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    monkeypatch.setattr("atexit.register", lambda function: None)
+    monkeypatch.setattr("purenets.core.runs.command._code_of_output", interrupted)
+    monkeypatch.setattr("purenets.core.runs.command._complain", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        command(Options, main)
+    assert ended.value.code == 130
