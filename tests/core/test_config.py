@@ -259,5 +259,5 @@ def test_a_second_ctrl_c_while_the_script_ends_is_no_traceback(monkeypatch, endi
     monkeypatch.setattr("purenets.core.runs.command._code_of_output", interrupted)
     monkeypatch.setattr("purenets.core.runs.command._complain", interrupted)
     with pytest.raises(SystemExit) as ended:
-        command(Options, main)
+        command(Config, main)
     assert ended.value.code == 130
