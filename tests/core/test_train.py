@@ -26,7 +26,8 @@ from purenets import (
     tree,
 )
 from purenets.core.metrics import expected_calibration_error, r2
-from purenets.numpy_nets import MLP
+from purenets.numpy_nets import MLP, modules
+from purenets.numpy_nets.grad import model_from_module
 
 TASK = data.load("moons", random.key(0), n=200)
 MODEL = MLP(2, [8], 2)
@@ -355,6 +356,47 @@ def test_metric_that_is_no_mean_of_parts_is_evaluated_at_once_or_refused(metric)
     assert evaluate(metrics, state, (x, y), len(y))["found"] == pytest.approx(right)
     with pytest.raises(UserError, match="batch_size: found of"):
         evaluate(metrics, state, (x, y), 7)
+
+
+CHANGED_BUFFERS = {  # what `apply` returns as buffers, where init makes "mean" of two zeros
+    "more": (lambda mean: {"mean": mean, "last": mean}, "a buffer more, 'c.last'"),
+    "none": (lambda mean: {}, "no buffer 'c.mean'"),
+    "renamed": (lambda mean: {"average": mean}, "no buffer 'c.mean'"),
+    "shape": (lambda mean: {"mean": mean.sum()}, r"the buffer 'c.mean' as float32 of shape \(\), "),
+    "dtype": (lambda mean: {"mean": mean > 0}, r"the buffer 'c.mean' as bool of shape \(2,\), "),
+}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jit"])
+@pytest.mark.parametrize("change", [*CHANGED_BUFFERS, ""])
+def test_buffers_that_no_checkpoint_could_restore_are_refused_at_the_first_step(change, backend):
+    returned, message = CHANGED_BUFFERS.get(change, (lambda mean: {"mean": mean + 1}, ""))
+    xp = np if backend == "numpy" else torch
+
+    def init(key):
+        return {}, {"mean": xp.zeros(2, dtype=xp.float32)}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        return x - buffers["mean"], returned(buffers["mean"])
+
+    if backend == "numpy":
+        forward = lambda *args, **options: (*apply(*args, **options), None)
+        own = modules.Module(init, forward, lambda dout, cache: (dout, {}), False, "Own")
+        net = model_from_module(modules.serial(c=own, fc=modules.Linear(2, 2)))
+        grads_of = numpy_nets.grad_fn(net)
+    else:
+        own = purenets.Model(init, apply, uses_key=False, kind="Own")
+        net = torch_nets.layers.serial(c=own, fc=torch_nets.layers.Linear(2, 2))
+        grads_of = torch_nets.grad_fn(net)
+    optimizer = optim.sgd(0.1)
+    step, state = make_step(grads_of, optimizer), init_state(net, optimizer, random.key(0))
+    batch = xp.ones((3, 2), dtype=xp.float32), xp.zeros(3, dtype=xp.int64)
+    step = torch_nets.jit(step) if backend == "jit" else step
+    if not message:
+        assert step(state, batch)[0].buffers["c.mean"].tolist() == [1, 1]
+        return
+    with pytest.raises(UserError, match=rf"make_step: the model returned {message}"):
+        step(state, batch)
 
 
 def test_buffers_that_are_no_arrays_are_refused():
