@@ -27,6 +27,7 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.arguments import expect_arrays, shown
 from purenets.core.arrays import to_host
 from purenets.core.data.toy import REAL
 from purenets.core.memory import expect_room_for
@@ -248,14 +249,33 @@ def evaluation(metrics: Callable, sets: dict) -> Callable[[TrainState], dict[str
 
 
 def predictor(backend: Backend, model: Model, state: TrainState) -> Callable:
-    """Return the function from inputs (n, features) to classes (n,), both on the host."""
+    """Return the function from inputs (n, features) to classes (n,), both on the host.
+
+    It raises a UserError for inputs that the net cannot tell apart, such as a row with NaN.
+    """
     params = with_averaged_params(state).params
+    dtype = str(next(iter(params.values())).dtype).removeprefix("torch.")
 
     def predict(x: np.ndarray) -> np.ndarray:
-        logits, _ = model.apply(params, state.buffers, backend.array(x))
+        logits, _ = model.apply(params, state.buffers, backend.array(_inputs(x, dtype)))
         return to_host(logits).argmax(axis=1)
 
     return predict
+
+
+def _inputs(x: Array, dtype: str) -> np.ndarray:
+    """Return inputs on the host; raise a UserError for what are no finite rows of this dtype."""
+    expect_arrays("predict", 2, x=x)
+    x = to_host(x)
+    if str(x.dtype) != dtype:
+        raise UserError(
+            f"predict: x is {shown(x)}, but the params are {dtype}; x.astype({dtype!r}), after "
+            "result.task.standardize(x) for inputs in the units of the data"
+        )
+    finite = np.isfinite(x).all(axis=1)
+    if not finite.all():
+        raise UserError(f"predict: row {int(finite.argmin())} of x has a value that is not finite")
+    return x
 
 
 def draw(result: Result, backend: Backend, folder: Path) -> None:

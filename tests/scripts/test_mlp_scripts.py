@@ -115,6 +115,31 @@ WRONG = [
 ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_inputs_that_no_class_can_be_predicted_for_are_told(name, dtype):
+    config = config_of(name, dataset="iris", max_steps=1, dtype=dtype)
+    result = SCRIPTS[name].train(config)
+    x = result.task.test[0]
+    assert result.predict(x).shape == (len(x),)
+    with_nan = x.copy()
+    with_nan[3, 1] = np.nan
+    other = "float64" if dtype == "float32" else "float32"
+    wrong = {
+        "row 3 of x has a value that is not finite": with_nan,
+        r"x is float\d\d of shape \(4,\), needs 2 axes": x[0],
+        "x is None, needs an array": None,
+        r"x is <U1 of shape \(1, 4\), needs an array": np.array([list("abcd")]),
+        rf"x is {other} of shape .* the params are {dtype}; x.astype\('{dtype}'\)": x.astype(other),
+        r"x is int64 of shape \(2, 4\), but the params": np.zeros((2, 4), int),
+    }
+    for message, inputs in wrong.items():
+        with pytest.raises(UserError, match=rf"^predict: {message}"):
+            result.predict(inputs)
+    with pytest.raises(UserError, match="3"):
+        result.predict(x[:, :3])
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(("flags", "message"), WRONG)
 def test_wrong_flags_end_in_one_line_and_code_2(name, flags, message, capsys, monkeypatch):
