@@ -372,6 +372,10 @@ def fit(
 
 def _expect_arguments(step, state, batches, evaluate, save, metric_sums) -> None:
     """Raise a UserError that names the argument of `fit` that is wrong."""
+    if not callable(batches):
+        is_loader = hasattr(batches, "dataset") and hasattr(batches, "batch_size")
+        right = "torch_nets.from_loader(loader)" if is_loader else "data.batches(examples, 32, key)"
+        raise UserError(f"fit: batches is {shown(batches)}, needs a function, as {right} makes it")
     expect_functions("fit", step=step, batches=batches)
     given = {"evaluate": evaluate, "save": save}
     expect_functions("fit", **{name: f for name, f in given.items() if f is not None})

@@ -295,7 +295,7 @@ def _count_classes(sets: list[Batch], n_classes: int | None) -> int:
 
 
 def expect_float_name(dtype: str) -> None:
-    """Raise a UserError for what names none of the dtypes that both NumPy and torch compute with."""
+    """Raise a UserError for what names no dtype that both NumPy and torch compute with."""
     try:
         good = isinstance(dtype, str | type | np.dtype) and np.dtype(dtype) in DTYPES
     except TypeError:

@@ -181,8 +181,11 @@ def check_same(folder: Path, before: dict, about: dict) -> None:
     )
     for name in {**old, **new}:
         if old.get(name) != new.get(name):
+            was = old.get(name)
+            given = f"give {name} {was} or" if name.startswith("--") and was is not None else "name"
             raise UserError(
-                f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}"
+                f"--out {folder}: holds a run with {name} {was}, not {new.get(name)}; {given} "
+                "another --out"
             )
 
 

@@ -134,7 +134,7 @@ def test_new_params_in_place_of_updates_are_told_at_every_rate(wrap, lr, array):
                 state,
             ),
         )
-        with pytest.raises(UserError, match="update returns new params for '[wb]', needs what is"):
+        with pytest.raises(UserError, match=r"update returns new params for '[wb]', needs what is"):
             state_of(WRAPPED[wrap](own), array)
 
 
@@ -171,6 +171,19 @@ def test_stateless_function_that_returns_no_dict_is_told(wrong):
     for optimizer in (transform, optim.chain(transform, DOWN)):
         with pytest.raises(UserError, match=r"^stateless: f returns .*, needs a dict of updates"):
             optimizer.update(params, optimizer.init(params), params)
+
+
+def test_a_function_of_torch_with_numpy_arrays_is_told():
+    signs = optim.stateless(lambda grads, params: tree.map(torch.sign, grads))
+    with pytest.raises(UserError, match=r"calls a function of torch with NumPy .*namespace\(g\)"):
+        state_of(optim.chain(signs, DOWN), np.ones)
+    state_of(optim.chain(signs, DOWN), torch.ones)
+
+
+def test_an_optimizer_of_torch_is_answered_by_ours():
+    for wrong in (torch.optim.Adam, torch.optim.Adam([torch.zeros(1, requires_grad=True)])):
+        with pytest.raises(UserError, match=r"optim.adam\(...\) makes one$"):
+            state_of(wrong)
 
 
 RIGHT = {

@@ -494,3 +494,22 @@ def test_a_type_error_within_fit_stays_what_it_is():
     state = init_state(numpy_nets.MLP(2, [3], 2), optim.sgd(0.1), random.key(0))
     with pytest.raises(TypeError, match="of the step itself"):
         fit(step, state, lambda i: None, steps=1)
+
+
+def test_batches_that_are_no_function_are_answered_by_what_makes_one():
+    loader = torch.utils.data.DataLoader([1, 2], 1)
+    for wrong, right in (
+        (loader, r"needs a function, as torch_nets.from_loader\(loader\) makes it"),
+        (TASK.train, r"needs a function, as data.batches\(examples, 32, key\) makes it"),
+        ([TASK.train], r"needs a function, as data.batches"),
+    ):
+        with pytest.raises(UserError, match=rf"^fit: batches is a \w+, {right}"):
+            fit(STEP, start(), wrong, steps=1)
+
+
+def test_tensors_for_numpy_nets_are_answered_by_to_numpy():
+    batch = tuple(map(torch.as_tensor, BATCHES(0)))
+    with pytest.raises(
+        UserError, match=r"inputs are a Tensor, needs NumPy arrays; torch_nets.to_nu"
+    ):
+        STEP(start(), batch)

@@ -109,7 +109,15 @@ WRONG = [
         ["--test_fraction", "0.3", "--dataset", "a.csv", "--test_set", "b.csv"],
         "--test_fraction 0.3: means nothing with --test_set b.csv, which is the test part",
     ),
-    (["--test_fraction", "0"], "test_fraction: 0.0 of 1000 examples leaves a part empty"),
+    (["--test_fraction", "0"], "--test_fraction 0.0: needs a number between 0 and 1"),
+    (["--test_fraction", "1e-9"], "--test_fraction: 1e-09 of 1000 examples leaves a part empty"),
+    (["--dataset", "README.md"], "--dataset README.md: needs a CSV file, whose name ends in .csv"),
+    (["--dataset", "docs"], "--dataset docs: needs a CSV file, whose name ends in .csv"),
+    (["--dataset", "no.txt"], "--dataset no.txt: needs one of moons, circles, "),
+    (
+        ["--dataset", "a.csv", "--test_set", "../" + ROOT.name + "/a.csv"],
+        "a.csv: is the file of --dataset, needs one of its own",
+    ),
     (["--seed", "-1"], "--seed -1: needs a number that is not negative"),
     (["--resume"], "--resume: needs --out"),
 ]
@@ -138,6 +146,25 @@ def test_inputs_that_no_class_can_be_predicted_for_are_told(name, dtype):
             result.predict(inputs)
     with pytest.raises(UserError, match="3"):
         result.predict(x[:, :3])
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5;2.5;0\n1;2;1\n", "1,2,1\n3,4,2\n5,6,3\n", "2019,2020,c\n1,2,0\n1,2,1\n"]
+)
+def test_arguments_of_python_are_named_as_such(text, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"\(from Python, by data.from_csv; the scripts have no "):
+        train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=str(path)))
+
+
+def test_a_suffix_in_any_case_is_that_of_a_table(tmp_path):
+    path = tmp_path / "own.CSV"
+    path.write_text("".join(f"{i},{i % 2}\n" for i in range(100)))
+    out = str(tmp_path / "run")
+    train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=path, max_steps=1, out=out))
+    with pytest.raises(UserError, match=r"--n_samples 50: means nothing with --dataset .*own.CSV"):
+        train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=path, n_samples=50))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -145,6 +145,14 @@ def _expect_pure(optimizer: Optimizer, params: Params) -> None:
             given = {"grads": grads, "opt_state": optimizer.init(params), "params": params}
             before = {what: _contents(part) for what, part in given.items()}
             result = optimizer.update(*given.values(), **_loss(optimizer, params))
+    except TypeError as error:
+        if "must be Tensor, not" in str(error):  # a function of torch, and arrays of NumPy
+            text = str(error).splitlines()[0]
+            raise UserError(
+                f"optimizer: update calls a function of torch with NumPy arrays ({text}); take "
+                "functions from core.arrays.namespace(g), as namespace(g).sign(g)"
+            ) from error
+        return
     except Exception:  # the numbers are not those of the net: the update may refuse them
         return
     for what, part in given.items():
