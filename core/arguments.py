@@ -337,6 +337,9 @@ def _expect_fields(function: str, fields: tuple[str, ...], right: str, values: d
         if not all(hasattr(value, field) for field in fields):
             made_by = getattr(value, "__name__", "<lambda>")
             hint = "" if made_by.startswith("<") else f"; call it: {made_by}(...)"
+            kind = value if isinstance(value, type) else type(value)
+            if kind.__module__.startswith("torch.optim"):
+                hint = f"; optim.{kind.__name__.lower()}(...) makes one"
             raise UserError(f"{function}: {name} is {shown(value)}, needs {right}{hint}")
 
 

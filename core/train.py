@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from purenets.core import random, running_sums
+from purenets.core import random, running_sums, tree
 from purenets.core.arguments import (
     attribute_of,
     expect_functions,
@@ -24,6 +24,7 @@ from purenets.core.arguments import (
     expect_states,
     explained,
     is_integer,
+    shown,
 )
 from purenets.core.arrays import namespace, plain
 from purenets.core.base import (
@@ -169,7 +170,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         UserError: `grad_fn` is not a function, `optimizer` is not an optimizer, or its updates are
             known to point uphill, as those of transforms without a learning rate. The step raises
             one for a state of another optimizer or of other params, and if `grad_fn` returns
-            something else.
+            something else, or buffers of other names, shapes or dtypes than those of the state.
 
     Example:
         >>> import numpy as np
@@ -219,9 +220,44 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         if not isinstance(opt_state, dict) or not same_entries(opt_state, state.opt_state):
             expect_own_parts(optimizer, params)
             check_opt_state(optimizer, params, state.opt_state)
+        if buffers is not state.buffers:
+            _expect_buffers(buffers, state.buffers)
         return TrainState(params, buffers, opt_state, state.key, state.step + 1), metrics
 
     return step
+
+
+def _expect_buffers(new: Buffers, old: Buffers) -> None:
+    """Raise a UserError unless a step returns buffers of the names, shapes and dtypes that it got.
+
+    Of others no checkpoint could be restored: a new state has those that `init` makes.
+    """
+    new, old = new or {}, old or {}
+    if _have_same_leaves(new, old):
+        return
+    expect_leaves("make_step", buffers=new)
+    new, old = tree.flatten(new), tree.flatten(old)
+    right = "buffers keep the names, shapes and dtypes that init gives them"
+    for name in [*old, *new]:
+        if name not in old or name not in new:
+            found = "no buffer" if name in old else "a buffer more,"
+            raise UserError(f"make_step: the model returned {found} {name!r}; {right}")
+        if not _have_same_leaves({name: new[name]}, {name: old[name]}):
+            raise UserError(
+                f"make_step: the model returned the buffer {name!r} as {shown(new[name])}, but got "
+                f"{shown(old[name])}; {right}"
+            )
+
+
+def _have_same_leaves(a: dict, b: dict) -> bool:
+    """Return True for flat dicts of arrays of the same names, shapes and dtypes."""
+    if a.keys() != b.keys():
+        return False
+    for name, leaf in a.items():  # no generator: this is a part of every step
+        other = b[name]
+        if not hasattr(leaf, "dtype") or leaf.shape != other.shape or leaf.dtype != other.dtype:
+            return False
+    return True
 
 
 def _expect_grads(result: Any) -> None:
@@ -336,6 +372,10 @@ def fit(
 
 def _expect_arguments(step, state, batches, evaluate, save, metric_sums) -> None:
     """Raise a UserError that names the argument of `fit` that is wrong."""
+    if not callable(batches):
+        is_loader = hasattr(batches, "dataset") and hasattr(batches, "batch_size")
+        right = "torch_nets.from_loader(loader)" if is_loader else "data.batches(examples, 32, key)"
+        raise UserError(f"fit: batches is {shown(batches)}, needs a function, as {right} makes it")
     expect_functions("fit", step=step, batches=batches)
     given = {"evaluate": evaluate, "save": save}
     expect_functions("fit", **{name: f for name, f in given.items() if f is not None})

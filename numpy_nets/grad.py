@@ -204,7 +204,8 @@ def expect_arrays(params: Params, batch: Batch) -> None:
         if type(part) is not np.ndarray:
             if not isinstance(part, np.ndarray):
                 kind = type(part).__name__
-                raise UserError(f"batch: the {name} are a {kind}, needs NumPy arrays")
+                hint = "; torch_nets.to_numpy makes them" if kind == "Tensor" else ""
+                raise UserError(f"batch: the {name} are a {kind}, needs NumPy arrays{hint}")
             expect_plain(f"batch: the {name}", part)
         if part.dtype.kind not in NUMBERS:
             raise UserError(f"batch: the {name} are {part.dtype}, needs numbers; see data.prepare")

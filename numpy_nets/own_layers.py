@@ -23,8 +23,9 @@ def checked(module: Any) -> Any:
         module: a `Module`, or what has its fields.
 
     Returns:
-        A module. Its `forward` gets read-only views. Its `backward` raises a UserError unless it
-        returns (dx, grads): dx in the shape of the input, grads in those of the params.
+        A module. Its `forward` gets read-only views, its `backward` one of dout. Its `backward`
+        raises a UserError unless it returns (dx, grads): dx in the shape of the input, grads in
+        those of the params.
 
     Example:
         >>> import numpy as np
@@ -137,7 +138,7 @@ def _checked_backward_params(backward: Callable, by_params: Callable | None) -> 
 
 def _called(backward: Callable, dout: Any, cache: Any) -> Any:
     try:
-        return backward(dout, cache)
+        return backward(_view(dout), cache)
     except ValueError as error:
         _explain("backward", error, f"dout has shape {np.shape(dout)}")
 

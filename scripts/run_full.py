@@ -201,7 +201,8 @@ def command_of(config: Config, folder: Path, name: str) -> list[str]:
     into = STAGES[name].into or name
     files = ["--results", str(folder / "results" / f"{into}.json")]
     files += [] if script in WHOLE else ["--out", str(folder / into)]
-    files += [] if script in (*WHOLE, *KEEPERS) else ["--resume"]
+    begun = script not in (*WHOLE, *KEEPERS) and (folder / into / "config.json").exists()
+    files += ["--resume"] if begun else []
     images = ["--data", config.data, "--data_dir", config.data_dir] if STAGES[name].images else []
     return [sys.executable, str(ROOT / "scripts" / script), *flags, *images, *files]
 

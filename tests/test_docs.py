@@ -1,5 +1,6 @@
 """Pages of docs: their code runs from top to bottom, a table is what it prints, links lead on."""
 
+import os
 import re
 import subprocess
 import sys
@@ -70,6 +71,21 @@ def test_own_transforms_of_the_page_serve_arrays_and_tensors():
     for name, first in found[0].items():
         np.testing.assert_allclose(first, found[1][name], rtol=1e-12)
         assert abs(first).min() > 0.1
+
+
+def test_the_script_with_an_own_optimizer_runs_on_the_command_line(tmp_path):
+    (code,) = re.findall(
+        r"```\n(# my_train.py\n.*?)```", (DOCS / "how_to/own_optimizer.md").read_text(), re.S
+    )
+    path = tmp_path / "my_train.py"
+    path.write_text(code)
+    flags = ["--optimizer", "my_lion", "--dataset", "iris", "--max_steps", "2"]
+    done = subprocess.run(
+        [sys.executable, path, *flags],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "8 steps" in done.stdout
 
 
 def test_the_toolbox_prints_its_table_and_no_page_is_left_out():

@@ -76,7 +76,7 @@ def from_csv(
         key: the key of the split; not needed with `test`.
         test_fraction: the share of the examples that becomes the test set; None for 0.2. Not with
             `test`.
-        dtype: the dtype of the inputs, "float32" or "float64".
+        dtype: the dtype of the inputs: "float16", "float32" or "float64".
         test: the path of a file of test examples with the same columns. Then all of `path` is the
             training part, by which both are standardized; the classes are those of both files.
         label: the column of the class, its name or its position, counted from 0, or from the end

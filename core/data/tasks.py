@@ -22,6 +22,9 @@ class _Parts(NamedTuple):
     n_classes: int
 
 
+DTYPES = ("float16", "float32", "float64")  # of standardized inputs
+
+
 class Dataset(_Parts):
     """A classification task: the tuple (train, test, n_features, n_classes), and how it was made.
 
@@ -108,8 +111,8 @@ def prepare(
             classes, which are numbered in alphabetical order.
         key: the key of the split; not needed with `test`.
         test_fraction: the share of the examples that becomes the test set; not with `test`.
-        dtype: the dtype of the inputs, "float32" or "float64". They are computed in float64 from
-            inputs of any dtype.
+        dtype: the dtype of the inputs: "float16", "float32" or "float64". They are computed in
+            float64 from inputs of any dtype.
         n_classes: the number of classes; None if every class has an example.
         test: inputs and targets of a test set; then all of `batch` is the training part.
         classes: the labels in the order of their numbers, names or integers, as [1, 2, 3]. None for
@@ -292,13 +295,16 @@ def _count_classes(sets: list[Batch], n_classes: int | None) -> int:
 
 
 def expect_float_name(dtype: str) -> None:
-    """Raise a UserError for what names no floating-point dtype of NumPy."""
+    """Raise a UserError for what names no dtype that both NumPy and torch compute with."""
     try:
-        good = isinstance(dtype, str | type | np.dtype) and np.dtype(dtype).kind == "f"
+        good = isinstance(dtype, str | type | np.dtype) and np.dtype(dtype) in DTYPES
     except TypeError:
         good = False
     if not good:
-        raise UserError(f"dtype: {dtype} cannot hold standardized inputs; needs float32 or float64")
+        names = ", ".join(DTYPES[:-1])
+        raise UserError(
+            f"dtype: {dtype} cannot hold standardized inputs; needs {names} or {DTYPES[-1]}"
+        )
 
 
 def check(batch: Batch, n_classes: int | None = None, name: str = "data") -> Batch:

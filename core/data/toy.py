@@ -31,7 +31,7 @@ def load(
         n: how many examples to draw; a real set has its own number.
         noise: the standard deviation of the noise; None for the set's own. A real set takes none.
         test_fraction: the share of the examples that becomes the test set.
-        dtype: the dtype of the inputs, "float32" or "float64".
+        dtype: the dtype of the inputs: "float16", "float32" or "float64".
 
     Returns:
         A `Dataset`: train and test, inputs (n, features) and targets (n,) int64.

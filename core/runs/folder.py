@@ -18,8 +18,15 @@ from purenets.core.arguments import (
 from purenets.core.base import Metrics, Step, TrainState, UserError
 from purenets.core.runs import checkpoint, history, rotation
 from purenets.core.runs.files import exclusive_lock, folder_at, is_folder, remove_unfinished
+from purenets.core.runs.notes import warn
 from purenets.core.runs.options import Options
-from purenets.core.runs.record import NAME, begin_or_resume, read_config, use_kernels
+from purenets.core.runs.record import (
+    NAME,
+    begin_or_resume,
+    holds_no_run,
+    read_config,
+    use_kernels,
+)
 from purenets.core.runs.saving import saver
 from purenets.core.runs.schema import mismatch
 
@@ -50,8 +57,9 @@ def open_run(
 
     Raises:
         UserError: another process holds the folder, or it holds a run and `config.resume` is False,
-            or a run of other options or other data. A folder in which nothing was saved yet may be
-            begun again.
+            or a run of other options or other data, or files but no run. A folder in which nothing
+            was saved yet may be begun again.
+        RunWarning: (a warning) `config.resume` is True, but no run was ever started there.
 
     Example:
         >>> import tempfile
@@ -79,9 +87,12 @@ def open_run(
         yield Path(config.out)
     else:
         folder = folder_at(config.out)
+        is_fresh = holds_no_run(folder)
         with exclusive_lock(folder):  # before anything is read or written there
             remove_unfinished(folder)
             begin_or_resume(config, folder, processes, data)
+            if config.resume and is_fresh:  # a mistyped --out, perhaps
+                warn(f"--resume: --out {folder} holds no run; begins a new one")
             rotation.settle(folder, getattr(config, "keep", rotation.KEEP))
             yield folder
 

@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -158,7 +159,7 @@ class Options:
             object.__setattr__(self, field.name, value)
             wrong = _wrong(field, value)
             if wrong:
-                raise UserError(f"--{field.name} {_shortened(value)}: needs {wrong}")
+                raise UserError(f"--{field.name} {_quoted(field.type, value)}: needs {wrong}")
 
     @classmethod
     def parse(
@@ -266,12 +267,40 @@ def _preset(arguments: Sequence[str], presets: dict[str, Options]) -> Options:
     return presets[name]
 
 
+LIKENESS = 0.75  # of a flag and the one that is meant; at 0.6 --lr is like --help
+OTHER_WORDS = {  # for options that other programs call so
+    "lr": ("learning_rate",),
+    "batch": ("batch_size",),
+    "bs": ("batch_size",),
+    "steps": ("max_steps", "train_steps"),
+    "epochs": ("max_steps",),  # where that counts epochs
+    "num_epochs": ("epochs", "max_steps"),
+    "hidden": ("dnn_hidden_units", "num_hidden"),
+    "hidden_units": ("dnn_hidden_units", "num_hidden"),
+    "hidden_size": ("dnn_hidden_units", "num_hidden"),
+    "layers": ("dnn_hidden_units",),
+    "output": ("out",),
+    "data": ("dataset",),
+}
+
+
 class _Parser(argparse.ArgumentParser):
+    def _other_word(self, flag: str) -> str | None:
+        """Return the option that other programs call by this flag, if there is one here."""
+        name, known = flag.removeprefix("--"), self._option_string_actions
+        for other in (f"--{word}" for word in OTHER_WORDS.get(name, ())):
+            in_epochs = other in known and "epochs" in (known[other].help or "")
+            if other in known and ("epochs" not in name or in_epochs or other == "--epochs"):
+                return other
+        return None
+
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2]
         flag = unknown.split("=")[0].split(" ")[0]
-        near = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-        hint = f"is it {near[0]}? " if near else ""
+        near = self._other_word(flag) or next(
+            iter(difflib.get_close_matches(flag, self._option_string_actions, 1, LIKENESS)), None
+        )
+        hint = f"is it {near}? " if near else ""
         raise UserError(f"{message} ({hint}--help lists all options)")
 
 
@@ -288,6 +317,8 @@ def _item_type(kind) -> type | None:
 def _typed(kind, value):
     """Return the value as an option of type `kind` holds it; where it cannot be, as it is."""
     item = _item_type(kind)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if item and isinstance(value, str):
         parts = [part.strip() for part in value.split(",")] if value.strip() else []
         return tuple(_parsed(item, part) for part in parts)
@@ -331,6 +362,12 @@ def _wrong_kind(kind: type, value) -> str | None:
     if kind is int and abs(value) >= LARGEST:
         return "an integer below 2^64"
     return "a text without NUL" if kind is str and "\0" in value else None
+
+
+def _quoted(kind, value) -> str:
+    """Return a value as a message shows it: in quotes where only these tell that it is a text."""
+    is_like = isinstance(value, str) and kind in (int, float) and _parsed(kind, value) != value
+    return repr(_shortened(value)) if is_like else _shortened(value)
 
 
 def _shortened(value) -> str:

@@ -95,7 +95,8 @@ def begin_or_resume(
 ) -> None:
     """Write `config.json`, or check it and add the command that goes on with the run.
 
-    A folder in which nothing was saved, as of a script that failed before, may be begun again.
+    A folder in which nothing was saved, as of a script that failed before, may be begun again. Any
+    other folder with files is refused, so that no run overwrites what is not its own.
     """
     about = {"script": script_of(config), "config": config.to_dict()}
     about |= {"data": data} if data else {}
@@ -118,20 +119,40 @@ def begin_or_resume(
 
 def _before(folder: Path, resume: bool) -> dict | None:
     """Return the `config.json` of the run to go on with; None where a run may begin."""
+    others = _other_files(folder)
     if not (folder / NAME).exists():
         if rotation.any_checkpoint(folder):
             raise UserError(
                 f"--out {folder}: holds a checkpoint but no {NAME}; name another folder"
             )
+        if others:
+            raise UserError(
+                f"--out {folder}: holds {others[0]} but no run; a new run needs an empty folder, "
+                "so that it overwrites nothing; name another"
+            )
         return None
     before = _named(folder)
     if resume:
         return before
-    if {path.name for path in folder.iterdir()} <= {NAME, LOCK}:
+    if not others:
         return None  # what `open_run` itself wrote, and nothing that a training did
     raise UserError(
         f"--out {folder}: holds a run; go on with it by --resume, or name another folder"
     )
+
+
+def holds_no_run(folder: Path) -> bool:
+    """Return True for a folder in which no run was ever started, not even one that was killed."""
+    return not any((folder / name).exists() for name in (NAME, LOCK))
+
+
+def _other_files(folder: Path) -> list[str]:
+    """Return what a folder holds beside `config.json`, hidden files and folders left out."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be read ({error.strerror})") from error
+    return [name for name in names if name != NAME and not name.startswith(".")]
 
 
 def use_kernels(folder: Path, config: dict) -> None:
@@ -160,8 +181,11 @@ def check_same(folder: Path, before: dict, about: dict) -> None:
     )
     for name in {**old, **new}:
         if old.get(name) != new.get(name):
+            was = old.get(name)
+            given = f"give {name} {was} or" if name.startswith("--") and was is not None else "name"
             raise UserError(
-                f"--out {folder}: holds a run with {name} {old.get(name)}, not {new.get(name)}"
+                f"--out {folder}: holds a run with {name} {was}, not {new.get(name)}; {given} "
+                "another --out"
             )
 
 

@@ -153,6 +153,10 @@ class ImageOptions(Options):
             first, second = getattr(self, wins), getattr(self, loses)
             if first and second not in (0, fields[loses].default):
                 raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0")
+        if self.data == "digits" and self.data_dir != fields["data_dir"].default:
+            raise UserError(
+                f"--data_dir {self.data_dir}: means nothing with --data digits; leave it out"
+            )
         for name, other, without in NEEDS:
             value, default = getattr(self, name), fields[name].default
             if value != default and getattr(self, other) == without:
@@ -190,6 +194,9 @@ def open_task(config: ImageOptions, key, device, group):
         return images.load(config.data, config.data_dir, config.image_size)
 
     found = rank0_first(load, group)  # it may fill the cache
+    if len(found.classes) < 2:
+        only = f"only class {found.classes[0]}, needs two or more"
+        raise UserError(f"{Path(config.data_dir) / 'train'}: {only}")
     task = images.prepare(found, key, config.valid_fraction, device, config.train_images)
     n = len(task.train[1])
     if config.batch_size > n:

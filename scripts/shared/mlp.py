@@ -5,6 +5,8 @@ The scripts differ only in the `Backend`, which makes the network and its gradie
 
 import dataclasses
 import math
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.arguments import expect_arrays, shown
 from purenets.core.arrays import to_host
 from purenets.core.data.toy import REAL
 from purenets.core.memory import expect_room_for
@@ -38,6 +41,7 @@ from purenets.core.runs.options import (
     fraction,
     not_negative,
     one_of,
+    open_fraction,
     option,
     positive,
     widths,
@@ -50,9 +54,17 @@ from scripts.shared.result import Result
 CURVES = (("train_loss", "test_loss"), ("train_accuracy", "test_accuracy"))
 
 
+def is_table(dataset: str) -> bool:
+    """Return True if `--dataset` names a CSV file."""
+    return dataset.lower().endswith(".csv")
+
+
 def known_dataset(value: str) -> str | None:
-    good = value in DATASETS or value.endswith(".csv")
-    return None if good else f"one of {', '.join(DATASETS)}, or a file.csv with a column of classes"
+    if value in DATASETS or is_table(value):
+        return None
+    if os.path.lexists(value):
+        return "a CSV file, whose name ends in .csv"
+    return f"one of {', '.join(DATASETS)}, or a file.csv with a column of classes"
 
 
 known_dataset.names = tuple(DATASETS)  # in any case, as those of `one_of`
@@ -81,7 +93,9 @@ class MLPConfig(Options):
     noise: float = option(
         None, "deviation of a generated set's noise; each set has its own", not_negative
     )
-    test_fraction: float = option(0.2, "the part of the points held out for the test", fraction)
+    test_fraction: float = option(
+        0.2, "the part of the points held out for the test", open_fraction
+    )
     batch_size: int = option(32, "examples in a step: 1 single-sample, 0 full-batch", not_negative)
     optimizer: str = option("sgd", f"one of {', '.join(OPTIMIZERS)}", one_of(OPTIMIZERS))
     activation: str = option("relu", "relu, tanh or silu", one_of(["relu", "tanh", "silu"]))
@@ -122,7 +136,21 @@ class Backend(NamedTuple):
 def load_data(config: MLPConfig, key) -> Dataset:
     """Return the data set that the options name, after checking the options."""
     _expect_used(config)
-    if config.dataset.endswith(".csv"):
+    try:
+        return _loaded(config, key)
+    except UserError as error:
+        raise UserError(_as_flags(str(error))) from error
+
+
+def _as_flags(message: str) -> str:
+    """Return the message of a function of `purenets.data` in the words of a script."""
+    if re.search(r"\b(delimiter|header|classes)=|\bsay n_classes", message):
+        return f"{message} (from Python, by data.from_csv; the scripts have no such flag)"
+    return f"--{message}" if message.startswith("test_fraction:") else message
+
+
+def _loaded(config: MLPConfig, key) -> Dataset:
+    if is_table(config.dataset):
         return load_table(config, key)
     for flag, value in (("test_set", config.test_set), ("label", config.label)):
         if value is not None:
@@ -151,11 +179,11 @@ def _expect_used(config: MLPConfig) -> None:
 
 def _unused(config: MLPConfig) -> Iterator[tuple[str, str]]:
     """Yield the names of unused options, each with the flag that makes it unused."""
-    is_table = config.dataset.endswith(".csv")
-    if is_table or config.dataset in REAL:
+    has_table = is_table(config.dataset)
+    if has_table or config.dataset in REAL:
         for name in ("n_samples", "noise"):
             yield name, f"--dataset {config.dataset}, which is not generated"
-    if is_table and config.test_set is not None:
+    if has_table and config.test_set is not None:
         yield "test_fraction", f"--test_set {config.test_set}, which is the test part"
 
 
@@ -167,6 +195,8 @@ def load_table(config: MLPConfig, key) -> Dataset:
     test = None if config.test_set is None else Path(config.test_set)
     share = config.test_fraction if test is None else None
     path = Path(config.dataset)
+    if test is not None and os.path.realpath(path) == os.path.realpath(test):
+        raise UserError(f"--test_set {test}: is the file of --dataset, needs one of its own")
     return data.from_csv(path, key, share, config.dtype, test=test, label=label)
 
 
@@ -176,7 +206,7 @@ def data_digests(config: MLPConfig) -> dict[str, str]:
     Only CSV files need one: generated sets follow from the seed, those of scikit-learn from its
     version.
     """
-    if not config.dataset.endswith(".csv"):
+    if not is_table(config.dataset):
         return {}
     files = {"dataset": config.dataset, "test_set": config.test_set}
     return {f"--{flag} {path}": runs.file_digest(path) for flag, path in files.items() if path}
@@ -248,14 +278,33 @@ def evaluation(metrics: Callable, sets: dict) -> Callable[[TrainState], dict[str
 
 
 def predictor(backend: Backend, model: Model, state: TrainState) -> Callable:
-    """Return the function from inputs (n, features) to classes (n,), both on the host."""
+    """Return the function from inputs (n, features) to classes (n,), both on the host.
+
+    It raises a UserError for inputs that the net cannot tell apart, such as a row with NaN.
+    """
     params = with_averaged_params(state).params
+    dtype = str(next(iter(params.values())).dtype).removeprefix("torch.")
 
     def predict(x: np.ndarray) -> np.ndarray:
-        logits, _ = model.apply(params, state.buffers, backend.array(x))
+        logits, _ = model.apply(params, state.buffers, backend.array(_inputs(x, dtype)))
         return to_host(logits).argmax(axis=1)
 
     return predict
+
+
+def _inputs(x: Array, dtype: str) -> np.ndarray:
+    """Return inputs on the host; raise a UserError for what are no finite rows of this dtype."""
+    expect_arrays("predict", 2, x=x)
+    x = to_host(x)
+    if str(x.dtype) != dtype:
+        raise UserError(
+            f"predict: x is {shown(x)}, but the params are {dtype}; x.astype({dtype!r}), after "
+            "result.task.standardize(x) for inputs in the units of the data"
+        )
+    finite = np.isfinite(x).all(axis=1)
+    if not finite.all():
+        raise UserError(f"predict: row {int(finite.argmin())} of x has a value that is not finite")
+    return x
 
 
 def draw(result: Result, backend: Backend, folder: Path) -> None:

@@ -1,6 +1,7 @@
 import argparse
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from purenets import Diverged, Interrupted, UserError
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, each, fraction, one_of, option, positive, widths
+from scripts import cnn_train, train
+from scripts.shared.mlp import MLPConfig
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,10 @@ def test_wrong_values_are_named_in_a_notebook_too():
         Config(rate="fast")
     with pytest.raises(UserError, match="--steps True: needs an integer"):
         Config(steps=True)
+    with pytest.raises(UserError, match="--steps '3': needs an integer"):
+        Config(steps="3")
+    with pytest.raises(UserError, match=r"--rate '0\.1': needs a number"):
+        Config(rate="0.1")
     with pytest.raises(UserError, match="speed missing or unknown"):
         Config.from_dict({**Config().to_dict(), "speed": 1})
 
@@ -261,3 +268,36 @@ def test_a_second_ctrl_c_while_the_script_ends_is_no_traceback(monkeypatch, endi
     with pytest.raises(SystemExit) as ended:
         command(Config, main)
     assert ended.value.code == 130
+
+
+def test_a_path_is_taken_where_a_text_is():
+    config = MLPConfig(dataset=Path("a/num.csv"), out=Path("run"))
+    assert (config.dataset, config.out) == (str(Path("a/num.csv")), "run")
+    assert MLPConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("config", "flag", "hint"),
+    [
+        (MLPConfig, "--lr", "is it --learning_rate?"),
+        (MLPConfig, "--epochs", "is it --max_steps?"),
+        (MLPConfig, "--hidden", "is it --dnn_hidden_units?"),
+        (MLPConfig, "--batch", "is it --batch_size?"),
+        (MLPConfig, "--data", "is it --dataset?"),
+        (MLPConfig, "--learnig-rate", "is it --learning_rate?"),
+        (MLPConfig, "--seeds", "is it --seed?"),
+        (MLPConfig, "--compile", ""),
+        (MLPConfig, "--gpu", ""),
+        (train.Config, "--epochs", ""),  # it counts steps
+        (train.Config, "--steps", "is it --train_steps?"),
+        (train.Config, "--hidden_size", "is it --num_hidden?"),
+        (cnn_train.Config, "--num_epochs", "is it --epochs?"),
+    ],
+)
+def test_a_mistyped_flag_is_answered_by_what_is_meant_or_not_at_all(config, flag, hint):
+    with pytest.raises(UserError, match="unrecognized arguments") as error:
+        config.parse([flag, "1"])
+    assert (
+        str(error.value).split(" (")[1]
+        == (f"{hint} " if hint else "") + "--help lists all options)"
+    )

@@ -157,10 +157,21 @@ def test_a_class_without_examples_is_there_if_that_is_said():
         data.prepare(batch, KEY, 0.2, "float32", n_classes=2)
 
 
-@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64"])
-def test_inputs_are_not_standardized_into_integers(dtype):
-    with pytest.raises(UserError, match="cannot hold standardized inputs"):
-        data.load("moons", KEY, dtype=dtype)
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64", "float128", ">f4", "f", None])
+def test_inputs_are_standardized_into_dtypes_of_both_backends(dtype, tmp_path):
+    path = tmp_path / "set.csv"
+    path.write_text("1.5,0\n2.5,1\n3.5,0\n4.5,1\n0.5,0\n")
+    calls = (
+        lambda: data.load("moons", KEY, dtype=dtype),
+        lambda: data.from_csv(path, KEY, dtype=dtype),
+        lambda: data.prepare((np.ones((4, 2)), np.arange(4) % 2), KEY, 0.5, dtype),
+    )
+    for call in calls:
+        if dtype == "f":
+            assert call().train[0].dtype == np.float32
+            continue
+        with pytest.raises(UserError, match="standardized inputs; needs float16, float32 or float"):
+            call()
 
 
 MASKED = np.ma.masked_equal(np.array([[-999.0, 1], [2, 3], [4, 5], [6, 7]]), -999.0)

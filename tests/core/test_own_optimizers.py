@@ -116,6 +116,47 @@ def test_a_step_tells_it_too(wrong, nets):
         make_step(nets.grad_fn(model), own)(state, batch)
 
 
+@ARRAYS
+@pytest.mark.parametrize("lr", [1e-6, 1e-3, 1e-2, 0.3, 1.0, 100.0])
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_new_params_in_place_of_updates_are_told_at_every_rate(wrap, lr, array):
+    if wrap in ("in a chain", "first", "accumulated"):
+        return  # a rate follows, or the first update is zero
+    for new in (
+        lambda p, g: p - lr * g,
+        lambda p, g: p - lr * g / abs(g),
+        lambda p, g: p - lr * (g + 0.1 / (1 + lr) * p),
+    ):
+        own = Optimizer(
+            zeros,
+            lambda grads, state, params, new=new: (
+                {name: new(params[name], g) for name, g in grads.items()},
+                state,
+            ),
+        )
+        with pytest.raises(UserError, match=r"update returns new params for '[wb]', needs what is"):
+            state_of(WRAPPED[wrap](own), array)
+
+
+@ARRAYS
+@pytest.mark.parametrize("decay", [0.0, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("lr", [1e-3, 0.1, 1.0])
+def test_decay_trust_ratios_and_averages_are_no_new_params(lr, decay, array):
+    norm = lambda x: (x * x).sum() ** 0.5
+    right = (
+        lambda p, g: -lr * (g + decay * p),
+        lambda p, g: -lr * norm(p) / norm(g) * g,
+        lambda p, g: (1 - lr) * (p - lr * g) - p,
+        lambda p, g: g * 0 - lr * abs(p) * g,
+    )
+    for new in right:
+        own = optim.stateless(
+            lambda grads, params, new=new: {n: new(params[n], g) for n, g in grads.items()}
+        )
+        state_of(own, array)
+        state_of(optim.chain(optim.add_decayed_weights(decay), own), array)
+
+
 @pytest.mark.parametrize("wrong", ["updates alone", "three values", "nothing", "a list"])
 def test_a_chain_names_the_transform_that_returns_no_pair(wrong):
     params = {"w": np.ones(2)}
@@ -130,6 +171,19 @@ def test_stateless_function_that_returns_no_dict_is_told(wrong):
     for optimizer in (transform, optim.chain(transform, DOWN)):
         with pytest.raises(UserError, match=r"^stateless: f returns .*, needs a dict of updates"):
             optimizer.update(params, optimizer.init(params), params)
+
+
+def test_a_function_of_torch_with_numpy_arrays_is_told():
+    signs = optim.stateless(lambda grads, params: tree.map(torch.sign, grads))
+    with pytest.raises(UserError, match=r"calls a function of torch with NumPy .*namespace\(g\)"):
+        state_of(optim.chain(signs, DOWN), np.ones)
+    state_of(optim.chain(signs, DOWN), torch.ones)
+
+
+def test_an_optimizer_of_torch_is_answered_by_ours():
+    for wrong in (torch.optim.Adam, torch.optim.Adam([torch.zeros(1, requires_grad=True)])):
+        with pytest.raises(UserError, match=r"optim.adam\(...\) makes one$"):
+            state_of(wrong)
 
 
 RIGHT = {

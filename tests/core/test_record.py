@@ -7,6 +7,7 @@ import pytest
 
 from purenets import Diverged, UserError, optim, random, runs, train_state
 from purenets.core.runs import record
+from purenets.core.runs.files import LOCK
 from purenets.core.runs.options import Options, option, positive
 
 
@@ -166,6 +167,40 @@ def test_a_folder_with_any_other_file_is_not_begun_again(tmp_path, name):
         open_in(tmp_path)
     assert (tmp_path / name).read_text() == "mine"
     assert (tmp_path / record.NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "name", ["history.csv", "curves.png", "seconds.json", "checkpoint.json", "notes.txt", "a/b.txt"]
+)
+def test_a_folder_with_files_but_no_run_is_refused_as_it_is(tmp_path, name, resume):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("a,b")
+    with pytest.raises(UserError, match=rf"holds {name.split('/')[0]} but no run; a new run needs"):
+        open_in(tmp_path, resume=resume)
+    assert path.read_text() == "a,b"
+    assert {path.name for path in tmp_path.iterdir()} <= {name.split("/")[0], LOCK}
+
+
+def test_what_a_start_that_was_killed_leaves_is_begun_again(tmp_path):
+    """Before, while and after its `config.json` was written; hidden files are not the run's."""
+    for names in ([LOCK], [LOCK, f".{record.NAME}.{'0' * 16}.purenets-tmp"], [".gitkeep"]):
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        place.mkdir()
+        for name in names:
+            (place / name).touch()
+        assert open_in(place)["commands"]
+        assert not list(place.glob("*purenets-tmp"))
+        assert open_in(place, rate=0.5)["config"]["rate"] == 0.5
+
+
+def test_resuming_what_was_never_begun_is_told(tmp_path):
+    with pytest.warns(runs.RunWarning, match=r"^--resume: --out .*typo holds no run; begins a new"):
+        open_in(tmp_path / "typo", resume=True)
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / LOCK).touch()
+    open_in(tmp_path / "killed", resume=True)  # without a warning, which would be an error here
 
 
 def test_a_folder_that_another_process_holds_is_not_begun_again(tmp_path):

@@ -26,7 +26,8 @@ from purenets import (
     tree,
 )
 from purenets.core.metrics import expected_calibration_error, r2
-from purenets.numpy_nets import MLP
+from purenets.numpy_nets import MLP, modules
+from purenets.numpy_nets.grad import model_from_module
 
 TASK = data.load("moons", random.key(0), n=200)
 MODEL = MLP(2, [8], 2)
@@ -357,6 +358,47 @@ def test_metric_that_is_no_mean_of_parts_is_evaluated_at_once_or_refused(metric)
         evaluate(metrics, state, (x, y), 7)
 
 
+CHANGED_BUFFERS = {  # what `apply` returns as buffers, where init makes "mean" of two zeros
+    "more": (lambda mean: {"mean": mean, "last": mean}, "a buffer more, 'c.last'"),
+    "none": (lambda mean: {}, "no buffer 'c.mean'"),
+    "renamed": (lambda mean: {"average": mean}, "no buffer 'c.mean'"),
+    "shape": (lambda mean: {"mean": mean.sum()}, r"the buffer 'c.mean' as float32 of shape \(\), "),
+    "dtype": (lambda mean: {"mean": mean > 0}, r"the buffer 'c.mean' as bool of shape \(2,\), "),
+}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "jit"])
+@pytest.mark.parametrize("change", [*CHANGED_BUFFERS, ""])
+def test_buffers_that_no_checkpoint_could_restore_are_refused_at_the_first_step(change, backend):
+    returned, message = CHANGED_BUFFERS.get(change, (lambda mean: {"mean": mean + 1}, ""))
+    xp = np if backend == "numpy" else torch
+
+    def init(key):
+        return {}, {"mean": xp.zeros(2, dtype=xp.float32)}
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        return x - buffers["mean"], returned(buffers["mean"])
+
+    if backend == "numpy":
+        forward = lambda *args, **options: (*apply(*args, **options), None)
+        own = modules.Module(init, forward, lambda dout, cache: (dout, {}), False, "Own")
+        net = model_from_module(modules.serial(c=own, fc=modules.Linear(2, 2)))
+        grads_of = numpy_nets.grad_fn(net)
+    else:
+        own = purenets.Model(init, apply, uses_key=False, kind="Own")
+        net = torch_nets.layers.serial(c=own, fc=torch_nets.layers.Linear(2, 2))
+        grads_of = torch_nets.grad_fn(net)
+    optimizer = optim.sgd(0.1)
+    step, state = make_step(grads_of, optimizer), init_state(net, optimizer, random.key(0))
+    batch = xp.ones((3, 2), dtype=xp.float32), xp.zeros(3, dtype=xp.int64)
+    step = torch_nets.jit(step) if backend == "jit" else step
+    if not message:
+        assert step(state, batch)[0].buffers["c.mean"].tolist() == [1, 1]
+        return
+    with pytest.raises(UserError, match=rf"make_step: the model returned {message}"):
+        step(state, batch)
+
+
 def test_buffers_that_are_no_arrays_are_refused():
     with pytest.raises(UserError, match=r"train_state: buffers\['mean'\] is 3, needs an array"):
         train_state({"w": np.zeros(2)}, {"mean": 3}, optim.sgd(0.1), random.key(0))
@@ -452,3 +494,22 @@ def test_a_type_error_within_fit_stays_what_it_is():
     state = init_state(numpy_nets.MLP(2, [3], 2), optim.sgd(0.1), random.key(0))
     with pytest.raises(TypeError, match="of the step itself"):
         fit(step, state, lambda i: None, steps=1)
+
+
+def test_batches_that_are_no_function_are_answered_by_what_makes_one():
+    loader = torch.utils.data.DataLoader([1, 2], 1)
+    for wrong, right in (
+        (loader, r"needs a function, as torch_nets.from_loader\(loader\) makes it"),
+        (TASK.train, r"needs a function, as data.batches\(examples, 32, key\) makes it"),
+        ([TASK.train], r"needs a function, as data.batches"),
+    ):
+        with pytest.raises(UserError, match=rf"^fit: batches is a \w+, {right}"):
+            fit(STEP, start(), wrong, steps=1)
+
+
+def test_tensors_for_numpy_nets_are_answered_by_to_numpy():
+    batch = tuple(map(torch.as_tensor, BATCHES(0)))
+    with pytest.raises(
+        UserError, match=r"inputs are a Tensor, needs NumPy arrays; torch_nets.to_nu"
+    ):
+        STEP(start(), batch)

@@ -64,6 +64,17 @@ WRITES = {
 
 
 @pytest.mark.parametrize("place", [first, hidden])
+def test_a_backward_pass_that_writes_into_dout_is_named(place):
+    def backward(dout, cache):
+        dout *= cache[0]
+        return dout, {"s": (dout * cache[1]).sum(0), "b": dout.sum(0)}
+
+    step, state = step_of(place(affine(backward=backward)))
+    with pytest.raises(UserError, match=r"^own.backward: writes into one of its arguments in"):
+        step(state, BATCH)
+
+
+@pytest.mark.parametrize("place", [first, hidden])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_layer_that_writes_in_place_is_named_and_changes_nothing(place, write):
     model = place(affine(passed(WRITES[write]), buffers={"mean": np.ones(2, np.float32)}))

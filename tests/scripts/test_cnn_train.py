@@ -1,5 +1,6 @@
 """The CNN script: what it learns, that it resumes bit by bit, and what it says of wrong input."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,10 @@ def test_the_running_mean_is_what_is_evaluated():
         (["--views", "all"], "--views all: needs one of none, mirror, shift"),
         (["--augment", "strong"], "unrecognized arguments: --augment strong"),
         (["--resume", "--data", "digits"], "--resume: needs --out"),
+        (
+            ["--data", "digits", "--data_dir", "imgs"],
+            "--data_dir imgs: means nothing with --data digits; leave it out",
+        ),
     ],
 )
 def test_wrong_flags_end_in_one_line_and_code_2(flags, message, capsys, monkeypatch):
@@ -166,6 +171,14 @@ def images_in(folder):
             for i in range(4):
                 image = np.full((9, 9), 200 * (name == "a") + i, np.uint8)
                 Image.fromarray(image).save(folder / part / name / f"{i}.png")
+
+
+def test_images_of_one_class_are_refused(tmp_path):
+    images_in(tmp_path)
+    for part in ("train", "test"):
+        shutil.rmtree(tmp_path / part / "b")
+    with pytest.raises(UserError, match=r"/train: only class a, needs two or more$"):
+        cnn_train.train(Config(**SMALL | {"data": "folder", "data_dir": str(tmp_path)}))
 
 
 def test_four_images_of_a_class_are_enough(tmp_path):

@@ -109,10 +109,62 @@ WRONG = [
         ["--test_fraction", "0.3", "--dataset", "a.csv", "--test_set", "b.csv"],
         "--test_fraction 0.3: means nothing with --test_set b.csv, which is the test part",
     ),
-    (["--test_fraction", "0"], "test_fraction: 0.0 of 1000 examples leaves a part empty"),
+    (["--test_fraction", "0"], "--test_fraction 0.0: needs a number between 0 and 1"),
+    (["--test_fraction", "1e-9"], "--test_fraction: 1e-09 of 1000 examples leaves a part empty"),
+    (["--dataset", "README.md"], "--dataset README.md: needs a CSV file, whose name ends in .csv"),
+    (["--dataset", "docs"], "--dataset docs: needs a CSV file, whose name ends in .csv"),
+    (["--dataset", "no.txt"], "--dataset no.txt: needs one of moons, circles, "),
+    (
+        ["--dataset", "a.csv", "--test_set", "../" + ROOT.name + "/a.csv"],
+        "a.csv: is the file of --dataset, needs one of its own",
+    ),
     (["--seed", "-1"], "--seed -1: needs a number that is not negative"),
     (["--resume"], "--resume: needs --out"),
 ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_inputs_that_no_class_can_be_predicted_for_are_told(name, dtype):
+    config = config_of(name, dataset="iris", max_steps=1, dtype=dtype)
+    result = SCRIPTS[name].train(config)
+    x = result.task.test[0]
+    assert result.predict(x).shape == (len(x),)
+    with_nan = x.copy()
+    with_nan[3, 1] = np.nan
+    other = "float64" if dtype == "float32" else "float32"
+    wrong = {
+        "row 3 of x has a value that is not finite": with_nan,
+        r"x is float\d\d of shape \(4,\), needs 2 axes": x[0],
+        "x is None, needs an array": None,
+        r"x is <U1 of shape \(1, 4\), needs an array": np.array([list("abcd")]),
+        rf"x is {other} of shape .* the params are {dtype}; x.astype\('{dtype}'\)": x.astype(other),
+        r"x is int64 of shape \(2, 4\), but the params": np.zeros((2, 4), int),
+    }
+    for message, inputs in wrong.items():
+        with pytest.raises(UserError, match=rf"^predict: {message}"):
+            result.predict(inputs)
+    with pytest.raises(UserError, match="3"):
+        result.predict(x[:, :3])
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5;2.5;0\n1;2;1\n", "1,2,1\n3,4,2\n5,6,3\n", "2019,2020,c\n1,2,0\n1,2,1\n"]
+)
+def test_arguments_of_python_are_named_as_such(text, tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"\(from Python, by data.from_csv; the scripts have no "):
+        train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=str(path)))
+
+
+def test_a_suffix_in_any_case_is_that_of_a_table(tmp_path):
+    path = tmp_path / "own.CSV"
+    path.write_text("".join(f"{i},{i % 2}\n" for i in range(100)))
+    out = str(tmp_path / "run")
+    train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=path, max_steps=1, out=out))
+    with pytest.raises(UserError, match=r"--n_samples 50: means nothing with --dataset .*own.CSV"):
+        train_mlp_numpy.train(config_of("train_mlp_numpy", dataset=path, n_samples=50))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -24,6 +24,7 @@ from purenets.core.optim.internals.precision import expect_like
 MAX_SIZE = 3  # elements along each axis of a leaf of the trial
 RATES = (0.1, 10.0)  # that a transform either keeps or loses
 SIZE = 0.5  # of an update that has no rate
+NEAR_ONE = 0.25  # how far from 1 the growth of new params is that are decayed too
 
 
 def can_be_tried(params: Params) -> bool:
@@ -63,7 +64,9 @@ def _expect_downhill(optimizer: Optimizer, own: tuple[Optimizer, ...], params: P
     positive, as its gradients are: weight decay shrinks both.
     """
     at = {name: numbers(p, 1.0) for name, p in small(params).items()}
-    if not _climbs(_first_updates(optimizer, at), at):
+    updates = _first_updates(optimizer, at)
+    _expect_no_params(optimizer, updates, at)
+    if not _climbs(updates, at):
         return
     alone = [_first_updates(part, at) for part in own]
     turning = [updates for updates in alone if not _climbs(updates, at)]
@@ -82,13 +85,33 @@ def _expect_downhill(optimizer: Optimizer, own: tuple[Optimizer, ...], params: P
     )
 
 
-def _first_updates(optimizer: Optimizer, at: Params) -> dict[str, np.ndarray] | None:
+def _expect_no_params(optimizer: Optimizer, updates: dict | None, at: Params) -> None:
+    """Raise a UserError for an optimizer that returns new params, p - lr * g, in place of updates.
+
+    At params twice as large, with the same gradient, its "updates" of a leaf grow by about these
+    params. Those of any right one do not: weight decay shrinks params, a trust ratio scales -g.
+    """
+    other = _first_updates(optimizer, {name: p + p for name, p in at.items()}, _gradient(at))
+    for name, p in at.items():
+        if updates is None or other is None or not updates[name].size:
+            continue
+        growth = (other[name] - updates[name]) / to_host(p)
+        if (abs(growth - 1) < NEAR_ONE).all():
+            raise UserError(
+                f"optimizer: update returns new params for {name!r}, needs what is added to them: "
+                "-lr * g in place of p - lr * g"
+            )
+
+
+def _first_updates(
+    optimizer: Optimizer, at: Params, grads: Params | None = None
+) -> dict[str, np.ndarray] | None:
     """Return the updates of a gradient of positive numbers, None where they are not known."""
     if takes_extra_args(optimizer.update):
         return None
     try:
         with np.errstate(all="ignore"):
-            updates, _ = optimizer.update(_gradient(at), optimizer.init(at), at)
+            updates, _ = optimizer.update(grads or _gradient(at), optimizer.init(at), at)
             found = {name: np.asarray(to_host(leaf)) for name, leaf in updates.items()}
     except Exception:  # the numbers are not those of the net: the update may refuse them
         return None
@@ -122,6 +145,14 @@ def _expect_pure(optimizer: Optimizer, params: Params) -> None:
             given = {"grads": grads, "opt_state": optimizer.init(params), "params": params}
             before = {what: _contents(part) for what, part in given.items()}
             result = optimizer.update(*given.values(), **_loss(optimizer, params))
+    except TypeError as error:
+        if "must be Tensor, not" in str(error):  # a function of torch, and arrays of NumPy
+            text = str(error).splitlines()[0]
+            raise UserError(
+                f"optimizer: update calls a function of torch with NumPy arrays ({text}); take "
+                "functions from core.arrays.namespace(g), as namespace(g).sign(g)"
+            ) from error
+        return
     except Exception:  # the numbers are not those of the net: the update may refuse them
         return
     for what, part in given.items():
