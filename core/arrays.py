@@ -104,6 +104,20 @@ def widened(x: Array) -> Array:
     return xp.astype(x, xp.float32 if kind == "f" else xp.complex64)
 
 
+def in_floats(x: np.ndarray) -> np.ndarray:
+    """Return `x` in floating point: integers and truth values as NumPy adds them to a float32.
+
+    That is float32, or float64 where an integer has 32 bits or more. Layers that return numbers in
+    the dtype of their input would cut off the fractions of integers.
+
+    >>> in_floats(np.uint8([200])), in_floats(np.float16([0.5]))
+    (array([200.], dtype=float32), array([0.5], dtype=float16))
+    """
+    if x.dtype.kind in "fc":
+        return x
+    return x.astype(np.result_type(x.dtype, np.float32))
+
+
 def real_dtype(x: Array):
     """Return the dtype of real numbers that is as precise as that of `x`, float32 at least."""
     xp = namespace(x)

@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
+FEW, PART_BITS = 2**12, 16  # of fewer than FEW probabilities, their 2**16th parts are drawn
 DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a counter
 
 
@@ -205,8 +206,8 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
 
     Raises:
         UserError: `key` is not a key, `shape` is not a tuple of sizes, `dtype` is unknown, or the
-            bounds are not finite, not in order, or too large or too far apart for the dtype; the
-            values of tensors are not read.
+            bounds are not finite, not in order, too large or too far apart for the dtype, or so
+            close that it has no number between them; the values of tensors are not read.
 
     Example:
         >>> from purenets import random
@@ -234,7 +235,7 @@ def uniform(key: Array, shape=(), dtype: str = "float32", *, low=0.0, high=1.0) 
     _expect_narrow("uniform", low, high, float(xp.finfo(unit.dtype).max))
     low, high = _of_full_precision(low, unit), _of_full_precision(high, unit)
     draws = xp.reshape(xp.astype(low + (high - low) * unit, dtype, copy=False), shape)
-    return _within(draws, low, high, open_above=True)
+    return _within("uniform", draws, low, high, open_above=True)
 
 
 def normal(key: Array, shape=(), dtype: str = "float32") -> Array:
@@ -278,8 +279,8 @@ def truncated_normal(key: Array, shape=(), dtype: str = "float32", *, low=-2.0, 
         An array of the shape and dtype, of the library and on the device of the key.
 
     Raises:
-        UserError: the bounds are not an interval within [-6, 6], `key` is not a key, `shape` is not
-            a tuple of sizes, or `dtype` is unknown.
+        UserError: the bounds are not an interval within [-6, 6] or the dtype has no number between
+            them, `key` is not a key, `shape` is not a tuple of sizes, or `dtype` is unknown.
 
     Example:
         >>> from purenets import random
@@ -296,8 +297,11 @@ def truncated_normal(key: Array, shape=(), dtype: str = "float32", *, low=-2.0, 
     if not 0 < begin < end < 2**32:
         raise UserError(f"truncated_normal: [{low}, {high}] is not an interval within [-6, 6]")
     words = bits(check_key(key), _size("truncated_normal", shape))
-    words = begin + ((words >> 1) * (end - begin) >> 31)
-    return _within(_normal(words, shape, dtype), low, high)
+    if end - begin < FEW and low * high >= 0:
+        draws = _normal_of_one_side(words, low, high, shape, dtype)
+    else:
+        draws = _normal(begin + ((words >> 1) * (end - begin) >> 31), shape, dtype)
+    return _within("truncated_normal", draws, low, high)
 
 
 def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
@@ -519,13 +523,33 @@ def _normal(words: Array, shape, dtype: str) -> Array:
     It is a polynomial in x = 2**32 * min(p, 1 - p): the table has one for each octave of x, in the
     place of x within the octave.
     """
-    xp, dtype = namespace(words), dtype_called(dtype, words, "normal")
+    xp = namespace(words)
     upper = words > MASK >> 1
     x = xp.astype(xp.where(upper, MASK - words, words), xp.float64) + 0.5
-    # x is 1/2 or half-way between integers, so never close to a power of two: any log2 finds its
-    # octave
+    return _quantiles(x, upper, shape, dtype)
+
+
+def _normal_of_one_side(words: Array, low: float, high: float, shape, dtype: str) -> Array:
+    """Return draws between bounds of one sign, among so few of the 2**32 probabilities that their
+    parts are drawn too.
+
+    Those of the upper side are mirrored: probabilities near 0 have more digits than those near 1.
+    """
+    near, far = sorted((abs(low), abs(high)))
+    begin, end = (round(math.erfc(z / math.sqrt(2)) * 2 ** (31 + PART_BITS)) for z in (far, near))
+    parts = begin + ((words >> 1) * (end - begin) >> 31)
+    xp = namespace(words)
+    x = (xp.astype(parts, xp.float64) + 0.5) * 2.0**-PART_BITS
+    return _quantiles(x, xp.full_like(words, high > 0, dtype=xp.bool), shape, dtype)
+
+
+def _quantiles(x: Array, upper: Array, shape, dtype: str) -> Array:
+    """Return the inverse of the normal distribution at x / 2**32, its negative where `upper`."""
+    xp, dtype = namespace(x), dtype_called(dtype, x, "normal")
+    # x is 1/2 or half-way between integers (or their 2**16th parts), so never close to a power of
+    # two: any log2 finds its octave
     octave = xp.astype(xp.clip(xp.floor(xp.log2(x)), -1, 30), xp.int64) + 1
-    table, scale = (xp.asarray(t, device=words.device) for t in (QUANTILES, OCTAVE_SCALE))
+    table, scale = (xp.asarray(t, device=x.device) for t in (QUANTILES, OCTAVE_SCALE))
     place = x * scale[octave] - 1.5  # in [-1/2, 1/2)
     z = table[-1][octave]
     for coefficient in reversed(range(len(QUANTILES) - 1)):
@@ -606,8 +630,11 @@ def _expect_narrow(function: str, low, high, widest: float) -> None:
         raise UserError(f"{function}: {low} and {high} are more than {widest:.6g} apart")
 
 
-def _within(draws: Array, low, high, open_above: bool = False) -> Array:
-    """Return draws, those that were rounded over a bound (a number) at the next number within."""
+def _within(function: str, draws: Array, low, high, open_above: bool = False) -> Array:
+    """Return draws, those that were rounded over a bound (a number) at the next number within.
+
+    Raises a UserError for bounds between which the dtype has no number.
+    """
     if not (isinstance(low, int | float) and isinstance(high, int | float)) or low == high:
         return draws
     info = namespace(draws).finfo(draws.dtype)
@@ -615,7 +642,10 @@ def _within(draws: Array, low, high, open_above: bool = False) -> Array:
     least, most = -_floor(-low, *spacing), _floor(high, *spacing)
     if open_above and most == high:
         most = _floor(high, *spacing, below=True)
-    return namespace(draws).clip(draws, least, most) if least <= most else draws
+    if least > most:
+        dtype = str(draws.dtype).removeprefix("torch.")
+        raise UserError(f"{function}: {dtype} has no number between {low} and {high}")
+    return namespace(draws).clip(draws, least, most)
 
 
 def _floor(bound: float, eps: float, smallest: float, below: bool = False) -> float:

@@ -12,7 +12,7 @@ from einops import rearrange, reduce, repeat
 
 from purenets.core import random
 from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_integers, expect_numbers
-from purenets.core.arrays import is_full, widened
+from purenets.core.arrays import in_floats, is_full, widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
 from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
@@ -107,7 +107,8 @@ def max_pool_forward(x, size, stride, padding=0):
 
     (B, C, H, W) -> (B, C, H', W').
     """
-    view = windows(padded(x, padding, -np.inf), size, stride)
+    wide = padded(in_floats(x), padding, -np.inf) if padding else x  # no integer is infinite
+    view = windows(wide, size, stride)
     flat = rearrange(view, "b c h w kh kw -> b c h w (kh kw)")
     place = flat.argmax(axis=-1)
     y = np.take_along_axis(flat, place[..., None], axis=-1)[..., 0]
@@ -125,7 +126,7 @@ def max_pool_backward(dout, cache):
 
 def global_avg_pool_forward(x):
     """Return the mean over all pixels, (B, C, H, W) -> (B, C), and the cache."""
-    return reduce(x, "b c h w -> b c", "mean"), x.shape
+    return reduce(in_floats(x), "b c h w -> b c", "mean"), x.shape
 
 
 def global_avg_pool_backward(dout, cache):
@@ -148,6 +149,7 @@ def batch_norm_forward(x, weight, bias, eps=1e-5):
     x, y: (B, C, H, W); weight, bias: (C,). mean and (biased) var: (C,), over batch and pixels.
     Half precision is computed in float32, as in PyTorch.
     """
+    x = in_floats(x)
     dtype, x = x.dtype, widened(x)
     mean = reduce(x, "b c h w -> c", "mean")
     centered = x - over_pixels(mean)
@@ -339,6 +341,7 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
     def forward(params, buffers, x, *, train=False, key=None):
         expect(params, {"weight": (n,), "bias": (n,)})
         expect_channels(x, n)
+        x = in_floats(x)
         weight, bias = params["weight"], params["bias"]
         if not train:
             mean, var = widened(buffers["running_mean"]), widened(buffers["running_var"])

@@ -104,7 +104,8 @@ def huber_forward(y, targets, delta):
     y, t = alike("huber", y, targets)
     r, delta = y - t, y.dtype.type(delta)
     size = np.abs(r)
-    losses = np.where(size < delta, r * r / 2, delta * (size - delta / 2))
+    held = np.minimum(size, delta)  # whose square is finite
+    losses = held * (size - held / 2)
     return losses.mean(), (r, t, delta)
 
 

@@ -19,7 +19,7 @@ from purenets.core.arguments import (
     ANY,
     expect_reals,
 )
-from purenets.core.arrays import expect_plain, widened
+from purenets.core.arrays import expect_plain, in_floats, widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices, expect_distributions, expect_real_outputs
 from purenets.core.memory import sized
@@ -78,7 +78,7 @@ def relu_backward(dout, cache):
 
 def tanh_forward(x):
     """Return y = tanh(x), of any shape, and the cache."""
-    y = np.tanh(x)
+    y = np.tanh(in_floats(x))
     return y, y
 
 
@@ -89,6 +89,7 @@ def tanh_backward(dout, cache):
 
 def silu_forward(x):
     """Return y = x s with s = 1 / (1 + exp(-x)), of any shape, and the cache."""
+    x = in_floats(x)
     s = sigmoid(x)
     return x * s, (x, s)
 
@@ -113,6 +114,7 @@ def dropout_forward(x, key, rate):
 
     The others are divided by 1 - rate, so that the expectation stays x.
     """
+    x = in_floats(x)
     mask = random.bernoulli(key, 1 - rate, x.shape) / x.dtype.type(1 - rate)
     return x * mask, mask
 
@@ -130,6 +132,7 @@ def softmax_forward(x):
 
     The largest x is subtracted first, which leaves p the same and keeps exp from overflowing.
     """
+    x = in_floats(x)
     wide = widened(x)
     e = np.exp(wide - wide.max(axis=-1, keepdims=True))
     p = e / e.sum(axis=-1, keepdims=True)

@@ -161,3 +161,65 @@ def test_classes_along_the_last_axis_are_told_where_they_belong(function):
         function(logits, targets)
     flat = function(logits.flatten(0, 1), targets.flatten())
     assert torch.isclose(function(logits.movedim(-1, 1), targets), flat, rtol=1e-6)
+
+
+# --- logits that leave no doubt, or are masked --------------------------------------------------
+
+GAMMAS = [0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0]
+
+
+def focal_slope(p, gamma):
+    """The derivative of -(1 - p)^gamma log p by log p; its limits where p is 0 or 1."""
+    if p == 0:
+        return -1.0
+    if p == 1:
+        return 0.0 if gamma else -1.0
+    return -((1 - p) ** gamma) + gamma * p * (1 - p) ** (gamma - 1) * np.log(p)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("logits", [[0.0, 20.0], [0.0, 2000.0], [0.0, 0.5, -np.inf]])
+def test_focal_gradients_are_right_where_a_class_is_sure_or_masked(logits, target, gamma):
+    z = torch.tensor([logits], dtype=torch.float64, requires_grad=True)
+    p = z.detach()[0].softmax(0).numpy()
+    labels = np.eye(len(logits))[target]
+    expected = focal_slope(p[target], gamma) * (labels - p)
+    for targets in (torch.tensor([target]), torch.tensor(labels)[None]):
+        loss = losses.focal(gamma)(z, targets)
+        (found,) = torch.autograd.grad(loss, z)
+        np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-6, atol=1e-12)
+        assert loss.isfinite()
+        assert torch.func.hessian(losses.focal(gamma))(z.detach(), targets).isfinite().all()
+    (found,) = torch.autograd.grad(losses.focal(gamma)(z.float(), torch.tensor([target])), z)
+    np.testing.assert_allclose(found[0].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("logit", [-200.0, 0.3, 200.0])
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_binary_focal_gradients_are_right_where_the_answer_is_sure(logit, target, gamma):
+    x = torch.tensor([logit], requires_grad=True)
+    p = torch.sigmoid(x.detach().double() if target else -x.detach().double()).item()
+    expected = focal_slope(p, gamma) * (1 - p) * (1 if target else -1)
+    loss = losses.binary_focal(gamma)(x, torch.tensor([target]))
+    (found,) = torch.autograd.grad(loss, x)
+    np.testing.assert_allclose(found.item(), expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("labels", [[[0.5, 0.5, 0.0]], [[1, 0, 0]]])
+def test_a_masked_class_of_label_0_adds_nothing_in_both_backends(labels):
+    logits = np.array([[0.0, 1.0, -np.inf]])
+    value, cache = by_hand.cross_entropy.forward(logits, np.array(labels))
+    z = torch.tensor(logits, requires_grad=True)
+    loss = losses.cross_entropy(z, torch.tensor(labels))
+    (found,) = torch.autograd.grad(loss, z)
+    np.testing.assert_allclose(loss.item(), value, rtol=1e-12)
+    np.testing.assert_allclose(found, by_hand.cross_entropy.backward(1.0, cache), atol=1e-12)
+
+
+def test_huber_of_huge_residuals_overflows_nowhere():
+    y = np.float32([1e30, -1e30, 0.5])
+    with np.errstate(all="raise"):
+        value, _ = by_hand.huber(2.0).forward(y, np.zeros(3, np.float32))
+    assert value == losses.huber(2.0)(torch.tensor(y), torch.zeros(3)).item()

@@ -307,7 +307,8 @@ def crop(padding: int) -> Augmentation:
         An augmentation of images (batch, C, H, W).
 
     Raises:
-        UserError: `padding` is negative or not an integer.
+        UserError: `padding` is negative or not an integer. When called: the images are no tensor of
+            four axes.
 
     Example:
         >>> import torch
@@ -323,6 +324,7 @@ def crop(padding: int) -> Augmentation:
     expect_integers("crop", 0, padding=padding)
 
     def f(key, x):
+        _expect_images("crop", x)
         B, C, H, W = x.shape
         moves = random.randint(key_like(key, x), (2, B), -padding, padding + 1)
         image = rearrange(torch.arange(B, device=x.device), "b -> b 1 1 1")
@@ -347,7 +349,8 @@ def cutout(size: int) -> Augmentation:
         An augmentation of images (batch, C, H, W).
 
     Raises:
-        UserError: `size` is not a positive integer.
+        UserError: `size` is not a positive integer. When called: the images are no tensor of four
+            axes.
 
     Example:
         >>> import torch
@@ -363,6 +366,7 @@ def cutout(size: int) -> Augmentation:
     expect_integers("cutout", 1, size=size)
 
     def f(key, x):
+        _expect_images("cutout", x)
         B, _, H, W = x.shape
         keys = random.split(key_like(key, x), 2)
         rows, columns = (
@@ -386,7 +390,8 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
         An augmentation of floating-point images (batch, C, H, W).
 
     Raises:
-        UserError: an argument is negative.
+        UserError: an argument is negative. When called: the images are no tensor of four axes, or
+            are integers, of which the draws are no multiples.
 
     Example:
         >>> import torch
@@ -400,6 +405,10 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
     expect_numbers("color_jitter", NOT_NEGATIVE, brightness=brightness, contrast=contrast)
 
     def f(key, x):
+        _expect_images("color_jitter", x)
+        if not x.is_floating_point():
+            dtype = str(x.dtype).removeprefix("torch.")
+            raise UserError(f"color_jitter: images are {dtype}, needs floating point; x.float()")
         draws = random.uniform(key_like(key, x), (2, x.shape[0], 1, 1, 1), low=-1.0, high=1.0).to(
             x.dtype
         )
@@ -544,10 +553,13 @@ def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:
     expect_reals("symmetric_beta", PART, alpha=alpha)
 
     def draw(key: Tensor) -> Tensor:
-        u, v = random.uniform(key_like(key), (2, TRIES), "float64") ** (1 / alpha)
-        good = (u + v <= 1) & (u + v > 0)
+        uniform = random.uniform(key_like(key), (2, TRIES), "float64")
+        u, v = uniform ** (1 / alpha)
+        good = u + v <= 1
         first = torch.argmax(good.to(torch.int8))  # of equal values the first
         share = torch.where(good, u, 0.5) / torch.where(good, u + v, 1.0)
+        ratio = (uniform[1] / uniform[0]) ** (1 / alpha)  # for a small alpha u and v may both be 0
+        share = torch.where(u + v == 0, 1 / (1 + ratio), share)
         return share.index_select(0, first.reshape(1))[0]
 
     return draw

@@ -25,6 +25,7 @@ from purenets.core.arguments import (
 from purenets.core.base import Model, UserError
 from purenets.core.serial import expect_sizes
 from purenets.torch_nets import layers
+from purenets.torch_nets.image_mlps import float32_suffices
 
 
 def FastCNN(
@@ -123,16 +124,18 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     """Return filters whose outputs on the patches of images are uncorrelated and of variance 1.
 
     Args:
-        x: normalized images (n, C, H, W).
+        x: normalized images (n, C, H, W), at least one.
         size: height and width of a filter.
         eps: added to the variances.
 
     Returns:
-        Filters (2 C size^2, C, size, size): each one, and each with the opposite sign.
+        Filters (2 C size^2, C, size, size): each one, and each with the opposite sign. float32, or
+        float64 for images of it.
 
     Raises:
-        UserError: `x` is not a tensor of four axes, `size` exceeds the images, or `eps` is out of
-            range.
+        UserError: `x` is not a tensor of four axes or holds no images, `size` exceeds the images,
+            `eps` is out of range, a value is not finite, or with an `eps` of 0 a patch has fewer
+            directions than numbers.
 
     Example:
         >>> import torch
@@ -146,15 +149,23 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     Source:
         Jordan 2024, arXiv 2404.00498.
     """
-    if not isinstance(x, Tensor) or x.ndim != 4:
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.is_complex() or len(x) == 0:
         raise UserError("whitening_filters: x: needs a tensor of images (n, C, H, W)")
     expect_sizes("whitening_filters", size=size)
     expect_reals("whitening_filters", FRACTION, eps=eps)
     if size > min(x.shape[2:]):
         raise UserError(f"whitening_filters: size is {size}, images are {tuple(x.shape[2:])}")
-    unfolded = torch.nn.functional.unfold(x, size)
+    wide = x if float32_suffices(x.flatten(1), eps) else x.double()
+    unfolded = torch.nn.functional.unfold(wide, size)
     patches = rearrange(unfolded, "n features places -> (n places) features")  # features: (C kh kw)
-    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    products = patches.T @ patches / len(patches)
+    if not products.isfinite().all():
+        raise UserError("whitening_filters: x: a value is not finite")
+    variances, directions = torch.linalg.eigh(products)
+    rounding = len(variances) * torch.finfo(torch.float64).eps * variances[-1]
+    if eps == 0 and variances[0] <= rounding:
+        raise UserError("whitening_filters: eps is 0, but some patches follow from the others")
     columns = directions / torch.sqrt(variances + eps)
     filters = rearrange(columns, "(c kh kw) o -> o c kh kw", kh=size, kw=size).contiguous()
-    return torch.cat([filters, -filters])
+    filters = torch.cat([filters, -filters])
+    return filters if x.dtype == torch.float64 else filters.float()

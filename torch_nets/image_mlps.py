@@ -269,7 +269,9 @@ def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[T
     """Return the map from flattened images to their first principal components, of variance 1.
 
     Args:
-        parts: normalized images (m, C, H, W) of the training set, in parts that fit into memory.
+        parts: images (m, C, H, W) of the training set, in parts that fit into memory. Best
+            normalized; where float32 would round visibly, as for large means, and for integers
+            and half precision, sums are taken in float64 around the mean of the first part.
         n: the number of components, those of the largest variance.
         eps: added to the variances, so that directions in which images hardly differ are not
             magnified.
@@ -278,7 +280,8 @@ def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[T
         W (n, C H W) and b (n,), float32; the components are x W^T + b.
 
     Raises:
-        UserError: an argument is wrong, or there are fewer than n pixels or no images.
+        UserError: an argument is wrong, there are fewer than n pixels or no images, a value is not
+            finite, or with an `eps` of 0 a component does not vary.
 
     Example:
         >>> import torch
@@ -294,18 +297,56 @@ def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[T
     expect_numbers("whitening_map", NOT_NEGATIVE, eps=eps)
     if isinstance(parts, str | dict | Tensor) or not hasattr(parts, "__iter__"):
         raise UserError(f"whitening_map: parts: a {type(parts).__name__}, needs a list of tensors")
-    count, total, products = 0, 0.0, 0.0
+    count, total, products, shift = 0, 0.0, 0.0, 0.0
     for part in parts:
-        if not isinstance(part, Tensor) or part.ndim < 2:
+        if not isinstance(part, Tensor) or part.ndim < 2 or part.is_complex():
             raise UserError(
                 f"whitening_map: parts: holds a {type(part).__name__}, needs tensors (m, C, H, W)"
             )
         x = part.flatten(1)
+        if count == 0 and len(x):
+            shift = 0.0 if float32_suffices(x, eps) else x.double().mean(dim=0)
+        if isinstance(shift, Tensor) or not float32_suffices(x, eps):
+            x = x.double() - shift
         count, total = count + len(x), total + x.sum(dim=0, dtype=torch.float64)
         products = products + (x.T @ x).to(torch.float64)
     if count == 0 or not 0 < n <= len(total):
         raise UserError(f"whitening_map: {n} components of {count} images")
+    if not products.isfinite().all():
+        raise UserError("whitening_map: parts: a value is not finite")
     mean = total / count
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    rounding = len(variances) * torch.finfo(torch.float64).eps * variances[-1]
+    if eps == 0 and variances[-n] <= rounding:
+        varying = int((variances > rounding).sum())
+        raise UserError(
+            f"whitening_map: {n} components, but the images vary in {varying}; needs fewer "
+            "components or an eps above 0"
+        )
     rows = (directions / torch.sqrt(variances.clamp(min=0) + eps)).T.flip(0)[:n]
-    return rows.float().contiguous(), -(rows @ mean).float()
+    return rows.float().contiguous(), -(rows @ (mean + shift)).float()
+
+
+def float32_suffices(x: Tensor, eps: float) -> bool:
+    """Return True for float32 rows whose mean squares round by less than 1 / 500 of `eps`.
+
+    Then sums of their products need no more digits: what they lose does not show beside `eps`.
+
+    Args:
+        x: rows (m, features).
+        eps: what is added to the variances.
+
+    Returns:
+        The answer; False for other dtypes.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.image_mlps import float32_suffices
+        >>> x = torch.ones(4, 2)
+        >>> float32_suffices(x, 1e-2), float32_suffices(x + 1000, 1e-2), float32_suffices(x, 0.0)
+        (True, False, False)
+    """
+    if x.dtype != torch.float32 or x.numel() == 0:
+        return False
+    rounding = torch.finfo(torch.float32).eps
+    return bool(rounding * x.square().mean(dim=0).max() <= 2e-3 * eps)

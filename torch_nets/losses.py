@@ -11,6 +11,7 @@ this example".
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable
 
@@ -141,10 +142,13 @@ def smoothed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) ->
     expect_reals("smoothed_cross_entropy", FRACTION, smoothing=smoothing)
     _expect_tensors("cross_entropy", logits, targets)
     logits = widened(logits)
+    targets = _classes_or_labels(logits, targets)
+    if targets.is_floating_point() and not smoothing:
+        logits = _finite_where_unlabelled(logits, targets)
     try:
         return F.cross_entropy(
             logits,
-            _classes_or_labels(logits, targets),
+            targets,
             ignore_index=NOTHING_IGNORED,
             label_smoothing=smoothing,
         )
@@ -172,6 +176,15 @@ def _classes_or_labels(logits: Tensor, targets: Tensor) -> Tensor:
     if _may_be_read(targets):
         expect_distributions(targets.detach(), integers)
     return targets.to(logits.dtype)
+
+
+def _finite_where_unlabelled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return logits whose -inf, where the label is 0, are numbers with a probability of 0 too.
+
+    Else 0 times the logarithm of that probability would be NaN.
+    """
+    masked = (logits == -math.inf) & (labels == 0)
+    return torch.where(masked, torch.finfo(logits.dtype).min / 2, logits)
 
 
 def _never_from_the_end(classes: Tensor, n: int) -> Tensor:
@@ -248,15 +261,34 @@ def focal_cross_entropy(logits: Tensor, targets: Tensor, gamma: float) -> Tensor
     _expect_tensors("focal", logits, targets)
     logits = widened(logits)
     targets = _classes_or_labels(logits, targets)
-    log_p = F.log_softmax(logits, 1)
-    weighted = (-torch.expm1(log_p)) ** gamma * log_p if gamma else log_p
     if targets.is_floating_point():
-        return -(targets * weighted).sum(1).mean()
-    try:
-        return F.nll_loss(weighted, targets, ignore_index=NOTHING_IGNORED)
+        log_p = F.log_softmax(_finite_where_unlabelled(logits, targets), 1)
+        return -(targets * _focused(log_p, gamma)).sum(1).mean()
+    log_p = F.log_softmax(logits, 1)
+    try:  # of the target alone: another class may have a logit of -inf or a probability of 1
+        losses = F.nll_loss(log_p, targets, ignore_index=NOTHING_IGNORED, reduction="none")
     except (IndexError, RuntimeError) as error:
         _name_class(error, logits)
         raise
+    return -_focused(-losses, gamma).mean()
+
+
+def _focused(log_p: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p)^gamma log p."""
+    if not gamma:
+        return log_p
+    # below -1000 p is 0, also in float64; the clamp keeps 0 times infinity out of the derivative
+    return _power(-torch.expm1(log_p.clamp(min=-1000.0)), gamma) * log_p
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """Return x^exponent for x from 0 on, with a derivative of 0 at 0.
+
+    For an exponent below 1 the slope is infinite there; it is multiplied with a loss that is 0. A
+    second `where` keeps it out of the backward pass.
+    """
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** exponent)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -355,7 +387,7 @@ def focal_binary_cross_entropy(
     x, t = _yes_or_no("binary_focal", logits, targets)
     losses = F.binary_cross_entropy_with_logits(x, t, reduction="none")
     miss = torch.sigmoid(x) * (1 - t) + torch.sigmoid(-x) * t  # 1 - p
-    losses = miss**gamma * losses if gamma else losses
+    losses = _power(miss, gamma) * losses if gamma else losses
     return (losses if alpha is None else (alpha * t + (1 - alpha) * (1 - t)) * losses).mean()
 
 

@@ -72,7 +72,8 @@ def shift_averaged(model: Model) -> Model:
         if train:
             return logits, new
         rows, columns = x.shape[2:]
-        wide = torch.nn.functional.pad(x.float(), (1, 1, 1, 1), mode="reflect").to(x.dtype)
+        wide = x if x.is_floating_point() else x.double()
+        wide = torch.nn.functional.pad(wide, (1, 1, 1, 1), mode="reflect").to(x.dtype)
         moved = (wide[:, :, i : i + rows, i : i + columns] for i in (0, 2))
         both = sum(model.apply(params, buffers, view)[0] for view in moved)
         return logits / 2 + both / 4, new

@@ -63,6 +63,12 @@ def is_gray(path: str) -> bool:
         return image.mode in GRAY
 
 
+def is_wide(path: str) -> bool:
+    """Return True if the file holds numbers of 16 bits; only its first bytes are read."""
+    with _opened(path) as image:
+        return any(";16" in str(tile) for tile in image.tile)  # as it lies in the file: "RGB;16B"
+
+
 def decoded(path: str, size: int = 0) -> np.ndarray:
     """Return an image as uint8 (channels, height, width), channels 1 (gray) or 3 (RGB).
 

@@ -20,7 +20,7 @@ from purenets.core.arguments import expect_paths
 from purenets.core.arrays import expect_plain
 from purenets.core.base import Batch, UserError
 from purenets.core.data.image_cache import PARTS, cache_folder, cached
-from purenets.core.data.image_files import decoded, images_in, is_gray
+from purenets.core.data.image_files import decoded, images_in, is_gray, is_wide
 from purenets.core.memory import expect_room
 
 FORMAT = 3  # of what is made of the files
@@ -91,7 +91,8 @@ def folder(root: Path, size: int = 0, cache: Path | None = None) -> ImageDataset
         An `ImageDataset`. Its inputs are memory maps of the cache.
 
     Raises:
-        UserError: one line that names the file or folder that is wrong.
+        UserError: one line that names the file or folder that is wrong, such as images of 16 bits
+            that hold values of 8 bits, all of which would be black.
 
     Example:
         >>> import pathlib, tempfile
@@ -271,16 +272,31 @@ def _decode_parts(files: dict, size: int, into: Path) -> None:
     shape = (channels, *decoded(every[0], size).shape[1:])
     for part in PARTS:
         paths, labels = zip(*files[part], strict=True)
+        brightest = np.zeros(len(paths), np.uint8)
         x = np.lib.format.open_memmap(into / f"{part}_x.npy", "w+", np.uint8, (len(paths), *shape))
 
-        def fill(i, x=x, paths=paths):
+        def fill(i, x=x, paths=paths, brightest=brightest):
             x[i] = _of_shape(decoded(paths[i], size), shape, paths[i])  # gray is repeated to RGB
+            brightest[i] = x[i].max()
 
         work = _in_threads(fill, range(len(paths)))
         for _ in tqdm(work, f"decoding {part}", len(paths), unit="image", disable=None):
             pass
+        _expect_light(paths, brightest)
         x.flush()
         np.save(into / f"{part}_y.npy", np.array(labels, np.int64))
+
+
+def _expect_light(paths: Sequence[str], brightest: np.ndarray) -> None:
+    """Raise a UserError for 16-bit images whose values are so small that all are 0 or 1 now."""
+    if brightest.max() > 1:
+        return
+    path = paths[int(np.argmax(brightest))]
+    if is_wide(path):
+        raise UserError(
+            f"{path}: has 16 bits, of which 65535 is white, but this and all other images of the "
+            "part are so dark that their pixels become 0 or 1; save 8-bit values with 8 bits"
+        )
 
 
 def _of_shape(pixels: np.ndarray, shape: tuple, path: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from purenets.core.arrays import expect_plain, kind_of, like, namespace, to_host
 from purenets.core.base import Array, UserError
+from purenets.core.runs.notes import warn
 
 ROUNDINGS = (
     4.0  # a spread of so many units in the last place of a feature is noise, not information
@@ -76,7 +77,7 @@ def scaling_of(train: Array) -> Scaling:
     """Return the `Scaling` by mean and deviation of each feature of `train`.
 
     A feature is constant if its values differ by no more than rounding (4 units in the last place
-    of their dtype).
+    of their dtype). A warning names those that are not all equal.
 
     Args:
         train: (n, features), real numbers. Computed in float64.
@@ -100,9 +101,12 @@ def scaling_of(train: Array) -> Scaling:
     if train.ndim and train.shape[0] == 0:
         raise UserError("standardize: no examples in train; needs at least one")
     x = _as_float64(train, tuple(train.shape[1:]))
-    rounding = ROUNDINGS * _epsilon(train) * np.abs(x).max(axis=0)
+    largest = np.abs(x).max(axis=0)
     with np.errstate(all="ignore"):
-        constant = np.ptp(x, axis=0) <= rounding
+        unit = np.ldexp(_epsilon(train), np.frexp(largest)[1] - 1)  # in the last place of `largest`
+        rounding, spread = ROUNDINGS * unit, np.ptp(x, axis=0)
+        constant = spread <= rounding
+        _warn_of_rounding(constant & (spread > 0), train)
         return Scaling(*_statistics(x, constant), constant, rounding)
 
 
@@ -111,7 +115,7 @@ def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
 
     A feature is constant if its values on `train` differ by no more than rounding (4 units in the
     last place of their dtype). It becomes 0; in the other arrays, the difference from its value on
-    `train`.
+    `train`. A warning names constant features whose values are not all equal.
 
     Args:
         train: (n, features), real numbers. Computed in float64.
@@ -133,6 +137,17 @@ def standardize(train: Array, *others: Array) -> tuple[Array, ...]:
     """
     scaling = scaling_of(train)
     return tuple(scaling.apply(array) for array in (train, *others))
+
+
+def _warn_of_rounding(rounded: np.ndarray, train: Array) -> None:
+    """Warn of features that become 0 although they vary, by a few units in the last place."""
+    if rounded.any():
+        feature, name = int(np.argmax(rounded)), str(train.dtype).removeprefix("torch.")
+        warn(
+            f"standardize: {np.count_nonzero(rounded)} features, the first is {feature}, vary by "
+            f"no more than {ROUNDINGS:.0f} units in the last place of {name} and become 0",
+            "if that is no rounding, subtract their first value before",
+        )
 
 
 def _statistics(x: np.ndarray, constant: np.ndarray) -> tuple[np.ndarray, ...]:

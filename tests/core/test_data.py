@@ -461,9 +461,32 @@ def test_value_that_training_never_saw_stays_small(value):
 def test_feature_that_varies_by_rounding_only_is_constant(dtype):
     column = np.full((1000, 1), 14.62, dtype)
     column[::3] = np.nextafter(column[0], np.inf, dtype=dtype)
-    train, test = data.standardize(column, column + 1)
-    assert np.array_equal(train, np.zeros((1000, 1)))
-    assert np.allclose(test, 1, atol=1e-5)
+    two = np.concatenate([np.arange(1000.0, dtype=dtype)[:, None], column], axis=1)
+    with pytest.warns(RunWarning, match=rf"1 features, the first is 1, vary .* of {dtype} and bec"):
+        train, test = data.standardize(two, two + 1)
+    assert np.array_equal(train[:, 1], np.zeros(1000))
+    assert np.allclose(test[:, 1], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "unit", "dtype"),
+    [
+        (2000, 1, "float16"),
+        (1000, 0.5, "float16"),
+        (1.9, 2**-23, "float32"),
+        (1.9, 2**-52, "float64"),
+    ],
+)
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+@pytest.mark.filterwarnings("error")
+def test_feature_that_varies_by_more_units_in_the_last_place_is_kept(first, unit, dtype, convert):
+    """Of 5 to 7 units, wherever the largest value lies between two powers of two."""
+    for units in (5, 7):
+        x = (np.dtype(dtype).type(first) + unit * np.arange(units + 1)).astype(dtype)[:, None]
+        (z,) = data.standardize(convert(x))
+        steps = np.arange(units + 1.0)
+        expected = (steps - steps.mean()) / steps.std()
+        assert np.allclose(np.asarray(z)[:, 0], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -267,6 +267,26 @@ def test_16_bit_gray_image_with_alpha_gives_its_upper_bits(tmp_path):
     assert np.array_equal(x, np.stack([GRAYS >> 8] * 3))
 
 
+@pytest.mark.parametrize("kind", ["gray", "color", "gray and alpha"])
+def test_values_of_8_bits_in_16_are_named(tmp_path, kind):
+    """They would all be 0 or 1; one image that is light proves that the dark ones are meant."""
+    alpha = np.full_like(GRAYS, 65535)
+    dark = {
+        "gray": lambda x: png_of_16_bits(x[..., None], 0),
+        "color": lambda x: png_of_16_bits(np.stack([x] * 3, axis=2), 2),
+        "gray and alpha": lambda x: png_of_16_bits(np.stack([x, alpha], axis=2), 4),
+    }[kind]
+    for part in ("train", "test"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        (tmp_path / part / "cat" / "0.png").write_bytes(dark(GRAYS // 257))
+        (tmp_path / part / "cat" / "1.png").write_bytes(dark(GRAYS // 513))
+    with pytest.raises(UserError, match=r"train/cat/0.png: has 16 bits, .*; save 8-bit values"):
+        images.folder(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / "cat" / "1.png").write_bytes(dark(GRAYS))
+    assert images.folder(tmp_path).train[0].max() == 255
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_gray_of_few_bits_fills_the_range(tmp_path, bits):
     image = Image.fromarray(np.array([[0, 255]] * 2, np.uint8))

@@ -266,6 +266,34 @@ def test_truncated_draws_stay_within_their_bounds_after_rounding(dtype):
     assert draws.double().max() <= 0.1
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(5.9, 6), (-6, -5.9), (5, 6), (5.99, 6), (0.5, 0.5 + 1e-6), (0, 1e-6)]
+)
+def test_narrow_intervals_have_many_different_draws(low, high):
+    draws = random.truncated_normal(random.key(3), (20_000,), "float64", low=low, high=high)
+    assert len(np.unique(draws)) > 10_000
+    assert low <= draws.min() <= draws.max() <= high
+    assert stats.kstest(draws, stats.truncnorm(low, high).cdf).pvalue > 0.01
+    key = torch.as_tensor(random.key(3))
+    for dtype in ("float16", "float32", "float64"):
+        if dtype != "float16" or high - low > 0.05:
+            same = (
+                random.truncated_normal(k, (999,), dtype, low=low, high=high)
+                for k in (key, random.key(3))
+            )
+            assert np.array_equal(*map(np.asarray, same))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [(1e-8, 2e-8, "float16"), (1 + 1e-12, 1 + 2e-12, "float32"), (1.0001, 1.0002, "bfloat16")],
+)
+@pytest.mark.parametrize("draw", [random.uniform, random.truncated_normal])
+def test_bounds_without_a_number_between_them_are_named(draw, low, high, dtype):
+    with pytest.raises(UserError, match=f"{dtype} has no number between|is not an interval"):
+        draw(torch.as_tensor(random.key(0)), (3,), dtype, low=low, high=high)
+
+
 def test_bounds_that_are_equal_are_the_draw():
     assert (random.uniform(random.key(0), (9,), low=0.3, high=0.3) == np.float32(0.3)).all()
 

@@ -131,3 +131,33 @@ def test_a_wrong_image_is_named():
     params, buffers = m.BatchNorm(3).init(random.key(0))
     with pytest.raises(UserError, match="more than one value"):
         m.BatchNorm(3).forward(params, buffers, np.zeros((1, 3, 1, 1), np.float32), train=True)
+
+
+MODULES = {
+    "conv": m.Conv(3, 2),
+    "max": m.MaxPool(2, stride=2),
+    "padded max": m.MaxPool(2, stride=2, padding=1),
+    "mean": m.GlobalAvgPool(),
+    "batch norm": m.BatchNorm(3),
+}
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "uint8", "int8", "bool"])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", MODULES)
+def test_integers_are_numbers_in_both_passes(name, train, dtype):
+    """What comes out, and each gradient, is that of the same numbers in floating point."""
+    module = MODULES[name]
+    x = DRAW.integers(0, 120, (2, 3, 4, 4)).astype(dtype)
+    params, buffers = module.init(random.key(0))
+    found, expected = (
+        module.forward(params, buffers, each, train=train) for each in (x, x.astype(np.float64))
+    )
+    assert np.allclose(found[0], expected[0], atol=1e-5)
+    assert name == "max" or found[0].dtype.kind == "f"
+    if train:
+        dout = DRAW.normal(size=found[0].shape)
+        grads = (module.backward(dout, each[2]) for each in (found, expected))
+        (dx, grads), (other_dx, other) = grads
+        assert np.allclose(dx, other_dx, atol=1e-5)
+        assert all(np.allclose(grads[leaf], other[leaf], atol=1e-4) for leaf in other)

@@ -49,6 +49,47 @@ PAIRS = {
 }
 
 
+WIDTHS = {
+    "int64": "float64",
+    "uint64": "float64",
+    "uint8": "float32",
+    "int8": "float32",
+    "bool": "float32",
+}
+
+
+@pytest.mark.parametrize("dtype", WIDTHS)
+@pytest.mark.parametrize(
+    "module", [m.Linear(3, 2), m.Tanh(), m.SiLU(), m.SoftMax(), m.Dropout(0.4)]
+)
+def test_integers_are_numbers_in_both_passes(module, dtype):
+    """What comes out, and each gradient, is that of the same numbers in floating point."""
+    x = np.array([[120, 0, 1], [3, 100, 2]]).astype(dtype)
+    params, buffers = module.init(KEY)
+    found, expected = (
+        module.forward(params, buffers, each, train=True, key=KEY)
+        for each in (x, x.astype(WIDTHS[dtype]))
+    )
+    dout = np.linspace(-1, 1, found[0].size).reshape(found[0].shape)
+    for one, other in (
+        (found[0], expected[0]),
+        (module.backward(dout, found[2])[0], module.backward(dout, expected[2])[0]),
+    ):
+        assert np.array_equal(one, other)
+        assert one.dtype == other.dtype
+
+
+def test_activations_of_integers_are_those_of_torch():
+    x = np.uint8([[200, 100, 1], [0, 3, 7]])
+    floats = torch.tensor(x).float()
+    for module, expected in (
+        (m.SiLU(), torch.nn.functional.silu(floats)),
+        (m.SoftMax(), floats.softmax(1)),
+        (m.Tanh(), floats.tanh()),
+    ):
+        assert np.allclose(module.forward({}, {}, x)[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_backward_equals_central_differences(name):
     forward, backward, inputs = PAIRS[name]

@@ -153,6 +153,32 @@ def test_color_jitter_is_one_factor_and_one_offset_for_each_image():
     assert abs(np.corrcoef(factors, offsets)[0, 1]) < 0.4
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_color_jitter_refuses_integers(dtype):
+    found = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=f"color_jitter: images are {found}, needs floating point"):
+        augment.color_jitter()(KEY, X.to(dtype))
+
+
+@pytest.mark.parametrize("name", ["flip", "crop", "cutout", "color_jitter"])
+@pytest.mark.parametrize("x", [torch.zeros(3, 4, 4), torch.zeros(4, 4), [[1.0]]])
+def test_images_of_other_axes_are_named(name, x):
+    with pytest.raises(
+        UserError, match=rf"{name}: images are .*, needs a tensor \(batch, C, H, W\)"
+    ):
+        FUNCTIONS[name](KEY, x)
+
+
+@pytest.mark.parametrize("name", ["flip", "crop", "cutout"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize("batch", [1, 64])
+def test_integer_images_move_as_floating_point_ones(name, dtype, batch):
+    x = (X[:batch] * 30).to(dtype)
+    found = FUNCTIONS[name](KEY, x)
+    assert found.dtype == dtype
+    assert torch.equal(found.double(), FUNCTIONS[name](KEY, x.double()))
+
+
 def test_resized_images_are_those_of_pillow():
     x = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     small = augment.resized(x, 26)
@@ -183,6 +209,15 @@ def test_the_shares_of_mixup_are_drawn_from_beta(alpha):
     assert float(draw(KEY)) == float(draw(KEY))
     compiled = torch.compile(draw, fullgraph=True)(KEY)
     assert abs(float(compiled) - float(draw(KEY))) < 1e-12
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 1e-5, 1e-9])
+def test_shares_of_a_small_alpha_are_0_or_1(alpha):
+    """As Beta(alpha, alpha) nearly always is; 1/2 was drawn where powers vanished."""
+    draw = augment.symmetric_beta(alpha)
+    shares = np.array([float(draw(random.fold_in(KEY, i))) for i in range(300)])
+    assert np.mean(np.minimum(shares, 1 - shares) < 1e-3) > 0.97
+    assert 0.4 < shares.mean() < 0.6
 
 
 def test_mixup_mixes_by_the_drawn_share():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from purenets import random, tree
+from purenets import UserError, random, tree
 from purenets.torch_nets import grad_fn
 from purenets.torch_nets.fast_cnn import FastCNN, whitening_filters
 from purenets.torch_nets.losses import cross_entropy
@@ -126,3 +126,30 @@ def test_images_of_several_sizes_go_through_the_same_net(size):
     net = FastCNN(3, 10, filters=torch.randn(24, 3, 2, 2), widths=(8, 8, 8))
     params, buffers = net.init(random.key(0))
     assert net.apply(params, buffers, torch.randn(2, 3, size, size))[0].shape == (2, 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float16, torch.float64])
+def test_filters_of_any_dtype_are_those_of_the_same_numbers(dtype):
+    x = (120 + 30 * torch.randn(50, 3, 8, 8)).to(dtype)
+    filters = whitening_filters(x, eps=0.0).double()[:12].flatten(1)
+    patches = nn.functional.unfold(x.double(), 2).movedim(1, 2).flatten(0, 1)
+    found = patches @ filters.T
+    moments = found.T @ found / len(found)
+    torch.testing.assert_close(moments, torch.eye(12).double(), rtol=0, atol=1e-4)
+
+
+def test_filters_of_normalized_images_keep_their_bits():
+    x = torch.randn(50, 3, 8, 8)
+    patches = nn.functional.unfold(x, 2).movedim(1, 2).reshape(-1, 12)
+    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    columns = directions / torch.sqrt(variances + 5e-4)
+    assert torch.equal(whitening_filters(x)[:12].flatten(1), columns.T)
+
+
+def test_images_that_cannot_be_whitened_are_named():
+    with pytest.raises(UserError, match="eps is 0, but some patches follow from the others"):
+        whitening_filters(torch.ones(5, 1, 4, 4), eps=0.0)
+    with pytest.raises(UserError, match="x: a value is not finite"):
+        whitening_filters(torch.full((5, 1, 4, 4), math.inf))
+    with pytest.raises(UserError, match="x: needs a tensor of images"):
+        whitening_filters(torch.ones(0, 1, 4, 4))

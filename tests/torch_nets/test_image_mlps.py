@@ -157,3 +157,51 @@ def test_components_that_are_not_there_are_named():
         whitening_map([torch.randn(50, 3, 3, 3)], 28)
     with pytest.raises(UserError, match="3 components of 0 images"):
         whitening_map([], 3)
+
+
+def images(mean, deviation, dtype=torch.float32):
+    draws = torch.randn(300, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    return (mean + deviation * draws).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float16, torch.float64])
+def test_whitening_of_any_dtype_is_that_of_the_same_numbers_in_float64(dtype):
+    x = images(120, 30, dtype)
+    weight, bias = whitening_map(x.split(100), 12, eps=0.0)
+    found = x.flatten(1).double() @ weight.double().T + bias.double()
+    covariance = torch.cov(found.T, correction=0)
+    torch.testing.assert_close(covariance, torch.eye(12).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.mean(0), torch.zeros(12).double(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-2])
+def test_a_large_mean_costs_no_digits(eps):
+    x = images(1000, 1)
+    weight, bias = (part.double() for part in whitening_map(x.split(100), 12, eps=eps))
+    values = torch.linalg.eigvalsh(torch.cov(x.flatten(1).double().T, correction=0))
+    expected = torch.diag(values / (values + eps)).flip(0, 1)
+    covariance = torch.cov(weight @ x.flatten(1).double().T, correction=0)
+    torch.testing.assert_close(covariance, expected, rtol=0, atol=1e-5)
+    assert bias.isfinite().all()
+
+
+def test_the_map_of_normalized_images_keeps_its_bits():
+    """It is part of stored trainings: float32 products of what is not shifted."""
+    x = images(0.2, 1).flatten(1)
+    products = (x.T @ x).double() / len(x)
+    mean = x.sum(0, dtype=torch.float64) / len(x)
+    variances, directions = torch.linalg.eigh(products - torch.outer(mean, mean))
+    rows = (directions / (variances + 1e-2).sqrt()).T.flip(0)[:5]
+    weight, bias = whitening_map([images(0.2, 1)], 5)
+    assert torch.equal(weight, rows.float())
+    assert torch.equal(bias, -(rows @ mean).float())
+
+
+def test_components_without_variance_and_what_is_not_finite_are_named():
+    flat = torch.zeros(50, 1, 2, 2)
+    flat[:, 0, 0, 0] = torch.arange(50.0)
+    with pytest.raises(UserError, match="2 components, but the images vary in 1; needs fewer"):
+        whitening_map([flat], 2, eps=0.0)
+    assert whitening_map([flat], 2)[0].isfinite().all()
+    with pytest.raises(UserError, match="parts: a value is not finite"):
+        whitening_map([flat, flat / 0], 2)

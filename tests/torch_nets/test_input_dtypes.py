@@ -31,7 +31,10 @@ NETS = {
     "lstm": (layers.serial(lstm=layers.LSTM(3, 4)), (5, 3), "lstm.input"),
     "attention": (layers.MultiheadAttention(4, 2), (5, 4), "input"),
     "layer norm": (layers.LayerNorm(7), (7,), "input"),
+    "rms norm": (layers.RMSNorm(7), (7,), "input"),
+    "group norm": (layers.GroupNorm(7, groups=1), (7,), "input"),
     "batch norm": (layers.BatchNorm(7), (7,), "input"),
+    "fixed conv": (layers.FixedConv(torch.full((2, 3, 2, 2), 0.3)), (3, 8, 8), "input"),
     "linear of torch": (from_module(nn.Linear(7, 3)), (7,), "Linear: input"),
     "conv of torch": (from_module(nn.Conv2d(3, 4, 3)), (3, 8, 8), "Conv2d: input"),
     "lstm of torch": (from_module(nn.LSTM(3, 4)), (5, 3), "LSTM: input"),
@@ -65,6 +68,57 @@ def test_input_of_the_dtype_of_the_params_is_taken(name):
     wide = to_torch(params, dtype=torch.float64), to_torch(buffers, dtype=torch.float64)
     y = model.apply(*wide, x)[0]
     assert (y[0] if isinstance(y, tuple) else y).dtype == torch.float64
+
+
+FIXED = torch.full((2, 3, 2, 2), 0.3)
+WITHOUT_PARAMS = {
+    "fixed linear": layers.FixedLinear(FIXED.flatten()[:16].view(2, 8), torch.tensor([0.3, 0.4])),
+    "fixed conv": layers.FixedConv(FIXED, bias=False),
+    "silu": layers.SiLU(),
+    "gelu": layers.GELU(),
+    "gelu by tanh": layers.GELU(approximate="tanh"),
+    "mean": layers.GlobalAvgPool(),
+}
+EXACT = {
+    "tanh": layers.Tanh(),
+    "scale": layers.Scale(0.5),
+    "dropout": layers.Dropout(0.2),
+    "relu": layers.ReLU(),
+    "max": layers.MaxPool(2, stride=2, padding=1),
+}
+INTEGERS = [torch.int64, torch.uint8, torch.int8, torch.bool]
+
+
+def images(dtype):
+    return (torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8) % 100).to(dtype)
+
+
+@pytest.mark.parametrize("name", WITHOUT_PARAMS)
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_layers_without_params_refuse_integers(name, dtype, compiled):
+    layer = WITHOUT_PARAMS[name]
+    apply = jit(layer.apply) if compiled else layer.apply
+    with pytest.raises(UserError) as caught:
+        apply(*layer.init(KEY), images(dtype))
+    found = str(dtype).removeprefix("torch.")
+    assert str(caught.value) == f"input: {found}, needs floats; x.float()"
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("train", [True, False])
+def test_other_layers_take_integers_as_numbers_or_refuse_them(name, dtype, train):
+    def run(x):
+        return EXACT[name].apply({}, {}, x, train=train, key=KEY)[0]
+
+    if dtype == torch.bool and name in ("relu", "max"):
+        with pytest.raises(UserError, match=r"input: bool, needs floats; x\.float\(\)"):
+            run(images(dtype))
+    else:
+        torch.testing.assert_close(
+            run(images(dtype)), run(images(dtype).float()), check_dtype=False
+        )
 
 
 def paths():

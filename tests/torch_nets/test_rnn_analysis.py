@@ -1,5 +1,6 @@
 """The analysis of the RNN: each number got in a second way."""
 
+import pytest
 import torch
 
 from purenets import random, tree
@@ -64,3 +65,12 @@ def test_the_principal_plane_of_points_in_a_plane():
     points = draw @ basis + 3
     mean, axes = rnn_states.principal_plane(points)
     assert float(((points - mean) @ axes.T @ axes + mean - points).abs().max()) <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float16])
+def test_the_principal_plane_takes_points_of_any_dtype(dtype):
+    points = torch.tensor([[250, 3, 0], [10, 3, 9], [120, 200, 1], [30, 60, 7]], dtype=dtype)
+    mean, axes = rnn_states.principal_plane(points)
+    expected_mean, expected = rnn_states.principal_plane(points.double())
+    torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(axes.double().abs(), expected.abs(), rtol=1e-4, atol=1e-4)

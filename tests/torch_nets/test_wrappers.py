@@ -74,6 +74,9 @@ def test_shift_averaging_is_half_the_image_and_two_moved_by_a_pixel():
     tta.shift_averaged(model).apply(PARAMS, BUFFERS, as_uint8)
     assert [view.dtype for view in seen] == [torch.uint8] * 3
     assert torch.equal(seen[2][:, :, :-1, :-1], as_uint8[:, :, 1:, 1:])
+    seen.clear()
+    tta.shift_averaged(model).apply(PARAMS, BUFFERS, x.double() / 3)
+    assert torch.equal(seen[2][:, :, :-1, :-1], (x.double() / 3)[:, :, 1:, 1:])  # all 53 bits
     trained, plain = (
         m.apply(PARAMS, BUFFERS, x, train=True)[0] for m in (tta.shift_averaged(MODEL), MODEL)
     )

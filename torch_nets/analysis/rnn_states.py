@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core.arguments import expect_arrays, expect_dicts
+from purenets.core.arrays import widened
 from purenets.core.base import Params, UserError
 from purenets.torch_nets.losses import cross_entropy
 
@@ -175,6 +176,7 @@ def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
         raise UserError(
             "principal_plane: points: needs a tensor (n, features), two of each or more"
         )
+    points = points.double() if not points.is_floating_point() else widened(points)
     mean = points.mean(0)
     return mean, torch.linalg.svd(points - mean, full_matrices=False)[2][:2]
 

@@ -1,5 +1,6 @@
 """Linear layers, activations, dropout, embeddings, and layers in sequence."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -106,6 +107,13 @@ def expect_known_dtype(x: Tensor, weight: Tensor) -> None:
     """
     if x.dtype != weight.dtype and (x.dtype == torch.float64 or not x.is_floating_point()):
         refuse_dtype(x, weight)
+
+
+def expect_floats(x: Tensor) -> None:
+    """Raise a UserError for an input of integers, whose fractions the output would lose."""
+    if not (x.is_floating_point() or x.is_complex()):
+        found = str(x.dtype).removeprefix("torch.")
+        raise UserError(f"input: {found}, needs floats; x.float()")
 
 
 def refuse_dtype(x: Tensor, weight: Tensor) -> None:
@@ -217,7 +225,7 @@ def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
 
     Raises:
         UserError: W or b is not a tensor of such a shape. When applied: there are params, or the
-            inputs do not have n_in features.
+            inputs do not have n_in features or are integers.
 
     Example:
         >>> import torch
@@ -235,7 +243,9 @@ def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, {})
+        expect_tensor(x)
         expect_features(x, weight.shape[1])
+        expect_floats(x)
         fixed = {name: buffers[name].to(x.dtype) for name in given}
         return linear(x, fixed["weight"], fixed["bias"]), buffers
 
@@ -273,6 +283,9 @@ def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
             return f(x), buffers
         except (TypeError, AttributeError):
             expect_tensor(x)
+            raise
+        except NotImplementedError:  # torch has no kernel of `f` for integers or truth values
+            expect_floats(x)
             raise
 
     layer = Model(lambda key: ({}, {}), apply, uses_key=False, kind=kind)
@@ -330,7 +343,7 @@ def SiLU() -> Model:
     Source:
         Elfwing et al. 2018, arXiv 1702.03118; torch.nn.SiLU.
     """
-    return elementwise(torch.nn.functional.silu, "SiLU")
+    return elementwise(_of_floats(torch.nn.functional.silu), "SiLU")
 
 
 def GELU(*, approximate: str = "none") -> Model:
@@ -359,7 +372,18 @@ def GELU(*, approximate: str = "none") -> Model:
         Hendrycks and Gimpel 2016, arXiv 1606.08415; torch.nn.GELU.
     """
     expect_choice("GELU", ("tanh", "none"), approximate=approximate)
-    return elementwise(lambda x: torch.nn.functional.gelu(x, approximate=approximate), "GELU")
+    gelu = _of_floats(functools.partial(torch.nn.functional.gelu, approximate=approximate))
+    return elementwise(gelu, "GELU")
+
+
+def _of_floats(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return `f`, which refuses integers with one line."""
+
+    def checked(x):
+        expect_floats(x)
+        return f(x)
+
+    return checked
 
 
 def Scale(factor: float) -> Model:

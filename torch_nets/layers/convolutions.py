@@ -12,7 +12,13 @@ from purenets.core.arguments import expect_flags, expect_integers
 from purenets.core.base import Model, UserError
 from purenets.core.memory import sized
 from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
-from purenets.torch_nets.layers.basic import elementwise, expect_dtype, expect_tensor, uniform_init
+from purenets.torch_nets.layers.basic import (
+    elementwise,
+    expect_dtype,
+    expect_floats,
+    expect_tensor,
+    uniform_init,
+)
 
 
 def Conv(
@@ -319,6 +325,9 @@ def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
         expect(params, shapes)
         expect_tensor(x)
         expect_channels(x, shape[1])
+        if bias:
+            expect_dtype(x, params["bias"])
+        expect_floats(x)
         weight = buffers["weight"].to(x.dtype)
         return F.conv2d(x, weight, params.get("bias")), buffers
 
@@ -391,6 +400,7 @@ def GlobalAvgPool() -> Model:
         expect_tensor(x)
         if x.ndim < 3:
             raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, channels, ...)")
+        expect_floats(x)
         return reduce(x, "b c ... -> b c", "mean")
 
     return elementwise(averaged, "GlobalAvgPool")

@@ -103,6 +103,7 @@ def RMSNorm(n: int, *, eps: float | None = None) -> Model:
         expect(params, {"weight": (n,)})
         expect_tensor(x)
         expect_features(x, n)
+        expect_known_dtype(x, params["weight"])
         return F.rms_norm(_as_weight(x, params), (n,), params["weight"], eps).to(x.dtype), buffers
 
     return Model(_affine_init({"weight": (n,)}), apply, uses_key=False, kind="RMSNorm")
@@ -149,6 +150,7 @@ def GroupNorm(n: int, *, groups: int, eps: float = 1e-5) -> Model:
         expect_tensor(x)
         if x.ndim < 2 or x.shape[1] != n:
             raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, {n}, ...)")
+        expect_known_dtype(x, params["weight"])
         wide = _as_weight(x, params)
         y = F.group_norm(wide, groups, params["weight"], params["bias"], eps)
         return y.to(x.dtype), buffers
