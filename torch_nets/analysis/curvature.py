@@ -204,7 +204,8 @@ def fisher_diagonal(
         params: tensors by name.
         buffers: tensors by name.
         batch: (inputs, targets).
-        loss: `loss(logits, targets) -> scalar`, of a batch of one.
+        loss: `loss(logits, targets) -> scalar`, a mean over the examples, called with batches of
+            one.
         chunk_size: examples at a time, which limits the memory; None for all.
 
     Returns:
