@@ -132,7 +132,8 @@ def test_outer_products_are_multiplications_with_the_same_bits(monkeypatch):
 def test_examples_that_mix_are_found():
     model, params, buffers, batch = setting("cnn")
     with pytest.raises(
-        UserError, match=r": per-example gradient mean differs .*: examples mix in the model, or the loss"
+        UserError,
+        match=r": per-example gradient mean differs .*: examples mix in the model, or the loss",
     ):
         check_per_example(model, params, buffers, batch, train=True)
 
@@ -477,8 +478,8 @@ declared_by_targets.mean_over_examples = lambda targets: len(targets) == 1
 ALL_OF_ONE = [
     *OF_ONE,
     lambda model, loss: lambda p, b, batch: fisher_diagonal(model, p, b, batch, loss),
-    lambda model, loss: lambda p, b, batch: diagonal_laplace(
-        model, p, b, batch, loss, prior_precision=1.0
+    lambda model, loss: (
+        lambda p, b, batch: diagonal_laplace(model, p, b, batch, loss, prior_precision=1.0)
     ),
 ]
 
@@ -487,7 +488,7 @@ ALL_OF_ONE = [
 @pytest.mark.parametrize("loss", [declared, declared_by_targets, functools.partial(declared)])
 def test_a_loss_that_declares_itself_no_mean_is_refused(f, loss):
     model, params, batch = of_tokens()
-    with pytest.raises(UserError, match="no mean over the examples|mean_over_examples is False"):
+    with pytest.raises(UserError, match=r"no mean over the examples|mean_over_examples is False"):
         f(model, loss)(params, {}, batch)
 
 
