@@ -21,11 +21,13 @@ from purenets import (
     numpy_nets,
     optim,
     random,
+    scan,
     torch_nets,
     train_state,
     tree,
 )
 from purenets.core.metrics import expected_calibration_error, r2
+from purenets.core.sam import sam
 from purenets.numpy_nets import MLP
 
 TASK = data.load("moons", random.key(0), n=200)
@@ -452,3 +454,45 @@ def test_a_type_error_within_fit_stays_what_it_is():
     state = init_state(numpy_nets.MLP(2, [3], 2), optim.sgd(0.1), random.key(0))
     with pytest.raises(TypeError, match="of the step itself"):
         fit(step, state, lambda i: None, steps=1)
+
+
+OF_OTHER_ARGUMENTS = {
+    r"make_step: grad_fn .* grad_fn\(params, buffers, batch, key\), which returns \(grads, ": (
+        lambda nets: make_step(lambda params, batch: 0.0, OPTIMIZER)
+    ),
+    r"make_step: grad_fn .* grad_fn\(model\) makes one": (
+        lambda nets: make_step(nets.metrics_fn(nets.MLP(2, [3], 2)), OPTIMIZER)
+    ),
+    r"sam: grad_fn cannot be called as": lambda nets: sam(lambda params, batch: 0.0),
+    r"ensemble: step .* step\(state, batch\), which returns": (
+        lambda nets: nets.ensemble(lambda state: state)
+    ),
+    r"ensemble_metrics: metrics .* metrics\(params, buffers, batch\)": (
+        lambda nets: nets.ensemble_metrics(lambda params, batch: {})
+    ),
+    r"fit: step .* make_step\(grad_fn, optimizer\) makes one": (
+        lambda nets: fit(lambda state: state, start(), BATCHES, steps=2)
+    ),
+    r"fit: batches cannot be called as batches\(step\)": (
+        lambda nets: fit(STEP, start(), lambda: TASK.train, steps=2)
+    ),
+    r"fit: evaluate cannot be called as evaluate\(state\)": (
+        lambda nets: fit(STEP, start(), BATCHES, steps=2, evaluate=lambda: None)
+    ),
+    r"fit: save .* save\(state, history, metric_sums\)": (
+        lambda nets: fit(STEP, start(), BATCHES, steps=2, save=lambda state: None)
+    ),
+    r"evaluate: metrics .* metrics_fn\(model\) makes one": (
+        lambda nets: evaluate(lambda state, batch: {}, start(), TASK.test)
+    ),
+    r"scan: f .* f\(carry, x\), which returns \(carry, y\)": (
+        lambda nets: scan(lambda carry: carry, 0.0, np.arange(3))
+    ),
+}
+
+
+@pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
+@pytest.mark.parametrize("text", OF_OTHER_ARGUMENTS)
+def test_a_function_of_other_arguments_is_named_with_the_right_ones(text, nets):
+    with pytest.raises(UserError, match=f"^{text}"):
+        OF_OTHER_ARGUMENTS[text](nets)
