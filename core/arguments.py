@@ -43,6 +43,16 @@ FRACTION = Range("from 0 to 1", lambda v: 0 <= v <= 1)
 OPEN_FRACTION = Range("between 0 and 1", lambda v: 0 < v < 1)
 PART = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
 EXTRA = ("value", "value_and_grad_fn")  # what an update may ask for beside its arguments
+GRAD_FN = ("params", "buffers", "batch", "key")  # what a gradient function is called with
+STEP = ("state", "batch")
+METRICS_FN = ("params", "buffers", "batch")
+HINTS = {
+    GRAD_FN: ", which returns (grads, (buffers, metrics)); grad_fn(model) makes one",
+    STEP: ", which returns (state, metrics); make_step(grad_fn, optimizer) makes one",
+    METRICS_FN: ", which returns a dict; metrics_fn(model) makes one",
+    ("carry", "x"): ", which returns (carry, y)",
+    ("step",): ", the batch of that step; data.batches makes one",
+}
 TOO_LARGE = 2**63  # no integer of an array
 
 
@@ -233,7 +243,7 @@ def expect_call(function: str, arguments: tuple[str, ...], **values: Any) -> Non
     for name, value in values.items():
         if not takes(value, len(arguments)):
             right = f"{name}({', '.join(arguments)})"
-            hint = _of_schedule(value) if arguments == ("count",) else ""
+            hint = _of_schedule(value) if arguments == ("count",) else HINTS.get(arguments, "")
             raise UserError(f"{function}: {name} cannot be called as {right}{hint}")
 
 

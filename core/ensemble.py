@@ -10,7 +10,7 @@
 from collections.abc import Callable, Sequence
 
 from purenets.core import tree
-from purenets.core.arguments import expect_flags, expect_functions, expect_states
+from purenets.core.arguments import METRICS_FN, STEP, expect_call, expect_flags, expect_states
 from purenets.core.arrays import namespace
 from purenets.core.base import Batch, Step, TrainState, UserError
 from purenets.core.batch import map_arrays
@@ -105,7 +105,7 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
         >>> state.params["fc1.weight"].shape, metrics["loss"].shape
         ((2, 3, 2), (2,))
     """
-    expect_functions("ensemble", step=step)
+    expect_call("ensemble", STEP, step=step)
     expect_flags("ensemble", same_batch=same_batch)
 
     def step_all(state: TrainState, batch):
@@ -147,7 +147,7 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
         >>> ensemble_metrics(metrics_fn(model))(params, buffers, batch)["accuracy"].shape
         (3,)
     """
-    expect_functions("ensemble_metrics", metrics=metrics)
+    expect_call("ensemble_metrics", METRICS_FN, metrics=metrics)
     expect_flags("ensemble_metrics", same_batch=same_batch)
 
     def metrics_all(params, buffers, batch):

@@ -1,7 +1,7 @@
 """Sharpness-aware minimization: the gradient at the worst point nearby (Foret et al. 2021)."""
 
 from purenets.core import tree
-from purenets.core.arguments import NOT_NEGATIVE, expect_flags, expect_functions, expect_numbers
+from purenets.core.arguments import GRAD_FN, NOT_NEGATIVE, expect_call, expect_flags, expect_numbers
 from purenets.core.arrays import widened
 from purenets.core.base import GradFn
 from purenets.core.optim.internals.arithmetic import scaled
@@ -39,7 +39,7 @@ def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
     Source:
         Foret et al. 2021, arXiv 2010.01412; adaptive: Kwon et al. 2021, arXiv 2102.11600.
     """
-    expect_functions("sam", grad_fn=grad_fn)
+    expect_call("sam", GRAD_FN, grad_fn=grad_fn)
     expect_numbers("sam", NOT_NEGATIVE, rho=rho)
     expect_flags("sam", adaptive=adaptive)
 

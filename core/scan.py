@@ -9,7 +9,7 @@ registers a loop whose body is compiled once, for use under `jit`.
 from collections.abc import Callable
 from typing import Any
 
-from purenets.core.arguments import expect_flags, expect_functions
+from purenets.core.arguments import expect_call, expect_flags
 from purenets.core.arrays import kind_of, namespace
 from purenets.core.base import Array, UserError
 from purenets.core.nested import iter_leaves, iter_named, kinds, map_leaves, with_leaves
@@ -65,7 +65,7 @@ def scan(
     Source:
         jax.lax.scan, with the same arguments.
     """
-    expect_functions("scan", f=f)
+    expect_call("scan", ("carry", "x"), f=f)
     expect_flags("scan", reverse=reverse)
     n = scan_length(xs, length)
     if type(unroll) is not int or unroll < 1:

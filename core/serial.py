@@ -12,6 +12,10 @@ from purenets.core.memory import sized_like
 LARGEST_SIZE = 2**62
 
 
+class NotDrawnError(UserError):
+    """No key draws the leaves of a model that has values of its own; `init(None)` returns these."""
+
+
 def expect(params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise a UserError that names the leaf that is missing, unknown or misshapen."""
     try:
@@ -90,6 +94,17 @@ def init_leaves(model: Any, key: Array, example: Any = None) -> tuple[Params, Bu
     return found
 
 
+def own_or_drawn_leaves(model: Any, key: Array, example: Any = None) -> tuple[Params, Buffers]:
+    """Return what `init_leaves` does, or the own values of a model that no key draws.
+
+    Such a model is a torch module that was trained or loaded before: a part of a larger net.
+    """
+    try:
+        return init_leaves(model, key, example)
+    except NotDrawnError:
+        return init_leaves(model, None, example)
+
+
 def expect_output(found: Any) -> tuple:
     """Return what `apply` returned; a UserError if it is no pair: an array of two rows looks like
     one.
@@ -114,7 +129,8 @@ def serial_init(layers: dict) -> Callable:
     """Return `init(key, example=None) -> (params, buffers)` of layers by name, each with a key of
     its own.
 
-    Lazily sized layers need the example; the layers before them are applied to it.
+    Lazily sized layers need the example; the layers before them are applied to it. A layer that no
+    key draws, such as a pretrained module of torch, has its own values.
     """
     for name in layers:
         if not name or "." in name:
@@ -126,7 +142,7 @@ def serial_init(layers: dict) -> Callable:
         params, buffers, x = {}, {}, example
         for i, (name, layer) in enumerate(layers.items()):
             try:
-                mine, state = init_leaves(layer, random.fold_in(key, i), x)
+                mine, state = own_or_drawn_leaves(layer, random.fold_in(key, i), x)
             except UserError as error:
                 raise UserError(f"{name}: {error.args[0]}") from error
             if x is not None and lazy and i < lazy[-1]:

@@ -15,8 +15,11 @@ from tqdm import tqdm
 
 from purenets.core import random, running_sums, tree
 from purenets.core.arguments import (
+    GRAD_FN,
+    METRICS_FN,
+    STEP,
     attribute_of,
-    expect_functions,
+    expect_call,
     expect_leaves,
     expect_models,
     expect_named,
@@ -184,7 +187,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         >>> state.params["w"], float(metrics["loss"])
         (array([2.]), 8.0)
     """
-    expect_functions("make_step", grad_fn=grad_fn)
+    expect_call("make_step", GRAD_FN, grad_fn=grad_fn)
     expect_optimizers("make_step", optimizer=optimizer)
     expect_descent("make_step", optimizer=optimizer)
     takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
@@ -376,9 +379,12 @@ def _expect_arguments(step, state, batches, evaluate, save, metric_sums) -> None
         is_loader = hasattr(batches, "dataset") and hasattr(batches, "batch_size")
         right = "torch_nets.from_loader(loader)" if is_loader else "data.batches(examples, 32, key)"
         raise UserError(f"fit: batches is {shown(batches)}, needs a function, as {right} makes it")
-    expect_functions("fit", step=step, batches=batches)
-    given = {"evaluate": evaluate, "save": save}
-    expect_functions("fit", **{name: f for name, f in given.items() if f is not None})
+    expect_call("fit", STEP, step=step)
+    expect_call("fit", ("step",), batches=batches)
+    if evaluate is not None:
+        expect_call("fit", ("state",), evaluate=evaluate)
+    if save is not None:
+        expect_call("fit", ("state", "history", "metric_sums"), save=save)
     expect_named("fit", "sums", metric_sums={} if metric_sums is None else metric_sums)
     expect_states("fit", state=state)
 
@@ -480,7 +486,7 @@ def evaluate(
         >>> evaluate(metrics, state, (x, x), batch_size=2)  # means 1.5 of two examples, 3 of one
         {'error': 2.0}
     """
-    expect_functions("evaluate", metrics=metrics)
+    expect_call("evaluate", METRICS_FN, metrics=metrics)
     expect_states("evaluate", state=state)
     n = count_examples(data, "evaluate")
     if not is_integer(batch_size) or batch_size < 0:

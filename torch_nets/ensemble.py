@@ -15,7 +15,14 @@ from collections.abc import Callable
 import torch
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_flags, expect_functions, expect_models
+from purenets.core.arguments import (
+    GRAD_FN,
+    METRICS_FN,
+    STEP,
+    expect_call,
+    expect_flags,
+    expect_models,
+)
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 from purenets.core.memory import sized_like
@@ -59,7 +66,7 @@ def ensemble(step: Step, *, same_batch: bool = False) -> Step:
     Source:
         torch.func.vmap; "Model ensembling" in the tutorials of PyTorch.
     """
-    expect_functions("ensemble", step=step)
+    expect_call("ensemble", STEP, step=step)
     expect_flags("ensemble", same_batch=same_batch)
     step_all = torch.func.vmap(
         step, in_dims=(AXES, None if same_batch else 0), out_dims=(AXES, 0), randomness="error"
@@ -97,7 +104,7 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
         >>> measure(params, {}, (torch.ones(5, 1), torch.zeros(5, 1)))
         {'loss': tensor([1., 4.])}
     """
-    expect_functions("ensemble_metrics", metrics=metrics)
+    expect_call("ensemble_metrics", METRICS_FN, metrics=metrics)
     expect_flags("ensemble_metrics", same_batch=same_batch)
     metrics_all = torch.func.vmap(metrics, in_dims=(0, 0, None if same_batch else 0))
 
@@ -227,7 +234,7 @@ def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
     Source:
         Lakshminarayanan et al. 2017, arXiv 1612.01474.
     """
-    expect_functions("per_member_grad_fn", grad_fn=grad_fn)
+    expect_call("per_member_grad_fn", GRAD_FN, grad_fn=grad_fn)
     check_members(k)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):

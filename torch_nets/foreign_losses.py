@@ -4,8 +4,8 @@ The losses of `torch_nets.losses` check their arguments themselves and are calle
 all others, shapes and dtypes are looked at; values never are where the loss is called.
 
 `is_mean` knows which losses of torch are no mean over the examples: a sum, one with class weights,
-and one that ignores a target. Weights of a batch of one are divided out, which `loss_of_one`
-refuses.
+and one that ignores a target. `loss_of_one` refuses what is another number for a batch of one than
+its share of a mean: weights, which are divided out, and what declares itself to be no mean.
 """
 
 import functools
@@ -28,6 +28,10 @@ MAKERS = (losses.label_smoothed, losses.focal, losses.binary_focal, losses.huber
 WEIGHTED = (F.cross_entropy, F.nll_loss)  # and divided by the sum of the weights
 WEIGHTED_MODULES = (nn.CrossEntropyLoss, nn.NLLLoss)
 OF_LOG_PROBABILITIES = (F.nll_loss, nn.NLLLoss)
+NO_MEAN = (
+    "per-example gradients: loss.mean_over_examples is False, so the gradients of single examples "
+    "do not average to that of the batch; needs a mean over the examples, such as (l * w).mean()"
+)
 ERRORS = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError)
 
 
@@ -180,7 +184,12 @@ def is_mean(f: Callable, targets: Any) -> bool:
 
 
 def loss_of_one(loss: Callable) -> Callable:
-    """Return a loss for batches of one example, in which class weights raise a UserError."""
+    """Return a loss for batches of one example, in which class weights raise a UserError.
+
+    So does a loss whose attribute `mean_over_examples` is False.
+    """
+    if not attribute_of(loss, "mean_over_examples", True):
+        raise UserError(NO_MEAN)
     if getattr(kind_of_loss(loss), "__module__", "") == losses.__name__:
         return loss
 
@@ -194,18 +203,32 @@ def loss_of_one(loss: Callable) -> Callable:
 
 
 def expect_counted(loss: Callable, targets: Any) -> None:
-    """Raise a UserError for an example that a loss ignores, where looking costs no waiting.
+    """Raise a UserError for targets of which a loss is no mean, where looking costs no waiting.
 
-    The mean over none is NaN.
+    The mean over none is NaN, and that over all targets is no mean over the examples where these
+    count different numbers of targets.
     """
     if not isinstance(targets, Tensor) or not targets.is_cpu or is_tracing():
         return
+    rule = attribute_of(loss, "mean_over_examples", True)
+    if callable(rule) and not rule(targets):
+        raise UserError(NO_MEAN)
     given = _settings(loss)
     ignored = None if given.get("reduction") == "sum" else _ignored(given, targets)
-    if ignored is not None and bool((lost := ignored.reshape(len(targets), -1).all(1)).any()):
+    if ignored is None:
+        return
+    counts = (~ignored).reshape(len(targets), -1).sum(1)
+    if bool((lost := counts == 0).any()):
         raise UserError(
             f"per-example gradients: the loss ignores target {int(lost.nonzero()[0])}, "
             f"{given['ignore_index']}, and the mean over none is NaN; leave such examples out"
+        )
+    if bool((counts != counts[0]).any()):
+        raise UserError(
+            f"per-example gradients: loss: the examples have {int(counts.min())} to "
+            f"{int(counts.max())} targets that are not {given['ignore_index']}, so the mean over "
+            "all of them is no mean over the examples; needs one, such as cross_entropy(z, y, "
+            "reduction='none').sum(1).mean()"
         )
 
 

@@ -70,10 +70,10 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     Returns:
         A model. `init(None)` copies the values of the module. `init(key)` draws from the key: it
         builds the module anew, or for an instance calls `reset_parameters`, and refuses leaves that
-        these do not draw, or that hold other values (trained, loaded, set to zero). `apply` takes
-        one input, a tuple of inputs or a dict of keyword inputs; several outputs come back as the
-        module gives them. `uses_key` is False if the module holds layers of torch.nn only and none
-        of them draws.
+        these do not draw, or that hold other values (trained, loaded, set to zero). As a part of
+        `serial`, an instance that it refuses has its own values. `apply` takes one input, a tuple
+        of inputs or a dict of keyword inputs; several outputs come back as the module gives them.
+        `uses_key` is False if the module holds layers of torch.nn only and none of them draws.
 
     Raises:
         UserError: `module` is neither, a lazy layer has no shapes yet, or params share memory

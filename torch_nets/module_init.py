@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from purenets.core import random
-from purenets.core.base import Buffers, Params, UserError
+from purenets.core.base import Buffers, Params
+from purenets.core.serial import NotDrawnError
 from purenets.torch_nets.module_draws import seeded
 
 SAMPLE = 4096  # elements of a leaf that are compared with those drawn anew
@@ -101,7 +102,7 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
         (params, buffers).
 
     Raises:
-        UserError: no `reset_parameters` draws a param, or a leaf has values of another origin:
+        NotDrawnError: no `reset_parameters` draws a param, or a leaf has values of another origin:
             trained, loaded, set to zero, or drawn in another way. The message names it.
 
     Example:
@@ -129,7 +130,7 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
         )
     ]
     if undrawn or set_since:
-        raise UserError(_refusal(type(module).__name__, undrawn, set_since))
+        raise NotDrawnError(_refusal(type(module).__name__, undrawn, set_since))
     return first
 
 
@@ -162,7 +163,7 @@ def _call_reset(part: Any, name: str) -> None:
     try:
         part.reset_parameters()
     except Exception as error:
-        raise UserError(f"init: {name}() failed, {type(error).__name__}: {error}") from error
+        raise NotDrawnError(f"init: {name}() failed, {type(error).__name__}: {error}") from error
 
 
 def _is_frozen(part: nn.Module) -> bool:

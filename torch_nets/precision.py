@@ -11,6 +11,7 @@ from torch import Tensor
 from purenets.core import random
 from purenets.core.arguments import expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.serial import own_or_drawn_leaves
 from purenets.torch_nets.from_module import is_norm_kind, map_tensors
 from purenets.torch_nets.grad import grad_fn
 
@@ -190,7 +191,8 @@ def autotune(model: Model, batch: Batch, variants, repeats: int = 2) -> dict[str
     x, y = (part[:32] for part in batch)
     device = x.device
     params, buffers = (
-        {name: leaf.to(device) for name, leaf in part.items()} for part in model.init(random.key(0))
+        {name: leaf.to(device) for name, leaf in part.items()}
+        for part in own_or_drawn_leaves(model, random.key(0))
     )
     key = torch.as_tensor(random.key(0), device=device)
     grads = {variant: grad_fn(VARIANTS[variant](model)) for variant in variants}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from purenets.core import random
 from purenets.core.arguments import expect_leaves, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
-from purenets.core.serial import takes_example
+from purenets.core.serial import own_or_drawn_leaves, takes_example
 from purenets.torch_nets.grad import expect_param_tensors
 
 
@@ -74,8 +74,9 @@ def _expect_leaves_of(model: Model, params: Params, buffers: Buffers) -> None:
     """
     if not callable(getattr(model, "init", None)) or takes_example(model):
         return
+    key = random.key(0)
     for what, given, own in zip(
-        ("params", "buffers"), (params, buffers), model.init(random.key(0)), strict=True
+        ("params", "buffers"), (params, buffers), own_or_drawn_leaves(model, key), strict=True
     ):
         missing = [name for name in own if name not in given]
         if missing:

@@ -159,7 +159,7 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
 
     Args:
         transform: the optimizer or transform to restrict.
-        where: `where(name, leaf) -> bool`, such as `is_matrix` or `not_named("*.bias")`.
+        where: `where(name, leaf) -> bool`, such as `is_matrix` or `not_named("*bias")`.
 
     Returns:
         A transform whose state is that of `partition` with the labels "masked" and "other".
@@ -171,7 +171,7 @@ def masked(transform: Optimizer, where: Predicate) -> Optimizer:
     Example:
         >>> import numpy as np
         >>> from purenets import optim
-        >>> decay = optim.masked(optim.add_decayed_weights(0.1), optim.not_named("*.bias"))
+        >>> decay = optim.masked(optim.add_decayed_weights(0.1), optim.not_named("*bias"))
         >>> params = {"fc.weight": np.ones((1, 2)), "fc.bias": np.ones(1)}
         >>> grads = {name: 0 * leaf for name, leaf in params.items()}
         >>> updates, _ = decay.update(grads, decay.init(params), params)
@@ -222,7 +222,8 @@ def not_named(*patterns: str) -> Predicate:
 
     Args:
         patterns: names in which * stands for any text, ? for any character and [ab] for a or b. The
-            whole name must match: "bias" does not match "fc1.bias", "*.bias" does.
+            whole name must match: "*.bias" matches "fc1.bias", but not "attn.in_proj_bias", and
+            "norm*" not "block1.norm1.weight"; "*bias" and "*norm*" match these too.
 
     Returns:
         A function `(name, leaf) -> bool`, for `masked`, `muon` or `beta_lasso`.
@@ -233,8 +234,8 @@ def not_named(*patterns: str) -> Predicate:
 
     Example:
         >>> from purenets import optim
-        >>> picks = optim.not_named("*.bias", "norm*")
-        >>> picks("fc1.weight", None), picks("norm1.weight", None)
+        >>> picks = optim.not_named("*bias", "*norm*")
+        >>> picks("fc1.weight", None), picks("block1.norm1.weight", None)
         (True, False)
     """
     wanted = named(*patterns)

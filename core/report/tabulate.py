@@ -32,7 +32,7 @@ from purenets.core.report.costs import (
     total_cost,
 )
 from purenets.core.report.tables import Table, table_of, to_markdown, to_text
-from purenets.core.serial import init_leaves
+from purenets.core.serial import own_or_drawn_leaves
 
 UNNAMED = "custom"  # the kind of a layer that gives none
 
@@ -69,23 +69,13 @@ def tabulate(
         if leaves is not None:
             expect_leaves("tabulate", **{name: leaves})
     if params is None:
-        params, buffers = _any_leaves(model, x)
+        params, buffers = own_or_drawn_leaves(model, random.key(0), x)
     rows: list[Row] = []
     _visit(rows, "", model, params, buffers or {}, x)
     alone = len(rows) == 1 and not model.layers
     if alone and len(params) > 2 and rows[0].cost.forward_flops is None:  # such as a recurrent net
         return _matrices(model, params, x)
     return rows
-
-
-def _any_leaves(model: Model, x: Array) -> tuple[Params, Buffers]:
-    """Return leaves for their shapes: drawn, or the values of a torch module that cannot be drawn
-    anew.
-    """
-    try:
-        return init_leaves(model, random.key(0), x)
-    except UserError:
-        return model.init(None)
 
 
 def as_table(rows: Sequence[Row], *, costs: bool = False) -> Table:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import TrainState, UserError, optim, tree
+from purenets import TrainState, UserError, optim, random, torch_nets, tree
 from purenets.core.optim import wrappers
 from purenets.core.optim.internals.hyper import Hyper
 from purenets.core.vector_dict import vector_of, with_vector
@@ -66,6 +66,30 @@ def test_decay_spares_biases_and_norms():
         "fc.bias": 0,
         "norm1.weight": 0,
         "norm1.bias": 0,
+    }
+
+
+@pytest.mark.parametrize("where", [optim.is_matrix, optim.not_named("*bias", "*norm*")])
+def test_the_recommended_masks_decay_the_weights_of_a_transformer_only(where):
+    layers = torch_nets.layers
+    net = layers.serial(
+        embed=layers.Embedding(7, 8),
+        block1=layers.TransformerBlock(8, 2, 16),
+        block2=layers.residual(norm=layers.RMSNorm(8), attn=layers.MultiheadAttention(8, 2)),
+        norm=layers.LayerNorm(8),
+        head=layers.Linear(8, 3),
+    )
+    params, _ = net.init(random.key(0))
+    params = tree.map(torch.ones_like, params)
+    transform = optim.masked(optim.add_decayed_weights(0.5), where)
+    updates, _ = transform.update(tree.zeros_like(params), transform.init(params), params)
+    decayed = {name for name, leaf in updates.items() if leaf.any()}
+    assert decayed == {
+        "embed.weight",
+        *(f"block1.{name}.weight" for name in ("linear1", "linear2", "self_attn.out_proj")),
+        *(f"{name}.in_proj_weight" for name in ("block1.self_attn", "block2.attn")),
+        "block2.attn.out_proj.weight",
+        "head.weight",
     }
 
 

@@ -21,11 +21,13 @@ from purenets import (
     numpy_nets,
     optim,
     random,
+    scan,
     torch_nets,
     train_state,
     tree,
 )
 from purenets.core.metrics import expected_calibration_error, r2
+from purenets.core.sam import sam
 from purenets.numpy_nets import MLP, modules
 from purenets.numpy_nets.grad import model_from_module
 
@@ -513,3 +515,45 @@ def test_tensors_for_numpy_nets_are_answered_by_to_numpy():
         UserError, match=r"inputs are a Tensor, needs NumPy arrays; torch_nets.to_nu"
     ):
         STEP(start(), batch)
+
+
+OF_OTHER_ARGUMENTS = {
+    r"make_step: grad_fn .* grad_fn\(params, buffers, batch, key\), which returns \(grads, ": (
+        lambda nets: make_step(lambda params, batch: 0.0, OPTIMIZER)
+    ),
+    r"make_step: grad_fn .* grad_fn\(model\) makes one": (
+        lambda nets: make_step(nets.metrics_fn(nets.MLP(2, [3], 2)), OPTIMIZER)
+    ),
+    r"sam: grad_fn cannot be called as": lambda nets: sam(lambda params, batch: 0.0),
+    r"ensemble: step .* step\(state, batch\), which returns": (
+        lambda nets: nets.ensemble(lambda state: state)
+    ),
+    r"ensemble_metrics: metrics .* metrics\(params, buffers, batch\)": (
+        lambda nets: nets.ensemble_metrics(lambda params, batch: {})
+    ),
+    r"fit: step .* make_step\(grad_fn, optimizer\) makes one": (
+        lambda nets: fit(lambda state: state, start(), BATCHES, steps=2)
+    ),
+    r"fit: batches cannot be called as batches\(step\)": (
+        lambda nets: fit(STEP, start(), lambda: TASK.train, steps=2)
+    ),
+    r"fit: evaluate cannot be called as evaluate\(state\)": (
+        lambda nets: fit(STEP, start(), BATCHES, steps=2, evaluate=lambda: None)
+    ),
+    r"fit: save .* save\(state, history, metric_sums\)": (
+        lambda nets: fit(STEP, start(), BATCHES, steps=2, save=lambda state: None)
+    ),
+    r"evaluate: metrics .* metrics_fn\(model\) makes one": (
+        lambda nets: evaluate(lambda state, batch: {}, start(), TASK.test)
+    ),
+    r"scan: f .* f\(carry, x\), which returns \(carry, y\)": (
+        lambda nets: scan(lambda carry: carry, 0.0, np.arange(3))
+    ),
+}
+
+
+@pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
+@pytest.mark.parametrize("text", OF_OTHER_ARGUMENTS)
+def test_a_function_of_other_arguments_is_named_with_the_right_ones(text, nets):
+    with pytest.raises(UserError, match=f"^{text}"):
+        OF_OTHER_ARGUMENTS[text](nets)

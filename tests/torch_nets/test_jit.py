@@ -595,3 +595,11 @@ def test_the_warning_names_the_line_that_cannot_be_compiled():
         jit(branches)(torch.ones(2))
     with pytest.warns(UserWarning, match=r"draws random numbers .*test_jit\.py:\d+\)$"):
         jit(lambda x: x + torch.rand(2))(torch.ones(2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_evaluation_of_attention_is_compiled():
+    block = layers.TransformerBlock(8, 2, 16, causal=True)
+    params, x = block.init(random.key(0))[0], torch.randn(3, 5, 8)
+    compiled = jit(block.apply)  # which says so where it is not
+    torch.testing.assert_close(compiled(params, {}, x)[0], block.apply(params, {}, x)[0])

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,9 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from purenets import UserError, init_state, make_step, optim, random, tree
 from purenets.core.report.tabulate import tabulate
-from purenets.torch_nets import ensemble, grad_fn, jit, layers, stack_states
+from purenets.torch_nets import ensemble, grad_fn, jit, layers, stack_states, to_module
 from purenets.torch_nets.analysis.per_example import check_per_example
 from purenets.torch_nets.fast import aot
+from purenets.torch_nets.layers.attention import attention, attention_weights
 from purenets.torch_nets.precision import cast
 
 KEY = torch.as_tensor(random.key(3))
@@ -328,11 +330,110 @@ def test_attention_is_torchs(case, transformed):
 @pytest.mark.parametrize("transformed", [False, True])
 def test_a_query_that_sees_nothing_gets_zero(transformed):
     q, mask = draw(1, 2, 3, 4), torch.ones(3, 3, dtype=torch.bool).triu(1)
-    apply = lambda q: layers.attention.attention(q, q, q, mask)
+    apply = lambda q: attention(q, q, q, mask)
     y = torch.func.vjp(apply, q)[0] if transformed else apply(q)
     assert not y[:, :, 2].any() and y[:, :, :2].all() and y.isfinite().all()
     grads = torch.func.grad(lambda q: apply(q).sum())(q)
     assert grads.isfinite().all()
+
+
+def attention_by_loops(q, k, v, seen):
+    """Return attention by its definition, with a loop over queries."""
+    y = torch.zeros(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
+    for place in np.ndindex(*q.shape[:-1]):
+        at = place[:-1]
+        keys = seen.expand(*q.shape[:-1], k.shape[-2])[place]
+        if keys.any():
+            scores = k[at][keys] @ q[place] / q.shape[-1] ** 0.5
+            y[place] = scores.softmax(0) @ v[at][keys]
+    return y
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_causal_and_a_mask_hold_together(transformed):
+    q, k, v = draw(2, 3, 5, 4), draw(2, 3, 5, 4), draw(2, 3, 5, 4)
+    real = torch.arange(5) >= torch.tensor([0, 2])[:, None]  # two steps of padding in front
+    seen = real[:, None, None, :] & torch.ones(5, 5, dtype=torch.bool).tril()
+    apply = lambda q: attention(q, k, v, real[:, None, None, :], causal=True)
+    y = torch.func.vjp(apply, q)[0] if transformed else apply(q)
+    torch.testing.assert_close(y, attention_by_loops(q, k, v, seen))
+    assert not y[1, :, :2].any()
+    weights = attention_weights(q, k, real[:, None, None, :], causal=True)
+    assert torch.equal(weights > 0, seen.expand_as(weights))
+    assert torch.func.grad(lambda q: apply(q).sum())(q).isfinite().all()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_causal_block_takes_a_padding_mask(dropout):
+    block = layers.TransformerBlock(8, 2, 16, causal=True, dropout=dropout)
+    plain = layers.TransformerBlock(8, 2, 16, dropout=dropout)
+    params, _ = block.init(KEY)
+    x = draw(3, 5, 8).float()
+    real = (torch.arange(5) < torch.tensor([5, 3, 1])[:, None])[:, None, None, :]
+    both = real & torch.ones(5, 5, dtype=torch.bool).tril()
+    options = {"train": True, "key": KEY} if dropout else {}
+    run = lambda net, mask: net.apply(params, {}, (x, mask), **options)[0][0]
+    torch.testing.assert_close(run(block, real), run(plain, both))
+    assert not torch.allclose(run(block, real), run(plain, real))
+    torch.testing.assert_close(jit(lambda mask: run(block, mask))(real), run(plain, both))
+
+
+MASKS = {
+    r"shape is \(2, 5\), does not broadcast to .* here \(3, 2, 5, 5\); say mask\[:, None": (2, 5),
+    r"shape is \(3, 5\), does not broadcast.* mask\[None, None\] for \(queries, keys\)": (3, 5),
+    r"shape is \(3, 1, 5\), does not broadcast": (3, 1, 5),
+    r"shape is \(1, 3, 1, 1, 5\), does not broadcast": (1, 3, 1, 1, 5),
+    r"shape is \(4, 1, 1, 5\), does not broadcast": (4, 1, 1, 5),
+}
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jit])
+@pytest.mark.parametrize("text", MASKS)
+def test_a_mask_that_does_not_fit_is_named(text, transform):
+    mask = torch.ones(*MASKS[text], dtype=torch.bool)
+    for make in (layers.TransformerBlock, layers.MultiheadAttention):
+        layer, x = make(8, 2), draw(3, 5, 8).float()
+        params, _ = layer.init(KEY)
+        inputs = (x, mask) if make is layers.TransformerBlock else (x, x, x, mask)
+        with pytest.raises(UserError, match=f"mask: {text}"):
+            transform(layer.apply)(params, {}, inputs)
+    q = draw(2, 5, 4)
+    alone = torch.ones(2, 4, dtype=torch.bool)
+    for f, inputs in ((attention_weights, (q, q)), (attention, (q, q, q))):
+        with pytest.raises(UserError, match=r"mask: shape is \(2, 4\), does not broadcast"):
+            f(*inputs, alone)
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+@pytest.mark.parametrize("mask", [torch.zeros(5, 5), torch.ones(5, 5).long(), np.ones((5, 5))])
+def test_a_mask_of_another_dtype_is_named(mask, transformed):
+    apply = lambda q: attention(q, q, q, mask, causal=True)
+    with pytest.raises(UserError, match=r"mask: .* needs booleans, True where a query may see"):
+        torch.func.vmap(apply)(draw(2, 5, 4)) if transformed else apply(draw(2, 5, 4))
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jit])
+def test_a_mask_of_two_meanings_is_refused(transform):
+    layer, x = layers.MultiheadAttention(8, 2), draw(5, 5, 8).float()
+    params, mask = layer.init(KEY)[0], torch.arange(5) < torch.tensor([5, 4, 3, 2, 1])[:, None]
+    run = lambda x, mask: transform(layer.apply)(params, {}, (x, x, x, mask))[0]
+    with pytest.raises(
+        UserError, match=r"5 are the batch and the queries; say mask\[:, None, None"
+    ):
+        run(x, mask)
+    padding, order = run(x, mask[:, None, None, :]), run(x, mask[None, None])
+    assert not torch.allclose(padding, order)
+    torch.testing.assert_close(run(x[:3], mask), order[:3])
+
+
+def test_a_block_with_a_mask_of_its_own_is_exported_for_every_batch():
+    block = layers.TransformerBlock(8, 2, 16)
+    module = to_module(block, block.init(KEY)[0]).eval()
+    x, mask = draw(3, 5, 8).float(), torch.ones(5, 5, dtype=torch.bool).tril()
+    dims = ({0: torch.export.Dim("batch")}, None)
+    program = torch.export.export(module, (x, mask), dynamic_shapes=(dims,)).module()
+    more = torch.cat([x, x])[:4]
+    torch.testing.assert_close(program(more, mask)[0], module(more, mask)[0])
 
 
 def test_a_block_drops_with_a_key_and_hands_its_mask_on():
@@ -457,10 +558,6 @@ WRONG = {
     ),
     "input: 2 arrays, needs x, or query, key, value": lambda: layers.MultiheadAttention(8, 2).apply(
         layers.MultiheadAttention(8, 2).init(KEY)[0], {}, (draw(3, 5, 8), draw(3, 5, 8))
-    ),
-    "input: both causal and a mask": lambda: layers.TransformerBlock(8, 2, 4, causal=True).apply(
-        layers.TransformerBlock(8, 2, 4).init(KEY)[0], {},
-        (draw(3, 5, 8), torch.ones(5, 5, dtype=torch.bool)),
     ),
     "TransformerBlock: unknown activation 'tanh', choose from relu, gelu, silu": (
         lambda: layers.TransformerBlock(8, 2, activation="tanh")

@@ -2,6 +2,7 @@
 DP-SGD.
 """
 
+import functools
 import sys
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from purenets import UserError, make_step, optim, random, train_state, tree
+from purenets import Model, UserError, make_step, optim, random, train_state, tree
 from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
 from purenets.torch_nets.analysis import privacy
+from purenets.torch_nets.analysis.curvature import fisher_diagonal
 from purenets.torch_nets.analysis.diagonal import ggn_diagonal
 from purenets.torch_nets.analysis.ghost import clipped_sum, ghost_norms
 from purenets.torch_nets.analysis.kfac import kfac
+from purenets.torch_nets.analysis.laplace import diagonal_laplace
 from purenets.torch_nets.analysis.per_example import (
     check_per_example,
     example_grad_norms,
@@ -129,7 +132,8 @@ def test_outer_products_are_multiplications_with_the_same_bits(monkeypatch):
 def test_examples_that_mix_are_found():
     model, params, buffers, batch = setting("cnn")
     with pytest.raises(
-        UserError, match=r": per-example gradient mean differs .*: examples mix, by"
+        UserError,
+        match=r": per-example gradient mean differs .*: examples mix in the model, or the loss",
     ):
         check_per_example(model, params, buffers, batch, train=True)
 
@@ -437,3 +441,77 @@ def test_an_example_that_a_loss_ignores_is_named(f):
         with pytest.raises(UserError, match="the loss ignores target 2, -100"):
             f(model, loss)(params, {}, (x, y))
     assert f(model, nn.CrossEntropyLoss(reduction="sum"))(params, {}, (x, y)) is not None
+
+
+def of_tokens():
+    """Return a net of tokens, its params and a batch whose weights are the targets' last column."""
+    model, x = Linear(4, 3), random.normal(KEY, (6, 5, 4))
+    y = torch.arange(30).view(6, 5) % 3
+    weights = (torch.arange(5) < torch.arange(1, 7)[:, None]).float()
+    return model, model.init(KEY)[0], (x, torch.stack([y, weights.long()], -1))
+
+
+def per_token(outputs, targets):
+    y, w = targets.unbind(-1)
+    return nn.functional.cross_entropy(outputs.movedim(-1, 1), y, reduction="none") * w, w
+
+
+def masked(outputs, targets):
+    losses, w = per_token(outputs, targets)
+    return losses.sum() / w.sum().clamp(min=1)
+
+
+def declared(outputs, targets):
+    return masked(outputs, targets)
+
+
+declared.mean_over_examples = False
+
+
+def declared_by_targets(outputs, targets):
+    return masked(outputs, targets)
+
+
+declared_by_targets.mean_over_examples = lambda targets: len(targets) == 1
+
+
+ALL_OF_ONE = [
+    *OF_ONE,
+    lambda model, loss: lambda p, b, batch: fisher_diagonal(model, p, b, batch, loss),
+    lambda model, loss: (
+        lambda p, b, batch: diagonal_laplace(model, p, b, batch, loss, prior_precision=1.0)
+    ),
+]
+
+
+@pytest.mark.parametrize("f", ALL_OF_ONE)
+@pytest.mark.parametrize("loss", [declared, declared_by_targets, functools.partial(declared)])
+def test_a_loss_that_declares_itself_no_mean_is_refused(f, loss):
+    model, params, batch = of_tokens()
+    with pytest.raises(UserError, match=r"no mean over the examples|mean_over_examples is False"):
+        f(model, loss)(params, {}, batch)
+
+
+def test_a_loss_that_is_no_mean_is_found_by_the_check():
+    model, params, batch = of_tokens()
+    with pytest.raises(UserError, match="examples mix in the model, or the loss is no mean"):
+        check_per_example(model, params, {}, batch, masked)
+    right = lambda z, targets: per_token(z, targets)[0].sum(1).mean() / 5
+    check_per_example(model, params, {}, batch, right, tolerance=1e-5)
+    grads, _ = per_example_grads(model, right)(params, {}, batch)
+    whole, _ = grad_fn(model, right, metrics={})(params, {}, batch, None)
+    for name, g in grads.items():
+        torch.testing.assert_close(g.mean(0), whole[name])
+
+
+@pytest.mark.parametrize("f", OF_ONE[:5])
+def test_examples_that_count_different_numbers_of_targets_are_named(f):
+    layer, x = Linear(4, 3), random.normal(KEY, (6, 3, 4))
+    model = Model(layer.init, lambda *a, **k: (layer.apply(*a, **k)[0].movedim(-1, 1), {}))
+    y = torch.arange(18).view(6, 3) % 3
+    params, _ = model.init(KEY)
+    y[:, 2] = -100
+    f(model, nn.functional.cross_entropy)(params, {}, (x, y))
+    y[4, 1] = -100
+    with pytest.raises(UserError, match="the examples have 1 to 2 targets that are not -100"):
+        f(model, nn.functional.cross_entropy)(params, {}, (x, y))

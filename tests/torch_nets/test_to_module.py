@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from purenets import Model, UserError, init_state, make_step, optim, random, train_state, tree
+from purenets.core.report.tabulate import tabulate
 from purenets.torch_nets import (
     CNN,
     MLP,
@@ -22,6 +24,7 @@ from purenets.torch_nets import (
     to_module,
 )
 from purenets.torch_nets.cnn_model import CNNModule
+from purenets.torch_nets.ensemble import deep_ensemble
 from purenets.torch_nets.pytorch_mlp import MLPModule
 from purenets.torch_nets.vanilla_rnn import VanillaRNNModule
 
@@ -295,3 +298,82 @@ def test_a_leaf_that_is_missing_or_unknown_is_named(name):
     if buffers:
         with pytest.raises(UserError, match="missing in buffers"):
             to_module(model, params)
+
+
+# --- modules with values of their own, there and back ---------------------------------------------
+
+
+def loaded():
+    module = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    module.load_state_dict(copy.deepcopy(module).state_dict())
+    return module
+
+
+def normed():
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), nn.Linear(4, 3))
+
+
+def transformer():
+    layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    return nn.Sequential(nn.TransformerEncoder(layer, 1), nn.Flatten(), nn.Linear(30, 3))
+
+
+INSTANCES = {
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=3), (3, 32, 32)),
+    "mobilenet": (lambda: torchvision.models.mobilenet_v2(num_classes=3), (3, 32, 32)),
+    "squeezenet": (lambda: torchvision.models.squeezenet1_1(num_classes=3), (3, 64, 64)),
+    "transformer": (transformer, (5, 6)),
+    "weight_norm": (normed, (6,)),
+    "loaded": (loaded, (6,)),
+}
+every_instance = pytest.mark.parametrize("name", INSTANCES)
+
+
+def outputs_and_grads(module, x):
+    y = module.eval()(x)
+    module.zero_grad()
+    y.square().sum().backward()
+    return y.detach(), {name: p.grad for name, p in module.named_parameters()}
+
+
+@every_instance
+def test_an_instance_comes_back_with_its_outputs_and_gradients(name):
+    make, shape = INSTANCES[name]
+    module, x = make(), images(2, *shape)
+    model = from_module(module)
+    back = to_module(model, *model.init(None))
+    assert back.state_dict().keys() == module.state_dict().keys()
+    (y, grads), (z, same) = (outputs_and_grads(net, x) for net in (module, back))
+    torch.testing.assert_close(z, y)
+    torch.testing.assert_close(same, grads)
+
+
+@every_instance
+def test_a_pretrained_part_of_a_net_has_its_own_values_whatever_the_key(name):
+    make, shape = INSTANCES[name]
+    module = make()
+    body = from_module(module)
+    with pytest.raises(UserError, match=r"init\(None\) for the values it has"):
+        init_state(body, optim.sgd(0.1), KEY)  # alone, the key would say nothing
+    with pytest.raises(UserError, match=r"init\(None\) for the values it has"):
+        deep_ensemble(body, 2).init(KEY)  # members that are all the same
+    head = layers.Linear(3, 2)
+    net = layers.serial(trunk=layers.serial(body=body), head=head)
+    draws = [net.init(random.fold_in(KEY, i)) for i in range(2)]
+    for params, buffers in draws:
+        params, buffers = (tree.select(part, "trunk.body.") for part in (params, buffers))
+        torch.testing.assert_close((params, buffers), body.init(None), rtol=0, atol=0)
+    assert not torch.equal(*(params["head.weight"] for params, _ in draws))
+    step = make_step(grad_fn(net), optim.sgd(0.1))
+    state = init_state(net, optim.sgd(0.1), KEY)
+    after, _ = step(state, (images(2, *shape), torch.tensor([0, 1])))
+    assert not torch.equal(after.params["head.weight"], state.params["head.weight"])
+    assert len(tabulate(net, images(2, *shape))) > 1
+
+
+def test_a_part_that_a_key_can_draw_is_drawn():
+    net = layers.serial(body=from_module(nn.Linear(4, 3)), head=layers.Linear(3, 2))
+    one, other = (net.init(random.fold_in(KEY, i))[0] for i in range(2))
+    assert not torch.equal(one["body.weight"], other["body.weight"])
+    again = to_module(net, one)
+    assert again.state_dict().keys() == one.keys()

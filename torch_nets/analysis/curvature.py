@@ -32,7 +32,7 @@ from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import count_examples
 from purenets.core.optim.internals.elementwise import apply_updates
-from purenets.core.serial import expect_output
+from purenets.core.serial import expect_output, own_or_drawn_leaves
 from purenets.torch_nets.analysis.operators import in_order_of
 from purenets.torch_nets.analysis.per_example import per_example_grads
 from purenets.torch_nets.foreign_losses import checked_loss
@@ -204,7 +204,8 @@ def fisher_diagonal(
         params: tensors by name.
         buffers: tensors by name.
         batch: (inputs, targets).
-        loss: `loss(logits, targets) -> scalar`, of a batch of one.
+        loss: `loss(logits, targets) -> scalar`, a mean over the examples, called with batches of
+            one.
         chunk_size: examples at a time, which limits the memory; None for all.
 
     Returns:
@@ -343,7 +344,7 @@ def linearize(model: Model, params: Params) -> Model:
     expect_param_tensors(params)
 
     def init(key):
-        return dict(params), model.init(key)[1]
+        return dict(params), own_or_drawn_leaves(model, key)[1]
 
     def apply(now, buffers, x, *, train=False, key=None):
         moved = tree.map(lambda p0, p: p - p0, params, in_order_of(params, now))

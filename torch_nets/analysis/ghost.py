@@ -47,7 +47,8 @@ def ghost_norms(
 
     Args:
         model: the network.
-        loss: `loss(outputs, targets) -> scalar`, of a batch of one.
+        loss: `loss(outputs, targets) -> scalar`, a mean over the examples, called with batches of
+            one.
         train: True to apply the model in training mode.
         chunk_size: examples at a time, which limits the memory; None for all.
 
@@ -99,7 +100,8 @@ def clipped_sum(
     Args:
         model: the network.
         clip: the largest norm of an example's gradient, over all leaves.
-        loss: `loss(outputs, targets) -> scalar`, of a batch of one.
+        loss: `loss(outputs, targets) -> scalar`, a mean over the examples, called with batches of
+            one.
         train: True to apply the model in training mode.
         chunk_size: examples at a time, which limits the memory; None for all.
 

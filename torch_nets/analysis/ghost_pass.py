@@ -179,7 +179,7 @@ def chunks(
 
     Raises:
         UnknownUse: see `only_known`.
-        UserError: the loss divides class weights out of a batch of one, or ignores an example.
+        UserError: the loss is no mean over the examples, as for `per_example_grads`.
     """
     n = count_examples(batch, "per-example gradients")
     expect_counted(loss, batch[1])

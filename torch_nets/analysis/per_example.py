@@ -6,8 +6,10 @@
     norms, _ = norm_fn(params, buffers, (x, y))  # (batch,)
 
 It works for any model that does not mix its examples: with BatchNorm only in evaluation mode, which
-is the default here. `check_per_example` tests a model. `reduce` is applied to each example's dict,
-chunk by chunk, so that no more than `chunk_size` gradients are held at a time.
+is the default here. The loss must be a mean over the examples: one that divides by a number of the
+whole batch, such as its count of tokens, is another loss for a batch of one. `check_per_example`
+tests both. `reduce` is applied to each example's dict, chunk by chunk, so that no more than
+`chunk_size` gradients are held at a time.
 
 Where all matrices are used in known operations only (`ghost_rules`), one backward pass of the whole
 batch yields the factors of the gradients (`ghost_pass`). All other models, and all under torch.func
@@ -47,6 +49,8 @@ from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 from purenets.torch_nets.keys import expect_key_for, key_like
 from purenets.torch_nets.losses import cross_entropy
 
+MIXED = "examples mix in the model, or the loss is no mean over them"
+
 
 def unchanged(grads: Params) -> Params:
     """Return the gradients as they are: the default `reduce` of `per_example_grads`.
@@ -76,7 +80,8 @@ def per_example_grads(
 
     Args:
         model: the network.
-        loss: `loss(logits, targets) -> scalar`, of a batch of one.
+        loss: `loss(logits, targets) -> scalar`, a mean over the examples, called with batches of
+            one. `check_per_example` tells one that is none.
         train: True to apply the model in training mode. By default it is evaluated: nothing is
             dropped, and BatchNorm uses its running statistics.
         chunk_size: examples at a time, which limits the memory; None for all.
@@ -91,8 +96,9 @@ def per_example_grads(
 
     Raises:
         UserError: an argument is wrong. When called: the batch is empty or not of tensors, there
-            is a key but `train` is False, so that nothing draws from it, or the loss is the mean of
-            torch's with class weights, which one example divides out, or ignores an example.
+            is a key but `train` is False, so that nothing draws from it, or the loss is no mean
+            over the examples: its attribute `mean_over_examples` is False, it is the mean of
+            torch's with class weights, which one example divides out, or it ignores targets.
 
     Example:
         >>> import torch
@@ -218,7 +224,8 @@ def check_per_example(
     """Return the error of per-example gradients against a loop over batches of one.
 
     It also compares their mean with the gradient of the whole batch. The two differ where a model
-    mixes its examples, as BatchNorm does in training mode.
+    mixes its examples, as BatchNorm does in training mode, and where the loss is no mean over the
+    examples, such as one divided by the number of all tokens that count.
 
     Args:
         model: the network.
@@ -269,7 +276,7 @@ def check_per_example(
     mean, whole = tree.map(lambda g: g.mean(0), together), grad(params, x, y, None)
     return max(
         worst,
-        _worst(mean, whole, "mean differs from the batch's gradient: examples mix", tolerance),
+        _worst(mean, whole, f"mean differs from the batch's gradient: {MIXED}", tolerance),
     )
 
 

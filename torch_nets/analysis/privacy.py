@@ -59,7 +59,8 @@ def dp_grad_fn(
         model: the network.
         clip: the largest norm of an example's gradient, over all leaves.
         noise_multiplier: standard deviation of the noise in units of `clip`; see `noise_for`.
-        loss: `loss(logits, targets) -> scalar`, of a batch of one.
+        loss: `loss(logits, targets) -> scalar`, a mean over the examples, called with batches of
+            one.
         metrics: as in `grad_fn`. For an empty batch all are 0.
         batch_size: what the sum is divided by: for Poisson samples the expected size of a batch.
             None means the size of each batch.

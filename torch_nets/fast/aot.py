@@ -174,7 +174,7 @@ class _Purity(TorchDispatchMode):
         kwargs = kwargs or {}
         if not isinstance(operation, torch._ops.OpOverload):
             return operation(*args, **kwargs)
-        if torch.Tag.nondeterministic_seeded in operation.tags:
+        if _draws(operation, args, kwargs):
             raise Unsupported(
                 f"it draws random numbers from a generator of torch ({operation}); "
                 "draw from a key by purenets.random"
@@ -190,6 +190,15 @@ class _Purity(TorchDispatchMode):
             if isinstance(x, Tensor) and _storage(x) not in given:
                 self.made[_storage(x)] = x
         return result
+
+
+def _draws(operation, args: tuple, kwargs: dict) -> bool:
+    """Return True if an operation draws: fused attention, if any weights are dropped."""
+    if torch.Tag.nondeterministic_seeded not in operation.tags:
+        return False
+    names = [argument.name for argument in operation._schema.arguments]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    return "dropout_p" not in names or given.get("dropout_p", 0.0) != 0.0
 
 
 def _written(operation, args: tuple, kwargs: dict) -> list[Tensor]:

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from purenets.core import random, tree
-from purenets.core.arguments import expect_choice, expect_flags
+from purenets.core.arguments import expect_choice, expect_flags, shown
 from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
 from purenets.core.serial import by_layer, expect, expect_sizes, serial_init
@@ -30,6 +30,8 @@ from purenets.torch_nets.layers.basic import (
 )
 from purenets.torch_nets.layers.norms import LayerNorm
 
+IDIOMS = "say mask[:, None, None, :] for (batch, keys), mask[None, None] for (queries, keys)"
+
 # --- attention ------------------------------------------------------------------------------------
 
 
@@ -45,12 +47,16 @@ def attention(
         q: queries, (..., queries, features).
         k: keys, (..., keys, features).
         v: values, (..., keys, features).
-        mask: booleans (..., queries, keys), True where a query may see a key. The output of a query
-            that sees nothing is 0.
-        causal: each step sees itself and the steps before it.
+        mask: booleans that broadcast to (..., queries, keys), True where a query may see a key. The
+            output of a query that sees nothing is 0.
+        causal: each step sees itself and the steps before it; of those, where there is a mask too,
+            the ones that the mask allows.
 
     Returns:
         A tensor (..., queries, features).
+
+    Raises:
+        UserError: the mask is not boolean, or does not broadcast to (..., queries, keys).
 
     Example:
         >>> import torch
@@ -64,7 +70,8 @@ def attention(
         Vaswani et al. 2017, arXiv 1706.03762; torch.nn.functional.scaled_dot_product_attention.
     """
     if not (is_transformed() or is_forward_mode()):
-        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+        seen = mask if mask is None else _seen(q, k, mask, causal)
+        return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal and mask is None)
     return attention_weights(q, k, mask, causal=causal) @ v
 
 
@@ -76,11 +83,13 @@ def attention_weights(
     Args:
         q: queries, (..., queries, features).
         k: keys, (..., keys, features).
-        mask: booleans (..., queries, keys), True where a query may see a key.
-        causal: each step sees itself and the steps before it.
+        mask, causal: as in `attention`.
 
     Returns:
         A tensor (..., queries, keys). The weights of a query sum to 1, or to 0 if it sees nothing.
+
+    Raises:
+        UserError: as for `attention`.
 
     Example:
         >>> import torch
@@ -90,12 +99,38 @@ def attention_weights(
                 [0.5000, 0.5000]])
     """
     scores = q @ k.mT / math.sqrt(q.shape[-1])
-    if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-    if mask is None:
+    if mask is None and not causal:
         return scores.softmax(-1)
+    mask = _seen(q, k, mask, causal)
     blind = ~mask.any(-1, keepdim=True)  # softmax of nothing would be NaN
     return scores.masked_fill(~(mask | blind), -math.inf).softmax(-1).masked_fill(blind, 0.0)
+
+
+def _seen(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """Return which keys each query sees, by the mask, by being causal, or by both."""
+    if mask is not None:
+        around = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+        _expect_mask(mask, (*around, q.shape[-2], k.shape[-2]))
+    if not causal:
+        return mask
+    before = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    return before if mask is None else mask & before
+
+
+def _expect_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise a UserError unless a mask holds booleans that broadcast to (..., queries, keys)."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise UserError(
+            f"mask: {shown(mask)}, needs booleans, True where a query may see a key; masks of "
+            "torch.nn say the opposite: ~mask"
+        )
+    pairs = zip(mask.shape[::-1], shape[::-1], strict=False)
+    if any(n not in (1, size) for n, size in pairs) or mask.ndim > len(shape):
+        hint = f"; {IDIOMS}" if len(shape) == 4 else ""
+        raise UserError(
+            f"mask: shape is {tuple(mask.shape)}, does not broadcast to (..., queries, keys), here "
+            f"{shape}{hint}"
+        )
 
 
 def MultiheadAttention(
@@ -107,19 +142,22 @@ def MultiheadAttention(
         n: features of inputs and outputs.
         heads: the number of attentions; each has n / heads features.
         bias: False for projections without biases.
-        causal: each step sees itself and the steps before it; not together with a mask.
+        causal: each step sees itself and the steps before it; of those, where there is a mask too,
+            the ones that the mask allows.
         dropout: the probability to drop an attention weight, in training; it needs a key.
 
     Returns:
         A layer (batch, steps, n) -> (batch, steps, n). Its input is x for self-attention, or a
         tuple (query, key, value) or (query, key, value, mask), each (batch, steps, n). The mask
         holds booleans that broadcast to (batch, heads, queries, keys), True where a query may see a
-        key; masks of nn.MultiheadAttention say the opposite. Params have the names of
-        torch.nn.MultiheadAttention.
+        key; masks of nn.MultiheadAttention say the opposite. For padding, where `real` is (batch,
+        keys) with True at the keys that are no padding, the mask is real[:, None, None, :]. Params
+        have the names of torch.nn.MultiheadAttention.
 
     Raises:
         UserError: a size is not a positive integer, or heads do not divide n. When applied: inputs
-            have other shapes, or a mask is not boolean or comes with `causal`.
+            have other shapes, or a mask is not boolean, does not broadcast, or has two axes of
+            which the first may be that of the batch or that of the queries.
 
     Example:
         >>> import torch
@@ -154,7 +192,7 @@ def MultiheadAttention(
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
-        parts, mask = _inputs(x, n, causal)
+        parts, mask = _inputs(x, n)
         for part in parts:
             expect_dtype(part, params["in_proj_weight"])
         q, k, v = (_split_heads(y, heads) for y in _projected(params, parts))
@@ -169,7 +207,7 @@ def MultiheadAttention(
     return Model(sized(init, shapes), apply, uses_key=dropout > 0, kind="MultiheadAttention")
 
 
-def _inputs(x, n: int, causal: bool) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def _inputs(x, n: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return (x,) or (query, key, value), and the mask; a UserError for other shapes."""
     parts = x if isinstance(x, tuple) else (x,)
     if len(parts) not in (1, 3, 4):
@@ -179,10 +217,18 @@ def _inputs(x, n: int, causal: bool) -> tuple[tuple[Tensor, ...], Tensor | None]
         expect_tensor(part)
         if part.ndim != 3 or part.shape[-1] != n:
             raise UserError(f"input: shape is {tuple(part.shape)}, expected (batch, steps, {n})")
-    if mask is not None and (causal or mask.dtype != torch.bool):
-        wrong = "both causal and a mask" if causal else f"a mask of {mask.dtype}"
-        raise UserError(f"input: {wrong}, needs one mask of booleans, True where a query may see")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and not torch.compiler.is_exporting():
+        _expect_one_meaning(mask, parts[0])
     return parts, mask
+
+
+def _expect_one_meaning(mask: Tensor, x: Tensor) -> None:
+    """Raise a UserError for a mask (n, keys) where n is both the batch and the queries."""
+    if 1 < mask.shape[0] == x.shape[0] == x.shape[1]:
+        raise UserError(
+            f"mask: shape is {tuple(mask.shape)}, and {len(x)} are the batch and the queries; "
+            f"{IDIOMS}"
+        )
 
 
 def _projected(params: Params, parts: tuple[Tensor, ...]) -> list[Tensor]:
@@ -231,13 +277,15 @@ def TransformerBlock(
         norm_first: True to normalize the input of each part instead: x = x + self_attn(norm1(x))
             and x = x + linear2(activation(linear1(norm2(x)))).
         bias: False for layers without biases.
-        causal: each step sees itself and the steps before it; not together with a mask.
+        causal: each step sees itself and the steps before it; of those, where there is a mask too,
+            the ones that the mask allows.
         dropout: the probability to drop attention weights, activations and what is added to x, in
             training; it needs a key. PyTorch's default is 0.1.
 
     Returns:
         A layer (batch, steps, n) -> (batch, steps, n). With inputs (x, mask) it returns (y, mask),
-        so that the next block gets the mask too; the mask is that of `MultiheadAttention`.
+        so that the next block gets the mask too; the mask is that of `MultiheadAttention`:
+        real[:, None, None, :] for `real` (batch, steps), True where a step is no padding.
 
     Raises:
         UserError: a size is not a positive integer, heads do not divide n, or `activation` is

@@ -573,7 +573,8 @@ def residual(**layers: Model) -> Model:
 def serial(*unnamed: Model, **layers: Model) -> Model:
     """Return the layer that applies the given layers in sequence.
 
-    Each layer draws its params, and in training its dropout, from a key of its own.
+    Each layer draws its params, and in training its dropout, from a key of its own. A pretrained
+    module (`from_module(instance)`), which no key draws, has its own values.
 
     Args:
         unnamed: refused; each layer needs a name.
