@@ -194,8 +194,8 @@ def last_layer_laplace(
 
     Args:
         model, params, buffers, batch, loss, prior_precision, n_data: as in `diagonal_laplace`.
-        layer: how the names of the layer's leaves begin, such as "fc2."; None for the layer of the
-            last of the params.
+        layer: the name of the layer, such as "fc2" or "blocks.1", with or without a last dot; ""
+            for all params; None for the layer of the last of the params.
 
     Returns:
         A `Posterior`, for `linearized_predictive` and `sample_posterior`.
@@ -248,13 +248,21 @@ def last_layer_laplace(
 def _leaves_of(params: Params, layer: str | None) -> Params:
     """Return the leaves of the layer, the last one by default."""
     if layer is None:
-        layer = next(reversed(params), "").rpartition(".")[0]
-    last = {
-        name: p for name, p in params.items() if isinstance(layer, str) and name.startswith(layer)
-    }
+        own = _layer_of(next(reversed(params), ""))
+        last = {name: p for name, p in params.items() if _layer_of(name) == own}
+    elif isinstance(layer, str):
+        begin = layer and layer.removesuffix(".") + "."  # "fc1" is not the beginning of "fc10"
+        last = {name: p for name, p in params.items() if name.startswith(begin)}
+    else:
+        last = {}
     if not last:
         raise UserError(f"last_layer_laplace: layer is {layer!r}, needs one of {', '.join(params)}")
     return last
+
+
+def _layer_of(name: str) -> str:
+    """Return "fc2" of "fc2.weight", and "" of a leaf that no layer holds."""
+    return name.rpartition(".")[0]
 
 
 def _examples(
