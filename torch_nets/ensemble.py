@@ -201,7 +201,9 @@ def deep_ensemble(model: Model, k: int) -> Model:
 def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
     """Return the gradient function that trains each member of a `deep_ensemble` on its own loss.
 
-    Each member has a key of its own, so the ensemble trains as if each net were alone.
+    Each member has a key of its own, so the ensemble trains as if each net were alone. That needs
+    an optimizer that treats every leaf alone; one that reads the loss, which is the mean of theirs,
+    or the norm of all gradients, couples them: train those by `ensemble`.
 
     Args:
         grad_fn: the gradient function of one net.
