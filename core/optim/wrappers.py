@@ -520,7 +520,8 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
     the updates.
 
     Args:
-        decay: the decay rate of the average, in [0, 1).
+        decay: the decay rate of the average, in [0, 1). As an array or from a schedule it has the
+            dtype of the params: 1 - 0.999999 is 1.013e-6 in float32, and 1e-6 of a number.
 
     Returns:
         A transform for `chain`; its state has the entry "ema", shaped as the params.
