@@ -350,7 +350,8 @@ def linearized_predictive(
         chunk_size: examples at a time, which limits the memory; None for all.
 
     Returns:
-        The mean (batch, C) and the covariance (batch, C, C).
+        The mean (batch, C) and the covariance (batch, C, C); of outputs (batch, *shape) it is
+        (batch, *shape, *shape), such as (batch,) where an example has one number.
 
     Raises:
         UserError: an argument is wrong.
@@ -379,14 +380,15 @@ def linearized_predictive(
     def one(x):
         f = lambda p: model.apply(p, buffers, map_arrays(lambda a: a[None], x))[0][0]
         logits, pull = vjp(f, posterior.mean)
-        eye = torch.eye(logits.shape[0], dtype=logits.dtype, device=logits.device)
-        (J,) = vmap(pull)(eye)
+        n, shape = logits.numel(), logits.shape
+        eye = torch.eye(n, dtype=logits.dtype, device=logits.device)
+        (J,) = vmap(pull)(eye.reshape(n, *shape))
         spread = vmap(posterior.covariance_vp)(J)
         parts = [
             einsum(widened(J[name]).flatten(1), widened(spread[name]).flatten(1), "a p, b p -> a b")
             for name in J
         ]
-        return logits, sum(parts)
+        return logits, sum(parts).reshape((*shape, *shape))
 
     return vmap(one, chunk_size=chunk_size)(x)
 
