@@ -31,8 +31,17 @@ from purenets.torch_nets.analysis.per_example import (
     per_example_grads,
 )
 from purenets.torch_nets.analysis.privacy import dp_grad_fn
-from purenets.torch_nets.layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from purenets.torch_nets.ensemble import deep_ensemble
+from purenets.torch_nets.layers import (
+    BatchNorm,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    elementwise,
+)
 from purenets.torch_nets.losses import cross_entropy, label_smoothed
+from purenets.torch_nets.tta import flip_averaged, shift_averaged
 
 KEY = random.key(0)
 TORCH_KEY = torch.as_tensor(KEY)
@@ -198,6 +207,25 @@ def test_layers_over_features_take_half_precision_numbers_whose_squares_are_infi
             found = layer.apply(tree.cast(params, dtype), {}, near)[0]
             assert found.dtype == dtype
             assert torch.allclose(found.float(), right, atol=4 * torch.finfo(dtype).eps)
+
+
+@HALF
+def test_mean_of_large_half_precision_logits_is_that_of_float32(dtype):
+    """40,000 + 40,000 is infinite in float16, and 300 + 1 is 300 or 302 in bfloat16."""
+    first = torch.tensor([[40_000.0, 300.0]], dtype=dtype)
+    image = torch.tensor([[[[40_000.0, 40_000.0], [300.0, 301.0]]]], dtype=dtype)
+    model = elementwise(lambda x: x[:, 0, :, 0] if x.ndim == 4 else x)
+    both, _ = deep_ensemble(Linear(2, 2), 2).apply(
+        {f"{i}.weight": torch.eye(2, dtype=dtype) for i in range(2)}
+        | {f"{i}.bias": torch.tensor([0.0, float(i)], dtype=dtype) for i in range(2)},
+        {},
+        first,
+    )
+    assert torch.equal(both, torch.tensor([[40_000.0, 300.5]]).to(dtype))
+    for views in (flip_averaged(model), shift_averaged(model)):
+        found, _ = views.apply({}, {}, image)
+        assert torch.equal(found, views.apply({}, {}, image.float())[0].to(dtype))
+        assert found.isfinite().all()
 
 
 @HALF

@@ -16,6 +16,7 @@ import torch
 
 from purenets.core import random, tree
 from purenets.core.arguments import expect_flags, expect_functions, expect_models
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 from purenets.core.memory import sized_like
@@ -192,7 +193,8 @@ def deep_ensemble(model: Model, k: int) -> Model:
             y, state = model.apply(mine, state, x, train=train, key=member_key)
             logits.append(y)
             new |= tree.prefixed(state, f"{i}.")
-        return sum(logits[1:], logits[0]) / k, new
+        mean = sum(map(widened, logits[1:]), widened(logits[0])) / k
+        return mean.to(logits[0].dtype), new
 
     init = sized_like(init, [model], k)
     return model._replace(init=init, apply=apply, kind="Ensemble", layers={})
