@@ -31,7 +31,17 @@ from purenets.torch_nets.analysis.per_example import (
     per_example_grads,
 )
 from purenets.torch_nets.analysis.privacy import dp_grad_fn
+from purenets.torch_nets.ensemble import deep_ensemble
+from purenets.torch_nets.layers import (
+    BatchNorm,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    elementwise,
+)
 from purenets.torch_nets.losses import cross_entropy, label_smoothed
+from purenets.torch_nets.tta import flip_averaged, shift_averaged
 
 KEY = random.key(0)
 TORCH_KEY = torch.as_tensor(KEY)
@@ -161,6 +171,61 @@ def test_batchnorm_by_hand_takes_float16_numbers_whose_squares_are_infinite(trai
 
 
 # --- data and checkpoints -------------------------------------------------------------------------
+
+
+@HALF
+@pytest.mark.parametrize("leaves", ["float32", "half"])
+@pytest.mark.parametrize("total", [None, lambda part: part], ids=["alone", "shared"])
+@pytest.mark.parametrize("scale", [True, False])
+def test_statistics_of_half_precision_batches_are_float32(dtype, leaves, total, scale):
+    """The variance 1e6 is infinite in float16, and 1/1000 squared has no digits of it."""
+    x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    x = (1000 * x + torch.tensor([0.0, 3000.0, -5000.0])).to(dtype)
+    layer = BatchNorm(3, momentum=1.0, total=total, scale=scale)
+    params, buffers = layer.init(None)
+    params = tree.cast(params, dtype) if leaves == "half" else params
+    y, buffers = layer.apply(params, buffers, x, train=True)
+    assert buffers["running_mean"].dtype == buffers["running_var"].dtype == torch.float32
+    assert torch.allclose(buffers["running_mean"], x.double().mean(0).float(), atol=1e-3)
+    assert torch.allclose(buffers["running_var"], x.double().var(0).float(), rtol=1e-5)
+    again, _ = layer.apply(params, buffers, x)  # 64 / 63 apart in the variance
+    right = torch.nn.functional.batch_norm(x.double(), None, None, training=True)
+    for found in (y, again * (64 / 63) ** 0.5):
+        assert found.dtype == dtype
+        assert torch.allclose(found.double(), right, atol=4 * torch.finfo(dtype).eps)
+
+
+@HALF
+def test_layers_over_features_take_half_precision_numbers_whose_squares_are_infinite(dtype):
+    """RMSNorm's eps is that of float32 then: 1e-3 of bfloat16 is more than these squares."""
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    for layer in (LayerNorm(8), RMSNorm(8), GroupNorm(8, groups=2)):
+        params, _ = layer.init(None)
+        for size in (1000.0, 0.01):
+            near = (size * x).to(dtype)
+            right = layer.apply(params, {}, near.float())[0]
+            found = layer.apply(tree.cast(params, dtype), {}, near)[0]
+            assert found.dtype == dtype
+            assert torch.allclose(found.float(), right, atol=4 * torch.finfo(dtype).eps)
+
+
+@HALF
+def test_mean_of_large_half_precision_logits_is_that_of_float32(dtype):
+    """40,000 + 40,000 is infinite in float16, and 300 + 1 is 300 or 302 in bfloat16."""
+    first = torch.tensor([[40_000.0, 300.0]], dtype=dtype)
+    image = torch.tensor([[[[40_000.0, 40_000.0], [300.0, 301.0]]]], dtype=dtype)
+    model = elementwise(lambda x: x[:, 0, :, 0] if x.ndim == 4 else x)
+    both, _ = deep_ensemble(Linear(2, 2), 2).apply(
+        {f"{i}.weight": torch.eye(2, dtype=dtype) for i in range(2)}
+        | {f"{i}.bias": torch.tensor([0.0, float(i)], dtype=dtype) for i in range(2)},
+        {},
+        first,
+    )
+    assert torch.equal(both, torch.tensor([[40_000.0, 300.5]]).to(dtype))
+    for views in (flip_averaged(model), shift_averaged(model)):
+        found, _ = views.apply({}, {}, image)
+        assert torch.equal(found, views.apply({}, {}, image.float())[0].to(dtype))
+        assert found.isfinite().all()
 
 
 @HALF

@@ -23,6 +23,7 @@ from purenets.core.arguments import (
     expect_flags,
     expect_models,
 )
+from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 from purenets.core.memory import sized_like
@@ -199,7 +200,8 @@ def deep_ensemble(model: Model, k: int) -> Model:
             y, state = model.apply(mine, state, x, train=train, key=member_key)
             logits.append(y)
             new |= tree.prefixed(state, f"{i}.")
-        return sum(logits[1:], logits[0]) / k, new
+        mean = sum(map(widened, logits[1:]), widened(logits[0])) / k
+        return mean.to(logits[0].dtype), new
 
     init = sized_like(init, [model], k)
     return model._replace(init=init, apply=apply, kind="Ensemble", layers={})
@@ -208,7 +210,9 @@ def deep_ensemble(model: Model, k: int) -> Model:
 def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
     """Return the gradient function that trains each member of a `deep_ensemble` on its own loss.
 
-    Each member has a key of its own, so the ensemble trains as if each net were alone.
+    Each member has a key of its own, so the ensemble trains as if each net were alone. That needs
+    an optimizer that treats every leaf alone; one that reads the loss, which is the mean of theirs,
+    or the norm of all gradients, couples them: train those by `ensemble`.
 
     Args:
         grad_fn: the gradient function of one net.

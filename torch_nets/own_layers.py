@@ -47,7 +47,8 @@ def may_write(f: Callable) -> bool:
     Those of the package and of torch do not, but for torch's whose names end in "_".
     """
     name = getattr(f, "__name__", "_")
-    known = (getattr(f, "__module__", "") or "torch").startswith(("torch", "purenets."))
+    module = getattr(f, "__module__", "") or "torch"
+    known = f"{module}.".startswith(("torch.", "purenets."))  # not torchmetrics
     return not known or name.endswith("_")
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from purenets.core.arguments import ANY, expect_models, expect_numbers
+from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
 
 
@@ -36,7 +37,8 @@ def flip_averaged(model: Model) -> Model:
         logits, new = model.apply(params, buffers, x, train=train, key=key)
         if train:
             return logits, new
-        return (logits + model.apply(params, buffers, x.flip(3))[0]) / 2, new
+        mean = (widened(logits) + model.apply(params, buffers, x.flip(3))[0]) / 2
+        return mean.to(logits.dtype), new
 
     return model._replace(apply=apply, layers={})
 
@@ -75,8 +77,8 @@ def shift_averaged(model: Model) -> Model:
         wide = x if x.is_floating_point() else x.double()
         wide = torch.nn.functional.pad(wide, (1, 1, 1, 1), mode="reflect").to(x.dtype)
         moved = (wide[:, :, i : i + rows, i : i + columns] for i in (0, 2))
-        both = sum(model.apply(params, buffers, view)[0] for view in moved)
-        return logits / 2 + both / 4, new
+        both = sum(widened(model.apply(params, buffers, view)[0]) for view in moved)
+        return (widened(logits) / 2 + both / 4).to(logits.dtype), new
 
     return model._replace(apply=apply, layers={})
 
@@ -142,4 +144,4 @@ def unsure(logits: Tensor, below: float) -> Tensor:
     expect_numbers("unsure", ANY, below=below)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
         raise UserError("unsure: logits: needs a tensor of real numbers (batch, classes)")
-    return logits.softmax(dim=1).amax(dim=1) < below
+    return widened(logits).softmax(dim=1).amax(dim=1) < below

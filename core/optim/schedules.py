@@ -106,7 +106,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
     _expect_updates("step", _swapped("step", value, every), every=every)
     expect_numbers("step", NOT_NEGATIVE, gamma=gamma)
     every = _whole(every)
-    return lambda count: value * (1.0 * gamma) ** _quotient(_real(count), every)
+    return lambda count: value * _power(gamma, _quotient(_real(count), every))
 
 
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
@@ -167,7 +167,7 @@ def exponential(value: float, gamma: float) -> Schedule:
     """
     expect_numbers("exponential", FINITE, value=value)
     expect_numbers("exponential", NOT_NEGATIVE, gamma=gamma)
-    return lambda count: value * gamma ** _real(count)
+    return lambda count: value * _power(gamma, _real(count))
 
 
 def polynomial(begin: float, end: float, steps: int, power: float = 1.0) -> Schedule:
@@ -410,7 +410,7 @@ def _cycle_of(count: Array, begin_of: Callable, steps: int, multiply: int) -> Ar
 CYCLE_SCALES: dict[str, Callable] = {
     "triangular": lambda cycle, count, gamma: 1.0,
     "triangular2": lambda cycle, count, gamma: 0.5**cycle,
-    "exp_range": lambda cycle, count, gamma: gamma**count,
+    "exp_range": lambda cycle, count, gamma: _power(gamma, count),
 }
 
 
@@ -632,6 +632,17 @@ def _is_listed(values) -> bool:
 
 def _real(count) -> Array:
     return np.asarray(count, dtype=float) if isinstance(count, (int, float)) else count
+
+
+def _power(gamma: float | Array, count: Array) -> Array:
+    """Return gamma ** count in the dtype of the count, computed in float64.
+
+    A gamma such as 0.999999 has two digits of its distance from 1 in float32, and a power of a
+    million has none that is right.
+    """
+    xp, own = namespace(count), (1.0 * count).dtype
+    power = gamma ** xp.astype(count, xp.float64)
+    return xp.astype(power, own) if namespace(power) is xp else power  # gamma may be a tensor
 
 
 def _fraction(count, steps) -> Array:

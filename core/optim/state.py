@@ -27,7 +27,9 @@ def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Op
     Floats, arrays and tuples of floats become arrays in the state, under "hyper". So do integers
     such as lr=1 where `make` takes a float, but for 0, by which an optimizer leaves a part out.
     Other arguments (flags, schedules, names, integers that count) stay fixed. Read them by
-    `get_state`, change them by `set_hyperparams`; nothing is compiled anew.
+    `get_state`, change them by `set_hyperparams`; nothing is compiled anew. They have the dtype of
+    the params: in float32 a decay of 0.999999 is 1 - 1.013e-6, so keep one so close to 1 fixed, as
+    in `chain(inject_hyperparams(adam, lr=0.1), ema(0.999999))`.
 
     Args:
         make: a function that returns an optimizer, such as `adam`.

@@ -29,10 +29,13 @@ from purenets.core.optim.internals.extra_args import (
     MISSING,
     expect_given,
     like_inner,
+    loss_value,
+    takes_extra_args,
     with_extra_args,
 )
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    count_to_dtype,
     first_count,
     first_leaf,
     has_schedule,
@@ -47,6 +50,7 @@ from purenets.core.optim.internals.order import (
     average_of_params,
     expect_descent,
     expect_no_average,
+    expect_no_search,
     order_of_parts,
     with_order,
 )
@@ -355,15 +359,18 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
     The other updates are zero. For batches that do not fit into memory as a whole.
 
     Args:
-        optimizer: the optimizer to wrap.
+        optimizer: the optimizer to wrap. Its `value`, if it takes one, is the mean loss of the k
+            batches; its `value_and_grad_fn` is that of the last batch alone, of which `sophia`
+            makes its estimate.
         k: how many gradients make an update.
 
     Returns:
         An optimizer whose state has the entries "count" (gradients since the last update), "sum"
-        (of these) and "inner".
+        (of these), "inner" and, if the optimizer takes the loss, "loss_sum".
 
     Raises:
-        UserError: optimizer is not an Optimizer, or k is not a positive integer.
+        UserError: optimizer is not an Optimizer, k is not a positive integer, or optimizer is a
+            line search and k is above 1.
 
     Example:
         >>> import numpy as np
@@ -379,23 +386,38 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
     """
     expect_optimizers("accumulate", optimizer=optimizer)
     expect_integers("accumulate", 1, k=k)
+    if k > 1:
+        expect_no_search("accumulate", optimizer)
+    takes_loss = takes_extra_args(optimizer.update)
 
     def init(params):
-        return {
-            "count": zero_count(params),
-            "sum": tree.zeros_like(params),
-            "inner": optimizer.init(params),
-        }
+        zero = zero_count(params)
+        losses = {"loss_sum": count_to_dtype(zero, params)} if takes_loss else {}
+        inner = optimizer.init(params)
+        return {"count": zero, "sum": tree.zeros_like(params), **losses, "inner": inner}
 
     def update(grads, state, params, **extra):
         count, total = state["count"] + 1, tree.map(lambda s, g: s + g, state["sum"], grads)
+        losses, extra = _with_mean_loss(state, params, k, **extra) if takes_loss else ({}, extra)
         due = count == k
         updates, inner = optimizer.update(scaled(total, 1 / k), state["inner"], params, **extra)
         nothing = tree.zeros_like(total)
-        new, old = {"sum": nothing, "inner": inner}, {"sum": total, "inner": state["inner"]}
+        new = {"sum": nothing, **tree.zeros_like(losses), "inner": inner}
+        old = {"sum": total, **losses, "inner": state["inner"]}
         return choose(due, updates, nothing), {"count": count % k, **choose(due, new, old)}
 
     return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
+
+
+def _with_mean_loss(
+    state: dict, params: Params, k: int, value=None, value_and_grad_fn=None
+) -> tuple[dict, dict]:
+    """Return the entry of the sum of losses, and the extra arguments with the mean loss."""
+    if value is None and value_and_grad_fn is None:  # the inner optimizer will say what is missing
+        return {"loss_sum": state["loss_sum"]}, {}
+    total = state["loss_sum"] + loss_value("accumulate", value, value_and_grad_fn, params)
+    extra = {"value": total * (1 / k), "value_and_grad_fn": value_and_grad_fn}
+    return {"loss_sum": total}, extra
 
 
 def apply_if_finite(optimizer: Optimizer) -> Optimizer:
@@ -499,7 +521,8 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
     the updates.
 
     Args:
-        decay: the decay rate of the average, in [0, 1).
+        decay: the decay rate of the average, in [0, 1). As an array or from a schedule it has the
+            dtype of the params: 1 - 0.999999 is 1.013e-6 in float32, and 1e-6 of a number.
 
     Returns:
         A transform for `chain`; its state has the entry "ema", shaped as the params.

@@ -158,3 +158,16 @@ def test_average_of_other_leaves_is_refused(backend):
     shorter = {"ema": {"fc1.bias": state.params["fc1.bias"][:3]}}
     with pytest.raises(UserError, match=r"averages 'fc1.bias' of shape \(3,\)"):
         optim.with_averaged_params(state._replace(opt_state={"1": shorter}))
+
+
+@both_backends
+def test_average_of_a_decay_close_to_1_does_not_fade(backend):
+    """1 - 0.999999 of float32 is 1.013e-6: with it the mean of constant params would fall."""
+    params = {"w": BACKENDS[backend][1](np.full(3, 2.0, np.float32))}
+    nothing, transform = tree.zeros_like(params), optim.ema(0.999999)
+    state = transform.init(nothing)
+    assert near(transform.update(nothing, state, params)[1]["ema"]["w"] / 2e-6, 1.0)
+    state = transform.init(params)
+    for _ in range(1000):
+        _, state = transform.update(nothing, state, params)
+    assert (np.asarray(state["ema"]["w"]) == 2.0).all()

@@ -153,10 +153,11 @@ TRANSFORMS = [
 
 def hidden(optimizer):
     """Return optimizers that turn as this one does, by all wrappers that keep the direction."""
+    k = 1 if order_of(optimizer).searches else 2  # a line search does not accumulate
     return [
         optimizer,
         optim.chain(optimizer),
-        optim.accumulate(optimizer, 2),
+        optim.accumulate(optimizer, k),
         optim.apply_if_finite(optimizer),
         *([] if order_of(optimizer).average else [optim.skip_first(optimizer)]),
         optim.inject_hyperparams(lambda lr: optimizer, lr=0.1),

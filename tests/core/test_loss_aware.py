@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import make_step, numpy_nets, optim, random, torch_nets, train_state, tree
+from purenets import UserError, make_step, numpy_nets, optim, random, torch_nets, train_state, tree
 
 both_backends = pytest.mark.parametrize(
     "convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"]
@@ -329,3 +329,70 @@ def test_numpy_and_torch_train_alike(name):
     for other in ends[1:]:
         assert np.allclose(ends[0], other, rtol=1e-9)
     assert ends[0][-1] < 0.9 * ends[0][0]
+
+
+# --- accumulated gradients ------------------------------------------------------------------------
+
+NEED_THE_LOSS = {
+    "polyak": lambda: optim.polyak(lr=9.0),
+    "momo": lambda: optim.momo(lr=9.0),
+    "momo_adam": lambda: optim.momo_adam(lr=9.0),
+    "plateau": lambda: optim.chain(optim.sgd(0.1), optim.reduce_on_plateau(patience=0)),
+    "of a part": lambda: optim.partition({"all": optim.polyak(9.0)}, lambda name, leaf: "all"),
+    "injected": lambda: optim.inject_hyperparams(optim.polyak, lr=9.0),
+}
+
+
+def mean_loss_fn(convert, i):
+    """The mean of three functions of `loss_fn`, which differ in scale too."""
+
+    def value_and_grad(params):
+        found = [part_of_loss_fn(convert, 3 * i + j)(params) for j in range(3)]
+        grads = tree.map(lambda *each: sum(each) / 3, *[grads for _, grads in found])
+        return sum(value for value, _ in found) / 3, grads
+
+    return value_and_grad
+
+
+def part_of_loss_fn(convert, i):
+    def value_and_grad(params):
+        value, grads = loss_fn(convert, i)(params)
+        return (1 + i % 3) * value, tree.map(lambda g: (1 + i % 3) * g, grads)
+
+    return value_and_grad
+
+
+@both_backends
+@pytest.mark.parametrize("name", NEED_THE_LOSS)
+def test_accumulated_losses_equal_their_mean(name, convert):
+    """As one batch, whose loss and gradient are the means of those of its three parts."""
+    whole, _ = run(NEED_THE_LOSS[name](), convert, 6, mean_loss_fn)
+    parts, state = run(optim.accumulate(NEED_THE_LOSS[name](), 3), convert, 18, part_of_loss_fn)
+    np.testing.assert_allclose(parts[::3], whole, rtol=0, atol=1e-12)
+    assert float(state["loss_sum"]) == 0
+
+
+def test_a_loss_that_is_not_finite_ends_with_its_update():
+    optimizer, params = optim.accumulate(optim.polyak(), 2), {"w": np.ones(1)}
+    state = optimizer.init(params)
+    for loss in (math.nan, 1.0, 2.0, 2.0):
+        updates, state = optimizer.update(params, state, params, value=loss)
+    assert updates["w"] == -1.0
+
+
+@pytest.mark.parametrize(
+    ("search", "name"),
+    [
+        (optim.lbfgs(), "lbfgs"),
+        (optim.backtracking(), "backtracking"),
+        (optim.chain(optim.strong_wolfe(), optim.ema()), "strong_wolfe"),
+        (optim.schedule_free(optim.backtracking(), 0.1), "backtracking"),
+        (optim.inject_hyperparams(optim.lbfgs, lr=0.5), "lbfgs"),
+        (optim.masked(optim.lbfgs(), optim.named("w")), "lbfgs"),
+    ],
+)
+def test_a_line_search_does_not_accumulate(search, name):
+    """It would go along the mean gradient by the loss of the last part alone."""
+    with pytest.raises(UserError, match=rf"accumulate: optimizer is a line search \({name}\)"):
+        optim.accumulate(search, 2)
+    optim.accumulate(search, 1)

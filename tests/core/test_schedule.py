@@ -127,6 +127,31 @@ def test_equals_its_twin_in_torch(name):
     assert np.allclose([ours(i) for i in range(N)], expected, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "exact"),
+    [
+        (schedules.exponential(1.0, 0.999999), lambda c: 0.999999**c),
+        (schedules.exponential(1.0, 0.9999), lambda c: 0.9999**c),
+        (schedules.step(1.0, 10, 0.9999), lambda c: 0.9999 ** (c // 10)),
+        (
+            schedules.cyclic(0.0, 1.0, 3, mode="exp_range", gamma=0.99999),
+            lambda c: 0.99999**c * (1 - abs(c % 6 - 3) / 3),
+        ),
+    ],
+    ids=["exponential", "fast", "step", "cyclic"],
+)
+def test_a_factor_close_to_1_keeps_its_digits_in_float32(schedule, exact):
+    """The count reaches a schedule in float32; 0.999999 rounded to it is 1e6 times too small."""
+    for count in (0, 1, 10, 100_001, 500_003, 1_000_000):
+        expected = pytest.approx(exact(count), rel=3e-6, abs=1e-9)
+        assert float(schedule(np.asarray(count, np.float32))) == expected
+        assert schedule(np.asarray(count, np.float32)).dtype == np.float32
+        for tensor in (torch.tensor(float(count)), torch.tensor(count)):
+            assert float(schedule(tensor)) == expected
+            assert schedule(tensor).dtype == torch.float32
+            assert float(torch.func.vmap(schedule)(tensor[None])[0]) == expected
+
+
 def test_warmup_rises_to_the_beginning_of_its_schedule():
     warm, cosine = schedules.warmup(schedules.cosine(0.4, 20), 5), schedules.cosine(0.4, 20)
     assert np.allclose([warm(i) for i in range(5)], 0.4 * np.arange(5) / 5)

@@ -685,8 +685,8 @@ LAYERS_AND_LOSSES = [
     Mutation(
         "the mean of members is their sum",
         "torch_nets/ensemble.py",
-        "return sum(logits[1:], logits[0]) / k, new",
-        "return sum(logits[1:], logits[0]), new",
+        "widened(logits[0])) / k",
+        "widened(logits[0]))",
         "tests/torch_nets/test_ensemble.py::"
         "test_the_logits_of_both_are_the_mean_of_theirs_and_buffers_are_kept_apart",
     ),

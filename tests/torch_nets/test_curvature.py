@@ -3,6 +3,7 @@ them.
 """
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from purenets.torch_nets.analysis.curvature import (
     linearize,
     ntk,
 )
-from purenets.torch_nets.losses import cross_entropy
+from purenets.torch_nets.analysis.diagonal import ggn_diagonal
+from purenets.torch_nets.analysis.laplace import diagonal_laplace, linearized_predictive
+from purenets.torch_nets.losses import cross_entropy, mse
 
 KEY = torch.as_tensor(random.key(3))
 Y = torch.tensor([0, 1, 2] * 2)
@@ -133,6 +136,33 @@ def test_kernel_is_the_product_of_jacobians(net):
     J = jacrev(f)(vector)  # (n, classes, params)
     expected = torch.einsum("iap,jbp->ijab", J[:4], J[4:])
     assert torch.allclose(ntk(model, params, {}, x[:4], x[4:]), expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3)])
+def test_outputs_of_any_shape(shape):
+    """One number for an example, a vector, and classes at several positions."""
+    net = MLP(3, [5], math.prod(shape), activation="tanh")
+    params = tree.cast(net.init(KEY)[0], "float64")
+
+    def apply(params, buffers, x, *, train=False, key=None):
+        return net.apply(params, buffers, x)[0].reshape(len(x), *shape), buffers
+
+    model = net._replace(apply=apply, layers={})
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y, (vector, unravel) = torch.zeros(5, *shape, dtype=torch.float64), tree.ravel(params)
+    J = jacrev(lambda v: apply(unravel(v), {}, x)[0])(vector).reshape(5, -1, len(vector))
+    kernel = torch.einsum("iap,jbp->ijab", J[:2], J[2:])
+    found = ntk(model, params, {}, x[:2], x[2:])
+    assert torch.allclose(found, kernel.reshape(2, 3, *shape, *shape))
+    G = 2 * torch.einsum("iap,iaq->pq", J, J) / y.numel()  # of the mean square
+    diagonal = tree.ravel(ggn_diagonal(model, params, {}, (x, y), mse))[0]
+    assert torch.allclose(diagonal, G.diagonal())
+    posterior = diagonal_laplace(model, params, {}, (x, y), mse)
+    mean, covariance = linearized_predictive(model, posterior, {}, x)
+    S = 1 / (5 * G.diagonal() + 1)
+    expected = torch.einsum("iap,p,ibp->iab", J, S, J)
+    assert torch.allclose(mean, apply(params, {}, x)[0])
+    assert torch.allclose(covariance, expected.reshape(5, *shape, *shape))
 
 
 def test_random_directions_have_the_rows_of_the_params(net):

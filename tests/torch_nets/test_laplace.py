@@ -263,3 +263,38 @@ def test_moments_of_logits_that_do_not_fit_are_refused():
         probit_predictive(torch.zeros(3), torch.ones(3, 3, dtype=torch.int64))
     with pytest.raises(UserError, match=r"covariance is of shape \(3,\), needs \(2, 3, 3\)"):
         probit_predictive(torch.zeros(2, 3), torch.zeros(3))
+
+
+def test_layer_is_matched_by_its_whole_name():
+    """Names that begin alike, fc1 and fc10, out and out_norm, are of different layers."""
+    model = layers.serial(
+        fc1=layers.Linear(3, 4),
+        t=layers.Tanh(),
+        fc10=layers.Linear(4, 4),
+        out_norm=layers.LayerNorm(4),
+        out=layers.Linear(4, 3),
+    )
+    params = tree.cast(model.init(KEY)[0], "float64")
+
+    def moved_by(layer):
+        posterior = last_layer_laplace(model, params, {}, (X, Y), layer=layer)
+        moved = posterior.covariance_vp(tree.map(torch.ones_like, params))
+        return {name.rpartition(".")[0] for name, leaf in moved.items() if leaf.any()}
+
+    assert moved_by(None) == moved_by("out") == moved_by("out.") == {"out"}
+    assert moved_by("fc1") == {"fc1"}
+    assert moved_by("") == {"fc1", "fc10", "out_norm", "out"}
+    with pytest.raises(UserError, match=r"last_layer_laplace: layer is 'fc'"):
+        moved_by("fc")
+
+
+def test_last_leaf_that_no_layer_holds_is_a_layer_of_its_own():
+    def apply(params, buffers, x, *, train=False, key=None):
+        return x @ params["fc.weight"].T * params["scale"], buffers
+
+    model = MODEL._replace(apply=apply, layers={})
+    params = {"fc.weight": PARAMS["fc2.weight"][:, :3], "scale": PARAMS["fc2.bias"] + 1}
+    posterior = last_layer_laplace(model, params, {}, (X, Y))
+    moved = posterior.covariance_vp(tree.map(torch.ones_like, params))
+    assert not moved["fc.weight"].any()
+    assert moved["scale"].all()

@@ -367,7 +367,8 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
         x2: inputs (n2, ...).
 
     Returns:
-        A tensor (n1, n2, classes, classes).
+        A tensor (n1, n2, classes, classes); for outputs (batch, *shape) it is (n1, n2, *shape,
+        *shape), such as (n1, n2) where an example has one number.
 
     Raises:
         UserError: an argument is wrong.
@@ -397,10 +398,13 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
         return vmap(jacrev(one), (None, 0))(params, x)
 
     j1, j2 = jacobian(x1), jacobian(x2)
+    name, p = next(iter(params.items()))
+    shapes = [part[name].shape[1 : part[name].ndim - p.ndim] for part in (j1, j2)]
+    as_matrix = lambda j, p: widened(j).reshape(len(j), -1, p.numel())  # (n, outputs, params)
+    j1, j2 = (tree.map(as_matrix, part, params) for part in (j1, j2))
     pattern = "n1 a param, n2 b param -> n1 n2 a b"
-    j1, j2 = (tree.map(lambda j: widened(j).flatten(2), part) for part in (j1, j2))
     parts = [einsum(j1[name], j2[name], pattern) for name in params]
-    return torch.stack(parts).sum(0)
+    return torch.stack(parts).sum(0).reshape(len(x1), len(x2), *shapes[0], *shapes[1])
 
 
 def filter_normalized_direction(params: Params, key: Tensor) -> Params:

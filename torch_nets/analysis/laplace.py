@@ -194,8 +194,8 @@ def last_layer_laplace(
 
     Args:
         model, params, buffers, batch, loss, prior_precision, n_data: as in `diagonal_laplace`.
-        layer: how the names of the layer's leaves begin, such as "fc2."; None for the layer of the
-            last of the params.
+        layer: the name of the layer, such as "fc2" or "blocks.1", with or without a last dot; ""
+            for all params; None for the layer of the last of the params.
 
     Returns:
         A `Posterior`, for `linearized_predictive` and `sample_posterior`.
@@ -248,13 +248,21 @@ def last_layer_laplace(
 def _leaves_of(params: Params, layer: str | None) -> Params:
     """Return the leaves of the layer, the last one by default."""
     if layer is None:
-        layer = next(reversed(params), "").rpartition(".")[0]
-    last = {
-        name: p for name, p in params.items() if isinstance(layer, str) and name.startswith(layer)
-    }
+        own = _layer_of(next(reversed(params), ""))
+        last = {name: p for name, p in params.items() if _layer_of(name) == own}
+    elif isinstance(layer, str):
+        begin = layer and layer.removesuffix(".") + "."  # "fc1" is not the beginning of "fc10"
+        last = {name: p for name, p in params.items() if name.startswith(begin)}
+    else:
+        last = {}
     if not last:
         raise UserError(f"last_layer_laplace: layer is {layer!r}, needs one of {', '.join(params)}")
     return last
+
+
+def _layer_of(name: str) -> str:
+    """Return "fc2" of "fc2.weight", and "" of a leaf that no layer holds."""
+    return name.rpartition(".")[0]
 
 
 def _examples(
@@ -342,7 +350,8 @@ def linearized_predictive(
         chunk_size: examples at a time, which limits the memory; None for all.
 
     Returns:
-        The mean (batch, C) and the covariance (batch, C, C).
+        The mean (batch, C) and the covariance (batch, C, C); of outputs (batch, *shape) it is
+        (batch, *shape, *shape), such as (batch,) where an example has one number.
 
     Raises:
         UserError: an argument is wrong.
@@ -371,14 +380,15 @@ def linearized_predictive(
     def one(x):
         f = lambda p: model.apply(p, buffers, map_arrays(lambda a: a[None], x))[0][0]
         logits, pull = vjp(f, posterior.mean)
-        eye = torch.eye(logits.shape[0], dtype=logits.dtype, device=logits.device)
-        (J,) = vmap(pull)(eye)
+        n, shape = logits.numel(), logits.shape
+        eye = torch.eye(n, dtype=logits.dtype, device=logits.device)
+        (J,) = vmap(pull)(eye.reshape(n, *shape))
         spread = vmap(posterior.covariance_vp)(J)
         parts = [
             einsum(widened(J[name]).flatten(1), widened(spread[name]).flatten(1), "a p, b p -> a b")
             for name in J
         ]
-        return logits, sum(parts)
+        return logits, sum(parts).reshape((*shape, *shape))
 
     return vmap(one, chunk_size=chunk_size)(x)
 

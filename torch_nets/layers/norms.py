@@ -74,8 +74,8 @@ def RMSNorm(n: int, *, eps: float | None = None) -> Model:
 
     Args:
         n: the length of the last axis.
-        eps: added to the mean square. None means the machine epsilon of the dtype of x, as in
-            nn.RMSNorm.
+        eps: added to the mean square. None means the machine epsilon of the dtype of the mean, as
+            in nn.RMSNorm: that of x, or of float32 where x has half of the bits.
 
     Returns:
         A layer (..., n) -> (..., n) with the param "weight" (n,), which begins at 1.
@@ -241,8 +241,9 @@ def BatchNorm(
         bias = params["bias"]
         expect_known_dtype(x, bias)
         weight = params["weight"] if scale else torch.ones_like(bias)
+        weight, bias = widened(weight), widened(bias)  # statistics have their dtype
         if not train:
-            running = buffers["running_mean"], buffers["running_var"]
+            running = widened(buffers["running_mean"]), widened(buffers["running_var"])
             return F.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)

@@ -12,6 +12,9 @@ def scaled(grads: Params, factor: float | Array) -> Params:
     return tree.map(lambda g: g * factor, grads)
 
 
+SMALL_WEIGHT = 2.0**-10  # of a new value in a running mean; that of a decay of 0.999 is larger
+
+
 def divided_by_root(grads: Params, squares: Params, eps: float | Array) -> Params:
     """Return g / (sqrt(s) + eps)."""
     return tree.map(lambda g, s: g / (sqrt(s) + eps), grads, squares)
@@ -30,7 +33,13 @@ def running_mean_of_squares(beta: float | Array, mean: Params, new: Params) -> P
 
 
 def lerp(a: Array, b: Array, weight: float | Array) -> Array:
-    """Return a + weight * (b - a), in one pass over tensors."""
+    """Return a + weight * (b - a), in one pass over tensors.
+
+    Of NumPy's arrays it is (1 - weight) * a + weight * b where the weight is not small. Rounded to
+    float32 these two factors do not add up to 1, so a mean with a weight of 1e-6 would fade by 1%.
+    """
+    if isinstance(a, NUMPY) and type(weight) is float and weight < SMALL_WEIGHT:
+        return a + weight * (b - a)
     if isinstance(a, NUMPY) or type(weight) is not float or a.dtype != b.dtype:
         return (1 - weight) * a + weight * b
     return a.lerp(b, weight)

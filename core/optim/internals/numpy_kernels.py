@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from purenets.core.base import Array
-from purenets.core.optim.internals.arithmetic import bias_correction
+from purenets.core.optim.internals.arithmetic import SMALL_WEIGHT, bias_correction
 from purenets.core.optim.internals.kernels import Leaves, Rule
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -31,6 +31,8 @@ def step(rule: Rule, lr, count: Array | None, leaves: Leaves):
 
 def _adam(rule: Rule, lr, count, p, g, moments: dict):
     b1, b2, eps, weight_decay = rule.numbers
+    if 1 - b1 < SMALL_WEIGHT:
+        return None
     keep1, add1, b2_, add2, decay = _constants(
         (1 - (1 - b1), 1 - b1, b2, 1 - b2, weight_decay), p.dtype
     )

@@ -25,6 +25,8 @@ class Order(NamedTuple):
         normalizes: True if the size of what comes in does not change what goes out.
         rated: True if a rate is multiplied in, and nothing after it may have undone that.
         own: the optimizers in it that the package does not know.
+        searches: the name of the line search in it, "" for none: its loss at other params has to be
+            that of its gradients.
     """
 
     average: str = ""
@@ -34,6 +36,7 @@ class Order(NamedTuple):
     normalizes: bool = False
     rated: bool = False
     own: tuple[Optimizer, ...] = ()
+    searches: str = ""
 
     @property
     def sign(self) -> int:
@@ -54,6 +57,11 @@ FREEZES = Order(signs=frozenset())
 def average_of_params(name: str) -> Order:
     """Return the order of a transform that only keeps an average of the params."""
     return Order(name, passes=True, signs=UNCHANGED)
+
+
+def searching(name: str) -> Order:
+    """Return the order of a line search."""
+    return TURNS._replace(searches=name)
 
 
 def order_of(optimizer: Optimizer) -> Order:
@@ -85,11 +93,16 @@ def order_of_parts(inner: Iterable[Optimizer]) -> Order:
         any(order.normalizes for order in orders),
         any(order.rated for order in orders),
         _own(orders),
+        _searches(orders),
     )
 
 
 def _own(orders: list[Order]) -> tuple[Optimizer, ...]:
     return tuple(optimizer for order in orders for optimizer in order.own)
+
+
+def _searches(orders: list[Order]) -> str:
+    return next((order.searches for order in orders if order.searches), "")
 
 
 # --- chains ---------------------------------------------------------------------------------------
@@ -107,6 +120,7 @@ def order_in_sequence(transforms: tuple[Optimizer, ...]) -> Order:
         any(order.normalizes for order in orders),
         _rated(orders),
         _own(orders),
+        _searches(orders),
     )
 
 
@@ -197,6 +211,16 @@ def expect_no_average(function: str, optimizer: Optimizer) -> None:
         raise UserError(
             f"{function}: optimizer averages the params ({average}), which {function} moves "
             f"afterwards; an average comes last, as in chain({function}(...), ema(...))"
+        )
+
+
+def expect_no_search(function: str, optimizer: Optimizer) -> None:
+    """Raise a UserError for a line search, by a function that has the loss of a part only."""
+    name = order_of(optimizer).searches
+    if name:
+        raise UserError(
+            f"{function}: optimizer is a line search ({name}), which needs the loss of the whole "
+            f"batch at other params; {function} has only that of its last part"
         )
 
 

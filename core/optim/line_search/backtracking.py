@@ -22,7 +22,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     zero_count,
 )
-from purenets.core.optim.internals.order import TURNS, with_order
+from purenets.core.optim.internals.order import searching, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.line_search.direction import direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
@@ -116,4 +116,6 @@ def backtracking(
         step = namespace(loss).where(end["good"], end["t"], namespace(loss).zeros_like(loss))
         return scaled(moves, step), {**next_count(state, counts), "step": end["t"], "inner": inner}
 
-    return real_only("backtracking", any_dtype(with_order(TURNS, Optimizer(init, update))))
+    return real_only(
+        "backtracking", any_dtype(with_order(searching("backtracking"), Optimizer(init, update)))
+    )

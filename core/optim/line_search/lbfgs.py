@@ -34,7 +34,7 @@ from purenets.core.optim.internals.hyper import (
     resolve_hyper,
     zero_count,
 )
-from purenets.core.optim.internals.order import TURNS, with_order
+from purenets.core.optim.internals.order import searching, with_order
 from purenets.core.optim.internals.precision import in_pairs
 from purenets.core.optim.line_search.masked_loop import masked_loop
 from purenets.core.optim.line_search.search import advance_search, begin_search
@@ -130,7 +130,7 @@ def lbfgs(
         kept = {name: end[name] for name in KEPT}
         return unravel(end["x"] - x), {**next_count(state, count_it), **counts, **kept}
 
-    return in_pairs(with_order(TURNS, Optimizer(init, update)))
+    return in_pairs(with_order(searching("lbfgs"), Optimizer(init, update)))
 
 
 KEPT = ("d", "t", "prev_flat_grad", "H_diag", "old_dirs", "old_stps")

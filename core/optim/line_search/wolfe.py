@@ -20,7 +20,7 @@ from purenets.core.optim.internals.hyper import (
     next_count,
     resolve_hyper,
 )
-from purenets.core.optim.internals.order import TURNS, with_order
+from purenets.core.optim.internals.order import searching, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
 from purenets.core.optim.line_search.direction import direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
@@ -114,4 +114,6 @@ def strong_wolfe(
         step = masked_loop(evaluate, carry, max_eval)["t"]
         return scaled(moves, step), {**next_count(state, counts), "inner": inner}
 
-    return real_only("strong_wolfe", any_dtype(with_order(TURNS, Optimizer(init, update))))
+    return real_only(
+        "strong_wolfe", any_dtype(with_order(searching("strong_wolfe"), Optimizer(init, update)))
+    )

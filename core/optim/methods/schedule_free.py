@@ -124,7 +124,8 @@ def schedule_free(
         averages = {"lr_max": lr_max, "weight_sum": weight_sum, "x": x, "z": z}
         return updates, {**next_count(state, counts), **averages, "inner": inner}
 
-    order = TURNS._replace(average="schedule_free", own=order_of(optimizer).own)
+    inner = order_of(optimizer)
+    order = TURNS._replace(average="schedule_free", own=inner.own, searches=inner.searches)
     averaged = Optimizer(init, like_inner(update, [optimizer]))
     return elementwise_as(optimizer, with_order(order, averaged))
 
