@@ -66,7 +66,17 @@ def like(value, reference: Array, dtype=None) -> Array:
     xp, dtype = namespace(reference), dtype or reference.dtype
     if xp is numpy_namespace:
         return np.asarray(to_host(value), dtype=dtype)
-    return xp.asarray(value, dtype=dtype, device=reference.device)
+    return as_array(value, xp, dtype, reference.device)
+
+
+def as_array(value, xp, dtype, device=None) -> Array:
+    """Return `value` as an array of the library `xp`; a tensor keeps the graph of its derivatives.
+
+    `torch.asarray` warns of a tensor that requires grad, and older ones cut it off.
+    """
+    if not hasattr(value, "detach"):
+        return xp.asarray(value, dtype=dtype, device=device)
+    return value.to(device=device, dtype=dtype)
 
 
 # --- precision ------------------------------------------------------------------------------------

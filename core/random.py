@@ -32,7 +32,7 @@ from purenets.core.arguments import (
     is_integer,
     shown,
 )
-from purenets.core.arrays import NUMPY, dtype_called, is_full, kind_of, namespace
+from purenets.core.arrays import NUMPY, as_array, dtype_called, is_full, kind_of, namespace
 from purenets.core.base import Array, UserError
 
 __all__ = [
@@ -336,7 +336,7 @@ def bernoulli(key: Array, p: float | Array = 0.5, shape=()) -> Array:
     words = bits(key, _size("bernoulli", shape))
     words = xp.astype(words, xp.float64)  # exact: 32 of its 53 bits
     if hasattr(p, "dtype"):  # in half precision 2**32 is infinite
-        p = xp.astype(xp.asarray(p, device=key.device), xp.float64)
+        p = as_array(p, xp, xp.float64, key.device)
     if many:
         return xp.reshape(words, shape) < p * 2.0**32
     return xp.reshape(words < p * 2.0**32, shape)

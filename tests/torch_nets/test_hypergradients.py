@@ -338,3 +338,43 @@ def test_norm_of_zeros_has_the_slope_0():
     zeros = {"w": torch.zeros(3), "c": torch.zeros(2, dtype=torch.complex64)}
     slope = torch.func.grad(tree.norm)(zeros)
     assert not any(leaf.any() for leaf in slope.values())
+
+
+# --- hyper-parameters that require grad --------------------------------------------------
+
+
+def after_a_step_with(rate):
+    """A sum of the params after a step with a rate that `set_hyperparams` put into the state."""
+    optimizer = optim.inject_hyperparams(optim.adamw, lr=0.1)
+    state = optim.set_hyperparams(optimizer.init(PARAMS), lr=rate)
+    updates, _ = optimizer.update(tree.map(torch.sin, PARAMS), state, PARAMS)
+    return tree.norm(apply_updates(PARAMS, updates))
+
+
+WIDE = torch.tensor(0.3, dtype=torch.float64)
+OF_TENSORS = {
+    "set_hyperparams": after_a_step_with,
+    "another dtype": lambda rate: tree.norm(
+        optim.adamw(rate + WIDE).update(PARAMS, optim.adamw(0.1).init(PARAMS), PARAMS)[0]
+    ),
+    "bernoulli": lambda p: (p * random.bernoulli(KEY, p, (9,))).sum(),
+}
+
+
+@pytest.fixture
+def warn_always():
+    """Let torch give a warning each time, which it gives once in a process."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", OF_TENSORS)
+def test_numbers_that_require_grad_give_no_warning(name, warn_always):
+    f, at = OF_TENSORS[name], torch.tensor(0.25)
+    expected = (f(at + 1e-2) - f(at - 1e-2)) / 2e-2
+    leaf = at.clone().requires_grad_()
+    (by_autograd,) = torch.autograd.grad(f(leaf), leaf)
+    for found in (torch.func.grad(f)(at), by_autograd):
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)

@@ -15,7 +15,16 @@ from purenets.core.arguments import (
     POSITIVE,
     shown,
 )
-from purenets.core.arrays import NUMPY, is_tracing, kind_of, like, namespace, real_dtype, to_host
+from purenets.core.arrays import (
+    NUMPY,
+    as_array,
+    is_tracing,
+    kind_of,
+    like,
+    namespace,
+    real_dtype,
+    to_host,
+)
 from purenets.core.base import Array, Optimizer, Params, Schedule, UserError
 
 Hyper = float | Array | Callable[[Array], Array]
@@ -81,7 +90,7 @@ def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     if xp is not namespace(leaf):
         return like(value, leaf, real_dtype(leaf))
     same = value.dtype == leaf.dtype
-    return value if same else xp.astype(xp.asarray(value), real_dtype(leaf))
+    return value if same else as_array(value, xp, real_dtype(leaf))
 
 
 def has_schedule(*values: Hyper | tuple[Hyper, ...]) -> bool:
