@@ -19,6 +19,7 @@ import math
 import operator
 from collections.abc import Callable
 from statistics import NormalDist
+from typing import NoReturn
 
 import numpy as np
 
@@ -34,6 +35,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import NUMPY, as_array, dtype_called, is_full, kind_of, namespace
 from purenets.core.base import Array, UserError
+from purenets.core.other_names import refuse_name
 
 __all__ = [
     "bernoulli",
@@ -52,6 +54,11 @@ __all__ = [
 MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
 FEW, PART_BITS = 2**12, 16  # of fewer than FEW probabilities, their 2**16th parts are drawn
 DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a counter
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of JAX is here."""
+    refuse_name("random", name)
 
 
 def key(seed: int) -> np.ndarray:

@@ -8,10 +8,11 @@ must have the same names; an error lists those that differ.
 import builtins
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from purenets.core.arrays import dtype_called, is_full, kind_of, namespace, sqrt, widened
 from purenets.core.base import Array, Params, UserError
+from purenets.core.other_names import refuse_name
 from purenets.core.vector_dict import from_vector, vector_of
 
 __all__ = [
@@ -35,6 +36,11 @@ NO_LEAVES = (list, tuple, type(None))
 Layout = tuple[
     tuple[str, slice, tuple[int, ...]], ...
 ]  # name, place in a vector and shape of each leaf
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of JAX is here."""
+    refuse_name("tree", name)
 
 
 def map(f: Callable, tree: dict, *rest: dict) -> dict:
@@ -221,12 +227,13 @@ def _named_leaves(function: str, tree: dict, path: str = "") -> list[tuple[str, 
     return found
 
 
-def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
-    """Return a nested dict as a flat one; the names along the way are joined by "/".
+def flatten(tree: dict, prefix: str = "", *, sep: str = SEPARATOR) -> dict[str, Array]:
+    """Return a nested dict as a flat one; the names along the way are joined by "/", or by `sep`.
 
     Args:
         tree: a nested dict.
         prefix: what all names begin with.
+        sep: what joins the names; "." makes names as those of a model's params.
 
     Returns:
         A dict without dicts in it.
@@ -239,12 +246,15 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Array]:
         >>> from purenets import tree
         >>> tree.flatten({"adam": {"count": 3}, "fc1.bias": 0})
         {'adam/count': 3, 'fc1.bias': 0}
+        >>> tree.flatten({"fc1": {"weight": 1, "bias": 0}}, sep=".")
+        {'fc1.weight': 1, 'fc1.bias': 0}
     """
-    return _flattened("flatten", _text_only("flatten", prefix), tree)
+    sep = _text_only("flatten", sep)
+    return _flattened("flatten", _text_only("flatten", prefix), tree, sep)
 
 
-def _flattened(function: str, prefix: str, tree: dict) -> dict[str, Array]:
-    """Return `flatten(tree, prefix)`; errors begin with `function`."""
+def _flattened(function: str, prefix: str, tree: dict, sep: str = SEPARATOR) -> dict[str, Array]:
+    """Return `flatten(tree, prefix, sep=sep)`; errors begin with `function`."""
     flat: dict[str, Array] = {}
     for name, leaf in _items(function, tree):
         if not isinstance(name, str):
@@ -252,7 +262,7 @@ def _flattened(function: str, prefix: str, tree: dict) -> dict[str, Array]:
         _refuse_leaves(function, prefix + name, leaf)
         nested = isinstance(leaf, dict)
         new = (
-            _flattened(function, f"{prefix}{name}{SEPARATOR}", leaf)
+            _flattened(function, f"{prefix}{name}{sep}", leaf, sep)
             if nested
             else {prefix + name: leaf}
         )
@@ -263,13 +273,16 @@ def _flattened(function: str, prefix: str, tree: dict) -> dict[str, Array]:
     return flat
 
 
-def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
+def unflatten(
+    flat: dict[str, Array], like: dict, prefix: str = "", *, sep: str = SEPARATOR
+) -> dict:
     """Return a flat dict with the nesting of another one: the inverse of `flatten`.
 
     Args:
         flat: a flat dict, as `flatten` returns it; names that `like` lacks are ignored.
         like: the nested dict whose names and nesting to take.
         prefix: what all names in `flat` begin with.
+        sep: what joins their parts, as in `flatten`.
 
     Returns:
         A nested dict with the leaves of `flat`.
@@ -282,14 +295,14 @@ def unflatten(flat: dict[str, Array], like: dict, prefix: str = "") -> dict:
         >>> tree.unflatten({"adam/count": 4, "step": 8}, like={"adam": {"count": 0}, "step": 0})
         {'adam': {'count': 4}, 'step': 8}
     """
-    prefix = _text_only("unflatten", prefix)
+    prefix, sep = _text_only("unflatten", prefix), _text_only("unflatten", sep)
     if not isinstance(flat, dict):
         raise UserError(f"unflatten: flat is a {type(flat).__name__}, needs a dict of arrays")
     tree = {}
     for name, leaf in _items("unflatten", like):
         path = f"{prefix}{name}"
         if isinstance(leaf, dict):
-            tree[name] = unflatten(flat, leaf, path + SEPARATOR)
+            tree[name] = unflatten(flat, leaf, path + sep, sep=sep)
         elif path not in flat:
             raise UserError(f"unflatten: {path}: missing in flat")
         else:

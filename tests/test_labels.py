@@ -192,6 +192,16 @@ def test_what_is_no_label_is_refused(backend, wrong):
         backend(labels)
 
 
+def test_the_class_that_torch_ignores_is_answered_with_torchs_loss():
+    logits, y = torch.zeros(4, 3, 5), torch.zeros(4, 5, dtype=torch.long)
+    y[0, 2] = -100
+    with pytest.raises(UserError, match=r"0 to 2; torch\.nn\.functional\.cross_entropy\(z, y\)"):
+        torch_nets.losses.cross_entropy(logits, y)
+    assert torch.nn.functional.cross_entropy(logits, y).isfinite()
+    with pytest.raises(UserError, match=r"target -1 is none of the classes 0 to 2$"):
+        torch_nets.losses.cross_entropy(logits, y.clamp(min=-1))
+
+
 @BACKENDS
 def test_empty_batch_has_no_loss(backend):
     with pytest.raises(UserError, match="empty batch"):

@@ -1,10 +1,13 @@
 """Networks on torch: pure functions over dicts of tensors, torch.func, torch.compile."""
 
+from typing import NoReturn
+
 import torch
 
 from purenets.core.arrays import register_full, register_outside, register_tracing
 from purenets.core.ensemble import stack_states, unstack_states
 from purenets.core.optim.internals.kernels import register_kernel
+from purenets.core.other_names import refuse_name
 from purenets.core.random import register_philox
 from purenets.core.scan import register_loop
 from purenets.torch_nets import layers, losses
@@ -34,6 +37,12 @@ pytree.register()
 register_kernel(torch.Tensor, fused_optimizers.step)
 register_loop(traced_loop)
 register_philox(philox_on_gpu)
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of JAX is here."""
+    refuse_name("torch_nets", name)
+
 
 __all__ = [
     "CNN",

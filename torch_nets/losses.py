@@ -51,6 +51,8 @@ __all__ = [
     "smoothed_cross_entropy",
 ]
 
+IGNORED = -100  # what the losses of torch leave out
+LEAVES_OUT = "torch.nn.functional.cross_entropy(z, y), classes on axis 1, leaves it out"
 NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
 
 
@@ -161,8 +163,9 @@ def _name_class(error: Exception, logits: Tensor) -> None:
     """Raise a UserError if torch's kernel has found a class that does not exist."""
     if "out of bounds" in str(error):
         wrong, last = re.search(r"-?\d+", str(error)).group(), logits.shape[1] - 1
+        hint = f"; {LEAVES_OUT}" if wrong == str(IGNORED) else ""
         raise UserError(
-            f"cross_entropy: target {wrong} is none of the classes 0 to {last}"
+            f"cross_entropy: target {wrong} is none of the classes 0 to {last}{hint}"
         ) from error
 
 

@@ -356,7 +356,8 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
 def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
     """Return an optimizer that updates once for every k gradients, by their mean.
 
-    The other updates are zero. For batches that do not fit into memory as a whole.
+    The other updates are zero. For batches that do not fit into memory as a whole. Put averages of
+    the params inside, `accumulate(chain(o, ema(d)), k)`: outside they average at every gradient.
 
     Args:
         optimizer: the optimizer to wrap. Its `value`, if it takes one, is the mean loss of the k
@@ -517,8 +518,9 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
 
     It is the last part of a chain, after `reduce_on_plateau` and outside of `lookahead`: it passes
     the updates, and averages the params after them. The average begins at the first params, without
-    bias correction. Evaluate it by `with_averaged_params`. optax.ema is another thing: it averages
-    the updates.
+    bias correction. Evaluate it by `with_averaged_params`. With `accumulate` it stands inside,
+    `accumulate(chain(o, ema(d)), k)`, to average once for each update. optax.ema is another thing:
+    it averages the updates.
 
     Args:
         decay: the decay rate of the average, in [0, 1). As an array or from a schedule it has the

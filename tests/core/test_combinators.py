@@ -346,3 +346,14 @@ def test_find_reads_the_outermost_entry_first(params):
 def test_finite_is_told_for_all_leaves(params):
     assert bool(wrappers.all_finite(params))
     assert not bool(wrappers.all_finite({**params, "fc2.bias": np.array([1.0, np.nan])}))
+
+
+def test_an_average_within_accumulation_moves_once_for_each_update(params, gradients):
+    inside = optim.accumulate(optim.chain(optim.sgd(0.1), optim.ema(0.5)), 2)
+    outside = optim.chain(optim.accumulate(optim.sgd(0.1), 2), optim.ema(0.5))
+    doubled = [g for g in gradients for _ in range(2)]
+    _, once = run(optim.chain(optim.sgd(0.1), optim.ema(0.5)), params, gradients)
+    _, found = run(inside, params, doubled)
+    _, other = run(outside, params, doubled)
+    assert close(optim.get_state(found, "ema"), optim.get_state(once, "ema"))
+    assert not close(optim.get_state(other, "ema"), optim.get_state(once, "ema"))

@@ -167,3 +167,15 @@ def test_names_of_leaves_are_strings():
     for wrong in ({3: 1}, {"a": {3: 1}}):
         with pytest.raises(UserError, match="must be a string"):
             tree.flatten(wrong)
+
+
+def test_names_are_joined_by_another_text():
+    nested = {"fc1": {"weight": 1, "norm": {"scale": 2}}, "step": 3}
+    flat = tree.flatten(nested, sep=".")
+    assert flat == {"fc1.weight": 1, "fc1.norm.scale": 2, "step": 3}
+    assert tree.unflatten(flat, like=nested, sep=".") == nested
+    assert tree.flatten(nested, "net.", sep=".").keys() == {f"net.{name}" for name in flat}
+    with pytest.raises(UserError, match=r"two leaves get the name 'a\.b'"):
+        tree.flatten({"a": {"b": 1}, "a.b": 2}, sep=".")
+    with pytest.raises(UserError, match="flatten: None is no text"):
+        tree.flatten(nested, sep=None)
