@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from purenets.core.report.document import Section
-from scripts import cnn_sweep
+from scripts import cifar10_sweep, cnn_sweep
 from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import mlp as mlp_figures
 from scripts.figures import rnn as rnn_figures
@@ -22,6 +22,7 @@ def appendix(found: dict[str, dict]) -> list[Section]:
         of_perceptrons(found)
         | {
             "presets-curves": of_presets(found),
+            "held-out-curves": of_held_out(found),
             "settings-curves": of_settings(found),
         }
         | of_lengths(found)
@@ -54,6 +55,17 @@ def of_presets(found: dict[str, dict]) -> Figure | None:
     rows = [row for row in found.get("part1_cifar10", {"rows": []})["rows"] if row not in drawn]
     named = [row | {"setting": cifar10.title_of(row["setting"])} for row in rows]
     return cifar10_figures.learning_curves(named) if rows else None
+
+
+def of_held_out(found: dict[str, dict]) -> Figure | None:
+    """Return the curves of the whole recipes of the ablation, which hold validation images out."""
+    rows = found.get("part1_cifar10_ablation", {"rows": []})["rows"]
+    whole = [row for row in rows if row["setting"] in cifar10_sweep.CHANGES]
+    named = [
+        row | {"setting": cifar10.of_shortened(row["setting"])["ablation_of"].replace("`", "")}
+        for row in whole
+    ]
+    return cifar10_figures.learning_curves(named) if whole else None
 
 
 def of_settings(found: dict[str, dict]) -> Figure | None:
