@@ -73,8 +73,9 @@ def as_array(value, xp, dtype, device=None) -> Array:
     """Return `value` as an array of the library `xp`; a tensor keeps the graph of its derivatives.
 
     `torch.asarray` warns of a tensor that requires grad, and older ones cut it off.
+    (torch.compile answers for NumPy's arrays as for tensors: they are asked for by type.)
     """
-    if not hasattr(value, "detach"):
+    if isinstance(value, NUMPY) or not hasattr(value, "detach"):
         return xp.asarray(value, dtype=dtype, device=device)
     return value.to(device=device, dtype=dtype)
 
