@@ -19,6 +19,7 @@ from purenets import (
     Batch,
     Model,
     Optimizer,
+    TrainState,
     data,
     evaluate,
     fit,
@@ -63,6 +64,7 @@ class Config(Options):
     learning_rate: float = option(1e-2, "of Adam, at the top of one cycle", positive)
     steps: int = option(300, "steps to train for", positive)
     batch_size: int = option(64, "images in a step", up_to(1000))
+    eval_freq: int = option(20, "steps between two points of the curves", positive)
     threads: int = option(1, "CPU threads", thread_count)
     results: str = option(None, "JSON file for what was found; as Markdown beside it", file_path)
 
@@ -86,7 +88,7 @@ def main(config: Config) -> list[dict]:
 
 
 def trained(config: Config, net: str, order: str, seed: int) -> dict:
-    """Train one network; return its row with the test accuracy."""
+    """Train one network; return its row with the test accuracy, of the first seed with curves."""
     import torch
 
     from purenets.torch_nets import grad_fn, metrics_fn
@@ -94,16 +96,26 @@ def trained(config: Config, net: str, order: str, seed: int) -> dict:
     data_key, order_key, init_key, batch_key = random.split(random.key(seed), 4)
     train, test = images(net, order, data_key, order_key)
     model, optimizer = make_model(config, net), make_optimizer(config)
-    state, _ = fit(
+    metrics, is_first = metrics_fn(model), seed == config.first_seed
+
+    def losses_and_accuracies(state: TrainState) -> dict:
+        return {
+            f"{part}_{name}": float(value)
+            for part, images_of_part in (("train", train), ("test", test))
+            for name, value in evaluate(metrics, state, images_of_part).items()
+        }
+
+    state, history = fit(
         make_step(grad_fn(model), optimizer),
         init_state(model, optimizer, torch.as_tensor(init_key)),
         data.batches(train, config.batch_size, batch_key),
         steps=config.steps,
-        every=config.steps,
+        every=config.eval_freq if is_first else config.steps,
+        evaluate=losses_and_accuracies,
     )
-    accuracy = evaluate(metrics_fn(model), state, test)["accuracy"]
-    found = {"net": net, "pixels": order, "seed": seed, "test_accuracy": float(accuracy)}
-    return found | runs.origin()
+    found = {"net": net, "pixels": order, "seed": seed}
+    found["test_accuracy"] = history[-1]["test_accuracy"]
+    return found | ({"history": history} if is_first else {}) | runs.origin()
 
 
 def make_optimizer(config: Config) -> Optimizer:

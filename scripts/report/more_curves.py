@@ -20,6 +20,7 @@ def appendix(found: dict[str, dict]) -> list[Section]:
     """Return the appendix; an empty list if `found` has no curves for it."""
     values = (
         of_perceptrons(found)
+        | {"shuffled-curves": of_shuffled(found)}
         | {
             "presets-curves": of_presets(found),
             "held-out-curves": of_held_out(found),
@@ -47,6 +48,15 @@ def of_perceptrons(found: dict[str, dict]) -> dict:
         "strategies-curves": mlp_figures.strategies(sizes["rows"]) if sizes["rows"] else None,
         "noise-curves": figure,
     }
+
+
+def of_shuffled(found: dict[str, dict]) -> Figure | None:
+    """Return the curves of both nets on digits with the pixels in order and shuffled."""
+    rows = [row for row in found.get("part1_shuffled", {"rows": []})["rows"] if "history" in row]
+    histories: dict[str, dict[str, list]] = {}
+    for row in rows:
+        histories.setdefault(row["net"], {})[row["pixels"]] = row["history"]
+    return part1.curves(histories)
 
 
 def of_presets(found: dict[str, dict]) -> Figure | None:

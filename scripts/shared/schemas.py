@@ -110,6 +110,7 @@ SHUFFLED = {  # of the digits with their pixels in order or shuffled: a network 
     "pixels": str,
     "seed": int,
     "test_accuracy": float,
+    "history?": rows_with("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy"),
 }
 HOLDOUT = {  # of palindromes with held-out first halves: a length and a number of halves
     "T": int,
