@@ -105,7 +105,7 @@ def trained(config: Config, net: str, order: str, seed: int) -> dict:
             for name, value in evaluate(metrics, state, images_of_part).items()
         }
 
-    state, history = fit(
+    _, history = fit(
         make_step(grad_fn(model), optimizer),
         init_state(model, optimizer, torch.as_tensor(init_key)),
         data.batches(train, config.batch_size, batch_key),
