@@ -13,6 +13,7 @@ from scripts.report import cifar10, part1, part2
 from scripts.report.prose import sections
 
 NAMES = {"sgd": "SGD", "adam": "Adam"}
+ROW_HEIGHT = 2.1  # inches of a setting's curves, before the figure has the width of the text
 DRAWN = (*cnn_sweep.COMPARED, part2.BEST)  # the settings of the reduced VGG in Part II
 
 
@@ -64,7 +65,7 @@ def of_presets(found: dict[str, dict]) -> Figure | None:
     drawn = [*cifar10.headline_rows(found, "mlp"), *cifar10.headline_rows(found, "cnn")]
     rows = [row for row in found.get("part1_cifar10", {"rows": []})["rows"] if row not in drawn]
     named = [row | {"setting": cifar10.title_of(row["setting"])} for row in rows]
-    return cifar10_figures.learning_curves(named) if rows else None
+    return learning_curves(named)
 
 
 def of_held_out(found: dict[str, dict]) -> Figure | None:
@@ -75,14 +76,24 @@ def of_held_out(found: dict[str, dict]) -> Figure | None:
         row | {"setting": cifar10.of_shortened(row["setting"])["ablation_of"].replace("`", "")}
         for row in whole
     ]
-    return cifar10_figures.learning_curves(named) if whole else None
+    return learning_curves(named)
 
 
 def of_settings(found: dict[str, dict]) -> Figure | None:
     """Return the curves of the settings of the reduced VGG that Part II does not draw."""
     rows = found.get("part2_settings", {"rows": []})["rows"]
     rows = [row for row in rows if row["setting"] not in DRAWN]
-    return cifar10_figures.learning_curves(rows) if rows else None
+    return learning_curves(rows)
+
+
+def learning_curves(rows: list[dict]) -> Figure | None:
+    """Draw the curves of each setting, two figures on a page; return None if there are none."""
+    if not rows:
+        return None
+    figure = cifar10_figures.learning_curves(rows)
+    figure.set_size_inches(figure.get_figwidth(), ROW_HEIGHT * len(figure.axes) / 2)
+    part1.one_legend(figure, 3)
+    return figure
 
 
 def of_lengths(found: dict[str, dict]) -> dict:

@@ -242,10 +242,7 @@ def curves(histories: dict[str, dict[str, list]]) -> Figure | None:
         return None
     figure = mlp_figures.curves_of(histories, log=True)
     figure.set_size_inches(TEXT_WIDTH, CURVE_HEIGHT * len(histories))
-    names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*names, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    for axis in figure.axes:
-        axis.get_legend().remove()
+    one_legend(figure, 2)
     for axis in figure.axes[::2]:
         label_losses(axis)
     for axis in figure.axes[1::2]:
@@ -253,6 +250,15 @@ def curves(histories: dict[str, dict[str, list]]) -> Figure | None:
     for axis in figure.axes[:-2]:
         axis.set_xlabel("")
     return figure
+
+
+def one_legend(figure: Figure, columns: int) -> None:
+    """Put the legend of the first panel below all of them, in place of their own."""
+    names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    for axis in figure.axes:
+        if axis.get_legend():
+            axis.get_legend().remove()
 
 
 def label_losses(axis) -> None:
