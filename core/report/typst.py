@@ -53,7 +53,7 @@ TYPST = f"""
 #show table.cell.where(y: 0): set text(weight: 600)
 #set table(stroke: none, inset: (x: 4pt, y: 2.6pt))
 #set outline(indent: 1.2em)
-#show outline.entry.where(level: 1): set block(above: 0.9em)
+#show outline.entry.where(level: 1): set block(above: 0.7em)
 #let forward = rgb("#0b5f99")
 #let backward = rgb("#b04a00")
 #let stage(f, name, b) = grid(

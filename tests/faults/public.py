@@ -69,7 +69,7 @@ INTERNAL = {
     *("torch_nets.analysis.ghost.backward", "torch_nets.analysis.ghost.clip_factors"),
     *("torch_nets.ensemble.check_members", "torch_nets.ensemble.check_prefixes"),
     *("torch_nets.images.expect_images", "torch_nets.selection.losses"),
-    "torch_nets.analysis.trace.check_parts",
+    *("torch_nets.analysis.trace.check_parts", "torch_nets.image_mlps.float32_suffices"),
     *("torch_nets.precision.autotune", "torch_nets.precision.variants_for"),
     *(f"torch_nets.analysis.per_example.{name}" for name in ("check_chunk", "example_keys")),
     "torch_nets.analysis.privacy.add_noise",

@@ -48,7 +48,7 @@ from purenets.numpy_nets import image_modules, modules
 from purenets.torch_nets import augment, fast_cnn, image_mlps, images, layers, losses
 from purenets.torch_nets.ensemble import deep_ensemble, per_member_grad_fn
 from tests.faults import public
-from tests.faults.flags import TimeIsUp, limit_memory, limited
+from tests.faults.flags import SECONDS, TimeIsUp, limit_memory, limited
 
 KEY, TORCH_KEY = random.key(0), torch.as_tensor(random.key(0))
 X, Y = np.ones((6, 4), np.float32), np.array([0, 1, 2] * 2)
@@ -279,7 +279,12 @@ def outcome(call: Call, argument: str, value: Any) -> str:
     f, arguments = call
     quiet = io.StringIO()
     try:
-        with limited(), redirect_stdout(quiet), redirect_stderr(quiet), np.errstate(all="ignore"):
+        with (
+            limited(SECONDS, []),
+            redirect_stdout(quiet),
+            redirect_stderr(quiet),
+            np.errstate(all="ignore"),
+        ):
             product = f(**arguments | {argument: value})
             if not callable(value):  # a schedule of the caller's, which raises what it likes
                 use(product, [TORCH_STATE] if isinstance(value, torch.Tensor) else BOTH)
