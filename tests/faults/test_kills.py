@@ -89,7 +89,8 @@ def test_stopped_at_random_and_resumed_gives_the_same_files(case, tmp_path):
     while stopped_runs < wanted:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         if (whole / "probe.json").exists():  # the fastest way is measured: once for all runs
-            shutil.copy(whole / "probe.json", folder)
+            for name in ("config.json", "probe.json"):  # as a run that has saved nothing else
+                shutil.copy(whole / name, folder)
         own = stop_and_resume(command, folder, seconds, case.resume)
         stops += own
         stopped_runs += own.total() > 0
