@@ -49,21 +49,21 @@ def stop_and_resume(
             os.killpg(process.pid, number)
             _, error = process.communicate()
             counts[number.name] += process.returncode != 0
-        assert not _traceback(error.decode()), f"{command}: {error.decode()}"
+        assert not ends_in_traceback(error.decode()), f"{command}: {error.decode()}"
         if process.returncode == 0:
             return counts
     raise AssertionError(f"{command}: does not end by itself; its last words are {error.decode()}")
 
 
-def _traceback(error: str) -> bool:
+def ends_in_traceback(error: str) -> bool:
     """Whether a script ended in a traceback of its own, but for Ctrl-C before it began: while
     Python itself starts and imports the script, nobody can hear it. torchrun shows its own, whose
     files may lie within the project's folder too, in its virtual environment.
     """
-    began = "in run" in error or "in main" in error
-    interrupted = "KeyboardInterrupt" in error and not began
     files = [line for line in error.splitlines() if line.strip().startswith('File "')]
     own = [line for line in files if f'"{ROOT}' in line and "site-packages" not in line]
+    began = any(line.endswith((", in run", ", in main")) for line in own)
+    interrupted = "KeyboardInterrupt" in error and not began
     return bool(own) and not interrupted
 
 

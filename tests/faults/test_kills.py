@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.faults import crash_points
-from tests.faults.kills import start, stop_and_resume, timed
+from tests.faults.kills import ROOT, ends_in_traceback, start, stop_and_resume, timed
 from tests.faults.record import FILE, record, scaled
 
 DIGITS = "--data digits"
@@ -106,3 +106,18 @@ def test_stopped_at_random_and_resumed_gives_the_same_files(case, tmp_path):
     )
     assert different == []
     assert left == []
+
+
+@pytest.mark.parametrize(
+    ("function", "last", "ours"),
+    [
+        ("<module>", "KeyboardInterrupt", False),  # the script was still being imported
+        ("main", "KeyboardInterrupt", True),
+        ("<module>", "ValueError: x", True),
+    ],
+)
+def test_a_traceback_is_ours_but_for_ctrl_c_while_a_script_is_imported(function, last, ours):
+    own = f'  File "{ROOT}/scripts/train.py", line 17, in {function}'
+    torchrun = '  File "/lib/site-packages/torch/distributed/run.py", line 1138, in main'
+    assert ends_in_traceback("\n".join([own, last, torchrun, "SignalException"])) is ours
+    assert not ends_in_traceback("\n".join([torchrun, last]))
