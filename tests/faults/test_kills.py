@@ -89,14 +89,16 @@ def test_stopped_at_random_and_resumed_gives_the_same_files(case, tmp_path):
     while stopped_runs < wanted:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         if (whole / "probe.json").exists():  # the fastest way is measured: once for all runs
-            for name in ("config.json", "probe.json"):  # as a run that has saved nothing else
-                shutil.copy(whole / name, folder)
-        own = stop_and_resume(command, folder, seconds, case.resume)
-        stops += own
-        stopped_runs += own.total() > 0
-        different += crash_points.differing(whole, folder)
+            for file in ("config.json", "probe.json"):  # as a run that has saved nothing else
+                shutil.copy(whole / file, folder)
+        counts = stop_and_resume(command, folder, seconds, case.resume)
+        stops += counts
+        stopped_runs += counts.total() > 0
+        names = crash_points.differing(whole, folder)
+        different += names
         left += crash_points.unfinished(folder)
-        shutil.rmtree(folder)
+        if not names:  # one that differs is kept, to be looked at
+            shutil.rmtree(folder)
     record(
         f"stopped: {case.script}, processes {case.processes}",
         stops=dict(stops),
