@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterator
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 _ignored: set[int] = set()
+_asked: list[list[int]] = []  # what arrived in each block of `stop_requested`, the innermost last
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM arrived; raised between two steps, after `save` was called."""
 
 
 def ignore() -> None:
@@ -35,9 +40,21 @@ def stop_requested() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    _asked.append(asked)
     for number in before:
         signal.signal(number, ask)
     try:
         yield lambda: bool(asked)
     finally:
         restore()
+        _asked.pop()
+
+
+def expect_no_stop(doing: str) -> None:
+    """Raise Interrupted if a loop has been asked to stop while it was `doing` something.
+
+    A terminal sends Ctrl-C to this process and to all that it started. So what they made until then
+    may be of no use, even where no error says so, and the loop must not go on with it.
+    """
+    if any(_asked):
+        raise Interrupted(f"stopped while {doing}")

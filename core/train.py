@@ -56,7 +56,7 @@ from purenets.core.optim.internals.precision import ERRORS, expect_params
 from purenets.core.optim.internals.trial import expect_own_parts
 from purenets.core.optim.state import check_opt_state
 from purenets.core.serial import init_leaves
-from purenets.core.signals import stop_requested
+from purenets.core.signals import Interrupted, stop_requested
 from purenets.core.vector_dict import with_vector
 
 
@@ -66,10 +66,6 @@ class Diverged(ArithmeticError):
 
 class PeerLost(RuntimeError):
     """Another process of the run is gone, and this one cannot go on without it."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM arrived; raised between two steps, after `save` was called."""
 
 
 def init_state(model: Model, optimizer: Optimizer, key: Array, example: Any = None) -> TrainState:
@@ -351,7 +347,10 @@ def fit(
         if begin == 0 and evaluate and not history:
             history.append(_row(0, {}, state, evaluate))
         for i in range(begin, steps):
-            state, metrics = step(state, batches(i))
+            try:
+                state, metrics = step(state, batches(i))
+            except Interrupted as error:  # it was being compiled
+                raise _stopped(i, steps, state, history, sums, save) from error
             if metrics.keys() != names:  # at the first step
                 names = _checked_names(metrics, sums, history[-1] if history and i == 0 else {})
             sums = running_sums.add(sums, metrics)
@@ -367,10 +366,15 @@ def fit(
                 if save:
                     save(state, history, {})
             if stop():
-                if save and len(sums) > 1:
-                    save(state, history, sums)
-                raise Interrupted(f"stopped after step {done} of {steps}")
+                raise _stopped(done, steps, state, history, sums, save)
     return state, history
+
+
+def _stopped(done: int, steps: int, state, history, sums, save) -> Interrupted:
+    """Save what the last row has not saved; return the exception to raise."""
+    if save and len(sums) > 1:
+        save(state, history, sums)
+    return Interrupted(f"stopped after step {done} of {steps}")
 
 
 def _expect_arguments(step, state, batches, evaluate, save, metric_sums) -> None:

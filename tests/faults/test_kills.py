@@ -1,8 +1,10 @@
 """Every training script on its default flags, stopped by SIGKILL, SIGTERM or Ctrl-C at random
 moments and gone on with, ends with the files of an uninterrupted run; in several processes too."""
 
+import os
 import shlex
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -108,6 +110,34 @@ def test_stopped_at_random_and_resumed_gives_the_same_files(case, tmp_path):
     )
     assert different == []
     assert left == []
+
+
+@pytest.mark.parametrize("number", ["INT", "TERM"])
+def test_a_signal_that_ends_the_compiler_too_changes_no_bits(number, tmp_path, monkeypatch):
+    if number == "TERM" and not FILE:
+        pytest.skip("takes long: only in the campaign, make faults")
+    compiler, came = tmp_path / "g++", tmp_path / "came"
+    compiler.write_text(f"""#!/bin/sh
+if [ ! -e "{came}" ]; then touch "{came}"; kill -{number} 0; sleep 9; fi  # 0: all of the group
+exec "{shutil.which("g++")}" "$@"
+""")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    flags = "--input_length 4 --num_hidden 8 --batch_size 8 --eval_size 20 --train_steps 20"
+    command = start("train", [*shlex.split(flags), "--resume", "--out"])
+    stopped = subprocess.run(
+        [*command, tmp_path / "stopped"], capture_output=True, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (stopped.returncode, came.exists()) == (130, True)
+    assert "stopped after step 0 of 20; there was nothing to save yet" in stopped.stderr
+    assert "uncompiled" not in stopped.stderr
+    for name in ("stopped", "whole"):
+        timed([*command, tmp_path / name])
+    different = crash_points.differing(tmp_path / "whole", tmp_path / "stopped")
+    record(f"stopped: train while it is compiled, SIG{number}", runs=1, differing=len(different))
+    assert different == []
 
 
 @pytest.mark.parametrize(

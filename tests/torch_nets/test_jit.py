@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import gc
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,7 +17,19 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
-from purenets import UserError, init_state, make_step, numpy_nets, optim, random, scan, tree
+from purenets import (
+    Interrupted,
+    UserError,
+    fit,
+    init_state,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    scan,
+    train_state,
+    tree,
+)
 from purenets.torch_nets import (
     MLP,
     VanillaRNN,
@@ -523,6 +537,38 @@ def test_transforms_and_gradients_go_through_the_function_itself():
     with forward_ad.dual_level():
         dual = compiled({"x": forward_ad.make_dual(x, torch.ones_like(x))}, PAIR, 3, None)["sum"]
         assert torch.allclose(forward_ad.unpack_dual(dual).tangent, 3 * x**2)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_stop_while_a_step_is_compiled_ends_before_it(fails, monkeypatch):
+    """The signal may end the compiler too: then the code is missing, or another one."""
+    compile_graph = aot._compile
+
+    def compile_and_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        if fails:
+            raise RuntimeError("the compiler ended by signal 2")
+        return compile_graph(*arguments)
+
+    @jit
+    def step(state, x):
+        return state._replace(step=state.step + 1), {"loss": x.sum()}
+
+    monkeypatch.setattr(aot, "_compile", compile_and_stop)
+    start = train_state({"w": torch.zeros(1)}, {}, optim.sgd(0.1), random.key(0))
+    saved = []
+    with pytest.raises(Interrupted, match="after step 2 of 9"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(
+            lambda state, x: eager_then_compiled(step, state, x), start, torch.ones, steps=9,
+            save=lambda *what: saved.append(what),
+        )  # fmt: skip
+    assert [int(state.step) for state, _, _ in saved] == [2]
+
+
+def eager_then_compiled(step, state, x):
+    """Two steps as they are, then compiled ones."""
+    return step(state, x) if len(x) >= 2 else step.__wrapped__(state, x)
 
 
 def test_without_a_compiler_the_step_runs_eagerly_and_says_so(monkeypatch, traces):

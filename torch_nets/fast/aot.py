@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from purenets.core.signals import expect_no_stop
 from purenets.torch_nets.fast.structure import (
     Returned,
     TensorSpec,
@@ -261,6 +262,7 @@ def compile_graph(
 
     Raises:
         Unsupported: inductor could not compile it.
+        Interrupted: a loop was asked to stop meanwhile, by a signal that ends compilers as well.
     """
     autocast = torch._C._is_any_autocast_enabled()
     patches = {"size_asserts": False}  # the caller has compared sizes and strides
@@ -277,7 +279,9 @@ def compile_graph(
             else:
                 artifact = _compile(graph, list(examples), patches, inner)
     except Exception as error:
+        expect_no_stop("compiling")
         raise Unsupported(reason(error)) from error
+    expect_no_stop("compiling")
     compiled = getattr(artifact, "_compiled_fn", artifact)  # without the artifact's bytes
     if inner and not _returns_views(graph):
         compiled = inner[0]
