@@ -571,6 +571,34 @@ def eager_then_compiled(step, state, x):
     return step(state, x) if len(x) >= 2 else step.__wrapped__(state, x)
 
 
+def test_a_header_that_a_killed_compiler_left_half_written_is_made_again(monkeypatch, tmp_path):
+    compile_graph, calls = aot._compile, []
+    header = tmp_path / "cabc.h.gch"
+    header.write_bytes(b"gpch")
+
+    def compile_as_g_plus_plus_does(*arguments):
+        calls.append(header.exists())
+        if header.exists():
+            command = f"g++ a.cpp -O3 -include {header.with_suffix('')} -o a.so"
+            raise RuntimeError(f"{command}\n<command-line>: fatal error: cannot read PCH file")
+        return compile_graph(*arguments)
+
+    monkeypatch.setattr(aot, "_compile", compile_as_g_plus_plus_does)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert jit(lambda x: x + 1)(torch.zeros(2)).tolist() == [1, 1]
+    assert calls == [True, False]
+
+
+def test_what_a_compiler_says_is_in_the_warning(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("C++ compile error\n\nCommand:\ng++ ...\n\na.cpp:3: error: no sinh\nend")
+
+    monkeypatch.setattr(aot, "_compile", fail)
+    with pytest.warns(UserWarning, match="runs eagerly, uncompiled: RuntimeError: error: no sinh$"):
+        jit(lambda x: x + 1)(torch.zeros(2))
+
+
 def test_without_a_compiler_the_step_runs_eagerly_and_says_so(monkeypatch, traces):
     monkeypatch.setattr("shutil.which", lambda name: None)
     f, count = traces

@@ -6,6 +6,7 @@ arguments only, so the caller of `compile_for` has to check no more than those.
 
 import contextlib
 import logging
+import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -265,27 +266,53 @@ def compile_graph(
         Interrupted: a loop was asked to stop meanwhile, by a signal that ends compilers as well.
     """
     autocast = torch._C._is_any_autocast_enabled()
+    try:
+        # Casts are in the graph already; that the code cannot be saved matters to nobody.
+        with no_autocast(), silence_logger("torch._inductor.standalone_compile"):
+            try:
+                compiled = _inductor(graph, examples)
+            except Exception as error:
+                if not _remove_broken_header(str(error)):
+                    raise
+                compiled = _inductor(graph, examples)
+    except Exception as error:
+        expect_no_stop("compiling")
+        raise Unsupported(reason(error)) from error
+    expect_no_stop("compiling")
+    return without_autocast(compiled) if autocast else compiled
+
+
+def _remove_broken_header(message: str) -> bool:
+    """Remove the precompiled header that g++ could not read; return False if there is none.
+
+    g++ writes it in place. If it is killed meanwhile, a part of the file stays, and torch takes it
+    for the whole from then on.
+    """
+    header = re.search(r" -include (\S.*?\.h) ", message)
+    if not header or not re.search("PCH file|precompiled header", message):
+        return False
+    from torch._inductor.utils import clear_caches
+
+    Path(f"{header[1]}.gch").unlink(missing_ok=True)
+    clear_caches()  # in this process: they keep the failure, too
+    return True
+
+
+def _inductor(
+    graph: torch.fx.GraphModule, examples: Sequence[Tensor]
+) -> Callable[..., Sequence[Tensor]]:
+    """Return a graph compiled by inductor; it raises errors of many kinds."""
     patches = {"size_asserts": False}  # the caller has compared sizes and strides
     if any(x.is_cuda for x in examples):
         # Else the random words are products of an index of 32 bits and a factor that has 32 itself:
         # the Triton of torch 2.11 refuses it.
         patches["constant_and_index_propagation"] = False
     inner: list[Callable] = []
-    try:
-        # Casts are in the graph already; that the code cannot be saved matters to nobody.
-        with no_autocast(), silence_logger("torch._inductor.standalone_compile"):
-            if any(_is_loop(node) for node in graph.graph.nodes):
-                artifact = _compile_loops(graph, list(examples), patches, inner)
-            else:
-                artifact = _compile(graph, list(examples), patches, inner)
-    except Exception as error:
-        expect_no_stop("compiling")
-        raise Unsupported(reason(error)) from error
-    expect_no_stop("compiling")
-    compiled = getattr(artifact, "_compiled_fn", artifact)  # without the artifact's bytes
+    compile_ = _compile_loops if any(map(_is_loop, graph.graph.nodes)) else _compile
+    artifact = compile_(graph, list(examples), patches, inner)
     if inner and not _returns_views(graph):
-        compiled = inner[0]
-    return without_autocast(compiled) if autocast else compiled
+        return inner[0]
+    return getattr(artifact, "_compiled_fn", artifact)  # without the artifact's bytes
 
 
 def _compile_loops(
@@ -437,6 +464,8 @@ def reason(error: Exception) -> str:
             "it needs the value of a tensor while it is traced, as in `if`, float(), .item() "
             "or .numpy()"
         )
+    if found := re.search(r"error: .*", text):  # of a C++ compiler, far below its command
+        return f"{type(error).__name__}: {found[0]:.200}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
