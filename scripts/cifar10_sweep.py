@@ -177,7 +177,7 @@ class Config(Options):
     data_dir: str = option(
         "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
     )
-    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    threads: int = option(0, "CPU threads; 0: one per core", thread_count_or_0)
     out: str = option("runs/cifar10", "folder of the runs", file_path)
     results: str = option(None, "JSON file for what all runs found; what it has is kept", file_path)
 

@@ -100,7 +100,7 @@ class Config(Options):
         "bfloat16", "of the settings that do not name theirs", choices=["float32", "bfloat16"]
     )
     width: float = option(1.0, "factor of the channels", positive)
-    threads: int = option(0, "CPU threads; 0 for one a core", thread_count_or_0)
+    threads: int = option(0, "CPU threads; 0: one per core", thread_count_or_0)
     out: str = option("runs/cnn_settings", "folder of the runs", file_path)
     results: str = option(None, "JSON file for what all runs found; what it has is kept", file_path)
 

@@ -100,14 +100,14 @@ class Config(Options):
     curriculum: tuple[int, ...] = option((), "lengths T to train at first", rnn.lengths)
     eval_freq: int = option(1000, "steps between evaluations", positive)
     eval_size: int = option(
-        10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
+        10000, "evaluate all palindromes if at most this many, else so many fresh ones", positive
     )
     recurrence: str = option(
         "fused", "of a training step: as in scripts/train.py", one_of(RNN_RECURRENCES)
     )
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(
-        0, "CPU threads, among which members are shared out; 0 for one a core", thread_count_or_0
+        0, "CPU threads, which share out the members; 0: one per core", thread_count_or_0
     )
     out: str = option("runs/palindrome_sweep", "folder of the cells", file_path)
     results: str = option(None, "JSON file for what all cells found", file_path)

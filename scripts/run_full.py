@@ -1,4 +1,5 @@
-"""Run every experiment of the report from the start, then make the report; this takes hours.
+"""Run every experiment of the report from the start, then make the report; this takes more than a
+day.
 
     make full                                                      # or:
     python scripts/run_full.py --data_dir data --out runs/full

@@ -93,7 +93,7 @@ class Config(Options):
     freeze_recurrence: bool = option(False, "leave W_hh as it began")
     eval_freq: int = option(500, "steps between evaluations", positive)
     eval_size: int = option(
-        10000, "palindromes to evaluate: all of them, or this many fresh ones", positive
+        10000, "evaluate all palindromes if at most this many, else so many fresh ones", positive
     )
     exhaustive: bool = option(False, "evaluate all palindromes, however many (T up to 12)")
     seed: int = option(0, "all randomness: params and palindromes", not_negative)

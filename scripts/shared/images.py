@@ -52,7 +52,9 @@ class ImageOptions(Options):
     data_dir: str = option(
         "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
     )
-    image_size: int = option(0, "resize a folder's images or digits; 0 for not", not_negative)
+    image_size: int = option(
+        0, "resize a folder's images or digits; 0 keeps their size", not_negative
+    )
     valid_fraction: float = option(
         0.1, "the part of the training images held out for validation; 0 for none", fraction
     )
@@ -98,7 +100,7 @@ class ImageOptions(Options):
         one_of(VIEWS),
     )
     views_below: float = option(
-        1.0, "take the views only of images without a class as probable as this", unit_interval
+        1.0, "average over views only if the most probable class is below this", unit_interval
     )
     test: bool = option(True, "look at the test images, once, at the end; not to choose settings")
     # fewer operations
@@ -124,7 +126,7 @@ class ImageOptions(Options):
     compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
     threads: int = option(
-        0, "CPU threads; 0 for one a core, with --shards for one a process", thread_count_or_0
+        0, "CPU threads; 0: one per core, or one per process with --shards", thread_count_or_0
     )
     shards: int = option(
         0,
