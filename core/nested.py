@@ -32,6 +32,19 @@ def iter_leaves(value: Any) -> Iterator[Any]:
     return (leaf for _, leaf in iter_named(value, ""))
 
 
+def iter_leaves_as(value: Any, like: Any) -> Iterator[Any]:
+    """Yield all leaves of `value` in the order of `like`, which has the same containers."""
+    parts = parts_of(like)
+    if parts is None:
+        yield value
+    elif isinstance(like, dict):
+        for key, part in parts:
+            yield from iter_leaves_as(value[key], part)
+    else:
+        for own, (_, part) in zip(value or (), parts, strict=True):
+            yield from iter_leaves_as(own, part)
+
+
 def map_leaves(f: Callable, value: Any) -> Any:
     """Return the same nested containers with `f` of each leaf, called in order."""
     parts = parts_of(value)

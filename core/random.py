@@ -368,7 +368,7 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
     Args:
         key: a key, as `key`, `split` or `fold_in` makes it.
         shape: the shape of the result, a tuple of sizes; () is a scalar.
-        low, high: integers, high - low from 1 to 2**31.
+        low, high: integers of 64 bits, high - low from 1 to 2**31.
 
     Returns:
         An int64 array of the shape, of the library and on the device of the key.
@@ -388,6 +388,8 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
     low, high = operator.index(low), operator.index(high)
     if not 0 < high - low <= 2**31:
         raise UserError(f"randint: no integer between {low} and {high} - 1, or over 2**31 of them")
+    if low < -(2**63) or high > 2**63:
+        raise UserError(f"randint: {low} to {high} - 1, needs integers of 64 bits")
     words = bits(key, _size("randint", shape)) * (high - low) >> 32
     return namespace(key).reshape(low + words, shape)
 

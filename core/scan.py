@@ -12,7 +12,14 @@ from typing import Any
 from purenets.core.arguments import expect_call, expect_flags
 from purenets.core.arrays import kind_of, namespace
 from purenets.core.base import Array, UserError
-from purenets.core.nested import iter_leaves, iter_named, kinds, map_leaves, with_leaves
+from purenets.core.nested import (
+    iter_leaves,
+    iter_leaves_as,
+    iter_named,
+    kinds,
+    map_leaves,
+    with_leaves,
+)
 
 
 def scan(
@@ -96,11 +103,14 @@ def plain_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool = False) -
         new, y = result_pair(f(carry, with_leaves(xs, [column[i] for column in columns])))
         if not rows:
             check_carry(new, carry)
+            first, containers = y, kinds(y)
+        elif kinds(y) != containers:
+            raise UserError("scan: f returned a y of another structure than at first")
         carry = new
-        rows.append(list(iter_leaves(y)))
+        rows.append(list(iter_leaves_as(y, first)))
     rows = rows[::-1] if reverse else rows
     beside = carry, xs
-    return carry, with_leaves(y, [stack(column, beside) for column in zip(*rows, strict=True)])
+    return carry, with_leaves(first, [stack(column, beside) for column in zip(*rows, strict=True)])
 
 
 def stack(arrays: tuple[Array, ...], beside: Any = None) -> Array:

@@ -441,7 +441,8 @@ def size(tree: dict) -> int:
 def norm(tree: dict) -> Array:
     """Return the Euclidean norm of all leaves together: sqrt(sum |z|^2).
 
-    Half-precision leaves are summed in float32. Where all elements are 0 the derivative is 0.
+    Half-precision leaves are summed in float32. Where all elements are 0 the derivative is 0. The
+    squares are of the dtype of the leaf, so those of float32 elements over 1.8e19 are infinite.
 
     Args:
         tree: a dict of arrays, real or complex, nested or not.
@@ -520,8 +521,9 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
         dict`, whose leaves are views of the vector.
 
     Raises:
-        UserError: there is no leaf, or one is not an array of numbers; from `unravel`, the vector
-            has another length.
+        UserError: there is no leaf, one is not an array of numbers, or there are integers beside
+            other numbers, which the dtype of one vector would round; from `unravel`, the vector has
+            another length.
 
     Example:
         >>> import numpy as np
@@ -540,6 +542,7 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     flat = {name: _array("ravel", leaf, name) for name, leaf in named.items()}
     if not flat:
         raise UserError("ravel: a dict without leaves has no vector")
+    _expect_no_integers_beside_floats(flat)
     views, length = views_at(flat_layout(flat)), size(flat)
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
@@ -551,6 +554,17 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
         return unflatten(views(vector), tree)
 
     return namespace(parts[0]).concat(parts), unravel
+
+
+def _expect_no_integers_beside_floats(flat: Params) -> None:
+    """Raise a UserError that names a leaf of integers, if others are of real or complex numbers."""
+    kinds = {name: "f" if kind_of(leaf) in "fc" else "i" for name, leaf in flat.items()}
+    if len(set(kinds.values())) > 1:
+        name = next(name for name, kind in kinds.items() if kind == "i")
+        raise UserError(
+            f"ravel: {name} is of {flat[name].dtype} beside leaves of real numbers, and a vector "
+            "has one dtype; leave it out, or convert it"
+        )
 
 
 def stack(trees: Sequence[dict]) -> dict:
@@ -582,6 +596,8 @@ def stack(trees: Sequence[dict]) -> dict:
     except (ValueError, RuntimeError) as error:  # looked into only then
         _expect_same_shapes(trees)
         raise error
+    except TypeError as error:
+        raise UserError("stack: needs arrays of one library in all dicts") from error
 
 
 def _expect_same_shapes(trees: Sequence[dict]) -> None:

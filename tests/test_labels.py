@@ -345,3 +345,10 @@ def test_the_dtype_of_soft_labels_does_not_round_the_loss(loss, dtype):
     found = loss(logits, labels.to(dtype))
     assert found.dtype == torch.float32
     assert torch.equal(found, loss(logits, labels))
+
+
+def test_large_integers_are_different_classes():
+    x, ids = np.arange(8.0).reshape(4, 2), np.array([2**53 + 1, 5, 2**53, 5])
+    with pytest.raises(UserError, match=f"{2**53} is none of the classes"):
+        data.prepare((x, ids), random.key(0), 0.5, classes=[2**53 + 1, 5])
+    assert data.prepare((x, ids), random.key(0), 0.5, classes=[2**53 + 1, 2**53, 5]).n_classes == 3

@@ -223,3 +223,12 @@ def test_huber_of_huge_residuals_overflows_nowhere():
     with np.errstate(all="raise"):
         value, _ = by_hand.huber(2.0).forward(y, np.zeros(3, np.float32))
     assert value == losses.huber(2.0)(torch.tensor(y), torch.zeros(3)).item()
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.cross_entropy, losses.focal(2.0), losses.label_smoothed(0.1)]
+)
+def test_a_class_that_was_nan_is_refused(loss):
+    classes = torch.tensor([float("nan"), 1.0]).long()
+    with pytest.raises(UserError, match="none of the classes 0 to 3"):
+        loss(X[:2], classes)

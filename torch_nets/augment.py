@@ -154,7 +154,7 @@ def flip(key: Tensor, x: Tensor) -> Tensor:
     Source:
         torchvision.transforms.RandomHorizontalFlip.
     """
-    _expect_images("flip", x)
+    expect_images("flip", x)
     return mirrored(x, random.bernoulli(key_like(key, x), 0.5, x.shape[:1]))
 
 
@@ -180,7 +180,7 @@ def mirrored(x: Tensor, which: Tensor) -> Tensor:
         tensor([[1, 0],
                 [0, 1]])
     """
-    _expect_images("mirrored", x)
+    expect_images("mirrored", x)
     if not isinstance(which, Tensor) or which.dtype != torch.bool or which.shape != x.shape[:1]:
         raise UserError(f"mirrored: which: needs truth values ({x.shape[0]},), one an image")
     return torch.where(rearrange(which, "b -> b 1 1 1"), x.flip(3), x)
@@ -285,14 +285,14 @@ def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int
     """
     count_examples(data, "alternating_flip_batches")
     x, y = data
-    _expect_images("alternating_flip_batches", x)
+    expect_images("alternating_flip_batches", x)
     flip_key, order_key = random.split(key)
     which = alternating_flips(flip_key, len(y), 0).to(x.device)
     drawn = batches((mirrored(x, which), y), batch_size, order_key)
 
     def batch_at(step: int) -> Batch:
         x_, y_ = drawn(step)
-        return (x_.flip(3) if int(step) * int(batch_size) // len(y) % 2 else x_), y_
+        return (x_.flip(3) if int(step) * (int(batch_size) or len(y)) // len(y) % 2 else x_), y_
 
     return batch_at
 
@@ -324,7 +324,7 @@ def crop(padding: int) -> Augmentation:
     expect_integers("crop", 0, padding=padding)
 
     def f(key, x):
-        _expect_images("crop", x)
+        expect_images("crop", x)
         B, C, H, W = x.shape
         moves = random.randint(key_like(key, x), (2, B), -padding, padding + 1)
         image = rearrange(torch.arange(B, device=x.device), "b -> b 1 1 1")
@@ -366,7 +366,7 @@ def cutout(size: int) -> Augmentation:
     expect_integers("cutout", 1, size=size)
 
     def f(key, x):
-        _expect_images("cutout", x)
+        expect_images("cutout", x)
         B, _, H, W = x.shape
         keys = random.split(key_like(key, x), 2)
         rows, columns = (
@@ -405,7 +405,7 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
     expect_numbers("color_jitter", NOT_NEGATIVE, brightness=brightness, contrast=contrast)
 
     def f(key, x):
-        _expect_images("color_jitter", x)
+        expect_images("color_jitter", x)
         if not x.is_floating_point():
             dtype = str(x.dtype).removeprefix("torch.")
             raise UserError(f"color_jitter: images are {dtype}, needs floating point; x.float()")
@@ -439,7 +439,7 @@ def resized(x: Tensor, size: int) -> Tensor:
         >>> resized(torch.full((2, 3, 32, 32), 7, dtype=torch.uint8), 16).unique()
         tensor([7], dtype=torch.uint8)
     """
-    _expect_images("resized", x)
+    expect_images("resized", x)
     expect_integers("resized", 1, size=size)
     if x.dtype != torch.uint8 and not x.is_floating_point():
         dtype = str(x.dtype).removeprefix("torch.")
@@ -565,7 +565,8 @@ def symmetric_beta(alpha: float) -> Callable[[Tensor], Tensor]:
     return draw
 
 
-def _expect_images(function: str, x: Tensor) -> None:
+def expect_images(function: str, x: Tensor) -> None:
+    """Raise a UserError unless x is a tensor (batch, C, H, W)."""
     if not isinstance(x, Tensor) or x.ndim != 4:
         about = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise UserError(f"{function}: images are {about}, needs a tensor (batch, C, H, W)")

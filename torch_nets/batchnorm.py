@@ -116,11 +116,14 @@ def _tracking(train: Callable, buffers: Buffers) -> Callable:
 
     A layer returns its running statistics moved towards the batch's: new = (1 - m) old + m batch,
     with a momentum m that only the layer knows. Two passes from different `old` tell m, and then
-    one pass tells the batch's statistics; in float64, so that nothing is lost.
+    one pass tells the batch's statistics; in float64, so that nothing is lost. A layer that returns
+    arbitrary statistics as they are is frozen.
     """
-    once = train(buffers)
-    moved = {_prefix(name) for name, new in once.items() if _moved(name, buffers[name], new)}
-    names = [name for name in buffers if _leaf(name) in (MEAN, VAR) and _prefix(name) in moved]
+    running = [name for name in buffers if _leaf(name) in (MEAN, VAR)]
+    arbitrary = {name: 1.5 * buffers[name] + 0.6 for name in running}
+    once = train({**buffers, **arbitrary})
+    moved = {_prefix(name) for name in running if not torch.equal(arbitrary[name], once[name])}
+    names = [name for name in running if _prefix(name) in moved]
     start = {name: buffers[name].to(torch.float64) for name in names}
     start = {name: torch.full_like(old, float(_leaf(name) == VAR)) for name, old in start.items()}
     ahead = train({**buffers, **{name: value + 1 for name, value in start.items()}})
@@ -151,10 +154,6 @@ def _calls(name: str, before: Buffers, after: Buffers) -> int:
     """Return how often a layer was called between two states; 1 for one without a count."""
     count = f"{_prefix(name)}{COUNT}"
     return int(after[count] - before[count]) if count in before else 1
-
-
-def _moved(name: str, old: Tensor, new: Tensor) -> bool:
-    return _leaf(name) in (MEAN, VAR) and not torch.equal(old, new)
 
 
 class _UnitMomentum(TorchFunctionMode):

@@ -23,7 +23,7 @@ from purenets.core.arguments import (
     expect_flags,
     expect_models,
 )
-from purenets.core.arrays import widened
+from purenets.core.arrays import kind_of, widened
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
 from purenets.core.ensemble import check_member_batch, check_stacked, count_members
 from purenets.core.memory import sized_like
@@ -251,6 +251,7 @@ def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
             grads |= tree.prefixed(mine, f"{i}.")
             new |= tree.prefixed(state, f"{i}.")
             rows.append(metrics)
-        return grads, (new, tree.map(lambda values: values.mean(0), tree.stack(rows)))
+        mean = lambda values: (values.double() if kind_of(values) in "bi" else values).mean(0)
+        return grads, (new, tree.map(mean, tree.stack(rows)))
 
     return grad

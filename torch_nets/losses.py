@@ -53,7 +53,8 @@ __all__ = [
 
 IGNORED = -100  # what the losses of torch leave out
 LEAVES_OUT = "torch.nn.functional.cross_entropy(z, y), classes on axis 1, leaves it out"
-NOTHING_IGNORED = torch.iinfo(torch.int64).min  # torch's default, -100, would drop those examples
+# torch's default, -100, would drop those examples; the least of all is what a NaN becomes
+NOTHING_IGNORED = torch.iinfo(torch.int64).min + 12345
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -111,7 +111,9 @@ class _Leaves(nn.Module):
                 raise KeyError("is a leaf and a layer")
             elif params:
                 value = params[""].detach().clone()
-                self.register_parameter(name, nn.Parameter(value, value.is_floating_point()))
+                self.register_parameter(
+                    name, nn.Parameter(value, value.is_floating_point() or value.is_complex())
+                )
             else:
                 self.register_buffer(name, buffers[""].detach().clone())
         except KeyError as error:

@@ -6,6 +6,7 @@ from torch import Tensor
 from purenets.core.arguments import ANY, expect_models, expect_numbers
 from purenets.core.arrays import widened
 from purenets.core.base import Model, UserError
+from purenets.torch_nets.augment import expect_images
 
 
 def flip_averaged(model: Model) -> Model:
@@ -34,6 +35,7 @@ def flip_averaged(model: Model) -> Model:
     expect_models("flip_averaged", model=model)
 
     def apply(params, buffers, x, *, train=False, key=None):
+        expect_images("flip_averaged", x)
         logits, new = model.apply(params, buffers, x, train=train, key=key)
         if train:
             return logits, new
@@ -70,10 +72,13 @@ def shift_averaged(model: Model) -> Model:
     expect_models("shift_averaged", model=model)
 
     def apply(params, buffers, x, *, train=False, key=None):
+        expect_images("shift_averaged", x)
         logits, new = model.apply(params, buffers, x, train=train, key=key)
         if train:
             return logits, new
         rows, columns = x.shape[2:]
+        if min(rows, columns) < 2:
+            raise UserError(f"shift_averaged: images of {rows} x {columns} pixels, needs 2 or more")
         wide = x if x.is_floating_point() else x.double()
         wide = torch.nn.functional.pad(wide, (1, 1, 1, 1), mode="reflect").to(x.dtype)
         moved = (wide[:, :, i : i + rows, i : i + columns] for i in (0, 2))

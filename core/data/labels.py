@@ -51,6 +51,10 @@ def number_labels(
 def _same(label: str | int) -> str | int:
     """Return what labels have in common that mean the same class: 1, "1" and "1.0"."""
     try:
+        return int(label)  # exactly: a float has 53 bits
+    except (TypeError, ValueError):
+        pass
+    try:
         value = float(label)
     except (TypeError, ValueError):
         return label

@@ -401,7 +401,7 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
     n = len(batch[1])
     if len(batch[0]) != n:
         raise UserError(f"split: {len(batch[0])} inputs and {n} targets; needs as many of both")
-    second = round(n * fraction) if 0 <= fraction <= 1 else 0  # also where it is no number
+    second = round(n * float(fraction)) if 0 <= fraction <= 1 else 0  # also where it is no number
     if not 0 < second < n:
         raise UserError(f"test_fraction: {fraction} of {n} examples leaves a part empty")
     order = random.permutation(key, n)

@@ -338,7 +338,7 @@ def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> S
     def schedule(count):
         count = _real(count)
         passed = sum([(count >= m) * 1 for m in milestones], 0 * count)
-        return value * gamma**passed
+        return value * _power(gamma, passed)
 
     return schedule
 
@@ -609,6 +609,8 @@ def _join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedul
     def schedule(count):
         count = _real(count)
         xp = namespace(count)
+        if kind_of(count) == "i":
+            count = xp.astype(count, xp.int64)  # a boundary may be beyond the smaller ones
         value = schedules[0](count)
         for begin, later in zip(boundaries, schedules[1:], strict=True):
             value = xp.where(count >= begin, later(xp.clip(count - begin, 0, None)), value)

@@ -614,3 +614,9 @@ def test_one_row_is_told_how_to_be_standardized():
         UserError, match=r"^standardize: a list, needs an array .*: np\.array\(x\)$"
     ):
         task.standardize([list(row)])
+
+
+def test_split_by_a_fraction_in_half_precision():
+    x = np.arange(100_000)
+    (train, _), (test, _) = data.split((x, x), random.key(0), np.float16(0.5))
+    assert (len(train), len(test)) == (50_000, 50_000)

@@ -392,3 +392,13 @@ def test_leaf_without_elements_changes_nothing(name, shape, convert):
     assert np.allclose(found["w"], right["w"])
     assert found["empty"].shape == shape
     assert all(np.isfinite(np.asarray(leaf)).all() for leaf in tree.flatten(state).values())
+
+
+@pytest.mark.parametrize("betas", [(0.0, 0.999, 0.9999), (0.9, 0.999, 0.0)])
+def test_ademamix_warms_up_from_and_to_a_beta_of_0(betas):
+    optimizer, params = optim.ademamix(betas=betas, warmup_steps=3), {"w": np.ones(2)}
+    state = optimizer.init(params)
+    with np.errstate(divide="ignore"):
+        updates, _ = optimizer.update({"w": np.ones(2)}, state, params)
+    assert np.isfinite(updates["w"]).all()
+    assert (updates["w"] < 0).all()

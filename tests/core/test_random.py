@@ -457,3 +457,11 @@ def test_bernoulli_names_probabilities_that_do_not_fit():
             random.bernoulli(K, np.array([0.0, 0.3, 1.0]), wrong)
     with pytest.raises(UserError, match=r"bernoulli: p is .*, needs an array"):
         random.bernoulli(K, np.array(["a", "b"]), (2,))
+
+
+def test_integers_of_64_bits_at_most():
+    end = random.randint(random.key(0), (8,), 2**63 - 2, 2**63)
+    assert set(end.tolist()) == {2**63 - 2, 2**63 - 1}
+    for low, high in ((2**63 - 2, 2**63 + 1), (2**64, 2**64 + 2), (-(2**63) - 1, -(2**63) + 1)):
+        with pytest.raises(UserError, match="integers of 64 bits"):
+            random.randint(random.key(0), (8,), low, high)

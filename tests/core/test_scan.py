@@ -113,3 +113,16 @@ def test_a_training_step_is_such_a_function():
     for a, b in zip(tree.leaves(state._asdict()), tree.leaves(expected._asdict()), strict=True):
         np.testing.assert_array_equal(a, b)
     assert metrics["loss"].tolist() == [float(loss) for loss in losses]
+
+
+def test_names_of_y_may_come_in_another_order():
+    def f(carry, x):
+        return carry, {"a": x, "b": -x} if x < 2 else {"b": -x, "a": x}
+
+    _, ys = scan(f, np.array(0.0), np.array([1.0, 2.0]))
+    assert (ys["a"].tolist(), ys["b"].tolist()) == ([1, 2], [-1, -2])
+
+
+def test_y_of_another_structure_is_refused():
+    with pytest.raises(UserError, match="a y of another structure than at first"):
+        scan(lambda c, x: (c, {"a": x} if x < 2 else {"b": x}), np.array(0.0), np.array([1.0, 2.0]))

@@ -239,3 +239,9 @@ def test_keeps_its_last_value(name):
 def test_wrong_arguments_are_refused(call):
     with pytest.raises(UserError):
         call()
+
+
+def test_steps_do_not_overflow_integers():
+    assert schedules.multi_step(1, list(range(70)), 2)(np.array([70])) == [2.0**70]
+    join = schedules.join([schedules.constant(1.0), schedules.constant(2.0)], [1000])
+    assert join(np.arange(3, dtype=np.uint8)).tolist() == [1, 1, 1]

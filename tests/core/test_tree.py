@@ -179,3 +179,17 @@ def test_names_are_joined_by_another_text():
         tree.flatten({"a": {"b": 1}, "a.b": 2}, sep=".")
     with pytest.raises(UserError, match="flatten: None is no text"):
         tree.flatten(nested, sep=None)
+
+
+def test_vector_does_not_round_integers():
+    assert tree.ravel({"n": torch.tensor([2**24 + 1]), "m": torch.tensor([1])})[0].tolist() == [
+        2**24 + 1,
+        1,
+    ]
+    with pytest.raises(UserError, match=r"n is of torch\.int64 beside leaves of real numbers"):
+        tree.ravel({"w": torch.ones(2), "n": torch.tensor(2**24 + 1)})
+
+
+def test_stack_of_two_libraries_is_refused():
+    with pytest.raises(UserError, match="arrays of one library"):
+        tree.stack([{"w": torch.ones(1)}, {"w": np.ones(1)}])

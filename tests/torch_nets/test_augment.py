@@ -276,3 +276,10 @@ def test_what_cannot_be_mixed_is_named(inputs, targets, message):
     net = MLP(5, [], 4)
     with pytest.raises(UserError, match=message):
         augment.mixup(grad_fn(net), 4)(net.init(KEY)[0], {}, (inputs, targets), KEY)
+
+
+def test_batches_of_all_images_alternate_too():
+    data = X[:4], torch.arange(4)
+    whole = augment.alternating_flip_batches(data, 0, KEY)
+    assert torch.equal(whole(1)[0], whole(0)[0].flip(3))
+    assert torch.equal(whole(2)[0], whole(0)[0])

@@ -240,3 +240,12 @@ def test_statistics_of_the_reduced_vgg_are_means_over_the_batches():
     ]
     right = torch.stack([part.var((0, 2, 3)) for part in y]).mean(0)
     assert torch.allclose(found["norm1.running_var"], right, rtol=1e-4)
+
+
+def test_the_statistics_of_the_first_batch_are_not_taken_for_frozen_ones():
+    model = from_module(nn.BatchNorm2d(3))
+    params, buffers = model.init(None)
+    first = update_batchnorm(model, params, buffers, BATCHES[:1])
+    again = update_batchnorm(model, params, first, BATCHES)
+    for name, expected in update_batchnorm(model, params, buffers, BATCHES).items():
+        assert torch.allclose(again[name].double(), expected.double())

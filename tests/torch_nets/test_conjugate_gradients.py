@@ -151,3 +151,9 @@ def test_step_runs_under_jit():
     eager, compiled = step(state, batch)[0], jit(step)(state, batch)[0]
     for name in params:
         assert torch.allclose(eager.params[name], compiled.params[name], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_solution_for_what_is_not_finite_is_no_number(bad):
+    x, _ = cg(lambda v: {"w": 2 * v["w"]}, {"w": torch.tensor([bad, 1.0])})
+    assert x["w"].isnan().all()

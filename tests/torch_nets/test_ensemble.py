@@ -152,3 +152,10 @@ def test_deep_ensemble_refuses_the_params_of_more_or_fewer_members(members):
             both.apply(*wrong, x)
         with pytest.raises(UserError, match=r"ensemble of 2: .* expected 0 to 1"):
             grad(*wrong, (x, y), None)
+
+
+def test_integer_metrics_of_members_are_averaged():
+    grad = lambda params, buffers, batch, key: (params, (buffers, {"n": torch.tensor(len(batch))}))
+    params = {"0.w": torch.ones(1), "1.w": torch.ones(1)}
+    _, (_, metrics) = per_member_grad_fn(grad, 2)(params, {}, (torch.ones(2), torch.ones(2)), None)
+    assert float(metrics["n"]) == 2

@@ -516,3 +516,92 @@ def test_dp_takes_the_ghost_way_unless_fast_operations_are_off(fast, monkeypatch
     assert len(calls) == fast
     for leaf, expected in clipped_sum_by_vmap(model, 0.5)(params, buffers, batch)[0].items():
         close(grads[leaf], expected / 6)
+
+
+def function_of(f):
+    return Model(lambda key: ({}, {}), lambda p, b, x, train=False, key=None: (f(p, x), b))
+
+
+def masked(p, x, write):
+    """A product with a copy of the weights that is written into."""
+    W = p["W"].clone()
+    write(W)
+    return F.linear(x, W)
+
+
+def write_element(W):
+    W[0] = 0
+
+
+ROWS, IMAGES = (5, 4), (5, 2, 5, 5)
+ODD_USES = {  # of leaves, other than as the weights of a layer as they are
+    "product of two": (lambda p, x: x @ (p["A"] @ p["B"]), {"A": (4, 2), "B": (2, 3)}, ROWS),
+    "normalized": (lambda p, x: x @ F.layer_norm(p["V"], (3,)), {"V": (4, 3)}, ROWS),
+    "image": (
+        lambda p, x: x[:, :3] * F.conv2d(p["image"], p["W"]).flatten(1)[:, :3],
+        {"image": (1, 2, 5, 5), "W": (4, 2, 3, 3)},
+        ROWS,
+    ),
+    "logits": (lambda p, x: p["Z"] + 0 * x[:, :3], {"Z": (1, 3)}, ROWS),
+    "transposed filters": (
+        lambda p, x: F.conv2d(x, p["W"].mT).flatten(1)[:, :3], {"W": (4, 2, 3, 3)}, IMAGES,
+    ),
+    "transposed filters of rows": (
+        lambda p, x: F.conv1d(x[:, 0], p["W"].mT).flatten(1)[:, :3], {"W": (4, 3, 5)}, IMAGES,
+    ),
+    "transposed scale": (
+        lambda p, x: F.layer_norm(x, (5, 5), p["w"].mT).flatten(1)[:, :3], {"w": (5, 5)}, IMAGES,
+    ),
+    "reshaped": (
+        lambda p, x: x[:, :1] * p["v"].view_as(torch.empty(8, 2)).norm(dim=1)[None, :3],
+        {"v": (4, 4)},
+        ROWS,
+    ),
+    "matrix added": (
+        lambda p, x: torch.stack([torch.addmm(p["C"], image[0, :2], p["W"]) for image in x]),
+        {"C": (2, 3), "W": (5, 3)},
+        IMAGES,
+    ),
+    "scalar": (lambda p, x: x[:, :3] * p["t"], {"t": ()}, ROWS),
+    "copy with an element set": (
+        lambda p, x: masked(p, x, write_element), {"W": (3, 4)}, ROWS,
+    ),
+    "copy written into through a view": (
+        lambda p, x: masked(p, x, lambda W: W[0].mul_(0)), {"W": (3, 4)}, ROWS,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_USES)
+def test_leaf_used_in_an_odd_way_has_the_gradients_of_a_loop(name):
+    f, shapes, inputs = ODD_USES[name]
+    model = function_of(f)
+    draws = zip(random.split(KEY, len(shapes)), shapes.items(), strict=True)
+    params = {n: random.normal(key, shape, "float64") for key, (n, shape) in draws}
+    before = tree.map(torch.clone, params)
+    x = random.normal(KEY, inputs, "float64")
+    y = torch.full_like(f(params, x), 0.5)
+    grad = torch.func.grad(lambda p, x, y: losses.mse(f(p, x), y))
+    loop = tree.stack([grad(params, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+    squares = {n: g.reshape(len(x), -1).square().sum(1) for n, g in loop.items()}
+    norms = sum(squares.values()).sqrt()
+    factors = (1 / norms).clamp(max=1)
+    clipped = {n: torch.tensordot(factors, g, 1) for n, g in loop.items()}
+    found = per_example_grads(model, losses.mse)(params, {}, (x, y))[0]
+    total = clipped_sum(model, 1.0, losses.mse)(params, {}, (x, y))[0]
+    for n in params:
+        assert torch.allclose(found[n], loop[n])
+        assert torch.allclose(total[n], clipped[n])
+        assert torch.equal(params[n], before[n])
+    assert torch.allclose(ghost_norms(model, losses.mse)(params, {}, (x, y))[0], norms)
+
+
+def test_group_norm_of_features_without_positions():
+    model = from_module(nn.Sequential(nn.Linear(4, 6), nn.GroupNorm(2, 6), nn.Linear(6, 3)))
+    params, buffers = model.init(None)
+    batch = torch.randn(5, 4), torch.randn(5, 3)
+    found = per_example_grads(model, losses.mse)(params, buffers, batch)[0]
+    f = lambda p, x, y: losses.mse(model.apply(p, buffers, x)[0], y)
+    rows = [torch.func.grad(f)(params, batch[0][i : i + 1], batch[1][i : i + 1]) for i in range(5)]
+    for name, expected in tree.stack(rows).items():
+        assert torch.allclose(found[name], expected, atol=1e-5)

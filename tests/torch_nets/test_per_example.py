@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from purenets import Model, UserError, make_step, optim, random, train_state, tree
-from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn
+from purenets.torch_nets import MLP, VanillaRNN, from_module, grad_fn, losses
 from purenets.torch_nets.analysis import privacy
 from purenets.torch_nets.analysis.curvature import fisher_diagonal
 from purenets.torch_nets.analysis.diagonal import ggn_diagonal
@@ -515,3 +515,26 @@ def test_examples_that_count_different_numbers_of_targets_are_named(f):
     y[4, 1] = -100
     with pytest.raises(UserError, match="the examples have 1 to 2 targets that are not -100"):
         f(model, nn.functional.cross_entropy)(params, {}, (x, y))
+
+
+def test_noise_scale_does_not_cancel():
+    grads = 1 + 1e-4 * random.normal(KEY, (64, 1000), "float64")
+    expected = noise_scale({"w": grads})
+    assert expected > 5e-9
+    assert noise_scale({"w": grads.float()}) == pytest.approx(float(expected), rel=1e-2)
+
+
+def test_statistics_of_a_scalar_leaf():
+    grads = {"t": torch.tensor([3.0, -4.0])}
+    assert leaf_grad_norms(grads)["t"].tolist() == [3, 4]
+    assert influence(grads, {"t": torch.tensor(2.0)}).tolist() == [6, -8]
+
+
+def test_gradient_that_is_no_number_is_not_accepted():
+    model = Model(
+        lambda key: ({}, {}),
+        lambda p, b, x, train=False, key=None: (x * p["a"] + 0 * p["b"].sqrt().sum(), b),
+    )
+    params, batch = {"a": torch.ones(3), "b": torch.zeros(3)}, (torch.eye(3), torch.eye(3))
+    with pytest.raises(UserError, match=r"^b: per-example gradient differs"):
+        check_per_example(model, params, {}, batch, losses.mse)

@@ -180,3 +180,8 @@ def test_each_example_is_drawn_at_the_rate_and_alone(rate):
         assert abs(float(pairs.std()) - 1) < 0.06 and abs(float(pairs.mean())) < 0.1
         follow = (z[1:] * z[:-1]).mean()
         assert abs(float(follow)) < 4 / (59 * 1500) ** 0.5
+
+
+def test_noise_whose_square_is_no_float_is_refused():
+    with pytest.raises(UserError, match="noise_multiplier 1e-155 above 1e-100"):
+        epsilon(1, 0.5, 1e-155, 1e-5)

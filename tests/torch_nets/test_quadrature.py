@@ -1,5 +1,7 @@
 """Stochastic Lanczos quadrature against the moments and functions of the whole matrix."""
 
+import math
+
 import pytest
 import torch
 from torch.func import vmap
@@ -122,3 +124,10 @@ def test_half_precision_is_float32():
     measure = spectral_measure(lambda v: tree.map(lambda p: 2 * p, v), params, KEY, 3)
     assert measure.nodes.dtype == torch.float32
     assert measure.mean(lambda x: x) == pytest.approx(2, rel=1e-2)
+
+
+def test_logarithm_of_a_matrix_with_few_different_eigenvalues():
+    d = torch.tensor([5.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+    product = lambda v: {"w": d * v["w"]}
+    trace = slq_trace(torch.log, product, {"w": torch.zeros_like(d)}, KEY, 6)
+    assert float(trace) == pytest.approx(math.log(5))

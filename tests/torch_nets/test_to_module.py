@@ -377,3 +377,10 @@ def test_a_part_that_a_key_can_draw_is_drawn():
     assert not torch.equal(one["body.weight"], other["body.weight"])
     again = to_module(net, one)
     assert again.state_dict().keys() == one.keys()
+
+
+def test_complex_leaves_are_trained():
+    params = {"w": torch.ones(2, dtype=torch.complex64)}
+    model = Model(lambda key: (params, {}), lambda p, b, x, train=False, key=None: (x * p["w"], b))
+    module = to_module(model, params)
+    assert [leaf.requires_grad for leaf in module.parameters()] == [True]

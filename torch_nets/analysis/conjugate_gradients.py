@@ -94,10 +94,10 @@ def cg(
         r = wide - multiply(x)
     limit = torch.clamp_min(tol * wide.norm(), atol)
     carry = _loop(_iteration(multiply, precondition, limit), _begin(x, r, precondition), maxiter)
-    return unravel(carry["x"].to(vector.dtype)), {
-        "residual": carry["r"].norm(),
-        "iterations": carry["iterations"],
-    }
+    residual = carry["r"].norm()
+    x = torch.where(residual.isfinite(), carry["x"], torch.nan)  # of a b that is not finite
+    info = {"residual": residual, "iterations": carry["iterations"]}
+    return unravel(x.to(vector.dtype)), info
 
 
 def _check(A, b, tol, atol, M) -> None:

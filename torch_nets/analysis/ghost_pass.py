@@ -30,7 +30,7 @@ from purenets.core.batch import count_examples, map_arrays
 from purenets.torch_nets.analysis.ghost_rules import RULES, SAME, TRANSPOSES, Leaf
 from purenets.torch_nets.analysis.ghost_terms import Each, Term, combined
 from purenets.torch_nets.fast import enabled
-from purenets.torch_nets.fast.batched import outside_vmap, transform_depth
+from purenets.torch_nets.fast.batched import outside_vmap, transform_depth, version_of
 from purenets.torch_nets.fast.pytree import map_trees
 from purenets.torch_nets.fast.tracing import is_forward_mode, is_torch_compiling, is_transformed
 from purenets.torch_nets.foreign_losses import expect_counted, loss_of_one
@@ -276,11 +276,25 @@ class Ghost:
                 self.know(leaf, Leaf(name, self.values[name]))
 
     def know(self, x: Tensor, leaf: Leaf) -> None:
-        self.known[id(x)] = x, leaf  # as long as x is held no other tensor has its id
+        # as long as x is held no other tensor has its id
+        self.known[id(x)] = x, leaf, version_of(x)
 
     def leaf(self, x: Any) -> Leaf | None:
-        """Return the leaf that an argument of an operation is; None if it is none."""
-        return x if isinstance(x, Leaf) else self.known.get(id(x), (None, None))[1]
+        """Return the leaf that an argument of an operation is; None if it is none.
+
+        A copy of a leaf that was written into is none any more.
+
+        Raises:
+            UnknownUse: with `only_known`, such a copy of a matrix.
+        """
+        if isinstance(x, Leaf) or id(x) not in self.known:
+            return x if isinstance(x, Leaf) else None
+        _, leaf, version = self.known[id(x)]
+        if version_of(x) == version:
+            return leaf
+        if self.only_known and leaf.value.ndim > 1:
+            raise UnknownUse
+        return None
 
     def call(self, f: Callable, terms: Callable, x: Tensor, after: Callable | None = None):
         """Return f(x) as vmap has it, computed for all examples at once.
@@ -289,7 +303,13 @@ class Ghost:
             f: the operation, (examples, ...) -> any shape.
             terms: `terms(x, dy) -> {leaf: Term}`, dy of the shape that f returns.
             after: `after(f(x), x)`, of shape (examples, ...); None if f(x) is.
+
+        Raises:
+            UnknownUse: with `only_known`, x is a matrix of the params, whose gradient is missing.
         """
+        leaf = self.leaf(x)
+        if self.only_known and leaf is not None and leaf.value.ndim > 1:
+            raise UnknownUse
 
         def together(x):
             y = f(x)
@@ -318,10 +338,10 @@ class _Watched(TorchFunctionMode):
             if y is not NotImplemented:
                 return y
         leaf = self.ghost.leaf(args[0]) if args else None
-        if leaf is not None and func in SAME:
-            return args[0]
         y = func(*args, **kwargs)
-        if leaf is not None and func in TRANSPOSES:
+        if leaf is not None and func in SAME:
+            self.ghost.know(y, leaf)
+        elif leaf is not None and func in TRANSPOSES and leaf.value.ndim == 2:
             self.ghost.know(y, leaf._replace(transposed=not leaf.transposed))
         elif self.ghost.only_known and _holds_tensor(y) and self._any_matrix(args, kwargs):
             raise UnknownUse

@@ -36,7 +36,7 @@ class Leaf(NamedTuple):
 def _linear(ghost, input, weight, bias=None):
     """Return x W^T + b, with W a leaf or a transposed leaf."""
     leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
-    if leaf is None or leaf.value.ndim != 2:
+    if leaf is None or leaf.value.ndim != 2 or (offset and offset.value.ndim != 1):
         return NotImplemented
     matrix = leaf.value.mT if leaf.transposed else leaf.value
     vector = offset.value if offset else None
@@ -108,8 +108,7 @@ def _embedding(
 
 def _conv2d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
-    known = leaf is not None and (bias is None) == (offset is None)
-    if not known or isinstance(padding, str):
+    if not _are_leaves((weight, bias), (leaf, offset)) or isinstance(padding, str):
         return NotImplemented
     geometry = Geometry(*map(_pair, (stride, padding, dilation)), groups)
     term = lambda x, dy: Windows(x, dy, leaf.value.shape, geometry)
@@ -120,8 +119,7 @@ def _conv2d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, gr
 def _conv1d(ghost, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Return a 1-D convolution; its gradient is that of images of one row."""
     leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
-    known = leaf is not None and (bias is None) == (offset is None)
-    if not known or isinstance(padding, str):
+    if not _are_leaves((weight, bias), (leaf, offset)) or isinstance(padding, str):
         return NotImplemented
     (s, p, d), (n_out, n_in, k) = map(_one, (stride, padding, dilation)), leaf.value.shape
     geometry = Geometry((1, s), (0, p), (1, d), groups)
@@ -135,7 +133,7 @@ def _conv_transpose2d(
 ):
     """Return the transpose of a convolution, whose inputs are the outputs here."""
     leaf, offset = ghost.leaf(weight), ghost.leaf(bias)
-    if leaf is None or (bias is None) != (offset is None):
+    if not _are_leaves((weight, bias), (leaf, offset)):
         return NotImplemented
     geometry = Geometry(*map(_pair, (stride, padding, dilation)), groups)
     term = lambda x, dy: Windows(dy, x, leaf.value.shape, geometry)
@@ -197,14 +195,18 @@ def _group_norm(ghost, input, num_groups, weight=None, bias=None, eps=1e-5):
     if not _are_leaves((weight, bias), leaves):
         return NotImplemented
     call = lambda x, w, b: F.group_norm(x.flatten(0, 1), num_groups, w, b, eps)
-    rows = lambda x: x.flatten(3).movedim(2, -1).flatten(1, -2)  # (b, n, c, ...) -> (b, t, c)
+
+    def rows(x):  # (b, n, c, ...) -> (b, positions, c)
+        x = x if x.ndim > 3 else x[..., None]
+        return x.flatten(3).movedim(2, -1).flatten(1, -2)
+
     return _affine(ghost, call, rows, input, leaves)
 
 
 def _are_leaves(given: tuple, leaves: tuple) -> bool:
-    """Return True if each argument is a leaf or None, and one is a leaf."""
+    """Return True if each argument is a leaf as it is or None, and one is a leaf."""
     known = all((a is None) == (leaf is None) for a, leaf in zip(given, leaves, strict=True))
-    return known and any(leaves)
+    return known and any(leaves) and not any(leaf and leaf.transposed for leaf in leaves)
 
 
 def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
@@ -277,6 +279,8 @@ def _cross_entropy(
     plain = (weight, size_average, reduce, reduction) == (None, None, None, "mean")
     if not plain or input.ndim != 2 or len(input) != 1 or ignore_index != NOTHING_IGNORED:
         return NotImplemented
+    if ghost.leaf(input) or ghost.leaf(target):
+        return NotImplemented
     options = {"reduction": "none", "label_smoothing": label_smoothing}
     return outside_vmap(
         lambda x, t: F.cross_entropy(x[:, 0], t[:, 0], ignore_index=ignore_index, **options),
@@ -310,4 +314,4 @@ if enabled():
     RULES[torch.ops.purenets.recurrence] = _recurrence
 
 TRANSPOSES = (Tensor.T.__get__, Tensor.mT.__get__, Tensor.t, torch.t)
-SAME = (Tensor.clone, torch.clone, Tensor.contiguous, Tensor.view_as)  # hand a leaf on as it is
+SAME = (Tensor.clone, torch.clone, Tensor.contiguous)  # return the same values

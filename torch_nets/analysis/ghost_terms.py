@@ -28,16 +28,21 @@ SLOW = 48  # multiplications within a product in the time of what else is done w
 ROOM = 1.5  # how much more room the gradients of filters may take than their factors
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """Return (examples, ...) as a row for each example; those of a scalar have one element."""
+    return x.flatten(1) if x.ndim > 1 else x[:, None]
+
+
 class Each(NamedTuple):
     """The gradients themselves: (examples, ...)."""
 
     grads: Tensor
 
     def squared_norms(self) -> Tensor:
-        return torch.linalg.vector_norm(self.grads.flatten(1), dim=1).square()
+        return torch.linalg.vector_norm(rows_of(self.grads), dim=1).square()
 
     def total(self, factors: Tensor) -> Tensor:
-        flat = self.grads.flatten(1)
+        flat = rows_of(self.grads)
         return (factors.to(flat.dtype) @ flat).view(self.grads.shape[1:])
 
     def each(self) -> Tensor:

@@ -36,6 +36,7 @@ from purenets.core.batch import map_arrays
 from purenets.core.data.checks import input_leaves
 from purenets.torch_nets.analysis.curvature import eval_loss_fn, ggn_vp
 from purenets.torch_nets.analysis.diagonal import ggn_diagonal
+from purenets.torch_nets.analysis.ghost_terms import rows_of
 from purenets.torch_nets.analysis.kfac import eigen_block, kfac, kfac_eigenvectors_vp
 from purenets.torch_nets.analysis.operators import damped, expect_net, to_dense
 from purenets.torch_nets.analysis.per_example import check_chunk
@@ -385,7 +386,7 @@ def linearized_predictive(
         (J,) = vmap(pull)(eye.reshape(n, *shape))
         spread = vmap(posterior.covariance_vp)(J)
         parts = [
-            einsum(widened(J[name]).flatten(1), widened(spread[name]).flatten(1), "a p, b p -> a b")
+            einsum(*(rows_of(widened(part[name])) for part in (J, spread)), "a p, b p -> a b")
             for name in J
         ]
         return logits, sum(parts).reshape((*shape, *shape))

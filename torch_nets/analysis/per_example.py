@@ -17,6 +17,7 @@ and torch.compile, are differentiated by torch.func.vmap.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -43,6 +44,7 @@ from purenets.torch_nets.analysis.ghost_pass import (
     example_keys,
     expect_used_key,
 )
+from purenets.torch_nets.analysis.ghost_terms import rows_of
 from purenets.torch_nets.fast.outer_products import by_multiplication
 from purenets.torch_nets.foreign_losses import expect_counted, loss_of_one
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
@@ -281,8 +283,9 @@ def check_per_example(
 
 
 def _worst(a: Params, b: Params, text: str, tolerance: float) -> float:
-    scale = max(float(leaf.abs().max()) for leaf in b.values()) or 1.0
+    scale = max(float(leaf.abs().nan_to_num().max()) for leaf in b.values()) or 1.0
     errors = {name: float((a[name] - b[name]).abs().max()) / scale for name in b}
+    errors = {name: math.inf if math.isnan(error) else error for name, error in errors.items()}
     name = max(errors, key=errors.get)
     if not errors[name] <= tolerance:
         raise UserError(
@@ -327,7 +330,7 @@ def leaf_grad_norms(grads: Params) -> Params:
         {'w': tensor([5., 1.])}
     """
     _expect_examples("leaf_grad_norms", grads)
-    return tree.map(lambda g: widened(g).flatten(1).norm(dim=1), grads)
+    return tree.map(lambda g: rows_of(widened(g)).norm(dim=1), grads)
 
 
 def example_grad_norms(grads: Params) -> Tensor:
@@ -380,10 +383,15 @@ def noise_scale(grads: Params) -> Tensor:
     n = next(iter(grads.values())).shape[0]
     if n < 2:
         raise UserError(f"noise_scale: {n} example, needs two or more")
-    single = (example_grad_norms(grads) ** 2).mean()
-    whole = tree.norm(tree.map(lambda g: widened(g).mean(0), grads)) ** 2
-    signal, noise = (n * whole - single) / (n - 1), (single - whole) / (1 - 1 / n)
-    return torch.where(signal <= 0, torch.inf, noise.clamp(min=0) / signal)
+    grads = tree.map(widened, grads)
+    mean = tree.map(lambda g: g.mean(0), grads)
+    noise = _square_norm(tree.map(lambda g, m: g - m, grads, mean)) / (n - 1)
+    signal = _square_norm(mean) - noise / n
+    return torch.where(signal <= 0, torch.inf, noise / signal)
+
+
+def _square_norm(grads: Params) -> Tensor:
+    return sum(g.abs().square().sum() for g in grads.values())
 
 
 def top_loss_indices(losses: Tensor, k: int) -> Tensor:
@@ -444,7 +452,7 @@ def influence(grads: Params, reference: Params) -> Tensor:
     _expect_examples("influence", grads)
     expect_leaves("influence", reference=reference)
     _expect_reference(grads, reference)
-    dots = tree.map(lambda g, r: widened(g).flatten(1) @ widened(r).flatten(), grads, reference)
+    dots = tree.map(lambda g, r: rows_of(widened(g)) @ widened(r).flatten(), grads, reference)
     return torch.stack(list(dots.values())).sum(0)
 
 

@@ -32,6 +32,8 @@ from purenets.torch_nets.grad import compute_metrics, expect_tensors, metrics_or
 from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
 
+LEAST_NOISE = 1e-100  # the square of less is below the smallest float
+
 
 def dp_grad_fn(
     model: Model,
@@ -209,10 +211,15 @@ def epsilon(
     expect_integers("epsilon", 0, steps=steps)
     numbers = {"sample_rate": sample_rate, "noise_multiplier": noise_multiplier, "delta": delta}
     expect_numbers("epsilon", ANY, **numbers)
-    if steps < 0 or not 0 < sample_rate <= 1 or not noise_multiplier > 0 or not 0 < delta < 1:
+    if (
+        steps < 0
+        or not 0 < sample_rate <= 1
+        or not noise_multiplier > LEAST_NOISE
+        or not 0 < delta < 1
+    ):
         raise UserError(
             f"epsilon: steps {steps} must not be negative, sample_rate {sample_rate} in (0, 1], "
-            f"noise_multiplier {noise_multiplier} positive, delta {delta} in (0, 1)"
+            f"noise_multiplier {noise_multiplier} above {LEAST_NOISE}, delta {delta} in (0, 1)"
         )
     expect_choice("epsilon", ("rdp", "gdp", "prv"), accountant=accountant)
     if accountant == "rdp":

@@ -36,7 +36,8 @@ class SpectralMeasure(NamedTuple):
 
     def mean(self, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the mean of f over the eigenvalues: an estimate of tr f(A) / n."""
-        return (self.weights * f(self.nodes)).sum(1).mean()
+        parts = torch.where(self.weights > 0, self.weights * f(self.nodes), 0.0)  # no 0 * infinity
+        return parts.sum(1).mean()
 
 
 def spectral_measure(
@@ -199,9 +200,11 @@ def lanczos_tridiagonal(A: MatrixProduct, v: Tensor, k: int) -> Tensor:
     """
     zero = torch.zeros_like(v)
     basis, diagonal, side = [v / v.norm()], [], []
+    left = torch.ones((), dtype=torch.bool, device=v.device)
     for _ in range(k):
         w = A.apply(basis[-1][:, None])[:, 0]
-        diagonal.append(w @ basis[-1])
+        # where no direction is left, a number among the eigenvalues instead of a 0 below them
+        diagonal.append(torch.where(left, w @ basis[-1], diagonal[0] if diagonal else 0.0))
         span = torch.stack(basis)
         for _ in range(2):  # twice is enough (Kahan)
             w = w - span.T @ (span @ w)

@@ -39,3 +39,10 @@ def _of_all(n: int, x: Tensor, dim: int | None) -> Tensor:
     if dim is None:
         return x.expand(n, *x.shape)
     return x if dim == 0 else x.movedim(dim, 0)
+
+
+def version_of(x: Tensor) -> int:
+    """Return how often a tensor, or one that it shares memory with, was written into."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return 0 if x.is_inference() else x._version

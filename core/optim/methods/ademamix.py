@@ -166,12 +166,14 @@ def slow_decay(begin: float | Array, end: float | Array, part: Array) -> Array:
     """Return the decay rate at a fraction `part` of the warm-up from `begin` to `end`.
 
     Its half-life rises linearly:
-    exp(log(begin) log(end) / ((1 - part) log(end) + part log(begin))), equation 5 of the paper.
+    exp(log(begin) log(end) / ((1 - part) log(end) + part log(begin))), equation 5 of the paper;
+    for a `begin` of 0 its limit, exp(log(end) / part).
     """
     first, last = _log(begin), _log(end)
-    exponent = first * last / ((1 - part) * last + part * first)
-    return namespace(part).exp(exponent)
+    return namespace(part).exp(1 / ((1 - part) / first + part / last))
 
 
 def _log(beta: float | Array) -> float | Array:
-    return math.log(beta) if type(beta) in (int, float) else namespace(beta).log(beta)
+    if type(beta) in (int, float):
+        return math.log(beta) if beta else -math.inf
+    return namespace(beta).log(beta)
