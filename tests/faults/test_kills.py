@@ -30,6 +30,7 @@ class Case(NamedTuple):
     flags: str = ""
     processes: int = 1
     resume: tuple[str, ...] = ("--resume",)
+    runs: int = 20  # that are stopped, in the campaign
 
 
 CASES = [
@@ -74,14 +75,14 @@ CASES = [
     ),
     Case("cifar10_sweep", f"{DIGITS} --settings 'mlp digits' --seeds 2", resume=()),
     Case("make_report", "--no-pdf", resume=()),
-    Case("make_submission", "--student_number 123 --no-check", resume=()),
+    Case("make_submission", "--student_number 123 --no-check", resume=(), runs=5),
 ]
 QUICK = [("train_mlp_numpy", 1), ("train", 2)]  # the others take long: only in the campaign
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.script}-{case.processes}")
 def test_stopped_at_random_and_resumed_gives_the_same_files(case, tmp_path):
-    wanted = scaled(1, 20)
+    wanted = scaled(1, case.runs)
     if (case.script, case.processes) not in QUICK and not FILE:
         pytest.skip("takes long: only in the campaign, make faults")
     command = start(case.script, shlex.split(case.flags), case.processes)
