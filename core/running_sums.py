@@ -73,6 +73,11 @@ def check_names(sums: Metrics, metrics: Metrics) -> None:
     """Raise a UserError if a metric is called "step", or not all steps have the same."""
     if STEP in metrics:
         raise UserError("metrics: 'step' is a row's own entry; give the metric another name")
+    for name, value in metrics.items():
+        if not isinstance(value, NUMPY) and not hasattr(value, "is_cpu"):
+            raise UserError(f"metrics: {name} is {value!r}, needs a real number")
+        if name.endswith(ROUNDING):
+            raise UserError(f"metrics: a name that ends in {ROUNDING!r} is ours: rename {name!r}")
     known = {name for name in sums if name != STEP and not name.endswith(ROUNDING)}
     if known and known != metrics.keys():
         names = (", ".join(sorted(each)) for each in (metrics, known))
@@ -85,6 +90,5 @@ def _number(name: str, value) -> float:
         return float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError, RuntimeError) as error:
         shape = tuple(getattr(value, "shape", ()))
-        if not shape:
-            raise
-        raise UserError(f"metrics: {name} has the shape {shape}, needs a scalar") from error
+        wrong = f"has the shape {shape}" if shape else f"is {value!r}"
+        raise UserError(f"metrics: {name} {wrong}, needs a real number") from error

@@ -103,7 +103,9 @@ def plain_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool = False) -
         new, y = result_pair(f(carry, with_leaves(xs, [column[i] for column in columns])))
         if not rows:
             check_carry(new, carry)
-            first, containers = y, kinds(y)
+            first, containers, like = y, kinds(y), _shapes_of(new)
+        elif _shapes_of(new) != like:
+            check_carry(new, carry)
         elif kinds(y) != containers:
             raise UserError("scan: f returned a y of another structure than at first")
         carry = new
@@ -111,6 +113,11 @@ def plain_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool = False) -
     rows = rows[::-1] if reverse else rows
     beside = carry, xs
     return carry, with_leaves(first, [stack(column, beside) for column in zip(*rows, strict=True)])
+
+
+def _shapes_of(carry: Any) -> list:
+    """Return what must stay the same in all iterations, for a fast comparison."""
+    return [(getattr(x, "shape", ()), getattr(x, "dtype", None)) for x in iter_leaves(carry)]
 
 
 def stack(arrays: tuple[Array, ...], beside: Any = None) -> Array:
@@ -127,6 +134,12 @@ def stack(arrays: tuple[Array, ...], beside: Any = None) -> Array:
     except TypeError as error:
         kinds = ", ".join(dict.fromkeys(type(array).__name__ for array in arrays))
         raise UserError(f"scan: f returned a y of {kinds}, needs arrays of one library") from error
+    except (ValueError, RuntimeError) as error:
+        shapes = {tuple(getattr(x, "shape", ())) for x in arrays}
+        if len(shapes) < 2:
+            raise
+        found = " and ".join(map(str, sorted(shapes)[:2]))
+        raise UserError(f"scan: f returned a y of the shapes {found}, needs one shape") from error
 
 
 def is_number(x: Any) -> bool:

@@ -243,3 +243,23 @@ def expect_channels(x: Array, n: int, axes: tuple[str, ...] = ("height", "width"
     if getattr(x, "ndim", 0) != 2 + len(axes) or x.shape[1] != n or 0 in x.shape[2:]:
         expected = f"(batch, {n}, {', '.join(axes)})"
         raise UserError(f"input: {_about(x)}, expected {expected}")
+
+
+def expect_window(x: Array, size: int, padding: int = 0, dilation: int = 1) -> None:
+    """Raise a UserError if a window does not fit into the pixels of an input and their padding."""
+    needed = dilation * (size - 1) + 1
+    if min(x.shape[2:]) + 2 * padding < needed:
+        beside = f" and {padding} of padding on each side" if padding else ""
+        raise UserError(f"input: {_about(x)}{beside}; a window needs {needed} pixels along an axis")
+
+
+def expect_running(buffers: dict, n: int) -> None:
+    """Raise a UserError that names what of the running statistics is missing, or of other shape."""
+    try:
+        for name in ("running_mean", "running_var"):
+            shape = tuple(buffers[name].shape)
+            if shape != (n,):
+                raise UserError(f"{name}: shape is {shape}, expected ({n},)")
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        expect_leaves("layer", buffers=buffers)
+        raise UserError(f"{name}: missing in buffers") from error

@@ -29,7 +29,7 @@ from purenets.core.arguments import (
     is_integer,
     shown,
 )
-from purenets.core.arrays import namespace, plain
+from purenets.core.arrays import kind_of, namespace, plain
 from purenets.core.base import (
     Array,
     Batch,
@@ -440,6 +440,8 @@ def _number(name: str, value) -> float:
     if type(value) in (int, float):
         return value
     try:
+        if hasattr(value, "dtype") and kind_of(value) == "c":
+            raise TypeError("float() drops the imaginary part")
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         shape = getattr(value, "shape", None)
@@ -506,14 +508,25 @@ def evaluate(
     totals: dict[str, float] = {}
     for begin in range(0, n, size):
         x, y = (map_arrays(lambda a, begin=begin: a[begin : begin + size], part) for part in data)
-        for name, value in metrics(state.params, state.buffers, (x, y)).items():
+        found = metrics(state.params, state.buffers, (x, y))
+        _expect_same_metrics(found, totals if begin else found)
+        for name, value in found.items():
             if getattr(value, "shape", ()) != ():
                 raise UserError(
                     f"evaluate: {name!r} has the shape {tuple(value.shape)}, needs a scalar; call"
                     " the metrics of an ensemble themselves: metrics(params, buffers, batch)"
                 )
-            totals[name] = totals.get(name, 0.0) + float(value) * min(size, n - begin)
+            totals[name] = totals.get(name, 0.0) + _number(name, value) * min(size, n - begin)
     return {name: total / n for name, total in totals.items()}
+
+
+def _expect_same_metrics(found: Any, before: dict) -> None:
+    """Raise a UserError unless the metrics of a part are a dict, with the names of those before."""
+    if not isinstance(found, dict):
+        raise UserError(f"evaluate: metrics returned a {type(found).__name__}, needs a dict")
+    if found.keys() != before.keys():
+        names = (", ".join(sorted(map(str, each))) or "none" for each in (found, before))
+        raise UserError("evaluate: a part has the metrics {}, those before it {}".format(*names))
 
 
 def _where_it_diverged(step: Step, state: TrainState, batches, row: dict) -> str:

@@ -15,7 +15,14 @@ from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_integers, exp
 from purenets.core.arrays import in_floats, is_full, widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
-from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
+from purenets.core.serial import (
+    expect,
+    expect_channels,
+    expect_padding,
+    expect_running,
+    expect_sizes,
+    expect_window,
+)
 from purenets.numpy_nets.modules import Linear, Module, ReLU
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
@@ -222,6 +229,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     def forward(params, buffers, x, *, train=False, key=None):
         expect(params, {"weight": (n_out, n_in, size, size), "bias": (n_out,)})
         expect_channels(x, n_in)
+        expect_window(x, size, padding)
         out, cache = conv_forward(x, params["weight"], params["bias"], stride, padding)
         return out, buffers, cache
 
@@ -236,12 +244,12 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
-def _fixed(kind, forward, backward, *arguments) -> Module:
+def _fixed(kind, forward, backward) -> Module:
     """Return a module without params."""
 
     def module_forward(params, buffers, x, *, train=False, key=None):
         expect(params, {})
-        out, cache = forward(x, *arguments)
+        out, cache = forward(x)
         return out, buffers, cache
 
     def module_backward(dout, cache):
@@ -280,7 +288,13 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
     """
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
-    return _fixed("MaxPool", max_pool_forward, max_pool_backward, size, stride, padding)
+
+    def forward(x):
+        _expect_images(x)
+        expect_window(x, size, padding)
+        return max_pool_forward(x, size, stride, padding)
+
+    return _fixed("MaxPool", forward, max_pool_backward)
 
 
 def GlobalAvgPool() -> Module:
@@ -295,7 +309,19 @@ def GlobalAvgPool() -> Module:
         >>> GlobalAvgPool().forward({}, {}, np.arange(8.0).reshape(1, 2, 2, 2))[0]
         array([[1.5, 5.5]])
     """
-    return _fixed("GlobalAvgPool", global_avg_pool_forward, global_avg_pool_backward)
+
+    def forward(x):
+        _expect_images(x)
+        return global_avg_pool_forward(x)
+
+    return _fixed("GlobalAvgPool", forward, global_avg_pool_backward)
+
+
+def _expect_images(x) -> None:
+    """Raise a UserError unless the input is an array (batch, channels, height, width)."""
+    if getattr(x, "ndim", 0) != 4:
+        shape = tuple(getattr(x, "shape", ()))
+        raise UserError(f"input: shape is {shape}, expected (batch, channels, height, width)")
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
@@ -343,6 +369,7 @@ def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:
         expect_channels(x, n)
         x = in_floats(x)
         weight, bias = params["weight"], params["bias"]
+        expect_running(buffers, n)
         if not train:
             mean, var = widened(buffers["running_mean"]), widened(buffers["running_var"])
             scale = weight / np.sqrt(var + var.dtype.type(eps))

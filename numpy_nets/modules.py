@@ -336,6 +336,8 @@ def Linear(n_in: int, n_out: int) -> Module:
     def forward(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
         expect_features(x, n_in)
+        if x.ndim != 2:
+            raise UserError(f"input: shape is {x.shape}, expected (batch, {n_in})")
         out, cache = linear_forward(x, params["weight"], params["bias"])
         return out, buffers, cache
 

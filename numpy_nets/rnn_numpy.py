@@ -17,7 +17,7 @@ from purenets.core.arguments import is_integer
 from purenets.core.arrays import expect_plain, widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
-from purenets.numpy_nets.grad import NUMBERS, NumpyModel, expect_given
+from purenets.numpy_nets.grad import NumpyModel, expect_given
 from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
 
 
@@ -128,7 +128,7 @@ def _check(params, shapes, x):
     if not isinstance(x, np.ndarray):
         raise UserError(f"x: a {type(x).__name__}, needs a NumPy array (batch, T-1, input_dim)")
     expect_plain("x", x)
-    if x.dtype.kind not in NUMBERS:
-        raise UserError(f"x: dtype is {x.dtype}, needs numbers (batch, T-1, input_dim)")
+    if x.dtype.kind not in "biuf":
+        raise UserError(f"x: dtype is {x.dtype}, needs real numbers (batch, T-1, input_dim)")
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
         raise UserError(f"x: {x.shape}, expected (batch, T-1, {shapes['W_hx'][1]})")

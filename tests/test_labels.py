@@ -352,3 +352,16 @@ def test_large_integers_are_different_classes():
     with pytest.raises(UserError, match=f"{2**53} is none of the classes"):
         data.prepare((x, ids), random.key(0), 0.5, classes=[2**53 + 1, 5])
     assert data.prepare((x, ids), random.key(0), 0.5, classes=[2**53 + 1, 2**53, 5]).n_classes == 3
+
+
+def test_labels_are_compared_exactly():
+    x, ids = np.arange(12.0).reshape(6, 2), ["9007199254740993.0", "9007199254740992"] * 3
+    task = data.prepare((x, ids), random.key(0), 0.5, classes=[2**53, 2**53 + 1])
+    assert sorted([*task.train[1], *task.test[1]]) == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(UserError, match="'10' is none of the classes"):
+        data.prepare((x, ["10", "1_1"] * 3), random.key(0), 0.5, classes=["1_0", "1_1"])
+
+
+def test_classes_that_no_memory_holds_are_refused():
+    with pytest.raises(UserError, match="1,000,000,000,000 classes: needs about"):
+        data.prepare((np.ones((10, 2)), np.arange(10) % 2), random.key(0), 0.5, n_classes=10**12)

@@ -220,6 +220,8 @@ def _check_shapes(params: Params, shapes: dict, x: Tensor) -> None:
             raise UserError(f"{name}: {have}, expected {shape}")
     if not isinstance(x, Tensor):
         raise UserError(f"x: a {type(x).__name__}, needs a tensor (batch, T-1, input_dim)")
+    if x.is_complex():
+        raise UserError(f"x: dtype is {x.dtype}, needs real numbers (batch, T-1, input_dim)")
     if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != shapes["W_hx"][1]:
         raise UserError(f"x: {tuple(x.shape)}, expected (batch, T-1, {shapes['W_hx'][1]})")
 

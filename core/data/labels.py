@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from purenets.core.base import UserError
 from purenets.core.runs.notes import warn
 
 MEANT = "classes=[...] says that this is meant"
+LONGEST = 30  # digits of a number of a class; more are a text
 MISSING = ("na", "n/a", "#n/a", "nan", "none", "null", "?", "-")  # in lower case
 
 
@@ -50,15 +52,16 @@ def number_labels(
 
 def _same(label: str | int) -> str | int:
     """Return what labels have in common that mean the same class: 1, "1" and "1.0"."""
-    try:
-        return int(label)  # exactly: a float has 53 bits
-    except (TypeError, ValueError):
-        pass
-    try:
-        value = float(label)
-    except (TypeError, ValueError):
+    if not isinstance(label, str):
+        return int(label) if isinstance(label, int | np.integer) else label
+    if "_" in label or not label.isascii():  # Python would read "1_0" as 10
         return label
-    return int(value) if value.is_integer() else label
+    try:
+        value = Decimal(label)  # exactly: a float has 53 bits
+    except InvalidOperation:
+        return label
+    whole = value.is_finite() and value.adjusted() < LONGEST and value == value.to_integral_value()
+    return int(value) if whole else label
 
 
 def _warn_of_doubtful_names(names: tuple, labels: Sequence, place: Callable[[int], str]) -> None:

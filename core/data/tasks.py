@@ -12,6 +12,7 @@ from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.checks import expect_examples
 from purenets.core.data.labels import expect_classes, expect_names, number_labels
 from purenets.core.data.scaling import Scaling, scaling_of
+from purenets.core.memory import expect_room
 from purenets.core.runs.notes import warn
 
 
@@ -49,7 +50,10 @@ class Dataset(_Parts):
     ):
         self = super().__new__(cls, train, test, n_features, n_classes)
         self.scaling = scaling
-        self.classes = tuple(range(n_classes)) if classes is None else tuple(classes)
+        if classes is None:
+            expect_room(40 * int(n_classes), f"{n_classes:,} classes", "take a smaller n_classes")
+            classes = range(n_classes)
+        self.classes = tuple(classes)
         return self
 
     def _replace(self, **fields) -> "Dataset":

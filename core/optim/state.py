@@ -284,7 +284,7 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
 
     def walk(state):
         new = {k: walk(inner) if isinstance(inner, dict) else inner for k, inner in state.items()}
-        if "hyper" in new:
+        if isinstance(new.get("hyper"), dict):  # a param may have that name, too
             new["hyper"] = {
                 k: like(values[k], v) if k in values else v for k, v in new["hyper"].items()
             }
@@ -295,7 +295,8 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
 
 def _injected(opt_state: dict) -> dict[str, Array]:
     """Return all injected hyper-parameters by name; a UserError if there never were any."""
-    entries = [inner for entry, inner in _entries(opt_state) if entry == "hyper"]
+    named = [inner for entry, inner in _entries(opt_state) if entry == "hyper"]
+    entries = [inner for inner in named if isinstance(inner, dict)]
     if not entries:
         raise UserError(
             "set_hyperparams: hyper: no such entry in the state of the optimizer; "

@@ -165,7 +165,10 @@ def digest_of(path: Path) -> bytes | None:
 
 def on_host(arrays: dict) -> Flat:
     """Return a nested dict as flat arrays of their own memory, as a file holds them."""
-    stored = {name: _stored(leaf) for name, leaf in tree.flatten(arrays).items()}
+    flat = tree.flatten(arrays)
+    if "__metadata__" in flat:
+        raise UserError("checkpoint: __metadata__: no name for a leaf, the format has it itself")
+    stored = {name: _stored(leaf) for name, leaf in flat.items()}
     return Flat(stored, _empty_parts(arrays))
 
 

@@ -15,7 +15,7 @@ from purenets.core.arguments import (
     expect_paths,
     expect_states,
 )
-from purenets.core.base import Metrics, Step, TrainState, UserError
+from purenets.core.base import Array, Metrics, Step, TrainState, UserError
 from purenets.core.runs import checkpoint, history, rotation
 from purenets.core.runs.files import exclusive_lock, folder_at, is_folder, remove_unfinished
 from purenets.core.runs.notes import warn
@@ -153,6 +153,7 @@ def save(
         if getattr(value, "shape", ()) != ():
             raise UserError(f"save: metric_sums[{name!r}] is an array, needs a number")
         expect_numbers("save", ANY, metric_sums=value)
+    _expect_step(state.step, rows[-1]["step"] if rows else 0)
     folder = Path(folder)
     if not is_folder(folder):
         raise UserError(f"save: {folder} is no folder; make it first, or let open_run make it")
@@ -286,6 +287,13 @@ def fit_and_save(
         raise train.PeerLost(f"{error}; {_last_good(folder)}{how}") from error
     except train.Interrupted as error:
         raise train.Interrupted(f"{error}; {_go_on(folder, resume_hint)}") from error
+
+
+def _expect_step(step: Array, last: int) -> None:
+    """Raise a UserError for a step that `restore` would take for damaged."""
+    if not str(getattr(step, "dtype", "")).endswith("int64") or int(step) < last:
+        kind = f" ({step.dtype})" if hasattr(step, "dtype") else ""
+        raise UserError(f"save: state.step is {step}{kind}, needs an int64 from {last} on")
 
 
 def _expect_steps(folder: Path, taken: int, steps: int, flag: str, epoch: float | None) -> None:

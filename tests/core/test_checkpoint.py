@@ -123,3 +123,8 @@ def test_a_file_that_is_signed_but_no_checkpoint_is_refused(tmp_path, header):
     (tmp_path / checkpoint.NAME).write_bytes(content.replace(UNSIGNED.encode(), digest))
     with pytest.raises(UserError, match="damaged or not a checkpoint"):
         checkpoint.load(tmp_path, ARRAYS)
+
+
+def test_name_of_the_format_itself_is_refused(tmp_path):
+    with pytest.raises(UserError, match="__metadata__: no name for a leaf"):
+        checkpoint.save(tmp_path / "a.safetensors", {"__metadata__": np.zeros(1)}, {})

@@ -338,3 +338,31 @@ def test_states_hold_vectors_of_all_leaves(params):
     n = tree.size(params)
     assert state["old_dirs"].shape == state["old_stps"].shape == (7, n)
     assert state["d"].shape == (n,)
+
+
+def barrier(params):
+    """A loss that is NaN for a negative w, and its gradient."""
+    f = lambda p: (-p["w"].log() + p["w"] ** 2).sum()
+    grads, value = torch.func.grad_and_value(f)(params)
+    return value, grads
+
+
+def test_strong_wolfe_never_ends_where_the_loss_is_nan():
+    params = {"w": torch.tensor([0.05, 3.0], dtype=torch.float64)}
+    value, grads = barrier(params)
+    search = optim.strong_wolfe()
+    updates, _ = search.update(
+        grads, search.init(params), params, value=value, value_and_grad_fn=barrier
+    )
+    assert barrier(optim.apply_updates(params, updates))[0] < value
+
+
+@pytest.mark.parametrize("name", ["backtracking", "strong_wolfe", "lbfgs"])
+def test_params_stay_where_the_gradient_is_nan(name):
+    value_and_grad = lambda p: (np.float32(2), {"w": np.array([np.nan, 1], np.float32)})
+    params, search = {"w": np.ones(2, np.float32)}, getattr(optim, name)()
+    value, grads = value_and_grad(params)
+    updates, _ = search.update(
+        grads, search.init(params), params, value=value, value_and_grad_fn=value_and_grad
+    )
+    assert updates["w"].tolist() == [0, 0]

@@ -516,3 +516,9 @@ def test_learned_values_of_a_schedule_are_taken():
     rate = torch.tensor(0.1, requires_grad=True)
     value = schedules.cosine(rate, 10)(torch.tensor(5.0))
     assert torch.autograd.grad(value, rate)[0] == pytest.approx(0.5)
+
+
+def test_param_may_be_called_hyper():
+    optimizer = optim.inject_hyperparams(optim.adam, lr=0.1)
+    state = optim.set_hyperparams(optimizer.init({"hyper": np.ones(2)}), lr=0.3)
+    assert float(state["hyper"]["lr"]) == pytest.approx(0.3)

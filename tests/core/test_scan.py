@@ -126,3 +126,16 @@ def test_names_of_y_may_come_in_another_order():
 def test_y_of_another_structure_is_refused():
     with pytest.raises(UserError, match="a y of another structure than at first"):
         scan(lambda c, x: (c, {"a": x} if x < 2 else {"b": x}), np.array(0.0), np.array([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda c, x: ((c if x < 1 else np.ones(2)), c.sum()), "returned the shape"),
+        (lambda c, x: ((c if x < 1 else c.astype("f4")), c.sum()), "returned the dtype"),
+        (lambda c, x: (c, np.ones(int(x) + 1)), "needs one shape"),
+    ],
+)
+def test_carry_and_y_keep_their_shapes_in_all_iterations(f, message):
+    with pytest.raises(UserError, match=message):
+        scan(f, np.ones(1), np.arange(3.0))

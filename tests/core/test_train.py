@@ -557,3 +557,35 @@ OF_OTHER_ARGUMENTS = {
 def test_a_function_of_other_arguments_is_named_with_the_right_ones(text, nets):
     with pytest.raises(UserError, match=f"^{text}"):
         OF_OTHER_ARGUMENTS[text](nets)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (
+            lambda n: {"a": 1.0} | ({"b": 2.0} if n == 3 else {}),
+            "has the metrics a, those before it",
+        ),
+        (lambda n: None, "metrics returned a NoneType, needs a dict"),
+        (lambda n: {"a": np.complex128(1 + 2j)}, "needs one number"),
+    ],
+)
+def test_metrics_of_the_parts_have_to_fit(metrics, message):
+    state, x = start(), np.arange(10.0)
+    with pytest.raises(UserError, match=message):
+        evaluate(lambda params, buffers, batch: metrics(len(batch[1])), state, (x, x), 3)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"loss": 1.0, "loss (rounding)": 100.0}, "ends in ' \\(rounding\\)' is ours"),
+        ({"loss": 1j}, "loss is 1j, needs a real number"),
+        ({"loss": "low"}, "loss is 'low', needs a real number"),
+        ({"loss": np.complex128(1j)}, "needs a real number"),
+    ],
+)
+def test_metrics_of_a_step_that_are_none(metrics, message):
+    step = lambda state, batch: (state._replace(step=state.step + 1), metrics)
+    with pytest.raises(UserError, match=message):
+        fit(step, start(), BATCHES, steps=2)

@@ -161,3 +161,26 @@ def test_integers_are_numbers_in_both_passes(name, train, dtype):
         (dx, grads), (other_dx, other) = grads
         assert np.allclose(dx, other_dx, atol=1e-5)
         assert all(np.allclose(grads[leaf], other[leaf], atol=1e-4) for leaf in other)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (m.Conv(2, 3, 5), (1, 2, 3, 3)),
+        (m.MaxPool(2, stride=2), (1, 2, 1, 1)),
+        (m.MaxPool(2, stride=2), (1, 2, 4)),
+        (m.GlobalAvgPool(), (1, 2)),
+    ],
+)
+def test_images_that_are_too_small_are_refused(module, shape):
+    params, buffers = module.init(random.key(0))
+    with pytest.raises(UserError, match=r"^input: shape is "):
+        module.forward(params, buffers, np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"running_mean": np.ones(1)}])
+def test_running_statistics_are_checked(wrong):
+    norm = m.BatchNorm(3)
+    params, buffers = norm.init(random.key(0))
+    with pytest.raises(UserError, match=r"^running_mean: "):
+        norm.forward(params, buffers | wrong if wrong else {}, np.ones((4, 3, 2, 2), np.float32))

@@ -202,3 +202,10 @@ def test_a_wrong_rate_is_named(rate):
 def test_training_with_dropout_needs_a_key():
     with pytest.raises(UserError, match="needs a key"):
         m.Dropout(0.5).forward({}, {}, np.ones((2, 2)), train=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 3), (3,)])
+def test_linear_takes_a_batch_of_features_only(shape):
+    layer = m.Linear(3, 4)
+    with pytest.raises(UserError, match=r"expected \(batch, 3\)"):
+        layer.forward(*layer.init(KEY), np.ones(shape, np.float32))

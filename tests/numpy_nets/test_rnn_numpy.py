@@ -120,3 +120,12 @@ def test_wrong_shapes_name_the_leaf():
 def test_it_imports_no_torch():
     code = "import sys, purenets.numpy_nets.rnn_numpy; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("make", [rnn_numpy.VanillaRNN, vanilla_rnn.VanillaRNN])
+def test_complex_digits_are_refused(make):
+    model = make(4, 3, 5, 2)
+    x = np.ones((5, 4, 3), np.complex64)
+    x = x if make is rnn_numpy.VanillaRNN else torch.tensor(x)
+    with pytest.raises(UserError, match="needs real numbers"):
+        model.apply(*model.init(random.key(0)), x)

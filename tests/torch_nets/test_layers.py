@@ -125,3 +125,90 @@ def test_buffers_of_no_layer_are_named():
 def test_a_name_that_params_could_not_have_is_refused(name):
     with pytest.raises(UserError, match="a name must not be empty or hold a dot"):
         layers.serial(**{name: layers.ReLU()})
+
+
+Q, K = torch.ones(3, 4, 8), torch.ones(3, 5, 8)
+REFUSED_PARTS = {
+    "a value for each key": (Q, K, torch.ones(3, 50, 8)),
+    "one dtype": (Q, K, K.double()),
+    "as many features": (Q, torch.ones(3, 5, 7), K),
+    "do not broadcast": (Q, torch.ones(2, 5, 8), torch.ones(2, 5, 8)),
+    r"a tensor \(..., steps, features\)": (Q, K, torch.ones(8)),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED_PARTS)
+def test_attention_refuses_parts_that_do_not_fit(message):
+    with pytest.raises(UserError, match=message):
+        layers.attention.attention(*REFUSED_PARTS[message])
+
+
+def test_attention_layer_refuses_more_values_than_keys():
+    layer = layers.MultiheadAttention(8, 2)
+    with pytest.raises(UserError, match="a value for each key"):
+        layer.apply(layer.init(random.key(0))[0], {}, (Q, K, torch.ones(3, 50, 8)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_written_out_attention_is_as_exact_as_the_kernel_in_half_precision(dtype):
+    q, k, v = (random.normal(key, (1, 1, 6, 64)) for key in random.split(random.key(4), 3))
+    q, k, v = (torch.as_tensor(x).to(dtype) for x in (40 * q, 40 * k, v))
+    whole = layers.attention.attention(q.double(), k.double(), v.double())
+    by_formula = torch.func.vmap(layers.attention.attention)(q, k, v)
+    assert by_formula.dtype == dtype
+    assert torch.allclose(by_formula.double(), whole, atol=0.02)
+
+
+def test_mask_whose_first_axis_may_be_batch_or_heads_is_refused():
+    layer = layers.MultiheadAttention(8, 4)
+    params, x = layer.init(random.key(0))[0], torch.ones(4, 3, 8)
+    mask = torch.ones(4, 3, 3, dtype=torch.bool)
+    with pytest.raises(UserError, match=r"the batch and the heads; say mask\[:, None\]"):
+        layer.apply(params, {}, (x, x, x, mask))
+    layer.apply(params, {}, (x, x, x, mask[:, None]))
+    layer.apply(params, {}, (x[:3], x[:3], x[:3], mask))
+
+
+def test_residual_keeps_the_shape():
+    block = layers.residual(fc=layers.Linear(4, 1))
+    with pytest.raises(UserError, match=r"from \(3, 4\) to \(3, 1\), need to keep the shape"):
+        block.apply(block.init(random.key(0))[0], {}, torch.ones(3, 4))
+
+
+def test_fixed_linear_needs_a_bias_for_each_output():
+    with pytest.raises(UserError, match="a bias for each output"):
+        layers.FixedLinear(torch.ones(5, 4), torch.ones(1))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_running_statistics_of_another_shape_are_refused(train):
+    norm = layers.BatchNorm(3)
+    params, buffers = norm.init(random.key(0))
+    with pytest.raises(UserError, match=r"running_mean: shape is \(1,\), expected \(3,\)"):
+        wrong = {**buffers, "running_mean": torch.ones(1)}
+        norm.apply(params, wrong, torch.randn(4, 3, 2, 2), train=train)
+
+
+TOO_SMALL = {
+    "Conv": (layers.Conv(2, 3, 5), (1, 2, 4, 9)),
+    "dilated": (layers.Conv(2, 3, 3, dilation=3), (1, 2, 6, 9)),
+    "Conv1d": (layers.Conv1d(2, 3, 5), (1, 2, 4)),
+    "MaxPool": (layers.MaxPool(2, stride=2), (1, 2, 1, 4)),
+    "ConvTranspose": (layers.ConvTranspose(2, 3, 3, padding=3), (1, 2, 2, 2)),
+    "LastStep": (layers.LastStep(), (3, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("name", TOO_SMALL)
+def test_inputs_that_are_too_small_are_refused(name):
+    layer, shape = TOO_SMALL[name]
+    params, buffers = layer.init(random.key(0))
+    with pytest.raises(UserError, match=r"^input: "):
+        layer.apply(params, buffers, torch.ones(shape))
+
+
+@pytest.mark.parametrize("state", [np.zeros((1, 1, 3), "f4"), torch.zeros(1, 1, 3).double(), [1]])
+def test_states_of_another_kind_are_refused(state):
+    layer = layers.RNN(2, 3)
+    with pytest.raises(UserError, match=r"^state: "):
+        layer.apply(layer.init(random.key(0))[0], {}, (torch.ones(1, 2, 2), state))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from purenets.core import random, tree
 from purenets.core.arguments import expect_choice, expect_flags, shown
+from purenets.core.arrays import widened
 from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
 from purenets.core.serial import by_layer, expect, expect_sizes, serial_init
@@ -56,7 +57,8 @@ def attention(
         A tensor (..., queries, features).
 
     Raises:
-        UserError: the mask is not boolean, or does not broadcast to (..., queries, keys).
+        UserError: q, k and v do not fit, or the mask is not boolean or does not broadcast to (...,
+            queries, keys).
 
     Example:
         >>> import torch
@@ -69,6 +71,7 @@ def attention(
     Source:
         Vaswani et al. 2017, arXiv 1706.03762; torch.nn.functional.scaled_dot_product_attention.
     """
+    _expect_parts(q, k, v)
     if not (is_transformed() or is_forward_mode()):
         seen = mask if mask is None else _seen(q, k, mask, causal)
         return F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal and mask is None)
@@ -98,12 +101,34 @@ def attention_weights(
         tensor([[1.0000, 0.0000],
                 [0.5000, 0.5000]])
     """
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    _expect_parts(q, k)
+    scores = widened(q) @ widened(k).mT / math.sqrt(q.shape[-1])  # as the fused kernel has them
     if mask is None and not causal:
-        return scores.softmax(-1)
+        return scores.softmax(-1).to(q.dtype)
     mask = _seen(q, k, mask, causal)
     blind = ~mask.any(-1, keepdim=True)  # softmax of nothing would be NaN
-    return scores.masked_fill(~(mask | blind), -math.inf).softmax(-1).masked_fill(blind, 0.0)
+    weights = scores.masked_fill(~(mask | blind), -math.inf).softmax(-1)
+    return weights.masked_fill(blind, 0.0).to(q.dtype)
+
+
+def _expect_parts(q: Tensor, k: Tensor, v: Tensor | None = None) -> None:
+    """Raise a UserError unless queries, keys and values fit; torch's kernel does not look."""
+    parts = {"q": q, "k": k} | ({} if v is None else {"v": v})
+    for name, x in parts.items():
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            right = "a tensor (..., steps, features)"
+            raise UserError(f"attention: {name} is {shown(x)}, needs {right}")
+        if x.dtype != q.dtype:
+            raise UserError(f"attention: {name} is of {x.dtype}, q of {q.dtype}; needs one dtype")
+    shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in parts.items())
+    if q.shape[-1] != k.shape[-1]:
+        raise UserError(f"attention: {shapes}: queries and keys need as many features")
+    if v is not None and k.shape[-2] != v.shape[-2]:
+        raise UserError(f"attention: {shapes}: needs a value for each key")
+    try:
+        torch.broadcast_shapes(*(x.shape[:-2] for x in parts.values()))
+    except RuntimeError as error:
+        raise UserError(f"attention: {shapes}: the axes in front do not broadcast") from error
 
 
 def _seen(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -119,7 +144,7 @@ def _seen(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
 
 def _expect_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
     """Raise a UserError unless a mask holds booleans that broadcast to (..., queries, keys)."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim == 0:
         raise UserError(
             f"mask: {shown(mask)}, needs booleans, True where a query may see a key; masks of "
             "torch.nn say the opposite: ~mask"
@@ -156,8 +181,8 @@ def MultiheadAttention(
 
     Raises:
         UserError: a size is not a positive integer, or heads do not divide n. When applied: inputs
-            have other shapes, or a mask is not boolean, does not broadcast, or has two axes of
-            which the first may be that of the batch or that of the queries.
+            have other shapes, or a mask is not boolean, does not broadcast, or has two or three
+            axes of which the first may be that of the batch or that of the queries or heads.
 
     Example:
         >>> import torch
@@ -192,7 +217,7 @@ def MultiheadAttention(
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
-        parts, mask = _inputs(x, n)
+        parts, mask = _inputs(x, n, heads)
         for part in parts:
             expect_dtype(part, params["in_proj_weight"])
         q, k, v = (_split_heads(y, heads) for y in _projected(params, parts))
@@ -207,7 +232,7 @@ def MultiheadAttention(
     return Model(sized(init, shapes), apply, uses_key=dropout > 0, kind="MultiheadAttention")
 
 
-def _inputs(x, n: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def _inputs(x, n: int, heads: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return (x,) or (query, key, value), and the mask; a UserError for other shapes."""
     parts = x if isinstance(x, tuple) else (x,)
     if len(parts) not in (1, 3, 4):
@@ -217,17 +242,22 @@ def _inputs(x, n: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
         expect_tensor(part)
         if part.ndim != 3 or part.shape[-1] != n:
             raise UserError(f"input: shape is {tuple(part.shape)}, expected (batch, steps, {n})")
-    if isinstance(mask, Tensor) and mask.ndim == 2 and not torch.compiler.is_exporting():
-        _expect_one_meaning(mask, parts[0])
+    if isinstance(mask, Tensor) and mask.ndim in (2, 3) and not torch.compiler.is_exporting():
+        _expect_one_meaning(mask, parts[0], heads)
     return parts, mask
 
 
-def _expect_one_meaning(mask: Tensor, x: Tensor) -> None:
-    """Raise a UserError for a mask (n, keys) where n is both the batch and the queries."""
-    if 1 < mask.shape[0] == x.shape[0] == x.shape[1]:
+def _expect_one_meaning(mask: Tensor, x: Tensor, heads: int) -> None:
+    """Raise a UserError for a mask whose first axis may be that of the batch and another one.
+
+    That of (n, keys) is the queries' as well, that of (n, queries, keys) the heads'.
+    """
+    other, size = ("queries", x.shape[1]) if mask.ndim == 2 else ("heads", heads)
+    if 1 < mask.shape[0] == x.shape[0] == size:
+        of_3 = "say mask[:, None] for the batch, mask[None] for the heads"
         raise UserError(
-            f"mask: shape is {tuple(mask.shape)}, and {len(x)} are the batch and the queries; "
-            f"{IDIOMS}"
+            f"mask: shape is {tuple(mask.shape)}, and {len(x)} are the batch and the {other}; "
+            f"{IDIOMS if mask.ndim == 2 else of_3}"
         )
 
 

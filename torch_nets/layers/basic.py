@@ -239,6 +239,9 @@ def FixedLinear(weight: Tensor, bias: Tensor) -> Model:
     """
     expect_arrays("FixedLinear", 2, weight=weight)
     expect_arrays("FixedLinear", 1, bias=bias)
+    if bias.shape[0] != weight.shape[0]:
+        shapes = f"weight {tuple(weight.shape)} and bias {tuple(bias.shape)}"
+        raise UserError(f"FixedLinear: {shapes}, needs a bias for each output")
     given = {"weight": weight, "bias": bias}
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -549,7 +552,8 @@ def residual(**layers: Model) -> Model:
         A layer from x to an output of the same shape.
 
     Raises:
-        UserError: a name is empty or holds a dot, or a layer is not a `Model`.
+        UserError: a name is empty or holds a dot, or a layer is not a `Model`. When applied: the
+            output has another shape.
 
     Example:
         >>> import torch
@@ -565,6 +569,9 @@ def residual(**layers: Model) -> Model:
 
     def apply(params, buffers, x, *, train=False, key=None):
         y, buffers = inner.apply(params, buffers, x, train=train, key=key)
+        if y.shape != x.shape:
+            shapes = f"{tuple(x.shape)} to {tuple(y.shape)}"
+            raise UserError(f"residual: the layers lead from {shapes}, need to keep the shape")
         return x + y, buffers
 
     return inner._replace(apply=apply, kind="Residual")

@@ -11,7 +11,13 @@ from torch import Tensor
 from purenets.core.arguments import expect_flags, expect_integers
 from purenets.core.base import Model, UserError
 from purenets.core.memory import sized
-from purenets.core.serial import expect, expect_channels, expect_padding, expect_sizes
+from purenets.core.serial import (
+    expect,
+    expect_channels,
+    expect_padding,
+    expect_sizes,
+    expect_window,
+)
 from purenets.torch_nets.layers.basic import (
     elementwise,
     expect_dtype,
@@ -89,6 +95,7 @@ def Conv(
         expect(params, shapes)
         expect_tensor(x)
         expect_channels(x, n_in)
+        expect_window(x, size, padding, dilation)
         weight, offset = params["weight"], params.get("bias")
         expect_dtype(x, weight)
         return conv2d(x, weight, offset, stride, padding, dilation, groups), buffers
@@ -148,6 +155,7 @@ def Conv1d(
         expect(params, shapes)
         expect_tensor(x)
         expect_channels(x, n_in, ("length",))
+        expect_window(x, size, padding, dilation)
         weight, offset = params["weight"], params.get("bias")
         expect_dtype(x, weight)
         return F.conv1d(x, weight, offset, stride, padding, dilation, groups), buffers
@@ -209,6 +217,9 @@ def ConvTranspose(
         expect(params, shapes)
         expect_tensor(x)
         expect_channels(x, n_in)
+        if (min(x.shape[2:]) - 1) * stride - 2 * padding + size + output_padding < 1:
+            shape = tuple(x.shape)
+            raise UserError(f"input: shape is {shape}, a padding of {padding} leaves nothing of it")
         weight, offset = params["weight"], params.get("bias")
         expect_dtype(x, weight)
         return F.conv_transpose2d(x, weight, offset, stride, padding, output_padding), buffers
@@ -372,6 +383,7 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
         if x.ndim != 4:
             shape = tuple(x.shape)
             raise UserError(f"input: shape is {shape}, expected (batch, channels, height, width)")
+        expect_window(x, size, padding)
         return F.max_pool2d(x, size, stride, padding)
 
     return elementwise(pooled, "MaxPool")

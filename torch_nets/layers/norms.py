@@ -11,13 +11,18 @@ from purenets.core.arguments import (
     NOT_NEGATIVE,
     expect_flags,
     expect_functions,
-    expect_leaves,
     expect_numbers,
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
-from purenets.core.serial import expect, expect_channels, expect_features, expect_sizes
+from purenets.core.serial import (
+    expect,
+    expect_channels,
+    expect_features,
+    expect_running,
+    expect_sizes,
+)
 from purenets.torch_nets.layers.basic import expect_known_dtype, expect_tensor
 
 
@@ -233,7 +238,7 @@ def BatchNorm(
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)
         expect_tensor(x)
-        _expect_running(buffers)
+        expect_running(buffers, n)
         if x.ndim == 2:
             expect_features(x, n)
         else:
@@ -249,16 +254,6 @@ def BatchNorm(
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
     return Model(sized(init, shapes), apply, uses_key=False, kind="BatchNorm")
-
-
-def _expect_running(buffers: dict) -> None:
-    """Raise a UserError that names what of the running statistics is missing."""
-    try:
-        for name in ("running_mean", "running_var"):
-            buffers[name].shape  # noqa: B018 (an array has one)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        expect_leaves("layer", buffers=buffers)
-        raise UserError(f"{name}: missing in buffers") from error
 
 
 def _batch_normalized(

@@ -255,7 +255,13 @@ def LastStep() -> Model:
         >>> LastStep().apply({}, {}, torch.tensor([[1.0, 2.0, 3.0]]))[0]
         tensor([3.])
     """
-    return elementwise(lambda x: x[:, -1], "LastStep")
+
+    def last(x):
+        if x.ndim < 2 or x.shape[1] < 1:
+            raise UserError(f"input: shape is {tuple(x.shape)}, expected (batch, steps, ...)")
+        return x[:, -1]
+
+    return elementwise(last, "LastStep")
 
 
 def _recurrent(
@@ -317,6 +323,11 @@ def _states(
     if given is None:
         return (x.new_zeros(shape),) * cell.n_states
     states = given if isinstance(given, tuple) else (given,)
+    if not all(isinstance(state, Tensor) and state.dtype == x.dtype for state in states):
+        found = [s.dtype if isinstance(s, Tensor) else type(s).__name__ for s in states]
+        raise UserError(
+            f"state: {', '.join(map(str, found))}, expected {cell.n_states} tensors of {x.dtype}"
+        )
     if len(states) != cell.n_states or any(tuple(state.shape) != shape for state in states):
         found = ", ".join(str(tuple(state.shape)) for state in states)
         raise UserError(f"state: shapes are {found}, expected {cell.n_states} of {shape}")

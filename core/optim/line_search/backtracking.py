@@ -11,7 +11,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
-from purenets.core.optim.internals.arithmetic import at_most, dot, full_like, scaled
+from purenets.core.optim.internals.arithmetic import at_most, dot, full_like
 from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import (
     Hyper,
@@ -24,7 +24,7 @@ from purenets.core.optim.internals.hyper import (
 )
 from purenets.core.optim.internals.order import searching, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
-from purenets.core.optim.line_search.direction import direction_of
+from purenets.core.optim.line_search.direction import along, direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
 
 
@@ -114,7 +114,7 @@ def backtracking(
         start = {"t": first, "good": downhill, "running": downhill}
         end = masked_loop(trial, start, max_steps)
         step = namespace(loss).where(end["good"], end["t"], namespace(loss).zeros_like(loss))
-        return scaled(moves, step), {**next_count(state, counts), "step": end["t"], "inner": inner}
+        return along(moves, step), {**next_count(state, counts), "step": end["t"], "inner": inner}
 
     return real_only(
         "backtracking", any_dtype(with_order(searching("backtracking"), Optimizer(init, update)))

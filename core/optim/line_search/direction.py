@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from purenets.core import tree
 from purenets.core.arguments import expect_optimizers
+from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.extra_args import (
     loss_value,
@@ -46,3 +48,10 @@ def direction_of(name: str, direction: Optimizer | None) -> tuple[Callable, Call
         return Start(f, loss, moves, inner)
 
     return direction.init, start
+
+
+def along(moves: Params, step: Array) -> Params:
+    """Return the moves times the step; zeros for a step of 0, also where a move is not finite."""
+    return tree.map(
+        lambda u: namespace(u).where(step > 0, u * step, namespace(u).zeros_like(u)), moves
+    )

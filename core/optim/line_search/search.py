@@ -55,7 +55,8 @@ def advance_search(
         c1: of the decrease condition.
         c2: of the curvature condition.
     """
-    too_high = new["f"] > start["f"] + c1 * new["t"] * start["slope"]
+    low_enough = new["f"] <= start["f"] + c1 * new["t"] * start["slope"]
+    too_high = ~low_enough | (new["slope"] != new["slope"])  # also where one of both is NaN
     flat = abs(new["slope"]) <= -c2 * start["slope"]
     outward, outside = _bracket(search, new, start, too_high, flat, search["evaluations"] >= limit)
     inward = _zoom(search, new, too_high, flat)
@@ -89,7 +90,12 @@ def _bracket(
     done = ~exhausted & ~rose & flat
     outside = ~exhausted & ~rose & ~flat & ~(new["slope"] >= 0)
     a = choose(exhausted, start, choose(done | outside, new, before))
-    return {"a": a, "b": new, "b_is_low": ~(a["f"] <= new["f"]), "done": done}, outside
+    return {"a": a, "b": new, "b_is_low": _is_lower(new, a), "done": done}, outside
+
+
+def _is_lower(b: Point, a: Point) -> Array:
+    """Return whether the loss at b is below that at a; NaN is above all numbers."""
+    return (b["f"] < a["f"]) | (a["f"] != a["f"])
 
 
 def _zoom(search: dict, new: Point, too_high: Array, flat: Array) -> dict:
@@ -102,7 +108,7 @@ def _zoom(search: dict, new: Point, too_high: Array, flat: Array) -> dict:
     new_high = choose(worse, new, choose(~flat & turned, low, high))
     new_low = choose(worse, low, new)
     a, b = choose(b_is_low, new_high, new_low), choose(b_is_low, new_low, new_high)
-    b_is_low = namespace(new["f"]).where(worse, ~(a["f"] <= b["f"]), b_is_low)
+    b_is_low = namespace(new["f"]).where(worse, _is_lower(b, a), b_is_low)
     return {"a": a, "b": b, "b_is_low": b_is_low, "done": ~worse & flat}
 
 

@@ -11,7 +11,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
-from purenets.core.optim.internals.arithmetic import full_like, scaled
+from purenets.core.optim.internals.arithmetic import full_like
 from purenets.core.optim.internals.extra_args import loss_value
 from purenets.core.optim.internals.hyper import (
     Hyper,
@@ -22,7 +22,7 @@ from purenets.core.optim.internals.hyper import (
 )
 from purenets.core.optim.internals.order import searching, with_order
 from purenets.core.optim.internals.precision import any_dtype, real_only
-from purenets.core.optim.line_search.direction import direction_of
+from purenets.core.optim.line_search.direction import along, direction_of
 from purenets.core.optim.line_search.masked_loop import masked_loop
 from purenets.core.optim.line_search.search import C1, C2, advance_search, begin_search
 from purenets.core.optim.line_search.vectors import dot, flattened, largest
@@ -112,7 +112,7 @@ def strong_wolfe(
         first = full_like(loss, resolve_hyper(lr, state, grads))
         carry = {"search": begin_search(first, start), "t": zero, "running": start["slope"] < 0}
         step = masked_loop(evaluate, carry, max_eval)["t"]
-        return scaled(moves, step), {**next_count(state, counts), "inner": inner}
+        return along(moves, step), {**next_count(state, counts), "inner": inner}
 
     return real_only(
         "strong_wolfe", any_dtype(with_order(searching("strong_wolfe"), Optimizer(init, update)))
