@@ -291,9 +291,9 @@ def fit_and_save(
 
 def _expect_step(step: Array, last: int) -> None:
     """Raise a UserError for a step that `restore` would take for damaged."""
-    if not str(getattr(step, "dtype", "")).endswith("int64") or int(step) < last:
-        kind = f" ({step.dtype})" if hasattr(step, "dtype") else ""
-        raise UserError(f"save: state.step is {step}{kind}, needs an int64 from {last} on")
+    dtype = str(getattr(step, "dtype", type(step).__name__)).removeprefix("torch.")
+    if dtype != "int64" or int(step) < last:
+        raise UserError(f"save: state.step is {step} ({dtype}), needs an int64 from {last} on")
 
 
 def _expect_steps(folder: Path, taken: int, steps: int, flag: str, epoch: float | None) -> None:

@@ -245,7 +245,7 @@ def test_a_state_is_saved_alone(tmp_path):
     assert (int(state.step), table, sums) == (7, [], {})
 
 
-@pytest.mark.parametrize("step", [np.array(3), np.array(9, np.int32), np.array(-1), np.array(9.0)])
+@pytest.mark.parametrize("step", [np.array(3), np.array(9, np.uint64), np.array(-1), np.array(9.0)])
 def test_save_refuses_what_restore_would_call_damaged(step, tmp_path):
     with pytest.raises(UserError, match=r"save: state.step is .*, needs an int64 from 7 on"):
         runs.save(tmp_path, STATE._replace(step=step), [{"step": 7, "loss": 1.0}])
