@@ -248,7 +248,8 @@ CALLS = {
 # the models
 ELSEWHERE = {
     "train.fit", "serial.serial_uses_key", "serial.serial_init",
-    "serial.serial_apply", "serial.expect", "checkpoint.save", "checkpoint.load",
+    "serial.serial_apply", "serial.expect", "serial.expect_running", "checkpoint.save",
+    "checkpoint.load",
     "checkpoint.load_file", "checkpoint.read", "folder.save", "folder.open_run",
     "checkpoint.on_host",
     "checkpoint.encoded", "checkpoint.described",

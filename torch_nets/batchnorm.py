@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from purenets.core import random
-from purenets.core.arguments import expect_dicts, expect_models
+from purenets.core.arguments import expect_leaves, expect_models
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
 from purenets.torch_nets.keys import expect_key_for, key_like
@@ -62,7 +62,7 @@ def update_batchnorm(
         Izmailov et al. 2018, arXiv 1803.05407, section 3.2; torch.optim.swa_utils.update_bn.
     """
     expect_models("update_batchnorm", model=model)
-    expect_dicts("update_batchnorm", params=params, buffers=buffers)
+    expect_leaves("update_batchnorm", params=params, buffers=buffers)
     is_scalar = getattr(batches, "ndim", 1) == 0
     if is_scalar or (not hasattr(batches, "__iter__") and not callable(batches)):
         raise UserError(f"update_batchnorm: batches: a {type(batches).__name__}, needs a list")

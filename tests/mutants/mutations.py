@@ -732,15 +732,15 @@ LOOP = [
     Mutation(
         "batches are counted from 1",
         "core/train.py",
-        "            state, metrics = step(state, batches(i))\n            if",
-        "            state, metrics = step(state, batches(i + 1))\n            if",
+        "            state, metrics = step(state, batches(i))\n            except",
+        "            state, metrics = step(state, batches(i + 1))\n            except",
         f"{TRAIN}::test_fit_is_the_loop_written_out",
     ),
     Mutation(
         "parts of an evaluation are averaged as if they were equally large",
         "core/train.py",
-        "float(value) * min(size, n - begin)",
-        "float(value) * size",
+        "_number(name, value) * min(size, n - begin)",
+        "_number(name, value) * size",
         f"{TRAIN}::test_evaluate_in_parts_equals_evaluate_at_once",
     ),
     Mutation(
@@ -982,7 +982,7 @@ AUGMENTATION = [
     Mutation(
         "alternating flips mirror the same images in every epoch",
         "torch_nets/augment.py",
-        "if int(step) * int(batch_size) // len(y) % 2 else x_",
+        "if int(step) * (int(batch_size) or len(y)) // len(y) % 2 else x_",
         "if False else x_",
         f"{AUGMENT}::test_alternately_flipped_batches_show_each_image_both_ways_in_two_epochs",
     ),
@@ -1035,8 +1035,8 @@ PRIVACY_AND_PROCESSES = [
     Mutation(
         "influence of the other sign",
         "torch_nets/analysis/per_example.py",
-        "widened(g).flatten(1) @ widened(r).flatten()",
-        "-(widened(g).flatten(1) @ widened(r).flatten())",
+        "rows_of(widened(g)) @ widened(r).flatten()",
+        "-(rows_of(widened(g)) @ widened(r).flatten())",
         f"{PER_EXAMPLE}::test_planted_labels_are_hardest_and_do_harm",
     ),
     Mutation(

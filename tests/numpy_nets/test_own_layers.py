@@ -253,7 +253,7 @@ def test_calls_that_lack_something_get_one_line():
     with pytest.raises(UserError, match=r"call apply\(params, buffers, x\)"):
         rnn.apply(weights, x)
     for dtype in (str, object):
-        with pytest.raises(UserError, match=r"x: dtype is .*, needs numbers"):
+        with pytest.raises(UserError, match=r"x: dtype is .*, needs real numbers"):
             rnn.apply(weights, {}, x.astype(dtype))
     with pytest.raises(UserError, match=r"serial: a layer without a name, Linear; name each"):
         modules.serial(modules.Linear(2, 3), modules.ReLU())
