@@ -11,7 +11,8 @@ _asked: list[list[int]] = []  # what arrived in each block of `stop_requested`, 
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM arrived; raised between two steps, after `save` was called."""
+    """Ctrl-C or SIGTERM arrived; raised between two steps, after `save` was called, or before a step
+    that was being compiled."""
 
 
 def ignore() -> None:

@@ -385,13 +385,9 @@ def noise_scale(grads: Params) -> Tensor:
         raise UserError(f"noise_scale: {n} example, needs two or more")
     grads = tree.map(widened, grads)
     mean = tree.map(lambda g: g.mean(0), grads)
-    noise = _square_norm(tree.map(lambda g, m: g - m, grads, mean)) / (n - 1)
-    signal = _square_norm(mean) - noise / n
+    noise = tree.norm(tree.map(lambda g, m: g - m, grads, mean)) ** 2 / (n - 1)
+    signal = tree.norm(mean) ** 2 - noise / n
     return torch.where(signal <= 0, torch.inf, noise / signal)
-
-
-def _square_norm(grads: Params) -> Tensor:
-    return sum(g.abs().square().sum() for g in grads.values())
 
 
 def top_loss_indices(losses: Tensor, k: int) -> Tensor:
