@@ -11,8 +11,10 @@ _asked: list[list[int]] = []  # what arrived in each block of `stop_requested`, 
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM arrived; raised between two steps, after `save` was called, or before a step
-    that was being compiled."""
+    """Ctrl-C or SIGTERM arrived; raised between two steps, after `save` was called.
+
+    Also raised where a step is compiled, before it is taken.
+    """
 
 
 def ignore() -> None:
