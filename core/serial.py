@@ -237,11 +237,14 @@ def by_layer(layers: dict, leaves: dict, what: str) -> dict[str, dict]:
     return parts
 
 
-def expect_channels(x: Array, n: int, axes: tuple[str, ...] = ("height", "width")) -> None:
+def expect_channels(
+    x: Array, n: int | None = None, axes: tuple[str, ...] = ("height", "width")
+) -> None:
     """Raise a UserError if the input is not (batch, n, *axes), of one pixel or more: a batch of
-    images, or for the axes ("length",) of sequences, of `n` channels."""
-    if getattr(x, "ndim", 0) != 2 + len(axes) or x.shape[1] != n or 0 in x.shape[2:]:
-        expected = f"(batch, {n}, {', '.join(axes)})"
+    images, or for the axes ("length",) of sequences, of `n` channels; None for any number."""
+    shape = tuple(getattr(x, "shape", ()))
+    if len(shape) != 2 + len(axes) or n not in (None, shape[1]) or 0 in shape[2:]:
+        expected = f"(batch, {'channels' if n is None else n}, {', '.join(axes)})"
         raise UserError(f"input: {_about(x)}, expected {expected}")
 
 

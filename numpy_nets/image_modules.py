@@ -290,7 +290,7 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
     expect_padding("MaxPool", padding, size)
 
     def forward(x):
-        _expect_images(x)
+        expect_channels(x)
         expect_window(x, size, padding)
         return max_pool_forward(x, size, stride, padding)
 
@@ -311,17 +311,10 @@ def GlobalAvgPool() -> Module:
     """
 
     def forward(x):
-        _expect_images(x)
+        expect_channels(x)
         return global_avg_pool_forward(x)
 
     return _fixed("GlobalAvgPool", forward, global_avg_pool_backward)
-
-
-def _expect_images(x) -> None:
-    """Raise a UserError unless the input is an array (batch, channels, height, width)."""
-    if getattr(x, "ndim", 0) != 4:
-        shape = tuple(getattr(x, "shape", ()))
-        raise UserError(f"input: shape is {shape}, expected (batch, channels, height, width)")
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:

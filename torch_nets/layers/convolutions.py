@@ -380,9 +380,7 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
 
     def pooled(x):
         expect_tensor(x)
-        if x.ndim != 4:
-            shape = tuple(x.shape)
-            raise UserError(f"input: shape is {shape}, expected (batch, channels, height, width)")
+        expect_channels(x)
         expect_window(x, size, padding)
         return F.max_pool2d(x, size, stride, padding)
 
