@@ -81,7 +81,7 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
 
     Raises:
         UserError: the shards cannot be shared equally among the processes, a GPU is missing, or
-            torchrun has ended.
+            torchrun has ended, or the processes cannot connect.
 
     Example:
         >>> import torch
@@ -99,8 +99,7 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
             return
         if device.type == "cuda":
             torch.cuda.set_device(_own_gpu())
-        _expect_torchrun()
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+        _connect("nccl" if device.type == "cuda" else "gloo")
         group = Group(dist.get_rank(), dist.get_world_size(), shards)
         if not group.writes:  # it is quiet for good
             null = Path(os.devnull)
@@ -111,6 +110,17 @@ def processes(device: torch.device, shards: int = 0) -> Iterator[Group]:
             yield group
         finally:
             dist.destroy_process_group()
+
+
+def _connect(backend: str) -> None:
+    """Connect with the other processes, or raise a UserError that says why it cannot be done."""
+    _expect_torchrun()
+    try:
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    except dist.DistError as error:
+        _expect_torchrun()  # it may have ended meanwhile
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"the processes cannot connect with each other: {reason}") from error
 
 
 def _expect_torchrun() -> None:

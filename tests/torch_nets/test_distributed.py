@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -130,6 +131,22 @@ def test_processes_do_not_wait_for_a_torchrun_that_has_ended(monkeypatch):
         monkeypatch.setenv(name, str(value))
     with pytest.raises(UserError, match="torchrun has ended"), processes(torch.device("cpu")):
         pass
+
+
+def test_torchrun_may_end_while_the_processes_connect(monkeypatch):
+    code = """import time; from torch.distributed import TCPStore
+store = TCPStore("localhost", 0, is_master=True); print(store.port, flush=True); time.sleep(600)"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as torchrun:
+        values = {
+            "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": 0, "TORCHELASTIC_USE_AGENT_STORE": True,
+            "MASTER_ADDR": "localhost", "MASTER_PORT": torchrun.stdout.readline().strip(),
+        }  # fmt: skip
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+        threading.Timer(2.0, torchrun.kill).start()  # rank 0 waits for rank 1 then
+        with pytest.raises(UserError, match="torchrun has ended"), processes(torch.device("cpu")):
+            pass
 
 
 IN_TWO = {
