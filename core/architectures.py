@@ -27,9 +27,9 @@ def reduced_vgg(
     """Return the layers of the assignment's reduced VGG by name: "conv1", "norm1", ..., "fc".
 
     A convolution is 3x3 with stride 1 and padding 1, followed by BatchNorm and ReLU; a pooling
-    takes the maximum of 3x3 with stride 2 and padding 1. A pooling stands before the ReLU that the
-    assignment has before it: the maximum of what a ReLU leaves is what the ReLU leaves of the
-    maximum, in value and gradient, and of a quarter as many pixels.
+    takes the maximum of 3x3 with stride 2 and padding 1. Each pooling comes before the ReLU, where
+    the assignment has it after: max(relu(x)) = relu(max(x)), with the same gradient, and this ReLU
+    then sees a quarter of the pixels.
 
     Args:
         backend: a module with the layers Conv, BatchNorm, ReLU, MaxPool, GlobalAvgPool and Linear.

@@ -132,7 +132,7 @@ class Step(Protocol):
 
 
 class Schedule(Protocol):
-    """Return the value of a hyperparameter at the count-th update (from 0)."""
+    """Return the value of a hyper-parameter at the count-th update (from 0)."""
 
     def __call__(self, count: Any, /) -> Array: ...
 

@@ -12,7 +12,8 @@ hashes all of it at once: a net that draws nothing pays nothing for the key of i
 The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"):
 the counter of a draw is (index, first folded number, second folded number, tag). Its integers wrap
 as int64 does in both libraries, and everything after it uses only operations that IEEE 754 rounds
-exactly (no log, no cosine), hence the same bits on NumPy, torch CPU and CUDA.
+exactly, hence the same bits on NumPy, torch CPU and CUDA. (The one log2 finds the octave of a
+number that is never close to a power of two, so its last bit does not matter.)
 """
 
 import math
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 MASK = 0xFFFFFFFF  # a word is 32 bits, held in int64
-FEW, PART_BITS = 2**12, 16  # of fewer than FEW probabilities, their 2**16th parts are drawn
+FEW, PART_BITS = 2**12, 16  # fewer than FEW of 2**32 probabilities are divided further
 DRAW, SPLIT, FOLD = 0, 1, 2  # what a hash is for: keys and draws never share a counter
 
 
@@ -529,8 +530,7 @@ _kernels: list[Callable] = [lambda counter, key: None]
 def _normal(words: Array, shape, dtype: str) -> Array:
     """Return the inverse of the normal distribution at p = (words + 1/2) / 2**32.
 
-    It is a polynomial in x = 2**32 * min(p, 1 - p): the table has one for each octave of x, in the
-    place of x within the octave.
+    It is a polynomial for each octave of x = 2**32 * min(p, 1 - p), in the position of x within it.
     """
     xp = namespace(words)
     upper = words > MASK >> 1

@@ -8,7 +8,7 @@ state, history = fit(step, state, batches(train, 32, key), steps=1500)
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from tqdm import tqdm
@@ -119,9 +119,9 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
         A `TrainState` with `step` 0.
 
     Raises:
-        UserError: an argument has the wrong type or value, the optimizer's `init` returns what is
-            no dict of arrays, its schedule begins with what is no such hyper-parameter, or an
-            update of one's own changes its arguments or returns no pair; the message names it.
+        UserError: an argument has the wrong type or value; `optimizer.init` does not return a dict
+            of arrays; a schedule starts at an invalid value; or an update of your own changes its
+            arguments or does not return a pair. The message names it.
 
     Example:
         >>> import numpy as np
@@ -166,10 +166,10 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         The step. It changes none of its arguments.
 
     Raises:
-        UserError: `grad_fn` is not a function, `optimizer` is not an optimizer, or its updates are
-            known to point uphill, as those of transforms without a learning rate. The step raises
-            one for a state of another optimizer or of other params, and if `grad_fn` returns
-            something else, or buffers of other names, shapes or dtypes than those of the state.
+        UserError: `grad_fn` is not a function, `optimizer` is not an optimizer, or its updates
+            point uphill (a transform without a learning rate). The step raises one if the state
+            belongs to another optimizer or other params, if `grad_fn` returns anything else, or if
+            the buffers change their names, shapes or dtypes.
 
     Example:
         >>> import numpy as np
@@ -198,10 +198,9 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         try:
             grads, (buffers, metrics) = result
         except (TypeError, ValueError):
-            _expect_grads(result)
-            raise
+            _refuse_result(result)
         if not (isinstance(grads, dict) and isinstance(metrics, dict)):
-            _expect_grads(result)
+            _refuse_result(result)
 
         def value_and_grad_fn(params):  # torch.compile cannot trace annotations here
             grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
@@ -229,7 +228,8 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
 def _expect_buffers(new: Buffers, old: Buffers) -> None:
     """Raise a UserError unless a step returns buffers of the names, shapes and dtypes that it got.
 
-    Of others no checkpoint could be restored: a new state has those that `init` makes.
+    A checkpoint with other buffers could not be restored: it is read into a state with those of
+    `init`.
     """
     new, old = new or {}, old or {}
     if _have_same_leaves(new, old):
@@ -259,8 +259,8 @@ def _have_same_leaves(a: dict, b: dict) -> bool:
     return True
 
 
-def _expect_grads(result: Any) -> None:
-    """Raise a UserError for what a gradient function must not return."""
+def _refuse_result(result: Any) -> NoReturn:
+    """Raise the UserError for what a gradient function must not return."""
     right = "(grads, (buffers, metrics)), where metrics is a dict with the 'loss'"
     raise UserError(f"make_step: grad_fn returned {_outline(result)}, needs {right}")
 
@@ -298,11 +298,12 @@ def fit(
         batches: the function from the step, counted from 0, to its batch, as `data.batches` returns
             it.
         steps: the total to reach, not how many more: a state at step 300 with steps=600 takes 300.
-        every: steps between two rows; 0 for the last row only.
+        every: steps between two rows; 0 for none in between: only the row of the last step, and
+            with `evaluate` that of step 0.
         evaluate: returns numbers by names that are neither "step" nor those of the step's metrics.
         save: `save(state, history, metric_sums)` is called after each row, and on Ctrl-C or SIGTERM
-            before `Interrupted` is raised. Pass its three values back in to continue as if nothing
-            had happened.
+            before `Interrupted` is raised. Pass these three values back in to continue as if
+            nothing had happened.
         history: the rows to continue.
         metric_sums: sums over the steps since the last row, as `save` got them.
         label: the text of the progress bar.
@@ -335,7 +336,7 @@ def fit(
     _expect_arguments(step, state, batches, evaluate, save, metric_sums)
     begin, names = int(state.step), None
     history = _check_plan(steps, every, history, begin)
-    if begin == steps > 0 and not history:  # who goes on with a run that is done has its history
+    if begin == steps > 0 and not history:  # a finished run that is resumed passes its history
         taken = f"fit: the state has taken {begin} steps already, steps={steps} takes none more"
         warnings.warn(taken, stacklevel=3)
     good, sums = state, running_sums.begin(metric_sums, history, begin)  # good: of the last row
@@ -476,9 +477,9 @@ def evaluate(
         Each metric by its name, a float.
 
     Raises:
-        UserError: there are no examples, `batch_size` is not an integer from 0 on, or a metric or
-            the loss is not the mean of its values on parts: `r2`, a sum, class weights, targets
-            that are not counted. A function of your own that is none says so,
+        UserError: there are no examples; `batch_size` is not an integer from 0 on; or a batch size
+            is given and a metric or the loss is not a mean over examples (`r2`, a sum, class
+            weights, ignored targets). Mark a function of your own that is not:
             `f.mean_over_examples = False`.
 
     Example:

@@ -154,7 +154,7 @@ def map_to_several(f: Callable, n: int, tree: dict, *rest: dict) -> tuple[dict, 
 
 
 def check_names(tree: dict, like: dict) -> None:
-    """Raise a UserError that names the leaves that `tree` lacks, and those that `like` has not."""
+    """Raise a UserError that names the leaves that `tree` lacks, and those that `like` lacks."""
     if type(tree) is dict and tree.keys() == like.keys():
         return
     if not isinstance(tree, dict):
@@ -593,9 +593,9 @@ def stack(trees: Sequence[dict]) -> dict:
         return _mapped("stack", "", one, trees[0], trees[1:])
     except UserError:
         raise
-    except (ValueError, RuntimeError) as error:  # looked into only then
+    except (ValueError, RuntimeError):  # looked into only then
         _expect_same_shapes(trees)
-        raise error
+        raise
     except TypeError as error:
         raise UserError("stack: needs arrays of one library in all dicts") from error
 

@@ -9,8 +9,8 @@ def CNN(n_channels: int, n_classes: int, *, width: float = 1.0) -> NumpyModel:
     """Return the reduced VGG of the assignment, with the backward pass by hand.
 
     It has 8 convolutions with BatchNorm and ReLU, 5 poolings and a linear layer: 9,231,114 params
-    for 3 channels and 10 classes. Its averages over pixels leave the size of the images open; 32 x
-    32 pixels come down to one.
+    for 3 channels and 10 classes. The mean over pixels before the last layer allows images of any
+    size; 32 x 32 pixels shrink to one.
 
     Args:
         n_channels: the channels of the images.

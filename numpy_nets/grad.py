@@ -13,12 +13,23 @@ from purenets.numpy_nets.losses import Loss, cross_entropy, expect_losses
 from purenets.numpy_nets.modules import Module, params_backward
 from purenets.numpy_nets.own_layers import checked, checked_loss
 
-NUMBERS = "fiubc"  # the kinds of dtypes that hold some
-ERRORS = (TypeError, AttributeError, RuntimeError, ValueError)  # what tensors raise in NumPy
+NUMBERS = "fiubc"  # dtype kinds that hold numbers
+ERRORS = (
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ValueError,
+)  # NumPy's, for tensors
 
 
 class NumpyModel(NamedTuple):
-    """A `Model` with its passes by hand: the fields of `Model` and of `modules.Module` together."""
+    """A `Model` with its passes by hand: the fields of `Model` and of `modules.Module` together.
+
+    Args:
+        init, uses_key, kind, layers: as in `Model`.
+        apply: `forward` without the cache, with checks of its arguments.
+        forward, backward, backward_params: as in `modules.Module`.
+    """
 
     init: Init
     apply: Apply
@@ -88,11 +99,11 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
 
     Args:
         model: one of `numpy_nets`, with `forward` and `backward`.
-        loss: one of `numpy_nets.losses`.
+        loss: a `Loss`: one of `numpy_nets.losses`, or your own.
 
     Returns:
         `grad(params, buffers, batch, key) -> (grads, (buffers, metrics))`. The metrics are the
-        "loss" and, where the loss means one, the "accuracy".
+        "loss" and, if the loss defines one, the "accuracy".
 
     Raises:
         UserError: `model` has no such passes or `loss` is not one of them; from `grad`, the params
@@ -130,7 +141,7 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
 
 
 def _metrics(loss: Loss, value: np.ndarray, logits: np.ndarray, cache: tuple) -> Metrics:
-    """Return the loss, and the accuracy where it means one."""
+    """Return the loss, and the accuracy if the loss defines one."""
     if loss.accuracy is None:
         return {"loss": value}
     return {"loss": value, "accuracy": loss.accuracy(logits, cache)}
@@ -143,11 +154,11 @@ def metrics_fn(
 
     Args:
         model: one of `numpy_nets`.
-        loss: one of `numpy_nets.losses`.
+        loss: a `Loss`: one of `numpy_nets.losses`, or your own.
 
     Returns:
-        `metrics(params, buffers, batch) -> {"loss": ..., "accuracy": ...}`; the accuracy where the
-        loss means one. `purenets.evaluate` takes it.
+        `metrics(params, buffers, batch) -> {"loss": ..., "accuracy": ...}`; the accuracy if the
+        loss defines one. `purenets.evaluate` takes it.
 
     Raises:
         UserError: `model` has no `apply` or `loss` is not one of them; from `metrics`, the params
@@ -178,7 +189,7 @@ def metrics_fn(
 
 
 def _expect_first_array(params: Params) -> None:
-    """Look at one leaf, which costs little in a step; all are tensors where one is."""
+    """Check the first leaf only, which is cheap; if one leaf is a tensor, all are."""
     first = next(iter(params.values()), None) if isinstance(params, dict) else None
     if first is not None and type(first) is not np.ndarray:
         expect_array_params(params)

@@ -23,7 +23,7 @@ from purenets.core.serial import (
     expect_sizes,
     expect_window,
 )
-from purenets.numpy_nets.modules import Linear, Module, ReLU
+from purenets.numpy_nets.modules import Linear, Module, ReLU, without_params
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
 
@@ -74,7 +74,8 @@ def conv_forward(x, weight, bias, stride=1, padding=0):
 
     x: (B, C, H, W), weight: (O, C, k, k), bias: (O,) -> y: (B, O, H', W') with
     H' = (H + 2 padding - k) // stride + 1, and the cache for `conv_backward`.
-    As a matrix product: columns (B H' W', C k k) times weight (O, C k k) transposed.
+    As a matrix product: `flat` (B H' W', C k k), a window in each row, times weight (O, C k k)
+    transposed.
     """
     view = windows(padded(x, padding), weight.shape[-1], stride)
     rows, columns = view.shape[2:4]
@@ -87,8 +88,8 @@ def conv_forward(x, weight, bias, stride=1, padding=0):
 def conv_backward(dout, cache):
     """Return dx: (B, C, H, W), dweight: (O, C, k, k) and dbias: (O,) for dout: (B, O, H', W').
 
-    These are the linear layer's formulas on the columns; then every column is added back to the
-    pixels that it was read from.
+    These are the linear layer's formulas on `flat`; then each element of a window is added back to
+    the pixel that it was read from.
     """
     _, weight, shape, stride, padding = cache
     size, (rows, columns) = weight.shape[-1], dout.shape[2:]
@@ -244,20 +245,6 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
-def _fixed(kind, forward, backward) -> Module:
-    """Return a module without params."""
-
-    def module_forward(params, buffers, x, *, train=False, key=None):
-        expect(params, {})
-        out, cache = forward(x)
-        return out, buffers, cache
-
-    def module_backward(dout, cache):
-        return backward(dout, cache), {}
-
-    return Module(lambda key: ({}, {}), module_forward, module_backward, uses_key=False, kind=kind)
-
-
 def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
     """Return a pooling that keeps the largest value of each window: (B, C, H, W) -> (B, C, H', W').
 
@@ -294,7 +281,7 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
         expect_window(x, size, padding)
         return max_pool_forward(x, size, stride, padding)
 
-    return _fixed("MaxPool", forward, max_pool_backward)
+    return without_params(forward, max_pool_backward, "MaxPool")
 
 
 def GlobalAvgPool() -> Module:
@@ -314,7 +301,7 @@ def GlobalAvgPool() -> Module:
         expect_channels(x)
         return global_avg_pool_forward(x)
 
-    return _fixed("GlobalAvgPool", forward, global_avg_pool_backward)
+    return without_params(forward, global_avg_pool_backward, "GlobalAvgPool")
 
 
 def BatchNorm(n: int, *, momentum: float = 0.1, eps: float = 1e-5) -> Module:

@@ -1,4 +1,4 @@
-"""Losses of outputs and targets with their gradients by hand, by the names of `torch_nets.losses`.
+"""Losses with hand-written gradients, under the names of `torch_nets.losses`.
 
 Each is a `Loss`, a pair of functions as in `modules.py`: forward returns the mean over the batch
 and a cache, backward the gradient by the outputs.
@@ -45,7 +45,7 @@ def expect_losses(function: str, **values: Loss) -> None:
             raise UserError(f"{function}: {name} is a {kind}, needs one of numpy_nets.losses{hint}")
 
 
-# --- classes, yes or no ---------------------------------------------------------------------------
+# --- classification -------------------------------------------------------------------------------
 
 
 def _accuracy(logits: np.ndarray, cache: tuple) -> np.float32:
@@ -80,19 +80,19 @@ binary_cross_entropy = Loss(
 )
 
 
-# --- numbers --------------------------------------------------------------------------------------
+# --- regression -----------------------------------------------------------------------------------
 
 
 def mse_forward(y, targets):
     """Return the mean of (y - t)^2 over all elements."""
     y, t = alike("mse", y, targets)
     r = y - t
-    return (r * r).mean(), (r, t)
+    return (r * r).mean(), r
 
 
 def mse_backward(dout, cache):
     """Return dy = 2 dout (y - t) / n."""
-    r, _ = cache
+    r = cache
     return r * (2 * dout / r.dtype.type(r.size))
 
 
@@ -106,12 +106,12 @@ def huber_forward(y, targets, delta):
     size = np.abs(r)
     held = np.minimum(size, delta)  # whose square is finite
     losses = held * (size - held / 2)
-    return losses.mean(), (r, t, delta)
+    return losses.mean(), (r, delta)
 
 
 def huber_backward(dout, cache):
     """Return dy = dout r / n, with r held within delta."""
-    r, _, delta = cache
+    r, delta = cache
     return np.clip(r, -delta, delta) * (dout / r.dtype.type(r.size))
 
 

@@ -15,10 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from purenets.core import random
-from purenets.core.arguments import (
-    ANY,
-    expect_reals,
-)
+from purenets.core.arguments import ANY, expect_reals
 from purenets.core.arrays import expect_plain, in_floats, widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices, expect_distributions, expect_real_outputs
@@ -219,7 +216,7 @@ def _softmax_labels_forward(logits, t):
 
 
 def _softmax_labels_backward(dout, p, t):
-    """dx = dout (p sum_k t_k - t) / batch: the labels of a row need not sum to 1."""
+    """Return dx = dout (p sum_k t_k - t) / batch; the labels of a row need not sum to 1."""
     return (p * t.sum(axis=1, keepdims=True) - t) * (dout / len(t))
 
 
@@ -236,6 +233,12 @@ def classes_or_labels(logits, targets):
     Raises:
         UserError: the targets are neither, a class number is none of the classes, or an array has
             a mask.
+
+    Example:
+        >>> import numpy as np
+        >>> from purenets.numpy_nets.modules import classes_or_labels
+        >>> classes_or_labels(np.zeros((2, 3)), np.array([2, 0], np.int8))
+        array([2, 0])
     """
     if type(targets) is not np.ndarray or type(logits) is not np.ndarray:
         expect_plain("cross_entropy: logits", logits)
@@ -249,9 +252,8 @@ def classes_or_labels(logits, targets):
         return _checked_labels(targets).astype(logits.dtype, copy=False)
     if targets.dtype != np.int64:
         targets = targets.astype(np.int64)
-    if (
-        np.maximum.reduce(targets.view(np.uint64)) >= n_classes
-    ):  # a negative one is a large one there
+    # as uint64, a negative target is a large one
+    if np.maximum.reduce(targets.view(np.uint64)) >= n_classes:
         wrong = targets[(targets < 0) | (targets >= n_classes)][0]
         raise UserError(
             f"cross_entropy: target {wrong} is none of the classes 0 to {n_classes - 1}"
@@ -353,7 +355,9 @@ def Linear(n_in: int, n_out: int) -> Module:
     return Module(init, forward, backward, False, "Linear", backward_params=backward_params)
 
 
-def _without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
+def without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:
+    """Return a module without params from a forward and a backward pass."""
+
     def module_forward(params, buffers, x, *, train=False, key=None):
         expect(params, {})
         out, cache = forward(x)
@@ -378,7 +382,7 @@ def ReLU() -> Module:
         >>> ReLU().backward(np.ones((1, 2)), cache)
         (array([[0., 1.]]), {})
     """
-    return _without_params(relu_forward, relu_backward, "ReLU")
+    return without_params(relu_forward, relu_backward, "ReLU")
 
 
 def Tanh() -> Module:
@@ -394,7 +398,7 @@ def Tanh() -> Module:
         >>> out.round(3)
         array([0.   , 0.762])
     """
-    return _without_params(tanh_forward, tanh_backward, "Tanh")
+    return without_params(tanh_forward, tanh_backward, "Tanh")
 
 
 def SiLU() -> Module:
@@ -413,7 +417,7 @@ def SiLU() -> Module:
     Source:
         Elfwing et al. 2018, arXiv 1702.03118; torch.nn.SiLU.
     """
-    return _without_params(silu_forward, silu_backward, "SiLU")
+    return without_params(silu_forward, silu_backward, "SiLU")
 
 
 ACTIVATIONS = {"relu": ReLU, "tanh": Tanh, "silu": SiLU}
@@ -432,7 +436,7 @@ def SoftMax() -> Module:
         >>> out.round(3)
         array([[0.25, 0.75]])
     """
-    return _without_params(softmax_forward, softmax_backward, "SoftMax")
+    return without_params(softmax_forward, softmax_backward, "SoftMax")
 
 
 def Dropout(rate: float) -> Module:

@@ -1,4 +1,4 @@
-"""Checks of layers and losses that users write: what they return, and that they write into nothing.
+"""Checks of layers and losses that users write: what they return, and that they change no argument.
 
 A layer that writes into its input changes the data set, or the output that the layer before keeps
 for its backward pass; a gradient of another shape broadcasts. Neither raises an error by itself.

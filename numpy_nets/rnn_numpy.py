@@ -92,11 +92,8 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
 
     def init(key):
         bound, keys = 1 / math.sqrt(num_hidden), random.split(key, len(shapes))
-        draws = {
-            name: random.uniform(k, shapes[name], low=-bound, high=bound)
-            for name, k in zip(shapes, keys, strict=True)
-        }
-        return {name: draw.astype(np.float32) for name, draw in draws.items()}, {}
+        draws = zip(shapes.items(), keys, strict=True)
+        return {n: random.uniform(k, s, low=-bound, high=bound) for (n, s), k in draws}, {}
 
     def forward(params, buffers, x, *, train=False, key=None):
         _check(params, shapes, x)

@@ -52,7 +52,7 @@ class Config(ImageOptions):
     norm: str = option("layer", "the residual net's normalization: layer or batch", one_of(NORMS))
     pca: int = option(
         0,
-        "take so many principal components of the pixels, of variance 1; 0 for the pixels",
+        "take this many principal components of the pixels, of variance 1; 0 for the pixels",
         not_negative,
     )
     width: int = option(

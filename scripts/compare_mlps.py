@@ -109,7 +109,7 @@ def compared(config: Config, folder: Path) -> list[dict]:
             new = compare(case, config.compile, keep=case.seed == config.first_seed)
             rows += [{**row, **runs.origin_of(folder)} for row in new]
             result_files.write(path, {**about, "rows": rows}, table(rows))
-    draw(config, rows, folder)
+    draw(rows, folder)
     with exclusive_file(config.results) as copy:
         if copy:
             result_files.write(copy, {**about, "rows": rows}, table(rows))
@@ -316,7 +316,7 @@ def labelled(rows: Sequence[dict]) -> list[tuple[str, dict]]:
     return [(" ".join(str(row["case"][key]) for key in varying), row) for row in rows]
 
 
-def draw(config: Config, rows: list[dict], folder: Path) -> None:
+def draw(rows: list[dict], folder: Path) -> None:
     """Draw the curves of the first seed of each combination, and its decision boundaries."""
     kept = labelled([row for row in rows if "history" in row])
     histories = {f"{label} {row['backend']}".strip(): row["history"] for label, row in kept}

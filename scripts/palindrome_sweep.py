@@ -100,7 +100,9 @@ class Config(Options):
     curriculum: tuple[int, ...] = option((), "lengths T to train at first", rnn.lengths)
     eval_freq: int = option(1000, "steps between evaluations", positive)
     eval_size: int = option(
-        10000, "evaluate all palindromes if at most this many, else so many fresh ones", positive
+        10000,
+        "evaluate all palindromes if at most this many, else this many fresh ones",
+        positive,
     )
     recurrence: str = option(
         "fused", "of a training step: as in scripts/train.py", one_of(RNN_RECURRENCES)

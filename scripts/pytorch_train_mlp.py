@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 from purenets import Params
 from purenets.core.metrics import accuracy  # noqa: F401 (the assignment expects it here)
 from purenets.core.runs.command import command
-from purenets.core.runs.options import option, shard_count, thread_count
+from purenets.core.runs.options import SHARDS, option, shard_count, thread_count
 from scripts.shared import mlp as mlp_task
 from scripts.shared.result import Result
 
@@ -28,12 +28,7 @@ class Config(mlp_task.MLPConfig):
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
     threads: int = option(1, "CPU threads; tiny nets are fastest on one", thread_count)
-    shards: int = option(
-        0,
-        "cut each batch into so many parts, for the same bits from any number of processes that "
-        "divides it; 0 for none",
-        shard_count,
-    )
+    shards: int = option(0, SHARDS, shard_count)
 
 
 def backend_of(config: Config, group=None) -> mlp_task.Backend:

@@ -36,6 +36,7 @@ from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES
 from purenets.core.memory import expect_room, expect_room_for
 from purenets.core.runs.command import command
 from purenets.core.runs.options import (
+    SHARDS,
     Options,
     file_path,
     fraction,
@@ -93,19 +94,16 @@ class Config(Options):
     freeze_recurrence: bool = option(False, "leave W_hh as it began")
     eval_freq: int = option(500, "steps between evaluations", positive)
     eval_size: int = option(
-        10000, "evaluate all palindromes if at most this many, else so many fresh ones", positive
+        10000,
+        "evaluate all palindromes if at most this many, else this many fresh ones",
+        positive,
     )
     exhaustive: bool = option(False, "evaluate all palindromes, however many (T up to 12)")
     seed: int = option(0, "all randomness: params and palindromes", not_negative)
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
     compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
     threads: int = option(1, "CPU threads; 128 units are fastest on one", thread_count)
-    shards: int = option(
-        0,
-        "cut each batch into so many parts, for the same bits from any number of processes that "
-        "divides it; 0 for none",
-        shard_count,
-    )
+    shards: int = option(0, SHARDS, shard_count)
     out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
@@ -117,9 +115,7 @@ class Config(Options):
 
 def make_model(config: Config) -> Model:
     """Return the network that the options describe."""
-    from purenets.torch_nets import (
-        VanillaRNN,
-    )  # imported late, here and below, so that --help is fast
+    from purenets.torch_nets import VanillaRNN  # late, here and below, so that --help is fast
 
     return VanillaRNN(
         config.input_length,

@@ -183,9 +183,8 @@ def autograd_grads(
         create_graph = _depends_on_others(value, inputs)
     grads = gradients(value, tuple(inputs.values()), create_graph)
     pairs = zip(inputs.items(), grads, strict=True)
-    grads = {
-        name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in pairs
-    }  # if not used
+    # zeros for a param that is not used
+    grads = {name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in pairs}
     grads = grads if vector is None else from_vector(params.layout, grads[ALL])
     return grads, (buffers if create_graph else tree.map(torch.Tensor.detach, buffers), found)
 
@@ -228,6 +227,12 @@ def can_use_autograd(params: Params) -> bool:
 
     Returns:
         A bool.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.grad import can_use_autograd
+        >>> can_use_autograd({"w": torch.ones(2)})
+        True
     """
     if vector_of(params) is not None:
         return True

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from purenets.core import random
 from purenets.core.architectures import RNN_INITS, RNN_RECURRENCES, rnn_shapes
-from purenets.core.arguments import FINITE, expect_numbers
+from purenets.core.arguments import FINITE, expect_numbers, is_integer
 from purenets.core.base import Model, Params, UserError
 from purenets.core.memory import sized
 from purenets.torch_nets.fast import enabled
+from purenets.torch_nets.layers.basic import torch_key, uniform_init
 from purenets.torch_nets.to_module import Net, with_leaves
 
 
@@ -104,8 +105,11 @@ def VanillaRNN(
         ['W_hx', 'W_hh', 'b_h', 'W_ph', 'b_o']
         >>> model.apply(params, buffers, torch.zeros(5, 4, 1))[0].shape
         torch.Size([5, 10])
+
+    Source:
+        Equations (1) and (2) of the assignment, Part III.
     """
-    check(input_length, input_dim, num_hidden, num_classes, init)
+    _expect_options(input_length, input_dim, num_hidden, num_classes, init)
     expect_numbers("VanillaRNN", FINITE, gain=gain, input_scale=input_scale)
     if not isinstance(recurrence, str) or recurrence not in RECURRENCES:
         raise UserError(f"--recurrence {recurrence}: needs one of {', '.join(RECURRENCES)}")
@@ -113,8 +117,7 @@ def VanillaRNN(
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
 
     def draw(key):
-        random.check_key(key)
-        params = INITS[init](torch.as_tensor(key), shapes)
+        params = INITS[init](torch_key(key), shapes)
         return params | {"W_hh": params["W_hh"] * gain}, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -184,11 +187,16 @@ def probabilities(logits: Tensor) -> Tensor:
         >>> from purenets.torch_nets.vanilla_rnn import probabilities
         >>> probabilities(torch.tensor([0.0, 0.0]))
         tensor([0.5000, 0.5000])
+
+    Source:
+        Equation (3) of the assignment, Part III.
     """
     return torch.softmax(logits, dim=-1)
 
 
-def check(input_length: int, input_dim: int, num_hidden: int, num_classes: int, init: str) -> None:
+def _expect_options(
+    input_length: int, input_dim: int, num_hidden: int, num_classes: int, init: str
+) -> None:
     """Raise a UserError that names the flag that is wrong.
 
     Args:
@@ -199,9 +207,9 @@ def check(input_length: int, input_dim: int, num_hidden: int, num_classes: int, 
     """
     sizes = {"input_length": input_length, "num_hidden": num_hidden, "num_classes": num_classes}
     for name, value in sizes.items():
-        if type(value) is not int or value < 1:
+        if not is_integer(value) or value < 1:
             raise UserError(f"--{name} {value}: needs a positive integer")
-    if type(input_dim) is not int or input_dim not in (1, num_classes):
+    if not is_integer(input_dim) or input_dim not in (1, num_classes):
         raise UserError(
             f"--input_dim {input_dim}: needs 1 (digits) or {num_classes} (one-hot, --num_classes)"
         )
@@ -248,19 +256,14 @@ def default_init(key: Tensor, shapes: dict) -> Params:
         >>> all(bool((leaf.abs() <= 0.5).all()) for leaf in params.values())
         True
     """
-    bound = 1 / math.sqrt(shapes["b_h"][0])
-    keys = random.split(key, len(shapes))
-    return {
-        name: random.uniform(keys[i], shape, low=-bound, high=bound)
-        for i, (name, shape) in enumerate(shapes.items())
-    }
+    return uniform_init(shapes, 1 / math.sqrt(shapes["b_h"][0]))(key)[0]
 
 
 def orthogonal_init(key: Tensor, shapes: dict) -> Params:
     """Return the params of `default_init`, but with a random orthogonal W_hh and a b_h of 0.
 
-    A rotation keeps the norm of a vector, so the first states keep theirs, and so does the gradient
-    on its way back.
+    An orthogonal matrix keeps the norm of a vector, so while h is small (slopes of tanh near 1)
+    states and gradients keep theirs.
 
     Args:
         key: a torch key.
@@ -279,13 +282,12 @@ def orthogonal_init(key: Tensor, shapes: dict) -> Params:
         True
 
     Source:
-        Saxe et al. 2013, arXiv 1312.6120.
+        Saxe et al. 2013, arXiv 1312.6120; the signs: Mezzadri 2007, arXiv math-ph/0609050.
     """
     W_key, rest_key = random.split(key)
     q, r = torch.linalg.qr(random.normal(W_key, shapes["W_hh"], "float64"))
-    W_hh = (
-        q * torch.sign(torch.diagonal(r))
-    ).float()  # the sign makes it uniform over all rotations
+    # with these signs the matrix is uniform over the orthogonal group
+    W_hh = (q * torch.sign(torch.diagonal(r))).float()
     return default_init(rest_key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros(shapes["b_h"])}
 
 

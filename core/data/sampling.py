@@ -62,7 +62,7 @@ def batches(
             if offset + batch_size <= n:
                 rows = order(epoch)[offset : offset + batch_size]
             else:
-                rows = _run(order, epoch, offset, batch_size, n)
+                rows = _rows_across_epochs(order, epoch, offset, batch_size)
         except (TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, UserError) or is_integer(step):
                 raise
@@ -181,7 +181,7 @@ def _rows_of(x: Any, rows: Array) -> Any:
     return tuple(_rows_of(part, rows) for part in x) if isinstance(x, tuple) else x[rows]
 
 
-def _run(order, epoch: int, offset: int, length: int, n: int) -> Array:
+def _rows_across_epochs(order, epoch: int, offset: int, length: int) -> Array:
     """Return `length` rows from `offset` in permutation `epoch` on, over as many as it takes."""
     parts = []
     while length > 0:

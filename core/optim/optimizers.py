@@ -242,7 +242,7 @@ def rmsprop(
         array([-0.1,  0.1])
 
     Source:
-        torch.optim.RMSprop; Tieleman and Hinton 2012, Coursera lecture 6e; centered: Graves 2013,
+        torch.optim.RMSprop; Tieleman and Hinton 2012, Coursera, lecture 6.5; centered: Graves 2013,
         arXiv 1308.0850.
     """
     expect_hypers("rmsprop", NOT_NEGATIVE, lr=lr, eps=eps, weight_decay=weight_decay)

@@ -1,4 +1,4 @@
-"""Schedules: functions from the count of updates (from 0) to the value of a hyperparameter.
+"""Schedules: functions from the count of updates (from 0) to the value of a hyper-parameter.
 
 They are built of array operations, so a count may be a Python number, a NumPy array (then: all
 values at once, as for a plot) or a tensor under vmap and torch.compile. After its end a schedule
@@ -56,7 +56,7 @@ def constant(value: float) -> Schedule:
     """Return a schedule that always has the same value.
 
     Args:
-        value: the value of the hyperparameter.
+        value: the value of the hyper-parameter.
 
     Returns:
         The schedule, a function from the count of updates to the value.
@@ -74,7 +74,7 @@ def constant(value: float) -> Schedule:
         optax.constant_schedule.
     """
     expect_numbers("constant", FINITE, value=value)
-    return lambda count: value + 0 * _real(count)
+    return lambda count: value + 0 * _as_float(count)
 
 
 def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
@@ -106,7 +106,7 @@ def step(value: float, every: int, gamma: float = 0.1) -> Schedule:
     _expect_updates("step", _swapped("step", value, every), every=every)
     expect_numbers("step", NOT_NEGATIVE, gamma=gamma)
     every = _whole(every)
-    return lambda count: value * _power(gamma, _quotient(_real(count), every))
+    return lambda count: value * _power(gamma, _quotient(_as_float(count), every))
 
 
 def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
@@ -167,7 +167,7 @@ def exponential(value: float, gamma: float) -> Schedule:
     """
     expect_numbers("exponential", FINITE, value=value)
     expect_numbers("exponential", NOT_NEGATIVE, gamma=gamma)
-    return lambda count: value * _power(gamma, _real(count))
+    return lambda count: value * _power(gamma, _as_float(count))
 
 
 def polynomial(begin: float, end: float, steps: int, power: float = 1.0) -> Schedule:
@@ -336,7 +336,7 @@ def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> S
     expect_numbers("multi_step", NOT_NEGATIVE, gamma=gamma)
 
     def schedule(count):
-        count = _real(count)
+        count = _as_float(count)
         passed = sum([(count >= m) * 1 for m in milestones], 0 * count)
         return value * _power(gamma, passed)
 
@@ -349,7 +349,7 @@ def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.
     Args:
         begin: the value after each restart.
         steps: updates of the first cycle.
-        multiply: how many times as long as the cycle before each cycle is.
+        multiply: the length of each cycle divided by that of the one before; 1 for equal cycles.
         end: the value that a cycle falls to.
 
     Returns:
@@ -375,7 +375,7 @@ def cosine_restarts(begin: float, steps: int, multiply: int = 1, end: float = 0.
     steps = _whole(steps)
 
     def schedule(count):
-        count = _real(count)
+        count = _as_float(count)
         begin_of, length_of = _growing_cycles(steps, multiply)
         cycle = _cycle_of(count, begin_of, steps, multiply)
         fraction = (count - begin_of(cycle)) / length_of(cycle)
@@ -456,7 +456,7 @@ def cyclic(
     length, ratio = _whole(steps_up + steps_down), steps_up / (steps_up + steps_down)
 
     def schedule(count):
-        count = _real(count)
+        count = _as_float(count)
         cycle = _quotient(count, length)
         x = (count - cycle * length) / length
         height = namespace(count).where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
@@ -482,8 +482,8 @@ def one_cycle(
         peak: the largest value.
         steps: updates of the whole training.
         warmup_fraction: the share of them in which the value rises.
-        divide: the peak, divided by the first value.
-        divide_final: the first value, divided by the last one.
+        divide: the ratio of the peak to the first value.
+        divide_final: the ratio of the first value to the last.
         anneal: the form of rise and fall, "cosine" or "linear".
         three_phase: fall to the first value in as many updates as the rise took, then to the last.
 
@@ -607,7 +607,7 @@ def _join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedul
     """Return `join` for boundaries that may be any numbers."""
 
     def schedule(count):
-        count = _real(count)
+        count = _as_float(count)
         xp = namespace(count)
         if kind_of(count) == "i":
             count = xp.astype(count, xp.int64)  # a boundary may be beyond the smaller ones
@@ -632,7 +632,7 @@ def _is_listed(values) -> bool:
     return hasattr(values, "__len__") and getattr(values, "ndim", 1) == 1
 
 
-def _real(count) -> Array:
+def _as_float(count) -> Array:
     return np.asarray(count, dtype=float) if isinstance(count, (int, float)) else count
 
 
@@ -648,8 +648,8 @@ def _power(gamma: float | Array, count: Array) -> Array:
 
 
 def _fraction(count, steps) -> Array:
-    """count / steps, within [0, 1]."""
-    fraction = _real(count) / steps
+    """Return count / steps, within [0, 1]."""
+    fraction = _as_float(count) / steps
     return namespace(fraction).clip(fraction, 0.0, 1.0)
 
 

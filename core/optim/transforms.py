@@ -1,8 +1,8 @@
 """Transforms: the small parts, pairs of functions, that optimizers are chains of.
 
 A transform is an `Optimizer`: `init(params) -> state` and `update(grads, state, params) ->
-(updates, state)`. It serves NumPy arrays and torch tensors alike; hyper-parameters are those of
-`optim.hyper`. The entries of the states bear the names that torch.optim gives them.
+(updates, state)`. It serves NumPy arrays and torch tensors alike. A hyper-parameter (`Hyper`) is a
+number, a schedule or a scalar array. Entries of the states have the names of torch.optim.
 """
 
 from collections.abc import Callable

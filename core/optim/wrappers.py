@@ -1,10 +1,11 @@
 """Wrappers: each function takes optimizers and returns an optimizer.
 
-    partition, masked, freeze   a part of the params each, by name or shape
+    partition, masked, freeze   a part of the params each (named, not_named, is_matrix pick it)
     accumulate                  one update for every k gradients
     apply_if_finite             no update by a gradient that is not finite
     skip_first                  no update by the first gradient
     ema, lookahead              averages of the params
+    normalize_weights           every update starts from weights of a fixed norm
 
 `optim.state` reads and changes what they keep. Nothing branches on a value: an update that is not
 due is computed and not used.
@@ -207,7 +208,7 @@ def named(*patterns: str) -> Predicate:
 
     Raises:
         UserError: a pattern is not a string; from `init` of the optimizer: a pattern matches no
-            leaf. One with a wildcard may, beside another that matches some.
+            leaf (a pattern with a wildcard may, if another pattern matches one).
 
     Example:
         >>> from purenets import optim
@@ -234,7 +235,7 @@ def not_named(*patterns: str) -> Predicate:
 
     Raises:
         UserError: a pattern is not a string; from `init` of the optimizer: a pattern matches no
-            leaf. One with a wildcard may, beside another that matches some.
+            leaf (a pattern with a wildcard may, if another pattern matches one).
 
     Example:
         >>> from purenets import optim
@@ -523,8 +524,9 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
     it averages the updates.
 
     Args:
-        decay: the decay rate of the average, in [0, 1). As an array or from a schedule it has the
-            dtype of the params: 1 - 0.999999 is 1.013e-6 in float32, and 1e-6 of a number.
+        decay: the decay rate of the average, in [0, 1). An array or a schedule's value is rounded
+            to the dtype of the params (1 - 0.999999 becomes 1.013e-6 in float32); a Python number
+            is not.
 
     Returns:
         A transform for `chain`; its state has the entry "ema", shaped as the params.

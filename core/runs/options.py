@@ -92,6 +92,10 @@ thread_count = up_to(1024)
 thread_count_or_0 = up_to(1024, not_negative)
 seed_count = up_to(100_000)
 shard_count = up_to(1024, not_negative)
+SHARDS = (  # what --shards does
+    "cut each batch into this many parts: any number of processes that divides it gives the same "
+    "bits; 0 for none"
+)
 
 
 def file_path(value: str) -> str | None:

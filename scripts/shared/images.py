@@ -10,6 +10,7 @@ from purenets import Diverged, Model, TrainState, UserError, tree
 from purenets.core.data.images import folder_digest
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import (
+    SHARDS,
     Options,
     file_path,
     fraction,
@@ -40,7 +41,7 @@ NEEDS = (
 
 
 def unit_interval(value) -> str | None:
-    return None if 0 < value <= 1 else "a number above 0 to 1"
+    return None if 0 < value <= 1 else "a number above 0 and at most 1"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ImageOptions(Options):
     valid_fraction: float = option(
         0.1, "the part of the training images held out for validation; 0 for none", fraction
     )
-    train_images: int = option(0, "keep only so many training images; 0 for all", not_negative)
+    train_images: int = option(0, "keep only this many training images; 0 for all", not_negative)
     # length and evaluations
     max_steps: int = option(5000, "steps to train for", positive)
     epochs: float = option(
@@ -73,12 +74,18 @@ class ImageOptions(Options):
         "mirror images: none, random, or alternating (each in every other epoch)",
         one_of(FLIPS),
     )
-    crop: int = option(0, "move images by up to so many pixels", not_negative)
-    cutout: int = option(0, "set a square of so many pixels to the mean; 0 for none", not_negative)
-    brightness: float = option(
-        0.0, "add up to so many deviations to an image, or subtract them", not_negative
+    crop: int = option(0, "shift images by up to this many pixels", not_negative)
+    cutout: int = option(
+        0, "side in pixels of a random square that is set to the mean; 0 for none", not_negative
     )
-    contrast: float = option(0.0, "scale an image by up to so much up or down", fraction)
+    brightness: float = option(
+        0.0,
+        "add a random number of up to this many standard deviations to an image, or subtract it",
+        not_negative,
+    )
+    contrast: float = option(
+        0.0, "scale the contrast of an image by a factor from 1 - this to 1 + this", fraction
+    )
     mixup: bool = option(False, "train on mixtures of two images")
     mixup_alpha: float = option(
         1.0, "the share of each is drawn from Beta(alpha, alpha): 1 for uniform", unit_interval
@@ -89,7 +96,8 @@ class ImageOptions(Options):
     )
     lookahead: int = option(
         0,
-        "every so many steps go half of the way back to where they began; 0 for none",
+        "after each series of this many steps, go half of the way back to where it began; 0 for "
+        "never",
         not_negative,
     )
     members: int = option(1, "nets trained side by side; logits are averaged", up_to(1000))
@@ -128,12 +136,7 @@ class ImageOptions(Options):
     threads: int = option(
         0, "CPU threads; 0: one per core, or one per process with --shards", thread_count_or_0
     )
-    shards: int = option(
-        0,
-        "cut each batch into so many parts, for the same bits from any number of processes that "
-        "divides it; 0 for none",
-        shard_count,
-    )
+    shards: int = option(0, SHARDS, shard_count)
     seed: int = option(0, "all randomness: split, params, batches, augmentation", not_negative)
     out: str = option(
         None, "folder for config, history, checkpoint, results and figures", file_path

@@ -83,15 +83,17 @@ class MLPConfig(Options):
     dataset: str = option("moons", f"{', '.join(DATASETS)}, or a CSV file", known_dataset)
     test_set: str = option(
         None,
-        "a CSV file of test examples for a CSV file as --dataset; else a part of it",
+        "CSV file of test examples beside a CSV file as --dataset; by default a part of that one",
         file_path,
     )
     label: str = option(
-        None, "the column of the class in a CSV file, its name or number from 0; else the last one"
+        None, "column of the class in a CSV file, by name or number from 0; by default the last"
     )
     n_samples: int = option(1000, "points to draw of a generated set", positive)
     noise: float = option(
-        None, "deviation of a generated set's noise; each set has its own", not_negative
+        None,
+        "standard deviation of the noise of a generated set; by default its own",
+        not_negative,
     )
     test_fraction: float = option(
         0.2, "the part of the points held out for the test", open_fraction
@@ -309,9 +311,7 @@ def _inputs(x: Array, dtype: str) -> np.ndarray:
 
 def draw(result: Result, backend: Backend, folder: Path) -> None:
     """Write the curves, and for two features the decision boundary, as PNG."""
-    from purenets.core.report import (
-        plots,  # matplotlib: imported only to draw, so that --help is fast
-    )
+    from purenets.core.report import plots  # late, since it imports matplotlib
 
     plots.save(plots.curves({"": result.history}, CURVES, backend.name), folder / "curves.png")
     if result.task.n_features == 2:

@@ -281,7 +281,7 @@ def test_without_a_look_at_the_test_images_there_is_no_test(tmp_path, capsys, mo
         (cifar10_cnn, {"mixup_alpha": 0.8}, "--mixup_alpha 0.8: means nothing without --mixup"),
         (cifar10_cnn, {"views_below": 0.8}, "--views_below 0.8: means nothing without --views"),
         (cifar10_cnn, {"small_fraction": 0.3}, "--small_fraction 0.3: means nothing without"),
-        (cifar10_cnn, {"hardest": 0.0}, "--hardest 0.0: needs a number above 0 to 1"),
+        (cifar10_cnn, {"hardest": 0.0}, "--hardest 0.0: needs a number above 0 and at most 1"),
         (cnn_train, {"head_rate": 1.0}, "--head_rate 1.0: needs --optimizer filter_muon"),
         (
             cnn_train,

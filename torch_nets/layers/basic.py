@@ -101,16 +101,16 @@ def expect_dtype(x: Tensor, weight: Tensor) -> None:
 
 
 def expect_known_dtype(x: Tensor, weight: Tensor) -> None:
-    """Raise a UserError for an input of float64 or of integers where the params are not of it.
+    """Raise a UserError for a float64 or integer input unless the params have its dtype.
 
-    For layers of few params, which keep float32 where their input has half of the bits.
+    For layers such as norms, whose params may stay float32 while the input is in half precision.
     """
     if x.dtype != weight.dtype and (x.dtype == torch.float64 or not x.is_floating_point()):
         refuse_dtype(x, weight)
 
 
 def expect_floats(x: Tensor) -> None:
-    """Raise a UserError for an input of integers, whose fractions the output would lose."""
+    """Raise a UserError for an integer input: the output would lose its fractions."""
     if not (x.is_floating_point() or x.is_complex()):
         found = str(x.dtype).removeprefix("torch.")
         raise UserError(f"input: {found}, needs floats; x.float()")
@@ -272,8 +272,7 @@ def elementwise(f: Callable[[Tensor], Tensor], kind: str = "") -> Model:
 
     Example:
         >>> import torch
-        >>> from purenets.torch_nets.layers import Linear, elementwise, serial
-        >>> net = serial(fc=Linear(2, 3), square=elementwise(torch.square, "Square"))
+        >>> from purenets.torch_nets.layers import elementwise
         >>> elementwise(torch.square).apply({}, {}, torch.tensor([-2.0, 3.0]))[0]
         tensor([4., 9.])
     """
