@@ -46,10 +46,8 @@ from scripts.shared.sweeps import (
     changes,
     folder_of,
     grouped,
-    images_name,
     spread,
     sweep,
-    trained,
 )
 
 SCRIPTS = {"cnn": cifar10_cnn, "mlp": cifar10_mlp, "vgg": cnn_train}
@@ -231,15 +229,15 @@ def main(config: Config) -> list[dict]:
         config.out,
         config.results,
         itertools.product(names, seeds),
-        lambda setting, seed: trained(*member(config, setting, seed)),
+        lambda setting, seed: member(config, setting, seed),
         table,
-        images_name(config.data, config.data_dir),
     )
     print(to_text(table(rows)))
-    trained_settings = {row["setting"] for row in rows}
+    held_out = [row for row in rows if "valid_accuracy" in row["history"][-1]]
+    compared = {row["setting"] for row in held_out}
     for base in CHANGES:
-        if base in trained_settings and any(s.startswith(f"{base}: ") for s in trained_settings):
-            print(f"\n{to_text(differences(rows, base))}")
+        if base in compared and any(setting.startswith(f"{base}: ") for setting in compared):
+            print(f"\n{to_text(differences(held_out, base))}")
     return rows
 
 

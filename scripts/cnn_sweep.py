@@ -35,11 +35,9 @@ from scripts.shared.sweeps import (
     MEAN_SD,
     folder_of,
     grouped,
-    images_name,
     place_in,
     spread,
     sweep,
-    trained,
 )
 
 # Named changes of the options of scripts/cnn_train.py. The assignment's training uses Adam at its
@@ -112,9 +110,8 @@ def main(config: Config) -> list[dict]:
         config.out,
         config.results,
         itertools.product(config.settings, seeds),
-        lambda setting, seed: trained(cnn_train, member(config, setting, seed)),
+        lambda setting, seed: (cnn_train, member(config, setting, seed)),
         table,
-        images_name(config.data, config.data_dir),
     )
     print(to_text(table(rows)))
     return rows

@@ -109,7 +109,7 @@ def begin_or_resume(
         write_json(path, {**about, "kernels": kernels, **here, "commands": [entry]})
         return
     check_same(folder, before, about)
-    _check_data(folder, before.get("data", {}), data or {})
+    check_data(folder, before.get("data", {}), data or {})
     _check_length(folder, config, before["config"])
     use_kernels(folder, before)
     _tell_differences(folder, before, here, getattr(config, "shards", 0))
@@ -179,17 +179,20 @@ def check_same(folder: Path, before: dict, about: dict) -> None:
         {"script": a["script"]} | {f"--{k}": v for k, v in a["config"].items() if k not in FREE}
         for a in (before, about)
     )
-    for name in {**old, **new}:
-        if old.get(name) != new.get(name):
-            was = old.get(name)
-            given = f"give {name} {was} or" if name.startswith("--") and was is not None else "name"
-            raise UserError(
-                f"--out {folder}: holds a run with {name} {was}, not {new.get(name)}; {given} "
-                "another --out"
-            )
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    if "--preset" in differing and (differing == ["--preset"] or not old.get("--preset")):
+        differing.remove("--preset")  # only a name for the values of the others
+    if differing:
+        name = differing[0]
+        was = old.get(name)
+        given = f"give {name} {was} or" if name.startswith("--") and was is not None else "name"
+        raise UserError(
+            f"--out {folder}: holds a run with {name} {was}, not {new.get(name)}; {given} "
+            "another --out"
+        )
 
 
-def _check_data(folder: Path, before: dict[str, str], data: dict[str, str]) -> None:
+def check_data(folder: Path, before: dict[str, str], data: dict[str, str]) -> None:
     """Raise a UserError that names the data whose digest is not that of the beginning.
 
     A run that was recorded before digests were is gone on with as it is.

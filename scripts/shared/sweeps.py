@@ -15,15 +15,22 @@ import numpy as np
 from purenets import UserError, runs
 from purenets.core.report.tables import Table
 from purenets.core.runs.files import exclusive_file, exclusive_lock, folder_at
-from purenets.core.runs.options import Options
 from purenets.core.runs.provenance import script_of
-from purenets.core.runs.record import check_same
+from purenets.core.runs.record import check_data, check_same
 from purenets.core.runs.rows import rounded
 from scripts.shared import result_files
-from scripts.shared.images import has_ended, results_of, valid_views_of
+from scripts.shared.images import (
+    ImageOptions,
+    data_digests,
+    has_ended,
+    results_of,
+    valid_views_of,
+)
 from scripts.shared.schemas import SWEEP, VALID_VIEWS
 from scripts.shared.training import read_probe
 
+Member = tuple[ModuleType, ImageOptions]  # a script, and the options of a run of it
+NO_CHANGE = ("--out", "--seed", "--threads", "--keep", "--data_dir")  # what a row may differ in
 MEAN_SD = "mean ± SD, n - 1"  # of every table: the deviation of a sample, over n - 1
 
 
@@ -31,9 +38,8 @@ def sweep(
     out: str,
     results: str | None,
     wanted: Iterable[tuple[str, int]],
-    row_of: Callable[[str, int], dict],
+    member: Callable[[str, int], Member],
     table: Callable[[list[dict]], Table],
-    images: str,
 ) -> list[dict]:
     """Make a row for each setting and seed of `wanted` that the results do not have yet.
 
@@ -41,34 +47,32 @@ def sweep(
         out: the folder of the runs; no other process can sweep there at the same time.
         results: the JSON file of the rows, or None. Their table is written beside it as Markdown.
         wanted: settings and seeds.
-        row_of: `row_of(setting, seed)` trains a run, or reads it if it is finished.
+        member: `member(setting, seed)` returns the script and the options of a run.
         table: returns the table of all rows.
-        images: the images of the runs, named as by `images_name`.
 
     Returns:
         All rows. Settings are in the order in which they came; their rows are sorted by seed.
 
     Raises:
-        UserError: the results have rows of other images.
+        UserError: the results have rows of other images, or that were trained with other options
+            than `member` names for them.
     """
     with exclusive_lock(folder_at(out)), exclusive_file(results) as path:
-        return _rows(path, wanted, row_of, table, images)
+        return _rows(path, list(wanted), member, table)
 
 
-def _rows(path: Path | None, wanted, row_of: Callable, table: Callable, images: str) -> list[dict]:
+def _rows(path: Path | None, wanted: list, member: Callable, table: Callable) -> list[dict]:
     about = runs.environment() | runs.machine()  # of the beginning
     rows = result_files.read(path, SWEEP, drafts=True)["rows"] if path and path.exists() else []
-    others = [row for row in rows if images_of([row]) != images]
-    if others:
-        raise UserError(
-            f"--results {path}: holds rows of {images_of(others)}, not of {images}; name another"
-            " file"
-        )
+    if rows and wanted:
+        _expect_images(path, rows, member(*wanted[0])[1])
+        for row in rows:
+            _expect_options(path, row, member)
     for setting, seed in wanted:
         if any((row["setting"], row["seed"]) == (setting, seed) for row in rows):
             continue
         print(f"{setting}, seed {seed}", flush=True)
-        rows.append({"setting": setting, "seed": seed, **row_of(setting, seed)})
+        rows.append({"setting": setting, "seed": seed, **trained(*member(setting, seed))})
         order = list(grouped(rows))
         rows.sort(key=lambda row: (order.index(row["setting"]), row["seed"]))
         if path:
@@ -77,7 +81,56 @@ def _rows(path: Path | None, wanted, row_of: Callable, table: Callable, images: 
     return rows
 
 
-def trained(script: ModuleType, config: Options) -> dict:
+def _expect_images(path: Path, rows: list[dict], config: ImageOptions) -> None:
+    """Raise a UserError if rows are of other images than those of a run that is wanted."""
+    images = images_name(config.data, config.data_dir)
+    others = [row for row in rows if images_of([row]) != images]
+    if others:
+        raise UserError(
+            f"--results {path}: holds rows of {images_of(others)}, not of {images}; name another"
+            " file"
+        )
+    digest = digest_of(data_digests(config))
+    if any(row.get("images", digest) != digest for row in rows):
+        raise UserError(
+            f"--results {path}: holds rows of other images than those in {config.data_dir}; name"
+            " another file"
+        )
+
+
+def _expect_options(path: Path, row: dict, member: Callable) -> None:
+    """Raise a UserError if a row was trained with other options than its setting has here."""
+    try:
+        _, config = member(row["setting"], row["seed"])
+    except (KeyError, UserError):
+        return  # a setting that the sweep no longer has; it is not mixed with others
+    here = runs.command_line(config)
+    old, new = _options_of(row["command"]), _options_of(here)
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            was, now = (options.get(name, "the default") for options in (old, new))
+            raise UserError(
+                f"--results {path}: holds {row['setting']}, seed {row['seed']}, with {name} {was}, "
+                f"not {now}; train with the same options, or name another file"
+            )
+
+
+def _options_of(command: str) -> dict[str, str]:
+    """Return the script and the flags of a command, without those that change no result."""
+    words = [*shlex.split(command), "--"]
+    given = {"script": words[1]}
+    for word, value in itertools.pairwise(words[2:]):
+        if word.startswith("--"):
+            given[word] = "" if value.startswith("--") else value
+    return {name: value for name, value in given.items() if name not in NO_CHANGE}
+
+
+def digest_of(digests: dict[str, str]) -> str | None:
+    """Return the digest of a folder of images; None for images that need none."""
+    return next(iter(digests.values()), None)
+
+
+def trained(script: ModuleType, config: ImageOptions) -> dict:
     """Return the results of a run of a script, after training it if it has not ended.
 
     `config.out` is the folder of the run.
@@ -87,6 +140,8 @@ def trained(script: ModuleType, config: Options) -> dict:
         script.main(config)
     begun = runs.read_config(folder)
     check_same(folder, begun, {"script": script_of(config), "config": config.to_dict()})
+    digests = data_digests(config)
+    check_data(folder, begun.get("data", {}), digests)
     return {
         "command": runs.command_line(config),
         **runs.origin_of(folder),
@@ -97,6 +152,7 @@ def trained(script: ModuleType, config: Options) -> dict:
         "test": results_of(folder),
         VALID_VIEWS: valid_views_of(folder),
         "history": rounded(runs.read_history(folder)),
+        **({"images": digest_of(digests)} if digests else {}),
     }
 
 

@@ -2,16 +2,19 @@
 every one that was tried is in the file."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from purenets import UserError
+from purenets import UserError, runs
 from purenets.core.report.tables import to_markdown
 from scripts import cifar10_cnn, cifar10_sweep, cnn_sweep, cnn_train
 from scripts.figures import cifar10 as figures
 from scripts.report import cifar10 as report
+from scripts.shared import sweeps
 from scripts.shared.sweeps import changes, images_of
 
 DIGITS = {"data": "digits", "threads": 1}
@@ -63,7 +66,7 @@ def test_a_setting_that_is_none_is_named_before_anything_is_trained(setting, mes
     def never(*arguments):
         raise AssertionError("no training is to begin")
 
-    monkeypatch.setattr(cifar10_sweep, "trained", never)
+    monkeypatch.setattr(sweeps, "trained", never)
     with pytest.raises(UserError, match=message):
         cifar10_sweep.main(cifar10_sweep.Config(settings=(setting,)))
 
@@ -128,7 +131,7 @@ def test_rows_of_other_images_are_not_mixed_with_those_of_a_sweep(script, tmp_pa
     def never(*arguments):
         raise AssertionError("no training is to begin")
 
-    monkeypatch.setattr(script, "trained", never)
+    monkeypatch.setattr(sweeps, "trained", never)
     copy = "python scripts/cnn_train.py --data folder --data_dir data/copy --out runs/a"
     row = a_row("other", 0, 0.9, command=copy, git_commit="c" * 40, machine="m")
     about = {"n": 1, "git_commit": "c" * 40, "machine": "m"}
@@ -141,9 +144,79 @@ def test_rows_of_other_images_are_not_mixed_with_those_of_a_sweep(script, tmp_pa
     assert path.read_bytes() == before
 
 
+TINY = {"width": 0.05, "max_steps": 4, "settings": ("adam 1e-3",), "seeds": 1} | DIGITS
+
+
+def test_rows_of_other_options_are_not_mixed_with_those_of_a_sweep(tmp_path):
+    path = tmp_path / "found.json"
+    config = cnn_sweep.Config(**TINY, out=str(tmp_path / "a"), results=str(path))
+    cnn_sweep.main(config)
+    before = path.read_bytes()
+    for name, value in {"width": 0.1, "max_steps": 5, "precision": "float32"}.items():
+        other = dataclasses.replace(config, **{name: value}, seeds=2, out=str(tmp_path / "b"))
+        with pytest.raises(UserError, match=f"adam 1e-3, seed 0, with --{name} .*, not "):
+            cnn_sweep.main(other)
+    assert path.read_bytes() == before
+    cnn_sweep.main(dataclasses.replace(config, out=str(tmp_path / "c"), seeds=2))  # moved
+    assert len(json.loads(path.read_text())["rows"]) == 2
+
+
+def test_a_preset_with_other_images_held_out_is_another_setting(tmp_path):
+    row = a_row("cnn 94", 0, 0.9, git_commit="c" * 40, machine="m")
+    config = cifar10_sweep.Config(settings=("final",))
+    row["command"] = runs.command_line(cifar10_sweep.member(config, "cnn 94", 0)[1])
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps({"n": 1, "git_commit": "c" * 40, "machine": "m", "rows": [row]}))
+    config = cifar10_sweep.Config("cnn 94", seeds=1, out=str(tmp_path / "r"), results=str(path))
+    with pytest.raises(UserError, match=r"with --valid_fraction 0\.0, not 0\.02"):
+        cifar10_sweep.main(config)
+    assert cifar10_sweep.main(dataclasses.replace(config, valid_fraction=0.0)) == [row]
+
+
+def test_images_that_have_changed_are_not_those_of_a_sweep(tmp_path):
+    def images(place, value):
+        for part, name in itertools.product(("train", "test"), "ab"):
+            folder = tmp_path / place / "set" / part / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(20):
+                pixels = np.full((32, 32, 3), value + 3 * i + 80 * (name == "a"), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+        return {"data": "folder", "data_dir": str(tmp_path / place / "set")}
+
+    path = tmp_path / "found.json"
+    options = TINY | {"max_steps": 2, "results": str(path), "out": str(tmp_path / "runs")}
+    first = cnn_sweep.Config(**options | images("one", 0))
+    cnn_sweep.main(first)
+    other = cnn_sweep.Config(**options | images("two", 50) | {"seeds": 2})
+    with pytest.raises(UserError, match="holds rows of other images than those in"):
+        cnn_sweep.main(other)
+    images("one", 50)
+    with pytest.raises(UserError, match="its content has changed since the run"):
+        cnn_sweep.main(dataclasses.replace(first, results=None))
+
+
+def test_a_run_of_a_sweep_goes_on_without_its_preset(tmp_path):
+    config = cnn_sweep.Config(**TINY, out=str(tmp_path))
+    cnn_sweep.main(config)
+    run = cnn_sweep.member(config, "adam 1e-3", 0)
+    longer = dataclasses.replace(run, preset="assignment", max_steps=6, resume=True)
+    assert cnn_train.main(longer) is not None
+
+
+def test_variants_without_held_out_images_are_not_compared(tmp_path, monkeypatch, capsys):
+    def row(script, config):
+        history = [{"step": 1, "loss": 1.0, "accuracy": 0.5}]
+        return {"history": history, "test": {}, "git_commit": None, "machine": "here"}
+
+    monkeypatch.setattr(sweeps, "trained", row)
+    settings = ("mlp", "mlp: no crop")
+    cifar10_sweep.main(cifar10_sweep.Config(settings, valid_fraction=0, out=str(tmp_path)))
+    assert "points of validation" not in capsys.readouterr().out
+
+
 def test_a_variant_alone_is_compared_with_nothing(tmp_path, monkeypatch, capsys):
     row = a_row("cnn: no crop", 0, 0.8, git_commit=None, machine="here")
-    monkeypatch.setattr(cifar10_sweep, "trained", lambda script, config: row)
+    monkeypatch.setattr(sweeps, "trained", lambda script, config: row)
     config = cifar10_sweep.Config("cnn: no crop", seeds=1, out=str(tmp_path))
     cifar10_sweep.main(config)
     assert "cnn: no crop" in capsys.readouterr().out
