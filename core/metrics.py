@@ -23,6 +23,7 @@ import numpy as np
 from purenets.core.arguments import ANY, expect_arrays, expect_integers, expect_numbers
 from purenets.core.arrays import expect_plain, int64, is_tracing, namespace
 from purenets.core.base import Array, UserError
+from purenets.core.data.checks import expect_distributions
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -229,8 +230,14 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
     if (isinstance(known, np.ndarray) or not is_tracing()) and not bool(xp.all(known)):
         raise UserError(f"confusion: needs class numbers from 0 to {n_classes - 1} in both arrays")
     places = xp.where(known, targets * n_classes + predicted, xp.full_like(targets, -1))
-    pairs = xp.reshape(places, (-1, 1)) == _arange_like(n_classes**2, predicted)
-    return xp.reshape(xp.sum(xp.astype(pairs, xp.int64), axis=0), (n_classes, n_classes))
+    if isinstance(places, np.ndarray):
+        counts = np.bincount(places.ravel(), minlength=n_classes**2)
+    elif not is_tracing():
+        counts = places.flatten().bincount(minlength=n_classes**2)
+    else:  # vmap and jit take no bincount
+        pairs = xp.reshape(places, (-1, 1)) == _arange_like(n_classes**2, predicted)
+        counts = xp.sum(xp.astype(pairs, xp.int64), axis=0)
+    return xp.reshape(counts, (n_classes, n_classes))
 
 
 # --- yes or no, numbers -------------------------------------------------------------------------
@@ -244,7 +251,7 @@ def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) 
         threshold: a larger score means yes; 0 for a logit, 0.5 for a probability.
 
     Returns:
-        A scalar, float32.
+        A scalar, float32; NaN if a target is NaN.
 
     Raises:
         UserError: the shapes differ, or the threshold is not a number.
@@ -260,7 +267,8 @@ def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) 
     predictions, targets = _same_shape("binary_accuracy", predictions, targets)
     hits = (predictions > threshold) == (targets > 0.5)
     hits = hits & (predictions == predictions)  # a NaN is never right
-    return xp.mean(xp.astype(hits, xp.float32))
+    hits = xp.astype(hits, xp.float32)
+    return xp.mean(hits if _is_integer(targets) else xp.where(targets == targets, hits, xp.nan))
 
 
 def r2(predictions: Array, targets: Array) -> Array:
@@ -338,6 +346,8 @@ def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> A
         return classes
     if means_one_hot(predictions, targets, least):
         numbers = int64(targets) if _is_integer(targets) else targets
+        if _is_readable(targets):
+            expect_distributions(targets, _is_integer(targets), name)
         return namespace(targets).argmax(numbers, axis=1)
     shapes = (
         f"predictions {tuple(predictions.shape)}, {_dtype(targets)} targets {tuple(targets.shape)}"
@@ -396,12 +406,17 @@ def _unless_beyond(value: Array, classes: Array, n_classes: int) -> Array:
 
 def _expect_known_classes(name: str, classes: Array, n_classes: int) -> None:
     """Raise a UserError for a class beyond the last one, where looking costs no waiting."""
-    if not isinstance(classes, np.ndarray) and (is_tracing() or not classes.is_cpu):
+    if not _is_readable(classes):
         return
     beyond = classes >= n_classes
     if bool(beyond.any()):
         wrong = int(classes[beyond][0])
         raise UserError(f"{name}: target {wrong} is none of the classes 0 to {n_classes - 1}")
+
+
+def _is_readable(x: Array) -> bool:
+    """Return True if looking at values costs no waiting: in NumPy, and in eager mode on a CPU."""
+    return isinstance(x, np.ndarray) or (not is_tracing() and x.is_cpu)
 
 
 def _as_float32(x: Array) -> Array:

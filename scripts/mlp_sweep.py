@@ -103,6 +103,7 @@ def train(config: Config) -> np.ndarray:
     for i in range(config.steps):
         each = [batches(i) for batches in orders] * config.rates
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
+    state = optim.with_averaged_params(state)
     found = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)
     return rearrange(to_host(found["accuracy"]), "(rate seed) -> rate seed", seed=config.seeds)
 

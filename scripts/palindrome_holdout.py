@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 import numpy as np
 
-from purenets import Batch, fit, init_state, random, runs
+from purenets import Batch, UserError, fit, init_state, random, runs
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.files import exclusive_file
@@ -94,7 +94,11 @@ def main(config: Config) -> list[dict]:
 
 def grid(config: Config) -> list[tuple[int, int]]:
     """Return all pairs of a length and a number of first halves that this length has."""
-    return [(T, n) for T in config.lengths for n in config.halves if n <= most_halves(T)]
+    found = [(T, n) for T in config.lengths for n in config.halves if n <= most_halves(T)]
+    if not found:
+        most = max(map(most_halves, config.lengths))
+        raise UserError(f"--halves: the lengths leave at most {most} for training, needs so few")
+    return found
 
 
 def most_halves(T: int) -> int:

@@ -10,7 +10,7 @@ T is the length of a palindrome; the network reads its first T-1 digits, and --i
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -39,10 +39,10 @@ from purenets.core.runs.options import (
     SHARDS,
     Options,
     file_path,
-    fraction,
     integers_from,
     not_negative,
     one_of,
+    open_fraction,
     option,
     positive,
     shard_count,
@@ -89,7 +89,7 @@ class Config(Options):
     )
     curriculum: tuple[int, ...] = option((), "lengths T to train at first, as 20,50,100", lengths)
     curriculum_fraction: float = option(
-        0.6, "the part of the steps that these share equally", fraction
+        0.6, "the part of the steps that these share equally", open_fraction
     )
     freeze_recurrence: bool = option(False, "leave W_hh as it began")
     eval_freq: int = option(500, "steps between evaluations", positive)
@@ -111,6 +111,10 @@ class Config(Options):
     def needs_length(self) -> str:
         parts = [f"its schedule ({self.schedule})"] * (self.schedule != "constant")
         return " and ".join(parts + ["its curriculum"] * bool(self.curriculum))
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        if not self.curriculum:
+            yield "curriculum_fraction", "means nothing without --curriculum; leave it out"
 
 
 def make_model(config: Config) -> Model:

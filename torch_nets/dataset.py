@@ -10,6 +10,7 @@ uniform and leading zeros are allowed. The first ceil(T/2) digits are free, so t
 """
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -88,8 +89,8 @@ class PalindromeDataset(Dataset):
         check_length(seq_length)
         expect_flags("PalindromeDataset", one_hot=one_hot)
         for name, value in (("size", size), ("block", block)):
-            if not is_integer(value) or value < 1:
-                raise UserError(f"{name}: {value!r}, needs a positive integer")
+            if not is_integer(value) or not 1 <= value <= sys.maxsize:
+                raise UserError(f"{name}: {value!r}, needs an integer from 1 to {sys.maxsize}")
         self.seq_length, self.size, self.one_hot, self.block = seq_length, size, one_hot, block
         self.key = np.asarray(random.key(0) if key is None else random.check_key(key))
 
@@ -112,6 +113,8 @@ class PalindromeDataset(Dataset):
     def _digits_of(self, indices: Sequence[int]) -> np.ndarray:
         """Return the digits of some items, (items, T); each block is drawn once."""
         places = np.asarray(indices)
+        if places.dtype.kind not in "iu":
+            raise TypeError(f"{indices}: needs integers")
         if places.min() < 0 or places.max() >= self.size:
             raise IndexError(f"{indices}: not all from 0 to {self.size - 1}")
         numbers, where = np.unique(places // self.block, return_inverse=True)

@@ -107,12 +107,23 @@ def expect_images(function: str, found: ImageDataset) -> None:
         raise UserError(f"{function}: found is a {kind}, needs an ImageDataset, as load returns it")
 
 
+def _expect_pixels(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise a UserError for images that are not uint8, or not of the shape of those to train on."""
+    if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 4 or x.shape[1:] != shape:
+        sizes = ", ".join(map(str, shape)) if len(shape) == 3 else "channels, height, width"
+        about = f"{x.dtype} of shape {tuple(x.shape)}"
+        raise UserError(f"{name}: images of {about}, needs uint8 (n, {sizes})")
+
+
 def _split_rows(n: int, key, valid_fraction: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to train on and those held out, of n."""
     rows = np.arange(n)
     if not valid_fraction:
         return rows, rows[:0]
-    (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
+    try:
+        (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
+    except UserError as error:
+        raise UserError(str(error).replace("test_fraction", "valid_fraction")) from error
     return train_rows, valid_rows
 
 
@@ -148,6 +159,7 @@ def prepare(
     expect_device("prepare", device)
     for name, part in zip(("train", "test"), found, strict=False):
         data.check(part, len(found.classes), name)
+        _expect_pixels(name, part[0], found.train[0].shape[1:])
     train_rows, valid_rows = _split_rows(len(found.train[1]), key, valid_fraction)
     train_rows = train_rows[:n_train] if n_train else train_rows
     x, y = found.train

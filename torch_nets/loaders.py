@@ -159,12 +159,12 @@ class _Place:
 
     def begin(self, epoch: int, seed: int) -> None:
         """Begin an epoch, whose draws are those of a seed."""
-        sampler, self.next = getattr(self.loader, "sampler", None), None
-        for part in (self.loader, sampler):
+        self.next = None
+        for part in _drawing_parts(self.loader):
             if isinstance(getattr(part, "generator", None), torch.Generator):
                 part.generator.manual_seed(seed)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
         self._stream = torch.Generator().manual_seed(seed).get_state()
         with self._drawing():
             self._iterator = iter(self.loader)
@@ -193,6 +193,18 @@ class _Place:
         finally:
             self._stream = torch.get_rng_state()
             torch.set_rng_state(before)
+
+
+def _drawing_parts(loader: DataLoader) -> list[Any]:
+    """Return the loader and its samplers: what draws the order of the examples."""
+    of_batches = getattr(loader, "batch_sampler", None)
+    parts = (
+        loader,
+        getattr(loader, "sampler", None),
+        of_batches,
+        getattr(of_batches, "sampler", None),
+    )
+    return [part for part in parts if part is not None]
 
 
 def _length(loader: DataLoader, steps_per_epoch: int | None) -> int:

@@ -78,18 +78,19 @@ def expect_real_outputs(name: str, outputs: Array) -> None:
         )
 
 
-def expect_distributions(labels: Array, integers: bool) -> None:
+def expect_distributions(labels: Array, integers: bool, name: str = "cross_entropy") -> None:
     """Raise a UserError for labels (batch, classes, ...) that are no distribution over the classes.
 
     Args:
         labels: one-hot or soft labels, whose values may be read.
         integers: True if they are integers; then they must be one-hot.
+        name: the function that takes them.
     """
     xp = namespace(labels)
     if integers:
         labels = int64(labels)
         if not bool(xp.all((labels >= 0) & (labels.sum(1, keepdims=True) == 1))):
-            raise UserError("cross_entropy: integer labels (batch, classes) must be one-hot")
+            raise UserError(f"{name}: integer labels (batch, classes) must be one-hot")
         return
     few_bits = labels.dtype.itemsize < 4
     wide = xp.astype(labels, xp.float32) if few_bits else labels
@@ -100,7 +101,7 @@ def expect_distributions(labels: Array, integers: bool) -> None:
     total, least = float(xp.reshape(wide.sum(1), (-1,))[i]), float(wide.min())
     what = f"row {i} sums to {total:.4g}" if least >= 0 else f"an entry is {least:.4g}"
     raise UserError(
-        f"cross_entropy: labels of the shape of the logits must be probabilities, from 0 on and of "
+        f"{name}: labels of the shape of the logits must be probabilities, from 0 on and of "
         f"sum 1 over the classes, but {what}; the arguments are (logits, targets) in this order"
     )
 

@@ -10,8 +10,12 @@ from einops import rearrange
 
 from purenets.core.base import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".heic", ".avif", ".jp2")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif")
+OTHERS = (
+    *(".apng", ".avif", ".bmp", ".dds", ".eps", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jp2"),
+    *(".jpx", ".jxl", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".psd", ".qoi", ".svg", ".tga"),
+    *(".tif", ".tiff", ".webp", ".xbm", ".xpm"),
+)
 FORMATS = ("PNG", "JPEG")  # no other reader of Pillow is tried: some of them start programs
 GRAY = ("1", "L", "LA", "I;16", "I;16B", "I")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -40,12 +44,16 @@ def images_in(folder: str) -> list[str]:
 
 
 def _expect_no_images(folder: str) -> None:
-    """Raise a UserError if a folder within that of a class holds images: nobody would read them."""
-    with os.scandir(folder) as entries:
-        if any(entry.name.lower().endswith(SUFFIXES + OTHERS) for entry in entries):
-            raise UserError(
-                f"{folder}: is a folder with images; they lie directly in their class's"
-            )
+    """Raise a UserError if a folder within that of a class holds images, at any depth: nobody would
+    read them."""
+    for place, _, names in os.walk(folder):
+        if any(is_image(name) for name in names):
+            raise UserError(f"{place}: is a folder with images; they lie directly in their class's")
+
+
+def is_image(name: str) -> bool:
+    """Return True for the name of an image file, of any format, that is not hidden."""
+    return name.lower().endswith(SUFFIXES + OTHERS) and not name.startswith(".")
 
 
 def _expect_regular(path: str) -> None:

@@ -20,7 +20,7 @@ from purenets.core.arguments import expect_paths
 from purenets.core.arrays import expect_plain
 from purenets.core.base import Batch, UserError
 from purenets.core.data.image_cache import PARTS, cache_folder, cached
-from purenets.core.data.image_files import decoded, images_in, is_gray, is_wide
+from purenets.core.data.image_files import decoded, images_in, is_gray, is_image, is_wide
 from purenets.core.memory import expect_room
 
 FORMAT = 3  # of what is made of the files
@@ -211,9 +211,13 @@ def _listed(part: Path) -> dict[str, list[str]]:
     """Return the paths of every class's image files, sorted; as texts, since there may be many."""
     try:
         with os.scandir(part) as entries:
-            names = sorted(
-                entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."
-            )
+            seen = sorted((entry.name, entry.is_dir()) for entry in entries)
+        for name, is_folder in seen:
+            if not is_folder and is_image(name):
+                raise UserError(
+                    f"{part / name}: is of no class; move it into a folder of its class"
+                )
+        names = [name for name, is_folder in seen if is_folder and name[0] != "."]
         found = {_utf8(name, part): images_in(os.fspath(part / name)) for name in names}
     except UserError:
         raise

@@ -31,6 +31,7 @@ from purenets.core.runs.notes import warn
 Row = tuple[int, list[str]]  # the line of the file that it ends on, and its cells
 NUMERAL = re.compile(r"[-+$€£]?[\d.,_'\s]*\d[\d.,_'\s]*[%$€£]?")  # a number, as somebody writes it
 OTHER_DELIMITERS = ";\t|"
+INTEGER = re.compile(r"0|[1-9]\d*")
 NAMELESS = re.compile(r"|Unnamed: \d+")  # what pandas writes, and reads, for an index
 CUT = re.compile(r"\d+[;\t]")  # how a label begins in a row that was cut at a decimal comma
 MANY = 10  # rows from which on a column that counts them is no coincidence
@@ -224,7 +225,7 @@ def _header(
         return None
     number, names = rows[0]
     if header is None and _is_example(names, label):
-        _expect_no_column_numbers(path, rows[0])
+        _expect_no_column_numbers(path, rows)
         return None
     for i, name in enumerate(names):
         if NAMELESS.fullmatch(name) and name != label:
@@ -250,15 +251,29 @@ def _is_example(cells: list[str], label: int) -> bool:
     return missing or any(map(_is_like_a_number, cells))
 
 
-def _expect_no_column_numbers(path: Path, row: Row) -> None:
-    """Raise a UserError for a first row 0,1,2,...: names that pandas gives, or an example."""
-    number, cells = row
-    if len(cells) > 1 and cells == [str(i) for i in range(len(cells))]:
+def _expect_no_column_numbers(path: Path, rows: list[Row]) -> None:
+    """Raise a UserError for a first row that may be the numbers of the columns, as pandas names
+    them: 0,1,2,..., four or more of them in any order, or a rising part of them above numbers with
+    a decimal point."""
+    number, cells = rows[0]
+    if len(cells) < 2 or not all(map(INTEGER.fullmatch, cells)):
+        return
+    numbers = [int(cell) for cell in cells]
+    all_of_them, rise = list(range(len(numbers))), numbers == sorted(set(numbers))
+    mixed = len(numbers) > 3 and sorted(numbers) == all_of_them
+    part = len(numbers) > 2 and rise and _has_decimals(rows[1:])
+    if numbers == all_of_them or mixed or part:
         raise UserError(
             f"{path}: line {number} is {_shown(cells)}: an example, or the numbers of the "
             "columns? Remove it or give the columns names; if it is an example, say header=False "
             "or write 0.0 for 0"
         )
+
+
+def _has_decimals(rows: list[Row]) -> bool:
+    """Return True if a column holds nothing but numbers with a decimal point."""
+    columns = zip(*(cells for _, cells in rows), strict=False)
+    return any(all("." in cell for cell in column) for column in columns)
 
 
 def _is_like_a_number(cell: str) -> bool:

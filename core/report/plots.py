@@ -149,11 +149,14 @@ def scatter(axis, data: Dataset, title: str = "") -> None:
 
 
 def plane_of(train: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the map to the plane: two features as they are, more by two principal components."""
+    """Return the map to the plane: two features as they are, others by two principal components, of
+    which those that are missing are 0."""
     if train.shape[1] == 2:
         return lambda x: x
     mean = train.mean(axis=0)
-    axes = np.linalg.svd(train - mean, full_matrices=False)[2][:2]
+    found = np.linalg.svd(train - mean, full_matrices=False)[2][:2]
+    axes = np.zeros((2, train.shape[1]), found.dtype)
+    axes[: len(found)] = found
     return lambda x: (x - mean) @ axes.T
 
 

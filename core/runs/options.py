@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, Self
 
 from purenets.core.base import UserError
@@ -201,9 +201,12 @@ class Options:
         given = vars(parser.parse_args(arguments))
         if presets:
             given["preset"] = _as_named(given["preset"], presets)
-        return cls(
+        config = cls(
             **{field.name: _convert(field, given[field.name]) for field in dataclasses.fields(cls)}
         )
+        words = {argument.partition("=")[0] for argument in arguments}
+        config.expect_used(name for name in given if words & {f"--{name}", f"--no-{name}"})
+        return config
 
     @classmethod
     def given(cls, config: Self | argparse.Namespace | None = None) -> Self:
@@ -235,6 +238,22 @@ class Options:
         If something does, a run cannot be resumed to another length.
         """
         return ""
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        """Yield the options that the values of others leave without effect, and why."""
+        yield from ()
+
+    def expect_used(self, names: Iterable[str]) -> None:
+        """Raise a UserError if one of these options has no effect: none is ignored silently."""
+        names = set(names)
+        for name, reason in self.unused():
+            if name in names:
+                raise UserError(f"--{name} {_as_text(getattr(self, name))}: {reason}")
+
+    def changed(self) -> list[str]:
+        """Return the names of the options that have another value than their default."""
+        fields = dataclasses.fields(self)
+        return [field.name for field in fields if getattr(self, field.name) != field.default]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them; a list is the text that the command line takes."""

@@ -1,6 +1,7 @@
 """Training on images: the options, the data, the test, and the report of a run."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,28 +147,27 @@ class ImageOptions(Options):
 
     def needs_length(self) -> str:
         schedule = getattr(self, "schedule", "constant")
-        return "" if schedule == "constant" else f"its schedule ({schedule})"
+        parts = [f"its schedule ({schedule})"] * (schedule != "constant")
+        return " and ".join(parts + ["its --small_size"] * bool(self.small_size))
 
     def __post_init__(self):
         super().__post_init__()
         if self.shards and not self.threads:  # otherwise one process would use all cores
             object.__setattr__(self, "threads", 1)
-        # of two flags that exclude each other, neither is ignored silently
-        fields = {field.name: field for field in dataclasses.fields(self)}
+        self.expect_used(self.changed())
+
+    def unused(self) -> Iterator[tuple[str, str]]:
         for wins, loses in (("epochs", "max_steps"), ("evaluations", "eval_freq")):
-            first, second = getattr(self, wins), getattr(self, loses)
-            if first and second not in (0, fields[loses].default):
-                raise UserError(f"--{loses} {second}: --{wins} {first} decides; needs --{wins} 0")
-        if self.data == "digits" and self.data_dir != fields["data_dir"].default:
-            raise UserError(
-                f"--data_dir {self.data_dir}: means nothing with --data digits; leave it out"
-            )
+            value = getattr(self, wins)
+            if value and (loses, getattr(self, loses)) != ("eval_freq", 0):
+                yield loses, f"--{wins} {value} decides; needs --{wins} 0"
+        changed, fields = self.changed(), {field.name: field for field in dataclasses.fields(self)}
+        if self.data == "digits" and "data_dir" in changed:
+            yield "data_dir", "means nothing with --data digits; leave it out"
         for name, other, without in NEEDS:
-            value, default = getattr(self, name), fields[name].default
-            if value != default and getattr(self, other) == without:
-                raise UserError(
-                    f"--{name} {value}: means nothing without --{other}; needs --{name} {default}"
-                )
+            if getattr(self, other) == without and name in changed:  # by a preset, too
+                default = fields[name].default
+                yield name, f"means nothing without --{other}; needs --{name} {default}"
 
     @property
     def images_in_step(self) -> int:
@@ -202,7 +202,11 @@ def open_task(config: ImageOptions, key, device, group):
     if len(found.classes) < 2:
         only = f"only class {found.classes[0]}, needs two or more"
         raise UserError(f"{Path(config.data_dir) / 'train'}: {only}")
-    task = images.prepare(found, key, config.valid_fraction, device, config.train_images)
+    try:
+        task = images.prepare(found, key, config.valid_fraction, device, config.train_images)
+    except UserError as error:
+        flag = "--" if str(error).startswith("valid_fraction") else ""
+        raise UserError(f"{flag}{error}") from error
     n = len(task.train[1])
     if config.batch_size > n:
         raise UserError(f"--batch_size {config.batch_size}: more than the {n} training images")

@@ -3,12 +3,12 @@
 The scripts differ only in the `Backend`, which makes the network and its gradients.
 """
 
-import dataclasses
 import math
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,6 +108,16 @@ class MLPConfig(Options):
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
     resume: bool = option(False, "go on with the run in --out")
 
+    def unused(self) -> Iterator[tuple[str, str]]:
+        has_table = is_table(self.dataset)
+        if has_table or self.dataset in REAL:
+            reason = f"means nothing with --dataset {self.dataset}, which is not generated"
+            for name in ("n_samples", "noise"):
+                yield name, f"{reason}; leave it out"
+        if has_table and self.test_set is not None:
+            reason = f"means nothing with --test_set {self.test_set}, which is the test part"
+            yield "test_fraction", f"{reason}; leave it out"
+
 
 class Backend(NamedTuple):
     """A way to make a network and its gradients: by hand in NumPy, or by torch.func.
@@ -137,7 +147,7 @@ class Backend(NamedTuple):
 
 def load_data(config: MLPConfig, key) -> Dataset:
     """Return the data set that the options name, after checking the options."""
-    _expect_used(config)
+    config.expect_used(config.changed())
     try:
         return _loaded(config, key)
     except UserError as error:
@@ -165,28 +175,6 @@ def _loaded(config: MLPConfig, key) -> Dataset:
         test_fraction=config.test_fraction,
         dtype=config.dtype,
     )
-
-
-def _expect_used(config: MLPConfig) -> None:
-    """Raise a UserError for an option that the data set does not use.
-
-    No option is ignored silently. A value that equals the default counts as not given.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name, reason in _unused(config):
-        value = getattr(config, name)
-        if value != defaults[name]:
-            raise UserError(f"--{name} {value}: means nothing with {reason}; leave it out")
-
-
-def _unused(config: MLPConfig) -> Iterator[tuple[str, str]]:
-    """Yield the names of unused options, each with the flag that makes it unused."""
-    has_table = is_table(config.dataset)
-    if has_table or config.dataset in REAL:
-        for name in ("n_samples", "noise"):
-            yield name, f"--dataset {config.dataset}, which is not generated"
-    if has_table and config.test_set is not None:
-        yield "test_fraction", f"--test_set {config.test_set}, which is the test part"
 
 
 def load_table(config: MLPConfig, key) -> Dataset:
@@ -243,7 +231,8 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
     params = tree.map(backend.array, tree.cast(params or drawn, config.dtype))
     state = train_state(params, buffers, optimizer, step_key)
 
-    epoch = data.steps_per_epoch(train_set, config.batch_size)
+    n = len(train_set[1])
+    epoch = Fraction(n, config.batch_size or n)  # in steps; a float would be rounded
     digests = data_digests(config) if config.out and backend.writes else None
     with runs.open_run(config, backend.writes, backend.processes, digests) as folder:
         backend.barrier()  # wait until the folder is ready

@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,9 +266,10 @@ def compiled(config: ImageOptions, step: Step, group) -> Step:
 
 def steps_of(config: ImageOptions, task) -> tuple[int, float]:
     """Return the number of steps to train for, and that of an epoch."""
-    per_epoch = len(task.train[1]) / config.batch_size
-    steps = math.ceil(config.epochs * per_epoch) if config.epochs else config.max_steps
-    return steps, per_epoch
+    per_epoch = Fraction(len(task.train[1]), config.batch_size)
+    epochs = Fraction(repr(config.epochs))  # 1.1 means 11/10
+    steps = math.ceil(epochs * per_epoch) if epochs else config.max_steps
+    return steps, float(per_epoch)
 
 
 def steps_between_evaluations(config: ImageOptions, steps: int, per_epoch: float) -> int:
@@ -355,7 +357,12 @@ def start(model: Model, optimizer: Optimizer, init_key, step_key, device) -> Tra
     """Return the state before the first step, on the device."""
     drawn = model.init(init_key)
     params, buffers = (tree.map(lambda leaf: leaf.to(device), part) for part in drawn)
-    return train_state(params, buffers, optimizer, step_key)
+    state = train_state(params, buffers, optimizer, step_key)
+    try:
+        optim.with_averaged_params(state)
+    except UserError as error:
+        raise UserError(f"--ema: --optimizer averages the params itself ({error})") from error
+    return state
 
 
 # --- gradient and batches -------------------------------------------------------------------------

@@ -97,6 +97,14 @@ WRONG = {
     ),
     "a name twice": ("a,a,c\n0,1,0\n1,2,1\n", "line 1 names two columns 'a'"),
     "names for fewer columns": ("a,c\n0,1,0\n1,2,1\n", "line 1 names 2 columns, line 2 has 3"),
+    "column numbers in another order": (
+        "3,0,1,2\n1,5,2,2\n0,1,1,2\n",
+        "line 1 is 3,0,1,2: an example, or the numbers",
+    ),
+    "column numbers with gaps": (
+        "0,2,5\n0.5,1.5,1\n2.5,0.5,0\n",
+        "line 1 is 0,2,5: an example, or the numbers",
+    ),
     "names that are column numbers": ("0,1\n" + ROWS, "line 1 is 0,1: an example, or the numbers"),
     "names and years": (
         "2019,2020,class\n1,2,0\n1,2,1\n",

@@ -100,6 +100,13 @@ def test_grey_and_large_images_and_jpegs_are_read(tmp_path):
     assert images.folder(tmp_path / "large", size=32).train[0].shape == (3, 3, 32, 32)
 
 
+@pytest.mark.parametrize("suffix", ["jpe", "jif", "jfif"])
+def test_jpegs_are_read_by_all_of_their_names(tmp_path, suffix):
+    make(tmp_path)
+    shutil.copy(tmp_path / "train" / "dog" / "1.png", tmp_path / "train" / "dog" / f"9.{suffix}")
+    assert images.folder(tmp_path).train[0].shape == (7, 3, 5, 6)
+
+
 def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_whole(tmp_path, cache, monkeypatch):
     make(tmp_path)
 
@@ -139,6 +146,13 @@ def wrong(tmp_path, how):
         path.write_bytes(path.read_bytes()[:60])
     elif how == "zero bytes":
         (tmp_path / "test" / "dog" / "1.png").write_bytes(b"")
+    elif how == "loose":
+        shutil.copy(train / "dog" / "1.png", train / "1.png")
+    elif how == "deep":
+        (train / "dog" / "a" / "b").mkdir(parents=True)
+        shutil.copy(train / "dog" / "1.png", train / "dog" / "a" / "b" / "1.png")
+    elif how == "other format":
+        (train / "dog" / "1.tga").write_bytes(b"0")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +165,9 @@ def wrong(tmp_path, how):
         ("sizes", r"1\.png: is 9 x 9, others are 6 x 5; resize all with --image_size"),
         ("corrupt", r"1\.png: cannot be decoded"),
         ("zero bytes", r"1\.png: cannot be decoded"),
+        ("loose", r"train/1\.png: is of no class; move it into a folder of its class"),
+        ("deep", "dog/a/b: is a folder with images; they lie directly in their class's"),
+        ("other format", r"1\.tga: is no PNG or JPEG file; convert it"),
     ],
 )
 def test_a_wrong_folder_is_named(tmp_path, cache, how, message):

@@ -340,3 +340,25 @@ def test_labels_of_every_integer_dtype_give_one_number(xp, dtype):
     for predicted in (targets, xp(np.arange(100))):
         counts = confusion(predicted, targets, 101)
         assert counts.shape == (101, 101) and int(counts.diagonal().sum()) == 100
+
+
+def test_binary_accuracy_of_a_missing_target_is_nan():
+    scores, targets = np.array([1.0, -1.0]), np.array([1.0, np.nan])
+    assert np.isnan(binary_accuracy(scores, targets))
+    assert bool(binary_accuracy(torch.tensor(scores), torch.tensor(targets)).isnan())
+
+
+@pytest.mark.parametrize("rows", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.ones((3, 3), int)])
+def test_rows_that_are_no_distribution_have_no_accuracy(rows):
+    for array in (np.asarray, torch.tensor):
+        with pytest.raises(UserError, match=r"accuracy: .* must be"):
+            accuracy(array(np.eye(3)), array(rows))
+
+
+def test_confusion_of_many_classes_needs_little_memory():
+    predicted, targets = (np.random.default_rng(i).integers(0, 1000, 9999) for i in range(2))
+    expected = np.zeros((1000, 1000), int)
+    np.add.at(expected, (targets, predicted), 1)
+    assert (confusion(predicted, targets, 1000) == expected).all()
+    found = confusion(torch.tensor(predicted), torch.tensor(targets), 1000)
+    assert (found.numpy() == expected).all()

@@ -41,3 +41,13 @@ def test_boundary_and_confusion_make_pictures(tmp_path):
     plots.save(figure, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert [text.get_text() for text in axes[0, 1].texts] == ["5", "1", "7"]
+
+
+def test_scatter_of_one_feature_lies_on_a_line():
+    points = np.linspace(0, 1, 6)[:, None], np.arange(6) % 2
+    task = data.prepare(points, random.key(0), 0.5)
+    _, axes = plots.panels(1, 1)
+    plots.scatter(axes[0, 0], task)
+    places = np.concatenate([part.get_offsets() for part in axes[0, 0].collections])
+    assert len(places) == 6
+    assert not places[:, 1].any()

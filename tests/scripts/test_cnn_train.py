@@ -130,6 +130,7 @@ def test_the_running_mean_is_what_is_evaluated():
         (["--precision", "float16"], "--precision float16: needs one of float32"),
         (["--epochs", "-1"], "--epochs -1.0: needs a number that is not negative"),
         (["--epochs", "2", "--max_steps", "9"], "--max_steps 9: --epochs 2.0 decides"),
+        (["--epochs", "2", "--max_steps", "5000"], "--max_steps 5000: --epochs 2.0 decides"),
         (["--device", "gpu", "--data", "digits"], "--device gpu: not available here"),
         (["--flip", "hard"], "--flip hard: needs one of none, random, alternating"),
         (["--views", "all"], "--views all: needs one of none, mirror, shift"),

@@ -34,6 +34,24 @@ def test_a_member_is_what_it_would_be_alone():
     assert accuracy[2].mean() > accuracy[0].mean()
 
 
+def test_the_averages_of_an_optimizer_are_evaluated():
+    config = Config(**SMALL | {"rates": 2, "seeds": 1}, optimizer="schedule_free_adamw")
+    (accuracy,) = train(config)[1]
+    task = data.load("moons", random.key(0))
+    x, y = map(torch.as_tensor, task.train)
+    model, optimizer = MLP(2, [20], 2), optim.schedule_free_adamw(members(config)[1][0])
+    state = init_state(model, optimizer, torch.as_tensor(random.key(0)))
+    batches = data.batches((x[160:], y[160:]), 32, random.key(1000))
+    for i in range(20):
+        state, _ = make_step(grad_fn(model), optimizer)(state, batches(i))
+
+    def accuracy_of(params):
+        return float(metrics_fn(model)(params, {}, (x[:160], y[:160]))["accuracy"])
+
+    assert accuracy == pytest.approx(accuracy_of(optim.with_averaged_params(state).params))
+    assert accuracy != pytest.approx(accuracy_of(state.params))
+
+
 def test_the_folder_holds_numbers_and_map_and_can_be_drawn_again(tmp_path, capsys):
     config = Config(**SMALL, out=str(tmp_path / "sweep"))
     accuracy = main(config)

@@ -153,7 +153,7 @@ def test_loading_leaves_the_global_generator_alone():
 
 def test_wrong_datasets():
     for options in ({"size": 0}, {"block": 2.5}, {"block": 0}):
-        with pytest.raises(UserError, match=f"{next(iter(options))}: .* needs a positive integer"):
+        with pytest.raises(UserError, match=f"{next(iter(options))}: .* needs an integer from 1"):
             PalindromeDataset(5, **options)
     with pytest.raises(UserError, match="one_hot"):
         PalindromeDataset(5, one_hot=10)
@@ -176,3 +176,10 @@ def test_other_wrong_inputs():
     with pytest.raises(UserError, match="T = 13: has 10000000 palindromes, too many to list"):
         all_palindromes(13)
     check_listable(12)
+
+
+def test_what_is_no_index_or_size_is_named():
+    with pytest.raises(TypeError, match="needs integers"):
+        PalindromeDataset(5)[0:2]
+    with pytest.raises(UserError, match=r"size: .* needs an integer from 1 to"):
+        PalindromeDataset(5, size=2**70)

@@ -5,7 +5,15 @@ import functools
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
 from purenets import UserError, data, fit, init_state, make_step, optim, random, tree
 from purenets.torch_nets import MLP, distributed, from_loader, grad_fn, loaders, to_dataset
@@ -34,6 +42,23 @@ class Endless(IterableDataset):
 
     def __iter__(self):
         return iter([(torch.full((4,), float(i)), i % 5) for i in range(10)])
+
+
+def test_samplers_within_a_sampler_of_batches_follow_key_and_epoch():
+    def batches(seed, sampler):
+        return from_loader(
+            DataLoader(IMAGES, batch_sampler=BatchSampler(sampler, 5, False)), random.key(seed)
+        )
+
+    def shuffled(seed):
+        return batches(seed, RandomSampler(IMAGES, generator=torch.Generator().manual_seed(3)))
+
+    first = rows(shuffled(0), range(6))
+    assert rows(shuffled(0), [4, 1]) == [first[4], first[1]]
+    assert first[:2] != first[2:4]
+    assert rows(shuffled(1), range(2)) != first[:2]
+    seen = batches(0, DistributedSampler(IMAGES, 2, 0))
+    assert len({str(rows(seen, [i])) for i in range(4)}) > 1
 
 
 def rows(batches, steps) -> list:
