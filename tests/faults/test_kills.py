@@ -46,8 +46,10 @@ CASES = [
         )
         for processes in (1, 2)
     ),
-    *(Case("cifar10_cnn", f"{CIFAR10} --channels 8,8,8", processes) for processes in (1, 2)),
-    *(Case("cifar10_mlp", f"{CIFAR10} --optimizer muon", processes) for processes in (1, 2)),
+    Case("cifar10_cnn", f"{CIFAR10} --channels 8,8,8"),
+    Case("cifar10_cnn", f"{CIFAR10} --channels 8,8,8", processes=2, runs=10),
+    Case("cifar10_mlp", f"{CIFAR10} --optimizer muon"),
+    Case("cifar10_mlp", f"{CIFAR10} --optimizer muon", processes=2, runs=10),
     *(
         Case(
             "train",
