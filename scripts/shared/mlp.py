@@ -249,7 +249,7 @@ def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> 
             writes=backend.writes,
             keep=config.keep,
             steps_flag=f"--max_steps {config.max_steps}",
-            epoch=epoch,
+            epoch=float(epoch),
         )
         result = Result(state, history, model, task, predict=predictor(backend, model, state))
         if folder and backend.writes:

@@ -57,8 +57,8 @@ EXPERIMENTS = [
     Mutation(
         "validation images are trained on too",
         "torch_nets/images.py",
-        "    (train_rows, _), (valid_rows, _) = data",
-        "    train_rows = rows\n    _, (valid_rows, _) = data",
+        "        (train_rows, _), (valid_rows, _) = data",
+        "        train_rows = rows\n        _, (valid_rows, _) = data",
         f"{CANARIES}::test_validation_images_change_nothing_but_the_validation",
     ),
     Mutation(
