@@ -1,18 +1,20 @@
 """The inputs of a model's linear layers and convolutions, and gradients by their outputs.
 
 A mode of torch watches the calls of torch's functions, so any model will do, including a
-`torch.nn.Module` by `from_module`. A leaf of the params is recognized by its identity.
+`torch.nn.Module` by `from_module`. A leaf of the params is recognized by its identity; a clone
+of it bears its name.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, resolve_name
 
 from purenets.core.base import Buffers, Model, Params, UserError
+from purenets.core.nested import iter_leaves
 from purenets.torch_nets.layers.basic import linear
 from purenets.torch_nets.layers.convolutions import conv2d
 
@@ -56,7 +58,8 @@ def watch_layers(
         The outputs, and the `LayerCall` of each layer by the name of its weight.
 
     Raises:
-        UserError: a weight is read by two calls, or by a convolution with groups.
+        UserError: a weight or a bias is read by two calls, or by another function too; or a
+            convolution has groups.
 
     Example:
         >>> import torch
@@ -69,6 +72,12 @@ def watch_layers(
     """
     with _Watch(params, offsets or {}) as watch:
         outputs = apply()
+    read = {name for call in watch.calls.values() for name in (call.weight, call.bias)}
+    for name in read & watch.others.keys():
+        raise UserError(
+            f"{name}: a layer and {watch.others[name]} read it, needs one layer alone for a "
+            "Kronecker factor"
+        )
     return outputs, watch.calls
 
 
@@ -101,32 +110,71 @@ def eval_layers(
 
 
 class _Watch(TorchFunctionMode):
-    """Record calls of a linear layer or a convolution whose weight is a leaf of the params."""
+    """Record calls of a linear layer or a convolution whose weight is a leaf of the params.
+
+    Attributes:
+        names: those of the leaves and of their clones, by identity.
+        calls: the calls of layers, by the name of the weight.
+        others: the name of another function that reads a leaf, by the name of the leaf.
+    """
 
     def __init__(self, params: Params, offsets: Params):
         super().__init__()
         self.names = {id(leaf): name for name, leaf in params.items()}
-        self.offsets, self.calls = offsets, {}
+        self.clones: list[Tensor] = []  # kept, so that no other tensor takes their identity
+        self.offsets, self.calls, self.others = offsets, {}, {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         y = function(*args, **kwargs)
-        read = READERS.get(function)
-        if read is None:
+        known = [id(x) for x in iter_leaves((args, kwargs)) if id(x) in self.names]
+        if not known:
             return y
-        weight = self.names.get(id(kwargs.get("weight", args[1] if len(args) > 1 else None)))
-        if weight is None:
+        if function in CLONES:
+            self.names[id(y)] = self.names[known[0]]
+            self.clones.append(y)
             return y
-        if weight in self.calls:
-            raise UserError(f"{weight}: two layers read it, needs one for a Kronecker factor")
-        inputs, bias = read(*args, **kwargs)
+        weight = id(kwargs.get("weight", args[1] if len(args) > 1 else None))
+        if function in READERS and weight in known:
+            known.remove(weight)
+            y = self._called(function, args, kwargs, self.names[weight], known, y)
+        if known and _depends_on_values(function, args, y, self.names):
+            name = resolve_name(function) or getattr(function, "__name__", "another function")
+            self.others |= {self.names[leaf]: name for leaf in known}
+        return y
+
+    def _called(self, function, args, kwargs, weight: str, known: list, y: Tensor) -> Tensor:
+        """Record a call of a layer, and return its output; remove its bias from what is `known`."""
+        read = READERS[function]
+        inputs, given = read(*args, **kwargs)
+        bias = self.names.get(id(given)) if given is not None else None
+        if bias is not None:
+            known.remove(id(given))
+        taken = {leaf for call in self.calls.values() for leaf in (call.weight, call.bias)}
+        for name in (weight, bias):
+            if name is not None and name in taken:
+                raise UserError(f"{name}: two layers read it, needs one for a Kronecker factor")
         y = y + self.offsets[weight] if weight in self.offsets else y
-        bias = self.names.get(id(bias)) if bias is not None else None
         self.calls[weight] = LayerCall(weight, bias, inputs, y, read is _read_conv)
         return y
 
 
+def _depends_on_values(function: Callable, args: tuple, y: Any, names: dict[int, str]) -> bool:
+    """Return True if the result `y` of a function has a derivative by the leaves that it takes."""
+    name = getattr(function, "__name__", "")
+    if function == Tensor.data.__get__ or name in CONSTANT:
+        return False
+    if name in AS_ANOTHER and id(args[0]) not in names:
+        return False
+    if name == "__setitem__":
+        return True
+    parts = [x for x in iter_leaves(y) if isinstance(x, Tensor) and id(x) not in names]
+    return any(x.is_floating_point() or x.is_complex() for x in parts)
+
+
 def _read_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple:
+    if input.ndim < 2:
+        raise UserError(f"Linear: an input of shape {tuple(input.shape)} has no axis of examples")
     return input.reshape(input.shape[0], -1, input.shape[-1]), bias
 
 
@@ -135,6 +183,8 @@ def _read_conv(
 ) -> tuple:
     if groups != 1 or isinstance(padding, str):
         raise UserError("Conv: groups or a padding by name; needs groups=1 and padding in pixels")
+    if input.ndim < 4:
+        raise UserError(f"Conv: an input of shape {tuple(input.shape)} has no axis of examples")
     patches = F.unfold(input, tuple(weight.shape[2:]), dilation, padding, stride)
     return patches.transpose(1, 2), bias
 
@@ -143,3 +193,9 @@ READERS = {
     **dict.fromkeys((F.linear, linear), _read_linear),
     **dict.fromkeys((F.conv2d, torch.conv2d, conv2d), _read_conv),
 }
+CLONES = {torch.clone, Tensor.clone, Tensor.contiguous}  # of the same values and derivative
+CONSTANT = {  # have no derivative by what they take
+    *("detach", "detach_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like"),
+    *("randn_like", "randint_like", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"),
+}
+AS_ANOTHER = {"to", "type_as", "view_as", "reshape_as", "expand_as"}  # of the first argument alone

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.func import hessian, jacrev, vmap
+from torch.nn import functional as F
 
-from purenets import UserError, random, tree
+from purenets import Model, UserError, random, tree
 from purenets.torch_nets import CNN, MLP, VanillaRNN, from_module, jit, layers
 from purenets.torch_nets.analysis.curvature import ggn_vp
 from purenets.torch_nets.analysis.kfac import kfac, kfac_function, kfac_solve, kfac_vp
@@ -253,6 +254,115 @@ def test_weight_that_two_layers_read_and_grouped_convolutions_are_refused():
     grouped = from_module(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten()).double())
     with pytest.raises(UserError, match="groups=1"):
         kfac(grouped, grouped.init(None)[0], {}, (draw(1, 7, 2, 3, 3), Y))
+
+
+def model_of(f) -> Model:
+    """Return the model whose outputs are f(params, inputs)."""
+    return Model(None, lambda p, b, x, *, train=False, key=None: (f(p, x), b), False)
+
+
+SQUARE = {"w": draw(1, 3, 3)}
+TWO_READERS = {
+    "tied embedding": lambda p, x: F.linear(torch.tanh(F.embedding(Y % 3, p["w"])), p["w"]),
+    "transposed": lambda p, x: F.linear(x, p["w"]) @ p["w"].T,
+    "in a list": lambda p, x: F.linear(x, p["w"]) + torch.stack([p["w"]]).sum(),
+    "as inputs": lambda p, x: F.linear(x, p["w"]) + F.linear(p["w"], p["w"]).sum(),
+    "by an assignment": lambda p, x: F.linear(x, p["w"]) + assigned(p["w"]).sum(),
+    "of a clone": lambda p, x: F.linear(x, p["w"].clone()) + p["w"].square().sum(),
+}
+
+
+def assigned(w):
+    rows = torch.zeros(2, *w.shape, dtype=w.dtype)
+    rows[0] = w
+    return rows
+
+
+@pytest.mark.parametrize("name", TWO_READERS)
+def test_weight_that_something_else_reads_too_is_refused(name):
+    with pytest.raises(UserError, match=r"^w: (a layer and .* read it|two layers)"):
+        kfac(model_of(TWO_READERS[name]), SQUARE, {}, (draw(2, 7, 3), Y))
+
+
+def test_bias_that_two_layers_read_is_refused():
+    def net(p, x):
+        return F.linear(torch.tanh(F.linear(x, p["w"], p["b"])), p["v"], p["b"])
+
+    params = SQUARE | {"v": draw(3, 3, 3), "b": draw(4, 3)}
+    with pytest.raises(UserError, match=r"^b: two layers read it"):
+        kfac(model_of(net), params, {}, (draw(2, 7, 3), Y))
+
+
+def test_reading_what_has_no_derivative_is_allowed():
+    def net(p, x):
+        w, like = p["w"], torch.zeros_like(p["w"])
+        assert w.data.shape == w.detach().shape == w.new_zeros(3, 3).shape
+        assert (w > 0).any()
+        return F.linear(x.to(w).view_as(x), w.contiguous()) + like.sum()
+
+    plain = model_of(lambda p, x: F.linear(x, p["w"]))
+    batch = draw(2, 7, 3), Y
+    [found], [right] = (kfac(model, SQUARE, {}, batch) for model in (model_of(net), plain))
+    assert torch.equal(found.A, right.A)
+    assert torch.equal(found.B, right.B)
+
+
+STEPS_FIRST = model_of(lambda p, x: F.linear(x.transpose(0, 1), p["w"]).mean(0))
+
+
+@pytest.mark.parametrize("steps", [5, 7])
+def test_layer_whose_first_axis_is_not_that_of_the_examples(steps):
+    """With 7 steps the shape alone does not tell."""
+    batch = draw(2, 7, steps, 3), Y
+    with pytest.raises(UserError, match=r"kfac: w: the first axis .* not that of the examples"):
+        kfac(STEPS_FIRST, SQUARE, {}, batch, sharing="reduce")
+    examples_first = model_of(lambda p, x: F.linear(x, p["w"]).mean(1))
+    flat = model_of(
+        lambda p, x: F.linear(x.reshape(-1, 3), p["w"]).unflatten(0, x.shape[:2]).mean(1)
+    )
+    right = kfac_matrix(examples_first, SQUARE, batch, cross_entropy)
+    for model in (STEPS_FIRST, flat):  # "expand" sums over both axes
+        assert torch.allclose(kfac_matrix(model, SQUARE, batch, cross_entropy), right, rtol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [6, 7, 14])
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_layer_without_an_axis_of_examples_is_refused(rows, sharing):
+    positions = draw(3, rows, 3)
+
+    def net(p, x):
+        return F.linear(x + F.linear(positions, p["e"]).mean(0), p["w"])
+
+    with pytest.raises(UserError, match=r"kfac: e: .*(needs as many for each|is not that of)"):
+        kfac(model_of(net), SQUARE | {"e": draw(4, 3, 3)}, {}, (draw(2, 7, 3), Y), sharing=sharing)
+
+
+def test_inputs_without_a_batch_are_refused():
+    vector = model_of(lambda p, x: x + F.linear(x[0], p["w"]))
+    with pytest.raises(UserError, match=r"Linear: an input of shape \(3,\) has no axis"):
+        kfac(vector, SQUARE, {}, (draw(2, 7, 3), Y))
+    image = model_of(lambda p, x: x + F.conv2d(x[0], p["w"]).mean())
+    with pytest.raises(UserError, match=r"Conv: an input of shape .* has no axis"):
+        kfac(image, {"w": draw(3, 1, 2, 1, 1)}, {}, (draw(2, 7, 2, 3, 3), draw(4, 7, 2, 3, 3)))
+
+
+class OwnModule(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x)))
+
+
+def test_module_that_a_user_wrote_has_the_factors_of_its_twin():
+    net, batch = from_module(OwnModule().double()), (draw(1, 7, 3), Y)
+    params, buffers = net.init(None)
+    twin = layers.serial(first=layers.Linear(3, 4), tanh=layers.Tanh(), second=layers.Linear(4, 3))
+    for a, b in zip(kfac(net, params, buffers, batch), kfac(twin, params, {}, batch), strict=True):
+        assert (a.weight, a.bias) == (b.weight, b.bias)
+        assert torch.allclose(a.A, b.A, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(a.B, b.B, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("product", [kfac_vp, lambda blocks, v: kfac_solve(blocks, v, 0.1)])

@@ -29,6 +29,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.batch import map_arrays
 from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
 from purenets.torch_nets.analysis.operators import expect_net
 from purenets.torch_nets.analysis.per_example import check_chunk
@@ -86,8 +87,9 @@ def kfac(
         A list of blocks, one for each layer, for `kfac_vp`, `kfac_solve` and `kfac_function`.
 
     Raises:
-        UserError: an argument is wrong, or a leaf is read by no linear layer or convolution, or by
-            two.
+        UserError: an argument is wrong; a leaf is read by no linear layer or convolution, by two,
+            or by something else too; or the inputs of a layer have no axis of examples, which for
+            "reduce" comes first.
 
     Example:
         >>> import torch
@@ -110,7 +112,11 @@ def kfac(
     x, y = batch
     with torch.no_grad():
         logits, calls = eval_layers(model, params, buffers, x)
-    _expect_all_read(params, calls)
+        _expect_all_read(params, calls)
+        few = min(n, 2)
+        part = map_arrays(lambda array: array[:few], x)
+        fewer = calls if few == n else eval_layers(model, params, buffers, part)[1]
+    _expect_examples(calls, n, fewer, few, sharing)
     rows = vmap(lambda z, t: loss_hessian_sqrt(loss, z, t))(logits, y)  # (n, C, *output)
     rows = rows if num_samples is None else _combined(rows, num_samples, key)
     pull = _pull_fn(model, params, buffers, x, calls)
@@ -130,6 +136,35 @@ def _expect_all_read(params: Params, calls: dict[str, LayerCall]) -> None:
     read = {name for call in calls.values() for name in (call.weight, call.bias)}
     if unread := [name for name in params if name not in read]:
         raise UserError(f"kfac: {', '.join(unread)}: no leaf of a Linear or Conv layer")
+
+
+def _expect_examples(calls: dict, n: int, fewer: dict, few: int, sharing: str) -> None:
+    """Raise a UserError unless the inputs of each layer have as many rows for each of n examples.
+
+    The calls of a few examples show what shapes alone do not: which axis is that of the examples.
+
+    Args:
+        calls: the `LayerCall` of each layer, of n examples.
+        n: how many.
+        fewer: those of `few` of the examples.
+        few: how many.
+        sharing: as in `kfac`.
+    """
+    for name, call in calls.items():
+        all_, some = call.inputs, fewer[name].inputs if name in fewer else call.inputs
+        if len(all_) == n and len(some) == few:
+            continue
+        if sharing == "reduce":
+            raise UserError(
+                f"kfac: {name}: the first axis of its layer's inputs is not that of the examples, "
+                "as sharing='reduce' needs it"
+            )
+        rows, some_rows = (part.shape[0] * part.shape[1] for part in (all_, some))
+        if rows % n or rows * few != some_rows * n:
+            raise UserError(
+                f"kfac: {name}: its layer's inputs have {rows} rows for {n} examples and "
+                f"{some_rows} for {few}; needs as many for each example"
+            )
 
 
 def _pull_fn(model, params, buffers, x, calls) -> Callable[[Tensor], Params]:
