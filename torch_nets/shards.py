@@ -26,6 +26,7 @@ from purenets.core.base import (
 from purenets.core.batch import count_examples, map_arrays
 
 Vectors = dict[torch.dtype, Tensor]  # the leaves of a nested dict, as one vector for each dtype
+FAR = 1024  # times its new value: from there a buffer's change has lost digits of that value
 Gather = Callable[[Tensor], Sequence[Tensor]]  # a vector of each process, in the order of ranks
 
 
@@ -53,8 +54,8 @@ def sharded_grad_fn(
     """Return the gradient function that averages the gradients of the shards of a batch.
 
     Each shard has a key of its own, and BatchNorm normalizes it by its own statistics. Metrics are
-    means over the shards. Buffers move by the mean of their changes; those that are not
-    floating-point numbers (counters) are those of the first shard.
+    means over the shards. Buffers move by the mean of their changes, and keep their bits where they
+    do not; those that are not floating-point numbers (counters) are those of the first shard.
 
     Args:
         grad_fn: the gradient function of one shard.
@@ -87,10 +88,15 @@ def sharded_grad_fn(
             part = shard_of(batch, shard, shards)
             grads, (new, metrics) = grad_fn(params, buffers, part, own_key)
             moves = {name: _moved_by(new[name], buffers.get(name)) for name in new}
-            return {"grads": grads, "moves": moves, "metrics": metrics}
+            moved = {n: leaf for n, leaf in new.items() if n in buffers and _is_real(leaf.dtype)}
+            return {"grads": grads, "moves": moves, "moved": moved, "metrics": metrics}
 
         means = mean_in_order(map(of, own), shards, gather)
-        new = {name: _moved(buffers.get(name), move) for name, move in means["moves"].items()}
+        moved = means["moved"]
+        new = {
+            name: _moved(buffers[name], move, moved[name]) if name in moved else move
+            for name, move in means["moves"].items()
+        }
         return means["grads"], (new, means["metrics"])
 
     grad.uses_key = getattr(grad_fn, "uses_key", True)
@@ -280,11 +286,14 @@ def unpacked(vectors: Vectors, like: dict) -> dict:
 
 
 def _moved_by(new: Tensor, old: Tensor | None) -> Tensor:
-    """Return by how much a buffer moved: exactly 0 where it did not, be it infinite."""
-    if old is None or not _is_real(new.dtype):
-        return new
-    return torch.where(new == old, torch.zeros_like(new), new - old)
+    """Return by how much a buffer moved; a new or an integer one as it is."""
+    return new if old is None or not _is_real(new.dtype) else new - old
 
 
-def _moved(old: Tensor | None, move: Tensor) -> Tensor:
-    return move if old is None or not _is_real(move.dtype) else old + move
+def _moved(old: Tensor, move: Tensor, mean: Tensor) -> Tensor:
+    """Return a buffer moved by the mean of its changes, or the mean of its new values.
+
+    The mean is that where the old value is infinite or far away, such as a sentinel of -1e30: a
+    change holds no digits of the new value there.
+    """
+    return torch.where(old.abs() < FAR * mean.abs(), old + move, mean)

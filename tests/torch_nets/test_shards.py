@@ -201,6 +201,23 @@ def test_buffers_that_do_not_move_keep_their_bits():
     assert all(torch.equal(new[name], buffers[name]) for name in buffers)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_buffers_that_leave_infinity_or_a_sentinel_are_means_of_their_new_values(parts):
+    x = torch.tensor([2.5, -1.25, 0.5, 3.0])
+    buffers = {"lo": torch.tensor(torch.inf), "big": torch.tensor(-1e30), "none": torch.nan * x[:2]}
+
+    def grad(params, buffers, batch, key):
+        lo, big = torch.minimum(buffers["lo"], x.min()), torch.maximum(buffers["big"], x.max())
+        new = {"lo": lo - batch[0].mean(), "big": big, "none": batch[0][:1].expand(2)}
+        return {"w": torch.zeros(1)}, (new, {})
+
+    sharded = shards.sharded_grad_fn(grad, parts, range(parts))
+    _, (new, _) = sharded({}, buffers, (x, torch.zeros(4)), None)
+    assert new["lo"] == x.min() - x.mean()
+    assert new["big"] == 3.0
+    assert torch.equal(new["none"], x[:: 4 // parts].mean().expand(2))
+
+
 def test_each_shard_draws_by_its_own_key_whoever_computes_it():
     def keys(own, gather) -> list:
         seen = []
