@@ -35,7 +35,7 @@ def checkpoint(f: Callable) -> Callable:
 
     Raises:
         UserError: `f` is not a function. When called: `f` closes over a tensor that needs a
-            gradient.
+            gradient, or draws from torch's generator, which would draw others in the backward pass.
 
     Example:
         >>> import torch
@@ -66,6 +66,7 @@ def checkpoint(f: Callable) -> Callable:
 CAPTURED = (
     "checkpoint: the function closes over a tensor that needs a gradient; make it an argument"
 )
+DRAWS = "checkpoint: the function draws from torch's generator; draw from a key"
 TENSOR = object()  # stands for a tensor among the leaves of a nested value
 
 
@@ -114,6 +115,23 @@ def _autocast(state: list[tuple]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _without_draws(tensors: tuple) -> Iterator[None]:
+    """Raise a UserError if torch's generators have moved: those of the CPU and of the tensors."""
+    if torch.compiler.is_compiling():  # `jit` refuses draws itself
+        yield
+        return
+    devices = {x.device.index for x in tensors if x.is_cuda}
+    if devices and torch.cuda.is_current_stream_capturing():  # no state can be read there
+        devices = set()
+    offsets = lambda: [torch.cuda.default_generators[i].get_offset() for i in devices]
+    before = torch.default_generator.get_state(), offsets()
+    yield
+    after = torch.default_generator.get_state(), offsets()
+    if before[1] != after[1] or not torch.equal(before[0], after[0]):
+        raise UserError(DRAWS)
+
+
 class _Recomputed(torch.autograd.Function):
     """A function of tensors that stores these and nothing else."""
 
@@ -125,7 +143,7 @@ class _Recomputed(torch.autograd.Function):
         watched = (
             RaiseOnWrapped(UserError(CAPTURED)) if flat.transformed else contextlib.nullcontext()
         )
-        with torch.enable_grad(), watched:
+        with torch.enable_grad(), watched, _without_draws(tensors):
             outputs = flat(*(x.detach() for x in tensors))
         if any(x.requires_grad for x in outputs):
             raise UserError(CAPTURED)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from purenets import UserError, init_state, make_step, optim, random
-from purenets.torch_nets import MLP, checkpoint, grad_fn, jit
+from purenets.torch_nets import MLP, checkpoint, from_module, grad_fn, jit
 
 
 def block(params: dict, x, power: int = 2):
@@ -134,6 +136,32 @@ def test_a_closed_over_tensor_that_needs_a_gradient_is_refused():
         torch.func.grad(lambda w: checkpoint(lambda x: x @ w)(X).sum())(w)
     with pytest.raises(UserError, match="checkpoint: the function closes over a tensor"):
         torch.func.grad(lambda w, x: checkpoint(lambda x: x @ w)(x).sum())(w, X)
+
+
+DRAWING = {
+    "dropout": lambda w, x: F.dropout(x @ w, 0.5),
+    "normal": lambda w, x: x @ w + torch.randn(4, dtype=torch.float64),
+    "bernoulli": lambda w, x: (x @ w) * torch.bernoulli(torch.full((5, 4), 0.5)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_draws_from_the_generator_are_refused(name):
+    """The backward pass would draw another mask."""
+    w, f = torch.randn(4, 4, dtype=torch.float64), checkpoint(DRAWING[name])
+    with pytest.raises(UserError, match="draws from torch's generator; draw from a key"):
+        f(w.requires_grad_(), X)
+    with pytest.raises(UserError, match="draws from torch's generator; draw from a key"):
+        torch.func.grad(lambda w: f(w, X).sum())(w.detach())
+    with pytest.raises(UserError, match="draws from torch's generator; draw from a key"):
+        torch.func.vmap(f, (None, 0), randomness="different")(w.detach(), X.expand(2, 5, 4))
+
+
+def test_draws_of_a_module_are_those_of_the_key():
+    net = from_module(nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5)).double())
+    (params, _), key = net.init(None), torch.as_tensor(random.key(3))
+    apply = lambda params: net.apply(params, {}, X, train=True, key=key)[0].square().sum()
+    assert_close(torch.func.grad(checkpoint(apply))(params), torch.func.grad(apply)(params))
 
 
 def test_a_model_trains_the_same():
