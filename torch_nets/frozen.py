@@ -1,5 +1,9 @@
 """A trained net as a part of another one, not trained any further."""
 
+from typing import Any
+
+from torch import Tensor
+
 from purenets.core.arguments import expect_dicts, expect_models
 from purenets.core.base import Buffers, Model, Params, UserError
 
@@ -40,7 +44,7 @@ def frozen(model: Model, params: Params, buffers: Buffers | None = None) -> Mode
     both = params.keys() & buffers.keys()
     if both:
         raise UserError(f"frozen: {', '.join(sorted(both))} in params and in buffers")
-    values = {**params, **buffers}
+    values = {name: _constant(leaf) for name, leaf in {**params, **buffers}.items()}
 
     def init(key):
         return {}, dict(values)
@@ -53,3 +57,8 @@ def frozen(model: Model, params: Params, buffers: Buffers | None = None) -> Mode
         return y, constants
 
     return Model(init, apply, uses_key=False, kind=model.kind)
+
+
+def _constant(leaf: Any) -> Any:
+    """Return a copy that no later write changes, and without the graph of a torch.nn.Parameter."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf

@@ -276,6 +276,18 @@ def test_a_module_of_torchvision_as_a_backbone():
     assert {f"body.{leaf}" for leaf in module.state_dict()} < again.state_dict().keys()
 
 
+def test_what_is_frozen_is_a_copy_without_a_graph():
+    body = layers.Linear(2, 3)
+    params = {name: nn.Parameter(leaf) for name, leaf in body.init(KEY)[0].items()}
+    net, before = frozen(body, params), params["weight"].detach().clone()
+    with torch.no_grad():
+        params["weight"].add_(1.0)
+    _, values = net.init(KEY)
+    assert torch.equal(values["weight"], before)
+    assert not values["weight"].requires_grad
+    assert not net.apply({}, values, torch.ones(1, 2))[0].requires_grad
+
+
 def test_what_is_frozen_has_no_params():
     body = layers.Linear(2, 3)
     net = frozen(body, *body.init(KEY))
