@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -400,6 +401,22 @@ def test_a_net_on_numpy_runs_eagerly_with_one_warning():
     expected, _ = step(step(state, batch)[0], batch)
     for name, leaf in expected.params.items():
         assert np.array_equal(found.params[name], leaf)
+
+
+@pytest.mark.parametrize("value", [float("nan"), complex("nan"), complex(1, float("nan"))])
+def test_nan_is_a_static_argument_like_others(value):
+    f, x = lambda x, v: x + v.real + v.imag, torch.zeros(2)
+    quick = jit(f)
+    for _ in range(12):  # another object each time
+        assert quick(x, value * 1)[0].isnan()
+    assert not quick(x, 1.0).isnan().any()
+    ahead = jit(f).lower(x, value).compile()
+    assert ahead(x, value * 1)[0].isnan()
+
+
+def test_complex_zeros_are_told_apart_by_their_signs():
+    quick, x = jit(lambda x, v: x * math.copysign(1, v.imag)), torch.ones(1)
+    assert [quick(x, complex(1, zero)).item() for zero in (0.0, -0.0, 0.0)] == [1, -1, 1]
 
 
 def test_values_that_never_repeat_end_in_eager_calls():

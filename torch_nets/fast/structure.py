@@ -9,6 +9,7 @@ import itertools
 import types
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from math import isnan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,7 +124,8 @@ def _structure(value: Any, values: list) -> Any:
             f"an argument of type {kind} has attributes, which may change; pass them in a dict "
             "or a frozen dataclass"
         )
-    values.append(repr(value) if isinstance(value, float) else value)  # 0.0 and -0.0 are equal
+    # 0.0 and -0.0 are equal, and NaN is not even equal to itself
+    values.append(repr(value) if isinstance(value, (float, complex)) else value)
     return type(value)
 
 
@@ -195,8 +197,9 @@ def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
             return
         if not is_container(part):
             compare(f"type({at})", type(part))
-            is_zero = type(part) is float and part == 0  # 0.0 and -0.0 are equal
-            compare(*((f"str({at})", str(part)) if is_zero else (at, part)))
+            # as texts: 0.0 and -0.0 are equal, and NaN is not even equal to itself
+            by_text = type(part) is complex or (type(part) is float and (not part or isnan(part)))
+            compare(*((f"str({at})", str(part)) if by_text else (at, part)))
             if hasattr(part, "__dict__") and not isinstance(part, FIXED):
                 compare(f"hash({at})", hash(part))  # it may have changed since
             return
@@ -292,5 +295,6 @@ def difference(expected: Any, value: Any) -> str | None:
         same = type(value) is type(expected) and len(value) == len(expected)
         kind = type(expected).__name__
         return None if same else f"is {value!r:.40}, compiled for a {kind} of {len(expected)} parts"
-    same = value is expected or (type(value) is type(expected) and value == expected)
+    equal = value == expected or (value != value and expected != expected)  # NaN is not to itself
+    same = value is expected or (type(value) is type(expected) and equal)
     return None if same else f"is {value!r:.40}, compiled for {expected!r:.40}"
