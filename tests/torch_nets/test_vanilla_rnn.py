@@ -153,6 +153,33 @@ def test_per_example_gradients(train):
     assert largest(tree.map(lambda g: g.mean(0), each), whole) <= 1e-14
 
 
+@pytest.mark.parametrize("inputs", [1, 10])
+def test_per_example_gradients_within_an_ensemble(inputs):
+    """Two vmaps in either order, and three."""
+    vmap, members = torch.func.vmap, [net(7, inputs, hidden=9) for _ in range(3)]
+    (model, _, (x, y)), plain = members[0], net(7, inputs, hidden=9, recurrence="loop")[0]
+    params = tree.stack(
+        [tree.map(lambda p, i=i: p + 0.01 * i, m[1]) for i, m in enumerate(members)]
+    )
+
+    def of_one(params, x, y, model=model):
+        return torch.func.grad(lambda p: loss_of(model, p, x[None], y[None], True))(params)
+
+    by_loop = lambda *given: of_one(*given, model=plain)
+    ways = [
+        lambda f: vmap(lambda p: vmap(lambda x, y: f(p, x, y))(x, y))(params),
+        lambda f: vmap(lambda x, y: vmap(lambda p: f(p, x, y))(params))(x, y),
+        lambda f: vmap(lambda _: vmap(lambda p: vmap(lambda x, y: f(p, x, y))(x, y))(params))(
+            x[:2]
+        ),
+        lambda f: vmap(lambda s: vmap(lambda p: vmap(lambda x, y: f(p, s * x, y))(x, y))(params))(
+            torch.tensor([1.0, 0.5], dtype=torch.float64)
+        ),
+    ]
+    for way in ways:
+        assert largest(way(of_one), way(by_loop)) <= 1e-14
+
+
 @pytest.mark.skipif(fused is loop, reason="PURENETS_PLAIN=1: only the loop is there")
 def test_second_derivatives_by_the_loop_only():
     model, params, (x, y) = net(5, 1, hidden=4)

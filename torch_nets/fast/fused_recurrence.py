@@ -154,7 +154,8 @@ def _empty_grads(dh, states, x, W_hx, W_hh, needs_dx):
 @torch.library.register_vmap("purenets::recurrence")
 def _(info, dims, x, *weights):
     if dims[1:] != (None, None, None) or weights[1].ndim > 2:
-        return torch.ops.purenets.recurrence(*_members_first(info, dims, (x, *weights))), (0, 0)
+        arrays = _members_first(info, dims, (x, *weights))
+        return _of_members(torch.ops.purenets.recurrence, arrays, arrays[2]), (0, 0)
     # one network for all, as for per-example gradients: members are nothing but more examples
     x = x.movedim(dims[0], 1)
     parts = torch.ops.purenets.recurrence(rearrange(x, "t m b i -> t (m b) i"), *weights)
@@ -166,15 +167,11 @@ def _(info, dims, x, *weights):
 @torch.library.register_vmap("purenets::recurrence_backward")
 def _(info, dims, *arguments):
     *arrays, needs_dx = arguments
-    if dims[3:5] != (None, None) or arrays[4].ndim > 2:
-        return torch.ops.purenets.recurrence_backward(
-            *_members_first(info, dims, arrays), needs_dx
-        ), (
-            0,
-            0,
-            0,
-            0,
-        )
+    within_vmap = any(map(torch._C._functorch.is_batchedtensor, arrays))  # no rule for out=
+    if dims[3:5] != (None, None) or arrays[4].ndim > 2 or within_vmap:
+        arrays = _members_first(info, dims, arrays)
+        operation = lambda *merged: torch.ops.purenets.recurrence_backward(*merged, needs_dx)
+        return _of_members(operation, arrays, arrays[4]), (0, 0, 0, 0)
     dh, states, x = _members_first(info, dims[:3], arrays[:3])
     return _backward_of_examples(dh, states, x, *arrays[3:], needs_dx), (0, 0, 0, 0)
 
@@ -200,6 +197,15 @@ def _members_first(info, dims, arrays):
         array.expand(info.batch_size, *array.shape) if dim is None else array.movedim(dim, 0)
         for array, dim in zip(arrays, dims, strict=False)
     ]
+
+
+def _of_members(operation, arrays, W_hh):
+    """Return an operation on arrays of members along a first axis: two axes of them become one."""
+    if W_hh.ndim == 3:
+        return operation(*arrays)
+    lead = W_hh.shape[:2]
+    found = operation(*(array.flatten(0, 1) for array in arrays))
+    return tuple(part.unflatten(0, lead) for part in found)
 
 
 # --- the derivative -------------------------------------------------------------------------------
