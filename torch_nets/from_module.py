@@ -27,6 +27,7 @@ from purenets.core.arrays import plain
 from purenets.core.base import Buffers, Model, Params, UserError
 from purenets.torch_nets.fast.tracing import is_torch_compiling
 from purenets.torch_nets.layers.basic import refuse_dtype
+from purenets.torch_nets.module_checks import expect_known_leaves, expect_plain_parts
 from purenets.torch_nets.module_draws import KeyedDraws
 from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
 from purenets.torch_nets.other_draws import Reader, other_generators, without_other_draws
@@ -60,6 +61,11 @@ READS = (
     "in ensemble, there is one for each member: give a momentum, or train the members one by one"
 )
 
+BACKWARD_HOOKED = (
+    "has backward hooks, which torch does not run under vmap and other transforms of torch.func; "
+    "remove them"
+)
+
 
 def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     """Return a torch.nn.Module as a model of pure functions; the module itself is not changed.
@@ -76,8 +82,9 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         `uses_key` is False if the module holds layers of torch.nn only and none of them draws.
 
     Raises:
-        UserError: `module` is neither, a lazy layer has no shapes yet, or params share memory
-            without being the same. In `apply`: a draw without a key or one that no key reaches,
+        UserError: `module` is neither, or is wrapped for several devices, scripted or traced; a
+            lazy layer has no shapes yet; params share memory without being the same, or have hooks
+            of their gradients. In `apply`: a draw without a key or one that no key reaches,
             torch.utils.checkpoint, a write into a tensor that is not a buffer, a param or a new
             buffer that `forward` sets, or under vmap a number that it reads out of a tensor.
 
@@ -97,8 +104,10 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         torch.func.functional_call.
     """
     module, make = _built(module)
-    name, traits = type(module).__name__, _traits(module)
-    _expect_known_leaves(name, module)
+    name = type(module).__name__
+    expect_plain_parts(name, module)
+    expect_known_leaves(name, module)
+    traits = _traits(module)
     modes = {train: _prepared(module).train(train) for train in (True, False)}
     others = {train: other_generators(net) for train, net in modes.items() if traits.custom}
 
@@ -127,10 +136,13 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
             raise
         except (TypeError, RuntimeError, AttributeError, ValueError) as error:
             # the arguments are looked into only then
-            expect_call(modes[bool(train)], name, (params, buffers), x)
+            net = modes[bool(train)]
+            expect_call(net, name, (params, buffers), x)
             _expect_dtype(error, name, params, x)
             if re.match(r"vmap: .*(\.item\(\)|data-dependent)", str(error)):
                 raise UserError(f"{name}: {READS}") from error
+            if "setup_context" in str(error) and any(map(_has_backward_hooks, net.modules())):
+                raise UserError(f"{name}: {BACKWARD_HOOKED}") from error
             raise error
 
     init.float32_leaves = frozenset(_norm_leaves(module))  # what `precision.cast` does not cast
@@ -213,28 +225,6 @@ def _built(module: Any) -> tuple[nn.Module, Callable | None]:
     return module, make
 
 
-def _expect_known_leaves(name: str, module: nn.Module) -> None:
-    """Raise a UserError for leaves without a shape, and for two that lie in the same memory."""
-    for leaf, value in [*module.named_parameters(), *module.named_buffers()]:
-        if nn.parameter.is_lazy(value):
-            raise UserError(
-                f"{leaf}: {name} is lazy, call it on an example once, so that shapes are known"
-            )
-    places: dict[Any, str] = {}
-    for leaf, p in module.named_parameters():
-        place = (p.device, p.data_ptr()) if p.numel() and not p.is_meta else leaf
-        if place in places:
-            first = places[place]
-            raise UserError(
-                f"{leaf}: shares its memory with {first}; tie them by the same nn.Parameter"
-            )
-        places[place] = leaf
-    trained = {id(p): leaf for leaf, p in module.named_parameters()}
-    for leaf, value in module.named_buffers():
-        if id(value) in trained:
-            raise UserError(f"{leaf}: is the param {trained[id(value)]} and a buffer too")
-
-
 # --- what a module may do -------------------------------------------------------------------------
 
 
@@ -302,6 +292,10 @@ def _is_custom(part: nn.Module, *known: str) -> bool:
     """
     hooks = part._forward_pre_hooks or part._forward_hooks or "forward" in vars(part)
     return bool(hooks) or not type(part).__module__.startswith(known)
+
+
+def _has_backward_hooks(part: nn.Module) -> bool:
+    return bool(part._backward_hooks or part._backward_pre_hooks)
 
 
 def _draws_in_training(part: nn.Module) -> bool:
