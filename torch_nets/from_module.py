@@ -84,9 +84,10 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     Raises:
         UserError: `module` is neither, or is wrapped for several devices, scripted or traced; a
             lazy layer has no shapes yet; params share memory without being the same, or have hooks
-            of their gradients. In `apply`: a draw without a key or one that no key reaches,
-            torch.utils.checkpoint, a write into a tensor that is not a buffer, a param or a new
-            buffer that `forward` sets, or under vmap a number that it reads out of a tensor.
+            of their gradients. In `init`: the function returns the params of an earlier call. In
+            `apply`: a draw without a key or one that no key reaches, torch.utils.checkpoint, a
+            write into a tensor that is not a buffer, a param or a new buffer that `forward` sets,
+            or under vmap a number that it reads out of a tensor.
 
     Example:
         >>> import torch
@@ -114,7 +115,7 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     def init(key):
         if key is None:
             return leaves(module)
-        return redrawn(module, key) if make is None else constructed(make, key)
+        return redrawn(module, key) if make is None else constructed(make, key, module)
 
     def apply(params, buffers, x, *, train=False, key=None):
         try:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from purenets.core import random
-from purenets.core.base import Buffers, Params
+from purenets.core.base import Buffers, Params, UserError
 from purenets.core.serial import NotDrawnError
 from purenets.torch_nets.module_draws import seeded
 
@@ -51,15 +51,21 @@ def leaves(module: nn.Module) -> tuple[Params, Buffers]:
     return params, buffers | {name: b.detach().clone() for name, b in module.named_buffers()}
 
 
-def constructed(make: Callable[[], nn.Module], key: Any) -> tuple[Params, Buffers]:
+def constructed(
+    make: Callable[[], nn.Module], key: Any, earlier: nn.Module | None = None
+) -> tuple[Params, Buffers]:
     """Return the leaves of a module that is built anew, with draws from a key.
 
     Args:
         make: builds the module.
         key: the source of the draws.
+        earlier: what `make` returned before.
 
     Returns:
         (params, buffers).
+
+    Raises:
+        UserError: `make` does not build a module but returns the params of `earlier` again.
 
     Example:
         >>> import torch
@@ -70,8 +76,16 @@ def constructed(make: Callable[[], nn.Module], key: Any) -> tuple[Params, Buffer
         >>> torch.equal(a["weight"], b["weight"])
         True
     """
+    versions = {id(p): p._version for p in earlier.parameters()} if earlier else {}
     with seeded(key), _seeded_elsewhere(key):
-        return leaves(make())
+        module = make()
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if trained and all(versions.get(id(p)) == p._version for p in trained):
+        raise UserError(
+            f"init(key): the function returns a {type(module).__name__} that was built before, the "
+            "same for every key; build it within the function, or pass from_module the module"
+        )
+    return leaves(module)
 
 
 @contextlib.contextmanager

@@ -800,6 +800,17 @@ def test_construction_under_the_key_leaves_the_generators_as_they_were():
     assert not torch.equal(one["weight"], other["weight"])
 
 
+def test_function_that_returns_what_was_built_before_draws_nothing():
+    net, pretrained = nn.Linear(4, 3), nn.Linear(4, 4)
+    for make in (lambda: net, lambda: nn.Sequential(net, nn.Tanh())):
+        model = from_module(make)
+        with pytest.raises(UserError, match="that was built before, the same for every key"):
+            model.init(KEY)
+        assert len(model.init(None)[0]) == 2
+    params, _ = from_module(lambda: nn.Sequential(pretrained, nn.Linear(4, 3))).init(KEY)
+    assert torch.equal(params["0.weight"], pretrained.weight)
+
+
 def test_what_builds_no_module_is_refused():
     for wrong in (3, nn.Linear(4, 3).state_dict(), lambda: None):
         with pytest.raises(UserError, match=r"needs a torch\.nn\.Module"):
