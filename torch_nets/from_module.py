@@ -79,6 +79,7 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
         these do not draw, or that hold other values (trained, loaded, set to zero). As a part of
         `serial`, an instance that it refuses has its own values. `apply` takes one input, a tuple
         of inputs or a dict of keyword inputs; several outputs come back as the module gives them.
+        In training, a part that is in evaluation within a part in training stays there.
         `uses_key` is False if the module holds layers of torch.nn only and none of them draws.
 
     Raises:
@@ -109,7 +110,7 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     expect_plain_parts(name, module)
     expect_known_leaves(name, module)
     traits = _traits(module)
-    modes = {train: _prepared(module).train(train) for train in (True, False)}
+    modes = {train: _in_mode(_prepared(module), train) for train in (True, False)}
     others = {train: other_generators(net) for train, net in modes.items() if traits.custom}
 
     def init(key):
@@ -373,6 +374,20 @@ def _prepared(module: nn.Module) -> nn.Module:
             part.sparse = False
         if _is_norm(part) and next(_floating(part), None) is not None:
             part.forward = _in_own_dtype(part)
+    return net
+
+
+def _in_mode(net: nn.Module, train: bool) -> nn.Module:
+    """Set all parts to training or evaluation; those in evaluation within a part in training stay
+    there.
+    """
+    parts = [part for part in net.modules() if part.training]
+    kept = [child for part in parts for child in part.children() if not child.training]
+    flags = {part: part.training for child in kept for part in child.modules()}
+    net.train(train)
+    if train:
+        for part, flag in flags.items():
+            part.training = flag
     return net
 
 

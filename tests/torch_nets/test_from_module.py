@@ -376,6 +376,24 @@ def test_recurrent_layers_run_one_by_one_are_those_run_at_once(part):
     assert torch.allclose(found, module(SEQUENCES), atol=1e-6)
 
 
+def test_part_in_evaluation_stays_there_in_training():
+    module = nn.Sequential(
+        nn.Linear(4, 4), nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5)), nn.BatchNorm1d(4)
+    )
+    module[1].eval()
+    model = from_module(module)
+    y, buffers = model.apply(*model.init(None), X, train=True, key=KEY)
+    assert torch.equal(buffers["1.0.running_mean"], torch.zeros(4))
+    assert buffers["2.running_mean"].any()
+    assert torch.allclose(y, copy.deepcopy(module)(X), atol=1e-6)
+    model = from_module(module.eval())  # the whole of it says nothing about its parts
+    _, buffers = model.apply(*model.init(None), X, train=True, key=KEY)
+    assert buffers["1.0.running_mean"].any()
+    module[1].train()
+    model = from_module(module)
+    assert torch.allclose(model.apply(*model.init(None), X)[0], module.eval()(X), atol=1e-6)
+
+
 def test_packed_sequences_drop_out_too():
     packed = nn.utils.rnn.pack_padded_sequence(
         SEQUENCES, torch.tensor([5, 4, 3, 2, 2, 1]), batch_first=True
