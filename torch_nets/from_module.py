@@ -10,7 +10,10 @@ What makes it pure:
   it sets them to.
 - Every draw (any dropout, RReLU, torch.rand...) is a function of the key; see `module_draws`.
 - Inputs and params that the module writes into are copied first. A write to a param, as by
-  `Embedding(max_norm)`, and a change of a plain attribute last for the call only.
+  `Embedding(max_norm)`, and a change of a plain attribute, or of a list, dict or set that is one,
+  last for the call only.
+- Lists, dicts and objects that hold leaves get those given to `apply`. Closures and tuples cannot,
+  and are refused, as are views of params; see `module_reach`.
 """
 
 import contextlib
@@ -30,6 +33,7 @@ from purenets.torch_nets.layers.basic import refuse_dtype
 from purenets.torch_nets.module_checks import expect_known_leaves, expect_plain_parts
 from purenets.torch_nets.module_draws import KeyedDraws
 from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
+from purenets.torch_nets.module_reach import Held, expect_no_views, held
 from purenets.torch_nets.other_draws import Reader, other_generators, without_other_draws
 
 DRAWING = (
@@ -85,7 +89,8 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     Raises:
         UserError: `module` is neither, or is wrapped for several devices, scripted or traced; a
             lazy layer has no shapes yet; params share memory without being the same, or have hooks
-            of their gradients. In `init`: the function returns the params of an earlier call. In
+            of their gradients; a function holds parts or params of the module, or a tensor is a
+            view of a param. In `init`: the function returns the params of an earlier call. In
             `apply`: a draw without a key or one that no key reaches, torch.utils.checkpoint, a
             write into a tensor that is not a buffer, a param or a new buffer that `forward` sets,
             or under vmap a number that it reads out of a tensor.
@@ -109,8 +114,10 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     name = type(module).__name__
     expect_plain_parts(name, module)
     expect_known_leaves(name, module)
+    expect_no_views(module)
     traits = _traits(module)
     modes = {train: _in_mode(_prepared(module), train) for train in (True, False)}
+    helds = {train: held(net, module) for train, net in modes.items()}
     others = {train: other_generators(net) for train, net in modes.items() if traits.custom}
 
     def init(key):
@@ -125,10 +132,11 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
             expect_leaves(name, params=params, buffers=buffers)
             raise
         net = modes[bool(train)]
-        with _guards(net, name, traits, train, key, others.get(bool(train), ())) as own:
+        kept = helds[bool(train)]
+        with _guards(net, name, traits, train, key, others.get(bool(train), ()), kept) as own:
             call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
             x = map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x
-            y, buffers = call(net, (params, buffers), traits.twins, *_inputs(x))
+            y, buffers = call(net, (params, buffers), (traits.twins, kept.slots), *_inputs(x))
         return y, buffers
 
     def checked(params, buffers, x, *, train=False, key=None):
@@ -395,24 +403,36 @@ def _in_mode(net: nn.Module, train: bool) -> nn.Module:
 
 
 def _call(
-    net: nn.Module, leaves: tuple, twins: dict[str, str] | None, args: tuple, kwargs: dict
+    net: nn.Module, leaves: tuple, further: tuple, args: tuple, kwargs: dict
 ) -> tuple[Any, Buffers]:
-    """Return the outputs of a module and its buffers after the call."""
-    params, buffers = leaves
+    """Return the outputs of a module and its buffers after the call.
+
+    further: the twins of `_Traits`, and the slots of `Held`.
+    """
+    (params, buffers), (twins, slots) = leaves, further
     if twins is None:
         return torch.func.functional_call(net, leaves, args, kwargs, strict=True), buffers
     name, given = type(net).__name__, {**params, **buffers}
     _expect_names(net, name, leaves)
     given |= {twin: given[first] for twin, first in twins.items()}
-    held = dict(given)  # functional_call puts there what the module has set anew
-    y = torch.func.functional_call(net, held, args, kwargs, tie_weights=False)
-    _expect_kept(name, params, given, held, twins)
-    return y, {name: plain(held[name]) for name in buffers}
+    after = dict(given)  # functional_call puts there what the module has set anew
+    own = [(container, at, container[at]) for container, at, _ in slots]
+    try:
+        for container, at, leaf in slots:
+            container[at] = given[leaf]
+        y = torch.func.functional_call(net, after, args, kwargs, tie_weights=False)
+    finally:
+        for container, at, value in own:
+            container[at] = value
+    _expect_kept(name, params, given, after, twins)
+    return y, {name: plain(after[name]) for name in buffers}
 
 
-def _expect_kept(name: str, params: Params, given: dict, held: dict, twins: dict[str, str]) -> None:
+def _expect_kept(
+    name: str, params: Params, given: dict, after: dict, twins: dict[str, str]
+) -> None:
     """Raise a UserError for a leaf that the module has set to what cannot be returned."""
-    for leaf, value in held.items():
+    for leaf, value in after.items():
         if value is given[leaf]:
             continue
         if leaf in params or twins.get(leaf) in params:
@@ -423,7 +443,7 @@ def _expect_kept(name: str, params: Params, given: dict, held: dict, twins: dict
         if not isinstance(value, Tensor):
             raise UserError(f"{name}: sets its buffer {leaf} to what is no tensor")
     for twin, first in twins.items():
-        if held[twin] is not held[first]:
+        if after[twin] is not after[first]:
             raise UserError(
                 f"{name}: sets one of the tied buffers {first} and {twin} anew; write in place"
             )
@@ -481,7 +501,13 @@ def map_tensors(f: Callable[[Tensor], Tensor], x: Any) -> Any:
 
 @contextlib.contextmanager
 def _guards(
-    net: nn.Module, name: str, traits: _Traits, train: bool, key: Any, others: tuple[Reader, ...]
+    net: nn.Module,
+    name: str,
+    traits: _Traits,
+    train: bool,
+    key: Any,
+    others: tuple[Reader, ...],
+    kept: Held,
 ) -> Iterator[Callable]:
     """Draw from the key within the block, and let no call leave a trace that the next one would
     see.
@@ -492,7 +518,7 @@ def _guards(
     with contextlib.ExitStack() as guards:
         compiling = torch.compiler.is_compiling()
         if traits.custom and not is_torch_compiling():
-            guards.enter_context(_without_traces(net, name))
+            guards.enter_context(_without_traces(net, name, kept))
         if traits.custom and not compiling:
             guards.enter_context(_without_checkpoints(name))
         if traits.draws_always or (train and traits.draws):
@@ -503,9 +529,9 @@ def _guards(
 
 
 @contextlib.contextmanager
-def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
-    """Put back the plain attributes that a call sets; raise a UserError for a tensor it
-    wrote into, and for a new leaf.
+def _without_traces(net: nn.Module, name: str, kept: Held) -> Iterator[None]:
+    """Put back the plain attributes that a call sets, and the entries of those that are lists,
+    dicts, ...; raise a UserError for a tensor it wrote into, and for a new leaf.
     """
     before = [
         (part, vars(part) | {held: dict(vars(part)[held]) for held in HELD})
@@ -517,6 +543,8 @@ def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
         for attribute, value in attributes.items()
         if isinstance(value, Tensor)
     ]
+    tensors += [(where, value, value._version) for where, value in kept.tensors]
+    containers = [(c, dict(c) if isinstance(c, dict) else list(c)) for c in kept.containers]
     try:
         yield
         for part, attributes in before:
@@ -532,6 +560,9 @@ def _without_traces(net: nn.Module, name: str) -> Iterator[None]:
         for part, attributes in before:
             vars(part).clear()
             vars(part).update(attributes)
+        for container, entries in containers:
+            container.clear()
+            (container.update if isinstance(container, dict | set) else container.extend)(entries)
     for attribute, value, version in tensors:
         if value._version != version:
             raise UserError(

@@ -72,7 +72,7 @@ def _reached_by(function: types.FunctionType) -> Iterator[Any]:
         with contextlib.suppress(ValueError):  # an empty one
             yield cell.cell_contents
     yield from function.__defaults__ or ()
-    for code in _codes(function.__code__):
+    for code in codes(function.__code__):
         if {"np", "numpy"} & set(code.co_names) and "random" in code.co_names:
             yield np.random
         for name in code.co_names:
@@ -81,12 +81,12 @@ def _reached_by(function: types.FunctionType) -> Iterator[Any]:
         yield from _imported(code)
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def codes(code: types.CodeType) -> Iterator[types.CodeType]:
     """Yield the code of a function and of the functions written within it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from codes(constant)
 
 
 def _imported(code: types.CodeType) -> Iterator[types.ModuleType]:

@@ -56,7 +56,7 @@ CLOSED = {
     "torch_nets.foreign_losses",
     *("torch_nets.from_module", "torch_nets.grad", "torch_nets.keys", "torch_nets.module_draws"),
     *("torch_nets.module_init", "torch_nets.remat", "torch_nets.vanilla_rnn"),
-    "torch_nets.module_checks",
+    *("torch_nets.module_checks", "torch_nets.module_reach"),
     *("torch_nets.other_draws", "torch_nets.analysis.accounting", "torch_nets.analysis.noise"),
     *("torch_nets.analysis.ghost_pass", "torch_nets.analysis.ghost_rules"),
     *("torch_nets.analysis.ghost_terms", "torch_nets.layer_calls", "torch_nets.shards"),
