@@ -111,6 +111,17 @@ def choose(condition: Array, new: dict, old: dict) -> dict:
     return tree.map(lambda a, b: namespace(a).where(condition, a, b), new, old)
 
 
+def in_order_of(params: Params, leaves: Params) -> Params:
+    """Return leaves in the order of params: a backward may collect the last layer first.
+
+    For whoever joins leaves to a vector, or cuts one draw into leaves.
+    """
+    if list(leaves) == list(params):
+        return leaves  # with its vector, where it has one
+    tree.check_names(leaves, params)
+    return {name: leaves[name] for name in params}
+
+
 def dot(a: Params, b: Params) -> Array:
     """Return the inner product of two dicts of the same names."""
     return sum(tree.leaves(tree.map(lambda x, y: (x * y).sum(), a, b)))

@@ -116,14 +116,14 @@ def lbfgs(
 
     def update(grads, state, params, *, value=None, value_and_grad_fn=None):
         f = need_value_and_grad_fn("lbfgs", value_and_grad_fn)
-        x, unravel = flattened(params)
+        x, unravel = flattened(params, params)
 
         def evaluate(x: Array) -> tuple[Array, Array]:
             there = unravel(x)
             loss, slope = f(there)
-            return loss_value("lbfgs", loss, f, there), flattened(slope)[0]
+            return loss_value("lbfgs", loss, f, there), flattened(slope, params)[0]
 
-        loss, g = loss_value("lbfgs", value, f, params), flattened(grads)[0]
+        loss, g = loss_value("lbfgs", value, f, params), flattened(grads, params)[0]
         rate = full_like(loss, resolve_hyper(lr, state, grads))
         end = make(evaluate, first_carry(x, loss, g, state), rate, limits)
         counts = {"n_iter": end["n_iter"], "func_evals": state["func_evals"] + end["evals"]}
@@ -149,7 +149,7 @@ class Limits(NamedTuple):
 def _init_history(params: Params, history_size: int) -> dict:
     """Return the state before the first update, which has neither steps nor differences."""
     zero = zero_count(params)
-    vector = flattened(tree.zeros_like(params))[0]
+    vector = flattened(tree.zeros_like(params), params)[0]
     number, xp = vector.sum(), namespace(vector)
     m, n, kind = history_size, vector.shape[0], {"dtype": vector.dtype, "device": vector.device}
     history = {name: xp.zeros((m, n), **kind) for name in ("old_dirs", "old_stps")}

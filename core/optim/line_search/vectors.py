@@ -5,11 +5,14 @@ from collections.abc import Callable
 from purenets.core import tree
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Params
+from purenets.core.optim.internals.arithmetic import in_order_of
 
 
-def flattened(leaves: Params) -> tuple[Array, Callable[[Array], Params]]:
-    """Return all leaves as one vector (n,) of float32 at least, and the way back."""
-    vector, unravel = tree.ravel(leaves)
+def flattened(leaves: Params, params: Params) -> tuple[Array, Callable[[Array], Params]]:
+    """Return all leaves, in the order of params, as one vector (n,) of float32 at least, and the
+    way back.
+    """
+    vector, unravel = tree.ravel(in_order_of(params, leaves))
     xp, dtypes = namespace(vector), {name: leaf.dtype for name, leaf in leaves.items()}
     if vector.dtype not in (xp.float32, xp.float64):
         vector = xp.astype(vector, xp.float32)

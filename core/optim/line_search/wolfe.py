@@ -94,7 +94,7 @@ def strong_wolfe(
         f, loss, moves, inner = start_search(
             grads, state["inner"], params, value, value_and_grad_fn
         )
-        d, g = flattened(moves)[0], flattened(grads)[0]
+        d, g = (flattened(leaves, params)[0] for leaves in (moves, grads))
         zero = namespace(loss).zeros_like(loss)
         start = {"t": zero, "f": loss, "g": g, "slope": dot(g, d)}
         size, limit = largest(d), max_eval - 1
@@ -102,7 +102,7 @@ def strong_wolfe(
         def evaluate(carry):
             search, t = carry["search"], carry["search"]["t"]
             there, slope = f(tree.map(lambda p, u: p + t * u, params, moves))
-            g = flattened(slope)[0]
+            g = flattened(slope, params)[0]
             new = {"t": t, "f": loss_value("", there, f, params), "g": g, "slope": dot(g, d)}
             search, found, best = advance_search(
                 search, new, start, size, limit, tolerance_change, c1, c2

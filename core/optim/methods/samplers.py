@@ -13,6 +13,7 @@ from purenets.core import random, tree
 from purenets.core.arguments import FRACTION, NOT_NEGATIVE, expect_hypers
 from purenets.core.arrays import like, namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params, UserError
+from purenets.core.optim.internals.arithmetic import in_order_of
 from purenets.core.optim.internals.hyper import (
     Hyper,
     first_count,
@@ -148,7 +149,7 @@ def add_langevin_noise(
         updates + sqrt(2 * (1 - momentum) * lr * temperature) * xi,  xi standard normal
 
     It comes after `scale_by_learning_rate`, and before `trace` where there is momentum. The noise
-    of all leaves is one draw, cut in their order.
+    of all leaves is one draw, cut in the order of the params.
 
     Args:
         lr: the learning rate of the chain.
@@ -188,6 +189,7 @@ def add_langevin_noise(
     def update(grads, state, params):
         rate, decay, heat = (resolve_hyper(h, state, grads) for h in (lr, momentum, temperature))
         scale = _sqrt(2 * (1 - decay) * rate * heat)
+        grads = grads if params is None else in_order_of(params, grads)
         noise = normal_like(random.fold_in(state["key"], state["count"]), grads)
         return _add_scaled(grads, noise, scale), {"count": state["count"] + 1, "key": state["key"]}
 
