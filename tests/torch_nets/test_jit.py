@@ -403,6 +403,15 @@ def test_a_net_on_numpy_runs_eagerly_with_one_warning():
         assert np.array_equal(found.params[name], leaf)
 
 
+def test_small_products_are_cast_by_autocast():
+    layer = layers.Linear(4, 4)
+    params, _ = layer.init(random.key(0))
+    f, x = lambda x: layer.apply(params, {}, x)[0], torch.ones(2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert jit(f)(x).dtype == f(x).dtype == torch.bfloat16
+        assert torch.equal(jit(f)(x), f(x))
+
+
 @pytest.mark.parametrize("value", [float("nan"), complex("nan"), complex(1, float("nan"))])
 def test_nan_is_a_static_argument_like_others(value):
     f, x = lambda x, v: x + v.real + v.imag, torch.zeros(2)

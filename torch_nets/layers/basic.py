@@ -202,7 +202,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.nn.functional.linear(x, weight, bias)
     multiplications = x.numel() * weight.shape[0]
     least = product_rule().min_multiplies_operation
-    if 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling() and x.is_cpu:
+    inline = 0 < multiplications <= MAX_MULTIPLIES_INLINE and torch.compiler.is_compiling()
+    if inline and x.is_cpu and not torch.is_autocast_enabled("cpu"):  # which casts a product only
         y = (x.unsqueeze(-2) * weight).sum(-1)
     elif multiplications >= least and matmul.onednn_supports(x, weight):
         y = matmul.product(x.reshape(-1, x.shape[-1]), weight.mT).reshape(*x.shape[:-1], -1)
