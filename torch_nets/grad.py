@@ -53,7 +53,7 @@ def grad_fn(
 
     Raises:
         UserError: `model`, `loss` or `metrics` is wrong. When called: params or batch are not
-            tensors.
+            tensors, or a param is one of integers.
 
     Example:
         >>> import torch
@@ -80,6 +80,9 @@ def grad_fn(
             return autograd_grads(forward, params, buffers, batch, key)
         except AttributeError:
             expect_param_tensors(params)
+            raise
+        except RuntimeError:
+            expect_floating_params(params)
             raise
 
     grad.uses_key = model.uses_key
@@ -351,6 +354,16 @@ def expect_param_tensors(params: Params) -> None:
         if not isinstance(leaf, Tensor):
             kind = type(leaf).__name__
             raise UserError(f"params[{name!r}]: a {kind}, needs a tensor; see to_torch")
+
+
+def expect_floating_params(params: Params) -> None:
+    """Raise a UserError that names the leaf of integers or truth values: it has no gradient."""
+    for name, leaf in params.items():
+        if isinstance(leaf, Tensor) and not (leaf.is_floating_point() or leaf.is_complex()):
+            dtype = str(leaf.dtype).removeprefix("torch.")
+            raise UserError(
+                f"params[{name!r}]: {dtype} has no gradient, needs floats; make it a buffer"
+            )
 
 
 def metrics_fn(

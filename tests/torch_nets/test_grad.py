@@ -201,3 +201,16 @@ def test_gradients_of_a_vector_are_a_vector():
     with torch.no_grad():
         again, _ = grad_module.grad_fn(model)(params, {}, data(8), None)
     assert torch.equal(vector_of(grads), vector_of(again))
+
+
+@pytest.mark.parametrize("leaf", [torch.tensor(3), torch.tensor([True])])
+def test_a_param_of_integers_is_named(leaf):
+    model, batch = MLP(3, [4], 2), data(8)
+    params = model.init(random.key(0))[0] | {"count": leaf}
+    grad = grad_fn(model._replace(apply=lambda p, b, x, **given: (x * p["count"], b)))
+    kind = str(leaf.dtype).removeprefix("torch.")
+    message = rf"params\['count'\]: {kind} has no gradient, needs floats; make it a buffer"
+    with pytest.raises(UserError, match=message):
+        grad(params, {}, batch, None)
+    with pytest.raises(UserError, match=message):
+        torch.func.vmap(lambda x: grad(params, {}, (x[None], batch[1][:1]), None))(batch[0])
