@@ -288,7 +288,7 @@ def orthogonal_init(key: Tensor, shapes: dict) -> Params:
     q, r = torch.linalg.qr(random.normal(W_key, shapes["W_hh"], "float64"))
     # with these signs the matrix is uniform over the orthogonal group
     W_hh = (q * torch.sign(torch.diagonal(r))).float()
-    return default_init(rest_key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros(shapes["b_h"])}
+    return default_init(rest_key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros_like(W_hh[0])}
 
 
 def identity_init(key: Tensor, shapes: dict) -> Params:
@@ -314,7 +314,8 @@ def identity_init(key: Tensor, shapes: dict) -> Params:
         Le et al. 2015, arXiv 1504.00941, for ReLU.
     """
     n = shapes["b_h"][0]
-    return default_init(key, shapes) | {"W_hh": torch.eye(n), "b_h": torch.zeros(n)}
+    W_hh = torch.eye(n, dtype=torch.float32)
+    return default_init(key, shapes) | {"W_hh": W_hh, "b_h": torch.zeros_like(W_hh[0])}
 
 
 INITS = dict(zip(RNN_INITS, (default_init, orthogonal_init, identity_init), strict=True))

@@ -9,6 +9,7 @@ from purenets import UserError, data, evaluate, fit, init_state, make_step, opti
 from purenets.torch_nets import (
     CNN,
     MLP,
+    VanillaRNN,
     from_module,
     grad_fn,
     jit,
@@ -68,6 +69,47 @@ def test_input_of_the_dtype_of_the_params_is_taken(name):
     wide = to_torch(params, dtype=torch.float64), to_torch(buffers, dtype=torch.float64)
     y = model.apply(*wide, x)[0]
     assert (y[0] if isinstance(y, tuple) else y).dtype == torch.float64
+
+
+INITS = {
+    "batch norm": layers.BatchNorm(3),
+    "layer norm": layers.LayerNorm(3),
+    "rms norm": layers.RMSNorm(3),
+    "group norm": layers.GroupNorm(4, groups=2),
+    "attention": layers.MultiheadAttention(4, 2),
+    "linear": layers.Linear(3, 2),
+    "conv": layers.Conv(2, 3, 3),
+    "dirac": layers.Conv(2, 3, 3, dirac=True),
+    "fixed conv": layers.FixedConv(torch.ones(2, 3, 2, 2, dtype=torch.float32)),
+    "embedding": layers.Embedding(5, 2, padding=0),
+    "lstm": layers.LSTM(3, 4),
+    "rnn": VanillaRNN(5, 1, 4, 3),
+    "orthogonal rnn": VanillaRNN(5, 1, 4, 3, init="orthogonal"),
+    "identity rnn": VanillaRNN(5, 1, 4, 3, init="identity"),
+    "cnn": CNN(3, 4, width=0.125),
+}
+
+
+@pytest.mark.parametrize("name", INITS)
+def test_leaves_begin_in_float32_whatever_the_default_dtype(name):
+    torch.set_default_dtype(torch.float64)
+    try:
+        params, buffers = INITS[name].init(KEY)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    floats = {n: x.dtype for n, x in {**params, **buffers}.items() if x.is_floating_point()}
+    assert set(floats.values()) == {torch.float32}, floats
+
+
+def test_batch_norm_evaluates_where_params_alone_are_wider():
+    layer, x = layers.BatchNorm(3), torch.randn(4, 3, dtype=torch.float64)
+    params, buffers = layer.init(KEY)
+    _, buffers = layer.apply(params, buffers, x.float(), train=True)
+    wide = to_torch(params, dtype=torch.float64)
+    found, same = layer.apply(wide, buffers, x)
+    right, _ = layer.apply(wide, to_torch(buffers, dtype=torch.float64), x)
+    assert torch.equal(found, right)
+    assert same is buffers
 
 
 FIXED = torch.full((2, 3, 2, 2), 0.3)

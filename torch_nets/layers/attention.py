@@ -211,9 +211,10 @@ def MultiheadAttention(
         in_key, out_key = random.split(torch_key(key))
         bound = math.sqrt(6 / (4 * n))  # Glorot and Bengio 2010, of (3 n, n)
         weight = random.uniform(in_key, (3 * n, n), low=-bound, high=bound)
-        params = {"in_proj_weight": weight} | ({"in_proj_bias": torch.zeros(3 * n)} if bias else {})
-        params |= tree.prefixed(out.init(out_key)[0], "out_proj.")
-        return params | ({"out_proj.bias": torch.zeros(n)} if bias else {}), {}
+        params = {"in_proj_weight": weight} | tree.prefixed(out.init(out_key)[0], "out_proj.")
+        zeros = {name: shapes[name] for name in ("in_proj_bias", "out_proj.bias") if bias}
+        params |= {name: torch.zeros(shape, dtype=torch.float32) for name, shape in zeros.items()}
+        return {name: params[name] for name in shapes}, {}
 
     def apply(params, buffers, x, *, train=False, key=None):
         expect(params, shapes)

@@ -87,7 +87,8 @@ def Conv(
     def init(key):
         params, _ = draw(key)
         if dirac:
-            identity = torch.nn.init.dirac_(torch.empty(min(n_in, n_out), n_in, size, size))
+            filters = torch.empty(min(n_in, n_out), n_in, size, size, dtype=torch.float32)
+            identity = torch.nn.init.dirac_(filters)
             params["weight"] = torch.cat([identity, params["weight"][n_in:]])
         return params, {}
 
@@ -343,7 +344,8 @@ def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
         return F.conv2d(x, weight, params.get("bias")), buffers
 
     def init(key):
-        return {name: torch.zeros(n) for name, n in shapes.items()}, {"weight": filters}
+        params = {name: torch.zeros(n, dtype=torch.float32) for name, n in shapes.items()}
+        return params, {"weight": filters}
 
     return Model(init, apply, uses_key=False, kind="FixedConv")
 

@@ -167,7 +167,7 @@ def _affine_init(shapes: dict[str, tuple[int, ...]]) -> Callable:
     """Return `init(key)` of a weight of ones and a bias of zeros."""
 
     def init(key):
-        ones = {name: torch.ones(shape) for name, shape in shapes.items()}
+        ones = {name: torch.ones(shape, dtype=torch.float32) for name, shape in shapes.items()}
         return {name: leaf if name == "weight" else leaf * 0 for name, leaf in ones.items()}, {}
 
     return sized(init, shapes)
@@ -231,8 +231,9 @@ def BatchNorm(
     shapes = {"weight": (n,), "bias": (n,)} if scale else {"bias": (n,)}
 
     def init(key):
-        params = {name: torch.ones(n) if name == "weight" else torch.zeros(n) for name in shapes}
-        buffers = {"running_mean": torch.zeros(n), "running_var": torch.ones(n)}
+        zeros, ones = torch.zeros(n, dtype=torch.float32), torch.ones(n, dtype=torch.float32)
+        params = {name: ones if name == "weight" else zeros for name in shapes}
+        buffers = {"running_mean": zeros.clone(), "running_var": ones.clone()}
         return params, buffers | {"num_batches_tracked": torch.zeros((), dtype=torch.int64)}
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -248,8 +249,8 @@ def BatchNorm(
         weight = params["weight"] if scale else torch.ones_like(bias)
         weight, bias = widened(weight), widened(bias)  # statistics have their dtype
         if not train:
-            running = widened(buffers["running_mean"]), widened(buffers["running_var"])
-            return F.batch_norm(x, *running, weight, bias, False, 0.0, eps), buffers
+            mean, var = (buffers[name].to(weight.dtype) for name in ("running_mean", "running_var"))
+            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), buffers
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
