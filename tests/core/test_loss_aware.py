@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import UserError, make_step, numpy_nets, optim, random, torch_nets, train_state, tree
+from purenets import (
+    UserError,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    schedules,
+    torch_nets,
+    train_state,
+    tree,
+)
 
 both_backends = pytest.mark.parametrize(
     "convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"]
@@ -209,6 +219,21 @@ def test_each_trial_is_one_evaluation_where_nothing_traces():
 
     run(optim.backtracking(1e-3), np.asarray, 1, counted)
     assert len(calls) == 2  # the gradient, and the first trial
+
+
+@both_backends
+@pytest.mark.parametrize("search", [optim.backtracking, optim.strong_wolfe, optim.lbfgs])
+@pytest.mark.parametrize(
+    "rate", [schedules.warmup(schedules.constant(1.0), 3), schedules.cyclic(0.0, 1.0, 3)]
+)
+def test_a_search_goes_on_after_a_rate_of_0(search, rate, convert):
+    """Both schedules begin at 0, and the second one comes back to it."""
+    once = lambda convert, i: loss_fn(convert, 0)
+    path, _ = run(search(rate), convert, 15, once)
+    losses = [float(once(np.asarray, 0)(tree.ravel(START)[1](p))[0]) for p in path]
+    least = min(losses)
+    assert np.array_equal(path[0], path[1])
+    assert losses[-1] == least < 0.5 * losses[0]
 
 
 # --- MoMo -----------------------------------------------------------------------------------------

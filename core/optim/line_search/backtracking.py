@@ -41,8 +41,8 @@ def backtracking(
         f(p + t * u) <= f(p) + c1 * t * (g . u)
 
     The direction u is -g, or another optimizer's update. The first t tried is `grow` times the last
-    one, at most lr; each failed trial multiplies it by `shrink`. Where no trial succeeds, or u does
-    not go downhill, the params stay.
+    one, at most lr (lr itself after a step of 0); each failed trial multiplies it by `shrink`.
+    Where no trial succeeds, or u does not go downhill, the params stay.
 
     Args:
         lr: the largest t.
@@ -110,7 +110,9 @@ def backtracking(
             t = namespace(t).where(good, t, shrink * t)
             return {"t": t, "good": good, "running": ~good}
 
-        first = at_most(grow * state["step"], resolve_hyper(lr, state, grads))
+        rate, last = resolve_hyper(lr, state, grads), state["step"]
+        longer = namespace(last).where(last > 0, grow * last, full_like(last, rate))
+        first = at_most(longer, rate)  # a step of 0, as at the begin of a warmup, grows no more
         start = {"t": first, "good": downhill, "running": downhill}
         end = masked_loop(trial, start, max_steps)
         step = namespace(loss).where(end["good"], end["t"], namespace(loss).zeros_like(loss))
