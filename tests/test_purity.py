@@ -185,6 +185,7 @@ CALLS = {
     "arithmetic.moments": lambda p: arithmetic.moments(
         0.9, 0.99, p, Frozen(exp_avg=p, exp_avg_sq=p)
     ),
+    "arithmetic.copies": lambda p: arithmetic.copies(p),
     "arithmetic.in_order_of": lambda p: arithmetic.in_order_of(p, dict(reversed(p.items()))),
     "arithmetic.dot": lambda p: arithmetic.dot(p, p),
     "arithmetic.choose": lambda p: arithmetic.choose(p["fc1.bias"][0] > 0, p, p),

@@ -24,7 +24,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
-from purenets.core.optim.internals.arithmetic import choose, running_mean, scaled
+from purenets.core.optim.internals.arithmetic import choose, copies, running_mean, scaled
 from purenets.core.optim.internals.elementwise import elementwise, elementwise_as
 from purenets.core.optim.internals.extra_args import (
     MISSING,
@@ -552,7 +552,7 @@ def ema(decay: Hyper = 0.999) -> Optimizer:
     counts = has_schedule(decay)
 
     def init(params):
-        return {**init_count(params, decay=decay), "ema": params.copy()}
+        return {**init_count(params, decay=decay), "ema": copies(params)}
 
     def update(updates, state, params):
         moved = tree.map(lambda p, u: p + u, params, updates)
@@ -601,7 +601,7 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
 
     def init(params):
         counts = first_count(params, alpha=alpha)
-        return {**counts, "slow": params.copy(), "inner": optimizer.init(params)}
+        return {**counts, "slow": copies(params), "inner": optimizer.init(params)}
 
     def update(grads, state, params, **extra):
         a, count = resolve_hyper(alpha, state, grads), state["count"] + 1

@@ -5,6 +5,7 @@ import math
 from purenets.core import tree
 from purenets.core.arrays import NUMPY, namespace, sqrt
 from purenets.core.base import Array, Params
+from purenets.core.vector_dict import from_vector, vector_of
 
 
 def scaled(grads: Params, factor: float | Array) -> Params:
@@ -109,6 +110,21 @@ def nonzero(a: Array) -> Array:
 def choose(condition: Array, new: dict, old: dict) -> dict:
     """Return `new` where the scalar condition holds, else `old`: nested dicts of the same names."""
     return tree.map(lambda a, b: namespace(a).where(condition, a, b), new, old)
+
+
+def copies(leaves: Params) -> Params:
+    """Return the dict with a copy of each leaf, on one vector if `leaves` is.
+
+    For states that keep params or a gradient: whoever owns these may write into them later.
+    """
+    vector = vector_of(leaves)
+    if vector is not None:
+        return from_vector(leaves.layout, _copy(vector))
+    return tree.map(_copy, leaves)
+
+
+def _copy(leaf: Array) -> Array:
+    return leaf.copy() if isinstance(leaf, NUMPY) else leaf.clone()
 
 
 def in_order_of(params: Params, leaves: Params) -> Params:

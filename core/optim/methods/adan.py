@@ -15,6 +15,7 @@ from purenets.core.arrays import namespace, sqrt
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import (
     bias_correction,
+    copies,
     running_mean,
     running_mean_of_squares,
 )
@@ -154,7 +155,7 @@ def scale_by_adan(betas=(0.98, 0.92, 0.99), eps: Hyper = 1e-8) -> Optimizer:
         updates = tree.map(
             lambda m, d, n: (m / c1 + d * (b2 / c2)) / (sqrt(n) / c3**0.5 + e), m, d, n
         )
-        return updates, {**counts, **dict(zip(names, (m, d, n, grads), strict=True))}
+        return updates, {**counts, **dict(zip(names, (m, d, n, copies(grads)), strict=True))}
 
     scale = with_order(NORMALIZES, Optimizer(init, update))
     return elementwise(any_dtype(scale, refusing("scale_by_adan", scale)))

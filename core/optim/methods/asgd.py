@@ -3,7 +3,7 @@
 from purenets.core import tree
 from purenets.core.arguments import NOT_NEGATIVE, expect_hypers, expect_numbers
 from purenets.core.base import Optimizer
-from purenets.core.optim.internals.arithmetic import at_least, full_like
+from purenets.core.optim.internals.arithmetic import at_least, copies, full_like
 from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import (
     Hyper,
@@ -72,7 +72,7 @@ def _averaged(lr: Hyper, lambd: Hyper, alpha: Hyper, t0: float) -> Optimizer:
         zero = first_count(params, lr=lr, lambd=lambd, alpha=alpha)["count"]
         number = count_to_dtype(zero, params)
         first = full_like(number, resolve_hyper(lr, {"count": zero}, params))
-        return {"count": zero, "eta": first, "mu": number + 1, "ax": params.copy()}
+        return {"count": zero, "eta": first, "mu": number + 1, "ax": copies(params)}
 
     def update(grads, state, params):
         rate, decay, power = [resolve_hyper(value, state, grads) for value in (lr, lambd, alpha)]

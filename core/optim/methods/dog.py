@@ -15,7 +15,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import sqrt
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.internals.arithmetic import full_like, maximum
+from purenets.core.optim.internals.arithmetic import copies, full_like, maximum
 from purenets.core.optim.internals.hyper import (
     Hyper,
     has_schedule,
@@ -92,7 +92,7 @@ def dog(
             **init_count(params, lr=lr),
             "rbar": {name: reps_rel * (1 + size) for name, size in sizes.items()},
             "sum": {name: full_like(size, eps) for name, size in sizes.items()},
-            "p0": params.copy(),
+            "p0": copies(params),
         }
 
     def update(grads, state, params):

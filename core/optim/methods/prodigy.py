@@ -22,6 +22,7 @@ from purenets.core.base import Optimizer
 from purenets.core.optim.internals.arithmetic import (
     add_square,
     at_most,
+    copies,
     dot,
     full_like,
     maximum,
@@ -114,7 +115,7 @@ def prodigy(
         scalars = {"d": number + d0, "d_max": number + d0, "numerator": number}
         means = {name: tree.zeros_like(params) for name in MEANS}
         counts = first_count(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-        return {**counts, **scalars, "p0": params.copy(), **means}
+        return {**counts, **scalars, "p0": copies(params), **means}
 
     def update(grads, state, params):
         rate, b1, b2, e = [resolve_hyper(value, state, grads) for value in (lr, *betas, eps)]

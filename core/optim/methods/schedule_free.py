@@ -22,7 +22,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace
 from purenets.core.base import Optimizer
-from purenets.core.optim.internals.arithmetic import maximum
+from purenets.core.optim.internals.arithmetic import copies, maximum
 from purenets.core.optim.internals.elementwise import elementwise_as
 from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.hyper import (
@@ -106,8 +106,8 @@ def schedule_free(
             **init_count(params, lr=lr, beta=beta),
             "lr_max": nothing,
             "weight_sum": nothing,
-            "x": params.copy(),
-            "z": params.copy(),
+            "x": copies(params),
+            "z": copies(params),
             "inner": optimizer.init(params),
         }
 

@@ -3,6 +3,7 @@
 from purenets.core import tree
 from purenets.core.arguments import expect_integers
 from purenets.core.base import Optimizer
+from purenets.core.optim.internals.arithmetic import copies
 from purenets.core.optim.internals.elementwise import elementwise
 from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
 from purenets.core.optim.internals.order import average_of_params, with_order
@@ -46,7 +47,7 @@ def swa(start: int = 0, every: int = 1) -> Optimizer:
 
     def init(params):
         zero = zero_count(params)
-        return {"count": zero, "n_averaged": zero, "swa": params.copy()}
+        return {"count": zero, "n_averaged": zero, "swa": copies(params)}
 
     def update(updates, state, params):
         count = state["count"] + 1
