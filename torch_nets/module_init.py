@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from purenets.core import random
 from purenets.core.base import Buffers, Params, UserError
 from purenets.core.serial import NotDrawnError
+from purenets.torch_nets.fast.drawn_at import DrawnAt
 from purenets.torch_nets.module_draws import seeded
 
 SAMPLE = 4096  # elements of a leaf that are compared with those drawn anew
 CRITICAL = (
     2.7  # of the Kolmogorov-Smirnov statistic, times sqrt(1/n + 1/m): one leaf in 10**6 by chance
 )
+POOLED = 2**16  # elements of all leaves together
+SLACK = 0.005  # of the range of a uniform draw, for those rounded to bfloat16
 NAMED = 6  # leaves that an error names
 
 
@@ -117,7 +120,8 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
 
     Raises:
         NotDrawnError: no `reset_parameters` draws a param, or a leaf has values of another origin:
-            trained, loaded, set to zero, or drawn in another way. The message names it.
+            trained, loaded, set to zero, or drawn in another way. The message names it. A copy of a
+            module shows this by its values alone: few numbers that could have been drawn pass.
 
     Example:
         >>> import torch
@@ -143,9 +147,63 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
             or not _plausible(own[name].detach(), leaf, others[name])
         )
     ]
+    shares = _shares(module, {name for name in drawn if name not in {*undrawn, *set_since}})
+    outside = [name for name, share in shares.items() if not 0 <= share.min() <= share.max() <= 1]
+    if not outside and not _uniform(shares):
+        outside = list(shares)  # all of them together
+    set_since += outside
     if undrawn or set_since:
         raise NotDrawnError(_refusal(type(module).__name__, undrawn, set_since))
     return first
+
+
+def _shares(module: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    """Return the values of the distribution functions of the elements that layers of torch draw.
+
+    In a leaf that was drawn they are uniform between 0 and 1; outside of that where no draw can be.
+    """
+    low, high = _reset_at(module, False), _reset_at(module, True)
+    shares = {}
+    for name, p in module.named_parameters():
+        if name in names & low.keys():
+            kind, first, last = *low[name], high[name][1]
+            own, first, last = (_numbers(leaf.detach()) for leaf in (p, first, last))
+            share = ((own - first) / (last - first))[first != last]
+            share = (1 + torch.erf(share / 2**0.5)) / 2 if kind == "normal" else share
+            near = (share > -SLACK) & (share < 1 + SLACK)
+            shares[name] = torch.where(near, share.clamp(0, 1), share)
+    return {name: share for name, share in shares.items() if len(share)}
+
+
+def _reset_at(module: nn.Module, high: bool) -> dict[str, tuple[str, Tensor]]:
+    """Return the kind of distribution, and an end of it, of each param that only torch resets."""
+    fresh, others = detached_copy(module), []
+    with DrawnAt(high) as mode:
+        for place, part in reversed(list(fresh.named_modules())):
+            reset = getattr(type(part), "reset_parameters", None)
+            if reset is not None and not reset.__module__.startswith("torch.nn."):
+                others.append(f"{place}." if place else "")  # it may reset all that is in it
+            elif reset is not None and not _is_frozen(part):
+                part.reset_parameters()
+    return {
+        name: (mode.kinds[id(p)], p)
+        for name, p in fresh.named_parameters()
+        if id(p) in mode.kinds and not name.startswith(tuple(others))
+    }
+
+
+def _uniform(shares: dict[str, Tensor]) -> bool:
+    """Return True if all elements together may be uniform between 0 and 1.
+
+    Of small leaves too, each of which says little, many do.
+    """
+    if not shares:
+        return True
+    found = torch.cat([share[:: -(-len(share) // SAMPLE)] for share in shares.values()])
+    found = found[:: -(-len(found) // POOLED)].sort().values
+    at = torch.linspace(0, 1, len(found) + 1, dtype=found.dtype)
+    distance = torch.maximum(found - at[:-1], at[1:] - found).max()
+    return float(distance) <= CRITICAL / len(found) ** 0.5
 
 
 def _reset(module: nn.Module, key: Tensor) -> tuple[tuple[Params, Buffers], dict[str, int]]:

@@ -757,6 +757,52 @@ def test_values_that_did_not_come_of_a_reset_are_not_drawn_over(name):
         from_module(make()).init(KEY)
 
 
+def trained_copy(change):
+    """A copy, which has no version counter of its own, of a net of small leaves."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    change(module)
+    return copy.deepcopy(module)
+
+
+def by_adam(module, steps=200):
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(module(X), Y).backward()
+        optimizer.step()
+
+
+def one_beyond(module):
+    module[2].weight.data[0, 0] = 1.01 / 8**0.5  # the largest draw is 1 / sqrt(8)
+
+
+def all_moved(module):
+    """Within the ranges of the draws, so that only all leaves together can show it."""
+    for p in module.parameters():
+        p.data = p.data.abs() * 0.99
+
+
+COPIES = {"adam": (by_adam, "0.weight"), "one": (one_beyond, "2.weight"), "all": (all_moved, "0.w")}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copy_of_a_trained_module_of_small_leaves_is_not_drawn_over(name):
+    change, leaf = COPIES[name]
+    with pytest.raises(UserError, match=rf"{leaf}.* would be overwritten"):
+        from_module(trained_copy(change)).init(KEY)
+
+
+class OwnReset(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 3)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        nn.init.normal_(self.body[0].weight)
+
+
 FRESH = {
     "linear": lambda: nn.Linear(4, 8),
     "convolutions": lambda: nn.Sequential(
@@ -769,6 +815,8 @@ FRESH = {
     "copied": lambda: copy.deepcopy(nn.Sequential(nn.Linear(4, 8), nn.Bilinear(4, 4, 3))),
     "tied": lambda: tied(),
     "scalar": lambda: nn.Linear(1, 1),
+    "bfloat16": lambda: nn.Sequential(nn.Linear(40, 80), nn.Embedding(9, 40)).bfloat16(),
+    "own reset": OwnReset,
 }
 
 
