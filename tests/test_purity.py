@@ -256,7 +256,7 @@ ELSEWHERE = {
     "checkpoint.on_host",
     "checkpoint.encoded", "checkpoint.described",
     "basic.uniform_init",
-    "ensemble.ensemble_metrics", "grad.expect_param_tensors",
+    "ensemble.ensemble_metrics", "grad.expect_param_tensors", "grad.expect_floating_params",
 }  # fmt: skip
 
 
