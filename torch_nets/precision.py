@@ -1,6 +1,6 @@
 """Wrappers for the precision and memory format of a model, and a choice by measurement."""
 
-import fnmatch
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from purenets.core import random
-from purenets.core.arguments import expect_models
+from purenets.core.arguments import expect_models, expect_texts
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
+from purenets.core.optim.internals.patterns import expect_matches, matches
 from purenets.core.serial import own_or_drawn_leaves
 from purenets.torch_nets.from_module import is_norm_kind, map_tensors
 from purenets.torch_nets.grad import grad_fn
+
+MIXED = "but the params are|dtype|scalar type|should be the same"  # in what torch and we complain
 
 
 def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
@@ -26,18 +29,22 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
 
     What a model writes into a buffer that is cast is rounded to `dtype`: a count of floating point
     stands still at 256 in bfloat16 (2,048 in float16), and a mean soon. Name such buffers in
-    `keep`, or let counts be integers.
+    `keep`, or let counts be integers. Params may be named there if their layer takes inputs in
+    `dtype`, as a norm does. `Linear` and `Conv` do not: to leave a head in float32, cast the rest,
+    `serial(body=cast(body, torch.bfloat16), head=head)`.
 
     Args:
         model: the network.
         dtype: torch.bfloat16 or torch.float16.
-        keep: a pattern of further params and buffers that are not cast, such as "head.*".
+        keep: a pattern of further params and buffers that are not cast, such as "*.count".
 
     Returns:
         A model with the same params.
 
     Raises:
-        UserError: `model` is not a model, or `dtype` is not a floating-point dtype of torch.
+        UserError: `model` is not a model, `dtype` is not a floating-point dtype of torch, or `keep`
+            is not a text. When applied: `keep` matches no leaf, or a param whose layer takes no
+            inputs in `dtype`.
 
     Example:
         >>> import torch
@@ -54,17 +61,33 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
     expect_models("cast", model=model)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise UserError(f"cast: dtype: {dtype!r} is none of torch's, such as torch.bfloat16")
+    if keep is not None:
+        expect_texts("cast", keep=keep)
 
     def narrow(leaf):
         return leaf.to(dtype) if leaf.is_floating_point() else leaf
 
+    def single(leaf):  # norms mix half precision with float32, not with float64
+        return leaf.float() if leaf.dtype == torch.float64 else leaf
+
     def apply(params, buffers, x, *, train=False, key=None):
-        kept = _float32_leaves(model, params, buffers, keep)
+        norms, kept = _norm_leaves(model, params, buffers), _kept(keep, params, buffers)
         inside = [
-            {name: leaf if name in kept else narrow(leaf) for name, leaf in part.items()}
+            {
+                name: leaf if name in kept else single(leaf) if name in norms else narrow(leaf)
+                for name, leaf in part.items()
+            }
             for part in (params, buffers)
         ]
-        y, new = model.apply(*inside, map_tensors(narrow, x), train=train, key=key)
+        try:
+            y, new = model.apply(*inside, map_tensors(narrow, x), train=train, key=key)
+        except (UserError, RuntimeError) as error:
+            if kept & params.keys() and re.search(MIXED, str(error)):
+                raise UserError(
+                    f"cast: keep={keep!r}: a layer takes no inputs in {dtype} for the params that "
+                    "are kept; cast the other layers alone, serial(body=cast(...), head=...)"
+                ) from error
+            raise
         new = {
             name: _cast_back(leaf, inside[1].get(name), buffers.get(name))
             for name, leaf in new.items()
@@ -74,15 +97,23 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
     return model._replace(apply=apply, layers={})
 
 
-def _float32_leaves(model: Model, params: Params, buffers: Buffers, keep: str | None) -> set[str]:
-    """Return the names of the leaves of normalizations, and of those that match `keep`."""
-    names = [*params, *buffers]
+def _kept(keep: str | None, params: Params, buffers: Buffers) -> set[str]:
+    """Return the names of the leaves that match `keep`; raise a UserError if there are none."""
+    if keep is None:
+        return set()
+    names = (*params, *buffers)
+    expect_matches("cast: keep", (keep,), names)
+    return {name for name in names if matches(name, (keep,))}
+
+
+def _norm_leaves(model: Model, params: Params, buffers: Buffers) -> set[str]:
+    """Return the names of the leaves of normalizations, which compute in float32."""
     prefixes = {
         name.removesuffix("running_mean") for name in buffers if name.endswith("running_mean")
     }
     prefixes |= set(_norm_prefixes(model))
-    kept = set(_declared(model)) | {name for name in names if _prefix(name) in prefixes}
-    return kept | set(fnmatch.filter(names, keep) if keep else ())
+    own = {name for name in (*params, *buffers) if _prefix(name) in prefixes}
+    return own | set(_declared(model))
 
 
 def _prefix(name: str) -> str:

@@ -3,7 +3,7 @@ import torch
 import torchvision
 from torch import nn
 
-from purenets import random
+from purenets import UserError, random, tree
 from purenets.torch_nets import CNN, from_module, grad_fn, layers, precision, tta
 from purenets.torch_nets.precision import VARIANTS, autotune, variants_for
 
@@ -280,6 +280,41 @@ def test_count_of_floating_point_goes_on_where_it_is_kept():
     for keep, right in ((None, 256), ("n", 257)):
         model = precision.cast(net, torch.bfloat16, keep=keep)
         assert model.apply(*net.init(None), X, train=True, key=KEY)[1]["n"] == right
+
+
+def test_cast_names_a_pattern_that_matches_no_leaf_or_is_none():
+    net = layers.serial(body=layers.Linear(4, 8), head=layers.Linear(8, 3))
+    with pytest.raises(UserError, match=r"cast: keep: pattern 'head' matches no leaf as a whole"):
+        precision.cast(net, torch.bfloat16, keep="head").apply(*net.init(KEY), X)
+    for keep in (("head.*",), 3):
+        with pytest.raises(UserError, match=r"^cast: keep is"):
+            precision.cast(net, torch.bfloat16, keep=keep)
+
+
+def test_head_in_float32_is_one_outside_of_cast():
+    body, head = layers.Linear(4, 8), layers.Linear(8, 3)
+    ours = layers.serial(body=body, head=head)
+    module = from_module(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)))
+    for net, keep, key in ((ours, "head.*", KEY), (module, "1.*", None)):
+        with pytest.raises(UserError, match=r"cast: keep=.*: a layer takes no inputs in .*bfloat"):
+            precision.cast(net, torch.bfloat16, keep=keep).apply(*net.init(key), X)
+    net = layers.serial(body=precision.cast(body, torch.bfloat16), head=head)
+    params, _ = ours.init(KEY)
+    inside = precision.cast(body, torch.bfloat16).apply(tree.select(params, "body."), {}, X)[0]
+    right = head.apply(tree.select(params, "head."), {}, inside)[0]
+    assert torch.equal(net.apply(params, {}, X)[0], right)
+
+
+@pytest.mark.parametrize("norm", ["BatchNorm", "LayerNorm", "RMSNorm"])
+@pytest.mark.parametrize("train", [False, True])
+def test_cast_takes_norms_in_float64(norm, train):
+    net = layers.serial(fc=layers.Linear(4, 8), norm=getattr(layers, norm)(8))
+    leaves = net.init(KEY)
+    cast = precision.cast(net, torch.bfloat16)
+    right, _ = cast.apply(*leaves, X, train=train)
+    found, buffers = cast.apply(*(tree.cast(part, "float64") for part in leaves), X, train=train)
+    assert torch.equal(found, right)
+    assert {b.dtype for b in buffers.values() if b.is_floating_point()} <= {torch.float64}
 
 
 def test_cast_returns_a_buffer_of_another_shape():
