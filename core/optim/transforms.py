@@ -100,7 +100,8 @@ def chain(*transforms: Optimizer) -> Optimizer:
     Raises:
         UserError: one of the transforms is not an Optimizer, an average of the params (`ema`,
             `swa`) is not last, weight decay is added to updates that point downhill, updates are
-            turned downhill twice, or a rate stands before what divides it out.
+            turned downhill twice, a rate stands before what divides it out, or a line search after
+            what changes the gradient.
 
     Example:
         >>> import numpy as np

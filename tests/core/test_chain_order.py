@@ -277,3 +277,80 @@ def test_every_optimizer_of_the_catalogue_descends(name):
     given = {"key": random.key(0)} if name in optim.SAMPLERS else {}
     make_step(lambda *given: None, make(lr=0.1, **given))
     assert not order_of(make(lr=0.1, **given)).own
+
+
+# --- line searches --------------------------------------------------------------------------------
+
+SEARCHES = {
+    "lbfgs": optim.lbfgs(),
+    "strong_wolfe": optim.strong_wolfe(),
+    "backtracking": optim.backtracking(),
+}
+CHANGES = {
+    "decay": DECAY,
+    "masked decay": optim.masked(DECAY, optim.is_matrix),
+    "own and decay": optim.chain(UPHILL, DECAY),
+    "clip": optim.clip_by_global_norm(1.0),
+    "clip_by_value": optim.clip_by_value(1.0),
+    "agc": optim.adaptive_grad_clip(),
+    "trace": optim.trace(0.9),
+    "freeze": optim.masked(optim.freeze(), optim.is_matrix),
+}
+by_search = pytest.mark.parametrize("name", SEARCHES)
+
+
+@by_search
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_line_search_after_what_changes_its_gradient(name, change):
+    search = SEARCHES[name]
+    message = rf"^chain: transform_1 changes the gradient before the line search of .*_2 \({name}\)"
+    for inner in (search, optim.lookahead(search), optim.chain(search, EMA)):
+        with pytest.raises(UserError, match=message):
+            optim.chain(optim.chain(), CHANGES[change], inner)
+
+
+@by_search
+def test_line_search_after_what_changes_nothing_is_taken(name):
+    optim.chain(optim.chain(), SEARCHES[name], optim.clip_by_global_norm(1.0), EMA)
+    optim.chain(optim.stateless(lambda grads, params: grads), SEARCHES[name])
+
+
+@by_search
+def test_sparse_weights_take_no_line_search(name):
+    message = rf"^beta_lasso: optimizer is a line search \({name}\), .* to the loss$"
+    with pytest.raises(UserError, match=message):
+        optim.beta_lasso(optim.lookahead(SEARCHES[name]), 0.1)
+    optim.beta_lasso(SEARCHES[name], 0.0)
+
+
+def decaying(weight_decay):
+    """Directions with weight decay, each of which has an own way to it."""
+    rate = optim.scale_by_learning_rate(1.0)
+    return {
+        "sgd": optim.sgd(1.0, weight_decay=weight_decay),
+        "adamw": optim.adamw(1.0, weight_decay=weight_decay),
+        "adafactor": optim.adafactor(1.0, weight_decay=weight_decay),
+        "adan": optim.adan(1.0, weight_decay=weight_decay),
+        "momo": optim.momo(1.0, weight_decay=weight_decay),
+        "momo_adam": optim.momo_adam(1.0, weight_decay=weight_decay),
+        "prodigy": optim.prodigy(weight_decay=weight_decay),
+        "dadapt_adam": optim.dadapt_adam(weight_decay=weight_decay),
+        "soap": optim.soap(1.0, weight_decay=weight_decay),
+        "muon": optim.muon(1.0, weight_decay=weight_decay),
+        "lasso": optim.beta_lasso(SGD, weight_decay),
+        "lookahead": optim.lookahead(optim.sgd(1.0, weight_decay=weight_decay)),
+        "injected": optim.inject_hyperparams(
+            lambda lr: optim.sgd(lr, weight_decay=weight_decay), lr=1.0
+        ),
+        "masked": optim.chain(
+            *([optim.masked(DECAY, optim.is_matrix)] if weight_decay else []), rate
+        ),
+    }
+
+
+@pytest.mark.parametrize("search", [optim.backtracking, optim.strong_wolfe])
+@pytest.mark.parametrize("direction", decaying(0.1))
+def test_direction_of_a_search_has_no_weight_decay(search, direction):
+    with pytest.raises(UserError, match=r": direction has weight decay, .* to the loss$"):
+        search(direction=decaying(0.1)[direction])
+    search(direction=decaying(0)[direction])

@@ -3,7 +3,8 @@
 An average of the params is that of `params + updates`, so it is right only if nothing changes the
 updates after it. Weight decay is added to updates that point uphill, so it is right only before
 they are turned downhill; turned twice they point uphill again. What divides updates by their own
-size divides a rate out that was multiplied in before. `update.order` says of a transform what is
+size divides a rate out that was multiplied in before. A line search reads the loss at other params,
+which knows nothing of a decay or a clipping before it. `update.order` says of a transform what is
 known; of a function of the user's nothing is, and nothing is refused because of it.
 """
 
@@ -27,6 +28,7 @@ class Order(NamedTuple):
         own: the optimizers in it that the package does not know.
         searches: the name of the line search in it, "" for none: its loss at other params has to be
             that of its gradients.
+        penalizes: True if weight decay or another penalty is in its updates.
     """
 
     average: str = ""
@@ -37,6 +39,7 @@ class Order(NamedTuple):
     rated: bool = False
     own: tuple[Optimizer, ...] = ()
     searches: str = ""
+    penalizes: bool = False
 
     @property
     def sign(self) -> int:
@@ -50,7 +53,7 @@ KEEPS = Order(signs=UNCHANGED)
 TURNS = Order(signs=DOWN, rated=True)
 SCALES = Order(signs=UNCHANGED, rated=True)
 NORMALIZES = Order(signs=UNCHANGED, normalizes=True)
-DECAYS = Order(signs=UNCHANGED, decays=True)
+DECAYS = Order(signs=UNCHANGED, decays=True, penalizes=True)
 FREEZES = Order(signs=frozenset())
 
 
@@ -94,6 +97,7 @@ def order_of_parts(inner: Iterable[Optimizer]) -> Order:
         any(order.rated for order in orders),
         _own(orders),
         _searches(orders),
+        any(order.penalizes for order in orders),
     )
 
 
@@ -112,6 +116,7 @@ def order_in_sequence(transforms: tuple[Optimizer, ...]) -> Order:
     """Return the order of a chain; raise a UserError for one whose numbers would be wrong."""
     orders = [order_of(transform) for transform in transforms]
     average, (signs, decays) = _average(orders), _direction(orders)
+    _expect_own_gradient(orders)
     return Order(
         average,
         all(order.passes for order in orders),
@@ -121,7 +126,22 @@ def order_in_sequence(transforms: tuple[Optimizer, ...]) -> Order:
         _rated(orders),
         _own(orders),
         _searches(orders),
+        any(order.penalizes for order in orders),
     )
+
+
+def _expect_own_gradient(orders: list[Order]) -> None:
+    """Raise a UserError for a line search whose gradient is another one than that of its loss."""
+    changed_by = None
+    for i, order in enumerate(orders):
+        if order.searches and changed_by is not None:
+            raise UserError(
+                f"chain: transform_{changed_by} changes the gradient before the line search of "
+                f"transform_{i} ({order.searches}), whose loss it does not change; leave it out, "
+                "and add a penalty such as weight decay to the loss"
+            )
+        changes = not order.passes and (order.penalizes or not order.own)
+        changed_by = i if changes and changed_by is None else changed_by
 
 
 def _average(orders: list[Order]) -> str:
@@ -221,6 +241,25 @@ def expect_no_search(function: str, optimizer: Optimizer) -> None:
         raise UserError(
             f"{function}: optimizer is a line search ({name}), which needs the loss of the whole "
             f"batch at other params; {function} has only that of its last part"
+        )
+
+
+def expect_no_penalized_search(function: str, optimizer: Optimizer) -> None:
+    """Raise a UserError for a line search, by a function that adds a penalty to its gradient."""
+    name = order_of(optimizer).searches
+    if name:
+        raise UserError(
+            f"{function}: optimizer is a line search ({name}), whose loss lacks the penalty of "
+            f"{function}; add the penalty to the loss"
+        )
+
+
+def expect_no_penalty(function: str, direction: Optimizer) -> None:
+    """Raise a UserError for a direction with weight decay, by a search along it."""
+    if order_of(direction).penalizes:
+        raise UserError(
+            f"{function}: direction has weight decay, which the loss along it lacks; set its "
+            "weight_decay to 0, and add the penalty to the loss"
         )
 
 

@@ -46,7 +46,8 @@ def backtracking(
 
     Args:
         lr: the largest t.
-        direction: the optimizer whose updates are u; give it a learning rate of 1.
+        direction: the optimizer whose updates are u; give it a learning rate of 1, and no weight
+            decay: the loss along u would lack it.
         c1: the fraction of the decrease predicted by the slope that is enough.
         shrink: the factor of t after a failed trial.
         grow: the factor of t from one update to the next.
@@ -58,9 +59,9 @@ def backtracking(
 
     Raises:
         UserError: lr is negative or not finite, c1 or shrink is not between 0 and 1, grow is below
-            1, max_steps is not a positive integer, or direction is not an Optimizer or
-            averages the params; from `init`: a leaf is complex; from `update`: value_and_grad_fn
-            is missing.
+            1, max_steps is not a positive integer, or direction is not an Optimizer, averages the
+            params or has weight decay; from `init`: a leaf is complex; from `update`:
+            value_and_grad_fn is missing.
 
     Example:
         The loss 2 w^2 rises at t = 1 and stays at t = 1/2; t = 1/4 leads to its minimum.

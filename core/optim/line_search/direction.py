@@ -15,6 +15,7 @@ from purenets.core.optim.internals.extra_args import (
 from purenets.core.optim.internals.order import (
     expect_descent,
     expect_no_average,
+    expect_no_penalty,
 )
 from purenets.core.optim.transforms import scale_by_learning_rate
 
@@ -38,6 +39,7 @@ def direction_of(name: str, direction: Optimizer | None) -> tuple[Callable, Call
     direction = scale_by_learning_rate(1.0) if direction is None else direction
     expect_optimizers(name, direction=direction)
     expect_no_average(name, direction)
+    expect_no_penalty(name, direction)
     expect_descent(name, direction=direction)
     update = with_extra_args(direction.update)
 

@@ -45,7 +45,8 @@ def strong_wolfe(
 
     Args:
         lr: the first t of each search.
-        direction: the optimizer whose updates are u; give it a learning rate of 1.
+        direction: the optimizer whose updates are u; give it a learning rate of 1, and no weight
+            decay: the loss along u would lack it.
         c1: the fraction of the decrease predicted by the slope that is enough.
         c2: the largest fraction of the first slope that may remain; above c1.
         max_eval: at most this many evaluations of loss and gradient per update.
@@ -57,8 +58,9 @@ def strong_wolfe(
 
     Raises:
         UserError: lr or tolerance_change is negative or not finite, not 0 < c1 < c2 < 1, max_eval
-            is not a positive integer, or direction is not an Optimizer or averages the
-            params; from `init`: a leaf is complex; from `update`: value_and_grad_fn is missing.
+            is not a positive integer, or direction is not an Optimizer, averages the params or has
+            weight decay; from `init`: a leaf is complex; from `update`: value_and_grad_fn is
+            missing.
 
     Example:
         >>> import numpy as np

@@ -278,4 +278,4 @@ def _relative_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
 
     hypers = {"lr": lr, "weight_decay": weight_decay}
     step = Optimizer(lambda params: first_count(params, **hypers), update)
-    return with_order(TURNS, step)
+    return with_order(TURNS._replace(penalizes=not is_zero(weight_decay)), step)

@@ -201,4 +201,4 @@ def proximal_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
         return updates, next_count(state, counts)
 
     step = Optimizer(lambda params: init_count(params, **hypers), update)
-    return elementwise(with_order(TURNS, step))
+    return elementwise(with_order(TURNS._replace(penalizes=not is_zero(weight_decay)), step))

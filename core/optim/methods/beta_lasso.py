@@ -18,6 +18,9 @@ from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.order import (
     expect_descent,
     expect_no_average,
+    expect_no_penalized_search,
+    order_of_wrapper,
+    with_order,
 )
 from purenets.core.optim.internals.patterns import (
     checking_patterns,
@@ -45,9 +48,10 @@ def beta_lasso(
         An optimizer for real params, with the state of the one it wraps.
 
     Raises:
-        UserError: optimizer is not an Optimizer or averages the params (`ema`, `swa`), lam or beta
-            is negative or not finite, or where is not a function; from `init`: a leaf is complex,
-            or a pattern of `named` or `not_named` matches no leaf.
+        UserError: optimizer is not an Optimizer, averages the params (`ema`, `swa`) or is a line
+            search (add the penalty to its loss), lam or beta is negative or not finite, or where is
+            not a function; from `init`: a leaf is complex, or a pattern of `named` or `not_named`
+            matches no leaf.
 
     Example:
         >>> import numpy as np
@@ -66,6 +70,8 @@ def beta_lasso(
     expect_call("beta_lasso", ("name", "leaf"), where=where)
     expect_no_average("beta_lasso", optimizer)
     expect_descent("beta_lasso", optimizer=optimizer)
+    if lam:
+        expect_no_penalized_search("beta_lasso", optimizer)
 
     def chosen(params: Params) -> Params:
         return {name: p for name, p in params.items() if picks("beta_lasso", where, name, p)}
@@ -83,5 +89,7 @@ def beta_lasso(
     def cut(p: Array, u: Array) -> Array:
         return namespace(p).where(abs(p + u) < beta * lam, -p, u)
 
-    sparse = any_dtype(Optimizer(init, like_inner(update, [optimizer])))
+    inner = Optimizer(init, like_inner(update, [optimizer]))
+    order = order_of_wrapper([optimizer])._replace(penalizes=lam > 0)
+    sparse = any_dtype(with_order(order, inner))
     return real_only("beta_lasso", checking_patterns("beta_lasso", where, sparse))

@@ -126,7 +126,8 @@ def dadapt_adam(
         scalars = {"d": namespace(d).where(length > 0, new_d, d), "numerator": numerator}
         return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
 
-    step = with_order(TURNS, Optimizer(init, update))
+    order = TURNS._replace(penalizes=not is_zero(decoupled))
+    step = with_order(order, Optimizer(init, update))
     return real_only("dadapt_adam", chain(*before, any_dtype(step)))
 
 

@@ -32,6 +32,7 @@ from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
     first_count,
+    is_zero,
     resolve_hyper,
     zero_count,
 )
@@ -182,7 +183,8 @@ def _momo(
         moves = _moves(step, tau, rate * decay, params, divide)
         return moves, {**new, **squares, "lb": bound}
 
-    return real_only(name, any_dtype(with_order(TURNS, Optimizer(init, update))))
+    order = TURNS._replace(penalizes=not is_zero(weight_decay))
+    return real_only(name, any_dtype(with_order(order, Optimizer(init, update))))
 
 
 def _averages(

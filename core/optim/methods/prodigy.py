@@ -32,6 +32,7 @@ from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
     first_count,
+    is_zero,
     next_count,
     resolve_hyper,
     zero_count,
@@ -139,7 +140,8 @@ def prodigy(
         scalars = {"d": new_d, "d_max": d_max, "numerator": numerator}
         return with_decay(updates, decoupled, dlr, state, params), {**counts, **scalars, **new}
 
-    step = with_order(TURNS, Optimizer(init, update))
+    order = TURNS._replace(penalizes=not is_zero(decoupled))
+    step = with_order(order, Optimizer(init, update))
     return real_only("prodigy", chain(*before, any_dtype(step)))
 
 

@@ -118,7 +118,7 @@ def _decay_after_step(lr: Hyper, weight_decay: Hyper) -> Optimizer:
 
     hypers = {"lr": lr, "weight_decay": weight_decay}
     decay = Optimizer(lambda params: init_count(params, **hypers), update)
-    return elementwise(with_order(KEEPS, decay))
+    return elementwise(with_order(KEEPS._replace(penalizes=True), decay))
 
 
 def _expect_soap(name: str, betas, shampoo_beta, eps: Hyper, frequency: int, limit: int) -> None:
