@@ -3,7 +3,7 @@
 from purenets.core import tree
 from purenets.core.arguments import GRAD_FN, NOT_NEGATIVE, expect_call, expect_flags, expect_numbers
 from purenets.core.arrays import widened
-from purenets.core.base import GradFn
+from purenets.core.base import GradFn, Params, UserError
 from purenets.core.optim.internals.arithmetic import scaled
 from purenets.core.optim.internals.elementwise import apply_updates
 
@@ -24,7 +24,8 @@ def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
         A gradient function with the same arguments and results.
 
     Raises:
-        UserError: `grad_fn` is not a function, or `rho` is negative or not a number.
+        UserError: `grad_fn` is not a function, or `rho` is negative or not a number. When called: a
+            leaf of the params is in half precision, where rounding would lose the climb.
 
     Example:
         >>> import numpy as np
@@ -44,9 +45,10 @@ def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
     expect_flags("sam", adaptive=adaptive)
 
     def grad(params, buffers, batch, key):
+        _expect_fine(params)
         grads, aside = grad_fn(params, buffers, batch, key)
-        grads, wide = tree.map(widened, grads), tree.map(widened, params)
-        scale = tree.map(abs, wide) if adaptive else tree.map(lambda p: 1 + 0 * p, wide)
+        grads = tree.map(widened, grads)
+        scale = tree.map(abs, params) if adaptive else tree.map(lambda p: 1 + 0 * p, params)
         direction = tree.map(lambda g, s: g * s, grads, scale)
         length = tree.norm(direction) + 1e-12
         climb = scaled(tree.map(lambda d, s: d * s, direction, scale), rho / length)
@@ -54,3 +56,18 @@ def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
         return there, aside
 
     return grad
+
+
+def _expect_fine(params: Params) -> None:
+    """Raise a UserError that names a leaf of half precision.
+
+    The climb of an element is about rho / sqrt(n) for n of them, and half a unit in the last place
+    of a bfloat16 0.002 of its value: p + climb would be p, and the gradient that of plain descent.
+    """
+    for name, leaf in params.items():
+        if widened(leaf).dtype != leaf.dtype:
+            raise UserError(
+                f"sam: {name} is {str(leaf.dtype).removeprefix('torch.')}, in which rounding loses "
+                "the climb; keep float32 params (torch_nets.precision.cast computes a net of such "
+                "params in half precision)"
+            )

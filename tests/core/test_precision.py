@@ -292,8 +292,20 @@ def test_weights_are_normalized_in_half_precision(dtype):
 
 
 @half
-def test_sharpness_aware_gradient_in_half_precision_is_that_of_float32(dtype):
-    """The second pass is 0.05 away, along gradients whose squares float16 cannot hold."""
+def test_sharpness_aware_params_in_half_precision_are_refused(dtype):
+    """The climb of each of 10,000 elements, 0.0005, is lost in the rounding of p + climb."""
+    called, params = [], {"w": torch.ones(10_000)}
+    message = r"^sam: w is b?float16, in which rounding loses the climb; keep float32 params"
+    for adaptive in (False, True):
+        gradient = sam(lambda p, b, x, k: (called.append(p) or p, ({}, {})), 0.05, adaptive)
+        with pytest.raises(UserError, match=message):
+            gradient(as_dtype(params, dtype), {}, None, None)
+    assert not called
+
+
+@half
+def test_sharpness_aware_gradient_takes_half_precision_gradients(dtype):
+    """The second pass is 0.5 away, along gradients whose squares float16 cannot hold."""
     params, grads = ({"w": torch.full((2,), v)} for v in (1.0, 300.0))
     seen = []
 
@@ -301,7 +313,8 @@ def test_sharpness_aware_gradient_in_half_precision_is_that_of_float32(dtype):
         seen.append(params)
         return as_dtype(grads, dtype), ({}, {})
 
-    sam(gradient, rho=0.5)(as_dtype(params, dtype), {}, None, None)
+    full = torch.float32 if isinstance(dtype, torch.dtype) else np.float32
+    sam(gradient, rho=0.5)(as_dtype(params, full), {}, None, None)
     assert seen[1]["w"].dtype == seen[0]["w"].dtype
     assert seen[1]["w"].tolist() == pytest.approx([1 + 0.5 / 2**0.5] * 2, rel=1e-2)
 
