@@ -23,7 +23,7 @@ from purenets.core.serial import (
     expect_sizes,
     expect_window,
 )
-from purenets.numpy_nets.modules import Linear, Module, ReLU, without_params
+from purenets.numpy_nets.modules import Linear, Module, ReLU, as_precise_as, without_params
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
 
@@ -231,7 +231,9 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
         expect(params, {"weight": (n_out, n_in, size, size), "bias": (n_out,)})
         expect_channels(x, n_in)
         expect_window(x, size, padding)
-        out, cache = conv_forward(x, params["weight"], params["bias"], stride, padding)
+        weight = params["weight"]
+        x = x if x.dtype is weight.dtype else as_precise_as(weight, x)
+        out, cache = conv_forward(x, weight, params["bias"], stride, padding)
         return out, buffers, cache
 
     def backward(dout, cache):

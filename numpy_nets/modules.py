@@ -16,7 +16,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.arguments import ANY, expect_reals
-from purenets.core.arrays import expect_plain, in_floats, widened
+from purenets.core.arrays import expect_plain, in_floats, is_full, widened
 from purenets.core.base import UserError
 from purenets.core.data.checks import are_class_indices, expect_distributions, expect_real_outputs
 from purenets.core.memory import sized
@@ -340,7 +340,9 @@ def Linear(n_in: int, n_out: int) -> Module:
         expect_features(x, n_in)
         if x.ndim != 2:
             raise UserError(f"input: shape is {x.shape}, expected (batch, {n_in})")
-        out, cache = linear_forward(x, params["weight"], params["bias"])
+        weight = params["weight"]
+        x = x if x.dtype is weight.dtype else as_precise_as(weight, x)
+        out, cache = linear_forward(x, weight, params["bias"])
         return out, buffers, cache
 
     def backward(dout, cache):
@@ -353,6 +355,16 @@ def Linear(n_in: int, n_out: int) -> Module:
 
     init = sized(init, shapes)
     return Module(init, forward, backward, False, "Linear", backward_params=backward_params)
+
+
+def as_precise_as(weight, x):
+    """Return an input in the dtype of a weight of float32 or float64; a complex one as it is.
+
+    Integers and float64 would make all that is computed from float32 params float64 else, and the
+    gradients too.
+    """
+    kept = not is_full(weight.dtype) or x.dtype.kind == "c"
+    return x if kept else x.astype(weight.dtype, copy=False)
 
 
 def without_params(forward: Callable, backward: Callable, kind: str = "") -> Module:

@@ -10,7 +10,7 @@ from math import prod
 
 import numpy as np
 
-from purenets.core.arrays import is_tracing, namespace
+from purenets.core.arrays import NUMPY, is_tracing, namespace, real_dtype
 from purenets.core.base import Array, Params
 from purenets.core.optim.internals.kinds import same_entries
 from purenets.core.vector_dict import ALL
@@ -51,8 +51,10 @@ def _can_be_cut(params: Params, grads: Params, state: dict) -> bool:
     if grads.keys() != params.keys():
         return False
     first = next(iter(params.values()))
-    if not isinstance(first, np.ndarray) and (type(first).__name__ != "Tensor" or is_tracing()):
+    if not isinstance(first, NUMPY) and (type(first).__name__ != "Tensor" or is_tracing()):
         return False
+    if any(real_dtype(p) != real_dtype(first) for p in params.values()):
+        return False  # the scalars of the state have one dtype
     dicts = [params, grads, *_dicts_of_leaves(state, params)]
     return all(_is_plain(part[name], p) for part in dicts for name, p in params.items())
 
@@ -60,8 +62,8 @@ def _can_be_cut(params: Params, grads: Params, state: dict) -> bool:
 def _is_plain(leaf: Array, like: Array) -> bool:
     if type(leaf) is not type(like) or leaf.shape != like.shape:
         return False
-    if isinstance(leaf, np.ndarray):
-        return leaf.flags.c_contiguous
+    if isinstance(leaf, NUMPY):  # a number that NumPy made of an array without axes has no blocks
+        return isinstance(leaf, np.ndarray) and leaf.flags.c_contiguous
     return not leaf.requires_grad and leaf.device == like.device and leaf.is_contiguous()
 
 

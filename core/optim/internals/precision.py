@@ -19,7 +19,15 @@ from collections.abc import Callable
 import numpy as np
 
 from purenets.core import tree
-from purenets.core.arrays import FULL, expect_plain, is_full, kind_of, namespace, widened
+from purenets.core.arrays import (
+    FULL,
+    expect_plain,
+    is_full,
+    kind_of,
+    namespace,
+    real_dtype,
+    widened,
+)
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.extra_args import MISSING, expect_given, takes_extra_args
 from purenets.core.optim.internals.order import keep_order
@@ -51,8 +59,12 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
         if "value_and_grad_fn" in extra:
             extra |= {"value_and_grad_fn": _at_own_dtype(extra["value_and_grad_fn"], params)}
         grads, params = widened_leaves(grads), widened_leaves(params)
+        grads = grads if params is None else _as_precise(grads, params)
         known = are_full(grads) and are_full(params)
-        return (plain if known else rare.update)(grads, state, params, **extra)
+        updates, new = (plain if known else rare.update)(grads, state, params, **extra)
+        if _are_equally_precise(grads):
+            return updates, new
+        return _in_old_dtypes(updates, grads), _in_old_dtypes(new, state)
 
     def update(grads, state, params=MISSING):
         expect_given(params)
@@ -195,23 +207,32 @@ def are_full(leaves: Params) -> bool:
 
 
 def are_full_pairs(grads: Params, params: Params) -> bool:
-    """Return True if all leaves of both are float32 or float64, and a gradient has its param's
+    """Return True if all leaves of both are float32, or all float64, and a gradient has its param's
     shape and library.
     """
     if not isinstance(grads, dict) or not isinstance(params, dict):
         return are_full(grads) and are_full(params)
     if grads.keys() != params.keys():
         return False
+    first = None
     for name, grad in grads.items():  # no generator: this is a part of every step
         param = params[name]
         dtype, param_dtype = getattr(grad, "dtype", None), getattr(param, "dtype", None)
-        if dtype not in FULL and not is_full(dtype):
+        if first is None:
+            if dtype not in FULL and not is_full(dtype):
+                return False
+            first = dtype
+        if dtype is not first and not _is_same_dtype(dtype, first):
             return False
-        if (param_dtype not in FULL and not is_full(param_dtype)) or grad.shape != param.shape:
+        if param_dtype is not first and not _is_same_dtype(param_dtype, first):
             return False
-        if dtype is not param_dtype and type(dtype) is not type(param_dtype):
+        if grad.shape != param.shape:
             return False
     return True
+
+
+def _is_same_dtype(dtype, other) -> bool:
+    return type(dtype) is type(other) and dtype == other
 
 
 def expect_params(params: Params) -> None:
@@ -260,9 +281,48 @@ def _at_own_dtype(value_and_grad_fn: Callable | None, params: Params) -> Callabl
     def f(wide):
         cast = lambda new, p: namespace(p).astype(new, p.dtype, copy=False)
         value, grads = value_and_grad_fn(tree.map(cast, wide, params))
-        return widened(value), widened_leaves(grads)
+        return widened(value), _as_precise(widened_leaves(grads), wide)
 
     return f
+
+
+def _as_precise(leaves: Params, params: Params) -> Params:
+    """Return leaves as precise as their params: float64 gradients of float32 params in float32.
+
+    Else a state would become float64 too, which no checkpoint of float32 can be restored to.
+    """
+
+    def cast(leaf, param):
+        if real_dtype(leaf) == real_dtype(param):
+            return leaf
+        xp = namespace(leaf)
+        return xp.astype(leaf, param.dtype if kind_of(leaf) == "c" else real_dtype(param))
+
+    return tree.map(cast, leaves, params)
+
+
+def _are_equally_precise(leaves: Params) -> bool:
+    """Return True unless some leaves have 32 bits a number and others 64."""
+    first, *others = tree.leaves(leaves) or [None]
+    return all(real_dtype(leaf) == real_dtype(first) for leaf in others)
+
+
+def _in_old_dtypes(new: dict, old: dict) -> dict:
+    """Return the arrays of a nested dict, each in the dtype of its predecessor.
+
+    Where leaves of 32 and 64 bits stand in one dict, a rate of the one kind promotes the others.
+    """
+    return {
+        name: _in_old_dtype(part, old[name]) if name in old else part for name, part in new.items()
+    }
+
+
+def _in_old_dtype(new: dict | Array, old: dict | Array) -> dict | Array:
+    if isinstance(new, dict) or isinstance(old, dict):
+        return _in_old_dtypes(new, old) if isinstance(new, dict) == isinstance(old, dict) else new
+    if kind_of(new) != kind_of(old):
+        return new
+    return namespace(new).astype(new, old.dtype, copy=False)
 
 
 # --- complex numbers ------------------------------------------------------------------------------
