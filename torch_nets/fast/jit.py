@@ -50,7 +50,8 @@ def jit(f: Callable) -> Callable:
     dtype, the number of threads, and the values of everything else. Numbers, strings and None are
     such static values, so pass as a tensor what changes from call to call. What `f` closes over is
     read once, when it is traced; a tensor among it that is changed in place makes it compile again,
-    with a warning.
+    with a warning. Changes that torch does not count, by `.data` or an array of NumPy that shares
+    the memory, are not seen.
 
     `f` itself is called under torch.compile, a transform of torch.func or forward AD, and where an
     argument requires grad. It is also called, after one warning that says why, where it cannot be
