@@ -204,10 +204,12 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
 
         def value_and_grad_fn(params):  # torch.compile cannot trace annotations here
             grads, (_, metrics) = grad_fn(params, state.buffers, batch, key)
-            return metrics["loss"], grads
+            return _loss_of(metrics), grads
 
         extra = (
-            {"value": metrics["loss"], "value_and_grad_fn": value_and_grad_fn} if takes_loss else {}
+            {"value": _loss_of(metrics), "value_and_grad_fn": value_and_grad_fn}
+            if takes_loss
+            else {}
         )
         try:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
@@ -257,6 +259,17 @@ def _have_same_leaves(a: dict, b: dict) -> bool:
         if not hasattr(leaf, "dtype") or leaf.shape != other.shape or leaf.dtype != other.dtype:
             return False
     return True
+
+
+def _loss_of(metrics: Metrics) -> Array:
+    """Return the loss, for an optimizer that takes it; a UserError if there is none."""
+    if metrics.get("loss") is None:
+        names = ", ".join(map(str, metrics)) or "nothing"
+        raise UserError(
+            f"make_step: the optimizer needs the loss, grad_fn returned {names} as metrics; needs "
+            "a number 'loss'"
+        )
+    return metrics["loss"]
 
 
 def _refuse_result(result: Any) -> NoReturn:

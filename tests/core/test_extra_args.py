@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import UserError, init_state, make_step, numpy_nets, optim, random, torch_nets
+from purenets import (
+    UserError,
+    init_state,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    torch_nets,
+    train_state,
+    tree,
+)
 from purenets.core.base import Optimizer
 from purenets.core.optim.internals.extra_args import takes_extra_args
 
@@ -90,3 +100,71 @@ def test_a_plain_transform_stands_beside_one_that_asks():
     seen.clear()  # of the trial
     make_step(nets.grad_fn(model), optimizer)(state, batch)
     assert len(seen) == 1
+
+
+LOSS_AWARE = {
+    "polyak": lambda: optim.polyak(1.0),
+    "momo": optim.momo,
+    "momo_adam": optim.momo_adam,
+    "reduce_on_plateau": lambda: optim.chain(optim.sgd(0.1), optim.reduce_on_plateau(patience=0)),
+    "accumulate": lambda: optim.accumulate(optim.polyak(1.0), 2),
+    "backtracking": optim.backtracking,
+    "strong_wolfe": optim.strong_wolfe,
+    "lbfgs": optim.lbfgs,
+}
+LIBRARIES = {"numpy": np.asarray, "torch": torch.tensor}
+LOSSES = {
+    "unreduced": (np.array([1.0, 4.0]), r"value has the shape \(2,\), needs a scalar"),
+    "none of a batch": (np.zeros(0), r"value has the shape \(0,\), needs a scalar"),
+    "complex": (np.array(1.0 + 1j), r"value is complex128 of shape \(\), needs a real number"),
+    "a text": ("low", "value is 'low', needs a number"),
+    "a list": ([1.0, 4.0], r"value is \[1.0, 4.0\], needs a number"),
+}
+
+
+def step_with_loss(optimizer, params: dict, loss):
+    """Take a step at a loss that the gradient does not belong to."""
+    state = train_state(params, {}, optimizer, random.key(0))
+    return make_step(lambda p, b, x, key: (p, (b, {"loss": loss})), optimizer)(state, None)[0]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("what", LOSSES)
+@pytest.mark.parametrize("name", LOSS_AWARE)
+def test_loss_that_is_no_real_number_is_told(name, what, library):
+    convert = LIBRARIES[library]
+    loss, message = LOSSES[what]
+    loss = convert(loss) if isinstance(loss, np.ndarray) else loss
+    with pytest.raises(UserError, match=message):
+        step_with_loss(LOSS_AWARE[name](), {"w": convert([1.0, 2.0])}, loss)
+
+
+@pytest.mark.parametrize("metrics", [{}, {"accuracy": 1.0}, {"loss": None}])
+@pytest.mark.parametrize("name", LOSS_AWARE)
+def test_missing_loss_is_told(name, metrics):
+    optimizer = LOSS_AWARE[name]()
+    state = train_state({"w": np.ones(2)}, {}, optimizer, random.key(0))
+    with pytest.raises(UserError, match="make_step: the optimizer needs the loss"):
+        make_step(lambda p, b, x, key: (p, (b, metrics)), optimizer)(state, None)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", LOSS_AWARE)
+def test_loss_of_any_library_and_dtype_is_one_number(name, library):
+    convert = LIBRARIES[library]
+    params = {"w": convert(np.float32([1.0, 2.0]))}
+    same = [
+        2.5,
+        np.float64(2.5),
+        np.float16([2.5]),
+        torch.tensor(2.5),
+        torch.tensor([[2.5]]).half(),
+    ]
+    found = [step_with_loss(LOSS_AWARE[name](), params, loss) for loss in same]
+    for state in found:
+        assert np.array_equal(state.params["w"], found[0].params["w"])
+        leaves = tree.flatten(state.opt_state)
+        assert all(torch.is_tensor(leaf) == (library == "torch") for leaf in leaves.values())
+        for leaf, first in zip(leaves.values(), tree.leaves(found[0].opt_state), strict=True):
+            assert leaf.dtype == first.dtype
+            assert leaf.shape == first.shape

@@ -5,9 +5,12 @@ an update that needs neither has the plain signature `update(grads, opt_state, p
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from purenets.core.arrays import like, namespace
+from purenets.core.arguments import shown
+from purenets.core.arrays import kind_of, like, namespace
 from purenets.core.base import Array, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.hyper import count_to_dtype, zero_count
 from purenets.core.optim.internals.order import order_of_wrapper
@@ -80,14 +83,31 @@ def loss_value(
 ) -> Array:
     """Return the loss at `params`: `value`, or computed if that is missing.
 
-    Its dtype is that of the params, float32 at least. A UserError names the optimizer if neither is
-    there.
+    It is a scalar of their library, in their dtype, float32 at least. A UserError names the
+    optimizer if neither is there, or the loss is no real number.
     """
     if value is None and value_and_grad_fn is None:
         raise UserError(f"{name}: update needs value, the loss; make_step passes it")
     if value is None:
         value = value_and_grad_fn(params)[0]
     number = count_to_dtype(zero_count(params), params)
-    if not hasattr(value, "dtype"):
-        return like(value, number)
-    return namespace(value).astype(value, number.dtype)
+    dtype, right = getattr(value, "dtype", None), number.dtype
+    is_scalar = type(dtype) is type(right) and dtype == right and value.shape == ()
+    return value if is_scalar else _scalar(name, value, number)
+
+
+def _scalar(name: str, value: Any, number: Array) -> Array:
+    """Return a loss as a scalar of the library and dtype of `number`; a UserError for what is none.
+
+    An array of one element is a scalar.
+    """
+    what = f"{name}: value" if name else "value"
+    if not hasattr(value, "dtype") and not isinstance(value, int | float):
+        raise UserError(f"{what} is {shown(value)}, needs a number, the loss")
+    if math.prod(getattr(value, "shape", ())) != 1:
+        raise UserError(
+            f"{what} has the shape {tuple(value.shape)}, needs a scalar, as loss.mean()"
+        )
+    if hasattr(value, "dtype") and kind_of(value) not in "fib":
+        raise UserError(f"{what} is {shown(value)}, needs a real number")
+    return namespace(number).reshape(like(value, number), ())

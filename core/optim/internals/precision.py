@@ -281,7 +281,8 @@ def _at_own_dtype(value_and_grad_fn: Callable | None, params: Params) -> Callabl
     def f(wide):
         cast = lambda new, p: namespace(p).astype(new, p.dtype, copy=False)
         value, grads = value_and_grad_fn(tree.map(cast, wide, params))
-        return widened(value), _as_precise(widened_leaves(grads), wide)
+        value = widened(value) if hasattr(value, "dtype") else value
+        return value, _as_precise(widened_leaves(grads), wide)
 
     return f
 
