@@ -12,12 +12,16 @@ import numpy as np
 
 from purenets.core.arrays import NUMPY, is_tracing, namespace, real_dtype
 from purenets.core.base import Array, Params
-from purenets.core.optim.internals.kinds import same_entries
+from purenets.core.optim.internals.kinds import is_of_leaves, same_entries
 from purenets.core.vector_dict import ALL
 
 # Elements: what an update reads and writes of a block fits into the caches of a core, and torch
 # shares no operation on so few among threads, which would wait for each other
 BLOCK = 1 << 15
+
+
+class _Leaves(dict):
+    """An entry of a state that has an array for each of the params; any other dict has entries."""
 
 
 def advance_in_blocks(advance: Callable, grads: Params, state: dict, params: Params):
@@ -28,10 +32,11 @@ def advance_in_blocks(advance: Callable, grads: Params, state: dict, params: Par
         advance: treats every element alone; of the state it may change scalars too, in the same
             way for each block.
     """
+    state = _marked(state, params)
     if not _can_be_cut(params, grads, state):
         return None
     new = {name: _empty_like(p) for name, p in params.items()}
-    new_state = _empty_state(state, params)
+    new_state = _empty_state(state)
     for name, p in params.items():
         size = prod(p.shape)
         for begin in range(0, size, BLOCK):
@@ -55,7 +60,7 @@ def _can_be_cut(params: Params, grads: Params, state: dict) -> bool:
         return False
     if any(real_dtype(p) != real_dtype(first) for p in params.values()):
         return False  # the scalars of the state have one dtype
-    dicts = [params, grads, *_dicts_of_leaves(state, params)]
+    dicts = [params, grads, *_dicts_of_leaves(state)]
     return all(_is_plain(part[name], p) for part in dicts for name, p in params.items())
 
 
@@ -67,14 +72,25 @@ def _is_plain(leaf: Array, like: Array) -> bool:
     return not leaf.requires_grad and leaf.device == like.device and leaf.is_contiguous()
 
 
-def _dicts_of_leaves(state: dict, params: Params) -> Iterator[dict]:
+def _marked(state: dict, params: Params) -> dict:
+    """Return a state whose dicts of leaves are told by their type."""
+    new = {}
+    for name, part in state.items():
+        if is_of_leaves(part, params):
+            part = _Leaves(part)
+        elif isinstance(part, dict):
+            part = _marked(part, params)
+        new[name] = part
+    return new
+
+
+def _dicts_of_leaves(state: dict) -> Iterator[dict]:
     """Yield the dicts in a nested state that have a leaf for each of the params."""
     for part in state.values():
-        if isinstance(part, dict):
-            if part.keys() == params.keys():
-                yield part
-            else:
-                yield from _dicts_of_leaves(part, params)
+        if type(part) is _Leaves:
+            yield part
+        elif isinstance(part, dict):
+            yield from _dicts_of_leaves(part)
 
 
 def _empty_like(leaf: Array) -> Array:
@@ -85,14 +101,14 @@ def _cut(leaf: Array, at: slice) -> Array:
     return leaf.reshape(-1)[at]
 
 
-def _empty_state(state: dict, params: Params) -> dict:
+def _empty_state(state: dict) -> dict:
     """Return the state with new arrays for its leaves."""
     new = {}
     for name, part in state.items():
-        if isinstance(part, dict) and part.keys() == params.keys():
+        if type(part) is _Leaves:
             part = {leaf: _empty_like(array) for leaf, array in part.items()}
         elif isinstance(part, dict):
-            part = _empty_state(part, params)
+            part = _empty_state(part)
         new[name] = part
     return new
 
@@ -101,8 +117,10 @@ def _block_of_state(state: dict, leaf: str, at: slice) -> dict:
     """Return the state with the block of one leaf, under ALL, for each dict of leaves."""
     new = {}
     for name, part in state.items():
-        if isinstance(part, dict):
-            part = {ALL: _cut(part[leaf], at)} if leaf in part else _block_of_state(part, leaf, at)
+        if type(part) is _Leaves:
+            part = {ALL: _cut(part[leaf], at)}
+        elif isinstance(part, dict):
+            part = _block_of_state(part, leaf, at)
         new[name] = part
     return new
 

@@ -16,6 +16,7 @@ from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.blocks import advance_in_blocks
 from purenets.core.optim.internals.extra_args import MISSING, expect_given
 from purenets.core.optim.internals.kernels import advance_by_kernel, rule_of
+from purenets.core.optim.internals.kinds import is_of_leaves
 from purenets.core.optim.internals.order import keep_order
 from purenets.core.optim.internals.precision import (
     ERRORS,
@@ -100,9 +101,7 @@ def _packed_state(layout, state: dict) -> dict:
     """Return a state with the vector of each dict of leaves, under ALL, in its place."""
     new = {}
     for name, part in state.items():
-        if type(part) is VectorDict or (
-            isinstance(part, dict) and part.keys() == layout.keys.keys()
-        ):
+        if type(part) is VectorDict or is_of_leaves(part, layout.keys):
             vector = packed(layout, part)
             if vector is None:
                 raise _NoVectorError

@@ -5,7 +5,9 @@ taken by the other, and mean something else. So the rarer one adds an empty entr
 array: it changes no number, and checkpoints from before it was added are restored as they were.
 """
 
-from purenets.core.base import Optimizer
+from typing import Any
+
+from purenets.core.base import Optimizer, Params
 from purenets.core.optim.internals.order import keep_order
 
 
@@ -36,3 +38,13 @@ def same_entries(a: dict, b: dict) -> bool:
             if not isinstance(other, dict) or not same_entries(inner, other):
                 return False
     return True
+
+
+def is_of_leaves(part: Any, params: Params) -> bool:
+    """Return True for an entry of a state that is a dict with an array for each of the params.
+
+    A dict of states may have the same names: those of a chain are "0", "1", ..., as params may be.
+    """
+    if not isinstance(part, dict) or part.keys() != params.keys():
+        return False
+    return not any(isinstance(leaf, dict) for leaf in part.values())

@@ -30,6 +30,7 @@ from purenets.core.arrays import (
 )
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.extra_args import MISSING, expect_given, takes_extra_args
+from purenets.core.optim.internals.kinds import is_of_leaves
 from purenets.core.optim.internals.order import keep_order
 from purenets.core.vector_dict import VectorDict, from_vector, vector_of
 
@@ -350,15 +351,17 @@ def as_pairs(optimizer: Optimizer) -> Optimizer:
     """
 
     def init(params):
-        return _joined(optimizer.init(tree.map(_pairs, params)), params)
+        pairs = tree.map(_pairs, params)
+        return _joined(optimizer.init(pairs), pairs, params)
 
     def update(grads, state, params, *, value_and_grad_fn=None, **extra):
         if value_and_grad_fn is not None:
             extra["value_and_grad_fn"] = _of_pairs(value_and_grad_fn, params)
         state = {name: _split(part, params) for name, part in state.items()}
         grads = _pairs_of_grads(grads, params)
-        updates, state = optimizer.update(grads, state, tree.map(_pairs, params), **extra)
-        return tree.map(_join, updates, params), _joined(state, params)
+        pairs = tree.map(_pairs, params)
+        updates, state = optimizer.update(grads, state, pairs, **extra)
+        return tree.map(_join, updates, params), _joined(state, pairs, params)
 
     return Optimizer(init, _with_signature_of(optimizer, update))
 
@@ -394,16 +397,18 @@ def _split(part, params: Params):
     return tree.map(_pairs, part) if _is_like(part, params) else part
 
 
-def _joined(state: dict, params: Params) -> dict:
+def _joined(state: dict, pairs: Params, params: Params) -> dict:
     """Return a state whose pairs are complex numbers again."""
     return {
-        name: tree.map(_join, part, params) if _is_like(part, params) else part
+        name: tree.map(_join, part, params) if _is_like(part, pairs) else part
         for name, part in state.items()
     }
 
 
-def _is_like(part, params: Params) -> bool:
-    return isinstance(part, dict) and part.keys() == params.keys()
+def _is_like(part, leaves: Params) -> bool:
+    return is_of_leaves(part, leaves) and all(
+        tuple(part[name].shape) == tuple(leaf.shape) for name, leaf in leaves.items()
+    )
 
 
 def _pairs(x: Array) -> Array:
