@@ -34,15 +34,14 @@ class Net(nn.Module):
         return self.c(self.f(self, self.a(x)))
 
 
-def expect_gradients_of_torch(module):
+def expect_gradients_of_torch(module, transform=lambda f: f):
     model = from_module(module)
     params, buffers = model.init(None)
-    for f in (grad_fn(model, mse, metrics={}), jit(grad_fn(model, mse, metrics={}))):
-        grads, _ = f(params, buffers, (X, Y), KEY)
-        module.zero_grad()
-        mse(module.train()(X), Y).backward()
-        for name, p in module.named_parameters():
-            assert torch.allclose(grads[name], p.grad, atol=1e-6), name
+    grads, _ = transform(grad_fn(model, mse, metrics={}))(params, buffers, (X, Y), KEY)
+    module.zero_grad()
+    mse(module.train()(X), Y).backward()
+    for name, p in module.named_parameters():
+        assert torch.allclose(grads[name], p.grad, atol=1e-6), name
     tripled = {name: 3 * p for name, p in params.items()}
     y, _ = model.apply(tripled, buffers, X, key=KEY)
     with torch.no_grad():
@@ -203,6 +202,10 @@ def test_leaves_in_containers_and_methods_follow_the_params(name):
     global OUTER
     OUTER = module = FOLLOWED[name]()  # a global of that name is not reached by an attribute
     expect_gradients_of_torch(module)
+
+
+def test_leaves_in_containers_follow_the_params_where_jit_traces():
+    expect_gradients_of_torch(FOLLOWED["lists and dicts"](), jit)
 
 
 # --- views --------------------------------------------------------------------------------
