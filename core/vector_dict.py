@@ -66,10 +66,10 @@ class VectorDict(dict, metaclass=_ShownAsDict):
     """A dict whose leaves are views of one vector, made at the first look.
 
     Whatever changes the dict first makes it a plain one. `vector_of` alone says whether the vector
-    may be used.
+    may be used. Params that were widened for an optimizer have those of their own dtypes in `own`.
     """
 
-    __slots__ = ("_vector", "_views", "layout")
+    __slots__ = ("_vector", "_views", "layout", "own")
 
     def __init__(self, *arguments, **leaves):
         self.layout = self._vector = self._views = None

@@ -74,6 +74,7 @@ from purenets.core.optim.internals.precision import (
     in_pairs,
     refusing,
     widened_leaves,
+    widened_params,
 )
 from purenets.core.optim.internals.trial import (
     expect_rates_kept,
@@ -175,7 +176,7 @@ def _advance_last(named: dict[str, Optimizer], advance: Callable) -> Callable:
     def advance_chain(grads, state, params):
         new_state, wide = {}, params
         if not (are_full(grads) and are_full(params)):
-            grads, wide = widened_leaves(grads), widened_leaves(params)
+            grads, wide = widened_leaves(grads), widened_params(params)
         for name in others:
             grads, new_state[name] = named[name].update(grads, state[name], wide)
         params, new_state[last] = advance(grads, state[last], params)

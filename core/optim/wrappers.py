@@ -67,6 +67,8 @@ from purenets.core.optim.internals.precision import (
     are_full_pairs,
     checking,
     expect_grads,
+    own_leaves,
+    part_of,
 )
 from purenets.core.optim.transforms import chain
 
@@ -114,7 +116,8 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
     expect_call("partition", ("name", "leaf"), label_fn=label_fn)
 
     def labels(params):
-        found = {name: label_fn(name, leaf) for name, leaf in params.items()}
+        own = own_leaves(params)
+        found = {name: label_fn(name, own[name]) for name in params}
         for name, label in found.items():
             if not isinstance(label, Hashable) or label not in optimizers:
                 raise UserError(f"{name}: label {label!r}, needs one of {', '.join(optimizers)}")
@@ -122,7 +125,7 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
 
     def split(found, leaves):
         used = [label for label in optimizers if label in found.values()]
-        return {label: {n: leaves[n] for n in found if found[n] == label} for label in used}
+        return {label: part_of(leaves, [n for n in found if found[n] == label]) for label in used}
 
     def init(params):
         parts = split(labels(params), params)

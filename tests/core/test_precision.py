@@ -19,6 +19,7 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.arrays import widened
 from purenets.core.optim.internals.extra_args import with_extra_args
 from purenets.core.sam import sam
 from purenets.core.vector_dict import VectorDict, with_vector
@@ -731,3 +732,92 @@ def test_update_from_a_state_of_something_else_is_refused(state):
     ):
         with pytest.raises(UserError, match="opt_state: "):
             optim.adam().update(params, state, params)
+
+
+# --- predicates of leaves -------------------------------------------------------------------------
+
+
+def is_narrow(name, leaf):
+    return "float16" in str(leaf.dtype)
+
+
+def split_by_dtype(first, second):
+    label = lambda name, leaf: "narrow" if is_narrow(name, leaf) else "wide"
+    return optim.partition({"narrow": first, "wide": second}, label)
+
+
+PREDICATES = {
+    "partition": lambda: split_by_dtype(optim.sgd(0.5), optim.sgd(0.125)),
+    "nested": lambda: optim.partition(
+        {"all": optim.chain(split_by_dtype(optim.sgd(0.5), optim.sgd(0.125)))}, lambda n, p: "all"
+    ),
+    "masked": lambda: optim.chain(
+        optim.masked(optim.clip_by_value(0.5), is_narrow), optim.scale_by_learning_rate(1.0)
+    ),
+    "muon": lambda: optim.muon(0.5, weight_decay=0, matrices=is_narrow, other=optim.sgd(0.125)),
+    "beta_lasso": lambda: optim.beta_lasso(optim.sgd(0.5), 0.125, 0.0, where=is_narrow),
+}
+AROUND = {
+    "bare": lambda inner: inner,
+    "chain": lambda inner: optim.chain(optim.clip_by_global_norm(100.0), inner),
+    "chain in a chain": lambda inner: optim.chain(optim.chain(optim.chain(), inner), optim.ema()),
+    "accumulate": lambda inner: optim.accumulate(inner, 1),
+    "lookahead": lambda inner: optim.lookahead(inner, 5),
+    "apply_if_finite": optim.apply_if_finite,
+    "schedule_free": lambda inner: optim.schedule_free(inner, 1.0, 0.0),
+    "beta_lasso": lambda inner: optim.beta_lasso(inner, 0.0),
+    "injected": lambda inner: optim.inject_hyperparams(
+        lambda limit: optim.chain(optim.clip_by_global_norm(limit), inner), limit=100.0
+    ),
+    "backtracking": lambda inner: optim.backtracking(direction=inner, c1=1e-9),
+    "two": lambda inner: optim.lookahead(optim.chain(optim.clip_by_value(9.0), inner), 5),
+}
+by_predicate = pytest.mark.parametrize("name", PREDICATES)
+
+
+def params_of_two_dtypes(dtype):
+    leaves = {name: torch.tensor([[1.0, 0.0], [0.0, 1.0]]) for name in ("a", "b")}
+    full = torch.float32 if isinstance(dtype, torch.dtype) else np.float32
+    return as_dtype({"a": leaves["a"]}, dtype) | as_dtype({"b": leaves["b"]}, full)
+
+
+def half_of_the_square(params):
+    value = sum((p * p).sum() for p in tree.map(widened, params).values()) / 2
+    return value, params
+
+
+@half
+@by_predicate
+@pytest.mark.parametrize("around", AROUND)
+def test_predicate_sees_the_dtype_of_the_leaf_in_every_wrapper(around, name, dtype):
+    params = params_of_two_dtypes(dtype)
+    if name == "beta_lasso" and around == "backtracking":
+        pytest.skip("a direction has no penalty")
+
+    def two_updates(optimizer):
+        state, found = optimizer.init(params), []
+        value, grads = half_of_the_square(params)
+        extra = {"value": value, "value_and_grad_fn": half_of_the_square}
+        for _ in range(2):
+            updates, state = with_extra_args(optimizer.update)(grads, state, params, **extra)
+            found.append(updates)
+        step = make_step(lambda p, b, x, k: (p, (b, {"loss": half_of_the_square(p)[0]})), optimizer)
+        return found, step(train_state(params, {}, optimizer, random.key(0)), None)[0].params
+
+    (right, _), ends = two_updates(PREDICATES[name]())
+    (found, _), other_ends = two_updates(AROUND[around](PREDICATES[name]()))
+    for leaf in params:
+        np.testing.assert_allclose(found[leaf], right[leaf], atol=1e-6)
+        np.testing.assert_allclose(widened(other_ends[leaf]), widened(ends[leaf]), atol=1e-2)
+    assert abs(right["a"] - right["b"]).max() > 0.05
+
+
+@by_predicate
+def test_predicate_sees_the_dtype_of_the_leaf_where_torch_compiles(name):
+    optimizer = optim.chain(optim.clip_by_global_norm(100.0), PREDICATES[name]())
+    params = params_of_two_dtypes(torch.bfloat16)
+    step = make_step(lambda p, b, x, k: (p, (b, {"loss": half_of_the_square(p)[0]})), optimizer)
+    state = train_state(params, {}, optimizer, torch.as_tensor(random.key(0)))
+    right, found = (f(state, torch.zeros(1))[0].params for f in (step, jit(step)))
+    for leaf in params:
+        torch.testing.assert_close(found[leaf], right[leaf])

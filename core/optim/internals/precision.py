@@ -14,7 +14,7 @@ An optimizer that torch.optim does not have refuses complex numbers, whose meani
 Leaves of float32 and float64 cost one look at each dtype. `chain` looks once for all of its parts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
     def init(params):
         expect_params(params)
         if not are_full(params):
-            params = widened_leaves(params)
+            params = widened_params(params)
         return (optimizer if are_full(params) else rare).init(params)
 
     def update_of_any(grads, state, params, **extra):
@@ -59,7 +59,7 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
             expect_grads(grads, params)
         if "value_and_grad_fn" in extra:
             extra |= {"value_and_grad_fn": _at_own_dtype(extra["value_and_grad_fn"], params)}
-        grads, params = widened_leaves(grads), widened_leaves(params)
+        grads, params = widened_leaves(grads), widened_params(params)
         grads = grads if params is None else _as_precise(grads, params)
         known = are_full(grads) and are_full(params)
         updates, new = (plain if known else rare.update)(grads, state, params, **extra)
@@ -272,6 +272,34 @@ def widened_leaves(leaves: Params) -> Params:
     if vector is not None:
         return from_vector(leaves.layout, widened(vector))
     return tree.map(widened, leaves)
+
+
+def widened_params(params: Params) -> Params:
+    """Return `widened_leaves` of params, which `own_leaves` finds again.
+
+    A predicate of leaves so picks by the dtype that the user gave them, in every wrapper.
+    """
+    wide = widened_leaves(params)
+    if wide is None or all(wide[name] is leaf for name, leaf in params.items()):
+        return wide
+    return _with_own(wide, own_leaves(params))
+
+
+def own_leaves(params: Params) -> Params:
+    """Return params in their own dtypes, of those that an optimizer is given."""
+    return getattr(params, "own", params)
+
+
+def part_of(params: Params, names: Iterable[str]) -> Params:
+    """Return some of the params, which keep their own dtypes."""
+    part, own = {name: params[name] for name in names}, own_leaves(params)
+    return part if own is params else _with_own(part, own)
+
+
+def _with_own(wide: Params, own: Params) -> Params:
+    wide = wide if type(wide) is VectorDict else VectorDict(wide)
+    wide.own = own
+    return wide
 
 
 def _at_own_dtype(value_and_grad_fn: Callable | None, params: Params) -> Callable | None:

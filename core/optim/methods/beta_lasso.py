@@ -26,7 +26,7 @@ from purenets.core.optim.internals.patterns import (
     checking_patterns,
     picks,
 )
-from purenets.core.optim.internals.precision import any_dtype, real_only
+from purenets.core.optim.internals.precision import any_dtype, own_leaves, real_only
 from purenets.core.optim.wrappers import Predicate, is_matrix
 
 
@@ -74,7 +74,9 @@ def beta_lasso(
         expect_no_penalized_search("beta_lasso", optimizer)
 
     def chosen(params: Params) -> Params:
-        return {name: p for name, p in params.items() if picks("beta_lasso", where, name, p)}
+        own = own_leaves(params)
+        picked = [name for name in params if picks("beta_lasso", where, name, own[name])]
+        return {name: params[name] for name in picked}
 
     def init(params):
         chosen(params)  # refuses what is no predicate
