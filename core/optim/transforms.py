@@ -25,6 +25,7 @@ from purenets.core.arrays import namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals.arithmetic import (
     add_square,
+    at_least,
     bias_correction,
     divided_by_root,
     lerp,
@@ -467,7 +468,8 @@ def scale_by_rms(alpha: Hyper = 0.99, eps: Hyper = 1e-8, centered: bool = False)
         means, variance = {"square_avg": square}, square
         if centered:
             means["grad_avg"] = running_mean(a, state["grad_avg"], grads)
-            variance = tree.map(lambda v, m: v - m * m, square, means["grad_avg"])
+            # rounding may leave less than 0, whose root is NaN
+            variance = tree.map(lambda v, m: at_least(v - m * m, 0.0), square, means["grad_avg"])
         return divided_by_root(grads, variance, e), {**next_count(state, counts), **means}
 
     return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))

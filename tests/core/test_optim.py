@@ -402,3 +402,15 @@ def test_ademamix_warms_up_from_and_to_a_beta_of_0(betas):
         updates, _ = optimizer.update({"w": np.ones(2)}, state, params)
     assert np.isfinite(updates["w"]).all()
     assert (updates["w"] < 0).all()
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_variance_of_equal_gradients_is_not_negative(convert, size):
+    """The mean of g^2 less the square of that of g is below 0 by rounding, where both are g^2."""
+    grads = {"w": convert(np.full(3, size, np.float32))}
+    optimizer = optim.rmsprop(1e-3, centered=True)
+    state = optimizer.init(grads)
+    for _ in range(3000):
+        updates, state = optimizer.update(grads, state, grads)
+        assert all(np.isfinite(np.asarray(updates["w"])))
