@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from operator import itemgetter
+from typing import Any
 
 from purenets.core.arguments import (
     FINITE,
@@ -115,6 +117,8 @@ def _takes_float(make: Callable, name: str) -> bool:
 def get_state(opt_state: dict, name: str):
     """Return the first entry of a name in a nested state, at whatever depth it is.
 
+    A leaf of the params that is called so, as in the means of `adam`, comes after all entries.
+
     Args:
         opt_state: the state of an optimizer, or a part of it.
         name: the name of the entry, such as "exp_avg" or "ema".
@@ -134,9 +138,9 @@ def get_state(opt_state: dict, name: str):
     """
     expect_dicts("get_state", opt_state=opt_state)
     expect_texts("get_state", name=name)
-    for entry, inner in _entries(opt_state):
-        if entry == name:
-            return inner
+    found = [(is_leaf, inner) for is_leaf, entry, inner in _named(opt_state) if entry == name]
+    for _, inner in sorted(found, key=itemgetter(0)):
+        return inner
     raise UserError(f"{name}: no such entry in the state of the optimizer")
 
 
@@ -236,11 +240,26 @@ def _averages(opt_state: dict, path: str) -> Iterator[tuple[str, Params]]:
             yield from _averages(inner, f"{path}{entry}/")
 
 
-def _entries(opt_state: dict):
-    for entry, inner in opt_state.items():
+def _entries(opt_state: dict) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the value of each entry, at every depth."""
+    for _, entry, inner in _named(opt_state):
         yield entry, inner
+
+
+def _named(opt_state: dict, are_leaves: bool = False) -> Iterator[tuple[bool, str, Any]]:
+    """Yield, for each entry at every depth, True if it seems to be a leaf, its name and value."""
+    in_chain = all(str(name).isdecimal() and isinstance(x, dict) for name, x in opt_state.items())
+    for entry, inner in opt_state.items():
+        yield are_leaves, entry, inner
         if isinstance(inner, dict):
-            yield from _entries(inner)
+            is_state = in_chain or entry in ("inner", "hyper") or not _seem_leaves(inner)
+            yield from _named(inner, not is_state)
+
+
+def _seem_leaves(part: dict) -> bool:
+    """Return True for a dict of arrays, some with axes: the numbers of a state have none."""
+    arrays = [x for x in part.values() if not isinstance(x, dict)]
+    return len(arrays) == len(part) and any(getattr(x, "ndim", 0) for x in arrays)
 
 
 def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:

@@ -357,3 +357,19 @@ def test_an_average_within_accumulation_moves_once_for_each_update(params, gradi
     _, other = run(outside, params, doubled)
     assert close(optim.get_state(found, "ema"), optim.get_state(once, "ema"))
     assert not close(optim.get_state(other, "ema"), optim.get_state(once, "ema"))
+
+
+STATES = {  # an optimizer, an entry of its state that a leaf is called like, and its value
+    "scale": (lambda: optim.chain(optim.adam(), optim.reduce_on_plateau()), 1.0),
+    "lr_max": (lambda: optim.schedule_free(optim.adam(), 0.1), 0.0),
+    "skipped": (lambda: optim.chain(optim.trace(0.9), optim.apply_if_finite(optim.sgd(1.0))), 0),
+    "lr": (lambda: optim.chain(optim.trace(0.9), optim.inject_hyperparams(optim.sgd, lr=0.5)), 0.5),
+}
+
+
+@pytest.mark.parametrize("entry", STATES)
+def test_entry_is_found_beside_leaves_of_its_name(entry):
+    make, value = STATES[entry]
+    for params in ({entry: np.ones(3)}, {"b": np.ones(()), entry: np.ones((2, 2))}):
+        assert float(optim.get_state(make().init(params), entry)) == value
+    assert optim.get_state(optim.adam().init({"w": np.ones(3)}), "w").shape == (3,)
