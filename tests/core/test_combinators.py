@@ -359,6 +359,20 @@ def test_an_average_within_accumulation_moves_once_for_each_update(params, gradi
     assert not close(optim.get_state(other, "ema"), optim.get_state(once, "ema"))
 
 
+@pytest.mark.parametrize("precision", [None, "float16"])
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@pytest.mark.parametrize("method", ["direct", "gram"])
+def test_coefficients_of_muon_are_injected(convert, method, precision):
+    params = {"w": convert(np.float32([[1.0, 2.0, 0.5], [3.0, -1.0, 2.0]]))}
+    given = {"ns_coefficients": (3.0, -4.0, 2.0), "method": method, "precision": precision}
+    injected = optim.inject_hyperparams(optim.muon, lr=0.1, **given)
+    plain = optim.muon(0.1, **given)
+    found, _ = injected.update(params, injected.init(params), params)
+    right, _ = plain.update(params, plain.init(params), params)
+    assert found["w"].dtype == params["w"].dtype
+    assert np.allclose(found["w"], right["w"], atol=1e-3 if precision else 1e-6)
+
+
 STATES = {  # an optimizer, an entry of its state that a leaf is called like, and its value
     "scale": (lambda: optim.chain(optim.adam(), optim.reduce_on_plateau()), 1.0),
     "lr_max": (lambda: optim.schedule_free(optim.adam(), 0.1), 0.0),

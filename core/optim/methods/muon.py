@@ -23,6 +23,7 @@ from purenets.core.arguments import (
     expect_integers,
     expect_numbers,
     expect_optimizers,
+    expect_several,
 )
 from purenets.core.arrays import dtype_called, namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params, UserError
@@ -164,8 +165,8 @@ def _expect_precision(function: str, precision: str | None) -> None:
 
 def _expect_iteration(function: str, coefficients, steps: int, eps: float) -> None:
     """Raise a UserError for what is no Newton-Schulz iteration."""
-    if not isinstance(coefficients, tuple | list) or len(coefficients) != 3:
-        raise UserError(f"{function}: ns_coefficients: {coefficients!r} are not three numbers")
+    right = "three numbers", COEFFICIENTS
+    expect_several(function, right, ns_coefficients=coefficients)
     for coefficient in coefficients:
         expect_numbers(function, FINITE, ns_coefficients=coefficient)
     expect_integers(function, 1, ns_steps=steps)
@@ -276,7 +277,7 @@ def newton_schulz(
 
     Args:
         g: an array (rows, ...), taken as the matrix (rows, all others).
-        coefficients: (a, b, c).
+        coefficients: (a, b, c), numbers or an array.
         steps: iterations.
         eps: the smallest norm to divide by.
         precision: the dtype of the iteration, None for that of g.
@@ -294,5 +295,7 @@ def newton_schulz(
     x = x if precision == "bfloat16" else _normalized(x, eps)
     x = x if precision is None else xp.astype(x, dtype_called(precision, x, "muon"))
     x = _normalized(x, eps) if precision == "bfloat16" else x
+    if hasattr(coefficients, "dtype"):  # of `inject_hyperparams`
+        coefficients = xp.astype(coefficients, x.dtype)
     x = METHODS[method](x, coefficients, steps)
     return xp.astype((x if wide else x.T).reshape(g.shape), g.dtype)
