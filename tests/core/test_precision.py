@@ -19,7 +19,7 @@ from purenets import (
     train_state,
     tree,
 )
-from purenets.core.arrays import widened
+from purenets.core.arrays import like, namespace, widened
 from purenets.core.optim.internals.extra_args import with_extra_args
 from purenets.core.sam import sam
 from purenets.core.vector_dict import VectorDict, with_vector
@@ -821,3 +821,66 @@ def test_predicate_sees_the_dtype_of_the_leaf_where_torch_compiles(name):
     right, found = (f(state, torch.zeros(1))[0].params for f in (step, jit(step)))
     for leaf in params:
         torch.testing.assert_close(found[leaf], right[leaf])
+
+
+# --- curvature ------------------------------------------------------------------------------------
+
+CURVATURES = torch.tensor([1.0, 10.0, 100.0, 1.0, 5.0, 2.0])
+AT = torch.tensor([0.75, 1.5, 3.0, 0.05, 0.0, -200.0])
+
+
+def quadratic(params, buffers, batch, key):
+    w, xp = params["w"], namespace(params["w"])
+    c, full = like(CURVATURES, w, xp.float32), widened(w)
+    grads = {"w": xp.astype(c * full, w.dtype), "b": params["b"] * 3}
+    return grads, (buffers, {"loss": (c * full * full).sum() / 2})
+
+
+@half
+@pytest.mark.parametrize("around", ["bare", "chain", "lookahead", "partition"])
+def test_hessian_of_sophia_in_half_precision_is_that_of_float32(around, dtype):
+    full = torch.float32 if isinstance(dtype, torch.dtype) else np.float32
+    params = as_dtype({"w": AT}, dtype) | as_dtype({"b": torch.ones(2)}, full)
+    sophia = optim.sophia(lr=0.0, betas=(0.0, 0.0), weight_decay=0.0)
+    split = lambda: optim.partition({"all": sophia}, lambda name, leaf: "all")
+    optimizer = {
+        "bare": lambda: sophia,
+        "chain": lambda: optim.chain(optim.clip_by_global_norm(1e9), split()),
+        "lookahead": lambda: optim.lookahead(sophia, 3),
+        "partition": split,
+    }[around]()
+    state = train_state(params, {}, optimizer, random.key(0))
+    state, _ = make_step(quadratic, optimizer)(state, None)
+    hessian = optim.get_state(state.opt_state, "hessian")
+    assert hessian["w"].tolist() == pytest.approx(CURVATURES.tolist(), rel=0.05)
+    assert hessian["b"].tolist() == pytest.approx([3, 3], rel=1e-3)
+
+
+@half
+def test_estimates_of_a_hessian_in_half_precision_are_right_in_the_mean(dtype):
+    """Products of different elements cancel."""
+    rows = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 4.0]])
+
+    def f(params):
+        w = torch.as_tensor(params["w"]).float()
+        return w @ rows @ w / 2, as_dtype({"w": rows @ w}, dtype)
+
+    def keep(grads, state, params, *, value=None, value_and_grad_fn=None):
+        keys = [like(random.key(i), params["w"], namespace(params["w"]).int64) for i in range(400)]
+        draws = [estimate(value_and_grad_fn, params, key)["w"] for key in keys]
+        return {"w": sum(draws) / len(draws)}, state
+
+    estimate = optim.hutchinson_diagonal()
+    mean = optim.chain(Optimizer(lambda params: {}, keep))
+    params = as_dtype({"w": torch.tensor([1.0, 1.5, 0.875])}, dtype)
+    found, _ = mean.update(params, mean.init(params), params, value=None, value_and_grad_fn=f)
+    assert found["w"].tolist() == pytest.approx([3.0, 2.0, 4.0], abs=0.4)
+
+
+def test_hessian_of_sophia_in_half_precision_where_torch_compiles():
+    params = as_dtype({"w": AT, "b": torch.ones(2)}, torch.bfloat16)
+    optimizer = optim.sophia(lr=0.0, betas=(0.0, 0.0), weight_decay=0.0)
+    state = train_state(params, {}, optimizer, torch.as_tensor(random.key(0)))
+    state, _ = jit(make_step(quadratic, optimizer))(state, torch.zeros(1))
+    hessian = optim.get_state(state.opt_state, "hessian")
+    assert hessian["w"].tolist() == pytest.approx(CURVATURES.tolist(), rel=0.05)

@@ -18,7 +18,7 @@ from purenets.core.arguments import (
     expect_integers,
     expect_numbers,
 )
-from purenets.core.arrays import like, namespace
+from purenets.core.arrays import like, namespace, widened
 from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.arithmetic import at_least, choose, running_mean
 from purenets.core.optim.internals.extra_args import need_value_and_grad_fn
@@ -30,8 +30,10 @@ from purenets.core.optim.internals.hyper import (
     unless_zero,
 )
 from purenets.core.optim.internals.order import KEEPS, with_order
-from purenets.core.optim.internals.precision import any_dtype, real_only, refusing
+from purenets.core.optim.internals.precision import any_dtype, own_leaves, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
+
+UNITS = 8  # in the last place of a half-precision param that it is moved by at least
 
 # f(value_and_grad_fn, params, key) -> an estimate of the diagonal of the Hessian, as the params
 Diagonal = Callable[[Callable, Params, Array], Params]
@@ -202,6 +204,9 @@ def hutchinson_diagonal(step: float = 1e-3) -> Diagonal:
 
     Exact for a quadratic loss with a diagonal Hessian; for other Hessians right in the mean over u.
 
+    Params in half precision are moved by 8 units in the last place of each element where that is
+    more than step, and what is divided by is the distance that the rounded points have.
+
     Args:
         step: half the distance of the two points in each element. The estimate errs by about step^2
             times fourth derivatives of the loss, and by the rounding of g over step.
@@ -229,7 +234,9 @@ def hutchinson_diagonal(step: float = 1e-3) -> Diagonal:
     expect_numbers("hutchinson_diagonal", POSITIVE, step=step)
 
     def estimate(value_and_grad_fn, params, key):
-        signs = random_signs(key, params)
+        signs, own = random_signs(key, params), own_leaves(params)
+        if own is not params:
+            return _between_rounded(value_and_grad_fn, params, signs, own, step)
         ahead, behind = (
             value_and_grad_fn(tree.map(lambda p, u, s=s: p + s * u, params, signs))[1]
             for s in (step, -step)
@@ -237,6 +244,26 @@ def hutchinson_diagonal(step: float = 1e-3) -> Diagonal:
         return tree.map(lambda u, a, b: u * (a - b) / (2 * step), signs, ahead, behind)
 
     return estimate
+
+
+def _between_rounded(f: Callable, params: Params, signs: Params, own: Params, step: float):
+    """Return the estimate for params that f rounds to the dtypes of `own`."""
+
+    def point(sign):
+        def leaf(p, u, narrow):
+            xp = namespace(narrow)
+            move = step
+            if widened(narrow) is not narrow:
+                limits = xp.finfo(narrow.dtype)
+                least = max(step, float(limits.smallest_normal))
+                move = at_least(UNITS * float(limits.eps) * abs(p), least)
+            return widened(xp.astype(p + sign * move * u, narrow.dtype))
+
+        return tree.map(leaf, params, signs, {name: own[name] for name in params})
+
+    points = point(1.0), point(-1.0)
+    slopes = [f(at)[1] for at in points]
+    return tree.map(lambda a, b, p, q: (a - b) / (p - q), *slopes, *points)
 
 
 def random_signs(key: Array, params: Params) -> Params:
