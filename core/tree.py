@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from purenets.core.arrays import dtype_called, is_full, kind_of, namespace, sqrt, widened
+from purenets.core.arrays import NUMPY, dtype_called, is_full, kind_of, namespace, sqrt, widened
 from purenets.core.base import Array, Params, UserError
 from purenets.core.other_names import refuse_name
 from purenets.core.vector_dict import from_vector, vector_of
@@ -33,6 +33,7 @@ __all__ = [
 
 SEPARATOR = "/"  # between the names of nested dicts; the names of params hold dots
 NO_LEAVES = (list, tuple, type(None))
+NOT_BESIDE = (*NO_LEAVES, dict)  # what cannot belong to a leaf
 Layout = tuple[
     tuple[str, slice, tuple[int, ...]], ...
 ]  # name, place in a vector and shape of each leaf
@@ -56,7 +57,7 @@ def map(f: Callable, tree: dict, *rest: dict) -> dict:
 
     Raises:
         UserError: `f` is not a function, the names of the leaves differ (the message lists them),
-            or a leaf is a list, a tuple or None.
+            or a leaf is a list, a tuple or None, or a dict in one of the dicts only.
 
     Example:
         >>> from purenets import tree
@@ -83,8 +84,8 @@ def _mapped(function: str, path: str, f: Callable, tree: dict, rest: Sequence[di
             beside = other[name]
             if isinstance(leaf, dict):
                 new[name] = _mapped(function, f"{path}{name}{SEPARATOR}", f, leaf, (beside,))
-            elif isinstance(leaf, NO_LEAVES) or isinstance(beside, NO_LEAVES):
-                _refuse_leaves(function, f"{path}{name}", leaf, beside)
+            elif isinstance(leaf, NO_LEAVES) or isinstance(beside, NOT_BESIDE):
+                _refuse_beside(function, f"{path}{name}", leaf, beside)
             else:
                 new[name] = f(leaf, beside)
         return new
@@ -93,7 +94,7 @@ def _mapped(function: str, path: str, f: Callable, tree: dict, rest: Sequence[di
         if isinstance(leaf, dict):
             new[name] = _mapped(function, f"{path}{name}{SEPARATOR}", f, leaf, others)
         else:
-            _refuse_leaves(function, f"{path}{name}", leaf, *others)
+            _refuse_beside(function, f"{path}{name}", leaf, *others)
             new[name] = f(leaf, *others)
     return new
 
@@ -103,6 +104,17 @@ def _refuse_leaves(function: str, name: str, *leaves: Any) -> None:
     for leaf in leaves:
         if isinstance(leaf, NO_LEAVES):
             _refuse_leaf(function, name, leaf)
+
+
+def _refuse_beside(function: str, name: str, leaf: Any, *others: Any) -> None:
+    """Raise a UserError if a leaf, or what belongs to it, is a list, a tuple or None, or a dict."""
+    if isinstance(leaf, NO_LEAVES):
+        _refuse_leaf(function, name, leaf)
+    for other in others:
+        if isinstance(other, dict):
+            raise UserError(f"{function}: {name} is a dict in one argument and a leaf in another")
+        if isinstance(other, NO_LEAVES):
+            _refuse_leaf(function, name, other)
 
 
 def _refuse_leaf(function: str, name: str, leaf: Any) -> None:
@@ -542,18 +554,36 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     flat = {name: _array("ravel", leaf, name) for name, leaf in named.items()}
     if not flat:
         raise UserError("ravel: a dict without leaves has no vector")
+    _expect_one_library(flat)
     _expect_no_integers_beside_floats(flat)
     views, length = views_at(flat_layout(flat)), size(flat)
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
     def unravel(vector: Array) -> dict:
-        if vector.shape[0] != length:
-            raise UserError(
-                f"a vector of {vector.shape[0]} elements does not fill a dict of {length}"
-            )
+        if getattr(vector, "shape", None) != (length,):
+            _refuse_vector(vector, length)
         return unflatten(views(vector), tree)
 
     return namespace(parts[0]).concat(parts), unravel
+
+
+def _refuse_vector(vector: Any, length: int) -> NoReturn:
+    """Raise the UserError for what does not fill a dict of `length` elements."""
+    shape = getattr(vector, "shape", None)
+    if shape is None or len(shape) != 1:
+        found = f"a {type(vector).__name__}" if shape is None else f"an array of shape {(*shape,)}"
+        raise UserError(f"unravel: {found}, needs a vector ({length},)")
+    raise UserError(f"a vector of {shape[0]} elements does not fill a dict of {length}")
+
+
+def _expect_one_library(flat: Params) -> None:
+    """Raise a UserError that names a tensor beside arrays of NumPy, or the other way round."""
+    first = next(iter(flat.values()))
+    for name, leaf in flat.items():
+        if isinstance(leaf, NUMPY) != isinstance(first, NUMPY):
+            kinds = "a NumPy array beside tensors", "a tensor beside NumPy arrays"
+            kind = kinds[isinstance(first, NUMPY)]
+            raise UserError(f"ravel: {name} is {kind}, needs one library")
 
 
 def _expect_no_integers_beside_floats(flat: Params) -> None:

@@ -193,3 +193,41 @@ def test_vector_does_not_round_integers():
 def test_stack_of_two_libraries_is_refused():
     with pytest.raises(UserError, match="arrays of one library"):
         tree.stack([{"w": torch.ones(1)}, {"w": np.ones(1)}])
+
+
+NO_VECTORS = {
+    "matrix": (np.ones((5, 3)), r"unravel: an array of shape \(5, 3\), needs a vector \(5,\)"),
+    "number": (np.float64(1), r"unravel: an array of shape \(\), needs a vector \(5,\)"),
+    "list": ([1.0] * 5, r"unravel: a list, needs a vector \(5,\)"),
+    "nothing": (None, r"unravel: a NoneType, needs a vector \(5,\)"),
+    "longer": (np.ones(6), "a vector of 6 elements does not fill a dict of 5"),
+}
+
+
+@pytest.mark.parametrize("what", NO_VECTORS)
+def test_what_is_no_vector_of_the_dict_is_told(what):
+    vector, message = NO_VECTORS[what]
+    _, unravel = tree.ravel({"w": np.ones((2, 2)), "b": np.ones(1)})
+    with pytest.raises(UserError, match=message):
+        unravel(vector)
+
+
+def test_leaf_beside_a_dict_is_told():
+    leaf, nested = {"w": np.ones(2)}, {"w": {"a": np.ones(2)}}
+    for first, second in ((leaf, nested), (nested, leaf)):
+        for call in (
+            lambda: tree.map(lambda *each: each, first, second),  # noqa: B023 (called here)
+            lambda: tree.map(lambda *each: each, first, first, second),  # noqa: B023
+            lambda: tree.stack([first, second]),  # noqa: B023
+            lambda: tree.stack([first, first, second]),  # noqa: B023
+        ):
+            with pytest.raises(UserError, match=r"^(map|stack): w |^expected a dict .* a, got nd"):
+                call()
+
+
+def test_leaves_of_two_libraries_have_no_vector():
+    arrays, tensors = np.ones(2), torch.ones(2)
+    with pytest.raises(UserError, match="ravel: b is a NumPy array beside tensors"):
+        tree.ravel({"a": tensors, "b": arrays})
+    with pytest.raises(UserError, match="ravel: b is a tensor beside NumPy arrays"):
+        tree.ravel({"a": arrays, "b": tensors})
