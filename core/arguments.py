@@ -379,7 +379,8 @@ def _expect(function: str, name: str, value: Any, right: Range, kinds: str) -> N
         raise UserError(f"{function}: {name}: {value!r} is not {wrong}")
     if not hasattr(value, "dtype") or isinstance(value, np.bool_):
         raise UserError(f"{function}: {name}: {shown(value)} is not {kinds}")
-    if getattr(value.dtype, "kind", "f") not in "biufc" or math.prod(value.shape) != 1:
+    kind = "c" if getattr(value.dtype, "is_complex", False) else getattr(value.dtype, "kind", "f")
+    if kind not in "biuf" or math.prod(value.shape) != 1:
         raise UserError(f"{function}: {name}: {shown(value)} is not one number")
 
 

@@ -161,4 +161,6 @@ def alike(name: str, outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarr
         raise UserError(f"{name}: outputs {a} and targets {b}, needs the same shape")
     if 0 in a:
         raise UserError(f"{name}: an empty batch has no mean")
+    if targets.dtype.kind == "c":
+        raise UserError(f"{name}: the targets are {targets.dtype}, needs real numbers")
     return outputs, targets.reshape(a).astype(outputs.dtype, copy=False)

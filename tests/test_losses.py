@@ -232,3 +232,11 @@ def test_a_class_that_was_nan_is_refused(loss):
     classes = torch.tensor([float("nan"), 1.0]).long()
     with pytest.raises(UserError, match="none of the classes 0 to 3"):
         loss(X[:2], classes)
+
+
+@pytest.mark.parametrize("name", ["mse", "huber", "binary_cross_entropy"])
+def test_complex_targets_by_hand_are_told(name):
+    loss = by_hand.huber() if name == "huber" else getattr(by_hand, name)
+    targets = np.array([1.0 + 1j, 0.0])
+    with pytest.raises(UserError, match=f"^{name}: the targets are complex128, needs real numbers"):
+        loss.forward(np.zeros(2), targets)

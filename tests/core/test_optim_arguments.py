@@ -522,3 +522,10 @@ def test_param_may_be_called_hyper():
     optimizer = optim.inject_hyperparams(optim.adam, lr=0.1)
     state = optim.set_hyperparams(optimizer.init({"hyper": np.ones(2)}), lr=0.3)
     assert float(state["hyper"]["lr"]) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("value", [np.array(0.1 + 1j), torch.tensor(0.1 + 1j), 0.1 + 1j])
+def test_complex_rate_is_told(value):
+    for make in (optim.sgd, optim.adam, optim.scale_by_learning_rate):
+        with pytest.raises(UserError, match=r"lr: .* is not (a|one) number"):
+            make(lr=value)
