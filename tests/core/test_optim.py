@@ -414,3 +414,16 @@ def test_variance_of_equal_gradients_is_not_negative(convert, size):
     for _ in range(3000):
         updates, state = optimizer.update(grads, state, grads)
         assert all(np.isfinite(np.asarray(updates["w"])))
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-30])
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_adafactor_leaves_elements_without_a_gradient(convert, eps):
+    """The square of such an eps is 0 in float32; one NaN would reach the whole leaf."""
+    grads = {"w": [1.0, 0.0, 2.0], "m": [[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]}
+    grads = {name: convert(np.float32(g)) for name, g in grads.items()}
+    optimizer = optim.adafactor(eps=(eps, 1e-3))
+    updates, _ = optimizer.update(grads, optimizer.init(grads), grads)
+    for name, g in grads.items():
+        found = np.asarray(updates[name])
+        assert np.array_equal(np.sign(found), -np.sign(np.asarray(g)))

@@ -20,7 +20,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import namespace, sqrt
 from purenets.core.base import Array, Optimizer, Params
-from purenets.core.optim.internals.arithmetic import at_least, at_most, lerp
+from purenets.core.optim.internals.arithmetic import at_least, at_most, lerp, nonzero
 from purenets.core.optim.internals.hyper import (
     Hyper,
     count_to_dtype,
@@ -167,7 +167,11 @@ def scale_by_factored_rms(beta2_decay: float = -0.8, eps: float | None = None) -
             if v is None:
                 mean = xp.clip(rows[name].mean(-2, keepdims=True), smallest, None)
                 v = rows[name] @ columns[name] / mean
-            return g / sqrt(xp.clip(v, smallest * smallest, None))
+            least = smallest * smallest
+            v = xp.clip(v, least, None)
+            # the square of a very small eps is 0 in float32, and 0 / 0 would be NaN
+            underflows = type(eps) in (int, float) and least < xp.finfo(g.dtype).smallest_normal
+            return g / sqrt(nonzero(v) if underflows else v)
 
         new = {"count": count, "row_var": rows, "col_var": columns, "variance": vectors}
         return {name: scale(name, g) for name, g in grads.items()}, new
