@@ -14,12 +14,8 @@ from purenets.numpy_nets.modules import Module, params_backward
 from purenets.numpy_nets.own_layers import checked, checked_loss
 
 NUMBERS = "fiubc"  # dtype kinds that hold numbers
-ERRORS = (
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    ValueError,
-)  # NumPy's, for tensors
+# what NumPy's operations raise for tensors
+ERRORS = (TypeError, AttributeError, RuntimeError, ValueError)
 
 
 class NumpyModel(NamedTuple):

@@ -236,22 +236,24 @@ def expect_no_average(function: str, optimizer: Optimizer) -> None:
 
 def expect_no_search(function: str, optimizer: Optimizer) -> None:
     """Raise a UserError for a line search, by a function that has the loss of a part only."""
-    name = order_of(optimizer).searches
-    if name:
-        raise UserError(
-            f"{function}: optimizer is a line search ({name}), which needs the loss of the whole "
-            f"batch at other params; {function} has only that of its last part"
-        )
+    _refuse_search(
+        function,
+        optimizer,
+        f"which needs the loss of the whole batch at other params; {function} has only that of its "
+        "last part",
+    )
 
 
 def expect_no_penalized_search(function: str, optimizer: Optimizer) -> None:
     """Raise a UserError for a line search, by a function that adds a penalty to its gradient."""
+    reason = f"whose loss lacks the penalty of {function}; add the penalty to the loss"
+    _refuse_search(function, optimizer, reason)
+
+
+def _refuse_search(function: str, optimizer: Optimizer, reason: str) -> None:
     name = order_of(optimizer).searches
     if name:
-        raise UserError(
-            f"{function}: optimizer is a line search ({name}), whose loss lacks the penalty of "
-            f"{function}; add the penalty to the loss"
-        )
+        raise UserError(f"{function}: optimizer is a line search ({name}), {reason}")
 
 
 def expect_no_penalty(function: str, direction: Optimizer) -> None:
