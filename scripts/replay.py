@@ -6,6 +6,10 @@ A long training is not repeated whenever a line of its code has changed. Instead
 again up to the first evaluations. If these equal the stored ones in every digit, the row records
 the current commit as "replayed", and `scripts/stale.py` lists what has changed since then. The rest
 of a training and its test are not repeated; tests/golden does that on a small scale.
+
+Another machine or another version of torch may round differently. There, the current code is
+compared with the code of the row's commit: both run here and have to give the same in every digit.
+Rows that differ by their seed alone are compared once.
 """
 
 import shlex
@@ -20,7 +24,7 @@ from purenets import UserError, runs
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, file_path, option, positive
 from purenets.core.runs.rows import rounded
-from scripts.shared import result_files
+from scripts.shared import dependencies, result_files
 from scripts.shared.dependencies import ROOT
 from scripts.shared.schemas import SWEEP
 
@@ -41,7 +45,7 @@ def main(config: Config) -> None:
     """Replay every row that is not known to come from this commit.
 
     Raises:
-        UserError: the files differ from their commit, or a training no longer gives the stored
+        UserError: the files differ from their commit, or a training no longer gives the same
             values.
     """
     here = runs.environment() | runs.machine()
@@ -49,24 +53,25 @@ def main(config: Config) -> None:
         raise UserError("replay: the files differ from the commit; commit them first")
     path = Path(config.results)
     found = result_files.read(path, SWEEP)
-    elsewhere = []
+    compared = {}  # whether the code of two commits gives the same, by commit and command
     for row in found["rows"]:
         if result_files.commit_of(row) == here["git_commit"]:
             continue
+        n = rows_to(row["history"], config.evaluations)
         if other := differing(row, here):
-            print(f"{name_of(row)}: ran with {other}; replay it there", flush=True)
-            elsewhere.append(row)
-            continue
-        same = is_the_same(row, config.evaluations)
-        print(f"{name_of(row)}: {'the same' if same else 'another way'}", flush=True)
+            key = (result_files.commit_of(row), seedless(row["command"]))
+            if key not in compared:
+                compared[key] = now(row, n) == before(row, n)
+            same, text = compared[key], f"; it ran with {other}, its commit was run here"
+        else:
+            same, text = now(row, n) == row["history"][:n], ""
+        print(f"{name_of(row)}: {'the same' if same else 'another way'}{text}", flush=True)
         row.pop("replayed", None)
         if same:
             row["replayed"] = here["git_commit"]
         result_files.write(path, found)
     gone = [
-        name_of(row)
-        for row in found["rows"]
-        if result_files.commit_of(row) != here["git_commit"] and row not in elsewhere
+        name_of(row) for row in found["rows"] if result_files.commit_of(row) != here["git_commit"]
     ]
     if gone:
         raise UserError(f"replay: {'; '.join(gone)}: go another way now; run them again")
@@ -74,6 +79,16 @@ def main(config: Config) -> None:
 
 def name_of(row: dict) -> str:
     return f"{row['setting']}, seed {row['seed']}"
+
+
+def seedless(line: str) -> str:
+    """Return a command without its seed and its folder."""
+    words = shlex.split(line)
+    for name in ("--seed", "--out"):
+        if name in words:
+            at = words.index(name)
+            del words[at : at + 2]
+    return shlex.join(words)
 
 
 def differing(row: dict, here: dict) -> str:
@@ -85,36 +100,51 @@ def differing(row: dict, here: dict) -> str:
     return " and ".join(f"{name} {row[name]}" for name in mine if row[name] != mine[name])
 
 
-def is_the_same(row: dict, evaluations: int) -> bool:
-    """Return whether the command of a row reproduces its first stored evaluations."""
-    after = [i for i, evaluation in enumerate(row["history"]) if "loss" in evaluation]
-    n = after[:evaluations][-1] + 1
+def rows_to(history: list[dict], evaluations: int) -> int:
+    """Return the number of rows of a history up to an evaluation, counted after the first step."""
+    after = [i for i, evaluation in enumerate(history) if "loss" in evaluation]
+    return after[:evaluations][-1] + 1
+
+
+def now(row: dict, n: int) -> list[dict]:
+    """Return the first rows of the history that the current code gives."""
+    return begun(row["command"], n, ROOT)
+
+
+def before(row: dict, n: int) -> list[dict]:
+    """Return the first rows of the history that the code of a row's commit gives here."""
+    commit = result_files.commit_of(row).removesuffix("-dirty")
     with tempfile.TemporaryDirectory() as folder:
-        return rounded(begun(row["command"], n, Path(folder) / "run")) == row["history"][:n]
+        dependencies.unpack(commit, Path(folder))
+        if (ROOT / "data").exists():
+            (Path(folder) / "data").symlink_to(ROOT / "data")
+        return begun(row["command"], n, Path(folder))
 
 
-def begun(line: str, n: int, folder: Path) -> list[dict]:
-    """Run a command until its history has `n` rows, then stop it; return these rows.
+def begun(line: str, n: int, code: Path) -> list[dict]:
+    """Run a command in a folder of code until its history has `n` rows; return these rows.
 
     Raises:
         UserError: the command ended earlier.
     """
     words = shlex.split(line)
-    words[words.index("--out") + 1] = str(folder)
-    words = [sys.executable, *(word for word in words[1:] if word != "--resume")]
-    process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while process.poll() is None and len(history(folder)) < n:
-            time.sleep(POLL)
-    finally:
-        process.terminate()
-        process.wait()
-    found = history(folder)[:n]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        words[words.index("--out") + 1] = str(out)
+        words = [sys.executable, *(word for word in words[1:] if word != "--resume")]
+        process = subprocess.Popen(
+            words, cwd=code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            while process.poll() is None and len(history(out)) < n:
+                time.sleep(POLL)
+        finally:
+            process.terminate()
+            process.wait()
+        found = history(out)[:n]
     if len(found) < n:
         raise UserError(f"replay: {line}: ended before its first evaluations; run it by hand")
-    return found
+    return rounded(found)
 
 
 def history(folder: Path) -> list[dict]:

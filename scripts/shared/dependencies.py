@@ -7,7 +7,9 @@ docstrings say.
 """
 
 import ast
+import io
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -163,6 +165,12 @@ def at_commit(commit: str) -> Read:
         texts[path] = answer[end + 1 : end + 1 + size].decode()
         at = end + size + 2
     return lambda path: texts.get(old_path.get(path, path))
+
+
+def unpack(commit: str, folder: Path) -> None:
+    """Write the files of a commit into a folder."""
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", commit))) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def moves_since(commit: str) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """Stored trainings are begun again, and only what goes the same way is said to."""
 
 import json
+import shutil
 
 import pytest
 
 from purenets import UserError
 from purenets.core.runs import provenance
 from scripts import cnn_train, replay
-from scripts.shared import result_files, sweeps
+from scripts.shared import dependencies, result_files, sweeps
 
 COMMITS = ("1" * 40, "2" * 40)
 
@@ -47,14 +48,52 @@ def test_a_training_that_goes_another_way_is_named(stored, name):
     assert result_files.commit_of(row_of(stored)) == COMMITS[0]
 
 
-def test_another_machine_proves_nothing(stored, capsys):
+@pytest.fixture
+def elsewhere(stored):
+    """The same result with rows of two seeds, as if another machine had made them."""
     found = result_files.read(stored)
-    here, elsewhere = found["rows"][0], found["rows"][0] | {"seed": 1, "machine": "another"}
-    result_files.write(stored, found | {"rows": [elsewhere, here]})
-    replay.main(replay.Config(results=str(stored)))
-    assert "tiny, seed 1: ran with machine another; replay it there" in capsys.readouterr().out
-    commits = [result_files.commit_of(row) for row in result_files.read(stored)["rows"]]
-    assert commits == list(COMMITS)
+    row = found["rows"][0] | {"machine": "another"}
+    row["history"][1]["loss"] *= 1.0001  # as another machine rounds
+    command = row["command"] + " --seed 1"
+    result_files.write(stored, found | {"rows": [row, row | {"seed": 1, "command": command}]})
+    return stored
+
+
+def code_of_before(change):
+    """Return a function that writes this code into a folder, with a change to a script of it."""
+
+    def unpack(commit, folder):
+        assert commit == COMMITS[0]
+        for path in dependencies.ROOT.iterdir():
+            if path.name not in ("scripts", "data"):
+                (folder / path.name).symlink_to(path)
+        shutil.copytree(dependencies.ROOT / "scripts", folder / "scripts")
+        script = folder / "scripts/cnn_train.py"
+        script.write_text(change(script.read_text()))
+
+    return unpack
+
+
+def test_rows_of_another_machine_are_compared_with_their_commit(elsewhere, monkeypatch, capsys):
+    unpacked = []
+    unpack = code_of_before(lambda text: text)
+    monkeypatch.setattr(dependencies, "unpack", lambda *at: unpacked.append(unpack(*at)))
+    replay.main(replay.Config(results=str(elsewhere)))
+    said = "the same; it ran with machine another, its commit was run here"
+    assert f"tiny, seed 0: {said}\ntiny, seed 1: {said}" in capsys.readouterr().out
+    rows = result_files.read(elsewhere)["rows"]
+    assert [result_files.commit_of(row) for row in rows] == [COMMITS[1]] * 2
+    assert len(unpacked) == 1  # the rows differ by their seed alone
+
+
+def test_a_row_of_another_machine_whose_code_differed_goes_another_way(elsewhere, monkeypatch):
+    rate = "1e-4, "
+    assert rate in (dependencies.ROOT / "scripts/cnn_train.py").read_text()
+    change = code_of_before(lambda text: text.replace(rate, "2e-4, "))
+    monkeypatch.setattr(dependencies, "unpack", change)
+    with pytest.raises(UserError, match="tiny, seed 0; tiny, seed 1: go another way now"):
+        replay.main(replay.Config(results=str(elsewhere)))
+    assert result_files.commit_of(row_of(elsewhere)) == COMMITS[0]
 
 
 def test_changed_files_prove_nothing(stored, monkeypatch):
