@@ -22,9 +22,8 @@ from purenets.torch_nets.fast.drawn_at import DrawnAt
 from purenets.torch_nets.module_draws import seeded
 
 SAMPLE = 4096  # elements of a leaf that are compared with those drawn anew
-CRITICAL = (
-    2.7  # of the Kolmogorov-Smirnov statistic, times sqrt(1/n + 1/m): one leaf in 10**6 by chance
-)
+# Of the Kolmogorov-Smirnov statistic, times sqrt(1/n + 1/m): one leaf in 10**6 by chance
+CRITICAL = 2.7
 POOLED = 2**16  # elements of all leaves together
 SLACK = 0.005  # of the range of a uniform draw, for those rounded to bfloat16
 NAMED = 6  # leaves that an error names
@@ -218,9 +217,8 @@ def _reset(module: nn.Module, key: Tensor) -> tuple[tuple[Params, Buffers], dict
             p.detach().fill_(torch.nan)
     before = {name: leaf._version for name, leaf in named.items()}
     with seeded(key):
-        for name, part in reversed(
-            list(fresh.named_modules())
-        ):  # the inner ones first, as in construction
+        # the inner ones first, as in construction
+        for name, part in reversed(list(fresh.named_modules())):
             if hasattr(part, "reset_parameters") and not _is_frozen(part):
                 _call_reset(part, f"{name}.reset_parameters" if name else "reset_parameters")
     writes = {name: leaf._version - before[name] for name, leaf in named.items()}
