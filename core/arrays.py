@@ -149,14 +149,21 @@ def kind_of(x: Array) -> str:
 
 
 def expect_plain(name: str, x: Any) -> None:
-    """Raise a UserError for the arrays of NumPy that mean something else than an array: one with a
-    mask, which nothing here would look at, and np.matrix, whose `*` is a matrix product.
+    """Raise a UserError for what means something else than an array: an array with a mask, which
+    nothing here would look at; np.matrix, whose `*` is a matrix product; a table of pandas, whose
+    x[i] goes by its index; a sparse matrix.
 
     Args:
         name: how the message calls it.
         x: what may be an array.
     """
-    if type(x) is np.ndarray or not isinstance(x, np.ndarray):
+    if type(x) is np.ndarray:
+        return
+    for convert in ("to_numpy", "toarray"):
+        if hasattr(x, "shape") and hasattr(x, convert):
+            kind = type(x).__name__
+            raise UserError(f"{name}: a {kind}, needs an array, as its {convert}() returns")
+    if not isinstance(x, np.ndarray):
         return
     if isinstance(x, np.ma.MaskedArray):
         raise UserError(

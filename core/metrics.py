@@ -128,8 +128,8 @@ def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
         raise UserError(f"top_k_accuracy: k is {k!r}, needs a positive integer")
 
     def top_k(predictions: Array, targets: Array) -> Array:
-        xp = namespace(predictions)
         classes = _classes("top_k_accuracy", predictions, targets)
+        xp = namespace(predictions)
         if predictions.shape[1] < k:
             raise UserError(
                 f"top_k_accuracy: k is {k}, but there are {predictions.shape[1]} classes"
@@ -179,8 +179,8 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
         Guo et al. 2017, arXiv 1706.04599, equation 3.
     """
     expect_integers("expected_calibration_error", 1, n_bins=n_bins)
-    xp = namespace(predictions)
     classes = _classes("expected_calibration_error", predictions, targets)
+    xp = namespace(predictions)
     logits = xp.astype(predictions, xp.float64)
     shifted = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
     confidence = 1.0 / xp.sum(shifted, axis=1)  # the largest of them is exp(0)
@@ -247,14 +247,14 @@ def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) 
     Args:
         predictions: (batch,), (batch, 1) or (batch, labels) scores; NaN is never right.
         targets: the same shape; (batch,) and (batch, 1) go together. More than 0.5 is yes, so 0 and
-            1, False and True, and -1 and 1 are all understood.
+            1, False and True, and -1 and 1 are all understood; more than 1 is no target.
         threshold: a larger score means yes; 0 for a logit, 0.5 for a probability.
 
     Returns:
         A scalar, float32; NaN if a target is NaN.
 
     Raises:
-        UserError: the shapes differ, or the threshold is not a number.
+        UserError: the shapes differ, the threshold is not a number, or a target is above 1.
 
     Example:
         >>> import numpy as np
@@ -262,9 +262,15 @@ def binary_accuracy(predictions: Array, targets: Array, threshold: float = 0.0) 
         >>> binary_accuracy(np.array([1.5, -0.5, 0.1, -2.0]), np.array([1, 0, 0, 0]))
         np.float32(0.75)
     """
-    xp = namespace(predictions)
     expect_numbers("binary_accuracy", ANY, threshold=threshold)
     predictions, targets = _same_shape("binary_accuracy", predictions, targets)
+    xp = namespace(predictions)
+    if _is_readable(targets) and bool((targets > 1).any()):
+        wrong = float(targets[targets > 1][0])
+        raise UserError(
+            f"binary_accuracy: target {wrong:.4g} is neither no (0 or -1) nor yes (1); of classes "
+            "1 and 2, pass targets == 2"
+        )
     hits = (predictions > threshold) == (targets > 0.5)
     hits = hits & (predictions == predictions)  # a NaN is never right
     hits = xp.astype(hits, xp.float32)
@@ -297,8 +303,8 @@ def r2(predictions: Array, targets: Array) -> Array:
     Source:
         sklearn.metrics.r2_score.
     """
-    xp = namespace(predictions)
     predictions, targets = _same_shape("r2", predictions, targets)
+    xp = namespace(predictions)
     n = targets.shape[0]
     if n < 2:
         raise UserError(f"r2: {n} example has no spread of its own, needs two or more")
@@ -376,9 +382,9 @@ def _same_shape(name: str, predictions: Array, targets: Array) -> tuple[Array, A
 def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
     """Raise a UserError unless both have the same number of examples, at least one."""
     for part in (predictions, targets):
+        expect_plain(name, part)
         if not hasattr(part, "ndim"):
             raise UserError(f"{name}: a {type(part).__name__}, needs an array (batch, ...)")
-        expect_plain(name, part)
     if predictions.ndim == 0 or predictions.shape[0] == 0:
         raise UserError(f"{name}: an empty batch has none")
     n = targets.shape[0] if targets.ndim else 0

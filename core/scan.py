@@ -20,6 +20,7 @@ from purenets.core.nested import (
     map_leaves,
     with_leaves,
 )
+from purenets.core.writes import watched
 
 
 def scan(
@@ -59,7 +60,7 @@ def scan(
 
     Raises:
         UserError: the lengths differ or none is given, or `f` returns a carry of another structure,
-            shape or dtype.
+            shape or dtype, or writes into its arguments (`carry += x` does).
 
     Example:
         >>> import numpy as np
@@ -97,6 +98,7 @@ _compiled_loops: list[Callable] = [lambda *arguments: None]
 
 def plain_loop(f: Callable, init: Any, xs: Any, n: int, reverse: bool = False) -> tuple[Any, Any]:
     """Return `scan` as a Python loop of `n` iterations, at least one."""
+    f = watched("scan: f", f, ("carry", "x"))
     columns = [unstack(leaf) for leaf in iter_leaves(xs)]
     carry, rows = init, []
     for i in reversed(range(n)) if reverse else range(n):

@@ -52,12 +52,13 @@ from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.optim.internals.hyper import first_leaf
 from purenets.core.optim.internals.kinds import same_entries
 from purenets.core.optim.internals.order import expect_descent
-from purenets.core.optim.internals.precision import ERRORS, expect_params
+from purenets.core.optim.internals.precision import ERRORS, expect_params, own_in_any_dtype
 from purenets.core.optim.internals.trial import expect_own_parts
 from purenets.core.optim.state import check_opt_state
 from purenets.core.serial import init_leaves
 from purenets.core.signals import Interrupted, stop_requested
 from purenets.core.vector_dict import with_vector
+from purenets.core.writes import watched
 
 
 class Diverged(ArithmeticError):
@@ -142,7 +143,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     key = xp.asarray(random.check_key(key), dtype=xp.int64, device=leaf.device)
     step = xp.zeros((), dtype=xp.int64, device=leaf.device)
     params = with_vector(params)
-    opt_state = optimizer.init(params)
+    opt_state = own_in_any_dtype(optimizer).init(params)
     expect_leaves("train_state", opt_state=opt_state)
     expect_own_parts(optimizer, params)
     return TrainState(params, buffers, opt_state, key, step)
@@ -168,8 +169,8 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     Raises:
         UserError: `grad_fn` is not a function, `optimizer` is not an optimizer, or its updates
             point uphill (a transform without a learning rate). The step raises one if the state
-            belongs to another optimizer or other params, if `grad_fn` returns anything else, or if
-            the buffers change their names, shapes or dtypes.
+            belongs to another optimizer or other params, if `grad_fn` returns anything else or
+            writes into its arguments, or if the buffers change their names, shapes or dtypes.
 
     Example:
         >>> import numpy as np
@@ -186,8 +187,10 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
     expect_call("make_step", GRAD_FN, grad_fn=grad_fn)
     expect_optimizers("make_step", optimizer=optimizer)
     expect_descent("make_step", optimizer=optimizer)
+    optimizer = own_in_any_dtype(optimizer)
     takes_loss, advance = takes_extra_args(optimizer.update), advance_fn(optimizer)
     uses_key = getattr(grad_fn, "uses_key", True)  # unknown of a function that wraps another
+    grad_fn = watched("make_step: grad_fn", grad_fn, ("params", "buffers", "batch", "key"))
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         if not hasattr(state, "opt_state"):

@@ -88,7 +88,7 @@ OF_HARDEST = SMALL_FIRST | {
 }
 PRESETS = {
     "94": preset("94", **SMALL_FIRST, epochs=8.0, views_below=0.6),
-    "95": preset("95", **OF_HARDEST, epochs=21.0, channels=(96, 320, 320)),
+    "95": preset("95", **OF_HARDEST, epochs=22.0, channels=(96, 320, 320)),
     "96": preset("96", **OF_HARDEST, epochs=32.0, channels=(128, 384, 512)),
     "digits": preset(
         "digits",

@@ -9,11 +9,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
+from purenets.core import writes
 from purenets.core.arguments import expect_models
 from purenets.core.base import Model, UserError
-from purenets.core.data.checks import input_leaves
 from purenets.core.serial import is_own
 from purenets.torch_nets.fast.tracing import is_torch_compiling
 
@@ -76,20 +74,13 @@ def watch(name: str, **given: Any) -> Callable[[], None]:
         name: how the message begins.
         given: the arguments by name: tensors, or tuples or dicts of them.
     """
-    before = {what: _writes(part) for what, part in given.items()}
+    written = writes.watch(**given)
 
     def expect_unchanged() -> None:
-        for what, writes in before.items():
-            if writes != _writes(given[what]):
-                raise UserError(
-                    f"{name}: writes into its {what} in place; return new tensors, as x.mul(2) in "
-                    "place of x.mul_(2), relu(x) in place of relu_(x)"
-                )
+        if what := written():
+            raise UserError(
+                f"{name}: writes into its {what} in place; return new tensors, as x.mul(2) in "
+                "place of x.mul_(2), relu(x) in place of relu_(x)"
+            )
 
     return expect_unchanged
-
-
-def _writes(part: Any) -> list[int]:
-    """Return how many writes into each tensor torch has counted; of inference tensors none are."""
-    tensors = [x for x in input_leaves(part) if isinstance(x, Tensor)]
-    return [x._version for x in tensors if not x.is_inference()]

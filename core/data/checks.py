@@ -151,9 +151,9 @@ def input_leaves(x: Any) -> list[Array]:
 
 def _expect_one_length(parts: list[tuple[str, Array]], name: str) -> int:
     for what, array in parts:
+        expect_plain(f"{name}: {what}s", array)
         if not hasattr(array, "dtype") or not hasattr(array, "shape"):
             raise UserError(f"{name}: {what}s must be an array, got {type(array).__name__}")
-        expect_plain(f"{name}: {what}s", array)
         if len(array.shape) == 0 or kind_of(array) not in "bifc":
             raise UserError(
                 f"{name}: {what}s are {array.dtype} of shape {tuple(array.shape)}, needs "

@@ -396,10 +396,10 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise UserError(f"split: a {type(batch).__name__}, needs a pair (inputs, targets)")
-    if not all(getattr(part, "shape", ()) for part in batch):
-        raise UserError("split: needs arrays of inputs and targets (n, ...)")
     for part in batch:
         expect_plain("split", part)
+    if not all(getattr(part, "shape", ()) for part in batch):
+        raise UserError("split: needs arrays of inputs and targets (n, ...)")
     expect_reals("split", ANY, test_fraction=fraction)
     random.check_key(key)
     n = len(batch[1])

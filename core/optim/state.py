@@ -20,7 +20,7 @@ from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.hyper import RANGES, Hyper, count_to_dtype, zero_count
 from purenets.core.optim.internals.order import order_of, with_order
-from purenets.core.optim.internals.precision import checking, expect_state
+from purenets.core.optim.internals.precision import checking, expect_state, own_in_any_dtype
 
 
 def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Optimizer:
@@ -63,14 +63,16 @@ def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Op
     held = {name: value for name, value in hypers.items() if _is_held(make, name, value)}
     fixed = {name: value for name, value in hypers.items() if name not in held}
 
+    def made(values):
+        return own_in_any_dtype(make(**values, **fixed))
+
     def init(params):
         number = count_to_dtype(zero_count(params), params)
         values = {name: like(value, number) for name, value in held.items()}
-        return {"hyper": values, "inner": make(**values, **fixed).init(params)}
+        return {"hyper": values, "inner": made(values).init(params)}
 
     def update(grads, state, params, **extra):
-        optimizer = make(**state["hyper"], **fixed)
-        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
+        updates, inner = made(state["hyper"]).update(grads, state["inner"], params, **extra)
         return updates, {"hyper": state["hyper"], "inner": inner}
 
     optimizer = make(**hypers)
@@ -170,7 +172,7 @@ def check_opt_state(optimizer: Optimizer, params: Params, opt_state: dict) -> No
         purenets.core.base.UserError: opt_state: of another optimizer or other params: ...
     """
     expect_optimizers("check_opt_state", optimizer=optimizer)
-    expect_state(optimizer.init, opt_state, params)
+    expect_state(own_in_any_dtype(optimizer).init, opt_state, params)
 
 
 def with_averaged_params(state: TrainState) -> TrainState:

@@ -67,6 +67,7 @@ from purenets.core.optim.internals.precision import (
     are_full_pairs,
     checking,
     expect_grads,
+    own_in_any_dtype,
     own_leaves,
     part_of,
 )
@@ -114,6 +115,7 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
         raise UserError(f"partition: optimizers is a {type(optimizers).__name__}, needs a dict")
     expect_optimizers("partition", **{str(name): o for name, o in optimizers.items()})
     expect_call("partition", ("name", "leaf"), label_fn=label_fn)
+    optimizers = {label: own_in_any_dtype(inner) for label, inner in optimizers.items()}
 
     def labels(params):
         own = own_leaves(params)

@@ -21,6 +21,7 @@ from purenets.core.optim.internals.order import keep_order
 from purenets.core.optim.internals.precision import (
     ERRORS,
     any_dtype,
+    expect_entries_kept,
     expect_like,
     expect_update_of,
     for_full,
@@ -50,10 +51,12 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
     def update(grads, state, params=MISSING):
         expect_given(params)
         try:
-            return on_vectors(plain, grads, state, params)
+            updates, new = on_vectors(plain, grads, state, params)
         except ERRORS:
             expect_update_of(optimizer.init, grads, state, params)
             raise
+        expect_entries_kept(optimizer.init, new, grads, state, params)
+        return updates, new
 
     update.on_leaves = plain
     update.full = lambda grads, state, params: on_vectors(full, grads, state, params)

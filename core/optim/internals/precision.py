@@ -30,8 +30,8 @@ from purenets.core.arrays import (
 )
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.extra_args import MISSING, expect_given, takes_extra_args
-from purenets.core.optim.internals.kinds import is_of_leaves
-from purenets.core.optim.internals.order import keep_order
+from purenets.core.optim.internals.kinds import is_of_leaves, same_entries
+from purenets.core.optim.internals.order import keep_order, order_of
 from purenets.core.vector_dict import VectorDict, from_vector, vector_of
 
 
@@ -71,24 +71,33 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
         expect_given(params)
         full = are_full_pairs(grads, params)
         try:
-            return (plain if full else update_of_any)(grads, state, params)
+            updates, new = (plain if full else update_of_any)(grads, state, params)
         except ERRORS:  # costs nothing where there is none
             expect_update_of(init, grads, state, params)
             raise
+        expect_entries_kept(init, new, grads, state, params)
+        return updates, new
 
     def update_with_loss(grads, state, params=MISSING, **extra):
         expect_given(params)
         full = are_full_pairs(grads, params)
         try:
-            return (plain if full else update_of_any)(grads, state, params, **extra)
+            updates, new = (plain if full else update_of_any)(grads, state, params, **extra)
         except ERRORS:
             expect_update_of(init, grads, state, params)
             raise
+        expect_entries_kept(init, new, grads, state, params)
+        return updates, new
 
     chosen = update_with_loss if takes_extra_args(plain) else update
     chosen.full = plain
     keep_order(plain, chosen)
     return Optimizer(init, chosen)
+
+
+def own_in_any_dtype(optimizer: Optimizer) -> Optimizer:
+    """Return an optimizer of the user's for leaves of every dtype, one of the package as it is."""
+    return any_dtype(optimizer) if order_of(optimizer).own == (optimizer,) else optimizer
 
 
 def for_full(update: Update) -> Update:
@@ -120,15 +129,29 @@ def expect_update_of(init: InitState, grads: Params, state: dict, params: Params
     expect_state(init, state, grads if params is None else params)
 
 
+def expect_entries_kept(
+    init: InitState, new: dict, grads: Params, state: dict, params: Params
+) -> None:
+    """Raise a UserError where a state came out with other entries than it went in with.
+
+    It is that of another optimizer, whose entries of other names would be lost.
+    """
+    dicts = isinstance(new, dict) and isinstance(state, dict)
+    if not dicts or not same_entries(new, state):
+        expect_update_of(init, grads, state, params)
+
+
 def checking(init: InitState, update: Update) -> Update:
     """Return `update`, whose error is a UserError where gradients or state do not fit."""
 
     def checked(grads, state, params, **extra):
         try:
-            return update(grads, state, params, **extra)
+            updates, new = update(grads, state, params, **extra)
         except ERRORS:  # costs nothing where there is none
             expect_update_of(init, grads, state, params)
             raise
+        expect_entries_kept(init, new, grads, state, params)
+        return updates, new
 
     return checked
 

@@ -66,6 +66,7 @@ def _expect_downhill(optimizer: Optimizer, own: tuple[Optimizer, ...], params: P
     at = {name: numbers(p, 1.0) for name, p in small(params).items()}
     updates = _first_updates(optimizer, at)
     _expect_no_params(optimizer, updates, at)
+    _expect_gradient_used(optimizer, updates, at)
     if not _climbs(updates, at):
         return
     alone = [_first_updates(part, at) for part in own]
@@ -101,6 +102,19 @@ def _expect_no_params(optimizer: Optimizer, updates: dict | None, at: Params) ->
                 f"optimizer: update returns new params for {name!r}, needs what is added to them: "
                 "-lr * g in place of p - lr * g"
             )
+
+
+def _expect_gradient_used(optimizer: Optimizer, updates: dict | None, at: Params) -> None:
+    """Raise a UserError for an optimizer whose first updates are the same for -g as for g."""
+    turned = {name: -g for name, g in _gradient(at).items()}
+    other = None if updates is None else _first_updates(optimizer, at, turned)
+    if other is None or not any(u.any() for u in updates.values()):
+        return
+    if all(np.array_equal(u, other[name]) for name, u in updates.items()):
+        raise UserError(
+            "optimizer: its updates do not depend on the gradient; the arguments of update are "
+            "(grads, opt_state, params), in this order"
+        )
 
 
 def _first_updates(
@@ -158,6 +172,30 @@ def _expect_pure(optimizer: Optimizer, params: Params) -> None:
     for what, part in given.items():
         _expect_unchanged(what, before[what], part)
     expect_returned("optimizer", result, params)
+    _expect_same_state(result[1], given["opt_state"])
+
+
+def _expect_same_state(new: dict, old: dict) -> None:
+    """Raise a UserError unless a state keeps its names, shapes and dtypes.
+
+    Another one could be saved, but not restored: a checkpoint is read into what `init` returns.
+    """
+    new, old = tree.flatten(new), tree.flatten(old)
+    for name in [*old, *new]:
+        lacks = name not in new or name not in old
+        found = [_outline(part.get(name)) for part in (new, old)]
+        if lacks or found[0] != found[1]:
+            was, now = ("nothing" if name not in old else found[1]), found[0]
+            raise UserError(
+                f"optimizer: update returns {now if name in new else 'no entry'} as "
+                f"opt_state/{name}, init {was}; a state keeps its names, shapes and dtypes"
+            )
+
+
+def _outline(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype"):
+        return f"a {type(leaf).__name__}"
+    return f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}"
 
 
 def expect_rates_kept(
