@@ -38,19 +38,30 @@ def watch(**given: Any) -> Callable[[], str | None]:
     """
     if _is_compiling[-1]():
         return lambda: None
-    before = {name: _marks_of(part) for name, part in given.items()}
+    before = {name: _marked(part) for name, part in given.items()}
 
     def written() -> str | None:
-        return next(
-            (name for name, marks in before.items() if marks != _marks_of(given[name])), None
-        )
+        return next((name for name, leaves in before.items() if _differ(leaves, given[name])), None)
 
     return written
 
 
-def _marks_of(part: Any) -> list:
-    leaves = list(iter_leaves(part))
-    return [mark(x) for kind, mark in _marks.items() for x in leaves if isinstance(x, kind)]
+def _marked(part: Any) -> list[tuple[Any, list]]:
+    """Return each leaf with what a write into it changes."""
+    return [
+        (x, [mark(x) for kind, mark in _marks.items() if isinstance(x, kind)])
+        for x in iter_leaves(part)
+    ]
+
+
+def _differ(before: list[tuple[Any, list]], part: Any) -> bool:
+    """Return True if a leaf was written into, replaced, added or left out."""
+    now = _marked(part)
+    if len(now) != len(before):
+        return True
+    return any(
+        x is not y or mark != other for (x, mark), (y, other) in zip(before, now, strict=True)
+    )
 
 
 def watched(name: str, f: Callable, arguments: tuple[str, ...]) -> Callable:

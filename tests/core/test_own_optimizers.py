@@ -19,6 +19,7 @@ from purenets import (
     train_state,
     tree,
 )
+from purenets.core.arrays import namespace
 from purenets.core.optim.internals.order import order_of
 
 ARRAYS = pytest.mark.parametrize("array", [np.ones, torch.ones], ids=["numpy", "torch"])
@@ -140,7 +141,7 @@ def test_new_params_in_place_of_updates_are_told_at_every_rate(wrap, lr, array):
 
 @ARRAYS
 @pytest.mark.parametrize("decay", [0.0, 0.1, 1.0, 10.0])
-@pytest.mark.parametrize("lr", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize("lr", [1e-3, 0.1, 0.9])
 def test_decay_trust_ratios_and_averages_are_no_new_params(lr, decay, array):
     norm = lambda x: (x * x).sum() ** 0.5
     right = (
@@ -497,3 +498,109 @@ def test_learned_and_mapped_schedules_are_taken():
 def test_arguments_that_cannot_be_injected_are_told(given, hypers, text):
     with pytest.raises(UserError, match=f"^inject_hyperparams: {text}"):
         optim.inject_hyperparams(*given, **hypers)
+
+
+OTHER_STATES = {
+    "another dtype": lambda state: {"decay": state["decay"] * 0.5},
+    "an entry more": lambda state: {**state, "other": state["decay"]},
+    "an entry less": lambda state: {},
+    "another shape": lambda state: {"decay": state["decay"][None]},
+    "a number": lambda state: {"decay": 1.0},
+}
+
+
+@ARRAYS
+@pytest.mark.parametrize("other", OTHER_STATES)
+def test_a_state_that_could_be_saved_but_not_restored_is_told(other, array):
+    def init(params):
+        first = next(iter(params.values()))
+        return {"decay": namespace(first).ones((), dtype=namespace(first).int64)}
+
+    change = OTHER_STATES[other]
+    wrong = Optimizer(init, lambda g, s, p: (tree.map(lambda g: -0.1 * g, g), change(s)))
+    for optimizer in (wrong, optim.chain(wrong), optim.partition({"a": wrong}, lambda *leaf: "a")):
+        with pytest.raises(UserError, match=r"as opt_state/.*keeps its names, shapes and dtypes"):
+            state_of(optimizer, array)
+
+
+@ARRAYS
+def test_updates_that_do_not_depend_on_the_gradient_are_told(array):
+    swapped = Optimizer(zeros, lambda p, state, g: (tree.map(lambda g: -0.1 * g, g), state))
+    for optimizer in (swapped, optim.chain(optim.clip_by_global_norm(1.0), swapped)):
+        with pytest.raises(UserError, match=r"updates do not depend on the gradient"):
+            state_of(optimizer, array)
+
+
+@ARRAYS
+def test_an_update_of_another_optimizers_state_is_refused(array):
+    params = {"w": array(2), "b": array(3)}
+    states = {
+        name: optimizer.update(params, optimizer.init(params), params)[1]
+        for name, optimizer in KINDS.items()
+    }
+    for name, optimizer in KINDS.items():
+        for other, state in states.items():
+            if other == name:
+                optimizer.update(params, state, params)
+                continue
+            with pytest.raises(UserError, match=r"^opt_state: of another optimizer"):
+                optimizer.update(params, state, params)
+
+
+KINDS = {
+    "sgd": optim.sgd(0.1),
+    "momentum": optim.sgd(0.1, momentum=0.9),
+    "adam": optim.adam(0.1),
+    "amsgrad": optim.adam(0.1, amsgrad=True),
+    "adamw": optim.adamw(0.1),
+    "nadam": optim.nadam(0.1),
+    "radam": optim.radam(0.1),
+    "lion": optim.lion(0.1),
+    "adamax": optim.adamax(0.1),
+    "averaged": optim.chain(optim.adam(0.1), optim.ema(0.9)),
+    "lookahead": optim.lookahead(optim.adam(0.1)),
+    "two parts": optim.partition(
+        {"a": optim.adam(0.1), "b": optim.sgd(0.1)}, lambda name, leaf: "a" if name == "w" else "b"
+    ),
+}
+
+
+def mean_of_gradients():
+    """The bias-corrected mean of gradients, which stands still in half precision."""
+
+    def init(params):
+        leaf = next(iter(params.values()))
+        count = namespace(leaf).zeros((), dtype=leaf.dtype, device=leaf.device)
+        return {"count": count, "mean": tree.zeros_like(params)}
+
+    def update(grads, state, params):
+        count = state["count"] + 1
+        mean = tree.map(lambda m, g: 0.999 * m + 0.001 * g, state["mean"], grads)
+        moves = tree.map(lambda m: -1e-2 * m / (1 - 0.999**count), mean)
+        return moves, {"count": count, "mean": mean}
+
+    return Optimizer(init, update)
+
+
+IN_HALF = {
+    "alone": lambda own: own,
+    "in a chain": optim.chain,
+    "in a part": lambda own: optim.partition({"a": own}, lambda *leaf: "a"),
+    "injected": lambda own: optim.inject_hyperparams(lambda lr: own, lr=0.1),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wrap", IN_HALF)
+def test_own_optimizers_compute_in_float32_for_half_precision(wrap, dtype):
+    optimizer = IN_HALF[wrap](mean_of_gradients())
+    ones = {"w": torch.ones(2, 2, dtype=dtype)}
+    state = train_state(ones, {}, optimizer, random.key(0))
+    assert all(leaf.dtype == torch.float32 for leaf in tree.leaves(state.opt_state))
+    step = make_step(lambda p, b, batch, key: (ones, (b, {"loss": p["w"].sum()})), optimizer)
+    for _ in range(300):
+        state, _ = step(state, None)
+    assert state.params["w"].dtype == dtype
+    mean = optim.get_state(state.opt_state, "mean")["w"]
+    assert abs(float(mean[0, 0]) - (1 - 0.999**300)) < 1e-4
+    optim.check_opt_state(optimizer, state.params, state.opt_state)

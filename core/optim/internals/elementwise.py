@@ -51,12 +51,12 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
     def update(grads, state, params=MISSING):
         expect_given(params)
         try:
-            updates, new = on_vectors(plain, grads, state, params)
+            result = on_vectors(plain, grads, state, params)
         except ERRORS:
             expect_update_of(optimizer.init, grads, state, params)
             raise
-        expect_entries_kept(optimizer.init, new, grads, state, params)
-        return updates, new
+        expect_entries_kept(optimizer.init, result, grads, state, params)
+        return result
 
     update.on_leaves = plain
     update.full = lambda grads, state, params: on_vectors(full, grads, state, params)

@@ -31,7 +31,7 @@ from purenets.core.arrays import (
 from purenets.core.base import Array, InitState, Optimizer, Params, Update, UserError
 from purenets.core.optim.internals.extra_args import MISSING, expect_given, takes_extra_args
 from purenets.core.optim.internals.kinds import is_of_leaves, same_entries
-from purenets.core.optim.internals.order import keep_order, order_of
+from purenets.core.optim.internals.order import keep_order, order_of, with_order
 from purenets.core.vector_dict import VectorDict, from_vector, vector_of
 
 
@@ -71,23 +71,23 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
         expect_given(params)
         full = are_full_pairs(grads, params)
         try:
-            updates, new = (plain if full else update_of_any)(grads, state, params)
+            result = (plain if full else update_of_any)(grads, state, params)
         except ERRORS:  # costs nothing where there is none
             expect_update_of(init, grads, state, params)
             raise
-        expect_entries_kept(init, new, grads, state, params)
-        return updates, new
+        expect_entries_kept(init, result, grads, state, params)
+        return result
 
     def update_with_loss(grads, state, params=MISSING, **extra):
         expect_given(params)
         full = are_full_pairs(grads, params)
         try:
-            updates, new = (plain if full else update_of_any)(grads, state, params, **extra)
+            result = (plain if full else update_of_any)(grads, state, params, **extra)
         except ERRORS:
             expect_update_of(init, grads, state, params)
             raise
-        expect_entries_kept(init, new, grads, state, params)
-        return updates, new
+        expect_entries_kept(init, result, grads, state, params)
+        return result
 
     chosen = update_with_loss if takes_extra_args(plain) else update
     chosen.full = plain
@@ -97,7 +97,8 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
 
 def own_in_any_dtype(optimizer: Optimizer) -> Optimizer:
     """Return an optimizer of the user's for leaves of every dtype, one of the package as it is."""
-    return any_dtype(optimizer) if order_of(optimizer).own == (optimizer,) else optimizer
+    order = order_of(optimizer)
+    return with_order(order, any_dtype(optimizer)) if order.own == (optimizer,) else optimizer
 
 
 def for_full(update: Update) -> Update:
@@ -130,14 +131,14 @@ def expect_update_of(init: InitState, grads: Params, state: dict, params: Params
 
 
 def expect_entries_kept(
-    init: InitState, new: dict, grads: Params, state: dict, params: Params
+    init: InitState, result: tuple[Params, dict], grads: Params, state: dict, params: Params
 ) -> None:
-    """Raise a UserError where a state came out with other entries than it went in with.
+    """Raise a UserError where an update returned a state with other entries than it got.
 
     It is that of another optimizer, whose entries of other names would be lost.
     """
-    dicts = isinstance(new, dict) and isinstance(state, dict)
-    if not dicts or not same_entries(new, state):
+    new = result[1] if isinstance(result, tuple) and len(result) == 2 else None
+    if isinstance(new, dict) and isinstance(state, dict) and not same_entries(new, state):
         expect_update_of(init, grads, state, params)
 
 
@@ -146,12 +147,12 @@ def checking(init: InitState, update: Update) -> Update:
 
     def checked(grads, state, params, **extra):
         try:
-            updates, new = update(grads, state, params, **extra)
+            result = update(grads, state, params, **extra)
         except ERRORS:  # costs nothing where there is none
             expect_update_of(init, grads, state, params)
             raise
-        expect_entries_kept(init, new, grads, state, params)
-        return updates, new
+        expect_entries_kept(init, result, grads, state, params)
+        return result
 
     return checked
 
