@@ -174,7 +174,8 @@ def expect_integers(function: str, least: int, **values: Any) -> None:
         if not is_integer(value) or value < least:
             right = {0: "an integer from 0 on", 1: "a positive integer"}
             right = right.get(least, f"an integer from {least} on")
-            raise UserError(f"{function}: {name} is {value!r}, needs {right}")
+            found = shown(value) if getattr(value, "ndim", 0) else repr(value)
+            raise UserError(f"{function}: {name} is {found}, needs {right}")
         if value >= TOO_LARGE:
             raise UserError(f"{function}: {name} is {value!r}, needs an integer below 2^63")
 

@@ -247,7 +247,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     return Module(init, forward, backward, False, "Conv", backward_params=backward_params)
 
 
-def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
+def MaxPool(size: int, *, stride: int | None = None, padding: int = 0) -> Module:
     """Return a pooling that keeps the largest value of each window: (B, C, H, W) -> (B, C, H', W').
 
     H' = (H + 2 padding - size) // stride + 1, and W' in the same way. The padding is never the
@@ -255,7 +255,7 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
 
     Args:
         size: height and width of a window.
-        stride: pixels from one window to the next.
+        stride: pixels from one window to the next; None for `size`.
         padding: pixels on each side, half of `size` at most.
 
     Returns:
@@ -268,13 +268,14 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Module:
         >>> import numpy as np
         >>> from purenets.numpy_nets.image_modules import MaxPool
         >>> x = np.arange(16.0).reshape(1, 1, 4, 4)
-        >>> MaxPool(2, stride=2).forward({}, {}, x)[0]
+        >>> MaxPool(2).forward({}, {}, x)[0]
         array([[[[ 5.,  7.],
                  [13., 15.]]]])
 
     Source:
         torch.nn.MaxPool2d.
     """
+    stride = size if stride is None else stride
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
 

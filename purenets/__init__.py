@@ -9,6 +9,7 @@ nor matplotlib.
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 # In a checkout the subpackages core/, numpy_nets/ and torch_nets/ lie beside this folder; in a
 # wheel, inside it.
@@ -33,6 +34,7 @@ from purenets.core.base import (
 )
 from purenets.core.metrics import accuracy
 from purenets.core.optim import apply_updates, schedules
+from purenets.core.other_names import refuse_name
 from purenets.core.scan import scan
 from purenets.core.train import (
     Diverged,
@@ -82,3 +84,8 @@ __all__ = [
 # `import purenets.optim` finds the same module as `from purenets import optim`.
 for _module in (data, optim, random, runs, schedules, tree):
     sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of JAX is here."""
+    refuse_name("purenets", name)

@@ -71,7 +71,7 @@ def test_wrong_bound_of_a_linear_layer_is_refused(bound):
         lambda n: modules.Linear(3, n),
         lambda n: image_modules.Conv(n, 3),
         lambda n: image_modules.Conv(3, n),
-        lambda n: image_modules.MaxPool(2, stride=n),
+        lambda n: image_modules.MaxPool(2, stride=n or 0),
         image_modules.BatchNorm,
         lambda n: numpy_nets.MLP(2, [n], 2),
         lambda n: torch_nets.MLP(n, [], 2),

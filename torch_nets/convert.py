@@ -1,25 +1,28 @@
-"""Nested dicts of arrays from NumPy to torch and back, and devices by name."""
+"""Arrays, alone or in dicts and tuples, from NumPy to torch and back, and devices by name."""
+
+from typing import Any
 
 import numpy as np
 import torch
 
-from purenets.core import tree
 from purenets.core.arguments import shown
 from purenets.core.arrays import expect_plain, to_host
 from purenets.core.base import UserError
+from purenets.core.nested import map_leaves
 
 
-def to_torch(params: dict, *, device=None, dtype=None) -> dict:
-    """Return a nested dict of arrays as tensors, copied.
+def to_torch(arrays: Any, *, device=None, dtype=None) -> Any:
+    """Return arrays as tensors, copied.
 
     Args:
-        params: a nested dict of NumPy arrays, tensors or numbers.
+        arrays: a NumPy array, a tensor or a number, or nested dicts, tuples and lists of them: the
+            params, a pair (inputs, targets), a `TrainState`.
         device: where the tensors go; None leaves tensors where they are and puts others on the CPU.
         dtype: the dtype of floating-point leaves, itself of floating point or complex; None keeps
             theirs. Integers and bools keep theirs always.
 
     Returns:
-        A dict of the same structure, whose leaves are tensors with memory of their own.
+        The same structure, whose leaves are tensors with memory of their own; None stays None.
 
     Raises:
         UserError: a leaf is not an array, or has a mask or a dtype that torch lacks; `dtype` is not
@@ -31,6 +34,8 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
         >>> from purenets.torch_nets import to_torch
         >>> to_torch({"weight": np.array([1.0, 2.0]), "count": 3}, dtype=torch.float32)
         {'weight': tensor([1., 2.]), 'count': tensor(3)}
+        >>> to_torch((np.zeros(1), np.array([2])))
+        (tensor([0.], dtype=torch.float64), tensor([2]))
     """
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise UserError(f"to_torch: dtype: {dtype!r} is none of torch's, such as torch.float32")
@@ -46,7 +51,7 @@ def to_torch(params: dict, *, device=None, dtype=None) -> dict:
         tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else _tensor(leaf)
         return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
-    return tree.map(one, params)
+    return map_leaves(one, arrays)
 
 
 def _tensor(leaf: np.ndarray | np.generic | float) -> torch.Tensor:
@@ -59,18 +64,19 @@ def _tensor(leaf: np.ndarray | np.generic | float) -> torch.Tensor:
         raise UserError(f"to_torch: a leaf is {shown(leaf)}, which torch does not hold") from error
 
 
-def to_numpy(params: dict) -> dict:
-    """Return a nested dict of arrays as NumPy arrays, copied.
+def to_numpy(tensors: Any) -> Any:
+    """Return tensors as NumPy arrays, copied.
 
     Args:
-        params: a nested dict of tensors, on any device, or of arrays.
+        tensors: a tensor, on any device, or an array or a number, or nested dicts, tuples and lists
+            of them.
 
     Returns:
-        A dict of the same structure, whose leaves are NumPy arrays with memory of their own.
+        The same structure, whose leaves are NumPy arrays with memory of their own; None stays None.
         bfloat16, which NumPy lacks, becomes float32.
 
     Raises:
-        UserError: a leaf has a mask, or is an np.matrix.
+        UserError: a leaf is not an array, or has a mask.
 
     Example:
         >>> import torch
@@ -80,10 +86,12 @@ def to_numpy(params: dict) -> dict:
     """
 
     def one(leaf):
+        if not isinstance(leaf, torch.Tensor | np.ndarray | np.generic | int | float):
+            raise UserError(f"to_numpy: a leaf is a {type(leaf).__name__}, needs an array")
         expect_plain("to_numpy: a leaf", leaf)
         return to_host(leaf).copy()
 
-    return tree.map(one, params)
+    return map_leaves(one, tensors)
 
 
 def expect_device(function: str, device) -> None:

@@ -14,6 +14,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from purenets.core.data.checks import (
     expect_real_outputs,
     expect_yes_or_no,
 )
+from purenets.core.other_names import refuse_name
 from purenets.torch_nets.fast.tracing import is_tracing
 
 __all__ = [
@@ -50,6 +52,12 @@ __all__ = [
     "mse",
     "smoothed_cross_entropy",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of optax is here."""
+    refuse_name("losses", name)
+
 
 IGNORED = -100  # what the losses of torch leave out
 LEAVES_OUT = "torch.nn.functional.cross_entropy(z, y), classes on axis 1, leaves it out"

@@ -468,7 +468,8 @@ def _whole_numbers(y: np.ndarray, n_classes: int | None, place) -> np.ndarray:
     if n_classes is None and len(present) <= present[-1]:
         missing = int(np.argmax(present != np.arange(len(present))))
         i = int(np.argmax(y > missing))
-        hint = f" or classes={shown(present.tolist())}" if len(present) <= 10 else ""
+        many = "; labels are classes: for a regression read the columns with np.loadtxt"
+        hint = f" or classes={shown(present.tolist())}" if len(present) <= 10 else many
         raise UserError(
             f"{place(i)}: class {y[i]}, but no row has class {missing}; number the classes from 0 "
             f"without a gap, or say n_classes{hint}"

@@ -353,7 +353,7 @@ def _expect_integers(y: np.ndarray, name: str) -> None:
     if y.ndim != 1 or y.dtype.kind not in "iub":
         raise UserError(
             f"{name}: targets must be integers of shape (n,), got {y.dtype} of shape {y.shape}"
-            f"{_column_hint(y)}"
+            f"{_column_hint(y)}{'; for a regression see data.standardize' * (y.dtype.kind == 'f')}"
         )
 
 

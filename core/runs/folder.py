@@ -162,9 +162,9 @@ def save(
 
 
 def restore(
-    folder: Path, state: TrainState, *, missing_ok: bool = False
+    folder: Path, state: TrainState, *, missing_ok: bool = False, best: bool = False
 ) -> tuple[TrainState, history.History, Metrics]:
-    """Return what the last `save` in a folder was given.
+    """Return what the last `save` in a folder was given, or that of the best row by validation.
 
     If the newest checkpoint is damaged, a warning names it and the one before it is taken.
 
@@ -173,13 +173,17 @@ def restore(
         state: a state of the same model and optimizer; it says which names, shapes, dtypes and
             devices to expect.
         missing_ok: True to return `state` itself, [] and {} where nothing was saved.
+        best: True for the checkpoint of the row with the largest "valid_accuracy", of equal ones
+            the one with the smallest "valid_loss"; where rows have one of these columns, by it
+            alone.
 
     Returns:
         State, rows and metric_sums.
 
     Raises:
         UserError: there is no checkpoint, it is of another model or optimizer (the leaf that
-            differs is named), or all checkpoints are damaged.
+            differs is named), all checkpoints are damaged, or the best one is, or no row was
+            validated.
 
     Example:
         >>> import tempfile
@@ -194,8 +198,10 @@ def restore(
     """
     expect_paths("restore", folder=folder)
     expect_states("restore", state=state)
-    expect_flags("restore", missing_ok=missing_ok)
+    expect_flags("restore", missing_ok=missing_ok, best=best)
     found = rotation.first_good(Path(folder))
+    if found is not None and best:
+        found = (rotation.best_one(Path(folder)),)
     if found is None and not missing_ok:
         there = "" if Path(folder).is_dir() else ", which is no folder"
         raise UserError(

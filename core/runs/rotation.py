@@ -183,6 +183,18 @@ def first_good(folder: Path) -> tuple[Path, dict[str, Stored], dict[str, Any]] |
     return None
 
 
+def best_one(folder: Path) -> Path:
+    """Return the path of the checkpoint of the best row by validation.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (folder / BEST).exists():
+        names = " or ".join(name for name, _ in history.VALIDATION)
+        raise UserError(f"{folder}: no best checkpoint; rows of the history need {names}")
+    return folder / BEST
+
+
 def _candidates(folder: Path) -> Iterator[Path]:
     names = [folder / NAME, *(path for path, _ in older_ones(folder)), folder / BEST]
     return (path for path in names if path.exists())

@@ -620,3 +620,42 @@ def test_split_by_a_fraction_in_half_precision():
     x = np.arange(100_000)
     (train, _), (test, _) = data.split((x, x), random.key(0), np.float16(0.5))
     assert (len(train), len(test)) == (50_000, 50_000)
+
+
+class Table:
+    """What a table of pandas and a sparse matrix have: a shape, and a function to an array."""
+
+    def __init__(self, array, convert):
+        self.array, self.dtype, self.shape, self.ndim = array, array.dtype, array.shape, array.ndim
+        setattr(self, convert, lambda: array)
+
+    def __len__(self):
+        return len(self.array)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+    def __getitem__(self, rows):  # by label, not by place
+        return self.array[::-1][rows]
+
+
+@pytest.mark.parametrize("convert", ["to_numpy", "toarray"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_tables_are_refused_wherever_data_enter(place, convert):
+    """`part[rows]` of a Series goes by its index: inputs would get the targets of other rows."""
+    x, y = np.arange(12.0).reshape(6, 2), np.array([0, 1, 0, 1, 0, 1])
+    pair = [x, y]
+    pair[place] = Table(pair[place], convert)
+    batch, key = tuple(pair), random.key(0)
+    doors = [
+        lambda: data.split(batch, key, 0.3),
+        lambda: data.prepare(batch, key, 0.3),
+        lambda: data.prepare((x, y), test=batch),
+        lambda: data.batches(batch, 2, key),
+        lambda: data.check(batch, 2),
+    ]
+    if place == 0:
+        doors.append(lambda: data.standardize(batch[0], batch[0]))
+    for door in doors:
+        with pytest.raises(UserError, match=rf"a Table, needs an array, as its {convert}\(\)"):
+            door()

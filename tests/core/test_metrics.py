@@ -362,3 +362,38 @@ def test_confusion_of_many_classes_needs_little_memory():
     assert (confusion(predicted, targets, 1000) == expected).all()
     found = confusion(torch.tensor(predicted), torch.tensor(targets), 1000)
     assert (found.numpy() == expected).all()
+
+
+class Series:
+    """What a column of pandas has."""
+
+    def __init__(self, array):
+        self.array, self.dtype, self.shape, self.ndim = array, array.dtype, array.shape, array.ndim
+
+    def to_numpy(self):
+        return self.array
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    "metric",
+    [accuracy, top_k_accuracy(1), expected_calibration_error, binary_accuracy, r2],
+    ids=lambda metric: getattr(metric, "__name__", "top_k"),
+)
+def test_tables_are_refused(metric, place):
+    numbers = metric in (binary_accuracy, r2)
+    pair = [np.arange(4.0), np.array([0.0, 1, 0, 1])]
+    pair = pair if numbers else [np.arange(8.0).reshape(4, 2), np.array([0, 1, 0, 1])]
+    pair[place] = Series(pair[place])
+    with pytest.raises(UserError, match=r"a Series, needs an array, as its to_numpy\(\) returns"):
+        metric(*pair)
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_binary_accuracy_refuses_classes_1_and_2(array):
+    scores = array(np.array([1.0, -1.0, 2.0]))
+    for targets in (np.array([1, 2, 1]), np.array([1.0, 2.0, 1.0])):
+        with pytest.raises(UserError, match=r"target 2 is neither no .* pass targets == 2"):
+            binary_accuracy(scores, array(targets))
+    for targets in (np.array([1, 0, 1]), np.array([1, -1, 1]), np.array([True, False, True])):
+        assert binary_accuracy(scores, array(targets)) == 1

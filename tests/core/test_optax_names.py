@@ -8,16 +8,22 @@ import torch
 import purenets
 from purenets import optim, random, schedules, torch_nets, tree
 from purenets.core.optim.internals.optax_names import OURS
-from purenets.core.other_names import OF_JAX
+from purenets.core.other_names import LIBRARIES, OTHER_NAMES
 
-JAX_NAMES = [(module, name) for module, names in OF_JAX.items() for name in names]
+JAX_NAMES = [(module, name) for module, names in OTHER_NAMES.items() for name in names]
 DOORS = {
     "random": random,
     "optim": optim,
     "schedules": schedules,
     "tree": tree,
     "torch_nets": torch_nets,
+    "layers": torch_nets.layers,
+    "losses": torch_nets.losses,
+    "purenets": purenets,
 }
+
+
+DOTTED = r"\b(?:purenets|random|tree|torch_nets|layers|losses|torch)(?:\.\w+)+"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -46,31 +52,33 @@ def test_names_of_optax_are_those_of_optax():
 
 def test_any_other_name_has_the_error_of_python():
     for name, door in DOORS.items():
-        with pytest.raises(AttributeError, match=f"module 'purenets.{name}' has no attribute 'x'"):
+        module = "purenets" if door is purenets else f"purenets.{name}"
+        with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'x'"):
             door.x  # noqa: B018
         assert not hasattr(door, "x")
 
 
 @pytest.mark.parametrize(("module", "name"), JAX_NAMES)
 def test_a_name_of_jax_is_answered_with_ours(module, name):
-    match = rf"^{module}\.{name} is a name of JAX; here it is "
+    library = LIBRARIES.get(module, "JAX")
+    match = rf"^{module}\.{name} is a name of {library}; here it is "
     with pytest.raises(AttributeError, match=match) as e:
         getattr(DOORS[module], name)
-    assert OF_JAX[module][name] in str(e.value) and not hasattr(DOORS[module], name)
+    assert OTHER_NAMES[module][name] in str(e.value) and not hasattr(DOORS[module], name)
 
 
 def test_what_stands_for_a_name_of_jax_exists():
-    for ours in (ours for names in OF_JAX.values() for ours in names.values()):
-        for dotted in re.findall(r"\b(?:purenets|random|tree|torch_nets|torch)(?:\.\w+)+", ours):
+    for ours in (ours for names in OTHER_NAMES.values() for ours in names.values()):
+        for dotted in re.findall(DOTTED, ours):
             door, *path = dotted.split(".")
-            found = {**DOORS, "purenets": purenets, "torch": torch}[door]
+            found = {**DOORS, "torch": torch}[door]
             for part in path:
                 found = getattr(found, part)
             assert callable(found)
 
 
 def test_what_stands_for_a_draw_of_jax_has_its_distribution():
-    key, names = torch.as_tensor(random.key(0)), OF_JAX["random"]
+    key, names = torch.as_tensor(random.key(0)), OTHER_NAMES["random"]
     given = {"random": random, "key": key, "n": 9, "k": 4, "shape": (20_000,), "x": torch.arange(9)}
     given["logits"] = torch.tensor([1.0, 3.0]).log().expand(20_000, 2)
     formulas = {

@@ -53,6 +53,17 @@ def test_the_best_by_validation_is_kept(tmp_path):
     assert names(tmp_path) == {checkpoint.NAME, rotation.BEST}
     assert rotation.step_of(checkpoint.read(tmp_path / rotation.BEST)[0]) == 20
     assert runs.restore(tmp_path, STATE)[0].step == 40
+    state, best_rows, _ = runs.restore(tmp_path, STATE, best=True)
+    assert state.step == best_rows[-1]["step"] == 20
+
+
+def test_the_best_of_a_run_without_validation_is_refused(tmp_path):
+    save_all(tmp_path, 10)
+    with pytest.raises(UserError, match=r"no best checkpoint; .* valid_accuracy or valid_loss"):
+        runs.restore(tmp_path, STATE, best=True)
+    with pytest.raises(UserError, match="no checkpoint in"):
+        runs.restore(tmp_path / "other", STATE, best=True)
+    assert runs.restore(tmp_path / "other", STATE, best=True, missing_ok=True)[0] is STATE
 
 
 @pytest.mark.parametrize(

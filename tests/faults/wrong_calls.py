@@ -211,9 +211,9 @@ def doors(folder: Path) -> dict[str, Call]:
         "augment.crop": (augment.crop, {"padding": 1}),
         "augment.cutout": (augment.cutout, {"size": 1}),
         # conversion, ensembles, jit
-        "to_torch": (torch_nets.to_torch, {"params": STATE.params, "device": "cpu"}
+        "to_torch": (torch_nets.to_torch, {"arrays": STATE.params, "device": "cpu"}
                      | {"dtype": torch.float32}),
-        "to_numpy": (torch_nets.to_numpy, {"params": TORCH_STATE.params}),
+        "to_numpy": (torch_nets.to_numpy, {"tensors": TORCH_STATE.params}),
         "from_module": (torch_nets.from_module, {"module": MODULE}),
         "from_module.init": positional(torch_nets.from_module(MODULE).init, {"key": TORCH_KEY}),
         "from_module.apply": applied(torch_nets.from_module(MODULE), torch.zeros(2, 4)),

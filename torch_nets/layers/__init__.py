@@ -11,6 +11,9 @@ One file for each idea: basic (linear, activations, dropout, sequences), convolu
 recurrent, attention, lazy (sizes that are read from an example).
 """
 
+from typing import NoReturn
+
+from purenets.core.other_names import refuse_name
 from purenets.torch_nets.layers.attention import MultiheadAttention, TransformerBlock
 from purenets.torch_nets.layers.basic import (
     ACTIVATIONS,
@@ -73,3 +76,8 @@ __all__ = [
     "residual",
     "serial",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Raise the AttributeError of a name that is not here; it says what a name of Flax is here."""
+    refuse_name("layers", name)

@@ -118,6 +118,9 @@ def expect_floats(x: Tensor) -> None:
 
 def refuse_dtype(x: Tensor, weight: Tensor) -> None:
     """Raise the UserError that names the dtypes of input and params, and how to cast."""
+    if not isinstance(weight, Tensor):
+        kind = type(weight).__name__
+        raise UserError(f"input: a tensor, but a param is a {kind}; see to_torch")
     found, right = (str(part.dtype).removeprefix("torch.") for part in (x, weight))
     cast = "x.float()" if right == "float32" else f"x.to(torch.{right})"
     raise UserError(f"input: {found}, but the params are {right}; {cast}")

@@ -350,12 +350,12 @@ def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
     return Model(init, apply, uses_key=False, kind="FixedConv")
 
 
-def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
+def MaxPool(size: int, *, stride: int | None = None, padding: int = 0) -> Model:
     """Return the layer that takes the largest value of each window of an image.
 
     Args:
         size: height and width of a window.
-        stride: pixels from one window to the next.
+        stride: pixels from one window to the next; None for `size`.
         padding: pixels on each side, at most half of `size`; they never are the largest value.
 
     Returns:
@@ -370,13 +370,14 @@ def MaxPool(size: int, *, stride: int, padding: int = 0) -> Model:
         >>> import torch
         >>> from purenets.torch_nets.layers import MaxPool
         >>> x = torch.arange(16.0).view(1, 1, 4, 4)
-        >>> MaxPool(2, stride=2).apply({}, {}, x)[0]
+        >>> MaxPool(2).apply({}, {}, x)[0]
         tensor([[[[ 5.,  7.],
                   [13., 15.]]]])
 
     Source:
         torch.nn.MaxPool2d.
     """
+    stride = size if stride is None else stride
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
 
