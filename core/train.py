@@ -52,7 +52,12 @@ from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.optim.internals.hyper import first_leaf
 from purenets.core.optim.internals.kinds import same_entries
 from purenets.core.optim.internals.order import expect_descent
-from purenets.core.optim.internals.precision import ERRORS, expect_params, own_in_any_dtype
+from purenets.core.optim.internals.precision import (
+    ERRORS,
+    expect_grads,
+    expect_params,
+    own_in_any_dtype,
+)
 from purenets.core.optim.internals.trial import expect_own_parts
 from purenets.core.optim.state import check_opt_state
 from purenets.core.serial import init_leaves
@@ -217,6 +222,7 @@ def make_step(grad_fn: GradFn, optimizer: Optimizer) -> Step:
         try:
             params, opt_state = advance(grads, state.opt_state, params, **extra)
         except ERRORS:
+            expect_grads(grads, params)
             check_opt_state(optimizer, params, state.opt_state)
             expect_own_parts(optimizer, params)
             raise

@@ -589,3 +589,15 @@ def test_metrics_of_a_step_that_are_none(metrics, message):
     step = lambda state, batch: (state._replace(step=state.step + 1), metrics)
     with pytest.raises(UserError, match=message):
         fit(step, start(), BATCHES, steps=2)
+
+
+@pytest.mark.parametrize("optimizer", [optim.sgd(0.1), optim.adam(0.1)], ids=["sgd", "adam"])
+def test_gradients_of_another_library_are_named(optimizer):
+    state = train_state({"w": torch.ones(2), "v": torch.ones(3)}, {}, optimizer, random.key(0))
+
+    def gradient(params, buffers, batch, key):
+        grads = {name: np.ones(tuple(p.shape), np.float32) for name, p in params.items()}
+        return grads, (buffers, {"loss": torch.tensor(1.0)})
+
+    with pytest.raises(UserError, match=r"^grads: w is a NumPy array, its param a tensor"):
+        make_step(gradient, optimizer)(state, None)
