@@ -10,6 +10,7 @@ import torch
 from purenets import (
     Optimizer,
     UserError,
+    init_state,
     make_step,
     numpy_nets,
     optim,
@@ -604,3 +605,32 @@ def test_own_optimizers_compute_in_float32_for_half_precision(wrap, dtype):
     mean = optim.get_state(state.opt_state, "mean")["w"]
     assert abs(float(mean[0, 0]) - (1 - 0.999**300)) < 1e-4
     optim.check_opt_state(optimizer, state.params, state.opt_state)
+
+
+BRANCHING = [
+    lambda count: 1e-3 if count < 100 else 1e-4,
+    lambda count: 1e-3 * math.cos(count),
+    lambda count: 1e-3 * np.cos(count),
+]
+
+
+@pytest.mark.parametrize("schedule", BRANCHING)
+def test_a_schedule_that_vmap_cannot_take_is_told(schedule):
+    net, optimizer = torch_nets.MLP(2, [3], 2), optim.adam(schedule)
+    step = make_step(torch_nets.grad_fn(net), optimizer)
+    states = [init_state(net, optimizer, random.key(seed)) for seed in range(2)]
+    batch = torch.ones(4, 2), torch.tensor([0, 1, 0, 1])
+    step(states[0], batch)
+    with pytest.raises(UserError, match=r"a schedule branches on its count.* schedules\.piecewise"):
+        torch_nets.ensemble(step, same_batch=True)(torch_nets.stack_states(states), batch)
+
+
+@ARRAYS
+def test_a_rate_of_one_element_is_a_number(array):
+    params = {"w": array(()), "v": array((2, 3))}
+    for rate in (array(1) / 2, lambda count: 0 * array(1) + 0.5):
+        optimizer = optim.sgd(rate)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        new = optim.apply_updates(params, updates)
+        assert {name: leaf.shape for name, leaf in new.items()} == {"w": (), "v": (2, 3)}
+        assert (new["v"] == 0.5).all() and new["w"] == 0.5

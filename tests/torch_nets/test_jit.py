@@ -329,6 +329,10 @@ def of_a_leaf(x):
     return x * LEAF
 
 
+def picks_by_value(x):
+    return x[x > 0].sum()
+
+
 def writes_to_its_own(x):
     total = torch.zeros(3)
     total[1:] += x[1:]
@@ -355,6 +359,7 @@ def test_in_place_on_what_the_function_has_made_is_compiled():
         (in_place, "it changes an argument or a captured tensor in place"),
         (in_place_of_a_view, "it changes an argument or a captured tensor in place"),
         (changes_what_it_closes_over, "it changes an argument or a captured tensor in place"),
+        (picks_by_value, r"its shapes depend on the values of a tensor, as in x\[x > 0\]"),
         (of_a_leaf, "its result depends on a tensor that it closes over and that requires grad"),
     ],
 )

@@ -464,6 +464,8 @@ def reason(error: Exception) -> str:
             "it needs the value of a tensor while it is traced, as in `if`, float(), .item() "
             "or .numpy()"
         )
+    if re.search(r"\bu\d+\b", text):  # what torch calls a size that only the values decide
+        return "its shapes depend on the values of a tensor, as in x[x > 0]; torch.where keeps them"
     if found := re.search(r"error: .*", text):  # of a C++ compiler, far below its command
         return f"{type(error).__name__}: {found[0]:.200}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

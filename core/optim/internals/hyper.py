@@ -84,13 +84,28 @@ def resolve_hyper(value: Hyper, state: dict, grads: Params) -> float | Array:
     if type(value) in (int, float):
         return value
     if callable(value):
-        return resolve_hyper(value(count_to_dtype(state["count"], grads)), state, grads)
+        return resolve_hyper(_at_count(value, count_to_dtype(state["count"], grads)), state, grads)
     leaf = first_leaf(grads)
     xp = namespace(value)
+    if value.ndim:  # (1,): a leaf of shape () would get that shape
+        value = xp.reshape(value, ())
     if xp is not namespace(leaf):
         return like(value, leaf, real_dtype(leaf))
     same = value.dtype == leaf.dtype
     return value if same else as_array(value, xp, real_dtype(leaf))
+
+
+def _at_count(schedule: Schedule, count: Array) -> float | Array:
+    """Return the value of a schedule; a UserError for one that branches on a count under vmap."""
+    try:
+        return schedule(count)
+    except RuntimeError as error:
+        if "vmap" not in str(error) and "data pointer" not in str(error):
+            raise
+        raise UserError(
+            "a schedule branches on its count, or makes a number of it, which vmap does not allow; "
+            "use torch.where and tensors, or schedules.piecewise and join"
+        ) from error
 
 
 def has_schedule(*values: Hyper | tuple[Hyper, ...]) -> bool:
