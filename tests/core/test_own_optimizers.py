@@ -610,7 +610,6 @@ def test_own_optimizers_compute_in_float32_for_half_precision(wrap, dtype):
 BRANCHING = [
     lambda count: 1e-3 if count < 100 else 1e-4,
     lambda count: 1e-3 * math.cos(count),
-    lambda count: 1e-3 * np.cos(count),
 ]
 
 
