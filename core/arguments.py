@@ -187,6 +187,17 @@ def expect_flags(function: str, **values: Any) -> None:
             raise UserError(f"{function}: {name} is {value!r}, needs True or False")
 
 
+def expect_metrics(metrics: Any) -> None:
+    """Raise a UserError for metrics that are no dict of functions by names other than "loss"."""
+    if not isinstance(metrics, dict):
+        raise UserError(f"metrics: a {type(metrics).__name__}, needs a dict of functions by name")
+    if not all(isinstance(name, str) for name in metrics):
+        raise UserError(f"metrics: the names are {[*metrics]}, needs texts")
+    expect_functions("metrics", **metrics)
+    if "loss" in metrics:
+        raise UserError("metrics: the loss is always there; choose another name than 'loss'")
+
+
 def expect_choice(function: str, choices: Iterable[str], **values: Any) -> None:
     """Raise a UserError for an argument that is none of the names `choices`."""
     for name, value in values.items():

@@ -20,7 +20,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from purenets.core.arguments import ANY, expect_arrays, expect_integers, expect_numbers
+from purenets.core.arguments import (
+    ANY,
+    attribute_of,
+    expect_arrays,
+    expect_integers,
+    expect_numbers,
+)
 from purenets.core.arrays import expect_plain, int64, is_tracing, namespace
 from purenets.core.base import Array, UserError
 from purenets.core.data.checks import expect_distributions
@@ -63,6 +69,12 @@ def none_ignored(targets: Array) -> bool:
 
 
 accuracy.mean_over_examples = none_ignored
+
+
+def is_mean_of(f: Callable, targets: Array) -> bool:
+    """Return what `f.mean_over_examples` says of a metric and its targets; without it, True."""
+    rule = attribute_of(f, "mean_over_examples", True)
+    return rule(targets) if callable(rule) else bool(rule)
 
 
 def _hits(predictions: Array, classes: Array) -> Array:

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from purenets.core.arguments import expect_models
+from purenets.core.arguments import expect_metrics, expect_models, shown
 from purenets.core.arrays import expect_plain
 from purenets.core.base import Apply, Batch, Buffers, GradFn, Init, Metrics, Params, UserError
+from purenets.core.metrics import is_mean_of
+from purenets.core.serial import is_own
 from purenets.core.vector_dict import as_dict
 from purenets.numpy_nets.losses import Loss, cross_entropy, expect_losses
 from purenets.numpy_nets.modules import Module, params_backward
@@ -90,20 +92,24 @@ def _expect_input(buffers: Buffers, x: Any) -> None:
         raise UserError(f"input: dtype is {x.dtype}, needs numbers, as x.astype('float32') of them")
 
 
-def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
+def grad_fn(
+    model: NumpyModel, loss: Loss = cross_entropy, metrics: dict[str, Callable] | None = None
+) -> GradFn:
     """Return the gradient of a loss by the params: forward, loss, and backward by hand.
 
     Args:
         model: one of `numpy_nets`, with `forward` and `backward`.
         loss: a `Loss`: one of `numpy_nets.losses`, or your own.
+        metrics: functions `f(outputs, targets) -> scalar` by name, reported beside the "loss". None
+            means the accuracy, if the loss defines one; {} means none.
 
     Returns:
-        `grad(params, buffers, batch, key) -> (grads, (buffers, metrics))`. The metrics are the
-        "loss" and, if the loss defines one, the "accuracy".
+        `grad(params, buffers, batch, key) -> (grads, (buffers, metrics))`.
 
     Raises:
-        UserError: `model` has no such passes or `loss` is not one of them; from `grad`, the params
-            or the batch do not fit the model.
+        UserError: `model` has no such passes, `loss` is not one of them, or `metrics` is no dict of
+            functions; from `grad`, the params or the batch do not fit the model, or a metric is no
+            scalar.
 
     Example:
         >>> import numpy as np
@@ -118,7 +124,7 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
     """
     expect_models("grad_fn", ("forward", "backward"), model=model)
     expect_losses("grad_fn", loss=loss)
-    loss = checked_loss(loss)
+    loss, measured = checked_loss(loss), _measured(loss, metrics)
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_arrays(params, batch)
@@ -130,35 +136,60 @@ def grad_fn(model: NumpyModel, loss: Loss = cross_entropy) -> GradFn:
             raise
         value, loss_cache = loss.forward(logits, y)
         grads = params_backward(model)(loss.backward(1.0, loss_cache), cache)
-        return grads, (buffers, _metrics(loss, value, logits, loss_cache))
+        return grads, (buffers, measured(value, logits, y, loss_cache))
 
     grad.uses_key = model.uses_key
     return grad
 
 
-def _metrics(loss: Loss, value: np.ndarray, logits: np.ndarray, cache: tuple) -> Metrics:
-    """Return the loss, and the accuracy if the loss defines one."""
+def _measured(loss: Loss, metrics: dict[str, Callable] | None) -> Callable[..., Metrics]:
+    """Return the function of all metrics; by default the accuracy, if the loss defines one."""
+    if metrics is not None:
+        expect_metrics(metrics)
+        return lambda value, outputs, targets, cache: {
+            "loss": value,
+            **{name: _value(name, f, outputs, targets) for name, f in metrics.items()},
+        }
     if loss.accuracy is None:
-        return {"loss": value}
-    return {"loss": value, "accuracy": loss.accuracy(logits, cache)}
+        return lambda value, outputs, targets, cache: {"loss": value}
+    return lambda value, outputs, targets, cache: {
+        "loss": value,
+        "accuracy": loss.accuracy(outputs, cache),
+    }
+
+
+def _value(name: str, f: Callable, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return a metric; a UserError for one of the user's that broadcasts, or is no scalar."""
+    shapes = outputs.shape, targets.shape
+    if is_own(f) and shapes[0] != shapes[1] and outputs.size == targets.size:
+        raise UserError(
+            f"metrics: {name}: outputs {shapes[0]} and targets {shapes[1]}, which NumPy pairs each "
+            "with all; needs one shape"
+        )
+    value = f(outputs, targets)
+    if np.ndim(value):
+        raise UserError(f"metrics: {name} returned {shown(value)}, needs a scalar")
+    return value
 
 
 def metrics_fn(
-    model: NumpyModel, loss: Loss = cross_entropy
+    model: NumpyModel, loss: Loss = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> Callable[[Params, Buffers, Batch], Metrics]:
-    """Return the function of loss and accuracy of a batch, in evaluation mode.
+    """Return the function that evaluates a model: its loss and metrics in evaluation mode.
 
     Args:
         model: one of `numpy_nets`.
         loss: a `Loss`: one of `numpy_nets.losses`, or your own.
+        metrics: as in `grad_fn`.
 
     Returns:
-        `metrics(params, buffers, batch) -> {"loss": ..., "accuracy": ...}`; the accuracy if the
-        loss defines one. `purenets.evaluate` takes it.
+        `f(params, buffers, batch) -> metrics`, scalars by name, "loss" among them.
+        `purenets.evaluate` takes it.
 
     Raises:
-        UserError: `model` has no `apply` or `loss` is not one of them; from `metrics`, the params
-            or the batch do not fit the model.
+        UserError: `model` has no `apply`, `loss` is not one of them, or `metrics` is no dict of
+            functions; from `f`, the params or the batch do not fit the model, or a metric is no
+            scalar.
 
     Example:
         >>> import numpy as np
@@ -172,16 +203,19 @@ def metrics_fn(
     """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_losses("metrics_fn", loss=loss)
-    loss = checked_loss(loss)
+    loss, measured = checked_loss(loss), _measured(loss, metrics)
 
-    def metrics(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
+    def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)
         x, y = batch
         logits, _ = model.apply(params, buffers, x)
         value, loss_cache = loss.forward(logits, y)
-        return _metrics(loss, value, logits, loss_cache)
+        return measured(value, logits, y, loss_cache)
 
-    return metrics
+    measure.whole_only = lambda targets: tuple(
+        name for name, f in (metrics or {}).items() if not is_mean_of(f, targets)
+    )
+    return measure
 
 
 def _expect_first_array(params: Params) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from purenets import (
     UserError,
     data,
+    evaluate,
+    init_state,
     make_step,
     numpy_nets,
     optim,
@@ -20,7 +22,9 @@ from purenets import (
     tree,
 )
 from purenets.core.gradcheck import check_gradient
+from purenets.core.metrics import r2
 from purenets.numpy_nets import mlp_numpy
+from purenets.numpy_nets.losses import Loss
 from purenets.torch_nets import pytorch_mlp
 
 sizes, classes = st.integers(1, 9), st.integers(2, 9)
@@ -150,3 +154,64 @@ def test_a_wrong_input_is_named_by_its_layer(index):
 def test_an_unknown_activation_is_named(backend):
     with pytest.raises(UserError, match="activation: unknown 'gelu', choose from relu, tanh"):
         backend.MLP(2, [3], 2, activation="gelu")
+
+
+def distance(outputs, targets):
+    return abs(outputs - targets).mean()
+
+
+def test_metrics_by_name_are_equal_in_training_and_evaluation():
+    draw = np.random.default_rng(0)
+    x, y = draw.normal(size=(30, 4)), draw.normal(size=(30, 1))
+    params = tree.cast(numpy_nets.MLP(4, [5], 1).init(random.key(0))[0], "float64")
+    metrics, found = {"r2": r2, "distance": distance}, []
+    for nets, convert in ((numpy_nets, np.asarray), (torch_nets, torch.as_tensor)):
+        net, losses = nets.MLP(4, [5], 1), nets.losses
+        leaves, batch = tree.map(convert, params), (convert(x), convert(y))
+        _, (_, trained) = nets.grad_fn(net, losses.mse, metrics)(leaves, {}, batch, None)
+        measured = nets.metrics_fn(net, losses.mse, metrics)(leaves, {}, batch)
+        assert list(trained) == list(measured) == ["loss", "r2", "distance"]
+        found += [trained, measured]
+        assert list(nets.metrics_fn(net, losses.mse, {})(leaves, {}, batch)) == ["loss"]
+    for name in found[0]:
+        assert np.allclose([float(part[name]) for part in found], float(found[0][name]), rtol=1e-6)
+
+
+def test_a_metric_that_is_no_mean_needs_the_whole_set_in_both():
+    optimizer, batch = optim.sgd(0.1), (np.ones((6, 2), np.float32), np.ones((6, 1), np.float32))
+    for nets, convert in ((numpy_nets, np.asarray), (torch_nets, torch.as_tensor)):
+        net = nets.MLP(2, [], 1)
+        state, both = init_state(net, optimizer, random.key(0)), tuple(map(convert, batch))
+        measure = nets.metrics_fn(net, nets.losses.mse, {"r2": r2})
+        assert "r2" in evaluate(measure, state, both)
+        with pytest.raises(UserError, match="r2"):
+            evaluate(measure, state, both, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ([r2], "metrics: a list, needs a dict of functions by name"),
+        ({1: r2}, "metrics: the names are"),
+        ({"loss": r2}, "the loss is always there"),
+        ({"r2": 3}, "metrics: r2 is 3"),
+    ],
+)
+@pytest.mark.parametrize("nets", [numpy_nets, torch_nets], ids=["numpy", "torch"])
+def test_metrics_that_are_no_functions_by_name_are_refused(nets, metrics, message):
+    for make in (nets.grad_fn, nets.metrics_fn):
+        with pytest.raises(UserError, match=message):
+            make(nets.MLP(2, [], 1), nets.losses.mse, metrics)
+
+
+def test_a_metric_in_numpy_that_broadcasts_or_is_no_scalar_is_refused():
+    net = numpy_nets.MLP(2, [], 1)
+    params, x = net.init(random.key(0))[0], np.ones((6, 2), np.float32)
+    column, row = np.ones((6, 1), np.float32), np.ones(6, np.float32)
+    flat = Loss(lambda outputs, y: ((outputs[:, 0] ** 2).mean(), outputs), lambda d, c: d * c)
+    wrong = numpy_nets.metrics_fn(net, flat, {"distance": distance})
+    with pytest.raises(UserError, match=r"^metrics: distance: outputs \(6, 1\) and targets \(6,\)"):
+        wrong(params, {}, (x, row))
+    each = numpy_nets.metrics_fn(net, numpy_nets.losses.mse, {"each": lambda o, y: o - y})
+    with pytest.raises(UserError, match=r"^metrics: each returned .*, needs a scalar"):
+        each(params, {}, (x, column))

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from purenets.core.arguments import attribute_of, expect_functions, within
 from purenets.core.arrays import int64
 from purenets.core.base import UserError
+from purenets.core.metrics import is_mean_of
 from purenets.torch_nets import losses
 from purenets.torch_nets.default_metrics import CLASSES, NUMBERS, THRESHOLDS, kind_of_loss
 from purenets.torch_nets.fast.tracing import is_torch_compiling, is_tracing
@@ -179,8 +180,7 @@ def is_mean(f: Callable, targets: Any) -> bool:
     ignored = None if is_tracing() else _ignored(given, targets)
     if ignored is not None and bool(ignored.any()):
         return False
-    rule = attribute_of(f, "mean_over_examples", True)
-    return rule(targets) if callable(rule) else bool(rule)
+    return is_mean_of(f, targets)
 
 
 def loss_of_one(loss: Callable) -> Callable:

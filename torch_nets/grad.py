@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from purenets.core import tree
-from purenets.core.arguments import expect_functions, expect_models
+from purenets.core.arguments import expect_metrics, expect_models
 from purenets.core.arrays import is_tracing
 from purenets.core.base import Batch, Buffers, GradFn, Metrics, Model, Params, UserError
 from purenets.core.data.checks import input_leaves
@@ -265,13 +265,7 @@ def metrics_or_default(metrics: dict[str, Callable] | None, loss: Callable) -> d
     """
     if metrics is None:
         return {"accuracy": accuracy_for(loss)}
-    if not isinstance(metrics, dict):
-        raise UserError(f"metrics: a {type(metrics).__name__}, needs a dict of functions by name")
-    if not all(isinstance(name, str) for name in metrics):
-        raise UserError(f"metrics: the names are {[*metrics]}, needs texts")
-    expect_functions("metrics", **metrics)
-    if "loss" in metrics:
-        raise UserError("metrics: the loss is always there; choose another name than 'loss'")
+    expect_metrics(metrics)
     return metrics
 
 
