@@ -237,7 +237,7 @@ def calls_of(backend: str) -> dict:
         ),
         "accuracy": (purenets.accuracy, {"predictions": x, "targets": y}, {}),
         "top_k_accuracy": (metrics.top_k_accuracy(2), {"predictions": x, "targets": y}, {}),
-        "binary_accuracy": (metrics.binary_accuracy, {"predictions": x, "targets": x}, {}),
+        "binary_accuracy": (metrics.binary_accuracy, {"predictions": x, "targets": x > 0}, {}),
         "r2": (metrics.r2, {"predictions": x, "targets": x}, {}),
         "get_state": (
             optim.get_state,
@@ -322,7 +322,11 @@ def calls_of_one_backend() -> dict:
             {"n_in": 2, "n_out": 3, "size": 3, "stride": 1, "padding": 1},
             size,
         ),
-        "numpy MaxPool": (image_modules.MaxPool, {"size": 2, "stride": 2, "padding": 1}, size),
+        "numpy MaxPool": (
+            image_modules.MaxPool,
+            {"size": 2, "stride": 2, "padding": 1},
+            {**size, "stride": ("None",)},
+        ),
         "numpy BatchNorm": (
             image_modules.BatchNorm,
             {"n": 3, "momentum": 0.1, "eps": 1e-5},
@@ -395,7 +399,11 @@ def calls_of_one_backend() -> dict:
             {"axis": ("None", "-1", "0")},
         ),
         "FixedConv": (layers.FixedConv, {"filters": torch.zeros(2, 1, 2, 2)}, {}),
-        "MaxPool": (layers.MaxPool, {"size": 2, "stride": 2, "padding": 1}, size),
+        "MaxPool": (
+            layers.MaxPool,
+            {"size": 2, "stride": 2, "padding": 1},
+            {**size, "stride": ("None",)},
+        ),
         "serial": (lambda layer: layers.serial(a=layer), {"layer": layers.ReLU()}, {}),
         "residual": (lambda layer: layers.residual(a=layer), {"layer": layers.ReLU()}, {}),
         "VanillaRNN of torch": (
@@ -426,8 +434,16 @@ def calls_of_one_backend() -> dict:
             {"model": net, "params": params, "buffers": {}},
             {"params": ("dict",), "buffers": ("None", "dict")},
         ),
-        "to_torch": (torch_nets.to_torch, {"params": params}, {"params": ("dict",)}),
-        "to_numpy": (torch_nets.to_numpy, {"params": params}, {"params": ("dict",)}),
+        "to_torch": (
+            torch_nets.to_torch,
+            {"arrays": params},
+            {"arrays": set(WRONG) - {"text", "None"}},
+        ),
+        "to_numpy": (
+            torch_nets.to_numpy,
+            {"tensors": params},
+            {"tensors": set(WRONG) - {"text", "None"}},
+        ),
         "to_dataset": (
             torch_nets.to_dataset,
             {"batches": lambda step: (x, y), "steps": 2},

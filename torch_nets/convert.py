@@ -22,7 +22,7 @@ def to_torch(arrays: Any, *, device=None, dtype=None) -> Any:
             theirs. Integers and bools keep theirs always.
 
     Returns:
-        The same structure, whose leaves are tensors with memory of their own; None stays None.
+        The same structure, whose leaves are tensors with memory of their own; a None within stays.
 
     Raises:
         UserError: a leaf is not an array, or has a mask or a dtype that torch lacks; `dtype` is not
@@ -51,7 +51,7 @@ def to_torch(arrays: Any, *, device=None, dtype=None) -> Any:
         tensor = leaf.detach().clone() if isinstance(leaf, torch.Tensor) else _tensor(leaf)
         return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
 
-    return map_leaves(one, arrays)
+    return one(None) if arrays is None else map_leaves(one, arrays)
 
 
 def _tensor(leaf: np.ndarray | np.generic | float) -> torch.Tensor:
@@ -72,8 +72,8 @@ def to_numpy(tensors: Any) -> Any:
             of them.
 
     Returns:
-        The same structure, whose leaves are NumPy arrays with memory of their own; None stays None.
-        bfloat16, which NumPy lacks, becomes float32.
+        The same structure, whose leaves are NumPy arrays with memory of their own; a None
+        within stays. bfloat16, which NumPy lacks, becomes float32.
 
     Raises:
         UserError: a leaf is not an array, or has a mask.
@@ -91,7 +91,7 @@ def to_numpy(tensors: Any) -> Any:
         expect_plain("to_numpy: a leaf", leaf)
         return to_host(leaf).copy()
 
-    return map_leaves(one, tensors)
+    return one(None) if tensors is None else map_leaves(one, tensors)
 
 
 def expect_device(function: str, device) -> None:
