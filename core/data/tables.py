@@ -17,7 +17,7 @@ from purenets.core.arguments import (
     expect_integers,
     is_integer,
 )
-from purenets.core.base import Array, UserError
+from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.labels import MISSING, expect_classes, number_labels, shown
 from purenets.core.data.tasks import (
     Dataset,
@@ -140,7 +140,22 @@ def from_csv(
     sets = list(zip(inputs, np.split(numbers, [len(inputs[0])]), strict=False))
     parts = sets if test is not None else split(sets[0], random.split(key)[1], test_fraction)
     warns = not (counted or warned)
-    return assemble(*parts, dtype, n_classes, names, warns, name=str(tables[-1].path))
+    name = str(tables[-1].path)
+    if test is not None:
+        _warn_of_trained_rows(*parts, name)
+    return assemble(*parts, dtype, n_classes, names, warns, name)
+
+
+def _warn_of_trained_rows(train: Batch, test: Batch, name: str) -> None:
+    """Warn of a test file of which at least half of the rows are in the training file too."""
+    train_rows, rows = (
+        [(row.tobytes(), int(label)) for row, label in zip(x, y, strict=True)]
+        for x, y in (train, test)
+    )
+    known = set(train_rows)
+    n = sum(row in known for row in rows)
+    if 2 * n >= len(rows):
+        warn(f"{name}: {n} of its {len(rows)} rows are in the training file too")
 
 
 def _number_of(numbers: np.ndarray, names: tuple | None, n_classes: int | None) -> int:

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -307,6 +308,7 @@ def test_names_that_are_numbers_are_asked_about_in_either_file(
         read(tmp_path, of_train * names + LINES, test=tmp_path / "test.csv")
 
 
+@pytest.mark.filterwarnings("ignore:.*are in the training file too")
 def test_names_that_are_numbers_are_read_where_that_is_said(tmp_path):
     (tmp_path / "test.csv").write_text("0,1,kind\n" + LINES)
     for said in ({"header": True}, {"label": "kind"}):
@@ -315,6 +317,7 @@ def test_names_that_are_numbers_are_read_where_that_is_said(tmp_path):
         assert (len(task.train[1]), len(task.test[1])) == (20, 20)
 
 
+@pytest.mark.filterwarnings("ignore:.*are in the training file too")
 def test_rows_without_names_may_have_a_test_file(tmp_path):
     (tmp_path / "test.csv").write_text(LINES[: LINES.index("\n") + 1])
     assert len(read(tmp_path, LINES, test=tmp_path / "test.csv").test[1]) == 1
@@ -396,3 +399,16 @@ def test_a_warning_points_to_the_line_of_the_caller(tmp_path):
     assert found[0].filename == __file__  # of `read`, which calls from_csv
     assert "classes=[...]" in str(found[0].message)
     assert "classes=" not in found[0].message.fact  # what a script prints: it has no such flag
+
+
+@pytest.mark.parametrize(("shared", "warned"), [(10, True), (5, True), (4, False), (0, False)])
+def test_a_test_file_of_training_rows_is_told(shared, warned, tmp_path):
+    lines = [f"{i}.5,{i % 7}.25,{i % 2}" for i in range(30)]
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("\n".join(lines[:20]))
+    test.write_text("\n".join([*lines[:shared], *lines[20 : 30 - shared]]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.from_csv(train, test=test)
+    told = [str(warning.message) for warning in caught]
+    assert told == [f"{test}: {shared} of its 10 rows are in the training file too"] * warned
