@@ -80,7 +80,7 @@ def of_network(kind: str, net: Model) -> dict:
     return {
         "batch": BATCH,
         "parameters": sum(row.params for row in rows),
-        f"best-{kind}-layers": layers(rows),
+        f"best-{kind}-layers": layers(rows, net if kind == "cnn" else None),
         f"best-{kind}-formulas": formulas(rows, soft=True),
         f"best-{kind}-dimensions": network(rows),
     }

@@ -50,13 +50,14 @@ def structure() -> dict:
 
     from purenets.torch_nets import CNN
 
-    rows = tabulate(CNN(3, 10), torch.zeros(BATCH, 3, 32, 32))
+    net = CNN(3, 10)
+    rows = tabulate(net, torch.zeros(BATCH, 3, 32, 32))
     config = training()
     held_out = round(config.valid_fraction * TRAINING_IMAGES)
     return {
         "batch": BATCH,
         "parameters": sum(row.params for row in rows),
-        "vgg-layers": layers(rows),
+        "vgg-layers": layers(rows, net),
         "vgg-formulas": formulas(rows),
         "vgg-dimensions": network(rows),
         "learning_rate": config.learning_rate,

@@ -34,7 +34,16 @@ from scripts import (
     palindrome_states,
     palindrome_sweep,
 )
-from scripts.report import layer_formulas, one_step, part1, part3, part3_memory, settings, words
+from scripts.report import (
+    layer_formulas,
+    one_step,
+    part1,
+    part3,
+    part3_memory,
+    settings,
+    structure,
+    words,
+)
 from tests.result_tables import RESULTS
 
 LINE = 100  # letters of a caption on one line of a page
@@ -326,6 +335,36 @@ def test_every_kind_of_layer_has_its_formulas():
             first, last, result = re.findall(r"\(([^)]+)\)", product)
             assert first.split(" x ")[1] == last.split(" x ")[0], name
             assert result == f"{first.split(' x ')[0]} x {last.split(' x ')[1]}"
+
+
+@pytest.mark.parametrize(
+    "expected", [(3, 1, 1), (3, 2, 1), (2, 1, 0), (2, 2, 0), (3, 3, 0), (5, 1, 2), (5, 2, 2)]
+)
+def test_the_window_of_a_layer_is_that_of_its_arguments(expected):
+    from purenets.torch_nets import layers
+
+    size, stride, padding = expected
+    options = {"stride": stride, "padding": padding}
+    for layer in (layers.MaxPool(size, **options), layers.Conv(3, 4, size, **options)):
+        assert structure.window(layer) == expected
+
+
+def test_the_windows_of_the_tables_give_the_sizes_of_their_outputs(report):
+    tables = {b.key: b.rows for b in every_block(report) if isinstance(b, Table)}
+    for key, n in {"vgg-layers": 13, "best-cnn-layers": 14}.items():
+        head, *rows = tables[key]
+        rows = [dict(zip(head, row, strict=True)) for row in rows]
+        windows = [row for row in rows if row["kernel"]]
+        assert len(windows) == n
+        assert {r["operation"] for r in rows if "pool" in r["layer"] or "conv" in r["layer"]} == {
+            row["operation"] for row in windows if row["operation"] != "FixedConv"
+        }
+        for row in windows:
+            kernel, stride, padding = (
+                int(row[name][0]) for name in ("kernel", "stride", "padding")
+            )
+            before, after = (int(row[name].split(" × ")[-1]) for name in ("input", "output"))
+            assert after == (before + 2 * padding - kernel) // stride + 1
 
 
 def text_of(report: Document) -> str:
