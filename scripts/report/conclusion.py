@@ -1,15 +1,20 @@
 """The end of the report: what was found, each with its number, and all networks on CIFAR-10."""
 
+import math
 from collections.abc import Sequence
 
+from purenets.core.architectures import rnn_shapes
 from purenets.core.report.document import Section
 from purenets.core.report.tables import Table, table_of
 from scripts import palindrome_sweep
+from scripts import train as rnn
 from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import rnn as rnn_figures
 from scripts.report import cifar10, part1, part2, part3
+from scripts.report.part3_memory import FAILED
 from scripts.report.prose import sections
 from scripts.report.results import in_powers, parsed
+from scripts.report.words import in_words
 from scripts.shared.comparison import Difference, unpaired
 from scripts.shared.sweeps import MEAN_SD, grouped, spread
 
@@ -28,6 +33,7 @@ def section(found: dict) -> Section | None:
         | of_convolutions(found)
         | of_lengths(found["rnn_lengths"]["cells"])
         | of_latches(found["rnn_memory"])
+        | of_numbers(found.get("rnn_memory_why"))
         | of_passes(grouped(found["part2_settings"]["rows"]))
         | {
             "networks": networks(rows, found["part2_settings"]["rows"], times(found)),
@@ -116,7 +122,32 @@ def of_latches(found: dict) -> dict:
         "latches_n": len(cells[0]["seeds"]) if cells else 0,
         "latches_drawn": parsed(palindrome_sweep.Config, found).eval_size,
         "latches_gain": palindrome_sweep.SETTINGS[setting]["gain"],
+        "latches_parameters": parameters(setting),
+        "default_parameters": parameters("default"),
     }
+
+
+def of_numbers(found: dict | None) -> dict:
+    """Return how latches do that are fed digits as numbers; None unless some of them fail."""
+    known = {cell["setting"]: cell for cell in found["cells"]} if found else {}
+    if "latches-scalar" not in known:
+        return {"numbers_T": None}
+    far = {int(T): own["by_seed"] for T, own in known["latches-scalar"]["accuracy"].items()}
+    values = far[max(far)]
+    failed = sum(value < FAILED for value in values)
+    return {
+        "numbers_T": max(far) if failed else None,
+        "numbers_failed": in_words(failed),
+        "numbers_of": in_words(len(values)),
+        "numbers_best": max(values),
+    }
+
+
+def parameters(setting: str) -> int:
+    """Return the number of parameters of the RNN in a setting."""
+    config = rnn.Config(**palindrome_sweep.SETTINGS[setting])
+    shapes = rnn_shapes(config.input_dim, config.num_hidden, config.num_classes)
+    return sum(map(math.prod, shapes.values()))
 
 
 def times(found: dict) -> dict[str, float]:

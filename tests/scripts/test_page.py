@@ -363,7 +363,7 @@ def test_the_windows_of_the_tables_give_the_sizes_of_their_outputs(report):
             kernel, stride, padding = (
                 int(row[name][0]) for name in ("kernel", "stride", "padding")
             )
-            before, after = (int(row[name].split(" × ")[-1]) for name in ("input", "output"))
+            before, after = (int(row[name].split(" \u00d7 ")[-1]) for name in ("input", "output"))
             assert after == (before + 2 * padding - kernel) // stride + 1
 
 

@@ -100,6 +100,19 @@ def test_latches_remember_as_far_as_all_their_seeds_do():
     assert conclusion.of_latches(elsewhere)["latches_T"] is None
 
 
+def test_the_limit_of_memory_is_not_blamed_on_the_training_alone():
+    values = conclusion.of_numbers(found("rnn_memory_why"))
+    (cell,) = (c for c in found("rnn_memory_why")["cells"] if c["setting"] == "latches-scalar")
+    accuracy = cell["accuracy"]["1000"]["by_seed"]
+    assert (values["numbers_T"], values["numbers_best"]) == (1000, max(accuracy))
+    assert values["numbers_failed"] == words.in_words(sum(value < 0.5 for value in accuracy))
+    assert conclusion.of_numbers(None) == {"numbers_T": None}
+    sizes = {name: conclusion.parameters(name) for name in ("default", "latches")}
+    assert sizes == {"default": 17_930, "latches": 19_082}
+    for path in ("scripts/report/text/conclusion.md", "notebooks/part3_rnn.ipynb"):
+        assert "not of the network" not in (RESULTS.parent / path).read_text()
+
+
 def held_out_cell(T: int, halves: int, accuracy: float) -> dict:
     return {"T": T, "halves": halves, "held_out": [accuracy, accuracy]}
 
