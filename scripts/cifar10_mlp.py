@@ -56,7 +56,9 @@ class Config(ImageOptions):
         not_negative,
     )
     width: int = option(
-        512, "of the residual net; s_fc has layers of 256 and 24 times this", positive
+        512,
+        "of the residual net; s_fc (arXiv 2007.13657) has hidden layers of 256 and 24 times this",
+        positive,
     )
     depth: int = option(4, "blocks of the residual net", up_to(1000))
     expansion: int = option(4, "how much wider a block of the residual net is inside", positive)

@@ -98,6 +98,7 @@ def of_vgg(found: dict) -> dict:
     rows = grouped(found.get("part2_settings", {"rows": []})["rows"])
     final = part2.of_final(found.get("part1_cifar10"))
     values = {f"vgg_{name}": value for name, value in final.items()}
+    values |= part2.of_course(found.get("part2_settings"))
     return values | of_setting("vgg", rows.get(part2.ADAM))
 
 

@@ -11,6 +11,7 @@ from purenets.core.report.tabulate import tabulate
 from purenets.core.runs.history import column
 from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, run_quick
 from scripts.figures import cifar10 as figures
+from scripts.report import part2
 from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
 from scripts.report.results import compact, in_small
@@ -24,7 +25,9 @@ PIXELS = 3 * 32 * 32
 FIRST = 24  # whitening filters of the fast CNN
 ENOUGH = 3  # the fewest seeds that allow a conclusion
 NONE_HELD_OUT = "on the augmented training images, none held out"
+MIXTURES = ", mixtures of two images, where the class of the larger part counts as right"
 TITLES = {"mlp": "MLP", "cnn": "fast CNN", "vgg": "reduced VGG"}
+OF_TEST = ("test_gap", "overfits", "loss_above")
 OF_ABLATION = ("ablation", "ablation_few", "ablation_short", "near_zero", "gains")
 SCRIPTS = {"mlp": "cifar10_mlp.py", "cnn": "cifar10_cnn.py", "vgg": "cnn_train.py"}
 
@@ -58,6 +61,7 @@ def cnn_section(found: dict, quick: run_quick.Config) -> Section:
     values |= {"cutout": preset.cutout, "hardest": preset.hardest if preset.hardest < 1 else None}
     around = "The skip connections are not drawn."
     values |= {"features": preset.channels[-1], "around": around if preset.depth == 3 else ""}
+    values |= part2.of_course(found.get("part2_settings")) | {"course_name": part2.COURSE}
     values |= analysis_or_quick(found, "cnn", run_quick.part1_cnn, quick)
     (part,) = sections("part1_cnn", values)
     return part
@@ -129,7 +133,7 @@ def analysis(found: dict, kind: str) -> list[Block]:
 
 def trained_on(config) -> str:
     """Return how images are mixed or selected in a training, as a text; "" if they are not."""
-    mixed = [", mixtures of two images"] if config.mixup else []
+    mixed = [MIXTURES] if config.mixup else []
     hardest = [f", the hardest {config.hardest:.0%} of each batch"] if config.hardest < 1 else []
     return "".join([*mixed, *hardest])
 
@@ -211,6 +215,7 @@ def of_headline(rows: Sequence[dict]) -> dict:
         "from_views": views.points() if "views" in mine[0]["test"] else None,
         "viewed": viewed(mine[0]["test"]),
         **of_validation(mine),
+        **of_test(mine),
         "worst": classes[worst],
         "worst_accuracy": by_class[worst],
         "best": classes[best],
@@ -248,6 +253,28 @@ def of_validation(rows: Sequence[dict]) -> dict:
     last = [row["history"][-1] for row in rows]
     gap = paired([row["accuracy"] for row in last], [row["valid_accuracy"] for row in last])
     return {"gap": gap.points(), "late_gain": late_gain(rows).points()}
+
+
+def of_test(rows: Sequence[dict]) -> dict:
+    """Return the final training accuracy minus the test accuracy, and both losses.
+
+    `overfits` is True if the difference is clearly positive. All are None if images were held out,
+    for then validation shows the gap.
+    """
+    if all(map(figures.held_out, rows)):
+        return dict.fromkeys(OF_TEST)
+    last, tests = [row["history"][-1] for row in rows], [row["test"] for row in rows]
+    change = paired(*([one["accuracy"] for one in found] for found in (last, tests)))
+    overfits = change.is_clear and change.mean > 0
+    return {
+        "test_gap": change.points(),
+        "fit": spread([one["accuracy"] for one in last]),
+        "fit_steps": last[0]["step"] - rows[0]["history"][-2]["step"],
+        "overfits": overfits,
+        "loss_above": all(a["loss"] > b["loss"] for a, b in zip(last, tests, strict=True)),
+        "fit_loss": f"{np.mean([one['loss'] for one in last]):.2f}",
+        "test_loss": f"{np.mean([test['loss'] for test in tests]):.2f}",
+    }
 
 
 def late_gain(rows: Sequence[dict]) -> Difference:

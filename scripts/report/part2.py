@@ -17,8 +17,8 @@ from scripts.report.layer_formulas import formulas
 from scripts.report.prose import sections
 from scripts.report.results import compact, in_small
 from scripts.report.structure import layers
-from scripts.shared.comparison import MEAN_SE, Difference, paired, unpaired
-from scripts.shared.sweeps import MEAN_SD, grouped, images_of, spread
+from scripts.shared.comparison import Difference, paired, unpaired
+from scripts.shared.sweeps import grouped, images_of, spread
 
 BATCH = 32  # of the dimensions that are shown
 SMALL = 4.4  # inches: the width of figures of one panel
@@ -26,7 +26,8 @@ TRAINING_IMAGES, TEST_IMAGES = 50_000, 10_000  # of CIFAR-10; of the first some 
 ADAM, BEST = "adam 1e-3", "best"  # the assignment's setting, and the best one
 # each setting adds one thing to the one before it: more epochs, augmentation, the best recipe
 LADDER = (ADAM, "40 epochs plain", "40 epochs augmented", BEST)
-OF_OPTIMIZERS = ("optimizers", "highest", "clear", "not_clear", "below", "from_adam")
+COURSE = LADDER[2]  # the best one by Nesterov momentum, flips, shifts and cutout alone
+OF_OPTIMIZERS = ("optimizers", "chosen", "clear", "not_clear", "below", "from_adam", "comparisons")
 OF_LADDER = ("ladder", "ladder_unclear")
 
 
@@ -56,6 +57,7 @@ def structure() -> dict:
     held_out = round(config.valid_fraction * TRAINING_IMAGES)
     return {
         "batch": BATCH,
+        "adam_name": ADAM,
         "parameters": sum(row.params for row in rows),
         "vgg-layers": layers(rows, net),
         "vgg-formulas": formulas(rows),
@@ -96,11 +98,9 @@ def accuracies(rows: Sequence[dict]) -> list[float]:
 def compared(a: Sequence[dict], b: Sequence[dict]) -> Difference:
     """Return the test accuracy of setting `a` minus that of setting `b`.
 
-    It is paired by seed where both settings have the same seeds.
+    It is never paired: the same seeds of two settings may have run on different machines.
     """
-    same = sorted(row["seed"] for row in a) == sorted(row["seed"] for row in b)
-    ordered = (accuracies(sorted(rows, key=lambda row: row["seed"])) for rows in (a, b))
-    return paired(*ordered) if same else unpaired(*ordered)
+    return unpaired(accuracies(a), accuracies(b))
 
 
 def of_precision(by_setting: dict) -> dict:
@@ -187,7 +187,8 @@ def epochs(setting: str, rows: Sequence[dict]) -> float:
 def of_optimizers(by_setting: dict) -> dict:
     """Return the values of the comparison of optimizers and rates, if there are several.
 
-    The highest and the lowest accuracy are those of settings with at least two seeds.
+    The setting that is chosen, and the last one, are those of the highest and the lowest validation
+    accuracy among the settings with at least two seeds. Test accuracy is only compared.
     """
     short = {name: rows for name, rows in by_setting.items() if name in cnn_sweep.COMPARED}
     if len(short) < 2:
@@ -201,26 +202,33 @@ def of_optimizers(by_setting: dict) -> dict:
     }
     if len(several) < 2:
         return dict.fromkeys(OF_OPTIMIZERS) | values
-    lowest, *_, highest = sorted(several, key=lambda name: np.mean(accuracies(several[name])))
-    best = several[highest]
-    lower = {name: compared(rows, best) for name, rows in several.items() if name != highest}
-    unclear = [name for name, change in lower.items() if not change.is_clear]
+    last, *_, chosen = sorted(several, key=lambda name: np.mean(validation(several[name])))
+    best = several[chosen]
+    others = {name: rows for name, rows in several.items() if name != chosen}
+    changes = {name: compared(rows, best) for name, rows in others.items()}
+    unclear = [name for name, change in changes.items() if not change.is_clear]
     below = [name for name in unclear if every_seed_is_lower(several[name], best)]
     level = [name for name in unclear if name not in below]
-    others = {name: rows for name, rows in several.items() if name != ADAM}
-    adam = several.get(ADAM)
-    from_adam = {name: compared(rows, adam) for name, rows in others.items()} if adam else {}
+    adam = several.get(ADAM) if chosen != ADAM else None
+    from_adam = {n: compared(rows, adam) for n, rows in several.items() if n != ADAM and adam}
     return values | {
-        "highest": highest,
-        "highest_accuracy": spread(accuracies(several[highest])),
-        "lowest": lowest,
-        "lowest_accuracy": spread(accuracies(several[lowest])),
-        "clear": clear(lower),
+        "chosen": chosen,
+        "chosen_valid": spread(validation(best)),
+        "chosen_accuracy": spread(accuracies(best)),
+        "last": last,
+        "last_valid": spread(validation(several[last])),
+        "last_accuracy": spread(accuracies(several[last])),
+        "clear": clear(changes),
         "not_clear": ", ".join(level) or None,
         "below": ", ".join(below) or None,
         "from_adam": clear(from_adam),
-        "adam_name": ADAM,
+        "comparisons": len(changes) + max(len(from_adam) - 1, 0),  # one pair is in both
     }
+
+
+def validation(rows: Sequence[dict]) -> list[float]:
+    """Return the validation accuracy of each seed at the end of its training."""
+    return [row["history"][-1]["valid_accuracy"] for row in rows]
 
 
 def clear(changes: Mapping[str, Difference]) -> str | None:
@@ -258,10 +266,11 @@ def of_ladder(by_setting: dict) -> dict:
 
 
 def ladder(by_setting: dict, steps: Sequence[str]) -> Table:
-    """Return a row for each setting: epochs, accuracies, and the change from the row above."""
-    gain = f"test, gain over the row above ({MEAN_SE})"
-    header = ("setting", "epochs", f"test, % ({MEAN_SD})")
-    header += (f"training - validation, points ({MEAN_SE})", gain, "n")
+    """Return a row for each setting: epochs, accuracies, and the change from the row above.
+
+    Overfitting is training less validation accuracy.
+    """
+    header = ("setting", "epochs", "test, %", "overfitting, points", "gain, points", "n")
     rows = []
     for before, name in zip((None, *steps), steps, strict=False):
         mine = by_setting[name]
@@ -323,4 +332,17 @@ def of_final(found: dict | None) -> dict:
         "final": spread([cifar10_figures.final(row) for row in rows]),
         "final_single": spread([row["test"]["accuracy"] for row in rows]),
         "final_n": len(rows),
+        "final_epochs": cnn_train.PRESETS["vgg-long"].epochs,
+    }
+
+
+def of_course(found: dict | None) -> dict:
+    """Return the best result without methods that go beyond the course; None of a single seed."""
+    rows = [row for row in (found or {"rows": []})["rows"] if row["setting"] == COURSE]
+    if len(rows) < 2:
+        return {"course_accuracy": None}
+    return {
+        "course_accuracy": spread(accuracies(rows)),
+        "course_epochs": epochs(COURSE, rows),
+        "course_n": len(rows),
     }

@@ -517,7 +517,7 @@ def test_of_one_seed_nothing_is_concluded(report):
     assert part2.of_gain(one) == {"gain": None}
     assert set(part2.of_ladder(one).values()) == {None}
     several = part2.of_optimizers({"adam 1e-3": [row], "adam 1e-4": [row]})
-    assert several["highest"] is None
+    assert several["chosen"] is None
     assert several["optimizers_lines"] == "one seed each"
     both = {name: [row, row] for name in ("adam 1e-3", "adam 1e-4")}
     assert part2.of_optimizers(both)["optimizers_lines"] == "mean of the seeds, and their range"
@@ -533,10 +533,15 @@ def test_more_rows_are_compared():
     ]
     by_setting = {"adam 1e-3": rows[:3], "40 epochs plain": better, "best": better}
     gain = part2.of_gain(by_setting)
-    assert gain["gain"] == "+10.00 ± 0.00"
+    assert gain["gain"].startswith("+10.00 ± ") and gain["gain_n"] == "3 and 3"
     table = part2.of_ladder(by_setting)["ladder"]
     assert [row[0] for row in table.rows[1:]] == list(by_setting)
-    assert [row[4] for row in table.rows[1:]] == ["", "+10.00 ± 0.00", "+0.00 ± 0.00"]
+    error = 100 * (statistics.variance(row["test"]["accuracy"] for row in better) * 2 / 3) ** 0.5
+    assert [row[4] for row in table.rows[1:]] == [
+        "",
+        f"+10.00 ± {error:.2f}",
+        f"+0.00 ± {error:.2f}",
+    ]
 
 
 def test_precision_is_compared_and_is_no_optimizer():

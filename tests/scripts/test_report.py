@@ -84,7 +84,15 @@ def test_the_abstract_has_the_numbers_of_the_parts(report):
     assert f"VGG reaches {vgg['adam 1e-3']}% on CIFAR-10 with the assignment's" in numbers
     rows = json.loads((RESULTS / "part1_cifar10.json").read_text())["rows"]
     longest = [r["test"]["accuracy"] for r in rows if r["setting"] == "vgg vgg-long"]
-    assert f"50,000 training images, it reaches {spread(longest)}% (n = {len(longest)};" in numbers
+    assert (
+        f"training images for 50 epochs, it reaches {spread(longest)}% (n = {len(longest)};"
+        in numbers
+    )
+    recipe = make_report.run_quick.cnn_train.PRESETS["vgg-long"]  # what the abstract says of it
+    assert recipe.optimizer == "filter_muon" and recipe.dirac and recipe.mixup
+    assert recipe.label_smoothing and recipe.small_fraction and recipe.crop and recipe.epochs == 50
+    best = f"best result is {vgg['40 epochs augmented']}%, of this network by SGD with Nesterov"
+    assert best in numbers
     moons = [row[3] for row in tables["sets"] if row[0] == "moons"]
     assert moons[0] == moons[1]
     assert f"reaches {moons[0]} test accuracy (mean ± SD, n = 5), in NumPy and in" in numbers

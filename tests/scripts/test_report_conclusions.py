@@ -74,6 +74,43 @@ def test_a_setting_below_in_every_seed_is_not_called_level():
     assert not part2.every_seed_is_lower(rows(0.775), settings["nesterov 1e-2"])
 
 
+def test_a_setting_is_chosen_by_validation_and_never_paired(monkeypatch):
+    def rows(valid, test):
+        return [
+            {"seed": i, "test": {"accuracy": t}, "history": [{"valid_accuracy": v}]}
+            for i, (v, t) in enumerate(zip(valid, test, strict=True))
+        ]
+
+    a, b = rows([0.8, 0.82], [0.7, 0.72]), rows([0.7, 0.72], [0.9, 0.92])
+    many = {"adam 1e-3": a, "rmsprop 1e-3": b}
+    monkeypatch.setattr(part2.figures, "settings_curves", lambda *_, **__: None)
+    values = part2.of_optimizers(many)
+    assert (values["chosen"], values["chosen_accuracy"]) == ("adam 1e-3", "71.00 ± 1.41")
+    assert (values["last"], values["last_valid"]) == ("rmsprop 1e-3", "71.00 ± 1.41")
+    assert values["comparisons"] == 1 and values["from_adam"] is None
+    assert part2.compared(b, a).points() == "+20.00 ± 1.41"  # seed by seed the error would be 0
+
+
+def test_a_network_overfits_only_where_training_is_clearly_above_the_test():
+    def rows(training, test):
+        return [
+            {
+                "test": {"accuracy": t, "loss": 0.5},
+                "history": [{"step": 5}, {"step": 10, "accuracy": a, "loss": 1.0}],
+            }
+            for a, t in zip(training, test, strict=True)
+        ]
+
+    values = cifar10.of_test(rows([0.9, 0.91, 0.92], [0.75, 0.76, 0.77]))
+    assert (values["test_gap"], values["overfits"]) == ("+15.00 ± 0.00", True)
+    assert (values["loss_above"], values["fit_steps"]) == (True, 5)
+    assert cifar10.of_test(rows([0.7, 0.8], [0.75, 0.76]))["overfits"] is False
+    (mlp,) = cifar10.headline(
+        [r for r in found("part1_cifar10")["rows"] if "mlp" in r["setting"]]
+    ).values()
+    assert cifar10.of_test(mlp)["overfits"] is True
+
+
 def test_only_differences_whose_interval_excludes_0_are_called_clear():
     changes = {"far": Difference(-0.1, 0.01, (3, 3), 2), "near": Difference(0.01, 0.01, (3, 3), 2)}
     assert part2.clear(changes) == "-10.00 ± 1.00 (far)"
@@ -233,8 +270,13 @@ def test_validation_accuracy_moves_up_or_down_in_the_second_half():
 
 
 def run(setting: str, seed: int, single: float, **views) -> dict:
-    test = {"accuracy": single, "classes": ["a", "b"], "confusion": [[1, 0], [0, 1]]} | views
-    history = [{"step": 10, "accuracy": 0.5}]
+    test = {
+        "accuracy": single,
+        "loss": 0.5,
+        "classes": ["a", "b"],
+        "confusion": [[1, 0], [0, 1]],
+    } | views
+    history = [{"step": 0}, {"step": 10, "accuracy": 0.5, "loss": 1.0}]
     own = {"setting": setting, "seed": seed, "test": test, "history": history}
     return own | {"training_seconds": 60.0, "command": "python a.py --threads 2"}
 
