@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 
 from purenets import runs
+from purenets.core.data.palindromes import is_exhaustive
 from purenets.core.report import plots
 from purenets.core.report.document import Document, Section
 from purenets.core.report.html import to_html
@@ -30,6 +31,7 @@ from purenets.core.runs.options import (
 from scripts import cifar10_cnn, cifar10_mlp, cnn_train, compare_mlps
 from scripts import train as rnn_train
 from scripts.figures.cnn import confusion_matrix
+from scripts.figures.legends import one_legend
 from scripts.report import one_step
 from scripts.report.prose import sections
 from scripts.shared import images
@@ -112,9 +114,10 @@ def mlp_table(pairs: dict) -> Table:
         for backend, result in results.items():
             last = result.history[-1]
             accuracies = (f"{last[f'{part}_accuracy']:.2%}" for part in ("train", "test"))
-            names = (name, compare_mlps.BACKENDS[backend])
+            names = (name, MLP_SETS[name], compare_mlps.BACKENDS[backend])
             rows.append((*names, *accuracies, f"{last['test_loss']:.4f}"))
-    return table_of(("set", "net", "train accuracy", "test accuracy", "test loss"), rows)
+    header = ("set", "epochs", "net", "train accuracy", "test accuracy", "test loss")
+    return table_of(header, rows)
 
 
 def part1_mlp(config: Config) -> Section:
@@ -129,8 +132,10 @@ def part1_cnn(config: Config) -> Section:
 
 def of_images(title: str, kind: str, script: ModuleType, config: Config) -> Section:
     """Train the preset "digits" of a script for CIFAR-10; return the section."""
-    result = script.train(replace(script.PRESETS["digits"], precision="float32", seed=config.seed))
-    values = {
+    options = replace(script.PRESETS["digits"], precision="float32", seed=config.seed)
+    result = script.train(options)
+    names = ("epochs", "batch_size", "label_smoothing", "crop")
+    values = {name: getattr(options, name) for name in names} | {
         "title": title,
         "kind": kind,
         "script": script.__name__.split(".")[-1],
@@ -163,6 +168,9 @@ def part2(config: Config) -> Section:
     title = f"test accuracy {result.test['accuracy']:.1%}"
     values = {
         "width": options.width,
+        "steps": options.max_steps,
+        "batch_size": options.batch_size,
+        "epochs": options.max_steps * options.batch_size / len(result.task.train[1]),
         "quick-vgg": image_table(result),
         "quick-vgg-curves": plots.curves({"": result.history}, images.CURVES),
         "quick-vgg-confusion": confusion_matrix(counts, classes, title),
@@ -189,14 +197,20 @@ def part3(config: Config) -> Section:
     for T in RNN_LENGTHS:
         histories[f"T = {T}"] = rnn_train.train(replace(options, input_length=T - 1)).history
         last = histories[f"T = {T}"][-1]
-        rows.append((T, RNN_STEPS, f"{last['loss']:.4f}", f"{last['test_accuracy']:.2%}", "10%"))
+        rows.append((T, f"{last['test_loss']:.4f}", f"{last['test_accuracy']:.2%}", "10%"))
+    all_of = [T for T in RNN_LENGTHS if is_exhaustive(T, options.eval_size)]
+    curves = plots.curves(histories, [("test_loss",), ("test_accuracy",)])
+    one_legend(curves, len(RNN_LENGTHS))
     values = {
         "hidden": defaults.num_hidden,
         "learning_rate": defaults.learning_rate,
         "steps": RNN_STEPS,
+        "batch_size": defaults.batch_size,
         "default_steps": defaults.train_steps,
-        "quick-rnn": table_of(("T", "steps", "loss", "accuracy", "chance"), rows),
-        "quick-rnn-curves": plots.curves(histories, [("test_loss",), ("test_accuracy",)]),
+        "eval_size": options.eval_size,
+        "exhaustive": " and ".join(f"T = {T}" for T in all_of),
+        "quick-rnn": table_of(("T", "test loss", "test accuracy", "chance"), rows),
+        "quick-rnn-curves": curves,
     }
     (section,) = sections("quick_part3", values)
     return section

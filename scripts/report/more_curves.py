@@ -9,6 +9,7 @@ from scripts import cifar10_sweep, cnn_sweep
 from scripts.figures import cifar10 as cifar10_figures
 from scripts.figures import mlp as mlp_figures
 from scripts.figures import rnn as rnn_figures
+from scripts.figures.legends import one_legend
 from scripts.report import cifar10, part1, part2
 from scripts.report.prose import sections
 
@@ -92,7 +93,7 @@ def learning_curves(rows: list[dict]) -> Figure | None:
         return None
     figure = cifar10_figures.learning_curves(rows)
     figure.set_size_inches(figure.get_figwidth(), ROW_HEIGHT * len(figure.axes) / 2)
-    part1.one_legend(figure, 3)
+    one_legend(figure, 3)
     return figure
 
 

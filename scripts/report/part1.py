@@ -16,6 +16,7 @@ from purenets.core.report.tables import Table, table_of
 from purenets.core.report.tabulate import tabulate
 from scripts import compare_mlps, run_quick, shuffled_pixels
 from scripts.figures import mlp as mlp_figures
+from scripts.figures.legends import one_legend
 from scripts.report import one_step
 from scripts.report.best_possible import CURVES, best_possible
 from scripts.report.layer_formulas import formulas
@@ -250,15 +251,6 @@ def curves(histories: dict[str, dict[str, list]]) -> Figure | None:
     for axis in figure.axes[:-2]:
         axis.set_xlabel("")
     return figure
-
-
-def one_legend(figure: Figure, columns: int) -> None:
-    """Put the legend of the first panel below all of them, in place of their own."""
-    names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
-    for axis in figure.axes:
-        if axis.get_legend():
-            axis.get_legend().remove()
 
 
 def label_losses(axis) -> None:
