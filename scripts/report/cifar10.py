@@ -121,7 +121,9 @@ def analysis(found: dict, kind: str) -> list[Block]:
         "all_trained_on": not all_held_out,
         "some_held_out": all_held_out,
         "seeds": ", ".join(str(row["seed"]) for row in mine),
-        "rows_differ": "; each row has its number of seeds n" if len(grouped(named)) > 1 else "",
+        "rows_differ": "; the seeds of each row are in Appendix B"
+        if len(grouped(named)) > 1
+        else "",
         "curves_of": "in training and on validation images" if all_held_out else NONE_HELD_OUT,
         f"best-{kind}-settings": compact(cifar10_sweep.table(named)),
         f"best-{kind}-curves": figures.learning_curves(shown),

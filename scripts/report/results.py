@@ -89,8 +89,11 @@ def origins(found: dict[str, dict]) -> list[str]:
 
 
 def others(rows: list[dict], content: dict) -> str:
-    """Return how many more runs a file has, if each run has its own command; else ""."""
-    return "" if "command" in content or len(rows) == 1 else f" and {len(rows) - 1} more runs"
+    """Return how many more commands a file names, if each run has its own; else ""."""
+    n = len(rows) - 1
+    if "command" in content or not n:
+        return ""
+    return f", and {n} more {'run' if n == 1 else 'runs'}, whose commands the file names"
 
 
 def short(command: str) -> str:

@@ -1,16 +1,17 @@
 """The appendix: every preset and setting with its changed options, and every command."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from purenets.core.report.document import Section
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.options import Options
 from scripts import cifar10_cnn, cifar10_mlp, cifar10_sweep, cnn_sweep, cnn_train, palindrome_sweep
 from scripts import train as rnn
-from scripts.report.cifar10 import SCRIPTS
+from scripts.report.cifar10 import SCRIPTS, TITLES, title_of
 from scripts.report.prose import sections
 from scripts.report.results import origins
+from scripts.shared.sweeps import grouped
 
 PLACES = ("preset", "out", "data_dir", "seed", "resume", "keep", "test")  # no effect on a training
 LONG = 200  # letters of a meaning that is said once, as the list of all optimizers
@@ -32,8 +33,45 @@ def appendix(found: dict[str, dict]) -> list[Section]:
         "rnn-options": meanings(rnn.Config, palindrome_sweep.SETTINGS),
         "ablations": ablations(),
         "commands": origins(found) or None,
+        "seeds": seeds(found),
     }
     return sections("settings", values)
+
+
+def seeds(found: dict[str, dict]) -> Table | None:
+    """Return the seeds of each training on CIFAR-10; None if there are no results of any."""
+    finals, of_part2 = (
+        grouped(found.get(name, {"rows": []})["rows"])
+        for name in ("part1_cifar10", "part2_settings")
+    )
+    named = {title_of(name): rows for name, rows in finals.items()}
+    named |= {f"{TITLES['vgg']}, {name}": rows for name, rows in of_part2.items()}
+    lines = [
+        (name, *(in_ranges(seeds_on(rows, gpu)) for gpu in (False, True)), len(rows))
+        for name, rows in named.items()
+    ]
+    return table_of(("training", "seeds on a CPU", "seeds on a GPU", "n"), lines) if lines else None
+
+
+def seeds_on(rows: Sequence[dict], gpu: bool) -> list[int]:
+    """Return the seeds of the rows that ran on a GPU, or of those that did not."""
+    return sorted(row["seed"] for row in rows if ("NVIDIA" in row["machine"]) == gpu)
+
+
+def in_ranges(numbers: Sequence[int]) -> str:
+    """Return increasing numbers as a text, three or more in a row as a range.
+
+    >>> in_ranges([100, 101, 102, 103, 200, 204, 205]), in_ranges([])
+    ('100 to 103, 200, 204, 205', '')
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    texts = [[f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run) for run in runs]
+    return ", ".join(text for own in texts for text in own)
 
 
 def presets(

@@ -223,7 +223,7 @@ def test_a_source_leaves_out_the_flags_that_name_files():
     assert results.origins({"part1_sets": found}) == [f"{where}: `python a.py --seeds 3`."]
     runs = [row | {"command": command} for row in 3 * found["rows"]]
     assert results.origins({"part1_sets": {"rows": runs}}) == [
-        f"{where}: `python a.py --seeds 3` and 2 more runs."
+        f"{where}: `python a.py --seeds 3`, and 2 more runs, whose commands the file names."
     ]
 
 
