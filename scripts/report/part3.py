@@ -25,10 +25,20 @@ from scripts.shared.comparison import Difference, paired
 from scripts.shared.sweeps import deviation, spread
 
 LENGTH = 5  # of the palindromes whose dimensions are shown
+LONGEST = 40  # of the palindromes of the sweep
 MEDIUM = 5.2  # inches: the width of figures of one panel
 FAR_APART = 0.25  # gap between worst and best seed from which on their mean says little
 ENOUGH = 0.9  # held-out accuracy above which the first halves in training count as enough
-OF_LENGTHS = ("lengths", "longest", "spike", "apart", "above_chance", "longer_worse", "lost_clear")
+OF_LENGTHS = (
+    "lengths",
+    "longest",
+    "spike",
+    "short_falls",
+    "apart",
+    "above_chance",
+    "longer_worse",
+    "lost_clear",
+)
 OF_HELD_OUT = ("held-out", "same_enough", "enough_otherwise")
 USES = {
     "W_hx": ("(1), every step", "D", "H"),  # sizes of what comes in and goes out: see `parameters`
@@ -72,7 +82,11 @@ def structure() -> dict:
         "length": LENGTH,
         "chance": figures.CHANCE,
         "exhaustive_T": max(T for T in range(2, 40) if is_exhaustive(T, config.eval_size)),
-        "fused_difference": power_of_ten(fused_difference(config)),
+        **{
+            f"fused_{name}": power_of_ten(fused_difference(replace(config, input_length=T - 1)))
+            for name, T in (("difference", LENGTH), ("difference_long", LONGEST))
+        },
+        "fused_long": LONGEST,
         "rnn-parameters": parameters(model, config.batch_size),
         "rnn-formulas": dimensions(config.batch_size, *sizes),
         "rnn-dimensions": unrolled(config.batch_size, *sizes, config.input_length),
@@ -89,7 +103,8 @@ def fused_difference(config: rnn.Config) -> float:
     from purenets.core.data.palindromes import palindromes
     from purenets.torch_nets import grad_fn
 
-    batch = palindromes(random.key(1), config.batch_size, LENGTH, config.input_dim != 1)
+    T = config.input_length + 1
+    batch = palindromes(random.key(1), config.batch_size, T, config.input_dim != 1)
     found = []
     for recurrence in ("loop", "fused"):
         model = rnn.make_model(replace(config, recurrence=recurrence))
@@ -160,6 +175,7 @@ def of_lengths(found: dict) -> dict:
         "at_the_end": perfect_at_the_end(cells),
         "steps": cells[0]["steps"],
         **of_spike(cells[0]),
+        **of_falls(cells),
         **of_range(cells),
         "evaluations": len(cells[0]["history"]),
         "early_steps": first,
@@ -283,6 +299,47 @@ def of_spike(cell: dict) -> dict:
         "spike_of": in_words(len(last)),
         "spike_lowest": f"{last.min():.1%}",
     }
+
+
+def of_falls(cells: Sequence[dict]) -> dict:
+    """Return how often a seed without mistakes makes some at its next evaluation.
+
+    Only lengths count that are shorter than the one from which on the seeds end far apart.
+    `short_falls` is True if in each case that another evaluation follows, the seed is perfect then.
+    """
+    apart_T = of_range(cells)["apart_T"] or math.inf
+    close = [cell for cell in cells if cell["T"] < apart_T]
+    found = [(cell, *fall) for cell in close for fall in falls(cell)]
+    followed = [then for *_, then in found if then is not None]
+    if not found:
+        return {"short_falls": None}
+    deepest = min(found, key=lambda fall: fall[1])
+    at_the_end = listed(
+        f"T = {cell['T']}" for cell in close if any(c is cell and t is None for c, _, t in found)
+    )
+    return {
+        "short_falls": bool(followed) and all(then == 1 for then in followed),
+        "falls_T": max(cell["T"] for cell in close),
+        "falls_n": in_words(len(found)),
+        "falls_lowest": f"{deepest[1]:.1%}",
+        "falls_lowest_T": deepest[0]["T"],
+        "falls_followed": in_words(len(followed)),
+        "falls_steps": close[0]["history"][1]["step"] - close[0]["history"][0]["step"],
+        "falls_at_the_end": at_the_end,
+    }
+
+
+def falls(cell: dict) -> list[tuple[float, float | None]]:
+    """Return each fall of a seed from 100%: the accuracy then, and that of the next evaluation.
+
+    The latter is None if the fall is at the last evaluation.
+    """
+    found = []
+    for values in figures.of_seeds(cell, "test_accuracy").T.tolist():
+        for before, now, then in zip(values, values[1:], [*values[2:], None], strict=False):
+            if before == 1 and now < 1:
+                found.append((now, then))
+    return found
 
 
 def of_longer(cell: dict | None) -> dict:

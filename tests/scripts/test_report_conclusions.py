@@ -310,3 +310,23 @@ def test_the_limit_of_a_noise_is_compared_with_the_accuracy():
     ]
     difference = 100 * (statistics.mean(both[0]) - statistics.mean(both[1]))
     assert part1.backends_apart(rows, 0.3).startswith(f"{difference:+.2f} ± ")
+
+
+def test_falls_are_called_short_only_if_every_seed_is_perfect_again():
+    up = lengths_cell(5, [1.0, 1.0], [0.8, 1.0], [1.0, 1.0], [1.0, 0.9])
+    values = part3.of_falls([up])
+    assert values["short_falls"] is True
+    assert (values["falls_n"], values["falls_followed"]) == ("two", "one")
+    assert (values["falls_lowest"], values["falls_at_the_end"]) == ("80.0%", "T = 5")
+    down = lengths_cell(5, [1.0, 1.0], [0.8, 1.0], [0.9, 1.0])
+    assert part3.of_falls([down])["short_falls"] is False
+    assert part3.of_falls([lengths_cell(5, [0.1, 1.0], [0.8, 1.0])])["short_falls"] is None
+    far_apart = lengths_cell(6, [1.0, 1.0], [0.1, 1.0])
+    assert part3.of_falls([up, far_apart])["falls_n"] == "two"  # only lengths below it count
+
+
+def test_the_fused_recurrence_has_the_gradients_of_the_loop_at_both_lengths():
+    cells = found("rnn_lengths")["cells"]
+    assert part3.LONGEST == max(cell["T"] for cell in cells)
+    for T in (part3.LENGTH, part3.LONGEST):
+        assert part3.fused_difference(part3.rnn.Config(input_length=T - 1)) < 1e-5
