@@ -34,6 +34,7 @@ OF_LENGTHS = (
     "longest",
     "spike",
     "short_falls",
+    "falls_at_the_end",
     "apart",
     "above_chance",
     "longer_worse",
@@ -312,11 +313,9 @@ def of_falls(cells: Sequence[dict]) -> dict:
     found = [(cell, *fall) for cell in close for fall in falls(cell)]
     followed = [then for *_, then in found if then is not None]
     if not found:
-        return {"short_falls": None}
+        return {"short_falls": None, "falls_at_the_end": None}
     deepest = min(found, key=lambda fall: fall[1])
-    at_the_end = listed(
-        f"T = {cell['T']}" for cell in close if any(c is cell and t is None for c, _, t in found)
-    )
+    ended = [cell for cell in close if any(c is cell and t is None for c, _, t in found)]
     return {
         "short_falls": bool(followed) and all(then == 1 for then in followed),
         "falls_T": max(cell["T"] for cell in close),
@@ -325,7 +324,7 @@ def of_falls(cells: Sequence[dict]) -> dict:
         "falls_lowest_T": deepest[0]["T"],
         "falls_followed": in_words(len(followed)),
         "falls_steps": close[0]["history"][1]["step"] - close[0]["history"][0]["step"],
-        "falls_at_the_end": at_the_end,
+        "falls_at_the_end": listed(f"T = {cell['T']}" for cell in ended) if ended else None,
     }
 
 

@@ -327,6 +327,6 @@ def test_falls_are_called_short_only_if_every_seed_is_perfect_again():
 
 def test_the_fused_recurrence_has_the_gradients_of_the_loop_at_both_lengths():
     cells = found("rnn_lengths")["cells"]
-    assert part3.LONGEST == max(cell["T"] for cell in cells)
+    assert max(cell["T"] for cell in cells) == part3.LONGEST
     for T in (part3.LENGTH, part3.LONGEST):
         assert part3.fused_difference(part3.rnn.Config(input_length=T - 1)) < 1e-5
