@@ -8,7 +8,8 @@
 # make notebook  open the notebooks; make notebooks  run them all again, in place
 # make docs  the documentation site: site/index.html, which opens without a server
 # make stale   results whose code has changed since the commit that they come from
-# make report, make submission STUDENT=12345678   the report as HTML and PDF; the archive to hand in;
+# make report, make submission STUDENT=12345678   the report as HTML and PDF, a minute or
+#   two; the archive to hand in, about five minutes, since it is unpacked and run;
 #   STUDENT_NAME="Ada Lovelace" puts a name on the title page
 # Nothing here needs an activated venv, and the path may hold spaces.
 # WORKERS=4 runs the tests in four processes, of one thread each
@@ -26,7 +27,7 @@ QUIET := --quiet --disable-pip-version-check
 OLDEST := torch==2.11.* torchvision==0.26.*
 
 .PHONY: run full test test-oldest test-newest faults mutants stale lint format docs notebook notebooks bench
-.PHONY: report submission clean
+.PHONY: report submission student clean
 
 run: .venv/installed
 	"$(BIN)/python" scripts/run_quick.py
@@ -83,7 +84,10 @@ bench: .venv/installed-bench
 report: .venv/installed-report
 	"$(BIN)/python" scripts/make_report.py --name "$(STUDENT_NAME)" --student-number "$(STUDENT)"
 
-submission: .venv/installed-report
+student:
+	@test -n "$(STUDENT)" || { echo "your student number names the archive: make submission STUDENT=12345678" >&2; exit 2; }
+
+submission: student .venv/installed-report
 	"$(BIN)/python" scripts/make_submission.py --name "$(STUDENT_NAME)" --student-number "$(STUDENT)"
 
 clean:

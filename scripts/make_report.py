@@ -58,12 +58,21 @@ def main(config: Config) -> Document:
     if config.pdf:
         compiler()
     document = make(config)
+    write(document, folder, config.pdf)
+    return document
+
+
+def write(document: Document, folder: Path, pdf: bool = True) -> None:
+    """Write the report as report.html, and as report.pdf if `pdf`, to a folder.
+
+    The page comes first: matplotlib's layout of a figure depends a little on what it was drawn as
+    before, so only one order gives the same bytes.
+    """
     write_atomically(folder / "report.html", to_html(document).encode())
     print(f"{folder / 'report.html'}")
-    if config.pdf:
+    if pdf:
         write_pdf(document, folder / "report.pdf")
         print(f"{folder / 'report.pdf'}")
-    return document
 
 
 def make(config: Config) -> Document:

@@ -2,8 +2,9 @@
 
     python scripts/make_submission.py --student-number 12345678  # or: make submission
 
-The archive has no data, caches or checkpoints, and the same files give the same bytes. Before it is
-written, it is unpacked into an empty folder and its quick path runs there.
+The archive has no data, caches or checkpoints, and the same files give the same bytes in the same
+environment; its report is that of `make report`. Before it is written, it is unpacked into an empty
+folder and its quick path runs there.
 """
 
 import io
@@ -19,8 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy without install
 
 from purenets import UserError
-from purenets.core.report.html import to_html
-from purenets.core.report.typst import compiler, write_pdf
+from purenets.core.report.typst import compiler
 from purenets.core.runs.command import command
 from purenets.core.runs.files import folder_at, write_atomically
 from purenets.core.runs.options import (
@@ -70,14 +70,25 @@ call them; `docs/assignment.md` shows how.
 
     make run       # own venv, install, then the whole assignment in small: minutes
     make notebook  # open the notebooks
+    make report    # the report again, from results/: a minute or two
     make test      # all tests
 
+`make submission STUDENT={number}` makes this archive again, in about five minutes on two CPU
+cores, since it runs the assignment in small too. The first command also installs packages.
+
 Without `make`, `python -m pip install --editable .` installs the packages. In a Python environment
-that has those of `setup.cfg`, everything runs without an install and without a network:
-`python scripts/run_quick.py`, and each script above; a bar shows the time left. Above the CNN
+that has those of `setup.cfg`, the scripts run without an install and without a network:
+`python scripts/run_quick.py`, and each script above; a bar shows the time left. The notebooks need
+Jupyter too, and the report as PDF needs typst:
+`python -m pip install --editable ".[notebooks,report]"`. Above the CNN
 trains on scikit-learn's digits. With CIFAR-10 in `data/`, as the assignment asks for, it takes
 much longer: `python scripts/cnn_train.py --learning_rate 1e-3`. Without CIFAR-10 the notebooks on
 images run in quick mode.
+
+Code, notebooks, results and the texts of the report are the work of the purenets authors
+(`LICENSE`: MIT; `CITATION.cff`), and the student's own only as far as the student is one of them.
+The papers and the public code that they follow are named in the report's references and in the
+docstrings.
 """
 DIGITS = "--data digits --max_steps 200"
 SEVEN = {
@@ -140,9 +151,8 @@ def made_report(config: Config) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         own = {"name": config.name, "student_number": config.student_number}
         document = make_report.make(make_report.Config(out=folder, **own))
-        path = Path(folder) / "report.pdf"
-        write_pdf(document, path)
-        return {path.name: path.read_bytes(), "report.html": to_html(document).encode()}
+        make_report.write(document, Path(folder))  # as `make report` does: the same bytes
+        return {path.name: path.read_bytes() for path in Path(folder).glob("report.*")}
 
 
 def files(root: Path = ROOT) -> Iterator[tuple[str, bytes]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from purenets.core.report import plots
 from purenets.core.report.document import Diagram, Formula, Picture, Section
 from purenets.core.report.html import to_html
 from purenets.core.report.tables import Table
@@ -251,6 +252,38 @@ def test_a_missing_typst_is_named_before_the_work_begins(script, tmp_path, monke
     monkeypatch.setattr(make_report, "make", lambda config: pytest.fail("it has begun"))
     with pytest.raises(make_submission.UserError, match=r'pip install -e "\.\[report\]" in'):
         script.main(script.Config(student_number="1", out=str(tmp_path)))
+
+
+def test_the_report_of_the_archive_is_that_of_make_report(tmp_path, monkeypatch):
+    pytest.importorskip("typst", reason="needs the extra report")
+
+    def drawn(_):
+        figure, axes = plots.panels(1, 2, 4.8, 3.6)  # its layout shows what it was drawn as before
+        for axis in axes[0]:
+            axis.plot([0, 5000], [0.123, 2.8])
+            axis.set(xlabel="step", ylabel="loss")
+        picture = Picture(figure, "A figure.", "figure")
+        return make_report.Document("t", [Section("s", ["See @figure.", picture])])
+
+    monkeypatch.setattr(make_report, "make", drawn)
+    make_report.main(make_report.Config(out=str(tmp_path)))
+    archived = make_submission.made_report(make_submission.Config(student_number="1"))
+    assert archived == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(archived) == {"report.html", "report.pdf"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_an_archive_without_a_student_number_says_how_to_give_one(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = subprocess.run(
+        ["make", "submission", "STUDENT="],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode and "make submission STUDENT=12345678" in done.stderr
+    assert not (tmp_path / ".venv").exists()  # before the install
 
 
 def test_an_archive_whose_run_never_ends_is_not_written(monkeypatch):
