@@ -153,7 +153,27 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
     that equal ones stay visible.
     """
     figure, axes = panels(1, 1, 7.8, 4.4)
-    axis = axes[0, 0]
+    draw_memory(axes[0, 0], cells, labels)
+    axes[0, 0].set(xlabel="length of the palindrome T", title=title)
+    return figure
+
+
+def memory_panels(groups: dict[str, dict[str, dict]]) -> Figure:
+    """Draw `memory` of several groups of networks, a panel below the other for each.
+
+    Args:
+        groups: {title of the panel: {label: cell}}.
+    """
+    figure, axes = panels(len(groups), 1, 7.8, 2.9, sharex=True)
+    for axis, (title, cells) in zip(axes[:, 0], groups.items(), strict=True):
+        draw_memory(axis, list(cells.values()), list(cells))
+        axis.set_title(title, loc="left")
+    axes[-1, 0].set_xlabel("length of the palindrome T")
+    return figure
+
+
+def draw_memory(axis, cells: Sequence[dict], labels: Sequence[str] = ()) -> None:
+    """Draw the accuracies of some networks over the length of evaluation, side by side."""
     for i, (cell, label) in enumerate(
         zip(cells, labels or [c["setting"] for c in cells], strict=True)
     ):
@@ -167,17 +187,10 @@ def memory(cells: Sequence[dict], labels: Sequence[str] = (), title: str = "") -
         axis.plot(places, values, ".", color=color, markersize=5, alpha=0.7)
     axis.axvline(cells[0]["T"], color="gray", linewidth=1, linestyle="--")
     axis.axhline(CHANCE, color="black", linestyle=":", linewidth=1.3, label="chance")
-    axis.set(
-        xscale="log",
-        xlabel="length of the palindrome T",
-        ylabel="accuracy",
-        ylim=(0, 1.04),
-        title=title,
-    )
+    axis.set(xscale="log", ylabel="accuracy", ylim=(0, 1.04))
     axis.set_xticks(lengths, [str(T) for T in lengths])
     axis.minorticks_off()
     axis.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
 
 
 def over_time(groups: dict[str, dict[str, np.ndarray]], ylabel: str, log: bool = True) -> Figure:

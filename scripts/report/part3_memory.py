@@ -33,6 +33,21 @@ OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
 OF_MEMORY = ("memory", "unstable", "stable", "below_chance")
 OF_ALL = (*OF_STATES, *OF_INGREDIENTS, *OF_MEMORY, "long_T")
 INPUTS = {1: "numbers", 10: "one-hot"}  # how a digit is fed, by the size of the input
+PANELS = {  # titles of the figure of memory, and what each setting changes
+    "One-hot digits, W_hh begins as a multiple of the identity I": {
+        "latches": "2 I (latches)",
+        "latches-gain1": "I",
+        "latches-gain1.5": "1.5 I",
+        "latches-gain3": "3 I",
+        "latches-frozen": "2 I, never trained",
+    },
+    "Other inputs and other beginnings": {
+        "latches-scalar": "2 I, digits as numbers",
+        "latches-orthogonal": "2 times orthogonal",
+        "small-input-orthogonal": "orthogonal, small input",
+        "onehot": "default, one-hot",
+    },
+}
 NAMES = {"orthogonal": "the orthogonal W_hh", "onehot": "one-hot digits"}
 
 # --- gradients, hidden states and latches ---------------------------------------------------------
@@ -281,7 +296,7 @@ def of_memory(found: dict | None) -> dict:
         for name in ("latches", "onehot", "latches-scalar")
     }
     return {
-        "memory": figures.memory(found["cells"]),
+        "memory": figures.memory_panels(panels_of(cells)),
         "memory_n": found["n"],
         "memory_evaluated": parsed(palindrome_sweep.Config, found).eval_size,
         "memory_seeds": in_words(found["n"]),
@@ -303,6 +318,15 @@ def of_memory(found: dict | None) -> dict:
         "rotation_own": spread(figures.at_own_length(cells["latches-orthogonal"]), digits=1),
         **of_onehot(cells["onehot"]),
     }
+
+
+def panels_of(cells: dict[str, dict]) -> dict[str, dict[str, dict]]:
+    """Return the cells of each panel by their label; settings without a label are left out."""
+    shown = {
+        title: {label: cells[name] for name, label in own.items() if name in cells}
+        for title, own in PANELS.items()
+    }
+    return {title: own for title, own in shown.items() if own}
 
 
 def of_long(found: dict | None) -> dict:

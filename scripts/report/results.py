@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from purenets.core.report.document import Block, Section
 from purenets.core.report.tables import Table
@@ -38,7 +38,7 @@ def compact(table: Table) -> Table:
 
     It leaves out commits and machines, which the appendix names, empty columns, and options that
     are the same in all rows. Headers do not name the kind of deviation, which the caption does.
-    Small numbers are written with powers of ten.
+    Numbers of a column with a very small or large one are written with powers of ten, all of them.
     """
     head, *body = table.rows
     kept = [
@@ -49,12 +49,27 @@ def compact(table: Table) -> Table:
         and not (name in OPTIONS and len({row[i] for row in body}) == 1)
     ]
     short = [EXPLAINED.sub("", name) for name in head]
-    shown = [short, *([in_powers(cell) for cell in row] for row in body)]
+    columns = [same_powers(column) for column in zip(*body, strict=True)]
+    shown = [short, *zip(*columns, strict=True)]
     return table._replace(rows=[[row[i] for i in kept] for row in shown])
 
 
-def in_powers(cell: str) -> str:
+def same_powers(column: Sequence[str]) -> list[str]:
+    """Return the cells of a column without e-notation: if one has a power of ten, all have.
+
+    >>> same_powers(["1.4e-04", "4.5e+00"]), same_powers(["4.5e+00", ""])
+    (['1.4 \u00d7 10\u207b\u2074', '4.5 \u00d7 10\u2070'], ['4.5', ''])
+    """
+    texts = [in_powers(cell) for cell in column]
+    if not any("\u00d7 10" in text for text in texts):
+        return texts
+    return [in_powers(cell, plain=range(0)) for cell in column]
+
+
+def in_powers(cell: str, plain: range = range(2)) -> str:
     """Return a cell with its number as it is printed, without e-notation.
+
+    Numbers with an exponent in `plain` have no power of ten.
 
     >>> in_powers("1.4e-04"), in_powers("4.5e+00"), in_powers("1.4 \u00b1 0.2")
     ('1.4 \u00d7 10\u207b\u2074', '4.5', '1.4 \u00b1 0.2')
@@ -63,7 +78,7 @@ def in_powers(cell: str) -> str:
     if not found:
         return cell
     digits, exponent = found[1], int(found[2])
-    if 0 <= exponent <= 1:
+    if exponent in plain:
         return f"{float(cell):.{1 - exponent}f}"
     raised = str(exponent).translate(str.maketrans("-0123456789", SUPERSCRIPTS))
     return f"{digits} \u00d7 10{raised}"

@@ -330,3 +330,11 @@ def test_the_fused_recurrence_has_the_gradients_of_the_loop_at_both_lengths():
     assert max(cell["T"] for cell in cells) == part3.LONGEST
     for T in (part3.LENGTH, part3.LONGEST):
         assert part3.fused_difference(part3.rnn.Config(input_length=T - 1)) < 1e-5
+
+
+def test_every_network_of_the_memory_has_its_line_and_a_name():
+    cells = {cell["setting"]: cell for cell in found("rnn_memory_why")["cells"]}
+    panels = part3_memory.panels_of(cells)
+    assert [cell["setting"] for own in panels.values() for cell in own.values()] == list(cells)
+    names = [label for own in panels.values() for label in own]
+    assert len(set(names)) == len(cells) and not set(names) & set(cells)
