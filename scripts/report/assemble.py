@@ -98,7 +98,8 @@ def of_vgg(found: dict) -> dict:
     rows = grouped(found.get("part2_settings", {"rows": []})["rows"])
     final = part2.of_final(found.get("part1_cifar10"))
     values = {f"vgg_{name}": value for name, value in final.items()}
-    values |= part2.of_course(found.get("part2_settings"))
+    course = part2.of_course(found.get("part2_settings"))
+    values |= {name: value for name, value in course.items() if name != "course_epochs"}
     return values | of_setting("vgg", rows.get(part2.ADAM))
 
 
