@@ -9,7 +9,7 @@
 # make docs  the documentation site: site/index.html, which opens without a server
 # make stale   results whose code has changed since the commit that they come from
 # make report, make submission STUDENT=12345678   the report as HTML and PDF, a minute or
-#   two; the archive to hand in, about five minutes, since it is unpacked and run;
+#   two; the archive to hand in, some minutes, since it is unpacked and run;
 #   STUDENT_NAME="Ada Lovelace" puts a name on the title page
 # Nothing here needs an activated venv, and the path may hold spaces.
 # WORKERS=4 runs the tests in four processes, of one thread each

@@ -73,7 +73,7 @@ call them; `docs/assignment.md` shows how.
     make report    # the report again, from results/: a minute or two
     make test      # all tests
 
-`make submission STUDENT={number}` makes this archive again, in about five minutes on two CPU
+`make submission STUDENT={number}` makes this archive again, in some minutes on two CPU
 cores, since it runs the assignment in small too. The first command also installs packages.
 
 Without `make`, `python -m pip install --editable .` installs the packages. In a Python environment

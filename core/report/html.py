@@ -14,6 +14,7 @@ from purenets.core.report.document import (
     Formula,
     Interactive,
     Picture,
+    Section,
     Writer,
     appended_sections,
     block_numbers,
@@ -173,11 +174,17 @@ class _Html(Writer):
 
 def _contents(document: Document) -> str:
     """Return the table of contents: parts and, inside of them, their sections."""
-    every = [*numbered_sections(document.sections), *appended_sections(document)]
-    items = "".join(
-        f'<li class="depth{depth}"><a href="#s{number}">'
-        f'<span class="number">{number}</span> {html.escape(section.title)}</a></li>'
-        for number, section, depth in every
-        if depth <= 2
-    )
-    return f'<nav><p class="heading">Contents</p><ul>{items}</ul></nav>'
+    items = [*map(_entry, numbered_sections(document.sections))]
+    if document.references:
+        items.append('<li class="depth1"><a href="#references">References</a></li>')
+    items += map(_entry, appended_sections(document))
+    return f'<nav><p class="heading">Contents</p><ul>{"".join(items)}</ul></nav>'
+
+
+def _entry(found: tuple[str, Section, int]) -> str:
+    """Return a section's line in the table of contents, "" for one that is too deep."""
+    number, section, depth = found
+    if depth > 2:
+        return ""
+    label = f'<span class="number">{number}</span> {html.escape(section.title)}'
+    return f'<li class="depth{depth}"><a href="#s{number}">{label}</a></li>'

@@ -64,7 +64,7 @@ TYPST = f"""
   text(backward, b))
 #let floating(i, body, words) = {{
   let way = json("{WAYS}").at(str(i), default: {TOP})
-  let marked = block(breakable: false, spacing: 1.3em)[#metadata(i) <figure> #body]
+  let marked = block(breakable: false, width: 100%, spacing: 1.3em)[#metadata(i) <figure> #body]
   [#metadata(i) <named>]
   if way == {TOP} {{ place(top, float: true, clearance: 1.5em, marked) + words }}
   if way == {BELOW} {{ words + parbreak() + marked }}
