@@ -215,6 +215,7 @@ CHANGES = {
 
 
 @pytest.mark.filterwarnings("ignore:.* no example in the training part")
+@pytest.mark.filterwarnings("ignore:.*are in the training file too")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("flag", ["dataset", "test_set"])
 def test_a_file_that_has_changed_is_not_gone_on_with(flag, change, tmp_path):
