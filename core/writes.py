@@ -81,7 +81,7 @@ def watched(name: str, f: Callable, arguments: tuple[str, ...]) -> Callable:
 
     @functools.wraps(f)
     def first_watched(*given):
-        if calls:
+        if _is_compiling[-1]() or calls:  # in this order: nothing of a compiler's guards changes
             return f(*given)
         written = watch(**dict(zip(arguments, given, strict=False)))
         found = f(*given)
