@@ -8,10 +8,13 @@ the current commit as "replayed", and `scripts/stale.py` lists what has changed 
 of a training and its test are not repeated; tests/golden does that on a small scale.
 
 Another machine or another version of torch may round differently. There, the current code is
-compared with the code of the row's commit: both run here and have to give the same in every digit.
-Rows that differ by their seed alone are compared once.
+compared with the code of the row's commit: the command runs with both, on few images and for few
+steps, but through every phase, from the first step to the views of held-out images. All that the
+two write has to be equal in every digit. Rows that differ by their seed alone are compared once.
 """
 
+import itertools
+import json
 import shlex
 import subprocess
 import sys
@@ -29,6 +32,8 @@ from scripts.shared.dependencies import ROOT
 from scripts.shared.schemas import SWEEP
 
 POLL = 0.5  # seconds
+IMAGES, HELD_OUT, BATCH = 300, 0.2, 60  # of a short training: four steps in a pass
+PASSES = 4  # at most; the longest first phase of a preset takes three
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,11 @@ def main(config: Config) -> None:
         if other := differing(row, here):
             key = (result_files.commit_of(row), seedless(row["command"]))
             if key not in compared:
-                compared[key] = now(row, n) == before(row, n)
-            same, text = compared[key], f"; it ran with {other}, its commit was run here"
+                compared[key] = whole(key[1], ROOT) == before(*key)
+            same, text = (
+                compared[key],
+                f"; it ran with {other}: both commits began a short training here",
+            )
         else:
             same, text = now(row, n) == row["history"][:n], ""
         print(f"{name_of(row)}: {'the same' if same else 'another way'}{text}", flush=True)
@@ -82,13 +90,18 @@ def name_of(row: dict) -> str:
 
 
 def seedless(line: str) -> str:
-    """Return a command without its seed and its folder."""
-    words = shlex.split(line)
-    for name in ("--seed", "--out"):
+    """Return a command without its seed and its folder, from the start."""
+    words = [word for word in shlex.split(line) if word != "--resume"]
+    return shlex.join(without(words, "--seed", "--out"))
+
+
+def without(words: list[str], *names: str) -> list[str]:
+    """Return the words of a command without some flags and their values."""
+    for name in names:
         if name in words:
             at = words.index(name)
-            del words[at : at + 2]
-    return shlex.join(words)
+            words = words[:at] + words[at + 2 :]
+    return words
 
 
 def differing(row: dict, here: dict) -> str:
@@ -111,14 +124,42 @@ def now(row: dict, n: int) -> list[dict]:
     return begun(row["command"], n, ROOT)
 
 
-def before(row: dict, n: int) -> list[dict]:
-    """Return the first rows of the history that the code of a row's commit gives here."""
-    commit = result_files.commit_of(row).removesuffix("-dirty")
+def before(commit: str, line: str) -> list:
+    """Return what a short training gives here with the code of a commit."""
     with tempfile.TemporaryDirectory() as folder:
-        dependencies.unpack(commit, Path(folder))
+        dependencies.unpack(commit.removesuffix("-dirty"), Path(folder))
         if (ROOT / "data").exists():
             (Path(folder) / "data").symlink_to(ROOT / "data")
-        return begun(row["command"], n, Path(folder))
+        return whole(line, Path(folder))
+
+
+def whole(line: str, code: Path) -> list:
+    """Return the history and the results of a command, made short, in a folder of code.
+
+    Raises:
+        UserError: the command failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        words = [sys.executable, *shlex.split(short(line))[1:], "--out", str(out)]
+        ended = subprocess.run(words, cwd=code, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise UserError(f"replay: {short(line)}: {last_line(ended.stderr)}; run it by hand")
+        return [history(out), json.loads((out / "results.json").read_text())]
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["failed"])[-1]
+
+
+def short(line: str) -> str:
+    """Return a command for few images and steps; the test images are not used."""
+    words = shlex.split(line)
+    passes = min(float(dict(itertools.pairwise(words)).get("--epochs", PASSES)), PASSES)
+    few = {"train_images": IMAGES, "valid_fraction": HELD_OUT, "batch_size": BATCH}
+    few |= {"epochs": passes, "evaluations": 2}
+    flags = [text for name, value in few.items() for text in (f"--{name}", str(value))]
+    return shlex.join([*without(words, "--max_steps", "--eval_freq"), *flags, "--no-test"])
 
 
 def begun(line: str, n: int, code: Path) -> list[dict]:

@@ -170,7 +170,10 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
     for kind in ("cnn", "mlp"):  # what the report says of such rows
         blocks = report_cifar10.analysis(found, kind)
         mine = [figures.final(row) for row in both if row["setting"].startswith(kind)]
-        assert f" reaches {spread(mine)}% test accuracy on single images (± standard deviation, n = 2;" in blocks[0]
+        assert (
+            f" reaches {spread(mine)}% test accuracy on single images (± standard deviation, n = 2;"
+            in blocks[0]
+        )
         assert len([block for block in blocks if isinstance(block, Picture)]) == 2
 
 
