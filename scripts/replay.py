@@ -69,7 +69,7 @@ def main(config: Config) -> None:
                 compared[key] = whole(key[1], ROOT) == before(*key)
             same, text = (
                 compared[key],
-                f"; it ran with {other}: both commits began a short training here",
+                f"; it ran with {other}: a short training compares its commit with this one",
             )
         else:
             same, text = now(row, n) == row["history"][:n], ""

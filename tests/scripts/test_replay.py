@@ -79,7 +79,9 @@ def test_rows_of_another_machine_are_compared_with_their_commit(elsewhere, monke
     unpack = code_of_before(lambda text: text)
     monkeypatch.setattr(dependencies, "unpack", lambda *at: unpacked.append(unpack(*at)))
     replay.main(replay.Config(results=str(elsewhere)))
-    said = "the same; it ran with machine another: both commits began a short training here"
+    said = (
+        "the same; it ran with machine another: a short training compares its commit with this one"
+    )
     assert f"tiny, seed 0: {said}\ntiny, seed 1: {said}" in capsys.readouterr().out
     rows = result_files.read(elsewhere)["rows"]
     assert [result_files.commit_of(row) for row in rows] == [COMMITS[1]] * 2
