@@ -8,9 +8,10 @@ the current commit as "replayed", and `scripts/stale.py` lists what has changed 
 of a training and its test are not repeated; tests/golden does that on a small scale.
 
 Another machine or another version of torch may round differently. There, the current code is
-compared with the code of the row's commit: the command runs with both, on few images and for few
-steps, but through every phase, from the first step to the views of held-out images. All that the
-two write has to be equal in every digit. Rows that differ by their seed alone are compared once.
+compared with the code of the row's commit: the command runs with both, as a narrow net on few
+images and for few steps, but through every phase, from the first step to the views of held-out
+images. All that the two write has to be equal in every digit. Rows that differ by their seed alone
+are compared once.
 """
 
 import itertools
@@ -32,8 +33,14 @@ from scripts.shared.dependencies import ROOT
 from scripts.shared.schemas import SWEEP
 
 POLL = 0.5  # seconds
-IMAGES, HELD_OUT, BATCH = 300, 0.2, 60  # of a short training: four steps in a pass
-PASSES = 4  # at most; the longest first phase of a preset takes three
+PASSES = 4  # at most, of a short training; the longest first phase of a preset takes three
+FEW = {"train_images": 300, "valid_fraction": 0.2, "batch_size": 60, "evaluations": 2}
+NARROW = {  # the options of a narrow net, of each script; bfloat16 takes minutes a step without it
+    "scripts/cnn_train.py": {"width": 0.125},
+    "scripts/cifar10_cnn.py": {"channels": "8,8,8"},
+    "scripts/cifar10_mlp.py": {"width": 32},
+}
+IN_PLACE = {"hidden": "64,64,64", "bottleneck": 16, "pca": 64}  # where a command has them
 
 
 @dataclass(frozen=True)
@@ -153,12 +160,13 @@ def last_line(text: str) -> str:
 
 
 def short(line: str) -> str:
-    """Return a command for few images and steps; the test images are not used."""
+    """Return a command for a narrow net, few images and few steps, without the test."""
     words = shlex.split(line)
-    passes = min(float(dict(itertools.pairwise(words)).get("--epochs", PASSES)), PASSES)
-    few = {"train_images": IMAGES, "valid_fraction": HELD_OUT, "batch_size": BATCH}
-    few |= {"epochs": passes, "evaluations": 2}
-    flags = [text for name, value in few.items() for text in (f"--{name}", str(value))]
+    given = dict(itertools.pairwise(words))
+    options = FEW | {"epochs": min(float(given.get("--epochs", PASSES)), PASSES)}
+    narrow = {name: value for name, value in IN_PLACE.items() if f"--{name}" in given}
+    options |= narrow if "hidden" in narrow else narrow | NARROW[words[1]]
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     return shlex.join([*without(words, "--max_steps", "--eval_freq"), *flags, "--no-test"])
 
 
