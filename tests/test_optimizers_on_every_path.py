@@ -1,7 +1,7 @@
 """Every optimizer of the catalogue ends at the same params, whichever way its steps are taken.
 
 A new optimizer joins by its entry in `optim.OPTIMIZERS` or `optim.SAMPLERS`. The reference is NumPy
-on plain dicts, leaf by leaf. All is float64, where 50 steps of any two ways agree to 1e-9 of an
+on plain dicts, leaf by leaf. All is float64, where 25 steps of any two ways agree to 1e-9 of an
 element: they differ by rounding alone.
 
 An optimizer that asks for the loss gets it here as `make_step` passes it; those that evaluate it
@@ -29,7 +29,7 @@ from purenets import (
 from purenets.core.optim.internals.extra_args import with_extra_args
 from purenets.core.vector_dict import VectorDict, vector_of
 
-STEPS = 50
+STEPS = 25
 TOLERANCE = 1e-9
 RATES = {"lars": 0.5, "adadelta": 1.0}  # of those whose steps are short else
 RATES |= dict.fromkeys(("dadapt_adam", "prodigy", "dog", "strong_wolfe", "lbfgs"), 1.0)
@@ -187,7 +187,7 @@ def test_scan(nets, name):
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, TrainState]:
-    """The states after 50 calls of one compiled function that takes a step with each optimizer."""
+    """The states after 25 calls of one compiled function that takes a step with each optimizer."""
     others = [name for name in CATALOGUE if name not in LOOPS]
     return after_compiled_steps(others) | after_compiled_steps(LOOPS)
 
