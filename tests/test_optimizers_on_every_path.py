@@ -59,7 +59,7 @@ def steps_of(name: str) -> int:
 
 
 def first_params() -> dict:
-    return tree.cast(numpy_nets.MLP(3, [6, 5], 3).init(random.key(0))[0], "float64")
+    return tree.cast(numpy_nets.MLP(3, [6], 3).init(random.key(0))[0], "float64")
 
 
 def batches() -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ def start(nets, optimizer) -> tuple[TrainState, tuple]:
 
 
 def step_of(nets, optimizer):
-    return make_step(nets.grad_fn(nets.MLP(3, [6, 5], 3)), optimizer)
+    return make_step(nets.grad_fn(nets.MLP(3, [6], 3)), optimizer)
 
 
 def loop(nets, name: str, prepare=lambda state: state) -> dict:
@@ -95,7 +95,7 @@ def loop(nets, name: str, prepare=lambda state: state) -> dict:
 @functools.cache
 def reference(name: str) -> dict:
     """Return the params after updates written out, on plain dicts: no step, no vector."""
-    optimizer, model = optimizer_of(name), numpy_nets.MLP(3, [6, 5], 3)
+    optimizer, model = optimizer_of(name), numpy_nets.MLP(3, [6], 3)
     grad, params = numpy_nets.grad_fn(model), first_params()
     state = optimizer.init(params)
     update = with_extra_args(optimizer.update)
@@ -222,7 +222,7 @@ def test_a_compiled_and_an_eager_state_are_exchanged():
 
 
 def test_init_state_draws_what_train_state_is_given():
-    model, optimizer = torch_nets.MLP(3, [6, 5], 3), optim.adam()
+    model, optimizer = torch_nets.MLP(3, [6], 3), optim.adam()
     state = init_state(model, optimizer, random.key(0))
     params, _ = model.init(random.split(random.key(0))[0])
     assert all(torch.equal(state.params[name], leaf) for name, leaf in params.items())
