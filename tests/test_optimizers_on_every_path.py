@@ -48,6 +48,9 @@ CATALOGUE = optim.OPTIMIZERS | {
     name: functools.partial(make, key=random.key(5)) for name, make in optim.SAMPLERS.items()
 }
 by_optimizer = pytest.mark.parametrize("name", CATALOGUE)
+OTHERS = [name for name in CATALOGUE if name not in LOOPS]
+# Those that are compiled together; strong_wolfe's search is that of lbfgs
+TOGETHER = [("backtracking", "lbfgs"), *(OTHERS[i : i + 6] for i in range(0, len(OTHERS), 6))]
 
 
 def optimizer_of(name: str):
@@ -185,30 +188,20 @@ def test_scan(nets, name):
     assert_same(tree.map(np.asarray, state.params), name)
 
 
-@pytest.fixture(scope="module")
-def compiled() -> dict[str, TrainState]:
-    """The states after 25 calls of one compiled function that takes a step with each optimizer."""
-    others = [name for name in CATALOGUE if name not in LOOPS]
-    return after_compiled_steps(others) | after_compiled_steps(LOOPS)
-
-
-def after_compiled_steps(names) -> dict[str, TrainState]:
+@pytest.mark.parametrize("names", TOGETHER, ids=lambda names: f"{names[0]} to {names[-1]}")
+def test_jit(names):
+    """One compiled function takes a step with each of several optimizers."""
     steps = {name: step_of(torch_nets, optimizer_of(name)) for name in names}
     states = {name: start(torch_nets, optimizer_of(name))[0] for name in steps}
     x, y = map(torch.as_tensor, batches())
     step_all = torch_nets.jit(
         lambda states, batch: {n: steps[n](s, batch)[0] for n, s in states.items()}
     )
-    found: dict[str, TrainState] = {}
     for i in range(STEPS):
         states = step_all(states, (x[i], y[i]))
-        found |= {name: state for name, state in states.items() if steps_of(name) == i + 1}
-    return found
-
-
-@by_optimizer
-def test_jit(compiled, name):
-    assert_same(tree.map(np.asarray, compiled[name].params), name)
+        for name in names:
+            if steps_of(name) == i + 1:
+                assert_same(tree.map(np.asarray, states[name].params), name)
 
 
 def test_a_compiled_and_an_eager_state_are_exchanged():
