@@ -370,20 +370,23 @@ def of_gains(far: dict[str, Sequence[float]]) -> dict:
 
 
 def of_onehot(cell: dict) -> dict:
-    """Return where every seed of the default initialization with one-hot digits is below chance.
+    """Return how many seeds of the default initialization with one-hot digits end far below chance.
 
-    `below_chance` has these lengths with their mean, None if there are none.
+    `below_chance` is their number at the greatest length, None if there are none.
     """
     found = {int(T): known["by_seed"] for T, known in sorted_by_length(cell)}
-    own = found.pop(cell["T"])
-    below = {T: values for T, values in found.items() if max(values) < figures.CHANCE}
-    texts = [f"T = {T:,} ({spread(values, digits=1)}%)" for T, values in below.items()]
+    own, far = found.pop(cell["T"]), found[max(found)]
+    below = [
+        (there, here) for there, here in zip(far, own, strict=True) if there < figures.CHANCE / 2
+    ]
+    if not below:
+        return {"below_chance": None}
+    there, here = zip(*below, strict=True)
     return {
-        "below_chance": listed(texts) if texts else None,
-        "below_lengths": in_words(len(below)),
-        "also_lengths": in_words(len(found)),
+        "below_chance": in_words(len(below)),
+        "below_highest": f"{max(there):.1%}",
+        "below_own": " to ".join(dict.fromkeys(f"{f(here):.1%}" for f in (min, max))),
         "onehot_highest": f"{max(map(max, found.values())):.1%}",
-        "onehot_own_lowest": f"{min(own):.1%}",
     }
 
 

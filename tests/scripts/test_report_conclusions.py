@@ -184,22 +184,24 @@ def onehot(at_50: list[float]) -> dict:
     return {"T": 20, "accuracy": {"50": {"by_seed": at_50}, "20": {"by_seed": [0.0, 0.5]}}}
 
 
-def test_below_chance_is_where_every_seed_is():
+def test_seeds_far_below_chance_are_counted():
     values = part3_memory.of_onehot(onehot([0.0, 0.09]))
-    assert values["below_chance"] == "T = 50 (4.5 ± 6.4%)"
-    assert (values["below_lengths"], values["also_lengths"]) == ("one", "one")
-    assert (values["onehot_highest"], values["onehot_own_lowest"]) == ("9.0%", "0.0%")
+    assert (values["below_chance"], values["below_highest"]) == ("one", "0.0%")
+    assert (values["below_own"], values["onehot_highest"]) == ("0.0%", "9.0%")
+    values = part3_memory.of_onehot(onehot([0.01, 0.02]))
+    assert (values["below_chance"], values["below_highest"]) == ("two", "2.0%")
+    assert values["below_own"] == "0.0% to 50.0%"
     assert part3_memory.of_onehot(onehot([0.1, 0.5]))["below_chance"] is None
 
 
-def test_twice_an_orthogonal_matrix_is_at_chance_and_the_default_below_it():
+def test_twice_an_orthogonal_matrix_is_at_chance_and_seeds_of_the_default_below_it():
     cells = {cell["setting"]: cell["accuracy"] for cell in found("rnn_memory_why")["cells"]}
     values = part3_memory.of_memory(found("rnn_memory_why"))
     rotation = cells["latches-orthogonal"]["1000"]["by_seed"]
     assert values["rotation"].split(" ±")[0] == f"{100 * statistics.mean(rotation):.1f}"
     assert statistics.mean(rotation) == pytest.approx(0.1, abs=0.01)
     default = cells["onehot"]["1000"]["by_seed"]
-    assert f"T = 1,000 ({100 * statistics.mean(default):.1f} ±" in values["below_chance"]
+    assert values["below_chance"] == words.in_words(sum(value < 0.05 for value in default))
     scalar = cells["latches-scalar"]["1000"]["by_seed"]
     assert values["scalar_failed"] == words.in_words(sum(value < 0.5 for value in scalar))
 
