@@ -34,7 +34,7 @@ from scripts.shared.schemas import SWEEP
 
 POLL = 0.5  # seconds
 PASSES = 4  # at most, of a short training; the longest first phase of a preset takes three
-FEW = {"train_images": 300, "valid_fraction": 0.2, "batch_size": 60, "evaluations": 2}
+FEW = {"train_images": 300, "valid_fraction": 0.002, "batch_size": 60, "evaluations": 2}
 NARROW = {  # the options of a narrow net, of each script; bfloat16 takes minutes a step without it
     "scripts/cnn_train.py": {"width": 0.125},
     "scripts/cifar10_cnn.py": {"channels": "8,8,8"},
