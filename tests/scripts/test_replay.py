@@ -110,3 +110,10 @@ def test_a_command_that_fails_is_not_another_way(stored):
     result_files.write(stored, found)
     with pytest.raises(UserError, match="--no-such-flag: ended before its first evaluations"):
         replay.main(replay.Config(results=str(stored)))
+
+
+def test_a_preset_that_the_code_does_not_have_is_left_out():
+    line = "python scripts/cnn_train.py --preset {} --epochs 50.0"
+    code = dependencies.ROOT
+    assert replay.as_known_to(code, line.format("vgg")) == line.format("vgg")
+    assert replay.as_known_to(code, line.format("new")) == line.replace(" --preset {}", "")
