@@ -635,7 +635,7 @@ LAYERS_AND_LOSSES = [
     Mutation(
         "targets of -100 drop out of the loss",
         "torch_nets/losses.py",
-        "NOTHING_IGNORED = torch.iinfo(torch.int64).min",
+        "NOTHING_IGNORED = torch.iinfo(torch.int64).min + 12345",
         "NOTHING_IGNORED = -100",
         "tests/test_labels.py::test_what_is_no_label_is_refused",
     ),
