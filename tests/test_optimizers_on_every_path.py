@@ -49,8 +49,7 @@ CATALOGUE = optim.OPTIMIZERS | {
 }
 by_optimizer = pytest.mark.parametrize("name", CATALOGUE)
 OTHERS = [name for name in CATALOGUE if name not in LOOPS]
-# Those that are compiled together; strong_wolfe's search is that of lbfgs
-TOGETHER = [("backtracking", "lbfgs"), *(OTHERS[i : i + 6] for i in range(0, len(OTHERS), 6))]
+TOGETHER = [LOOPS, *(OTHERS[i : i + 6] for i in range(0, len(OTHERS), 6))]  # are compiled
 
 
 def optimizer_of(name: str):

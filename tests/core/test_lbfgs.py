@@ -91,19 +91,16 @@ def our_path(f, x, data, updates: int, **hyper):
 # --- the optimizer --------------------------------------------------------------------------------
 
 
-def test_200_runs_under_vmap_equal_200_of_torchs():
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_100_runs_under_vmap_equal_100_of_torchs(problem):
     """Over the first 20 iterations; the searches take different numbers of evaluations."""
-    hyper = {"max_iter": 1, "max_eval": 25, "history_size": 3, **WOLFE}
-    x, data = problems("Rosenbrock", 200)
-
-    def run(x, data):
-        return our_path(rosenbrock, x, data, 20, **hyper)[0]
-
-    found = torch.func.vmap(run)(x, data)
+    hyper = {"max_iter": 1, "max_eval": 25, "history_size": 10, **WOLFE}
+    f, (x, data) = PROBLEMS[problem], problems(problem, 100)
+    found = torch.func.vmap(lambda x, data: our_path(f, x, data, 20, **hyper)[0])(x, data)
     for start, each, path in zip(x, data, found, strict=True):
-        expected, _ = torch_path(rosenbrock, start, each, 20, **hyper)
+        expected, _ = torch_path(f, start, each, 20, **hyper)
         assert (path - expected).abs().max() < 1e-10
-        assert rosenbrock(path[-1], each) < rosenbrock(start, each)
+        assert f(path[-1], each) < f(start, each)
 
 
 SETTINGS = {
