@@ -29,7 +29,7 @@ OF_INGREDIENTS = (
     "frozen_unclear",
     "frozen_otherwise",
 )
-OF_INGREDIENTS += ("unclipped_higher", "unclipped_otherwise")
+OF_INGREDIENTS += ("unclipped_higher", "unclipped_unclear", "unclipped_otherwise")
 OF_MEMORY = ("memory", "unstable", "stable", "below_chance")
 OF_ALL = (*OF_STATES, *OF_INGREDIENTS, *OF_MEMORY, "long_T")
 INPUTS = {1: "numbers", 10: "one-hot"}  # how a digit is fed, by the size of the input
@@ -273,10 +273,11 @@ def of_clipping(own: dict[str, np.ndarray]) -> dict:
     pairs = {name: other for name, other in unclipped.items() if other in own}
     gains = {name: paired(own[other], own[name]) for name, other in pairs.items()}
     lowest, highest = (f(gain.mean for gain in gains.values()) for f in (min, max))
-    unclear = lowest > 0 and not any(gain.is_clear for gain in gains.values())
+    clear = any(gain.is_clear for gain in gains.values())
     return {
-        "unclipped_higher": unclear,
-        "unclipped_otherwise": not unclear,
+        "unclipped_higher": not clear and lowest > 0,
+        "unclipped_unclear": not clear and lowest <= 0,
+        "unclipped_otherwise": clear,
         "unclipped_least": f"{100 * lowest:.1f}",
         "unclipped_most": f"{100 * highest:.1f}",
         "unclipped_settings": in_words(len(gains)),
