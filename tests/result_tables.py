@@ -61,6 +61,7 @@ TABLES: dict[str, Callable[[dict], list[Table]]] = {
     "rnn_states": lambda found: [palindrome_states.table(found["cells"])],
     "benchmarks": of_rows(summary.table),
     "benchmarks_cifar10": cifar10_benchmark.tables,
+    "benchmarks_cifar10_xeon": cifar10_benchmark.tables,
     "benchmarks_cifar10_gpu": lambda found: [cifar10_gpu.table(found)],
     "benchmarks_cnn": lambda found: [cnn_benchmark.table(found)],
     "benchmarks_floors": of_rows(floors.table),
