@@ -12,35 +12,33 @@ compared with the code of the row's commit: the command runs with both, as a nar
 images and for few steps, but through every phase, from the first step to the views of held-out
 images. All that the two write has to be equal in every digit. Rows that differ by their seed alone
 are compared once.
+
+The experiments with MLPs and RNNs write all their rows at once, by one command. It is compared in
+the same manner, with the code of each commit that rows come from: all its settings and lengths,
+with two seeds and few steps.
 """
 
-import itertools
-import json
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from purenets import UserError, runs
 from purenets.core.runs.command import command
 from purenets.core.runs.options import Options, file_path, option, positive
 from purenets.core.runs.rows import rounded
-from scripts.shared import dependencies, result_files
+from scripts.shared import result_files, short_runs
 from scripts.shared.dependencies import ROOT
-from scripts.shared.schemas import SWEEP
+from scripts.shared.result_files import commit_of
+from scripts.shared.schemas import of_results
 
 POLL = 0.5  # seconds
-PASSES = 4  # at most, of a short training; the longest first phase of a preset takes three
-FEW = {"train_images": 300, "valid_fraction": 0.002, "batch_size": 60, "evaluations": 2}
-NARROW = {  # the options of a narrow net, of each script; bfloat16 takes minutes a step without it
-    "scripts/cnn_train.py": {"width": 0.125},
-    "scripts/cifar10_cnn.py": {"channels": "8,8,8"},
-    "scripts/cifar10_mlp.py": {"width": 32},
-}
-IN_PLACE = {"hidden": "64,64,64", "bottleneck": 16, "pca": 64}  # where a command has them
+Part = tuple[str, list[dict], Callable[[], bool]]  # a name, rows, and whether they are the same
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Config(Options):
     """Begin the trainings of a result again and compare their first evaluations."""
 
     results: str = option(
-        "results/part2_settings.json", "JSON file of a sweep of trainings on images", file_path
+        "results/part2_settings.json", "JSON file of trainings, or of an experiment", file_path
     )
     evaluations: int = option(1, "evaluations after the first step to compare", positive)
 
@@ -57,58 +55,65 @@ def main(config: Config) -> None:
     """Replay every row that is not known to come from this commit.
 
     Raises:
-        UserError: the files differ from their commit, or a training no longer gives the same
-            values.
+        UserError: the files differ from their commit, or rows no longer have the same values.
     """
     here = runs.environment() | runs.machine()
     if here["git_commit"] is None or here["git_commit"].endswith("-dirty"):
         raise UserError("replay: the files differ from the commit; commit them first")
-    path = Path(config.results)
-    found = result_files.read(path, SWEEP)
-    compared = {}  # whether the code of two commits gives the same, by commit and command
-    for row in found["rows"]:
-        if result_files.commit_of(row) == here["git_commit"]:
+    path, gone = Path(config.results), []
+    found = result_files.read(path, of_results(path.stem))
+    parts = of_experiment(found) if "command" in found else of_trainings(found, here, config)
+    for name, rows, is_same in parts:
+        if all(commit_of(row) == here["git_commit"] for row in rows):
             continue
-        n = rows_to(row["history"], config.evaluations)
-        if other := differing(row, here):
-            key = (result_files.commit_of(row), seedless(row["command"]))
-            if key not in compared:
-                compared[key] = whole(key[1], ROOT) == before(*key)
-            same, text = (
-                compared[key],
-                f"; it ran with {other}: a short training compares its commit with this one",
-            )
-        else:
-            same, text = now(row, n) == row["history"][:n], ""
-        print(f"{name_of(row)}: {'the same' if same else 'another way'}{text}", flush=True)
-        row.pop("replayed", None)
-        if same:
-            row["replayed"] = here["git_commit"]
+        same = is_same()
+        print(f"{name}: {'the same' if same else 'another way'}", flush=True)
+        for row in rows:
+            row.pop("replayed", None)
+            row |= {"replayed": here["git_commit"]} if same else {}
+        gone += [] if same else [name]
         result_files.write(path, found)
-    gone = [
-        name_of(row) for row in found["rows"] if result_files.commit_of(row) != here["git_commit"]
-    ]
     if gone:
         raise UserError(f"replay: {'; '.join(gone)}: go another way now; run them again")
 
 
-def name_of(row: dict) -> str:
-    return f"{row['setting']}, seed {row['seed']}"
+def of_experiment(found: dict) -> Iterator[Part]:
+    """Yield the rows of each commit of an experiment, which one command writes."""
+    rows = result_files.rows_of(found)
+    for commit in dict.fromkeys(map(commit_of, rows)):
+        mine = [row for row in rows if commit_of(row) == commit]
+        same = partial(is_same, short_runs.experiment, commit, found["command"])
+        yield f"the rows of {commit[:10]}", mine, same
+
+
+def of_trainings(found: dict, here: dict, config: Config) -> Iterator[Part]:
+    """Yield each training of a sweep; it has a command of its own."""
+    compared = cache(partial(is_same, short_runs.training))
+    for row in found["rows"]:
+        name = f"{row['setting']}, seed {row['seed']}"
+        if other := differing(row, here):
+            name += f" (it ran with {other}: a short training compares its commit with this one)"
+            yield name, [row], partial(compared, commit_of(row), seedless(row["command"]))
+        else:
+            yield name, [row], partial(begins_alike, row, config.evaluations)
+
+
+def is_same(run: Callable, commit: str, line: str) -> bool:
+    """Return whether a short run gives the same with the code of a commit and with this one."""
+    now, then = short_runs.both(run, commit, line)
+    return now == then
+
+
+def begins_alike(row: dict, evaluations: int) -> bool:
+    """Return whether the current code gives the first evaluations of a training."""
+    n = rows_to(row["history"], evaluations)
+    return begun(row["command"], n, ROOT) == row["history"][:n]
 
 
 def seedless(line: str) -> str:
     """Return a command without its seed and its folder, from the start."""
     words = [word for word in shlex.split(line) if word != "--resume"]
-    return shlex.join(without(words, "--seed", "--out"))
-
-
-def without(words: list[str], *names: str) -> list[str]:
-    """Return the words of a command without some flags and their values."""
-    for name in names:
-        if name in words:
-            at = words.index(name)
-            words = words[:at] + words[at + 2 :]
-    return words
+    return shlex.join(short_runs.without(words, "--seed", "--out"))
 
 
 def differing(row: dict, here: dict) -> str:
@@ -126,58 +131,6 @@ def rows_to(history: list[dict], evaluations: int) -> int:
     return after[:evaluations][-1] + 1
 
 
-def now(row: dict, n: int) -> list[dict]:
-    """Return the first rows of the history that the current code gives."""
-    return begun(row["command"], n, ROOT)
-
-
-def before(commit: str, line: str) -> list:
-    """Return what a short training gives here with the code of a commit."""
-    with tempfile.TemporaryDirectory() as folder:
-        dependencies.unpack(commit.removesuffix("-dirty"), Path(folder))
-        if (ROOT / "data").exists():
-            (Path(folder) / "data").symlink_to(ROOT / "data")
-        return whole(as_known_to(Path(folder), line), Path(folder))
-
-
-def as_known_to(code: Path, line: str) -> str:
-    """Return a command without a preset that is younger than the code; it names all its options."""
-    words = shlex.split(line)
-    preset = dict(itertools.pairwise(words)).get("--preset")
-    known = preset is None or f'"{preset}"' in (code / words[1]).read_text()
-    return line if known else shlex.join(without(words, "--preset"))
-
-
-def whole(line: str, code: Path) -> list:
-    """Return the history and the results of a command, made short, in a folder of code.
-
-    Raises:
-        UserError: the command failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        words = [sys.executable, *shlex.split(short(line))[1:], "--out", str(out)]
-        ended = subprocess.run(words, cwd=code, capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise UserError(f"replay: {short(line)}: {last_line(ended.stderr)}; run it by hand")
-        return [history(out), json.loads((out / "results.json").read_text())]
-
-
-def last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["failed"])[-1]
-
-
-def short(line: str) -> str:
-    """Return a command for a narrow net, few images and few steps, without the test."""
-    words = shlex.split(line)
-    given = dict(itertools.pairwise(words))
-    options = FEW | {"epochs": min(float(given.get("--epochs", PASSES)), PASSES)}
-    narrow = {name: value for name, value in IN_PLACE.items() if f"--{name}" in given}
-    options |= narrow if "hidden" in narrow else narrow | NARROW[words[1]]
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return shlex.join([*without(words, "--max_steps", "--eval_freq"), *flags, "--no-test"])
-
-
 def begun(line: str, n: int, code: Path) -> list[dict]:
     """Run a command in a folder of code until its history has `n` rows; return these rows.
 
@@ -193,20 +146,15 @@ def begun(line: str, n: int, code: Path) -> list[dict]:
             words, cwd=code, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
-            while process.poll() is None and len(history(out)) < n:
+            while process.poll() is None and len(short_runs.history(out)) < n:
                 time.sleep(POLL)
         finally:
             process.terminate()
             process.wait()
-        found = history(out)[:n]
+        found = short_runs.history(out)[:n]
     if len(found) < n:
         raise UserError(f"replay: {line}: ended before its first evaluations; run it by hand")
     return rounded(found)
-
-
-def history(folder: Path) -> list[dict]:
-    """Return the rows of its history that a run has written so far."""
-    return runs.read_history(folder) if (folder / "history.csv").exists() else []
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from scripts.shared.schemas import of_results
 ORIGIN = ("commit", "machine")  # the last columns of every table
 DRAFT = "made from files that differ from their commit; commit them and run it again"
 LISTS = ("rows", "cells")  # of a file: what has an origin of its own
-ORIGINS = {f"{name}?": [dict] for name in LISTS}
+ORIGINS = {f"{name}?": [{"replayed?": str}] for name in LISTS}
 
 
 def write(path: str | Path, found: dict, *tables: Table) -> None:
@@ -96,6 +96,11 @@ def load(folder: str | Path) -> dict[str, dict]:
 def commit_of(row: dict) -> str:
     """Return the last commit that is known to give a row (`scripts/replay.py`)."""
     return row.get("replayed") or row["git_commit"]
+
+
+def rows_of(found: dict) -> list[dict]:
+    """Return the rows or the cells of a file."""
+    return next(found[name] for name in LISTS if name in found)
 
 
 def complete(found: dict) -> dict:

@@ -1,5 +1,7 @@
 """Stored trainings are begun again, and only what goes the same way is said to."""
 
+import dataclasses
+import importlib
 import json
 import shutil
 
@@ -8,7 +10,7 @@ import pytest
 from purenets import UserError
 from purenets.core.runs import provenance
 from scripts import cnn_train, replay
-from scripts.shared import dependencies, result_files, sweeps
+from scripts.shared import dependencies, result_files, short_runs, sweeps
 
 COMMITS = ("1" * 40, "2" * 40)
 
@@ -59,7 +61,7 @@ def elsewhere(stored):
     return stored
 
 
-def code_of_before(change):
+def code_of_before(change, name="cnn_train"):
     """Return a function that writes this code into a folder, with a change to a script of it."""
 
     def unpack(commit, folder):
@@ -68,7 +70,7 @@ def code_of_before(change):
             if path.name not in ("scripts", "data"):
                 (folder / path.name).symlink_to(path)
         shutil.copytree(dependencies.ROOT / "scripts", folder / "scripts")
-        script = folder / "scripts/cnn_train.py"
+        script = folder / f"scripts/{name}.py"
         script.write_text(change(script.read_text()))
 
     return unpack
@@ -79,10 +81,9 @@ def test_rows_of_another_machine_are_compared_with_their_commit(elsewhere, monke
     unpack = code_of_before(lambda text: text)
     monkeypatch.setattr(dependencies, "unpack", lambda *at: unpacked.append(unpack(*at)))
     replay.main(replay.Config(results=str(elsewhere)))
-    said = (
-        "the same; it ran with machine another: a short training compares its commit with this one"
-    )
-    assert f"tiny, seed 0: {said}\ntiny, seed 1: {said}" in capsys.readouterr().out
+    how = "it ran with machine another: a short training compares its commit with this one"
+    said = [f"tiny, seed {seed} ({how}): the same" for seed in (0, 1)]
+    assert "\n".join(said) in capsys.readouterr().out
     rows = result_files.read(elsewhere)["rows"]
     assert [result_files.commit_of(row) for row in rows] == [COMMITS[1]] * 2
     assert len(unpacked) == 1  # the rows differ by their seed alone
@@ -93,9 +94,56 @@ def test_a_row_of_another_machine_whose_code_differed_goes_another_way(elsewhere
     assert rate in (dependencies.ROOT / "scripts/cnn_train.py").read_text()
     change = code_of_before(lambda text: text.replace(rate, "2e-4, "))
     monkeypatch.setattr(dependencies, "unpack", change)
-    with pytest.raises(UserError, match="tiny, seed 0; tiny, seed 1: go another way now"):
+    with pytest.raises(UserError, match=r"tiny, seed 0 .*; tiny, seed 1 .*: go another way now"):
         replay.main(replay.Config(results=str(elsewhere)))
     assert result_files.commit_of(row_of(elsewhere)) == COMMITS[0]
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """A result of a command that writes all its rows at once, made by a commit before this one."""
+    monkeypatch.setattr(provenance, "git_commit", lambda: COMMITS[1])
+    path = tmp_path / "sets.json"
+    command = "python scripts/compare_mlps.py --datasets moons --no-compile --out runs/sets"
+    row = {"git_commit": COMMITS[0], "machine": "another", "test_accuracy": 0.9}
+    result_files.write(path, {"n": 2, "command": command, "rows": [row, row | {"seed": 1}]})
+    return path
+
+
+def test_the_rows_of_an_experiment_are_compared_at_once(experiment, monkeypatch, capsys):
+    unpacked, unpack = [], code_of_before(lambda text: text)
+    monkeypatch.setattr(dependencies, "unpack", lambda *at: unpacked.append(unpack(*at)))
+    replay.main(replay.Config(results=str(experiment)))
+    assert "the rows of 1111111111: the same\n" in capsys.readouterr().out
+    rows = result_files.read(experiment)["rows"]
+    assert [result_files.commit_of(row) for row in rows] == [COMMITS[1]] * 2
+    replay.main(replay.Config(results=str(experiment)))  # now they are known
+    assert len(unpacked) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_an_experiment_whose_code_differed_goes_another_way(experiment, monkeypatch):
+    used = "    key = random.key(case.seed)\n"
+    text = (dependencies.ROOT / "scripts/compare_mlps.py").read_text()
+    assert used in text
+    other = used.replace("case.seed", "case.seed + 1")
+    change = code_of_before(lambda text: text.replace(used, other), "compare_mlps")
+    monkeypatch.setattr(dependencies, "unpack", change)
+    with pytest.raises(UserError, match="the rows of 1111111111: go another way now"):
+        replay.main(replay.Config(results=str(experiment)))
+    rows = result_files.read(experiment)["rows"]
+    assert [result_files.commit_of(row) for row in rows] == [COMMITS[0]] * 2
+
+
+def test_every_experiment_can_be_made_short():
+    """Its options exist, and each result that one command writes is made by one of them."""
+    for script, options in short_runs.EXPERIMENTS.items():
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        assert {*options, "results"} <= {field.name for field in dataclasses.fields(module.Config)}
+    for path in sorted((dependencies.ROOT / "results").glob("*.json")):
+        words = json.loads(path.read_text()).get("command", "").split()
+        if words[:1] == ["python"] and words[1] != "-m":
+            assert words[1] in short_runs.EXPERIMENTS, path.name
 
 
 def test_changed_files_prove_nothing(stored, monkeypatch):
@@ -115,5 +163,5 @@ def test_a_command_that_fails_is_not_another_way(stored):
 def test_a_preset_that_the_code_does_not_have_is_left_out():
     line = "python scripts/cnn_train.py --preset {} --epochs 50.0"
     code = dependencies.ROOT
-    assert replay.as_known_to(code, line.format("vgg")) == line.format("vgg")
-    assert replay.as_known_to(code, line.format("new")) == line.replace(" --preset {}", "")
+    assert short_runs.as_known_to(code, line.format("vgg")) == line.format("vgg")
+    assert short_runs.as_known_to(code, line.format("new")) == line.replace(" --preset {}", "")

@@ -246,7 +246,7 @@ def test_gram_moves_the_params_as_direct_does():
     start = prepared(cifar10_cnn, config).state.params
     for name in one:
         moved = float((one[name] - start[name]).norm())
-        assert float((one[name] - other[name]).norm()) <= 0.05 * moved, name
+        assert float((one[name] - other[name]).norm()) <= 0.1 * moved, name
 
 
 def test_filter_muon_keeps_the_length_of_the_filters_and_trains_all_else():
