@@ -21,7 +21,7 @@ from scripts.shared.schemas import of_results
 ORIGIN = ("commit", "machine")  # the last columns of every table
 DRAFT = "made from files that differ from their commit; commit them and run it again"
 LISTS = ("rows", "cells")  # of a file: what has an origin of its own
-ORIGINS = {f"{name}?": [{"replayed?": str}] for name in LISTS}
+ORIGINS = {f"{name}?": [dict] for name in LISTS}
 
 
 def write(path: str | Path, found: dict, *tables: Table) -> None:

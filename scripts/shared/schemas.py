@@ -75,6 +75,7 @@ RUN = {  # of a sweep over images: a setting and a seed
     "setting": str,
     "seed": int,
     "images?": str,  # the digest of a folder of images
+    "replayed?": str,  # the last commit that was seen to begin it alike (scripts/replay.py)
     "training_seconds": (float, None),
     "laps?": [LAP],
     f"{VALID_VIEWS}?": (float, None),
