@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import purenets.torch_nets  # noqa: F401 (says whether something traces)
-from purenets import UserError, optim
+from purenets import Optimizer, UserError, optim
 from purenets.core.optim.internals.elementwise import is_elementwise
 
 WRONG = {
@@ -13,6 +13,7 @@ WRONG = {
     "norm of params": lambda name, g, p: g * (p * p).sum() ** 0.5,
     "size": lambda name, g, p: g / len(g.reshape(-1)),
     "axes": lambda name, g, p: g * p.ndim,
+    "share of signs": lambda name, g, p: g * (abs(g) + g).sum() / (2 * abs(g).sum()),
     "order": lambda name, g, p: g + g.reshape(-1)[0],
 }
 
@@ -62,6 +63,22 @@ def test_any_number_of_leaves_is_tried(array):
     wrong = transform(lambda name, g, p: 2 * g if name == "99" else g)
     with pytest.raises(UserError, match="the update of 99 depends"):
         optim.elementwise(wrong).init(leaves)
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor])
+def test_a_mask_by_the_signs_of_another_update_is_refused(array):
+    adam = optim.scale_by_adam()
+
+    def update(grads, state, params):
+        moves, state = adam.update(grads, state, params)
+        agree = {
+            n: (abs(g * moves[n]) + g * moves[n]) / (2 * abs(g * moves[n]))
+            for n, g in grads.items()
+        }
+        return {n: u * agree[n] / agree[n].mean() for n, u in moves.items()}, state
+
+    with pytest.raises(UserError, match=r"^elementwise: the update of \w+ depends on more "):
+        optim.elementwise(Optimizer(adam.init, update)).init(params(array))
 
 
 def test_what_cannot_be_tried_is_left_alone():

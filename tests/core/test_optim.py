@@ -268,11 +268,13 @@ def test_vmap_over_rates_equals_one_run_for_each(name, params):
             p = optim.apply_updates(p, updates)
         return p
 
+    # soap divides rounding errors, where the gradient has no part, by its eps of 1e-8
+    atol = 1e-8 if name == "soap" else 1e-15
     together = torch.func.vmap(two_steps)(rates)
     for i, rate in enumerate(rates):
         alone = two_steps(rate)
         for leaf in params:
-            assert torch.allclose(together[leaf][i], alone[leaf], rtol=1e-13, atol=1e-15)
+            assert torch.allclose(together[leaf][i], alone[leaf], rtol=1e-13, atol=atol)
 
 
 def test_wrapped_optimizers_compile_whole(params):

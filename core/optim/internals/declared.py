@@ -6,7 +6,7 @@ import numpy as np
 
 from purenets.core.arguments import expect_optimizers
 from purenets.core.arrays import namespace
-from purenets.core.base import Optimizer, Params, UserError
+from purenets.core.base import Array, Optimizer, Params, UserError
 from purenets.core.optim.internals import elementwise as internal
 from purenets.core.optim.internals.trial import can_be_tried, numbers, small
 from purenets.core.vector_dict import with_vector
@@ -19,8 +19,9 @@ def elementwise(optimizer: Optimizer) -> Optimizer:
 
     A declared update may read of the leaves only their elements, whichever leaf they are in, and of
     its state arrays shaped as the params, and scalars. It may then be computed once on the vector
-    of all leaves, or block by block. An update that uses a leaf's norm, shape or name must not be
-    declared: its numbers would change. `init` tries two updates of a few elements of each leaf.
+    of all leaves, or block by block. An update that uses a leaf's norm, mean, shape or name must
+    not be declared: its numbers would change. `init` tries two updates of a few elements of each
+    leaf, and cannot notice what these two do not show.
 
     Args:
         optimizer: the optimizer to declare.
@@ -61,11 +62,11 @@ def _expect_same_updates(optimizer: Optimizer, params: Params) -> None:
     vectors, update = with_vector(params), internal.on_leaves(optimizer)
     if vectors is params:
         return
-    grads = {name: numbers(p, 1.0 + 10 * i) for i, (name, p) in enumerate(params.items())}
     try:
         with np.errstate(all="ignore"):
             state, together = optimizer.init(params), optimizer.init(vectors)
-            for _ in range(2):
+            for t in range(2):
+                grads = {name: _signed(p, i, t) for i, (name, p) in enumerate(params.items())}
                 right, state = update(grads, state, params)
                 found, together = internal.on_vectors(update, grads, together, vectors)
                 _expect_close(found, right)
@@ -73,6 +74,15 @@ def _expect_same_updates(optimizer: Optimizer, params: Params) -> None:
         # Numbers that are not those of the net: the update may refuse them.
         if isinstance(error, UserError):
             raise
+
+
+def _signed(p: Array, i: int, t: int) -> Array:
+    """Return a gradient of leaf i for trial t: some signs differ between leaves and trials.
+
+    It falls with t, so that a running mean does not follow each change of sign.
+    """
+    g = numbers(p, 1.0 + 10 * i)
+    return namespace(p).where((g + t) % (2 + i) == 0, -g, g) / (1 + t)
 
 
 def _expect_close(found: Params, right: Params) -> None:
