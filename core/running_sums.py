@@ -91,4 +91,5 @@ def _number(name: str, value) -> float:
     except (TypeError, ValueError, RuntimeError) as error:
         shape = tuple(getattr(value, "shape", ()))
         wrong = f"has the shape {shape}" if shape else f"is {value!r}"
-        raise UserError(f"metrics: {name} {wrong}, needs a real number") from error
+        hint = "; fit trains one net, so call the step of an ensemble in a loop" if shape else ""
+        raise UserError(f"metrics: {name} {wrong}, needs a real number{hint}") from error

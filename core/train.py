@@ -404,7 +404,11 @@ def _expect_arguments(step, state, batches, evaluate, save, metric_sums) -> None
     """Raise a UserError that names the argument of `fit` that is wrong."""
     if not callable(batches):
         is_loader = hasattr(batches, "dataset") and hasattr(batches, "batch_size")
-        right = "torch_nets.from_loader(loader, key)" if is_loader else "data.batches(examples, 32, key)"
+        right = (
+            "torch_nets.from_loader(loader, key)"
+            if is_loader
+            else "data.batches(examples, 32, key)"
+        )
         raise UserError(f"fit: batches is {shown(batches)}, needs a function, as {right} makes it")
     expect_call("fit", STEP, step=step)
     expect_call("fit", ("step",), batches=batches)

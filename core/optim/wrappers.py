@@ -52,6 +52,7 @@ from purenets.core.optim.internals.order import (
     expect_descent,
     expect_no_average,
     expect_no_search,
+    order_of,
     order_of_parts,
     with_order,
 )
@@ -82,7 +83,8 @@ Predicate = Callable[[str, Array], bool]  # of the name of a leaf and the leaf
 def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array], str]) -> Optimizer:
     """Return an optimizer that updates each leaf by the optimizer that its label chooses.
 
-    `label_fn` is called at every update. An optimizer whose label no leaf has is not used.
+    `label_fn` is called at every update. An optimizer whose label no leaf has is not used, but a
+    `freeze()` that would hold no leaf is an error.
 
     Args:
         optimizers: an optimizer for each label.
@@ -94,7 +96,8 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
 
     Raises:
         UserError: optimizers is not a dict of Optimizers, or label_fn is not a function; from
-            `init` and `update`: a label is not one of optimizers.
+            `init` and `update`: a label is not one of optimizers; from `init`: no leaf has the
+            label of a `freeze()`.
 
     Example:
         >>> import numpy as np
@@ -115,6 +118,7 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
         raise UserError(f"partition: optimizers is a {type(optimizers).__name__}, needs a dict")
     expect_optimizers("partition", **{str(name): o for name, o in optimizers.items()})
     expect_call("partition", ("name", "leaf"), label_fn=label_fn)
+    frozen = [label for label, inner in optimizers.items() if order_of(inner) == FREEZES]
     optimizers = {label: own_in_any_dtype(inner) for label, inner in optimizers.items()}
 
     def labels(params):
@@ -133,6 +137,12 @@ def partition(optimizers: dict[str, Optimizer], label_fn: Callable[[str, Array],
         parts = split(labels(params), params)
         if not is_concrete(first_leaf(params)):
             return {label: optimizers[label].init(part) for label, part in parts.items()}
+        for label in frozen:
+            if label not in parts:
+                raise UserError(
+                    f"partition: no leaf has the label {label!r}, which freezes; the leaves are "
+                    f"{', '.join(params)}"
+                )
         with names_of(params):
             return {label: optimizers[label].init(part) for label, part in parts.items()}
 

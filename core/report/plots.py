@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from purenets.core.base import History
+from purenets.core.base import History, UserError
 from purenets.core.data.tasks import Dataset
 from purenets.core.runs.files import write_atomically
 from purenets.core.runs.history import column
@@ -70,8 +70,40 @@ def save(figure: Figure, path: Path) -> None:
 def curves(
     runs: dict[str, History], names: Sequence[Sequence[str]], title: str = "", log: bool = False
 ):
-    """One panel for each group of columns: `names = [("train_loss", "test_loss"), ...]`; a color
-    for each run, a line style for each column."""
+    """Return a panel for each group of columns; a color for each run, a line style for each column.
+
+    Args:
+        runs: {label: history}; what `fit` returns is a history.
+        names: the columns of each panel: `[("train_loss", "test_loss"), ...]`. The legend calls a
+            column by what precedes its "_".
+        title: of the figure.
+        log: draw the loss on a logarithmic scale.
+
+    Raises:
+        UserError: runs is not a dict of histories, a group is not a list of names, or no run has a
+            column.
+
+    Example:
+        >>> from purenets.core.report import plots
+        >>> history = [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5}]
+        >>> len(plots.curves({"adam": history}, [["loss"]]).axes)
+        1
+    """
+    if not isinstance(runs, dict):
+        raise UserError(
+            f"curves: runs is a {type(runs).__name__}, needs a dict: {{label: history}}"
+        )
+    for group in names:
+        if isinstance(group, str):
+            raise UserError(
+                f'curves: names has the text {group!r}, needs groups: [["{group}"], ...]'
+            )
+        for name in group:
+            if not any(name in row for rows in runs.values() for row in rows):
+                found = sorted({column for rows in runs.values() for row in rows for column in row})
+                raise UserError(
+                    f"curves: no run has a column {name!r}; there are {', '.join(found)}"
+                )
     return curve_grid({"": runs}, names, title, log)
 
 

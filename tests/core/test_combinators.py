@@ -122,6 +122,15 @@ def test_what_is_frozen_stays(params, gradients):
     assert all(np.array_equal(last[n], params[n]) == ("fc1" in n) for n in params)
 
 
+def test_a_freeze_that_holds_no_leaf_is_refused(params):
+    """As by a typo in a name. Other optimizers may be for leaves that some nets lack."""
+    label = lambda name, leaf: "off" if "fc_1" in name else "on"
+    frozen = optim.partition({"on": optim.adam(), "off": optim.freeze()}, label)
+    with pytest.raises(UserError, match="partition: no leaf has the label 'off', which freezes"):
+        frozen.init(params)
+    optim.partition({"on": optim.adam(), "off": optim.sgd(0.1)}, label).init(params)
+
+
 def test_accumulated_gradients_equal_their_mean(params, gradients):
     path, state = run(optim.accumulate(optim.adam(0.1), 3), params, gradients)
     means = [

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from purenets import data, random
+from purenets import UserError, data, random
 from purenets.core.report import plots
 
 HISTORY = [{"step": i, "train_loss": 1 / (i + 1), "test_loss": 1.1 / (i + 1)} for i in range(5)]
@@ -18,6 +18,23 @@ def test_curves_draw_every_column_of_every_run():
     ]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 4
     assert np.array_equal(lines[1].get_ydata(), [row["test_loss"] for row in HISTORY])
+
+
+@pytest.mark.parametrize(
+    ("runs", "names", "match"),
+    [
+        (
+            {"adam": HISTORY},
+            [["nope"]],
+            "no run has a column 'nope'; there are step, test_loss, train_loss",
+        ),
+        ({"adam": HISTORY}, ["train_loss"], r"names has the text 'train_loss', needs groups"),
+        (HISTORY, [["train_loss"]], "runs is a list, needs a dict"),
+    ],
+)
+def test_curves_that_are_not_there_are_refused(runs, names, match):
+    with pytest.raises(UserError, match=match):
+        plots.curves(runs, names)
 
 
 @pytest.mark.parametrize("name", ["moons", "digits"])

@@ -501,7 +501,7 @@ def test_a_type_error_within_fit_stays_what_it_is():
 def test_batches_that_are_no_function_are_answered_by_what_makes_one():
     loader = torch.utils.data.DataLoader([1, 2], 1)
     for wrong, right in (
-        (loader, r"needs a function, as torch_nets.from_loader\(loader\) makes it"),
+        (loader, r"needs a function, as torch_nets.from_loader\(loader, key\) makes it"),
         (TASK.train, r"needs a function, as data.batches\(examples, 32, key\) makes it"),
         ([TASK.train], r"needs a function, as data.batches"),
     ):
@@ -583,6 +583,10 @@ def test_metrics_of_the_parts_have_to_fit(metrics, message):
         ({"loss": 1j}, "loss is 1j, needs a real number"),
         ({"loss": "low"}, "loss is 'low', needs a real number"),
         ({"loss": np.complex128(1j)}, "needs a real number"),
+        (
+            {"loss": np.ones(2)},
+            r"loss has the shape \(2,\), needs a real number; fit trains one net",
+        ),
     ],
 )
 def test_metrics_of_a_step_that_are_none(metrics, message):
