@@ -125,7 +125,7 @@ def in_floats(x: np.ndarray) -> np.ndarray:
     (array([200.], dtype=float32), array([0.5], dtype=float16))
     """
     if x.dtype.kind in "fc":
-        return x
+        return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
     return x.astype(np.result_type(x.dtype, np.float32))
 
 

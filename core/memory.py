@@ -19,7 +19,7 @@ GIB = 2**30
 
 def sized(init: Callable, shapes: dict[str, tuple[int, ...]]) -> Callable:
     """Return the init function with the numbers of its params, all and of the largest leaf."""
-    sizes = [math.prod(shape) for shape in shapes.values()]
+    sizes = [math.prod(map(int, shape)) for shape in shapes.values()]  # uint8 would overflow
     init.n_params, init.largest_leaf = sum(sizes), max(sizes, default=0)
     return init
 

@@ -236,7 +236,7 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
         if not _is_integer(array) or tuple(array.shape) != tuple(targets.shape):
             about = f"{_dtype(array)} of shape {tuple(array.shape)}"
             raise UserError(f"confusion: {name}: {about}, needs class numbers, as many of both")
-    xp = namespace(predicted)
+    xp, n_classes = namespace(predicted), int(n_classes)
     predicted, targets = int64(predicted), int64(targets)
     known = (predicted >= 0) & (predicted < n_classes) & (targets >= 0) & (targets < n_classes)
     if (isinstance(known, np.ndarray) or not is_tracing()) and not bool(xp.all(known)):

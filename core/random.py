@@ -416,6 +416,7 @@ def permutation(key: Array, n: int) -> Array:
         array([3, 1, 2, 4, 0])
     """
     expect_integers("permutation", 0, n=n)
+    n = int(n) if isinstance(n, np.integer) else n
     words = bits(key, 2 * n)
     return namespace(key).argsort((words[:n] << 32) | words[n:], stable=True)
 
@@ -444,6 +445,7 @@ def bits(key: Array, n: int) -> Array:
     """
     if not isinstance(n, int | np.integer) or not 0 <= n < TOO_LARGE:
         raise UserError(f"bits: {n!r} words; needs an integer that is not negative")
+    n = int(n) if isinstance(n, np.integer) else n
     return namespace(key).concat(_hash(key, -(-n // 4), DRAW))[:n]
 
 
@@ -580,7 +582,7 @@ def _size(function: str, shape) -> int:
         for n in shape
     ):
         raise UserError(f"{function}: shape is {shape!r}, needs a tuple of sizes, such as (3, 2)")
-    return math.prod(shape)
+    return math.prod([int(n) if isinstance(n, np.integer) else n for n in shape])
 
 
 def _expect_key(key: Array) -> None:

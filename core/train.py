@@ -356,7 +356,7 @@ def fit(
         True
     """
     _expect_arguments(step, state, batches, evaluate, save, metric_sums)
-    begin, names = int(state.step), None
+    begin, names, every = int(state.step), None, int(every)
     history = _check_plan(steps, every, history, begin)
     if begin == steps > 0 and not history:  # a finished run that is resumed passes its history
         taken = f"fit: the state has taken {begin} steps already, steps={steps} takes none more"
@@ -526,7 +526,7 @@ def evaluate(
         raise UserError(
             f"batch_size: {batch_size!r}, needs a positive integer, or 0 for all at once"
         )
-    size = min(batch_size or n, n)
+    size = min(int(batch_size) or n, n)
     whole_only = attribute_of(metrics, "whole_only", lambda targets: ())
     if size < n and (names := whole_only(data[1])):
         raise UserError(

@@ -6,7 +6,7 @@ python scripts/cifar10_mlp.py --preset digits  # a small run on data that is alw
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,13 @@ class Config(ImageOptions):
     )
     lasso: float = option(0.0, "lambda of beta-lasso; 0 for none", not_negative)
     beta: float = option(50.0, "beta of beta-lasso", positive)
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from super().unused()
+        if self.net == "s_fc" and self.dropout:
+            yield "dropout", "the net s_fc has none; needs --dropout 0"
+        if not self.lasso:
+            yield "beta", "means nothing without --lasso; leave it out"
 
 
 def preset(name: str, **values) -> Config:

@@ -76,6 +76,9 @@ class Config(Options):
     )
     resume: bool = option(False, "keep the rows that --out has already")
 
+    def needs_length(self) -> str:
+        return "each row of its table"
+
     def __post_init__(self):
         super().__post_init__()
         real = [name for name in self.datasets if name in REAL]

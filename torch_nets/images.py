@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from purenets.core import data
+from purenets.core import data, random
 from purenets.core.arguments import FRACTION, expect_integers, expect_paths, expect_reals
 from purenets.core.base import Batch, UserError
 from purenets.core.data import images
@@ -115,11 +115,16 @@ def _expect_pixels(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
         raise UserError(f"{name}: images of {about}, needs uint8 (n, {sizes})")
 
 
-def _split_rows(n: int, key, valid_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to train on and those held out, of n."""
-    rows = np.arange(n)
+def _split_rows(y: np.ndarray, key, valid_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to train on and those held out, of targets `y`.
+
+    Rows that are sorted by class, as those of a folder, are shuffled: the first ones are used alone
+    in some places, as for statistics or with `n_train`.
+    """
+    rows = np.arange(len(y))
     if not valid_fraction:
-        return rows, rows[:0]
+        is_sorted = y[0] != y[-1] and bool((y[:-1] <= y[1:]).all())
+        return random.permutation(key, len(y)) if is_sorted else rows, rows[:0]
     try:
         (train_rows, _), (valid_rows, _) = data.split((rows, rows), key, valid_fraction)
     except UserError as error:
@@ -160,7 +165,9 @@ def prepare(
     for name, part in zip(("train", "test"), found, strict=False):
         data.check(part, len(found.classes), name)
         _expect_pixels(name, part[0], found.train[0].shape[1:])
-    train_rows, valid_rows = _split_rows(len(found.train[1]), key, valid_fraction)
+    train_rows, valid_rows = _split_rows(found.train[1], key, valid_fraction)
+    if n_train > len(train_rows):
+        raise UserError(f"n_train {n_train}: there are {len(train_rows)} images to train on")
     train_rows = train_rows[:n_train] if n_train else train_rows
     x, y = found.train
     parts = (

@@ -128,6 +128,11 @@ def from_loader(
     """
     if not hasattr(loader, "__iter__") or isinstance(loader, dict | list | str):
         raise UserError(f"from_loader: loader: a {type(loader).__name__}, needs a DataLoader")
+    if hasattr(loader, "__next__"):
+        raise UserError(
+            f"from_loader: loader: a {type(loader).__name__}, which can be read once only; needs a "
+            "DataLoader, or an object whose __iter__ begins anew"
+        )
     expect_functions("from_loader", to_batch=to_batch)
     device = device_from_name(device) if isinstance(device, str) else device
     if not isinstance(device, torch.device | None):

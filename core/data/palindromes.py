@@ -57,7 +57,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     expect_flags("palindromes", one_hot=one_hot)
     if not is_integer(batch) or batch < 1:
         raise UserError(f"batch: {batch} palindromes make no batch; needs 1 or more")
-    if batch * T > LARGEST:
+    if int(batch) * int(T) > LARGEST:
         raise UserError(f"palindromes: {batch} of length {T} fit into no memory")
     random.check_key(key)
     return inputs_and_targets(

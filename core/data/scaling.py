@@ -12,6 +12,7 @@ from purenets.core.arrays import expect_plain, kind_of, like, namespace, to_host
 from purenets.core.base import Array, UserError
 from purenets.core.runs.notes import warn
 
+EXACT = 2**53  # float64 holds all integers up to it
 ROUNDINGS = (
     4.0  # a spread of so many units in the last place of a feature is noise, not information
 )
@@ -101,6 +102,11 @@ def scaling_of(train: Array) -> Scaling:
     if train.ndim and train.shape[0] == 0:
         raise UserError("standardize: no examples in train; needs at least one")
     x = _as_float64(train, tuple(train.shape[1:]))
+    if kind_of(train) == "i" and x.size and np.abs(x).max() > EXACT:
+        warn(
+            "standardize: integers above 2**53 are rounded, so close ones become equal",
+            "if their differences matter, subtract the first row before",
+        )
     largest = np.abs(x).max(axis=0)
     with np.errstate(all="ignore"):
         unit = np.ldexp(_epsilon(train), np.frexp(largest)[1] - 1)  # in the last place of `largest`

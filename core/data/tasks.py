@@ -295,7 +295,7 @@ def _count_classes(sets: list[Batch], n_classes: int | None) -> int:
     together = np.concatenate([y for _, y in sets])
     if n_classes is None:
         _expect_no_gap(together, "data")
-    return int(together.max()) + 1 if n_classes is None else n_classes
+    return int(together.max()) + 1 if n_classes is None else int(n_classes)
 
 
 def expect_float_name(dtype: str) -> None:

@@ -80,8 +80,8 @@ def curves(
         log: draw the loss on a logarithmic scale.
 
     Raises:
-        UserError: runs is not a dict of histories, a group is not a list of names, or no run has a
-            column.
+        UserError: runs is not a dict of histories, a group is not a list of names, or no run has
+            any column of a group.
 
     Example:
         >>> from purenets.core.report import plots
@@ -93,17 +93,15 @@ def curves(
         raise UserError(
             f"curves: runs is a {type(runs).__name__}, needs a dict: {{label: history}}"
         )
+    found = sorted({column for rows in runs.values() for row in rows for column in row})
     for group in names:
         if isinstance(group, str):
             raise UserError(
-                f'curves: names has the text {group!r}, needs groups: [["{group}"], ...]'
+                f"curves: names has the text {group!r}, needs groups: [[{group!r}], ...]"
             )
-        for name in group:
-            if not any(name in row for rows in runs.values() for row in rows):
-                found = sorted({column for rows in runs.values() for row in rows for column in row})
-                raise UserError(
-                    f"curves: no run has a column {name!r}; there are {', '.join(found)}"
-                )
+        if not set(group) & set(found):
+            missing = ", ".join(group)
+            raise UserError(f"curves: no run has a column {missing}; there are {', '.join(found)}")
     return curve_grid({"": runs}, names, title, log)
 
 

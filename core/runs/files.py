@@ -67,12 +67,14 @@ def exclusive_file(path: str | Path | None, flag: str = "--results") -> Iterator
     """Exclude other processes from a file that is read, and later written with more in it.
 
     What a killed process left of a write of it is removed. Yields its path; None for None, where
-    there is nothing to exclude from.
+    there is nothing to exclude from. Its name ends in .json, since tables are written beside it.
     """
     if path is None:
         yield None
         return
     path = Path(path)
+    if path.suffix != ".json":
+        raise UserError(f"{flag} {path}: is written as JSON; needs a name that ends in .json")
     folder_at(path.parent, flag)
     with exclusive_lock(path.parent, f".{path.name}.lock", flag):
         remove_unfinished(path.parent, (path.name, path.with_suffix(".md").name))

@@ -116,13 +116,14 @@ def save(
         rows, metric_sums: the other two values that `fit` hands over; nothing, where only the state
             is to be saved.
         keep: how many checkpoints to keep, the best one apart.
-        newest: the step of the checkpoint that is there and may be kept; None if there is none.
+        newest: the step of the checkpoint that is there and may be kept; None to look for it.
 
     Returns:
         The step of the state, which is the newest from then on.
 
     Raises:
-        UserError: an argument has the wrong type or value, or a file cannot be written.
+        UserError: an argument has the wrong type or value, the folder has a history and `rows` is
+            empty, or a file cannot be written.
 
     Example:
         >>> import pathlib, tempfile
@@ -157,8 +158,20 @@ def save(
     folder = Path(folder)
     if not is_folder(folder):
         raise UserError(f"save: {folder} is no folder; make it first, or let open_run make it")
+    newest = _newest(folder, rows) if newest is None else newest
     meta = {"history": rows, "sums": {name: float(value) for name, value in metric_sums.items()}}
     return rotation.commit(folder, checkpoint.on_host(state._asdict()), meta, keep, newest)
+
+
+def _newest(folder: Path, rows: Sequence[dict]) -> int | None:
+    """Return the step of the newest good checkpoint; refuse to replace its history by none."""
+    try:
+        found = rotation.first_good(folder)
+    except UserError:  # all are damaged: nothing that could be kept
+        return None
+    if found and found[2]["history"] and not rows:
+        raise UserError(f"save: {folder} holds a history; pass its rows, or name another folder")
+    return rotation.step_of(found[1]) if found else None
 
 
 def restore(

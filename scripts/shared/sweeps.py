@@ -140,6 +140,7 @@ def trained(script: ModuleType, config: ImageOptions) -> dict:
         script.main(config)
     begun = runs.read_config(folder)
     check_same(folder, begun, {"script": script_of(config), "config": config.to_dict()})
+    expect_length(folder, config)
     digests = data_digests(config)
     check_data(folder, begun.get("data", {}), digests)
     return {
@@ -154,6 +155,15 @@ def trained(script: ModuleType, config: ImageOptions) -> dict:
         "history": rounded(runs.read_history(folder)),
         **({"images": digest_of(digests)} if digests else {}),
     }
+
+
+def expect_length(folder: Path, config: ImageOptions) -> None:
+    """Raise a UserError if the run in a folder has taken another number of steps."""
+    taken = runs.read_history(folder)[-1]["step"]
+    if not config.epochs and taken != config.max_steps:
+        raise UserError(
+            f"--max_steps {config.max_steps}: the run in {folder} took {taken}; name another --out"
+        )
 
 
 def folder_of(out: str, setting: str, seed: int) -> dict:

@@ -659,3 +659,12 @@ def test_tables_are_refused_wherever_data_enter(place, convert):
     for door in doors:
         with pytest.raises(UserError, match=rf"a Table, needs an array, as its {convert}\(\)"):
             door()
+
+
+@pytest.mark.parametrize("array", [np.asarray, torch.as_tensor])
+def test_large_integers_that_are_rounded_are_told(array):
+    x = array((2**62 + np.arange(100))[:, None])
+    with pytest.warns(RunWarning, match=r"integers above 2\*\*53 are rounded"):
+        data.standardize(x)
+    (small,) = data.standardize(x - x[0])
+    assert abs(float(small.std()) - 1) < 0.01

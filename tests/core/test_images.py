@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from purenets import UserError
+from purenets import UserError, random
 from purenets.core.data import image_cache, image_files, images
 
 DRAW = np.random.default_rng(0)
@@ -663,3 +663,20 @@ def test_cache_is_in_the_folder_of_the_system(platform, monkeypatch):
     folder = image_cache.cache_folder()
     assert folder.is_relative_to(Path.home())
     assert folder.parts[-2:] == ("purenets", "images")
+
+
+def test_images_that_are_sorted_by_class_are_shuffled_where_none_are_held_out():
+    """The first of them determine statistics, and n_train keeps the first."""
+    from purenets.torch_nets import images as torch_images
+
+    x, y = np.arange(60, dtype=np.uint8).repeat(48).reshape(60, 3, 4, 4), np.repeat([0, 1, 2], 20)
+    found = images.ImageDataset((x, y), (x[:3], y[::20]), ("a", "b", "c"))
+    task = torch_images.prepare(found, random.key(0), 0.0, n_train=30)
+    assert np.bincount(task.train[1]).min() > 3
+    whole = torch_images.prepare(found, random.key(0), 0.0)
+    assert sorted(whole.train[0][:, 0, 0, 0].tolist()) == list(range(60))
+    assert (whole.train[1] == whole.train[0][:, 0, 0, 0] // 20).all()
+    mixed = found._replace(train=(x[::-1], y[::-1]))
+    assert (torch_images.prepare(mixed, random.key(0), 0.0).train[1].numpy() == y[::-1]).all()
+    with pytest.raises(UserError, match="n_train 61: there are 60 images to train on"):
+        torch_images.prepare(found, random.key(0), 0.0, n_train=61)

@@ -26,7 +26,7 @@ def test_curves_draw_every_column_of_every_run():
         (
             {"adam": HISTORY},
             [["nope"]],
-            "no run has a column 'nope'; there are step, test_loss, train_loss",
+            "no run has a column nope; there are step, test_loss, train_loss",
         ),
         ({"adam": HISTORY}, ["train_loss"], r"names has the text 'train_loss', needs groups"),
         (HISTORY, [["train_loss"]], "runs is a list, needs a dict"),

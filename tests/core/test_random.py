@@ -465,3 +465,13 @@ def test_integers_of_64_bits_at_most():
     for low, high in ((2**63 - 2, 2**63 + 1), (2**64, 2**64 + 2), (-(2**63) - 1, -(2**63) + 1)):
         with pytest.raises(UserError, match="integers of 64 bits"):
             random.randint(random.key(0), (8,), low, high)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint64"])
+def test_sizes_may_be_small_integers_of_numpy(dtype):
+    n = np.dtype(dtype).type(100)
+    assert random.normal(random.key(0), (n, 64)).shape == (100, 64)
+    assert (
+        random.uniform(random.key(0), (n, n)) == random.uniform(random.key(0), (100, 100))
+    ).all()
+    assert (random.permutation(random.key(0), n) == random.permutation(random.key(0), 100)).all()

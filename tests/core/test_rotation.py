@@ -261,3 +261,29 @@ def test_save_refuses_what_restore_would_call_damaged(step, tmp_path):
     with pytest.raises(UserError, match=r"save: state.step is .*, needs an int64 from 7 on"):
         runs.save(tmp_path, STATE._replace(step=step), [{"step": 7, "loss": 1.0}])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_without_the_newest_step_finds_it(tmp_path):
+    for i, step in enumerate((10, 20, 30), start=1):
+        runs.save(tmp_path, at(step), rows(*(10, 20, 30)[:i]), keep=3)
+    assert names(tmp_path) == {
+        checkpoint.NAME,
+        "checkpoint-10.safetensors",
+        "checkpoint-20.safetensors",
+    }
+
+
+def test_a_save_without_rows_does_not_replace_a_history(tmp_path):
+    save_all(tmp_path, 10, 20)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(
+        UserError, match=r"^save: .* holds a history; pass its rows, or name another"
+    ):
+        runs.save(tmp_path, at(30))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_save_over_damaged_checkpoints_alone_is_whole(tmp_path):
+    (tmp_path / checkpoint.NAME).write_bytes(b"damaged")
+    runs.save(tmp_path, at(30))
+    assert runs.restore(tmp_path, STATE)[0].step == 30

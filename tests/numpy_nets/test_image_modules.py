@@ -184,3 +184,12 @@ def test_running_statistics_are_checked(wrong):
     params, buffers = norm.init(random.key(0))
     with pytest.raises(UserError, match=r"^running_mean: "):
         norm.forward(params, buffers | wrong if wrong else {}, np.ones((4, 3, 2, 2), np.float32))
+
+
+def test_big_endian_images_are_those_of_this_machine():
+    x = np.arange(96, dtype="float32").reshape(3, 2, 4, 4)
+    for layer in (m.GlobalAvgPool(), m.BatchNorm(2)):
+        params, buffers = layer.init(random.key(0))
+        right, found = (layer.forward(params, buffers, a)[0] for a in (x, x.astype(">f4")))
+        assert found.dtype == right.dtype
+        assert (found == right).all()

@@ -126,3 +126,11 @@ def test_noise_of_a_set_that_is_not_generated_is_refused_at_once(tmp_path):
         compare_mlps.Config(**options)
     assert compare_mlps.Config(**options | {"datasets": ("moons",)}).noises == (0.1, 0.2)
     assert compare_mlps.Config(**options | {"noises": ()}).datasets == ("moons", "digits")
+
+
+def test_a_table_of_another_length_is_not_gone_on_with(tmp_path):
+    config = compare_mlps.Config(**SMALL, datasets="iris", out=str(tmp_path / "run"))
+    compare_mlps.main(config)
+    other = dataclasses.replace(config, max_steps=config.max_steps + 1, resume=True)
+    with pytest.raises(UserError, match=r"--max_steps 7: .* each row of its table depends on it"):
+        compare_mlps.main(other)

@@ -161,6 +161,17 @@ def test_rows_of_other_options_are_not_mixed_with_those_of_a_sweep(tmp_path):
     assert len(json.loads(path.read_text())["rows"]) == 2
 
 
+@pytest.mark.parametrize("steps", [2, 6])
+def test_a_finished_run_of_another_length_is_not_that_of_a_sweep(tmp_path, steps):
+    config = cnn_sweep.Config(**TINY, out=str(tmp_path / "runs"))
+    cnn_sweep.main(config)
+    other = dataclasses.replace(config, max_steps=steps, seeds=2)
+    with pytest.raises(
+        UserError, match=rf"--max_steps {steps}: the run in .* took 4; name another"
+    ):
+        cnn_sweep.main(other)
+
+
 def test_a_preset_with_other_images_held_out_is_another_setting(tmp_path):
     row = a_row("cnn 94", 0, 0.9, git_commit="c" * 40, machine="m")
     config = cifar10_sweep.Config(settings=("final",))

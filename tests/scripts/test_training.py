@@ -278,6 +278,8 @@ def test_without_a_look_at_the_test_images_there_is_no_test(tmp_path, capsys, mo
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
+        (cifar10_mlp, {"net": "s_fc", "dropout": 0.5}, "--dropout 0.5: the net s_fc has none"),
+        (cifar10_mlp, {"beta": 9.0}, "--beta 9.0: means nothing without --lasso"),
         (cifar10_cnn, {"mixup_alpha": 0.8}, "--mixup_alpha 0.8: means nothing without --mixup"),
         (cifar10_cnn, {"views_below": 0.8}, "--views_below 0.8: means nothing without --views"),
         (cifar10_cnn, {"small_fraction": 0.3}, "--small_fraction 0.3: means nothing without"),

@@ -240,3 +240,10 @@ def test_a_stream_takes_the_length_that_is_given():
 def test_loaders_of_which_no_batches_come_are_told(loader, message):
     with pytest.raises(UserError, match=message):
         from_loader(loader, KEY)(0)
+
+
+def test_what_can_be_read_once_only_is_refused():
+    """Else the batch of a step would be another one when it is asked for again."""
+    for once in ((batch for batch in [(X, Y)]), zip([X], [Y], strict=True), iter([(X, Y)])):
+        with pytest.raises(UserError, match="which can be read once only; needs a DataLoader"):
+            from_loader(once, KEY, steps_per_epoch=1)
