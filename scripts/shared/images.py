@@ -205,8 +205,9 @@ def open_task(config: ImageOptions, key, device, group):
     try:
         task = images.prepare(found, key, config.valid_fraction, device, config.train_images)
     except UserError as error:
-        flag = "--" if str(error).startswith("valid_fraction") else ""
-        raise UserError(f"{flag}{error}") from error
+        text = str(error).replace("n_train ", "--train_images ")
+        flag = "--" if text.startswith("valid_fraction") else ""
+        raise UserError(f"{flag}{text}") from error
     n = len(task.train[1])
     if config.batch_size > n:
         raise UserError(f"--batch_size {config.batch_size}: more than the {n} training images")

@@ -126,6 +126,10 @@ def test_the_running_mean_is_what_is_evaluated():
             ["--data", "digits", "--valid_fraction", "1"],
             "--valid_fraction 1.0: needs a number from 0 to below 1",
         ),
+        (
+            ["--data", "digits", "--train_images", "2000"],
+            "--train_images 2000: there are 1294 images to train on",
+        ),
         (["--data", "digits", "--optimizer", "muonn"], "--optimizer muonn: needs one of"),
         (["--precision", "float16"], "--precision float16: needs one of float32"),
         (["--epochs", "-1"], "--epochs -1.0: needs a number that is not negative"),
