@@ -42,16 +42,16 @@ def to_host(x: Array) -> np.ndarray:
 
 
 def plain(x: Array) -> Array:
-    """Return a torch.nn.Parameter as a plain tensor of its values, anything else as it is.
+    """Return a torch.nn.Parameter as a plain tensor with a copy of its values, else `x` as it is.
 
     A Parameter requires grad: each step of a training that began at it would hold on to the step
-    before.
+    before. An optimizer of torch would change it in place.
     """
     if isinstance(x, NUMPY):
         return x
     import torch
 
-    return x.detach() if isinstance(x, torch.nn.Parameter) else x
+    return x.detach().clone() if isinstance(x, torch.nn.Parameter) else x
 
 
 def stop_gradient(x: Array) -> Array:

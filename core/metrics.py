@@ -27,7 +27,7 @@ from purenets.core.arguments import (
     expect_integers,
     expect_numbers,
 )
-from purenets.core.arrays import expect_plain, int64, is_tracing, namespace
+from purenets.core.arrays import expect_plain, int64, is_tracing, kind_of, namespace
 from purenets.core.base import Array, UserError
 from purenets.core.data.checks import expect_distributions
 
@@ -384,6 +384,9 @@ def _classes(name: str, predictions: Array, targets: Array, least: int = 2) -> A
 def _same_shape(name: str, predictions: Array, targets: Array) -> tuple[Array, Array]:
     """Return both in one shape: a last axis of one element may be missing in one of them."""
     _expect_examples(name, predictions, targets)
+    for part, array in (("predictions", predictions), ("targets", targets)):
+        if kind_of(array) == "c":
+            raise UserError(f"{name}: {part} are complex, needs real numbers")
     a, b = tuple(predictions.shape), tuple(targets.shape)
     if a != b and a != (*b, 1) and b != (*a, 1):
         raise UserError(f"{name}: predictions {a} and targets {b}; needs the same shape")

@@ -126,9 +126,11 @@ def _tracking(train: Callable, buffers: Buffers) -> Callable:
     names = [name for name in running if _prefix(name) in moved]
     start = {name: buffers[name].to(torch.float64) for name in names}
     start = {name: torch.full_like(old, float(_leaf(name) == VAR)) for name, old in start.items()}
-    ahead = train({**buffers, **{name: value + 1 for name, value in start.items()}})
     new = train({**buffers, **start})
-    momentum = {name: 1 - (ahead[name] - new[name]) for name in names}
+    # as far apart as the statistics are large, which a net in lower precision rounds
+    far = {name: (new[name] - value).abs().clamp_min(1) for name, value in start.items()}
+    ahead = train({**buffers, **{name: value + far[name] for name, value in start.items()}})
+    momentum = {name: 1 - (ahead[name] - new[name]) / far[name] for name in names}
     counted = {name for name in names if _calls(name, buffers, once)}
 
     def track(train: Callable, buffers: Buffers) -> tuple[Buffers, dict[str, tuple[Tensor, int]]]:

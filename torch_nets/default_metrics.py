@@ -9,11 +9,14 @@ without meaning.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from purenets.core.arguments import within
+from purenets.core.arrays import int64
 from purenets.core.metrics import (
     accuracy,
     binary_accuracy,
@@ -25,6 +28,7 @@ from purenets.core.metrics import (
 from purenets.torch_nets import losses
 from purenets.torch_nets.fast.tracing import is_tracing
 
+IGNORED = -100  # the target that losses of torch leave out by default
 OURS = (  # which ignore no target
     losses.cross_entropy,
     losses.smoothed_cross_entropy,
@@ -105,12 +109,43 @@ def accuracy_for(loss: Callable) -> Callable[[Tensor, Tensor], Tensor | None]:
     if kind in OURS:
         return _of_checked_classes
     if kind in CLASSES:
-        return _of_classes
+        return _without(_ignore_index(loss))
     return _of_unknown_loss
 
 
+def _ignore_index(loss: Callable) -> int:
+    """Return the class number that a loss of torch leaves out: of a module, or of a partial."""
+    for part in within(loss):
+        if isinstance(part, nn.Module):
+            return getattr(part, "ignore_index", IGNORED)
+        if isinstance(part, functools.partial) and "ignore_index" in part.keywords:
+            return part.keywords["ignore_index"]
+    return IGNORED
+
+
+def _without(index: int) -> Callable[[Tensor, Tensor], Tensor | None]:
+    """Return the accuracy over the targets that are not `index`, nor below 0."""
+    if index < 0:
+        return _of_classes
+
+    def kept(targets):
+        if not isinstance(targets, Tensor) or targets.is_floating_point():
+            return targets  # probabilities
+        return torch.where(targets == index, IGNORED, int64(targets))
+
+    def of_others(logits: Tensor, targets: Tensor) -> Tensor | None:
+        return _of_classes(logits, kept(targets))
+
+    of_others.mean_over_examples = lambda targets: none_ignored(kept(targets))
+    return of_others
+
+
+def _are_tensors(*parts: Any) -> bool:
+    return all(isinstance(part, Tensor) for part in parts)
+
+
 def _of_unknown_loss(logits: Tensor, targets: Tensor) -> Tensor | None:
-    if not isinstance(logits, Tensor) or not means_classes(logits, targets):
+    if not _are_tensors(logits, targets) or not means_classes(logits, targets):
         return None
     classes, *positions = logits.shape[1:]
     return None if classes in positions else accuracy(logits, targets)
@@ -141,6 +176,8 @@ def _of_classes(logits: Tensor, targets: Tensor) -> Tensor | None:
     """Return the accuracy for a loss of torch, which takes more shapes, and ignores targets of
     -100.
     """
+    if not _are_tensors(logits, targets):
+        return None
     if means_classes(logits, targets) or means_one_hot(logits, targets):
         return accuracy(logits, targets)
     return None

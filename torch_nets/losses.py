@@ -508,6 +508,8 @@ def _alike(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     Half precision comes back as float32, as in `smoothed_cross_entropy`.
     """
     _expect_tensors(name, outputs, targets)
+    if targets.is_complex():
+        raise UserError(f"{name}: targets are complex, needs real numbers; targets.abs() or .real")
     outputs = widened(outputs)
     a, b = tuple(outputs.shape), tuple(targets.shape)
     if a != b and a != (*b, 1) and b != (*a, 1):

@@ -233,7 +233,7 @@ def backward(
         with _Watched(ghost):
             one_x = map_arrays(lambda a: a[None], x)
             outputs, _ = model.apply(leaves, buffers, one_x, train=train, key=key)
-            value = loss(outputs, y[None])
+            value = loss(outputs, map_arrays(lambda a: a[None], y))
         return (value, _detached(outputs)) if _is_of_tensors(outputs) else (value,)
 
     with torch.enable_grad():

@@ -64,7 +64,7 @@ class Outer(NamedTuple):
     def squared_norms(self) -> Tensor:
         if self.x.shape[1] == 1:
             return Each(self.x).squared_norms() * Each(self.dy).squared_norms()
-        by_gram = lambda x, dy: ((x @ x.mT) * (dy @ dy.mT)).sum((1, 2))
+        by_gram = lambda x, dy: (_products(x) * _products(dy)).sum((1, 2)).to(self.dy.dtype)
         return in_chunks(by_gram, self.x.shape[1] ** 2, self.x, self.dy)
 
     def total(self, factors: Tensor) -> Tensor:
@@ -194,11 +194,21 @@ class Windows(NamedTuple):
         of_x = sum(of_x[..., at, :, :, at] for at in across)
         down = [slice(i * dh, i * dh + (rows - 1) * sh + 1, sh) for i in range(kh)]
         of_x = sum(of_x[..., at, :, :, at, :] for at in down)
-        return (of_x * _gram(dy, groups)).flatten(1).sum(1)
+        return (of_x * _gram(dy, groups)).flatten(1).sum(1).to(dy.dtype)
+
+
+def _products(x: Tensor) -> Tensor:
+    """Return the products of all positions, (b, t, t), in float64.
+
+    Terms of a squared norm may cancel, where positions are nearly equal: in float32 a norm could
+    come out too small, and a gradient would be clipped too little.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float64))
+    return wide @ wide.mT
 
 
 def _gram(x: Tensor, groups: int) -> Tensor:
-    """Return the products of all pixels of a group of channels.
+    """Return the products of all pixels of a group of channels, in float64 as `_products`.
 
     Args:
         x: (b, n, groups * c, h, w).
@@ -209,7 +219,7 @@ def _gram(x: Tensor, groups: int) -> Tensor:
     """
     b, n, _, h, w = x.shape
     pixels = x.reshape(b, n, groups, -1, h * w).movedim(1, 3).reshape(b, groups, -1, n * h * w)
-    return (pixels.mT @ pixels).view(b, groups, n, h, w, n, h, w)
+    return _products(pixels.mT).view(b, groups, n, h, w, n, h, w)
 
 
 Term = Each | Outer | Rows | Windows

@@ -173,7 +173,7 @@ def per_example_grads_by_vmap(
         logits, _ = model.apply(
             params, buffers, map_arrays(lambda a: a[None], x), train=train, key=key
         )
-        value = of_one(logits, y[None])
+        value = of_one(logits, map_arrays(lambda a: a[None], y))
         return value, value.detach()
 
     def one_grad(params, buffers, x, y, key):

@@ -36,6 +36,7 @@ from purenets.core.serial import (
 )
 from purenets.torch_nets import own_layers
 from purenets.torch_nets.fast import matmul
+from purenets.torch_nets.fast.tracing import is_transformed
 from purenets.torch_nets.keys import MISSING, key_like
 
 MAX_MULTIPLIES_INLINE = 4096  # up to here torch.compile does better without a library
@@ -538,6 +539,8 @@ def Embedding(n_tokens: int, n_features: int, *, padding: int | None = None) -> 
             raise UserError(f"input: {str(x.dtype).removeprefix('torch.')}, needs integers")
         tokens = x if x.dtype in (torch.int32, torch.int64) else x.long()
         try:
+            if is_transformed():  # vmap over tokens and weight looks at no token
+                torch.nn.functional.embedding(tokens, torch.zeros(n_tokens, 1, device=x.device))
             return torch.nn.functional.embedding(tokens, params["weight"], padding), buffers
         except IndexError as error:
             raise UserError(f"input: a token is not from 0 to {n_tokens - 1}") from error

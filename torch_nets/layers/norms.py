@@ -23,6 +23,7 @@ from purenets.core.serial import (
     expect_running,
     expect_sizes,
 )
+from purenets.torch_nets.fast.tracing import is_differentiated
 from purenets.torch_nets.layers.basic import expect_known_dtype, expect_tensor
 
 
@@ -65,7 +66,8 @@ def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
         expect_tensor(x)
         expect_features(x, n)
         expect_known_dtype(x, params["weight"])
-        wide = x if x.is_cpu else _as_weight(x, params)  # the CPU's kernel takes both dtypes
+        mixed = x.is_cpu and not is_differentiated()  # the CPU's kernel takes both dtypes
+        wide = x if mixed else _as_weight(x, params)
         y = F.layer_norm(wide, (n,), params["weight"], params.get("bias"), eps)
         return y.to(x.dtype), buffers
 
@@ -250,11 +252,17 @@ def BatchNorm(
         weight, bias = widened(weight), widened(bias)  # statistics have their dtype
         if not train:
             mean, var = (buffers[name].to(weight.dtype) for name in ("running_mean", "running_var"))
-            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), buffers
+            y = F.batch_norm(_mixed(x, weight), mean, var, weight, bias, False, 0.0, eps)
+            return y.to(x.dtype), buffers
         y, count, mean, var = _batch_normalized(x, weight, bias, eps, total)
         return y, _running_statistics(buffers, count, mean, var, momentum)
 
     return Model(sized(init, shapes), apply, uses_key=False, kind="BatchNorm")
+
+
+def _mixed(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x as the kernel takes it, in lower precision too, but not under a transform."""
+    return x.to(weight.dtype) if is_differentiated() else x
 
 
 def _batch_normalized(
@@ -269,9 +277,9 @@ def _batch_normalized(
             "BatchNorm trains on two or more"
         )
     y, mean, inverse_deviation = torch.native_batch_norm(
-        x, weight, bias, None, None, True, 0.0, eps
+        _mixed(x, weight), weight, bias, None, None, True, 0.0, eps
     )
-    return y, x.numel() / x.shape[1], mean, inverse_deviation.detach() ** -2 - eps
+    return y.to(x.dtype), x.numel() / x.shape[1], mean, inverse_deviation.detach() ** -2 - eps
 
 
 def _batch_normalized_by_total(
@@ -292,11 +300,17 @@ def _batch_normalized_by_total(
     return y.to(x.dtype), count, mean, var.detach()
 
 
+def _moved(old: Tensor, value: Tensor, momentum: float) -> Tensor:
+    """Return old statistics moved towards those of a batch, which may be beyond half precision."""
+    wide = widened(old)
+    return torch.lerp(wide, value.to(wide.dtype), momentum).to(old.dtype)
+
+
 def _running_statistics(buffers, count, mean: Tensor, var: Tensor, momentum: float) -> dict:
     """Return the buffers with the running statistics moved towards those of a batch."""
     var = var * (count / (count - 1))  # unbiased, as in PyTorch
     moved = {
-        name: torch.lerp(buffers[name], value.to(buffers[name].dtype), momentum)
+        name: _moved(buffers[name], value, momentum)
         for name, value in (("running_mean", mean.detach()), ("running_var", var))
     }
     return moved | {"num_batches_tracked": buffers["num_batches_tracked"] + 1}
