@@ -29,6 +29,7 @@ class Mutation(NamedTuple):
 
 
 CANARIES, RECIPES = "tests/scripts/test_canaries.py", "tests/scripts/test_recipes.py"
+USERS = "tests/torch_nets/test_users_inputs.py"
 TIMING, RESULTS = "tests/test_timing.py", "tests/test_results.py"
 PUBLISHED, COMBINATORS = "tests/core/test_optim_published.py", "tests/core/test_combinators.py"
 TORCH_TWINS = "tests/core/test_optim.py::test_200_steps_equal_torch_optim"
@@ -360,6 +361,20 @@ EXPERIMENTS = [
         '"--no-renames", "-z", "-uno")',
         "tests/core/test_provenance.py::test_a_changed_or_new_file_makes_it_dirty",
     ),
+    Mutation(
+        "the first images of a folder, all of one class",
+        "torch_nets/images.py",
+        "random.permutation(key, len(y)) if is_sorted else rows",
+        "rows",
+        "tests/core/test_images.py::test_images_that_are_sorted_by_class_are_shuffled_where_none_are_held_out",
+    ),
+    Mutation(
+        "a finished run of another length is that of a sweep",
+        "scripts/shared/sweeps.py",
+        "    if not config.epochs and taken != config.max_steps:",
+        "    if False:",
+        "tests/scripts/test_sweeps.py::test_a_finished_run_of_another_length_is_not_that_of_a_sweep",
+    ),
 ]
 
 BENCHMARKS = [
@@ -528,6 +543,13 @@ OPTIMIZERS = [
         "abs(p + u) < lam, -p, u",
         "tests/core/test_sparse.py::test_beta_lasso_is_the_algorithm_of_the_paper",
     ),
+    Mutation(
+        "the trial of elementwise has positive gradients only",
+        "core/optim/internals/declared.py",
+        "namespace(p).where((g + t) % (2 + i) == 0, -g, g)",
+        "g",
+        "tests/core/test_declared.py::test_a_mask_by_the_signs_of_another_update_is_refused",
+    ),
 ]
 
 BACKPROP = [
@@ -614,8 +636,8 @@ LAYERS_AND_LOSSES = [
     Mutation(
         "running statistics move by one minus the momentum",
         "torch_nets/layers/norms.py",
-        "value.to(buffers[name].dtype), momentum)",
-        "value.to(buffers[name].dtype), 1 - momentum)",
+        "value.to(wide.dtype), momentum)",
+        "value.to(wide.dtype), 1 - momentum)",
         f"{LAYERS}::test_batch_norm_of_features_and_of_images_is_torchs",
     ),
     Mutation(
@@ -704,6 +726,20 @@ LAYERS_AND_LOSSES = [
         "model.apply(params, buffers, x)[0]) / 2",
         "tests/torch_nets/test_wrappers.py::"
         "test_mirror_averaging_is_blind_to_mirrors_in_evaluation_only",
+    ),
+    Mutation(
+        "a token of an ensemble is a row of the next member",
+        "torch_nets/layers/basic.py",
+        "            if is_transformed():  #",
+        "            if False:  #",
+        f"{USERS}::test_a_token_of_an_ensemble_is_no_row_of_another_member",
+    ),
+    Mutation(
+        "variances of a batch in half precision before they are averaged",
+        "torch_nets/layers/norms.py",
+        "torch.lerp(wide, value.to(wide.dtype), momentum)",
+        "torch.lerp(wide, value.to(old.dtype).to(wide.dtype), momentum)",
+        f"{USERS}::test_statistics_beyond_half_precision_are_averaged_first",
     ),
 ]
 
@@ -794,6 +830,13 @@ METRICS_ = [
         "n = np.count_nonzero(classes >= 0)",
         "n = classes.size",
         f"{METRICS}::test_ignored_targets_do_not_count",
+    ),
+    Mutation(
+        "targets that the loss ignores are counted",
+        "torch_nets/default_metrics.py",
+        "torch.where(targets == index, IGNORED, int64(targets))",
+        "int64(targets)",
+        f"{USERS}::test_targets_that_the_loss_ignores_are_not_counted",
     ),
 ]
 
@@ -1132,6 +1175,13 @@ PRIVACY_AND_PROCESSES = [
         "return tree.map(lambda g: g.mean(0), squares(params, buffers, batch)[0])",
         "return tree.map(lambda g: g.sum(0), squares(params, buffers, batch)[0])",
         "tests/torch_nets/test_curvature.py::test_fisher_is_the_mean_of_squares",
+    ),
+    Mutation(
+        "ghost norms add their products in float32",
+        "torch_nets/analysis/ghost_terms.py",
+        "    wide = x.to(torch.promote_types(x.dtype, torch.float64))",
+        "    wide = x",
+        f"{USERS}::test_gradients_of_near_duplicates_are_clipped",
     ),
 ]
 
