@@ -356,8 +356,8 @@ def fit(
         True
     """
     _expect_arguments(step, state, batches, evaluate, save, metric_sums)
-    begin, names, every = int(state.step), None, int(every)
-    history = _check_plan(steps, every, history, begin)
+    begin, names = int(state.step), None
+    history, every = _check_plan(steps, every, history, begin), int(every)
     if begin == steps > 0 and not history:  # a finished run that is resumed passes its history
         taken = f"fit: the state has taken {begin} steps already, steps={steps} takes none more"
         warnings.warn(taken, stacklevel=3)
