@@ -50,6 +50,7 @@ class Tree:
         self.parse = cache(self._parse)
         self.code_of = cache(self._code_of)
         self.path_of = cache(self._path_of)
+        self.named_in = cache(lambda definition: [*self._named_in(definition)])
         self.used_by = cache(self._used_by)
 
     def _parse(self, path: str) -> Parsed | None:
@@ -85,7 +86,7 @@ class Tree:
             definition = waiting.pop()
             if definition not in found:
                 found.add(definition)
-                waiting += self._named_in(definition)
+                waiting += self.named_in(definition)
         return found
 
     def _all_of(self, path: str) -> Iterator[Definition]:
@@ -189,7 +190,8 @@ def _git(*arguments: str, given: bytes | None = None) -> bytes:
 
 def changed(used: set[Definition], now: Tree, then: Tree) -> list[Definition]:
     """Return the definitions whose code differs between two trees, sorted."""
-    return sorted(d for d in used if now.code_of(d) != then.code_of(d))
+    edited = {path for path, _ in used if now.read(path) != then.read(path)}
+    return sorted(d for d in used if d.path in edited and now.code_of(d) != then.code_of(d))
 
 
 # --- source ---------------------------------------------------------------------------------------

@@ -288,7 +288,7 @@ def test_derivatives_of_second_order_and_forward_ones_are_finite_at_a_dead_unit(
 
 def test_compiled_gradient_through_updates_of_a_dead_unit_is_the_eager_one():
     params, grads, weights = dead_point()
-    names = ["adam", "adagrad", "nadam", "radam", "lamb", "muon", "clipped and adam", "normalized"]
+    names = ["adam", "lamb", "muon", "clipped and adam"]  # of all names a compilation takes minutes
 
     def all_of_them(grads, params):
         return sum(after_updates(name, 2, weights)(grads, params) for name in names)
