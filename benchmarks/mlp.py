@@ -9,8 +9,8 @@ of steps and end with the params of torch.nn, which is asserted: nobody does les
 code that a user writes. Eager steps and NumPy measure loss and accuracy, ours and those of
 torch.nn; compiled ones and the other peers measure the loss. Loops by scan get a batch for each
 step, ours and JAX's. torch.optim's Adam is the fused one; JAX has its buffers donated, and its
-params as a dict and as one vector. All have malloc in its defaults, unless the environment sets it.
-A peer that is not installed is left out by name.
+params as a dict and as one vector. All have malloc as our scripts set it
+(`runs.keep_freed_memory`). A peer that is not installed is left out by name.
 """
 
 import importlib.util

@@ -49,6 +49,14 @@ def denormal_numbers():
 
 
 @pytest.fixture
+def traced_only(monkeypatch):
+    """`jit` traces a function, checks it and runs its graph, but generates no code: that is torch's
+    work and takes seconds for each graph. Whatever is new in a function is in its trace; one test
+    of a kind generates the code too."""
+    monkeypatch.setattr("purenets.torch_nets.fast.aot.compile_graph", lambda graph, examples: graph)
+
+
+@pytest.fixture
 def params() -> dict:
     """Matrices and vectors, float64."""
     draw = np.random.default_rng(0).normal

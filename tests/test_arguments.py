@@ -264,7 +264,7 @@ def test_state_of_another_optimizer_is_told(mine, other):
         (optim.muon(0.1), optim.adam(0.1)),
     ],
 )
-def test_step_from_the_state_of_another_optimizer_is_refused(mine, other, compiled):
+def test_step_from_the_state_of_another_optimizer_is_refused(mine, other, compiled, traced_only):
     step = make_step(torch_nets.grad_fn(NET), mine)
     step = torch_nets.jit(step) if compiled else step
     with pytest.raises(UserError, match="opt_state: of another optimizer or other params"):

@@ -17,6 +17,7 @@ from purenets import UserError
 from purenets.core.data import images
 from purenets.core.report.tables import to_markdown
 from scripts import cifar10_cnn
+from scripts.shared import result_files
 
 ROOT = Path(__file__).parents[1]
 
@@ -293,3 +294,14 @@ def test_the_step_with_torchopt_is_torchs():
 
     nets = {"TorchOpt": mlp.TorchOpt(mlp.TINY), "torch.nn": mlp.Torch(mlp.TINY)}
     mlp.assert_same_work(nets, mlp.TINY)
+
+
+def test_a_time_that_is_measured_again_is_of_the_current_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10, "measured", lambda config: {"n": 2, "unit": None, "pairs": {}})
+    path = tmp_path / "found.json"
+    config = cifar10.Config(data="digits", results=str(path))
+    cifar10.main(config)
+    written = result_files.read(path, drafts=True)
+    result_files.write(path, written | {"git_commit": "0" * 40, "machine": "another"})
+    cifar10.main(config)
+    assert result_files.read(path, drafts=True) == written

@@ -187,9 +187,23 @@ def test_scan(nets, name):
     assert_same(tree.map(np.asarray, state.params), name)
 
 
-@pytest.mark.parametrize("names", TOGETHER, ids=lambda names: f"{names[0]} to {names[-1]}")
+together = functools.partial(
+    pytest.mark.parametrize, "names", ids=lambda names: f"{names[0]} to {names[-1]}"
+)
+
+
+@together(TOGETHER[2:])
+def test_traced(names, traced_only):
+    assert_jit_steps_are_the_same(names)
+
+
+@together(TOGETHER[:2])  # for all of them, code is generated for minutes
 def test_jit(names):
-    """One compiled function takes a step with each of several optimizers."""
+    assert_jit_steps_are_the_same(names)
+
+
+def assert_jit_steps_are_the_same(names):
+    """One function of `jit` takes a step with each of several optimizers."""
     steps = {name: step_of(torch_nets, optimizer_of(name)) for name in names}
     states = {name: start(torch_nets, optimizer_of(name))[0] for name in steps}
     x, y = map(torch.as_tensor, batches())

@@ -3,6 +3,7 @@
 from purenets.core.runs.files import file_digest
 from purenets.core.runs.folder import fit_and_save, open_run, restore, save
 from purenets.core.runs.laps import timer, timings, training_seconds
+from purenets.core.runs.malloc import keep_freed_memory
 from purenets.core.runs.notes import RunWarning
 from purenets.core.runs.options import Options, option
 from purenets.core.runs.provenance import command_line, environment, machine, origin
@@ -16,6 +17,7 @@ __all__ = [
     "environment",
     "file_digest",
     "fit_and_save",
+    "keep_freed_memory",
     "machine",
     "open_run",
     "option",

@@ -11,13 +11,21 @@ GIB = 1 << 30
 def keep_freed_memory() -> bool:
     """Tell malloc to keep freed memory for the next array, and torch to ask for huge pages.
 
-    By default glibc returns each array above a few MiB to the system, and its next owner must fault
-    every page in again, which takes longer than the arithmetic of an optimizer. Results are
-    unchanged. Call it before torch is imported; `THP_MEM_ALLOC_ENABLE` and `MALLOC_*` in the
-    environment take precedence.
+    By default glibc returns freed memory to the system, and the next array must fault every page in
+    again, which can take longer than the arithmetic of an optimizer. Results are unchanged. Our
+    scripts call it; call it in a script of your own before torch is imported. The process keeps up
+    to a GiB that it does not use. `THP_MEM_ALLOC_ENABLE` and `MALLOC_*` in the environment take
+    precedence.
 
     Returns:
         True if malloc could be told, which takes glibc.
+
+    Example:
+        >>> from purenets import runs
+        >>> told = runs.keep_freed_memory()
+
+    Source:
+        mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
     """
     os.environ.setdefault(
         "THP_MEM_ALLOC_ENABLE", "1"

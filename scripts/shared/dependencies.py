@@ -90,9 +90,11 @@ class Tree:
         return found
 
     def _all_of(self, path: str) -> Iterator[Definition]:
+        """Yield the definitions of a module, but for the list of the names that it shows."""
         parsed = self.parse(path)
         yield Definition(path, BODY)
-        yield from (Definition(path, name) for name in (parsed.nodes if parsed else ()))
+        names = parsed.nodes if parsed else ()
+        yield from (Definition(path, name) for name in names if name != "__all__")
 
     def _named_in(self, definition: Definition) -> Iterator[Definition]:
         """Yield the definitions of the project that a definition names."""

@@ -334,7 +334,7 @@ COMPILED = ("plateau", "partitioned")  # the others are, in the test of every pa
 
 
 @pytest.mark.parametrize("name", IN_TRAINING)
-def test_numpy_and_torch_train_alike(name):
+def test_numpy_and_torch_train_alike(name, traced_only):
     ends = []
     for nets, convert in ((numpy_nets, np.asarray), (torch_nets, torch.as_tensor)):
         net, optimizer = nets.MLP(2, [6], 2), IN_TRAINING[name]()

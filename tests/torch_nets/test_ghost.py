@@ -399,7 +399,7 @@ def test_windows_of_images(images, groups, stride, padding, dilation):
 
 
 @pytest.mark.parametrize("name", ["mlp", "convolutions"])
-def test_jit_and_ensembles_take_the_same_steps(name):
+def test_jit_and_ensembles_take_the_same_steps(name, traced_only):
     model, params, buffers, (x, y) = setting(name)
     optimizer = optim.sgd(0.1)
     step = make_step(dp_grad_fn(model, 0.3, 0.5), optimizer)

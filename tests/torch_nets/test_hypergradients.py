@@ -286,9 +286,9 @@ def test_derivatives_of_second_order_and_forward_ones_are_finite_at_a_dead_unit(
     assert torch.allclose(tangent, backward, rtol=1e-9)
 
 
-def test_compiled_gradient_through_updates_of_a_dead_unit_is_the_eager_one():
+def test_compiled_gradient_through_updates_of_a_dead_unit_is_the_eager_one(traced_only):
     params, grads, weights = dead_point()
-    names = ["adam", "lamb", "muon", "clipped and adam"]  # of all names a compilation takes minutes
+    names = ["adam", "adagrad", "nadam", "radam", "lamb", "muon", "clipped and adam", "normalized"]
 
     def all_of_them(grads, params):
         return sum(after_updates(name, 2, weights)(grads, params) for name in names)

@@ -198,8 +198,8 @@ def test_one_product_with_signs_sees_a_diagonal_matrix_exactly(estimate):
         assert found == pytest.approx(float(M.trace()), rel=1e-14)
 
 
-@pytest.mark.parametrize("estimate", [*TRACES, *DIAGONALS])
-def test_estimates_under_jit_and_vmap_over_nets(estimate):
+def of_net(estimate):
+    """Return the function from params and a key to an estimate, as one tensor, and such params."""
     model, params, batch = net()
 
     def of(params, key):
@@ -207,6 +207,12 @@ def test_estimates_under_jit_and_vmap_over_nets(estimate):
         found = estimate(lambda v: hvp(f, params, v), params, key, 6, chunk_size=None)
         return tree.ravel(found)[0] if isinstance(found, dict) else found
 
+    return of, params
+
+
+@pytest.mark.parametrize("estimate", [*TRACES, *DIAGONALS])
+def test_estimates_under_jit_and_vmap_over_nets(estimate, traced_only):
+    of, params = of_net(estimate)
     others = tree.map(lambda p: p + 0.1, params)
     keys = random.split(KEY, 2)
     expected = torch.stack([of(params, keys[0]), of(others, keys[1])])
@@ -214,6 +220,11 @@ def test_estimates_under_jit_and_vmap_over_nets(estimate):
         vmap(of)(tree.stack([params, others]), keys), expected, rtol=1e-10, atol=1e-12
     )
     assert torch.allclose(jit(of)(params, keys[0]), expected[0], rtol=1e-10, atol=1e-12)
+
+
+def test_an_estimate_by_generated_code():
+    of, params = of_net(xtrace)
+    assert torch.allclose(jit(of)(params, KEY), of(params, KEY), rtol=1e-10, atol=1e-12)
 
 
 def test_estimates_of_half_precision_params_are_float32():
