@@ -223,7 +223,7 @@ def test_estimates_under_jit_and_vmap_over_nets(estimate, traced_only):
 
 
 def test_an_estimate_by_generated_code():
-    of, params = of_net(xtrace)
+    of, params = of_net(hutchinson_trace)
     assert torch.allclose(jit(of)(params, KEY), of(params, KEY), rtol=1e-10, atol=1e-12)
 
 
