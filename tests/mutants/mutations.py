@@ -366,14 +366,16 @@ EXPERIMENTS = [
         "torch_nets/images.py",
         "random.permutation(key, len(y)) if is_sorted else rows",
         "rows",
-        "tests/core/test_images.py::test_images_that_are_sorted_by_class_are_shuffled_where_none_are_held_out",
+        "tests/core/test_images.py::"
+        "test_images_that_are_sorted_by_class_are_shuffled_where_none_are_held_out",
     ),
     Mutation(
         "a finished run of another length is that of a sweep",
         "scripts/shared/sweeps.py",
         "    if not config.epochs and taken != config.max_steps:",
         "    if False:",
-        "tests/scripts/test_sweeps.py::test_a_finished_run_of_another_length_is_not_that_of_a_sweep",
+        "tests/scripts/test_sweeps.py::"
+        "test_a_finished_run_of_another_length_is_not_that_of_a_sweep",
     ),
 ]
 
