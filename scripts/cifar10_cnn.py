@@ -7,7 +7,7 @@ python scripts/cifar10_cnn.py --preset digits  # a small run on data that is alw
 import dataclasses
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,14 @@ class Config(ImageOptions):
 
     def needs_length(self) -> str:
         return "every rate, which falls to 0,"
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        yield from super().unused()
+        if self.optimizer != "muon":
+            for name in self.own(["momentum", "muon_method"], lambda: PRESETS):
+                yield name, f"means nothing with --optimizer {self.optimizer}; leave it out"
+        if not (self.whiten or self.whiten_epochs):
+            yield "whiten_epochs", "without --whiten the first layer has a bias; needs more than 0"
 
 
 def preset(name: str, **values) -> Config:

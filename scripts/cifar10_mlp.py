@@ -37,6 +37,15 @@ MUON = functools.partial(
 OPTIMIZERS = optim.OPTIMIZERS | {"muon": MUON}
 NETS = ("plain", "batch_norm", "bottleneck", "residual", "s_fc")
 NORMS = ("layer", "batch")
+HIDDEN = ("plain", "batch_norm", "bottleneck")
+OF_NETS = {  # options that only some of the nets have
+    "hidden": HIDDEN,
+    "bottleneck": ("bottleneck",),
+    "norm": ("residual",),
+    "width": ("residual", "s_fc"),
+    "depth": ("residual",),
+    "expansion": ("residual",),
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,12 @@ class Config(ImageOptions):
 
     def unused(self) -> Iterator[tuple[str, str]]:
         yield from super().unused()
+        others = [name for name, nets in OF_NETS.items() if self.net not in nets]
+        for name in self.own(others, lambda: PRESETS):
+            yield name, f"means nothing with --net {self.net}; leave it out"
+        if self.optimizer != "muon":
+            for name in self.own(["muon_method"], lambda: PRESETS):
+                yield name, f"means nothing with --optimizer {self.optimizer}; leave it out"
         if self.net == "s_fc" and self.dropout:
             yield "dropout", "the net s_fc has none; needs --dropout 0"
         if not self.lasso:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 import numpy as np
 
+from purenets import UserError
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
 from purenets.core.runs.options import (
@@ -143,6 +144,9 @@ GROUPS = {
 }
 
 
+OF_SWEEP = ("preset", "data", "data_dir", "seed", "threads", "out", "resume")
+
+
 def known_setting(setting: str) -> str | None:
     """Check the name of a setting; the options that it changes are checked by `member`."""
     base, colon, _ = str(setting).partition(": ")  # a file may hold anything
@@ -192,8 +196,13 @@ def member(config: Config, setting: str, seed: int) -> tuple:
     out = str(Path(config.out) / "choose") if config.choose else config.out
     values = script.PRESETS[preset].to_dict() | changes | folder_of(out, setting, seed)
     values |= {"data": config.data, "data_dir": config.data_dir, "threads": config.threads}
-    values |= CHOOSE if config.choose else {}
-    if "final" in config.settings and setting in GROUPS["final"]:
+    if config.choose:
+        values |= CHOOSE
+        if setting not in VARIANTS and changes.keys() & CHOOSE.keys():
+            raise UserError(f"{setting}: --choose sets {' and '.join(CHOOSE)}; leave them out")
+        if config.valid_fraction == 0:
+            raise UserError("--valid_fraction 0: --choose needs held-out images")
+    elif "final" in config.settings and setting in GROUPS["final"]:
         values["valid_fraction"] = 0.0  # nothing is selected: train on all images
     if config.valid_fraction is not None:
         values["valid_fraction"] = config.valid_fraction
@@ -205,6 +214,9 @@ def changed(setting: str) -> tuple[str, str, dict]:
     base, _, text = setting.partition(": ")
     kind, preset, _ = PRESETS[base]
     pairs = [word.partition("=")[::2] for word in text.split()]
+    for name, _ in pairs:
+        if name in OF_SWEEP:
+            raise UserError(f"{setting}: {name} is set by the sweep for all; leave it out")
     flags = [word for name, value in pairs for word in flag(name, value)]
     presets = SCRIPTS[kind].PRESETS
     config = SCRIPTS[kind].Config.parse(["--preset", preset, *flags], presets)
@@ -284,6 +296,7 @@ def differences(rows: list[dict], base: str) -> Table:
         [
             (name, f"{np.mean(values):+.2f}", standard_error(values), len(values))
             for name, values in points.items()
+            if values  # of seeds that `base` has too
         ],
     )
 

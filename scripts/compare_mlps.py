@@ -24,7 +24,6 @@ from purenets.core.data.toy import REAL
 from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.files import exclusive_file
 from purenets.core.runs.options import (
     Options,
     each,
@@ -91,14 +90,17 @@ class Config(Options):
 
 def main(config: Config) -> list[dict]:
     """Train every combination in both backends; return the rows of the table."""
-    with runs.open_run(config) as folder:
-        rows = compared(config, folder)
+    with runs.open_run(config) as folder, result_files.exclusive(config.results) as copy:
+        rows = compared(config, folder, copy)
     print(to_text(table(rows)))
     return rows
 
 
-def compared(config: Config, folder: Path) -> list[dict]:
-    """Train the missing runs, write table and curves to the folder; return all rows."""
+def compared(config: Config, folder: Path, copy: Path | None) -> list[dict]:
+    """Train the missing runs, write table and curves to the folder; return all rows.
+
+    The table is also written to `copy`, if one is named.
+    """
     path = folder / "table.json"
     rows = result_files.read(path, COMPARISON, drafts=True)["rows"] if path.exists() else []
     about = {
@@ -113,9 +115,8 @@ def compared(config: Config, folder: Path) -> list[dict]:
             rows += [{**row, **runs.origin_of(folder)} for row in new]
             result_files.write(path, {**about, "rows": rows}, table(rows))
     draw(rows, folder)
-    with exclusive_file(config.results) as copy:
-        if copy:
-            result_files.write(copy, {**about, "rows": rows}, table(rows))
+    if copy:
+        result_files.write(copy, {**about, "rows": rows}, table(rows))
     return rows
 
 

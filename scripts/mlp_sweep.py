@@ -4,7 +4,7 @@ python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class Config(Options):
     compile: bool = option(True, "the step of all members under torch.compile")
     out: str = option(None, "folder for config.json, sweep.json and sweep.png", file_path)
     resume: bool = option(False, "take the numbers that --out has, and draw the map again")
+
+    def unused(self) -> Iterator[tuple[str, str]]:
+        if self.rates == 1:
+            yield "highest", "--rates 1 takes --lowest alone; leave it out"
 
 
 def members(config: Config) -> list[tuple[float, int]]:

@@ -9,6 +9,7 @@ on both. Each seed has its own split, initialization and batches; the seeds are 
 vmapped ensemble. T is the length of a palindrome.
 """
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ import numpy as np
 from purenets import Batch, UserError, fit, init_state, random, runs
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.files import exclusive_file
 from purenets.core.runs.options import (
     Options,
     file_path,
@@ -83,7 +83,7 @@ def main(config: Config) -> list[dict]:
     about = {"command": runs.command_line(config), "n": config.seeds}
     about |= {**runs.environment(), **runs.machine()}
     cells = []
-    with exclusive_file(config.results) as path:
+    with result_files.exclusive(config.results) as path:
         for T, halves in grid(config):
             cells.append(cell(config, T, halves))
             print(to_text(table(cells[-1:])), flush=True)
@@ -94,7 +94,8 @@ def main(config: Config) -> list[dict]:
 
 def grid(config: Config) -> list[tuple[int, int]]:
     """Return all pairs of a length and a number of first halves that this length has."""
-    found = [(T, n) for T in config.lengths for n in config.halves if n <= most_halves(T)]
+    pairs = dict.fromkeys(itertools.product(config.lengths, config.halves))
+    found = [(T, n) for T, n in pairs if n <= most_halves(T)]
     if not found:
         most = max(map(most_halves, config.lengths))
         raise UserError(f"--halves: the lengths leave at most {most} for training, needs so few")

@@ -20,7 +20,6 @@ import numpy as np
 from purenets import Params, fit, init_state, random, runs, tree
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.files import exclusive_file
 from purenets.core.runs.options import (
     Options,
     file_path,
@@ -71,7 +70,7 @@ def main(config: Config) -> list[dict]:
     about = {"command": runs.command_line(config), "n": config.seeds}
     about |= {**runs.environment(), **runs.machine()}
     cells = []
-    with exclusive_file(config.results) as path:
+    with result_files.exclusive(config.results) as path:
         for setting, lengths in NETS.items():
             cells += [cell(config, setting, T) for T in lengths]
         if path:

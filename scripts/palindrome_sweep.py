@@ -8,6 +8,7 @@ With --resume an interrupted sweep continues, also within a cell, and ends with 
 Under torchrun the processes share the cells. T is the length of a palindrome.
 """
 
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from purenets.core.architectures import RNN_RECURRENCES
 from purenets.core.report.tables import Table, table_of
 from purenets.core.runs.command import command
 from purenets.core.runs.files import (
-    exclusive_file,
     exclusive_lock,
     folder_at,
     remove_unfinished,
@@ -126,10 +126,10 @@ def main(config: Config) -> dict:
     with (
         processes(torch.device("cpu")) as group,
         runs.open_run(config, group.writes, group.size) as folder,
-        exclusive_file(results_of(config, group)) as results,
+        result_files.exclusive(results_of(config, group)) as results,
     ):
         barrier(group)  # wait until the folder exists
-        cells = [(name, T) for name in config.settings for T in config.lengths]
+        cells = list(dict.fromkeys(itertools.product(config.settings, config.lengths)))
 
         def row(i: int) -> dict:
             setting, T = cells[i]

@@ -31,7 +31,6 @@ from purenets import (
 )
 from purenets.core.report.tables import Table, table_of, to_text
 from purenets.core.runs.command import command
-from purenets.core.runs.files import exclusive_file
 from purenets.core.runs.options import (
     Options,
     file_path,
@@ -77,7 +76,7 @@ def main(config: Config) -> list[dict]:
     about = {"command": runs.command_line(config), "n": config.seeds}
     about |= {**runs.environment(), **runs.machine()}
     rows = []
-    with exclusive_file(config.results) as path:
+    with result_files.exclusive(config.results) as path:
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             rows += [trained(config, net, order, seed) for net in NETS for order in ORDERS]
             print(f"seed {seed}: " + ", ".join(f"{r['test_accuracy']:.4f}" for r in rows[-4:]))

@@ -113,6 +113,8 @@ class Config(Options):
         return " and ".join(parts + ["its curriculum"] * bool(self.curriculum))
 
     def unused(self) -> Iterator[tuple[str, str]]:
+        if self.exhaustive:
+            yield "eval_size", "--exhaustive evaluates all; leave it out"
         if not self.curriculum:
             yield "curriculum_fraction", "means nothing without --curriculum; leave it out"
 

@@ -267,3 +267,22 @@ def test_notebooks_read_results_by_the_reader(path):
     for line in code.splitlines():
         assert not ("json.loads" in line and '"results"' in line), line
     assert "results" not in code or "read_text" not in code.split('"results"')[-1][:80]
+
+
+def test_a_file_that_is_no_result_is_not_replaced(tmp_path):
+    notes = tmp_path / "notes.json"
+    notes.write_text('{"mine": 1}')
+    with (
+        pytest.raises(UserError, match=r"notes\.json: is no file of results; name another file"),
+        result_files.exclusive(notes),
+    ):
+        pass
+    (tmp_path / "README.md").write_text("mine")
+    with (
+        pytest.raises(UserError, match=r"README\.md would be replaced; name another file"),
+        result_files.exclusive(tmp_path / "README.json"),
+    ):
+        pass
+    for _ in range(2):  # a result is gone on with
+        with result_files.exclusive(tmp_path / "found.json") as path:
+            result_files.write(path, {"command": "x", "rows": []}, table_of(("a",), []))

@@ -574,8 +574,9 @@ def expect_images(function: str, x: Tensor) -> None:
 
 def _reflected(move: Tensor, n: int) -> Tensor:
     """Return the positions (batch, n) that shifted images are read from, with reflection."""
-    place = (torch.arange(n, device=move.device) + move[:, None]).abs()
-    return torch.where(place >= n, 2 * (n - 1) - place, place).clamp(0, n - 1)
+    period = max(2 * (n - 1), 1)  # there and back; a single pixel is its own reflection
+    place = (torch.arange(n, device=move.device) + move[:, None]) % period
+    return torch.where(place >= n, period - place, place)
 
 
 def _within(centre: Tensor, n: int, size: int) -> Tensor:

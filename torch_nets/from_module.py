@@ -35,6 +35,7 @@ from purenets.torch_nets.module_draws import KeyedDraws
 from purenets.torch_nets.module_init import constructed, detached_copy, leaves, redrawn
 from purenets.torch_nets.module_reach import Held, expect_no_views, held
 from purenets.torch_nets.other_draws import Reader, other_generators, without_other_draws
+from purenets.torch_nets.remat import without_checkpoints
 
 DRAWING = (
     nn.Dropout,
@@ -58,6 +59,10 @@ CHECKPOINTED = (
     "runs under torch.utils.checkpoint or saved-tensor hooks, which would compute again with "
     "other params; "
     "leave them out"
+)
+RECOMPUTED = (
+    "calls purenets.torch_nets.checkpoint, which would compute again with other params; put it "
+    "around: checkpoint(model.apply)"
 )
 
 READS = (
@@ -133,11 +138,13 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
             raise
         net = modes[bool(train)]
         kept = helds[bool(train)]
-        with _guards(net, name, traits, train, key, others.get(bool(train), ()), kept) as own:
-            call = _refusing_call if traits.draws and torch.compiler.is_compiling() else _call
+        with _guards(net, name, traits, train, key, others.get(bool(train), ()), kept) as draws:
+            own = (lambda t: t) if draws is None else draws.spread
             x = map_tensors(lambda t: own(t.clone()), x) if traits.writes_inputs else x
-            y, buffers = call(net, (params, buffers), (traits.twins, kept.slots), *_inputs(x))
-        return y, buffers
+            given = net, (params, buffers), (traits.twins, kept.slots), *_inputs(x)
+            if traits.draws and torch.compiler.is_compiling():
+                return _refusing_call(draws, *given)
+            return _call(*given)
 
     def checked(params, buffers, x, *, train=False, key=None):
         try:
@@ -449,13 +456,18 @@ def _expect_kept(
             )
 
 
-def _refusing_call(net: nn.Module, *rest: Any) -> tuple[Any, Buffers]:
+def _refusing_call(draws: KeyedDraws | None, net: nn.Module, *rest: Any) -> tuple[Any, Buffers]:
     """Call a module so that torch's own draws are errors: torch.compile hides some of them from
     modes.
     """
     once = torch.zeros(1, device=next(iter(rest[0][0].values())).device)
-    call = torch.func.vmap(lambda _: _call(net, *rest), out_dims=None, randomness="error")
-    return call(once)
+
+    def call(_):
+        if draws is not None:
+            draws.begin()
+        return _call(net, *rest)
+
+    return torch.func.vmap(call, out_dims=None, randomness="error")(once)
 
 
 def _inputs(x: Any) -> tuple[tuple, dict]:
@@ -508,24 +520,25 @@ def _guards(
     key: Any,
     others: tuple[Reader, ...],
     kept: Held,
-) -> Iterator[Callable]:
+) -> Iterator[KeyedDraws | None]:
     """Draw from the key within the block, and let no call leave a trace that the next one would
     see.
 
-    Yields a function of a tensor that draws may be written into.
+    Yields the draws; None where the module draws nothing.
     """
-    own = lambda x: x
+    draws = None
     with contextlib.ExitStack() as guards:
         compiling = torch.compiler.is_compiling()
         if traits.custom and not is_torch_compiling():
             guards.enter_context(_without_traces(net, name, kept))
+            guards.enter_context(without_checkpoints(f"{name}: {RECOMPUTED}"))
         if traits.custom and not compiling:
-            guards.enter_context(_without_checkpoints(name))
+            guards.enter_context(_without_stored_hooks(name))
         if traits.draws_always or (train and traits.draws):
             if not compiling:
                 guards.enter_context(without_other_draws(name, others))
-            own = guards.enter_context(KeyedDraws(key, name)).spread
-        yield own
+            draws = guards.enter_context(KeyedDraws(key, name))
+        yield draws
 
 
 @contextlib.contextmanager
@@ -571,7 +584,7 @@ def _without_traces(net: nn.Module, name: str, kept: Held) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_checkpoints(name: str) -> Iterator[None]:
+def _without_stored_hooks(name: str) -> Iterator[None]:
     """Refuse torch.utils.checkpoint.
 
     It calls the module again in the backward pass, without these params.

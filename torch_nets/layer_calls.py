@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from purenets.core.base import Buffers, Model, Params, UserError
 from purenets.core.nested import iter_leaves
+from purenets.torch_nets.fast.tracing import is_differentiated, is_torch_compiling
 from purenets.torch_nets.layers.basic import linear
 from purenets.torch_nets.layers.convolutions import conv2d
 
@@ -109,8 +110,42 @@ def eval_layers(
     return watch_layers(lambda: model.apply(params, buffers, x)[0], params, offsets)
 
 
+def expect_all_watched(model: Model, params: Params, buffers: Buffers, x) -> None:
+    """Raise a UserError where a model reads a leaf in a way that `watch_layers` cannot see.
+
+    Such as within a transform of torch.func or a torch.jit.script function of the model's own.
+    Autograd sees it: the layers get constants here, so a gradient of a leaf is that of another use.
+    Nothing is checked where kfac itself is transformed by torch.func.
+
+    Args:
+        model: the network, which is run in evaluation mode.
+        params: tensors by name.
+        buffers: tensors by name.
+        x: inputs (batch, ...).
+    """
+    if is_differentiated() or is_torch_compiling():
+        return
+    leaves = {name: leaf.detach() for name, leaf in params.items()}
+    for leaf in leaves.values():
+        leaf.requires_grad_(leaf.is_floating_point() or leaf.is_complex())
+    with torch.enable_grad(), _Watch(leaves, {}, as_constants=True):
+        outputs = model.apply(leaves, buffers, x)[0]
+    asked = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    if not (asked and outputs.requires_grad):
+        return
+    grads = torch.autograd.grad(outputs.sum(), list(asked.values()), allow_unused=True)
+    for name, grad in zip(asked, grads, strict=True):
+        if grad is not None:
+            raise UserError(
+                f"{name}: also read within a transform of torch.func, or by a function that hides "
+                "what it does; needs one layer alone for a Kronecker factor"
+            )
+
+
 class _Watch(TorchFunctionMode):
     """Record calls of a linear layer or a convolution whose weight is a leaf of the params.
+
+    With `as_constants` their weights and biases have no gradient.
 
     Attributes:
         names: those of the leaves and of their clones, by identity.
@@ -118,11 +153,12 @@ class _Watch(TorchFunctionMode):
         others: the name of another function that reads a leaf, by the name of the leaf.
     """
 
-    def __init__(self, params: Params, offsets: Params):
+    def __init__(self, params: Params, offsets: Params, as_constants: bool = False):
         super().__init__()
         self.names = {id(leaf): name for name, leaf in params.items()}
         self.clones: list[Tensor] = []  # kept, so that no other tensor takes their identity
-        self.offsets, self.calls, self.others = offsets, {}, {}
+        self.offsets, self.as_constants = offsets, as_constants
+        self.calls, self.others = {}, {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -148,6 +184,8 @@ class _Watch(TorchFunctionMode):
         read = READERS[function]
         inputs, given = read(*args, **kwargs)
         bias = self.names.get(id(given)) if given is not None else None
+        if self.as_constants:
+            y = self._of_constants(function, args, kwargs)
         if bias is not None:
             known.remove(id(given))
         taken = {leaf for call in self.calls.values() for leaf in (call.weight, call.bias)}
@@ -157,6 +195,11 @@ class _Watch(TorchFunctionMode):
         y = y + self.offsets[weight] if weight in self.offsets else y
         self.calls[weight] = LayerCall(weight, bias, inputs, y, read is _read_conv)
         return y
+
+    def _of_constants(self, function: Callable, args: tuple, kwargs: dict) -> Tensor:
+        """Return the output of a layer whose leaves have no gradient."""
+        constant = lambda x: x.detach() if id(x) in self.names else x
+        return function(*map(constant, args), **{k: constant(x) for k, x in kwargs.items()})
 
 
 def _depends_on_values(function: Callable, args: tuple, y: Any, names: dict[int, str]) -> bool:

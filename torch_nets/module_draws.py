@@ -1,7 +1,9 @@
 """The random operations of a torch.nn.Module as functions of a key.
 
 Within `KeyedDraws(key)` the i-th random operation draws from `fold_in(key, i)`, so the same key
-gives the same numbers on CPU and CUDA, under torch.func.vmap and under torch.compile. An operation
+gives the same numbers on CPU and CUDA, under torch.func.vmap and under torch.compile. Within a
+vmap of the module's own each member draws from a key of its own (`randomness="different"`), or all
+from one ("same"). An operation
 for which there is no such form is run with torch's generator seeded from its key, or refused where
 that is impossible (vmap, torch.compile). A draw without a key is refused.
 """
@@ -21,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from purenets.core import random
 from purenets.core.arrays import is_tracing
 from purenets.core.base import UserError
+from purenets.torch_nets.fast.batched import inner_randomness, member_numbers
+from purenets.torch_nets.fast.tracing import is_torch_compiling, transform_depth
 
 
 class KeyedDraws(TorchFunctionMode):
@@ -29,12 +33,20 @@ class KeyedDraws(TorchFunctionMode):
     Args:
         key: a key, or None where every draw is an error.
         name: what draws, for the text of an error.
+
+    Attributes:
+        depth: how many transforms of torch.func the module runs in.
     """
 
     def __init__(self, key: Any, name: str):
         super().__init__()
         self.key = None if key is None else torch.as_tensor(key)
         self.name, self.count = name, 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Take the transforms of torch.func that run now for those around the module."""
+        self.depth = transform_depth()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -60,13 +72,26 @@ class KeyedDraws(TorchFunctionMode):
                 "training only"
             )
         self.count += 1
-        return random.fold_in(self.key, self.count - 1)
+        key = random.fold_in(self.key, self.count - 1)
+        kinds = inner_randomness(self.depth)
+        if "error" in kinds:
+            reason = "draws within a vmap of the module's own; pass it randomness='different'"
+            raise self.refuse(func, reason)
+        if "different" in kinds and is_torch_compiling():
+            raise self.refuse(
+                func, "draws within a vmap, which torch.compile cannot follow; jit can"
+            )
+        if "different" in kinds:
+            for number in member_numbers(self.depth):
+                key = random.fold_in(key, number)
+        return key
 
     def spread(self, x: Tensor) -> Tensor:
         """Return x, under a transform with an axis for the members of a vmapped key."""
         if self.key is None or not is_tracing():
             return x
-        return x + (self.key[0] * 0).to(x.device, x.dtype)
+        members = () if is_torch_compiling() else member_numbers(self.depth)
+        return x + sum((part * 0).to(x.device, x.dtype) for part in (self.key[0], *members))
 
     def refuse(self, func: Callable, reason: str) -> UserError:
         """Return the error of a draw that is not possible."""

@@ -4,6 +4,7 @@ torch.utils.checkpoint works by hooks on saved tensors, which torch.func.grad re
 """
 
 import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,12 @@ from torch import Tensor
 from purenets.core.arguments import expect_functions
 from purenets.core.base import UserError
 from purenets.core.nested import iter_leaves, map_leaves
-from purenets.torch_nets.fast.tracing import RaiseOnWrapped, is_forward_mode, is_transformed
+from purenets.torch_nets.fast.tracing import (
+    RaiseOnWrapped,
+    is_forward_mode,
+    is_torch_compiling,
+    is_transformed,
+)
 
 DEVICES = ("cpu", "cuda")  # kinds of devices that have an autocast of their own
 
@@ -24,7 +30,8 @@ def checkpoint(f: Callable) -> Callable:
 
     Only the arguments are stored. Values and gradients are those of `f`, for about a third more
     time. It composes with torch.func, autograd and `jit` (where the compiler decides in the end
-    what is stored).
+    what is stored). Under a transform of torch.func an `f` that differentiates a tensor that it
+    closes over, by a transform of its own, is computed plainly: its activations are stored.
 
     Args:
         f: a pure function of nested dicts, tuples and lists of tensors, and other values. Gradients
@@ -54,10 +61,17 @@ def checkpoint(f: Callable) -> Callable:
 
     @functools.wraps(f)
     def call(*args, **kwargs):
+        if not is_torch_compiling() and (reason := REFUSED.get()):
+            raise UserError(reason)
         if is_forward_mode():  # nothing is stored for it
             return f(*args, **kwargs)
         flat, tensors = _on_tensors(f, (args, kwargs))
-        outputs = iter(_Recomputed.apply(flat, *tensors))
+        try:
+            outputs = iter(_Recomputed.apply(flat, *tensors))
+        except (_MayCapture, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and WRAPPED_TWICE not in str(error):
+                raise
+            return f(*args, **kwargs)
         return map_leaves(lambda leaf: next(outputs) if leaf is TENSOR else leaf, flat.result[0])
 
     return call
@@ -67,7 +81,19 @@ CAPTURED = (
     "checkpoint: the function closes over a tensor that needs a gradient; make it an argument"
 )
 DRAWS = "checkpoint: the function draws from torch's generator; draw from a key"
+REFUSED = contextvars.ContextVar("why `checkpoint` is refused", default=None)
+WRAPPED_TWICE = "wrapped->level() < level"  # torch's error: a transform within f takes a captured x
 TENSOR = object()  # stands for a tensor among the leaves of a nested value
+
+
+@contextlib.contextmanager
+def without_checkpoints(reason: str) -> Iterator[None]:
+    """Refuse `checkpoint` within the block, with this reason."""
+    before = REFUSED.set(reason)
+    try:
+        yield
+    finally:
+        REFUSED.reset(before)
 
 
 def _on_tensors(
@@ -132,6 +158,10 @@ def _without_draws(tensors: tuple) -> Iterator[None]:
         raise UserError(DRAWS)
 
 
+class _MayCapture(Exception):
+    """A transform within the function takes a tensor that it may close over."""
+
+
 class _Recomputed(torch.autograd.Function):
     """A function of tensors that stores these and nothing else."""
 
@@ -140,9 +170,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(flat, *tensors):
         # Look for captured tensors that a gradient is to go to: it would be lost in silence.
-        watched = (
-            RaiseOnWrapped(UserError(CAPTURED)) if flat.transformed else contextlib.nullcontext()
-        )
+        watched = contextlib.nullcontext()
+        if flat.transformed:
+            watched = RaiseOnWrapped(UserError(CAPTURED), _MayCapture())
         with torch.enable_grad(), watched, _without_draws(tensors):
             outputs = flat(*(x.detach() for x in tensors))
         if any(x.requires_grad for x in outputs):

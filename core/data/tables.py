@@ -19,6 +19,7 @@ from purenets.core.arguments import (
 )
 from purenets.core.base import Array, Batch, UserError
 from purenets.core.data.labels import MISSING, expect_classes, number_labels, shown
+from purenets.core.data.scaling import EXACT
 from purenets.core.data.tasks import (
     Dataset,
     assemble,
@@ -321,7 +322,22 @@ def _columns(
             features.append(numbers)
             labels.append(_label(table, i, column))
         inputs.append(np.array(features))
+        _warn_of_large_integers(table, inputs[-1], column)
     return inputs, labels, column
+
+
+def _warn_of_large_integers(table: _Table, features: np.ndarray, label: int) -> None:
+    """Warn of the first integer that is too large for float64."""
+    for row, at in np.argwhere(np.abs(features) > EXACT):
+        column = int(at + (at >= label))
+        cell = table.rows[row][1][column]
+        if re.fullmatch(r"[-+]?\d+", cell) and int(cell) != int(features[row, at]):
+            warn(
+                f"{table.place(row, column)}: {cell}: integers above 2**53 are rounded, so close "
+                "ones become equal",
+                "leave the column out if it is an id; else subtract its first value before",
+            )
+            return
 
 
 def _label_column(table: _Table, label: str | int, width: int, delimiter: str) -> int:

@@ -1,13 +1,13 @@
 """Training on images: the options, the data, the test, and the report of a run."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from purenets import Diverged, Model, TrainState, UserError, tree
+from purenets import Diverged, Model, TrainState, UserError, runs, tree
 from purenets.core.data.images import folder_digest
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import (
@@ -68,7 +68,9 @@ class ImageOptions(Options):
     )
     batch_size: int = option(32, "images in a step", positive)
     eval_freq: int = option(500, "steps between evaluations; 0 for one an epoch", not_negative)
-    evaluations: int = option(0, "evaluations in all instead; 0 for --eval_freq", not_negative)
+    evaluations: int = option(
+        0, "about so many evaluations in all instead; 0 for --eval_freq", not_negative
+    )
     # augmentation and regularization
     flip: str = option(
         "none",
@@ -168,6 +170,17 @@ class ImageOptions(Options):
             if getattr(self, other) == without and name in changed:  # by a preset, too
                 default = fields[name].default
                 yield name, f"means nothing without --{other}; needs --{name} {default}"
+
+    def own(self, names: Iterable[str], presets: Callable[[], dict]) -> Iterator[str]:
+        """Yield those of these options that have neither their default nor the preset's value.
+
+        `presets()` is asked only if there is a changed one: presets are such options themselves.
+        """
+        changed = self.changed()
+        for name in [name for name in names if name in changed]:
+            preset = presets().get(self.preset)
+            if preset is None or getattr(self, name) != getattr(preset, name):
+                yield name
 
     @property
     def images_in_step(self) -> int:
@@ -316,6 +329,13 @@ def save(result: Result, folder: Path, title: str) -> None:
     text = f"test accuracy {result.test['accuracy']:.1%}"
     plots.confusion(axes[0, 0], np.array(result.test["confusion"]), result.test["classes"], text)
     plots.save(figure, confusion)
+
+
+def remove_earlier_end(folder: Path, steps: int) -> None:
+    """Remove what `save` wrote at the end of a run that now goes on to more steps."""
+    if (folder / RESULTS).exists() and runs.read_history(folder)[-1]["step"] < steps:
+        for name in (RESULTS, *FIGURES):
+            (folder / name).unlink(missing_ok=True)
 
 
 def has_ended(folder: Path) -> bool:

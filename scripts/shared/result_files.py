@@ -6,13 +6,14 @@ results/, notebooks/ and docs/figures/ are drafts: the file says so, and `read` 
 report, figure or notebook therefore shows a number that no commit reproduces.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from purenets import UserError, runs
 from purenets.core.report.tables import Table, to_markdown
-from purenets.core.runs.files import write_atomically
+from purenets.core.runs.files import exclusive_file, write_atomically
 from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.provenance import DIRTY
 from purenets.core.runs.schema import mismatch
@@ -22,6 +23,28 @@ ORIGIN = ("commit", "machine")  # the last columns of every table
 DRAFT = "made from files that differ from their commit; commit them and run it again"
 LISTS = ("rows", "cells")  # of a file: what has an origin of its own
 ORIGINS = {f"{name}?": [dict] for name in LISTS}
+
+
+@contextlib.contextmanager
+def exclusive(path: str | Path | None) -> Iterator[Path | None]:
+    """Hold the file of --results within the block, as `exclusive_file` does.
+
+    Raises:
+        UserError: there is such a file, or one with the name of its tables, that is no result: it
+            would be replaced.
+    """
+    with exclusive_file(path) as held:
+        if held:
+            _expect_own(held, held.with_suffix(".md"))
+        yield held
+
+
+def _expect_own(path: Path, tables: Path) -> None:
+    if not path.exists():
+        if tables.exists():
+            raise UserError(f"--results {path}: {tables} would be replaced; name another file")
+    elif "git_commit" not in read(path, drafts=True):
+        raise UserError(f"--results {path}: is no file of results; name another file")
 
 
 def write(path: str | Path, found: dict, *tables: Table) -> None:

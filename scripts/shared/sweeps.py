@@ -14,7 +14,7 @@ import numpy as np
 
 from purenets import UserError, runs
 from purenets.core.report.tables import Table
-from purenets.core.runs.files import exclusive_file, exclusive_lock, folder_at
+from purenets.core.runs.files import exclusive_lock, folder_at
 from purenets.core.runs.provenance import script_of
 from purenets.core.runs.record import check_data, check_same
 from purenets.core.runs.rows import rounded
@@ -57,7 +57,7 @@ def sweep(
         UserError: the results have rows of other images, or that were trained with other options
             than `member` names for them.
     """
-    with exclusive_lock(folder_at(out)), exclusive_file(results) as path:
+    with exclusive_lock(folder_at(out)), result_files.exclusive(results) as path:
         return _rows(path, list(wanted), member, table)
 
 

@@ -37,6 +37,7 @@ from scripts.shared.images import (
     ImageOptions,
     data_digests,
     open_task,
+    remove_earlier_end,
     save,
     tested,
     validated_over_views,
@@ -147,6 +148,8 @@ def train_as(config: ImageOptions, recipe: Recipe, device, group) -> Result:
     with runs.open_run(config, group.writes, group.size, digests) as folder:
         barrier(group)  # wait until the folder is ready
         training = prepare(plan, folder)
+        if folder and group.writes:
+            remove_earlier_end(folder, plan.steps)
         state, history = fit(plan, training, folder)
         state = training.averaged(state)
         held_out = validated_over_views(config, training.model, state, plan.task)

@@ -148,7 +148,8 @@ def ablation(rows: Sequence[dict], base: str) -> Table:
     seed of `base`. Beside it stands the standard error of that mean.
     """
     points = changes(rows, base)
-    order = sorted(points, key=lambda name: np.mean(points[name]))
+    shared = [name for name in points if points[name]]  # variants with seeds that `base` has too
+    order = sorted(shared, key=lambda name: np.mean(points[name]))
     header = (f"{base}, with one thing changed", "points of validation accuracy")
     return table_of(
         (*header, "standard error", "n"),

@@ -351,6 +351,16 @@ def test_a_split_needs_a_key(tmp_path):
         data.from_csv(tmp_path / "pets.csv", label="kind")
 
 
+def test_integers_that_float64_cannot_hold_are_warned_of(tmp_path):
+    rows = [f"{i % 2},{2**60 + 1001 * i},{i}" for i in range(20)]
+    with pytest.warns(RunWarning, match=r"line 3, column 2 \(id\): 115.*: integers above 2\*\*53"):
+        read(tmp_path, "\n".join(["class,id,x", *rows]), label="class")
+    exact = [f"{i % 2},{2**60},{-(2.0**70)!r},{i}" for i in range(20)]  # nothing is rounded
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(tmp_path, "\n".join(exact), label=0)
+
+
 def test_names_that_may_be_a_mistake_are_warned_of(tmp_path):
     rows = "".join(f"{i},{('yes', 'no', 'No')[i % 3]}\n" for i in range(30))
     with pytest.warns(RunWarning, match="'No' and 'no' count as two classes"):

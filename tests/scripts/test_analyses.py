@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from purenets import random, tree
+from purenets import UserError, random, tree
 from purenets.core.data.palindromes import all_palindromes, count
 from scripts import palindrome_holdout, palindrome_states, shuffled_pixels
 from scripts import train as rnn
@@ -150,6 +150,16 @@ def test_a_sweep_of_halves_ends_in_cells(tmp_path):
 
 
 # --- hidden states --------------------------------------------------------------------------------
+
+
+def test_a_cell_that_is_named_twice_is_trained_once():
+    config = palindrome_holdout.Config(lengths=(3, 3, 4), halves=(30, 30))
+    assert palindrome_holdout.grid(config) == [(3, 30), (4, 30)]
+
+
+def test_an_evaluation_size_beside_all_palindromes_is_refused():
+    with pytest.raises(UserError, match="--eval_size 7: --exhaustive evaluates all; leave it out"):
+        rnn.Config.parse(["--exhaustive", "--eval_size", "7"])
 
 
 def test_a_discriminant_tells_what_is_there_and_nothing_else():

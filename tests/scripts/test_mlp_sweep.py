@@ -67,3 +67,9 @@ def test_the_folder_holds_numbers_and_map_and_can_be_drawn_again(tmp_path, capsy
         main(config)
     with pytest.raises(UserError, match="--resume: needs --out"):
         main(Config(**SMALL, resume=True))
+
+
+def test_the_highest_of_one_rate_is_refused():
+    assert [rate for rate, _ in members(Config(rates=1, seeds=1, lowest=0.5))] == [0.5]
+    with pytest.raises(UserError, match=r"--highest 5\.0: --rates 1 takes --lowest alone"):
+        Config.parse(["--rates", "1", "--highest", "5"])

@@ -14,8 +14,9 @@ from purenets.core.report.tables import to_markdown
 from scripts import cifar10_cnn, cifar10_sweep, cnn_sweep, cnn_train
 from scripts.figures import cifar10 as figures
 from scripts.report import cifar10 as report
-from scripts.shared import sweeps
+from scripts.shared import sweeps, training
 from scripts.shared.sweeps import changes, images_of
+from scripts.tables.images import ablation
 
 DIGITS = {"data": "digits", "threads": 1}
 
@@ -60,6 +61,8 @@ def test_the_name_of_a_setting_says_what_is_changed():
         (0, "--settings 0: needs one of"),  # a file may hold anything
         ("cnn 94: epoch=3", "unrecognized arguments: --epoch"),
         ("cnn 94: epochs=many", "--epochs many: needs a number"),
+        ("cnn 94: seed=7", "cnn 94: seed=7: seed is set by the sweep for all"),
+        ("cnn 94: epochs=1 data=digits", "data is set by the sweep for all; leave it out"),
     ],
 )
 def test_a_setting_that_is_none_is_named_before_anything_is_trained(setting, message, monkeypatch):
@@ -86,6 +89,18 @@ def test_final_runs_train_on_all_images():
         final = cifar10_sweep.member(config, name, 100)[1]
         assert (final.valid_fraction, final.test) == (0.0, True)
     assert member("cnn 94").valid_fraction == cifar10_cnn.PRESETS["94"].valid_fraction
+
+
+def test_choosing_holds_images_out_whatever_the_settings_say():
+    config = cifar10_sweep.Config(settings="final", choose=True)
+    for name in cifar10_sweep.GROUPS["final"]:
+        chosen = cifar10_sweep.member(config, name, 0)[1]
+        assert (chosen.valid_fraction, chosen.test) == (0.1, False)
+    with pytest.raises(UserError, match="--valid_fraction 0: --choose needs held-out images"):
+        member("cnn 94", choose=True, valid_fraction=0.0)
+    with pytest.raises(UserError, match="--choose sets valid_fraction and test; leave them out"):
+        member("cnn 94: valid_fraction=0.3", choose=True)
+    assert member("cnn 94: valid_fraction=0.3").valid_fraction == 0.3
 
 
 def test_an_ablation_is_a_preset_without_one_ingredient_at_the_length_it_says():
@@ -214,6 +229,24 @@ def test_a_run_of_a_sweep_goes_on_without_its_preset(tmp_path):
     assert cnn_train.main(longer) is not None
 
 
+def test_the_earlier_end_of_a_run_that_went_on_is_not_taken_for_the_new_one(tmp_path, monkeypatch):
+    config = cnn_sweep.Config(**TINY, out=str(tmp_path))
+    (short,) = cnn_sweep.main(config)
+    run = cnn_sweep.member(config, "adam 1e-3", 0)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "tested", killed)
+        cnn_train.main(dataclasses.replace(run, max_steps=6, resume=True))
+    folder = next(path.parent for path in tmp_path.rglob("config.json"))
+    assert not any((folder / name).exists() for name in ("results.json", "curves.png"))
+    (found,) = cnn_sweep.main(dataclasses.replace(config, max_steps=6))
+    assert found["history"][-1]["step"] == 6
+    assert found["test"]["loss"] != short["test"]["loss"]
+
+
 def test_variants_without_held_out_images_are_not_compared(tmp_path, monkeypatch, capsys):
     def row(script, config):
         history = [{"step": 1, "loss": 1.0, "accuracy": 0.5}]
@@ -231,6 +264,14 @@ def test_a_variant_alone_is_compared_with_nothing(tmp_path, monkeypatch, capsys)
     config = cifar10_sweep.Config("cnn: no crop", seeds=1, out=str(tmp_path))
     cifar10_sweep.main(config)
     assert "cnn: no crop" in capsys.readouterr().out
+
+
+def test_a_variant_without_a_seed_of_its_base_is_left_out():
+    rows = [a_row("cnn", 0, 0.8), a_row("cnn: no crop", 1, 0.8), a_row("cnn: no flip", 0, 0.9)]
+    for table in (cifar10_sweep.differences(rows, "cnn"), ablation(rows, "cnn")):
+        (row,) = table.rows[1:]
+        assert row[0] == "no flip"
+        assert row[1] == "+10.00"
 
 
 def test_an_ingredient_counts_by_the_difference_of_the_same_seeds():

@@ -204,6 +204,13 @@ def test_without_views_or_held_out_images_there_are_no_views_of_them(flags, tmp_
 
 # --- each option is what it says ------------------------------------------------------------------
 
+BOTTLENECK = {
+    "net": "bottleneck",
+    "hidden": (20, 20),
+    "bottleneck": 4,
+    "width": 512,
+    "depth": 4,
+}  # the residual net's options as they are by default
 CHANGES = [
     (cifar10_cnn, FAST, {"brightness": 0.3}),
     (cifar10_cnn, FAST, {"contrast": 0.3}),
@@ -217,7 +224,7 @@ CHANGES = [
     (cnn_train, VGG, {"optimizer": "filter_muon"}),
     (cifar10_mlp, MLP, {"norm": "batch"}),
     (cifar10_mlp, MLP, {"pca": 20}),
-    (cifar10_mlp, MLP, {"net": "bottleneck", "hidden": (20, 20), "bottleneck": 4}),
+    (cifar10_mlp, MLP, BOTTLENECK),
     (cifar10_mlp, MLP, {"mixup": True}),
 ]
 
@@ -280,6 +287,26 @@ def test_without_a_look_at_the_test_images_there_is_no_test(tmp_path, capsys, mo
     [
         (cifar10_mlp, {"net": "s_fc", "dropout": 0.5}, "--dropout 0.5: the net s_fc has none"),
         (cifar10_mlp, {"beta": 9.0}, "--beta 9.0: means nothing without --lasso"),
+        (cifar10_mlp, {"hidden": (64, 64)}, "--hidden 64,64: means nothing with --net residual"),
+        (cifar10_mlp, {"net": "plain", "width": 7}, "--width 7: means nothing with --net plain"),
+        (cifar10_mlp, {"net": "s_fc", "depth": 9}, "--depth 9: means nothing with --net s_fc"),
+        (cifar10_mlp, {"net": "batch_norm", "norm": "batch"}, "--norm batch: means nothing with"),
+        (cifar10_mlp, {"bottleneck": 7}, "--bottleneck 7: means nothing with --net residual"),
+        (
+            cifar10_mlp,
+            {"optimizer": "adamw", "muon_method": "gram"},
+            "--muon_method gram: means nothing with --optimizer adamw",
+        ),
+        (
+            cifar10_cnn,
+            {"optimizer": "nesterov", "momentum": 0.9},
+            "--momentum 0.9: means nothing with --optimizer nesterov",
+        ),
+        (
+            cifar10_cnn,
+            {"whiten": False, "whiten_epochs": 0.0},
+            "--whiten_epochs 0.0: without --whiten the first layer has a bias",
+        ),
         (cifar10_cnn, {"mixup_alpha": 0.8}, "--mixup_alpha 0.8: means nothing without --mixup"),
         (cifar10_cnn, {"views_below": 0.8}, "--views_below 0.8: means nothing without --views"),
         (cifar10_cnn, {"small_fraction": 0.3}, "--small_fraction 0.3: means nothing without"),

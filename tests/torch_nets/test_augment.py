@@ -75,6 +75,19 @@ def test_crop_is_a_window_of_the_reflected_image():
     assert {r for r, _ in moves} == {c for _, c in moves} == set(range(9))
 
 
+@pytest.mark.parametrize("padding", [9, 10, 11, 12, 30])
+def test_crop_reflects_as_often_as_it_must(padding):
+    moves = random.randint(KEY, (2, len(X)), -padding, padding + 1)
+    padded = np.pad(
+        X.numpy(), ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode="reflect"
+    )
+    out = augment.crop(padding)(KEY, X).numpy()
+    for image, whole, (down, right) in zip(out, padded, moves.T, strict=True):
+        top, left = padding + int(down), padding + int(right)
+        assert np.array_equal(image, whole[:, top : top + 10, left : left + 12])
+    assert torch.equal(augment.crop(padding)(KEY, X[:, :, :1, :1]), X[:, :, :1, :1])
+
+
 def test_cutout_is_a_square_of_zeros():
     out = augment.cutout(5)(KEY, X.abs() + 1)
     holes = (out == 0).all(dim=1)

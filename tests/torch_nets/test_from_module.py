@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from purenets import UserError, data, make_step, optim, random, train_state
+from purenets.torch_nets import checkpoint as recomputed
 from purenets.torch_nets import ensemble, from_module, grad_fn, jit, module_draws, stack_states
 from purenets.torch_nets.module_draws import KeyedDraws
 
@@ -678,6 +679,81 @@ def test_checkpoint_that_would_compute_again_with_other_params_is_refused():
     params, _ = model.init(None)
     with pytest.raises(UserError, match=r"torch\.utils\.checkpoint"):
         grad_fn(model)({name: 3 * p for name, p in params.items()}, {}, (X, Y), None)
+
+
+class Recomputed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 4))
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x):
+        return recomputed(lambda weight, x: F.linear(x, weight) * self.scale)(self.weight, x)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jit])
+def test_our_own_checkpoint_within_a_module_is_refused(run):
+    """It would compute again with the buffers of the module itself."""
+    model = from_module(Recomputed())
+    params, _ = model.init(None)
+    buffers = {"scale": torch.tensor(10.0)}
+    with pytest.raises(UserError, match=r"Recomputed: calls .*checkpoint\(model\.apply\)"):
+        run(grad_fn(model))(params, buffers, (X, Y), None)
+    with pytest.raises(UserError, match=r"Recomputed: calls .*checkpoint\(model\.apply\)"):
+        run(lambda *given: model.apply(*given)[0])(params, buffers, X)
+    assert recomputed(lambda x: 2 * x)(X).equal(2 * X)
+
+
+class OwnVmap(nn.Module):
+    """A module that maps a function that draws over the examples."""
+
+    def __init__(self, randomness: str, draw):
+        super().__init__()
+        self.randomness, self.draw = randomness, draw
+        self.weight = nn.Parameter(torch.ones(3, 64))
+
+    def forward(self, x):
+        one = lambda row: self.draw(row @ self.weight)
+        return torch.func.vmap(one, randomness=self.randomness)(x)
+
+
+DRAWN_WITHIN = {
+    "dropout": lambda h: F.dropout(h, 0.5, training=True),
+    "noise": lambda h: h + torch.randn(64),
+    "written": lambda h: h + torch.empty(64).normal_(),
+    "twice mapped": lambda h: torch.func.vmap(
+        lambda part: part + torch.rand(()), randomness="different"
+    )(h),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN_WITHIN)
+@pytest.mark.parametrize("run", [lambda f: f, jit])
+def test_each_member_of_a_modules_own_vmap_draws_for_itself(name, run):
+    x, keys = torch.ones(4, 3), random.split(torch.as_tensor(random.key(0)), 3)
+    found = {}
+    for randomness in ("different", "same"):
+        model = from_module(OwnVmap(randomness, DRAWN_WITHIN[name]).train())
+        params, _ = model.init(None)
+        apply = run(lambda key, m=model, p=params: m.apply(p, {}, x, train=True, key=key)[0])
+        found[randomness] = y = apply(keys[0])
+        assert torch.equal(y, apply(keys[0]))
+        assert not torch.equal(y, apply(keys[1]))
+        together = torch.func.vmap(apply)(keys)
+        assert torch.equal(together, torch.stack([apply(key) for key in keys]))
+    assert torch.equal(found["same"], found["same"][:1].expand(4, 64))
+    assert len(found["different"].unique(dim=0)) == 4
+    if name == "twice mapped":
+        assert len(found["same"][0].unique()) > 60
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jit])
+def test_draws_of_a_vmap_that_does_not_say_how_are_refused(run):
+    model = from_module(OwnVmap("error", DRAWN_WITHIN["dropout"]).train())
+    params, _ = model.init(None)
+    apply = run(lambda key: model.apply(params, {}, torch.ones(4, 3), train=True, key=key)[0])
+    with pytest.raises(UserError, match="OwnVmap: dropout draws within a vmap of the module's own"):
+        apply(torch.as_tensor(random.key(0)))
 
 
 # --- the drawing of params ----------------------------------------------------------------

@@ -533,6 +533,32 @@ def write_element(W):
     W[0] = 0
 
 
+@torch.jit.script
+def scripted(x, W):
+    return x @ W
+
+
+class Doubled(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+def inner_step(W):
+    """A gradient step of the model's own."""
+    return W - 0.1 * torch.func.grad(lambda W: W.pow(3).sum())(W)
+
+
 ROWS, IMAGES = (5, 4), (5, 2, 5, 5)
 ODD_USES = {  # of leaves, other than as the weights of a layer as they are
     "product of two": (lambda p, x: x @ (p["A"] @ p["B"]), {"A": (4, 2), "B": (2, 3)}, ROWS),
@@ -563,6 +589,35 @@ ODD_USES = {  # of leaves, other than as the weights of a layer as they are
         IMAGES,
     ),
     "scalar": (lambda p, x: x[:, :3] * p["t"], {"t": ()}, ROWS),
+    "under vmap of the model's own": (
+        lambda p, x: torch.func.vmap(lambda W: x @ W)(p["E"]).mean(0), {"E": (2, 4, 3)}, ROWS,
+    ),
+    "under grad of the model's own": (lambda p, x: x @ inner_step(p["W"]), {"W": (4, 3)}, ROWS),
+    "under jacrev of the model's own": (
+        lambda p, x: x @ torch.func.jacrev(lambda W: W.pow(3).sum(0))(p["W"]).sum(0),
+        {"W": (4, 3)},
+        ROWS,
+    ),
+    "in a layer and under vmap": (
+        lambda p, x: F.linear(x, p["W"]) + torch.func.vmap(lambda w: x @ w, out_dims=1)(p["W"]),
+        {"W": (3, 4)},
+        ROWS,
+    ),
+    "scripted": (lambda p, x: scripted(x, p["W"]), {"W": (4, 3)}, ROWS),
+    "in an autograd.Function": (lambda p, x: x @ Doubled.apply(p["W"]), {"W": (4, 3)}, ROWS),
+    "scale and shift in one": (
+        lambda p, x: F.layer_norm(x, (4,), p["s"], p["s"]) @ p["W"],
+        {"s": (4,), "W": (4, 3)},
+        ROWS,
+    ),
+    "scale and shift of groups in one": (
+        lambda p, x: F.group_norm(x, 2, p["s"], p["s"]).flatten(1)[:, :3], {"s": (2,)}, IMAGES,
+    ),
+    "by input and by state in one": (
+        lambda p, x: fused(x[:, 0], p["W"], p["W"], p["b"])[:, :3],
+        {"W": (5, 5), "b": (5,)},
+        IMAGES,
+    ),
     "copy with an element set": (
         lambda p, x: masked(p, x, write_element), {"W": (3, 4)}, ROWS,
     ),

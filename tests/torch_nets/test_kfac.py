@@ -346,6 +346,30 @@ def test_inputs_without_a_batch_are_refused():
         kfac(image, {"w": draw(3, 1, 2, 1, 1)}, {}, (draw(2, 7, 2, 3, 3), draw(4, 7, 2, 3, 3)))
 
 
+@torch.jit.script
+def scripted(x, w):
+    return x @ w.T
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        lambda x, w: vmap(lambda row: x @ row, out_dims=1)(w),
+        lambda x, w: x @ torch.func.grad(lambda w: w.pow(3).sum())(w).T,
+        lambda x, w: jacrev(lambda x: x @ w.T)(x).sum((2, 3)),
+        scripted,
+    ],
+)
+def test_a_leaf_that_is_read_out_of_sight_too_is_refused(hidden):
+    model = Model(
+        lambda key: ({}, {}),
+        lambda p, b, x, *, train=False, key=None: (F.linear(x, p["w"]) + hidden(x, p["w"]), b),
+        uses_key=False,
+    )
+    with pytest.raises(UserError, match=r"^w: .*read"):
+        kfac(model, {"w": draw(2, 3, 3)}, {}, (draw(1, 7, 3), Y))
+
+
 class OwnModule(nn.Module):
     def __init__(self):
         super().__init__()

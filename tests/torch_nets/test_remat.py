@@ -138,6 +138,54 @@ def test_a_closed_over_tensor_that_needs_a_gradient_is_refused():
         torch.func.grad(lambda w, x: checkpoint(lambda x: x @ w)(x).sum())(w, X)
 
 
+def sgd_step(w, x):
+    """A gradient step, which differentiates by torch.func itself."""
+    return w - 0.1 * torch.func.grad(lambda w: (x @ w).pow(3).mean())(w)
+
+
+OWN_TRANSFORMS = {  # functions of (w, x) that run a transform of torch.func
+    "a step": sgd_step,
+    "two steps": lambda w, x: sgd_step(sgd_step(w, x), x),
+    "vmap": lambda w, x: torch.func.vmap(lambda row: row @ w)(x),
+    "per-example gradients": lambda w, x: torch.func.vmap(
+        torch.func.grad(lambda w, row: (row @ w).pow(3).mean()), (None, 0)
+    )(w, x),
+    "hessian": lambda w, x: torch.func.hessian(lambda v: (v @ w).pow(3).sum())(x[0]),
+    "of a constant": lambda w, x: torch.func.grad(lambda c: (c @ w).pow(3).sum())(X),
+}
+
+
+@pytest.mark.parametrize("name", OWN_TRANSFORMS)
+@pytest.mark.parametrize("transform", ["grad", "vmap", "hessian"])
+def test_a_function_may_transform_its_arguments(name, transform):
+    f, w = OWN_TRANSFORMS[name], torch.randn(4, 4, dtype=torch.float64)
+    total = lambda f: lambda w: f(w, X).sin().sum()
+    derivative = {
+        "grad": torch.func.grad,
+        "vmap": lambda f: torch.func.vmap(torch.func.grad(f)),
+        "hessian": torch.func.hessian,
+    }[transform]
+    w = torch.stack([w, 2 * w]) if transform == "vmap" else w
+    assert_close(derivative(total(checkpoint(f)))(w), derivative(total(f))(w))
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda w: lambda x: torch.func.grad(lambda x: (x @ w).pow(3).sum())(x),
+        lambda w: lambda x: torch.func.grad(lambda w: (x @ w).pow(3).sum())(w),
+        lambda w: lambda x: torch.func.vmap(lambda row: (row @ w).pow(3))(x),
+    ],
+    ids=["beside what it differentiates", "what it differentiates", "under vmap"],
+)
+def test_a_tensor_closed_over_by_a_transform_within_gets_its_gradient(f):
+    """Such a function is computed plainly."""
+    w = torch.randn(4, 4, dtype=torch.float64)
+    total = lambda apply: lambda w: apply(f(w))(X).sin().sum()
+    found = torch.func.grad(total(checkpoint))(w)
+    assert_close(found, torch.func.grad(total(lambda f: f))(w))
+
+
 DRAWING = {
     "dropout": lambda w, x: F.dropout(x @ w, 0.5),
     "normal": lambda w, x: x @ w + torch.randn(4, dtype=torch.float64),

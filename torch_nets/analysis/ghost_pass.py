@@ -30,9 +30,14 @@ from purenets.core.batch import count_examples, map_arrays
 from purenets.torch_nets.analysis.ghost_rules import RULES, SAME, TRANSPOSES, Leaf
 from purenets.torch_nets.analysis.ghost_terms import Each, Term, combined
 from purenets.torch_nets.fast import enabled
-from purenets.torch_nets.fast.batched import outside_vmap, transform_depth, version_of
+from purenets.torch_nets.fast.batched import outside_vmap, version_of
 from purenets.torch_nets.fast.pytree import map_trees
-from purenets.torch_nets.fast.tracing import is_forward_mode, is_torch_compiling, is_transformed
+from purenets.torch_nets.fast.tracing import (
+    is_forward_mode,
+    is_torch_compiling,
+    is_transformed,
+    transform_depth,
+)
 from purenets.torch_nets.foreign_losses import expect_counted, loss_of_one
 from purenets.torch_nets.from_module import map_tensors
 from purenets.torch_nets.keys import expect_key_for, key_like
@@ -221,14 +226,19 @@ def backward(
         A `Backward`.
     """
     ghost, n = Ghost(params, only_known), count_examples(batch, "per-example gradients")
-    copies = {
-        name: p.expand(n, *p.shape).requires_grad_(p.is_floating_point() or p.is_complex())
+    shared = {  # only operations that a rule knows may see them; autograd tells whether others did
+        name: _differentiable(p.detach())
         for name, p in ghost.values.items()
-        if not (only_known and p.ndim > 1)  # only operations that a rule knows will see it
+        if only_known and p.ndim > 1
+    }
+    copies = {
+        name: _differentiable(p.expand(n, *p.shape))
+        for name, p in ghost.values.items()
+        if name not in shared
     }
 
     def one(own, x, y, key):
-        leaves = {**ghost.values, **own}
+        leaves = {**ghost.values, **shared, **own}
         ghost.begin(leaves)
         with _Watched(ghost):
             one_x = map_arrays(lambda a: a[None], x)
@@ -239,15 +249,23 @@ def backward(
     with torch.enable_grad():
         in_dims = (0, 0, 0, None if keys is None else 0)
         losses, *outputs = torch.func.vmap(one, in_dims)(copies, *batch, keys)
-        inputs = [ghost.anchor, *copies.values()]
+        leaves = {name: p for name, p in {**copies, **shared}.items() if p.requires_grad}
         value = losses.sum() + ghost.anchor  # which is 0: there may be no other gradient
+        inputs = [ghost.anchor, *leaves.values()]
         _, *grads = torch.autograd.grad(value, inputs, allow_unused=True)
-    for name, grad in zip(copies, grads, strict=True):
+    grads = dict(zip(leaves, grads, strict=True))
+    if any(grads.get(name) is not None for name in shared):
+        raise UnknownUse  # within a transform of the model's own, or a function that no mode sees
+    for name, grad in grads.items():
         if grad is not None:
             ghost.terms[name].append(Each(widened(grad)))
     terms = {name: combined(terms) for name, terms in ghost.terms.items() if terms}
     outputs = map_tensors(lambda t: t.flatten(0, 1), outputs[0]) if outputs else None
     return Backward(terms, losses.detach(), outputs)
+
+
+def _differentiable(p: Tensor) -> Tensor:
+    return p.requires_grad_(p.is_floating_point() or p.is_complex())
 
 
 class Ghost:
@@ -301,7 +319,8 @@ class Ghost:
 
         Args:
             f: the operation, (examples, ...) -> any shape.
-            terms: `terms(x, dy) -> {leaf: Term}`, dy of the shape that f returns.
+            terms: `terms(x, dy) -> [(name of the leaf, Term), ...]`, dy of the shape that f
+                returns. A leaf that is used twice stands there twice.
             after: `after(f(x), x)`, of shape (examples, ...); None if f(x) is.
 
         Raises:
@@ -319,8 +338,8 @@ class Ghost:
 
         return outside_vmap(together, x)
 
-    def note(self, terms: dict[str, Term]) -> None:
-        for name, term in terms.items():
+    def note(self, terms: list[tuple[str, Term]]) -> None:
+        for name, term in terms:
             self.terms[name].append(term.smallest())
 
 

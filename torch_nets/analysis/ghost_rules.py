@@ -3,7 +3,7 @@
 `RULES[operation](ghost, *its arguments)` returns the output of the operation, or NotImplemented if
 it uses no leaf in a known way; then the operation runs as it is. A rule hands two functions to
 `ghost.call`: the operation on all examples at once, (examples, ...) -> (examples, ...), and the
-function that makes the gradients, `terms(x, dy) -> {leaf: Term}`.
+function that makes the gradients, `terms(x, dy) -> [(name of the leaf, Term), ...]`.
 """
 
 from typing import NamedTuple
@@ -43,8 +43,8 @@ def _linear(ghost, input, weight, bias=None):
 
     def terms(x, dy):
         x, dy = (part.reshape(len(x), -1, part.shape[-1]) for part in (x, dy))
-        found = {leaf.name: Outer(dy, x) if leaf.transposed else Outer(x, dy)}
-        return found | ({offset.name: Each(dy.sum(1))} if offset else {})
+        found = [(leaf.name, Outer(dy, x) if leaf.transposed else Outer(x, dy))]
+        return found + ([(offset.name, Each(dy.sum(1)))] if offset else [])
 
     y = ghost.call(
         lambda x: _product(x.flatten(0, -2), matrix, vector),
@@ -98,7 +98,7 @@ def _embedding(
         index, dy = x.reshape(len(x), -1), dy.reshape(len(x), -1, dy.shape[-1])
         if padding_idx is not None:
             dy = dy * (index != padding_idx % len(leaf.value))[:, :, None]
-        return {leaf.name: Rows(index, dy, len(leaf.value))}
+        return [(leaf.name, Rows(index, dy, len(leaf.value)))]
 
     return ghost.call(lambda x: F.embedding(x, leaf.value), terms, input)
 
@@ -149,8 +149,8 @@ def _over_images(ghost, f, term, x: Tensor, leaf: Leaf, offset: Leaf | None) -> 
 
     def terms(x, dy):
         dy = dy.unflatten(0, x.shape[:2])
-        found = {leaf.name: term(x, dy)}
-        return found | ({offset.name: Each(dy.flatten(3).sum((1, 3)))} if offset else {})
+        found = [(leaf.name, term(x, dy))]
+        return found + ([(offset.name, Each(dy.flatten(3).sum((1, 3))))] if offset else [])
 
     y = ghost.call(
         lambda x: f(x.flatten(0, 1), leaf.value, vector),
@@ -221,9 +221,10 @@ def _affine(ghost, f, rows, x: Tensor, leaves: tuple) -> Tensor:
 
     def terms(x, dy):
         dy = rows(dy.reshape(x.shape))
-        found = {bias.name: Each(dy.sum(1))} if bias else {}
+        found = [(bias.name, Each(dy.sum(1)))] if bias else []
         if weight:
-            found[weight.name] = Each((rows(f(x, None, None).view(x.shape)) * dy).sum(1))
+            normalized = rows(f(x, None, None).view(x.shape))
+            found.append((weight.name, Each((normalized * dy).sum(1))))
         return found
 
     return ghost.call(lambda x: f(x, *values), terms, x, after=lambda y, x: y.view(x.shape))
@@ -252,11 +253,11 @@ def _recurrence(ghost, x, W_hx, W_hh, b_h):
         da = fused_recurrence.all_da(dy, states, by_h.value.to(dy.dtype))
         da_of, states = (rearrange(part, by_example, n=len(x)) for part in (da, states))
         b = x.shape[2]
-        return {
-            by_x.name: Outer(x.flatten(1, 2), da_of),
-            by_h.name: Outer(states[:, :-b], da_of[:, b:]),
-            offset.name: Each(da_of.sum(1)),
-        }
+        return [
+            (by_x.name, Outer(x.flatten(1, 2), da_of)),
+            (by_h.name, Outer(states[:, :-b], da_of[:, b:])),
+            (offset.name, Each(da_of.sum(1))),
+        ]
 
     return ghost.call(run, terms, x, after=lambda y, x: y.unflatten(0, (len(x), x.shape[2]))), None
 

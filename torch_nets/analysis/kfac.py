@@ -34,7 +34,7 @@ from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
 from purenets.torch_nets.analysis.operators import expect_net
 from purenets.torch_nets.analysis.per_example import check_chunk
 from purenets.torch_nets.keys import key_like
-from purenets.torch_nets.layer_calls import LayerCall, eval_layers
+from purenets.torch_nets.layer_calls import LayerCall, eval_layers, expect_all_watched
 from purenets.torch_nets.losses import cross_entropy
 
 SHARING = ("expand", "reduce")
@@ -116,6 +116,7 @@ def kfac(
         few = min(n, 2)
         part = map_arrays(lambda array: array[:few], x)
         fewer = calls if few == n else eval_layers(model, params, buffers, part)[1]
+    expect_all_watched(model, params, buffers, part)
     _expect_examples(calls, n, fewer, few, sharing)
     rows = vmap(lambda z, t: loss_hessian_sqrt(loss, z, t))(logits, y)  # (n, C, *output)
     rows = rows if num_samples is None else _combined(rows, num_samples, key)

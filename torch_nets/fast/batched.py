@@ -9,13 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch._C._functorch import _add_batch_dim, _unwrap_batched
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
-
-
-def transform_depth() -> int:
-    """Return how many transforms of torch.func are running."""
-    current = torch._C._functorch.peek_interpreter_stack()
-    return 0 if current is None else current.level()
+from torch._functorch.pyfunctorch import (
+    VmapInterpreter,
+    retrieve_all_functorch_interpreters,
+    retrieve_current_functorch_interpreter,
+)
 
 
 def outside_vmap(f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
@@ -32,6 +30,29 @@ def outside_vmap(f: Callable[..., Tensor], *xs: Tensor) -> Tensor:
     with vmap.lower():
         y = f(*(_of_all(n, *_unwrap_batched(x, level)) for x in xs))
     return _add_batch_dim(y, 0, level)
+
+
+@torch.compiler.assume_constant_result
+def inner_randomness(depth: int) -> tuple[str, ...]:
+    """Return what each vmap deeper than `depth` transforms says of random draws.
+
+    Returns:
+        "error", "same" or "different" for each.
+    """
+    return tuple(vmap.randomness() for vmap in _inner_vmaps(depth))
+
+
+def member_numbers(depth: int) -> list[Tensor]:
+    """Return the number of this member of each vmap deeper than `depth` transforms whose members
+    draw differently: scalars, as vmap shows them.
+    """
+    vmaps = [vmap for vmap in _inner_vmaps(depth) if vmap.randomness() == "different"]
+    return [_add_batch_dim(torch.arange(vmap.batch_size()), 0, vmap.level()) for vmap in vmaps]
+
+
+def _inner_vmaps(depth: int) -> list[VmapInterpreter]:
+    inner = retrieve_all_functorch_interpreters()[depth:]
+    return [transform for transform in inner if isinstance(transform, VmapInterpreter)]
 
 
 def _of_all(n: int, x: Tensor, dim: int | None) -> Tensor:
