@@ -421,6 +421,7 @@ CHANGES = {
         | {"lasso": 1e-3},
     ),
 }
+NETS = cifar10_mlp.OF_NETS  # those that have an option; an option of others is refused
 CASES = [
     (name, option, value)
     for name, (_, changes) in CHANGES.items()
@@ -434,7 +435,9 @@ def trained(name: str, *changes: tuple) -> tuple[bytes, str]:
     """Return the params that a short training of a script ends with, and what it says of the
     test.
     """
-    values = BASE | CHANGES[name][0] | dict(changes)
+    net = dict(changes).get("net", "residual")
+    small = {option: v for option, v in CHANGES[name][0].items() if net in NETS.get(option, [net])}
+    values = BASE | small | dict(changes)
     result = SCRIPTS[name].train(SCRIPTS[name].Config(**values))
     leaves = sorted(tree.flatten(result.state.params).items())
     return b"".join(leaf.numpy().tobytes() for _, leaf in leaves), str(result.test)
