@@ -83,7 +83,7 @@ class KeyedDraws(TorchFunctionMode):
             )
         if "different" in kinds:
             for number in member_numbers(self.depth):
-                key = random.fold_in(key, number)
+                key = random.fold_in(key, number.to(key.device))
         return key
 
     def spread(self, x: Tensor) -> Tensor:
