@@ -35,7 +35,7 @@ def tiny(script, preset: str, **changes):
         "train_images": 600,
     }
     small |= {"valid_fraction": 0.1, "threads": 1, "compile": False, "precision": "float32"}
-    mlp = {"width": 8, "depth": 2, "hidden": (20,)}
+    mlp = {"width": 8, "depth": 2}
     small |= {"channels": (8, 16, 16)} if script is cifar10_cnn else mlp
     return dataclasses.replace(script.PRESETS[preset], **small | changes)
 
