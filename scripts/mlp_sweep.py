@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 import numpy as np
 from einops import rearrange
+from tqdm import tqdm
 
-from purenets import data, init_state, make_step, optim, random, runs
+from purenets import UserError, data, init_state, make_step, optim, random, runs
 from purenets.core.arrays import to_host
 from purenets.core.base import TrainState
 from purenets.core.memory import expect_room_for
@@ -22,6 +23,7 @@ from purenets.core.runs.json_files import read_json, write_json
 from purenets.core.runs.options import (
     Options,
     file_path,
+    not_negative,
     one_of,
     option,
     positive,
@@ -50,7 +52,7 @@ class Config(Options):
     rates: int = option(9, "rates, equally far apart on a logarithmic scale", up_to(1000))
     seeds: int = option(5, "seeds of each rate: params, key and order of batches", up_to(1000))
     steps: int = option(500, "steps of every member", positive)
-    batch_size: int = option(32, "examples in a step", positive)
+    batch_size: int = option(32, "examples in a step, 0 full-batch", not_negative)
     compile: bool = option(True, "the step of all members under torch.compile")
     out: str = option(None, "folder for config.json, sweep.json and sweep.png", file_path)
     resume: bool = option(False, "take the numbers that --out has, and draw the map again")
@@ -87,6 +89,11 @@ def train(config: Config) -> np.ndarray:
     task = data.load(config.dataset, random.key(0))
     x, y = map(torch.as_tensor, task.train)
     held_out = len(y) // 5
+    n = len(y) - held_out
+    if config.batch_size > n:
+        raise UserError(
+            f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all"
+        )
     train_set, validation_set = (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out])
     model = MLP(task.n_features, config.dnn_hidden_units, task.n_classes)
     members_ = config.rates * config.seeds
@@ -104,7 +111,7 @@ def train(config: Config) -> np.ndarray:
         data.batches(train_set, config.batch_size, random.key(1000 + seed))
         for seed in range(config.seeds)
     ]
-    for i in range(config.steps):
+    for i in tqdm(range(config.steps), desc="sweep", unit="step", disable=None):
         each = [batches(i) for batches in orders] * config.rates
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
     state = optim.with_averaged_params(state)

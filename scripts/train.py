@@ -26,6 +26,7 @@ from purenets import (
     Params,
     Step,
     TrainState,
+    UserError,
     init_state,
     make_step,
     optim,
@@ -237,12 +238,13 @@ def evaluation_size(config: Config) -> int:
     Raises:
         UserError: all of them are asked for and are too many.
     """
-    from purenets.core.data.palindromes import check_listable, count
+    from purenets.core.data.palindromes import count, is_listable
 
     T = config.input_length + 1
     if not config.exhaustive:
         return config.eval_size
-    check_listable(T)
+    if not is_listable(T):
+        raise UserError("--exhaustive: too many palindromes, needs --input_length up to 11")
     return count(T)
 
 

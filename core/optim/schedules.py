@@ -511,9 +511,15 @@ def one_cycle(
     expect_flags("one_cycle", three_phase=three_phase)
     top = warmup_fraction * steps - 1
     last = 2 * top if three_phase else top
-    if top <= 0 or last >= steps - 1:
+    if top <= 0:
         raise UserError(
-            f"one_cycle: {steps} steps are too few for a warm-up of {warmup_fraction} of them"
+            f"one_cycle: {steps} steps are too few for a warm-up of {warmup_fraction} of them, "
+            f"needs {int(1 / warmup_fraction) + 1} or more"
+        )
+    if last >= steps - 1:
+        raise UserError(
+            f"one_cycle: warmup_fraction={warmup_fraction} leaves none of the {steps} steps for "
+            "the third phase, needs less than 0.5"
         )
     line = _line("one_cycle", anneal)
     low = peak / divide

@@ -241,6 +241,17 @@ def test_wrong_arguments_are_refused(call):
         call()
 
 
+def test_one_cycle_says_how_many_steps_its_warm_up_needs():
+    with pytest.raises(UserError, match=r"2 steps are too few .* needs 4 or more"):
+        schedules.one_cycle(0.1, 2)
+    assert schedules.one_cycle(0.1, 4)(0) == pytest.approx(0.004)
+    with pytest.raises(UserError, match=r"needs 11 or more"):
+        schedules.one_cycle(0.1, 10, 0.1)
+    schedules.one_cycle(0.1, 11, 0.1)
+    with pytest.raises(UserError, match=r"warmup_fraction=0\.6 leaves none of the 20 steps"):
+        schedules.one_cycle(0.1, 20, 0.6, three_phase=True)
+
+
 def test_steps_do_not_overflow_integers():
     assert schedules.multi_step(1, list(range(70)), 2)(np.array([70])) == [2.0**70]
     join = schedules.join([schedules.constant(1.0), schedules.constant(2.0)], [1000])

@@ -73,3 +73,12 @@ def test_the_highest_of_one_rate_is_refused():
     assert [rate for rate, _ in members(Config(rates=1, seeds=1, lowest=0.5))] == [0.5]
     with pytest.raises(UserError, match=r"--highest 5\.0: --rates 1 takes --lowest alone"):
         Config.parse(["--rates", "1", "--highest", "5"])
+
+
+def test_batch_size_0_is_all_and_more_than_all_is_refused():
+    everything = Config(**SMALL | {"batch_size": 0, "steps": 3})
+    assert np.array_equal(
+        train(everything), train(Config(**SMALL | {"batch_size": 640, "steps": 3}))
+    )
+    with pytest.raises(UserError, match=r"--batch_size 641: more than the 640 .*; 0 is all"):
+        train(Config(**SMALL | {"batch_size": 641}))

@@ -67,7 +67,7 @@ def test_the_command_writes_a_folder(tmp_path):
         (["--input_length", "2.5"], "--input_length 2.5: needs an integer"),
         (
             ["--input_length", "29", "--exhaustive"],
-            "T = 30: has 1000000000000000 palindromes, too many to list",
+            "--exhaustive: too many palindromes, needs --input_length up to 11",
         ),
     ],
 )
