@@ -7,6 +7,7 @@ from purenets.core import random, tree
 from purenets.core.arguments import expect_dicts, expect_functions
 from purenets.core.arrays import kind_of, namespace
 from purenets.core.base import Array, Params, UserError
+from purenets.core.optim.internals.arithmetic import dot
 from purenets.core.optim.internals.elementwise import apply_updates
 from purenets.core.optim.internals.precision import expect_like, expect_params
 
@@ -89,8 +90,7 @@ def _slopes(f: Scalar, params: Params, grads: Params, direction: Params, eps: fl
         _number(f(apply_updates(params, tree.map(lambda d, s=sign: s * eps * d, direction))))
         for sign in (1, -1)
     )
-    along = zip(tree.leaves(grads), tree.leaves(direction), strict=True)
-    return (ahead - behind) / (2 * eps), float(sum((g * d).sum() for g, d in along))
+    return (ahead - behind) / (2 * eps), float(dot(grads, direction))
 
 
 def _number(value: Array) -> float:

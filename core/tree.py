@@ -555,7 +555,7 @@ def ravel(tree: dict) -> tuple[Array, Callable[[Array], dict]]:
     if not flat:
         raise UserError("ravel: a dict without leaves has no vector")
     _expect_one_library(flat)
-    _expect_no_integers_beside_floats(flat)
+    _expect_no_rounding("ravel", flat)
     views, length = views_at(flat_layout(flat)), size(flat)
     parts = [leaf.reshape(-1) for leaf in flat.values()]
 
@@ -586,14 +586,21 @@ def _expect_one_library(flat: Params) -> None:
             raise UserError(f"ravel: {name} is {kind}, needs one library")
 
 
-def _expect_no_integers_beside_floats(flat: Params) -> None:
-    """Raise a UserError that names a leaf of integers, if others are of real or complex numbers."""
+def _expect_no_rounding(function: str, flat: Params) -> None:
+    """Raise a UserError that names a leaf whose integers the dtype of all leaves would round."""
     kinds = {name: "f" if kind_of(leaf) in "fc" else "i" for name, leaf in flat.items()}
     if len(set(kinds.values())) > 1:
         name = next(name for name, kind in kinds.items() if kind == "i")
         raise UserError(
-            f"ravel: {name} is of {flat[name].dtype} beside leaves of real numbers, and a vector "
-            "has one dtype; leave it out, or convert it"
+            f"{function}: {name} is of {flat[name].dtype} beside leaves of real numbers, and an "
+            "array has one dtype; leave it out, or convert it"
+        )
+    dtypes = {name: str(leaf.dtype).removeprefix("torch.") for name, leaf in flat.items()}
+    if "uint64" in dtypes.values() and any(d.startswith("int") for d in dtypes.values()):
+        name = next(name for name, dtype in dtypes.items() if dtype == "uint64")
+        raise UserError(
+            f"{function}: {name} is of uint64 beside signed integers, and no integers hold both; "
+            "leave it out, or convert it"
         )
 
 
@@ -607,7 +614,8 @@ def stack(trees: Sequence[dict]) -> dict:
         A dict; each leaf (len(trees), ...).
 
     Raises:
-        UserError: the list is empty, or the names or shapes of the leaves differ.
+        UserError: the list is empty, the names or shapes of the leaves differ, or the dtype of one
+            would round the integers of another.
 
     Example:
         >>> import numpy as np
@@ -618,8 +626,14 @@ def stack(trees: Sequence[dict]) -> dict:
     """
     if not isinstance(trees, list | tuple) or not trees:
         raise UserError("stack: needs a list of one dict or more")
+
+    def one(*each):
+        first = getattr(each[0], "dtype", None)
+        if any(getattr(leaf, "dtype", first) != first for leaf in each):
+            _expect_no_rounding("stack", {f"a leaf of dict {i}": x for i, x in enumerate(each)})
+        return namespace(each[0]).stack(each)
+
     try:
-        one = lambda *each: namespace(each[0]).stack(each)
         return _mapped("stack", "", one, trees[0], trees[1:])
     except UserError:
         raise

@@ -203,7 +203,9 @@ def metrics_fn(
     """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_losses("metrics_fn", loss=loss)
-    loss, measured = checked_loss(loss), _measured(loss, metrics)
+    given, loss, measured = loss, checked_loss(loss), _measured(loss, metrics)
+    reported = {"accuracy": given.accuracy} if given.accuracy else {}
+    reported = {"loss": given.forward, **(reported if metrics is None else metrics)}
 
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)
@@ -213,7 +215,7 @@ def metrics_fn(
         return measured(value, logits, y, loss_cache)
 
     measure.whole_only = lambda targets: tuple(
-        name for name, f in (metrics or {}).items() if not is_mean_of(f, targets)
+        name for name, f in reported.items() if not is_mean_of(f, targets)
     )
     return measure
 

@@ -23,7 +23,14 @@ from purenets.core.serial import (
     expect_sizes,
     expect_window,
 )
-from purenets.numpy_nets.modules import Linear, Module, ReLU, as_precise_as, without_params
+from purenets.numpy_nets.modules import (
+    Linear,
+    Module,
+    ReLU,
+    as_precise_as,
+    sum_of_rows,
+    without_params,
+)
 
 __all__ = ["BatchNorm", "Conv", "GlobalAvgPool", "Linear", "MaxPool", "ReLU"]
 
@@ -104,7 +111,7 @@ def conv_backward_params(dout, cache):
     """Return dweight and dbias of `conv_backward`, for a first layer, whose dx nobody needs."""
     flat, weight, *_ = cache
     dy = rearrange(dout, "b o h w -> (b h w) o")
-    return (dy.T @ flat).reshape(weight.shape), dy.sum(axis=0)
+    return (dy.T @ flat).reshape(weight.shape), sum_of_rows(dy)
 
 
 # --- max pooling ----------------------------------------------------------------------------------

@@ -56,7 +56,17 @@ def linear_backward(dout, cache):
 def linear_backward_params(dout, cache):
     """Return dW and db of `linear_backward`, for a first layer, whose dx nobody needs."""
     x, _ = cache
-    return dout.T.dot(x), np.add.reduce(dout, axis=0)
+    return dout.T.dot(x), sum_of_rows(dout)
+
+
+MANY = 10_000  # rows whose sum in float32 would lose more than two of its seven digits
+
+
+def sum_of_rows(x):
+    """Return the sum of the rows of x, of MANY in float64: NumPy adds one row after the other."""
+    if len(x) < MANY:
+        return np.add.reduce(x, axis=0)
+    return np.add.reduce(x, axis=0, dtype=np.float64).astype(x.dtype)
 
 
 # --- activations ----------------------------------------------------------------------------------

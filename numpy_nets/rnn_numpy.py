@@ -18,7 +18,7 @@ from purenets.core.arrays import expect_plain, widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
 from purenets.numpy_nets.grad import NumpyModel, expect_given
-from purenets.numpy_nets.modules import linear_backward, linear_forward, tanh_backward
+from purenets.numpy_nets.modules import linear_backward, linear_forward, sum_of_rows, tanh_backward
 
 
 def rnn_forward(x, W_hx, W_hh, b_h):
@@ -47,7 +47,7 @@ def rnn_backward(dh, cache):
         da = tanh_backward(dh, states[t + 1])
         dW_hx += da.T @ x[:, t]
         dW_hh += da.T @ states[t]
-        db_h += da.sum(axis=0)
+        db_h += sum_of_rows(da)
         dx[:, t] = da @ W_hx
         dh = da @ W_hh
     return dx, dW_hx, dW_hh, db_h

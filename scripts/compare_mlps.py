@@ -195,9 +195,7 @@ def lists(params: Params) -> dict[str, list]:
 
 def largest_difference(a: Params, b: Params) -> float:
     """Return the largest absolute difference between two dicts of NumPy arrays."""
-    return max(
-        float(np.abs(x - y).max()) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True)
-    )
+    return max(tree.leaves(tree.map(lambda x, y: float(np.abs(x - y).max()), a, b)))
 
 
 def differences(case: mlp_task.MLPConfig, steps: int) -> list[float]:

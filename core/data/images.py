@@ -22,8 +22,10 @@ from purenets.core.base import Batch, UserError
 from purenets.core.data.image_cache import PARTS, cache_folder, cached
 from purenets.core.data.image_files import decoded, images_in, is_gray, is_image, is_wide
 from purenets.core.memory import expect_room
+from purenets.core.runs.notes import warn
 
 FORMAT = 3  # of what is made of the files
+DARK = 64  # a brightest gray of 16 bits below it: all numbers have 14 bits or fewer
 
 
 class ImageDataset(NamedTuple):
@@ -292,15 +294,22 @@ def _decode_parts(files: dict, size: int, into: Path) -> None:
 
 
 def _expect_light(paths: Sequence[str], brightest: np.ndarray) -> None:
-    """Raise a UserError for 16-bit images whose values are so small that all are 0 or 1 now."""
-    if brightest.max() > 1:
-        return
+    """Raise a UserError for 16-bit images whose values are so small that all are 0 or 1 now.
+
+    Warn of values of 14 bits or fewer, as of medical images: few of the 256 grays are left.
+    """
+    most = int(brightest.max())
     path = paths[int(np.argmax(brightest))]
-    if is_wide(path):
+    if most >= DARK or not is_wide(path):
+        return
+    dark = (
+        f"{path}: has 16 bits, of which 65535 is white, but this and all other images of the part"
+    )
+    if most <= 1:
         raise UserError(
-            f"{path}: has 16 bits, of which 65535 is white, but this and all other images of the "
-            "part are so dark that their pixels become 0 or 1; save 8-bit values with 8 bits"
+            f"{dark} are so dark that their pixels become 0 or 1; save 8-bit values with 8 bits"
         )
+    warn(f"{dark} are so dark that {most + 1} grays are left; multiply 12-bit values by 16")
 
 
 def _of_shape(pixels: np.ndarray, shape: tuple, path: str) -> np.ndarray:

@@ -312,6 +312,9 @@ def adagrad(
     )
 
 
+adagrad.only_at_init = ("initial_accumulator_value",)
+
+
 def adadelta(
     lr: Hyper = 1.0, rho: Hyper = 0.9, eps: Hyper = 1e-6, weight_decay: Hyper = 0
 ) -> Optimizer:

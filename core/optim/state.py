@@ -7,6 +7,7 @@ from typing import Any
 
 from purenets.core.arguments import (
     FINITE,
+    attribute_of,
     expect_dicts,
     expect_functions,
     expect_numbers,
@@ -28,7 +29,8 @@ def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Op
 
     Floats, arrays and tuples of floats become arrays in the state, under "hyper". So do integers
     such as lr=1 where `make` takes a float, but for 0, by which an optimizer leaves a part out.
-    Other arguments (flags, schedules, names, integers that count) stay fixed. Read them by
+    Other arguments (flags, schedules, names, integers that count, and what only the first state is
+    made of, as the lr of `rprop`) stay fixed. Read them by
     `get_state`, change them by `set_hyperparams`; nothing is compiled anew. They have the dtype of
     the params: in float32 a decay of 0.999999 is 1 - 1.013e-6, so keep one so close to 1 fixed, as
     in `chain(inject_hyperparams(adam, lr=0.1), ema(0.999999))`.
@@ -99,6 +101,8 @@ def _expect_arguments(make: Callable, unnamed: tuple, hypers: dict) -> None:
 
 def _is_held(make: Callable, name: str, value) -> bool:
     """Return True for an argument of `make` that is kept in the state."""
+    if name in attribute_of(make, "only_at_init", ()):  # a new value would change nothing
+        return False
     if isinstance(value, tuple):
         return all(isinstance(v, float) for v in value)
     if type(value) is int:
@@ -270,7 +274,8 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
     Args:
         opt_state: the state; every optimizer in it that has such a hyper-parameter gets the value.
         values: the new values by name: numbers, arrays, or tuples of them as for betas. Numbers are
-            refused as by the constructors of `optim`; the value of an array is not looked at.
+            refused that no optimizer with a hyper-parameter of the name takes; the value of an
+            array is not looked at.
 
     Returns:
         A new state; opt_state does not change.

@@ -523,6 +523,9 @@ def scale_by_sum_of_squares(initial: float = 0, eps: Hyper = 1e-10) -> Optimizer
     return elementwise(in_pairs(with_order(NORMALIZES, Optimizer(init, update))))
 
 
+scale_by_sum_of_squares.only_at_init = ("initial",)
+
+
 def scale_by_adam(betas=(0.9, 0.999), eps: Hyper = 1e-8, amsgrad: bool = False) -> Optimizer:
     """Return a transform that divides the running mean of g by the root of that of g^2.
 

@@ -22,9 +22,9 @@ from purenets.core.arguments import (
     expect_integers,
     expect_optimizers,
 )
-from purenets.core.arrays import namespace
+from purenets.core.arrays import as_array, namespace
 from purenets.core.base import Array, Optimizer, Params, UserError
-from purenets.core.optim.internals.arithmetic import choose, copies, running_mean, scaled
+from purenets.core.optim.internals.arithmetic import at_least, choose, copies, running_mean
 from purenets.core.optim.internals.elementwise import elementwise, elementwise_as
 from purenets.core.optim.internals.extra_args import (
     MISSING,
@@ -415,26 +415,34 @@ def accumulate(optimizer: Optimizer, k: int) -> Optimizer:
 
     def update(grads, state, params, **extra):
         count, total = state["count"] + 1, tree.map(lambda s, g: s + g, state["sum"], grads)
-        losses, extra = _with_mean_loss(state, params, k, **extra) if takes_loss else ({}, extra)
-        due = count == k
-        updates, inner = optimizer.update(scaled(total, 1 / k), state["inner"], params, **extra)
+        losses, extra = (
+            _with_mean_loss(state, params, count, k, **extra) if takes_loss else ({}, extra)
+        )
+        due = count >= k  # above it in a state of a larger k
+        updates, inner = optimizer.update(_mean(total, count, k), state["inner"], params, **extra)
         nothing = tree.zeros_like(total)
         new = {"sum": nothing, **tree.zeros_like(losses), "inner": inner}
         old = {"sum": total, **losses, "inner": state["inner"]}
-        return choose(due, updates, nothing), {"count": count % k, **choose(due, new, old)}
+        return choose(due, updates, nothing), {"count": count * ~due, **choose(due, new, old)}
 
     return elementwise_as(optimizer, Optimizer(init, like_inner(update, [optimizer])))
 
 
 def _with_mean_loss(
-    state: dict, params: Params, k: int, value=None, value_and_grad_fn=None
+    state: dict, params: Params, count: Array, k: int, value=None, value_and_grad_fn=None
 ) -> tuple[dict, dict]:
     """Return the entry of the sum of losses, and the extra arguments with the mean loss."""
     if value is None and value_and_grad_fn is None:  # the inner optimizer will say what is missing
         return {"loss_sum": state["loss_sum"]}, {}
     total = state["loss_sum"] + loss_value("accumulate", value, value_and_grad_fn, params)
-    extra = {"value": total * (1 / k), "value_and_grad_fn": value_and_grad_fn}
-    return {"loss_sum": total}, extra
+    mean = _mean({"loss": total}, count, k)["loss"]
+    return {"loss_sum": total}, {"value": mean, "value_and_grad_fn": value_and_grad_fn}
+
+
+def _mean(total: Params, count: Array, k: int) -> Params:
+    """Return the sum of k gradients, or of the `count` ones that are more, as their mean."""
+    correction = k / at_least(count, k)  # 1, but for such states
+    return tree.map(lambda t: t * (1 / k) * as_array(correction, namespace(t), t.dtype), total)
 
 
 def apply_if_finite(optimizer: Optimizer) -> Optimizer:

@@ -151,13 +151,31 @@ def read(path: Path, schema: Any = dict) -> tuple[Flat, dict[str, Any]]:
 
 def digest_of(path: Path) -> bytes | None:
     """Return the digest that a checkpoint's header names; None where there is no such file."""
+    found = SIGNATURE.search(_header_of(path))
+    return found and found[1]
+
+
+def last_row_of(path: Path) -> int | None:
+    """Return the step of the last row of a checkpoint's history, by its header alone.
+
+    None where there is no such file, it has no rows, or its header is damaged.
+    """
+    try:
+        return json.loads(json.loads(_header_of(path))["__metadata__"]["purenets"])["meta"][
+            "history"
+        ][-1]["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _header_of(path: Path) -> bytes:
+    """Return the header of a file, without a check; b"" where there is no such file."""
     try:
         with Path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            found = SIGNATURE.search(file.read(min(length, Path(path).stat().st_size)))
+            return file.read(min(length, Path(path).stat().st_size))
     except OSError:
-        return None
-    return found and found[1]
+        return b""
 
 
 # --- bytes ----------------------------------------------------------------------------------------

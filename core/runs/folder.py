@@ -188,7 +188,7 @@ def restore(
         missing_ok: True to return `state` itself, [] and {} where nothing was saved.
         best: True for the checkpoint of the row with the largest "valid_accuracy", of equal ones
             the one with the smallest "valid_loss"; where rows have one of these columns, by it
-            alone.
+            alone. Of rows without a `save` none is kept: it is the best one of those saved.
 
     Returns:
         State, rows and metric_sums.

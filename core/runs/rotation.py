@@ -7,7 +7,7 @@ So whatever a killed process leaves, `settle` makes the folder that the save wou
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def commit(
         newest: the step of the one that it replaces, None if there is none.
     """
     step = step_of(flat)
-    kept = steps_kept(meta["history"], step, keep)
+    saved = {newest, *(before for _, before in older_ones(folder))}
+    kept = steps_kept(meta["history"], step, keep, saved)
     if newest in kept and (folder / NAME).exists():  # it stays, under another name
         link_atomically(folder / NAME, older(folder, newest))
     write_atomically(folder / NAME, checkpoint.encoded(flat, meta))
@@ -89,17 +90,32 @@ def settle(folder: Path, keep: int = KEEP) -> int | None:
 def follow(folder: Path, flat: dict[str, Stored], meta: dict[str, Any], keep: int) -> None:
     """Write what follows from the newest checkpoint, where it is not there yet."""
     rows, step = meta["history"], step_of(flat)
-    kept = steps_kept(rows, step, keep)
-    for path, of_step in older_ones(folder):
+    saved = {of_step: path for path, of_step in older_ones(folder)}
+    source = best_of(folder, rows, saved | {step: folder / NAME})
+    here, there = checkpoint.digest_of(source), checkpoint.digest_of(folder / BEST)
+    if here not in (None, there):
+        link_atomically(source, folder / BEST)
+    kept = steps_kept(rows, step, keep, saved)
+    for of_step, path in saved.items():
         if of_step not in kept:
             path.unlink(missing_ok=True)
-    best = history.best_step(rows)
-    source = folder / NAME if best == step else older(folder, best or 0)
-    here, there = checkpoint.digest_of(source), checkpoint.digest_of(folder / BEST)
-    if best is not None and here not in (None, there):
-        link_atomically(source, folder / BEST)
     _write_if_other((folder / NAME).with_suffix(".json"), checkpoint.described(flat, meta))
     _write_if_other(folder / "history.csv", history.to_csv(rows).encode())
+
+
+def best_of(folder: Path, rows: History, saved: dict[int, Path]) -> Path:
+    """Return the path of the checkpoint of the best row, among the rows that have one.
+
+    Args:
+        folder: the run's folder; its best checkpoint so far counts too.
+        rows: the history.
+        saved: the other checkpoints by their steps.
+    """
+    best = folder / BEST
+    if best.exists():  # with a damaged header it is taken as what it was, until it can be replaced
+        of_best = checkpoint.last_row_of(best)
+        saved = {history.best_step(rows) if of_best is None else of_best: best} | saved
+    return saved.get(history.best_step([row for row in rows if row["step"] in saved]), best)
 
 
 def read_history(folder: Path) -> History:
@@ -135,13 +151,13 @@ def step_of(flat: dict[str, Stored]) -> int:
     return int(flat["step"].array)
 
 
-def steps_kept(rows: History, step: int, keep: int) -> list[int]:
-    """Return the steps of the checkpoints to keep beside the one of `step`: the last rows'.
+def steps_kept(rows: History, step: int, keep: int, saved: Container[int]) -> list[int]:
+    """Return the steps of the checkpoints to keep beside the one of `step`: the last saved rows'.
 
-    >>> steps_kept([{"step": 0}, {"step": 10}, {"step": 20}, {"step": 30}], 30, keep=3)
+    >>> steps_kept([{"step": 0}, {"step": 10}, {"step": 20}, {"step": 30}], 30, 3, {0, 10, 20})
     [10, 20]
     """
-    before = [row["step"] for row in rows if 0 < row["step"] < step]
+    before = [row["step"] for row in rows if 0 < row["step"] < step and row["step"] in saved]
     return before[len(before) - (keep - 1) :] if keep - 1 < len(before) else before
 
 

@@ -396,3 +396,61 @@ def test_entry_is_found_beside_leaves_of_its_name(entry):
     for params in ({entry: np.ones(3)}, {"b": np.ones(()), entry: np.ones((2, 2))}):
         assert float(optim.get_state(make().init(params), entry)) == value
     assert optim.get_state(optim.adam().init({"w": np.ones(3)}), "w").shape == (3,)
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_another_k_in_the_middle_of_an_accumulation(array):
+    """Each update is the mean of all gradients since the one before."""
+    params, taken = {"w": array([0.0])}, []
+    before, after = (optim.accumulate(optim.sgd(1.0), k) for k in (4, 2))
+    state = before.init(params)
+    for gradient in (1.0, 2.0, 3.0):
+        _, state = before.update({"w": array([gradient])}, state, params)
+    for gradient in (6.0, 1.0, 2.0):
+        updates, state = after.update({"w": array([gradient])}, state, params)
+        taken.append(float(updates["w"][0]))
+    assert taken == [-3.0, 0.0, -1.5] and int(state["count"]) == 0
+
+
+def test_another_number_of_losses_in_the_middle_of_an_observation():
+    params = {"w": np.zeros(1)}
+    before, after = (optim.reduce_on_plateau(every=every) for every in (4, 2))
+    state = before.init(params)
+    for _ in range(3):
+        _, state = before.update(params, state, params, value=1.0)
+    _, state = after.update(params, state, params, value=5.0)
+    assert state["best"] == 2.0 and state["count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "hypers"),
+    [
+        (optim.rprop, {"lr": 0.1}),
+        (optim.adagrad, {"initial_accumulator_value": 0.1}),
+        (optim.dog, {"reps_rel": 0.1}),
+        (optim.prodigy, {"d0": 0.1}),
+        (optim.dadapt_adam, {"d0": 0.1}),
+    ],
+)
+def test_what_only_the_first_state_is_made_of_stays_fixed(make, hypers):
+    state = optim.inject_hyperparams(make, **hypers).init({"w": np.ones(2)})
+    with pytest.raises(UserError, match="not an injected hyper-parameter"):
+        optim.set_hyperparams(state, **hypers)
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+@pytest.mark.parametrize("inject", [False, True])
+def test_a_small_eps_of_adafactor_of_any_kind(array, inject):
+    gradient = array(
+        [[0.0, 0, 0], [1, 2, 3]], dtype={np.array: "float32"}.get(array, torch.float32)
+    )
+    params, eps = {"w": array(np.ones((2, 3), np.float32))}, (1e-30, 1e-3)
+    plain = optim.adafactor(0.1, eps=eps)
+    other = optim.adafactor(0.1, eps=(np.float64(1e-30), 1e-3))
+    if inject:
+        other = optim.inject_hyperparams(optim.adafactor, lr=0.1, eps=eps)
+    one, another = (
+        optimizer.update({"w": gradient}, optimizer.init(params), params)[0]["w"]
+        for optimizer in (plain, other)
+    )
+    assert np.allclose(one, another) and np.isfinite(np.asarray(one)).all()

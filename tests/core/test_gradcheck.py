@@ -93,3 +93,15 @@ def test_tensors_are_checked_with_a_key_of_either_library():
     same = check_gradient(square, PARAMS, RIGHT, key)
     assert np.isclose(check_gradient(f, params, right, key), same, atol=1e-9)
     assert check_gradient(f, params, right, torch.as_tensor(key)) < 1e-9
+
+
+def test_leaves_are_paired_by_name_whatever_their_order():
+    params = {"query": np.array([1.0, 2.0]), "key": np.array([3.0, 4.0])}
+
+    def f(params):
+        return (params["query"] ** 2).sum() + (params["key"] ** 3).sum()
+
+    dquery, dkey = 2 * params["query"], 3 * params["key"] ** 2
+    assert check_gradient(f, params, {"key": dkey, "query": dquery}, random.key(0)) < 1e-7
+    with pytest.raises(UserError, match="it differs most in key"):
+        check_gradient(f, params, {"key": dquery, "query": dkey}, random.key(0))

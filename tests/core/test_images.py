@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from purenets import UserError, random
+from purenets import UserError, random, runs
 from purenets.core.data import image_cache, image_files, images
 
 DRAW = np.random.default_rng(0)
@@ -680,3 +680,13 @@ def test_images_that_are_sorted_by_class_are_shuffled_where_none_are_held_out():
     assert (torch_images.prepare(mixed, random.key(0), 0.0).train[1].numpy() == y[::-1]).all()
     with pytest.raises(UserError, match="n_train 61: there are 60 images to train on"):
         torch_images.prepare(found, random.key(0), 0.0, n_train=61)
+
+
+@pytest.mark.parametrize(("bits", "grays"), [(10, 5), (12, 17)])
+def test_a_loss_of_grays_is_warned_of(tmp_path, bits, grays):
+    deep = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8, 1)
+    for part in ("train", "test"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        (tmp_path / part / "cat" / "0.png").write_bytes(png_of_16_bits(deep, 0))
+    with pytest.warns(runs.RunWarning, match=rf"0\.png: has 16 bits, .* {grays} grays are left"):
+        images.folder(tmp_path)

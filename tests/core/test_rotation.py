@@ -287,3 +287,43 @@ def test_a_save_over_damaged_checkpoints_alone_is_whole(tmp_path):
     (tmp_path / checkpoint.NAME).write_bytes(b"damaged")
     runs.save(tmp_path, at(30))
     assert runs.restore(tmp_path, STATE)[0].step == 30
+
+
+def test_the_best_is_that_of_the_rows_that_were_saved(tmp_path):
+    table = rows(10, 20, 30, 40, accuracy=[0.8, 0.95, 0.7, 0.9])
+    newest = None
+    for i, step in enumerate((10, 20, 30, 40), start=1):
+        if step != 20:  # the best row of all is not saved
+            newest = runs.save(tmp_path, at(step), table[:i], {}, keep=1, newest=newest)
+        found = runs.restore(tmp_path, STATE, best=True)[0]
+        assert found.step == (10 if step < 40 else 40)
+
+
+def test_as_many_are_kept_of_those_that_were_saved(tmp_path):
+    newest, steps = None, range(10, 101, 10)
+    for i, step in enumerate(steps, start=1):
+        if step % 20 == 0:
+            newest = runs.save(tmp_path, at(step), rows(*steps[:i]), keep=4, newest=newest)
+    kept = (f"checkpoint-{step}.safetensors" for step in (40, 60, 80))
+    assert names(tmp_path) == {checkpoint.NAME, *kept}
+
+
+def test_the_best_of_a_damaged_newest_is_forgotten(tmp_path):
+    save_all(tmp_path, 10, 20, 30, accuracy=[0.5, 0.4, 0.9], keep=3)
+    path = tmp_path / checkpoint.NAME
+    write_atomically(path, path.read_bytes()[:-1])
+    with pytest.warns(runs.RunWarning, match="going on from"):
+        runs.settle(tmp_path)
+    assert runs.restore(tmp_path, STATE, best=True)[0].step == 10
+
+
+@pytest.mark.parametrize("wrong", [b"", b"nothing", b"\xff" * 500])
+def test_a_damaged_best_is_replaced_by_none_but_itself(tmp_path, wrong):
+    save_all(tmp_path, 10, 20, 30, accuracy=[0.5, 0.4, 0.3], keep=1)
+    write_atomically(tmp_path / rotation.BEST, wrong)
+    runs.save(tmp_path, at(40), rows(10, 20, 30, 40, accuracy=[0.5, 0.4, 0.3, 0.2]), {}, keep=1)
+    with pytest.raises(UserError, match="damaged"):
+        runs.restore(tmp_path, STATE, best=True)
+    better = rows(10, 20, 30, 40, 50, accuracy=[0.5, 0.4, 0.3, 0.2, 0.6])
+    runs.save(tmp_path, at(50), better, {}, keep=1)
+    assert runs.restore(tmp_path, STATE, best=True)[0].step == 50

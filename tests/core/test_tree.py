@@ -231,3 +231,23 @@ def test_leaves_of_two_libraries_have_no_vector():
         tree.ravel({"a": tensors, "b": arrays})
     with pytest.raises(UserError, match="ravel: b is a tensor beside NumPy arrays"):
         tree.ravel({"a": arrays, "b": tensors})
+
+
+@pytest.mark.parametrize("other", [np.array([-1], np.int8), np.array([-1], np.int64)])
+def test_no_integers_are_rounded_beside_uint64(other):
+    large = np.array([2**63 + 1], np.uint64)
+    for call in (
+        lambda: tree.ravel({"n": large, "m": other}),
+        lambda: tree.stack([{"n": other}, {"n": large}]),
+    ):
+        with pytest.raises(UserError, match="is of uint64 beside signed integers"):
+            call()
+    assert tree.ravel({"n": large, "m": np.array([3], np.uint8)})[0].tolist() == [2**63 + 1, 3]
+    assert tree.stack([{"n": large}, {"n": large}])["n"].tolist() == [[2**63 + 1]] * 2
+
+
+def test_stack_rounds_no_integers():
+    for array in (np.array, torch.tensor):
+        with pytest.raises(UserError, match=r"stack: a leaf of dict 0 is of .*int64 beside leaves"):
+            tree.stack([{"n": array([2**53 + 1])}, {"n": array([0.5])}])
+    assert tree.stack([{"n": 1}, {"n": 2.5}])["n"].tolist() == [1, 2.5]

@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from purenets import UserError, init_state, make_step, numpy_nets, optim, random, scan, tree
-from purenets.numpy_nets import MLP, grad_fn, metrics_fn
+from purenets import (
+    UserError,
+    evaluate,
+    init_state,
+    make_step,
+    numpy_nets,
+    optim,
+    random,
+    scan,
+    tree,
+)
+from purenets.numpy_nets import MLP, grad_fn, losses, metrics_fn
 from purenets.numpy_nets.grad import model_from_module
 from purenets.numpy_nets.image_modules import Conv, GlobalAvgPool
 from purenets.numpy_nets.modules import Dropout, Linear, ReLU, Tanh, params_backward, serial
@@ -135,3 +145,19 @@ def test_logits_that_are_nan_are_never_right(labels):
             _, (_, found) = grad_fn(model)(params, {}, (wrong, targets), None)
             evaluated = metrics_fn(model)(params, {}, (wrong, targets))
         assert found["accuracy"] == evaluated["accuracy"] == expected
+
+
+def test_a_loss_that_is_no_mean_is_evaluated_as_a_whole():
+    def forward(outputs, targets):
+        rest = outputs - targets
+        return (rest * rest).sum(), rest
+
+    forward.mean_over_examples = False
+    loss = losses.Loss(forward, lambda dout, rest: 2 * dout * rest)
+    model, sgd = MLP(2, [], 1), optim.sgd(0.1)
+    state = init_state(model, sgd, random.key(0))
+    batch = np.ones((10, 2), np.float32), np.arange(10, dtype=np.float32)[:, None]
+    whole = evaluate(metrics_fn(model, loss), state, batch)
+    assert whole["loss"] == evaluate(metrics_fn(model, loss), state, batch, 10)["loss"] > 200
+    with pytest.raises(UserError, match="loss of 10 examples is no mean of parts"):
+        evaluate(metrics_fn(model, loss), state, batch, 5)

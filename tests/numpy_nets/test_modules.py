@@ -209,3 +209,12 @@ def test_linear_takes_a_batch_of_features_only(shape):
     layer = m.Linear(3, 4)
     with pytest.raises(UserError, match=r"expected \(batch, 3\)"):
         layer.forward(*layer.init(KEY), np.ones(shape, np.float32))
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_the_gradient_of_a_bias_is_a_sum_without_loss_of_digits(columns):
+    n = 1_000_000
+    dout = np.full((n, columns), 0.3, np.float32)
+    _, bias = m.linear_backward_params(dout, (np.ones((n, 1), np.float32), None))
+    assert bias.dtype == np.float32
+    assert np.allclose(bias, n * float(np.float32(0.3)), rtol=1e-6)

@@ -11,7 +11,10 @@ from purenets.core.arguments import (
     DECAY,
     FINITE,
     FRACTION,
+    FROM_1,
     NOT_NEGATIVE,
+    NOT_POSITIVE,
+    OPEN_FRACTION,
     POSITIVE,
     shown,
 )
@@ -33,11 +36,14 @@ Hyper = float | Array | Callable[[Array], Array]
 RANGES = {
     **dict.fromkeys(("lr", "eps", "weight_decay", "alpha", "lambd", "temperature"), NOT_NEGATIVE),
     **dict.fromkeys(("lr_decay", "momentum_decay", "trust_coefficient"), NOT_NEGATIVE),
-    **dict.fromkeys(("coefficient",), NOT_NEGATIVE),
-    **dict.fromkeys(("betas", "rho", "decay"), DECAY),
-    **dict.fromkeys(("momentum", "dampening"), FRACTION),
+    **dict.fromkeys(("coefficient", "beta", "threshold", "lam", "t0"), NOT_NEGATIVE),
+    **dict.fromkeys(("betas", "rho", "decay", "beta3", "shampoo_beta"), DECAY),
+    **dict.fromkeys(("momentum", "dampening", "min_scale"), FRACTION),
+    **dict.fromkeys(("factor", "c1", "c2", "shrink"), OPEN_FRACTION),
     **dict.fromkeys(("gamma", "scaling", "d_coef", "clipping"), POSITIVE),
     **dict.fromkeys(("limit", "max_norm"), ABOVE_0),
+    **dict.fromkeys(("d", "growth_rate", "grow"), FROM_1),
+    "beta2_decay": NOT_POSITIVE,
 }
 FIRST_COUNTS = (0, 1)  # at which `init` looks at what a schedule returns
 

@@ -23,6 +23,7 @@ from purenets.core.base import Array, Optimizer, Params
 from purenets.core.optim.internals.arithmetic import at_least, at_most, lerp, nonzero
 from purenets.core.optim.internals.hyper import (
     Hyper,
+    as_numbers,
     count_to_dtype,
     first_count,
     is_zero,
@@ -162,16 +163,17 @@ def scale_by_factored_rms(beta2_decay: float = -0.8, eps: float | None = None) -
         vectors = _moved(state["variance"], squares, weight, None)
 
         def scale(name, g):
-            smallest = namespace(g).finfo(g.dtype).eps if eps is None else eps
             xp, v = namespace(g), vectors.get(name)
+            smallest = xp.finfo(g.dtype).eps if eps is None else resolve_hyper(eps, state, {"": g})
             if v is None:
                 mean = xp.clip(rows[name].mean(-2, keepdims=True), smallest, None)
                 v = rows[name] @ columns[name] / mean
             least = smallest * smallest
             v = xp.clip(v, least, None)
             # the square of a very small eps is 0 in float32, and 0 / 0 would be NaN
-            underflows = type(eps) in (int, float) and least < xp.finfo(g.dtype).smallest_normal
-            return g / sqrt(nonzero(v) if underflows else v)
+            is_known = eps is None or as_numbers(eps) is not None
+            never_0 = is_known and least >= xp.finfo(g.dtype).smallest_normal
+            return g / sqrt(v if never_0 else nonzero(v))
 
         new = {"count": count, "row_var": rows, "col_var": columns, "variance": vectors}
         return {name: scale(name, g) for name, g in grads.items()}, new

@@ -131,6 +131,9 @@ def dadapt_adam(
     return real_only("dadapt_adam", chain(*before, any_dtype(step)))
 
 
+dadapt_adam.only_at_init = ("d0",)
+
+
 # --- what Prodigy shares --------------------------------------------------------------------------
 
 

@@ -106,3 +106,6 @@ def dog(
 
     decay = unless_zero(weight_decay, add_decayed_weights)
     return real_only("dog", chain(*decay, any_dtype(with_order(TURNS, Optimizer(init, update)))))
+
+
+dog.only_at_init = ("reps_rel",)

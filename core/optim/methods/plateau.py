@@ -127,8 +127,10 @@ def reduce_on_plateau(
         loss = loss_value(name, value, value_and_grad_fn, params)
         count, total = state["count"] + 1, state["sum"] + loss
         old = {name: state[name] for name in OBSERVED}
-        new = {**rule.observe(total / every, **old), "sum": namespace(total).zeros_like(total)}
-        kept = choose(count == every, new, {**old, "sum": total})
-        return scaled(updates, state["scale"]), {**kept, "count": count % every}
+        due = count >= every  # above it in a state of a larger `every`
+        mean = total / count_to_dtype(at_least(count, every), params)
+        new = {**rule.observe(mean, **old), "sum": namespace(total).zeros_like(total)}
+        kept = choose(due, new, {**old, "sum": total})
+        return scaled(updates, state["scale"]), {**kept, "count": count * ~due}
 
     return any_dtype(with_order(SCALES, Optimizer(init, update)))

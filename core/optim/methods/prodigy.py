@@ -145,6 +145,9 @@ def prodigy(
     return real_only("prodigy", chain(*before, any_dtype(step)))
 
 
+prodigy.only_at_init = ("d0",)
+
+
 def _expect_prodigy(
     lr: Hyper,
     betas: tuple,

@@ -89,3 +89,6 @@ def rprop(
         return parts[0], {"prev": parts[1], "step_size": parts[2]}
 
     return elementwise(in_pairs(with_order(TURNS, Optimizer(init, update))))
+
+
+rprop.only_at_init = ("lr",)
