@@ -9,9 +9,11 @@ its share of a mean: weights, which are divided out, and what declares itself to
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -229,6 +231,45 @@ def expect_counted(loss: Callable, targets: Any) -> None:
             f"{int(counts.max())} targets that are not {given['ignore_index']}, so the mean over "
             "all of them is no mean over the examples; needs one, such as cross_entropy(z, y, "
             "reduction='none').sum(1).mean()"
+        )
+
+
+def may_be_no_mean(loss: Callable) -> bool:
+    """Return True for a loss that is not of this package, where its values may be read."""
+    own = getattr(kind_of_loss(loss), "__module__", "") == losses.__name__
+    return not (own or is_tracing() or _settings(loss).get("reduction") == "sum")
+
+
+def expect_mean_of_examples(loss: Callable, outputs: Any, targets: Any, values: Tensor) -> None:
+    """Raise a UserError unless a loss is the mean of those of single examples.
+
+    Weights of the examples that it closes over make it none: (n,) times the loss of a batch of one
+    is broadcast. Looked at only where that costs no waiting. Losses of this package are means; one
+    of torch that was made as a sum is taken for the sum that it says it is.
+
+    Args:
+        loss: `loss(outputs, targets) -> scalar`.
+        outputs: of the model for a batch, (n, ...); None if they are not known.
+        targets: of the batch.
+        values: the loss of each example, (n,).
+    """
+    if outputs is None or not values.is_cpu or not may_be_no_mean(loss):
+        return
+    try:
+        with torch.no_grad():
+            whole = float(loss(outputs, targets))
+    except ERRORS as error:
+        raise UserError(
+            f"per-example gradients: loss fails for a batch of {len(values)}, though not for one "
+            f"example: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+    mean, size = float(values.double().mean()), float(values.double().abs().mean())
+    least = max(torch.finfo(values.dtype).eps ** 0.5, 1e-4) * size
+    if math.isfinite(whole) and abs(whole - mean) > least:
+        raise UserError(
+            f"per-example gradients: loss is {whole:.6g} for the batch, but {mean:.6g} on average "
+            "for its examples one by one; needs a mean over the examples. Weights of examples "
+            "belong to the targets: (x, (y, w)), and loss(outputs, (y, w))"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from purenets.core import random
 from purenets.core.arguments import expect_functions, expect_integers, is_integer
@@ -100,8 +100,8 @@ def from_loader(
 
     Args:
         loader: a DataLoader of pairs (inputs, targets). A sampler with `set_epoch`
-            (DistributedSampler) is told the epoch; generators of the loader and its sampler are
-            seeded.
+            (DistributedSampler) is told the epoch; generators of torch in the loader, its samplers
+            and datasets are seeded for its batches, and left as they were in between.
         key: the source of all that torch draws.
         steps_per_epoch: the batches of an epoch, for a loader without a length; by default
             `len(loader)`.
@@ -152,6 +152,10 @@ def from_loader(
     return batch_at
 
 
+NAMES = ("sampler", "batch_sampler", "dataset")  # of parts that may be of any class
+MOST_PARTS = 1000  # of a list that is looked into
+
+
 class _Place:
     """Where a loader stands: an iterator of an epoch, and the stream that it draws from.
 
@@ -160,17 +164,20 @@ class _Place:
     """
 
     def __init__(self, loader: DataLoader):
-        self.loader, self.next, self._iterator, self._stream = loader, None, None, None
+        self.loader, self.next, self._iterator, self._streams = loader, None, None, []
 
     def begin(self, epoch: int, seed: int) -> None:
         """Begin an epoch, whose draws are those of a seed."""
         self.next = None
-        for part in _drawing_parts(self.loader):
-            if isinstance(getattr(part, "generator", None), torch.Generator):
-                part.generator.manual_seed(seed)
+        parts = drawing_parts(self.loader)
+        for part in parts:
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
-        self._stream = torch.Generator().manual_seed(seed).get_state()
+        own = [part for part in parts if isinstance(part, torch.Generator)]
+        self._streams = [
+            (generator, torch.Generator(generator.device).manual_seed(seed).get_state())
+            for generator in [torch.default_generator, *own]
+        ]
         with self._drawing():
             self._iterator = iter(self.loader)
         self.next = epoch, 0
@@ -190,26 +197,46 @@ class _Place:
 
     @contextlib.contextmanager
     def _drawing(self) -> Iterator[None]:
-        """Let torch draw from the loader's own stream within the block."""
-        before = torch.get_rng_state()
-        torch.set_rng_state(self._stream)
+        """Let all generators draw from the loader's own streams within the block."""
+        before = [(generator, generator.get_state()) for generator, _ in self._streams]
+        for generator, state in self._streams:
+            generator.set_state(state)
         try:
             yield
         finally:
-            self._stream = torch.get_rng_state()
-            torch.set_rng_state(before)
+            self._streams = [(generator, generator.get_state()) for generator, _ in before]
+            for generator, state in before:
+                generator.set_state(state)
 
 
-def _drawing_parts(loader: DataLoader) -> list[Any]:
-    """Return the loader and its samplers: what draws the order of the examples."""
-    of_batches = getattr(loader, "batch_sampler", None)
-    parts = (
-        loader,
-        getattr(loader, "sampler", None),
-        of_batches,
-        getattr(of_batches, "sampler", None),
-    )
-    return [part for part in parts if part is not None]
+def drawing_parts(loader: DataLoader) -> list[Any]:
+    """Return a loader, its samplers and datasets, at whatever depth, and their generators.
+
+    >>> from torch.utils.data import DataLoader, RandomSampler
+    >>> generator = torch.Generator()
+    >>> sampler = RandomSampler(range(4), generator=generator)
+    >>> generator in drawing_parts(DataLoader(range(4), sampler=sampler))
+    True
+    """
+    found, left = {}, [loader]
+    while left:
+        part = left.pop()
+        if id(part) not in found:
+            found[id(part)] = part
+            left += _parts_of(part)
+    return [*found.values()]
+
+
+def _parts_of(part: Any) -> Iterator[Any]:
+    """Yield the samplers, datasets and generators that an object or a short list has."""
+    if isinstance(part, list | tuple):
+        held = enumerate(part if len(part) <= MOST_PARTS else ())
+    else:
+        held = getattr(part, "__dict__", {}).items()
+    for name, value in held:
+        several = isinstance(value, list | tuple)  # as ConcatDataset.datasets
+        if name in NAMES or several or isinstance(value, torch.Generator | Sampler | Dataset):
+            yield value
 
 
 def _length(loader: DataLoader, steps_per_epoch: int | None) -> int:

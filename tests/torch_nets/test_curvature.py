@@ -27,6 +27,7 @@ from purenets.torch_nets.analysis.curvature import (
 )
 from purenets.torch_nets.analysis.diagonal import ggn_diagonal
 from purenets.torch_nets.analysis.laplace import diagonal_laplace, linearized_predictive
+from purenets.torch_nets.analysis.per_example import influence, per_example_grads
 from purenets.torch_nets.losses import cross_entropy, mse
 
 KEY = torch.as_tensor(random.key(3))
@@ -357,3 +358,28 @@ def test_products_that_do_not_fit_or_are_not_finite_are_named():
     broken = lambda v: {name: x * torch.nan for name, x in v.items()}
     with pytest.raises(UserError, match="lanczos: product 1 is not finite"):
         lanczos(broken, params, torch.as_tensor(random.key(0)), 3)
+
+
+class Modulus(nn.Module):
+    """|W x| of a complex matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 2, dtype=torch.cdouble))
+
+    def forward(self, x):
+        return (x.to(torch.cdouble) @ self.w).abs()
+
+
+def test_fisher_and_influence_of_complex_params_are_those_of_pairs_of_reals():
+    torch.manual_seed(0)
+    model = from_module(Modulus())
+    params, buffers = model.init(None)
+    batch = torch.randn(5, 3).double(), torch.randn(5, 2).double()
+    grads, _ = per_example_grads(model, losses.mse)(params, buffers, batch)
+    pairs = torch.view_as_real(grads["w"])
+    fisher = fisher_diagonal(model, params, buffers, batch, losses.mse)["w"]
+    torch.testing.assert_close(fisher, pairs.square().sum(-1).mean(0))
+    reference = {"w": grads["w"].mean(0)}
+    found = influence(grads, reference)
+    torch.testing.assert_close(found, (pairs * pairs.mean(0)).sum((1, 2, 3)))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import weakref
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -708,3 +709,67 @@ def test_the_evaluation_of_attention_is_compiled():
     params, x = block.init(random.key(0))[0], torch.randn(3, 5, 8)
     compiled = jit(block.apply)  # which says so where it is not
     torch.testing.assert_close(compiled(params, {}, x)[0], block.apply(params, {}, x)[0])
+
+
+VALUE = torch.tensor(1.0)
+READ = {
+    "float": lambda x: x * float(VALUE),
+    "item": lambda x: x * VALUE.item(),
+    "alpha": lambda x: torch.add(x, x, alpha=VALUE.item()),
+    "equal": lambda x: x if torch.equal(VALUE, torch.ones(())) else 2 * x,
+    "list": lambda x: x * VALUE.reshape(1).tolist()[0],
+}
+
+
+@pytest.mark.parametrize("f", READ.values(), ids=READ)
+def test_the_value_of_a_captured_tensor_is_not_compiled_in(f):
+    VALUE.fill_(1.0)
+    compiled, x = jit(f), torch.ones(2)
+    with pytest.warns(
+        UserWarning, match="runs eagerly, uncompiled: it (reads|needs) the value of a"
+    ):
+        assert torch.equal(compiled(x), f(x))
+    VALUE.fill_(3.0)
+    assert torch.equal(compiled(x), f(x))
+
+
+def test_the_value_of_a_tensor_that_it_makes_is_compiled_in():
+    compiled = jit(lambda x: x * torch.tensor(2.0).item() * torch.tensor([3.0]).tolist()[0])
+    assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 6.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    value: object
+
+
+ALIKE = {
+    "a number": (2, 2.0, lambda v: v),
+    "a flag": (1, True, lambda v: 1 + isinstance(v, bool)),
+    "a zero": (0.0, -0.0, lambda v: math.copysign(1, v)),
+    "a set": (frozenset([1]), frozenset([True]), lambda v: 1 + isinstance(min(v), bool)),
+    "a range": (range(0, 3, 2), range(0, 4, 2), lambda v: v.stop),
+    "a decimal": (Decimal("1.0"), Decimal("1.00"), lambda v: len(str(v))),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_equal_values_that_are_not_the_same_are_told_apart(name):
+    one, other, read = ALIKE[name]
+    assert Held(one) == Held(other)
+    for f, hold in (
+        (lambda held, x: x * read(held), lambda v: v),
+        (lambda held, x: x * read(held.value), Held),
+        (lambda held, x: x * read(next(iter(held))), lambda v: frozenset([v])),
+        (lambda held, x: x * read(held[0].value), lambda v: (Held(v),)),
+    ):
+        compiled, x = jit(f), torch.tensor([1, 2])
+        for held in (hold(one), hold(other), hold(one)):
+            result, right = compiled(held, x), f(held, x)
+            assert torch.equal(result, right) and result.dtype == right.dtype
+
+
+def test_keys_that_are_equal_are_told_apart():
+    compiled = jit(lambda d: next(iter(d.values())) * (1 + isinstance(min(d), bool)))
+    x = torch.ones(1)
+    assert [float(compiled({key: x})) for key in (1, True, 1)] == [1, 2, 1]

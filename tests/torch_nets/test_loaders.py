@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
+    Subset,
     TensorDataset,
 )
 
@@ -247,3 +250,63 @@ def test_what_can_be_read_once_only_is_refused():
     for once in ((batch for batch in [(X, Y)]), zip([X], [Y], strict=True), iter([(X, Y)])):
         with pytest.raises(UserError, match="which can be read once only; needs a DataLoader"):
             from_loader(once, KEY, steps_per_epoch=1)
+
+
+class Drawing(Dataset):
+    """Draw from a generator of its own."""
+
+    def __init__(self):
+        self.generator = torch.Generator()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        i = torch.as_tensor(i)
+        return torch.randn(i.shape, generator=self.generator), i
+
+
+class Within(Sampler):
+    """Yield the order of a sampler within it."""
+
+    def __init__(self, n: int):
+        self.inner = RandomSampler(range(n), generator=torch.Generator().manual_seed(0))
+
+    def __iter__(self):
+        return iter(self.inner)
+
+    def __len__(self):
+        return len(self.inner)
+
+
+def random_order(n: int = 6) -> RandomSampler:
+    return RandomSampler(range(n), generator=torch.Generator().manual_seed(0))
+
+
+DRAWING = {
+    "a sampler of batches": lambda: DataLoader(
+        Drawing(), batch_size=None, sampler=BatchSampler(random_order(), 2, False)
+    ),
+    "a sampler within": lambda: DataLoader(Drawing(), 2, sampler=Within(6)),
+    "a dataset": lambda: DataLoader(Drawing(), 2),
+    "a part of a dataset": lambda: DataLoader(ConcatDataset([Subset(Drawing(), range(6))]), 2),
+    "draws one by one": lambda: DataLoader(
+        Drawing(),
+        2,
+        sampler=RandomSampler(
+            range(6), replacement=True, num_samples=6, generator=torch.Generator()
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_step_has_one_batch_whatever_draws(name):
+    loader = DRAWING[name]()
+    batches, alone = (from_loader(of, random.key(0)) for of in (loader, DRAWING[name]()))
+    expected = [batches(i) for i in range(6)]
+    for i in (4, 1, 5, 0):
+        list(loader)  # by somebody else
+        for found in (batches(i), alone(i)):
+            for part, right in zip(found, expected[i], strict=True):
+                assert torch.equal(part, right)

@@ -492,9 +492,52 @@ def test_a_loss_that_declares_itself_no_mean_is_refused(f, loss):
         f(model, loss)(params, {}, batch)
 
 
+WEIGHTS = torch.tensor([0.0, 0.0, 0.0, 4.0])
+NO_MEANS = {
+    "weights": lambda z, y: (WEIGHTS * (z[:, 0] - y) ** 2).mean(),
+    "bce": nn.BCEWithLogitsLoss(weight=WEIGHTS[:, None]),
+    "a sum": lambda z, y: ((z[:, 0] - y) ** 2).sum() / 4,
+    "a root": lambda z, y: ((z[:, 0] - y) ** 2).mean().sqrt(),
+}
+ONE_BY_ONE = {
+    "grads": lambda *args, **options: per_example_grads(args[0], args[-1], **options)(*args[1:4]),
+    "by vmap": lambda *args: per_example_grads_by_vmap(args[0], args[-1])(*args[1:4]),
+    "chunks": lambda *args: per_example_grads(args[0], args[-1], chunk_size=3)(*args[1:4]),
+    "norms": lambda *args: ghost_norms(args[0], args[-1])(*args[1:4]),
+    "private": lambda *args: privacy.dp_grad_fn(args[0], 1.0, 0.0, args[-1])(*args[1:4], None),
+    "fisher": fisher_diagonal,
+    "ggn": ggn_diagonal,
+    "kfac": kfac,
+}
+
+
+@pytest.mark.parametrize("way", ONE_BY_ONE)
+@pytest.mark.parametrize("name", NO_MEANS)
+def test_a_loss_whose_examples_do_not_average_to_that_of_the_batch_is_refused(name, way):
+    """Weights of (n,) times the loss of a batch of one would be broadcast."""
+    loss, model = NO_MEANS[name], Linear(3, 1)
+    params, _ = model.init(torch.as_tensor(random.key(0)))
+    x = torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 0], [1, 0, 1]])
+    y = torch.tensor([0.0, 1, 1, 0])
+    targets = y[:, None] if name == "bce" else y
+    with pytest.raises(UserError, match=r"needs a mean over the examples|loss fails for a batch"):
+        ONE_BY_ONE[way](model, params, {}, (x, targets), loss)
+
+
+def test_weights_beside_the_targets_are_those_of_the_examples():
+    model = Linear(3, 1)
+    params, _ = model.init(torch.as_tensor(random.key(0)))
+    x, y = torch.eye(4, 3), torch.tensor([0.0, 1, 1, 0])
+    loss = lambda z, targets: (targets[1] * (z[:, 0] - targets[0]) ** 2).mean()
+    grads, _ = per_example_grads(model, loss)(params, {}, (x, (y, WEIGHTS)))
+    whole, _ = grad_fn(model, loss, metrics={})(params, {}, (x, (y, WEIGHTS)), None)
+    assert not grads["weight"][:3].any()
+    torch.testing.assert_close(grads["weight"].mean(0), whole["weight"])
+
+
 def test_a_loss_that_is_no_mean_is_found_by_the_check():
     model, params, batch = of_tokens()
-    with pytest.raises(UserError, match="examples mix in the model, or the loss is no mean"):
+    with pytest.raises(UserError, match="needs a mean over the examples"):
         check_per_example(model, params, {}, batch, masked)
     right = lambda z, targets: per_token(z, targets)[0].sum(1).mean() / 5
     check_per_example(model, params, {}, batch, right, tolerance=1e-5)

@@ -185,3 +185,15 @@ def test_each_example_is_drawn_at_the_rate_and_alone(rate):
 def test_noise_whose_square_is_no_float_is_refused():
     with pytest.raises(UserError, match="noise_multiplier 1e-155 above 1e-100"):
         epsilon(1, 0.5, 1e-155, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.cfloat, torch.cdouble])
+@pytest.mark.parametrize("traced", [False, True])
+def test_complex_numbers_have_noise_on_both_parts(dtype, traced):
+    f = lambda key: add_noise({"z": torch.zeros(20_000, dtype=dtype)}, key, 2.0)["z"]
+    key = torch.as_tensor(random.key(0))
+    z = torch.func.vmap(f)(key[None])[0] if traced else f(key)
+    assert z.dtype == dtype
+    for part in (z.real, z.imag):
+        assert 1.95 < float(part.std()) < 2.05
+    assert abs(float((z.real * z.imag).mean())) < 0.1

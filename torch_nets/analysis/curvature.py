@@ -233,9 +233,15 @@ def fisher_diagonal(
         model,
         loss,
         chunk_size=chunk_size,
-        reduce=lambda grads: tree.map(lambda g: torch.square(widened(g)), grads),
+        reduce=lambda grads: tree.map(_squared, grads),
     )
     return tree.map(lambda g: g.mean(0), squares(params, buffers, batch)[0])
+
+
+def _squared(g: Tensor) -> Tensor:
+    """Return |g|^2 of each element: real, in float32 at least."""
+    g = widened(g)
+    return (g * g.conj()).real if g.is_complex() else torch.square(g)
 
 
 def lanczos(

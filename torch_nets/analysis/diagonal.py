@@ -14,7 +14,11 @@ from purenets.core.batch import map_arrays
 from purenets.torch_nets.analysis.operators import Product, draw_probes, expect_net, matrix_product
 from purenets.torch_nets.analysis.per_example import check_chunk
 from purenets.torch_nets.analysis.trace import check_parts, left_out_directions
-from purenets.torch_nets.foreign_losses import loss_of_one
+from purenets.torch_nets.foreign_losses import (
+    expect_mean_of_examples,
+    loss_of_one,
+    may_be_no_mean,
+)
 from purenets.torch_nets.losses import cross_entropy
 
 
@@ -149,6 +153,7 @@ def ggn_diagonal(
     """
     expect_net("ggn_diagonal", model, params, buffers, batch, loss)
     check_chunk(chunk_size)
+    expect_mean_loss(loss, lambda: model.apply(params, buffers, batch[0])[0], batch[1])
 
     def one(x, y):
         logits, pull = vjp(lambda p: _single_output(model, p, buffers, x), params)
@@ -162,6 +167,22 @@ def ggn_diagonal(
 def _single_output(model: Model, params: Params, buffers: Buffers, x) -> Tensor:
     """Return the outputs of one example."""
     return model.apply(params, buffers, map_arrays(lambda a: a[None], x))[0][0]
+
+
+def expect_mean_loss(loss: Callable, logits: Callable[[], Tensor], targets: Tensor) -> None:
+    """Raise a UserError for a loss of a batch that is not the mean of those of its examples.
+
+    Args:
+        loss: `loss(logits, targets) -> scalar`.
+        logits: a function that returns them, (n, ...); called where they are needed.
+        targets: (n, ...).
+    """
+    if not may_be_no_mean(loss):
+        return
+    with torch.no_grad():
+        outputs, of_one = logits(), loss_of_one(loss)
+        values = vmap(lambda z, y: of_one(z[None], y[None]))(outputs, targets)
+    expect_mean_of_examples(loss, outputs, targets, values)
 
 
 def loss_hessian_sqrt(loss: Callable, logits: Tensor, y: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ torch.nn.Modules (much here is a function). Under a transform of torch.func and 
 the gradients of all examples are computed after all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,7 +38,11 @@ from purenets.torch_nets.fast.tracing import (
     is_transformed,
     transform_depth,
 )
-from purenets.torch_nets.foreign_losses import expect_counted, loss_of_one
+from purenets.torch_nets.foreign_losses import (
+    expect_counted,
+    expect_mean_of_examples,
+    loss_of_one,
+)
 from purenets.torch_nets.from_module import map_tensors
 from purenets.torch_nets.keys import expect_key_for, key_like
 
@@ -188,17 +192,21 @@ def chunks(
     """
     n = count_examples(batch, "per-example gradients")
     expect_counted(loss, batch[1])
-    loss = loss_of_one(loss)
+    of_one, losses, outputs = loss_of_one(loss), [], []
     keys = None if key is None else example_keys(key_like(key, params), n)
     for i in range(0, n, chunk_size or n):
         at = slice(i, i + (chunk_size or n))
         part = map_arrays(lambda a, at=at: a[at], batch)
         part_keys = None if keys is None else keys[at]
         try:
-            yield backward(model, loss, params, buffers, part, part_keys, train, only_known)
+            found = backward(model, of_one, params, buffers, part, part_keys, train, only_known)
         except UserError as error:
             expect_key_for("per-example gradients", key, error)
             raise
+        losses.append(found.losses)
+        outputs.append(found.outputs)
+        yield found
+    expect_mean_of_examples(loss, concatenated(outputs), batch[1], torch.cat(losses))
 
 
 # --- one backward pass ----------------------------------------------------------------------------
@@ -244,7 +252,7 @@ def backward(
             one_x = map_arrays(lambda a: a[None], x)
             outputs, _ = model.apply(leaves, buffers, one_x, train=train, key=key)
             value = loss(outputs, map_arrays(lambda a: a[None], y))
-        return (value, _detached(outputs)) if _is_of_tensors(outputs) else (value,)
+        return value, *known_outputs(outputs)
 
     with torch.enable_grad():
         in_dims = (0, 0, 0, None if keys is None else 0)
@@ -260,8 +268,7 @@ def backward(
         if grad is not None:
             ghost.terms[name].append(Each(widened(grad)))
     terms = {name: combined(terms) for name, terms in ghost.terms.items() if terms}
-    outputs = map_tensors(lambda t: t.flatten(0, 1), outputs[0]) if outputs else None
-    return Backward(terms, losses.detach(), outputs)
+    return Backward(terms, losses.detach(), one_batch(outputs))
 
 
 def _differentiable(p: Tensor) -> Tensor:
@@ -417,8 +424,23 @@ def _is_of_tensors(outputs: Any) -> bool:
     return isinstance(outputs, Tensor) and outputs.ndim > 0 and outputs.shape[0] == 1
 
 
-def _detached(outputs: Any) -> Any:
-    return map_tensors(Tensor.detach, outputs)
+def known_outputs(outputs: Any) -> tuple:
+    """Return (what a model returned for one example, detached,), or () if that is not tensors only.
+
+    >>> known_outputs("text")
+    ()
+    """
+    return (map_tensors(Tensor.detach, outputs),) if _is_of_tensors(outputs) else ()
+
+
+def one_batch(outputs: Sequence[Any]) -> Any:
+    """Return what torch.func.vmap made of `known_outputs` as those of one batch; None if unknown.
+
+    >>> import torch
+    >>> one_batch([torch.zeros(5, 1, 3)]).shape
+    torch.Size([5, 3])
+    """
+    return map_tensors(lambda t: t.flatten(0, 1), outputs[0]) if outputs else None
 
 
 def concatenated(parts: list) -> Any:

@@ -30,7 +30,7 @@ from purenets.core.arguments import (
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import map_arrays
-from purenets.torch_nets.analysis.diagonal import loss_hessian_sqrt
+from purenets.torch_nets.analysis.diagonal import expect_mean_loss, loss_hessian_sqrt
 from purenets.torch_nets.analysis.operators import expect_net
 from purenets.torch_nets.analysis.per_example import check_chunk
 from purenets.torch_nets.keys import key_like
@@ -118,6 +118,7 @@ def kfac(
         fewer = calls if few == n else eval_layers(model, params, buffers, part)[1]
     expect_all_watched(model, params, buffers, part)
     _expect_examples(calls, n, fewer, few, sharing)
+    expect_mean_loss(loss, lambda: logits, y)
     rows = vmap(lambda z, t: loss_hessian_sqrt(loss, z, t))(logits, y)  # (n, C, *output)
     rows = rows if num_samples is None else _combined(rows, num_samples, key)
     pull = _pull_fn(model, params, buffers, x, calls)

@@ -25,6 +25,8 @@ MIN_COMPILED = 1 << 19  # elements of all leaves from which on compiling pays, o
 def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = False) -> Params:
     """Return gradients with normal noise on every element, a pure function of the key.
 
+    A complex number has noise on its real and on its imaginary part.
+
     Args:
         grads: tensors by name.
         key: the source of the noise.
@@ -43,6 +45,11 @@ def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = Fal
         >>> 1.9 < float(noisy["w"].std()) < 2.1
         True
     """
+    complex_ones = [name for name, g in grads.items() if g.is_complex()]
+    if complex_ones:
+        pairs = {n: as_pairs(g) if n in complex_ones else g for n, g in grads.items()}
+        noisy = add_noise(pairs, key, deviation, reuse=reuse)
+        return {n: torch.view_as_complex(g) if n in complex_ones else g for n, g in noisy.items()}
     key, sizes = key_like(key, grads), [g.numel() for g in grads.values()]
     wide = any(g.dtype == torch.float64 for g in grads.values())
     dtype = torch.float64 if wide else torch.float32
@@ -58,6 +65,11 @@ def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = Fal
     for leaf, at, z in _pieces(sizes, _blocks(key, sum(sizes), dtype)):
         flat[leaf][at].add_(z, alpha=deviation)
     return noisy
+
+
+def as_pairs(g: Tensor) -> Tensor:
+    """Return complex numbers as pairs of reals, (..., 2)."""
+    return torch.view_as_real(g.resolve_conj())
 
 
 def normals(key: Tensor, start: int | Tensor, n: int, dtype: torch.dtype) -> Tensor:

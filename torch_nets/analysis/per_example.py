@@ -43,10 +43,16 @@ from purenets.torch_nets.analysis.ghost_pass import (
     concatenated,
     example_keys,
     expect_used_key,
+    known_outputs,
+    one_batch,
 )
 from purenets.torch_nets.analysis.ghost_terms import rows_of
 from purenets.torch_nets.fast.outer_products import by_multiplication
-from purenets.torch_nets.foreign_losses import expect_counted, loss_of_one
+from purenets.torch_nets.foreign_losses import (
+    expect_counted,
+    expect_mean_of_examples,
+    loss_of_one,
+)
 from purenets.torch_nets.grad import expect_param_tensors, expect_tensors
 from purenets.torch_nets.keys import expect_key_for, key_like
 from purenets.torch_nets.losses import cross_entropy
@@ -174,11 +180,11 @@ def per_example_grads_by_vmap(
             params, buffers, map_arrays(lambda a: a[None], x), train=train, key=key
         )
         value = of_one(logits, map_arrays(lambda a: a[None], y))
-        return value, value.detach()
+        return value, (value.detach(), *known_outputs(logits))
 
     def one_grad(params, buffers, x, y, key):
-        grads, value = torch.func.grad(one, has_aux=True)(params, buffers, x, y, key)
-        return reduce(grads), value
+        grads, found = torch.func.grad(one, has_aux=True)(params, buffers, x, y, key)
+        return reduce(grads), found
 
     def per_example(params: Params, buffers: Buffers, batch: Batch, key: Tensor | None = None):
         expect_tensors(params, batch)
@@ -191,10 +197,12 @@ def per_example_grads_by_vmap(
         each = torch.func.vmap(one_grad, in_dims, chunk_size=chunk_size)
         try:
             with by_multiplication(params, n):
-                return each(params, buffers, x, y, keys)
+                grads, (losses, *outputs) = each(params, buffers, x, y, keys)
         except UserError as error:
             expect_key_for("per_example_grads", key, error)
             raise
+        expect_mean_of_examples(loss, one_batch(outputs), y, losses)
+        return grads, losses
 
     return per_example
 
@@ -448,8 +456,12 @@ def influence(grads: Params, reference: Params) -> Tensor:
     _expect_examples("influence", grads)
     expect_leaves("influence", reference=reference)
     _expect_reference(grads, reference)
-    dots = tree.map(lambda g, r: rows_of(widened(g)) @ widened(r).flatten(), grads, reference)
-    return torch.stack(list(dots.values())).sum(0)
+
+    def dots(g: Tensor, r: Tensor) -> Tensor:
+        products = rows_of(widened(g)) @ widened(r).flatten().conj()
+        return products.real if products.is_complex() else products
+
+    return torch.stack(list(tree.map(dots, grads, reference).values())).sum(0)
 
 
 def _expect_reference(grads: Params, reference: Params) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch._functorch.config
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -155,10 +156,13 @@ def trace_flat(f: Callable[..., list[Tensor]], examples: Sequence[Tensor]) -> to
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def watched(*leaves: Tensor) -> list[Tensor]:
-        with _Purity():
+        with _Purity() as purity, _NoLists(purity):
             return f(*leaves)
 
     return make_fx(watched, tracing_mode="fake", _allow_non_fake_inputs=True)(*examples)
+
+
+READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default}
 
 
 class _Purity(TorchDispatchMode):
@@ -186,12 +190,35 @@ class _Purity(TorchDispatchMode):
                 raise Unsupported(
                     f"it changes an argument or a captured tensor in place ({operation})"
                 )
+        if operation in READS:
+            self.expect_made(operation, args)
         result = operation(*args, **kwargs)
         given = {_storage(x) for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
         for x in pytree.tree_leaves(result):
             if isinstance(x, Tensor) and _storage(x) not in given:
                 self.made[_storage(x)] = x
         return result
+
+    def expect_made(self, operation, tensors: Sequence[Tensor]) -> None:
+        """Raise Unsupported for the value of a captured tensor, which the graph would keep."""
+        if not all(_storage(x) in self.made for x in tensors):
+            raise Unsupported(
+                f"it reads the value of a captured tensor ({operation}), which may change; pass it "
+                "as an argument, or make it a number before"
+            )
+
+
+class _NoLists(TorchFunctionMode):
+    """Raise Unsupported for `tolist` of a captured tensor, which is no operation of a graph."""
+
+    def __init__(self, purity: _Purity):
+        super().__init__()
+        self.purity = purity
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.tolist:
+            self.purity.expect_made("tolist", args)
+        return function(*args, **(kwargs or {}))
 
 
 def _draws(operation, args: tuple, kwargs: dict) -> bool:

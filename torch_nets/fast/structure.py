@@ -8,6 +8,7 @@ import functools
 import itertools
 import types
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from enum import Enum
 from math import isnan
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ class Unsupported(Exception):
     """A function or its arguments cannot be compiled; the message says why, in one line."""
 
 
+PLAIN = (int, bool, str, type(None))
 FIXED = (type, types.FunctionType, types.ModuleType, Enum, Tensor, torch.Generator)
 
 
@@ -109,7 +111,7 @@ def _structure(value: Any, values: list) -> Any:
             raise Unsupported(f"a {kind} tensor is among the arguments")
         return tuple(value.shape), value.dtype, value.device
     if isinstance(value, dict):
-        return dict, tuple(value), tuple(_structure(part, values) for part in value.values())
+        return dict, exact(tuple(value)), tuple(_structure(part, values) for part in value.values())
     if isinstance(value, (list, tuple)):
         return type(value), tuple(_structure(part, values) for part in value)
     if isinstance(value, (np.ndarray, np.generic)):
@@ -124,9 +126,35 @@ def _structure(value: Any, values: list) -> Any:
             f"an argument of type {kind} has attributes, which may change; pass them in a dict "
             "or a frozen dataclass"
         )
-    # 0.0 and -0.0 are equal, and NaN is not even equal to itself
-    values.append(repr(value) if isinstance(value, (float, complex)) else value)
+    found = exact(value)
+    try:
+        hash(found)
+    except TypeError:
+        found = value  # a dataclass with a hash of its own
+    values.append(found)
     return type(value)
+
+
+def exact(value: Any) -> Any:
+    """Return what is equal for values that are the same only: 1, 1.0 and True are not.
+
+    Nor are 0.0 and -0.0; NaN, which is not even equal to itself, is the same as NaN.
+
+    >>> exact((1, 0.0)) == exact((1, 0.0)), exact((1, 0.0)) == exact((True, -0.0))
+    (True, False)
+    """
+    kind = type(value)
+    if kind in (float, complex, range, Decimal):
+        return kind, repr(value)
+    if isinstance(value, tuple):
+        return kind, tuple(map(exact, value))
+    if isinstance(value, frozenset):
+        return kind, frozenset(map(exact, value))
+    if isinstance(value, functools.partial):
+        return kind, exact((value.func, *value.args, *value.keywords.items()))
+    if getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+        return kind, tuple(exact(getattr(value, name)) for name in kind.__dataclass_fields__)
+    return kind, value
 
 
 def may_change(value: Any) -> bool:
@@ -166,7 +194,7 @@ class _Source:
     """Collect the lines of a generated function and the values that it refers to."""
 
     def __init__(self):
-        self.names: dict[str, Any] = {}
+        self.names: dict[str, Any] = {"exact": exact}
         self.lines: list[str] = []
 
     def name(self, value: Any) -> str:
@@ -197,16 +225,18 @@ def flatten_fn(expected: tuple) -> Callable[[tuple], list[Tensor] | None]:
             return
         if not is_container(part):
             compare(f"type({at})", type(part))
-            # as texts: 0.0 and -0.0 are equal, and NaN is not even equal to itself
-            by_text = type(part) is complex or (type(part) is float and (not part or isnan(part)))
-            compare(*((f"str({at})", str(part)) if by_text else (at, part)))
+            by_value = type(part) in PLAIN or (type(part) is float and part and not isnan(part))
+            compare(*((at, part) if by_value else (f"exact({at})", exact(part))))
             if hasattr(part, "__dict__") and not isinstance(part, FIXED):
                 compare(f"hash({at})", hash(part))  # it may have changed since
             return
         here = f"part{len(source.lines)}"
         source.lines.append(f"{here} = {at}")
         if isinstance(part, dict):  # the order of names too: what f does may depend on it
-            compare(f"isinstance({here}, dict) and tuple({here})", tuple(part))
+            names, read = tuple(part), f"tuple({here})"
+            if not all(type(name) is str for name in names):
+                names, read = exact(names), f"exact({read})"
+            compare(f"isinstance({here}, dict) and {read}", names)
         else:
             compare(f"(type({here}), len({here}))", (type(part), len(part)))
         for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
