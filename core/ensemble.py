@@ -205,7 +205,8 @@ def check_member_batch(batch: Batch, n: int) -> None:
             if array.ndim == 0 or array.shape[0] != n:
                 shape = tuple(array.shape)
                 raise UserError(
-                    f"ensemble: {name} {shape} for {n} members, needs ({n}, batch, ...)"
+                    f"ensemble: {name} {shape} for {n} members, needs ({n}, batch, ...); for one "
+                    "batch for all of them, same_batch=True"
                 )
 
 

@@ -191,7 +191,7 @@ def softmax_cross_entropy_forward(logits, targets):
         return _softmax_labels_forward(logits, targets)
     n, n_classes = logits.shape
     begins = np.arange(0, n * n_classes, n_classes)  # of the rows, in the order of memory
-    places = begins + targets
+    places = begins + targets  # places[i] is the index of logits[i, targets[i]] in the flat array
     best = begins + logits.argmax(axis=1)
     largest = logits.take(best)  # half the time of logits.max(axis=1)
     shifted = logits - largest[:, None]

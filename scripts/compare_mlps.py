@@ -19,7 +19,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 import numpy as np
 from matplotlib.figure import Figure
 
-from purenets import Params, UserError, data, make_step, random, runs, train_state, tree
+from purenets import (
+    Interrupted,
+    Params,
+    UserError,
+    data,
+    make_step,
+    random,
+    runs,
+    train_state,
+    tree,
+)
 from purenets.core.data.toy import REAL
 from purenets.core.report import plots
 from purenets.core.report.tables import Table, table_of, to_text
@@ -111,7 +121,13 @@ def compared(config: Config, folder: Path, copy: Path | None) -> list[dict]:
     }
     for case in cases(config):
         if not any(same_case(row["case"], case.to_dict()) for row in rows):
-            new = compare(case, config.compile, keep=case.seed == config.first_seed)
+            try:
+                new = compare(case, config.compile, keep=case.seed == config.first_seed)
+            except Interrupted as error:
+                raise Interrupted(
+                    f"stopped; {path} has {len(rows)} rows; go on with the same options and "
+                    f"--out {folder} --resume"
+                ) from error
             rows += [{**row, **runs.origin_of(folder)} for row in new]
             result_files.write(path, {**about, "rows": rows}, table(rows))
     draw(rows, folder)

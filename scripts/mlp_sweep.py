@@ -3,6 +3,7 @@
 python scripts/mlp_sweep.py --dataset circles --optimizer adam --out runs/sweep
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class Config(Options):
     out: str = option(None, "folder for config.json, sweep.json and sweep.png", file_path)
     resume: bool = option(False, "take the numbers that --out has, and draw the map again")
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.rates > 1 and self.lowest >= self.highest:
+            raise UserError(f"--lowest {self.lowest}: needs less than --highest {self.highest}")
+
     def unused(self) -> Iterator[tuple[str, str]]:
         if self.rates == 1:
             yield "highest", "--rates 1 takes --lowest alone; leave it out"
@@ -71,7 +77,7 @@ def members(config: Config) -> list[tuple[float, int]]:
 def train(config: Config) -> np.ndarray:
     """Train all members; return their validation accuracies, (rates, seeds).
 
-    A fifth of the training set is held out for validation.
+    A fifth of the training set is held out for validation. A member that diverged has NaN.
     """
     import torch  # imported late, so that --help is fast
 
@@ -116,7 +122,9 @@ def train(config: Config) -> np.ndarray:
         state, _ = step(state, tuple(map(torch.stack, zip(*each, strict=True))))
     state = optim.with_averaged_params(state)
     found = ensemble_metrics(metrics_fn(model))(state.params, state.buffers, validation_set)
-    return rearrange(to_host(found["accuracy"]), "(rate seed) -> rate seed", seed=config.seeds)
+    finite = [leaf.flatten(1).isfinite().all(1) for leaf in state.params.values()]
+    accuracy = torch.where(torch.stack(finite).all(0), found["accuracy"], torch.nan)
+    return rearrange(to_host(accuracy), "(rate seed) -> rate seed", seed=config.seeds)
 
 
 def draw(config: Config, accuracy: np.ndarray):
@@ -128,8 +136,9 @@ def draw(config: Config, accuracy: np.ndarray):
     percent = 100 * accuracy
     image = axis.imshow(percent.T, vmin=0, vmax=100, cmap="cividis", aspect="auto")
     for (i, j), value in np.ndenumerate(percent):
-        color = "black" if value > 60 else "white"
-        axis.text(i, j, f"{value:.0f}", ha="center", va="center", fontsize=8, color=color)
+        color = "white" if value <= 60 else "black"
+        text = "nan" if np.isnan(value) else f"{value:.0f}"
+        axis.text(i, j, text, ha="center", va="center", fontsize=8, color=color)
     axis.set(
         xticks=range(config.rates),
         yticks=range(config.seeds),
@@ -153,8 +162,15 @@ def main(config: Config) -> np.ndarray:
             save(folder, config, rates, accuracy)
     print(f"rate      validation accuracy over {config.seeds} seeds ({MEAN_SD})")
     for rate, row in zip(rates, accuracy, strict=True):
-        print(f"{rate:<8.2g}  {spread(row.tolist(), unit='%')}")
+        print(f"{rate:<8.2g}  {of_members(row)}")
     return accuracy
+
+
+def of_members(row: np.ndarray) -> str:
+    """Return mean and deviation of a rate's accuracies, and how many members diverged."""
+    good = row[~np.isnan(row)].tolist()
+    lost = f"{len(row) - len(good)} of {len(row)} diverged" if len(good) < len(row) else ""
+    return ", ".join(filter(None, [spread(good, unit="%") if good else "", lost]))
 
 
 def found_in(folder: Path | None, config: Config) -> np.ndarray:
@@ -163,8 +179,8 @@ def found_in(folder: Path | None, config: Config) -> np.ndarray:
     With --resume they are read from the folder if it has them; otherwise the members are trained.
     """
     if config.resume and (folder / SWEEP).exists():
-        shape = all_of([[float]], of_shape(config.rates, config.seeds))
-        return np.array(read_json(folder / SWEEP, {ACCURACY: shape})[ACCURACY])
+        shape = all_of([[(float, None)]], of_shape(config.rates, config.seeds))
+        return np.array(read_json(folder / SWEEP, {ACCURACY: shape})[ACCURACY], float)
     return train(config)
 
 
@@ -182,7 +198,8 @@ def save(folder: Path, config: Config, rates: list[float], accuracy: np.ndarray)
     """Write the accuracies as JSON and their map as PNG."""
     from purenets.core.report import plots
 
-    found = {"rates": rates, ACCURACY: accuracy.tolist()}
+    rows = [[None if math.isnan(value) else value for value in row] for row in accuracy.tolist()]
+    found = {"rates": rates, ACCURACY: rows}
     write_json(folder / SWEEP, found)
     plots.save(draw(config, accuracy), (folder / SWEEP).with_suffix(".png"))
 

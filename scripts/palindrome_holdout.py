@@ -97,8 +97,8 @@ def grid(config: Config) -> list[tuple[int, int]]:
     pairs = dict.fromkeys(itertools.product(config.lengths, config.halves))
     found = [(T, n) for T, n in pairs if n <= most_halves(T)]
     if not found:
-        most = max(map(most_halves, config.lengths))
-        raise UserError(f"--halves: the lengths leave at most {most} for training, needs so few")
+        most, given = max(map(most_halves, config.lengths)), ",".join(map(str, config.halves))
+        raise UserError(f"--halves {given}: the lengths leave {most} for training, needs no more")
     return found
 
 

@@ -28,7 +28,6 @@ from purenets.core.runs.options import (
     positive,
     seed_count,
     thread_count,
-    up_to,
 )
 from scripts import palindrome_sweep
 from scripts import train as rnn
@@ -44,6 +43,11 @@ TIMES = ("before", "after")  # of the training
 RIDGE = 1e-3  # times the mean variance, added so that saturated units do not dominate
 
 
+def enough(value: int) -> str | None:
+    """Check a number of palindromes: on average each digit has two to fit and two to test."""
+    return None if 40 <= value <= 10_000 else "a number from 40 to 10,000"
+
+
 @dataclass(frozen=True)
 class Config(Options):
     """Analyze the RNN before and after its training."""
@@ -51,7 +55,7 @@ class Config(Options):
     seeds: int = option(5, "seeds of each network", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     steps: int = option(3000, "steps to train for", positive)
-    examples: int = option(400, "palindromes to look at", up_to(10_000))
+    examples: int = option(400, "palindromes to look at, half of them to test", enough)
     compile: bool = option(True, "the whole step under torch.compile")
     threads: int = option(1, "CPU threads", thread_count)
     results: str = option(None, "JSON file for what was found; as Markdown beside it", file_path)

@@ -62,6 +62,8 @@ def main(config: Config) -> None:
         raise UserError("replay: the files differ from the commit; commit them first")
     path, gone = Path(config.results), []
     found = result_files.read(path, of_results(path.stem))
+    if "command" in found and shlex.split(found["command"])[1] not in short_runs.EXPERIMENTS:
+        raise UserError(f"--results {path}: holds no trainings; its command is {found['command']}")
     parts = of_experiment(found) if "command" in found else of_trainings(found, here, config)
     for name, rows, is_same in parts:
         if all(commit_of(row) == here["git_commit"] for row in rows):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # runs from an unpacked copy
 
 import numpy as np
 
-from purenets import runs
+from purenets import Interrupted, runs
 from purenets.core.data.palindromes import is_exhaustive
 from purenets.core.report import plots
 from purenets.core.report.document import Document, Section
@@ -55,7 +55,10 @@ def main(config: Config) -> Path:
     """Run all parts; print the tables and return the path of the report."""
     folder = folder_at(config.out)
     begin = time.monotonic()
-    parts = [part(config) for part in PARTS]
+    try:
+        parts = [part(config) for part in PARTS]
+    except Interrupted as error:
+        raise Interrupted("stopped; nothing of this run is kept") from error
     path = folder / "report.html"
     write_atomically(path, to_html(page([*parts, step_by_hand(config)])).encode())
     for section in parts:

@@ -46,7 +46,9 @@ class Stale(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the results that are stale; return 1 if definitions of one have changed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n", maxsplit=1)[0], allow_abbrev=False
+    )
     parser.add_argument("--all", action="store_true", help="also what is not")
     every = parser.parse_args(arguments).all
     found = [s for s in stale(RESULTS) if every or s.changed or s.unknown]

@@ -107,7 +107,7 @@ class Config(Options):
     shards: int = option(0, SHARDS, shard_count)
     out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
-    resume: bool = option(False, "go on with the run in --out")
+    resume: bool = option(False, "go on with the run in --out; begin it if there is none")
 
     def needs_length(self) -> str:
         parts = [f"its schedule ({self.schedule})"] * (self.schedule != "constant")
@@ -118,6 +118,17 @@ class Config(Options):
             yield "eval_size", "--exhaustive evaluates all; leave it out"
         if not self.curriculum:
             yield "curriculum_fraction", "means nothing without --curriculum; leave it out"
+        if self.optimizer == "lbfgs" and self.max_norm:
+            yield "optimizer", "its line search needs gradients as they are, so --max_norm 0"
+        stages, share = len(self.curriculum), steps_of_stage(self)
+        if stages and not (share >= 1 and int((self.train_steps - 1) / share) >= stages):
+            yield (
+                "curriculum",
+                f"some of its lengths, or --input_length, have no step of {self.train_steps}; "
+                "needs more --train_steps or another --curriculum_fraction",
+            )
+        if self.out is None:
+            yield "keep", "means nothing without --out; leave it out"
 
 
 def make_model(config: Config) -> Model:
@@ -161,13 +172,17 @@ def without_recurrence(updates: Params, params: Params) -> Params:
     return updates | {"W_hh": 0 * updates["W_hh"]}
 
 
+def steps_of_stage(config: Config) -> float:
+    """Return how many steps each length of the curriculum has."""
+    return config.train_steps * config.curriculum_fraction / max(1, len(config.curriculum))
+
+
 def length_at(config: Config) -> Callable[[int], int]:
     """Return the function from a step (from 0) to the length T of its palindromes.
 
     The lengths of the curriculum come first, then that of the options.
     """
-    stages = config.curriculum
-    share = config.train_steps * config.curriculum_fraction / max(1, len(stages))
+    stages, share = config.curriculum, steps_of_stage(config)
 
     def length(step: int) -> int:
         stage = int(step / share) if stages and share else len(stages)

@@ -117,6 +117,8 @@ def is_among(name: str, names: str) -> bool:
 
 def main(config: Config) -> None:
     root = Path(config.root)
+    if missing := [page for page in PAGES if not (root / page).is_file()]:
+        raise UserError(f"--root {root}: has no {missing[0]}, needs the folder of the project")
     for page in PAGES:
         write_atomically(
             root / page, filled((root / page).read_text(encoding="utf-8"), root).encode()

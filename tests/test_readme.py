@@ -85,3 +85,8 @@ def test_links_lead_somewhere(page):
     folder = (ROOT / page).parent
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         assert target.startswith("https://") or (folder / target).exists(), target
+
+
+def test_a_folder_without_the_pages_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--root .*: has no README\.md"):
+        update_readme.main(update_readme.Config(root=str(tmp_path)))

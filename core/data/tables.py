@@ -374,18 +374,21 @@ def _number(table: _Table, row: int, column: int, delimiter: str) -> float:
     return value
 
 
+MAKE_NUMBERS = "; docs/how_to/own_data.md makes numbers of categories and gaps"
+
+
 def _what_is_wrong(table: _Table, row: int, cell: str, delimiter: str) -> str:
     """Return what is wrong with a cell that is no number."""
     if not cell:
-        return "empty; fill it in, or remove the line"
+        return f"empty; fill it in, or remove the line{MAKE_NUMBERS}"
     if cell.lower() in MISSING:
-        return f"{cell!r} is a missing value; fill it in, or remove the line"
+        return f"{cell!r} is a missing value; fill it in, or remove the line{MAKE_NUMBERS}"
     hint = _delimiter_hint(table.rows[row][1], delimiter)
     if not hint and row == 0 and table.names is None:
         hint = HEADER_HINT
     if not hint and re.fullmatch(r"[-+]?\d+,\d+", cell):
         hint = "; write decimals with a point, as 1.5"
-    return f"{cell!r} is not a number{hint}"
+    return f"{cell!r} is not a number{hint or MAKE_NUMBERS}"
 
 
 def _delimiter_hint(cells: Sequence[str], delimiter: str) -> str:

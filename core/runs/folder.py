@@ -327,10 +327,12 @@ def _expect_steps(folder: Path, taken: int, steps: int, flag: str, epoch: float 
 
 
 def _go_on(folder: Path | None, hint: str) -> str:
+    if hint:
+        return hint
     if folder is None:
         return "nothing is saved without --out"
     saved = "saved" if rotation.any_checkpoint(folder) else "there was nothing to save yet"
-    return hint or f"{saved}; go on with the same options and --out {folder} --resume"
+    return f"{saved}; go on with the same options and --out {folder} --resume"
 
 
 def _last_good(folder: Path | None) -> str:

@@ -145,7 +145,7 @@ class ImageOptions(Options):
         None, "folder for config, history, checkpoint, results and figures", file_path
     )
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
-    resume: bool = option(False, "go on with the run in --out")
+    resume: bool = option(False, "go on with the run in --out; begin it if there is none")
 
     def needs_length(self) -> str:
         schedule = getattr(self, "schedule", "constant")
@@ -163,6 +163,8 @@ class ImageOptions(Options):
             value = getattr(self, wins)
             if value and (loses, getattr(self, loses)) != ("eval_freq", 0):
                 yield loses, f"--{wins} {value} decides; needs --{wins} 0"
+        if self.out is None:
+            yield "keep", "means nothing without --out; leave it out"
         changed, fields = self.changed(), {field.name: field for field in dataclasses.fields(self)}
         if self.data == "digits" and "data_dir" in changed:
             yield "data_dir", "means nothing with --data digits; leave it out"
@@ -224,6 +226,10 @@ def open_task(config: ImageOptions, key, device, group):
     n = len(task.train[1])
     if config.batch_size > n:
         raise UserError(f"--batch_size {config.batch_size}: more than the {n} training images")
+    side = min(task.train[0].shape[2:])
+    for name in ("crop", "cutout"):
+        if (value := getattr(config, name)) >= side:
+            raise UserError(f"--{name} {value}: images have a side of {side}, needs less")
     return task
 
 

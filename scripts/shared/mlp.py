@@ -106,9 +106,11 @@ class MLPConfig(Options):
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
     out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
     keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
-    resume: bool = option(False, "go on with the run in --out")
+    resume: bool = option(False, "go on with the run in --out; begin it if there is none")
 
     def unused(self) -> Iterator[tuple[str, str]]:
+        if self.out is None:
+            yield "keep", "means nothing without --out; leave it out"
         has_table = is_table(self.dataset)
         if has_table or self.dataset in REAL:
             reason = f"means nothing with --dataset {self.dataset}, which is not generated"

@@ -209,3 +209,11 @@ def test_networks_are_seen_before_and_after(tmp_path, monkeypatch):
     latches = cells[1]["before"]["radius"]
     assert latches == pytest.approx([2.0, 2.0])  # W_hh = 2 I
     assert len(palindrome_states.table(cells).rows) == 5
+
+
+def test_numbers_that_no_analysis_can_be_made_of_are_refused():
+    with pytest.raises(UserError, match=r"--examples 20: needs a number from 40 to 10,000"):
+        palindrome_states.Config(examples=20)
+    config = palindrome_holdout.Config(lengths=(6,), halves=(5000,))
+    with pytest.raises(UserError, match="--halves 5000: the lengths leave 800 for training"):
+        palindrome_holdout.grid(config)

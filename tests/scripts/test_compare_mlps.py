@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from purenets import UserError, random
+from purenets import Interrupted, UserError, random
 from purenets.core.runs.schema import mismatch
 from purenets.torch_nets import to_numpy
 from scripts import compare_mlps, pytorch_train_mlp, train_mlp_numpy
@@ -134,3 +134,21 @@ def test_a_table_of_another_length_is_not_gone_on_with(tmp_path):
     other = dataclasses.replace(config, max_steps=config.max_steps + 1, resume=True)
     with pytest.raises(UserError, match=r"--max_steps 7: .* each row of its table depends on it"):
         compare_mlps.main(other)
+
+
+def test_an_interruption_says_which_rows_are_kept(tmp_path, monkeypatch):
+    config = compare_mlps.Config(
+        datasets=("moons",), seeds=2, max_steps=1, compile=False, out=str(tmp_path / "c")
+    )
+    both = compare_mlps.train_both
+
+    def stopped(case, compile):
+        if case.seed:
+            raise Interrupted("stopped after step 5 of 10000; nothing is saved without --out")
+        return both(case, compile)
+
+    monkeypatch.setattr(compare_mlps, "train_both", stopped)
+    with pytest.raises(Interrupted, match=r"^stopped; .*table\.json has 2 rows; .* --resume$"):
+        compare_mlps.main(config)
+    monkeypatch.undo()
+    assert len(compare_mlps.main(dataclasses.replace(config, resume=True))) == 4

@@ -120,6 +120,7 @@ WRONG = [
     ),
     (["--seed", "-1"], "--seed -1: needs a number that is not negative"),
     (["--resume"], "--resume: needs --out"),
+    (["--keep", "5"], "--keep 5: means nothing without --out"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The sweep of rates and seeds in one run equals its members trained alone."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from purenets import UserError, data, init_state, make_step, optim, random
 from purenets.torch_nets import MLP, grad_fn, metrics_fn
-from scripts.mlp_sweep import Config, main, members, train
+from scripts.mlp_sweep import Config, main, members, of_members, train
 
 SMALL = {"rates": 3, "seeds": 2, "steps": 20, "compile": False, "highest": 1.0}
 
@@ -82,3 +83,18 @@ def test_batch_size_0_is_all_and_more_than_all_is_refused():
     )
     with pytest.raises(UserError, match=r"--batch_size 641: more than the 640 .*; 0 is all"):
         train(Config(**SMALL | {"batch_size": 641}))
+
+
+def test_members_that_diverge_are_told_and_left_out(tmp_path, capsys):
+    config = Config(**SMALL | {"highest": 1e8, "lowest": 0.01}, out=str(tmp_path / "sweep"))
+    found = main(config)
+    assert np.isnan(found[-1]).all() and (found[0] > 0.3).all()
+    assert "2 of 2 diverged" in capsys.readouterr().out.splitlines()[-1]
+    again = main(dataclasses.replace(config, resume=True))
+    assert np.array_equal(found, again, equal_nan=True)
+    assert of_members(np.array([0.5, np.nan])) == "50.00%, 1 of 2 diverged"
+
+
+def test_rates_rise():
+    with pytest.raises(UserError, match=r"--lowest 1\.0: needs less than --highest 1\.0"):
+        Config(lowest=1.0, highest=1.0)

@@ -95,6 +95,22 @@ def test_wrong_options(options, message):
         train.train(train.Config(**{**SMALL, "train_steps": 1, **options}))
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--keep 3", "--keep 3: means nothing without --out"),
+        ("--optimizer lbfgs", "--optimizer lbfgs: .* --max_norm 0"),
+        ("--curriculum 5,6 --train_steps 1", "--curriculum 5,6: some of its lengths"),
+        ("--curriculum 5 --train_steps 2 --curriculum_fraction 0.9", "--curriculum 5: some of"),
+    ],
+)
+def test_options_without_effect_are_refused(line, message):
+    with pytest.raises(UserError, match=message):
+        train.Config.parse(line.split())
+    right = "--optimizer lbfgs --max_norm 0 --curriculum 5 --train_steps 20"
+    train.Config.parse(right.split())
+
+
 def test_resumed_equals_uninterrupted(tmp_path):
     options = {
         **SMALL,

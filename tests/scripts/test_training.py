@@ -312,6 +312,7 @@ def test_without_a_look_at_the_test_images_there_is_no_test(tmp_path, capsys, mo
         (cifar10_cnn, {"small_fraction": 0.3}, "--small_fraction 0.3: means nothing without"),
         (cifar10_cnn, {"hardest": 0.0}, "--hardest 0.0: needs a number above 0 and at most 1"),
         (cnn_train, {"head_rate": 1.0}, "--head_rate 1.0: needs --optimizer filter_muon"),
+        (cnn_train, {"keep": 5}, "--keep 5: means nothing without --out"),
         (
             cnn_train,
             {"optimizer": "filter_muon", "weight_decay": 0.1},
@@ -336,6 +337,8 @@ def test_options_that_would_mean_nothing_are_refused(script, flags, message):
         (cifar10_mlp, dataclasses.replace(MLP, small_size=4), "takes images of one size"),
         (cifar10_mlp, dataclasses.replace(MLP, hardest=0.5), "there is no small net for the"),
         (cifar10_mlp, dataclasses.replace(MLP, pca=65), "--pca 65: an image has 64 numbers"),
+        (cifar10_mlp, dataclasses.replace(MLP, crop=8), "--crop 8: images have a side of 8"),
+        (cifar10_mlp, dataclasses.replace(MLP, cutout=9), "--cutout 9: images have a side of 8"),
     ],
 )
 def test_options_that_do_not_fit_the_net_are_refused(script, config, message):
