@@ -178,7 +178,9 @@ def data_parallel(grad_fn: GradFn, group: Group, *, split: bool = True) -> GradF
         A gradient function; all ranks get the same gradients and metrics.
 
     Raises:
-        UserError: `split` is False with shards. When called: a batch cannot be divided equally.
+        UserError: `split` is False with shards. When called: a batch cannot be divided equally, or
+            the loss or a metric is no mean over the examples (a sum, class weights, targets that
+            are not counted).
 
     Example:
         >>> from purenets.torch_nets import MLP, grad_fn
@@ -198,6 +200,7 @@ def data_parallel(grad_fn: GradFn, group: Group, *, split: bool = True) -> GradF
         return grad_fn
 
     def parallel(params, buffers, batch, key):
+        shards.expect_means("data_parallel", grad_fn, batch[1])
         if split:
             n = count_examples(batch, "data_parallel")
             check_share(n, group)

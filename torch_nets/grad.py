@@ -86,6 +86,7 @@ def grad_fn(
             raise
 
     grad.uses_key = model.uses_key
+    grad.whole_only = no_means({"loss": loss, **metrics_or_default(metrics, loss)})
     return grad
 
 
@@ -397,7 +398,22 @@ def metrics_fn(
             logits, _ = expect_output(model.apply(params, buffers, x))
             return compute_metrics(loss(logits, y), logits, y, metrics)
 
-    measure.whole_only = lambda targets: tuple(
-        name for name, f in means.items() if not is_mean(f, targets)
-    )
+    measure.whole_only = no_means(means)
     return measure
+
+
+def no_means(functions: dict[str, Callable]) -> Callable[[Any], tuple[str, ...]]:
+    """Return the function from targets to the names of the loss and metrics that are no mean.
+
+    Of these the mean over parts of a batch is not the value of the whole.
+
+    Args:
+        functions: the loss and the metrics by name.
+
+    Example:
+        >>> import torch
+        >>> from purenets.torch_nets.grad import no_means
+        >>> no_means({"loss": torch.nn.MSELoss(reduction="sum")})(torch.zeros(2))
+        ('loss',)
+    """
+    return lambda targets: tuple(name for name, f in functions.items() if not is_mean(f, targets))

@@ -8,11 +8,13 @@ a step sends the gradient of each shard once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from purenets.core import random, tree
+from purenets.core.arguments import attribute_of
 from purenets.core.arrays import widened
 from purenets.core.base import (
     Batch,
@@ -67,7 +69,8 @@ def sharded_grad_fn(
         A gradient function, with the same bits from any number of processes.
 
     Raises:
-        UserError: when called: a batch cannot be cut into equal shards.
+        UserError: when called: a batch cannot be cut into equal shards, or the loss or a metric is
+            no mean over the examples (a sum, class weights, targets that are not counted).
 
     Example:
         >>> import torch
@@ -82,6 +85,7 @@ def sharded_grad_fn(
 
     def grad(params: Params, buffers: Buffers, batch: Batch, key):
         expect_equal_parts(count_examples(batch, "sharded_grad_fn"), shards, "shards")
+        expect_means("sharded_grad_fn", grad_fn, batch[1])
 
         def of(shard: int) -> dict:
             own_key = None if key is None else random.fold_in(key, shard)
@@ -182,6 +186,21 @@ def rows_of(batch: Batch, rows: slice) -> Batch:
     """
     x, y = (map_arrays(lambda array: array[rows], part) for part in batch)
     return x, y
+
+
+def expect_means(function: str, grad_fn: GradFn, targets: Any) -> None:
+    """Raise a UserError if the loss or a metric of `grad_fn` is no mean over the examples.
+
+    Args:
+        function: how the message begins.
+        grad_fn: what `torch_nets.grad_fn` returned; another function is taken as it is.
+        targets: those of the batch.
+    """
+    if names := attribute_of(grad_fn, "whole_only", lambda targets: ())(targets):
+        raise UserError(
+            f"{function}: {', '.join(names)} of the batch is no mean of its parts; needs a mean "
+            "over the examples, as (weight[y] * cross_entropy(z, y, reduction='none')).mean()"
+        )
 
 
 def expect_equal_parts(batch_size: int, n: int, what: str) -> None:

@@ -218,6 +218,11 @@ def _expect_kind(groups: list[dict], opt_state: dict) -> None:
     """Raise a UserError for a state of torch's Adam or RAdam, which hold the same entries, where
     `opt_state` is of the other one, or of ADOPT.
     """
+    if any(group.get("maximize") for group in groups):
+        raise UserError(
+            "state_dict: maximize=True: its moments are of gradients uphill; needs False, with the "
+            "negative loss"
+        )
     entries = dict(_at_any_depth(opt_state))
     kinds = {entry for entry, value in entries.items() if isinstance(value, dict) and not value}
     is_adam = any("amsgrad" in group for group in groups)

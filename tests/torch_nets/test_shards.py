@@ -314,3 +314,22 @@ def test_a_cnn_keeps_the_names_and_dtypes_of_its_buffers():
         assert list(before) == list(after)
         assert all(before[name].dtype == after[name].dtype for name in before)
         assert all(before[name].shape == after[name].shape for name in before)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "names"),
+    [
+        (torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0])), [0, 1, 1, 0], "loss"),
+        (torch.nn.CrossEntropyLoss(reduction="sum"), [0, 1, 1, 0], "loss"),
+        (torch.nn.CrossEntropyLoss(), [0, -100, 1, 0], "loss, accuracy"),
+    ],
+)
+def test_a_loss_whose_parts_do_not_average_to_it_is_refused(loss, targets, names):
+    model = layers.Linear(3, 2)
+    params, _ = model.init(torch.as_tensor(random.key(0)))
+    batch = torch.eye(4, 3), torch.tensor(targets)
+    grad = grad_fn(model, loss)
+    with pytest.raises(UserError, match=rf"^sharded_grad_fn: {names} of the batch is no mean"):
+        shards.sharded_grad_fn(grad, 2, range(2))(params, {}, batch, None)
+    with pytest.raises(UserError, match=rf"^data_parallel: {names} of the batch is no mean"):
+        distributed.data_parallel(grad, Group(0, 2))(params, {}, batch, None)

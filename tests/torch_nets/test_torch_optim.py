@@ -381,3 +381,13 @@ def test_adam_and_radam_are_told_apart():
                 from_torch_state_dict(optimizer.state_dict(), ours[other], params)
             with pytest.raises(UserError, match=r"^opt_state: (of|holds) "):
                 to_torch_state_dict(ours[other].init(params), name, params)
+
+
+def test_a_state_of_gradients_uphill_is_refused():
+    linear = torch.nn.Linear(2, 1)
+    theirs = torch.optim.Adam(linear.parameters(), maximize=True)
+    linear(torch.ones(1, 2)).sum().backward()
+    theirs.step()
+    params = {name: p.detach() for name, p in linear.named_parameters()}
+    with pytest.raises(UserError, match="state_dict: maximize=True"):
+        from_torch_state_dict(theirs.state_dict(), optim.adam(), params)
