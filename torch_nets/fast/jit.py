@@ -50,13 +50,13 @@ def jit(f: Callable) -> Callable:
     dtype, the number of threads, and the values of everything else. Numbers, strings and None are
     such static values, so pass as a tensor what changes from call to call. What `f` closes over is
     read once, when it is traced; a tensor among it that is changed in place makes it compile again,
-    with a warning. Changes that torch does not count, by `.data` or an array of NumPy that shares
-    the memory, are not seen.
+    with a warning. Changes that torch does not count, by `.data`, by an array of NumPy that shares
+    the memory, or by an optimizer of torch with fused=True, are not seen.
 
     `f` itself is called under torch.compile, a transform of torch.func or forward AD, and where an
     argument requires grad. It is also called, after one warning that says why, where it cannot be
-    compiled: its control flow depends on values of tensors, its arguments are NumPy arrays, it
-    draws from torch's generator, it changes its arguments, or one of these is an object whose
+    compiled: its control flow depends on values of tensors, it makes numbers of tensors that it
+    closes over (`.item()`), its arguments are NumPy arrays, it draws from torch's generator, it changes its arguments, or one of these is an object whose
     attributes may change. The results are the same.
 
     Args:
