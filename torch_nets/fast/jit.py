@@ -56,8 +56,9 @@ def jit(f: Callable) -> Callable:
     `f` itself is called under torch.compile, a transform of torch.func or forward AD, and where an
     argument requires grad. It is also called, after one warning that says why, where it cannot be
     compiled: its control flow depends on values of tensors, it makes numbers of tensors that it
-    closes over (`.item()`), its arguments are NumPy arrays, it draws from torch's generator, it changes its arguments, or one of these is an object whose
-    attributes may change. The results are the same.
+    closes over (`.item()`), its arguments are NumPy arrays, it draws from torch's generator, it
+    changes its arguments, or one of these is an object whose attributes may change. The results are
+    the same.
 
     Args:
         f: a pure function of nested dicts, tuples and lists of tensors, and static values.
