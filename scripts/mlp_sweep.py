@@ -131,7 +131,8 @@ def draw(config: Config, accuracy: np.ndarray):
     """Draw the map of validation accuracies: a row for each seed, a column for each rate."""
     from purenets.core.report import plots
 
-    figure, axes = plots.panels(1, 1, 1 + 0.75 * config.rates, 1.6 + 0.4 * config.seeds)
+    width = max(3.5, 1 + 0.75 * config.rates)
+    figure, axes = plots.panels(1, 1, width, 1.6 + 0.4 * config.seeds)
     axis, rates = axes[0, 0], [f"{rate:.2g}" for rate, seed in members(config) if seed == 0]
     percent = 100 * accuracy
     image = axis.imshow(percent.T, vmin=0, vmax=100, cmap="cividis", aspect="auto")
@@ -146,9 +147,7 @@ def draw(config: Config, accuracy: np.ndarray):
         ylabel="seed",
     )
     axis.set_xticklabels(rates)
-    axis.set_title(
-        f"{config.dataset}, {config.optimizer}, {config.steps} steps: validation accuracy, %"
-    )
+    axis.set_title(f"{config.dataset}, {config.optimizer}, {config.steps} steps")
     axis.grid(False)
     figure.colorbar(image, ax=axis, label="validation accuracy, %")
     return figure
