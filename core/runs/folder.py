@@ -144,6 +144,8 @@ def save(
             " share one count, state._replace(step=state.step[0])"
         )
     expect_integers("save", 1, keep=keep)
+    if newest is not None:
+        expect_integers("save", 0, newest=newest)
     rows = list(rows) if isinstance(rows, tuple) else rows
     metric_sums = {} if metric_sums is None else metric_sums
     wrong = mismatch(rows, history.check_rows, "rows")

@@ -40,7 +40,7 @@ CASES = [
         Case(
             "cnn_train",
             f"{DIGITS} --width 0.125 --batch_size 64 --eval_freq 5 --max_steps 100 --flip random "
-            "--crop 4 --cutout 8 --ema 0.9 --optimizer adamw --weight_decay 1e-2 --schedule cosine "
+            "--crop 4 --cutout 4 --ema 0.9 --optimizer adamw --weight_decay 1e-2 --schedule cosine "
             "--label_smoothing 0.1",
             processes,
         )

@@ -86,7 +86,7 @@ def test_two_processes_end_as_one_does(name, tmp_path):
 
 SMALL = (
     "--data digits --width 0.125 --batch_size 64 --eval_freq 5 --precision float32 --threads 1 "
-    "--flip random --crop 4 --cutout 8 --optimizer nesterov"
+    "--flip random --crop 4 --cutout 4 --optimizer nesterov"
 )
 
 

@@ -47,7 +47,7 @@ def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = Fal
     """
     complex_ones = [name for name, g in grads.items() if g.is_complex()]
     if complex_ones:
-        pairs = {n: as_pairs(g) if n in complex_ones else g for n, g in grads.items()}
+        pairs = {n: _as_pairs(g) if n in complex_ones else g for n, g in grads.items()}
         noisy = add_noise(pairs, key, deviation, reuse=reuse)
         return {n: torch.view_as_complex(g) if n in complex_ones else g for n, g in noisy.items()}
     key, sizes = key_like(key, grads), [g.numel() for g in grads.values()]
@@ -67,7 +67,7 @@ def add_noise(grads: Params, key: Tensor, deviation: float, *, reuse: bool = Fal
     return noisy
 
 
-def as_pairs(g: Tensor) -> Tensor:
+def _as_pairs(g: Tensor) -> Tensor:
     """Return complex numbers as pairs of reals, (..., 2)."""
     return torch.view_as_real(g.resolve_conj())
 
