@@ -108,7 +108,8 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_one_process_goes_on(tmp_path):
     assert "lost another of the 2 processes" in lines[0]
     assert f"--out {folder} and --resume" in lines[0]
     for rest in (["--out", folder, "--resume"], ["--out", tmp_path / "whole"]):
-        subprocess.run([sys.executable, *script, *rest], check=True, capture_output=True)
+        few = ["--max_steps", "20"]  # rounding, which two processes do otherwise, grows with each
+        subprocess.run([sys.executable, *script, *few, *rest], check=True, capture_output=True)
     params = [checkpoint_params(path) for path in (folder, tmp_path / "whole")]
     assert all(np.abs(params[0][leaf] - params[1][leaf]).max() < 1e-4 for leaf in params[0])
 
