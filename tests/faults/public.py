@@ -75,7 +75,10 @@ INTERNAL = {
     *("torch_nets.precision.autotune", "torch_nets.precision.variants_for"),
     *(f"torch_nets.analysis.per_example.{name}" for name in ("check_chunk", "example_keys")),
     "torch_nets.analysis.privacy.add_noise",
-    *(f"torch_nets.analysis.diagonal.{name}" for name in ("hessian_sqrt", "loss_hessian_sqrt")),
+    *(
+        f"torch_nets.analysis.diagonal.{name}"
+        for name in ("expect_mean_loss", "hessian_sqrt", "loss_hessian_sqrt")
+    ),
     *(
         f"torch_nets.analysis.kfac.{name}"
         for name in ("eigen_block", "kfac_eigenvectors_vp", "kfac_function")

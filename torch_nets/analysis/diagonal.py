@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import grad, jacrev, vjp, vmap
 
 from purenets.core import tree
-from purenets.core.arguments import expect_functions, expect_integers
+from purenets.core.arguments import expect_integers
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
 from purenets.core.batch import map_arrays
@@ -177,7 +177,6 @@ def expect_mean_loss(loss: Callable, logits: Callable[[], Tensor], targets: Tens
         logits: a function that returns them, (n, ...); called where they are needed.
         targets: (n, ...).
     """
-    expect_functions("expect_mean_loss", loss=loss, logits=logits)
     if not may_be_no_mean(loss):
         return
     with torch.no_grad():
