@@ -203,9 +203,9 @@ def metrics_fn(
     """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_losses("metrics_fn", loss=loss)
-    given, loss, measured = loss, checked_loss(loss), _measured(loss, metrics)
-    reported = {"accuracy": given.accuracy} if given.accuracy else {}
-    reported = {"loss": given.forward, **(reported if metrics is None else metrics)}
+    default = {"accuracy": loss.accuracy} if loss.accuracy else {}
+    reported = {"loss": loss.forward, **(default if metrics is None else metrics)}
+    loss, measured = checked_loss(loss), _measured(loss, metrics)
 
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)

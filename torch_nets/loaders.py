@@ -152,7 +152,7 @@ def from_loader(
     return batch_at
 
 
-NAMES = ("sampler", "batch_sampler", "dataset")  # of parts that may be of any class
+NAMES = ("sampler", "batch_sampler", "dataset", "generator")  # also of a class, or properties
 MOST_PARTS = 1000  # of a list that is looked into
 
 
@@ -232,7 +232,8 @@ def _parts_of(part: Any) -> Iterator[Any]:
     if isinstance(part, list | tuple):
         held = enumerate(part if len(part) <= MOST_PARTS else ())
     else:
-        held = getattr(part, "__dict__", {}).items()
+        named = {name: getattr(part, name, None) for name in NAMES}
+        held = (getattr(part, "__dict__", {}) | named).items()
     for name, value in held:
         several = isinstance(value, list | tuple)  # as ConcatDataset.datasets
         if name in NAMES or several or isinstance(value, torch.Generator | Sampler | Dataset):

@@ -440,7 +440,7 @@ def _with_mean_loss(
 
 
 def _mean(total: Params, count: Array, k: int) -> Params:
-    """Return the sum of k gradients, or of the `count` ones that are more, as their mean."""
+    """Return the mean of summed gradients: of k, or of `count` in a state of a larger k."""
     correction = k / at_least(count, k)  # 1, but for such states
     return tree.map(lambda t: t * (1 / k) * as_array(correction, namespace(t), t.dtype), total)
 

@@ -283,7 +283,23 @@ def random_order(n: int = 6) -> RandomSampler:
     return RandomSampler(range(n), generator=torch.Generator().manual_seed(0))
 
 
+class OfItsClass(Within):
+    """Draw from a generator of the class."""
+
+    generator = torch.Generator()
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def __iter__(self):
+        return iter(torch.randperm(self.n, generator=self.generator).tolist())
+
+    def __len__(self):
+        return self.n
+
+
 DRAWING = {
+    "a generator of a class": lambda: DataLoader(Drawing(), 2, sampler=OfItsClass(6)),
     "a sampler of batches": lambda: DataLoader(
         Drawing(), batch_size=None, sampler=BatchSampler(random_order(), 2, False)
     ),
