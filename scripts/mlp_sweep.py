@@ -33,6 +33,7 @@ from purenets.core.runs.options import (
 )
 from purenets.data import DATASETS
 from purenets.optim import OPTIMIZERS
+from scripts.shared.mlp import expect_batch_size
 from scripts.shared.schemas import all_of
 from scripts.shared.sweeps import MEAN_SD, spread
 
@@ -95,11 +96,7 @@ def train(config: Config) -> np.ndarray:
     task = data.load(config.dataset, random.key(0))
     x, y = map(torch.as_tensor, task.train)
     held_out = len(y) // 5
-    n = len(y) - held_out
-    if config.batch_size > n:
-        raise UserError(
-            f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all"
-        )
+    expect_batch_size(config.batch_size, len(y) - held_out)
     train_set, validation_set = (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out])
     model = MLP(task.n_features, config.dnn_hidden_units, task.n_classes)
     members_ = config.rates * config.seeds

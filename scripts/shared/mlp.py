@@ -215,16 +215,19 @@ def make_model(backend: Backend, config: MLPConfig, task: Dataset) -> Model:
     )
 
 
+def expect_batch_size(size: int, n: int) -> None:
+    """Raise a UserError for a batch of more than the n training examples."""
+    if size > n:
+        raise UserError(f"--batch_size {size}: more than the {n} training examples; 0 is all")
+
+
 def train(config: MLPConfig, backend: Backend, params: Params | None = None) -> Result:
     """Train the network of `config` in `backend`, from `params` or from its own initialization."""
     data_key, init_key, batch_key, step_key = random.split(random.key(config.seed), 4)
     task = load_data(config, data_key)
     train_set, test_set = (tuple(map(backend.array, part)) for part in (task.train, task.test))
     n = len(train_set[1])
-    if config.batch_size > n:
-        raise UserError(
-            f"--batch_size {config.batch_size}: more than the {n} training examples; 0 is all"
-        )
+    expect_batch_size(config.batch_size, n)
     backend.check_batch(config.batch_size or n)
     model = make_model(backend, config, task)
     expect_room_for(model, "take fewer or smaller --dnn_hidden_units")
