@@ -203,9 +203,10 @@ def metrics_fn(
     """
     expect_models("metrics_fn", ("apply",), model=model)
     expect_losses("metrics_fn", loss=loss)
+    measured = _measured(loss, metrics)
     default = {"accuracy": loss.accuracy} if loss.accuracy else {}
     reported = {"loss": loss.forward, **(default if metrics is None else metrics)}
-    loss, measured = checked_loss(loss), _measured(loss, metrics)
+    loss = checked_loss(loss)
 
     def measure(params: Params, buffers: Buffers, batch: Batch) -> Metrics:
         expect_arrays(params, batch)
