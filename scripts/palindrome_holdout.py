@@ -9,6 +9,7 @@ on both. Each seed has its own split, initialization and batches; the seeds are 
 vmapped ensemble. T is the length of a palindrome.
 """
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable
@@ -36,9 +37,10 @@ from purenets.core.runs.options import (
 )
 from scripts import palindrome_sweep
 from scripts import train as rnn
-from scripts.shared import result_files
 from scripts.shared.comparison import MEAN_SE, Difference, paired
+from scripts.shared.experiments import Part, run_parts
 from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import HOLDOUT
 from scripts.shared.sweeps import MEAN_SD, spread
 
 HELD_OUT = 0.2  # of all first halves
@@ -57,7 +59,7 @@ class Config(Options):
     lengths: tuple[int, ...] = option((6, 10), "lengths T, with commas", listable)
     halves: tuple[int, ...] = option(
         (30, 100, 300, 800, 3000, 10000, 80000),
-        "first halves to train on, with commas; those that a length has not are left out",
+        "first halves to train on, with commas; numbers larger than a length allows are left out",
         integers_from(1, "positive integers with commas between them, as 30,100"),
     )
     seeds: int = option(5, "seeds of each cell", seed_count)
@@ -66,9 +68,10 @@ class Config(Options):
     batch_size: int = option(128, "palindromes in a step", up_to(100_000))
     eval_freq: int = option(500, "steps between evaluations", positive)
     eval_size: int = option(2000, "palindromes of each kind to evaluate at most", positive)
-    compile: bool = option(True, "the whole step under torch.compile")
+    compile: bool = option(True, "compile the whole step")
     threads: int = option(1, "CPU threads", thread_count)
     results: str = option(None, "JSON file for what was found; as Markdown beside it", file_path)
+    resume: bool = option(False, "keep the cells that --results has already")
 
 
 class Halves(NamedTuple):
@@ -80,15 +83,17 @@ class Halves(NamedTuple):
 
 def main(config: Config) -> list[dict]:
     """Train with every length and number of first halves; return a cell for each."""
-    about = {"command": runs.command_line(config), "n": config.seeds}
-    about |= {**runs.environment(), **runs.machine()}
-    cells = []
-    with result_files.exclusive(config.results) as path:
-        for T, halves in grid(config):
-            cells.append(cell(config, T, halves))
-            print(to_text(table(cells[-1:])), flush=True)
-        if path:
-            result_files.write(path, {**about, "cells": cells}, table(cells))
+    parts = [
+        Part({"T": T, "halves": n}, functools.partial(one_cell, config, T, n))
+        for T, n in grid(config)
+    ]
+    return run_parts(config, "cells", HOLDOUT, parts, table)
+
+
+def one_cell(config: Config, T: int, n: int) -> list[dict]:
+    """Train and print a cell; return a list of it."""
+    cells = [cell(config, T, n)]
+    print(to_text(table(cells)), flush=True)
     return cells
 
 
@@ -98,7 +103,10 @@ def grid(config: Config) -> list[tuple[int, int]]:
     found = [(T, n) for T, n in pairs if n <= most_halves(T)]
     if not found:
         most, given = max(map(most_halves, config.lengths)), ",".join(map(str, config.halves))
-        raise UserError(f"--halves {given}: the lengths leave {most} for training, needs no more")
+        raise UserError(
+            f"--halves {given}: at most {most} first halves are left for training; needs a number "
+            "up to that"
+        )
     return found
 
 

@@ -8,6 +8,7 @@ spectral radius of W_hh, and how accurately the first digit can be predicted fro
 network continues to read. T is the length of a palindrome.
 """
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,9 @@ from purenets.core.runs.options import (
 )
 from scripts import palindrome_sweep
 from scripts import train as rnn
-from scripts.shared import result_files
+from scripts.shared.experiments import Part, run_parts
 from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import STATES
 from scripts.shared.sweeps import MEAN_SD, spread
 
 NETS = {"default": (5, 10, 20, 30), "latches": (20,)}  # settings of the sweep, and lengths T
@@ -56,9 +58,10 @@ class Config(Options):
     first_seed: int = option(0, "the first of them", not_negative)
     steps: int = option(3000, "steps to train for", positive)
     examples: int = option(400, "palindromes to look at, half of them to test", enough)
-    compile: bool = option(True, "the whole step under torch.compile")
+    compile: bool = option(True, "compile the whole step")
     threads: int = option(1, "CPU threads", thread_count)
     results: str = option(None, "JSON file for what was found; as Markdown beside it", file_path)
+    resume: bool = option(False, "keep the cells that --results has already")
 
 
 class Trained(NamedTuple):
@@ -71,16 +74,19 @@ class Trained(NamedTuple):
 
 def main(config: Config) -> list[dict]:
     """Train and analyze every network; return a cell for each."""
-    about = {"command": runs.command_line(config), "n": config.seeds}
-    about |= {**runs.environment(), **runs.machine()}
-    cells = []
-    with result_files.exclusive(config.results) as path:
-        for setting, lengths in NETS.items():
-            cells += [cell(config, setting, T) for T in lengths]
-        if path:
-            result_files.write(path, {**about, "cells": cells}, table(cells))
+    parts = [
+        Part({"setting": setting, "T": T}, functools.partial(one_cell, config, setting, T))
+        for setting, lengths in NETS.items()
+        for T in lengths
+    ]
+    cells = run_parts(config, "cells", STATES, parts, table)
     print(to_text(table(cells)))
     return cells
+
+
+def one_cell(config: Config, setting: str, T: int) -> list[dict]:
+    """Return a list of one cell."""
+    return [cell(config, setting, T)]
 
 
 def cell(config: Config, setting: str, T: int) -> dict:

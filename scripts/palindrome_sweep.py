@@ -107,7 +107,7 @@ class Config(Options):
     recurrence: str = option(
         "fused", "of a training step: as in scripts/train.py", one_of(RNN_RECURRENCES)
     )
-    compile: bool = option(True, "the whole step under torch.compile")
+    compile: bool = option(True, "compile the whole step; not with --curriculum")
     threads: int = option(
         0, "CPU threads, which share out the members; 0: one per core", thread_count_or_0
     )

@@ -113,7 +113,7 @@ BAR = (
     "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} expected minutes [{elapsed}, "
     "{remaining} left]"
 )
-WHOLE = ("shuffled_pixels.py", "palindrome_holdout.py", "palindrome_states.py")  # never resumed
+WHOLE = ("shuffled_pixels.py", "palindrome_holdout.py", "palindrome_states.py")  # without --out
 KEEPERS = ("cnn_sweep.py", "cifar10_sweep.py")  # continue by themselves; others need --resume
 
 
@@ -125,7 +125,9 @@ class Config(Options):
     data_dir: str = option(
         "data", "where cifar10 is kept, or the folder with train/ and test/", file_path
     )
-    stages: tuple[str, ...] = option(tuple(STAGES), "with commas", each(one_of(STAGES)))
+    stages: tuple[str, ...] = option(
+        tuple(STAGES), "stages to run, with commas", each(one_of(STAGES))
+    )
     pdf: bool = option(True, "the report as a PDF too (needs the package typst)")
     out: str = option("runs/full", "folder of runs, results, logs and report", file_path)
 
@@ -200,10 +202,11 @@ def command_of(config: Config, folder: Path, name: str) -> list[str]:
     """Return the command of a stage, with its folder, its results file, and the images."""
     script, *flags = shlex.split(STAGES[name].command)
     into = STAGES[name].into or name
-    files = ["--results", str(folder / "results" / f"{into}.json")]
+    results = folder / "results" / f"{into}.json"
+    files = ["--results", str(results)]
     files += [] if script in WHOLE else ["--out", str(folder / into)]
-    begun = script not in (*WHOLE, *KEEPERS) and (folder / into / "config.json").exists()
-    files += ["--resume"] if begun else []
+    begun = results if script in WHOLE else folder / into / "config.json"
+    files += ["--resume"] if begun.exists() and script not in KEEPERS else []
     images = ["--data", config.data, "--data_dir", config.data_dir] if STAGES[name].images else []
     return [sys.executable, str(ROOT / "scripts" / script), *flags, *images, *files]
 

@@ -7,6 +7,7 @@ pixels. The order of the pixels is the same for all images, in training and test
 own split, initialization, batches and order; both versions of a seed share all but the order.
 """
 
+import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +43,10 @@ from purenets.core.runs.options import (
     up_to,
 )
 from purenets.schedules import SCHEDULES
-from scripts.shared import result_files
 from scripts.shared.comparison import MEAN_SE, Difference, paired
+from scripts.shared.experiments import Part, run_parts
 from scripts.shared.result_files import ORIGIN, origin_cells
+from scripts.shared.schemas import SHUFFLED
 from scripts.shared.sweeps import MEAN_SD, spread
 
 SIDE = 8  # pixels of a digit in each direction
@@ -66,6 +68,7 @@ class Config(Options):
     eval_freq: int = option(20, "steps between two points of the curves", positive)
     threads: int = option(1, "CPU threads", thread_count)
     results: str = option(None, "JSON file for what was found; as Markdown beside it", file_path)
+    resume: bool = option(False, "keep the rows that --results has already")
 
 
 def main(config: Config) -> list[dict]:
@@ -73,16 +76,17 @@ def main(config: Config) -> list[dict]:
     import torch  # imported late, here and below, so that --help is fast
 
     torch.set_num_threads(config.threads)
-    about = {"command": runs.command_line(config), "n": config.seeds}
-    about |= {**runs.environment(), **runs.machine()}
-    rows = []
-    with result_files.exclusive(config.results) as path:
-        for seed in range(config.first_seed, config.first_seed + config.seeds):
-            rows += [trained(config, net, order, seed) for net in NETS for order in ORDERS]
-            print(f"seed {seed}: " + ", ".join(f"{r['test_accuracy']:.4f}" for r in rows[-4:]))
-        if path:
-            result_files.write(path, {**about, "rows": rows}, table(rows))
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    parts = [Part({"seed": seed}, functools.partial(of_seed, config, seed)) for seed in seeds]
+    rows = run_parts(config, "rows", SHUFFLED, parts, table)
     print(to_text(table(rows)))
+    return rows
+
+
+def of_seed(config: Config, seed: int) -> list[dict]:
+    """Train every network with every order; return their rows."""
+    rows = [trained(config, net, order, seed) for net in NETS for order in ORDERS]
+    print(f"seed {seed}: " + ", ".join(f"{row['test_accuracy']:.4f}" for row in rows), flush=True)
     return rows
 
 

@@ -1,7 +1,9 @@
 """The small experiments of the analysis: what they compare is comparable, and what they find is
 what another way finds."""
 
+import contextlib
 import dataclasses
+import itertools
 import math
 import statistics
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from purenets import UserError, random, tree
+from purenets import Interrupted, UserError, random, tree
 from purenets.core.data.palindromes import all_palindromes, count
 from scripts import palindrome_holdout, palindrome_states, shuffled_pixels
 from scripts import train as rnn
@@ -215,5 +217,72 @@ def test_numbers_that_no_analysis_can_be_made_of_are_refused():
     with pytest.raises(UserError, match=r"--examples 20: needs a number from 40 to 10,000"):
         palindrome_states.Config(examples=20)
     config = palindrome_holdout.Config(lengths=(6,), halves=(5000,))
-    with pytest.raises(UserError, match="--halves 5000: the lengths leave 800 for training"):
+    with pytest.raises(UserError, match="--halves 5000: at most 800 first halves are left"):
         palindrome_holdout.grid(config)
+
+
+# --- interrupted ----------------------------------------------------------------------------------
+
+HALVES = palindrome_holdout.Config(
+    lengths=(4,), halves=(10, 80), seeds=2, steps=4, batch_size=8, eval_size=15, compile=False
+)
+STATES = palindrome_states.Config(seeds=2, steps=2, examples=60, compile=False)
+PARTS = {  # the script, its options, the number of trainings in its first part, and its rows
+    "shuffled_pixels": (shuffled_pixels, TINY, 4, 4),
+    "palindrome_holdout": (palindrome_holdout, HALVES, 1, 1),
+    "palindrome_states": (palindrome_states, STATES, 1, 1),
+}
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Return the function that lets Ctrl-C arrive at a script's n-th training, counted from 0."""
+    monkeypatch.setattr(palindrome_states, "NETS", {"default": (4, 5)})
+    monkeypatch.setattr(palindrome_states, "READ", 6)
+    monkeypatch.setattr(palindrome_states, "SHOWN", (1, 4))
+
+    @contextlib.contextmanager
+    def stopping(script, n):
+        calls, fit = itertools.count(), script.fit
+
+        def stopped(*args, **options):
+            if next(calls) == n:
+                raise KeyboardInterrupt
+            return fit(*args, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(script, "fit", stopped)
+            yield
+
+    return stopping
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_an_interrupted_experiment_keeps_its_parts_and_goes_on(name, tmp_path, stop_at):
+    script, config, trainings, kept = PARTS[name]
+    path = tmp_path / "found.json"
+    whole = script.main(config)
+    config = dataclasses.replace(config, results=str(path))
+    with (
+        stop_at(script, trainings),
+        pytest.raises(Interrupted, match=f"has {kept} .*; go on with the same .* --resume"),
+    ):
+        script.main(config)
+    with stop_at(script, len(whole) - kept):  # no training is made again
+        again = script.main(dataclasses.replace(config, resume=True))
+    assert again == whole
+    with stop_at(script, 0):
+        assert script.main(dataclasses.replace(config, resume=True)) == whole
+    other = dataclasses.replace(config, resume=True, seeds=3)
+    with pytest.raises(UserError, match=r"with --seeds 2, not 3; give the same options"):
+        script.main(other)
+
+
+def test_without_results_there_is_nothing_to_go_on_with(stop_at):
+    with (
+        stop_at(shuffled_pixels, 0),
+        pytest.raises(Interrupted, match="stopped; without --results nothing is kept"),
+    ):
+        shuffled_pixels.main(TINY)
+    with pytest.raises(UserError, match="--resume: needs --results"):
+        shuffled_pixels.main(dataclasses.replace(TINY, resume=True))
