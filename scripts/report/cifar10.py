@@ -28,7 +28,7 @@ NONE_HELD_OUT = "on the augmented training images, none held out"
 MIXTURES = ", mixtures of two images, where the class of the larger part counts as right"
 TITLES = {"mlp": "MLP", "cnn": "fast CNN", "vgg": "reduced VGG"}
 OF_TEST = ("test_gap", "overfits", "loss_above")
-OF_ABLATION = ("ablation", "ablation_few", "ablation_short", "near_zero", "gains")
+OF_ABLATION = ("ablation", "ablation_few", "ablation_mixed", "ablation_short", "near_zero", "gains")
 SCRIPTS = {"mlp": "cifar10_mlp.py", "cnn": "cifar10_cnn.py", "vgg": "cnn_train.py"}
 
 
@@ -37,7 +37,7 @@ def mlp_section(found: dict, quick: run_quick.Config) -> Section:
     from purenets.torch_nets.image_mlps import residual_mlp
 
     preset = shown(found, "mlp", cifar10_mlp.PRESETS["mlp"])
-    names = ("width", "depth", "expansion", "learning_rate", "weight_decay", "dropout")
+    names = ("width", "depth", "expansion", "learning_rate", "weight_decay")
     names += ("mixup_alpha",)
     values = of_network("mlp", residual_mlp(PIXELS, preset.width, preset.depth, 10))
     values |= of_preset(preset, *names, "epochs") | {"pixels": PIXELS}
@@ -314,9 +314,24 @@ def of_ablation(found: dict | None, kind: str) -> dict:
         **of_shortened(kind),
         "largest_losses": ", ".join(f"{name} ({points[name].points()})" for name in worst),
         "ablation_few": few,
+        "ablation_reach": errors_in_interval(min(seeds)),
+        "ablation_mixed": mixed(rows, kind),
         "near_zero": None if few else near_zero(points),
         "gains": None if few else gains(points),
     }
+
+
+def errors_in_interval(n: int) -> float:
+    """Return how many standard errors of `n` values a 95% interval reaches to each side."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 0.975))
+
+
+def mixed(rows: Sequence[dict], kind: str) -> bool:
+    """Return whether a change ran on another machine than the whole recipe of its seed."""
+    whole = {row["seed"]: row["machine"] for row in rows if row["setting"] == kind}
+    return any(row["machine"] != whole.get(row["seed"], row["machine"]) for row in rows)
 
 
 def of_shortened(kind: str) -> dict:

@@ -140,6 +140,7 @@ def of_numbers(found: dict | None) -> dict:
         "numbers_failed": in_words(failed),
         "numbers_of": in_words(len(values)),
         "numbers_best": max(values),
+        "numbers_scale": palindrome_sweep.SETTINGS["latches-scalar"]["input_scale"],
     }
 
 

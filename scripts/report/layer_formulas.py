@@ -42,6 +42,11 @@ NORMALIZATION = {
     r"\hat{X} \odot \operatorname{mean}(dY \odot \hat{X}) )",
     "gamma": r"d\gamma = \sum dY \odot \hat{X}, \quad d\beta = \sum dY",
 }
+OF_FEATURES = (  # LayerNorm's means run over the features, each of which has a gamma of its own
+    r"dX = \frac{1}{\sqrt{\sigma^2 + \epsilon}} ( d\hat{X} - \operatorname{mean}(d\hat{X}) - "
+    r"\hat{X} \odot \operatorname{mean}(d\hat{X} \odot \hat{X}) ), \quad "
+    r"d\hat{X} = \gamma \odot dY"
+)
 NORMALIZED = (
     r"Y = \gamma \odot \hat{X} + \beta, \quad \hat{X} = \frac{X - \mu}{\sqrt{\sigma^2 + \epsilon}}"
 )
@@ -56,7 +61,7 @@ KINDS = {
         CONVOLUTION.forward, {"X": CONVOLUTION.backward["X"], "b": r"db = \sum_n dY_n"}
     ),
     "BatchNorm": Kind(NORMALIZED, NORMALIZATION),
-    "LayerNorm": Kind(NORMALIZED, NORMALIZATION),
+    "LayerNorm": Kind(NORMALIZED, NORMALIZATION | {"X": OF_FEATURES}),
     "ReLU": Kind(r"Y = \max(0, X)", {"X": r"dX = dY \odot [X > 0]"}),
     "GELU": Kind(r"Y = X \odot \Phi(X)", {"X": r"dX = dY \odot (\Phi(X) + X \odot \Phi'(X))"}),
     "Tanh": Kind(r"Y = \tanh(X)", {"X": r"dX = dY \odot (1 - Y \odot Y)"}),

@@ -52,8 +52,8 @@ class Layer(NamedTuple):
 X, W1, B1, A1, H1 = (
     Matrix("X", "X"), Matrix(r"W_1", "W1"), Matrix("b_1", "b1"), Matrix("A", "A"), Matrix("H", "H"),
 )  # fmt: skip
-W2, B2, O, P, Y = (
-    Matrix("W_2", "W2"), Matrix("b_2", "b2"), Matrix("O", "O"), Matrix("P", "P"), Matrix("Y", "Y"),
+W2, B2, O, P, Q = (
+    Matrix("W_2", "W2"), Matrix("b_2", "b2"), Matrix("O", "O"), Matrix("P", "P"), Matrix("Q", "Q"),
 )  # fmt: skip
 
 
@@ -90,8 +90,8 @@ LAYERS = (
     Layer(
         "loss",
         r"P = \softmax(O), \quad L = -\frac{1}{N} \sum_{n} \log P_{n, y_n}",
-        r"\frac{\partial L}{\partial O} = \frac{1}{N} (P - Y), \quad Y \text{ one-hot}",
-        ((O, P, Y), (gradient(O),)),
+        r"\frac{\partial L}{\partial O} = \frac{1}{N} (P - Q), \quad Q \text{ one-hot}",
+        ((O, P, Q), (gradient(O),)),
     ),
 )
 
@@ -178,7 +178,7 @@ def one_step(params: Params, batch: Batch) -> tuple[dict[str, np.ndarray], float
     dx, dw1, db1 = m.linear_backward(da, cache1)
     onehot = np.eye(o.shape[1], dtype=x.dtype)[y]
     forward = {"X": x, "W1": w1, "b1": b1, "A": a, "H": h, "W2": w2, "b2": b2}
-    forward |= {"O": o, "P": m.softmax_forward(o)[0], "Y": onehot}
+    forward |= {"O": o, "P": m.softmax_forward(o)[0], "Q": onehot}
     backward = {"dO": d_o, "dW2": dw2, "db2": db2, "dH": dh, "dA": da, "dW1": dw1, "db1": db1}
     return forward | backward | {"dX": dx}, float(loss)
 

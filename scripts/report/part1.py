@@ -194,7 +194,7 @@ def of_overlap(rows: Sequence[dict]) -> dict:
         return dict.fromkeys(("overlap", "overlap_otherwise"))
     test, limit = test_accuracies(rows, dataset="overlap"), overlap_limit()
     below, above = paired(test, [limit] * len(test)), gap(rows, "overlap")
-    explained = not below.is_clear and above.mean > 0
+    explained = not below.is_clear and above.is_clear and above.mean > 0
     reached = f"{100 * np.mean(test):.2f} \u00b1 {100 * below.standard_error:.2f}%"
     return {
         "overlap": explained,

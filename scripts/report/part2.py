@@ -266,11 +266,15 @@ def of_ladder(by_setting: dict) -> dict:
 
 
 def ladder(by_setting: dict, steps: Sequence[str]) -> Table:
-    """Return a row for each setting: epochs, accuracies, and the change from the row above.
-
-    Overfitting is training less validation accuracy.
-    """
-    header = ("setting", "epochs", "test, %", "overfitting, points", "gain, points", "n")
+    """Return a row for each setting: epochs, accuracies, and the change from the row above."""
+    header = (
+        "setting",
+        "epochs",
+        "test, %",
+        "training less validation, points",
+        "gain, points",
+        "n",
+    )
     rows = []
     for before, name in zip((None, *steps), steps, strict=False):
         mine = by_setting[name]

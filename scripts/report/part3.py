@@ -1,5 +1,6 @@
 """Part III of the report: the vanilla RNN on palindromes."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from scripts.report.part3_memory import HARD, LEARNED
 from scripts.report.prose import sections
 from scripts.report.results import compact, in_small, parsed
 from scripts.report.words import in_words, listed, power_of_ten
-from scripts.shared.comparison import Difference, paired
+from scripts.shared.comparison import Difference, paired, unpaired
 from scripts.shared.sweeps import deviation, spread
 
 LENGTH = 5  # of the palindromes whose dimensions are shown
@@ -39,6 +40,7 @@ OF_LENGTHS = (
     "above_chance",
     "longer_worse",
     "lost_clear",
+    "length_matters",
 )
 OF_HELD_OUT = ("held-out", "same_enough", "enough_otherwise")
 USES = {
@@ -167,7 +169,6 @@ def of_lengths(found: dict) -> dict:
     config = rnn.Config()
     draws = cells[0]["steps"] * config.batch_size
     seen = {cell["T"]: seen_share(cell["T"], draws) for cell in cells}
-    last = figures.at_own_length(cells[-1])
     first = cells[0]["history"][1]["step"]  # the first evaluation after the start
     return {
         "n": found["n"],
@@ -189,9 +190,23 @@ def of_lengths(found: dict) -> dict:
         "shown_T": ", ".join(str(cell["T"]) for cell in figures.shown(cells)),
         "draws": draws,
         "all_seen": max((T for T, share in seen.items() if share > 0.9999), default=0),
-        "last_T": cells[-1]["T"],
-        "last_accuracy": spread(list(last)),
+        **of_fall_with_length(cells),
         "above_seen": above_seen(cells, seen),
+    }
+
+
+def of_fall_with_length(cells: Sequence[dict]) -> dict:
+    """Return the accuracies at the shortest and the longest length, and whether the mean falls."""
+    by_length = [figures.at_own_length(cell) for cell in cells]
+    change = unpaired(by_length[0], by_length[-1])
+    means = [found.mean() for found in by_length]
+    rises = any(longer > shorter for shorter, longer in itertools.pairwise(means))
+    return {
+        "length_matters": change.is_clear and change.mean > 0,
+        "first_accuracy": spread(list(by_length[0])),
+        "last_T": cells[-1]["T"],
+        "last_accuracy": spread(list(by_length[-1])),
+        "with_rises": ", though not from each length to the next" if rises else "",
     }
 
 
