@@ -1,1 +1,1 @@
-"""The vocabulary that NumPy and torch networks share; never imports torch."""
+"""The vocabulary that NumPy and torch networks share; without tensors it imports no torch."""

@@ -92,7 +92,7 @@ def mlp_layers(
         n_hidden: units of each hidden layer.
         n_classes: outputs.
         activation: one of ACTIVATIONS.
-        dropout: the probability to drop a hidden unit; 0 for no such layers.
+        dropout: the probability of dropping a hidden unit; 0 for no such layers.
 
     Returns:
         The layers, in order.

@@ -214,7 +214,7 @@ def expect_functions(function: str, **values: Any) -> None:
             raise UserError(f"{function}: {name} is {shown(value)}, needs a function")
         if _takes_model(value):
             own = value.__name__
-            raise UserError(f"{function}: {name} is {own} itself, without a model; {own}(model)")
+            raise UserError(f"{function}: {name} is the function {own} itself; pass {own}(model)")
 
 
 def _takes_model(function: Callable) -> bool:
@@ -407,6 +407,15 @@ def within(function: Callable) -> Iterator[Callable]:
 def attribute_of(function: Callable, name: str, default: Any) -> Any:
     """Return an attribute of a function, or of what is `within` it."""
     return next((getattr(f, name) for f in within(function) if hasattr(f, name)), default)
+
+
+def whole_only_of(function: Callable) -> Callable[[Any], tuple[str, ...]]:
+    """Return the function of the targets that names what is not a mean over the examples.
+
+    A gradient or metrics function of the package has it. Of another function nothing is known: it
+    counts as a mean.
+    """
+    return attribute_of(function, "whole_only", lambda targets: ())
 
 
 def shown(value: Any) -> str:

@@ -80,6 +80,16 @@ def as_array(value, xp, dtype, device=None) -> Array:
     return value.to(device=device, dtype=dtype)
 
 
+def own_copy(x: Array) -> Array:
+    """Return an array with memory of its own, which nobody changes by writing into `x`.
+
+    A tensor that requires a gradient is returned itself: its graph goes on.
+    """
+    if isinstance(x, NUMPY):
+        return x.copy()
+    return x if x.requires_grad else x.clone()
+
+
 # --- precision ------------------------------------------------------------------------------------
 
 # The dtypes that most params have, of which nothing is to be asked. NumPy's are here by their types
@@ -102,9 +112,10 @@ def register_full(*dtypes) -> None:
 def widened(x: Array) -> Array:
     """Return `x` in float32 (complex64) if its dtype has less than 32 bits a number, else itself.
 
-    Half precision is for what is stored. It has 8 or 11 significant bits, so sums stand still and
-    0.999 is 1; float16 ends at 65,504, so squares of 300 are infinite. Hence all that sums, squares
-    or averages takes its numbers by this function.
+    Half precision is for what is stored. With 8 (bfloat16) or 11 (float16) significant bits, long
+    sums stop growing; 0.999 rounds to 1 in bfloat16, and the square of 300 overflows in float16,
+    whose largest number is 65,504. Hence all that sums, squares or averages takes its numbers by
+    this function.
     """
     if is_full(x.dtype):
         return x

@@ -7,9 +7,10 @@
 Each is `f(predictions, targets) -> a scalar float32 array` and raises a UserError for shapes that
 mean something else. Nothing branches on a value, so all run under vmap and jit. All but
 `expected_calibration_error` and `r2` are means over the examples: the mean of their values on equal
-parts of a set is the value on the whole. Those two have `mean_over_examples = False`. Where targets
-are not counted, `accuracy` and `top_k_accuracy` are none either: theirs is a function of the
-targets. `evaluate` asks for it, also of metrics of your own. `confusion` returns counts.
+parts of a set is the value on the whole. Those two have `mean_over_examples = False`. `accuracy`
+and `top_k_accuracy` are such means only if no target is ignored; their `mean_over_examples` is
+therefore a function of the targets. `evaluate` reads this attribute, on your own metrics too.
+`confusion` returns counts.
 
 An example with a NaN among its scores is never right, as the index of the largest would be that of
 a NaN. A class number beyond the last class is refused where its value can be read (in NumPy, and
@@ -26,6 +27,7 @@ from purenets.core.arguments import (
     expect_arrays,
     expect_integers,
     expect_numbers,
+    shown,
 )
 from purenets.core.arrays import expect_plain, int64, is_tracing, kind_of, namespace
 from purenets.core.base import Array, UserError
@@ -136,8 +138,7 @@ def top_k_accuracy(k: int) -> Callable[[Array, Array], Array]:
         >>> top_k_accuracy(2)(scores, np.array([1, 2]))
         np.float32(0.5)
     """
-    if type(k) is not int or k < 1:
-        raise UserError(f"top_k_accuracy: k is {k!r}, needs a positive integer")
+    expect_integers("top_k_accuracy", 1, k=k)
 
     def top_k(predictions: Array, targets: Array) -> Array:
         classes = _classes("top_k_accuracy", predictions, targets)
@@ -192,12 +193,14 @@ def expected_calibration_error(predictions: Array, targets: Array, n_bins: int =
     """
     expect_integers("expected_calibration_error", 1, n_bins=n_bins)
     classes = _classes("expected_calibration_error", predictions, targets)
-    xp = namespace(predictions)
+    xp, counted = namespace(predictions), classes >= 0
     logits = xp.astype(predictions, xp.float64)
+    seen = counted.reshape((len(classes), 1, *classes.shape[1:]))
+    logits = xp.where(seen, logits, xp.zeros_like(logits))  # others may hold anything
     shifted = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
     confidence = 1.0 / xp.sum(shifted, axis=1)  # the largest of them is exp(0)
     hits = xp.astype(xp.argmax(predictions, axis=1) == classes, xp.float64)
-    counted = xp.astype(classes >= 0, xp.float64)
+    counted = xp.astype(counted, xp.float64)
     gaps = xp.reshape((hits - confidence) * counted, (-1, 1))
     bins = xp.clip(xp.ceil(xp.reshape(confidence, (-1, 1)) * n_bins) - 1, 0, n_bins - 1)
     in_bin = bins == _arange_like(n_bins, classes)
@@ -235,7 +238,7 @@ def confusion(predicted: Array, targets: Array, n_classes: int) -> Array:
     for name, array in (("predicted", predicted), ("targets", targets)):
         if not _is_integer(array) or tuple(array.shape) != tuple(targets.shape):
             about = f"{_dtype(array)} of shape {tuple(array.shape)}"
-            raise UserError(f"confusion: {name}: {about}, needs class numbers, as many of both")
+            raise UserError(f"confusion: {name}: {about}, needs class numbers, of one shape")
     xp, n_classes = namespace(predicted), int(n_classes)
     predicted, targets = int64(predicted), int64(targets)
     known = (predicted >= 0) & (predicted < n_classes) & (targets >= 0) & (targets < n_classes)
@@ -396,12 +399,15 @@ def _same_shape(name: str, predictions: Array, targets: Array) -> tuple[Array, A
 
 def _expect_examples(name: str, predictions: Array, targets: Array) -> None:
     """Raise a UserError unless both have the same number of examples, at least one."""
-    for part in (predictions, targets):
+    for what, part in (("predictions", predictions), ("targets", targets)):
         expect_plain(name, part)
         if not hasattr(part, "ndim"):
-            raise UserError(f"{name}: a {type(part).__name__}, needs an array (batch, ...)")
+            kind = type(part).__name__
+            raise UserError(f"{name}: {what}: a {kind}, needs an array (batch, ...)")
     if predictions.ndim == 0 or predictions.shape[0] == 0:
-        raise UserError(f"{name}: an empty batch has none")
+        raise UserError(
+            f"{name}: predictions: {shown(predictions)}, needs one example (batch, ...) or more"
+        )
     n = targets.shape[0] if targets.ndim else 0
     if n != predictions.shape[0]:
         raise UserError(f"{name}: {predictions.shape[0]} predictions for {n} targets")

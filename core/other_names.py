@@ -17,21 +17,21 @@ OTHER_NAMES = {
     },
     "random": {
         "PRNGKey": "random.key",
-        "exponential": "-random.uniform(key, shape).log()",
+        "exponential": "-np.log1p(-random.uniform(key, shape)), or torch.log1p",
         "key_data": "the key itself, an array of int64",
         "categorical": "(logits - (-random.uniform(key, logits.shape).log()).log()).argmax(-1)",
         "choice": "random.permutation(key, n)[:k], or random.randint(key, (k,), 0, n) to put back",
-        "gumbel": "-(-random.uniform(key, shape).log()).log()",
+        "gumbel": "-np.log(-np.log(random.uniform(key, shape, low=2.0**-25))), or torch.log",
         "rademacher": "2 * random.bernoulli(key, 0.5, shape) - 1, as floats",
         "shuffle": "x[random.permutation(key, len(x))]",
     },
     "tree": {
         "all": "all(tree.leaves(x))",
         "flatten_with_path": "tree.flatten(x).items()",
-        "full_like": "tree.map(lambda leaf: 0 * leaf + value, x)",
+        "full_like": "tree.map(lambda leaf: leaf + value, tree.zeros_like(x))",
         "leaves_with_path": "tree.flatten(x).items()",
         "map_with_path": "{name: f(name, leaf) for name, leaf in tree.flatten(x).items()}",
-        "ones_like": "tree.map(lambda leaf: 0 * leaf + 1, x)",
+        "ones_like": "tree.map(lambda leaf: leaf + 1, tree.zeros_like(x))",
         "reduce": "functools.reduce(f, tree.leaves(x))",
         "structure": "list(tree.flatten(x))",
         "sum": "sum(leaf.sum() for leaf in tree.leaves(x))",
@@ -75,7 +75,10 @@ LIBRARIES = {"layers": "Flax", "losses": "optax"}  # of the others it is JAX
 
 
 def refuse_name(module: str, name: str) -> NoReturn:
-    """Raise the AttributeError of a name that a module lacks; of one of theirs, with ours."""
+    """Raise an AttributeError for a name that a module lacks.
+
+    For a name of another library it says what that is called here.
+    """
     if name in OTHER_NAMES[module]:
         library, ours = LIBRARIES.get(module, "JAX"), OTHER_NAMES[module][name]
         raise AttributeError(f"{module}.{name} is a name of {library}; here it is {ours}")

@@ -302,6 +302,10 @@ def truncated_normal(key: Array, shape=(), dtype: str = "float32", *, low=-2.0, 
     expect_numbers("truncated_normal", FINITE, low=low, high=high)
     low, high = _as_number(low), _as_number(high)
     begin, end = (round(NormalDist().cdf(bound) * 2**32) for bound in (low, high))
+    if begin == end and -6 <= low < high <= 6:
+        raise UserError(
+            f"truncated_normal: [{low}, {high}] is too narrow, needs a probability of 2**-32"
+        )
     if not 0 < begin < end < 2**32:
         raise UserError(f"truncated_normal: [{low}, {high}] is not an interval within [-6, 6]")
     words = bits(check_key(key), _size("truncated_normal", shape))
@@ -383,12 +387,12 @@ def randint(key: Array, shape, low: int, high: int) -> Array:
         >>> random.randint(random.key(0), (5,), 1, 7)  # five dice
         array([3, 6, 6, 3, 5])
     """
-    for bound in (low, high):
+    for name, bound in (("low", low), ("high", high)):
         if not is_integer(bound):
-            raise UserError(f"randint: {bound!r} is not an integer")
+            raise UserError(f"randint: {name} is {bound!r}, needs an integer")
     low, high = operator.index(low), operator.index(high)
     if not 0 < high - low <= 2**31:
-        raise UserError(f"randint: no integer between {low} and {high} - 1, or over 2**31 of them")
+        raise UserError(f"randint: high - low is {high - low}, needs 1 to 2**31")
     if low < -(2**63) or high > 2**63:
         raise UserError(f"randint: {low} to {high} - 1, needs integers of 64 bits")
     words = bits(key, _size("randint", shape)) * (high - low) >> 32

@@ -1,7 +1,14 @@
 """Sharpness-aware minimization: the gradient at the worst point nearby (Foret et al. 2021)."""
 
 from purenets.core import tree
-from purenets.core.arguments import GRAD_FN, NOT_NEGATIVE, expect_call, expect_flags, expect_numbers
+from purenets.core.arguments import (
+    GRAD_FN,
+    NOT_NEGATIVE,
+    expect_call,
+    expect_flags,
+    expect_numbers,
+    whole_only_of,
+)
 from purenets.core.arrays import widened
 from purenets.core.base import GradFn, Params, UserError
 from purenets.core.optim.internals.arithmetic import scaled
@@ -55,6 +62,7 @@ def sam(grad_fn: GradFn, rho: float = 0.05, adaptive: bool = False) -> GradFn:
         there, _ = grad_fn(apply_updates(params, climb), buffers, batch, key)
         return there, aside
 
+    grad.whole_only = whole_only_of(grad_fn)
     return grad
 
 

@@ -18,7 +18,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def ignore() -> None:
-    """From now on this process hears neither: another one of the same run does, and is followed."""
+    """Ignore SIGINT and SIGTERM from now on: another process of the run obeys them for all."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
     _ignored.update(STOPPING)

@@ -18,7 +18,6 @@ from purenets.core.arguments import (
     GRAD_FN,
     METRICS_FN,
     STEP,
-    attribute_of,
     expect_call,
     expect_leaves,
     expect_models,
@@ -28,8 +27,9 @@ from purenets.core.arguments import (
     explained,
     is_integer,
     shown,
+    whole_only_of,
 )
-from purenets.core.arrays import kind_of, namespace, plain
+from purenets.core.arrays import kind_of, namespace, own_copy, plain
 from purenets.core.base import (
     Array,
     Batch,
@@ -142,7 +142,8 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
     expect_leaves("train_state", buffers=buffers)
     expect_optimizers("train_state", optimizer=optimizer)
     expect_params(params)
-    params = {name: plain(leaf) for name, leaf in params.items()}
+    params = {name: own_copy(plain(leaf)) for name, leaf in params.items()}
+    buffers = tree.map(own_copy, buffers)
     leaf = first_leaf(params)
     xp = namespace(leaf)
     key = xp.asarray(random.check_key(key), dtype=xp.int64, device=leaf.device)
@@ -250,7 +251,7 @@ def _expect_buffers(new: Buffers, old: Buffers) -> None:
     right = "buffers keep the names, shapes and dtypes that init gives them"
     for name in [*old, *new]:
         if name not in old or name not in new:
-            found = "no buffer" if name in old else "a buffer more,"
+            found = "no buffer" if name in old else "an extra buffer"
             raise UserError(f"make_step: the model returned {found} {name!r}; {right}")
         if not _have_same_leaves({name: new[name]}, {name: old[name]}):
             raise UserError(
@@ -439,7 +440,7 @@ def _check_plan(steps: int, every: int, history: Sequence[dict], begin: int) -> 
     history = list(history)
     if steps < begin:
         raise UserError(
-            f"steps: {steps}, but the state has taken {begin}; steps count from the first"
+            f"steps: {steps}, but the state has already taken {begin}; steps is the total to reach"
         )
     last = max((row.get("step", math.inf) for row in history), default=0)
     if last == math.inf:
@@ -527,10 +528,11 @@ def evaluate(
             f"batch_size: {batch_size!r}, needs a positive integer, or 0 for all at once"
         )
     size = min(int(batch_size) or n, n)
-    whole_only = attribute_of(metrics, "whole_only", lambda targets: ())
+    whole_only = whole_only_of(metrics)
     if size < n and (names := whole_only(data[1])):
         raise UserError(
-            f"batch_size: {', '.join(names)} of {n} examples is no mean of parts, needs 0"
+            f"evaluate: {', '.join(names)} on {n} examples is not the mean of its values on parts; "
+            "pass batch_size=0"
         )
     totals: dict[str, float] = {}
     for begin in range(0, n, size):

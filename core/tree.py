@@ -573,7 +573,7 @@ def _refuse_vector(vector: Any, length: int) -> NoReturn:
     if shape is None or len(shape) != 1:
         found = f"a {type(vector).__name__}" if shape is None else f"an array of shape {(*shape,)}"
         raise UserError(f"unravel: {found}, needs a vector ({length},)")
-    raise UserError(f"a vector of {shape[0]} elements does not fill a dict of {length}")
+    raise UserError(f"unravel: a vector of {shape[0]} elements, needs {length}")
 
 
 def _expect_one_library(flat: Params) -> None:
@@ -674,5 +674,8 @@ def unstack(tree: dict) -> list[dict]:
     """
     lengths = {leaf.shape[:1] for leaf in _arrays("unstack", tree)}
     if len(lengths) != 1 or () in lengths:
-        raise UserError("unstack: needs leaves with a first axis of one length")
+        shapes = ", ".join(
+            f"{name} {(*leaf.shape,)}" for name, leaf in _named_leaves("unstack", tree)
+        )
+        raise UserError(f"unstack: the shapes are {shapes}; needs one length of the first axis")
     return [map(lambda leaf, i=i: leaf[i], tree) for i in range(lengths.pop()[0])]

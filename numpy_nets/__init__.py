@@ -1,4 +1,4 @@
-"""Networks whose backward pass is written out by hand; never imports torch."""
+"""Networks whose backward pass is written out by hand; without tensors it imports no torch."""
 
 from purenets.core.ensemble import ensemble, ensemble_metrics, stack_states, unstack_states
 from purenets.numpy_nets import losses

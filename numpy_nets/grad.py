@@ -95,7 +95,7 @@ def _expect_input(buffers: Buffers, x: Any) -> None:
 def grad_fn(
     model: NumpyModel, loss: Loss = cross_entropy, metrics: dict[str, Callable] | None = None
 ) -> GradFn:
-    """Return the gradient of a loss by the params: forward, loss, and backward by hand.
+    """Return the gradient of a loss with respect to the params, by hand: forward, loss, backward.
 
     Args:
         model: one of `numpy_nets`, with `forward` and `backward`.
@@ -163,8 +163,8 @@ def _value(name: str, f: Callable, outputs: np.ndarray, targets: np.ndarray) -> 
     shapes = outputs.shape, targets.shape
     if is_own(f) and shapes[0] != shapes[1] and outputs.size == targets.size:
         raise UserError(
-            f"metrics: {name}: outputs {shapes[0]} and targets {shapes[1]}, which NumPy pairs each "
-            "with all; needs one shape"
+            f"metrics: {name}: outputs {shapes[0]} and targets {shapes[1]}, which NumPy would "
+            "broadcast against each other; needs the same shape"
         )
     value = f(outputs, targets)
     if np.ndim(value):

@@ -224,6 +224,7 @@ def Conv(n_in: int, n_out: int, size: int = 3, *, stride: int = 1, padding: int 
     """
     expect_sizes("Conv", n_in=n_in, n_out=n_out, size=size, stride=stride)
     expect_integers("Conv", 0, padding=padding)
+    n_in, n_out, size, stride, padding = map(int, (n_in, n_out, size, stride, padding))
     bound = 1 / math.sqrt(n_in * size * size)
 
     def init(key):

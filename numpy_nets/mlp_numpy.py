@@ -25,7 +25,7 @@ def MLP(
         n_hidden: the units of each hidden layer; [] for a linear classifier.
         n_classes: outputs.
         activation: "relu", "tanh" or "silu", after each hidden layer.
-        dropout: the probability to drop a hidden unit in training.
+        dropout: the probability of dropping a hidden unit in training.
 
     Returns:
         A model from x: (batch, n_inputs) to logits: (batch, n_classes).

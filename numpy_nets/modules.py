@@ -63,8 +63,11 @@ MANY = 10_000  # rows whose sum in float32 would lose more than two of its seven
 
 
 def sum_of_rows(x):
-    """Return the sum of the rows of x, of MANY in float64: NumPy adds one row after the other."""
-    if len(x) < MANY:
+    """Return the sum of the rows of x: NumPy adds one row after the other.
+
+    The sum of MANY, or of half precision, is taken in float64.
+    """
+    if len(x) < MANY and x.itemsize > 2:
         return np.add.reduce(x, axis=0)
     return np.add.reduce(x, axis=0, dtype=np.float64).astype(x.dtype)
 
@@ -468,7 +471,7 @@ def Dropout(rate: float) -> Module:
     changes.
 
     Args:
-        rate: the probability to drop an element, from 0 to below 1.
+        rate: the probability of dropping an element, from 0 to below 1.
 
     Returns:
         A module without params.

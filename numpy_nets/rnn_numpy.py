@@ -13,7 +13,7 @@ import numpy as np
 
 from purenets.core import random
 from purenets.core.architectures import rnn_shapes
-from purenets.core.arguments import is_integer
+from purenets.core.arguments import expect_integers
 from purenets.core.arrays import expect_plain, widened
 from purenets.core.base import UserError
 from purenets.core.memory import sized
@@ -69,7 +69,8 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
         A model from x: (batch, T-1, input_dim) to logits: (batch, num_classes).
 
     Raises:
-        UserError: a size is not a positive integer.
+        UserError: a size is not a positive integer; from its passes, the params or the input do not
+            fit.
 
     Example:
         >>> from purenets import random
@@ -84,11 +85,9 @@ def VanillaRNN(input_length: int, input_dim: int, num_hidden: int, num_classes: 
     Source:
         Equations (1) and (2) of the assignment, Part III.
     """
+    sizes = {"input_length": input_length, "input_dim": input_dim}
+    expect_integers("VanillaRNN", 1, **sizes, num_hidden=num_hidden, num_classes=num_classes)
     shapes = rnn_shapes(input_dim, num_hidden, num_classes)
-    if not all(is_integer(n) and n > 0 for n in (input_length, *shapes["W_hx"], num_classes)):
-        raise UserError(
-            f"VanillaRNN: needs positive sizes, got {input_length}, {shapes['W_hx']}, {num_classes}"
-        )
 
     def init(key):
         bound, keys = 1 / math.sqrt(num_hidden), random.split(key, len(shapes))

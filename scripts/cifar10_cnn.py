@@ -30,7 +30,8 @@ from scripts.shared.fixed_params import Fixed
 from scripts.shared.images import CIFAR10, ImageOptions, report
 from scripts.shared.result import Result
 
-SMALLEST = 25  # height and width of an image: three pools of 2, and one of 3 after them
+# height and width of an image: three pools of 2, and one of 3 after them that leaves one pixel
+SMALLEST, LARGEST = 25, 48
 
 
 def three_widths(values: tuple) -> str | None:
@@ -119,9 +120,10 @@ def make_net(config: Config, task, norm: Callable[..., Model]) -> Model:
     from purenets.torch_nets.fast_cnn import FastCNN, whitening_filters
 
     height, width = task.train[0].shape[2:]
-    if min(height, width) < SMALLEST:
+    if min(height, width) < SMALLEST or max(height, width) > LARGEST:
         raise UserError(
-            f"--image_size: images are {height} x {width}, the net needs {SMALLEST} or more"
+            f"--image_size: images are {height} x {width}, the net takes {SMALLEST} to {LARGEST} "
+            "pixels a side"
         )
     if 0 < config.small_size < SMALLEST:
         raise UserError(f"--small_size {config.small_size}: the net needs {SMALLEST} or more")

@@ -47,20 +47,31 @@ class Config(ImageOptions):
     width: float = option(1.0, "factor of the channels; 1 is the assignment's net", positive)
     dirac: bool = option(False, "convolutions begin as the identity, as far as they can")
     # options of filter_muon, which applies Muon to filters of a fixed length
-    momentum: float = option(0.6, "of the filters", fraction)
+    momentum: float = option(0.6, "filter_muon: momentum of the filters", fraction)
     muon_method: str = option(
-        "direct", "the order of its products; gram takes fewer of them", one_of(METHODS)
+        "direct",
+        "filter_muon: the order of Muon's products; gram takes fewer of them",
+        one_of(METHODS),
     )
-    bias_rate: float = option(0.01, "of biases and scales, for each image of a batch", positive)
-    head_rate: float = option(1e-3, "of the last layer, for each image of a batch", positive)
-    decay: float = option(2e-6, "of both, for each image of a batch", not_negative)
+    bias_rate: float = option(
+        0.01, "filter_muon: rate of biases and scales, for each image of a batch", positive
+    )
+    head_rate: float = option(
+        1e-3, "filter_muon: rate of the last layer, for each image of a batch", positive
+    )
+    decay: float = option(
+        2e-6,
+        "filter_muon: decay of biases, scales and the last layer, for each image of a batch",
+        not_negative,
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.optimizer == FILTER_MUON:
             if self.weight_decay:
                 raise UserError(
-                    f"--weight_decay: {FILTER_MUON} takes none, its filters have a length"
+                    f"--weight_decay {self.weight_decay}: means nothing with --optimizer "
+                    f"{FILTER_MUON}, which keeps filters at a fixed length; leave it out"
                 )
             return
         for field in dataclasses.fields(self):

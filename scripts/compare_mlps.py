@@ -67,7 +67,9 @@ class Config(Options):
 
     datasets: tuple[str, ...] = option(SETS, "sets, with commas", each(one_of(DATASETS)))
     noises: tuple[float, ...] = option((), "of the sets, with commas; empty for each set's own")
-    optimizers: tuple[str, ...] = option(("sgd",), "with commas", each(one_of(OPTIMIZERS)))
+    optimizers: tuple[str, ...] = option(
+        ("sgd",), "optimizers, with commas", each(one_of(OPTIMIZERS))
+    )
     batch_sizes: tuple[int, ...] = option((32,), "batch sizes, with commas; 0 is full-batch")
     dnn_hidden_units: tuple[int, ...] = option(
         (20,), "units of each hidden layer, with commas between", widths
@@ -75,10 +77,10 @@ class Config(Options):
     learning_rate: float = option(1e-2, "the optimizer's rate", positive)
     max_steps: int = option(1500, "epochs to train for", positive)
     eval_freq: int = option(10, "epochs between evaluations", positive)
-    seeds: int = option(5, "seeds 0, 1, ... of each combination", seed_count)
+    seeds: int = option(5, "number of seeds of each combination", seed_count)
     first_seed: int = option(0, "the first of them", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
-    compile: bool = option(True, "the torch step under torch.compile")
+    compile: bool = option(True, "compile the torch step")
     out: str = option("runs/compare_mlps", "folder for table and figures", file_path)
     results: str = option(
         None, "JSON file for a copy of the table; as Markdown beside it", file_path

@@ -80,10 +80,10 @@ Without `make`, `python -m pip install --editable .` installs the packages. In a
 that has those of `setup.cfg`, the scripts run without an install and without a network:
 `python scripts/run_quick.py`, and each script above; a bar shows the time left. The notebooks need
 Jupyter too, and the report as PDF needs typst:
-`python -m pip install --editable ".[notebooks,report]"`. Above the CNN
-trains on scikit-learn's digits. With CIFAR-10 in `data/`, as the assignment asks for, it takes
-much longer: `python scripts/cnn_train.py --learning_rate 1e-3`. Without CIFAR-10 the notebooks on
-images run in quick mode.
+`python -m pip install --editable ".[notebooks,report]"`. In the table
+above, the CNN trains on scikit-learn's digits. With CIFAR-10 in `data/`, as the assignment asks
+for, it takes much longer: `python scripts/cnn_train.py --learning_rate 1e-3`. Without CIFAR-10 the
+notebooks on images run in quick mode.
 
 Code, notebooks, results and the texts of the report are the work of the purenets authors
 (`LICENSE`: MIT; `CITATION.cff`), and the student's own only as far as the student is one of them.

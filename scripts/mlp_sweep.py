@@ -55,7 +55,7 @@ class Config(Options):
     seeds: int = option(5, "seeds of each rate: params, key and order of batches", up_to(1000))
     steps: int = option(500, "steps of every member", positive)
     batch_size: int = option(32, "examples in a step, 0 full-batch", not_negative)
-    compile: bool = option(True, "the step of all members under torch.compile")
+    compile: bool = option(True, "compile the step of all members")
     out: str = option(None, "folder for config.json, sweep.json and sweep.png", file_path)
     resume: bool = option(False, "take the numbers that --out has, and draw the map again")
 

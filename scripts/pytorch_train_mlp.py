@@ -26,7 +26,11 @@ class Config(mlp_task.MLPConfig):
     """Train an MLP on a toy set or on a CSV file, with torch.func."""
 
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
-    compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
+    compile: bool = option(
+        True,
+        "compile the whole step (faster after some seconds); with --shards or several processes, "
+        "the gradient alone",
+    )
     threads: int = option(1, "CPU threads; tiny nets are fastest on one", thread_count)
     shards: int = option(0, SHARDS, shard_count)
 

@@ -69,14 +69,16 @@ def main(config: Config) -> None:
         if all(commit_of(row) == here["git_commit"] for row in rows):
             continue
         same = is_same()
-        print(f"{name}: {'the same' if same else 'another way'}", flush=True)
+        print(f"{name}: {'the same' if same else 'no longer the same'}", flush=True)
         for row in rows:
             row.pop("replayed", None)
             row |= {"replayed": here["git_commit"]} if same else {}
         gone += [] if same else [name]
         result_files.write(path, found)
     if gone:
-        raise UserError(f"replay: {'; '.join(gone)}: go another way now; run them again")
+        raise UserError(
+            f"replay: {'; '.join(gone)}: no longer give the stored values; run them again"
+        )
 
 
 def of_experiment(found: dict) -> Iterator[Part]:

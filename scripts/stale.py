@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n", maxsplit=1)[0], allow_abbrev=False
     )
-    parser.add_argument("--all", action="store_true", help="also what is not")
+    parser.add_argument(
+        "--all", action="store_true", help="also list the results that are not stale"
+    )
     every = parser.parse_args(arguments).all
     found = [s for s in stale(RESULTS) if every or s.changed or s.unknown]
     for result, commits, used, changed, unknown in found:

@@ -102,11 +102,13 @@ class Config(Options):
     exhaustive: bool = option(False, "evaluate all palindromes, however many (T up to 12)")
     seed: int = option(0, "all randomness: params and palindromes", not_negative)
     device: str = option("cpu", "cpu, cuda, cuda:1, ... or auto")
-    compile: bool = option(True, "the whole step under torch.compile (faster after some seconds)")
+    compile: bool = option(
+        True, "compile the whole step (faster after some seconds); not with --curriculum"
+    )
     threads: int = option(1, "CPU threads; 128 units are fastest on one", thread_count)
     shards: int = option(0, SHARDS, shard_count)
     out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
-    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
+    keep: int = option(KEEP, "how many of the newest checkpoints to keep", positive)
     resume: bool = option(False, "go on with the run in --out; begin it if there is none")
 
     def needs_length(self) -> str:

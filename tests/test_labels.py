@@ -76,8 +76,8 @@ def test_soft_labels_give_the_same_number_in_both_backends():
 
 
 NO_DISTRIBUTIONS = {
-    "rows of another sum": (SOFT * np.arange(1, 7)[:, None], "but row 1 sums to 2"),
-    "a row of zeros": (np.concatenate([SOFT[:5], 0 * SOFT[:1]]), "but row 5 sums to 0"),
+    "rows of another sum": (SOFT * np.arange(1, 7)[:, None], "but those of example 1 sum to 2"),
+    "a row of zeros": (np.concatenate([SOFT[:5], 0 * SOFT[:1]]), "but those of example 5 sum to 0"),
     "logits": (np.log(SOFT), "but an entry is -"),
     "an entry below 0": (SOFT + np.array([0.9, -0.9, 0]), "but an entry is -0"),
     "nan": (SOFT * [[1, np.nan, 1]], "but an entry is nan"),
@@ -93,6 +93,15 @@ def test_labels_that_are_no_distribution_are_refused(backend, wrong, dtype):
     labels = labels if labels.dtype.kind == "i" else labels.astype(dtype)
     with pytest.raises(UserError, match=message):
         backend(labels)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_example_with_wrong_labels_is_named_also_where_it_has_positions(dtype):
+    labels = np.full((2, 3, 4), 1 / 3 + 0.002, dtype)  # all are off by rounding, as float16 may be
+    labels[1, :, 2] = 0.5
+    logits = np.zeros(labels.shape, np.float32)
+    with pytest.raises(UserError, match=f"example {int(dtype == 'float16')} sum to"):
+        losses.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
 
 
 @BACKENDS

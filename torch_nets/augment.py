@@ -21,6 +21,7 @@ from purenets.core.arguments import (
     expect_numbers,
     expect_reals,
     shown,
+    whole_only_of,
 )
 from purenets.core.arrays import int64, kind_of, widened
 from purenets.core.base import Batch, GradFn, UserError
@@ -67,6 +68,7 @@ def augmented(grad_fn: GradFn, f: Augmentation) -> GradFn:
         key = key_like(key, x)
         return grad_fn(params, buffers, (f(random.fold_in(key, 0), x), y), random.fold_in(key, 1))
 
+    wrapped.whole_only = whole_only_of(grad_fn)
     return wrapped
 
 
@@ -94,9 +96,12 @@ def with_input_transform(grad_fn: GradFn, f: Callable[[Tensor], Tensor]) -> Grad
         {'weight': tensor([[4.]])}
     """
     expect_functions("with_input_transform", grad_fn=grad_fn, f=f)
-    return lambda params, buffers, batch, key: grad_fn(
-        params, buffers, (f(batch[0]), batch[1]), key
-    )
+
+    def wrapped(params, buffers, batch, key):
+        return grad_fn(params, buffers, (f(batch[0]), batch[1]), key)
+
+    wrapped.whole_only = whole_only_of(grad_fn)
+    return wrapped
 
 
 def chain(*functions: Augmentation) -> Augmentation:
@@ -298,7 +303,7 @@ def alternating_flip_batches(data: Batch, batch_size: int, key) -> Callable[[int
 
 
 def crop(padding: int) -> Augmentation:
-    """Return the augmentation that shifts each image at random; what comes in is its reflection.
+    """Return the augmentation that shifts each image at random and fills the edge by reflection.
 
     Args:
         padding: the largest shift in pixels, in both directions.
@@ -322,6 +327,7 @@ def crop(padding: int) -> Augmentation:
         torchvision.transforms.RandomCrop(size, padding, padding_mode="reflect").
     """
     expect_integers("crop", 0, padding=padding)
+    padding = int(padding)
 
     def f(key, x):
         expect_images("crop", x)
@@ -364,6 +370,7 @@ def cutout(size: int) -> Augmentation:
         DeVries and Taylor 2017, arXiv 1708.04552.
     """
     expect_integers("cutout", 1, size=size)
+    size = int(size)
 
     def f(key, x):
         expect_images("cutout", x)
@@ -391,7 +398,7 @@ def color_jitter(brightness: float = 0.2, contrast: float = 0.2) -> Augmentation
 
     Raises:
         UserError: an argument is negative. When called: the images are no tensor of four axes, or
-            are integers, of which the draws are no multiples.
+            are integers, which a random factor would turn into fractions.
 
     Example:
         >>> import torch
@@ -503,6 +510,7 @@ def mixup(grad_fn: GradFn, n_classes: int, alpha: float = 1.0) -> GradFn:
         mixed = (torch.lerp(a[other], a, share) for a in (x, soft))
         return grad_fn(params, buffers, tuple(mixed), random.fold_in(key, 2))
 
+    wrapped.whole_only = whole_only_of(grad_fn)
     return wrapped
 
 

@@ -28,8 +28,8 @@ def update_batchnorm(
 
     Averaged params need it: no net was ever trained with them, so the running statistics do not
     fit. The new ones are the means over `batches` of the mean and the (unbiased) variance of a
-    batch, whatever the momentum; of a layer of torch.nn that is used several times in a pass, over
-    all its calls. Other buffers change as they do in training. A layer whose statistics do not
+    batch, whatever the momentum; if a torch.nn layer is used several times in a pass, all its
+    calls count. Other buffers change as they do in training. A layer whose statistics do not
     move in training mode (a frozen one) keeps them.
 
     Args:
@@ -37,8 +37,8 @@ def update_batchnorm(
             `from_module`.
         params: such as those of `optim.with_averaged_params(state)`.
         buffers: those of the same state; the old statistics have no influence.
-        batches: an iterable of (inputs, targets) of the training set. Of a function of the step,
-            give `[batches(i) for i in range(100)]`.
+        batches: an iterable of (inputs, targets) of the training set. From a function of the step,
+            make `[batches(i) for i in range(100)]`.
         key: for models that draw (dropout), which do so here too.
 
     Returns:
@@ -104,7 +104,7 @@ def _in_training(model: Model, params: Params, x, key) -> Callable[[Buffers], Bu
         if len(several) > sum(n > 1 for _, n in mode.calls.values()):
             raise UserError(
                 f"update_batchnorm: {', '.join(several)}: the layer is used several times in a "
-                "pass; only for those of torch.nn, in from_module, can each be told"
+                "pass, which only torch.nn layers in from_module allow; give each use its own layer"
             )
         return new
 

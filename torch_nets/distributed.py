@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from purenets.core import random, signals
-from purenets.core.arguments import attribute_of
+from purenets.core.arguments import whole_only_of
 from purenets.core.arrays import widened
 from purenets.core.base import GradFn, UserError
 from purenets.core.batch import count_examples
@@ -235,7 +235,7 @@ def parallel_metrics(metrics: Callable, group: Group) -> Callable:
     """
     if group.size == 1 and not group.shards:
         return metrics
-    whole_only = attribute_of(metrics, "whole_only", lambda targets: ())
+    whole_only = whole_only_of(metrics)
     sharded = group.shards and shards.sharded_metrics(
         metrics, group.shards, group.own_shards, _gather(group)
     )
@@ -251,6 +251,7 @@ def parallel_metrics(metrics: Callable, group: Group) -> Callable:
         found = metrics(params, buffers, batch)
         return mean_over_ranks({name: share * value for name, value in found.items()}, group)
 
+    parallel.whole_only = whole_only
     return parallel
 
 

@@ -22,6 +22,8 @@ from purenets.core.arguments import (
     expect_call,
     expect_flags,
     expect_models,
+    is_integer,
+    whole_only_of,
 )
 from purenets.core.arrays import kind_of, widened
 from purenets.core.base import Batch, Buffers, GradFn, Model, Params, Step, TrainState, UserError
@@ -123,8 +125,8 @@ def ensemble_metrics(metrics: Callable, *, same_batch: bool = True) -> Callable:
 
 def check_members(k: int) -> None:
     """Raise a UserError unless the number of members is a positive integer."""
-    if type(k) is not int or k < 1:
-        raise UserError(f"members: {k}, needs a positive integer")
+    if not is_integer(k) or k < 1:
+        raise UserError(f"k, the number of members: {k!r}, needs a positive integer")
 
 
 def check_prefixes(k: int, params: Params, buffers: Buffers) -> None:
@@ -254,4 +256,5 @@ def per_member_grad_fn(grad_fn: GradFn, k: int) -> GradFn:
         mean = lambda values: (values.double() if kind_of(values) in "bi" else values).mean(0)
         return grads, (new, tree.map(mean, tree.stack(rows)))
 
+    grad.whole_only = whole_only_of(grad_fn)
     return grad

@@ -48,7 +48,7 @@ def FastCNN(
     times weights of variance 1, times `logit_scale`.
 
     Args:
-        n_channels: channels of the images, which are normalized and of 25 pixels a side or more.
+        n_channels: channels of the images, which are normalized and 25 to 48 pixels high and wide.
         n_classes: classes, one logit each.
         filters: fixed filters of the first layer, from `whitening_filters`; None for filters that
             are trained.
@@ -88,7 +88,7 @@ def FastCNN(
     if filters is not None and not (isinstance(filters, Tensor) and filters.ndim == 4):
         raise UserError("FastCNN: filters: needs a tensor (n_out, n_in, height, width)")
     norm = functools.partial(norm, scale=False, momentum=momentum, eps=1e-12)
-    n_in = 8 * n_channels if filters is None else len(filters)
+    n_in = 8 * int(n_channels) if filters is None else len(filters)
     first = layers.Conv(n_channels, n_in, 2)
     if filters is not None:
         first = layers.FixedConv(filters, bias=first_bias)
@@ -134,8 +134,8 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
 
     Raises:
         UserError: `x` is not a tensor of four axes or holds no images, `size` exceeds the images,
-            `eps` is out of range, a value is not finite, or with an `eps` of 0 a patch has fewer
-            directions than numbers.
+            `eps` is out of range, a value is not finite, or `eps` is 0 and the numbers of a patch
+            are linearly dependent.
 
     Example:
         >>> import torch
@@ -164,7 +164,10 @@ def whitening_filters(x: Tensor, size: int = 2, eps: float = 5e-4) -> Tensor:
     variances, directions = torch.linalg.eigh(products)
     rounding = len(variances) * torch.finfo(torch.float64).eps * variances[-1]
     if eps == 0 and variances[0] <= rounding:
-        raise UserError("whitening_filters: eps is 0, but some patches follow from the others")
+        raise UserError(
+            "whitening_filters: eps is 0, but the numbers of a patch are linearly dependent; needs "
+            "an eps above 0"
+        )
     columns = directions / torch.sqrt(variances + eps)
     filters = rearrange(columns, "(c kh kw) o -> o c kh kw", kh=size, kw=size).contiguous()
     filters = torch.cat([filters, -filters])

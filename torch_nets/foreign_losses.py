@@ -160,9 +160,9 @@ def is_mean(f: Callable, targets: Any) -> bool:
     """Return True for a loss or a metric that is the mean of its values on equal parts of a set.
 
     Args:
-        f: `f(outputs, targets) -> scalar`. What is neither torch's nor the package's is taken for a
-            mean unless its attribute `mean_over_examples` is False, or a function of the targets
-            that returns False.
+        f: `f(outputs, targets) -> scalar`. What is neither torch's nor the package's is assumed to
+            be a mean unless its attribute `mean_over_examples` is False, or a function of the
+            targets that returns False.
         targets: those of the set. Their values are read, except under a trace.
 
     Returns:
@@ -222,8 +222,9 @@ def expect_counted(loss: Callable, targets: Any) -> None:
     counts = (~ignored).reshape(len(targets), -1).sum(1)
     if bool((lost := counts == 0).any()):
         raise UserError(
-            f"per-example gradients: the loss ignores target {int(lost.nonzero()[0])}, "
-            f"{given['ignore_index']}, and the mean over none is NaN; leave such examples out"
+            f"per-example gradients: all targets of example {int(lost.nonzero()[0])} are "
+            f"{given['ignore_index']}, which the loss ignores, so its mean is NaN; leave such "
+            "examples out"
         )
     if bool((counts != counts[0]).any()):
         raise UserError(

@@ -85,20 +85,21 @@ def from_module(module: nn.Module | Callable[[], nn.Module]) -> Model:
     Returns:
         A model. `init(None)` copies the values of the module. `init(key)` draws from the key: it
         builds the module anew, or for an instance calls `reset_parameters`, and refuses leaves that
-        these do not draw, or that hold other values (trained, loaded, set to zero). As a part of
-        `serial`, an instance that it refuses has its own values. `apply` takes one input, a tuple
-        of inputs or a dict of keyword inputs; several outputs come back as the module gives them.
-        In training, a part that is in evaluation within a part in training stays there.
-        `uses_key` is False if the module holds layers of torch.nn only and none of them draws.
+        these do not draw, or that hold other values (trained, loaded, set to zero). In a `serial`,
+        an instance that `init(key)` would refuse keeps its own values. `apply` takes one input, a
+        tuple of inputs or a dict of keyword inputs; several outputs come back as the module gives
+        them. A part in evaluation mode inside a part in training mode stays in evaluation mode when
+        `train=True`. `uses_key` is False if the module holds layers of torch.nn only and none of
+        them draws.
 
     Raises:
         UserError: `module` is neither, or is wrapped for several devices, scripted or traced; a
             lazy layer has no shapes yet; params share memory without being the same, or have hooks
             of their gradients; a function holds parts or params of the module, or a tensor is a
             view of a param. In `init`: the function returns the params of an earlier call. In
-            `apply`: a draw without a key or one that no key reaches, torch.utils.checkpoint, a
-            write into a tensor that is not a buffer, a param or a new buffer that `forward` sets,
-            or under vmap a number that it reads out of a tensor.
+            `apply`: a draw without a key, or one that no key reaches; torch.utils.checkpoint; a
+            write into a tensor that is not a buffer; a `forward` that replaces a param or adds a
+            buffer; or, under vmap, a number that is read out of a tensor.
 
     Example:
         >>> import torch
@@ -460,7 +461,10 @@ def _refusing_call(draws: KeyedDraws | None, net: nn.Module, *rest: Any) -> tupl
     """Call a module so that torch's own draws are errors: torch.compile hides some of them from
     modes.
     """
-    once = torch.zeros(1, device=next(iter(rest[0][0].values())).device)
+    params, buffers = rest[0]
+    once = torch.zeros(
+        1, device=next((leaf.device for leaf in {**buffers, **params}.values()), None)
+    )
 
     def call(_):
         if draws is not None:

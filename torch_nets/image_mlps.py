@@ -142,13 +142,14 @@ def residual_mlp(
     expect_sizes("residual_mlp", width=width, depth=depth, expansion=expansion)
     expect_reals("residual_mlp", ANY, dropout=dropout)
     expect_functions("residual_mlp", norm=norm)
+    inner = int(expansion) * int(width)
     row = {"flatten": layers.Flatten(), "embed": layers.Linear(n_inputs, width)}
     for i in range(1, depth + 1):
         block = {
             "norm": norm(width),
-            "fc1": layers.Linear(width, expansion * width),
+            "fc1": layers.Linear(width, inner),
             "gelu": layers.GELU(approximate="tanh"),
-            "fc2": layers.Linear(expansion * width, width),
+            "fc2": layers.Linear(inner, width),
         }
         if dropout:
             block["dropout"] = layers.Dropout(dropout)
@@ -237,7 +238,7 @@ def s_fc(
         Neyshabur 2020, arXiv 2007.13657.
     """
     expect_sizes("s_fc", alpha=alpha)
-    return batch_norm_mlp(n_inputs, (256 * alpha, 24 * alpha), n_classes, norm=norm)
+    return batch_norm_mlp(n_inputs, (256 * int(alpha), 24 * int(alpha)), n_classes, norm=norm)
 
 
 def whitened(model: Model, weight: Tensor, bias: Tensor) -> Model:
@@ -271,7 +272,8 @@ def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[T
     Args:
         parts: images (m, C, H, W) of the training set, in parts that fit into memory. Best
             normalized; where float32 would round visibly, as for large means, and for integers
-            and half precision, sums are taken in float64 around the mean of the first part.
+            and half precision, sums are taken in float64, around the mean of the first part
+            if that part needs it.
         n: the number of components, those of the largest variance.
         eps: added to the variances, so that directions in which images hardly differ are not
             magnified.
@@ -310,8 +312,12 @@ def whitening_map(parts: Iterable[Tensor], n: int, eps: float = 1e-2) -> tuple[T
             x = x.double() - shift
         count, total = count + len(x), total + x.sum(dim=0, dtype=torch.float64)
         products = products + (x.T @ x).to(torch.float64)
-    if count == 0 or not 0 < n <= len(total):
-        raise UserError(f"whitening_map: {n} components of {count} images")
+    if count == 0:
+        raise UserError("whitening_map: parts: holds no images")
+    if n > len(total):
+        raise UserError(
+            f"whitening_map: n is {n}, needs at most the {len(total)} numbers of an image"
+        )
     if not products.isfinite().all():
         raise UserError("whitening_map: parts: a value is not finite")
     mean = total / count

@@ -65,7 +65,8 @@ def load(source: str, data_dir: str, size: int = 0) -> ImageDataset:
         return images.digits(size)
     if size not in (0, 32):
         raise UserError(
-            f"image_size: {size}, but the images of cifar10 are 32 x 32 and are not resized"
+            f"image_size: {size}, but the images of cifar10 are 32 x 32 and are not resized; needs "
+            "0 or 32"
         )
     return cifar10(Path(data_dir))
 

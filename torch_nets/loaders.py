@@ -252,7 +252,8 @@ def _length(loader: DataLoader, steps_per_epoch: int | None) -> int:
     except TypeError:
         raise UserError("from_loader: the loader has no length, needs steps_per_epoch") from None
     if not is_integer(length) or length < 1:
-        raise UserError(f"from_loader: {length!r} batches in an epoch, needs 1 or more")
+        what = "the loader has" if steps_per_epoch is None else "steps_per_epoch is"
+        raise UserError(f"from_loader: {what} {length!r}, needs 1 batch in an epoch or more")
     return int(length)
 
 

@@ -91,7 +91,9 @@ class KeyedDraws(TorchFunctionMode):
         if self.key is None or not is_tracing():
             return x
         members = () if is_torch_compiling() else member_numbers(self.depth)
-        return x + sum((part * 0).to(x.device, x.dtype) for part in (self.key[0], *members))
+        add = torch.logical_or if x.dtype == torch.bool else torch.add
+        zeros = ((part * 0).to(x.device, x.dtype) for part in (self.key[0], *members))
+        return functools.reduce(add, zeros, x)
 
     def refuse(self, func: Callable, reason: str) -> UserError:
         """Return the error of a draw that is not possible."""
@@ -188,7 +190,7 @@ def _overwrite(draws, func, target: Tensor, values: Tensor) -> Tensor:
 def _rrelu(
     draws, func, input, lower=1 / 8, upper=1 / 3, training=False, inplace=False, generator=None
 ):
-    """Return x, where negative times a slope uniform between lower and upper."""
+    """Return x with each negative element times a random slope, uniform from lower to upper."""
     if not training:
         return func(input, lower, upper, training, inplace)
     _refuse_generator(draws, func, generator)
@@ -279,6 +281,8 @@ def _uniform(key: Tensor, like: Tensor) -> Tensor:
     """Return draws from [0, 1) of the shape, dtype and device of `like`."""
     if like.dtype in (torch.float32, torch.float64):
         return random.uniform(key, like.shape, _dtype(like)).to(like.device)
+    if like.is_complex():
+        return torch.complex(*(_uniform(k, like.real) for k in random.split(key)))
     below_1 = 1 - torch.finfo(like.dtype).eps / 2
     return random.uniform(key, like.shape).clamp_max(below_1).to(like.device, like.dtype)
 

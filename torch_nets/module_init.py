@@ -119,8 +119,8 @@ def redrawn(module: nn.Module, key: Any) -> tuple[Params, Buffers]:
 
     Raises:
         NotDrawnError: no `reset_parameters` draws a param, or a leaf has values of another origin:
-            trained, loaded, set to zero, or drawn in another way. The message names it. A copy of a
-            module shows this by its values alone: few numbers that could have been drawn pass.
+            trained, loaded, set to zero, or drawn in another way. The message names it. For a
+            copied module only its values can tell, so a leaf of few elements may pass by chance.
 
     Example:
         >>> import torch
@@ -250,7 +250,9 @@ def _refusal(name: str, undrawn: list[str], set_since: list[str]) -> str:
         reasons.append(
             f"{_some(set_since)}: trained, loaded or initialized otherwise, would be overwritten"
         )
-    remedy = "give from_module a function that builds it, or init(None) for the values it has"
+    remedy = (
+        "pass from_module a function that builds the module, or call init(None) to keep its values"
+    )
     return f"init(key) of {name}: {'; '.join(reasons)}; {remedy}"
 
 

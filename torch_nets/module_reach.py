@@ -120,7 +120,7 @@ def expect_no_views(module: nn.Module) -> None:
         storage, start, end = _span(value) or (None, 0, 0)
         for first, last, leaf in places.get(storage, ()):
             if start < last and first < end:
-                raise UserError(f"{where}: is a view of {leaf}, which {KEPT}")
+                raise UserError(f"{where}: is a view of {leaf} and {KEPT}")
         if origin == "own" and value.grad_fn is not None:
             raise UserError(f"{where}: was computed from tensors with gradients and {KEPT}")
 

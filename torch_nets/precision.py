@@ -60,7 +60,9 @@ def cast(model: Model, dtype: torch.dtype, keep: str | None = None) -> Model:
     """
     expect_models("cast", model=model)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise UserError(f"cast: dtype: {dtype!r} is none of torch's, such as torch.bfloat16")
+        raise UserError(
+            f"cast: dtype is {dtype!r}, needs a floating-point dtype, such as torch.bfloat16"
+        )
     if keep is not None:
         expect_texts("cast", keep=keep)
 

@@ -30,8 +30,8 @@ def checkpoint(f: Callable) -> Callable:
 
     Only the arguments are stored. Values and gradients are those of `f`, for about a third more
     time. It composes with torch.func, autograd and `jit` (where the compiler decides in the end
-    what is stored). Under a transform of torch.func an `f` that differentiates a tensor that it
-    closes over, by a transform of its own, is computed plainly: its activations are stored.
+    what is stored). Under a transform of torch.func, an `f` that itself differentiates with respect
+    to a tensor that it closes over is not checkpointed: its activations are stored.
 
     Args:
         f: a pure function of nested dicts, tuples and lists of tensors, and other values. Gradients

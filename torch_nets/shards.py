@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from purenets.core import random, tree
-from purenets.core.arguments import attribute_of
+from purenets.core.arguments import whole_only_of
 from purenets.core.arrays import widened
 from purenets.core.base import (
     Batch,
@@ -196,10 +196,11 @@ def expect_means(function: str, grad_fn: GradFn, targets: Any) -> None:
         grad_fn: what `torch_nets.grad_fn` returned; another function is taken as it is.
         targets: those of the batch.
     """
-    if names := attribute_of(grad_fn, "whole_only", lambda targets: ())(targets):
+    if names := whole_only_of(grad_fn)(targets):
+        example = "(weight[y] * cross_entropy(z, y, reduction='none')).mean()"
         raise UserError(
-            f"{function}: {', '.join(names)} of the batch is no mean of its parts; needs a mean "
-            "over the examples, as (weight[y] * cross_entropy(z, y, reduction='none')).mean()"
+            f"{function}: {', '.join(names)} of the batch is not the mean of its parts; needs a "
+            f"mean over the examples{', as ' + example if 'loss' in names else ''}"
         )
 
 
@@ -212,7 +213,7 @@ def expect_equal_parts(batch_size: int, n: int, what: str) -> None:
         what: what the message calls them.
     """
     if batch_size % n:
-        raise UserError(f"--batch_size {batch_size}: cannot be shared equally among {n} {what}")
+        raise UserError(f"--batch_size {batch_size}: needs a multiple of the {n} {what}")
 
 
 def mean_in_order(values: Iterable[dict], shards: int, gather: Gather) -> dict:

@@ -4,6 +4,7 @@
 device. `expect_examples` reads all values once, where data enter (`batches`, `check`).
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def _what_is_wrong(shape: tuple, classes: tuple, labels: tuple, dtype) -> str:
 
 
 def expect_real_outputs(name: str, outputs: Array) -> None:
-    """Raise a UserError for outputs that a loss cannot be differentiated by: no real numbers.
+    """Raise a UserError unless the outputs are real floating-point numbers, as a gradient needs.
 
     Args:
         name: that of the loss.
@@ -95,11 +96,14 @@ def expect_distributions(labels: Array, integers: bool, name: str = "cross_entro
     few_bits = labels.dtype.itemsize < 4
     wide = xp.astype(labels, xp.float32) if few_bits else labels
     error = abs(wide.sum(1) - 1)
-    if bool(xp.all(error <= (0.05 if few_bits else 1e-3)) & xp.all(labels >= 0)):
+    allowed = 0.05 if few_bits else 1e-3
+    if bool(xp.all(error <= allowed) & xp.all(labels >= 0)):
         return
-    i = int(xp.argmax(xp.reshape(xp.astype(~(error <= 1e-3), xp.int8), (-1,))))
+    i = int(xp.argmax(xp.reshape(xp.astype(~(error <= allowed), xp.int8), (-1,))))
     total, least = float(xp.reshape(wide.sum(1), (-1,))[i]), float(wide.min())
-    what = f"row {i} sums to {total:.4g}" if least >= 0 else f"an entry is {least:.4g}"
+    example = i // max(1, math.prod(labels.shape[2:]))
+    what = f"those of example {example} sum to {total:.4g}"
+    what = what if least >= 0 else f"an entry is {least:.4g}"
     raise UserError(
         f"{name}: labels of the shape of the logits must be probabilities, from 0 on and of "
         f"sum 1 over the classes, but {what}; the arguments are (logits, targets) in this order"

@@ -80,9 +80,9 @@ def is_wide(path: str) -> bool:
 def decoded(path: str, size: int = 0) -> np.ndarray:
     """Return an image as uint8 (channels, height, width), channels 1 (gray) or 3 (RGB).
 
-    As viewers show it: turned as its EXIF orientation says, palettes and CMYK as RGB. 16-bit grays
-    are divided by 257; of 16-bit color, and of gray with an alpha channel (which becomes RGB), the
-    upper 8 bits are taken, as Pillow reads them.
+    As viewers show it: turned as its EXIF orientation says, palettes and CMYK as RGB. 16-bit gray
+    is divided by 257. For 16-bit color and 16-bit gray with alpha (read as RGB), Pillow keeps the
+    upper 8 bits.
 
     Args:
         path: the path of the file.

@@ -177,7 +177,7 @@ def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     if not isinstance(x, np.ndarray) or x.dtype != np.uint8 or x.ndim != 4 or x.size == 0:
         about = f"{x.dtype} of shape {x.shape}" if hasattr(x, "dtype") else f"a {type(x).__name__}"
-        raise UserError(f"images: {about}, needs uint8 (n, channels, height, width)")
+        raise UserError(f"images: {about}, needs uint8 (n, channels, height, width), not empty")
     expect_plain("images", x)
     values = np.arange(256)
     counts = np.zeros((x.shape[1], 256))
@@ -200,13 +200,13 @@ def channel_mean_std(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _expect_size(size: int) -> None:
     if not isinstance(size, int | np.integer) or size < 0:
         raise UserError(
-            f"size: {size!r} is no height and width; needs an integer, or 0 to leave it"
+            f"size: {size!r}, needs a positive integer (height and width), or 0 to keep the size"
         )
 
 
 def _expect_room(n: int, size: int) -> None:
     """Raise a UserError for images that no memory holds once they are resized."""
-    expect_room(3 * n * size**2, f"--image_size {size:,}: {n:,} images of that size")
+    expect_room(3 * n * int(size) ** 2, f"--image_size {size:,}: {n:,} images of that size")
 
 
 def _listed(part: Path) -> dict[str, list[str]]:

@@ -58,7 +58,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     if not is_integer(batch) or batch < 1:
         raise UserError(f"batch: {batch} palindromes make no batch; needs 1 or more")
     if int(batch) * int(T) > LARGEST:
-        raise UserError(f"palindromes: {batch} of length {T} fit into no memory")
+        raise UserError(f"palindromes: {batch} of length {T} do not fit into memory")
     random.check_key(key)
     return inputs_and_targets(
         mirror_digits(random.randint(key, (batch, free_digits(T)), 0, DIGITS), T), one_hot
@@ -66,7 +66,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
 
 
 def all_palindromes(T: int, one_hot: bool = False) -> Batch:
-    """Return every palindrome of length T once, in rising order.
+    """Return every palindrome of length T once, in ascending order.
 
     Args:
         T: the length, from 2 to 12.
@@ -118,6 +118,7 @@ def evaluation_batches(
     for name, number in (("size", size), ("chunk", chunk)):
         if not is_integer(number) or number < 1:
             raise UserError(f"{name}: {number} palindromes make no evaluation; needs 1 or more")
+    size, chunk = int(size), int(chunk)
     random.check_key(key)
     expect_flags("evaluation_batches", one_hot=one_hot)
     if is_exhaustive(T, size):
@@ -305,4 +306,4 @@ def check_listable(T: int) -> None:
 def check_length(T: int) -> None:
     """Raise a UserError unless T is an integer from 2 on."""
     if type(T) is not int or not 2 <= T < TOO_LARGE:
-        raise UserError(f"T: a palindrome's length must be an integer from 2 on, got {T}")
+        raise UserError(f"T: a palindrome's length is {T!r}, needs a Python integer of 2 or more")

@@ -80,10 +80,10 @@ def steps_per_epoch(data: Batch, batch_size: int) -> float:
         batch_size: the same as in `batches`.
 
     Returns:
-        A float where the last batch straddles two epochs; 1 for full-batch (0).
+        A float, not whole where the last batch straddles two epochs; 1 for full-batch (0).
 
     Raises:
-        UserError: `batches` would refuse the data or the batch size.
+        UserError: the data are wrong (as in `batches`), or batch_size is no integer or negative.
 
     Example:
         >>> import numpy as np

@@ -160,7 +160,7 @@ def prepare(
     known = labeled or n_classes is not None
     n_classes = _count_classes(sets, len(classes) if labeled else n_classes)
     sets = [(x, y.astype(np.int64, copy=False)) for x, y in sets]
-    parts = split(sets[0], key, test_fraction) if test is None else sets
+    parts = _split(sets[0], key, "test_fraction", test_fraction) if test is None else sets
     return assemble(*parts, dtype, n_classes, labels, warns=not known)
 
 
@@ -400,13 +400,22 @@ def split(batch: Batch, key: Array, fraction: float) -> tuple[Batch, Batch]:
         expect_plain("split", part)
     if not all(getattr(part, "shape", ()) for part in batch):
         raise UserError("split: needs arrays of inputs and targets (n, ...)")
-    expect_reals("split", ANY, test_fraction=fraction)
+    expect_reals("split", ANY, fraction=fraction)
     random.check_key(key)
+    if len(batch[0]) != len(batch[1]):
+        a, b = map(len, batch)
+        raise UserError(f"split: {a} inputs and {b} targets; needs as many of both")
+    return _split(batch, key, "split: fraction", fraction)
+
+
+def _split(batch: Batch, key: Array, name: str, fraction: float) -> tuple[Batch, Batch]:
+    """Return the examples in two random parts; `name` is what a message calls the fraction."""
     n = len(batch[1])
-    if len(batch[0]) != n:
-        raise UserError(f"split: {len(batch[0])} inputs and {n} targets; needs as many of both")
     second = round(n * float(fraction)) if 0 <= fraction <= 1 else 0  # also where it is no number
     if not 0 < second < n:
-        raise UserError(f"test_fraction: {fraction} of {n} examples leaves a part empty")
+        raise UserError(
+            f"{name}: {fraction}, needs a number between 0 and 1 that leaves examples in both "
+            f"parts of {n}"
+        )
     order = random.permutation(key, n)
     return tuple(tuple(part[rows] for part in batch) for rows in (order[second:], order[:second]))

@@ -113,7 +113,7 @@ def piecewise(boundaries: Sequence[int], values: Sequence[float]) -> Schedule:
     """Return a schedule of given values, each from its boundary on.
 
     Args:
-        boundaries: counts of updates in rising order; `values[i]` holds from `boundaries[i - 1]`
+        boundaries: counts of updates in ascending order; `values[i]` holds from `boundaries[i - 1]`
             on.
         values: one more than boundaries.
 
@@ -313,7 +313,7 @@ def multi_step(value: float, milestones: Sequence[int], gamma: float = 0.1) -> S
 
     Args:
         value: the value before the first milestone.
-        milestones: counts of updates in rising order; one that is named twice counts twice.
+        milestones: counts of updates in ascending order; one that is named twice counts twice.
         gamma: the factor at each milestone.
 
     Returns:
@@ -453,7 +453,8 @@ def cyclic(
     _expect_updates("cyclic", steps_up=steps_up, steps_down=steps_down)
     expect_choice("cyclic", CYCLE_SCALES, mode=mode)
     expect_numbers("cyclic", NOT_NEGATIVE, gamma=gamma)
-    length, ratio = _whole(steps_up + steps_down), steps_up / (steps_up + steps_down)
+    steps_up, steps_down = _whole(steps_up), _whole(steps_down)  # integers of 8 bits would overflow
+    length, ratio = steps_up + steps_down, steps_up / (steps_up + steps_down)
 
     def schedule(count):
         count = _as_float(count)
@@ -582,8 +583,8 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedule
 
     Args:
         schedules: one more than boundaries. Each counts from 0 at its own beginning.
-        boundaries: counts of updates in rising order; `schedules[i]` holds from `boundaries[i - 1]`
-            on.
+        boundaries: counts of updates in ascending order; `schedules[i]` holds from
+            `boundaries[i - 1]` on.
 
     Returns:
         The schedule, a function from the count of updates to the value.
@@ -681,14 +682,14 @@ def _quotient(count, steps) -> Array:
 
 
 def _expect_counts(function: str, **values: Sequence[float]) -> None:
-    """Raise a UserError for an argument that is no list of counts in rising order."""
+    """Raise a UserError for an argument that is no list of counts in ascending order."""
     for name, counts in values.items():
         if not _is_listed(counts) or isinstance(counts, str):
             raise UserError(f"{function}: {name} is {counts!r}, needs a list of counts")
         for count in counts:
             _expect_updates(function, least=0, **{name: count})
         if list(counts) != sorted(counts):
-            raise UserError(f"{function}: {name} {list(counts)} are not in rising order")
+            raise UserError(f"{function}: {name} {list(counts)} are not in ascending order")
 
 
 def _expect_updates(function: str, swapped: str = "", least: int = 1, **values: float) -> None:

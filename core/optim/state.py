@@ -16,7 +16,7 @@ from purenets.core.arguments import (
     expect_texts,
     shown,
 )
-from purenets.core.arrays import kind_of, like, namespace
+from purenets.core.arrays import kind_of, like, namespace, own_copy
 from purenets.core.base import Array, Optimizer, Params, TrainState, UserError
 from purenets.core.optim.internals.extra_args import like_inner
 from purenets.core.optim.internals.hyper import RANGES, Hyper, count_to_dtype, zero_count
@@ -27,17 +27,17 @@ from purenets.core.optim.internals.precision import checking, expect_state, own_
 def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Optimizer:
     """Return the optimizer `make(**hypers)` with its numbers in the state, to be changed there.
 
-    Floats, arrays and tuples of floats become arrays in the state, under "hyper". So do integers
-    such as lr=1 where `make` takes a float, but for 0, by which an optimizer leaves a part out.
-    Other arguments (flags, schedules, names, integers that count, and what only the first state is
-    made of, as the lr of `rprop`) stay fixed. Read them by
-    `get_state`, change them by `set_hyperparams`; nothing is compiled anew. They have the dtype of
-    the params: in float32 a decay of 0.999999 is 1 - 1.013e-6, so keep one so close to 1 fixed, as
-    in `chain(inject_hyperparams(adam, lr=0.1), ema(0.999999))`.
+    Floats, arrays and tuples of floats become arrays in the state, under "hyper". So do non-zero
+    integers such as lr=1, where `make` takes a float; the integer 0 stays fixed, because it
+    switches a part off. Flags, schedules, names, integers that count, and arguments that only
+    `init` uses (the lr of `rprop`) stay fixed too. Read them by `get_state`, change them by
+    `set_hyperparams`; nothing is compiled anew. They have the dtype of the params: in float32 a
+    decay of 0.999999 is 1 - 1.013e-6, so keep one so close to 1 fixed, as in
+    `chain(inject_hyperparams(adam, lr=0.1), ema(0.999999))`.
 
     Args:
         make: a function that returns an optimizer, such as `adam`.
-        unnamed: nothing; an argument without its name is refused.
+        unnamed: must be empty; pass all arguments by keyword.
         hypers: the arguments of `make`, by keyword.
 
     Returns:
@@ -70,7 +70,7 @@ def inject_hyperparams(make: Callable[..., Optimizer], *unnamed, **hypers) -> Op
 
     def init(params):
         number = count_to_dtype(zero_count(params), params)
-        values = {name: like(value, number) for name, value in held.items()}
+        values = {name: own_copy(like(value, number)) for name, value in held.items()}
         return {"hyper": values, "inner": made(values).init(params)}
 
     def update(grads, state, params, **extra):
@@ -273,17 +273,17 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
 
     Args:
         opt_state: the state; every optimizer in it that has such a hyper-parameter gets the value.
-        values: the new values by name: numbers, arrays, or tuples of them as for betas. Numbers are
-            refused that no optimizer with a hyper-parameter of the name takes; the value of an
-            array is not looked at.
+        values: the new values by name: numbers, arrays, or tuples of them as for betas. A number
+            outside the range allowed for that name is refused; the values of arrays are not
+            checked.
 
     Returns:
         A new state; opt_state does not change.
 
     Raises:
         UserError: opt_state is not a dict or holds no injected hyper-parameters, a name is not one
-            of them, or a value is not a finite number, means nothing, such as lr=-1, or is not as
-            many numbers as the state holds.
+            of them, or a value is not finite, is out of range (lr=-1), or has another number of
+            elements than the state.
 
     Example:
         >>> import numpy as np
@@ -312,7 +312,8 @@ def set_hyperparams(opt_state: dict, **values: float | Array) -> dict:
         new = {k: walk(inner) if isinstance(inner, dict) else inner for k, inner in state.items()}
         if isinstance(new.get("hyper"), dict):  # a param may have that name, too
             new["hyper"] = {
-                k: like(values[k], v) if k in values else v for k, v in new["hyper"].items()
+                k: own_copy(like(values[k], v)) if k in values else v
+                for k, v in new["hyper"].items()
             }
         return new
 

@@ -328,7 +328,8 @@ def clip_by_global_norm(max_norm: Hyper) -> Optimizer:
     """Return a transform that scales the updates so that their global norm is at most max_norm.
 
     All leaves are scaled by the same factor, so the direction stays. The bound is exact;
-    torch.nn.utils.clip_grad_norm_ divides by the norm + 1e-6.
+    torch.nn.utils.clip_grad_norm_ divides by the norm + 1e-6. As there, updates become 0 where
+    their norm overflows (elements of float32 above 1.8e19).
 
     Args:
         max_norm: the largest Euclidean norm of all leaves together.

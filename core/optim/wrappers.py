@@ -540,11 +540,11 @@ def all_finite(grads: Params) -> Array:
 def ema(decay: Hyper = 0.999) -> Optimizer:
     """Return a transform that keeps an exponential moving average of the params.
 
-    It is the last part of a chain, after `reduce_on_plateau` and outside of `lookahead`: it passes
-    the updates, and averages the params after them. The average begins at the first params, without
-    bias correction. Evaluate it by `with_averaged_params`. With `accumulate` it stands inside,
-    `accumulate(chain(o, ema(d)), k)`, to average once for each update. optax.ema is another thing:
-    it averages the updates.
+    It is the last part of a chain, after `reduce_on_plateau` and outside of `lookahead`: it
+    returns the updates unchanged and averages the params that result from them. The average begins
+    at the first params, without bias correction. Evaluate it by `with_averaged_params`. With
+    `accumulate` it stands inside, `accumulate(chain(o, ema(d)), k)`, to average once for each
+    update. optax.ema is different: it averages the updates.
 
     Args:
         decay: the decay rate of the average, in [0, 1). An array or a schedule's value is rounded

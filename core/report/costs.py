@@ -19,7 +19,7 @@ WITH_PRODUCTS = (ATTENTION, "Linear", "Bilinear", "Conv", "Transformer", *RECURR
 
 
 class Cost(NamedTuple):
-    """Operations and bytes of the two passes; None for operations that its shapes do not tell."""
+    """Operations and bytes of the two passes; None if the shapes do not determine operations."""
 
     forward_flops: int | None = 0
     backward_flops: int | None = 0
@@ -73,7 +73,7 @@ def cost_of(call: Call, needs_dx: bool) -> Cost:
 
 
 def total_cost(costs: Sequence[Cost]) -> Cost:
-    """Return the sum; of operations that are not known those that are."""
+    """Return the sum of all costs; unknown numbers of operations are left out."""
     return Cost(*(sum(n or 0 for n in column) for column in zip(*costs, strict=True)))
 
 

@@ -150,21 +150,21 @@ def svg(figure: Figure) -> bytes:
 def numbered_sections(
     sections: Sequence[Section], lead: str = "", depth: int = 1
 ) -> Iterator[tuple]:
-    """All sections in their order with their number and depth."""
+    """Yield all sections in order, with number and depth."""
     for i, section in enumerate(sections, start=1):
         yield f"{lead}{i}", section, depth
         yield from numbered_sections(section.parts, f"{lead}{i}.", depth + 1)
 
 
 def appended_sections(document: Document) -> Iterator[tuple]:
-    """All sections of the appendix in their order, with a letter for a number, and depth."""
+    """Yield all sections of the appendix in order, with letter and depth."""
     for letter, section in zip(string.ascii_uppercase, document.appendix, strict=False):
         yield letter, section, 1
         yield from numbered_sections(section.parts, f"{letter}.", 2)
 
 
 def block_numbers(document: Document) -> dict[int | str, str]:
-    """ "Figure 1", "Table 1", ... of every captioned block, by its identity and by its key."""
+    """Return "Figure 1", "Table 1", ... of every captioned block, by identity and by key."""
     names: dict[int | str, str] = {}
     counts = {"Table": 0, "Figure": 0}
     for _, section, _ in (*numbered_sections(document.sections), *appended_sections(document)):

@@ -187,7 +187,10 @@ def _command(name: str, tokens: list, tex: str) -> Node:
     if name in TEXTUAL:
         return Node("text" if name == "text" else "function", _literal(tokens, tex))
     if name == "mathcal":
-        return Node("letter", SCRIPTS[_literal(tokens, tex)])
+        letter = _literal(tokens, tex)
+        if letter not in SCRIPTS:
+            raise ValueError(f"formula {tex}: \\mathcal takes {', '.join(SCRIPTS)}, not {letter}")
+        return Node("letter", SCRIPTS[letter])
     if name == "frac":
         return Node("frac", parts=(_atom(tokens, tex), _atom(tokens, tex)))
     if name in ("sqrt", "hat", "bar"):

@@ -75,9 +75,12 @@ def curves(
     Args:
         runs: {label: history}; what `fit` returns is a history.
         names: the columns of each panel: `[("train_loss", "test_loss"), ...]`. The legend calls a
-            column by what precedes its "_".
+            column by what precedes its "_", one without "_" "train".
         title: of the figure.
         log: draw the loss on a logarithmic scale.
+
+    Returns:
+        A Figure with a panel for each group.
 
     Raises:
         UserError: runs is not a dict of histories, a group is not a list of names, or no run has

@@ -82,8 +82,8 @@ def as_table(rows: Sequence[Row], *, costs: bool = False) -> Table:
     """Return the rows as a Table; its last row has the sums.
 
     costs: with the operations and bytes of both passes instead of the dimensions of products.
-        Operations that the shapes of a layer do not tell are a "?", and the sum those of the
-        others.
+        Where the shapes do not determine the operations, the cell is "?", and the total leaves it
+        out.
     """
     expect_flags("as_table", costs=costs)
     if not isinstance(rows, list | tuple) or not all(isinstance(row, Row) for row in rows):

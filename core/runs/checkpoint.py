@@ -185,7 +185,9 @@ def on_host(arrays: dict) -> Flat:
     """Return a nested dict as flat arrays of their own memory, as a file holds them."""
     flat = tree.flatten(arrays)
     if "__metadata__" in flat:
-        raise UserError("checkpoint: __metadata__: no name for a leaf, the format has it itself")
+        raise UserError(
+            "checkpoint: a leaf cannot be named __metadata__, which safetensors reserves"
+        )
     stored = {name: _stored(leaf) for name, leaf in flat.items()}
     return Flat(stored, _empty_parts(arrays))
 
@@ -209,7 +211,7 @@ def encoded(flat: dict[str, Stored], meta: dict[str, Any]) -> bytes:
     try:
         header = {"purenets": json.dumps(signed)}
     except (TypeError, ValueError) as error:
-        raise UserError(f"checkpoint: meta is no JSON ({error})") from error
+        raise UserError(f"checkpoint: meta cannot be written as JSON ({error})") from error
     content = safetensors.numpy.save({name: a.array for name, a in flat.items()}, header)
     codes = {name: BITS[stored.dtype][0] for name, stored in flat.items() if stored.dtype in BITS}
     return sign(_with_codes(content, codes))

@@ -49,16 +49,17 @@ def open_run(
         writes: False in a process that only reads the folder, while another one of the same run
             checks, locks and writes it.
         processes: how many processes the run has; recorded.
-        data: digests of what the run reads, such as `file_digest(path)`, by the words that name it
-            in a message, such as "--dataset own.csv"; recorded, and compared when it is resumed.
+        data: a digest, such as `file_digest(path)`, of each file that the run reads. The keys, such
+            as "--dataset own.csv", name the files in messages. Recorded, and compared when the run
+            is resumed.
 
     Yields:
         The folder, or None if `config.out` is None.
 
     Raises:
-        UserError: another process holds the folder, or it holds a run and `config.resume` is False,
-            or a run of other options or other data, or files but no run. A folder in which nothing
-            was saved yet may be begun again.
+        UserError: another process holds the folder; it holds a run and `config.resume` is False;
+            the run has other options or other data; or the folder has files but no run. A folder in
+            which nothing was saved yet may be begun again.
         RunWarning: (a warning) `config.resume` is True, but no run was ever started there.
 
     Example:
@@ -188,9 +189,9 @@ def restore(
         state: a state of the same model and optimizer; it says which names, shapes, dtypes and
             devices to expect.
         missing_ok: True to return `state` itself, [] and {} where nothing was saved.
-        best: True for the checkpoint of the row with the largest "valid_accuracy", of equal ones
-            the one with the smallest "valid_loss"; where rows have one of these columns, by it
-            alone. Of rows without a `save` none is kept: it is the best one of those saved.
+        best: True for the saved checkpoint with the largest "valid_accuracy"; among equals, the one
+            with the smallest "valid_loss". If the rows have only one of these columns, it alone
+            decides. Only rows at which `save` was called are candidates.
 
     Returns:
         State, rows and metric_sums.

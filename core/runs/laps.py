@@ -19,8 +19,9 @@ def stopwatch(folder: Path | None) -> Callable[..., list[dict]]:
     """Start; return `lap(step, steps=None)`, the laps of the run up to now, at `step`.
 
     A lap holds the step and the seconds since the run began, evaluations and saving included. What
-    a killed process took after its last lap is not. Laps of the steps that the run takes once more
-    are left out, and those of none of `steps`: there the run was interrupted, not evaluated.
+    a killed process took after its last lap is not. Laps at or after `step`, which the run takes
+    again, are dropped. So are laps at steps not in `steps`: there the run was interrupted, not
+    evaluated.
     """
     laps = [] if folder is None else timings(folder)
     before, begin = laps[-1]["seconds"] if laps else 0.0, time.perf_counter()

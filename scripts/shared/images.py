@@ -111,7 +111,7 @@ class ImageOptions(Options):
         one_of(VIEWS),
     )
     views_below: float = option(
-        1.0, "average over views only if the most probable class is below this", unit_interval
+        1.0, "average over views only if the largest class probability is below this", unit_interval
     )
     test: bool = option(True, "look at the test images, once, at the end; not to choose settings")
     # fewer operations
@@ -134,7 +134,7 @@ class ImageOptions(Options):
         "another run may compute other bits",
         choices=["float32", "bfloat16", "auto"],
     )
-    compile: bool = option(False, "the whole step under torch.compile (faster after a minute)")
+    compile: bool = option(False, "compile the whole step (faster after a minute)")
     device: str = option("auto", "cpu, cuda, cuda:1, ... or auto")
     threads: int = option(
         0, "CPU threads; 0: one per core, or one per process with --shards", thread_count_or_0
@@ -144,7 +144,9 @@ class ImageOptions(Options):
     out: str = option(
         None, "folder for config, history, checkpoint, results and figures", file_path
     )
-    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
+    keep: int = option(
+        KEEP, "how many of the newest checkpoints to keep, besides the best by validation", positive
+    )
     resume: bool = option(False, "go on with the run in --out; begin it if there is none")
 
     def needs_length(self) -> str:

@@ -105,7 +105,7 @@ class MLPConfig(Options):
     seed: int = option(0, "all randomness: data, params, order of batches", not_negative)
     dtype: str = option("float32", "float32 or float64", one_of(["float32", "float64"]))
     out: str = option(None, "folder for config, history, checkpoint and figures", file_path)
-    keep: int = option(KEEP, "checkpoints to keep, the best by validation apart", positive)
+    keep: int = option(KEEP, "how many of the newest checkpoints to keep", positive)
     resume: bool = option(False, "go on with the run in --out; begin it if there is none")
 
     def unused(self) -> Iterator[tuple[str, str]]:

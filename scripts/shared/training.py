@@ -467,7 +467,8 @@ def rows_in(plan: Plan, folder: Path | None, batches: Callable):
         rows = checkpoint.read(path)[0]["rows"].array
         if len(rows) != plan.steps:
             raise UserError(
-                f"{path}: is of {len(rows)} steps; with --hardest a run goes on to as many"
+                f"{path}: has the rows of {len(rows)} steps, not of {plan.steps}; with --hardest a "
+                "run cannot be resumed to another length"
             )
         return torch.from_numpy(rows)
     lap = runs.timer(folder)
@@ -525,7 +526,10 @@ def scheduled(make: Callable[..., Optimizer], config, steps: int) -> Optimizer:
     if not config.weight_decay:
         return make(lr=rate, weight_decay=0) if decays else make(lr=rate)
     if not decays:
-        raise UserError(f"--weight_decay: {make.__name__} takes none")
+        raise UserError(
+            f"--weight_decay {config.weight_decay}: {make.__name__} has none; needs 0, or another "
+            "--optimizer"
+        )
     parts = {
         "decayed": make(lr=rate, weight_decay=config.weight_decay),
         "kept": make(lr=rate, weight_decay=0),

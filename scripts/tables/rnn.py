@@ -54,17 +54,17 @@ def dimensions(config: rnn.Config) -> Table:
 def lengths(cells: Sequence[dict]) -> Table:
     """Return a row for each length: accuracy at the end, and at each seed's best evaluation.
 
-    It also counts the seeds that end over 99%, at chance, and near a multiple of a tenth.
+    It also counts the seeds that end at 99% or above, at chance, and near a multiple of a tenth.
     """
     header = (
         *("T", "evaluated on", f"accuracy, % ({MEAN_SD})", "best evaluation, %"),
-        *("over 99%", "at chance", "below 99%, within 1.5 points of a tenth", "n"),
+        *("at least 99%", "at chance", "below 99%, within 1.5 points of a tenth", "n"),
     )
     return table_of(header, map(of_length, cells))
 
 
 def of_length(cell: dict) -> tuple:
-    """Return the row of a length; chance is 10%, and up to 12% counts as chance."""
+    """Return the row of a length; chance is 10%, and below 12% counts as chance."""
     values, best = at_own_length(cell), of_seeds(cell, "test_accuracy").max(axis=0)
     below = values[values < 0.99]
     tenths = np.abs(below * 10 - np.round(below * 10)) < 0.15
@@ -112,7 +112,7 @@ def by_seed(cell: dict, T: int) -> list[float]:
 
 
 def worst_seeds(cells: Sequence[dict]) -> Table:
-    """Return the worst seed of each cell at each length, and how many seeds are over 99%."""
+    """Return the worst seed of each cell at each length, and how many seeds reach 99%."""
     rows = [
         (
             cell["T"],
@@ -123,7 +123,9 @@ def worst_seeds(cells: Sequence[dict]) -> Table:
         for cell in cells
         for T in sorted(map(int, cell["accuracy"]))
     ]
-    return table_of(("trained at T", "evaluated at T", "worst seed", "seeds over 99%"), rows)
+    return table_of(
+        ("trained at T", "evaluated at T", "worst seed", "seeds with at least 99%"), rows
+    )
 
 
 def over(values: Sequence[float], level: float = 0.99) -> int:

@@ -213,7 +213,7 @@ def test_rate_that_would_be_divided_out_is_refused(make):
     normalizing = make()
     for rated in (DOWN, *hidden(SGD), PLATEAU, optim.chain(DOWN, optim.trace(0.9))):
         for between in (optim.chain(), CLIP, DECAY if rated is PLATEAU else CLIP):
-            message = "^chain: transform_2 divides updates by their size, and so the rate of tran"
+            message = "^chain: transform_2 normalizes the updates, which cancels the rate of tran"
             with pytest.raises(UserError, match=message):
                 optim.chain(rated, between, normalizing)
 

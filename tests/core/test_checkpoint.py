@@ -126,5 +126,5 @@ def test_a_file_that_is_signed_but_no_checkpoint_is_refused(tmp_path, header):
 
 
 def test_name_of_the_format_itself_is_refused(tmp_path):
-    with pytest.raises(UserError, match="__metadata__: no name for a leaf"):
+    with pytest.raises(UserError, match="a leaf cannot be named __metadata__"):
         checkpoint.save(tmp_path / "a.safetensors", {"__metadata__": np.zeros(1)}, {})

@@ -561,7 +561,10 @@ def test_what_cannot_be_standardized_is_named(arrays, message):
         (lambda: data.load("moons", KEY, n=9.5), "n: 9.5 examples make no set"),
         (lambda: data.load("moons", KEY, noise=-1.0), "noise: -1.0 is no deviation"),
         (lambda: data.load("spirals", KEY, noise=float("nan")), "noise: nan is no deviation"),
-        (lambda: data.load("moons", KEY, n=2, test_fraction=0.1), "leaves a part empty"),
+        (
+            lambda: data.load("moons", KEY, n=2, test_fraction=0.1),
+            "test_fraction: 0.1, needs a number",
+        ),
         (lambda: data.batches((np.zeros(3), np.zeros(3, int)), 2), "needs a key"),
         (lambda: data.batches((np.zeros(0), np.zeros(0, int)), 2, KEY), "at least one"),
         (lambda: data.batches((np.zeros(3), np.zeros(3, int)), -2, KEY), "is negative"),

@@ -488,7 +488,7 @@ def test_class_name_that_is_not_utf_8_is_refused_in_characters_that_print(tmp_pa
 @pytest.mark.parametrize("size", [-1, 2.5, "8"])
 def test_size_that_is_none_is_refused(tmp_path, size):
     for call in (lambda: images.folder(tmp_path, size), lambda: images.digits(size)):
-        with pytest.raises(UserError, match="is no height and width"):
+        with pytest.raises(UserError, match="needs a positive integer"):
             call()
 
 

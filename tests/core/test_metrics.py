@@ -1,5 +1,7 @@
 """Metrics against scikit-learn's, on NumPy and torch, under vmap and torch.compile."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_confusion_equals_sklearns():
 def test_wrong_shapes_are_named():
     with pytest.raises(UserError, match="4 predictions for 3 targets"):
         accuracy(SCORES, TARGETS[:3])
-    with pytest.raises(UserError, match="empty batch"):
+    with pytest.raises(UserError, match="needs one example"):
         accuracy(SCORES[:0], TARGETS[:0])
 
 
@@ -397,3 +399,11 @@ def test_binary_accuracy_refuses_classes_1_and_2(array):
             binary_accuracy(scores, array(targets))
     for targets in (np.array([1, 0, 1]), np.array([1, -1, 1]), np.array([True, False, True])):
         assert binary_accuracy(scores, array(targets)) == 1
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("scores", [[np.nan, 0.0], [-np.inf, -np.inf]])
+def test_scores_of_examples_that_are_not_counted_may_be_anything(kind, scores):
+    logits, classes = kind(np.array([[2.0, 1.0], scores])), kind(np.array([0, -100]))
+    expected = 1 - 1 / (1 + math.exp(-1))
+    assert float(expected_calibration_error(logits, classes)) == pytest.approx(expected)

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ DOORS = {
 }
 
 
+DISTRIBUTIONS = {"exponential": 1.0, "gumbel": 0.5772}  # means; the latter is Euler's constant
 DOTTED = r"\b(?:purenets|random|tree|torch_nets|layers|losses|torch)(?:\.\w+)+"
 
 
@@ -77,15 +79,28 @@ def test_what_stands_for_a_name_of_jax_exists():
             assert callable(found)
 
 
+@pytest.mark.parametrize("library", [np, torch], ids=["numpy", "torch"])
+def test_what_stands_for_a_distribution_of_jax_is_that_in_both_libraries(library):
+    given = {"random": random, "key": library.asarray(random.key(0)), "shape": (20_000,)}
+    given["np"] = library
+    drawn = {n: eval(OTHER_NAMES["random"][n].split(", or")[0], given) for n in DISTRIBUTIONS}
+    for name, mean in DISTRIBUTIONS.items():
+        assert abs(float(drawn[name].mean()) - mean) < 0.03
+        assert bool(library.isfinite(drawn[name]).all())
+
+
+@pytest.mark.parametrize("name", ["full_like", "ones_like"])
+def test_what_stands_for_a_constant_of_jax_reads_no_value(name):
+    given = {"tree": tree, "x": {"w": np.array([np.inf, np.nan, 3.0])}, "value": 1.0}
+    assert eval(OTHER_NAMES["tree"][name], given)["w"].tolist() == [1.0, 1.0, 1.0]
+
+
 def test_what_stands_for_a_draw_of_jax_has_its_distribution():
     key, names = torch.as_tensor(random.key(0)), OTHER_NAMES["random"]
-    given = {"random": random, "key": key, "n": 9, "k": 4, "shape": (20_000,), "x": torch.arange(9)}
+    given = {"random": random, "key": key, "n": 9, "k": 4, "x": torch.arange(9)}
     given["logits"] = torch.tensor([1.0, 3.0]).log().expand(20_000, 2)
-    formulas = {
-        n: names[n].split(", or")[0] for n in ("categorical", "gumbel", "choice", "shuffle")
-    }
+    formulas = {n: names[n].split(", or")[0] for n in ("categorical", "choice", "shuffle")}
     drawn = {name: eval(formula, given) for name, formula in formulas.items()}
     assert abs(drawn["categorical"].double().mean() - 0.75) < 0.02
-    assert abs(drawn["gumbel"].mean() - 0.5772) < 0.03  # Euler's constant
     assert len(set(drawn["choice"].tolist())) == 4
     assert sorted(drawn["shuffle"].tolist()) == list(range(9))

@@ -597,3 +597,11 @@ def test_sophia_without_a_function_says_what_it_needs(params):
     with pytest.raises(UserError, match="sophia: update needs value_and_grad_fn"):
         optimizer.update(params, optimizer.init(params), params)
     assert with_extra_args(optimizer.update) is optimizer.update
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_hutchinson_diagonal_is_exact_for_params_whose_rounding_is_above_the_step(dtype):
+    params = {"w": np.array([1e5, 2e4, 3e7, 1.0, 0.0], dtype)}
+    f = lambda params: ((params["w"] ** 2).sum() / 2, params)
+    found = optim.hutchinson_diagonal()(f, params, random.key(0))["w"]
+    np.testing.assert_allclose(found, np.ones(5), rtol=1e-3)

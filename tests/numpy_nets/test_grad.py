@@ -159,5 +159,5 @@ def test_a_loss_that_is_no_mean_is_evaluated_as_a_whole():
     batch = np.ones((10, 2), np.float32), np.arange(10, dtype=np.float32)[:, None]
     whole = evaluate(metrics_fn(model, loss), state, batch)
     assert whole["loss"] == evaluate(metrics_fn(model, loss), state, batch, 10)["loss"] > 200
-    with pytest.raises(UserError, match="loss of 10 examples is no mean of parts"):
+    with pytest.raises(UserError, match="loss on 10 examples is not the mean of its values"):
         evaluate(metrics_fn(model, loss), state, batch, 5)

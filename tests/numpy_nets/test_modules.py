@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from purenets import UserError, random
 from purenets.core.gradcheck import check_gradient
+from purenets.core.optim.internals import numpy_kernels
 from purenets.numpy_nets import modules as m
 
 DRAW = np.random.default_rng(0)
@@ -218,3 +219,13 @@ def test_the_gradient_of_a_bias_is_a_sum_without_loss_of_digits(columns):
     _, bias = m.linear_backward_params(dout, (np.ones((n, 1), np.float32), None))
     assert bias.dtype == np.float32
     assert np.allclose(bias, n * float(np.float32(0.3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [4096, 20_000])
+def test_bias_gradients_of_many_rows_in_half_precision_do_not_stand_still(rows):
+    dout = np.full((rows, 2), 0.5, np.float16)
+    assert m.sum_of_rows(dout).tolist() == [rows / 2] * 2
+
+
+def test_constants_of_a_schedule_do_not_fill_the_memory():
+    assert numpy_kernels._constants.cache_info().maxsize is not None

@@ -113,7 +113,7 @@ def test_wrong_shapes_name_the_leaf():
         model.apply({name: p for name, p in params.items() if name != "W_ph"}, {}, x)
     with pytest.raises(UserError, match=r"expected \(batch, T-1, 1\)"):
         model.apply(params, {}, x[:, :, 0])
-    with pytest.raises(UserError, match="needs positive sizes"):
+    with pytest.raises(UserError, match="input_length is 0, needs a positive integer"):
         rnn_numpy.VanillaRNN(0, 1, 4, 10)
 
 

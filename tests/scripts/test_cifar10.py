@@ -190,7 +190,12 @@ def test_sweep_keeps_the_rows_it_has(tmp_path, monkeypatch):
         (
             cifar10_cnn,
             ["--preset", "digits", "--image_size", "8"],
-            "--image_size: images are 8 x 8, the net needs 25",
+            "--image_size: images are 8 x 8, the net takes 25 to 48",
+        ),
+        (
+            cifar10_cnn,
+            ["--preset", "digits", "--image_size", "49"],
+            "--image_size: images are 49 x 49, the net takes 25 to 48",
         ),
         (cifar10_mlp, ["--preset", "digits", "--net", "cnn"], "--net cnn: needs one of plain"),
         (

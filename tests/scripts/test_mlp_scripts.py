@@ -110,7 +110,7 @@ WRONG = [
         "--test_fraction 0.3: means nothing with --test_set b.csv, which is the test part",
     ),
     (["--test_fraction", "0"], "--test_fraction 0.0: needs a number between 0 and 1"),
-    (["--test_fraction", "1e-9"], "--test_fraction: 1e-09 of 1000 examples leaves a part empty"),
+    (["--test_fraction", "1e-9"], "--test_fraction: 1e-09, needs a number between 0 and 1"),
     (["--dataset", "README.md"], "--dataset README.md: needs a CSV file, whose name ends in .csv"),
     (["--dataset", "docs"], "--dataset docs: needs a CSV file, whose name ends in .csv"),
     (["--dataset", "no.txt"], "--dataset no.txt: needs one of moons, circles, "),

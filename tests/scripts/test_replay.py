@@ -45,7 +45,7 @@ def test_a_training_that_goes_another_way_is_named(stored, name):
     found["rows"][0]["history"][1][name] *= 1.0001
     found["rows"][0]["replayed"] = "3" * 40
     stored.write_text(json.dumps(found))
-    with pytest.raises(UserError, match="tiny, seed 0: go another way now"):
+    with pytest.raises(UserError, match="tiny, seed 0: no longer give the stored values"):
         replay.main(replay.Config(results=str(stored)))
     assert result_files.commit_of(row_of(stored)) == COMMITS[0]
 
@@ -94,7 +94,9 @@ def test_a_row_of_another_machine_whose_code_differed_goes_another_way(elsewhere
     assert rate in (dependencies.ROOT / "scripts/cnn_train.py").read_text()
     change = code_of_before(lambda text: text.replace(rate, "2e-4, "))
     monkeypatch.setattr(dependencies, "unpack", change)
-    with pytest.raises(UserError, match=r"tiny, seed 0 .*; tiny, seed 1 .*: go another way now"):
+    with pytest.raises(
+        UserError, match=r"tiny, seed 0 .*; tiny, seed 1 .*: no longer give the stored values"
+    ):
         replay.main(replay.Config(results=str(elsewhere)))
     assert result_files.commit_of(row_of(elsewhere)) == COMMITS[0]
 
@@ -129,7 +131,7 @@ def test_an_experiment_whose_code_differed_goes_another_way(experiment, monkeypa
     other = used.replace("case.seed", "case.seed + 1")
     change = code_of_before(lambda text: text.replace(used, other), "compare_mlps")
     monkeypatch.setattr(dependencies, "unpack", change)
-    with pytest.raises(UserError, match="the rows of 1111111111: go another way now"):
+    with pytest.raises(UserError, match="the rows of 1111111111: no longer give the stored values"):
         replay.main(replay.Config(results=str(experiment)))
     rows = result_files.read(experiment)["rows"]
     assert [result_files.commit_of(row) for row in rows] == [COMMITS[0]] * 2

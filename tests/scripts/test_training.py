@@ -316,7 +316,7 @@ def test_without_a_look_at_the_test_images_there_is_no_test(tmp_path, capsys, mo
         (
             cnn_train,
             {"optimizer": "filter_muon", "weight_decay": 0.1},
-            "--weight_decay: filter_muon takes none",
+            "means nothing with --optimizer filter_muon",
         ),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_batch_that_cannot_be_shared_is_named(tmp_path):
         text=True,
         check=False,
     )
-    assert "error: --batch_size 63: cannot be shared equally among 2 processes" in done.stderr
+    assert "error: --batch_size 63: needs a multiple of the 2 processes" in done.stderr
     assert 'cnn_train.py", line' not in done.stderr  # no traceback of ours
 
 

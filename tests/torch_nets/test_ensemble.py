@@ -133,7 +133,9 @@ def test_wrong_numbers_of_members_are_named():
         lambda: deep_ensemble(MLP(6, [16], 10), 0),
         lambda: per_member_grad_fn(grad_fn(MLP(6, [16], 10)), 1.5),
     ):
-        with pytest.raises(UserError, match=r"members: .*, needs a positive integer"):
+        with pytest.raises(
+            UserError, match=r"k, the number of members: .*, needs a positive integer"
+        ):
             make()
 
 

@@ -147,7 +147,9 @@ def test_filters_of_normalized_images_keep_their_bits():
 
 
 def test_images_that_cannot_be_whitened_are_named():
-    with pytest.raises(UserError, match="eps is 0, but some patches follow from the others"):
+    with pytest.raises(
+        UserError, match="eps is 0, but the numbers of a patch are linearly dependent"
+    ):
         whitening_filters(torch.ones(5, 1, 4, 4), eps=0.0)
     with pytest.raises(UserError, match="x: a value is not finite"):
         whitening_filters(torch.full((5, 1, 4, 4), math.inf))

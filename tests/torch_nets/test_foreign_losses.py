@@ -292,7 +292,7 @@ NO_MEANS = [
 def test_what_is_no_mean_is_not_evaluated_in_parts(loss, metrics, targets, names, transform):
     measure = transform(metrics_fn(THREE, loss, metrics))
     state = train_state(P3, {}, optim.sgd(0.1), KEY)
-    with pytest.raises(UserError, match=f"batch_size: {names} of 32 examples is no mean"):
+    with pytest.raises(UserError, match=f"evaluate: {names} on 32 examples is not the mean"):
         evaluate(measure, state, (X, targets), batch_size=3)
     evaluate(measure, state, (X, targets))
 

@@ -1170,3 +1170,42 @@ def test_steps_from_the_parameters_of_a_module_do_not_pile_up():
         state, _ = make_step(grad_fn(model), optimizer)(state, (X, Y))
         sizes.append(graph_size(state.params))
     assert sizes[3] == sizes[1]
+
+
+class Masked(torch.nn.Module):
+    """Makes booleans and complex draws of its own."""
+
+    def forward(self, x):
+        drop = torch.zeros(x.shape[-1], dtype=torch.bool)
+        drop[0] = True
+        scores = torch.ones(2, 2, dtype=torch.bool).tril()
+        seen = F.scaled_dot_product_attention(
+            torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([[1.0], [3.0]]), scores
+        )
+        return x * ~drop + F.dropout(seen.squeeze(1), 0.0, self.training) + 0 * torch.rand(2)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, jit])
+def test_booleans_that_a_module_makes_stay_booleans_for_members(run):
+    model = from_module(Masked())
+    keys = random.split(torch.as_tensor(random.key(0)), 3)
+    apply = run(lambda key, x: model.apply({}, {}, x, train=True, key=key)[0])
+    x = torch.tensor([[5.0, 7.0]])
+    expected = torch.tensor([[1.0, 9.0]])  # attention sees 1, and the mean of 1 and 3
+    assert torch.equal(apply(keys[0], x), expected)
+    together = torch.func.vmap(apply, in_dims=(0, None))(keys, x)
+    assert torch.equal(together, expected.expand(3, 1, 2))
+
+
+class ComplexNoise(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.rand(10_000, dtype=torch.complex64)
+
+
+def test_complex_draws_of_a_module_have_both_parts():
+    key = torch.as_tensor(random.key(0))
+    drawn, _ = from_module(ComplexNoise()).apply({}, {}, torch.zeros(()), train=True, key=key)
+    for part in (drawn.real, drawn.imag):
+        assert 0 <= float(part.min()) < 0.01 < 0.99 < float(part.max()) < 1
+        assert abs(float(part.mean()) - 0.5) < 0.02
+    assert not torch.equal(drawn.real, drawn.imag)

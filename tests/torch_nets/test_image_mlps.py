@@ -153,9 +153,9 @@ def test_the_net_of_whitened_inputs_trains_only_what_comes_after_them():
 
 
 def test_components_that_are_not_there_are_named():
-    with pytest.raises(UserError, match="28 components of 50 images"):
+    with pytest.raises(UserError, match="n is 28, needs at most the 27 numbers"):
         whitening_map([torch.randn(50, 3, 3, 3)], 28)
-    with pytest.raises(UserError, match="3 components of 0 images"):
+    with pytest.raises(UserError, match="parts: holds no images"):
         whitening_map([], 3)
 
 

@@ -548,7 +548,7 @@ WRONG = {
     "GroupNorm: 6 channels do not divide into 4 groups": lambda: layers.GroupNorm(6, groups=4),
     "Conv: 4 and 6 channels do not divide into 4 groups": lambda: layers.Conv(4, 6, groups=4),
     "Conv1d: padding is -1": lambda: layers.Conv1d(4, 6, padding=-1),
-    "Conv: dirac needs groups of 1": lambda: layers.Conv(4, 4, groups=2, dirac=True),
+    "Conv: dirac=True needs groups=1": lambda: layers.Conv(4, 4, groups=2, dirac=True),
     "ConvTranspose: output_padding is 2, needs an integer below the stride, 2": (
         lambda: layers.ConvTranspose(4, 6, stride=2, output_padding=2)
     ),

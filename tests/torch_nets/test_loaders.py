@@ -237,7 +237,7 @@ def test_a_stream_takes_the_length_that_is_given():
             DataLoader(IMAGES, 4, num_workers=1, persistent_workers=True),
             "persistent_workers: .*needs False",
         ),
-        (DataLoader(TensorDataset(torch.ones(0, 2))), "0 batches in an epoch"),
+        (DataLoader(TensorDataset(torch.ones(0, 2))), "the loader has 0, needs 1 batch"),
     ],
 )
 def test_loaders_of_which_no_batches_come_are_told(loader, message):

@@ -212,7 +212,7 @@ def test_leaves_in_containers_follow_the_params_where_jit_traces():
 
 
 VIEWS = {
-    "transposed": (lambda net: net.a.weight.t(), "^w: is a view of a.weight, which would keep"),
+    "transposed": (lambda net: net.a.weight.t(), "^w: is a view of a.weight and would keep"),
     "data": (lambda net: net.a.weight.data.t(), "^w: is a view of a.weight"),
     "part": (lambda net: net.a.weight.data[1:], "^w: is a view of a.weight"),
     "in a list": (lambda net: [net.a.weight.detach()], "^w: is a view of a.weight"),

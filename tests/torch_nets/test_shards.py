@@ -1,5 +1,6 @@
 """Shards: any number of processes computes the same bits."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,9 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from purenets import UserError, optim, random, tree
-from purenets.torch_nets import CNN, MLP, distributed, grad_fn, layers, metrics_fn, shards
+from purenets import UserError, evaluate, init_state, optim, random, tree
+from purenets.core.metrics import r2
+from purenets.core.sam import sam
+from purenets.torch_nets import (
+    CNN,
+    MLP,
+    augment,
+    distributed,
+    grad_fn,
+    layers,
+    losses,
+    metrics_fn,
+    shards,
+)
+from purenets.torch_nets.analysis.privacy import dp_grad_fn
 from purenets.torch_nets.distributed import Group
+from purenets.torch_nets.ensemble import per_member_grad_fn
 from scripts import cnn_train, pytorch_train_mlp, train
 from scripts.shared import training
 
@@ -93,7 +108,7 @@ def test_the_number_of_threads_is_fixed_with_shards():
     [
         ({"compile": True}, "--compile: not with --shards; leave it out"),
         ({"hardest": 0.5}, "--hardest: not with --shards; leave it out"),
-        ({"batch_size": 30}, "--batch_size 30: cannot be shared equally among 4 shards"),
+        ({"batch_size": 30}, "--batch_size 30: needs a multiple of the 4 shards"),
     ],
 )
 def test_what_shards_exclude_is_named(options, message):
@@ -329,7 +344,54 @@ def test_a_loss_whose_parts_do_not_average_to_it_is_refused(loss, targets, names
     params, _ = model.init(torch.as_tensor(random.key(0)))
     batch = torch.eye(4, 3), torch.tensor(targets)
     grad = grad_fn(model, loss)
-    with pytest.raises(UserError, match=rf"^sharded_grad_fn: {names} of the batch is no mean"):
+    with pytest.raises(UserError, match=rf"^sharded_grad_fn: {names} of the batch is not the mean"):
         shards.sharded_grad_fn(grad, 2, range(2))(params, {}, batch, None)
-    with pytest.raises(UserError, match=rf"^data_parallel: {names} of the batch is no mean"):
+    with pytest.raises(UserError, match=rf"^data_parallel: {names} of the batch is not the mean"):
         distributed.data_parallel(grad, Group(0, 2))(params, {}, batch, None)
+
+
+WRAPPED = {
+    "with_input_transform": lambda grad: augment.with_input_transform(grad, lambda x: x),
+    "augmented": lambda grad: augment.augmented(grad, augment.chain()),
+    "mixup": lambda grad: augment.mixup(grad, n_classes=2),
+    "sam": lambda grad: sam(grad, 0.1),
+    "per_member_grad_fn": lambda grad: per_member_grad_fn(grad, 1),
+    "partial": lambda grad: functools.partial(grad),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_wrapped_gradient_is_refused_like_its_own(name):
+    grad = WRAPPED[name](grad_fn(MLP(3, [], 2), torch.nn.CrossEntropyLoss(reduction="sum")))
+    params, _ = MLP(3, [], 2).init(KEY)
+    params = tree.prefixed(params, "0.") if name == "per_member_grad_fn" else params
+    batch = torch.eye(4, 3), torch.tensor([0, 1, 1, 0])
+    grad(params, {}, batch, KEY)
+    with pytest.raises(UserError, match=r"^sharded_grad_fn: loss of the batch is not the mean"):
+        shards.sharded_grad_fn(grad, 2, range(2))(params, {}, batch, KEY)
+
+
+@pytest.mark.parametrize(
+    ("noise", "batch_size", "what"), [(1.0, None, "noise"), (0.0, 4, "batch_size")]
+)
+def test_private_gradients_of_parts_are_refused(noise, batch_size, what):
+    """Each part would have noise of its own, and be divided by the size of the whole batch."""
+    model = layers.Linear(3, 2)
+    params, _ = model.init(KEY)
+    batch = torch.eye(4, 3), torch.tensor([0, 1, 1, 0])
+    plain = dp_grad_fn(model, 1.0, 0.0)
+    found, _ = shards.sharded_grad_fn(plain, 2, range(2))(params, {}, batch, KEY)
+    torch.testing.assert_close(found, plain(params, {}, batch, KEY)[0])
+    grad = dp_grad_fn(model, 1.0, noise, batch_size=batch_size)
+    with pytest.raises(UserError, match=f"a private gradient with {what} of the batch is not the"):
+        shards.sharded_grad_fn(grad, 2, range(2))(params, {}, batch, KEY)
+
+
+@pytest.mark.parametrize("group", [Group(0, 2), Group(shards=2)])
+def test_parts_of_a_set_have_no_r2_in_several_processes_either(group):
+    measure = metrics_fn(MLP(1, [], 1), losses.mse, {"r2": r2})
+    state = init_state(MLP(1, [], 1), optim.sgd(0.1), KEY)
+    data = torch.arange(4.0)[:, None], torch.tensor([[0.0], [2.0], [10.0], [12.0]])
+    parallel = distributed.parallel_metrics(measure, group)
+    with pytest.raises(UserError, match="evaluate: r2 on 4 examples is not the mean of its values"):
+        evaluate(parallel, state, data, batch_size=2)

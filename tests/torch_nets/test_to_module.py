@@ -365,9 +365,9 @@ def test_a_pretrained_part_of_a_net_has_its_own_values_whatever_the_key(name):
     make, shape = INSTANCES[name]
     module = make()
     body = from_module(module)
-    with pytest.raises(UserError, match=r"init\(None\) for the values it has"):
+    with pytest.raises(UserError, match=r"init\(None\) to keep its values"):
         init_state(body, optim.sgd(0.1), KEY)  # alone, the key would say nothing
-    with pytest.raises(UserError, match=r"init\(None\) for the values it has"):
+    with pytest.raises(UserError, match=r"init\(None\) to keep its values"):
         deep_ensemble(body, 2).init(KEY)  # members that are all the same
     head = layers.Linear(3, 2)
     net = layers.serial(trunk=layers.serial(body=body), head=head)

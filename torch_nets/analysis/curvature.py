@@ -261,7 +261,8 @@ def lanczos(
             else is float32.
 
     Returns:
-        The Ritz values (k,) in rising order, and a list of the k directions, dicts like the params.
+        The Ritz values (k,) in ascending order, and a list of the k directions, dicts like the
+        params.
 
     Raises:
         UserError: an argument is wrong, or a product is not finite.
@@ -414,7 +415,7 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
 
 
 def filter_normalized_direction(params: Params, key: Tensor) -> Params:
-    """Return a random direction for `landscape` in which each row is as long as that of the params.
+    """Return a random direction for `landscape`, each row with the norm of that of the params.
 
     A row holds the weights of one output. So the scale of the layers does not show in a landscape.
     Leaves with one axis (biases) get 0.

@@ -103,7 +103,7 @@ def xdiag(
     m = check_parts("xdiag", num_matvecs, 2)
     A = matrix_product("xdiag", product, params, chunk_size)
     if m > A.n:
-        raise UserError(f"xdiag: num_matvecs is {num_matvecs}, needs at most {2 * A.n} of {A.n}")
+        raise UserError(f"xdiag: num_matvecs is {num_matvecs}, needs at most 2 * {A.n} params")
     W = draw_probes("xdiag", key, A, m, "rademacher")
     Q, R = torch.linalg.qr(A.apply(W))
     S, AQ = left_out_directions(R), A.apply(Q)

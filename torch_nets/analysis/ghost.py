@@ -58,7 +58,7 @@ def ghost_norms(
 
     Raises:
         UserError: an argument is wrong. When called: params or batch are not tensors, or the loss
-            is none of one example, as for `per_example_grads`.
+            is not a mean over the examples (see `per_example_grads`).
 
     Example:
         >>> import torch
@@ -112,7 +112,7 @@ def clipped_sum(
 
     Raises:
         UserError: an argument is wrong. When called: params or batch are not tensors, or the loss
-            is none of one example, as for `per_example_grads`.
+            is not a mean over the examples (see `per_example_grads`).
 
     Example:
         >>> import torch

@@ -77,7 +77,7 @@ def kfac(
         batch: (inputs, targets).
         loss: `loss(logits, targets) -> scalar`, a mean over examples, convex in the logits.
         sharing: what to do where a weight meets several positions of an example, as in a
-            convolution. "expand" takes each position for an example, "reduce" sums over them first.
+            convolution. "expand" treats each position as an example, "reduce" sums over them first.
         num_samples: None for one backward pass for each output; a number for so many random
             combinations of the outputs, which have the same mean and need a key.
         key: of the combinations.

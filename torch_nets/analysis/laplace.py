@@ -257,7 +257,8 @@ def _leaves_of(params: Params, layer: str | None) -> Params:
     else:
         last = {}
     if not last:
-        raise UserError(f"last_layer_laplace: layer is {layer!r}, needs one of {', '.join(params)}")
+        known = ", ".join(dict.fromkeys(map(_layer_of, params)))
+        raise UserError(f"last_layer_laplace: layer is {layer!r}, needs one of {known}")
     return last
 
 

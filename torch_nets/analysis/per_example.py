@@ -89,7 +89,7 @@ def per_example_grads(
     Args:
         model: the network.
         loss: `loss(logits, targets) -> scalar`, a mean over the examples, called with batches of
-            one. `check_per_example` tells one that is none.
+            one. `check_per_example` detects a loss that is not.
         train: True to apply the model in training mode. By default it is evaluated: nothing is
             dropped, and BatchNorm uses its running statistics.
         chunk_size: examples at a time, which limits the memory; None for all.

@@ -73,7 +73,8 @@ def dp_grad_fn(
 
     Raises:
         UserError: an argument is out of range. When called: an empty batch without `batch_size`,
-            noise without a key, or a loss that is none of one example, as for `per_example_grads`.
+            noise without a key, or a loss that is not a mean over the examples (see
+            `per_example_grads`).
 
     Example:
         >>> import torch
@@ -115,6 +116,10 @@ def dp_grad_fn(
             measure = compute_metrics if n else _zeros
             return total, (buffers, measure(value, logits, y, metrics))
 
+    # the parts of a batch would each be divided by all of batch_size, or get noise of their own
+    has = {"noise": not is_zero(noise_multiplier), "batch_size": batch_size is not None}
+    own = [name for name in has if has[name]]
+    grad.whole_only = lambda targets: tuple(f"a private gradient with {name}" for name in own)
     return grad
 
 

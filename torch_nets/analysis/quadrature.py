@@ -51,9 +51,9 @@ def spectral_measure(
 ) -> SpectralMeasure:
     """Return point masses that stand for the eigenvalues of a symmetric operator.
 
-    For each probe v, nodes and weights are Gauss's quadrature: sum w f(node) = v^T f(A) v / |v|^2,
-    exactly for polynomials of degree up to 2 iterations - 1. It takes iterations * num_probes
-    products with A.
+    For each probe v, nodes and weights form a Gaussian quadrature rule: sum w f(node) = v^T f(A) v
+    / |v|^2, exactly for polynomials of degree up to 2 iterations - 1. It takes iterations *
+    num_probes products with A.
 
     Args:
         product: v -> A v over dicts like `params`.

@@ -155,7 +155,7 @@ def xtrace(
     m = check_parts("xtrace", num_matvecs, 2)
     A = matrix_product("xtrace", product, params, chunk_size)
     if m > A.n:
-        raise UserError(f"xtrace: num_matvecs is {num_matvecs}, needs at most {2 * A.n} of {A.n}")
+        raise UserError(f"xtrace: num_matvecs is {num_matvecs}, needs at most 2 * {A.n} params")
     W = sphere_columns(draw_probes("xtrace", key, A, m, "normal"))
     Q, R = torch.linalg.qr(A.apply(W))
     S, AQ = left_out_directions(R), A.apply(Q)

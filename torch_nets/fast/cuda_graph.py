@@ -32,12 +32,13 @@ def cuda_graph(f: Callable) -> Callable:
 
     The signature is as in `jit`, which makes fewer kernels of `f`; this one starts them faster, and
     both can be had: `cuda_graph(jit(f))`. `f` itself is called where a tensor among the arguments
-    is not on a GPU, an argument requires grad, or under a transform; so it is, after one warning,
-    where it cannot be recorded, since it waits for the GPU or draws from torch's generator.
+    is not on a GPU, an argument requires grad, or under a transform. It is also called, after one
+    warning, where it cannot be recorded: it waits for the GPU, or draws from torch's generator.
 
     Args:
-        f: a pure function of nested dicts, tuples and lists of tensors, and static values. What it
-            closes over is kept as it is at the first call.
+        f: a pure function of nested dicts, tuples and lists of tensors, and static values. Numbers
+            that it closes over are fixed when it is recorded; the memory of tensors is read at each
+            call.
 
     Returns:
         The recorded function. Recordings, and the memory of their intermediate results, live as

@@ -50,8 +50,8 @@ def attention(
         v: values, (..., keys, features).
         mask: booleans that broadcast to (..., queries, keys), True where a query may see a key. The
             output of a query that sees nothing is 0.
-        causal: each step sees itself and the steps before it; of those, where there is a mask too,
-            the ones that the mask allows.
+        causal: each step sees only itself and the steps before it. With a mask, it sees those that
+            both allow.
 
     Returns:
         A tensor (..., queries, features).
@@ -167,9 +167,9 @@ def MultiheadAttention(
         n: features of inputs and outputs.
         heads: the number of attentions; each has n / heads features.
         bias: False for projections without biases.
-        causal: each step sees itself and the steps before it; of those, where there is a mask too,
-            the ones that the mask allows.
-        dropout: the probability to drop an attention weight, in training; it needs a key.
+        causal: each step sees only itself and the steps before it. With a mask, it sees those that
+            both allow.
+        dropout: the probability of dropping an attention weight, in training; it needs a key.
 
     Returns:
         A layer (batch, steps, n) -> (batch, steps, n). Its input is x for self-attention, or a
@@ -181,8 +181,8 @@ def MultiheadAttention(
 
     Raises:
         UserError: a size is not a positive integer, or heads do not divide n. When applied: inputs
-            have other shapes, or a mask is not boolean, does not broadcast, or has two or three
-            axes of which the first may be that of the batch or that of the queries or heads.
+            have other shapes or another dtype, or a mask is not boolean, does not broadcast, or is
+            ambiguous: its first axis may be the batch, or the queries (two axes) or heads (three).
 
     Example:
         >>> import torch
@@ -200,6 +200,7 @@ def MultiheadAttention(
         Vaswani et al. 2017, arXiv 1706.03762; torch.nn.MultiheadAttention(batch_first=True).
     """
     expect_sizes("MultiheadAttention", n=n, heads=heads)
+    n, heads = int(n), int(heads)
     expect_flags("MultiheadAttention", bias=bias, causal=causal)
     if n % heads:
         raise UserError(f"MultiheadAttention: {n} features do not divide into {heads} heads")
@@ -308,10 +309,10 @@ def TransformerBlock(
         norm_first: True to normalize the input of each part instead: x = x + self_attn(norm1(x))
             and x = x + linear2(activation(linear1(norm2(x)))).
         bias: False for layers without biases.
-        causal: each step sees itself and the steps before it; of those, where there is a mask too,
-            the ones that the mask allows.
-        dropout: the probability to drop attention weights, activations and what is added to x, in
-            training; it needs a key. PyTorch's default is 0.1.
+        causal: each step sees only itself and the steps before it. With a mask, it sees those that
+            both allow.
+        dropout: the probability of dropping attention weights, activations and what is added to x,
+            in training; it needs a key. PyTorch's default is 0.1.
 
     Returns:
         A layer (batch, steps, n) -> (batch, steps, n). With inputs (x, mask) it returns (y, mask),
@@ -335,6 +336,7 @@ def TransformerBlock(
         Vaswani et al. 2017, arXiv 1706.03762; torch.nn.TransformerEncoderLayer(batch_first=True).
     """
     expect_sizes("TransformerBlock", n=n, heads=heads, n_feedforward=n_feedforward)
+    n, heads, n_feedforward = int(n), int(heads), int(n_feedforward)
     expect_choice("TransformerBlock", ACTIVATIONS, activation=activation)
     expect_flags("TransformerBlock", norm_first=norm_first)
     layers = _block_layers(n, heads, n_feedforward, activation, norm_first, bias, causal, dropout)

@@ -143,7 +143,7 @@ def Linear(n_in: int, n_out: int, *, bias: bool = True, bound: float | None = No
 
     Raises:
         UserError: a size is not a positive integer, `bias` is not a bool, or `bound` is negative.
-            When applied: params or inputs have other shapes.
+            When applied: params or inputs have other shapes, or the inputs another dtype.
 
     Example:
         >>> import torch

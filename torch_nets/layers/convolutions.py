@@ -60,7 +60,8 @@ def Conv(
 
     Raises:
         UserError: a size is not a positive integer, the groups do not divide the channels, or
-            `dirac` is used with groups. When applied: params or inputs have other shapes.
+            `dirac` is used with groups. When applied: params or inputs have other shapes, or the
+            inputs another dtype.
 
     Example:
         >>> import torch
@@ -79,10 +80,12 @@ def Conv(
     sizes = {"size": size, "stride": stride, "dilation": dilation}
     _check("Conv", n_in, n_out, groups, padding, bias, sizes)
     expect_flags("Conv", dirac=dirac)
+    n_in, n_out, groups, padding = map(int, (n_in, n_out, groups, padding))
+    size, stride, dilation = map(int, sizes.values())  # integers of 8 bits would overflow
     shapes = {"weight": (n_out, n_in // groups, size, size)} | ({"bias": (n_out,)} if bias else {})
     draw = uniform_init(shapes, _bound(shapes))
     if dirac and groups > 1:
-        raise UserError("Conv: dirac needs groups of 1")
+        raise UserError(f"Conv: dirac=True needs groups=1, not {groups}")
 
     def init(key):
         params, _ = draw(key)
@@ -134,7 +137,7 @@ def Conv1d(
 
     Raises:
         UserError: a size is not a positive integer, or the groups do not divide the channels. When
-            applied: params or inputs have other shapes.
+            applied: params or inputs have other shapes, or the inputs another dtype.
 
     Example:
         >>> import torch
@@ -150,6 +153,8 @@ def Conv1d(
     """
     sizes = {"size": size, "stride": stride, "dilation": dilation}
     _check("Conv1d", n_in, n_out, groups, padding, bias, sizes)
+    n_in, n_out, groups, padding = map(int, (n_in, n_out, groups, padding))
+    size, stride, dilation = map(int, sizes.values())
     shapes = {"weight": (n_out, n_in // groups, size)} | ({"bias": (n_out,)} if bias else {})
 
     def apply(params, buffers, x, *, train=False, key=None):
@@ -181,7 +186,7 @@ def ConvTranspose(
         size: height and width of a filter.
         stride: the factor by which images are enlarged.
         padding: rows and columns that are cut off on each side of the output.
-        output_padding: rows and columns added at the lower and right side, below `stride`.
+        output_padding: rows and columns added at the lower and right side, fewer than `stride`.
         bias: False for a layer without a bias.
 
     Returns:
@@ -192,7 +197,7 @@ def ConvTranspose(
 
     Raises:
         UserError: a size is not a positive integer, or `output_padding` is not below the stride.
-            When applied: params or inputs have other shapes.
+            When applied: params or inputs have other shapes, or the inputs another dtype.
 
     Example:
         >>> import torch
@@ -208,8 +213,10 @@ def ConvTranspose(
     """
     sizes = {"size": size, "stride": stride}
     _check("ConvTranspose", n_in, n_out, 1, padding, bias, sizes)
-    shapes = {"weight": (n_in, n_out, size, size)} | ({"bias": (n_out,)} if bias else {})
     expect_integers("ConvTranspose", 0, output_padding=output_padding)
+    n_in, n_out, size, stride = map(int, (n_in, n_out, size, stride))
+    padding, output_padding = int(padding), int(output_padding)
+    shapes = {"weight": (n_in, n_out, size, size)} | ({"bias": (n_out,)} if bias else {})
     if output_padding >= stride:
         text = f"needs an integer below the stride, {stride}"
         raise UserError(f"ConvTranspose: output_padding is {output_padding}, {text}")
@@ -317,7 +324,7 @@ def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
 
     Raises:
         UserError: `filters` is not a tensor of four axes. When applied: params or inputs have other
-            shapes.
+            shapes, or the inputs another dtype.
 
     Example:
         >>> import torch
@@ -340,6 +347,10 @@ def FixedConv(filters: Tensor, *, bias: bool = True) -> Model:
         if bias:
             expect_dtype(x, params["bias"])
         expect_floats(x)
+        if x.shape[2] < shape[2] or x.shape[3] < shape[3]:
+            raise UserError(
+                f"input: shape is {tuple(x.shape)}; a filter needs {shape[2]} x {shape[3]} pixels"
+            )
         weight = buffers["weight"].to(x.dtype)
         return F.conv2d(x, weight, params.get("bias")), buffers
 
@@ -380,6 +391,7 @@ def MaxPool(size: int, *, stride: int | None = None, padding: int = 0) -> Model:
     stride = size if stride is None else stride
     expect_sizes("MaxPool", size=size, stride=stride)
     expect_padding("MaxPool", padding, size)
+    size, stride, padding = int(size), int(stride), int(padding)
 
     def pooled(x):
         expect_tensor(x)

@@ -43,7 +43,7 @@ def LayerNorm(n: int, *, eps: float = 1e-5, bias: bool = True) -> Model:
 
     Raises:
         UserError: `n` is not a positive integer, or `eps` is negative. When applied: params or
-            inputs have other shapes.
+            inputs have other shapes, or the inputs another dtype.
 
     Example:
         >>> import torch
@@ -82,14 +82,14 @@ def RMSNorm(n: int, *, eps: float | None = None) -> Model:
     Args:
         n: the length of the last axis.
         eps: added to the mean square. None means the machine epsilon of the dtype of the mean, as
-            in nn.RMSNorm: that of x, or of float32 where x has half of the bits.
+            in nn.RMSNorm: that of x, or of float32 if x is in half precision.
 
     Returns:
         A layer (..., n) -> (..., n) with the param "weight" (n,), which begins at 1.
 
     Raises:
         UserError: `n` is not a positive integer, or `eps` is negative. When applied: params or
-            inputs have other shapes.
+            inputs have other shapes, or the inputs another dtype.
 
     Example:
         >>> import torch
@@ -133,7 +133,7 @@ def GroupNorm(n: int, *, groups: int, eps: float = 1e-5) -> Model:
 
     Raises:
         UserError: a size is not a positive integer, `groups` does not divide n, or `eps` is
-            negative. When applied: params or inputs have other shapes.
+            negative. When applied: params or inputs have other shapes, or the inputs another dtype.
 
     Example:
         >>> import torch
@@ -208,8 +208,9 @@ def BatchNorm(
         "running_mean" and "running_var" (n,), and "num_batches_tracked".
 
     Raises:
-        UserError: an argument is out of range. When applied: params or inputs have other shapes,
-            buffers are missing, or a training batch has no or one value for each channel.
+        UserError: an argument is out of range. When applied: params or inputs have other shapes, or
+            the inputs another dtype, buffers are missing, or a training batch has no or one value
+            for each channel.
 
     Example:
         >>> import torch

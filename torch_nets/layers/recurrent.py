@@ -151,7 +151,7 @@ def RNN(n_in: int, n_hidden: int, **options) -> Model:
 
     Raises:
         UserError: a size is not a positive integer, or an option is wrong. When applied: params,
-            inputs or states have other shapes.
+            inputs or states have other shapes, or another dtype.
 
     Example:
         >>> import torch
@@ -190,7 +190,7 @@ def LSTM(n_in: int, n_hidden: int, **options) -> Model:
 
     Raises:
         UserError: a size is not a positive integer, or an option is wrong. When applied: params,
-            inputs or states have other shapes.
+            inputs or states have other shapes, or another dtype.
 
     Example:
         >>> import torch
@@ -226,7 +226,7 @@ def GRU(n_in: int, n_hidden: int, **options) -> Model:
 
     Raises:
         UserError: a size is not a positive integer, or an option is wrong. When applied: params,
-            inputs or states have other shapes.
+            inputs or states have other shapes, or another dtype.
 
     Example:
         >>> import torch
@@ -248,6 +248,9 @@ def LastStep() -> Model:
 
     Returns:
         A layer (batch, steps, ...) -> (batch, ...) without params.
+
+    Raises:
+        UserError: when applied: the input has fewer than two axes, or no step.
 
     Example:
         >>> import torch
@@ -276,6 +279,7 @@ def _recurrent(
 ) -> Model:
     expect_sizes(cell.kind, n_in=n_in, n_hidden=n_hidden, num_layers=num_layers)
     expect_flags(cell.kind, bias=bias, bidirectional=bidirectional)
+    n_in, n_hidden, num_layers = int(n_in), int(n_hidden), int(num_layers)
     drop, passes = Dropout(dropout), 2 if bidirectional else 1
     shapes = _shapes(cell, n_in, n_hidden, num_layers, bias, passes)
 

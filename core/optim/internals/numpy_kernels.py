@@ -70,7 +70,7 @@ def _minus(lr, dtype):
     return _constants((-lr,), dtype)[0] if type(lr) is float else -lr
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)  # a schedule of Python floats has a new one at each step
 def _constants(numbers: tuple[float, ...], dtype) -> list[np.ndarray]:
     """Return each number as an array without axes, that nobody can write."""
     arrays = [np.asarray(number, dtype) for number in numbers]

@@ -185,8 +185,8 @@ def _expect_downhill(signs: frozenset, turns: frozenset, turned_by: int, i: int)
     if certain:
         raise UserError(
             f"chain: transform_{i} turns downhill updates uphill, since transform_{turned_by} has "
-            "turned them already; leave one of both out: a whole optimizer, such as adam(lr), and "
-            "scale_by_learning_rate each multiply by -lr"
+            "turned them already; leave one of the two out: a whole optimizer, such as adam(lr), "
+            "and scale_by_learning_rate each multiply by -lr"
         )
 
 
@@ -204,8 +204,8 @@ def _rated(orders: list[Order]) -> bool:
     for i, order in enumerate(orders):
         if order.normalizes and rated_by is not None:
             raise UserError(
-                f"chain: transform_{i} divides updates by their size, and so the rate of "
-                f"transform_{rated_by} out of them; put the rate after it"
+                f"chain: transform_{i} normalizes the updates, which cancels the rate of "
+                f"transform_{rated_by}; put the rate after it"
             )
         rated_by = i if order.rated else None if order.own else rated_by
     return rated_by is not None

@@ -96,7 +96,7 @@ def any_dtype(optimizer: Optimizer, rare: Optimizer | None = None) -> Optimizer:
 
 
 def own_in_any_dtype(optimizer: Optimizer) -> Optimizer:
-    """Return an optimizer of the user's for leaves of every dtype, one of the package as it is."""
+    """Return a user's own optimizer made to take every dtype; one of the package as it is."""
     order = order_of(optimizer)
     return with_order(order, any_dtype(optimizer)) if order.own == (optimizer,) else optimizer
 
@@ -301,7 +301,7 @@ def widened_leaves(leaves: Params) -> Params:
 def widened_params(params: Params) -> Params:
     """Return `widened_leaves` of params, which `own_leaves` finds again.
 
-    A predicate of leaves so picks by the dtype that the user gave them, in every wrapper.
+    So a predicate sees each leaf in the dtype that the user gave it, in every wrapper.
     """
     wide = widened_leaves(params)
     if wide is None or all(wide[name] is leaf for name, leaf in params.items()):

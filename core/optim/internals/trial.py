@@ -75,7 +75,7 @@ def _expect_downhill(optimizer: Optimizer, own: tuple[Optimizer, ...], params: P
         return
     why = (
         "an update of your own points downhill already, and a rate or an optimizer after it turns "
-        "it; leave one of both out"
+        "it; leave one of the two out"
         if turning
         else "nothing in it turns them downhill; end it with scale_by_learning_rate(lr), or return "
         "-lr * g in place of lr * g"

@@ -2,7 +2,8 @@
 
 An update is up to `max_iter` iterations on one batch. Under vmap they are a loop of evaluations in
 which every member is in a phase of its own: where one begins a new iteration another is still in
-its line search, and no evaluation is wasted on waiting. Many fits so take the time of the longest.
+its line search, and no evaluation is wasted on waiting. So many
+fits together take as long as the longest one.
 
 The two loops over the history of torch's are two triangular systems here, of the products of the
 kept differences, whose inverse is kept too: the same recursion, in products of matrices.
@@ -100,7 +101,7 @@ def lbfgs(
     """
     expect_hypers("lbfgs", NOT_NEGATIVE, lr=lr)
     expect_integers("lbfgs", 1, max_iter=max_iter, history_size=history_size)
-    max_eval = max_iter * 5 // 4 if max_eval is None else max_eval
+    max_eval = int(max_iter) * 5 // 4 if max_eval is None else max_eval
     expect_integers("lbfgs", 1, max_eval=max_eval)
     tolerances = {"tolerance_grad": tolerance_grad, "tolerance_change": tolerance_change}
     expect_numbers("lbfgs", NOT_NEGATIVE, **tolerances)

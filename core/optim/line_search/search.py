@@ -56,7 +56,7 @@ def advance_search(
         c2: of the curvature condition.
     """
     low_enough = new["f"] <= start["f"] + c1 * new["t"] * start["slope"]
-    too_high = ~low_enough | (new["slope"] != new["slope"])  # also where one of both is NaN
+    too_high = ~low_enough | (new["slope"] != new["slope"])  # also where either is NaN
     flat = abs(new["slope"]) <= -c2 * start["slope"]
     outward, outside = _bracket(search, new, start, too_high, flat, search["evaluations"] >= limit)
     inward = _zoom(search, new, too_high, flat)

@@ -58,9 +58,9 @@ def adafactor(
         lr: the largest step relative to the root mean square of the leaf.
         beta2_decay: the newest squares have the weight t^beta2_decay in their running mean; at most
             0.
-        eps: (e1, e2): the smallest mean square is e1^2 (None: the machine
-            epsilon of the leaf; of float32 for half precision, which is computed in that); a
-            leaf counts as at least e2 large, so that zeros can be trained.
+        eps: (e1, e2): the smallest mean square is e1^2 (None: e1 is the machine epsilon
+            of the leaf's dtype; half-precision leaves are computed in float32 and use its epsilon).
+            e2 is the smallest root mean square assumed for a leaf, so that zeros can be trained.
         d: scaled gradients of a leaf are clipped to this root mean square; 1 or more.
         weight_decay: decoupled weight decay; each step also subtracts lr * weight_decay * p.
 
@@ -113,8 +113,8 @@ def scale_by_factored_rms(beta2_decay: float = -0.8, eps: float | None = None) -
 
     Args:
         beta2_decay: the newest squares have the weight t^beta2_decay; at most 0.
-        eps: the smallest mean square is eps^2; None for the machine epsilon of the leaf, that
-            of float32 for half precision, which is computed in that.
+        eps: the smallest mean square is eps^2; None for the machine epsilon of the leaf's
+            dtype, of float32 for half precision.
 
     Returns:
         A transform for `chain`; its state has the entries "row_var" and "col_var" of leaves of two

@@ -271,9 +271,9 @@ def newton_schulz(
 ) -> Array:
     """Return about U V^T of g = U S V^T, by x <- a x + (b x x^T + c (x x^T)^2) x.
 
-    The matrix is divided by its norm first, so that no singular value is over 1. That is done
-    before the cast to another dtype, whose range may be too small for it, but for bfloat16 after,
-    as in torch.
+    The matrix is divided by its norm first, so that no singular value is over 1. The division
+    comes before the cast to `precision`, which might overflow; only for bfloat16, as in torch, it
+    comes after.
 
     Args:
         g: an array (rows, ...), taken as the matrix (rows, all others).

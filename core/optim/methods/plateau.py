@@ -70,9 +70,9 @@ def reduce_on_plateau(
 ) -> Optimizer:
     """Return a transform that scales the updates down while the loss is on a plateau.
 
-    Put it at the end of a chain. An update is scaled by what the losses before it have decided, as
-    in torch. Unlike there, a loss below 0 has to fall too: it is better than the best one if it is
-    less than best - threshold * |best|.
+    Put it at the end of a chain. As in torch, the scale of an update depends only on the losses
+    before it. Unlike in torch, a negative loss must fall too: a loss is better than the best one if
+    it is less than best - threshold * |best|.
 
     Args:
         factor: the factor of the scale at each reduction, between 0 and 1.

@@ -204,8 +204,8 @@ def hutchinson_diagonal(step: float = 1e-3) -> Diagonal:
 
     Exact for a quadratic loss with a diagonal Hessian; for other Hessians right in the mean over u.
 
-    Params in half precision are moved by 8 units in the last place of each element where that is
-    more than step, and what is divided by is the distance that the rounded points have.
+    Each element is moved by 8 units in its last place where that is more than step, and what is
+    divided by is the distance that the rounded points have.
 
     Args:
         step: half the distance of the two points in each element. The estimate errs by about step^2
@@ -234,14 +234,8 @@ def hutchinson_diagonal(step: float = 1e-3) -> Diagonal:
     expect_numbers("hutchinson_diagonal", POSITIVE, step=step)
 
     def estimate(value_and_grad_fn, params, key):
-        signs, own = random_signs(key, params), own_leaves(params)
-        if own is not params:
-            return _between_rounded(value_and_grad_fn, params, signs, own, step)
-        ahead, behind = (
-            value_and_grad_fn(tree.map(lambda p, u, s=s: p + s * u, params, signs))[1]
-            for s in (step, -step)
-        )
-        return tree.map(lambda u, a, b: u * (a - b) / (2 * step), signs, ahead, behind)
+        signs = random_signs(key, params)
+        return _between_rounded(value_and_grad_fn, params, signs, own_leaves(params), step)
 
     return estimate
 
@@ -252,11 +246,9 @@ def _between_rounded(f: Callable, params: Params, signs: Params, own: Params, st
     def point(sign):
         def leaf(p, u, narrow):
             xp = namespace(narrow)
-            move = step
-            if widened(narrow) is not narrow:
-                limits = xp.finfo(narrow.dtype)
-                least = max(step, float(limits.smallest_normal))
-                move = at_least(UNITS * float(limits.eps) * abs(p), least)
+            limits = xp.finfo(narrow.dtype)
+            least = max(step, float(limits.smallest_normal))
+            move = at_least(UNITS * float(limits.eps) * abs(p), least)
             return widened(xp.astype(p + sign * move * u, narrow.dtype))
 
         return tree.map(leaf, params, signs, {name: own[name] for name in params})

@@ -12,10 +12,10 @@ from purenets.core.optim.internals.order import average_of_params, with_order
 def swa(start: int = 0, every: int = 1) -> Optimizer:
     """Return a transform that keeps the mean of the params, for stochastic weight averaging.
 
-    It is the last part of a chain, after `reduce_on_plateau` and outside of `lookahead`: it passes
-    the updates, and averages the params after them. Evaluate the mean by `with_averaged_params`.
-    `schedules.swa` is the learning rate that belongs to it; `torch_nets.update_batchnorm` computes
-    running statistics for it.
+    It is the last part of a chain, after `reduce_on_plateau` and outside of `lookahead`: it
+    returns the updates unchanged and averages the params that result from them. Evaluate the mean
+    by `with_averaged_params`. `schedules.swa` is the learning rate that belongs to it;
+    `torch_nets.update_batchnorm` computes running statistics for it.
 
     Args:
         start: updates before the first params that are averaged.
