@@ -132,7 +132,7 @@ def split(key: Array, n: int = 2) -> Array:
         (n, 2) int64; unpacking it gives the single keys.
 
     Raises:
-        UserError: `n` is not an integer from 0 on, or `key` is not a key.
+        UserError: `n` is not a non-negative integer, or `key` is not a key.
 
     Example:
         >>> from purenets import random
@@ -412,7 +412,7 @@ def permutation(key: Array, n: int) -> Array:
         (n,) int64, of the library and on the device of the key.
 
     Raises:
-        UserError: `n` is not an integer from 0 on, or `key` is not a key.
+        UserError: `n` is not a non-negative integer, or `key` is not a key.
 
     Example:
         >>> from purenets import random
@@ -437,7 +437,7 @@ def bits(key: Array, n: int) -> Array:
         larger `n` gives other words, not only more of them.
 
     Raises:
-        UserError: `n` is not an integer from 0 on, or `key` is not a key.
+        UserError: `n` is not a non-negative integer, or `key` is not a key.
 
     Example:
         >>> from purenets import random

@@ -122,7 +122,7 @@ def train_state(params: Params, buffers: Buffers, optimizer: Optimizer, key: Arr
         key: made by `random.key(seed)`; each step derives its own key from it.
 
     Returns:
-        A `TrainState` with `step` 0.
+        A `TrainState` with `step` 0, whose params and buffers have memory of their own.
 
     Raises:
         UserError: an argument has the wrong type or value; `optimizer.init` does not return a dict
@@ -504,8 +504,8 @@ def evaluate(
         Each metric by its name, a float.
 
     Raises:
-        UserError: there are no examples; `batch_size` is not an integer from 0 on; or a batch size
-            is given and a metric or the loss is not a mean over examples (`r2`, a sum, class
+        UserError: there are no examples; `batch_size` is not a non-negative integer; or a batch
+            size is given and a metric or the loss is not a mean over examples (`r2`, a sum, class
             weights, ignored targets). Mark a function of your own that is not:
             `f.mean_over_examples = False`.
 

@@ -1,7 +1,7 @@
 """Losses with hand-written gradients, under the names of `torch_nets.losses`.
 
 Each is a `Loss`, a pair of functions as in `modules.py`: forward returns the mean over the batch
-and a cache, backward the gradient by the outputs.
+and a cache, backward the gradient with respect to the outputs.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Loss(NamedTuple):
 
     Args:
         forward: `forward(outputs, targets) -> (value, cache)`.
-        backward: `backward(dout, cache) -> gradient by the outputs`.
+        backward: `backward(dout, cache) -> gradient with respect to the outputs`.
         accuracy: `accuracy(outputs, cache)`; None where an accuracy has no meaning.
     """
 

@@ -1,8 +1,9 @@
 """Every layer's forward and backward pass, written out by hand, one under the other.
 
 The convention is that of CS231n: `f_forward(...) -> (out, cache)`, `f_backward(dout, cache) ->
-gradients`, where `dout` is the gradient of the loss by `out` and the cache holds what the backward
-pass needs. The derivations, with the dimensions of all matrices, are in docs/backprop.md.
+gradients`, where `dout` is the gradient of the loss with respect to `out` and the cache holds what
+the backward pass needs. The derivations, with the dimensions of all matrices, are in
+docs/backprop.md.
 
 Below the pairs stand the modules `Linear`, `ReLU`, ...: constructors of a `Module`, which binds a
 pair to params, so that `serial` can apply several in sequence (`mlp_numpy.py`).

@@ -171,7 +171,7 @@ def loader_from(dataset: PalindromeDataset, batch_size: int, step: int = 0) -> D
         A DataLoader without end.
 
     Raises:
-        UserError: `batch_size` is not a positive integer, or `step` is not an integer from 0 on.
+        UserError: `batch_size` is not a positive integer, or `step` is not a non-negative integer.
 
     Example:
         >>> from purenets.torch_nets.dataset import PalindromeDataset, loader_from

@@ -52,7 +52,8 @@ def digits(size: int = 0) -> ImageDataset:
         An `ImageDataset` of one channel.
 
     Raises:
-        UserError: `size` is not an integer from 0 on, or the images would not fit into the memory.
+        UserError: `size` is not a non-negative integer, or the images would not fit into the
+            memory.
 
     Example:
         >>> from purenets.core.data import images

@@ -35,7 +35,7 @@ def palindromes(key: Array, batch: int, T: int, one_hot: bool = False) -> Batch:
     Args:
         key: a key of NumPy or torch.
         batch: how many palindromes.
-        T: their length, from 2 on.
+        T: their length, 2 or more.
         one_hot: digits as one-hot vectors instead of numbers.
 
     Returns:
@@ -98,7 +98,7 @@ def evaluation_batches(
 
     Args:
         key: the key of the random ones.
-        T: the length, from 2 on.
+        T: the length, 2 or more.
         size: how many palindromes to yield at most.
         one_hot: digits as one-hot vectors instead of numbers.
         chunk: the largest batch, so that long palindromes need little memory.

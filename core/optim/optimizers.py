@@ -104,7 +104,7 @@ def sgd(
 
     Raises:
         UserError: lr or weight_decay is negative or not finite, momentum or dampening is not in
-            [0, 1], or nesterov is True without momentum or with dampening.
+            [0, 1], nesterov is not a bool, or is True without momentum or with dampening.
 
     Example:
         >>> import numpy as np

@@ -334,7 +334,8 @@ def normalize_weights(optimizer: Optimizer) -> Optimizer:
         An optimizer with the state of the one it wraps. Leaves of zeros stay as they are.
 
     Raises:
-        UserError: optimizer is not an Optimizer, or averages the params (`ema`, `swa`).
+        UserError: optimizer is not an Optimizer, averages the params (`ema`, `swa`), or has no
+            learning rate, so that its updates point uphill.
 
     Example:
         >>> import numpy as np
@@ -599,8 +600,9 @@ def lookahead(optimizer: Optimizer, k: int = 5, alpha: Hyper = 0.5) -> Optimizer
         An optimizer whose state has the entries "count", "slow" (shaped as the params) and "inner".
 
     Raises:
-        UserError: optimizer is not an Optimizer or averages the params (`ema`, `swa`), k is not a
-            positive integer, or alpha is not in (0, 1].
+        UserError: optimizer is not an Optimizer, averages the params (`ema`, `swa`), or has no
+            learning rate, so that its updates point uphill; k is not a positive integer, or alpha
+            is not in (0, 1].
 
     Example:
         >>> import numpy as np

@@ -60,7 +60,7 @@ def backtracking(
     Raises:
         UserError: lr is negative or not finite, c1 or shrink is not between 0 and 1, grow is below
             1, max_steps is not a positive integer, or direction is not an Optimizer, averages the
-            params or has weight decay; from `init`: a leaf is complex; from `update`:
+            params, has weight decay or points uphill (it has no learning rate); from `init`: a leaf is complex; from `update`:
             value_and_grad_fn is missing.
 
     Example:

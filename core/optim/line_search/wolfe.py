@@ -58,9 +58,9 @@ def strong_wolfe(
 
     Raises:
         UserError: lr or tolerance_change is negative or not finite, not 0 < c1 < c2 < 1, max_eval
-            is not a positive integer, or direction is not an Optimizer, averages the params or has
-            weight decay; from `init`: a leaf is complex; from `update`: value_and_grad_fn is
-            missing.
+            is not a positive integer, or direction is not an Optimizer, averages the params, has
+            weight decay or points uphill (it has no learning rate); from `init`: a leaf is complex;
+            from `update`: value_and_grad_fn is missing.
 
     Example:
         >>> import numpy as np

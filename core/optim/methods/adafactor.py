@@ -70,7 +70,7 @@ def adafactor(
 
     Raises:
         UserError: lr or weight_decay is negative or not finite, beta2_decay is positive, eps is not
-            a pair of numbers from 0 on (the first may be None), or d is below 1; from `init`: a
+            a pair of non-negative numbers (the first may be None), or d is below 1; from `init`: a
             leaf is complex.
 
     Example:

@@ -89,8 +89,8 @@ def reduce_on_plateau(
 
     Raises:
         UserError: factor is not between 0 and 1, threshold is negative or not finite, min_scale is
-            not in [0, 1], patience or cooldown is not an integer from 0 on, every is not a positive
-            integer, or threshold_mode is unknown; from `update`: value is missing.
+            not in [0, 1], patience or cooldown is not a non-negative integer, every is not a
+            positive integer, or threshold_mode is unknown; from `update`: value is missing.
 
     Example:
         >>> import numpy as np

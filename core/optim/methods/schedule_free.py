@@ -74,8 +74,8 @@ def schedule_free(
         "weight_sum" and "inner".
 
     Raises:
-        UserError: optimizer is not an Optimizer or averages the params itself, lr or
-            weight_lr_power is negative or not finite, or beta is not in [0, 1].
+        UserError: optimizer is not an Optimizer, averages the params itself or has no learning rate,
+            so that its updates point uphill; lr or weight_lr_power is negative or not finite, or beta is not in [0, 1].
 
     Example:
         >>> import numpy as np
@@ -155,7 +155,8 @@ def schedule_free_adamw(
 
     Raises:
         UserError: lr, eps or weight_decay is negative or not finite, betas is not a pair of numbers
-            in [0, 1), or warmup_steps is not an integer from 0 on; from `init`: a leaf is complex.
+            in [0, 1), or warmup_steps is not a non-negative integer; from `init`: a leaf is
+            complex.
 
     Example:
         >>> import numpy as np

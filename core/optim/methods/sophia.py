@@ -74,7 +74,7 @@ def sophia(
     Raises:
         UserError: lr, eps or weight_decay is negative or not finite, betas is not a pair of numbers
             in [0, 1), gamma is not a finite number above 0, every is not a positive integer, seed
-            is not an integer from 0 on, or diagonal is not a function; from `init`: a leaf is
+            is not a non-negative integer, or diagonal is not a function; from `init`: a leaf is
             complex; from `update`: value_and_grad_fn is missing.
 
     Example:

@@ -26,7 +26,7 @@ def swa(start: int = 0, every: int = 1) -> Optimizer:
         the first params are averaged, "swa" are the params in training.
 
     Raises:
-        UserError: start is not an integer from 0 on, or every is not a positive integer.
+        UserError: start is not a non-negative integer, or every is not a positive integer.
 
     Example:
         >>> import numpy as np
