@@ -60,8 +60,8 @@ def backtracking(
     Raises:
         UserError: lr is negative or not finite, c1 or shrink is not between 0 and 1, grow is below
             1, max_steps is not a positive integer, or direction is not an Optimizer, averages the
-            params, has weight decay or points uphill (it has no learning rate); from `init`: a leaf is complex; from `update`:
-            value_and_grad_fn is missing.
+            params, has weight decay or points uphill (it has no learning rate); from `init`: a leaf
+            is complex; from `update`: value_and_grad_fn is missing.
 
     Example:
         The loss 2 w^2 rises at t = 1 and stays at t = 1/2; t = 1/4 leads to its minimum.

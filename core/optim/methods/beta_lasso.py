@@ -48,10 +48,10 @@ def beta_lasso(
         An optimizer for real params, with the state of the one it wraps.
 
     Raises:
-        UserError: optimizer is not an Optimizer, averages the params (`ema`, `swa`), has no learning
-            rate or is a line search (add the penalty to its loss), lam or beta is negative or not finite, or where is
-            not a function; from `init`: a leaf is complex, or a pattern of `named` or `not_named`
-            matches no leaf.
+        UserError: optimizer is not an Optimizer, averages the params (`ema`, `swa`), has no
+            learning rate or is a line search (add the penalty to its loss), lam or beta is negative
+            or not finite, or where is not a function; from `init`: a leaf is complex, or a pattern
+            of `named` or `not_named` matches no leaf.
 
     Example:
         >>> import numpy as np

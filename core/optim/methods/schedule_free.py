@@ -74,8 +74,9 @@ def schedule_free(
         "weight_sum" and "inner".
 
     Raises:
-        UserError: optimizer is not an Optimizer, averages the params itself or has no learning rate,
-            so that its updates point uphill; lr or weight_lr_power is negative or not finite, or beta is not in [0, 1].
+        UserError: optimizer is not an Optimizer, averages the params itself or has no learning
+            rate, so that its updates point uphill; lr or weight_lr_power is negative or not finite,
+            or beta is not in [0, 1].
 
     Example:
         >>> import numpy as np
