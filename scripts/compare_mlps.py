@@ -25,6 +25,7 @@ from purenets import (
     UserError,
     data,
     make_step,
+    optim,
     random,
     runs,
     train_state,
@@ -192,6 +193,10 @@ def compare(case: mlp_task.MLPConfig, compile: bool, keep: bool = False) -> list
 
     results = train_both(case, compile)
     finals = {name: to_numpy(result.state.params) for name, result in results.items()}
+    drawn = {
+        name: to_numpy(optim.with_averaged_params(result.state).params)
+        for name, result in results.items()
+    }
     difference = largest_difference(*finals.values())
     return [
         {
@@ -200,7 +205,7 @@ def compare(case: mlp_task.MLPConfig, compile: bool, keep: bool = False) -> list
             **result.history[-1],
             "largest_difference": difference,
             **({"history": result.history} if keep else {}),
-            **({"params": lists(finals[name])} if keep and result.task.n_features == 2 else {}),
+            **({"params": lists(drawn[name])} if keep and result.task.n_features == 2 else {}),
         }
         for name, result in results.items()
     ]

@@ -122,6 +122,8 @@ class Config(Options):
             yield "curriculum_fraction", "means nothing without --curriculum; leave it out"
         if self.optimizer == "lbfgs" and self.max_norm:
             yield "optimizer", "its line search needs gradients as they are, so --max_norm 0"
+        if self.freeze_recurrence and self.optimizer in ("backtracking", "lbfgs", "strong_wolfe"):
+            yield "freeze_recurrence", f"--optimizer {self.optimizer} moves all params at once"
         stages, share = len(self.curriculum), steps_of_stage(self)
         if stages and not (share >= 1 and int((self.train_steps - 1) / share) >= stages):
             yield (

@@ -615,12 +615,14 @@ def _join(schedules: Sequence[Schedule], boundaries: Sequence[float]) -> Schedul
 
     def schedule(count):
         count = _as_float(count)
-        xp = namespace(count)
+        xp, zero = namespace(count), 0 * count
         if kind_of(count) == "i":
             count = xp.astype(count, xp.int64)  # a boundary may be beyond the smaller ones
-        value = schedules[0](count)
+        # of two Python numbers `where` would make torch's default dtype
+        own = lambda value: value + zero if isinstance(value, int | float) else value
+        value = own(schedules[0](count))
         for begin, later in zip(boundaries, schedules[1:], strict=True):
-            value = xp.where(count >= begin, later(xp.clip(count - begin, 0, None)), value)
+            value = xp.where(count >= begin, own(later(xp.clip(count - begin, 0, None))), value)
         return value
 
     return schedule

@@ -143,7 +143,9 @@ def draw_curves(axis, runs: dict[str, History], names: Sequence[str]) -> None:
         for line, name in zip(LINES * len(names), names, strict=False):
             part = name.split("_")[0] if "_" in name else "train"
             text = literal(" ".join(filter(None, (label, part))))
-            axis.plot(*column(rows, name), line, color=color, label=text, linewidth=width)
+            steps, values = column(rows, name)
+            if steps:
+                axis.plot(steps, values, line, color=color, label=text, linewidth=width)
 
 
 def training_and_validation(axis, histories: Sequence[History], name: str) -> None:

@@ -2,12 +2,15 @@
 torch.
 """
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 
 from purenets import TrainState, UserError, optim, random, torch_nets, tree
 from purenets.core.optim import wrappers
+from purenets.core.optim.internals.extra_args import takes_extra_args
 from purenets.core.optim.internals.hyper import Hyper
 from purenets.core.vector_dict import vector_of, with_vector
 from purenets.optim import apply_updates
@@ -428,6 +431,7 @@ def test_another_number_of_losses_in_the_middle_of_an_observation():
         (optim.rprop, {"lr": 0.1}),
         (optim.adagrad, {"initial_accumulator_value": 0.1}),
         (optim.dog, {"reps_rel": 0.1}),
+        (optim.dog, {"eps": 0.1}),
         (optim.prodigy, {"d0": 0.1}),
         (optim.dadapt_adam, {"d0": 0.1}),
     ],
@@ -436,6 +440,55 @@ def test_what_only_the_first_state_is_made_of_stays_fixed(make, hypers):
     state = optim.inject_hyperparams(make, **hypers).init({"w": np.ones(2)})
     with pytest.raises(UserError, match="not an injected hyper-parameter"):
         optim.set_hyperparams(state, **hypers)
+
+
+def floats_of(make) -> dict[str, float]:
+    """Return the hyper-parameters of a function of `optim` whose default is a number of floats."""
+    try:
+        given = inspect.signature(make).parameters
+    except (TypeError, ValueError):
+        return {}
+    if any(p.default is p.empty and p.kind != p.VAR_KEYWORD for p in given.values()):
+        return {}
+    return {name: p.default for name, p in given.items() if type(p.default) is float}
+
+
+NUMBERS = [
+    (name, hyper)
+    for name in sorted(dir(optim))
+    if callable(getattr(optim, name)) and not isinstance(getattr(optim, name), type)
+    for hyper in floats_of(getattr(optim, name))
+    if (name, hyper)
+    != ("asgd", "lr")  # its state holds the next rate: one update later, as in torch
+]
+
+
+@pytest.mark.parametrize(("name", "hyper"), NUMBERS)
+def test_a_number_that_is_set_before_the_first_update_is_as_if_given(name, hyper):
+    """What can be set has the effect of its new value; what would have none cannot be set."""
+    make, params = getattr(optim, name), {"w": np.array([[2.0, 0.5], [-1.0, 3.0]])}
+    old = floats_of(make)[hyper]
+    new = 0.5 * old + 0.1 if old < 1 or hyper == "lr" else 0.75 * old
+    try:
+        injected, plain = optim.inject_hyperparams(make, **{hyper: old}), make(**{hyper: new})
+        state = optim.set_hyperparams(injected.init(params), **{hyper: new})
+    except (UserError, TypeError):
+        return  # no optimizer, or it says that the number cannot be set
+    found, expected, other = params, params, plain.init(params)
+
+    def loss(params):
+        return float((params["w"] ** 2).sum()), {"w": 2 * params["w"]}
+
+    for _ in range(4):
+        moved = []
+        for optimizer, at, own in ((injected, found, state), (plain, expected, other)):
+            value, grads = loss(at)
+            extra = {"value": value, "value_and_grad_fn": loss}
+            extra = extra if takes_extra_args(optimizer.update) else {}
+            updates, own = optimizer.update(grads, own, at, **extra)
+            moved += [optim.apply_updates(at, updates), own]
+        found, state, expected, other = moved
+    np.testing.assert_allclose(found["w"], expected["w"], rtol=1e-9)
 
 
 @pytest.mark.parametrize("array", [np.array, torch.tensor])

@@ -68,3 +68,9 @@ def test_scatter_of_one_feature_lies_on_a_line():
     places = np.concatenate([part.get_offsets() for part in axes[0, 0].collections])
     assert len(places) == 6
     assert not places[:, 1].any()
+
+
+def test_a_column_that_no_row_has_is_not_in_the_legend():
+    rows = [{"step": 0, "loss": 2.0}, {"step": 1, "loss": 1.0}]
+    (axis,) = plots.curves({"": rows}, [("loss", "valid_loss")]).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["train"]

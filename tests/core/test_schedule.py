@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler, swa_utils
 
-from purenets import UserError, schedules
+from purenets import UserError, optim, schedules
 
 N = 60
 TWINS = {
@@ -256,3 +256,13 @@ def test_steps_do_not_overflow_integers():
     assert schedules.multi_step(1, list(range(70)), 2)(np.array([70])) == [2.0**70]
     join = schedules.join([schedules.constant(1.0), schedules.constant(2.0)], [1000])
     assert join(np.arange(3, dtype=np.uint8)).tolist() == [1, 1, 1]
+
+
+def test_joined_functions_that_return_python_numbers_keep_the_dtype_of_the_params():
+    schedule = schedules.join([lambda count: 0.1, lambda count: 0.2], [1])
+    optimizer, params = optim.sgd(schedule), {"w": torch.ones(1, dtype=torch.float64)}
+    state, taken = optimizer.init(params), []
+    for _ in range(3):
+        updates, state = optimizer.update(params, state, params)
+        taken.append(float(updates["w"]))
+    assert taken == [-0.1, -0.2, -0.2]

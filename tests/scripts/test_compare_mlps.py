@@ -90,6 +90,15 @@ def test_boundaries_are_those_of_the_first_seed(tmp_path):
     assert (tmp_path / "boundaries.png").exists()
 
 
+def test_boundaries_of_an_optimizer_that_averages_are_those_of_the_averages(tmp_path):
+    few = {"seeds": 1, "max_steps": 6, "learning_rate": 0.3, "optimizers": "schedule_free_adamw"}
+    config = compare_mlps.Config(**SMALL | few, datasets="overlap", out=str(tmp_path))
+    for result in compare_mlps.kept_pairs(compare_mlps.main(config))["overlap"].values():
+        x, y = result.task.test
+        accuracy = result.history[-1]["test_accuracy"]
+        assert (result.predict(x) == y).mean() == pytest.approx(accuracy, abs=1e-6)
+
+
 def test_params_that_do_not_fit_their_case_are_refused(tmp_path):
     config = compare_mlps.Config(**SMALL | {"seeds": 1}, datasets="moons", out=str(tmp_path))
     (row, _) = json.loads(json.dumps(compare_mlps.main(config)))

@@ -100,6 +100,10 @@ def test_wrong_options(options, message):
     [
         ("--keep 3", "--keep 3: means nothing without --out"),
         ("--optimizer lbfgs", "--optimizer lbfgs: .* --max_norm 0"),
+        (
+            "--optimizer strong_wolfe --max_norm 0 --freeze_recurrence",
+            "--freeze_recurrence True: --optimizer strong_wolfe moves all params at once",
+        ),
         ("--curriculum 5,6 --train_steps 1", "--curriculum 5,6: some of its lengths"),
         ("--curriculum 5 --train_steps 2 --curriculum_fraction 0.9", "--curriculum 5: some of"),
     ],

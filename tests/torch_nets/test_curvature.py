@@ -383,3 +383,38 @@ def test_fisher_and_influence_of_complex_params_are_those_of_pairs_of_reals():
     reference = {"w": grads["w"].mean(0)}
     found = influence(grads, reference)
     torch.testing.assert_close(found, (pairs * pairs.mean(0)).sum((1, 2, 3)))
+
+
+class WrittenOut(torch.nn.Module):
+    """PReLU, or its formula."""
+
+    def __init__(self, n, by_formula):
+        super().__init__()
+        self.weight, self.by_formula = torch.nn.Parameter(torch.linspace(0.1, 0.4, n)), by_formula
+
+    def forward(self, x):
+        if not self.by_formula:
+            return torch.nn.functional.prelu(x, self.weight)
+        w = self.weight.reshape(-1, *[1] * (x.ndim - 2)) if len(self.weight) > 1 else self.weight
+        return torch.where(x >= 0, x, w * x)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_curvature_of_prelu_where_torch_confuses_examples_and_outputs(n, channels):
+    """With as many examples as outputs, 3, its derivative under two vmaps is silently wrong."""
+    key = torch.as_tensor(random.key(0))
+    batch = random.normal(key, (n, 2, 2)), torch.arange(n) % 3
+    found = []
+    for by_formula in (False, True):
+        parts = WrittenOut(channels, by_formula), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+        model = from_module(torch.nn.Sequential(*parts))
+        params, _ = model.init(None)
+        fixed = random.normal(random.fold_in(key, 1), (3, 4))
+        params = {**params, "2.weight": fixed, "2.bias": torch.zeros(3)}
+        posterior = diagonal_laplace(model, params, {}, batch)
+        _, variance = linearized_predictive(model, posterior, {}, batch[0])
+        kernel = ntk(model, params, {}, batch[0], batch[0])
+        found.append((ggn_diagonal(model, params, {}, batch)["0.weight"], variance, kernel))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)

@@ -35,6 +35,7 @@ from purenets.core.optim.internals.elementwise import apply_updates
 from purenets.core.serial import expect_output, own_or_drawn_leaves
 from purenets.torch_nets.analysis.operators import in_order_of
 from purenets.torch_nets.analysis.per_example import per_example_grads
+from purenets.torch_nets.analysis.single_output import single_output
 from purenets.torch_nets.foreign_losses import checked_loss
 from purenets.torch_nets.grad import expect_param_tensors
 from purenets.torch_nets.keys import key_like
@@ -401,7 +402,7 @@ def ntk(model: Model, params: Params, buffers: Buffers, x1: Tensor, x2: Tensor) 
             raise UserError(f"ntk: {name}: needs a tensor of one example or more, (n, ...)")
 
     def jacobian(x):
-        one = lambda params, x: model.apply(params, buffers, x[None])[0][0]
+        one = lambda params, x: single_output(model, params, buffers, x)
         return vmap(jacrev(one), (None, 0))(params, x)
 
     j1, j2 = jacobian(x1), jacobian(x2)

@@ -10,9 +10,9 @@ from purenets.core import tree
 from purenets.core.arguments import expect_integers
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.batch import map_arrays
 from purenets.torch_nets.analysis.operators import Product, draw_probes, expect_net, matrix_product
 from purenets.torch_nets.analysis.per_example import check_chunk
+from purenets.torch_nets.analysis.single_output import single_output
 from purenets.torch_nets.analysis.trace import check_parts, left_out_directions
 from purenets.torch_nets.foreign_losses import (
     expect_mean_of_examples,
@@ -156,17 +156,12 @@ def ggn_diagonal(
     expect_mean_loss(loss, lambda: model.apply(params, buffers, batch[0])[0], batch[1])
 
     def one(x, y):
-        logits, pull = vjp(lambda p: _single_output(model, p, buffers, x), params)
+        logits, pull = vjp(lambda p: single_output(model, p, buffers, x), params)
         (rows,) = vmap(pull)(loss_hessian_sqrt(loss, logits, y).to(logits.dtype))
         return tree.map(lambda r: widened(r).square().sum(0), rows)
 
     squares = vmap(one, chunk_size=chunk_size)(*batch)
     return tree.map(lambda d: d.mean(0), squares)
-
-
-def _single_output(model: Model, params: Params, buffers: Buffers, x) -> Tensor:
-    """Return the outputs of one example."""
-    return model.apply(params, buffers, map_arrays(lambda a: a[None], x))[0][0]
 
 
 def expect_mean_loss(loss: Callable, logits: Callable[[], Tensor], targets: Tensor) -> None:

@@ -32,7 +32,6 @@ from purenets.core.arguments import (
 )
 from purenets.core.arrays import widened
 from purenets.core.base import Batch, Buffers, Model, Params, UserError
-from purenets.core.batch import map_arrays
 from purenets.core.data.checks import input_leaves
 from purenets.torch_nets.analysis.curvature import eval_loss_fn, ggn_vp
 from purenets.torch_nets.analysis.diagonal import ggn_diagonal
@@ -40,6 +39,7 @@ from purenets.torch_nets.analysis.ghost_terms import rows_of
 from purenets.torch_nets.analysis.kfac import eigen_block, kfac, kfac_eigenvectors_vp
 from purenets.torch_nets.analysis.operators import damped, expect_net, to_dense
 from purenets.torch_nets.analysis.per_example import check_chunk
+from purenets.torch_nets.analysis.single_output import single_output
 from purenets.torch_nets.grad import expect_tensors
 from purenets.torch_nets.keys import key_like
 from purenets.torch_nets.losses import cross_entropy
@@ -380,8 +380,7 @@ def linearized_predictive(
     check_chunk(chunk_size)
 
     def one(x):
-        f = lambda p: model.apply(p, buffers, map_arrays(lambda a: a[None], x))[0][0]
-        logits, pull = vjp(f, posterior.mean)
+        logits, pull = vjp(lambda p: single_output(model, p, buffers, x), posterior.mean)
         n, shape = logits.numel(), logits.shape
         eye = torch.eye(n, dtype=logits.dtype, device=logits.device)
         (J,) = vmap(pull)(eye.reshape(n, *shape))

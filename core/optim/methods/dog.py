@@ -108,4 +108,4 @@ def dog(
     return real_only("dog", chain(*decay, any_dtype(with_order(TURNS, Optimizer(init, update)))))
 
 
-dog.only_at_init = ("reps_rel",)
+dog.only_at_init = ("reps_rel", "eps")

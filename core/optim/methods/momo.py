@@ -174,7 +174,9 @@ def _momo(
         length, shrink = dot(new["grad_avg"], step), 1 + rate * decay
         slope = dot(params, new["grad_avg"])
         model = shrink * (new["loss_avg"] - new["grad_dot_w"]) + slope
-        bound = _reset(state["lb"], model, shrink * rho, lb) if use_fstar else state["lb"]
+        bound = 0 * state["lb"] + lb  # as it is now: `set_hyperparams` may have changed it
+        if use_fstar:
+            bound = _reset(state["lb"], model, shrink * rho, lb)
         tau = at_least(model - shrink * rho * bound, 0.0) / nonzero(length)
         tau = at_most(tau, rate / rho)
         if use_fstar:
