@@ -30,7 +30,7 @@ class Case(NamedTuple):
     flags: str = ""
     processes: int = 1
     resume: tuple[str, ...] = ("--resume",)
-    runs: int = 20  # that are stopped, in the campaign
+    runs: int = 10  # that are stopped, in the campaign
 
 
 CASES = [
@@ -47,9 +47,9 @@ CASES = [
         for processes in (1, 2)
     ),
     Case("cifar10_cnn", f"{CIFAR10} --channels 8,8,8"),
-    Case("cifar10_cnn", f"{CIFAR10} --channels 8,8,8", processes=2, runs=10),
+    Case("cifar10_cnn", f"{CIFAR10} --channels 8,8,8", processes=2, runs=5),
     Case("cifar10_mlp", f"{CIFAR10} --optimizer muon"),
-    Case("cifar10_mlp", f"{CIFAR10} --optimizer muon", processes=2, runs=10),
+    Case("cifar10_mlp", f"{CIFAR10} --optimizer muon", processes=2, runs=5),
     *(
         Case(
             "train",
