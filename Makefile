@@ -3,7 +3,7 @@
 # make test-oldest, make test-newest   the tests with the oldest torch that is supported and with
 #   the newest there is, each in a venv of its own; PYTHON=python3.13 for another Python
 # make full  every experiment of the report from the start, more than a day; FULL="--data_dir DIR" says where CIFAR-10 is
-# make faults  the whole campaign of kills, damage and random input; half a day; results/faults.json
+# make faults  the whole campaign of kills, damage and random input; some hours; results/faults.json
 # make mutants  deliberate mistakes, which the fast tests have to notice; minutes; results/mutants.json
 # make notebook  open the notebooks; make notebooks  run them all again, in place
 # make docs  the documentation site: site/index.html, which opens without a server
