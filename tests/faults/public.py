@@ -60,6 +60,7 @@ CLOSED = {
     *("torch_nets.other_draws", "torch_nets.analysis.accounting", "torch_nets.analysis.noise"),
     *("torch_nets.analysis.ghost_pass", "torch_nets.analysis.ghost_rules"),
     *("torch_nets.analysis.ghost_terms", "torch_nets.layer_calls", "torch_nets.shards"),
+    "torch_nets.analysis.single_output",
 }
 # Functions of open modules that only others of purenets call
 INTERNAL = {
