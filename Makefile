@@ -23,7 +23,8 @@ PLAIN := $(addprefix tests/, test_both_backends.py test_cnn_both_backends.py tes
     torch_nets/test_layers.py torch_nets/test_vanilla_rnn.py)
 export MPLBACKEND := Agg
 
-QUIET := --quiet --disable-pip-version-check
+# without --no-compile, pip compiles ten thousand files of which most are never imported
+QUIET := --quiet --disable-pip-version-check --no-compile
 OLDEST := torch==2.11.* torchvision==0.26.*
 
 .PHONY: run full test test-oldest test-newest faults mutants stale lint format docs notebook notebooks bench
@@ -50,7 +51,7 @@ test-newest: BIN := .venv-newest/bin
 
 # atheris is not to be had for every Python; its tests are skipped without it
 faults: .venv/installed-test
-	-"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]"
+	-"$(BIN)/python" -m pip install $(QUIET) --editable ".[fuzz]"
 	rm -f results/faults.json
 	PURENETS_FAULTS=results/faults.json "$(BIN)/python" -m pytest tests/faults
 
@@ -111,9 +112,9 @@ clean:
 
 # A stamp for each set of extras; setup.cfg changed means install again
 .venv/installed: setup.cfg | .venv/bin/python
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable .
+	"$(BIN)/python" -m pip install $(QUIET) --editable .
 	touch $@
 
 .venv/installed-%: setup.cfg | .venv/bin/python
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	"$(BIN)/python" -m pip install $(QUIET) --editable ".[$*]"
 	touch $@
