@@ -97,6 +97,7 @@ def tree_of(commit: str) -> Tree | None:
 def origins(found: dict) -> set[tuple[str, str]]:
     """Return the commits and commands that a result, or its rows, come from."""
     parts = [row for name in ("rows", "cells") for row in found.get(name) or []]
+    parts += (found.get("origins") or {}).values()  # of the campaign of faults
     parts = [row for row in parts if isinstance(row, dict)] or [found]
     whole = {name: found.get(name) for name in ("git_commit", "command")}
     rows = ({**whole, **{k: v for k, v in row.items() if v}} for row in parts)

@@ -117,3 +117,11 @@ def test_every_stored_result_names_commands_of_which_it_is_known_what_they_use()
     ]
     assert {name for name, _ in rows} == {path.name for path in paths}
     assert len(now.used_by("scripts/train.py")) > 100
+
+
+def test_a_result_comes_from_the_commits_of_all_its_parts():
+    old, new = {"git_commit": "1" * 40}, {"git_commit": "2" * 40}
+    command = {"command": "make faults"}
+    for name, parts in (("origins", {"a": old, "b": new}), ("rows", [old, new])):
+        found = stale.origins(new | command | {name: parts})
+        assert {commit for commit, _ in found} == {"1" * 40, "2" * 40}
