@@ -33,7 +33,7 @@ from purenets.core.optim.internals.order import KEEPS, with_order
 from purenets.core.optim.internals.precision import any_dtype, own_leaves, real_only, refusing
 from purenets.core.optim.transforms import add_decayed_weights, chain, scale_by_learning_rate
 
-UNITS = 8  # in the last place of a half-precision param that it is moved by at least
+UNITS = 8  # in the last place of a param, which it is moved by at least
 
 # f(value_and_grad_fn, params, key) -> an estimate of the diagonal of the Hessian, as the params
 Diagonal = Callable[[Callable, Params, Array], Params]
