@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import cifar10, cifar10_gpu, cifar10_parts, growth, jax_peers, products, summary
+from benchmarks import (
+    cifar10,
+    cifar10_gpu,
+    cifar10_parts,
+    growth,
+    jax_peers,
+    products,
+    summary,
+    timing,
+)
 from benchmarks import recipe as public
 from purenets import UserError
 from purenets.core.data import images
@@ -104,6 +115,24 @@ def recipe_file(tmp_path, monkeypatch) -> str:
     return str(path)
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Contestants do not wait for a process of their own, which imports torch; ours is narrow."""
+    monkeypatch.setattr(timing, "apart", lambda build, *arguments, memory_reused: build(*arguments))
+    narrow = dataclasses.replace(cifar10_cnn.PRESETS["digits"], channels=(8, 8, 8))
+    monkeypatch.setitem(cifar10_cnn.PRESETS, "digits", narrow)
+
+
+def test_a_contestant_has_a_process_of_its_own():
+    with_threads = timing.apart(functools.partial, torch.get_num_threads, memory_reused=True)
+    failing = timing.apart(functools.partial, divmod, 1, 0, memory_reused=False)
+    elsewhere = timing.apart(functools.partial, os.getpid, memory_reused=False)
+    assert elsewhere() == elsewhere() != os.getpid()
+    assert with_threads() == torch.get_num_threads()
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        failing()
+
+
 def test_the_public_recipe_runs_on_a_cpu_by_its_words_alone(recipe_file):
     threads = torch.get_num_threads()
     config = cifar10.Config(recipe=recipe_file, data="digits", threads=1)
@@ -115,7 +144,7 @@ def test_the_public_recipe_runs_on_a_cpu_by_its_words_alone(recipe_file):
     assert found["precision"] == "bfloat16"
 
 
-def test_whole_trainings_take_turns(recipe_file, tmp_path):
+def test_whole_trainings_take_turns(recipe_file, tmp_path, in_this_process):
     path = str(tmp_path / "gpu.json")
     config = cifar10_gpu.Config(recipe_file, "cnn digits", "digits", rounds=2, results=path)
     found = cifar10_gpu.main(config)
@@ -157,7 +186,9 @@ def test_what_goes_wrong_in_the_recipe_is_raised_here(recipe_file, tmp_path):
         paced.ask("step", contextlib.nullcontext())
 
 
-def test_the_time_of_a_training_is_the_sum_of_its_parts(recipe_file, tmp_path, monkeypatch):
+def test_the_time_of_a_training_is_the_sum_of_its_parts(
+    recipe_file, tmp_path, monkeypatch, in_this_process
+):
     config = cifar10.Config(
         recipe=recipe_file,
         presets="cnn digits,mlp digits",

@@ -269,6 +269,17 @@ def test_notebooks_read_results_by_the_reader(path):
     assert "results" not in code or "read_text" not in code.split('"results"')[-1][:80]
 
 
+def test_a_run_goes_on_that_was_killed_between_its_tables_and_its_json(tmp_path):
+    """The tables are written first; then they stand alone."""
+    path = tmp_path / "found.json"
+    result_files.write(
+        path, {"command": "x", "rows": []}, table_of(("a", *result_files.ORIGIN), [])
+    )
+    path.unlink()
+    with result_files.exclusive(path) as held:
+        assert held == path
+
+
 def test_a_file_that_is_no_result_is_not_replaced(tmp_path):
     notes = tmp_path / "notes.json"
     notes.write_text('{"mine": 1}')
@@ -281,6 +292,12 @@ def test_a_file_that_is_no_result_is_not_replaced(tmp_path):
     with (
         pytest.raises(UserError, match=r"README\.md would be replaced; name another file"),
         result_files.exclusive(tmp_path / "README.json"),
+    ):
+        pass
+    (tmp_path / "folder.md").mkdir()
+    with (
+        pytest.raises(UserError, match=r"folder\.md would be replaced; name another file"),
+        result_files.exclusive(tmp_path / "folder.json"),
     ):
         pass
     for _ in range(2):  # a result is gone on with

@@ -40,11 +40,17 @@ def exclusive(path: str | Path | None) -> Iterator[Path | None]:
 
 
 def _expect_own(path: Path, tables: Path) -> None:
-    if not path.exists():
-        if tables.exists():
-            raise UserError(f"--results {path}: {tables} would be replaced; name another file")
-    elif "git_commit" not in read(path, drafts=True):
-        raise UserError(f"--results {path}: is no file of results; name another file")
+    if path.exists():
+        if "git_commit" not in read(path, drafts=True):
+            raise UserError(f"--results {path}: is no file of results; name another file")
+    elif tables.exists() and not _is_own(tables):  # own tables stand alone if `write` was killed
+        raise UserError(f"--results {path}: {tables} would be replaced; name another file")
+
+
+def _is_own(tables: Path) -> bool:
+    """Return whether a file has a table with the last columns of ours."""
+    header = f"| {' | '.join(ORIGIN)} |\n".encode()
+    return tables.is_file() and header in tables.read_bytes()
 
 
 def write(path: str | Path, found: dict, *tables: Table) -> None:

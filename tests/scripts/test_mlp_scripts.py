@@ -63,7 +63,9 @@ def test_script_module_and_notebook_give_the_same_bits(name, tmp_path):
 
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py"), "--out", str(folder)]
+    length = ["--max_steps", "400"]
+    script = [sys.executable, str(ROOT / "scripts" / "train_mlp_numpy.py"), *length]
+    command = [*script, "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (folder / checkpoint.NAME).exists() and process.poll() is None:
         time.sleep(0.01)
@@ -72,8 +74,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     assert process.returncode == 130
     assert err.startswith("error: stopped after step ")
     assert f"--out {folder} --resume" in err
-    assert call("train_mlp_numpy", "--out", folder, "--resume").returncode == 0
-    assert call("train_mlp_numpy", "--out", tmp_path / "whole").returncode == 0
+    assert call("train_mlp_numpy", *length, "--out", folder, "--resume").returncode == 0
+    assert call("train_mlp_numpy", *length, "--out", tmp_path / "whole").returncode == 0
     assert differing(folder, tmp_path / "whole", FILES) == []
 
 

@@ -161,7 +161,7 @@ def test_numbers_are_those_of_the_results(report):
         assert row[6] == str(len(accuracies))
 
 
-def test_a_missing_result_is_trained_in_small_and_said(tmp_path, monkeypatch):
+def test_a_missing_result_is_trained_in_small_and_said(tmp_path, monkeypatch, undrawn):
     parts = []
     monkeypatch.setattr(
         results, "quick_run", lambda part, config: parts.append(part) or ["in small"]

@@ -13,7 +13,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+from pathlib import Path
 
 from sklearn.datasets import load_digits  # noqa: F401 (here and below: so that no fork has to)
 
@@ -22,6 +24,19 @@ from purenets.core import running_sums
 from purenets.core.report import plots  # noqa: F401
 from purenets.core.runs.command import command
 from purenets.torch_nets import distributed, images  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(jobs: list[tuple[str, str, list[list[int]]]]) -> tuple[list[list[bool]], str]:
+    """Run jobs in a process of their own; return what it prints, and what stands on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.torch_nets.forked_ranks"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        input=json.dumps(jobs), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def leg(module, arguments: list[str], processes: int, steps: int) -> bool:

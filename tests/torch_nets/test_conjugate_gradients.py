@@ -143,7 +143,7 @@ def test_gradient_is_the_dense_solution_and_lowers_the_loss_more_than_one_as_lon
     assert loss(found) < loss(as_long) < float(metrics["loss"])
 
 
-def test_step_runs_under_jit():
+def test_step_runs_under_jit(traced_only):
     model, batch = layers.serial(fc=layers.Linear(3, 3)), net()[2]
     params, optimizer = tree.cast(model.init(KEY)[0], "float64"), optim.sgd(1.0)
     step = make_step(gauss_newton_grad_fn(model, maxiter=5), optimizer)

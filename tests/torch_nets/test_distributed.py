@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,17 @@ import torch
 
 from purenets import UserError
 from purenets.core.runs import checkpoint
+from purenets.core.runs.notes import RunWarning
 from purenets.torch_nets.distributed import Group, processes
 from scripts import cnn_train
 from scripts.shared import training
+from tests.torch_nets import forked_ranks
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 STEPS, BATCH = 12, 8
 
-# what each rank does: train a net in float64, and write what rank 0 ends with
+# what each rank does: train three nets in float64, and write what rank 0 ends with
 RANK = f"""
 import functools, sys
 import numpy as np, torch
@@ -37,30 +40,30 @@ from purenets.torch_nets.pytorch_mlp import MLP
 from purenets.torch_nets.vanilla_rnn import VanillaRNN
 
 torch.set_num_threads(1)
-name, out = sys.argv[1:]
 with processes(torch.device("cpu")) as group:
     norm = functools.partial(layers.BatchNorm, total=total if group.size > 1 else None)
     models = {{
-        "mlp": (lambda: MLP(6, [5], 10), (6,)),
-        "cnn": (lambda: CNN(3, 10, width=1 / 16, norm=norm), (3, 32, 32)),
-        "rnn": (lambda: VanillaRNN(7, 1, 9, 10), (7, 1)),
+        "mlp": (MLP(6, [5], 10), (6,)),
+        "cnn": (CNN(3, 10, width=1 / 16, norm=norm), (3, 32, 32)),
+        "rnn": (VanillaRNN(7, 1, 9, 10), (7, 1)),
     }}
-    make, shape = models[name]
-    # not Adam: it makes steps of the rounding errors that are a bias's gradient ahead of BatchNorm
-    model, optimizer = make(), optim.nesterov(1e-2)
-    params, buffers = (tree.cast(part, "float64") for part in model.init(random.key(0)))
-    state = train_state(params, buffers, optimizer, random.key(1))
-    draw = np.random.default_rng(0)
-    x = torch.from_numpy(draw.normal(size=({STEPS}, {BATCH}, *shape)))
-    y = torch.from_numpy(draw.integers(0, 10, ({STEPS}, {BATCH})))
-    step = make_step(data_parallel(grad_fn(model), group), optimizer)
-    for i in range({STEPS}):
-        state, metrics = step(state, (x[i], y[i]))
-    few = (x[0, :5], y[0, :5])
-    found = parallel_metrics(metrics_fn(model), group)(state.params, state.buffers, few)
-    if group.writes:
-        tested = {{f"test_{{name}}": value for name, value in found.items()}}
-        np.savez(out, **to_numpy(state.params | state.buffers | metrics | tested))
+    for name, (model, shape) in models.items():
+        # not Adam: it steps by the rounding errors that a bias's gradient ahead of BatchNorm is
+        optimizer = optim.nesterov(1e-2)
+        params, buffers = (tree.cast(part, "float64") for part in model.init(random.key(0)))
+        state = train_state(params, buffers, optimizer, random.key(1))
+        draw = np.random.default_rng(0)
+        x = torch.from_numpy(draw.normal(size=({STEPS}, {BATCH}, *shape)))
+        y = torch.from_numpy(draw.integers(0, 10, ({STEPS}, {BATCH})))
+        step = make_step(data_parallel(grad_fn(model), group), optimizer)
+        for i in range({STEPS}):
+            state, metrics = step(state, (x[i], y[i]))
+        few = (x[0, :5], y[0, :5])
+        found = parallel_metrics(metrics_fn(model), group)(state.params, state.buffers, few)
+        if group.writes:
+            tested = {{f"test_{{key}}": value for key, value in found.items()}}
+            leaves = to_numpy(state.params | state.buffers | metrics | tested)
+            np.savez(f"{{sys.argv[1]}}/{{name}}.npz", **leaves)
 """
 
 
@@ -68,20 +71,19 @@ def environment() -> dict:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "rnn"])
-def test_two_processes_end_as_one_does(name, tmp_path):
+def test_two_processes_end_as_one_does(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    starts = {"one": [sys.executable], "two": [*TORCHRUN, "2"]}
-    for how, start in starts.items():
-        command = [*start, script, name, tmp_path / f"{how}.npz"]
+    for how, start in {"one": [sys.executable], "two": [*TORCHRUN, "2"]}.items():
+        (tmp_path / how).mkdir()
+        command = [*start, script, tmp_path / how]
         subprocess.run(command, check=True, env=environment(), capture_output=True)
-    one, two = (np.load(tmp_path / f"{how}.npz") for how in starts)
-    assert set(one) == set(two)
-    for leaf in one:
-        assert np.abs(one[leaf] - two[leaf]).max() < (
-            1e-6 if leaf.endswith("accuracy") else 1e-10
-        ), leaf
+    for name in ("mlp", "cnn", "rnn"):
+        one, two = (np.load(tmp_path / how / f"{name}.npz") for how in ("one", "two"))
+        assert set(one) == set(two)
+        for leaf in one:
+            limit = 1e-6 if leaf.endswith("accuracy") else 1e-10
+            assert np.abs(one[leaf] - two[leaf]).max() < limit, (name, leaf)
 
 
 SMALL = (
@@ -107,9 +109,11 @@ def test_a_lost_rank_ends_the_run_with_a_line_and_one_process_goes_on(tmp_path):
     assert len(lines) == 1
     assert "lost another of the 2 processes" in lines[0]
     assert f"--out {folder} and --resume" in lines[0]
-    for rest in (["--out", folder, "--resume"], ["--out", tmp_path / "whole"]):
-        few = ["--max_steps", "20"]  # rounding, which two processes do otherwise, grows with each
-        subprocess.run([sys.executable, *script, *few, *rest], check=True, capture_output=True)
+    few = [*SMALL.split(), "--max_steps", "20"]  # rounding, which two do otherwise, grows with each
+    cnn_train.train(cnn_train.Config.parse([*few, "--out", str(tmp_path / "whole")]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)  # of other steps, and of other processes
+        cnn_train.train(cnn_train.Config.parse([*few, "--out", str(folder), "--resume"]))
     params = [checkpoint_params(path) for path in (folder, tmp_path / "whole")]
     assert all(np.abs(params[0][leaf] - params[1][leaf]).max() < 1e-4 for leaf in params[0])
 
@@ -156,39 +160,37 @@ IN_TWO = {
 }
 
 
-@pytest.mark.parametrize("name", IN_TWO)
-def test_two_processes_train_a_preset_as_one_does(name, tmp_path):
+def test_two_processes_train_a_preset_as_one_does(tmp_path):
     flags = (
         "--preset digits --flip alternating --optimizer nesterov --precision float32 --threads 1"
     )
-    script = [str(ROOT / "scripts" / f"{name}.py"), *flags.split(), *IN_TWO[name].split()]
-    for how, start in {"one": [sys.executable], "two": [*TORCHRUN, "2"]}.items():
-        command = [*start, *script, "--out", tmp_path / how]
-        subprocess.run(command, check=True, env=environment(), capture_output=True)
-    one, two = (checkpoint_params(tmp_path / how) for how in ("one", "two"))
-    for leaf in one:  # float32, whose rounding grows from step to step
-        assert np.abs(one[leaf] - two[leaf]).max() < 1e-3 * max(1, np.abs(one[leaf]).max()), leaf
-    results = [json.loads((tmp_path / how / "results.json").read_text()) for how in ("one", "two")]
-    assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-4)
+    jobs = [
+        (name, f"{flags} {IN_TWO[name]} --out {tmp_path / name / str(processes)}", [[processes, 0]])
+        for name in IN_TWO
+        for processes in (1, 2)
+    ]
+    ends, _ = forked_ranks.run(jobs)
+    assert ends == [[False]] * len(jobs)
+    for name in IN_TWO:
+        one, two = (checkpoint_params(tmp_path / name / processes) for processes in "12")
+        for leaf in one:  # float32, whose rounding grows from step to step
+            limit = 1e-3 * max(1, np.abs(one[leaf]).max())
+            assert np.abs(one[leaf] - two[leaf]).max() < limit, (name, leaf)
+        results = [json.loads((tmp_path / name / n / "results.json").read_text()) for n in "12"]
+        assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-4)
 
 
-def test_compile_is_refused_in_several_processes():
-    config = cnn_train.Config(data="digits", compile=True)
-    with pytest.raises(UserError, match="--compile: not with several processes; leave it out"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"compile": True}, "--compile: not with several processes; leave it out"),
+        ({"batch_size": 63}, "--batch_size 63: needs a multiple of the 2 processes"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(options, message):
+    config = cnn_train.Config(data="digits", **options)
+    with pytest.raises(UserError, match=message):
         training.train_as(config, cnn_train.RECIPE, torch.device("cpu"), Group(rank=0, size=2))
-
-
-def test_a_batch_that_cannot_be_shared_is_named(tmp_path):
-    script = [ROOT / "scripts" / "cnn_train.py", *SMALL.split(), "--batch_size", "63"]
-    done = subprocess.run(
-        [*TORCHRUN, "2", *map(str, script)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "error: --batch_size 63: needs a multiple of the 2 processes" in done.stderr
-    assert 'cnn_train.py", line' not in done.stderr  # no traceback of ours
 
 
 def rank_of(folder: Path, rank: int) -> int:

@@ -178,8 +178,7 @@ def test_many_priors_in_one_call(laplace):
         assert torch.allclose(probabilities[i], two, rtol=1e-9, atol=1e-12)
 
 
-def test_all_of_it_under_jit():
-    """In one compilation, of a net of one layer: each kernel takes seconds to compile."""
+def test_all_of_it_under_jit(traced_only):
     model = layers.serial(fc=layers.Linear(3, 3))
     params = tree.cast(model.init(KEY)[0], "float64")
 

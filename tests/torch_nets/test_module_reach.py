@@ -204,7 +204,7 @@ def test_leaves_in_containers_and_methods_follow_the_params(name):
     expect_gradients_of_torch(module)
 
 
-def test_leaves_in_containers_follow_the_params_where_jit_traces():
+def test_leaves_in_containers_follow_the_params_where_jit_traces(traced_only):
     expect_gradients_of_torch(FOLLOWED["lists and dicts"](), jit)
 
 

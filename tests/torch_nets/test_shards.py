@@ -2,9 +2,6 @@
 
 import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +27,8 @@ from purenets.torch_nets.distributed import Group
 from purenets.torch_nets.ensemble import per_member_grad_fn
 from scripts import cnn_train, pytorch_train_mlp, train
 from scripts.shared import training
+from tests.torch_nets import forked_ranks
 
-ROOT = Path(__file__).parents[2]
 KEY = torch.as_tensor(random.key(0))
 OF_THE_CLOCK = ("config.json", "seconds.json")  # and of how many processes there were
 CASES = {
@@ -62,14 +59,8 @@ def trained(tmp_path_factory) -> Path:
         for script, flags in CASES.items()
         for name, legs in {"whole": WHOLE, "killed": KILLED}.items()
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.torch_nets.forked_ranks"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        input=json.dumps(jobs), cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "it may not end with the same bits" not in done.stderr  # with shards it does
-    ends = json.loads(done.stdout.splitlines()[-1])
+    ends, messages = forked_ranks.run(jobs)
+    assert "it may not end with the same bits" not in messages  # with shards it does
     assert ends == [[False], [True, True, False]] * len(CASES)
     return place
 
