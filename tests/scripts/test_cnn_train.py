@@ -70,12 +70,11 @@ def test_it_learns_from_cifar10(cifar10_dir):
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
     """A checkpoint that outgrows what may be written, as on a full disk."""
     folder = tmp_path / "run"
-    command = command_of(SMALL | {"max_steps": 10, "out": folder})
-    subprocess.run(command, check=True, capture_output=True)
+    cnn_train.train(Config(**SMALL, max_steps=10, out=str(folder)))
     before = (folder / checkpoint.NAME).read_bytes()
-    more = command_of(SMALL | {"max_steps": 20, "out": folder})
+    command = command_of(SMALL | {"max_steps": 20, "out": folder})
     full = subprocess.run(
-        ["bash", "-c", f"ulimit -f {len(before) // 2048}; exec \"$@\"", "-", *more, "--resume"],
+        ["bash", "-c", f"ulimit -f {len(before) // 2048}; exec \"$@\"", "-", *command, "--resume"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert full.returncode == 2
@@ -88,7 +87,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path):
     assert "Traceback" not in full.stderr
     assert (folder / checkpoint.NAME).read_bytes() == before
     assert [path.name for path in folder.glob(".*")] == [LOCK]  # nothing half-written
-    subprocess.run([*more, "--resume"], check=True, capture_output=True)
+    cnn_train.train(Config(**SMALL, max_steps=20, out=str(folder), resume=True))
     assert history.read_csv(folder / "history.csv")[-1]["step"] == 20
 
 

@@ -15,6 +15,29 @@ from scripts.shared import dependencies, result_files, short_runs, sweeps
 COMMITS = ("1" * 40, "2" * 40)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def current_code_runs_once():
+    """Each command of these tests is run once with the current code, for all of them."""
+
+    def once(run):
+        known = {}
+
+        def found(line, code):
+            if code != dependencies.ROOT:
+                return run(line, code)
+            command = tuple(short_runs.without(line.split(), "--out"))
+            if command not in known:
+                known[command] = run(line, code)
+            return known[command]
+
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("training", "experiment"):
+            patch.setattr(short_runs, name, once(getattr(short_runs, name)))
+        yield
+
+
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     """A result of one training, made by a commit before this one."""
