@@ -100,7 +100,7 @@ def test_a_step_is_the_same_for_twenty_steps(name):
 
 
 @pytest.mark.parametrize("average", [optim.ema(0.5), None], ids=["ema", "lookahead"])
-def test_a_leaf_at_two_places_is_two_leaves_later(average):
+def test_a_leaf_at_two_places_is_two_leaves_later(average, traced_only):
     """The first average of the params is the params themselves."""
     adam = optim.adam(1e-1)
     optimizer = optim.chain(adam, average) if average else optim.lookahead(adam, 2)
@@ -160,7 +160,7 @@ def traces():
     return f, count
 
 
-def test_traces_once_for_each_signature(traces):
+def test_traces_once_for_each_signature(traces, traced_only):
     f, count = traces
     quick, a = jit(f), torch.arange(3.0)
     for _ in range(3):
@@ -194,7 +194,7 @@ def test_traces_once_for_each_signature(traces):
     assert len(count) == len(others) + 1
 
 
-def test_grad_mode_threads_and_dtype_belong_to_the_signature(traces):
+def test_grad_mode_threads_and_dtype_belong_to_the_signature(traces, traced_only):
     f, count = traces
     quick, x = jit(f), {"a": torch.ones(3)}
     quick(x)
@@ -419,7 +419,7 @@ def test_small_products_are_cast_by_autocast():
 
 
 @pytest.mark.parametrize("value", [float("nan"), complex("nan"), complex(1, float("nan"))])
-def test_nan_is_a_static_argument_like_others(value):
+def test_nan_is_a_static_argument_like_others(value, traced_only):
     f, x = lambda x, v: x + v.real + v.imag, torch.zeros(2)
     quick = jit(f)
     for _ in range(12):  # another object each time
@@ -429,12 +429,12 @@ def test_nan_is_a_static_argument_like_others(value):
     assert ahead(x, type(value)(str(value)))[0].isnan()
 
 
-def test_complex_zeros_are_told_apart_by_their_signs():
+def test_complex_zeros_are_told_apart_by_their_signs(traced_only):
     quick, x = jit(lambda x, v: x * math.copysign(1, v.imag)), torch.ones(1)
     assert [quick(x, complex(1, zero)).item() for zero in (0.0, -0.0, 0.0)] == [1, -1, 1]
 
 
-def test_values_that_never_repeat_end_in_eager_calls():
+def test_values_that_never_repeat_end_in_eager_calls(traced_only):
     quick, x = jit(lambda x, i: x + i), torch.zeros(2)
     assert [quick(x, i)[0].item() for i in range(8)] == list(range(8))
     with pytest.warns(
@@ -495,7 +495,7 @@ def of_held(x, argument):
 
 @pytest.mark.parametrize("name", HELD)
 @pytest.mark.filterwarnings("ignore:jit")
-def test_object_that_has_changed_since_gives_its_new_number(name):
+def test_object_that_has_changed_since_gives_its_new_number(name, traced_only):
     holder, argument_of = HELD[name]
     quick, x, argument = jit(of_held), torch.ones(2), argument_of(holder)
     for v in (2.0, 5.0, 2.0, 7.0):
@@ -517,7 +517,7 @@ def test_object_compiled_for_ahead_of_time_may_not_change():
         compiled(x, argument)
 
 
-def test_frozen_dataclasses_and_functions_are_compiled_for(recwarn):
+def test_frozen_dataclasses_and_functions_are_compiled_for(recwarn, traced_only):
     assert jit(of_held)(torch.ones(2), Frozen(held=Frozen(3.0)))[0] == 3
     assert jit(of_held)(torch.ones(2), torch.neg)[0] == -1
     assert not [w for w in recwarn if "jit" in str(w.message)]

@@ -130,7 +130,7 @@ def test_training_of_the_first_params_helps_on_tasks_that_were_not_seen():
     assert meta_loss(state.params, unseen) < 0.9 * meta_loss(START, unseen)
 
 
-def test_step_of_maml_under_jit_is_the_eager_one():
+def test_step_of_maml_under_jit_is_the_eager_one(traced_only):
     f = grad(lambda p: loss(adapted(optim.sgd(0.05), p, 2), TEST))
     found, right = jit(f)(START), f(START)
     assert all(torch.allclose(found[n], right[n], rtol=1e-9, atol=1e-12) for n in START)
