@@ -43,12 +43,13 @@ EXTRA: dict[str, dict] = {  # arguments beside the rate
     "lbfgs": {"line_search_fn": "strong_wolfe", "max_iter": 2, "max_eval": 6, "history_size": 3},
 }
 FEWER = dict.fromkeys(("backtracking", "strong_wolfe", "lbfgs"), 10)  # steps: each has several
+LOOPS = tuple(FEWER)  # those with a loop in an update, which is compiled otherwise than the rest
 CATALOGUE = optim.OPTIMIZERS | {
     name: functools.partial(make, key=random.key(5)) for name, make in optim.SAMPLERS.items()
 }
 by_optimizer = pytest.mark.parametrize("name", CATALOGUE)
-OTHERS = [name for name in CATALOGUE if name not in FEWER]
-SIXES = [OTHERS[i : i + 6] for i in range(0, len(OTHERS), 6)]  # are compiled together
+OTHERS = [name for name in CATALOGUE if name not in LOOPS]
+TOGETHER = [LOOPS, *(OTHERS[i : i + 6] for i in range(0, len(OTHERS), 6))]  # are compiled
 
 
 def optimizer_of(name: str):
@@ -191,13 +192,12 @@ together = functools.partial(
 )
 
 
-@together([("strong_wolfe", "lbfgs"), *SIXES[1:]])
+@together(TOGETHER[2:])
 def test_traced(names, traced_only):
     assert_jit_steps_are_the_same(names)
 
 
-# for all of them, code would be generated for minutes; backtracking has the shortest loop
-@together([("backtracking",), SIXES[0]])
+@together(TOGETHER[:2])  # for all of them, code is generated for minutes
 def test_jit(names):
     assert_jit_steps_are_the_same(names)
 

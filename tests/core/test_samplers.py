@@ -219,7 +219,7 @@ def test_chains_under_vmap_have_keys_of_their_own(name):
     assert not torch.allclose(many.params["fc1.weight"][0], many.params["fc1.weight"][1])
 
 
-def test_chain_in_a_compiled_scan_is_the_loop(traced_only):
+def test_chain_in_a_compiled_scan_is_the_loop():
     optimizer = optim.sghmc(LR, key=KEY, temperature=T)
     params = zeros(torch.as_tensor, 5)
     state = train_state(params, {}, optimizer, KEY)

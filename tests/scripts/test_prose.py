@@ -195,7 +195,7 @@ def without_digest(found: dict) -> dict:
     return {name: value for name, value in found.items() if name != "digest"}
 
 
-def test_every_name_has_a_value_and_every_value_is_named(tmp_path, monkeypatch, smallest, undrawn):
+def test_every_name_has_a_value_and_every_value_is_named(tmp_path, monkeypatch, smallest):
     files = []
 
     class Recorded(prose._TextFile):

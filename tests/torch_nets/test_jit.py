@@ -100,7 +100,7 @@ def test_a_step_is_the_same_for_twenty_steps(name):
 
 
 @pytest.mark.parametrize("average", [optim.ema(0.5), None], ids=["ema", "lookahead"])
-def test_a_leaf_at_two_places_is_two_leaves_later(average, traced_only):
+def test_a_leaf_at_two_places_is_two_leaves_later(average):
     """The first average of the params is the params themselves."""
     adam = optim.adam(1e-1)
     optimizer = optim.chain(adam, average) if average else optim.lookahead(adam, 2)
